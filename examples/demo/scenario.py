@@ -10,12 +10,13 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+from msgspec.structs import replace
 from research.documents import readme_of
 
 from trackside import LifecycleEventType, RunHandle, RunResult, RunSpec, RunStatus

@@ -6,12 +6,12 @@ The rules of the queue are `MemoryCoordinator`'s; here is who owns which run, an
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from trackside.harness.ids import new_id
 from trackside.harness.memory import MemoryCoordinator
@@ -98,7 +98,7 @@ class Truth:
         asked, spec = self.specs[ended]
         more: Any = {"run_id": run_id, "attempt": asked.attempt + 1, "retry_of": ended}
         record = msgspec.structs.replace(asked, created_at=self.clock.now(), **more)
-        self.owners[run_id], self.specs[run_id] = None, (record, dataclasses.replace(spec, **more))
+        self.owners[run_id], self.specs[run_id] = None, (record, replace(spec, **more))
         await self.queue.admit(record)
         line = self.queue._threads[asked.thread_id].queue
         assert line is not None

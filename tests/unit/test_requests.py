@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import fields, replace
 
 from trackside.harness import InvalidSpecError, PayloadError, RunSpec
 from trackside.harness.admission import idempotency_of, request_of, spec_of

@@ -8,10 +8,11 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
+
+from msgspec.structs import fields, replace
 
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id

@@ -42,7 +42,7 @@ class Announcements:
 
     def thread(self, previous: ThreadStatus, status: ThreadStatus) -> Draft:
         """The thread's status changes."""
-        says: JsonObject = {"status": status.value, "previous": previous.value}
+        says: JsonObject = {"status": str(status), "previous": str(previous)}
         if self._journal.title is not None:
             says["title"] = self._journal.title
         return self._draft(LifecycleEventType.THREAD_STATUS_UPDATED, says)
@@ -52,7 +52,7 @@ class Announcements:
         kind = terminal_event_of(end.status)
         says: JsonObject = {"agent": self._record.agent}
         if kind is not LifecycleEventType.RUN_CANCELLED:
-            says["status"] = end.status.value
+            says["status"] = str(end.status)
         says.update(end.says)
         if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
             says["title"] = self._journal.title

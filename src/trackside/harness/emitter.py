@@ -55,21 +55,17 @@ class RunEmitter:
             PayloadError: a payload cannot be kept; none was announced.
             BaseException: what a required observer raised.
         """
-        payloads = []
-        ended = self.ended
-        for kind, payload, plain in drafts:
+        run_id, thread_id, sequence, ended = self._run_id, self._thread_id, self._sequence, self.ended
+        now = self._now()
+        events = []
+        for event_id, (kind, payload, plain) in zip(new_ids(len(drafts)), drafts, strict=True):
             if ended and kind is not LifecycleEventType.THREAD_STATUS_UPDATED:
                 raise EventOrderError(
-                    run_id=self._run_id, event_type=kind.value, sequence=self._sequence + 1, why="the run has ended"
+                    run_id=run_id, event_type=str(kind), sequence=self._sequence + 1, why="the run has ended"
                 )
             ended = ended or kind in TERMINAL_EVENTS
-            payloads.append(payload if plain else canonical_payload(payload))
-        self.ended = ended
-        now = self._now()
-        run_id, thread_id, sequence = self._run_id, self._thread_id, self._sequence
-        events = []
-        for event_id, draft, payload in zip(new_ids(len(drafts)), drafts, payloads, strict=True):
             sequence += 1
-            events.append(RunLifecycleEvent(event_id, draft[0], run_id, thread_id, sequence, now, payload))
-        self._sequence = sequence
+            kept = payload if plain else canonical_payload(payload)
+            events.append(RunLifecycleEvent(event_id, kind, run_id, thread_id, sequence, now, kept))
+        self._sequence, self.ended = sequence, ended
         await self._deliver(events)

@@ -54,6 +54,9 @@ THREAD_AFTER_RUN: Mapping[RunStatus, ThreadStatus] = {
 }
 
 
+_THREAD_STATUSES = {str(status): status for status in ThreadStatus}
+
+
 def is_final(status: RunStatus) -> bool:
     """Whether a run with this status has ended."""
     return status in FINAL_STATUSES
@@ -84,7 +87,7 @@ def run_status_of(event_type: LifecycleEventType, payload: Mapping[str, Any]) ->
     if statuses is None:
         return None
     said = payload.get("status")
-    return RunStatus(said) if isinstance(said, str) and said in statuses else statuses[0]
+    return statuses[statuses.index(said)] if said in statuses else statuses[0]
 
 
 def thread_status_of(event_type: LifecycleEventType, payload: Mapping[str, Any]) -> ThreadStatus | None:
@@ -92,7 +95,7 @@ def thread_status_of(event_type: LifecycleEventType, payload: Mapping[str, Any])
     if event_type is not LifecycleEventType.THREAD_STATUS_UPDATED:
         return None
     said = payload.get("status")
-    return ThreadStatus(said) if isinstance(said, str) and said in ThreadStatus else None
+    return _THREAD_STATUSES.get(said) if isinstance(said, str) else None
 
 
 def thread_status_after(run_status: RunStatus, *, another_waits: bool) -> ThreadStatus:

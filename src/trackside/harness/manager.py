@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
@@ -387,7 +386,7 @@ class RunManager:
         if name is None:
             why = "nobody else knows its agent, to start the run anew: name it in RunManager({…})"
             raise InvalidSpecError(field="max_attempts", value=attempts, why=why)
-        return spec if spec.max_attempts == attempts else dataclasses.replace(spec, max_attempts=attempts)
+        return spec if spec.max_attempts == attempts else replace(spec, max_attempts=attempts)
 
     def _as_seen(self, record: RunRecord) -> RunRecord:
         """The record without what nobody may see."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -78,8 +78,14 @@ class CancelMode(StrEnum):
     task_cancelled = "task_cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class RunSpec:
+class _Asked(msgspec.Struct, frozen=True):
+    """The part of a `RunSpec` that may go without names: the agent, and what it is given."""
+
+    agent: Any
+    input: Any = None
+
+
+class RunSpec(_Asked, frozen=True, kw_only=True):
     """A run that somebody asks for.
 
     `agent` is a name that the manager knows, or an agent object. Times are seconds. `multitask` says what happens if
@@ -100,9 +106,8 @@ class RunSpec:
     `options` are what the app wants to know again of the request; the harness does not look at them.
     """
 
-    agent: Any
-    input: Any = None
-    _: KW_ONLY
+    # A frozen data class of as many fields takes sixty times as long to make, and there is one for each run.
+
     thread_id: str | None = None
     run_id: str | None = None
     metadata: Mapping[str, Any] | None = None
@@ -162,7 +167,7 @@ class AgentLimits:
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about a run right now. Times are aware UTC."""
 
-    # A frozen data class of as many fields takes seven times as long to make, and there is one for each run.
+    # As `RunSpec`, for what it takes to make one.
 
     run_id: str
     thread_id: str

@@ -1,6 +1,5 @@
 """Coordinators that share a truth wrongly, in one way each, and which test of the contract has to notice."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -173,7 +172,7 @@ class CountsNoAttempts(_Leaving):
             await super().start_anew(ended)
             if (run_id := self.retries.get(ended)) is not None:
                 record, spec = self.specs[run_id]
-                self.specs[run_id] = record, dataclasses.replace(spec, attempt=1)
+                self.specs[run_id] = record, replace(spec, attempt=1)
 
 
 class ShutsRunsDownForGood(FleetMember):

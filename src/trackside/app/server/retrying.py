@@ -64,13 +64,13 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None) 
         call = await on_thread(replace(call, body=_as_asked(spec)), "create_run", named)
         spec = _with_changes(spec, call.body)
         if call.wanted is not None:
-            spec = replace(spec, thread_metadata=call.body.metadata)
+            spec = msgspec.structs.replace(spec, thread_metadata=call.body.metadata)
     if call.principal.may(Permission.admin):
-        spec = replace(spec, any_owner=True)
+        spec = msgspec.structs.replace(spec, any_owner=True)
     else:
         principal = call.principal
         config = with_user(spec.config, principal)
-        spec = replace(spec, owner=principal.identity, any_owner=principal.owner is None, config=config)
+        spec = msgspec.structs.replace(spec, owner=principal.identity, any_owner=principal.owner is None, config=config)
     spec = await prepared(call.parts, call.principal, spec)
     webhook = (spec.options or {}).get("webhook")
     await expect_webhook(call.parts, webhook if isinstance(webhook, str) else None)
@@ -116,4 +116,4 @@ def _with_changes(spec: RunSpec, body: RunCreate) -> RunSpec:
     """The run with what a handler may have changed of it."""
     given = None if spec.command is not None else body.input
     config = with_user_of(body.config, spec.config)
-    return replace(spec, input=given, config=config, context=body.context, metadata=body.metadata)
+    return msgspec.structs.replace(spec, input=given, config=config, context=body.context, metadata=body.metadata)

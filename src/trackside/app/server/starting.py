@@ -91,7 +91,7 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHan
         TracksideError: the run is not let in.
     """
     if key is not None:
-        spec = replace(spec, idempotency_key=_own_key(call.principal, key))
+        spec = msgspec.structs.replace(spec, idempotency_key=_own_key(call.principal, key))
     try:
         return await call.parts.manager.start(spec)
     except InvalidSpecError as exc:
@@ -104,7 +104,7 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHan
 
 def _marked(call: Call[RunCreate, Any], spec: RunSpec) -> RunSpec:
     """The run with what its thread is found by, if that is new, where handlers decide by it who sees the thread."""
-    return spec if call.wanted is None else replace(spec, thread_metadata=call.body.metadata)
+    return spec if call.wanted is None else msgspec.structs.replace(spec, thread_metadata=call.body.metadata)
 
 
 def _own_key(principal: Principal, key: str) -> str:

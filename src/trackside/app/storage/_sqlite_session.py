@@ -388,7 +388,8 @@ class SqliteSession:
         for thread in changes.threads:
             change_thread(batch, thread)
         for step, rows in batch.items():
-            _BULKS[step].execute(driver, rows)
+            if rows:
+                _BULKS[step].execute(driver, rows)
         if changes.events:
             self._insert_events(changes.events)
 

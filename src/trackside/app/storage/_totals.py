@@ -54,7 +54,7 @@ class Totals:
         facts, end = run.stored or run.start, run.end
         if facts is None or end is None:
             return
-        place = (minute_of(facts.created_at), facts.agent or NO_AGENT, run.fold.status.value)
+        place = (minute_of(facts.created_at), facts.agent or NO_AGENT, str(run.fold.status))
         used = (
             end.total_input_tokens,
             end.total_output_tokens,
