@@ -332,7 +332,10 @@ def test_ctrl_c_ends_every_run_and_says_so(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, complaints = process.communicate(timeout=MINUTES)
     demo = Demo(process.returncode, output, complaints, database)
-    assert (demo.exit_code, demo.complaints) == (130, "demo: stopped\n")
+    # Where a machine is slow, the loop's watchdog may have had a word to say before.
+    own = [line for line in demo.complaints.splitlines() if line.startswith("demo:")]
+    assert (demo.exit_code, own, demo.complaints.endswith("demo: stopped\n")) == (130, ["demo: stopped"], True)
+    assert "Traceback" not in demo.complaints
     statuses = {row["status"] for row in demo.rows("SELECT status FROM runs")}
     assert "cancelled" in statuses
     assert statuses.isdisjoint({"pending", "running"})
