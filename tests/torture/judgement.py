@@ -22,6 +22,7 @@ TOLD: Final = "told"
 """The subscription of the webhook that is told of all ends."""
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MOST: Final = 20  # lines and rows of a finding
+_DOCUMENTED: Final = 100  # findings; those behind them are sentences alone, as thousands are mostly one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +87,12 @@ def deliveries(
 
 
 def findings(system: System, told: Sequence[Path], wrong: Sequence[str]) -> Iterator[Finding]:
-    """Each thing that is wrong, with what there is of it."""
+    """Each thing that is wrong, the first of them with what there is of it."""
     lines = [f"{path.name}: {line}" for path in told for line in path.read_text("utf-8").splitlines()] if wrong else []
     entries = [str(entry) for entry in system.journal.entries()] if wrong else []
-    for what in wrong:
+    of_lines = [{*_ID.findall(line)} for line in lines]
+    of_entries = [{*_ID.findall(entry)} for entry in entries]
+    for what in wrong[:_DOCUMENTED]:
         ids = [*dict.fromkeys(_ID.findall(what))][:3]
         rows = _rows(system.url, ids)
         threads = {one["thread_id"] for one in rows}
@@ -97,10 +100,11 @@ def findings(system: System, told: Sequence[Path], wrong: Sequence[str]) -> Iter
         yield Finding(
             what=what,
             ids=ids,
-            told=nearest(lines, [{*_ID.findall(line)} for line in lines], ids, own),
-            journal=nearest(entries, [{*_ID.findall(entry)} for entry in entries], ids, own),
+            told=nearest(lines, of_lines, ids, own),
+            journal=nearest(entries, of_entries, ids, own),
             rows=nearest(rows, [{one["run_id"], one["thread_id"]} for one in rows], ids, own),
         )
+    yield from (Finding(what=what) for what in wrong[_DOCUMENTED:])
 
 
 def nearest[T](all_of_it: Sequence[T], named: Sequence[set[str]], ids: Sequence[str], own: Sequence[str]) -> list[T]:

@@ -23,6 +23,8 @@ from tests.torture.systems import SYSTEMS, System
 from tests.torture.watch import Watch
 
 REST_SECONDS: Final = 120.0
+"""How long nothing may go on where something is left to be done; a thousand kills leave webhooks for minutes."""
+_LONGEST_REST: Final = 1_800.0
 _OVERTIME: Final = 120.0
 """Seconds after the time, within which each fault has to have happened once."""
 _PROGRESS: Final = 5
@@ -200,13 +202,16 @@ class Ordeal:
         """Wait until all that was let in has ended, and all that is to be told is told."""
         await self._see_that_all_live(system)
         await asyncio.to_thread(_end_leases, system.url)
-        why = ""
-        try:
-            async with asyncio.timeout(REST_SECONDS):
-                while why := await asyncio.to_thread(_why_busy, system.url):
-                    await asyncio.sleep(_LOOK_AGAIN)
-        except TimeoutError:
-            self._result.toll.wrong.append(f"there is no rest after {REST_SECONDS:g} s: {why}")
+        why, began = "", time.monotonic()
+        since = began
+        while now := await asyncio.to_thread(_why_busy, system.url):
+            if now != why:
+                why, since = now, time.monotonic()
+            seconds = time.monotonic() - since
+            if seconds > REST_SECONDS or since - began > _LONGEST_REST:
+                self._result.toll.wrong.append(f"there is no rest, and nothing has gone on for {seconds:.0f} s: {why}")
+                return
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def _see_that_all_live(self, system: System) -> None:
         for process in system.processes:
@@ -242,8 +247,8 @@ def _why_busy(url: str) -> str:
         ((due,),) = database.execute("SELECT count(*) FROM crons WHERE next_run_at < '2026-01-02'").fetchall()
         some = ", ".join(f"'{kind}'" for kind in ENDS)
         ((last,),) = database.execute(f"SELECT max(position) FROM events WHERE event_type IN ({some})").fetchall()
-        behind = database.execute(f"SELECT name FROM subscriptions WHERE cursor < {last or 0}").fetchall()
-    said = {"runs": active, "crons": due, "subscriptions": ", ".join(name for (name,) in behind)}
+        behind = database.execute(f"SELECT name, cursor FROM subscriptions WHERE cursor < {last or 0}").fetchall()
+    said = {"runs": active, "crons": due, "subscriptions": ", ".join(f"{name} at {cursor}" for name, cursor in behind)}
     return ", ".join(f"{what}: {number}" for what, number in said.items() if number)
 
 

@@ -117,6 +117,13 @@ def test_a_finding_has_what_clients_and_agents_and_the_log_say_of_its_run(left: 
     assert about.rows[0]["event_type"] == "run_started"
 
 
+def test_thousands_of_findings_are_said_and_the_first_have_what_there_is_of_them(left: Left) -> None:
+    found = [*findings(left, left.told, [f"run {RUN} is wrong, {number}" for number in range(150)])]
+    assert [one.what.rpartition(" ")[2] for one in found] == [str(number) for number in range(150)]
+    assert all(one.rows for one in found[:100])
+    assert not any(one.rows for one in found[100:])
+
+
 def test_of_a_long_thread_a_finding_has_what_is_about_its_run_and_around_it() -> None:
     lines = [f"line {number}" for number in range(100)]
     named = [
