@@ -212,7 +212,8 @@ def emptied_databases(
         return made[number][1]
 
     yield of
-    for name, _ in made:
+    for name, database in made:
+        database.close()
         postgres_server.drop_database(name)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -51,6 +51,10 @@ class Rows(list[tuple[Any, ...]]):
         return self[0] if self else None
 
 
+GONE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+"""What a connection fails with that was ended, or whose server was stopped."""
+
+
 class RawConnection:
     """One connection without any of our code, each statement a transaction of its own. Blocks; a loop may be running."""
 
@@ -72,8 +76,10 @@ class RawConnection:
 
     def close(self) -> None:
         if not self._loop.is_closed():
-            self._wait(lambda: self._connection.close(timeout=5))
-            self._end()
+            try:
+                self._wait(lambda: self._connection.close(timeout=5))
+            finally:
+                self._end()
 
     def _end(self) -> None:
         self._thread.submit(self._loop.close).result()

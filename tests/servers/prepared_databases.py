@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from contextlib import suppress
 
-from postgres_server import RawConnection, RunningServer
+from postgres_server import GONE, RawConnection, RunningServer
 
 from trackside.app.storage import Store
 
@@ -32,9 +32,9 @@ SELECT md5(concat_ws('|',
      JOIN pg_database d ON d.oid = setdatabase WHERE datname = current_database()),
     (SELECT count(*)::text FROM pg_statistic JOIN relations ON relations.oid = starelid))))
 """
-_ALONE = (
-    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
-)
+_ALONE = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 def make_tables(url: str) -> None:
@@ -56,20 +56,34 @@ class EmptiedDatabase:
 
     def empty(self) -> None:
         """Throw out who is in it still, and remove what they have put there; make it anew if they did more than that."""
-        with closing(self._server.connect()) as outside:
-            outside.execute(_ALONE.format(name=self._name))
-        with closing(self._server.connect(self._name)) as database:
-            if is_as_it_was := database.execute(_SHAPE) == self._shape:
-                large = [row[0] for row in database.execute(self._which_are_large)]
-                database.execute("; ".join([*(f"TRUNCATE {table} CASCADE" for table in large), *self._reset]))
-        if not is_as_it_was:
+        inside = self._alone_inside()
+        if inside.execute(_SHAPE) == self._shape:
+            large = [row[0] for row in inside.execute(self._which_are_large)]
+            inside.execute("; ".join([*(f"TRUNCATE {table} CASCADE" for table in large), *self._reset]))
+        else:
+            self.close()
             self._server.drop_database(self._name)
             self._make()
 
+    def close(self) -> None:
+        """Let go of it."""
+        with suppress(*GONE):
+            self._inside.close()
+
+    def _alone_inside(self) -> RawConnection:
+        """The one connection to it that there is now; it is kept, as it knows the tables that another one had to look up."""
+        try:
+            self._inside.execute(_ALONE)
+        except GONE:  # a test has ended it with those of its own
+            self.close()
+            self._inside = self._server.connect(self._name)
+            self._inside.execute(_ALONE)
+        return self._inside
+
     def _make(self) -> None:
         make_tables(self._server.create_database(self._name))
-        with closing(self._server.connect(self._name)) as database:
-            self._keep_what_is_there(database)
+        self._inside = self._server.connect(self._name)
+        self._keep_what_is_there(self._inside)
 
     def _keep_what_is_there(self, database: RawConnection) -> None:
         tables = [row[0] for row in database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]

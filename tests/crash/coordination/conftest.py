@@ -7,13 +7,15 @@ import pytest
 from crash_children import Children
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nursery() -> Iterator[Children]:
+    """Its imports, which are done once, take longer than most of the tests that have it fork for them."""
     with closing(Children()) as children:
         yield children
 
 
 @pytest.fixture
-def children(nursery: Children) -> Children:
+def children(nursery: Children) -> Iterator[Children]:
     nursery.begin_anew()
-    return nursery
+    yield nursery
+    nursery.kill_all()
