@@ -162,7 +162,7 @@ class CronScheduler:
     def _spec(self, cron: Cron, due: datetime) -> RunSpec:
         owner = Principal(identity=cron.owner, permission=Permission.run)
         spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, modes=FOLLOWED_MODES)
-        return replace(
+        return msgspec.structs.replace(
             spec,
             trigger="cron",
             any_owner=bool(cron.payload.get(SHARED)),
