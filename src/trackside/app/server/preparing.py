@@ -40,11 +40,10 @@ def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | N
     """A run's config with who asked for it before, whom nobody else gets to see."""
     configurable = (before or {}).get("configurable") or {}
     user = {key: value for key, value in configurable.items() if key.startswith(_OF_USERS)}
-    return (
-        config
-        if not user
-        else {**(config or {}), "configurable": {**((config or {}).get("configurable") or {}), **user}}
-    )
+    if not user:
+        return config
+    own = (config or {}).get("configurable") or {}
+    return {**(config or {}), "configurable": {**own, **user}}
 
 
 def caller_of_request(request: Mapping[str, Any] | None, items: Any) -> Caller:
