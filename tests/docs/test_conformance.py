@@ -1,5 +1,6 @@
 """The how-to of the conformance kit: its examples pass, fail where it says that they do, and its rules are the kit's."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,11 +14,18 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(enc
 EXAMPLES = re.findall(r"^```py\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
-def run_pytest(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """As somebody does who has pytest and Trackside, and no settings at all."""
+def run_pytest(folder: Path, code: str, *, plugins: bool = False) -> subprocess.CompletedProcess[str]:
+    """As somebody does who has pytest and Trackside, and no settings at all; plugins of other packages only if asked for.
+
+    Loading all that are installed here takes most of the time.
+    """
     (folder / "test_example.py").write_text(code, encoding="utf-8")
+    environment = dict(os.environ)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_example.py"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if not plugins:
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        command += ["-p", "pytest_trackside"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=["observer", "store", "adapter"])
@@ -30,7 +38,7 @@ def test_the_mistake_that_the_document_makes_is_told_as_it_says(tmp_path: Path) 
     guard = re.compile(r"^        if event.event_id in self.counted:\n.*\n", re.MULTILINE)
     broken, found = guard.subn("", EXAMPLES[0])
     assert found == 1
-    result = run_pytest(tmp_path, broken)
+    result = run_pytest(tmp_path, broken, plugins=True)
     failures = re.findall(r"^E +(AssertionError: .*)$", result.stdout, re.MULTILINE)
     (promised,) = re.findall(r"^AssertionError: .* Seen: ", DOCUMENT, re.MULTILINE)
     assert [failure for failure in failures if failure.startswith(promised)]
