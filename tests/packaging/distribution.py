@@ -107,7 +107,7 @@ class FreshEnvironment:
             _uv(*command)
 
     def run(
-        self, *command: str | Path, folder: Path | None = None, seconds: float = 150
+        self, *command: str | Path, folder: Path | None = None, seconds: float = _PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """Run one of its programs in a folder, its own if left out."""
         return subprocess.run(

@@ -18,6 +18,7 @@ IN_CI = ("langgraph", "webhook")
 """The extras that are always tried, each alone."""
 MISSED_IN_CI = (*IN_CI, "postgres")
 """The extras that are always tried without."""
+pytestmark = pytest.mark.timeout(1_800)  # what is new there is compiled first
 
 
 def test_without_extras_agents_are_run_served_and_looked_after(bare: FreshEnvironment, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from first_steps import take_them
 PREFIX = "Programming Language :: Python :: 3."
 PACKAGES = sysconfig.get_path("purelib")
 VERSIONS = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if line.startswith(PREFIX)]
+pytestmark = pytest.mark.timeout(1_800)  # what is new there is compiled first
 
 
 @pytest.mark.long

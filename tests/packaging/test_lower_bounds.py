@@ -27,6 +27,7 @@ TOOLS = (
 )
 """What these tests are run with, in whichever versions go with the oldest dependencies."""
 HOUR = 3_600  # seconds
+pytestmark = pytest.mark.timeout(1_800)  # what is new there is compiled first
 
 
 @pytest.mark.long
