@@ -175,6 +175,22 @@ async def test_a_client_without_ids_that_is_cut_off_twice_is_told_nothing_again(
         held.say(None)
 
 
+async def test_who_joins_before_a_run_begins_gets_ids_if_it_was_asked_for_with_them(serve_agents: Any) -> None:
+    held = Held()
+    async with serve_agents({"held": held.agent()}) as served:
+        thread_id = await new_thread(served)
+        first = await served.client.runs.create(thread_id, "held", stream_resumable=True)
+        waiting = await served.client.runs.create(thread_id, "held", stream_resumable=True, multitask_strategy="enqueue")
+        async with RawClient.asking(served, "GET", f"/threads/{thread_id}/runs/{waiting['run_id']}/stream") as client:
+            await client.read_until(b"metadata")
+            await client.read_until(b"id: ")
+            assert client.location.endswith("/stream")
+            held.say(None)
+            await served.client.runs.join(thread_id, first["run_id"])
+            held.say(None)
+            await client.read_until(b"event: end")
+
+
 async def test_who_joins_gets_the_past_then_what_comes_without_a_gap_or_a_repeat(serve_agents: Any) -> None:
     held = Held()
     async with serve_agents({"held": held.agent()}) as served:

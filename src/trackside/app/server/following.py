@@ -83,13 +83,17 @@ def reader_of(parts: ServerParts, run_id: str) -> Reader:
     return streams.read(run_id) if is_here else streams.read_kept(run_id)
 
 
-async def hear(parts: ServerParts, run: StoredRun, mirror: Mirror, reader: Reader, last_event_id: str | None) -> None:
+async def hear(mirror: Mirror, reader: Reader, last_event_id: str | None) -> None:
     """Wait a moment until a mirror has what was said of a run before, and the event that a client has seen last."""
     await mirror.catch_up()
     number = "" if last_event_id is None else last_event_id.rpartition("-")[2]
     if number.isdecimal() and len(number) < _LONGEST_NUMBER and not reader.is_over:
         await reader.reaches(int(number), LAG)
-    if reader.modes is None and run.started_at is not None:  # it began too long ago for that to be kept
+
+
+async def learn(parts: ServerParts, run: StoredRun, reader: Reader) -> None:
+    """See that a reader knows what a run was asked to say, also if it has not begun, or too long ago for that to be kept."""
+    if reader.modes is None:
         request = await parts.store.request_of(run.run_id) or {}
         modes = request.get("stream_mode") or ("values",)
         resumable = bool((request.get("options") or {}).get("stream_resumable"))

@@ -14,6 +14,7 @@ from trackside.app.server.following import (
     final_body,
     first_frame,
     hear,
+    learn,
     mirror_of,
     reader_of,
     resume,
@@ -128,7 +129,8 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
     reader = reader_of(parts, run_id)
     try:
         if mirror is not None:
-            await hear(parts, run, mirror, reader, last_id)
+            await hear(mirror, reader, last_id)
+        await learn(parts, run, reader)
         unsure = run.started_at is not None and not reader.heard_start
         from_start = resume(reader, last_id, past=query.past, unsure=unsure)
     except BaseException:
