@@ -180,7 +180,9 @@ async def test_who_joins_before_a_run_begins_gets_ids_if_it_was_asked_for_with_t
     async with serve_agents({"held": held.agent()}) as served:
         thread_id = await new_thread(served)
         first = await served.client.runs.create(thread_id, "held", stream_resumable=True)
-        waiting = await served.client.runs.create(thread_id, "held", stream_resumable=True, multitask_strategy="enqueue")
+        waiting = await served.client.runs.create(
+            thread_id, "held", stream_resumable=True, multitask_strategy="enqueue"
+        )
         async with RawClient.asking(served, "GET", f"/threads/{thread_id}/runs/{waiting['run_id']}/stream") as client:
             await client.read_until(b"metadata")
             await client.read_until(b"id: ")
