@@ -224,11 +224,10 @@ async def test_when_nobody_waits_any_more_the_status_has_to_be_announced_first()
 async def test_a_thread_remembers_a_status_that_is_not_idle() -> None:
     coordinator = MemoryCoordinator()
     await whole_run(coordinator, record(), RunStatus.interrupted)
-    coordinator.remember_thread("u", ERROR)
+    await whole_run(coordinator, record(thread_id="u"), RunStatus.error)
     for thread_id, status in (("t", ThreadStatus.interrupted), ("u", ERROR), ("v", IDLE)):
         run = record(thread_id=thread_id)
         await coordinator.admit(run)
-        coordinator.remember_thread(thread_id, BUSY)  # too late: it is known better here
         assert (await coordinator.claim(run.run_id)).thread_status is status  # type: ignore[union-attr]
 
 

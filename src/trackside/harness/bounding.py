@@ -125,7 +125,7 @@ class _Calls:
             if not is_own_failure(exc):
                 raise
             if batch and isinstance(exc, PartlyTaken):
-                taken = max(0, min(exc.taken, len(events)))
+                taken = exc.taken_of(len(events))
                 return taken, exc.cause if taken < len(events) else None
             taken = 0 if batch else len(events) - len(left)
             left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)

@@ -415,7 +415,7 @@ class BufferedObserver:
                 self._settle(backlog, len(batch), delivered=True)
                 return
             if isinstance(failure, PartlyTaken):
-                taken = max(0, min(failure.taken, len(batch)))
+                taken = failure.taken_of(len(batch))
                 self._settle(backlog, taken, delivered=True)
                 batch = batch[taken:]
         for event, context, _ in batch:

@@ -125,11 +125,6 @@ class MemoryCoordinator:
         """Name the manager that executes what is admitted here from now on."""
         self._host = host
 
-    def remember_thread(self, thread_id: str, status: ThreadStatus) -> None:
-        """Tell the coordinator what an earlier process announced of a thread."""
-        if thread_id not in self._threads:
-            self._rest(_Thread(thread_id, status))
-
     async def admit(
         self, record: RunRecord, *, spec: RunSpec | None = None, idempotency: IdempotencyKey | None = None
     ) -> Admission:

@@ -152,6 +152,10 @@ class PartlyTaken(Exception):
         self.taken = taken
         self.cause = cause
 
+    def taken_of(self, count: int) -> int:
+        """How many of so many events were taken, whatever the observer says."""
+        return max(0, min(self.taken, count))
+
 
 type RunEventCallback = Callable[[RunLifecycleEvent], Awaitable[None]]
 type ObserverLike = RunObserver | RunEventCallback | None
@@ -314,7 +318,7 @@ async def take_in_order(
             await observer.on_event(event)
             taken += 1
     except PartlyTaken as part:
-        return part.taken, part.cause
+        return part.taken_of(len(events)), part.cause
     except BaseException as exc:  # judged by the caller, who knows whether the observer is required
         if not is_own_failure(exc):
             raise

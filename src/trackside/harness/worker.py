@@ -403,9 +403,7 @@ class RunWorker:
         """Settle, announce, give the thread back; None if it turns out that the run is lost."""
         end, saving = await self._put_thread_right(end)
         run_id = self.record.run_id
-        terminal, settlement = await self._settle(
-            end
-        )  # which is a question, and can be asked while the thread is saved
+        terminal, settlement = await self._settle(end)  # a question, which can be asked while the thread is saved
         if saving is not None and (instead := await self._end_of_saving(saving)) is not None:
             end = instead
             terminal, settlement = await self._settle(end)

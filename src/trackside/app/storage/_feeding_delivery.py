@@ -59,7 +59,7 @@ class Calls:
             await self._call(self._on_events(events))
         except PartlyTaken as part:
             self._counts.failed_calls += 1
-            return max(0, min(part.taken, len(events) - 1)), part.cause
+            return part.taken_of(len(events) - 1), part.cause
         except KeyboardInterrupt as exc:
             interrupt_loop(exc)  # if that goes on, it was this observer's failure (I18)
             self._counts.failed_calls += 1
