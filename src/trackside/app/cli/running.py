@@ -7,9 +7,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Coroutine
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from msgspec.structs import replace
 
 from trackside.app.cli.arguments import (
     ArgumentError,
