@@ -197,6 +197,17 @@ def test_run_spec_takes_agent_and_input_by_position_and_all_else_by_keyword() ->
         RunSpec("chat", None, "t")  # type: ignore[call-arg]
 
 
+def test_a_run_spec_is_changed_and_read_as_a_data_class_is() -> None:
+    asked = RunSpec("agent", {"text": "hello"}, metadata={"customer": "ada"})
+    changed = dataclasses.replace(asked, input=None, timeout=3.0)
+    assert (changed.agent, changed.input, changed.metadata, changed.timeout) == ("agent", None, asked.metadata, 3.0)
+    assert RunSpec(**dataclasses.asdict(changed)) == changed
+    with pytest.raises(TypeError, match="colour"):
+        dataclasses.replace(asked, colour="red")  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        asked.input = 1  # type: ignore[misc]
+
+
 def test_run_spec_has_the_documented_options() -> None:
     assert {name for name, _ in shape(RunSpec)} >= {
         "agent",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, make_dataclass
+from dataclasses import fields as fields_of
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -139,6 +140,19 @@ class RunSpec(_Asked, frozen=True, kw_only=True):
     thread_metadata: Mapping[str, Any] | None = None
     thread_ttl: float | None = None
     options: Mapping[str, Any] | None = None
+
+
+def _as_of_a_data_class(kind: type[msgspec.Struct]) -> dict[str, Field[Any]]:
+    """The fields of a struct as `dataclasses` looks for them."""
+    fields = [
+        (one.name, one.type, field() if one.required else field(default=one.default))
+        for one in msgspec.structs.fields(kind)
+    ]
+    return {one.name: one for one in fields_of(make_dataclass(kind.__name__, fields))}
+
+
+# What callers make are data classes: their `replace`, `fields` and `asdict` take a spec, too.
+RunSpec.__dataclass_fields__ = _as_of_a_data_class(RunSpec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
