@@ -96,7 +96,7 @@ class Ordeal:
         """All of it."""
         began = time.monotonic()
         result = self._result
-        async with SYSTEMS[self._plan.system](self._folder, is_plain=self._only_kills) as system:
+        async with self._system() as system:
             people = People(system, seed=self._chance.randrange(2**32), clients=self._plan.clients)
             try:
                 await people.receive()
@@ -121,6 +121,9 @@ class Ordeal:
         if result.kept is None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         return result
+
+    def _system(self) -> System:
+        return SYSTEMS[self._plan.system](self._folder, is_plain=self._only_kills)
 
     @property
     def _only_kills(self) -> bool:

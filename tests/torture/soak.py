@@ -82,6 +82,11 @@ class Soak(Ordeal):
         os.environ[counted_tasks.VARIABLE] = str(folder)  # of all processes that are started from here
         self.trends: list[Trend] = []
 
+    def _system(self) -> System:
+        system = super()._system()
+        system.small_disk = False  # the log of an hour would fill it
+        return system
+
     async def _hurt(self, system: System, people: People) -> None:
         samples: dict[str, list[tuple[float, float]]] = {}
         began = time.monotonic()

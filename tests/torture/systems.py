@@ -61,6 +61,8 @@ class System:
         self.postgres: PostgresServer | None = None
         self.machine: Machine | None = None
         """What its machines are like; None where they cannot be made poor."""
+        self.small_disk = True
+        """Whether a database that is a file gets a small disk of its own, so that it can be full."""
         self.disk: Path | None = None
         """A file system of its own that holds the database; None where there can be none, or the database is a server's."""
         self.listens_at = "127.0.0.1"
@@ -192,7 +194,11 @@ class OnSqlite(_Served):
         place = self.folder / "disk"
         place.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(place)]
-        if shutil.which("mount") and not subprocess.run(command, capture_output=True, check=False).returncode:
+        if (
+            self.small_disk
+            and shutil.which("mount")
+            and not subprocess.run(command, capture_output=True, check=False).returncode
+        ):
             self.disk = place
             self._stack.callback(subprocess.run, ["umount", "-l", str(place)], check=False)
         self.url = f"sqlite:///{place}/runs.db"
