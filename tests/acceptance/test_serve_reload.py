@@ -34,7 +34,8 @@ def write(folder: Path, word: str) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[TracksideServer]:
     write(tmp_path, "before")
-    with TracksideServer(tmp_path, "agents.py:said") as one:
+    # An answer that has begun, as heartbeats do it, cannot say any more that its connection is closed behind it.
+    with TracksideServer(tmp_path, "agents.py:said", settings="[server]\nheartbeat = 120\n") as one:
         yield one
 
 

@@ -183,7 +183,8 @@ class TestFailures:
             await store.append(script().whole())
             while dispatching.stats()[1].handled_total < 5 or not dispatching.stats()[0].pending:
                 await asyncio.sleep(0.005)
-            report = await dispatching.drain(0.05)
+            while "quick" in (report := await dispatching.drain(0.05)).late:
+                pass  # what it has taken is not stored yet
         assert (report.complete, report.late, report.delivered) == (False, ("slow",), ("quick",))
 
     async def test_an_observer_that_cannot_be_closed_keeps_nobody_from_it(
