@@ -176,6 +176,7 @@ def test_the_second_signal_cancels_what_runs_also_in_a_process_that_hears_both_a
     run_id = begin(server, "second")
     pid = int((server.folder / "at-it-second").read_text("ascii"))
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: "(stopped)" in status_file(pid), "it stands still")  # else it may take the next signal first
     for says in ("waiting for 1 run", "stopping quickly"):
         worker.signal(signal.SIGTERM)
         wait_until(lambda says=says: says in worker.log, says)
@@ -188,9 +189,13 @@ def test_the_second_signal_cancels_what_runs_also_in_a_process_that_hears_both_a
 
 def pending_signals(pid: int) -> set[int]:
     """What a process has been sent, and has not come to look at."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("ShdPnd")]
+    (mask,) = [int(line.split()[1], 16) for line in status_file(pid).splitlines() if line.startswith("ShdPnd")]
     return {number for number in signal.Signals if mask >> number - 1 & 1}
+
+
+def status_file(pid: int) -> str:
+    """What the system says of a process."""
+    return Path(f"/proc/{pid}/status").read_text("ascii")
 
 
 @pytest.mark.parametrize("lease", ["2s"])
