@@ -34,8 +34,7 @@ def write(folder: Path, word: str) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[TracksideServer]:
     write(tmp_path, "before")
-    # An answer that has begun, as heartbeats do it, cannot say any more that its connection is closed behind it.
-    with TracksideServer(tmp_path, "agents.py:said", settings="[server]\nheartbeat = 120\n") as one:
+    with TracksideServer(tmp_path, "agents.py:said") as one:
         yield one
 
 

@@ -105,6 +105,8 @@ class HttpServer:
             cycle = connection.cycle
             if cycle is not None and not cycle.response_complete:
                 cycle.keep_alive = False
+                if cycle.response_started:  # without saying that the connection is closed behind it
+                    _end_in_one(connection.transport)
 
     async def finish(self, seconds: float) -> bool:
         """Close idle connections now, the others after their answers, and cut off what is left; whether nothing was."""
@@ -134,3 +136,12 @@ class HttpServer:
         while True:
             await asyncio.sleep(_CLOCK)
             await self._server.on_tick(0)
+
+
+def _end_in_one(transport: asyncio.BaseTransport) -> None:
+    """Have the end of an answer and that of its connection come in one packet, where the system can do that, as Linux: in
+    between a client would send its next request into a connection that is being closed. What is sent until then may be 0.2 s
+    later.
+    """
+    if hasattr(socket, "TCP_CORK"):
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
