@@ -168,8 +168,8 @@ def _runs(database: str) -> Line:
             "/s", cases, "by hand, the same rows", "SQLAlchemy ORM, row by row", "DBOS, a workflow of one step"
         ),
         why="there is a run, not only its rows: a task, time limits, a journal, whose turn it is on the thread. A run in"
-        " memory whose agent writes the rows by hand, which is a store that costs nothing, comes to 0.54 on SQLite, 32"
-        " at once, and to 0.40, 256 at once",
+        " memory whose agent writes the rows by hand, which is a store that costs nothing, comes to 0.61 on SQLite, 32"
+        " at once, and to 0.41, 256 at once",
     )
 
 
@@ -260,7 +260,8 @@ LINES: Final[Sequence[Line]] = (
         ),
         peers=timed("/s", ["asyncio, 32 at once"], "naive loop"),
         why="it was met when it was measured first; limits, budgets, calls, attempts and what a thread remembers have come"
-        " since, and make a run a third dearer; an optional observer has a buffer, for which the result waits",
+        " since: a run is 4,650 bytecodes of Python, the naive loop 1,660; an optional observer has a buffer, for which"
+        " the result waits",
     ),
     _appends("SQLite"),
     _appends("PostgreSQL"),
