@@ -15,6 +15,8 @@ import sys
 from types import CodeType
 from typing import NoReturn
 
+from interrupted_importing import fork_interrupted
+
 import trackside.app.cli
 
 ROOMS = ("/trackside/app/cli/", "/asyncio/", "/contextlib.py", "/threading.py", "/selectors.py", "/concurrent/futures/")
@@ -55,36 +57,17 @@ def run_interrupted(words: list[str], step: int, told: int) -> NoReturn:
     sys.exit(code)
 
 
-def fork_interrupted(words: list[str], step: int) -> tuple[str, int, str]:
-    """What was told, the exit code, and all that was shown."""
-    shown, showing = os.pipe()
-    told, telling = os.pipe()
-    child = os.fork()
-    if not child:
-        os.dup2(showing, 1)
-        os.dup2(showing, 2)
-        for descriptor in (shown, showing, told):
-            os.close(descriptor)
-        run_interrupted(words, step, telling)
-    os.close(showing)
-    os.close(telling)
-    with os.fdopen(shown, "rb") as output, os.fdopen(told, "rb") as answer:
-        said = output.read().decode(errors="replace"), answer.read().decode()
-    _, status = os.waitpid(child, 0)
-    return said[1], os.waitstatus_to_exitcode(status), said[0]
-
-
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted, words = int(sys.argv[1]), sys.argv[2:]
     import_everything()
     gc.collect()
     gc.freeze()  # so that no child looks at what it has from here
-    steps, code, shown = fork_interrupted(words, 0)
+    steps, code, shown = fork_interrupted(run_interrupted, words, 0)
     print(json.dumps(["", code, shown]), flush=True)
     every = max(1, int(steps) // wanted)
     for step in range(2, int(steps) + 1, every):  # the first is `main` itself, which has not begun yet
-        print(json.dumps(fork_interrupted(words, step)), flush=True)
+        print(json.dumps(fork_interrupted(run_interrupted, words, step)), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -47,8 +47,8 @@ def run_interrupted(words: list[str], moment: int, told: int) -> None:
             os.write(told, str(interrupter.asked).encode())
 
 
-def fork_interrupted(words: list[str], moment: int) -> tuple[str, int, str]:
-    """What was told, the exit code, and all that was shown."""
+def fork_interrupted(run: Callable[[list[str], int, int], None], words: list[str], moment: int) -> tuple[str, int, str]:
+    """What a child process told that runs this, its exit code, and all that it showed."""
     shown, showing = os.pipe()
     told, telling = os.pipe()
     child = os.fork()
@@ -57,7 +57,7 @@ def fork_interrupted(words: list[str], moment: int) -> tuple[str, int, str]:
         os.dup2(showing, 2)
         for descriptor in (shown, showing, told):
             os.close(descriptor)
-        run_interrupted(words, moment, telling)
+        run(words, moment, telling)
         sys.exit("the program did not say how it ended")
     os.close(showing)
     os.close(telling)
@@ -70,12 +70,12 @@ def fork_interrupted(words: list[str], moment: int) -> tuple[str, int, str]:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted, words = int(sys.argv[1]), sys.argv[2:]
-    imports, code, shown = fork_interrupted(words, 0)
+    imports, code, shown = fork_interrupted(run_interrupted, words, 0)
     print(json.dumps(["", code, shown]), flush=True)
     last = int(imports)
     for number in range(wanted):  # not from the first, while which nobody listens yet
         moment = 2 + number * (last - 2) // wanted
-        print(json.dumps(fork_interrupted(words, moment)), flush=True)
+        print(json.dumps(fork_interrupted(run_interrupted, words, moment)), flush=True)
 
 
 if __name__ == "__main__":
