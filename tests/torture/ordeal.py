@@ -212,7 +212,9 @@ class Ordeal:
                 why, since = now, time.monotonic()
             seconds = time.monotonic() - since
             if seconds > REST_SECONDS or since - began > _LONGEST_REST:
-                self._result.toll.wrong.append(f"there is no rest, and nothing has gone on for {seconds:.0f} s: {why}")
+                all_of_it = time.monotonic() - began
+                what = f"there is no rest after {all_of_it:.0f} s, in the last {seconds:.0f} of which nothing went on: {why}"
+                self._result.toll.wrong.append(what)
                 return
             await asyncio.sleep(_LOOK_AGAIN)
 
