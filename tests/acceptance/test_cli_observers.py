@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from trackside.app.storage import Store
+from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
 from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -215,6 +216,35 @@ def test_what_another_process_has_not_delivered_is_waited_for(here: Trackside, f
     assert done.returncode == 0
     assert "mail is fed by killed; from here if that stops" in done.stdout
     assert done.stdout.splitlines()[-1] == "mail got 5 events, nothing left"
+
+
+def test_a_process_is_not_told_that_it_feeds_from_elsewhere(
+    here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks at the database may see who is fed there before the process has heard that it is its own turn."""
+    configure(folder, table("Mail", "mail"))
+    run(here)
+    acquired, looked = asyncio.Event(), asyncio.Event()
+    acquire, standings = Subscriptions.acquire, Subscriptions.all
+
+    async def hear_late(self: Subscriptions, name: str, **options: Any) -> SubscriptionConsumer:
+        consumer = await acquire(self, name, **options)
+        acquired.set()
+        await looked.wait()
+        return consumer
+
+    async def look_between(self: Subscriptions) -> list[Subscription]:
+        await acquired.wait()
+        found = await standings(self)
+        assert looked.is_set() or found[0].consumer is not None
+        asyncio.get_running_loop().call_later(0.1, looked.set)
+        return found
+
+    monkeypatch.setattr(Subscriptions, "acquire", hear_late)
+    monkeypatch.setattr(Subscriptions, "all", look_between)
+    told = objects(here("deliver", "--until-idle", "--json"))
+
+    assert [one["what"] for one in told] == ["goes_on", "ended"]
 
 
 def test_what_an_observer_refuses_is_parked_and_said(here: Trackside, folder: Path) -> None:

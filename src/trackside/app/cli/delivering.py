@@ -14,6 +14,7 @@ from trackside.app.cli.output import OutputConsole, standard_error, standard_out
 from trackside.app.cli.places import home_of
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.suggesting import suggest_at
+from trackside.app.process_name import process_name
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_store
 from trackside.app.wiring.delivering import Deliveries
@@ -244,7 +245,8 @@ def _state_of(stats: FeedStats, standing: Subscription) -> tuple[str, str]:
         return "paused", f"is paused; to go on: `trackside subscriptions {stats.subscription} resume`"
     if stats.active:
         return "active", "is fed from here"
-    if standing.consumer is not None:
+    # This process may have been given it and not know yet.
+    if standing.consumer not in (None, process_name()):
         return "elsewhere", f"is fed by {standing.consumer}; from here if that stops"
     return "", ""
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from trackside._version import __version__
+from trackside.app.process_name import process_name
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._heart import Heart
 from trackside.app.storage._membership import Leave, Register
@@ -55,7 +54,7 @@ class Enrolment:
         self.draining = False
         """Whether somebody has asked it to take no more runs, and to leave when it has finished."""
         self.on_drain: list[Callable[[], object]] = []
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._name = process_name()
         self._started_at = time_text(datetime.now(UTC))
         self._heart: Heart | None = None
         self._enrolling = asyncio.Lock()

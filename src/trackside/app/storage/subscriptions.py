@@ -8,11 +8,10 @@ himself, and for operators.
 
 from __future__ import annotations
 
-import os
-import socket
 from datetime import UTC, datetime
 from typing import Any
 
+from trackside.app.process_name import process_name
 from trackside.app.storage._arguments import AnyOf, plain
 from trackside.app.storage._deliveries import DeliveriesOfRun, read_deliveries
 from trackside.app.storage._encoding import time_text
@@ -208,7 +207,7 @@ class Subscriptions:
             InvalidSubscriptionError: an argument does not fit; the message names it.
         """
         check_text("name", name)
-        consumer = f"{socket.gethostname()}:{os.getpid()}" if consumer is None else check_text("consumer", consumer)
+        consumer = process_name() if consumer is None else check_text("consumer", consumer)
         lease = check_seconds("lease_seconds", lease_seconds, least=_LEAST_LEASE_SECONDS, most=MAX_LEASE_SECONDS)
         # Looked at first, so that those who wait for their turn do not write.
         left, holder = await self._readers.run(seconds_until_free(name))

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from os import getpid
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from trackside.app.process_name import process_name
 from trackside.app.settings import Settings, WorkerSettings
 from trackside.app.streams import StreamHub
 from trackside.app.vitals import EngineVitals, Vitals
@@ -202,7 +202,7 @@ async def _engine_of(settings: Settings, store: Store, role: Role) -> AsyncGener
     from trackside.app.engine.nats import EngineOptionError, open_nats
 
     try:
-        async with open_nats(nats_options(settings, role, f"{role} {socket.gethostname()}:{getpid()}")) as nats:
+        async with open_nats(nats_options(settings, role, f"{role} {process_name()}")) as nats:
             yield nats
     except EngineOptionError as exc:
         raise settings.complaint(f"engine.{exc.details['option']}", str(exc.details["why"])) from exc
