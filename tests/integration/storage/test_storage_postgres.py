@@ -276,6 +276,24 @@ async def test_single_statements_whose_connections_were_cut_are_done_on_others(
     assert await asyncio.gather(*(read() for _ in range(8))) == [[(5,)]] * 8
 
 
+async def test_closing_lets_reads_end_that_are_under_way_and_leaves_no_connection(
+    url: str, database: RawConnection
+) -> None:
+    async with Store.open(url) as store:
+        slow = [
+            store._readers.run(lambda connection: connection.scalar(text("SELECT 5 FROM pg_sleep(0.2)"))),
+            store._readers.rows({"postgresql": "SELECT 5 FROM pg_sleep(0.2)"}),
+        ]
+        reading = asyncio.gather(*slow)
+        await asyncio.sleep(0)  # they begin
+
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+    async with asyncio.timeout(30):
+        while database.execute(others).fetchall() != [(0,)]:  # the server tells nobody
+            await asyncio.sleep(0.01)
+    assert await reading == [5, [(5,)]]
+
+
 async def test_a_read_that_is_cut_off_in_the_middle_is_done_again(store: Store, database: RawConnection) -> None:
     read = 0
 

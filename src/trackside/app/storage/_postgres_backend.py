@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
 """Who makes or changes tables holds this advisory lock of the database."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries of a read that has no connection
+_PARTING: Final = 2.0
+"""Seconds that closing waits for reads that are under way: a server that is away answers none."""
 
 
 class PostgresReads:
@@ -39,6 +42,9 @@ class PostgresReads:
         self._engine = database.reading()
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same connections
         self._closed = False
+        self._under_way = 0
+        self._at_rest = asyncio.Event()
+        """Set as soon as nothing is read any more, once it is closed."""
 
     async def read[T](self, read: Callable[[Connection], T]) -> T:
         """What `read` finds.
@@ -56,6 +62,15 @@ class PostgresReads:
         return await self._patiently(lambda: _fetch(self._database, self._single, statement, values))
 
     async def _patiently[T](self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self._under_way += 1
+        try:
+            return await self._repeated(read)
+        finally:
+            self._under_way -= 1
+            if self._closed and not self._under_way:
+                self._at_rest.set()
+
+    async def _repeated[T](self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         until = monotonic() + self._database.busy_timeout
         pause = _FIRST_PAUSE
         while True:
@@ -70,8 +85,12 @@ class PostgresReads:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def aclose(self) -> None:
-        """Let go of the connections. May be called again."""
+        """Let running reads end, and let go of the connections. May be called again."""
         self._closed = True
+        if self._under_way:  # who came back with a connection afterwards would leave it behind
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PARTING):
+                    await self._at_rest.wait()
         await self._engine.dispose()
 
 
