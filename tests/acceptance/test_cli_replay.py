@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from trackside.app.cli import catching_up
+from trackside.app.cli.catching_up import CaughtUp
+from trackside.app.cli.records import Records
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -83,6 +86,25 @@ def test_what_is_not_taken_is_counted_and_where_to_look_is_said(delivered: Run, 
     assert (done.returncode, done.stderr) == (1, "")
     told = json.loads(done.stdout)
     assert (told["name"], told["cursor"], told["not_taken"]) == ("mail", 5, 2)
+
+
+def test_who_delivers_may_be_through_before_it_is_looked_for(
+    delivered: Run, piped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not taken counts from the place that was asked for, not from where the subscription is found."""
+
+    async def look_late(records: Records, name: str, *args: Any) -> CaughtUp:
+        while (await records.subscription(name)).behind:
+            await asyncio.sleep(0.01)
+        return await catching_up.catch_up(records, name, *args)
+
+    monkeypatch.setattr("trackside.app.cli.subscriptions.catch_up", look_late)
+    (tmp_path / "down").touch()
+    deliver = piped("deliver", "--json")
+    assert json.loads(deliver.stdout.readline())["what"] == "goes_on"
+    done = delivered("replay", "mail", "--from", "4", "--yes", "--wait")
+    assert done.returncode == 1
+    assert "but did not take 2 events, parked now" in done.stdout
 
 
 def test_it_does_not_wait_for_ever(delivered: Run, monkeypatch: pytest.MonkeyPatch) -> None:

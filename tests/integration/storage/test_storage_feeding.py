@@ -16,7 +16,7 @@ from trackside.app.storage._tables import subscriptions as table
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidSubscriptionError, UnknownSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
-from trackside.app.storage.subscriptions import Subscription, Subscriptions
+from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
 from trackside.harness.errors import NotAnObserverError, TracksideError
 from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
 
@@ -542,7 +542,7 @@ class TestHandOver:
                 assert (await subs.get("mail")).consumer == "second"
 
     async def test_one_that_has_lost_its_lease_stops_and_what_it_did_not_finish_comes_again(
-        self, subs: Subscriptions, store: Store, five: Any, other_store: Store
+        self, subs: Subscriptions, store: Store, five: Any, other_store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given: list[int] = []
         stopped = asyncio.Event()
@@ -554,7 +554,13 @@ class TestHandOver:
             finally:
                 stopped.set()
 
-        second = Watching()
+        second, renew = Watching(), SubscriptionConsumer.renew
+
+        async def renew_late(consumer: SubscriptionConsumer) -> bool:
+            await second.has_taken(5)  # else it may be this one that has what nobody else has taken yet
+            return await renew(consumer)
+
+        monkeypatch.setattr(SubscriptionConsumer, "renew", renew_late)
         async with SubscriptionFeed(subs, "mail", hang, policy=FeedPolicy(lease_seconds=1, grace=0)) as losing:
             while not given:
                 await asyncio.sleep(0.005)

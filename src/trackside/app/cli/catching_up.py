@@ -48,13 +48,14 @@ def waiting(name: str) -> Progress:
 
 
 async def catch_up(
-    records: Records, stands: Subscription, progress: Progress, *, clock: Callable[[], float] = monotonic
+    records: Records, name: str, start: int, progress: Progress, *, clock: Callable[[], float] = monotonic
 ) -> CaughtUp:
     """Wait until a subscription has got what the log has now.
 
     Args:
         records: where it is.
-        stands: how it stands before.
+        name: which one.
+        start: the position behind which it was put; who feeds it may be further already.
         progress: is told how far it is.
         clock: seconds, rising.
 
@@ -62,7 +63,8 @@ async def catch_up(
         StandsStillError: it is paused, nobody delivers to it, or it keeps failing and nothing may overtake the event.
         UnknownSubscriptionError: somebody deleted it meanwhile.
     """
-    name, start, end = stands.name, stands.cursor, stands.cursor + stands.behind
+    stands = await records.subscription(name)
+    end = stands.cursor + stands.behind
     moved_at = clock()
     while stands.cursor < end:
         progress.reach(max(0, stands.cursor - start), total=end - start, note=_note(stands))

@@ -114,7 +114,7 @@ def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) ->
 
     async def do(records: Records) -> tuple[CaughtUp, str]:
         await records.seek(name, position - 1)
-        return await catch_up(records, await records.subscription(name), progress), records.home.flags
+        return await catch_up(records, name, position - 1, progress), records.home.flags
 
     with waiting(name) as progress:
         found, flags = _in_records(place, do)
