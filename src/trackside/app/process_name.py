@@ -7,5 +7,5 @@ import socket
 
 
 def process_name() -> str:
-    """The machine and the number of the process, as `machine:4711`: no two that live have the same."""
+    """The machine and the number of the process, as `machine:4711`; no two on one machine have the same at a time."""
     return f"{socket.gethostname()}:{os.getpid()}"
