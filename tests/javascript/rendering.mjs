@@ -1,4 +1,6 @@
 // React without a browser: a hook is mounted into the DOM of happy-dom, and what each render saw is kept.
+import { afterEach } from "node:test";
+
 import { Window } from "happy-dom";
 
 const page = new Window({ url: "http://localhost/" });
@@ -12,9 +14,18 @@ const { createRoot } = await import("react-dom/client");
 // The page's storage, where `useStream` keeps which run it follows.
 export const storage = page.sessionStorage;
 
+// What a test that fails has left mounted would follow its server for ever, and keep Node from ending.
+const roots = [];
+const rootIn = (place) => {
+  const root = createRoot(place);
+  roots.push(root);
+  return root;
+};
+afterEach(() => roots.splice(0).forEach((root) => root.unmount()));
+
 // Mount a hook. `look` reads from what it gives, while it is rendered, what the test wants to see.
 export async function mount(useHook, options, look, { strict = false } = {}) {
-  const root = createRoot(document.createElement("div"));
+  const root = rootIn(document.createElement("div"));
   const views = [];
   const waiting = new Set();
   let stream;
@@ -67,7 +78,7 @@ export async function mount(useHook, options, look, { strict = false } = {}) {
 export async function render(component, properties) {
   const place = document.createElement("div");
   document.body.append(place);
-  const root = createRoot(place);
+  const root = rootIn(place);
   const looks = [];
   const waiting = new Set();
   new page.MutationObserver(() => {
