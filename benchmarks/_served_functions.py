@@ -16,7 +16,8 @@ async def sleeping(input: Any) -> dict[str, bool]:
 
 
 def _until_there(file: Path) -> None:
-    while not file.exists():
+    """Wait for the file, as long as there is a folder in which it could be: a thread that waits on keeps no server."""
+    while not file.exists() and file.parent.exists():
         time.sleep(0.02)
 
 
