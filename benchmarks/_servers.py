@@ -24,7 +24,7 @@ EMPTY, FUNCTION, GRAPH = "empty server", "trackside, function", "trackside, grap
 LANGGRAPH, AEGRA, DBOS = "langgraph dev", "aegra", "dbos"
 _INSTALL_SECONDS = 240
 _START_SECONDS = 60
-_STOP_SECONDS = 60  # that a server may take to end: under a profiler, with 1,000 followers, more than ten
+_STOP_SECONDS = 60  # that a server may take to end, and a profiler around it to write what it has found
 _REQUIRES = {LANGGRAPH: "langgraph-cli[inmem]", AEGRA: "aegra-api", DBOS: "dbos"}
 
 
