@@ -31,8 +31,9 @@ async def test_line_7_a_worker_that_was_taken_for_dead_overwrites_nothing(backen
     async with backend.open({"work": agents.work}, lease_seconds=0.3) as here:
         run = await here.start("work", "zombie", thread_id="t")
         await agents.until_running("zombie")
-        heart = here.manager._services.coordinator._enrolment._heart  # type: ignore[attr-defined]
-        heart.stop()  # as a process that is stopped, or a machine that sleeps
+        enrolment = here.manager._services.coordinator._enrolment  # type: ignore[attr-defined]
+        enrolment._heart.stop()  # as a process that is stopped, or a machine that sleeps
+        enrolment.stay = lambda: None
         follows = asyncio.create_task(followed(here, run.run_id))
         async with backend.open({"work": agents.work}, lease_seconds=3.0) as there:
             while not is_final((await there.manager.get(run.run_id)).status):
@@ -270,7 +271,10 @@ async def test_line_30_who_starts_while_others_recover_executes_nothing_twice(ba
         holder = await gone.start("work", "holder", thread_id="t")
         await agents.until_running("holder")
         queue = [await gone.start("work", f"quick {n}", thread_id="t") for n in range(5)]
-        gone.manager._services.coordinator._enrolment._heart.stop()  # type: ignore[attr-defined]
+        coordinator = gone.manager._services.coordinator
+        coordinator._enrolment._heart.stop()  # type: ignore[attr-defined]
+        coordinator._upkeep.stop()  # type: ignore[attr-defined]
+        coordinator._enrolment._lease = 30.0  # type: ignore[attr-defined]  # should it come back, it is there to stay
         async with (
             backend.open({"work": agents.work}, lease_seconds=3.0) as one,
             backend.open({"work": agents.work}, lease_seconds=3.0) as two,

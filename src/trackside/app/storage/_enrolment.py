@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Final
 
 from trackside._version import __version__
@@ -14,6 +15,7 @@ from trackside.app.process_name import process_name
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._heart import Heart
 from trackside.app.storage._membership import Leave, Register
+from trackside.app.storage._work import Refused
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember
@@ -57,6 +59,11 @@ class Enrolment:
         self._name = process_name()
         self._started_at = time_text(datetime.now(UTC))
         self._heart: Heart | None = None
+        self._has_left = False
+        self._known_until = 0.0
+        """Up to when, by the monotonic clock, the others know for sure, and for a while longer, that it is alive."""
+        self._beating: asyncio.Future[Any] | None = None
+        """The last sign of life that it has heard nothing of yet."""
         self._enrolling = asyncio.Lock()
         self._failure: StorageError | None = None
         """What the last try failed with."""
@@ -75,14 +82,28 @@ class Enrolment:
                 return
             if (failure := self._failure) is not None and failure is not before:
                 raise type(failure)(**failure.details) from failure
+            began = monotonic()
             try:
                 await self._writer.write(self._registration())
             except StorageError as exc:
                 self._failure = exc
                 raise
+            self._note_known(began)
             self._loop = asyncio.get_running_loop()
             self._heart = Heart(self._beat, every=self._lease / BEATS_PER_LEASE)
             self._on_enrolled()
+
+    def stay(self) -> None:
+        """Have the others know that it is alive before what is written next, if they may not; on the event loop.
+
+        For who is about to take or to start a run: others end the runs of a worker whose lease has ended, as it does while
+        the database is out of its reach, and which is back before its next sign of life.
+        """
+        if monotonic() < self._known_until or self._heart is None or self._has_left:
+            return
+        if self._beating is None or self._beating.done():  # else one is on its way, ahead of what comes now
+            with contextlib.suppress(ClosedError):
+                self._await(self._writer.put(self._registration()), monotonic())
 
     def note_running(self, runs: int) -> None:
         """Have the next sign of life say how many runs it executes."""
@@ -94,6 +115,7 @@ class Enrolment:
         if self._heart is None:
             return False
         self._heart.stop()
+        self._has_left = True
         try:
             await self._writer.write_to_the_end(Leave(worker_id=self._worker_id))
         except StorageError as exc:
@@ -113,16 +135,27 @@ class Enrolment:
 
     def _beat(self) -> None:
         """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead."""
+        began = monotonic()
         with contextlib.suppress(ClosedError, RuntimeError):  # the store is closed, or the loop
             beat = self._writer.put(self._registration())
-            if self._loop is not None and self._says and not self.draining:
-                self._loop.call_soon_threadsafe(beat.add_done_callback, self._hear)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._await, beat, began)
 
-    def _hear(self, beat: asyncio.Future[Any]) -> None:
-        if not beat.cancelled() and beat.result() is True and not self.draining:
+    def _await(self, beat: asyncio.Future[Any], began: float) -> None:
+        self._beating = beat
+        beat.add_done_callback(lambda beat: self._hear(beat, began))
+
+    def _hear(self, beat: asyncio.Future[Any], began: float) -> None:
+        if beat.cancelled() or isinstance(asked_to_drain := beat.result(), Refused):
+            return
+        self._note_known(began)
+        if asked_to_drain and self._says and not self.draining:
             self.draining = True
             for tell in self.on_drain:
                 tell()
+
+    def _note_known(self, began: float) -> None:
+        self._known_until = began + self._lease / 2
 
 
 def _said(member: FleetMember) -> dict[str, Any]:

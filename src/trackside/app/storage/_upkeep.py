@@ -158,6 +158,7 @@ class Upkeep:
         host = self._host
         is_all = host is None or not host.agents or not self._takes_over
         while host is not None and not is_all:
+            self._enrolment.stay()
             adopt = Adopt(owner=self._worker_id, agents=[*host.agents], unfit=[*self._unfit])
             adoption: Adoption = await self._writer.write(adopt)
             for adopted in adoption.adopted:  # all at once: whoever makes one of them leave has to find it here

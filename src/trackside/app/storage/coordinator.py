@@ -240,10 +240,12 @@ class StoredCoordinator:
         if self._closed:
             raise ClosedError(what="coordinator")
         await self._enrolment.enroll()
+        self._enrolment.stay()
         return self._taker, self._host
 
     async def claim(self, run_id: str) -> ports.Claim | None:
         """Take the pending run at the head of its thread. The event that starts it makes that known to all others."""
+        self._enrolment.stay()
         own = self._runs.get(run_id)
         if own is not None and (own.claimed or own.cancel_requested is not None):
             return None

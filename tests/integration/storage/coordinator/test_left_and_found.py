@@ -81,6 +81,8 @@ async def start(hand: Hand, run_id: str, thread_id: str = "t") -> None:
 
 
 def take_for_dead(database: Any, hand: Hand) -> None:
+    """Have its lease ended, as after a while in which no sign of life came through."""
+    hand.coordinator._enrolment._known_until = 0.0
     database.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{hand.name}'")
 
 
@@ -371,6 +373,26 @@ async def test_a_worker_that_comes_back_owns_what_it_starts_before_another_took_
     b.agents = (AGENT,)
     await b.coordinator._upkeep.clear_up()
     assert b.told == []
+    assert standing(database, waiting) == ("claimed", a.name), "it is not ended as lost: to start it was a sign of life"
+
+
+async def test_a_worker_that_comes_back_is_known_before_it_takes_anything_over(hand: Any, database: Any) -> None:
+    a, b = hand(), hand()
+    b.agents = ()
+    await a.coordinator._enrolment.enroll()
+    waiting = await admit(b)
+    take_for_dead(database, a)
+    take_for_dead(database, b)
+    a.agents = ()
+    await a.coordinator._upkeep.clear_up()
+    assert standing(database, waiting) == ("pending", None)
+
+    a.agents = (AGENT,)
+    await a.coordinator._upkeep.clear_up()
+
+    assert standing(database, waiting) == ("pending", a.name)
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, waiting) == ("pending", a.name), "nobody takes it for dead any more"
 
 
 async def test_a_run_that_is_claimed_is_not_given_up_while_its_start_is_on_its_way_and_nobody_else_has_it(

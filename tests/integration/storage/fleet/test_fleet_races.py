@@ -240,3 +240,22 @@ async def test_a_worker_that_gives_back_what_it_hears_of_meanwhile_says_that_it_
     await upkeep.look()
     assert lost == ["r"]
     assert await one.coordinator.take(["r"]) == {"r": Taking.taken}
+
+
+async def test_a_worker_that_was_taken_for_dead_is_known_again_with_the_first_run_that_it_takes(
+    workers: list[Worker], database: Any
+) -> None:
+    def known_workers() -> list[str]:
+        return [worker_id for (worker_id,) in database.execute("SELECT worker_id FROM workers").fetchall()]
+
+    one, two, *_ = workers
+    await two.coordinator.take_any(0)
+    database.execute("UPDATE workers SET lease_until = 0")
+    two.coordinator._enrolment._known_until = 0.0  # its database was out of its reach for so long
+    await one.store.fleet.reap(one.coordinator.worker_id)
+    assert two.coordinator.worker_id not in known_workers()
+    await admit(one, "r")
+
+    assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
+
+    assert two.coordinator.worker_id in known_workers()
