@@ -21,8 +21,7 @@ from trackside.app.storage import (
 )
 from trackside.app.storage._tables import active_runs
 from trackside.app.storage.threads import ThreadQuery
-
-pytestmark = pytest.mark.usefixtures("path")
+from trackside.harness.lifecycle import FINAL_STATUSES
 
 SINCE = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)
 UNTIL = SINCE + timedelta(days=2)
@@ -279,6 +278,19 @@ async def test_a_worker_reads_no_runs_of_agents_that_it_does_not_have(store: Sto
     else:
         by_agent = "Index Scan using ix_active_runs_offered on active_runs a"
         assert [after for line, after in pairwise(lines) if by_agent in line and "agent >=" in after], lines
+
+
+async def test_who_prunes_looks_among_the_runs_of_a_thread_for_one_that_asked_later(store: Store, dialect: str) -> None:
+    """Among all that have asked, it would be looked for as often as there are such runs: for each of them."""
+    plans = await plans_of(store, dialect, lambda: store.prune(older_than=timedelta(days=1)))
+
+    looks = [lines for plan in plans if (lines := [str(row[-1]) for row in plan]) and "runs_1" in str(lines)]
+    assert len(looks) >= len(FINAL_STATUSES)
+    for lines in looks:
+        by_thread = (
+            "runs_1 USING INDEX ix_runs_thread (thread_id=?" if dialect == "sqlite" else "ix_runs_thread on runs runs_1"
+        )
+        assert [line for line in lines if by_thread in line], lines
 
 
 async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, dialect: str) -> None:

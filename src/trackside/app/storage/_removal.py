@@ -9,6 +9,7 @@ from typing import NamedTuple, override
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, select, tuple_, update
 
+from trackside.app.storage._conditions import unindexed
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._tables import (
     REMOVALS,
@@ -76,7 +77,7 @@ def asks() -> ColumnElement[bool]:
         ),
         ~exists().where(
             later.c.thread_id == runs.c.thread_id,
-            later.c.status == asked,
+            unindexed(later.c.status) == asked,  # else all runs that have asked are looked at, for each of them
             tuple_(later.c.ended_at, later.c.run_id) > tuple_(runs.c.ended_at, runs.c.run_id),
         ),
     )
