@@ -58,7 +58,7 @@ test("a thread is made for the first message, and the page is told of it and of 
 test("it works where React renders everything twice", { timeout: 60_000 }, async () => {
   const chat = await chatOf("chat", {}, { strict: true });
   await chat.stream.submit(asking("hi"));
-  const view = await chat.until((one) => !one.isLoading && one.messages.length === 2);
+  const view = await chat.until((one) => !one.isLoading && texts(one)[1] === "you said hi");
   assert.deepEqual(texts(view), ["hi", "you said hi"]);
   chat.unmount();
 });

@@ -293,6 +293,32 @@ async def test_who_prunes_looks_among_the_runs_of_a_thread_for_one_that_asked_la
         assert [line for line in lines if by_thread in line], lines
 
 
+OF_A_THREAD: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "its runs": lambda store: store.threads_of(None).runs("t", status="success"),
+    "its active runs": lambda store: store.threads_of(None).active_runs(thread_id="t", status="running"),
+    "its figures": lambda store: store.stats(thread_id="t", status="success"),
+    "its figures, by agent": lambda store: store.stats(thread_id="t", agent="a", status=["success", "error"]),
+    "its figures, since then": lambda store: store.stats(thread_id="t", since=SINCE),
+    "what is removed of it": lambda store: store.prune(
+        older_than=timedelta(days=1), thread_id="t", agent="a", status="success"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OF_A_THREAD)
+async def test_what_is_asked_of_a_thread_is_looked_for_among_its_runs(store: Store, dialect: str, what: str) -> None:
+    """Among all of a status, it would take the longer the more others there are: SQLite knows no figures of its tables."""
+    await store.threads_of(None).create("t")
+
+    plans = await plans_of(store, dialect, lambda: OF_A_THREAD[what](store))
+
+    lines = [str(row[-1]) for plan in plans for row in plan]
+    of_runs = "SEARCH runs USING" if dialect == "sqlite" else " on runs"
+    searches = [line for line in lines if of_runs in line and "runs_pkey" not in line and "(run_id=?)" not in line]
+    assert searches
+    assert all("ix_runs_thread" in line for line in searches), searches
+
+
 async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, dialect: str) -> None:
     plans = await plans_of(store, dialect, store.sweeper().sweep)
 

@@ -274,15 +274,20 @@ def runs_that_fit(
     agent: str | None = None,
     thread_id: str | None = None,
 ) -> list[ColumnElement[bool]]:
-    """What holds for the rows of these runs.
+    """What holds for the rows of these runs; those of a thread are looked for among its runs.
 
     Raises:
         InvalidQueryError: an argument does not fit.
     """
     statuses = None if status is None else members(RunStatus, "status", status)
-    conditions = _runs(statuses, plain_or_none("agent", agent))
-    if thread_id is not None:
-        conditions.append(_is(runs.c.thread_id, thread_id))
+    agent = plain_or_none("agent", agent)
+    if thread_id is None:
+        return _runs(statuses, agent)
+    conditions = [_is(runs.c.thread_id, thread_id)]
+    if statuses is not None:
+        conditions.append(unindexed(runs.c.status).in_([status.value for status in statuses]))
+    if agent is not None:
+        conditions.append(unindexed(runs.c.agent) == agent)
     return conditions
 
 

@@ -122,13 +122,14 @@ class Outdated:
 
     def each(self) -> list[_Conditions]:
         """What holds for the rows of these runs, for one status after the other, so that an index gives them in order."""
-        others = runs_that_fit(agent=self.agent, thread_id=self.thread_id)
         if self.cutoff is None:
-            others.append(runs.c.ended_at.is_not(None))
+            ended: _Conditions = [runs.c.ended_at.is_not(None)]
         else:
-            others += [runs.c.ended_at < self.cutoff, runs.c.created_at < self.cutoff]
+            ended = [runs.c.ended_at < self.cutoff, runs.c.created_at < self.cutoff]
         statuses = self.statuses or sorted(FINAL_STATUSES)
-        return [[*others, *runs_that_fit(status=status)] for status in statuses]
+        return [
+            [*runs_that_fit(status=status, agent=self.agent, thread_id=self.thread_id), *ended] for status in statuses
+        ]
 
 
 def _cutoff(now: datetime, older_than: Any) -> datetime | None:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, plain_or_none
-from trackside.app.storage._conditions import is_owned
+from trackside.app.storage._conditions import is_owned, unindexed
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import run_of, thread_of
@@ -278,7 +278,7 @@ class Threads:
             runs.c.removed_at.is_(None),
         ]
         if statuses is not None:
-            conditions.append(runs.c.status.in_([one.value for one in statuses]))
+            conditions.append(unindexed(runs.c.status).in_([one.value for one in statuses]))
         order = (runs.c.created_at, runs.c.run_id)
         page = RUNS.where(*conditions).order_by(*[column.desc() if newest_first else column for column in order])
         thread = _queries.one_thread(thread_id, owner=self._owner, removed=False)
@@ -309,14 +309,14 @@ class Threads:
         """
         conditions: list[ColumnElement[bool]] = [
             runs.c.run_id.in_(select(active_runs.c.run_id)),
-            runs.c.status.not_in(sorted(FINAL_STATUSES)),
+            unindexed(runs.c.status).not_in(sorted(FINAL_STATUSES)),
         ]
         if thread_id is not None:
             conditions.append(runs.c.thread_id == plain("thread_id", thread_id))
         if run_ids is not None:
             conditions.append(runs.c.run_id.in_([plain("run_ids", run_id) for run_id in run_ids]))
         if status is not None:
-            conditions.append(runs.c.status.in_([one.value for one in members(RunStatus, "status", status)]))
+            conditions.append(unindexed(runs.c.status).in_([one.value for one in members(RunStatus, "status", status)]))
         if self._owner is not None:
             conditions.append(is_owned(self._owner, runs.c.thread_id))
         return await self._readers.all(RUNS.where(*conditions).order_by(active_runs.c.ordinal), run_of)
