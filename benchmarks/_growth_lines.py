@@ -294,6 +294,16 @@ RUN_READS = (
         partial(reading, ask=lambda store, _: store.runs(thread_id=BUSY_THREAD, limit=SHORT_PAGE)),
     ),
     _page("runs by status"),
+    Line(
+        "runs of a thread with a status, as clients ask for them",
+        partial(
+            reading, ask=lambda store, at: store.threads_of(None).runs(at.thread_id, status="success", limit=SHORT_PAGE)
+        ),
+    ),
+    Line(
+        "totals: stats of a thread with a status",
+        partial(reading, ask=lambda store, at: store.stats(thread_id=at.thread_id, status="success")),
+    ),
     _page("threads, the first page"),
 )
 DATA_SETS = (

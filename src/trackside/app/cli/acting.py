@@ -18,14 +18,13 @@ from trackside.app.cli.overviews import NEVER_STARTED
 from trackside.app.cli.places import Place, open_records
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import is_final, is_terminal
-from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, ThreadStatus
+from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
+from trackside.harness.types import CancelAction, JsonObject, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.cli.records import Records
     from trackside.app.storage import StoredRun, StoredThread
 
-_ENDS = [kind for kind in LifecycleEventType if is_terminal(kind)]
 _COUNTED = 1_000  # runs of a thread; more are said to be more
 
 
@@ -95,7 +94,7 @@ async def _wait_for_end(records: Records, run: StoredRun, stopped: asyncio.Event
     known = await records.run(run.run_id)
     if stopped.is_set() or known is None or is_final(known.status):
         return
-    follower = records.follow(0, run_id=run.run_id, types=_ENDS)
+    follower = records.follow(0, run_id=run.run_id, types=sorted(TERMINAL_EVENTS))
     with ended_by_stop_signals(follower.end, stopped):
         async for _ in follower:
             return

@@ -12,11 +12,11 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, body_heard, body_of, body_of_ended, event_frame
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
-from trackside.app.server.run_ends import TERMINAL, RunEnds
+from trackside.app.server.run_ends import RunEnds
 from trackside.app.storage import StoredRun, StoredThread
 from trackside.app.streams import Mirror, Reader
 from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
-from trackside.harness.lifecycle import is_final
+from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
 from trackside.harness.states import Caller
 from trackside.harness.types import CancelMode, RunRecord, ThreadStatus
 
@@ -58,7 +58,7 @@ async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | N
         return None
     said = parts.streams.end_of(run_id)
     if said is None:
-        ends = await parts.store.events(run_id=run_id, types=TERMINAL, limit=1)
+        ends = await parts.store.events(run_id=run_id, types=TERMINAL_EVENTS, limit=1)
         said = ends[0].event.payload if ends else {}
     return None if said.get("cancel_mode") == CancelMode.rollback else run
 

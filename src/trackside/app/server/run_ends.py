@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.streams.ends import ToldEnd
 from trackside.harness.errors import ClosedError
-from trackside.harness.lifecycle import is_terminal
-from trackside.harness.types import LifecycleEventType
-
-TERMINAL: Final = [kind for kind in LifecycleEventType if is_terminal(kind)]
-"""The types of the events that end runs."""
+from trackside.harness.lifecycle import TERMINAL_EVENTS
 
 
 class RunEnds:
@@ -24,7 +19,7 @@ class RunEnds:
     async def end_of(self, run_id: str) -> ToldEnd | None:
         """How a run has ended, as soon as it has; None if the store is closed before."""
         try:
-            async for stored in self._store.follow(run_id=run_id, types=TERMINAL):
+            async for stored in self._store.follow(run_id=run_id, types=TERMINAL_EVENTS):
                 return _told(stored)
         except ClosedError:
             pass
@@ -34,7 +29,7 @@ class RunEnds:
         """How the runs of a thread end, from now on."""
         try:
             end = await self._store.subscriptions.end()
-            async for stored in self._store.follow(end, thread_id=thread_id, types=TERMINAL):
+            async for stored in self._store.follow(end, thread_id=thread_id, types=TERMINAL_EVENTS):
                 yield _told(stored)
         except ClosedError:
             pass

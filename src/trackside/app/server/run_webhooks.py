@@ -22,7 +22,6 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
 from trackside.app.server.preparing import caller_of_request
 from trackside.app.server.responses import json_bytes
-from trackside.app.server.run_ends import TERMINAL
 from trackside.app.server.wire.runs import run_on_wire
 from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
@@ -31,6 +30,7 @@ from trackside.app.storage.subscriptions import SubscriptionFilter
 from trackside.app.streams import Mirrors, StreamHub
 from trackside.harness import RunManager
 from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ class RunWebhooks:
             if self._dispatcher is not None:
                 return
             # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
-            await self._store.subscriptions.open(SUBSCRIPTION, types=TERMINAL, start="now")
-            wanted = SubscriptionFilter.of(types=TERMINAL)
+            await self._store.subscriptions.open(SUBSCRIPTION, types=TERMINAL_EVENTS, start="now")
+            wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
             observer = DurableObserver(name=SUBSCRIPTION, observer=self._teller, filter=wanted)
             dispatcher = Dispatcher(self._store.subscriptions, [observer])
             await dispatcher.__aenter__()

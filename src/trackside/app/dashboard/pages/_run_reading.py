@@ -14,11 +14,10 @@ from trackside.app.server.failures import answer_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import events, records, states, subscriptions
 from trackside.app.server.routing import Call
-from trackside.app.server.run_ends import TERMINAL
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.log import LogEvent, RecordedRun, RunDetails
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import is_final
+from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
 from trackside.harness.types import RunStatus
 
 EVENTS_OF_PAGE: Final = 25
@@ -137,7 +136,7 @@ async def details_of(call: AnyCall, run_id: str) -> RunDetails:
 
 async def end_of(call: AnyCall, run_id: str) -> LogEvent | None:
     """The run's last word; None if it has not ended."""
-    query = {"run_id": run_id, "type": TERMINAL, "newest_first": True, "limit": 1}
+    query = {"run_id": run_id, "type": sorted(TERMINAL_EVENTS), "newest_first": True, "limit": 1}
     found = (await API.ask(call, events.list_events, query=query)).value
     return found[0] if found else None
 
