@@ -380,11 +380,12 @@ async def test_five_hundred_streams_at_once(serve_agents: Any) -> None:
                 await client.read_until(b"event: end")
                 return [data for event, data, _ in events_in(client.body) if event == "custom"]
 
-        followers = [asyncio.create_task(follow()) for _ in range(500)]
-        for _ in followers:
-            await joined.acquire()
-        held.say(*range(10), None)
-        assert await asyncio.gather(*followers) == [list(range(10))] * 500
+        async with asyncio.TaskGroup() as group:  # what fails for one of them is seen at once
+            followers = [group.create_task(follow()) for _ in range(500)]
+            for _ in followers:
+                await joined.acquire()
+            held.say(*range(10), None)
+        assert [follower.result() for follower in followers] == [list(range(10))] * 500
 
 
 async def test_streams_end_when_the_server_does_and_say_that_the_run_may_go_on(serve_agents: Any) -> None:
