@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import UndecodableError, is_plain_text, undecodable
+from trackside.app.storage._sqlite_wal import BEGUN_ANEW
 
 type Synchronous = Literal["FULL", "NORMAL"]
 
@@ -146,6 +147,7 @@ class SqliteDatabase:
         connection = self._connect("mode=rwc")
         try:
             self._log_ahead(connection)
+            connection.execute(f"PRAGMA journal_size_limit = {BEGUN_ANEW}")
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:

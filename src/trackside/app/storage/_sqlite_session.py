@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ from trackside.app.storage._leases import LeaseClock, machine_clock
 from trackside.app.storage._queue import ActiveRun, Lane
 from trackside.app.storage._session import Changes, CollisionError, Wanted, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
+from trackside.app.storage._sqlite_wal import WriteAheadLog
 from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
 
 _MOST_ROWS = 64
@@ -293,6 +294,7 @@ class SqliteSession:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._engine = database.writer()
+        self._log = WriteAheadLog(database.path, busy_timeout=database.busy_timeout)
         self._connection: Connection | None = None
 
     @contextmanager
@@ -312,6 +314,8 @@ class SqliteSession:
             except BaseException:
                 driver.rollback()
                 raise
+            with suppress(sqlite3.Error):  # what was written is written
+                self._log.keep_short(driver)
         except sqlite3.IntegrityError as exc:
             raise CollisionError(database=str(self._database), why=str(exc)) from exc
         except (sqlite3.Error, DBAPIError) as exc:

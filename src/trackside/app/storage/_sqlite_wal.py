@@ -1,0 +1,53 @@
+"""The log beside an SQLite file (`…-wal`): how long it may become.
+
+SQLite copies what is in it to the file as it goes, and begins it anew from its start at a commit at which all is copied and
+nobody reads what is in it. Where several read all the time that moment may not come: the log grows for as long as they do,
+reads become slower with it, and the disk fills up. So whoever writes looks how long it is, and beyond a bound waits for the
+readers for a moment: those who begin then read the file alone, as there is nothing that it has not got.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+BEGUN_ANEW: Final = 16 * 1_048_576
+"""Bytes that are left of a longer log when it begins anew: to write over them is faster than to let it grow again."""
+LONG: Final = 32 * 1_048_576
+"""Bytes beyond which one that does not begin anew by itself is made to."""
+_PATIENCE: Final = 50  # milliseconds for which nobody writes; who reads for longer than that is not waited for
+
+
+class WriteAheadLog:
+    """The log beside one file, for the one connection at a time that writes there.
+
+    Args:
+        path: the database's.
+        busy_timeout: that of the connection, in seconds.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self._path = path.with_name(f"{path.name}-wal")
+        self._busy_timeout = round(busy_timeout * 1_000)
+        self._bound = LONG
+
+    def keep_short(self, connection: sqlite3.Connection) -> None:
+        """After a commit: have it begin anew if it has become long, unless somebody reads for long.
+
+        He is given time until it has grown by as much again. Nothing depends on it: what fails is tried again then.
+        """
+        try:
+            size = self._path.stat().st_size
+        except OSError:
+            return
+        if size <= self._bound:
+            return
+        self._bound = size + LONG
+        connection.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+        try:
+            ((is_busy, *_),) = connection.execute("PRAGMA wal_checkpoint(RESTART)")
+            if not is_busy:
+                self._bound = LONG
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout}")
