@@ -96,8 +96,8 @@ class Enrolment:
     def stay(self) -> None:
         """Have the others know that it is alive before what is written next, if they may not; on the event loop.
 
-        For who is about to take or to start a run: others end the runs of a worker whose lease has ended, as it does while
-        the database is out of its reach, and which is back before its next sign of life.
+        For who is about to take or to start a run. Others end the runs of a worker whose lease has ended, as it does while
+        the database is out of its reach; and it may be back before its next sign of life.
         """
         if monotonic() < self._known_until or self._heart is None or self._has_left:
             return
