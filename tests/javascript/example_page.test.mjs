@@ -30,5 +30,4 @@ test("a book is found, and lent when the librarian says yes", { timeout: 60_000 
   page.click(page.one("section > p > button"));
   await page.until(() => items(page).at(-1) === "Solaris is yours for 3 weeks, Ada.");
   assert.equal(page.all("[role=alert]").length, 0);
-  page.unmount();
 });

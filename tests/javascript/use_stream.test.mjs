@@ -35,7 +35,6 @@ test("a message that is not finished is seen as far as it is", { timeout: 60_000
   await submitted;
   const view = await chat.until((one) => !one.isLoading);
   assert.deepEqual(texts(view), [key, "half and whole"]);
-  chat.unmount();
 });
 
 test("a message is answered word by word, on a thread that is made for it", { timeout: 60_000 }, async () => {
@@ -56,7 +55,6 @@ test("a message is answered word by word, on a thread that is made for it", { ti
   assert.equal(seen.created[0].thread_id, seen.threads[0]);
   assert.equal((await client.runs.get(seen.threads[0], seen.created[0].run_id)).status, "success");
   assert.deepEqual(seen.finished[0][0].values.messages.length, 2);
-  chat.unmount();
 });
 
 test("a conversation goes on, and another page shows it", { timeout: 60_000 }, async () => {
@@ -71,7 +69,6 @@ test("a conversation goes on, and another page shows it", { timeout: 60_000 }, a
   const other = await chatOf("chat", { threadId });
   const view = await other.until((one) => one.messages.length === 4);
   assert.deepEqual(texts(view), ["one", "you said one", "two", "you said two"]);
-  other.unmount();
 });
 
 test("a run that failed is an error", { timeout: 60_000 }, async () => {
@@ -81,7 +78,6 @@ test("a run that failed is an error", { timeout: 60_000 }, async () => {
   const view = await chat.until((one) => !one.isLoading && one.error != null);
   assert.match(String(view.error.message ?? view.error), /it cannot be done/);
   assert.ok(errors.length > 0);
-  chat.unmount();
 });
 
 test("a run is stopped", { timeout: 60_000 }, async () => {
@@ -94,7 +90,6 @@ test("a run is stopped", { timeout: 60_000 }, async () => {
   await waiting.until((one) => !one.isLoading);
   await client.runs.join(thread_id, run_id); // it was cancelled because its client went away
   assert.equal((await client.runs.get(thread_id, run_id)).status, "interrupted");
-  waiting.unmount();
 });
 
 test("a question is shown and answered", { timeout: 60_000 }, async () => {
@@ -106,7 +101,6 @@ test("a question is shown and answered", { timeout: 60_000 }, async () => {
   const view = await chat.until((one) => !one.isLoading && one.messages.length === 4);
   assert.equal(view.interrupt, undefined);
   assert.deepEqual(texts(view), ["pay", "may I?", "paid", "it is paid"]);
-  chat.unmount();
 });
 
 test("a question that was left open is there after a reload", { timeout: 60_000 }, async () => {
@@ -121,7 +115,6 @@ test("a question that was left open is there after a reload", { timeout: 60_000 
   await other.stream.submit(undefined, { command: { resume: "no" } });
   const told = await other.until((one) => !one.isLoading && one.messages.length === 4);
   assert.equal(told.messages.at(-1).content, "it is not paid: no");
-  other.unmount();
 });
 
 test("a message is asked anew, and both answers stay as branches", { timeout: 60_000 }, async () => {
@@ -138,7 +131,6 @@ test("a message is asked anew, and both answers stay as branches", { timeout: 60
   chat.stream.setBranch(branchOptions.find((option) => option !== branch));
   const back = await chat.until((one) => texts(one)[0] === "first");
   assert.deepEqual(texts(back), ["first", "you said first"]);
-  chat.unmount();
 });
 
 test("a page that is opened again goes on with the run that it had followed", { timeout: 60_000 }, async () => {
@@ -160,7 +152,6 @@ test("a page that is opened again goes on with the run that it had followed", { 
   const view = await again.until((one) => !one.isLoading && texts(one)[1] === "half and whole");
   assert.deepEqual(texts(view), [key, "half and whole"]);
   assert.equal(storage.getItem(`lg:stream:${threadId}`), null);
-  again.unmount();
 });
 
 test("what a graph says beside its values arrives in callbacks", { timeout: 60_000 }, async () => {
@@ -174,5 +165,4 @@ test("what a graph says beside its values arrives in callbacks", { timeout: 60_0
   await chat.until((one) => !one.isLoading && one.values.log?.length === 3);
   assert.deepEqual(custom, [{ at: "first" }, { at: "second" }, { at: "third" }]);
   assert.deepEqual(updates, ["first", "second", "third"]);
-  chat.unmount();
 });

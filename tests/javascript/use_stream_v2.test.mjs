@@ -36,7 +36,6 @@ test("a message that is not finished is seen as far as it is", { timeout: 60_000
   await submitted;
   const view = await chat.until((one) => !one.isLoading && texts(one)[1] === "half and whole");
   assert.deepEqual(texts(view), [key, "half and whole"]);
-  chat.unmount();
 });
 
 test("a thread is made for the first message, and the page is told of it and of the run", { timeout: 60_000 }, async () => {
@@ -52,7 +51,6 @@ test("a thread is made for the first message, and the page is told of it and of 
   const [{ runId }] = await created.until(1);
   assert.deepEqual(await completed.until(1), [{ runId, reason: "success" }]);
   assert.equal((await client.runs.get(view.threadId, runId)).status, "success");
-  chat.unmount();
 });
 
 test("it works where React renders everything twice", { timeout: 60_000 }, async () => {
@@ -60,7 +58,6 @@ test("it works where React renders everything twice", { timeout: 60_000 }, async
   await chat.stream.submit(asking("hi"));
   const view = await chat.until((one) => !one.isLoading && texts(one)[1] === "you said hi");
   assert.deepEqual(texts(view), ["hi", "you said hi"]);
-  chat.unmount();
 });
 
 test("a conversation goes on, and another page shows it", { timeout: 60_000 }, async () => {
@@ -75,7 +72,6 @@ test("a conversation goes on, and another page shows it", { timeout: 60_000 }, a
   assert.deepEqual(texts(view), ["one", "you said one", "two", "you said two"]);
   await other.stream.submit(asking("three"));
   await other.until((one) => !one.isLoading && texts(one)[5] === "you said three");
-  other.unmount();
 });
 
 test("a run that failed is an error", { timeout: 60_000 }, async () => {
@@ -85,7 +81,6 @@ test("a run that failed is an error", { timeout: 60_000 }, async () => {
   const view = await chat.until((one) => !one.isLoading && one.error != null);
   assert.match(view.error.message, /it cannot be done/);
   assert.equal((await completed.until(1))[0].reason, "error");
-  chat.unmount();
 });
 
 test("a run is stopped", { timeout: 60_000 }, async () => {
@@ -99,7 +94,6 @@ test("a run is stopped", { timeout: 60_000 }, async () => {
   await chat.until((one) => !one.isLoading);
   await client.runs.join(threadId, runId);
   assert.equal((await client.runs.get(threadId, runId)).status, "interrupted");
-  chat.unmount();
 });
 
 test("a question is shown and answered", { timeout: 60_000 }, async () => {
@@ -114,7 +108,6 @@ test("a question is shown and answered", { timeout: 60_000 }, async () => {
   assert.equal(view.interrupt, undefined);
   assert.deepEqual((await completed.until(2)).map((run) => run.reason), ["interrupt", "success"]);
   assert.equal((await client.threads.get(view.threadId)).status, "idle");
-  chat.unmount();
 });
 
 test("a question that was left open is there after a reload", { timeout: 60_000 }, async () => {
@@ -127,7 +120,6 @@ test("a question that was left open is there after a reload", { timeout: 60_000 
   assert.deepEqual(view.interrupt.value, { question: "pay?", amount: 3 });
   await other.stream.respond("no", { interruptId: view.interrupt.id });
   await other.until((one) => !one.isLoading && one.messages.at(-1)?.text === "it is not paid: no");
-  other.unmount();
 });
 
 test("a page that is opened again goes on with the run that is under way", { timeout: 60_000 }, async () => {
@@ -145,7 +137,6 @@ test("a page that is opened again goes on with the run that is under way", { tim
   await release(client, key);
   const view = await again.until((one) => !one.isLoading && texts(one)[1] === "half and whole");
   assert.deepEqual(texts(view), [key, "half and whole"]);
-  again.unmount();
 });
 
 test("a message is asked anew from the checkpoint before it, and its answer given anew", { timeout: 60_000 }, async () => {
@@ -168,7 +159,6 @@ test("a message is asked anew from the checkpoint before it, and its answer give
   const again = await chat.until((one) => !one.isLoading && texts(one)[1] === "you said first");
   assert.deepEqual(texts(again), ["first", "you said first"]);
   assert.notEqual(again.messages[1].id, first.messages[1].id);
-  chat.unmount();
 });
 
 test("what a graph inside says is told apart, word by word", { timeout: 60_000 }, async () => {
@@ -190,7 +180,6 @@ test("what a graph inside says is told apart, word by word", { timeout: 60_000 }
   const ended = (one) => !one.isLoading && one.inside.status === "complete";
   const view = await chat.until((one) => ended(one) && texts(one)[1] !== "half ");
   assert.deepEqual(texts(view), [key, "half and whole"]);
-  chat.unmount();
 });
 
 test("what a graph says beside its values arrives", { timeout: 60_000 }, async () => {
@@ -205,5 +194,4 @@ test("what a graph says beside its values arrives", { timeout: 60_000 }, async (
   await chat.stream.stream.submit({ log: [] });
   const view = await chat.until((one) => !one.isLoading && one.values.log?.length === 3);
   assert.deepEqual(view.values.log, ["first", "second", "third"]);
-  chat.unmount();
 });

@@ -271,10 +271,10 @@ async def test_line_30_who_starts_while_others_recover_executes_nothing_twice(ba
         holder = await gone.start("work", "holder", thread_id="t")
         await agents.until_running("holder")
         queue = [await gone.start("work", f"quick {n}", thread_id="t") for n in range(5)]
-        coordinator = gone.manager._services.coordinator
-        coordinator._enrolment._heart.stop()  # type: ignore[attr-defined]
-        coordinator._upkeep.stop()  # type: ignore[attr-defined]
-        coordinator._enrolment._lease = 30.0  # type: ignore[attr-defined]  # should it come back, it is there to stay
+        coordinator: Any = gone.manager._services.coordinator
+        coordinator._enrolment._heart.stop()
+        coordinator._upkeep.stop()
+        coordinator._enrolment._lease = 30.0  # should it come back, it is there to stay
         async with (
             backend.open({"work": agents.work}, lease_seconds=3.0) as one,
             backend.open({"work": agents.work}, lease_seconds=3.0) as two,

@@ -76,7 +76,6 @@ async def test_who_reads_for_long_is_waited_for_now_and_then_alone_and_the_log_i
     store: Store, path: Path, script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_sqlite_wal, "_PATIENCE", 1)
-    monkeypatch.setattr(_sqlite_wal, "BEGUN_ANEW", MEGABYTE)
     asked: list[str] = []
     await store.append([script().started()])
     connection = store._writer._session._driver  # type: ignore[union-attr]

@@ -59,6 +59,23 @@ def is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
     )
 
 
+def are_of(statuses: Sequence[str] | None, agent: str | None, thread_id: str | None = None) -> Conditions:
+    """That runs have one of these statuses, and are of this agent and thread; None: of any. Those of a thread are looked for
+    among its own, which are few.
+    """
+    status: ColumnElement[Any] = runs.c.status
+    its_agent: ColumnElement[Any] = runs.c.agent
+    conditions: Conditions = []
+    if thread_id is not None:
+        status, its_agent = unindexed(status), unindexed(its_agent)
+        conditions.append(runs.c.thread_id == thread_id)
+    if statuses is not None:
+        conditions.append(status.in_([*map(str, statuses)]))
+    if agent is not None:
+        conditions.append(its_agent == agent)
+    return conditions
+
+
 def are_owned_by(owner: str) -> ColumnElement[bool]:
     """That a run is of a thread of this owner, in a way that leads from his threads to it."""
     return runs.c.thread_id.in_(select(threads.c.thread_id).where(threads.c.owner == owner))

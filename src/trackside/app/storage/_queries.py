@@ -10,7 +10,7 @@ from typing import Any, Self
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, literal_column, select, union_all
 
 from trackside.app.storage._arguments import AnyOf, flag, limit_of, members, plain, plain_or_none, position, time
-from trackside.app.storage._conditions import are_few, are_owned_by, has_status, is_owned, there_is, unindexed
+from trackside.app.storage._conditions import are_few, are_of, are_owned_by, has_status, is_owned, there_is, unindexed
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._run_records import RUNS
 from trackside.app.storage._tables import (
@@ -153,7 +153,7 @@ class EventListing:
             conditions.append(events.c.run_id == self.run_id)
         if self.thread_id is not None:
             conditions.append(events.c.thread_id == self.thread_id)
-        if of_run := _runs(self.statuses, self.agent):
+        if of_run := are_of(self.statuses, self.agent):
             conditions.append(there_is(runs.c.run_id == events.c.run_id, *of_run))
         if self.owner is not None:
             conditions.append(is_owned(self.owner, events.c.thread_id))
@@ -194,7 +194,7 @@ class EventListing:
         if statuses is None and self.types and all(map(is_terminal, self.types)):
             statuses = [status for kind in self.types for status in STATUSES_OF_EVENT[kind]]
         if self.thread_id is None:
-            return [*_runs(statuses or [*RunStatus], self.agent), *owned]
+            return [*are_of(statuses or [*RunStatus], self.agent), *owned]
         conditions = [*self._of_thread(), *owned]
         if self.agent is not None:
             conditions.append(unindexed(runs.c.agent) == self.agent)
@@ -280,15 +280,7 @@ def runs_that_fit(
         InvalidQueryError: an argument does not fit.
     """
     statuses = None if status is None else members(RunStatus, "status", status)
-    agent = plain_or_none("agent", agent)
-    if thread_id is None:
-        return _runs(statuses, agent)
-    conditions = [_is(runs.c.thread_id, thread_id)]
-    if statuses is not None:
-        conditions.append(unindexed(runs.c.status).in_([status.value for status in statuses]))
-    if agent is not None:
-        conditions.append(unindexed(runs.c.agent) == agent)
-    return conditions
+    return are_of(statuses, plain_or_none("agent", agent), plain_or_none("thread_id", thread_id))
 
 
 def one_run(run_id: str, *, owner: str | None = None, removed: bool = True) -> Select[Any]:
@@ -343,15 +335,6 @@ def one_thread(thread_id: str, *, owner: str | None = None, removed: bool = True
 def one_thread_state(thread_id: str) -> Select[Any]:
     """What one thread remembers."""
     return select(thread_states).where(_is(thread_states.c.thread_id, thread_id))
-
-
-def _runs(statuses: Sequence[RunStatus] | None, agent: str | None) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if statuses is not None:
-        conditions.append(runs.c.status.in_([status.value for status in statuses]))
-    if agent is not None:
-        conditions.append(runs.c.agent == agent)
-    return conditions
 
 
 def _is(column: Column[Any], text: Any) -> ColumnElement[bool]:

@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, Text, cast, func, literal_column, select
 
 from trackside.app.storage._arguments import AnyOf, interval, members, plain_or_none, time
-from trackside.app.storage._conditions import Conditions, unindexed, within
+from trackside.app.storage._conditions import Conditions, are_of, within
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._owner_stats import read_owner_sums
 from trackside.app.storage._records import Stats, TimeBucket
@@ -54,17 +54,9 @@ class Chosen:
     def rows(self, statuses: Iterable[str], edge: _Edge | None = None) -> Conditions:
         """What holds for the rows of runs; if they have one of these statuses, and were created within this time."""
         since, until = edge or (self.since, self.until)
-        # A status is always said: the indexes by status and by agent have it before the time. A thread has few runs.
-        status: ColumnElement[Any] = runs.c.status
-        agent: ColumnElement[Any] = runs.c.agent
-        conditions: Conditions = []
-        if self.thread_id is not None:
-            status, agent = unindexed(status), unindexed(agent)
-            conditions.append(runs.c.thread_id == self.thread_id)
-        conditions.append(status.in_([one for one in statuses if one in self.statuses]))
-        if self.agent is not None:
-            conditions.append(agent == self.agent)
-        return conditions + within(runs.c.created_at, since, until)
+        # A status is always said: the indexes by status and by agent have it before the time.
+        wanted = [status for status in statuses if status in self.statuses]
+        return are_of(wanted, self.agent, self.thread_id) + within(runs.c.created_at, since, until)
 
     def sums(self, table: Table, span: _Span) -> Conditions:
         """What holds for the rows of sums over them in a span."""

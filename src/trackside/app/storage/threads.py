@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, plain_or_none
-from trackside.app.storage._conditions import is_owned, unindexed
+from trackside.app.storage._conditions import are_of, is_owned, unindexed
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import run_of, thread_of
@@ -273,12 +273,7 @@ class Threads:
         for name, value in (("limit", limit), ("offset", offset)):
             if type(value) is not int or not 0 <= value <= MOST:
                 raise InvalidQueryError(field=name, value=value, why=f"it is a whole number from 0 to {MOST}")
-        conditions: list[ColumnElement[bool]] = [
-            runs.c.thread_id == plain("thread_id", thread_id),
-            runs.c.removed_at.is_(None),
-        ]
-        if statuses is not None:
-            conditions.append(unindexed(runs.c.status).in_([one.value for one in statuses]))
+        conditions = [*are_of(statuses, None, plain("thread_id", thread_id)), runs.c.removed_at.is_(None)]
         order = (runs.c.created_at, runs.c.run_id)
         page = RUNS.where(*conditions).order_by(*[column.desc() if newest_first else column for column in order])
         thread = _queries.one_thread(thread_id, owner=self._owner, removed=False)
