@@ -155,6 +155,16 @@ class Executions:
         """Know a run from now on; the one with its id that was known before, if there is one."""
         return self._by_id.setdefault(execution.run_id, execution)
 
+    def take_over(self, execution: Execution) -> Execution:
+        """As `add`, but a run that is being given up here has come back and begins anew; who waits for its result waits on."""
+        known = self.add(execution)
+        if known is execution or not known.worker.is_lost:
+            return known
+        self._places.leave(known, known.agent)
+        known.outcome, execution.outcome = execution.outcome, known.outcome
+        self._by_id[execution.run_id] = execution
+        return execution
+
     def schedule(self, execution: Execution) -> None:
         """Execute a run that may be claimed, now or when there is a place; saying so again is fine."""
         if execution.scheduled or execution.outcome.settled:

@@ -475,7 +475,7 @@ class RunManager:
             return None
         self._closing.watch_the_loop()
         worker = self._worker_of(spec, record, agent, 0)
-        return self._runs.add(Execution(record.run_id, record.agent, worker, Context()))
+        return self._runs.take_over(Execution(record.run_id, record.agent, worker, Context()))
 
     async def _cancel(self, run_id: str, action: CancelAction) -> None:
         await self._services.coordinator.request_cancel(run_id, action)

@@ -44,15 +44,15 @@ class OwnRuns:
     """All of them, by their ids and by thread.
 
     Args:
-        on_new: is called with each run that was not known before.
+        on_taken: is called with each run that this worker gets, also with one that it had before.
     """
 
-    def __init__(self, on_new: Callable[[OwnRun], object]) -> None:
+    def __init__(self, on_taken: Callable[[OwnRun], object]) -> None:
         self.fates: Fates = {}
         """What was decided of runs whose step is not committed yet."""
         self.untold: set[str] = set()
         """Runs that have ended here, of which it is not known that the log has that: it may come later, from the spool."""
-        self._on_new = on_new
+        self._on_taken = on_taken
         self._runs: dict[str, OwnRun] = {}
         self._of_thread: dict[str, dict[str, OwnRun]] = {}
         """The same, by thread, in the order of coming."""
@@ -78,12 +78,13 @@ class OwnRuns:
         own = self._runs.get(record.run_id)
         if own is not None:
             own.ready, own.thread_status = ready, thread_status
+            self._on_taken(own)  # what it was to do may have come to nothing while the run was nobody's
             return own
         if (given := self._given.pop(record.run_id, None)) is not None:
             ready, thread_status = True, given
         own = self._runs[record.run_id] = OwnRun(record=record, ready=ready, thread_status=thread_status)
         self._of_thread.setdefault(record.thread_id, {})[record.run_id] = own
-        self._on_new(own)
+        self._on_taken(own)
         return own
 
     def give(self, run_id: str, thread_status: ThreadStatus) -> None:

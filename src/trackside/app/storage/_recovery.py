@@ -39,6 +39,7 @@ class Owned(NamedTuple):
     """An active run, as its owner asks for it."""
 
     run_id: str
+    has_not_begun: bool
     ready: bool
     cancel_requested: CancelAction | None
     thread_status: ThreadStatus
@@ -65,11 +66,12 @@ class ListOwned(Work):
         return [
             Owned(
                 run_id,
+                has_not_begun=state in {Standing.pending, Standing.delayed},
                 ready=thread_id in held and bool(holds),
                 cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
                 thread_status=unit.thread_status(thread_id) if thread_id in held else ThreadStatus.idle,
             )
-            for run_id, thread_id, _, holds, cancel_requested in rows
+            for run_id, thread_id, state, holds, cancel_requested in rows
         ]
 
 

@@ -222,17 +222,16 @@ class Upkeep:
         if host is None or not before:
             return
         owned = {run.run_id: run for run in await self._writer.write(ListOwned(owner=self._worker_id))}
-        to_start = await self._still_to_start(
-            [run_id for run_id, own in before.items() if own.claimed and run_id not in owned]
-        )
+        claimed = [run_id for run_id, own in before.items() if own.claimed and run_id not in owned]
+        to_start = await self._still_to_start(claimed)
         for run_id, own in before.items():
             if self._own.get(run_id) is not own or own.over or run_id in to_start:
                 continue
-            if run_id not in owned:
+            if run_id in owned:
+                _hear(host, own, owned[run_id])
+            elif run_id in claimed or not own.claimed:  # one that was claimed since is the next look's
                 self._own.forget(run_id)
                 host.on_lost(run_id)
-            else:
-                _hear(host, own, owned[run_id])
 
     async def _still_to_start(self, claimed: Sequence[str]) -> Collection[str]:
         """Of runs that are claimed here, and not this worker's by the database, those that are not lost.
@@ -259,7 +258,9 @@ def say_ended(reaped: Reaped, why: str = "its worker is lost") -> None:
 
 def _hear(host: RunHost, own: OwnRun, said: Owned) -> None:
     run_id = own.record.run_id
-    if said.cancel_requested is not None and own.cancel_requested is None:
+    # One that is known to be cancelled, and waits all the same, could not be taken out of the queue when that was tried.
+    is_left = said.has_not_begun and not (own.claimed or own.withdrawn)
+    if said.cancel_requested is not None and (own.cancel_requested is None or is_left):
         if own.cancels:
             return
         own.cancel_requested = said.cancel_requested

@@ -101,7 +101,7 @@ class StoredCoordinator:
         self._lease = lease_seconds
         self._keeps_requests = keeps_requests
         self._host: RunHost | None = None
-        self._runs = OwnRuns(on_new=self._arm)
+        self._runs = OwnRuns(on_taken=self._arm)
         self._fleet = fleet
         self._enrolment = Enrolment(
             writer, worker_id=self.worker_id, lease_seconds=lease_seconds, on_enrolled=self._listen, member=fleet
@@ -452,6 +452,8 @@ class StoredCoordinator:
         """See to it that a delayed run takes its place when it is due."""
         due_at = own.record.due_at
         if due_at is not None and not own.ready:
+            if own.timer is not None:
+                own.timer.cancel()
             seconds = max(0.0, (due_at - datetime.now(UTC)).total_seconds())
             loop = asyncio.get_running_loop()
             own.timer = loop.call_later(seconds, self._spawn, own)

@@ -376,6 +376,29 @@ async def test_a_worker_that_comes_back_owns_what_it_starts_before_another_took_
     assert standing(database, waiting) == ("claimed", a.name), "it is not ended as lost: to start it was a sign of life"
 
 
+async def test_a_delayed_run_that_was_nobodys_when_it_was_due_takes_its_place_when_it_is_given_back(
+    hand: Any, database: Any
+) -> None:
+    a, b = hand(), hand()
+    delayed = await admit(a, due_at=LATER)
+    b.agents = ()
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+    own = a.coordinator._held(delayed)
+    own.record = replace(own.record, due_at=datetime.now(UTC))
+    await a.coordinator._promote(own)
+    assert standing(database, delayed) == ("delayed", None)
+
+    await a.coordinator._upkeep.clear_up()
+    async with asyncio.timeout(10):
+        while not a.told:
+            await asyncio.sleep(0.01)
+
+    assert a.told == [("ready", delayed)]
+    assert standing(database, delayed) == ("pending", a.name)
+
+
 async def test_a_worker_that_comes_back_is_known_before_it_takes_anything_over(hand: Any, database: Any) -> None:
     a, b = hand(), hand()
     b.agents = ()
@@ -417,6 +440,29 @@ async def test_a_run_that_is_claimed_is_not_given_up_while_its_start_is_on_its_w
 
     await a.coordinator._upkeep.look()
     assert standing(database, run_id) == ("claimed", a.name)
+    assert a.told == []
+
+
+async def test_a_run_that_is_claimed_during_a_look_is_not_given_up_by_that(
+    hand: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start may be on its way by then, and is no secret to the next look."""
+    a, b = hand(), hand()
+    claimed, meanwhile = await admit(a, "t"), await admit(a, "u")
+    await a.coordinator.claim(claimed)
+    b.agents = ()
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+    read = a.store._readers.all
+
+    async def read_slowly(*query: Any) -> Any:
+        assert await a.coordinator.claim(meanwhile)
+        return await read(*query)
+
+    monkeypatch.setattr(a.store._readers, "all", read_slowly)
+    await a.coordinator._upkeep.look()
+
     assert a.told == []
 
 
@@ -537,6 +583,28 @@ async def test_a_cancel_that_could_not_be_stored_leaves_a_run_that_can_be_claime
     a.store._writer._session = a.session
 
     assert await a.coordinator.claim(waiting) is not None
+
+
+@pytest.mark.parametrize("due_at", [None, LATER])
+async def test_a_cancelled_run_that_could_not_be_taken_out_of_the_queue_is_to_be_taken_out_again(
+    hand: Any, due_at: datetime | None
+) -> None:
+    """Nobody else would end it before its turn, and one that is delayed has none."""
+    a = hand()
+    await start(a, await admit(a))
+    waiting = await admit(a, due_at=due_at)
+    await a.coordinator.request_cancel(waiting, CancelAction.interrupt)
+    a.store._writer._session = FailingSession(a.session)
+    with pytest.raises(StorageError, match="no space is left"):
+        await a.coordinator.withdraw(waiting)
+    a.store._writer._session = a.session
+
+    await a.coordinator._upkeep.look()
+    assert a.told == [("cancel", waiting)]
+    assert await a.coordinator.withdraw(waiting)
+
+    await a.coordinator._upkeep.look()
+    assert a.told == [("cancel", waiting)]
 
 
 async def test_who_cancels_a_run_that_was_left_to_others_hears_that_it_is_lost(hand: Any, database: Any) -> None:

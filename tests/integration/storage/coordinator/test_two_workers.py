@@ -237,6 +237,33 @@ async def test_a_run_that_was_taken_over_cannot_be_started_by_its_first_owner(wo
     agents.let("at a")
 
 
+async def test_a_run_that_comes_back_while_it_is_being_given_up_is_executed(
+    worker: Any, agents: Agents, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await worker(max_running=1)
+    await a.start("one")
+    await agents.until_running("one")
+    waiting = await a.start("quick", thread_id="t")  # for a place, not for its thread
+    database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting.run_id}'")
+    get, asked, told = a.coordinator.get, asyncio.Event(), asyncio.Event()
+
+    async def get_slowly(run_id: str) -> Any:
+        asked.set()
+        await told.wait()
+        return await get(run_id)
+
+    monkeypatch.setattr(a.coordinator, "get", get_slowly)
+    await a.coordinator._upkeep.look()
+    await asked.wait()
+
+    await a.coordinator._upkeep.clear_up()
+    told.set()
+    agents.let("one")
+    await a.until_ended(waiting.run_id)
+
+    assert (await waiting.result()).status is RunStatus.success
+
+
 async def test_many_workers_admit_at_once_and_the_thread_has_one_run_at_a_time(worker: Any, agents: Agents) -> None:
     workers = [await worker() for _ in range(4)]
 
