@@ -156,7 +156,7 @@ class Executions:
         return self._by_id.setdefault(execution.run_id, execution)
 
     def take_over(self, execution: Execution) -> Execution:
-        """As `add`, but a run that is being given up here has come back and begins anew; who waits for its result waits on."""
+        """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""
         known = self.add(execution)
         if known is execution or not known.worker.is_lost:
             return known
