@@ -63,7 +63,7 @@ def cancel(options: CancelOptions) -> ExitCode:
                     await _wait_for_end(records, run, stopped)
             return [(run, await records.run(run.run_id) or run) for run in found]
 
-    runs = run_loop(main())
+    runs = run_loop(main)
     console = standard_output()
     for before, after in runs:
         if options.json:
@@ -133,13 +133,13 @@ def delete_runs(options: DeleteOptions) -> ExitCode:
             for run in runs:
                 await records.delete_run(run)
 
-    found = run_loop(look())
+    found = run_loop(look)
     left = [run for run in found if run.removed_at is None]
     what = _listed([f"run {run.run_id} of {one_line(run.agent or NEVER_STARTED)}, {_ended(run, now)}" for run in left])
     question = f"Delete {what}? Events stay in the log; clients do not see them any more."
     if left and not agrees(question, yes=options.yes, would=f"{what} would be deleted"):
         return not_done("Nothing was deleted.")
-    run_loop(delete(left))
+    run_loop(delete, left)
     gone = {run.run_id for run in left}
     return _show("run", [run.run_id for run in found], gone, json=options.json)
 
@@ -171,13 +171,13 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
             for thread in threads:
                 await records.delete_thread(thread)
 
-    found = run_loop(look())
+    found = run_loop(look)
     left = [(thread, runs) for thread, runs in found if thread.removed_at is None]
     what = _listed([f"thread {thread.thread_id} with {_amount(runs)}{_titled(thread)}" for thread, runs in left])
     question = f"Delete {what}, and all that is remembered there? Events stay in the log."
     if left and not agrees(question, yes=options.yes, would=f"{what} would be deleted"):
         return not_done("Nothing was deleted.")
-    run_loop(delete([thread for thread, _ in left]))
+    run_loop(delete, [thread for thread, _ in left])
     gone = {thread.thread_id for thread, _ in left}
     return _show("thread", [thread.thread_id for thread, _ in found], gone, json=options.json)
 

@@ -75,7 +75,7 @@ def _offered(ctx: typer.Context, incomplete: str, read: Callable[[Records], Awai
 
     typed = {name: ctx.params.get(name) for name in ("database", "url", "api_key")}
     try:
-        found = run_loop(_read(Place(**typed), read))
+        found = run_loop(_read, Place(**typed), read)
     except Exception:  # noqa: BLE001  # whatever is wrong with settings, database or server, the command will say it
         return []
     safe = [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name.isprintable()]

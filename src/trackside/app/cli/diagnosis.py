@@ -27,9 +27,9 @@ def doctor(place: Place, *, json: bool) -> ExitCode:
     if (server := place.server) is not None:
         from trackside.app.cli.remote_diagnosis import examine_server
 
-        findings = run_loop(examine_server(server, place))
+        findings = run_loop(examine_server, server, place)
     else:
-        findings = run_loop(examine(place.settings()))
+        findings = run_loop(examine, place.settings())
     console = standard_output()
     if json:
         console.print_json_lines([asdict(finding) for finding in findings])

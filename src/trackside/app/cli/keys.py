@@ -141,7 +141,7 @@ def _in_store[T](
         async with open_store(settings, create=create, read_only=not (create or writes)) as store:
             return await do(store)
 
-    return run_loop(main())
+    return run_loop(main)
 
 
 def _end_in(typed: str) -> datetime:

@@ -20,7 +20,7 @@ from trackside.app.cli.loops import CommandRunner
 from trackside.app.cli.output import standard_error
 from trackside.app.cli.stopping import stop_signals
 
-_UNMENTIONED = 0.5  # seconds of waiting of which nobody needs to be told
+_UNMENTIONED = 1.0  # seconds of waiting of which nobody needs to be told
 _LAST_WORDS = 0.5  # seconds that tasks have to end when they are told to
 
 _stuck: list[asyncio.Runner] = []

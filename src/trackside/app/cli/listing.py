@@ -130,7 +130,7 @@ class _Look:
             async with open_records(self._options.place, read_only=True) as records:
                 await show(records)
 
-        run_loop(look())
+        run_loop(look)
         self.console.check()
         return ExitCode.reader_gone if self.console.reader_gone else ExitCode.success
 

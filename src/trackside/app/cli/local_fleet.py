@@ -90,7 +90,7 @@ def up(options: UpOptions) -> ExitCode:
             engine=options.engine,
             first_port=options.first_port,
         )
-        run_loop(_live(plan, view, agent))
+        run_loop(_live, plan, view, agent)
     view.check()
     return ExitCode.success
 

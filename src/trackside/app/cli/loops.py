@@ -11,14 +11,16 @@ from typing import Any, Self
 from trackside.app.cli.stopping import stop_signals
 
 
-def run[T](main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, for commands.
+def run[**P, T](main: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """`asyncio.run` of what this function gives for these arguments, for commands.
+
+    It is called here: a coroutine that exists before might be one that nobody awaits, as Ctrl-C may come between two calls.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed, whenever that was.
     """
     with CommandRunner() as runner:
-        return runner.run(main)
+        return runner.run(main(*args, **kwargs))
 
 
 class CommandRunner:

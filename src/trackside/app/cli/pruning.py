@@ -50,7 +50,7 @@ def prune(options: PruneOptions) -> ExitCode:
     foreseen: PruneReport | None = None
     if options.dry_run or not options.yes:
         # Nothing is held open while somebody thinks about it.
-        foreseen = run_loop(_prune(settings, options, older_than, dry_run=True))
+        foreseen = run_loop(_prune, settings, options, older_than, dry_run=True)
         if options.dry_run or not foreseen.runs:
             return _show(console, options, foreseen, removed=False)
         question = f"Remove {_amount(foreseen)} from {settings.database_shown} for good?"
@@ -59,7 +59,7 @@ def prune(options: PruneOptions) -> ExitCode:
     # With --yes nobody has counted before; a bar wants to know how much there is.
     total = None if foreseen is None else foreseen.runs
     with Progress("Removing", "run", total=total, broken_off=_broken_off) as progress:
-        report = run_loop(_prune(settings, options, older_than, dry_run=False, progress=progress))
+        report = run_loop(_prune, settings, options, older_than, dry_run=False, progress=progress)
     return _show(console, options, report, removed=True)
 
 

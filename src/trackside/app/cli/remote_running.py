@@ -125,7 +125,7 @@ def _watch(server: str, options: RunOptions, start: Start) -> ExitCode:
     interrupt_on_stop_signals()
     view: View = JsonView() if options.json else Timeline(standard_output())
     with view:
-        code = run_loop(_follow(server, options, start, view))
+        code = run_loop(_follow, server, options, start, view)
     view.check()
     return code
 

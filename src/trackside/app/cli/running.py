@@ -92,7 +92,7 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
         return remote_running.resume(server, thread, answer, options, agent=agent)
     settings = options.settings()
-    paused, questions = run_loop(_find_paused(settings, thread))
+    paused, questions = run_loop(_find_paused, settings, thread)
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
     answered = read_answer(answer)
     answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
@@ -111,7 +111,7 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
 
         return remote_running.retry(server, run, options, agent=agent)
     settings = options.settings()
-    ended, request, thread_id = run_loop(_find_ended(settings, run))
+    ended, request, thread_id = run_loop(_find_ended, settings, run)
     reference = AgentReference.parse(agent or ended.agent or "", settings.agents)
     spec = _again(ended, request, options.spec(reference.text), thread_id)
     if thread_id != ended.thread_id:

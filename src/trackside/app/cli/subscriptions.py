@@ -204,7 +204,7 @@ def _in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_
         async with open_records(place, read_only=read_only) as records:
             return await do(records)
 
-    return run_loop(main())
+    return run_loop(main)
 
 
 def _show(

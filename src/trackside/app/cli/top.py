@@ -37,5 +37,5 @@ def top(place: Place, *, light: bool | None) -> ExitCode:
         async with open_records(place) as records:
             await TopApp(records, light=on_light).run_async()
 
-    run_loop(main())
+    run_loop(main)
     return ExitCode.success

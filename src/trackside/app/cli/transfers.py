@@ -79,7 +79,7 @@ def export(options: ExportOptions) -> ExitCode:
         _output(options.file, force=options.force) as file,
         Progress("Exporting", "event", total=1, broken_off=partial(_export_broken_off, options)) as progress,
     ):
-        report = run_loop(_export(settings, options, file, chosen, progress))
+        report = run_loop(_export, settings, options, file, chosen, progress)
     where = "standard output" if options.file == _STANDARD else options.file
     said = f"Exported {count(report.events, 'event')} of the log up to position {report.to:,} to {where}."
     standard_error().print(said, soft_wrap=True)
