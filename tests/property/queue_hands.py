@@ -13,6 +13,7 @@ from typing import Any, Literal, override
 from tests.property.queue_model import Run
 
 from trackside.app.storage import Store
+from trackside.app.storage._own_runs import OwnRun
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.coordinator import StoredCoordinator
@@ -133,6 +134,15 @@ class Hand:
         self.held: dict[str, Held] = {}
         self.told: list[tuple[Any, ...]] = []
         self.is_enrolled = False
+        self.timed: set[str] = set()
+        """Runs that take their places when they are due, which a rule says once for each of these."""
+        arm = self.coordinator._runs._on_taken
+
+        def take_note(own: OwnRun) -> None:
+            arm(own)
+            self.take_timer(own)
+
+        self.coordinator._runs._on_taken = take_note
 
     @property
     def name(self) -> str:
@@ -152,8 +162,12 @@ class Hand:
 
     def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
         self.told.append(("adopted", record.run_id, ready))
-        if (timer := self.coordinator._held(record.run_id).timer) is not None:
-            timer.cancel()  # a rule says when it is due
+
+    def take_timer(self, own: OwnRun) -> None:
+        """Have a rule say when a run is due, in place of its timer, if that runs."""
+        if own.timer is not None and not own.timer.cancelled():
+            own.timer.cancel()
+            self.timed.add(own.record.run_id)
 
     async def leave(self) -> None:
         """Close the coordinator, as its process would; the store is for the next one to use."""

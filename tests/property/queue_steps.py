@@ -324,18 +324,18 @@ class Play:
 
         return Step(lambda: hand.coordinator.request_cancel(run.run_id, CancelAction(action)), expect)
 
-    def promote(self, hand: Hand, held: Held) -> Step:
-        mine = hand.coordinator._runs.get(held.run.run_id)
+    def promote(self, hand: Hand, held: Held) -> Step | None:
+        run_id = held.run.run_id
+        mine = hand.coordinator._runs.get(run_id)
+        if mine is None or run_id not in hand.timed:
+            return None
 
         async def act() -> None:
-            if mine is not None:
-                await hand.coordinator._promote(mine)
+            hand.timed.discard(run_id)
+            await hand.coordinator._promote(mine)
+            hand.take_timer(mine)
 
-        def expect(_: Any) -> None:
-            if mine is not None:
-                self.model.promote(held.run, hand.name)
-
-        return Step(act, expect)
+        return Step(act, lambda _: self.model.promote(held.run, hand.name))
 
     def note_stuck(self, hand: Hand, held: Held) -> Step:
         is_known = held.run.run_id in hand.coordinator._runs
@@ -356,6 +356,8 @@ class Play:
         def expect(failure: Any) -> None:
             assert failure is None, failure
             self.model.reap(hand.name, self.retry_of)
+            if not hand.agents:
+                return
             orphans = [run.run_id for run in self.model.adopt(hand.name)]
             adopted = [run_id for what, run_id, *_ in hand.told if what == "adopted"]
             # A run of its own that comes back is no news; the others come in their order.

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from postgres_server import RawConnection
-from tests.property.queue_hands import Hand, Held, Step
+from tests.property.queue_hands import AGENT, Hand, Held, Step
 from tests.property.queue_model import Run
 from tests.property.queue_steps import WORKERS, Databases, Play
 
@@ -203,11 +203,18 @@ class Queueing(Play, RuleBasedStateMachine):
         self.enroll(hand)
         self.take(hand, self.clear_up(hand), lose_reply=lost)
 
+    def reap(self, number: int) -> None:
+        """Somebody who takes nothing over, or dies before that, finds out who is gone; and some of those are back."""
+        hand = self.hands[number]
+        hand.agents = ()
+        self.clear_up_one(number, lost=0)
+        hand.agents = (AGENT,)
+
     def look_around(self, number: int) -> None:
         self.run(self.hands[number].coordinator._upkeep.look())
         self.hear(self.hands[number])
 
-    @rule(number=workers, what=st.sampled_from(["end_lease", "renew", "look_around", "look_around", "prune"]))
+    @rule(number=workers, what=st.sampled_from(["end_lease", "renew", "reap", "look_around", "look_around", "prune"]))
     def see_to(self, number: int, what: str) -> None:
         """What happens without anybody's doing, or from time to time."""
         getattr(self, what)(number)
