@@ -40,9 +40,9 @@ def have_read_only_media() -> None:
     read_only = [False]
 
     @contextmanager
-    def transaction(session: SqliteSession) -> Generator[None]:
+    def transaction(session: SqliteSession, **options: Any) -> Generator[None]:
         session._driver.execute(f"PRAGMA query_only = {read_only[0]}")
-        with _transaction(session):
+        with _transaction(session, **options):
             yield
 
     SqliteSession.transaction = transaction
