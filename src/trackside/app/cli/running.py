@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -149,13 +149,13 @@ def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: 
         enter_project(settings)
         makes_graphs = settings.agents.get(reference.text) in settings.project.graphs
         agent = load_agent(reference, makes_graphs=makes_graphs)
-        code = _run_to_the_end(_follow(settings, agent, spec, view))
+        code = _run_to_the_end(lambda: _follow(settings, agent, spec, view))
     view.check()
     return code
 
 
-def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
-    """`asyncio.run`, except that a `KeyboardInterrupt` which the agent or an observer raised stops nothing: it is how that
+def _run_to_the_end(follow: Callable[[], Coroutine[Any, Any, ExitCode]]) -> ExitCode:
+    """`loops.run`, except that a `KeyboardInterrupt` which the agent or an observer raised stops nothing: it is how that
     failed.
 
     Raises:
@@ -163,20 +163,19 @@ def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
     """
     task: asyncio.Task[ExitCode] | None = None
 
-    async def follow() -> ExitCode:
+    async def main() -> ExitCode:
         nonlocal task
         task = asyncio.current_task()
-        return await following
+        return await follow()
 
     with event_loop() as runner:
         loop = runner.get_loop()
         loop.set_exception_handler(_report_to_loop)
         loop.set_default_executor(UnwaitedExecutor(thread_name_prefix="trackside-cli"))
         try:
-            return runner.run(follow())
+            return runner.run(main())
         except KeyboardInterrupt:
             if task is None or task.done():
-                following.close()
                 raise
             return _go_on(loop, task)
 
