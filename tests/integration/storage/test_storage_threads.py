@@ -324,6 +324,18 @@ async def test_what_a_thread_remembers_may_outlive_it_for_a_while(
     assert await store.thread_states().load(other.thread_id) is not None
 
 
+async def test_what_a_deleted_thread_remembers_goes_at_once_also_where_that_of_others_lingers(
+    store: Store, manager: RunManager
+) -> None:
+    ends_alone, deleted = await ended(manager, thread_ends=True), await ended(manager, owner="ada")
+    await store.threads_of("ada").remove(deleted.thread_id)
+
+    assert (await store.sweeper(linger=3_600).sweep()).forgotten == 1
+
+    assert await store.thread_states().load(deleted.thread_id) is None
+    assert await store.thread_states().load(ends_alone.thread_id) is not None
+
+
 async def test_a_removal_in_this_process_is_seen_to_soon(store: Store, manager: RunManager) -> None:
     forgotten = asyncio.Event()
 

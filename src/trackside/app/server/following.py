@@ -17,6 +17,7 @@ from trackside.app.storage import StoredRun, StoredThread
 from trackside.app.streams import Mirror, Reader
 from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
+from trackside.harness.manager import RunHandle
 from trackside.harness.states import Caller
 from trackside.harness.types import CancelMode, RunRecord, ThreadStatus
 
@@ -144,17 +145,23 @@ async def end_of(parts: ServerParts, run_id: str) -> RunEnd | None:
     return None if told is None else RunEnd.said(told.says)
 
 
-async def final_body(parts: ServerParts, run: RunRecord | StoredRun, caller: Caller) -> bytes:
+async def final_body(
+    parts: ServerParts, run: RunRecord | StoredRun, caller: Caller, *, handle: RunHandle | None = None
+) -> bytes:
     """What somebody (`caller`) gets who waits for a run, wherever it is executed, and if it has ended long ago.
+
+    A `handle` is that of who has started the run, and knows its result for as long as it is there.
 
     Raises:
         UnknownRunError: it was removed meanwhile.
         ClosedError: the store is closed before the run has ended.
+        HttpError: it has ended elsewhere, and what it gave back has gone with its thread.
     """
     run_id = run.run_id
-    if parts.manager.has(run_id):
+    if handle is not None or parts.manager.has(run_id):
         try:
-            return await body_of(parts, await parts.manager.result(run_id), run.agent or "", caller)
+            result = await (parts.manager.result(run_id) if handle is None else handle.result())
+            return await body_of(parts, result, run.agent or "", caller)
         except NoResultHereError:  # another process goes on with it
             pass
     if (mirror := mirror_of(parts, run)) is not None:

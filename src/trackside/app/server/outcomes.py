@@ -83,21 +83,25 @@ def gap_said(gap: StreamGap) -> dict[str, Any]:
 
 
 async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Caller) -> bytes:
-    """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong."""
+    """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong.
+
+    Raises:
+        HttpError: another process has ended the run, and what it gave back has gone with the thread.
+    """
     says = parts.streams.end_of(result.run_id)
     if has_failed(result.status):
         return _failed(await _failure_of(parts, result, says))
     values = parts.streams.values(result.run_id)
     if result.status is RunStatus.interrupted:
         interrupts = says.get("interrupts", ()) if says is not None else ()
-        known = _decode(values) if values is not None else await _values_now(parts, agent, result.thread_id, caller)
+        known = _decode(values) if values is not None else await _values_now(parts, result, agent, caller)
         return json_bytes(with_questions(known, interrupts))
     if values is not None:
         return values
     if result.output is not None:
         output = result.output
         return json_bytes(output if isinstance(output, dict) else {"output": output})
-    return json_bytes(await _values_now(parts, agent, result.thread_id, caller))
+    return json_bytes(await (_values_now if says is not None else _values_left)(parts, result, agent, caller))
 
 
 async def _failure_of(parts: ServerParts, result: RunResult, says: Mapping[str, Any] | None) -> RunEnd:
@@ -137,11 +141,7 @@ async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> b
     if said is not None and values is not None:
         interrupts = said.get("interrupts", ())
         return json_bytes(with_questions(_decode(values), interrupts)) if interrupts else values
-    found = await _values_now(parts, run.agent or "", run.thread_id, caller)
-    if found is None and run.status in _GIVES and await parts.store.thread(run.thread_id) is None:
-        why = f"run {run.run_id} has ended as {status_of(run.status)!r}, and what it gave back went with its thread"
-        raise HttpError(status=404, detail=f"{why}; on_completion=keep keeps that")
-    return json_bytes(found)
+    return json_bytes(await _values_left(parts, run, run.agent or "", caller))
 
 
 async def thread_values(
@@ -160,9 +160,22 @@ async def thread_values(
     return with_questions(state.values, state.paused.interrupts if state.paused is not None else ())
 
 
-async def _values_now(parts: ServerParts, agent: str, thread_id: str, caller: Caller) -> Any:
-    agents = parts.manager.agents
+async def _values_now(parts: ServerParts, run: RunResult | StoredRun, agent: str, caller: Caller) -> Any:
+    agents, thread_id = parts.manager.agents, run.thread_id
     return await thread_values(agents, parts.store, parts.checkpointer, agent=agent, thread_id=thread_id, caller=caller)
+
+
+async def _values_left(parts: ServerParts, run: RunResult | StoredRun, agent: str, caller: Caller) -> Any:
+    """The values of a run that nobody here has heard the end of, as its thread has them.
+
+    Raises:
+        HttpError: they have gone with the thread; nobody is told that there were none.
+    """
+    values = await _values_now(parts, run, agent, caller)
+    if values is None and run.status in _GIVES and await parts.store.thread(run.thread_id) is None:
+        why = f"run {run.run_id} has ended as {status_of(run.status)!r}, and what it gave back went with its thread"
+        raise HttpError(status=404, detail=f"{why}; on_completion=keep keeps that")
+    return values
 
 
 def _failed(end: RunEnd) -> bytes:

@@ -27,13 +27,18 @@ def expired(connection: Connection, now: datetime, after: Waiting | None) -> lis
     return _page(connection, query, after, "expires_at")
 
 
-def to_forget(connection: Connection, after: Waiting | None, before: datetime | None = None) -> list[Waiting]:
-    """Threads that are gone, since `before` if that is given, and of which what they remember may not be; a page of them."""
+def to_forget(connection: Connection, after: Waiting | None, *, before: datetime) -> list[Waiting]:
+    """Threads that are gone since `before`, and of which what they remember may not be; a page of them."""
     query = select(threads.c.removed_at, threads.c.thread_id)
-    query = query.where(threads.c.removed_at.is_not(None), ~threads.c.forgotten)
-    if before is not None:
-        query = query.where(threads.c.removed_at <= before)
+    query = query.where(threads.c.removed_at.is_not(None), ~threads.c.forgotten, threads.c.removed_at <= before)
     return _page(connection, query, after, "removed_at")
+
+
+def deleted_to_forget(connection: Connection) -> list[Waiting]:
+    """The first of those that were deleted, or whose time was over, however long ago; a page of them."""
+    query = select(threads.c.removed_at, threads.c.thread_id)
+    query = query.where(threads.c.removed_at.is_not(None), ~threads.c.ends, ~threads.c.forgotten)
+    return [Waiting(*row) for row in connection.execute(query.order_by(threads.c.thread_id).limit(PAGE))]
 
 
 def to_delete(connection: Connection, after: str) -> list[str]:

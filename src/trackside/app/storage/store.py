@@ -246,7 +246,8 @@ class Store(StoreReading):
         Args:
             forget: functions that remove what threads remember outside of this store, of a list of ids.
             every: seconds between two rounds; what was removed in this process is seen to soon.
-            linger: seconds for which what a thread remembers outlives it, for other processes to read how its run ended.
+            linger: seconds for which what a thread remembers that ended with its run outlives it, for who asks again what it
+                gave, or asks another process. What was deleted goes at once.
         """
         return Sweeper(self._writer, self._readers, self.items, forget=forget, every=every, linger=linger)
 

@@ -129,19 +129,22 @@ class Sweeper:
             after = page[-1]
 
     async def _forget_all(self) -> int:
-        """Remove what threads remember that are gone, and have been for as long as that may be asked for."""
+        """Remove what threads remember that were deleted, or have ended with their runs for as long as that is asked for."""
         count, after = 0, None
-        before = datetime.now(UTC) - self._linger if self._linger else None
-        while True:
-            page: list[Waiting] = await self._readers.run(partial(reads.to_forget, after=after, before=before))
-            if not page:
-                return count
-            thread_ids = [one.thread_id for one in page]
-            for forget in self._forget:
-                await forget(thread_ids)
-            await self._writer.write(ForgetThreads(forgotten=thread_ids, now=time_text(datetime.now(UTC))))
-            count += len(page)
+        while self._linger and (page := await self._readers.run(reads.deleted_to_forget)):
+            count += await self._forget_these(page)
+        before = datetime.now(UTC) - self._linger
+        while page := await self._readers.run(partial(reads.to_forget, after=after, before=before)):
+            count += await self._forget_these(page)
             after = page[-1]
+        return count
+
+    async def _forget_these(self, page: Sequence[Waiting]) -> int:
+        thread_ids = [one.thread_id for one in page]
+        for forget in self._forget:
+            await forget(thread_ids)
+        await self._writer.write(ForgetThreads(forgotten=thread_ids, now=time_text(datetime.now(UTC))))
+        return len(page)
 
     async def _delete(self) -> int:
         """Clear the log of threads that were deleted, as far as no subscription needs it."""

@@ -57,8 +57,8 @@ DELIVERY_SECONDS = 5.0
 """How long a process that ends waits until durable observers have what is in the log; whoever is next goes on there."""
 
 RESULTS_LINGER = 120.0
-"""Seconds for which a fleet keeps what a thread remembered that is gone: the server that waits for the run of a thread that
-ended with it reads the result there, if that did not come live. Clocks may differ by a minute.
+"""Seconds for which what a thread remembered is kept that is gone with its run: there another process reads the result for
+who waits for it, and a server that was killed meanwhile and is back. Clocks may differ by a minute.
 """
 
 
@@ -278,7 +278,7 @@ async def open_app(
         authenticator = None
         if not one_run:
             authenticator = await asyncio.to_thread(authenticator_of, settings, store)
-            await stack.enter_async_context(_sweeper(settings, store, checkpointer, in_fleet=member is not None))
+            await stack.enter_async_context(_sweeper(settings, store, checkpointer))
         await stack.enter_async_context(manager)
         if fleet_part is not None:
             await stack.enter_async_context(fleet_part)
@@ -319,10 +319,10 @@ async def _opened_log(settings: Settings, stack: AsyncExitStack) -> tuple[Store,
     return store, spool, recorder
 
 
-def _sweeper(settings: Settings, store: Store, checkpointer: Any, *, in_fleet: bool) -> Sweeper:
-    """What removes what threads and keys leave behind; in a fleet other processes may ask for results a while longer."""
+def _sweeper(settings: Settings, store: Store, checkpointer: Any) -> Sweeper:
+    """What removes what threads and keys leave behind, once nobody asks for results any more."""
     elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
-    return store.sweeper(forget=forgotten_by(elsewhere), linger=RESULTS_LINGER if in_fleet else 0.0)
+    return store.sweeper(forget=forgotten_by(elsewhere), linger=RESULTS_LINGER)
 
 
 async def _prices(settings: Settings, *, at_once: bool) -> GenaiPrices:

@@ -15,7 +15,6 @@ from trackside.app.server.following import (
     reader_of,
     run_headers,
 )
-from trackside.app.server.outcomes import body_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, empty, json_reply
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
@@ -120,14 +119,9 @@ async def _wait(call: CreateCall, thread_id: str | None) -> WhenEnded:
     parts = call.parts
     run = await started(call, thread_id)
     handle, caller = run.handle, caller_of(parts, call.principal)
-
-    async def result() -> bytes:
-        if handle.existing or not parts.executes:
-            return await final_body(parts, handle.record, caller)
-        return await body_of(parts, await handle.result(), handle.record.agent, caller)
-
+    own = handle if parts.executes and not handle.existing else None
     return WhenEnded(
-        result=result,
+        result=lambda: final_body(parts, handle.record, caller, handle=own),
         headers=_headers(run, "join"),
         heartbeat=parts.options.heartbeat,
         on_disconnect=_on_disconnect(call, run),

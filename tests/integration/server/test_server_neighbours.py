@@ -1,0 +1,110 @@
+"""Two servers on one database: what those hear who wait at one for a run that the other has executed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from tests.integration.server.conftest import Served
+
+from trackside.app.storage import Store
+from trackside.app.storage._recovery import Disown
+from trackside.harness import RunContext
+
+
+class Gate:
+    """An agent that goes on when its gate is opened."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def __call__(self, input: Any, run: RunContext) -> Any:
+        await self.open.wait()
+        return input
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+async def until_it_has_runs(http: httpx.AsyncClient, count: int) -> list[dict[str, Any]]:
+    """All runs, the newest first, when there are so many of them."""
+    async with asyncio.timeout(10):
+        while len(runs := (await http.get("/runs")).json()) < count:
+            await asyncio.sleep(0.01)
+    return list(runs)
+
+
+async def take_over(run_id: str, first: Served, second: Served, *, looks: bool = False) -> None:
+    """Have a run that waits at one server be nobody's, as if that had been taken for dead, and be adopted by another.
+
+    The first one learns of that when it `looks`, or else when the run has its turn there.
+    """
+    losing, winning = (served.app.manager._services.coordinator._upkeep for served in (first, second))
+    losing.stop()
+    await first.app.store._writer.write(Disown(owner=losing._worker_id, strangers={run_id}))
+    if looks:
+        await losing.look()
+    await winning.clear_up()
+
+
+async def until_it_has_ended(store: Store, run_id: str) -> None:
+    async with asyncio.timeout(30):
+        while (run := await store.run(run_id, removed=True)) is None or run.ended_at is None:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("left", ["kept", "lingers", "gone"])
+async def test_who_waits_for_a_run_that_another_server_has_ended_is_not_told_that_it_gave_nothing(
+    serve_agents: Any, left: str
+) -> None:
+    gate = Gate()
+    agents = {"gate": gate, "echo": echo}
+    async with (
+        serve_agents(agents, max_running=1) as first,
+        serve_agents(agents) as second,
+        httpx.AsyncClient(base_url=first.url) as http,
+    ):
+        await http.post("/runs", json={"assistant_id": "gate", "input": {}})
+        asked = {"assistant_id": "echo", "input": {"said": 1}, "on_completion": "keep" if left == "kept" else None}
+        async with http.stream("POST", "/runs/wait", json=asked) as answer:
+            (waiting, _) = await until_it_has_runs(http, 2)
+            await take_over(waiting["run_id"], first, second)
+            await until_it_has_ended(first.app.store, waiting["run_id"])
+            if left == "gone":
+                assert (await first.app.store.sweeper().sweep()).forgotten == 1
+            gate.open.set()
+            try:
+                body = await answer.aread()
+            except httpx.RemoteProtocolError:  # cut off: who asks again is told why
+                body = None
+        joined = await http.get(answer.headers["location"])
+
+    if left == "gone":
+        assert "went with its thread" in joined.json()["detail"]
+        assert body is None, body
+    else:
+        assert joined.json() == json.loads(body or b"") == {"said": 1}
+
+
+async def test_who_waits_for_a_run_that_goes_on_elsewhere_gets_what_it_gives_there_in_the_same_answer(
+    serve_agents: Any,
+) -> None:
+    gate = Gate()
+    agents = {"gate": gate, "echo": echo}
+    async with (
+        serve_agents(agents, max_running=1) as first,
+        serve_agents(agents) as second,
+        httpx.AsyncClient(base_url=first.url) as http,
+    ):
+        await http.post("/runs", json={"assistant_id": "gate", "input": {}})
+        async with http.stream("POST", "/runs/wait", json={"assistant_id": "echo", "input": {"said": 1}}) as answer:
+            (waiting, _) = await until_it_has_runs(http, 2)
+            await take_over(waiting["run_id"], first, second, looks=True)
+            body = await answer.aread()
+        gate.open.set()
+
+    assert json.loads(body) == {"said": 1}
