@@ -123,6 +123,22 @@ def test_what_others_may_read_is_said_with_what_to_do(folder: Path, sqlite_with_
     assert doctor(folder).returncode == 0
 
 
+def test_what_sqlite_keeps_beside_a_database_is_looked_at_where_a_link_to_it_leads(
+    folder: Path, sqlite_with_tables: Path
+) -> None:
+    place = folder / "elsewhere"
+    place.mkdir(mode=0o755)
+    database = place / "runs.db"
+    database.write_bytes(sqlite_with_tables.read_bytes())
+    database.chmod(0o600)
+    (place / "runs.db-journal").touch(mode=0o644)
+    (folder / "trackside.db").symlink_to(database)
+
+    (found,) = [json.loads(line) for line in doctor(folder, "--json").stdout.splitlines()]
+
+    assert found["where"] == str(place / "runs.db-journal")
+
+
 def test_what_nobody_else_can_get_to_is_not_complained_of(folder: Path, sqlite_with_tables: Path) -> None:
     (folder / "trackside.db").write_bytes(sqlite_with_tables.read_bytes())
     (folder / "trackside.db").chmod(0o644)

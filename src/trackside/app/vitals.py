@@ -91,6 +91,8 @@ class EngineStats:
     messages_heard_total: int = 0
     messages_refused_total: int = 0
     """Messages that could not be sent at that moment."""
+    messages_unreadable_total: int = 0
+    """Messages on subjects of the fleet that are none of its own, which only a broker of its own can have."""
     reconnects_total: int = 0
 
 

@@ -79,7 +79,13 @@ async def test_what_storage_and_subscriptions_do_is_shown(metrics: MetricsObserv
 
 
 async def test_a_process_of_a_fleet_shows_its_engine_its_places_and_its_duties(metrics: MetricsObserver) -> None:
-    said = EngineStats(announced_total=9, announce_failures_total=2, stops_sent_total=3, messages_refused_total=4)
+    said = EngineStats(
+        announced_total=9,
+        announce_failures_total=2,
+        stops_sent_total=3,
+        messages_refused_total=4,
+        messages_unreadable_total=1,
+    )
     cut_off = EngineVitals("nats", EngineStatus(connected=False, why="the server is gone"), said)
     metrics.watch(replace(in_a_fleet(WatchedApp().vitals()), engine=lambda: cut_off, queue=lambda: None))
 
@@ -89,6 +95,7 @@ async def test_a_process_of_a_fleet_shows_its_engine_its_places_and_its_duties(m
     assert values["trackside_engine_unannounced_runs_total"] == {(): 2}
     assert values["trackside_engine_stops_total"] == {("sent",): 3, ("heard",): 0}
     assert values["trackside_engine_messages_total"]["refused",] == 4
+    assert values["trackside_engine_unreadable_messages_total"] == {(): 1}
     assert values["trackside_worker_places"] == {(): 16}
     assert values["trackside_worker_running_runs"] == {(): 3}
     assert values["trackside_worker_vain_offers_total"] == {("missed",): 5, ("foreign",): 1}

@@ -42,7 +42,6 @@ _FILE = "FILE"
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _left_open: list[ExitStack] = []
-_BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # files that SQLite keeps there
 
 
 class FileError(TracksideError, OSError, code="file-not-usable"):
@@ -125,10 +124,9 @@ def _spare_database(name: str, settings: Settings) -> None:
     Raises:
         ArgumentError: it would.
     """
-    if name == _STANDARD or settings.sqlite_file is None:
+    if name == _STANDARD:
         return
-    database, target = Path(settings.sqlite_file).resolve(), Path(name).resolve()
-    own = [database, *(database.with_name(database.name + ending) for ending in _BESIDE_DATABASE)]
+    target, own = Path(name).resolve(), settings.sqlite_files
     if any(target == file or (target.exists() and file.exists() and target.samefile(file)) for file in own):
         raise ArgumentError(name=_FILE, why=f"{name} belongs to the database that is exported; choose another name")
 

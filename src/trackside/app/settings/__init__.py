@@ -212,6 +212,14 @@ class Settings:
         return address.removeprefix(_SQLITE) if address.startswith(_SQLITE) else None
 
     @property
+    def sqlite_files(self) -> list[Path]:
+        """The file of an SQLite database, wherever links lead, and those that SQLite keeps beside it, there or not."""
+        if self.sqlite_file is None:
+            return []
+        database = Path(self.sqlite_file).resolve()
+        return [database, *(database.with_name(f"{database.name}-{kind}") for kind in ("wal", "shm", "journal"))]
+
+    @property
     def database_shown(self) -> str:
         """The database's address as it may be shown: without a password."""
         shown = self.database_url

@@ -271,7 +271,7 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
     folder, flags = spool_folder(settings), _flags(settings)
     yield from _spool(folder, flags)
     file = database_file(settings.database_url)
-    if found := open_to_others(file, folder):
+    if found := open_to_others(settings.sqlite_files, folder):
         what = "every user of this machine may read in it what runs were asked and what they answered"
         fix = f"take that right away: `chmod o= {shlex.join(map(str, found))}`"
         yield Finding(severity=Severity.warning, what=what, where=str(found[0]), fix=fix)

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 __all__ = ["open_to_others"]
 
-_BESIDE_DATABASE: Final = ("-wal", "-shm", "-journal")
 
-
-def open_to_others(database: Path | None, spool: Path) -> list[Path]:
+def open_to_others(database: Sequence[Path], spool: Path) -> list[Path]:
     """The files of a database and of a spool that users who are neither the owner nor of the group may read or change.
 
     What Trackside makes is for its user alone; but a file keeps the mode with which an older version, or a copy, has made
     it. One that nobody can get to, because a folder above it is closed to others, is none of these. Blocks.
 
     Args:
-        database: an SQLite file; None: the database is on a server.
+        database: an SQLite file and those beside it; none: the database is on a server.
         spool: the spool's folder, which need not be there.
     """
     return [path for path in _files(database, spool) if _is_open(path)]
 
 
-def _files(database: Path | None, spool: Path) -> Iterator[Path]:
-    if database is not None:
-        yield database
-        yield from (database.with_name(database.name + ending) for ending in _BESIDE_DATABASE)
+def _files(database: Sequence[Path], spool: Path) -> Iterator[Path]:
+    yield from database
     with suppress(OSError):  # it is not there, or not to be looked into, which is said elsewhere
         yield from sorted(spool.iterdir())
 

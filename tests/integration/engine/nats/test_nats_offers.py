@@ -278,7 +278,7 @@ async def test_nonsense_in_the_work_queue_is_ignored_and_said_once(
         server.announce([ReadyRun("sense")])
         assert (await soon(offers)).run_id == "sense"
         await queue.until_kept(1)
-    assert worker.unreadable_total == 9
+    assert worker.stats().messages_unreadable_total == 9
     assert sum("none of this fleet's" in record.message for record in caplog.records) == 1
 
 
@@ -303,7 +303,7 @@ async def test_a_stop_reaches_its_worker_alone(
                 await client.publish(subject, payload)
         await client.publish(f"{fleet}.workers.evil.here", b'{"v":1,"worker":"another"}')  # who was here first stays
         await client.flush()
-        await until(lambda: server.unreadable_total == 7)
+        await until(lambda: server.stats().messages_unreadable_total == 7)
         server.ask_to_stop("another", "run 4")
         await until(lambda: others == ["run 2", "run 4"])
 

@@ -101,11 +101,6 @@ class NatsEngine:
         """What it has done so far."""
         return self._counts.stats(self._connection.reconnects)
 
-    @property
-    def unreadable_total(self) -> int:
-        """Messages on subjects of the fleet that are none of its own."""
-        return self._counts.unreadable
-
     async def tidy(self) -> None:
         """Nothing gets old that NATS does not remove by itself."""
 

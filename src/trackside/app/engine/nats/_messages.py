@@ -70,6 +70,7 @@ class Counts:
             messages_said_total=self.said,
             messages_heard_total=self.heard,
             messages_refused_total=self.refused,
+            messages_unreadable_total=self.unreadable,
             reconnects_total=reconnects,
         )
 

@@ -117,6 +117,7 @@ def _of_engine(engine: EngineVitals | None) -> Iterable[Metric]:
     yield _by(d.ENGINE_STOPS, {"sent": stats.stops_sent_total, "heard": stats.stops_heard_total})
     said, heard, refused = stats.messages_said_total, stats.messages_heard_total, stats.messages_refused_total
     yield _by(d.ENGINE_MESSAGES, {"said": said, "heard": heard, "refused": refused})
+    yield _plain(d.ENGINE_UNREADABLE, stats.messages_unreadable_total)
 
 
 def _of_worker(worker: WorkerStats | None) -> Iterable[Metric]:

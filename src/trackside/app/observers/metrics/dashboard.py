@@ -296,6 +296,7 @@ _ROWS: Sequence[Row] = (
                     Query(rate(d.ENGINE_REDELIVERED), "offers delivered again"),
                     Query(rate(d.WORKER_VAIN_OFFERS, "reason"), "offers in vain: {{reason}}"),
                     Query(rate(d.WORKER_LOST), "runs lost to others"),
+                    Query(rate(d.ENGINE_UNREADABLE), "messages of nobody here"),
                 ],
             ),
             Panel(

@@ -252,6 +252,12 @@ ENGINE_MESSAGES = _seen(
     ("outcome",),
     "Messages of live output: said, heard, or refused, which is that they could not be sent.",
 )
+ENGINE_UNREADABLE = _seen(
+    Kind.counter,
+    "trackside_engine_unreadable_messages_total",
+    (),
+    "Messages on the broker's subjects of this fleet that nobody of it has sent; they are ignored.",
+)
 
 WORKER_PLACES = _seen(Kind.gauge, "trackside_worker_places", (), "How many runs this worker executes at once.")
 WORKER_RUNNING = _seen(Kind.gauge, "trackside_worker_running_runs", (), "Places of this worker that are taken.")
