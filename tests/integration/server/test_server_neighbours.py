@@ -10,6 +10,7 @@ import httpx
 import pytest
 from tests.integration.server.conftest import Served
 
+from trackside.app.server.waiting import AT_ONCE
 from trackside.app.storage import Store
 from trackside.app.storage._recovery import Disown
 from trackside.harness import RunContext
@@ -108,3 +109,25 @@ async def test_who_waits_for_a_run_that_goes_on_elsewhere_gets_what_it_gives_the
         gate.open.set()
 
     assert json.loads(body) == {"said": 1}
+
+
+async def test_who_asks_slowly_for_what_has_gone_is_told_so_and_not_cut_off(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_agents({"echo": echo}) as first, serve_agents({"echo": echo}) as second:
+        async with httpx.AsyncClient(base_url=first.url) as http:
+            ended = await http.post("/runs/wait", json={"assistant_id": "echo", "input": {"said": 1}})
+        assert (await first.app.store.sweeper().sweep()).forgotten == 1
+        read = second.app.store.thread_states().load
+
+        async def read_slowly(thread_id: str) -> Any:
+            await asyncio.sleep(2 * AT_ONCE)
+            return await read(thread_id)
+
+        monkeypatch.setattr(
+            type(second.app.store.thread_states()), "load", lambda states, thread_id: read_slowly(thread_id)
+        )
+        async with httpx.AsyncClient(base_url=second.url) as http:
+            joined = await http.get(ended.headers["location"])
+
+    assert (joined.status_code, "went with its thread" in joined.text) == (404, True)

@@ -15,7 +15,8 @@ from trackside.harness.errors import TracksideError
 
 logger = logging.getLogger("trackside.server")
 
-_AT_ONCE: Final = 0.25  # seconds in which the whole answer is sent as one
+AT_ONCE: Final = 0.25
+"""Seconds in which the whole answer is sent as one, with the status that is right for it; later it is 200 anyway."""
 _JSON: Final = (b"content-type", b"application/json")
 
 
@@ -29,10 +30,11 @@ class WhenEnded:
     result: Callable[[], Awaitable[bytes]]
     headers: Mapping[str, str] = field(default_factory=dict)
     heartbeat: float = 5.0
+    at_once: float = AT_ONCE
     on_disconnect: Callable[[], Awaitable[object]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        soon = asyncio.timeout(_AT_ONCE)
+        soon = asyncio.timeout(self.at_once)
         try:
             async with soon:
                 body = await self.result()

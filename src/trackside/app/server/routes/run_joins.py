@@ -25,9 +25,10 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
 from trackside.app.server.run_events import RunEvents
 from trackside.app.server.thread_events import ThreadEvents
-from trackside.app.server.waiting import WhenEnded
+from trackside.app.server.waiting import AT_ONCE, WhenEnded
 from trackside.app.server.wire.runs import JoinQuery, StreamQuery, ThreadStreamQuery
 from trackside.app.streams import Reader
+from trackside.harness.lifecycle import is_final
 
 routes = Routes("Runs")
 
@@ -117,6 +118,7 @@ async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded
         result=lambda: final_body(parts, run, caller_of(parts, call.principal)),
         headers=run_headers(run.thread_id, run.run_id, stateless=thread_id is None, then="join"),
         heartbeat=parts.options.heartbeat,
+        at_once=parts.options.heartbeat if is_final(run.status) else AT_ONCE,
         on_disconnect=_on_disconnect(call, run.run_id),
     )
 
