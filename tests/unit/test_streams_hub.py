@@ -19,9 +19,9 @@ from trackside.harness.types import RunRecord, RunSpec, RunStatus
 RUN = "run-1"
 
 
-def record(run_id: str = RUN, thread_id: str = "thread-1") -> RunRecord:
+def record(run_id: str = RUN, thread_id: str = "thread-1", **more: Any) -> RunRecord:
     return RunRecord(
-        run_id=run_id, thread_id=thread_id, agent="a", status=RunStatus.running, created_at=datetime.now(UTC)
+        run_id=run_id, thread_id=thread_id, agent="a", status=RunStatus.running, created_at=datetime.now(UTC), **more
     )
 
 
@@ -95,13 +95,35 @@ def test_runs_that_have_ended_are_forgotten_oldest_first_by_count_and_by_bytes()
     assert hub.read_kept("large").has_said_anything
 
 
-def test_what_a_run_has_used_is_not_kept_with_its_end() -> None:
+def test_what_a_run_has_used_and_where_it_failed_is_not_kept_with_its_end() -> None:
     hub = StreamHub()
     with hub.threads.read("thread-1") as thread:
         hub.begin(record(), RunSpec("a"))
-        hub.close(RUN, end={"status": "success", "completion_data": {"calls": [{}] * 1_000}})
-        assert hub.end_of(RUN) == {"status": "success"}
-        assert [item.what for item in thread.take() if item.kind == "ended"] == [{"status": "success"}]
+        says = {"status": "error", "error": "no", "error_type": "KeyError"}
+        hub.close(RUN, end={**says, "completion_data": {"calls": [{}] * 1_000}, "traceback": "a line\n" * 1_000})
+        assert hub.end_of(RUN) == says
+        assert [item.what for item in thread.take() if item.kind == "ended"] == [says]
+
+
+def test_many_runs_on_a_thread_take_no_more_memory_than_is_for_them_whatever_they_bring_and_ask() -> None:
+    most = 400_000
+    hub = StreamHub(HubLimits(ended_bytes=most, threads=FeedLimits(item_bytes=most, idle_bytes=most)))
+
+    def run(number: int) -> None:
+        much = f"{number}" * 50_000
+        spec = RunSpec("a", command={"resume": {"q": much}})
+        hub.begin(record(f"run-{number}", metadata={"much": much}), spec)
+        hub.close(f"run-{number}", end={"status": "interrupted", "interrupts": [{"id": "q", "value": much}]})
+
+    run(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 100):
+            run(number)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 3 * most
 
 
 def test_a_run_that_was_taken_away_and_comes_back_says_what_it_says_then() -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trackside.app.streams import FeedLimits, FeedReader, Frame, HubLimits, StreamHub
-from trackside.app.streams.thread_feed import id_of
+from trackside.app.streams.thread_feed import Start, id_of
 from trackside.harness.ports import StreamGap
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
@@ -90,7 +90,7 @@ def test_a_follower_resumes_by_ids_and_those_of_another_feed_are_none_of_its() -
 def test_feeds_that_hear_the_same_give_it_the_same_numbers() -> None:
     feeds = [StreamHub().threads.feed_of(THREAD) for _ in range(2)]
     for feed in feeds:
-        feed.note_start("1", record("1"), at=1_000)
+        feed.note_start("1", Start("a", 1), at=1_000)
         for sequence, at in ((1, 1_000), (2, 1_000), (3, 1_004)):
             feed.note_part("1", Frame(sequence, "custom", "custom", b"1", (), at))
         feed.note_end("1", {"status": "success"}, at=1_004)

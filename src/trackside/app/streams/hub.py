@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ import msgspec
 from trackside.app.streams._messages import MessageSteps, pair_of
 from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import Frame, now_ms
-from trackside.app.streams.thread_feed import FeedLimits, ThreadFeed, ThreadFeeds
+from trackside.app.streams.live_messages import answers_in, end_as_said, weight_of
+from trackside.app.streams.thread_feed import FeedLimits, Start, ThreadFeed, ThreadFeeds
 from trackside.harness.payload import canonical
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunRecord, RunSpec
@@ -44,8 +46,8 @@ class HubLimits:
 class EndedStream:
     """There is no more to come.
 
-    `end` is what the run's last event says but for its `completion_data`, if it has ended in this process. Without it either
-    nothing is known here of how it ended, if it has, or (`closing`) this process ends its streams while the run may go on.
+    `end` is what the run's last event says, as `end_as_said`, if it has ended in this process. Without it either nothing is
+    known here of how it ended, if it has, or (`closing`) this process ends its streams while the run may go on.
     """
 
     end: Mapping[str, Any] | None
@@ -227,13 +229,14 @@ class StreamHub:
         channel, at = self._channel_of(run.run_id), now_ms()
         modes = spec.stream_mode
         channel.agent = run.agent
-        channel.modes = frozenset((modes,) if isinstance(modes, str) else modes)
+        channel.modes = _set_of((modes,) if isinstance(modes, str) else tuple(modes))
         channel.resumable = bool(spec.options and spec.options.get("stream_resumable"))
         if not spec.thread_ends:  # the thread of one run is gone with it: who follows it follows the run
             threads = self.threads
             channel.feed = threads.known(run.thread_id) if self.mirrors_threads else threads.feed_of(run.thread_id)
             if started and channel.feed is not None:
-                channel.feed.note_start(run.run_id, run, channel.modes, (spec.command or {}).get("resume"), at=at)
+                answers = answers_in((spec.command or {}).get("resume"))
+                channel.feed.note_start(run.run_id, Start(run.agent, run.attempt, channel.modes, answers), at=at)
         if self.on_begin is not None:
             self.on_begin(channel, run, spec, started, at)
 
@@ -259,8 +262,8 @@ class StreamHub:
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every reader get to the end; keep the parts while there is room."""
-        if end is not None:  # what the run has used, each call of it, is for the log: many ends are kept here
-            end = {name: value for name, value in end.items() if name != "completion_data"}
+        if end is not None:  # many ends are kept here
+            end = end_as_said(end)
         channel = self._channels.get(run_id)
         if run_id in self._ended if channel is None else channel.mirrored and end is None:
             return
@@ -308,6 +311,7 @@ class StreamHub:
             channel.end, channel.ended_at, channel.steps = end, at, None
             channel.close()
             channel.pack()
+            channel.size += weight_of(end)
             if channel.feed is not None:
                 channel.feed.note_end(run_id, end, at=at)
                 channel.feed.wake()
@@ -333,7 +337,7 @@ class StreamHub:
         return None if channel is None else channel.values
 
     def end_of(self, run_id: str) -> Mapping[str, Any] | None:
-        """What the last event of a run says but for its `completion_data`; None if it has not ended here, or long ago."""
+        """What the last event of a run says, as `end_as_said`; None if it has not ended here, or long ago."""
         channel = self._ended.get(run_id)
         return None if channel is None else channel.end
 
@@ -394,6 +398,12 @@ def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> No
 def _asks_only(values: bytes) -> bool:
     """Whether these are no values, but the questions that a graph stops with."""
     return values.startswith(b'{"__interrupt__":') and len(_decode(values)) == 1
+
+
+@lru_cache(maxsize=256)
+def _set_of(names: tuple[str, ...]) -> frozenset[str]:
+    """One set for all runs that were asked to say the same."""
+    return frozenset(names)
 
 
 def _json(value: Any) -> bytes:

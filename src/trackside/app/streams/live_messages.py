@@ -153,3 +153,9 @@ def answers_in(resume: Any) -> tuple[str, ...] | None:
 def end_as_said(says: Mapping[str, Any]) -> dict[str, Any]:
     """What the last event of a run says, without what is long and the log is there for."""
     return {name: value for name, value in says.items() if name not in _LEFT_TO_THE_LOG}
+
+
+def weight_of(end: Mapping[str, Any] | None) -> int:
+    """How many bytes an end takes where it is kept, about: what a run asks may be long, and so may be its error."""
+    said = () if end is None else filter(None, end.values())
+    return sum(len(value if isinstance(value, str) else str(value)) for value in said)

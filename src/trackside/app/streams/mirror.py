@@ -32,7 +32,7 @@ from trackside.app.streams.live_messages import (
     message_of,
     whole_part,
 )
-from trackside.app.streams.thread_feed import ThreadFeed
+from trackside.app.streams.thread_feed import Start, ThreadFeed
 from trackside.app.streams.wire import Listening, LiveWire, Topic
 from trackside.harness.errors import TracksideError
 from trackside.harness.ports import StreamGap
@@ -466,8 +466,8 @@ def _retell(feed: ThreadFeed, channel: Channel) -> None:
     if begun is None:
         feed.note_active(channel.run_id)
     elif begun.started:
-        answers = None if begun.answers is None else dict.fromkeys(begun.answers, True)
-        feed.note_start(channel.run_id, begun, channel.modes or frozenset(), answers, at=begun.at)
+        start = Start(begun.agent, begun.attempt, channel.modes or frozenset(), begun.answers)
+        feed.note_start(channel.run_id, start, at=begun.at)
     former = RingReader(channel, 0)
     while former.has_more:
         if (gap := former.gap()) is not None:

@@ -16,13 +16,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Protocol, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from trackside.app.streams._ring import Ring, RingReader, Sized
 from trackside.app.streams.frames import Frame, now_ms
+from trackside.app.streams.live_messages import weight_of
 from trackside.harness.ports import StreamGap
 
-_SMALL = 200  # bytes: what an item takes that is no part
+_SMALL = 500  # bytes: what an item takes that is no part, besides what it says
 PER_MS: Final = 1_000
 """Numbers for each millisecond: nothing is said faster."""
 
@@ -50,26 +51,23 @@ class FeedLimits:
     """Of all these together."""
 
 
-class Beginning(Protocol):
-    """Of a run that starts what is told."""
+class Start(NamedTuple):
+    """Of a run that starts what is told: a feed has thousands of them, so not all that is known of it."""
 
-    @property
-    def agent(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def attempt(self) -> int:
-        """Which one it is."""
-        ...
+    agent: str
+    attempt: int
+    modes: frozenset[str] = frozenset()
+    """What it was asked to say."""
+    answers: tuple[str, ...] | None = None
+    """To which questions it brings answers; empty if it says no names, None if it brings none."""
 
 
 class FeedItem(NamedTuple):
     """One thing that happened on a thread.
 
-    A run has `started` (`what` is a `Beginning`), said a `part` (its `Frame`), or `ended` (the payload of its last event;
-    None if how it ended is not known here: another process has it now). Parts of it that have not come here are `missed`
-    (the `StreamGap`). Or somebody has changed the thread's `state` to what it is now (JSON), on behalf of no run.
+    A run has `started` (`what` is a `Start`), said a `part` (its `Frame`), or `ended` (what its last event says, without
+    what is long; None if how it ended is not known here: another process has it now). Parts that have not come here are
+    `missed` (the `StreamGap`). Or somebody has changed the thread's `state` to what it is now (JSON), on behalf of no run.
     """
 
     kind: Literal["started", "part", "ended", "missed", "state"]
@@ -78,10 +76,6 @@ class FeedItem(NamedTuple):
     size: int = _SMALL
     at: int = 0
     """When, in milliseconds since 1970; of a part its frame knows."""
-    modes: frozenset[str] = frozenset()
-    """What a run that has started was asked to say."""
-    resume: Any = None
-    """The answer that it brings, if it brings one."""
     number: int = 0
     """Grows along the feed; see `number_after`."""
 
@@ -125,18 +119,9 @@ class ThreadFeed(Ring[FeedItem]):
         self.derived: Any = None
         """What somebody has made of the items, to be forgotten with them: see `protocol`."""
 
-    def note_start(
-        self,
-        run_id: str,
-        run: Beginning,
-        modes: frozenset[str] = frozenset(),
-        resume: Any = None,
-        *,
-        at: int | None = None,
-    ) -> None:
-        """A run has started, which was asked to say something, and may bring an answer."""
-        at = now_ms() if at is None else at
-        self.add(FeedItem("started", run_id, run, at=at, modes=modes, resume=resume, number=self._number(at)))
+    def note_start(self, run_id: str, start: Start, *, at: int) -> None:
+        """A run has started."""
+        self.add(FeedItem("started", run_id, start, at=at, number=self._number(at)))
         self.active.add(run_id)
         self.started_at = self.added
 
@@ -156,7 +141,7 @@ class ThreadFeed(Ring[FeedItem]):
     def note_end(self, run_id: str, end: Mapping[str, Any] | None, *, at: int | None = None) -> None:
         """A run has ended; one that never started, too."""
         at = now_ms() if at is None else at
-        self.add(FeedItem("ended", run_id, end, at=at, number=self._number(at)))
+        self.add(FeedItem("ended", run_id, end, _SMALL + weight_of(end), at=at, number=self._number(at)))
         self.active.discard(run_id)
         self._owner.settle(self)
 

@@ -11,7 +11,6 @@ from trackside.app.streams.frames import Frame
 from trackside.app.streams.protocol._event import json_of
 from trackside.app.streams.protocol._inside import AgentsInside, Namespace
 from trackside.app.streams.protocol._messages import MessageEvent, MessageEvents
-from trackside.app.streams.thread_feed import FeedItem
 from trackside.harness.types import RunStatus
 
 MARKS: Final = "checkpoint-marks"
@@ -48,14 +47,22 @@ class Say(Protocol):
 class RunAsEvents:
     """One run, from its start to its end. `known_as` is the run that clients know it as: the one that it goes on for."""
 
-    def __init__(self, item: FeedItem, say: Say, *, agent: str = "", known_as: str | None = None) -> None:
-        self.run_id = item.run_id
-        self.known_as = known_as or item.run_id
+    def __init__(
+        self,
+        run_id: str,
+        say: Say,
+        *,
+        agent: str = "",
+        modes: frozenset[str] = frozenset(),
+        known_as: str | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.known_as = known_as or run_id
         self.agent = agent
         self.inside = AgentsInside()
         self.event = "running"
         self._say = say
-        self._modes = item.modes
+        self._modes = modes
         self._messages: dict[Namespace, MessageEvents] = {}
         self._values: bytes | None = None
         self._mark: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ before. One who comes with a number that is not known is told so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -127,7 +127,7 @@ class ThreadEventLog(Ring[Event]):
         """Say how a run has ended that was executed elsewhere, or before anything is known here; once."""
         if self.last is not None and self.last.run_id == run_id and self.last.event != "running":
             return
-        run = RunAsEvents(FeedItem("started", run_id, None), self._say, agent=agent)
+        run = RunAsEvents(run_id, self._say, agent=agent)
         self._begun(run)
         at = now_ms()
         if isinstance(values, dict):
@@ -147,15 +147,16 @@ class ThreadEventLog(Ring[Event]):
         if item.kind == "part":
             (run or self._found_late(item)).take(item.what)
         elif item.kind == "started":
-            answered = self._answered(item.resume)
-            run = RunAsEvents(item, self._say, agent=item.what.agent, known_as=self._aliases.pop(item.run_id, None))
+            answered = self._answered(item.what.answers)
+            start, known_as = item.what, self._aliases.pop(item.run_id, None)
+            run = RunAsEvents(item.run_id, self._say, agent=start.agent, modes=start.modes, known_as=known_as)
             self._begun(run)
             run.begin(item.at, answered)
         elif item.kind == "missed":
             why = item.what.why or "what was said there has not come here"
             self._say(GAP, json_of({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
         elif item.kind == "ended" and item.what is not None:
-            self._ended(run or RunAsEvents(item, self._say), item.what, item.at)
+            self._ended(run or RunAsEvents(item.run_id, self._say), item.what, item.at)
         elif item.kind == "ended":
             self._leave(item.run_id)
             self.moved.append(item.run_id)
@@ -164,8 +165,8 @@ class ThreadEventLog(Ring[Event]):
 
     def _found_late(self, item: FeedItem) -> RunAsEvents:
         """A run that says something, and whose start is not kept any more."""
-        known = FeedItem("started", item.run_id, None, modes=_UNKNOWN)
-        run = RunAsEvents(known, self._say, known_as=self._aliases.pop(item.run_id, None))
+        known_as = self._aliases.pop(item.run_id, None)
+        run = RunAsEvents(item.run_id, self._say, modes=_UNKNOWN, known_as=known_as)
         self._begun(run)
         run.begin(item.what.at, [])
         return run
@@ -197,12 +198,12 @@ class ThreadEventLog(Ring[Event]):
         self._runs.pop(run_id, None)
         self._started.pop(run_id, None)
 
-    def _answered(self, resume: Any) -> list[str]:
-        """The open questions that an answer is about."""
+    def _answered(self, answers: Collection[str] | None) -> list[str]:
+        """The open questions that a run brings answers to, by what it says of them."""
         asked = self.open_questions
-        if isinstance(resume, Mapping) and any(key in asked for key in resume):
-            return [question for question in asked if question in resume]
-        return asked if resume is not None and len(asked) == 1 else []
+        if answers is None:
+            return []
+        return [question for question in asked if question in answers] or (asked if len(asked) == 1 else [])
 
     def _say(
         self,
