@@ -251,6 +251,11 @@ class RunManager:
         """The agents that are run by name."""
         return self._agents
 
+    @property
+    def closing(self) -> bool:
+        """Whether it lets no more runs in, and ends."""
+        return self._closing.begun
+
     def has(self, run_id: str) -> bool:
         """Whether this is a run of this manager's that has not ended."""
         return self._runs.get(run_id) is not None

@@ -131,3 +131,19 @@ async def test_who_asks_slowly_for_what_has_gone_is_told_so_and_not_cut_off(
             joined = await http.get(ended.headers["location"])
 
     assert (joined.status_code, "went with its thread" in joined.text) == (404, True)
+
+
+async def test_who_waits_for_a_run_that_has_not_begun_when_its_server_ends_is_not_kept_waiting(
+    serve_agents: Any,
+) -> None:
+    gate = Gate()
+    async with (
+        serve_agents({"gate": gate, "echo": echo}, max_running=1) as served,
+        httpx.AsyncClient(base_url=served.url) as http,
+    ):
+        await http.post("/runs", json={"assistant_id": "gate", "input": {}})
+        async with http.stream("POST", "/runs/wait", json={"assistant_id": "echo", "input": {}}) as answer:
+            await until_it_has_runs(http, 2)
+            await served.app.manager.aclose(grace=0)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await asyncio.wait_for(answer.aread(), 30)

@@ -155,6 +155,7 @@ async def final_body(
     Raises:
         UnknownRunError: it was removed meanwhile.
         ClosedError: the store is closed before the run has ended.
+        NoResultHereError: this process ends before the run has begun.
         HttpError: it has ended elsewhere, and what it gave back has gone with its thread.
     """
     run_id = run.run_id
@@ -163,7 +164,8 @@ async def final_body(
             result = await (parts.manager.result(run_id) if handle is None else handle.result())
             return await body_of(parts, result, run.agent or "", caller)
         except NoResultHereError:  # another process goes on with it
-            pass
+            if parts.manager.closing:  # and is asked next
+                raise
     if (mirror := mirror_of(parts, run)) is not None:
         with mirror:
             body = await _body_heard(parts, run_id)
