@@ -1,6 +1,7 @@
 """Plots as SVG: small, the same bytes for the same figures, with text that is text, for light and for dark pages."""
 
 import io
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -36,6 +37,10 @@ _SETTINGS: Final[Any] = {  # matplotlib names 400 keys in its type
     "ytick.color": _TEXT,
 }
 
+_ID: Final = re.compile(r"\b[pm][0-9a-f]{10}\b")
+_TAG: Final = re.compile(r"<[^>]*>")
+_PLACE: Final = re.compile(r"\d+\.\d{3,}")
+
 
 def svg(plots: Sequence[Plot], ours: Collection[str]) -> str:
     """One picture of these plots, one below the other; bars and lines of `ours` stand out."""
@@ -51,7 +56,17 @@ def svg(plots: Sequence[Plot], ours: Collection[str]) -> str:
                 _draw_lines(axes, plot)
         written = io.StringIO()
         picture.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return written.getvalue().replace(_TEXT, "currentColor").replace("<defs>", f"<style>{_STYLE}</style>\n <defs>", 1)
+    styled = written.getvalue().replace(_TEXT, "currentColor").replace("<defs>", f"<style>{_STYLE}</style>\n <defs>", 1)
+    return _settled(styled)
+
+
+def _settled(drawn: str) -> str:
+    """The same with places rounded and ids counted: the last digit of a place depends on the machine's floating-point
+    unit, and the ids are made of places.
+    """
+    ids: dict[str, str] = {}
+    drawn = _ID.sub(lambda found: ids.setdefault(found[0], f"{found[0][0]}{len(ids) + 1}"), drawn)
+    return _TAG.sub(lambda tag: _PLACE.sub(lambda place: f"{float(place[0]):.2f}", tag[0]), drawn)
 
 
 def _draw_bars(axes: Axes, plot: Bars, ours: Collection[str]) -> None:

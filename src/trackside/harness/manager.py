@@ -69,9 +69,7 @@ from trackside.harness.worker import RunWorker
 logger = logging.getLogger("trackside.manager")
 
 _NO_LIMITS = AgentLimits()
-
 _NOTHING_LASTS = "only a durable coordinator, as store.coordinator(), outlives its process and starts a run anew"
-
 _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
 
 
@@ -112,8 +110,7 @@ class RunHandle:
 class RunManager:
     """Runs agents on threads, many at once, one active run for each thread.
 
-    Use it as an async context manager; leaving it waits `shutdown_grace` seconds for the runs that are there and
-    cancels the rest.
+    Use it as an async context manager; leaving it waits `shutdown_grace` seconds for its runs and cancels the rest.
 
         >>> async def main() -> None:
         ...     async with RunManager({"echo": echo}) as manager:

@@ -262,15 +262,14 @@ class StreamHub:
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every reader get to the end; keep the parts while there is room."""
-        if end is not None:  # many ends are kept here
-            end = end_as_said(end)
+        kept = None if end is None else end_as_said(end)  # of many runs
         channel = self._channels.get(run_id)
         if run_id in self._ended if channel is None else channel.mirrored and end is None:
             return
         at = now_ms()
-        self._close(run_id, channel, end, at)
+        self._close(run_id, channel, kept, at)
         if channel is not None and self.on_close is not None:
-            self.on_close(channel, end, at)
+            self.on_close(channel, kept, at)
         if end is not None and self.on_end is not None:
             self.on_end(run_id, None if channel is None else channel.agent, end)
 
