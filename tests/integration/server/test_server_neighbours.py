@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -58,31 +59,47 @@ async def until_it_has_ended(store: Store, run_id: str) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("left", ["kept", "lingers", "gone"])
-async def test_who_waits_for_a_run_that_another_server_has_ended_is_not_told_that_it_gave_nothing(
-    serve_agents: Any, left: str
-) -> None:
-    gate = Gate()
-    agents = {"gate": gate, "echo": echo}
+class Neighbours(NamedTuple):
+    """Two servers on one database. The first executes a run that waits for the `gate`, and has no place for another."""
+
+    first: Served
+    second: Served
+    http: httpx.AsyncClient
+    """Of the first."""
+    gate: Gate
+
+
+@pytest.fixture
+async def neighbours(serve_agents: Any) -> AsyncIterator[Neighbours]:
+    agents = {"gate": (gate := Gate()), "echo": echo}
     async with (
         serve_agents(agents, max_running=1) as first,
         serve_agents(agents) as second,
         httpx.AsyncClient(base_url=first.url) as http,
     ):
         await http.post("/runs", json={"assistant_id": "gate", "input": {}})
-        asked = {"assistant_id": "echo", "input": {"said": 1}, "on_completion": "keep" if left == "kept" else None}
-        async with http.stream("POST", "/runs/wait", json=asked) as answer:
-            (waiting, _) = await until_it_has_runs(http, 2)
-            await take_over(waiting["run_id"], first, second)
-            await until_it_has_ended(first.app.store, waiting["run_id"])
-            if left == "gone":
-                assert (await first.app.store.sweeper().sweep()).forgotten == 1
-            gate.open.set()
-            try:
-                body = await answer.aread()
-            except httpx.RemoteProtocolError:  # cut off: who asks again is told why
-                body = None
-        joined = await http.get(answer.headers["location"])
+        yield Neighbours(first, second, http, gate)
+        gate.open.set()
+
+
+@pytest.mark.parametrize("left", ["kept", "lingers", "gone"])
+async def test_who_waits_for_a_run_that_another_server_has_ended_is_not_told_that_it_gave_nothing(
+    neighbours: Neighbours, left: str
+) -> None:
+    first, second, http, gate = neighbours
+    asked = {"assistant_id": "echo", "input": {"said": 1}, "on_completion": "keep" if left == "kept" else None}
+    async with http.stream("POST", "/runs/wait", json=asked) as answer:
+        (waiting, _) = await until_it_has_runs(http, 2)
+        await take_over(waiting["run_id"], first, second)
+        await until_it_has_ended(first.app.store, waiting["run_id"])
+        if left == "gone":
+            assert (await first.app.store.sweeper().sweep()).forgotten == 1
+        gate.open.set()
+        try:
+            body = await answer.aread()
+        except httpx.RemoteProtocolError:  # cut off: who asks again is told why
+            body = None
+    joined = await http.get(answer.headers["location"])
 
     if left == "gone":
         assert "went with its thread" in joined.json()["detail"]
@@ -92,23 +109,13 @@ async def test_who_waits_for_a_run_that_another_server_has_ended_is_not_told_tha
 
 
 async def test_who_waits_for_a_run_that_goes_on_elsewhere_gets_what_it_gives_there_in_the_same_answer(
-    serve_agents: Any,
+    neighbours: Neighbours,
 ) -> None:
-    gate = Gate()
-    agents = {"gate": gate, "echo": echo}
-    async with (
-        serve_agents(agents, max_running=1) as first,
-        serve_agents(agents) as second,
-        httpx.AsyncClient(base_url=first.url) as http,
-    ):
-        await http.post("/runs", json={"assistant_id": "gate", "input": {}})
-        async with http.stream("POST", "/runs/wait", json={"assistant_id": "echo", "input": {"said": 1}}) as answer:
-            (waiting, _) = await until_it_has_runs(http, 2)
-            await take_over(waiting["run_id"], first, second, looks=True)
-            body = await answer.aread()
-        gate.open.set()
-
-    assert json.loads(body) == {"said": 1}
+    first, second, http, _ = neighbours
+    async with http.stream("POST", "/runs/wait", json={"assistant_id": "echo", "input": {"said": 1}}) as answer:
+        (waiting, _) = await until_it_has_runs(http, 2)
+        await take_over(waiting["run_id"], first, second, looks=True)
+        assert json.loads(await answer.aread()) == {"said": 1}
 
 
 async def test_who_asks_slowly_for_what_has_gone_is_told_so_and_not_cut_off(
@@ -134,16 +141,11 @@ async def test_who_asks_slowly_for_what_has_gone_is_told_so_and_not_cut_off(
 
 
 async def test_who_waits_for_a_run_that_has_not_begun_when_its_server_ends_is_not_kept_waiting(
-    serve_agents: Any,
+    neighbours: Neighbours,
 ) -> None:
-    gate = Gate()
-    async with (
-        serve_agents({"gate": gate, "echo": echo}, max_running=1) as served,
-        httpx.AsyncClient(base_url=served.url) as http,
-    ):
-        await http.post("/runs", json={"assistant_id": "gate", "input": {}})
-        async with http.stream("POST", "/runs/wait", json={"assistant_id": "echo", "input": {}}) as answer:
-            await until_it_has_runs(http, 2)
-            await served.app.manager.aclose(grace=0)
-            with pytest.raises(httpx.RemoteProtocolError):
-                await asyncio.wait_for(answer.aread(), 30)
+    first, _, http, _ = neighbours
+    async with http.stream("POST", "/runs/wait", json={"assistant_id": "echo", "input": {}}) as answer:
+        await until_it_has_runs(http, 2)
+        await first.app.manager.aclose(grace=0)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await asyncio.wait_for(answer.aread(), 30)
