@@ -53,9 +53,8 @@ def test_committed_report_is_that_of_the_committed_results(made: Path) -> None:
     assert drawn.keys() == committed.keys()
     for name, (what, places) in drawn.items():
         assert what == committed[name][0], name
-        assert places == pytest.approx(committed[name][1], abs=0.015), (
-            name
-        )  # rounded, and not the same on every processor
+        # Places are rounded, and not the same on every processor.
+        assert places == pytest.approx(committed[name][1], abs=0.015), name
 
 
 def plots_in(folder: Path) -> dict[str, tuple[list[str], list[float]]]:

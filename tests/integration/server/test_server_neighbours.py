@@ -125,15 +125,14 @@ async def test_who_asks_slowly_for_what_has_gone_is_told_so_and_not_cut_off(
         async with httpx.AsyncClient(base_url=first.url) as http:
             ended = await http.post("/runs/wait", json={"assistant_id": "echo", "input": {"said": 1}})
         assert (await first.app.store.sweeper().sweep()).forgotten == 1
-        read = second.app.store.thread_states().load
+        states = type(second.app.store.thread_states())
+        read = states.load
 
-        async def read_slowly(thread_id: str) -> Any:
+        async def read_slowly(of: Any, thread_id: str) -> Any:
             await asyncio.sleep(2 * AT_ONCE)
-            return await read(thread_id)
+            return await read(of, thread_id)
 
-        monkeypatch.setattr(
-            type(second.app.store.thread_states()), "load", lambda states, thread_id: read_slowly(thread_id)
-        )
+        monkeypatch.setattr(states, "load", read_slowly)
         async with httpx.AsyncClient(base_url=second.url) as http:
             joined = await http.get(ended.headers["location"])
 

@@ -92,16 +92,17 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Cal
     if has_failed(result.status):
         return _failed(await _failure_of(parts, result, says))
     values = parts.streams.values(result.run_id)
+    find = _values_left if says is None else _values_now
     if result.status is RunStatus.interrupted:
         interrupts = says.get("interrupts", ()) if says is not None else ()
-        known = _decode(values) if values is not None else await _values_now(parts, result, agent, caller)
+        known = _decode(values) if values is not None else await find(parts, result, agent, caller)
         return json_bytes(with_questions(known, interrupts))
     if values is not None:
         return values
     if result.output is not None:
         output = result.output
         return json_bytes(output if isinstance(output, dict) else {"output": output})
-    return json_bytes(await (_values_now if says is not None else _values_left)(parts, result, agent, caller))
+    return json_bytes(await find(parts, result, agent, caller))
 
 
 async def _failure_of(parts: ServerParts, result: RunResult, says: Mapping[str, Any] | None) -> RunEnd:

@@ -131,7 +131,7 @@ class Sweeper:
     async def _forget_all(self) -> int:
         """Remove what threads remember that were deleted, or have ended with their runs for as long as that is asked for."""
         count, after = 0, None
-        while self._linger and (page := await self._readers.run(reads.deleted_to_forget)):
+        while page := await self._readers.run(reads.deleted_to_forget):
             count += await self._forget_these(page)
         before = datetime.now(UTC) - self._linger
         while page := await self._readers.run(partial(reads.to_forget, after=after, before=before)):

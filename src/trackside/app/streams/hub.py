@@ -215,8 +215,8 @@ class StreamHub:
         """Told who a run of this process is, and whether it has started, before it says anything, and when."""
         self.on_part: Callable[[Channel], object] | None = None
         """Told when a run of this process has said something."""
-        self.on_close: Callable[[Channel, Mapping[str, Any] | None, int], object] | None = None
-        """Told what the last event of a run of this process says, and when; None if it goes on elsewhere."""
+        self.on_close: Callable[[Channel, dict[str, Any] | None, int], object] | None = None
+        """Told what the last event of a run of this process says, as `end_as_said`, and when; None: it goes on elsewhere."""
         self.mirrors_threads = False
         """Whether threads are followed by what comes from other processes, too: then only a mirror begins a feed."""
         self._channels: dict[str, Channel] = {}
@@ -262,7 +262,7 @@ class StreamHub:
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every reader get to the end; keep the parts while there is room."""
-        kept = None if end is None else end_as_said(end)  # of many runs
+        kept = None if end is None else end_as_said(end)  # that of many runs: not what is long
         channel = self._channels.get(run_id)
         if run_id in self._ended if channel is None else channel.mirrored and end is None:
             return

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -31,7 +30,6 @@ from trackside.app.streams.live_messages import (
     answers_in,
     bytes_about,
     bytes_of,
-    end_as_said,
     part_of,
     pieces_of,
 )
@@ -161,11 +159,11 @@ class Relay:
         if run is not None and not run.queued:
             self._enqueue(run)
 
-    def _close(self, channel: Channel, end: Mapping[str, Any] | None, at: int) -> None:
+    def _close(self, channel: Channel, end: dict[str, Any] | None, at: int) -> None:
         run = self._runs.get(channel.run_id)
         if run is None:
             return
-        run.end = End(None if end is None else end_as_said(end), at)
+        run.end = End(end, at)
         self._ended[channel.run_id] = channel.size
         self._ended_bytes += channel.size
         if not run.queued:
