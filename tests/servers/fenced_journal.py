@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 _BLOCK: Final = 1 << 20  # bytes
 _ENTERED: Final = b'"what": "enter"'
@@ -66,11 +66,16 @@ class FencedJournal:
 
     def entries(self) -> list[Entry]:
         """All lines so far."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+        with self.held() as file:
             return [Entry(**json.loads(line)) for line in file]
+
+    @contextmanager
+    def held(self) -> Iterator[BinaryIO]:
+        """Keep all processes from writing meanwhile, and read what they have written."""
+        with self._path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            file.seek(0)
+            yield file
 
     def act(self, hold: Hold, what: Doing, detail: str) -> None:
         """Do something with a token.

@@ -50,11 +50,17 @@ type EngineName = Literal["nats", "postgres"]
 
 
 class FleetProcess:
-    """A server or a worker, to be ill-treated. It keeps its name and its port for all its lives."""
+    """A server or a worker, to be ill-treated. It keeps its name and its port for all its lives.
 
-    def __init__(self, process: TracksideProcess) -> None:
+    Args:
+        process: what is ill-treated.
+        journal: where its agents write down what they do.
+    """
+
+    def __init__(self, process: TracksideProcess, journal: FencedJournal) -> None:
         self.process = process
         self.name = process.name
+        self._journal = journal
         self.pids: set[int] = set()
         """Of all its lives."""
 
@@ -97,8 +103,9 @@ class FleetProcess:
         return await asyncio.to_thread(self.process.terminate)
 
     def stop(self) -> None:
-        """Have it stand still, as a machine that sleeps."""
-        self.process.signal(signal.SIGSTOP)
+        """Have it stand still, as a machine that sleeps; not while it writes to the journal, where others would wait."""
+        with self._journal.held():
+            self.process.stop()
 
     def resume(self) -> None:
         """Let it go on, and think that no time has gone by."""
@@ -191,7 +198,7 @@ class Fleet:
         server = TracksideServer(
             self.folder, database=self.database, env=self._environment(env), name=name, forkery=self._forkery
         )
-        process = FleetProcess(server)
+        process = FleetProcess(server, self.journal)
         self.servers.append(process)
         await process.start()
         self._clients[name] = get_client(url=server.url, api_key=None, timeout=PATIENCE)
@@ -202,7 +209,7 @@ class Fleet:
         name = f"worker-{len(self.workers) + 1}"
         arguments = ["worker", *agents, "--json", "--database", self.database]
         process = TracksideProcess(self.folder, arguments, name=name, env=self._environment(env), forkery=self._forkery)
-        worker = FleetProcess(process)
+        worker = FleetProcess(process, self.journal)
         self.workers.append(worker)
         await worker.start()
         return worker

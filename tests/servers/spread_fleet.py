@@ -61,7 +61,7 @@ class SpreadFleet(Fleet):
             name=name,
             within=host.command,
         )
-        process = FleetProcess(server)
+        process = FleetProcess(server, self.journal)
         self.servers.append(process)
         await process.start()
         self._clients[name] = get_client(url=process.url, api_key=None, timeout=PATIENCE)
@@ -72,9 +72,10 @@ class SpreadFleet(Fleet):
         name = f"worker-{len(self.workers) + 1}"
         host = self._host_of[name] = self._hosts.add()
         arguments = ["worker", *agents, "--json", "--host", host.address(CLIENTS), "--database", self.remote_database]
-        worker = FleetProcess(
-            TracksideProcess(self.folder, arguments, name=name, env=self._environment(env), within=host.command)
+        process = TracksideProcess(
+            self.folder, arguments, name=name, env=self._environment(env), within=host.command
         )
+        worker = FleetProcess(process, self.journal)
         self.workers.append(worker)
         await worker.start()
         return worker

@@ -148,6 +148,19 @@ class TracksideProcess:
         """Send it a signal."""
         os.kill(self.pid, number)
 
+    def stop(self) -> None:
+        """Have all its threads stand still; returns when they do.
+
+        Raises:
+            RuntimeError: one goes on.
+        """
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + PATIENCE
+        while not all(_stands_still(thread) for thread in Path(f"/proc/{self.pid}/task").iterdir()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} does not stand still")
+            time.sleep(0.001)
+
     def kill(self) -> None:
         """End it as a power cut would, for the process."""
         if self.exit_code is None and self._process is not None:
@@ -208,6 +221,14 @@ class TracksideProcess:
                 self._unread += more
         line, _, self._unread = self._unread.partition(b"\n")
         return line
+
+
+def _stands_still(thread: Path) -> bool:
+    try:
+        status = (thread / "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # it has ended
+    return status.rpartition(")")[2].split()[0] == "T"
 
 
 class TracksideServer(TracksideProcess):

@@ -180,7 +180,7 @@ class _Served(System):
                 name=f"server-{place}",
                 forkery=self.forkery,
             )
-            self._servers.append(FleetProcess(server))
+            self._servers.append(FleetProcess(server, self.journal))
         await asyncio.gather(*(server.start() for server in self._servers))
 
 

@@ -325,7 +325,12 @@ async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, di
     assert_no_table_is_read_as_a_whole(dialect, plans)
     if dialect == "sqlite":
         searches = " ".join(str(row[-1]) for plan in plans for row in plan)
-        for index in ("ix_threads_expires_at", "ix_threads_to_forget", "ix_threads_to_delete"):
+        for index in (
+            "ix_threads_expires_at",
+            "ix_threads_to_forget (ends=? AND removed_at>?)",
+            "ix_threads_to_forget (ends=? AND removed_at>? AND removed_at<?)",
+            "ix_threads_to_delete",
+        ):
             assert index in searches
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from trackside.app.storage import errors
 from trackside.app.storage._backend import Backend
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """All revisions of the schema, oldest first. Listed here so that opening a database does not have to load Alembic."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")

@@ -136,7 +136,9 @@ partial_index(
 _expires = and_(threads.c.expires_at.is_not(None), threads.c.removed_at.is_(None))
 partial_index("ix_threads_expires_at", threads.c.expires_at, where=_expires)
 _is_to_be_forgotten = and_(threads.c.removed_at.is_not(None), ~threads.c.forgotten)
-partial_index("ix_threads_to_forget", threads.c.removed_at, threads.c.thread_id, where=_is_to_be_forgotten)
+partial_index(
+    "ix_threads_to_forget", threads.c.ends, threads.c.removed_at, threads.c.thread_id, where=_is_to_be_forgotten
+)
 _is_to_be_deleted = and_(threads.c.removed_at.is_not(None), ~threads.c.ends)
 partial_index("ix_threads_to_delete", threads.c.thread_id, where=_is_to_be_deleted)
 

@@ -27,18 +27,19 @@ def expired(connection: Connection, now: datetime, after: Waiting | None) -> lis
     return _page(connection, query, after, "expires_at")
 
 
-def to_forget(connection: Connection, after: Waiting | None, *, before: datetime) -> list[Waiting]:
-    """Threads that are gone since `before`, and of which what they remember may not be; a page of them."""
-    query = select(threads.c.removed_at, threads.c.thread_id)
-    query = query.where(threads.c.removed_at.is_not(None), ~threads.c.forgotten, threads.c.removed_at <= before)
-    return _page(connection, query, after, "removed_at")
+def deleted_to_forget(connection: Connection, after: Waiting | None) -> list[Waiting]:
+    """Threads that were deleted, or whose time was over, and of which what they remember may not be gone; a page."""
+    return _page(connection, _to_forget().where(~threads.c.ends), after, "removed_at")
 
 
-def deleted_to_forget(connection: Connection) -> list[Waiting]:
-    """The first of those that were deleted, or whose time was over, however long ago; a page of them."""
+def ended_to_forget(connection: Connection, after: Waiting | None, *, before: datetime) -> list[Waiting]:
+    """Threads that went with their last run by `before`, and of which what they remember may not be gone; a page."""
+    return _page(connection, _to_forget().where(threads.c.ends, threads.c.removed_at <= before), after, "removed_at")
+
+
+def _to_forget() -> Select[*tuple[Any, ...]]:
     query = select(threads.c.removed_at, threads.c.thread_id)
-    query = query.where(threads.c.removed_at.is_not(None), ~threads.c.ends, ~threads.c.forgotten)
-    return [Waiting(*row) for row in connection.execute(query.order_by(threads.c.thread_id).limit(PAGE))]
+    return query.where(threads.c.removed_at.is_not(None), ~threads.c.forgotten)
 
 
 def to_delete(connection: Connection, after: str) -> list[str]:

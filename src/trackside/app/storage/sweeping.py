@@ -11,7 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
+
+from sqlalchemy import Connection
 
 from trackside.app.storage import _thread_reads as reads
 from trackside.app.storage._encoding import time_text
@@ -34,6 +36,10 @@ _LEAST_PAUSE: Final = (
 
 type ForgetMemory = Callable[[Sequence[str]], Awaitable[object]]
 """Removes what some threads remember that is kept elsewhere, as in a checkpointer. May be asked again for the same."""
+
+
+class _Find(Protocol):
+    def __call__(self, connection: Connection, after: Waiting | None) -> list[Waiting]: ...
 
 
 class Swept(NamedTuple):
@@ -130,11 +136,13 @@ class Sweeper:
 
     async def _forget_all(self) -> int:
         """Remove what threads remember that were deleted, or have ended with their runs for as long as that is asked for."""
+        ended_before = datetime.now(UTC) - self._linger
+        deleted = await self._forget_found(reads.deleted_to_forget)
+        return deleted + await self._forget_found(partial(reads.ended_to_forget, before=ended_before))
+
+    async def _forget_found(self, find: _Find) -> int:
         count, after = 0, None
-        while page := await self._readers.run(reads.deleted_to_forget):
-            count += await self._forget_these(page)
-        before = datetime.now(UTC) - self._linger
-        while page := await self._readers.run(partial(reads.to_forget, after=after, before=before)):
+        while page := await self._readers.run(partial(find, after=after)):
             count += await self._forget_these(page)
             after = page[-1]
         return count

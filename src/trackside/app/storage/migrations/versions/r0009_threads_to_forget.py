@@ -1,0 +1,21 @@
+"""Threads that were deleted are found apart from those that went with their runs, of which what they gave lingers."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    """Put what tells them apart first in the index."""
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    where = sa.text("removed_at IS NOT NULL AND " + ("forgotten = 0" if is_sqlite else "NOT forgotten"))
+    op.drop_index("ix_threads_to_forget", "threads")
+    op.create_index(
+        "ix_threads_to_forget",
+        "threads",
+        ["ends", "removed_at", "thread_id"],
+        sqlite_where=where,
+        postgresql_where=where,
+    )
