@@ -72,9 +72,7 @@ class SpreadFleet(Fleet):
         name = f"worker-{len(self.workers) + 1}"
         host = self._host_of[name] = self._hosts.add()
         arguments = ["worker", *agents, "--json", "--host", host.address(CLIENTS), "--database", self.remote_database]
-        process = TracksideProcess(
-            self.folder, arguments, name=name, env=self._environment(env), within=host.command
-        )
+        process = TracksideProcess(self.folder, arguments, name=name, env=self._environment(env), within=host.command)
         worker = FleetProcess(process, self.journal)
         self.workers.append(worker)
         await worker.start()
