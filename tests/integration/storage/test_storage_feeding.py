@@ -12,6 +12,7 @@ from sqlalchemy import update
 
 from trackside.app.delivery import DeliveryError, Order
 from trackside.app.storage import Store, StoredEvent, _feeding_delivery, feeding
+from trackside.app.storage._feeding_window import MOST_AHEAD
 from trackside.app.storage._tables import subscriptions as table
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidSubscriptionError, UnknownSubscriptionError
@@ -147,6 +148,14 @@ class TestDelivery:
 
             assert observer.taken == [stored.event for stored in (*five, *later)]
             await assert_balanced(feed, subs, read=10, handled=10, parked=0, failed_calls=0)
+
+    async def test_as_much_at_once_as_is_never_read_ahead_may_be_asked_for(
+        self, subs: Subscriptions, five: Any
+    ) -> None:
+        observer = WatchingBatches()
+        policy = FeedPolicy(batch=2 * MOST_AHEAD, window=4 * MOST_AHEAD)
+        async with SubscriptionFeed(subs, "mail", observer, policy=policy):
+            await observer.has_taken(len(five))
 
     async def test_what_another_process_appends_arrives(
         self, subs: Subscriptions, five: Any, other_store: Store, script: Any

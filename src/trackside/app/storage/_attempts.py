@@ -100,6 +100,8 @@ def give_up_place(session: Session, ended: ActiveRun) -> None:
     session.execute(place.values(ordinal=ended.ordinal))
 
 
-def forget_request(session: Session, ended: ActiveRun) -> None:
-    """Forget what was asked for."""
-    session.execute(update(runs).where(runs.c.run_id == ended.run_id).values(request=None))
+def forget_request(session: Session, ended: RunRow) -> None:
+    """Forget what was asked for, also where that is still to be written."""
+    if ended.start is not None:
+        ended.start.request = None
+    session.execute(update(runs).where(runs.c.run_id == ended.fold.run_id).values(request=None))

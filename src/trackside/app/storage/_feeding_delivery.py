@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
 from trackside.app.storage._feeding_receiver import Receiver, Refusal
-from trackside.app.storage._feeding_window import EventLane, InHand, Window
+from trackside.app.storage._feeding_window import MOST_AHEAD, EventLane, InHand, Window
 from trackside.app.storage._subscription_consumer import SubscriptionConsumer
 from trackside.app.storage._subscription_records import OnFailure
 from trackside.app.storage.errors import StorageError, SubscriptionLostError, SubscriptionPausedError
@@ -118,7 +118,7 @@ class LeasedDelivery:
         self._stopping = stopping
         self._pause = pause
         self._on_passed = on_passed
-        self._enough = max(1, min(policy.batch, policy.room // 2))  # room that is worth a read
+        self._enough = max(1, min(policy.batch, policy.room // 2, MOST_AHEAD // 2))  # room that is worth a read
         self._wants_room = False
         self._has_read = False
         self._ready: deque[EventLane] = deque()

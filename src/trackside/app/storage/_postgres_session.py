@@ -162,7 +162,7 @@ class PostgresSession:
 
     def save(self, changes: Changes) -> None:
         """Write all of it. All who append wait for each other from the moment it gives positions to the commit."""
-        batch = batch_of(changes, stored_threads=self._stored_threads)
+        batch = batch_of(changes, stored_threads=self._stored_threads.difference(changes.gone_threads))
         steps = tuple([step for step, rows in batch.items() if rows])
         events = changes.events
         if not (steps or events):

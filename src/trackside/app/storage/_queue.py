@@ -166,6 +166,11 @@ class Queue:
         """A thread that has been taken in."""
         return self._lanes[thread_id]
 
+    def forget_lane(self, thread_id: str) -> None:
+        """Know a thread, if it has been taken in, as one without a row, and so without runs."""
+        if thread_id in self._lanes:
+            self._lanes[thread_id] = Lane(thread_id=thread_id)
+
     def find(self, run_id: str) -> ActiveRun | None:
         """An active run that has been taken in, and is still active."""
         return self._runs.get(run_id)

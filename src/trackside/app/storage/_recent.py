@@ -166,6 +166,8 @@ class RecentEvents:
         self._total += size
         self.end = stored.position
         self.agents.note(stored)
+        if stored.event.sequence == 1:  # which may be the first one of a thread that was begun anew, by somebody else
+            self._owners.pop(stored.event.thread_id, None)
         while len(self._events) > self._count or (self._total > self._size and len(self._events) > 1):
             self.start = self._events.popleft().position
             self._total -= self._sizes.popleft()
@@ -196,7 +198,7 @@ class RecentEvents:
         return [*dict.fromkeys(thread_id for thread_id in ids if thread_id not in self._owners)]
 
     def learn_owners(self, looked_up: Iterable[str], owners: Mapping[str, str | None]) -> None:
-        """These were looked up, and an owner never changes; a thread that is not found has been removed, and is nobody's."""
+        """These were looked up; a thread that is not found has been removed, and is nobody's."""
         for thread_id in looked_up:
             self._owners[thread_id] = owners.get(thread_id)
         while len(self._owners) > 2 * self._count:

@@ -9,6 +9,7 @@ from typing import NamedTuple, override
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, select, tuple_, update
 
+from trackside.app.storage._client_tables import crons
 from trackside.app.storage._conditions import unindexed
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._tables import (
@@ -59,9 +60,20 @@ def is_released() -> ColumnElement[bool]:
 
 
 def may_go() -> ColumnElement[bool]:
-    """Whether a thread without runs goes: it is at rest, or gone for clients, and what it remembered with it."""
-    is_gone = and_(threads.c.removed_at.is_not(None), threads.c.forgotten)
-    return or_(and_(threads.c.removed_at.is_(None), threads.c.status.in_(_AT_REST)), is_gone)
+    """Whether a thread without runs goes: it is at rest and no cron's, or gone for clients with what it remembered."""
+    of_crons = select(crons.c.thread_id).where(crons.c.thread_id.is_not(None))
+    is_at_rest = and_(threads.c.removed_at.is_(None), threads.c.status.in_(_AT_REST))
+    return or_(and_(is_at_rest, threads.c.thread_id.not_in(of_crons)), is_gone())
+
+
+def is_gone() -> ColumnElement[bool]:
+    """Whether a thread is gone for clients, and what it remembered with it."""
+    return and_(threads.c.removed_at.is_not(None), threads.c.forgotten)
+
+
+def is_of_one_gone() -> ColumnElement[bool]:
+    """Whether a run is of a thread that is gone, and not of one begun anew under its id."""
+    return exists().where(threads.c.thread_id == runs.c.thread_id, is_gone())
 
 
 def asks() -> ColumnElement[bool]:
@@ -103,9 +115,13 @@ class Removed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RemoveRuns(Work):
-    """Removes these runs, except those that somebody needs by now, and the threads that are left without any."""
+    """Removes these runs, except those that somebody needs by now, and the threads that are left without any.
+
+    With `of_gone` only those of threads that are still gone, and not begun anew under the same id.
+    """
 
     candidates: Sequence[Candidate]
+    of_gone: bool = False
 
     @property
     @override
@@ -126,7 +142,11 @@ class RemoveRuns(Work):
         wanted = [run_id for run_id in self.run_ids() if not unit.changes_run(run_id)]
         found = session.execute(
             select(runs.c.run_id, runs.c.thread_id, runs.c.last_sequence).where(
-                runs.c.run_id.in_(wanted), runs.c.ended_at.is_not(None), is_released(), *is_free()
+                runs.c.run_id.in_(wanted),
+                runs.c.ended_at.is_not(None),
+                is_released(),
+                *is_free(),
+                *([is_of_one_gone()] if self.of_gone else []),
             )
         )
         if not found:
@@ -153,6 +173,7 @@ class RemoveRuns(Work):
         remove_checkpoints(session, gone)
         for table in (thread_labels, thread_states, threads):
             session.execute(delete(table).where(table.c.thread_id.in_(gone)))
+        unit.forget_threads(gone)
         newest = (
             select(runs.c.run_id)
             .where(runs.c.thread_id == threads.c.thread_id)

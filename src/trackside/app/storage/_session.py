@@ -33,6 +33,8 @@ class Changes:
     graph_values: Collection[Sequence[Any]] = ()
     graph_writes: Collection[Sequence[Any]] = ()
     threads: Collection[ThreadRow] = ()
+    gone_threads: Collection[str] = ()
+    """The ids of threads whose rows were deleted in it: one that is among `threads` all the same is made anew."""
     runs: Collection[RunRow] = ()
     inactive: Collection[str] = ()
     """The ids of runs that are not active any more."""

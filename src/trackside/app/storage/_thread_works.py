@@ -299,6 +299,8 @@ class RemoveRun(_OnThread):
             raise UnknownRunError(run_id=self.run_id)
         if not is_final(run.fold.status):
             raise RunInUseError(run_id=self.run_id)
+        if run.end is not None:  # which is still to be written
+            run.end.removed_at = self.now
         unit.session.execute(update(runs).where(runs.c.run_id == self.run_id).values(removed_at=self.now))
 
 
@@ -306,7 +308,7 @@ class RemoveRun(_OnThread):
 class ForgetThreads(Work):
     """Removes what threads that are gone remember, and notes that; also of which runs it was not noted that they are.
 
-    Those that have no runs are not needed for anything any more.
+    Those that have no runs are not needed for anything any more. One that was begun anew since it was found stays as it is.
     """
 
     forgotten: Sequence[str]
@@ -324,13 +326,19 @@ class ForgetThreads(Work):
     @override
     def apply(self, unit: UnitOfWork) -> None:
         session = unit.session
-        session.execute(delete(thread_states).where(thread_states.c.thread_id.in_(self.forgotten)))
-        remove_checkpoints(session, self.forgotten)
-        of_these = (runs.c.thread_id.in_(self.forgotten), runs.c.removed_at.is_(None))
-        session.execute(update(runs).where(*of_these).values(removed_at=self.now))
-        session.execute(update(threads).where(threads.c.thread_id.in_(self.forgotten)).values(forgotten=True))
         has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-        left = select(threads.c.thread_id).where(threads.c.thread_id.in_(self.forgotten), ~has_run)
-        needless = [thread_id for (thread_id,) in session.execute(left) if not unit.changes_thread(thread_id)]
+        found = session.execute(
+            select(threads.c.thread_id, has_run).where(
+                threads.c.thread_id.in_(self.forgotten), threads.c.removed_at.is_not(None)
+            )
+        )
+        gone = [thread_id for thread_id, _ in found]
+        session.execute(delete(thread_states).where(thread_states.c.thread_id.in_(gone)))
+        remove_checkpoints(session, gone)
+        of_these = (runs.c.thread_id.in_(gone), runs.c.removed_at.is_(None))
+        session.execute(update(runs).where(*of_these).values(removed_at=self.now))
+        session.execute(update(threads).where(threads.c.thread_id.in_(gone)).values(forgotten=True))
+        needless = [thread_id for thread_id, is_needed in found if not (is_needed or unit.changes_thread(thread_id))]
         for table in (thread_labels, threads):
             session.execute(delete(table).where(table.c.thread_id.in_(needless)))
+        unit.forget_threads(needless)

@@ -145,6 +145,7 @@ class UnitOfWork:
         self._runs: dict[str, RunRow] = {}
         self._changed: dict[str, RunRow] = {}
         self._threads: dict[str, ThreadRow] = {}
+        self._gone_threads: set[str] = set()
         self._events: dict[str, EventRow] = {}
         self.thread_states: dict[str, tuple[str, str, str | None, str]] = {}
         self.graph = GraphRows()
@@ -192,6 +193,12 @@ class UnitOfWork:
     def forget_run(self, run_id: str) -> None:
         """Know no more of a run whose rows have been deleted: nothing can follow in it."""
         self._runs.pop(run_id, None)
+
+    def forget_threads(self, thread_ids: Iterable[str]) -> None:
+        """Know no more of threads whose rows have been deleted: whoever comes behind finds none, or makes them anew."""
+        for thread_id in thread_ids:
+            self.queue.forget_lane(thread_id)
+            self._gone_threads.add(thread_id)
 
     def thread_status(self, thread_id: str) -> ThreadStatus:
         """What a thread whose queue was loaded was announced as last."""
@@ -312,7 +319,7 @@ class UnitOfWork:
             if retried_as is not None and active.state is Standing.ended:
                 give_up_place(self.session, active)
             if not active.keeps_request:
-                forget_request(self.session, active)
+                forget_request(self.session, run)
             if self.queue.is_over(run.thread_id):
                 self._end_thread(run)
         elif active.state is Standing.pending:
@@ -392,6 +399,7 @@ class UnitOfWork:
                 graph_values=self.graph.values.values(),
                 graph_writes=self.graph.writes.values(),
                 threads=self._threads.values(),
+                gone_threads=self._gone_threads,
                 runs=self._changed.values(),
                 inactive=self.queue.removed,
                 active=self.queue.changed.values(),

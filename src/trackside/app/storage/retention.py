@@ -42,6 +42,7 @@ from trackside.app.storage._removal import (
     RemoveRuns,
     asks,
     is_free,
+    is_of_one_gone,
     is_released,
     last_position,
     may_go,
@@ -214,13 +215,14 @@ async def prune(
 async def prune_threads(
     writer: Writer | NoWriter, readers: Readers, thread_ids: Sequence[str], *, batch: int
 ) -> PruneReport:
-    """Remove the runs of these threads, which are gone, and so the threads.
+    """Remove the runs of these threads, as far as they are gone, and so the threads.
 
     Raises:
         StorageError: the database failed; what had been removed stays removed.
     """
     tally = _Tally()
-    await _prune(writer, readers, [runs.c.thread_id.in_(thread_ids), runs.c.ended_at.is_not(None)], tally, batch)
+    chosen = [runs.c.thread_id.in_(thread_ids), runs.c.ended_at.is_not(None), is_of_one_gone()]
+    await _prune(writer, readers, chosen, tally, batch, of_gone=True)
     return tally.report()
 
 
@@ -231,11 +233,13 @@ async def _prune(
     tally: _Tally,
     batch: int,
     on_removed: OnRemoved | None = None,
+    *,
+    of_gone: bool = False,
 ) -> None:
     async for page in _pages(readers, chosen):
         free = tally.sort_out(page)
         for part in _parts(free, batch):
-            tally.add(await _write(writer, RemoveRuns(part)))
+            tally.add(await _write(writer, RemoveRuns(part, of_gone)))
             if on_removed is not None:
                 on_removed(tally.report())
         if free:

@@ -1,0 +1,231 @@
+"""What is removed, and what comes under the same id: nothing of what has begun anew goes with what was there before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from threading import Event
+from typing import Any, override
+
+import pytest
+
+from trackside.app.storage import Store
+from trackside.app.storage._coordination import Admit
+from trackside.app.storage._encoding import encode_events, time_text
+from trackside.app.storage._fold import RunStart
+from trackside.app.storage._removal import Candidate, RemoveRuns
+from trackside.app.storage._thread_works import ForgetThreads
+from trackside.app.storage._work import Append, UnitOfWork, Work
+from trackside.app.storage.crons import Cron
+from trackside.app.storage.retention import prune_threads
+from trackside.harness.errors import UnknownThreadError
+from trackside.harness.ids import new_id
+from trackside.harness.ports import ThreadState
+from trackside.harness.types import MultitaskStrategy
+
+NOW = "2026-02-01T00:00:00.000000Z"
+
+type Together = Callable[..., Awaitable[list[Any]]]
+
+
+class Gate(Work):
+    """Holds the writer, so that what is asked for meanwhile comes into one transaction."""
+
+    def __init__(self) -> None:
+        self.reached = Event()
+        self.opened = Event()
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        self.reached.set()
+        assert self.opened.wait(30)
+
+
+@pytest.fixture
+def together(store: Store) -> Together:
+    """Do several things that meet in one transaction, in this order; what each comes to."""
+
+    async def do(*asked: Awaitable[Any]) -> list[Any]:
+        gate = Gate()
+        held = asyncio.ensure_future(store._writer.write(gate))
+        await asyncio.to_thread(gate.reached.wait, 30)
+        tasks = []
+        for one in asked:
+            tasks.append(asyncio.ensure_future(one))
+            await asyncio.sleep(0)  # it is in the queue
+        gate.opened.set()
+        await held
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return do
+
+
+def admission(script: Any, run_id: str, thread_id: str, **options: Any) -> Admit:
+    start = RunStart(
+        created_at=time_text(script().start),
+        agent="chat",
+        metadata="{}",
+        parent_run_id=None,
+        trigger=None,
+        labels=(),
+        request='{"input": "a secret"}',
+    )
+    asked: dict[str, Any] = {"multitask": MultitaskStrategy.enqueue, "portable": True, "keeps_request": True, **options}
+    return Admit(
+        run_id=run_id, thread_id=thread_id, owner="me", start=start, due_at=None, idempotency=None, fates={}, **asked
+    )
+
+
+async def ended(store: Store, script: Any, thread_id: str, run_id: str | None = None) -> Candidate:
+    """A run of a thread that has ended, as whoever removes runs finds it."""
+    told = script(run_id=run_id or new_id(), thread_id=thread_id)
+    stored = await store.append(told.whole())
+    return Candidate(told.run_id, thread_id, told.start, len(stored), stored[-1].position, asks=False)
+
+
+async def test_a_thread_that_is_begun_anew_as_it_is_pruned_belongs_to_who_begins_it(
+    store: Store, script: Any, together: Together
+) -> None:
+    ada = store.threads_of("ada")
+    await ada.create("t", belongs_to="ada", metadata={"customer": "acme"})
+    old = await ended(store, script, "t")
+    unrelated = script()
+
+    removed, admitted, appended = await together(
+        store._writer.write(RemoveRuns([old])),
+        store._writer.write(admission(script, "new", "t", asks_for="ada", thread_metadata={"customer": "emca"})),
+        store._writer.write(Append(encode_events(unrelated.whole()))),
+    )
+
+    assert (removed.runs, removed.threads, admitted.ready, len(appended)) == (1, 1, True, 5)
+    thread = await ada.get("t")
+    assert (thread.owner, thread.metadata) == ("ada", {"customer": "emca"})
+    assert [run.run_id for run in await store.runs(thread_id="t")] == ["new"]
+
+
+async def test_who_changes_a_thread_as_it_is_pruned_finds_none_and_others_are_not_concerned(
+    store: Store, script: Any, together: Together
+) -> None:
+    threads = store.threads_of(None)
+    await threads.create("t", metadata={"customer": "acme"})
+    old = await ended(store, script, "t")
+
+    removed, changed, appended = await together(
+        store._writer.write(RemoveRuns([old])),
+        threads.change("t", metadata={"seen": True}),
+        store.append(script().whole()),
+    )
+
+    assert (removed.threads, len(appended)) == (1, 5)
+    assert isinstance(changed, UnknownThreadError)
+
+
+async def test_what_is_forgotten_of_a_thread_that_was_begun_anew_is_nothing(store: Store, script: Any) -> None:
+    """Another process has cleared up behind it since it was found."""
+    threads = store.threads_of(None)
+    for thread_id in ("anew", "gone"):
+        await ended(store, script, thread_id, run_id=f"of {thread_id}")
+        await store.thread_states().save(thread_id, ThreadState({"said": "hello"}))
+    await threads.remove("gone")
+
+    await store._writer.write(ForgetThreads(forgotten=["anew", "gone"], now=NOW))
+
+    remembered = await store.thread_states().load("anew")
+    assert remembered is not None
+    assert remembered.values == {"said": "hello"}
+    assert [run.run_id for run in (await threads.runs("anew")).runs] == ["of anew"]
+    assert await store.thread_states().load("gone") is None
+    assert (await store.sweeper().sweep()).runs == 1  # of the other one
+
+
+async def test_runs_of_a_thread_that_was_begun_anew_do_not_go_with_those_before(store: Store, script: Any) -> None:
+    """The sweeper clears up behind many threads at once, and has found this one when it was gone."""
+    anew = await ended(store, script, "t", run_id="anew")
+
+    found = await prune_threads(store._writer, store._readers, ["t"], batch=100)
+    removed = await store._writer.write(RemoveRuns([anew], of_gone=True))
+
+    assert (found.runs, removed.runs) == (0, 0)
+    assert await store.run("anew") is not None
+
+
+async def test_a_thread_that_a_cron_runs_on_stays_without_its_runs(store: Store, script: Any) -> None:
+    for thread_id in ("of a cron", "of nobody"):
+        await ended(store, script, thread_id)
+        await store.thread_states().save(thread_id, ThreadState({"said": "hello"}))
+    when = script().start
+    await store.crons.create(
+        Cron(
+            cron_id=new_id(),
+            agent="chat",
+            schedule="* * * * *",
+            created_at=when,
+            updated_at=when,
+            thread_id="of a cron",
+        )
+    )
+
+    foreseen = await store.prune(older_than=timedelta(0), dry_run=True)
+    pruned = await store.prune(older_than=timedelta(0))
+
+    assert (pruned.runs, pruned.threads) == (foreseen.runs, foreseen.threads) == (2, 1)
+    remembered = await store.thread_states().load("of a cron")
+    assert remembered is not None
+    assert remembered.values == {"said": "hello"}
+    assert [thread.thread_id for thread in await store.threads()] == ["of a cron"]
+
+
+async def test_what_was_asked_for_is_not_kept_of_a_run_that_leaves_as_it_comes(
+    store: Store, script: Any, together: Together
+) -> None:
+    asked = {"keeps_request": False, "multitask": MultitaskStrategy.interrupt, "nobodys": True}
+    await together(
+        store._writer.write(admission(script, "one", "t", **asked)),
+        store._writer.write(admission(script, "two", "t", **asked)),
+    )
+
+    one = await store.run("one")
+    assert one is not None
+    assert one.status == "cancelled"
+    assert await store.request_of("one") is None
+    assert await store.request_of("two") is not None  # which is still to be executed
+
+
+async def test_a_run_that_is_removed_as_it_ends_is_gone(store: Store, script: Any, together: Together) -> None:
+    told = script(run_id="r", thread_id="t")
+    started, busy, message, completed, idle = told.whole()
+    await store.append([started, busy, message])
+    threads = store.threads_of(None)
+
+    await together(store.append([completed, idle]), threads.remove_run("t", "r"))
+
+    assert (await threads.runs("t")).runs == []
+    assert [run.run_id for run in await store.runs(removed=True)] == ["r"]
+
+
+async def test_a_follower_is_told_of_what_another_owner_begins_under_the_same_id_only_if_it_is_his(
+    store: Store, script: Any
+) -> None:
+    told: dict[str, list[str]] = {"ada": [], "eve": []}
+    has_begun = {owner: asyncio.Event() for owner in told}
+
+    async def follow(owner: str) -> None:
+        async for stored in store.follow(owner=owner):
+            told[owner].append(stored.event.run_id)
+            if stored.event.event_type == "thread_status_updated" and stored.event.sequence > 2:
+                has_begun[owner].set()
+
+    async with asyncio.TaskGroup() as tasks:
+        followers = [tasks.create_task(follow(owner)) for owner in told]
+        for owner in told:
+            await store.threads_of(owner).create("t", belongs_to=owner)
+            await ended(store, script, "t", run_id=f"of {owner}")
+            async with asyncio.timeout(30):
+                await has_begun[owner].wait()
+            await store.threads_of(owner).remove("t")
+            await store.sweeper().sweep()
+        for follower in followers:
+            follower.cancel()
+
+    assert {owner: {*run_ids} for owner, run_ids in told.items()} == {"ada": {"of ada"}, "eve": {"of eve"}}
