@@ -92,9 +92,9 @@ class Sweeper:
         Raises:
             StorageError: the store failed; the next round goes on from there.
         """
-        expired = await self._expire()
-        forgotten = await self._forget_all()
         await self._items.sweep()
+        expired = await self._expire()
+        forgotten = await self._forget_all()  # which asks checkpointers that others have written
         return Swept(expired, forgotten, await self._delete())
 
     async def _keep_on(self) -> None:
