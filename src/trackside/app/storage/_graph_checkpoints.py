@@ -258,10 +258,10 @@ class GraphCheckpoints:
         await self._adopt_all()
         await self._remove(await self._readers.run(partial(of_runs, run_ids=run_ids)))
 
-    async def remove_but(self, thread_id: str, kept: Sequence[Key]) -> None:
-        """Remove a thread's checkpoints but these, and but those that come meanwhile."""
+    async def remove_but(self, kept: Sequence[Key], listed: Sequence[Key]) -> None:
+        """Remove all of the listed checkpoints but these. What has come since they were listed stays."""
         keep = {*kept}
-        await self._remove([key for key in await self.keys(thread_id) if key not in keep])
+        await self._remove([key for key in listed if key not in keep])
 
     async def keys(self, thread_id: str) -> Sequence[Key]:
         """The keys of a thread's checkpoints, by namespace, and each namespace's newest first."""

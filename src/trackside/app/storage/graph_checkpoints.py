@@ -259,16 +259,21 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
             await self._checkpoints.remove_threads([*map(str, thread_ids)])
         elif strategy == "keep_latest":
             for thread_id in map(str, thread_ids):
-                await self._checkpoints.remove_but(thread_id, await self._needed(thread_id))
+                await self._keep_latest(thread_id)
         else:
             raise PruneStrategyError(strategy=strategy)
 
-    async def _needed(self, thread_id: str) -> list[Key]:
-        """The newest checkpoint of each namespace, and those before it that its state is made of."""
+    async def _keep_latest(self, thread_id: str) -> None:
+        """Remove what was there at the beginning, but the newest of each namespace and what that is made of."""
+        listed = await self._checkpoints.keys(thread_id)
         newest: dict[str, str] = {}
-        for _, namespace, checkpoint_id in await self._checkpoints.keys(thread_id):
+        for _, namespace, checkpoint_id in listed:
             newest.setdefault(namespace, checkpoint_id)
-        needed: list[Key] = []
+        await self._checkpoints.remove_but(await self._needed(thread_id, newest), listed)
+
+    async def _needed(self, thread_id: str, newest: Mapping[str, str]) -> list[Key]:
+        """These checkpoints, by namespace, and those before them that their states are made of."""
+        needed = [(thread_id, namespace, checkpoint_id) for namespace, checkpoint_id in newest.items()]
         for namespace, checkpoint_id in newest.items():
             found = await self.aget_tuple(_named(thread_id, namespace, checkpoint_id))
             changed = set() if found is None else {*cast("dict[str, Any]", found.metadata).get(_DELTAS, ())}
