@@ -18,6 +18,7 @@ from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEnti
 
 from trackside import RunContext
 from trackside.app.server.wire.assistants import assistant_id_of
+from trackside.app.storage.graph_checkpoints import StoreCheckpointer
 from trackside.harness.ids import new_id
 
 
@@ -307,6 +308,29 @@ async def test_a_thread_with_a_run_is_not_pruned(serve_agents: Any) -> None:
         gate.set()
         await served.client.runs.join(thread_id, run["run_id"])
         assert await served.client.threads.prune([thread_id], strategy="keep_latest") == {"pruned_count": 1}
+
+
+async def test_a_thread_that_gets_a_run_while_others_are_pruned_is_left_alone(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune, pruned, gate = StoreCheckpointer.aprune, [], asyncio.Event()
+
+    async with serve_agents({"graph": logging_graph(), "gated": gated(gate)}) as served:
+        client = served.client
+        ids = [(await client.threads.create())["thread_id"] for _ in range(2)]
+        for thread_id in ids:
+            await client.runs.wait(thread_id, "graph", input={"log": ["zero"]})
+
+        async def pruning(saver: StoreCheckpointer, thread_ids: list[str], *, strategy: str) -> None:
+            pruned.extend(thread_ids)
+            for other in {*ids} - {*pruned}:
+                await client.runs.create(other, "gated", input={})
+            await prune(saver, thread_ids, strategy=strategy)
+
+        monkeypatch.setattr(StoreCheckpointer, "aprune", pruning)
+        assert await client.threads.prune(ids, strategy="keep_latest") == {"pruned_count": 1}
+        assert len(pruned) == 1
+        gate.set()
 
 
 async def test_a_thread_is_made_step_by_step(serve_agents: Any) -> None:

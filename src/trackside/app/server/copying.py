@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from trackside.app.server.failures import HttpError
@@ -24,22 +24,24 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads, thread_id: 
         await _copy_each(saver, thread_id, copy_id)
 
 
-async def keep_latest(parts: ServerParts, kept: Mapping[str, KeepsThreads]) -> None:
-    """Remove all checkpoints of graphs' threads but their latest ones.
-
-    Args:
-        parts: with what keeps them.
-        kept: the threads, with the agents whose they are.
+def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads]) -> None:
+    """See that the checkpoints of all these agents' threads are kept where they can be removed.
 
     Raises:
-        HttpError: what keeps them cannot do that, and nothing is removed; or one of the graphs has a checkpointer of its
-            own, and nothing is, either.
+        HttpError: one of the graphs has a checkpointer of its own.
     """
-    savers = [_saver(parts, keeper, "pruned") for keeper in kept.values()]
-    if not savers:
-        return
+    for keeper in keepers:
+        _saver(parts, keeper, "pruned")
+
+
+async def keep_latest(parts: ServerParts, keeper: KeepsThreads, thread_id: str) -> None:
+    """Remove all checkpoints of a graph's thread but its latest ones.
+
+    Raises:
+        HttpError: what keeps them cannot do that, or its graph has a checkpointer of its own; nothing is removed.
+    """
     try:
-        await savers[0].aprune([*kept], strategy="keep_latest")
+        await _saver(parts, keeper, "pruned").aprune([thread_id], strategy="keep_latest")
     except NotImplementedError:
         why = "the checkpointer that keeps threads here cannot remove old checkpoints and keep the latest"
         raise HttpError(status=501, detail=f"strategy = 'keep_latest': {why}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
@@ -12,7 +12,7 @@ from typing import Any, Final
 from trackside.app.server.access import caller_of
 from trackside.app.server.authorizing import About, copied_metadata, on_thread
 from trackside.app.server.calls import uuid_of
-from trackside.app.server.copying import copy_checkpoints, keep_latest
+from trackside.app.server.copying import check_prunable, copy_checkpoints, keep_latest
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty, json_reply, page_headers
@@ -175,18 +175,29 @@ async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
     for owner, those in allowed:
         threads, named = call.parts.store.threads_of(owner), [thread_id for _, thread_id in those]
         if asked.strategy == "keep_latest":
-            page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
-            contents = await threads.contents(named)
-            found = [thread for thread in page.threads if not contents[thread.thread_id].is_held]
-            keepers = {thread.thread_id: keeper_of(call.parts, thread) for thread in found}
-            await keep_latest(call.parts, {one: keeper for one, keeper in keepers.items() if keeper is not None})
-            pruned += len(found)
+            pruned += await _keep_latest(call, threads, named)
             continue
         for thread_id in named:
             with suppress(UnknownThreadError, ThreadInUseError):
                 await threads.remove(thread_id)
                 pruned += 1
     return Pruned(pruned)
+
+
+async def _keep_latest(call: Call[ThreadPrune, None], threads: Threads, named: Sequence[str]) -> int:
+    """Of each of these threads that has no run when its turn comes, remove all but its latest state; how many they are."""
+    page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
+    keepers = {thread.thread_id: keeper_of(call.parts, thread) for thread in page.threads}
+    check_prunable(call.parts, [keeper for keeper in keepers.values() if keeper is not None])
+    pruned = 0
+    for thread_id, keeper in keepers.items():
+        found = (await threads.contents([thread_id])).get(thread_id)
+        if found is None or found.is_held:
+            continue
+        if keeper is not None:
+            await keep_latest(call.parts, keeper, thread_id)
+        pruned += 1
+    return pruned
 
 
 async def _prunable(call: Call[ThreadPrune, None], ids: Iterable[str]) -> AsyncIterator[tuple[str | None, str]]:
