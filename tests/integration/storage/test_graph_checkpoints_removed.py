@@ -1,11 +1,17 @@
 """Checkpoints are removed while a graph goes on with its thread: what it puts meanwhile is whole, and stays."""
 
-from typing import Any
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, override
 
 import pytest
 from langgraph.checkpoint.conformance.test_utils import generate_checkpoint, generate_config, generate_metadata
 
 from trackside.app.storage import Store
+from trackside.app.storage._graph_checkpoint_work import RemoveCheckpoints
+from trackside.app.storage._work import UnitOfWork, Work
 
 
 def thread() -> Any:
@@ -63,3 +69,43 @@ async def test_what_comes_while_a_thread_is_pruned_stays(
     assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 2
     await saver.aprune(["t"])
     assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 1
+
+
+class Held(Work):
+    """Holds the writer in its transaction, so that what is asked for meanwhile comes into the next one together."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.let_go = threading.Event()
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        self.reached.set()
+        self.let_go.wait()
+
+
+@asynccontextmanager
+async def one_transaction(store: Store) -> AsyncGenerator[None]:
+    """What is put into the writer's queue in here is written together."""
+    held = Held()
+    holding = asyncio.ensure_future(store._writer.write(held))
+    await asyncio.to_thread(held.reached.wait)
+    try:
+        yield
+    finally:
+        held.let_go.set()
+        await holding
+
+
+async def test_a_value_stays_that_a_checkpoint_in_the_same_transaction_has(store: Store, database: Any) -> None:
+    walk = Walk(store.checkpointer())
+    await walk.put("first", doc=["kept"], notes=["gone"])
+    first = walk.config["configurable"]["checkpoint_id"]
+    async with one_transaction(store):
+        putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
+        while not store.writer_stats().pending:
+            await asyncio.sleep(0)
+        removing = store._writer.put(RemoveCheckpoints([("t", "", first)]))
+    await asyncio.gather(putting, removing)
+    assert await newest(store) == {"doc": ["kept"], "notes": ["new"]}
+    assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 2

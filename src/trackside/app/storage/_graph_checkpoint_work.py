@@ -174,6 +174,7 @@ class RemoveCheckpoints(Work):
         these = tuple_(*place, graph_checkpoints.c.checkpoint_id).in_(self.keys)
         found = session.execute(select(*place, graph_checkpoints.c.refs).where(these))
         freed = _values_of(found)
+        coming = _values_of((row.thread_id, row.namespace, row.refs) for row in unit.graph.checkpoints.values())
         session.execute(delete(graph_checkpoints).where(these))
         writes = (graph_writes.c.thread_id, graph_writes.c.namespace, graph_writes.c.checkpoint_id)
         session.execute(delete(graph_writes).where(tuple_(*writes).in_(self.keys)))
@@ -182,7 +183,7 @@ class RemoveCheckpoints(Work):
                 select(*place, graph_checkpoints.c.refs).where(and_(place[0] == thread_id, place[1] == namespace))
             )
             garbage = freed[thread_id, namespace] - _values_of(others)[thread_id, namespace]
-            _remove_values(session, thread_id, namespace, garbage)
+            _remove_values(session, thread_id, namespace, garbage - coming[thread_id, namespace])
 
 
 type _Values = defaultdict[tuple[str, str], set[tuple[str, str]]]
