@@ -350,6 +350,23 @@ async def test_a_thread_is_made_step_by_step(serve_agents: Any) -> None:
         assert await served.client.threads.count() == 1
 
 
+async def test_a_thread_that_is_there_is_not_made_over(serve_agents: Any) -> None:
+    steps = [{"updates": [{"values": {"log": ["first"]}, "as_node": "first"}]}]
+    wrong = [{"updates": [{"values": {}, "as_node": "nobody"}]}]
+    async with serve_agents({"graph": logging_graph()}) as served:
+        threads = served.client.threads
+        thread_id = (await threads.create(graph_id="graph"))["thread_id"]
+        await threads.update_state(thread_id, {"log": ["precious"]}, as_node="first")
+        before = await threads.get(thread_id)
+        for again in (steps, wrong):
+            found = await threads.create(
+                thread_id=thread_id, graph_id="graph", if_exists="do_nothing", supersteps=again
+            )
+            assert found == before
+        assert await threads.get(thread_id) == before
+        assert len(await threads.get_history(thread_id)) == 1
+
+
 async def test_a_stateless_run_leaves_no_thread_unless_it_is_kept(serve_agents: Any) -> None:
     async with serve_agents({"chat": chat}) as served:
         client = served.client

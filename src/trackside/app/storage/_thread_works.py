@@ -68,13 +68,12 @@ class _OnThread(Work):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class CreateThread(_OnThread):
-    """Make a thread; whether it was made. One that is there stays as it is, or is refused unless `keeps_existing`."""
+    """Make a thread."""
 
     belongs_to: str | None
     metadata: JsonObject
     agent: str | None = None
     lifetime: Lifetime = FOREVER
-    keeps_existing: bool = False
     tried: bool = False
     """Whether it has been made before: a transaction whose reply was lost is repeated, and finds that done."""
 
@@ -84,15 +83,11 @@ class CreateThread(_OnThread):
         return _ROW_BYTES + len(json_text(self.metadata))
 
     @override
-    def apply(self, unit: UnitOfWork) -> bool:
-        lane = unit.queue.lane(self.thread_id)
-        if lane.exists:
+    def apply(self, unit: UnitOfWork) -> None:
+        if unit.queue.lane(self.thread_id).exists:
             if self.tried and self._is_own(unit):
-                return True
-            if not self.keeps_existing:
-                raise ThreadExistsError(thread_id=self.thread_id)
-            self.seen(unit)
-            return False
+                return
+            raise ThreadExistsError(thread_id=self.thread_id)
         self.tried = True
         unit.make_thread(
             ThreadRow(
@@ -108,7 +103,6 @@ class CreateThread(_OnThread):
             )
         )
         unit.label_thread(self.thread_id, self.metadata)
-        return True
 
     def _is_own(self, unit: UnitOfWork) -> bool:
         query = select(threads.c.created_at).where(threads.c.thread_id == self.thread_id)

@@ -98,7 +98,6 @@ class Threads:
         metadata: Mapping[str, Any] | None = None,
         agent: str | None = None,
         ttl_minutes: float | None = None,
-        keeps_existing: bool = False,
     ) -> StoredThread:
         """Make a thread without a run.
 
@@ -110,11 +109,9 @@ class Threads:
             metadata: what it is found by.
             agent: which agent it is for, until it has a run that tells.
             ttl_minutes: after how many minutes it is removed, unless a run is at it.
-            keeps_existing: give the thread that has this id already, as it is, instead of refusing.
 
         Raises:
             ThreadExistsError: there is, or was, a thread with this id.
-            UnknownThreadError: there is, or was, one that he may not see, though it is to be kept.
             InvalidQueryError: an argument does not fit; the message names it.
             PayloadError: the metadata cannot be kept.
             StorageError: the database failed.
@@ -129,7 +126,6 @@ class Threads:
             metadata=_plain(metadata),
             agent=plain_or_none("agent", agent),
             lifetime=lifetime_of(ttl_minutes, now),
-            keeps_existing=keeps_existing,
         )
         await self._writer.write(work)
         return await self.get(thread_id)

@@ -40,7 +40,7 @@ from trackside.app.server.wire.threads import (
 from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import contains
 from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
-from trackside.harness.errors import ThreadInUseError, TracksideError, UnknownThreadError
+from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.states import KeepsThreads, StateUpdate
 
@@ -60,7 +60,7 @@ _OF_STATE: Final = frozenset({"values", "interrupts"})
     answers={200: Thread, 204: None},
 )
 async def create_thread(call: Call[ThreadCreate, None]) -> Any:
-    """Make a thread. One that has this id is an error, or with `if_exists=do_nothing` the answer."""
+    """Make a thread. One that has this id is an error, or with `if_exists=do_nothing` the answer, as it is."""
     asked = call.body
     agents = call.parts.manager.agents
     agent = agent_meant(asked.metadata, agents)
@@ -68,15 +68,19 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
     if steps and not isinstance(agents.get(agent or ""), KeepsThreads):
         raise HttpError(status=422, detail="supersteps: graph_id names no agent here that keeps checkpoints")
     thread_id = new_id() if asked.thread_id is None else uuid_of(asked.thread_id, "thread_id")
-    thread = await _threads(call).create(
-        thread_id,
-        belongs_to=call.principal.identity,
-        metadata=asked.metadata,
-        agent=agent,
-        ttl_minutes=minutes_of(asked.ttl),
-        keeps_existing=asked.if_exists == "do_nothing",
-    )
-    if steps and thread.last_run_id is None:
+    try:
+        thread = await _threads(call).create(
+            thread_id,
+            belongs_to=call.principal.identity,
+            metadata=asked.metadata,
+            agent=agent,
+            ttl_minutes=minutes_of(asked.ttl),
+        )
+    except ThreadExistsError:
+        if asked.if_exists != "do_nothing":
+            raise
+        return await _changed(call, await _threads(call).get(thread_id))
+    if steps:
         await _replay(call, thread, steps)
         thread = await _threads(call).get(thread_id)
     return await _changed(call, thread)
