@@ -16,6 +16,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.settings import AccessSettings, ServerSettings
 from trackside.app.storage import Store
 from trackside.app.storage.api_keys import ApiKey, ApiKeys, KeyPermission
+from trackside.harness.ids import new_id
 
 type ServeAgents = Callable[..., Any]
 
@@ -63,6 +64,35 @@ async def test_a_read_only_key_starts_nothing(serve_agents: ServeAgents) -> None
         async with get_client(url=served.url, api_key=made.secret) as client:
             with pytest.raises(httpx.HTTPStatusError, match="403"):
                 await client.runs.wait(None, "echo", input=1)
+
+
+@pytest.mark.parametrize("way", ["stream", "join"])
+async def test_a_read_only_key_looks_on_and_cancels_nothing(serve_agents: ServeAgents, way: str) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(input: Any) -> dict[str, bool]:
+        await go_on.wait()
+        return {"done": True}
+
+    async with serve_agents({"waits": waits}, access=KEYS) as served:
+        keys = served.app.store.api_keys
+        owner, reader = [
+            httpx.AsyncClient(base_url=served.url, headers={"x-api-key": made.secret})
+            for made in (
+                await keys.create("own", owner="ada"),
+                await keys.create("look", owner="ada", permission="read"),
+            )
+        ]
+        async with owner, reader:
+            asked = {"assistant_id": "waits", "if_not_exists": "create"}
+            run = (await owner.post(f"/threads/{new_id()}/runs", json=asked)).json()
+            for place in (f"/threads/{run['thread_id']}/runs", "/runs"):
+                path = f"{place}/{run['run_id']}/{way}"
+                refused = await reader.get(path, params={"cancel_on_disconnect": "true"})
+                assert (refused.status_code, "cancel_on_disconnect" in refused.text) == (403, True)
+            go_on.set()
+            assert (await reader.get(path, params={"cancel_on_disconnect": "false"})).status_code == 200
+            assert (await owner.get(path, params={"cancel_on_disconnect": "true"})).status_code == 200
 
 
 async def test_health_is_for_everybody(serve_agents: ServeAgents) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from trackside.app.server.access import caller_of, thread_for
 from trackside.app.server.auth.handlers import Action
 from trackside.app.server.authorizing import About
+from trackside.app.server.failures import HttpError
 from trackside.app.server.following import (
     cancelling,
     end_of,
@@ -112,6 +113,7 @@ async def join_thread(call: Call[None, ThreadStreamQuery]) -> Any:
 
 
 async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded:
+    _expect_allowed(call)
     parts = call.parts
     run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
     return WhenEnded(
@@ -124,6 +126,7 @@ async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded
 
 
 async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEvents:
+    _expect_allowed(call)
     parts, query = call.parts, call.query
     run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
     run_id, last_id = run.run_id, call.header("last-event-id") or None
@@ -154,6 +157,16 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
         headers=run_headers(run.thread_id, run_id, stateless=thread_id is None, then=_then(query, reader)),
         on_disconnect=_on_disconnect(call, run_id),
     )
+
+
+def _expect_allowed(call: Call[None, Any]) -> None:
+    """See that who may only look on does not cancel the run by going.
+
+    Raises:
+        HttpError: he would.
+    """
+    if call.query.cancel_on_disconnect and not call.principal.may(Permission.run):
+        raise HttpError(status=403, detail=f"cancel_on_disconnect needs the permission {Permission.run.value!r}")
 
 
 def _then(query: StreamQuery, reader: Reader) -> str:
