@@ -15,6 +15,7 @@ from tests.integration.openai_agents.scripted_model import ScriptedModel
 from tests.integration.pydantic_ai.models import call, streams
 from tests.integration.server.protocol_agents import Held, asking, failing, talking, with_inside, with_tools
 
+from trackside.app.server.wire.assistants import assistant_id_of
 from trackside.harness.ids import new_id
 
 DIALECTS = ("sqlite",)
@@ -85,6 +86,18 @@ async def test_messages_come_block_by_block_with_what_they_took(serve_agents: An
         assert await message.reasoning == "well"
         assert (await message.output).usage_metadata["total_tokens"] == 7
         assert message.node == "talk"
+
+
+async def test_an_agent_says_as_much_by_its_assistants_id_as_by_its_name(serve_agents: Any) -> None:
+    async with serve_agents({"chat": talking()}) as served:
+        modes = []
+        for assistant in ("chat", assistant_id_of("chat"), assistant_id_of("chat").upper()):
+            said = await command(served, thread_id := new_id(), "run.start", assistant_id=assistant, input=HI)
+            run_id = said["result"]["run_id"]
+            await served.client.runs.join(thread_id, run_id)
+            modes.append((await served.app.store.request_of(run_id))["stream_mode"])
+    assert "tasks" in modes[0]
+    assert modes == [modes[0]] * 3
 
 
 async def test_tools_are_seen_at_work(serve_agents: Any) -> None:

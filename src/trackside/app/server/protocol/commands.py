@@ -15,7 +15,7 @@ from trackside.app.server.failures import answer_of
 from trackside.app.server.following import heard_thread
 from trackside.app.server.misfits import misfit
 from trackside.app.server.routing import Call
-from trackside.app.server.starting import started
+from trackside.app.server.starting import agent_named, started
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.server.wire.protocol import (
     AgentGetTree,
@@ -165,7 +165,8 @@ async def _run(call: CommandCall, asked: RunCreate) -> Any:
     asked.if_not_exists = "create"
     if asked.stream_subgraphs is None:
         asked.stream_subgraphs = True
-    agent = call.parts.manager.agents.get(asked.assistant_id)
+    manager = call.parts.manager
+    agent = manager.agents[agent_named(asked.assistant_id, manager)]
     known = getattr(agent, "stream_modes", None)
     modes = _DEFAULT_MODES if known is None else tuple(mode for mode in MODES if mode in known)
     run_call: Call[RunCreate, None] = replace(call, body=asked)  # type: ignore[arg-type, assignment]  # of another body
