@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from trackside.app.engine.children import ChildProcess
+from trackside.app.engine.children import PROCESS_CRASHED, ChildProcess
 
 SAYS = """
 import json, os, socket
 said = json.loads(os.environ["_TRACKSIDE_ISOLATED"])
 with socket.socket(fileno=said["descriptor"]) as supervisor:
     supervisor.sendall({said})
+"""
+LEAVES_A_PROCESS = """
+import json, os, signal, sys, time
+descriptor = json.loads(os.environ["_TRACKSIDE_ISOLATED"])["descriptor"]
+pid = os.fork()  # which has the socket, too
+if pid == 0:
+    time.sleep(3600)
+with open(os.environ["LEFT"], "w") as file:
+    file.write(str(pid))
+running, ends = json.loads(sys.argv[1])
+if running is not None:
+    os.write(descriptor, b'{"worker_id": "w", "running": %d}\\n' % running)
+if ends < 0:
+    os.kill(os.getpid(), -ends)
+os._exit(ends)
 """
 
 
@@ -31,3 +51,65 @@ async def test_a_process_that_says_nonsense_is_seen_to_its_end(said: bytes) -> N
     assert not await child.begun
     assert child.exit_code in {0, 1}  # who is not heard to the end cannot say the rest
     assert (verdict is None) == (child.exit_code == 0)
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[Path]:
+    """Where a process says which one it leaves behind, that is ended with the test."""
+    path = tmp_path / "left"
+    yield path
+    with suppress(ProcessLookupError):
+        os.kill(int(path.read_text("ascii")), signal.SIGKILL)
+
+
+async def child_that_leaves(left: Path, *, running: int | None, ends: int) -> ChildProcess:
+    """One that has so many runs, forks, and ends so: with an exit code, or a signal if that is negative."""
+    said = f"[{'null' if running is None else running}, {ends}]"
+    command = [sys.executable, "-c", LEAVES_A_PROCESS, said]
+    return await ChildProcess.start(command, {**os.environ, "LEFT": str(left)}, "w")
+
+
+def has_ended(left: Path, *, within: float) -> bool:
+    """Whether the process ends that was left behind."""
+    try:
+        descriptor = os.pidfd_open(int(left.read_text("ascii")))
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], within)[0])
+    finally:
+        os.close(descriptor)
+
+
+needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells of the end of any process")
+
+
+@needs_pidfd
+@pytest.mark.parametrize(("running", "ends"), [(1, -signal.SIGSEGV), (1, 7), (0, -signal.SIGKILL), (1, 0)])
+async def test_a_process_that_has_crashed_takes_with_it_what_it_had_forked(running: int, ends: int, left: Path) -> None:
+    child = await child_that_leaves(left, running=running, ends=ends)
+    async with asyncio.timeout(30):
+        verdict = await child.wait()
+    assert verdict is not None
+    assert (verdict.error_type == PROCESS_CRASHED) == (ends != -signal.SIGKILL)
+    assert child.stats is not None
+    assert child.stats.running == running
+    assert has_ended(left, within=30)
+
+
+@needs_pidfd
+async def test_a_process_that_has_crashed_before_it_took_runs_is_known_to_whoever_waits_for_it(left: Path) -> None:
+    child = await child_that_leaves(left, running=None, ends=-signal.SIGSEGV)
+    async with asyncio.timeout(30):
+        assert not await child.begun
+        assert await child.wait() is not None
+    assert has_ended(left, within=30)
+
+
+@needs_pidfd
+async def test_a_process_that_left_as_asked_is_not_waited_for_longer_because_of_what_it_had_forked(left: Path) -> None:
+    child = await child_that_leaves(left, running=0, ends=0)
+    async with asyncio.timeout(30):
+        assert await child.begun
+        assert await child.wait() is None
+    assert not has_ended(left, within=0)

@@ -22,6 +22,7 @@ VARIABLE: Final = "_TRACKSIDE_ISOLATED"
 PROCESS_CRASHED: Final = "process_crashed"
 MEMORY_LIMIT: Final = "memory_limit"
 
+_LAST_WORDS: Final = 1.0  # seconds that there are to read what a process had said before it ended
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _RESIDENT: Final = 1  # field of /proc/PID/statm, see proc_pid_statm(5)
 
@@ -80,7 +81,7 @@ class ChildProcess:
         self._process = process
         self._reader = reader
         self._writer = writer  # nothing is written; but its end is the process's, too
-        self._hearing = asyncio.create_task(self._hear(), name=f"trackside-child-{self.pid}")
+        self._end = asyncio.create_task(self._see_end(), name=f"trackside-child-{self.pid}")
 
     @classmethod
     async def start(cls, command: Sequence[str], environ: Mapping[str, str], isolated_in: str) -> Self:
@@ -139,10 +140,8 @@ class ChildProcess:
             self._kill_group()
 
     async def wait(self) -> Verdict | None:
-        """Wait until it has ended, and nothing is left of what it had started; why it died, None if it left as asked."""
-        code = await self._process.wait()
-        await self._hearing
-        self._writer.close()
+        """Wait until it has ended; why it died, and then nothing is left of what it had started. None: it left as asked."""
+        code = await asyncio.shield(self._end)
         if self.verdict is None and code == 0 and not (self.stats is not None and self.stats.running):
             return None
         self._kill_group()
@@ -152,6 +151,21 @@ class ChildProcess:
     def exit_code(self) -> int | None:
         """That with which it has ended, negative if it was a signal; None while it is up."""
         return self._process.returncode
+
+    async def _see_end(self) -> int:
+        """Its exit code, when it has ended and what it said has been heard."""
+        hearing = asyncio.create_task(self._hear(), name=f"trackside-child-said-{self.pid}")
+        try:
+            code = await self._process.wait()
+            # A process that the agent has forked has the socket, too: the end of that may be long in coming.
+            if code != 0:
+                self._kill_group()
+            await asyncio.wait({hearing}, timeout=_LAST_WORDS)
+        finally:
+            hearing.cancel()
+            await asyncio.wait({hearing})
+            self._writer.close()
+        return code
 
     async def _hear(self) -> None:
         """Take in what it says, to the end of its life."""
