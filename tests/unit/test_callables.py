@@ -2,7 +2,10 @@
 
 import asyncio
 import functools
+import gc
+import inspect
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypedDict
 
@@ -147,6 +150,45 @@ def test_a_name_may_be_given_and_an_agent_stays_what_it_is() -> None:
     agent = as_agent(of_input, name="lead")
     assert agent.name == "lead"
     assert as_agent(agent) is agent
+
+
+@both_ways
+@virtual
+async def test_a_function_is_let_go_with_all_that_it_holds_when_its_run_is_over(way: Way) -> None:
+    class Request:
+        body = "x" * 1_000
+
+    async with way() as runs:
+
+        async def handle() -> weakref.ref[Request]:
+            request = Request()
+
+            async def agent(input: Any) -> int:
+                return len(request.body)
+
+            assert (await runs.run(agent)).output == 1_000
+            return weakref.ref(request)
+
+        gone = await handle()
+        gc.collect()
+        assert gone() is None
+
+
+async def test_a_function_that_is_run_again_is_not_inspected_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    inspected: list[Any] = []
+    signature = inspect.signature
+
+    def noted(function: Any, **options: Any) -> inspect.Signature:
+        inspected.append(function)
+        return signature(function, **options)
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        return [input, run.thread_id]
+
+    monkeypatch.setattr(inspect, "signature", noted)
+    outputs = [(await run_agent(agent, word, thread_id=word)).output for word in ("once", "again", "and again")]
+    assert outputs == [["once", "once"], ["again", "again"], ["and again", "and again"]]
+    assert inspected == [agent]
 
 
 def generator(input: Any) -> Iterator[int]:

@@ -114,7 +114,6 @@ def test_other_functions_are_agents_as_before() -> None:
         assert isinstance(as_agent(function), CallableAgent)
     assert isinstance(as_agent(with_run, makes_graphs=True), CallableAgent)
     assert isinstance(as_agent(nothing), GraphFactory)
-    assert as_agent(nothing) is as_agent(nothing)
     assert as_agent(nothing, name="chat").name == "chat"
     with pytest.raises(NotAnAgentError, match="without parameters"):
         as_agent(unannotated)

@@ -10,7 +10,7 @@ import importlib
 import re
 import sys
 from types import FunctionType
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters.callables import CallableAgent
@@ -30,7 +30,20 @@ _MARKS = {"agents": "set_default_openai_client"}
 _OF_GRAPHS = re.compile(r"\b(RunnableConfig|ServerRuntime|CompiledStateGraph|CompiledGraph|StateGraph|Pregel)\b")
 """What the annotations of functions name that make graphs."""
 
-_functions: WeakKeyDictionary[FunctionType, Agent] = WeakKeyDictionary()  # scripts run one over and over
+
+class _FunctionAgent(CallableAgent):
+    """One that can be made anew without a look at its function."""
+
+    def of(self, function: Any) -> Self:
+        """The same agent, of the function that this one was made of, or of none, which cannot be run."""
+        agent = object.__new__(type(self))
+        vars(agent).update(vars(self))
+        agent._function = agent._called = function
+        return agent
+
+
+_functions: WeakKeyDictionary[FunctionType, _FunctionAgent] = WeakKeyDictionary()
+"""What is known of functions, as scripts run one over and over. An agent among these would keep its function for ever."""
 
 _AGENT_METHODS = ("human_messages", "run", "rollback")
 
@@ -52,9 +65,7 @@ def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False)
     """
     if name is None and not makes_graphs and isinstance(agent, FunctionType):
         known = _functions.get(agent)
-        if known is None:
-            known = _functions[agent] = _of_function(agent, None, makes_graphs=False)
-        return known
+        return _inspect(agent) if known is None else known.of(agent)
     if isinstance(agent, type):
         raise NotAnAgentError(passed=agent.__qualname__, why="it is a class; pass an instance of it")
     if all(callable(getattr(agent, method, None)) for method in _AGENT_METHODS):
@@ -68,6 +79,14 @@ def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False)
     raise NotAnAgentError(passed=f"{agent!r:.80}", why=f"a {type(agent).__name__} cannot be called")
 
 
+def _inspect(function: FunctionType) -> Agent:
+    """The agent in a function; what could be found out of it is kept as long as the function is."""
+    agent = _of_function(function, None, makes_graphs=False)
+    if isinstance(agent, _FunctionAgent):
+        _functions[function] = agent.of(None)
+    return agent
+
+
 def _of_function(function: Any, name: str | None, *, makes_graphs: bool) -> Agent:
     if makes_graphs or _seems_to_make_graphs(function):
         factory = importlib.import_module(_FRAMEWORKS["langgraph"]).adapt_factory(
@@ -75,7 +94,7 @@ def _of_function(function: Any, name: str | None, *, makes_graphs: bool) -> Agen
         )
         if factory is not None:
             return factory  # type: ignore[no-any-return]  # it has what an Agent has
-    return CallableAgent(function, name=name)
+    return _FunctionAgent(function, name=name)
 
 
 def _seems_to_make_graphs(function: Any) -> bool:
