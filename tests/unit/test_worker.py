@@ -360,29 +360,6 @@ async def test_a_cancel_at_any_moment_of_slow_steps_ends_the_run_once_and_frees_
     assert {e.run_id for e in seen.events} == {"first", "second"}
 
 
-@pytest.mark.parametrize("step", ["settle", "release"])
-@virtual
-async def test_a_coordinator_that_fails_at_the_end_takes_neither_the_end_nor_the_result_with_it(step: str) -> None:
-    seen = RecordingObserver()
-    coordinator = SlowCoordinator()
-    coordinator.broken[step] = ConnectionError("database gone")
-    async with ByManager(required(seen), coordinator=coordinator) as runs:
-        result = await runs.run(remembers)
-    assert (result.status, result.error) == (RunStatus.success, None)
-    assert_run_order(seen.events)
-    assert end_of(seen.events).payload["status"] == "success"
-
-
-@virtual
-async def test_a_coordinator_that_fails_to_claim_leaves_no_caller_waiting() -> None:
-    coordinator = SlowCoordinator()
-    coordinator.broken["claim"] = ConnectionError("database gone")
-    async with ByManager(coordinator=coordinator) as runs:
-        result = await runs.run(remembers)
-    assert result.status is RunStatus.error
-    assert result.error == "it could not be executed: database gone"
-
-
 @both_ways
 @virtual
 async def test_a_long_traceback_keeps_its_end(way: Way) -> None:

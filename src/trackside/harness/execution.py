@@ -328,7 +328,14 @@ class Executions:
                 worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
             if await worker.run() is None and not worker.under_way:
                 await self._await_others(execution)
-        except Exception as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
+        except BaseException as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
+            has_ended = worker.result is not None or (worker.is_lost and worker.under_way)
+            if has_ended or isinstance(
+                exc, GeneratorExit
+            ):  # it was cancelled, and ended before; or nobody runs the loop
+                raise
+            if isinstance(exc, KeyboardInterrupt):
+                worker.fatal = exc
             logger.exception("run %s could not be executed", execution.run_id, extra=fields_of(worker.record))
             if worker.stopping and not worker.under_way:  # it is in the queue still, and holds its thread
                 execution.task, execution.scheduled = None, False
@@ -403,7 +410,7 @@ class Executions:
                 self._places.leave(execution, execution.agent)
 
 
-def _broken(record: RunRecord, exc: Exception) -> RunResult:
+def _broken(record: RunRecord, exc: BaseException) -> RunResult:
     return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 from trackside.harness.bounding import MissedEvents
@@ -11,19 +10,11 @@ from trackside.harness.lifecycle import thread_status_after
 from trackside.harness.ports import RunCoordinator, Settlement
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, ThreadStatus
 
-logger = logging.getLogger("trackside.worker")
 
-
-async def settled_with(
-    coordinator: RunCoordinator,
-    record: RunRecord,
-    end: End,
-    says: JsonObject,
-    *,
-    at_rest: ThreadStatus | None,
-    claimed: bool,
+async def settle_with(
+    coordinator: RunCoordinator, record: RunRecord, end: End, says: JsonObject, *, at_rest: ThreadStatus | None
 ) -> Settlement:
-    """What the end means; if the coordinator cannot say, what it means where nobody else waits.
+    """What the end means, as the coordinator says.
 
     Args:
         coordinator: a `steady` one.
@@ -31,23 +22,23 @@ async def settled_with(
         end: how it ends.
         says: what its last event says.
         at_rest: what the thread's status is when nobody waits, if that does not follow from the end.
-        claimed: whether the run has begun.
     """
-    try:
-        return await coordinator.settle(
-            record.run_id,
-            end.status,
-            at_rest=at_rest,
-            error=says.get("error"),
-            title=says.get("title"),
-            completion_data=says["completion_data"],
-            shut_down=says.get("cancel_mode") == CancelMode.shutdown.value,
-        )
-    except Exception:
-        logger.exception("run %s could not be settled; its thread may stay held", record.run_id)
-        before = ThreadStatus.busy if claimed else ThreadStatus.idle
-        after = at_rest or thread_status_after(end.status, another_waits=False) if claimed else before
-        return Settlement(previous=before, status=after)
+    return await coordinator.settle(
+        record.run_id,
+        end.status,
+        at_rest=at_rest,
+        error=says.get("error"),
+        title=says.get("title"),
+        completion_data=says["completion_data"],
+        shut_down=says.get("cancel_mode") == CancelMode.shutdown.value,
+    )
+
+
+def unsettled(end: End, *, at_rest: ThreadStatus | None, claimed: bool) -> Settlement:
+    """What the end of a run, `claimed` or not, means where the coordinator cannot say: as if nobody else waits."""
+    before = ThreadStatus.busy if claimed else ThreadStatus.idle
+    after = at_rest or thread_status_after(end.status, another_waits=False) if claimed else before
+    return Settlement(previous=before, status=after)
 
 
 def is_kept_nowhere(missed: Sequence[MissedEvents]) -> bool:

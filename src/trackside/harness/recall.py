@@ -93,15 +93,15 @@ class ThreadMemory:
         return await finish(lambda: self._patiently(step, ThreadNotRolledBackError), name="rollback")
 
     async def asks(self, agent: Agent) -> bool:
-        """Whether the thread waits for an answer, also after this run; False if an agent that knows cannot say."""
+        """Whether the thread waits for an answer, also after this run.
+
+        Raises:
+            BaseException: an agent that knows cannot say.
+        """
         agent_asks = getattr(agent, "asks", None)
         if self._run.paused is not None or agent_asks is None:
             return self._run.paused is not None
-        try:
-            return bool(await finish(lambda: agent_asks(self._run), name="asks"))
-        except Exception:  # the checkpointer's failure, which must not take the run's end with it (I18)
-            logger.exception("run %s: whether its thread waits for an answer could not be found out", self._run.run_id)
-            return False
+        return bool(await finish(lambda: agent_asks(self._run), name="asks"))
 
     async def _patiently[T](
         self, step: Callable[[], Coroutine[Any, Any, T]], failure: type[ThreadMemoryError], **says: str

@@ -34,7 +34,7 @@ from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
 from trackside.harness.observer import RunResult
-from trackside.harness.parting import is_kept_nowhere, say_lost, settled_with
+from trackside.harness.parting import is_kept_nowhere, say_lost, settle_with, unsettled
 from trackside.harness.ports import Claim, Settlement
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
@@ -182,11 +182,8 @@ class RunWorker:
 
     async def ended_elsewhere(self) -> RunResult | None:
         """How the run has ended according to the coordinator; None if it has not, or the coordinator cannot say."""
-        try:
-            record = await finish(lambda: self._services.coordinator.get(self.record.run_id), name="get")
-        except Exception:  # the coordinator's failure
-            logger.exception("how run %s has ended elsewhere could not be found out", self.record.run_id)
-            return None
+        asking = finish(lambda: self._services.coordinator.get(self.record.run_id), name="get")
+        record = await self._answer(asking, "how run %s has ended elsewhere could not be found out")
         return result_of(record) if record is not None and is_final(record.status) else None
 
     async def run(self) -> RunResult | None:
@@ -362,9 +359,7 @@ class RunWorker:
         try:
             await self._emitter.emit(*drafts)
         except BaseException as exc:  # noqa: BLE001  # whatever an observer raises, the run still has to end (I18)
-            self.delivery_error = exc
-            if isinstance(exc, KeyboardInterrupt):
-                self.fatal = exc
+            self.delivery_error = self._noted(exc)
             if isinstance(exc, EventOrderError) and not self._end_taken and await self.ended_elsewhere() is not None:
                 self.lose()  # I5: the log refuses what comes after an end, and that end is not ours
             return False
@@ -379,9 +374,20 @@ class RunWorker:
             return self._failed(exc)
 
     def _failed(self, exc: BaseException) -> End:
+        return failed(self._noted(exc))
+
+    def _noted(self, exc: BaseException) -> BaseException:
         if isinstance(exc, KeyboardInterrupt):
             self.fatal = exc
-        return failed(exc)
+        return exc
+
+    async def _answer[T](self, asking: Coroutine[Any, Any, T], failure: str) -> T | None:
+        """What somebody answers; None, and `failure` in the log, if he fails, which must not take the end along (I18)."""
+        try:
+            return await asking
+        except BaseException as exc:  # whatever it is: a library's own cancel, or Ctrl-C
+            logger.error(failure, self.record.run_id, exc_info=self._noted(exc))  # noqa: TRY400
+            return None
 
     async def _finish(self, end: End) -> RunResult | None:
         """The one way out of every run: end it, unless somebody else has, and only then tell; None if he has not yet."""
@@ -440,12 +446,14 @@ class RunWorker:
         says = terminal.payload
         at_rest = self._thread_before if end.untouched else None
         undone = says.get("cancel_mode") == CancelMode.rollback and self._thread_before is ThreadStatus.interrupted
-        if end.status is RunStatus.cancelled and (undone or (self._claimed and await self._memory.asks(self._agent))):
+        unclear = "run %s: whether its thread waits for an answer could not be found out"
+        if end.status is RunStatus.cancelled and (
+            undone or (self._claimed and await self._answer(self._memory.asks(self._agent), unclear))
+        ):
             at_rest = ThreadStatus.interrupted  # the thread's question is still open
-        settlement = await settled_with(
-            self._services.coordinator, self.record, end, says, at_rest=at_rest, claimed=self._claimed
-        )
-        return terminal, settlement
+        settling = settle_with(self._services.coordinator, self.record, end, says, at_rest=at_rest)
+        settlement = await self._answer(settling, "run %s could not be settled; its thread may stay held")
+        return terminal, settlement or unsettled(end, at_rest=at_rest, claimed=self._claimed)
 
     async def _put_thread_right(self, end: End) -> tuple[End, Begun[None] | None]:
         """Roll the thread back, or begin to let it remember, before its end is announced; a failure of that is the run's.
@@ -477,13 +485,13 @@ class RunWorker:
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
-        coordinator, run_id = self._services.coordinator, self.record.run_id
-        try:
-            while (settlement := (release := await coordinator.release(run_id, announced)).settlement) is not None:
-                await self._announce([self._says.thread(settlement.previous, settlement.status)])
-                announced = settlement.status
-        except Exception:  # the coordinator's failure; how the run ended is announced and true
-            logger.exception("run %s has ended, but its thread could not be given back", run_id)
-            return
-        if release.next_run_id is not None and self._on_released is not None:
+        failure = "run %s has ended, but its thread could not be given back"  # how it ended is announced and true
+        while True:
+            releasing = self._services.coordinator.release(self.record.run_id, announced)
+            release = await self._answer(releasing, failure)
+            if release is None or (settlement := release.settlement) is None:
+                break
+            await self._announce([self._says.thread(settlement.previous, settlement.status)])
+            announced = settlement.status
+        if release is not None and release.next_run_id is not None and self._on_released is not None:
             self._on_released(release.next_run_id)

@@ -1,0 +1,106 @@
+"""How a run ends when those fail whom its worker asks about the end: the coordinator, and the agent."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.contract.slow_ports import SlowCoordinator
+from tests.contract.ways_to_run import ByManager, StartedRun, Way, both_ways, end_of, required, told, virtual
+
+from trackside.harness import AgentResult, RunContext, RunStatus
+from trackside.testing import RecordingObserver, assert_run_order
+
+
+class Slow:
+    """An `Agent` that takes its time, and cannot say whether its thread waits for an answer."""
+
+    name = "slow"
+
+    def __init__(self, raises: BaseException) -> None:
+        self.raises = raises
+        self.began = asyncio.Event()
+
+    async def human_messages(self, run: RunContext) -> tuple[()]:
+        return ()
+
+    async def run(self, run: RunContext) -> AgentResult:
+        self.began.set()
+        await asyncio.sleep(10.0)
+        return AgentResult("done")
+
+    async def rollback(self, run: RunContext) -> None: ...
+
+    async def asks(self, run: RunContext) -> bool:
+        raise self.raises
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+AT_WORST = [ConnectionError("database gone"), asyncio.CancelledError(), BaseExceptionGroup("two", [SystemExit(1)])]
+
+
+@pytest.mark.parametrize("raises", AT_WORST, ids=repr)
+@pytest.mark.parametrize("step", ["settle", "release"])
+@virtual
+async def test_a_coordinator_that_fails_at_the_end_takes_neither_the_end_nor_the_result_with_it(
+    step: str, raises: BaseException
+) -> None:
+    seen = RecordingObserver()
+    coordinator = SlowCoordinator()
+    coordinator.broken[step] = raises
+    async with ByManager(required(seen), coordinator=coordinator) as runs:
+        result = await runs.run(echo)
+    assert (result.status, result.error) == (RunStatus.success, None)
+    assert_run_order(seen.events)
+    assert end_of(seen.events).payload["status"] == "success"
+
+
+@pytest.mark.parametrize("raises", AT_WORST, ids=repr)
+@virtual
+async def test_a_coordinator_that_fails_to_claim_leaves_no_caller_waiting(raises: BaseException) -> None:
+    coordinator = SlowCoordinator()
+    coordinator.broken["claim"] = raises
+    async with ByManager(coordinator=coordinator) as runs:
+        result = await runs.run(echo)
+    assert result.status is RunStatus.error
+    assert result.error == f"it could not be executed: {raises}"
+
+
+@both_ways
+@pytest.mark.parametrize("raises", AT_WORST, ids=repr)
+@virtual
+async def test_an_agent_that_cannot_say_whether_it_asks_has_its_cancelled_run_end(
+    way: Way, raises: BaseException
+) -> None:
+    seen = RecordingObserver()
+    async with way(required(seen)) as runs:
+        agent = Slow(raises)
+        run = await runs.start(agent, thread_id="t")
+        await agent.began.wait()
+        await run.cancel()
+        await run.ended()
+        await runs.run(echo, thread_id="t")
+    assert told(seen.events, run.run_id)[2] == f"run_cancelled {way.cancel_mode}"
+    assert_run_order(seen.events)
+
+
+@both_ways
+def test_a_ctrl_c_that_hits_whoever_is_asked_about_an_end_comes_after_the_end(way: Way) -> None:
+    seen = RecordingObserver()
+    started: list[StartedRun] = []
+
+    async def story() -> None:
+        agent = Slow(KeyboardInterrupt())
+        run = await way(required(seen)).start(agent)
+        started.append(run)
+        await agent.began.wait()
+        await run.cancel()
+        await run.ended()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(story())
+    started[0].waits.cancelled() or started[0].waits.exception()  # which nobody else retrieves
+    assert told(seen.events)[2] == f"run_cancelled {way.cancel_mode}"
+    assert_run_order(seen.events)
