@@ -67,6 +67,8 @@ def manager_of(*observers: Any, **options: Any) -> RunManager:
         ({"idempotency_key": ["k"]}, "idempotency_key"),
         ({"parent_run_id": 5}, "parent_run_id"),
         ({"parent_run_id": "a\0b"}, "parent_run_id"),
+        ({"parent_run_id": "p" * 256}, "parent_run_id"),
+        ({"owner": "o" * 256}, "owner"),
         ({"trigger": object()}, "trigger"),
         ({"trigger": "\ud800"}, "trigger"),
         ({"stream_mode": 5}, "stream_mode"),

@@ -49,7 +49,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
     if spec.metadata is not None:
         _check(spec.metadata, Mapping, "metadata", "a mapping of names to values")
     if spec.owner is not None:
-        _text(spec.owner, "owner")
+        _name(spec.owner, "owner")
     _check_stream_mode(spec.stream_mode)
     _check_limits(spec)
     return RunRecord(
@@ -61,7 +61,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         metadata=canonical_payload(spec.metadata, path="metadata") if spec.metadata else {},
         multitask=_strategy(spec.multitask),
         due_at=None if spec.after_seconds is None else _due_at(spec.after_seconds, now),
-        parent_run_id=_text(spec.parent_run_id or parent_run_id, "parent_run_id"),
+        parent_run_id=_name(spec.parent_run_id or parent_run_id, "parent_run_id"),
         trigger=_text(spec.trigger, "trigger"),
         attempt=1 if spec.attempt == 1 else count_of(spec.attempt, "attempt"),
         retry_of=None if spec.retry_of is None else _id(spec.retry_of, "retry_of"),
@@ -285,6 +285,14 @@ def _text(value: Any, field: str) -> str | None:
     if _plain(value) != value:
         raise InvalidSpecError(field=field, value=value, why="it is a text without NUL and half characters")
     return str(value)
+
+
+def _name(value: Any, field: str) -> str | None:
+    text = _text(value, field)
+    if text is not None and len(text) > MAX_ID_CHARS:
+        why = f"it is a text of {MAX_ID_CHARS} characters at most"
+        raise InvalidSpecError(field=field, value=f"{text:.40}…", why=why)
+    return text
 
 
 def _plain[T](value: T) -> T:

@@ -1,6 +1,7 @@
 """What may be appended, what it changes, and what is refused: I1 to I6."""
 
 import asyncio
+import secrets
 import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -154,6 +155,16 @@ async def test_payload_values_of_the_wrong_kind_do_not_stop_the_log(store: Store
     assert (stored.message_count, stored.cost_usd) == (0, None)
     assert stored.duration_seconds == 1.0  # from the clock, as nobody measured it
     assert (await store.stats()).by_model["b"].input_tokens == 0
+
+
+async def test_an_id_that_no_index_takes_does_not_stop_the_log(store: Store, script) -> None:
+    run, child = script(), script()
+    await store.append([run.started(parent_run_id=secrets.token_hex(4_000), retry_of=secrets.token_hex(4_000))])
+    await store.append([child.started(parent_run_id="p" * 255, retry_of=run.run_id)])
+
+    stored = [await store.run(one.run_id) for one in (run, child)]
+
+    assert [(one.parent_run_id, one.retry_of) for one in stored if one] == [(None, None), ("p" * 255, run.run_id)]
 
 
 async def test_the_same_event_again_gives_what_is_stored(store: Store, script) -> None:

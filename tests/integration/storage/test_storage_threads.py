@@ -13,6 +13,7 @@ import pytest
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread
+from trackside.app.storage.errors import InvalidQueryError
 from trackside.app.storage.maintenance import check_database
 from trackside.app.storage.threads import ThreadQuery
 from trackside.harness import ObserverBinding, RunManager, RunSpec
@@ -438,6 +439,26 @@ async def test_what_others_want_of_metadata_holds_besides_what_is_asked_for(stor
         query = ThreadQuery(metadata=metadata, wanted=wanted)
         assert await threads.count(query) == fit, (metadata, wanted)
         assert (await threads.search(query)).total == fit, (metadata, wanted)
+
+
+@pytest.mark.parametrize("said", ["x" * 256, "a\0", "\ud800", 5], ids=["long", "NUL", "half", "number"])
+async def test_what_no_database_takes_as_an_id_or_an_owner_is_refused_by_name(store: Store, said: Any) -> None:
+    threads = store.threads_of(None)
+    await threads.create("t")
+    asked = [
+        ("thread_id", threads.create(said)),
+        ("belongs_to", threads.create(belongs_to=said)),
+        ("agent", threads.create(agent=said)),
+        ("agent", threads.change("t", agent=said)),
+        ("copy_id", threads.copy("t", copy_id=said)),
+        ("belongs_to", threads.copy("t", belongs_to=said)),
+    ]
+
+    for field, asking in asked:
+        with pytest.raises(InvalidQueryError, match=f" {field}="):
+            await asking
+    longest = await threads.copy("t", copy_id="t" * 255, belongs_to="o" * 255)
+    assert (longest.thread_id, longest.owner) == ("t" * 255, "o" * 255)
 
 
 async def test_a_copy_may_have_metadata_of_its_own(store: Store) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from trackside.app.storage._encoding import is_plain_text, time_of
+from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, time_of
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 
@@ -72,6 +72,19 @@ def plain(field: str, said: Any) -> str:
 def plain_or_none(field: str, said: Any) -> str | None:
     """A text that a database can hold, if there is one."""
     return None if said is None else plain(field, said)
+
+
+def short(field: str, said: Any) -> str:
+    """A text that a database can hold, and index."""
+    if len(text := plain(field, said)) > MAX_ID_CHARS:
+        why = f"it is a text of {MAX_ID_CHARS} characters at most"
+        raise InvalidQueryError(field=field, value=f"{text:.40}…", why=why)
+    return text
+
+
+def short_or_none(field: str, said: Any) -> str | None:
+    """A text that a database can hold, and index, if there is one."""
+    return None if said is None else short(field, said)
 
 
 def members[K: StrEnum](kinds: type[K], field: str, said: Any) -> list[K]:

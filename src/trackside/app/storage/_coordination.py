@@ -28,6 +28,7 @@ from trackside.harness.errors import (
     DuplicateRunError,
     InvalidSpecError,
     ThreadBusyError,
+    TracksideError,
     UnknownRunError,
     UnknownThreadError,
 )
@@ -86,13 +87,28 @@ class _ThreadWork(Work):
 class _Entry(_ThreadWork):
     """A run takes its place on its thread.
 
-    `fates` are those of the owner's runs; `withdrawn` are the runs whose fate this work decided, to be undone if it
+    `fates` are those of the owner's runs; `withdrawn` are the runs whose fate this work decided, which is undone if it
     fails. `given` is the answer so far: a transaction whose reply was lost is repeated, and finds all of it done.
     """
 
     fates: Fates
     withdrawn: list[str] = field(default_factory=list)
     given: Admitted | None = None
+
+    @override
+    def undone(self) -> None:
+        self.given = None
+        self._undecide()
+
+    @override
+    def refused(self, error: TracksideError) -> None:
+        self._undecide()  # and not when its caller hears of it: the next work may decide about the same runs
+
+    def _undecide(self) -> None:
+        for run_id in self.withdrawn:
+            if self.fates.get(run_id) == "withdrawn":
+                self.fates.pop(run_id, None)
+        self.withdrawn.clear()
 
     def make_room(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:
         """Have all runs of the thread make room, if the one that comes asks for that."""
@@ -322,6 +338,10 @@ class PromoteDue(Work):
     @override
     def size(self) -> int:
         return self.limit * ROW_BYTES
+
+    @override
+    def undone(self) -> None:
+        self.promoted.clear()
 
     @override
     def apply(self, unit: UnitOfWork) -> list[str]:

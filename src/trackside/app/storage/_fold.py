@@ -164,11 +164,11 @@ def _start(row: EventRow) -> RunStart:
         created_at=row.occurred_at,
         agent=_name(payload.get("agent")),
         metadata=json_text(metadata),
-        parent_run_id=_text(payload.get("parent_run_id")),
+        parent_run_id=_name(payload.get("parent_run_id")),
         trigger=_text(payload.get("trigger")),
         labels=labels_of(metadata),
         attempt=max(1, _count(payload.get("attempt"))),
-        retry_of=_text(payload.get("retry_of")),
+        retry_of=_name(payload.get("retry_of")),
     )
 
 

@@ -341,6 +341,10 @@ class Adopt(Work):
         return self.limit * ROW_BYTES
 
     @override
+    def undone(self) -> None:
+        self.taken.clear()
+
+    @override
     def apply(self, unit: UnitOfWork) -> Adoption:
         query = (
             select(active_runs.c.run_id, active_runs.c.thread_id, *_ASKED)

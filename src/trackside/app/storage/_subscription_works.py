@@ -182,6 +182,10 @@ class Delete(SubscriptionWork):
     _was_there: bool = False
 
     @override
+    def undone(self) -> None:
+        self._was_there = False
+
+    @override
     def _take(self, session: Session) -> None:
         if self._find(session) is None and not self._was_there:  # the reply to an earlier commit may have been lost
             raise errors.UnknownSubscriptionError(name=self.name)
@@ -197,6 +201,10 @@ class Acquire(SubscriptionWork):
     consumer: str
     lease_seconds: float
     _given: tuple[str, float, int] | None = None
+
+    @override
+    def undone(self) -> None:
+        self._given = None
 
     @override
     def _take(self, session: Session) -> Grant:
@@ -365,6 +373,10 @@ class DecideParked(SubscriptionWork):
     position: int | None
     retry: bool
     _decided: set[int] = field(default_factory=set)
+
+    @override
+    def undone(self) -> None:
+        self._decided.clear()
 
     @override
     def _take(self, session: Session) -> int:

@@ -74,6 +74,10 @@ class Take(Work):
             return True
 
     @override
+    def undone(self) -> None:
+        self.taken.clear()
+
+    @override
     def apply(self, unit: UnitOfWork) -> Takings:
         with self._lock:
             self._begun = True

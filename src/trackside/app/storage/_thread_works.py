@@ -104,6 +104,10 @@ class CreateThread(_OnThread):
         )
         unit.label_thread(self.thread_id, self.metadata)
 
+    @override
+    def undone(self) -> None:
+        self.tried = False
+
     def _is_own(self, unit: UnitOfWork) -> bool:
         query = select(threads.c.created_at).where(threads.c.thread_id == self.thread_id)
         return unit.session.execute(query) == [(self.now,)]

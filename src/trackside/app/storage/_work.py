@@ -82,6 +82,9 @@ class Work(ABC):
     def refused(self, error: TracksideError) -> None:  # noqa: B027  # most have nothing to note
         """Note, in the thread that writes and before anything else is written, that nothing of it was."""
 
+    def undone(self) -> None:  # noqa: B027  # most keep nothing
+        """Forget what it has noted of itself in a transaction that was rolled back: it is applied anew, or refused."""
+
     @abstractmethod
     def apply(self, unit: UnitOfWork) -> Any:
         """Add to the unit what is to be written; the result is the caller's once it is committed.
@@ -451,7 +454,7 @@ def commit_together(
     unknown: OutcomeUnknownError | None = None
     while True:
         try:
-            return _commit(session, works, check_ids=collisions > 0)
+            return _commit(session, works, check_ids=collisions > 0, may_be_there=unknown is not None)
         except CollisionError:
             # Somebody reuses the event id of another run, which the sequences do not tell: find out who. Or another
             # process made the same thread, run or event at this moment: now it is there to be found.
@@ -471,11 +474,17 @@ def commit_together(
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _commit(session: Session, works: Sequence[Work], *, check_ids: bool) -> Committed:
-    with session.transaction(synced=not all(work.may_be_forgotten for work in works)):
-        unit = UnitOfWork(session, works, check_ids=check_ids)
-        outcomes = [_apply(work, unit) for work in works]
-        unit.write()
+def _commit(session: Session, works: Sequence[Work], *, check_ids: bool, may_be_there: bool) -> Committed:
+    try:
+        with session.transaction(synced=not all(work.may_be_forgotten for work in works)):
+            unit = UnitOfWork(session, works, check_ids=check_ids)
+            outcomes = [_apply(work, unit) for work in works]
+            unit.write()
+    except BaseException as exc:
+        if not (may_be_there or isinstance(exc, OutcomeUnknownError)):
+            for work in works:
+                work.undone()
+        raise
     return Committed(outcomes, unit.new_events, unit.queue.handovers, unit.removed_threads, unit.queue.news())
 
 

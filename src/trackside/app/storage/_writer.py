@@ -2,7 +2,8 @@
 
 A commit that survives a power cut costs a flush of the disk, whatever is in it. So nobody waits for the flush of another
 but the last, and each caller goes on after *its own* commit. Callers wait for room before they wait for the disk: the
-queue is bounded in count and bytes, and what is in it is written even if its caller has been cancelled meanwhile.
+queue is bounded in count and bytes, and what is in it is written even if its caller has been cancelled meanwhile. Nobody
+fails for another: works that cannot be written together are written one by one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ logger = logging.getLogger("trackside.storage")
 
 _LINGER = 0.01  # seconds that a write which nobody waits for leaves for others to come along
 _LINGERING_BYTES = 1_048_576
+_OF_ALL = (errors.AccessRefusedError, errors.NoSuchDatabaseError, errors.ReadOnlyDatabaseError)
 
 _NOTHING_WRITTEN = WriterStats(
     batches_total=0, works_total=0, events_total=0, seconds_total=0.0, failures_total=0, pending=0
@@ -297,7 +299,7 @@ class Writer:
                 is_open = True
                 while is_open:
                     jobs, is_open = self._next_batch()
-                    if jobs and not self._tell_loop(self._hand_back, jobs, self._commit(jobs)):
+                    if jobs and not self._write(jobs):
                         return
         finally:
             self._tell_loop(self._stopped.set_result, None)
@@ -317,7 +319,32 @@ class Writer:
             size += job.size
         return jobs, True
 
-    def _commit(self, jobs: Sequence[_Job]) -> Committed:
+    def _write(self, jobs: Sequence[_Job]) -> bool:
+        """Write works together; each by itself if it may be one of them that fails. False: the loop is closed."""
+        written = self._commit(jobs)
+        if isinstance(written, Committed):
+            return self._tell_loop(self._hand_back, jobs, written)
+        if len(jobs) == 1 or not _may_be_ones_fault(written.error):
+            return self._refuse(jobs, written)
+        logger.warning(
+            "the store %s writes %d works one by one, as they failed together: %s",
+            self._database,
+            len(jobs),
+            written.error,
+        )
+        for number, job in enumerate(jobs):
+            written = self._commit([job])
+            if isinstance(written, Committed):
+                is_heard = self._tell_loop(self._hand_back, [job], written)
+            elif _may_be_ones_fault(written.error):
+                is_heard = self._refuse([job], written)
+            else:  # the others would wait for the database as long, one after another
+                return self._refuse(jobs[number:], written)
+            if not is_heard:
+                return False
+        return True
+
+    def _commit(self, jobs: Sequence[_Job]) -> Committed | Refused:
         begun = monotonic()
         try:
             works = [job.work for job in jobs]
@@ -336,9 +363,13 @@ class Writer:
                     job.work.refused(outcome.error)
             return committed
         self._count(len(jobs), 0, monotonic() - begun, failures=1)
+        return refused
+
+    def _refuse(self, jobs: Sequence[_Job], refused: Refused) -> bool:
+        """Tell callers that nothing of theirs was written, and why. False: the loop is closed."""
         for job in jobs:
             job.work.refused(refused.error)
-        return Committed([refused] * len(jobs), ())
+        return self._tell_loop(self._hand_back, jobs, Committed([refused] * len(jobs)))
 
     def _count(self, works: int, events: int, seconds: float, *, failures: int = 0) -> None:
         """Add a transaction; whole at once, for those who read in other threads."""
@@ -453,6 +484,11 @@ def answer_of(outcome: Any) -> Any:
         # Several callers may get what stopped their common transaction: each its own exception.
         raise type(outcome.error)(**outcome.error.details) from outcome.error
     return outcome
+
+
+def _may_be_ones_fault(error: TracksideError) -> bool:
+    """Whether a transaction may have failed for one of its works alone, and not for what the database is or does."""
+    return not (error.retryable or isinstance(error, _OF_ALL))
 
 
 def _closed() -> ClosedError:

@@ -177,11 +177,7 @@ class StoredCoordinator:
                 work.lifetime = lifetime_of(spec.thread_ttl, record.created_at, field="thread_ttl")
             if spec.thread_metadata:
                 work.thread_metadata = canonical_payload(spec.thread_metadata, path="thread_metadata")
-        try:
-            admitted: Admitted = await self._writer.write_to_the_end(work)
-        except TracksideError:
-            self._runs.undecide(work.withdrawn)
-            raise
+        admitted: Admitted = await self._writer.write_to_the_end(work)
         if admitted.existing is not None:
             existing = admitted.existing
             known = await finish(lambda: self._known(existing), name="existing")
@@ -472,7 +468,6 @@ class StoredCoordinator:
         try:
             admitted: Admitted | None = await self._writer.write(work)
         except StorageError as exc:
-            self._runs.undecide(work.withdrawn)
             logger.warning("run %s is due, but could not take its place: %s", record.run_id, exc)
             own.timer = asyncio.get_running_loop().call_later(self._lease / BEATS_PER_LEASE, self._spawn, own)
             return

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from trackside.app.storage import _queries
-from trackside.app.storage._arguments import AnyOf, members, plain, plain_or_none
+from trackside.app.storage._arguments import AnyOf, members, plain, short, short_or_none
 from trackside.app.storage._conditions import are_of, is_owned, unindexed
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._lifetimes import lifetime_of
@@ -116,15 +116,15 @@ class Threads:
             PayloadError: the metadata cannot be kept.
             StorageError: the database failed.
         """
-        thread_id = new_id() if thread_id is None else plain("thread_id", thread_id)
+        thread_id = new_id() if thread_id is None else short("thread_id", thread_id)
         now = datetime.now(UTC)
         work = CreateThread(
             thread_id=thread_id,
             owner=self._owner,
             now=time_text(now),
-            belongs_to=plain_or_none("belongs_to", belongs_to),
+            belongs_to=short_or_none("belongs_to", belongs_to),
             metadata=_plain(metadata),
-            agent=plain_or_none("agent", agent),
+            agent=short_or_none("agent", agent),
             lifetime=lifetime_of(ttl_minutes, now),
         )
         await self._writer.write(work)
@@ -163,7 +163,7 @@ class Threads:
             owner=self._owner,
             now=time_text(now),
             metadata=_plain(metadata),
-            agent=plain_or_none("agent", agent),
+            agent=short_or_none("agent", agent),
             lifetime=None if ttl_minutes is None else lifetime_of(ttl_minutes, now),
         )
         await self._writer.write(work)
@@ -211,15 +211,16 @@ class Threads:
 
         Raises:
             UnknownThreadError: there is no such thread.
+            InvalidQueryError: an argument does not fit; the message names it.
             StorageError: the database failed.
         """
-        copy_id = new_id() if copy_id is None else plain("copy_id", copy_id)
+        copy_id = new_id() if copy_id is None else short("copy_id", copy_id)
         work = CopyThread(
             thread_id=plain("thread_id", thread_id),
             owner=self._owner,
             now=time_text(datetime.now(UTC)),
             copy_id=copy_id,
-            belongs_to=belongs_to,
+            belongs_to=short_or_none("belongs_to", belongs_to),
             metadata=None if metadata is None else _plain(metadata),
         )
         await self._writer.write(work)

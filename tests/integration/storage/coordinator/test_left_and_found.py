@@ -655,6 +655,20 @@ async def test_a_run_that_has_to_leave_is_withdrawn_by_one_of_two_who_meet(hand:
     assert withdrawn is False
 
 
+async def test_a_run_that_left_for_another_is_not_to_be_had_because_a_third_could_not_be_let_in(hand: Any) -> None:
+    a = hand()
+    waiting = await admit(a)
+    fit = run_of("t", "interrupt")
+    misfit = replace(run_of("t", "interrupt"), trigger="\ud800")
+
+    refused, admission = await together(a, *(lambda run=run: a.coordinator.admit(run) for run in (misfit, fit)))
+
+    assert isinstance(refused, StorageError)
+    assert [(run.run_id, run.status) for run in admission.displaced] == [(waiting, "pending")]
+    assert a.coordinator._runs.fates == {waiting: "withdrawn"}
+    assert await a.coordinator.claim(waiting) is None
+
+
 @pytest.mark.usefixtures("path")
 async def test_who_comes_while_another_waits_for_a_locked_database_waits_no_second_time(
     url: str, database: Any, blockbuster: BlockBuster

@@ -1,0 +1,182 @@
+"""Works that meet in one transaction: one that cannot be written keeps no other from being written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, override
+
+import pytest
+from sqlalchemy import text
+from tests.property.queue_hands import ForgetfulSession, Gate
+
+from trackside.app.storage import Store
+from trackside.app.storage._graph_checkpoint_work import Chain, PutGraphRows
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.errors import (
+    AccessRefusedError,
+    DatabaseBusyError,
+    StorageError,
+    TransactionConflictError,
+)
+
+
+async def together(store: Store, *asked: Awaitable[Any]) -> list[Any]:
+    """What becomes of these, which are written in one transaction, in this order."""
+    gate = Gate()
+    held = asyncio.ensure_future(store._writer.write(gate))
+    await asyncio.to_thread(gate.reached.wait, 30)
+    writing = []
+    for number, one in enumerate(asked, start=1):
+        writing.append(asyncio.ensure_future(one))
+        async with asyncio.timeout(30):
+            while store.writer_stats().pending < number:
+                await asyncio.sleep(0)
+    gate.opened.set()
+    await held
+    return await asyncio.gather(*writing, return_exceptions=True)
+
+
+@dataclass(eq=False)
+class Misfit(Work):
+    """What no database takes."""
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        unit.session.execute(text("SELECT no_such_column FROM runs"))
+
+
+@dataclass(eq=False)
+class Noting(Work):
+    """Notes what it knew of itself each time that it was applied."""
+
+    known: bool = False
+    heard: list[bool] = field(default_factory=list)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> list[bool]:
+        self.heard.append(self.known)
+        self.known = True
+        return self.heard
+
+    @override
+    def undone(self) -> None:
+        self.known = False
+
+
+class Failing(ForgetfulSession):
+    """Fails with one of these after the other, where there is one, before it commits."""
+
+    def __init__(self, session: Any, *failures: Exception | None) -> None:
+        super().__init__(session)
+        self.failures = list(failures)
+        self.begun = 0
+
+    @contextlib.contextmanager
+    @override
+    def transaction(self, *, synced: bool = True) -> Generator[None]:
+        self.begun += 1
+        with super().transaction(synced=synced):
+            yield
+            if self.failures and (failure := self.failures.pop(0)) is not None:
+                raise failure
+
+
+def failing(store: Store, *failures: Exception | None) -> Failing:
+    """The session of a store, which fails with these in the transactions after the next one."""
+    session: Any = Failing(store._writer._session, None, *failures)  # type: ignore[union-attr]
+    store._writer._session = session  # type: ignore[union-attr]
+    return session
+
+
+def kinds(outcomes: Sequence[Any]) -> list[str]:
+    return [type(outcome).__name__ for outcome in outcomes]
+
+
+async def test_what_no_database_takes_fails_alone_and_the_others_are_written_in_order(store: Store, script) -> None:
+    first, second = script().whole(), script().whole()
+    told: list[int] = []
+    store._writer.on_commit.append(lambda events: told.extend(event.position for event in events))
+
+    outcomes = await together(
+        store,
+        store.append(first[:3]),
+        store._writer.write(Misfit()),
+        store.append(first[3:]),
+        store._writer.write(Misfit()),
+        store.append(second),
+    )
+
+    assert kinds(outcomes) == ["list", "StorageError", "list", "StorageError", "list"]
+    assert [stored.position for outcome in outcomes[::2] for stored in outcome] == [*range(1, 11)]
+    assert told == [stored.position for stored in await store.events()] == [*range(1, 11)]
+    assert await store.append(script().whole())
+
+
+async def test_what_follows_on_something_that_could_not_be_written_is_refused(store: Store, script) -> None:
+    events = script().whole()
+    first, *_, last = events
+    outcomes = await together(
+        store, store.append([first]), store._writer.write(Misfit()), store.append([last]), store.append(events[1:])
+    )
+
+    assert kinds(outcomes) == ["list", "StorageError", "EventOrderError", "list"]
+    assert [stored.event for stored in await store.events()] == events
+
+
+async def test_puts_after_one_that_could_not_be_written_are_not_written_either(store: Store) -> None:
+    @dataclass(slots=True, eq=False, kw_only=True)
+    class MisfitPut(PutGraphRows):
+        @override
+        def apply(self, unit: UnitOfWork) -> None:
+            raise ZeroDivisionError
+
+    chain = Chain()
+    write = store._writer.write
+    puts = [kind(thread_id="t", run_id=None, chain=chain) for kind in (PutGraphRows, MisfitPut, PutGraphRows)]
+
+    outcomes = await together(store, *(write(put) for put in puts))
+
+    assert kinds(outcomes) == ["NoneType", "StorageError", "StorageError"]
+    assert [str(outcome) for outcome in outcomes[1:]] == [str(chain.failure)] * 2
+
+
+@pytest.mark.usefixtures("path")
+async def test_a_work_knows_nothing_of_what_was_undone_and_remembers_what_may_be_there(store: Store) -> None:
+    beside_a_misfit, in_conflict, whose_reply_was_lost = Noting(), Noting(), Noting()
+
+    await together(store, store._writer.write(beside_a_misfit), store._writer.write(Misfit()))
+    session = failing(store)
+    session.failures = [TransactionConflictError(database="it", why="they met")]
+    await store._writer.write(in_conflict)
+    session.loses_in = 1
+    await store._writer.write(whose_reply_was_lost)
+
+    assert beside_a_misfit.heard == [False, False]
+    assert in_conflict.heard == [False, False]
+    assert whose_reply_was_lost.heard == [False, True]
+
+
+@pytest.mark.usefixtures("path")
+async def test_a_database_that_goes_away_meanwhile_is_waited_for_once(store: Store, script) -> None:
+    busy = DatabaseBusyError(database="it", seconds=5)
+    session = failing(store, StorageError(database="it", why="one of them does not fit"), None, busy)
+
+    outcomes = await together(store, *(store.append(script().whole()) for _ in range(4)))
+
+    assert kinds(outcomes) == ["list", *["DatabaseBusyError"] * 3]
+    assert session.begun == 4  # the gate, all, the first, the second
+    assert len(await store.events()) == 5
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("error", [AccessRefusedError, DatabaseBusyError])
+async def test_what_is_the_fault_of_no_work_is_tried_once_for_all(store: Store, script, error) -> None:
+    session = failing(store, error(database="it", why="so", seconds=5))
+
+    outcomes = await together(store, *(store.append(script().whole()) for _ in range(3)))
+
+    assert kinds(outcomes) == [error.__name__] * 3
+    assert session.begun == 2
