@@ -192,10 +192,19 @@ class RemoveThread(_OnThread):
     """
 
     expired: bool = False
+    removed: bool = False
+    """Whether it has removed it: a transaction whose reply was lost is repeated, and finds that done."""
+
+    @override
+    def undone(self) -> None:
+        self.removed = False
 
     @override
     def apply(self, unit: UnitOfWork) -> bool:
         lane = unit.queue.lane(self.thread_id)
+        if self.removed and (lane.removed or not lane.exists):
+            unit.removed_threads.append(self.thread_id)  # nobody has been told yet
+            return True
         if self.expired and not (self.sees(lane) and self._has_expired(unit)):
             return False
         self.seen(unit)
@@ -207,6 +216,7 @@ class RemoveThread(_OnThread):
         unit.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == self.thread_id))
         of_thread = (runs.c.thread_id == self.thread_id, runs.c.removed_at.is_(None))
         unit.session.execute(update(runs).where(*of_thread).values(removed_at=self.now))
+        self.removed = True
         return True
 
     def _has_expired(self, unit: UnitOfWork) -> bool:
@@ -281,6 +291,12 @@ class RemoveRun(_OnThread):
     """Have a run that has ended gone for clients. The log keeps its events."""
 
     run_id: str
+    removed: bool = False
+    """Whether it has removed it: a transaction whose reply was lost is repeated, and finds that done."""
+
+    @override
+    def undone(self) -> None:
+        self.removed = False
 
     @override
     def run_ids(self) -> Iterable[str]:
@@ -288,18 +304,23 @@ class RemoveRun(_OnThread):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        self.seen(unit)
         run = unit.run(self.run_id)
-        if run is None or run.thread_id != self.thread_id:
-            raise UnknownRunError(run_id=self.run_id)
-        removed_at = select(runs.c.removed_at).where(runs.c.run_id == self.run_id)
-        if any(when is not None for (when,) in unit.session.execute(removed_at)):
+        is_removed = run is None or self._is_removed(unit)
+        if self.removed and is_removed:
+            return
+        self.seen(unit)
+        if run is None or is_removed or run.thread_id != self.thread_id:
             raise UnknownRunError(run_id=self.run_id)
         if not is_final(run.fold.status):
             raise RunInUseError(run_id=self.run_id)
         if run.end is not None:  # which is still to be written
             run.end.removed_at = self.now
         unit.session.execute(update(runs).where(runs.c.run_id == self.run_id).values(removed_at=self.now))
+        self.removed = True
+
+    def _is_removed(self, unit: UnitOfWork) -> bool:
+        removed = select(runs.c.run_id).where(runs.c.run_id == self.run_id, runs.c.removed_at.is_not(None))
+        return bool(unit.session.execute(removed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

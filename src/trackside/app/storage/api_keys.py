@@ -187,6 +187,9 @@ class _Create(Work):
     @override
     def apply(self, unit: UnitOfWork) -> None:
         key = self.key
+        is_there = select(api_keys.c.key_id).where(api_keys.c.digest == key.digest)
+        if unit.session.execute(is_there):  # the reply to an earlier commit was lost
+            return
         values = {
             "key_id": key.key_id,
             "name": key.name,

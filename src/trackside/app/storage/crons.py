@@ -248,10 +248,15 @@ class _Create(Work):
             unit.session.execute(insert(crons).values(_columns(self.cron)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Replace(Work):
     seen: Cron
     changed: Cron
+    _done: bool = False
+
+    @override
+    def undone(self) -> None:
+        self._done = False
 
     @property
     @override
@@ -260,16 +265,29 @@ class _Replace(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> bool:
-        seen = _columns(self.seen)
-        as_seen = [crons.c[name].is_not_distinct_from(seen[name]) for name in ("cron_id", "next_run_at", "updated_at")]
-        changed = update(crons).where(*as_seen).values(_columns(self.changed)).returning(crons.c.cron_id)
-        return bool(unit.session.execute(changed))
+        if self._done:  # the reply to an earlier commit may have been lost
+            is_there = select(crons.c.cron_id).where(*_stands_as(self.changed))
+            if unit.session.execute(is_there):
+                return True
+        change = update(crons).where(*_stands_as(self.seen)).values(_columns(self.changed))
+        self._done = bool(unit.session.execute(change.returning(crons.c.cron_id)))
+        return self._done
 
 
-@dataclass(frozen=True, slots=True)
+def _stands_as(cron: Cron) -> list[ColumnElement[bool]]:
+    columns = _columns(cron)
+    return [crons.c[name].is_not_distinct_from(columns[name]) for name in ("cron_id", "next_run_at", "updated_at")]
+
+
+@dataclass(slots=True, eq=False)
 class _Delete(Work):
     cron_id: str
     owner: str | None
+    _was_there: bool = False
+
+    @override
+    def undone(self) -> None:
+        self._was_there = False
 
     @property
     @override
@@ -279,4 +297,6 @@ class _Delete(Work):
     @override
     def apply(self, unit: UnitOfWork) -> bool:
         gone = delete(crons).where(crons.c.cron_id == self.cron_id, *_owned_by(self.owner)).returning(crons.c.cron_id)
-        return bool(unit.session.execute(gone))
+        # What an earlier commit has deleted whose reply was lost counts as well.
+        self._was_there = bool(unit.session.execute(gone)) or self._was_there
+        return self._was_there
