@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import Way, both_ways, end_of, required, told, virtual
 
@@ -332,3 +333,23 @@ async def test_others_can_execute_what_names_an_agent_and_nothing_else() -> None
             await (await manager.start(spec)).result()
     names = ["echo", "echo", "stranger"]
     assert admitted == list(zip(names, [*specs[:2], None], strict=True))
+
+
+@virtual
+async def test_a_run_that_comes_in_behind_a_refused_one_of_its_id_and_key_is_known() -> None:
+    coordinator = SlowCoordinator(1.0)
+    async with manager_of(coordinator=coordinator) as manager:
+        ahead = await manager.start(RunSpec("sleeper", thread_id="t"))
+        spec = RunSpec("sleeper", run_id="r", thread_id="t", idempotency_key="k", multitask="reject")
+        refused = asyncio.create_task(manager.start(spec))
+        await asyncio.sleep(0)
+        coordinator.broken["admit"] = ConnectionError("database gone")
+        await asyncio.sleep(0.5)
+        again = asyncio.create_task(manager.start(replace(spec, multitask="enqueue")))
+        await asyncio.wait({refused})
+        coordinator.broken.clear()
+        run = await again
+        assert isinstance(refused.exception(), ConnectionError)
+        assert manager.has("r"), "it was forgotten with the one that was refused"
+        await ahead.result()
+        assert (await run.result()).status is RunStatus.success

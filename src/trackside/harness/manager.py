@@ -239,9 +239,8 @@ class RunManager:
         self._let_in(execution, admission, received=received)
         if not received:
             raise asyncio.CancelledError
-        if admission.existing:
-            return await self._handle_of(admission.record)
-        return RunHandle(self, record, execution.outcome)
+        started = RunHandle(self, record, execution.outcome)
+        return await self._handle_of(admission.record) if admission.existing else started
 
     @property
     def agents(self) -> Mapping[str, Agent]:
@@ -449,6 +448,7 @@ class RunManager:
         if admission.existing:
             self._runs.forget(execution)
             return
+        self._runs.add(execution)  # again: another with its id and key may have been there, and been refused
         for displaced in admission.displaced:
             self._runs.displace(displaced, CancelMode(execution.worker.record.multitask.value))
         if admission.elsewhere:

@@ -87,6 +87,14 @@ class IgnoresKeys(MemoryCoordinator):
         return await super().admit(record, **asked)
 
 
+class TakesWhoAsksAgainForALostReply(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        known = self._runs.get(record.run_id)
+        if known is not None and known.status is RunStatus.pending:
+            return Admission(record=record, ready=known.claimable)
+        return await super().admit(record, **asked)
+
+
 class IgnoresBodies(MemoryCoordinator):
     async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None, **asked: Any) -> Admission:
         key = None if idempotency is None else IdempotencyKey(idempotency.key, "")
@@ -191,6 +199,7 @@ MUTANTS: dict[type[MemoryCoordinator], str] = {
     WithdrawsTwice: "test_of_many_that_withdraw_a_run_one_is_told_yes",
     WithdrawsWhatRuns: "test_a_running_run_cannot_be_withdrawn",
     IgnoresKeys: "test_the_same_request_gives_the_run_that_is_there",
+    TakesWhoAsksAgainForALostReply: "test_a_run_that_is_named_and_asked_for_again_is_the_one_that_is_there",
     IgnoresBodies: "test_a_key_with_another_body_is_refused",
     ForgetsKeysAtTheEnd: "test_the_same_request_gives_the_run_that_is_there",
     UsesUpTheKeyOfWhatItRefuses: "test_a_refused_request_does_not_use_its_key_up",

@@ -185,10 +185,11 @@ class Admit(_Entry):
 
     @override
     def apply(self, unit: UnitOfWork) -> Admitted:
-        if (existing := self._named_before(unit)) is not None:
+        run = unit.run(self.run_id)
+        if (existing := self._named_before(unit, run)) is not None:
             return Admitted(ready=False, thread_status=ThreadStatus.idle, existing=existing)
-        if unit.run(self.run_id) is not None:
-            return self._again(unit)
+        if run is not None:
+            return self._again(unit, run)
         lane = unit.queue.lane(self.thread_id)
         self._check_thread(lane)
         if self.multitask is MultitaskStrategy.reject and self.due_at is None and lane.holder is not None:
@@ -245,8 +246,8 @@ class Admit(_Entry):
         if not is_known:
             raise UnknownThreadError(thread_id=self.thread_id)
 
-    def _named_before(self, unit: UnitOfWork) -> str | None:
-        """The run that the idempotency key names; its own if this is asked again."""
+    def _named_before(self, unit: UnitOfWork, run: RunRow | None) -> str | None:
+        """The run that the idempotency key names; None if that is this one, whose first answer was lost."""
         if self.idempotency is None:
             return None
         known = unit.idempotency_keys.get(self.idempotency.key)
@@ -261,31 +262,35 @@ class Admit(_Entry):
         if named.body != self.idempotency.body:
             why = f"run {run_id} was started with this key and asked for something else"
             raise InvalidSpecError(field="idempotency_key", value=named.key, why=why)
-        return None if run_id == self.run_id else run_id
+        return None if run_id == self.run_id and (run is None or self._has_admitted(run)) else run_id
 
-    def _again(self, unit: UnitOfWork) -> Admitted:
-        """The answer to an admission that is asked again, because the first answer was lost."""
+    def _has_admitted(self, run: RunRow) -> bool:
+        """Whether the run with this id comes from this admission, and not from a caller who asked before for the same."""
+        start = self.start
+        return (run.thread_id, run.created_at, run.agent) == (self.thread_id, start.created_at, start.agent)
+
+    def _again(self, unit: UnitOfWork, run: RunRow) -> Admitted:
+        """The answer to an admission that is asked again, because the first answer was lost.
+
+        Raises:
+            DuplicateRunError: the run with this id is another's.
+        """
+        if not self._has_admitted(run):
+            raise DuplicateRunError(run_id=self.run_id)
         active = unit.queue.find(self.run_id)
-        run = unit.run(self.run_id)
-        is_untouched = run is not None and run.thread_id == self.thread_id and run.fold.sequence == 0
+        is_untouched = run.fold.sequence == 0
         if self.nobodys or not is_untouched or active is None or active.owner != self.owner or self.owner is None:
-            return self._elsewhere_again(unit, run, active)
+            return self._elsewhere_again(unit, active)
         displaced = () if self.given is None else self.given.displaced
         return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
 
-    def _elsewhere_again(self, unit: UnitOfWork, run: RunRow | None, active: ActiveRun | None) -> Admitted:
+    def _elsewhere_again(self, unit: UnitOfWork, active: ActiveRun | None) -> Admitted:
         """The same of a run that another process may have taken meanwhile, and ended: it is told by what is stored of it.
 
         A worker of a fleet took it, or somebody took it over because this process was taken for dead.
         """
-        start = self.start
-        is_ours = run is not None and (run.thread_id, run.created_at, run.agent) == (
-            self.thread_id,
-            start.created_at,
-            start.agent,
-        )
         query = select(runs.c.request).where(runs.c.run_id == self.run_id, runs.c.request.is_not(None))
-        if not is_ours or unit.session.execute(query) not in ([], [(start.request,)]):
+        if unit.session.execute(query) not in ([], [(self.start.request,)]):
             raise DuplicateRunError(run_id=self.run_id)
         if self.nobodys and active is not None and active.is_ready:
             unit.queue.change(active)  # that it is ready may have been lost with the answer

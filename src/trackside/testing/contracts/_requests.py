@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from itertools import count
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace
 
-from trackside.harness.errors import InvalidSpecError, ThreadBusyError
+from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError
 from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunStatus, ThreadStatus
 from trackside.testing.contracts._promise import Contract, promise
@@ -42,6 +44,33 @@ class RequestPromises(Contract):
         assert admission.record.run_id == run_id, f"the key named {run_id}, and {admission.record.run_id} came back"
         assert admission.record.status is status, f"the run was {status} and came back as {admission.record.status}"
         assert await worker.coordinator.get(again.run_id) is None, "the same request left another run behind"
+
+    @promise("idempotency")
+    async def test_a_run_that_is_named_and_asked_for_again_is_the_one_that_is_there(
+        self, coordinators: Coordinators
+    ) -> None:
+        worker = await coordinators.worker()
+        ahead, first = await worker.run_on("t"), worker.record("t")
+        await worker.admit(first, key=_KEY)
+        again = replace(first, created_at=first.created_at + timedelta(seconds=1))
+
+        async def finds(status: RunStatus) -> None:
+            admission = await worker.admit(again, key=_KEY)
+            assert admission.existing, f"the same request, by run id and key, was taken for a new run: it was {status}"
+            assert admission.record.status is status, (
+                f"the run was {status}, and came back as {admission.record.status}"
+            )
+            for key in (None, IdempotencyKey("another", "another body")):
+                with pytest.raises(DuplicateRunError):
+                    await worker.admit(again, key=key)
+
+        await finds(RunStatus.pending)
+        await worker.end(ahead)
+        await finds(RunStatus.pending)
+        await worker.start(first.run_id)
+        await finds(RunStatus.running)
+        await worker.end(first.run_id)
+        await finds(RunStatus.success)
 
     @promise("idempotency")
     async def test_a_key_with_another_body_is_refused(self, coordinators: Coordinators) -> None:
