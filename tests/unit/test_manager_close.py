@@ -256,11 +256,13 @@ async def test_runs_that_wait_in_a_durable_store_are_left_there() -> None:
         waiting = await manager.start(RunSpec("sleeper", 1.0, thread_id="t", run_id="waiting"))
         await asyncio.sleep(1)
         waits = asyncio.create_task(waiting.result())
+        follows = asyncio.create_task(anext(aiter(waiting.stream()), None))
     assert (await active.result()).status is RunStatus.cancelled
     with pytest.raises(TracksideError):
         await waits
     with pytest.raises(TracksideError):
         await waiting.result()
+    assert await asyncio.wait_for(follows, 1.0) is None, "who follows it gets to the end"
     assert told(seen.events, "waiting") == [], "I7: it is not lost and not failed"
     record = await coordinator.get("waiting")
     assert record.status is RunStatus.pending
@@ -368,8 +370,11 @@ async def test_a_coordinator_that_fails_as_runs_are_stopped_leaves_nobody_waitin
     running = await manager.start(RunSpec("sleeper", 1e6, thread_id="t"))
     behind = await manager.start(RunSpec("sleeper", 1.0, thread_id="t"))
     delayed = await manager.start(RunSpec("sleeper", 1.0, run_id="delayed", after_seconds=1e6))
+    follows = asyncio.create_task(anext(aiter(delayed.stream()), None))
+    await asyncio.sleep(1)
     coordinator.broken["withdraw"] = ConnectionError("database gone")
     await manager.aclose(grace=1.0)
+    assert await asyncio.wait_for(follows, 1.0) is None, "who follows it gets to the end"
     assert (await running.result()).status is RunStatus.cancelled, "its agent is stopped all the same"
     for waiting in (behind, delayed):
         with pytest.raises(NoResultHereError, match="could not take it out of the queue"):

@@ -21,8 +21,9 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
 from trackside.harness.places import Places
-from trackside.harness.ports import RunCoordinator
+from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats, Tally
+from trackside.harness.streaming import close_stream
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunStatus
 from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker
@@ -128,15 +129,14 @@ class Executions:
     """Executes the runs of a manager.
 
     Args:
-        coordinator: who may run when; `steady`.
+        services: the coordinator, `steady`, says who may run when; live output goes to the stream.
         places: for the runs that need one.
         watchdog: sees to it that they do not block the event loop unnoticed.
     """
 
-    def __init__(
-        self, coordinator: RunCoordinator, places: Places[Execution], watchdog: LoopWatchdog | None = None
-    ) -> None:
-        self._coordinator = coordinator
+    def __init__(self, services: Services, places: Places[Execution], watchdog: LoopWatchdog | None = None) -> None:
+        self._coordinator = services.coordinator
+        self._stream = services.stream
         self._places = places
         self._watchdog = watchdog
         self._tally = Tally()
@@ -219,7 +219,7 @@ class Executions:
         """Stop runs because their manager closes; what has not begun stays in a store that outlives the process (I7)."""
         for execution in executions:
             if self._coordinator.durable and execution.waits:
-                self.forget(execution, why=_LEFT)
+                self._leave(execution, why=_LEFT)
             else:
                 self.stop_soon(execution, stop)
 
@@ -261,7 +261,7 @@ class Executions:
             extra = fields_of(execution.worker.record)
             logger.error("run %s %s, and is left behind", execution.run_id, what, extra=extra)
             if is_lost:
-                self.forget(execution, why=_LEFT_BEHIND)
+                self._leave(execution, why=_LEFT_BEHIND)
 
     def close(self) -> None:
         """Watch nothing more; what executes still is left behind."""
@@ -394,6 +394,11 @@ class Executions:
             self._resolve(execution, worker.result)
         elif worker.is_lost and worker.under_way:
             self.forget(execution, why=_TAKEN_OVER)
+
+    def _leave(self, execution: Execution, *, why: str) -> None:
+        """Know a run no more that has not begun here, and says nothing here: who follows it gets to the end, too."""
+        self.forget(execution, why=why)
+        close_stream(self._stream, execution.worker.record)
 
     def _resolve(self, execution: Execution, result: RunResult) -> None:
         if execution.outcome.resolve(result):

@@ -186,7 +186,7 @@ class RunManager:
         self._stopping = stopping or StopPolicy()
         of_agents = {name: n for name, of_agent in self._limits.items() if (n := of_agent.max_running) is not None}
         watchdog = _watchdog_of(block_warning_after, clock)
-        self._runs = Executions(self._services.coordinator, Places(max_running, of_agents), watchdog)
+        self._runs = Executions(self._services, Places(max_running, of_agents), watchdog)
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
         self.observers = ObserverSet(observers, policy=policy or DispatchPolicy(), log=log)
         """Who is told; `add` and `remove` count from the next event on."""
