@@ -317,65 +317,6 @@ async def test_a_plain_function_may_ask(way: Way) -> None:
     assert resumed.completion_data["last_ai_message"] == "x: yes"
 
 
-@both_ways
-async def test_sixty_four_plain_functions_run_at_once(way: Way) -> None:
-    together = threading.Barrier(64, timeout=20)
-
-    def agent(input: int) -> int:
-        together.wait()  # passes only if all of them are here
-        return input
-
-    async with way() as runs:
-        results = await asyncio.gather(*(runs.run(agent, i) for i in range(64)))
-    assert {result.status for result in results} == {RunStatus.success}
-
-
-@both_ways
-async def test_a_cancelled_plain_function_is_waited_for(way: Way) -> None:
-    running, stop = threading.Event(), threading.Event()
-    returned = False
-
-    def agent(input: Any, run: RunContext) -> str:
-        nonlocal returned
-        running.set()
-        stop.wait(20)
-        returned = True
-        return "too late"
-
-    async with way() as runs:
-        run = await runs.start(agent)
-        await asyncio.to_thread(running.wait, 20)
-        for _ in range(3):
-            await run.cancel()
-            for _ in range(5):
-                await asyncio.sleep(0)
-        assert not run.waits.done(), "cancelled is said only when the agent has really stopped"
-        stop.set()
-        await run.ended()
-        assert returned
-
-
-@both_ways
-async def test_a_cancelled_plain_function_that_fails_is_cancelled_and_no_one_complains(way: Way) -> None:
-    running = threading.Event()
-
-    def agent(input: Any, run: RunContext) -> str:
-        running.set()
-        while not run.cancelled:
-            threading.Event().wait(0.001)
-        raise ValueError("stopped in the middle")
-
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
-    async with way() as runs:
-        run = await runs.start(agent)
-        await asyncio.to_thread(running.wait, 20)
-        await run.cancel()
-        ended = await run.ended()
-    assert isinstance(ended, asyncio.CancelledError) or ended.status is RunStatus.cancelled
-    assert complaints == []
-
-
 @pytest.mark.parametrize(
     ("output", "values"),
     [

@@ -112,7 +112,7 @@ class CallableAgent:
             elif self._is_async:
                 output = await self._function(*arguments)
             else:
-                output = await _in_thread(self._function, arguments)
+                output = await _in_thread(self._function, arguments, run)
                 if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
                     output = await output
         except RunPaused as pause:
@@ -172,15 +172,20 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
     os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
-async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Run a function in a thread and wait until it has really ended, also when cancelled meanwhile."""
-    context = contextvars.copy_context()
-    work = asyncio.get_running_loop().run_in_executor(_threads(), lambda: context.run(_contained, function, arguments))
+async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run: RunContext) -> Any:
+    """Run a function in a thread and wait until it has really ended, also when cancelled meanwhile.
+
+    One whose run shall stop while it waits for a thread is not called.
+    """
+    waiting = _threads().submit(contextvars.copy_context().run, _contained, function, arguments, run)
+    work = asyncio.wrap_future(waiting)
     cancel: asyncio.CancelledError | None = None
     while not work.done():
         try:
             await asyncio.wait({work})
         except asyncio.CancelledError as exc:
+            if waiting.cancel():
+                raise
             cancel = exc
     if cancel is not None:
         raise cancel
@@ -190,8 +195,12 @@ async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> 
     return output
 
 
-def _contained(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, BaseException | None]:
+def _contained(
+    function: Callable[..., Any], arguments: Sequence[Any], run: RunContext
+) -> tuple[Any, BaseException | None]:
     """What a function gave or raised. Not every exception can be carried by a future: a `StopIteration` hangs it."""
+    if run.cancelled:
+        return None, asyncio.CancelledError()
     try:
         return function(*arguments), None
     except BaseException as exc:  # noqa: BLE001  # raised again, where the agent's other exceptions are
