@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import threading
 from datetime import timedelta
 
 import pytest
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import ByManager, both_ways, end_of, required, virtual
 
-from trackside.harness import LifecycleEventType, RunContext, RunStatus, StopPolicy
+from trackside.harness import LifecycleEventType, RunContext, RunLifecycleEvent, RunStatus, StopPolicy
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
 from trackside.testing.loop import EPOCH
 
@@ -185,3 +186,29 @@ async def test_a_run_that_is_abandoned_after_its_deadline_has_timed_out() -> Non
         runs.manager.abandon(run.run_id, "the process goes")
         await run.ended()
         assert (await runs.manager.get(run.run_id)).status is RunStatus.timeout
+
+
+@virtual
+async def test_an_agent_whose_observer_fails_is_stopped_though_a_thread_uses_its_budget_up_at_this_moment() -> None:
+    runs_seen: list[RunContext] = []
+
+    async def agent(input: object, run: RunContext) -> None:
+        runs_seen.append(run)
+        run.message({"type": "human", "content": "wait"})
+        await asyncio.sleep(1_000)
+
+    class UsedUpMeanwhile(RecordingObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            if event.event_type is LifecycleEventType.HUMAN_MESSAGE:
+                use = threading.Thread(
+                    target=runs_seen[0].record_usage, args=("m",), kwargs={"input_tokens": 0, "output_tokens": 10}
+                )
+                use.start()
+                use.join()  # and the event loop hears of it later
+                raise OSError("disk full")
+            await super().on_event(event)
+
+    async with ByManager(required(UsedUpMeanwhile())) as runs:
+        result = await runs.run(agent, max_tokens=5, timeout=100.0)
+    assert (result.status, result.error) == (RunStatus.error, "a required observer failed: disk full")
+    assert asyncio.get_running_loop().time() < 1.0, "its agent was stopped at once"

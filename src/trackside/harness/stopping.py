@@ -43,6 +43,11 @@ class Stopper:
         """Until it is stuck, counted from its first cancel, however often it is cancelled."""
 
     @property
+    def was_asked(self) -> bool:
+        """Whether the run's agent has to stop; `run.cancelled` may say so before anybody asks."""
+        return self._asked
+
+    @property
     def has_finished(self) -> bool:
         """Whether there is a call, and it is over."""
         return self._task is not None and self._task.done()

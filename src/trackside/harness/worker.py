@@ -315,7 +315,7 @@ class RunWorker:
         self._stopper.take(task, looks=self._calling)
         while not (task.done() or self._abandoned):
             if self._outbox and self._is_heard:
-                if not await self._announce(self._take_outbox()) and not self._run.cancelled:
+                if not await self._announce(self._take_outbox()) and not self._stopper.was_asked:
                     self._stopper.stop()
                 self._stop_if_cancelled()
                 continue
