@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.contract.ways_to_run import virtual
 
+from trackside.app.streams import StreamHub
 from trackside.harness import RunContext, RunManager, RunSpec, RunStatus, StreamGap, StreamPart, UnknownRunError
 from trackside.harness.memory import KEEP_PARTS, MemoryStream
 
@@ -55,6 +56,53 @@ async def test_a_follower_gets_every_part_as_it_comes_and_then_the_end() -> None
     assert data(parts, "values") == [{"output": "done"}]
     assert [p.sequence for p in parts if isinstance(p, StreamPart)] == [1, 2, 3, 4]
     assert times == [0, 1, 2, 3]
+
+
+async def changes_what_it_said(input: Any, run: RunContext) -> None:
+    state = {"step": 0, "done": list[int]()}
+    for n in range(3):
+        state["step"] = n
+        run.send(state)
+        state["done"] = [*range(n + 1)]
+
+
+def changes_in_a_thread(input: Any, run: RunContext) -> None:
+    asyncio.run(changes_what_it_said(input, run))
+
+
+class Detached:
+    def __repr__(self) -> str:
+        raise LookupError("its session is closed")
+
+
+async def says_what_cannot_be_read(input: Any, run: RunContext) -> None:
+    run.send({"row": Detached()})
+
+
+def says_it_in_a_thread(input: Any, run: RunContext) -> None:
+    run.send({"row": Detached()})
+
+
+streams = pytest.mark.parametrize("stream", [MemoryStream, StreamHub])
+
+
+@streams
+@pytest.mark.parametrize("agent", [changes_what_it_said, changes_in_a_thread])
+async def test_what_was_said_stays_as_it_was_said(agent: Any, stream: type[MemoryStream | StreamHub]) -> None:
+    async with RunManager(stream=stream()) as manager:
+        run = await manager.start(RunSpec(agent))
+        await run.result()
+        parts = await collect(run.stream())
+    assert data(parts) == [{"step": 0, "done": []}, {"step": 1, "done": [0]}, {"step": 2, "done": [0, 1]}]
+
+
+@streams
+@pytest.mark.parametrize("agent", [says_what_cannot_be_read, says_it_in_a_thread])
+async def test_who_says_what_cannot_be_read_is_told_so(agent: Any, stream: type[MemoryStream | StreamHub]) -> None:
+    async with RunManager(stream=stream()) as manager:
+        result = await (await manager.start(RunSpec(agent))).result()
+    assert result.status is RunStatus.error
+    assert "its session is closed" in (result.error or "")
 
 
 @pytest.mark.parametrize("when", ["before the first part", "in the middle", "after the end"])

@@ -132,7 +132,7 @@ class RunContext:
         self._port = port
 
     def send(self, data: Any, mode: str = "custom", *, namespace: Sequence[str] = ()) -> None:
-        """Stream a piece of output to whoever follows the run."""
+        """Stream a piece of output, as it is now, to whoever follows the run: as plain JSON."""
         self._port.publish(mode, data, tuple(namespace))
 
     def message(self, message: Mapping[str, Any]) -> None:

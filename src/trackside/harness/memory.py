@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import thread_status_after
+from trackside.harness.payload import whole
 from trackside.harness.ports import (
     Admission,
     Claim,
@@ -343,10 +344,11 @@ class MemoryStream:
         self._ended: OrderedDict[str, _Channel | None] = OrderedDict()
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
-        """Append a part and wake who waits for it."""
+        """Append a part, as plain JSON that is the stream's own, and wake who waits for it."""
         channel = self._channels.get(run_id)
         if channel is None:
             channel = self._channels[run_id] = _Channel(self._keep_parts)
+        data = whole(data)  # before it counts: the value's own code may fail
         channel.published += 1
         channel.parts.append(StreamPart(channel.published, mode, data, namespace))
         if channel.wakers:

@@ -35,6 +35,7 @@ from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
 from trackside.harness.observer import RunResult
 from trackside.harness.parting import is_kept_nowhere, say_lost, settle_with, unsettled
+from trackside.harness.payload import whole
 from trackside.harness.ports import Claim, Settlement
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
@@ -219,6 +220,8 @@ class RunWorker:
 
     def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
         """Pass live output on, from any thread (`context.RunPort`)."""
+        if threading.get_ident() != self._loop_thread:
+            data = whole(data)  # as it is now: the thread goes on with it before the loop turns
         self._on_loop(self._services.stream.publish, self.record.run_id, mode, data, namespace)
 
     def human_message(self, message: JsonObject) -> None:
