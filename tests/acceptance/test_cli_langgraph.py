@@ -16,6 +16,7 @@ OpenTerminal = Callable[..., Any]
 
 GRAPH = """
 import asyncio
+import threading
 from typing import Annotated, TypedDict
 
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
@@ -75,6 +76,11 @@ class Question(TypedDict):
     topic: str
     depth: int
 
+wide = StateGraph(State)
+everyone = threading.Barrier(40)  # asyncio has 32 threads at most, six on two cores
+for number in range(everyone.parties):
+    wide.add_node(f"node-{number}", lambda state: [everyone.wait(30)] and None).add_edge(START, f"node-{number}")
+
 asking = StateGraph(Question).add_node("dig", lambda state: {"depth": 1}).add_edge(START, "dig").compile()
 
 graph = (
@@ -111,6 +117,11 @@ def test_a_graph_streams_waits_and_goes_on_in_another_process(trackside: Tracksi
     assert statuses == ["interrupted", "success", "interrupted"]
     (thread,) = [json.loads(line) for line in here("threads", "--json").stdout.splitlines()]
     assert thread["title"] == "On trains"
+
+
+def test_as_many_plain_functions_wait_at_once_as_a_graph_has_nodes(here: Trackside) -> None:
+    ran = here("run", "graph.py:wide", "Go")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_an_imported_question_is_not_answered_where_nobody_remembers_it(here: Trackside) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from trackside.app.cli.serving_process import new_event_loop
 
 _COUNTED = """
 import ctypes, sys, threading
@@ -49,3 +53,13 @@ def test_threads_share_few_heaps_unless_somebody_has_said_how_many(chosen: str |
     said = subprocess.run([sys.executable, "-c", _COUNTED], env=environment, capture_output=True, check=True)
 
     assert said.stdout.count(b"<heap nr=") == heaps
+
+
+def test_more_functions_wait_at_once_in_the_executor_of_its_loop_than_asyncio_has_threads() -> None:
+    everyone = threading.Barrier(40)  # asyncio has 32 at most, six on two cores
+
+    async def wait() -> None:
+        await asyncio.gather(*(asyncio.to_thread(everyone.wait, 30) for _ in range(everyone.parties)))
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(wait())

@@ -45,6 +45,7 @@ from trackside.harness.failures import line_of
 from trackside.harness.ids import new_id
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import answers_of
+from trackside.harness.threads import AGENT_THREADS
 from trackside.harness.types import JsonObject
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _run_to_the_end(follow: Callable[[], Coroutine[Any, Any, ExitCode]]) -> Exit
     with event_loop() as runner:
         loop = runner.get_loop()
         loop.set_exception_handler(_report_to_loop)
-        loop.set_default_executor(UnwaitedExecutor(thread_name_prefix="trackside-cli"))
+        loop.set_default_executor(UnwaitedExecutor(AGENT_THREADS, thread_name_prefix="trackside-cli"))
         try:
             return runner.run(main())
         except KeyboardInterrupt:

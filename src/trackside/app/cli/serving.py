@@ -18,7 +18,7 @@ from trackside.app.cli.output import JsonOutput
 from trackside.app.cli.process_words import notes_of, say_notes
 from trackside.app.cli.served_agents import with_agents
 from trackside.app.cli.serving_life import ServerLife
-from trackside.app.cli.serving_process import loop_factory, prepared, take_signals
+from trackside.app.cli.serving_process import new_event_loop, prepared, take_signals
 from trackside.app.cli.serving_words import ServerWords, say_all_is_well
 from trackside.app.cli.workers_watch import WorkersWatch
 from trackside.app.settings import Settings, load_settings
@@ -96,7 +96,7 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], loaded: Callabl
         words = stack.enter_context(ServerWords(output, settings))
         for note in notes_of(settings):
             words.say(note, level="warning")
-        runner = stack.enter_context(event_loop(loop_factory()))
+        runner = stack.enter_context(event_loop(new_event_loop))
         return runner.run(_serve_in_loop(_Served(settings, agents, guest, sockets), words, loaded))
 
 

@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from trackside.app.cli.stopping import interrupt_on_stop_signals
+from trackside.harness.threads import AGENT_THREADS
 
 _ARENA_MAX: Final = -8
 """What `mallopt` of glibc calls the most heaps that there may be (`M_ARENA_MAX` in `malloc.h`)."""
@@ -28,13 +30,16 @@ def take_signals() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the fastest event loop that there is here; None: whatever Python takes."""
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The fastest event loop that there is here, with as many threads for what agents run in its executor as for agents."""
     if sys.platform == "win32":
-        return None
-    import uvloop
+        loop = asyncio.new_event_loop()
+    else:
+        import uvloop
 
-    return uvloop.new_event_loop
+        loop = uvloop.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix="asyncio"))
+    return loop
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from trackside.app.cli.notifying import tell_service_manager
 from trackside.app.cli.output import JsonOutput
 from trackside.app.cli.process_words import notes_of, say_notes
 from trackside.app.cli.served_agents import with_agents
-from trackside.app.cli.serving_process import loop_factory, prepared, take_signals
+from trackside.app.cli.serving_process import new_event_loop, prepared, take_signals
 from trackside.app.cli.working_life import SupervisorLife, WorkerLife
 from trackside.app.cli.working_words import WorkerWords, say_all_is_well
 from trackside.app.settings import Settings, load_settings
@@ -184,7 +184,7 @@ def _work(
         words = stack.enter_context(WorkerWords(output, settings))
         for note in notes_of(settings) if supervisor is None else ():
             words.say(note, level="warning")
-        runner = stack.enter_context(event_loop(loop_factory()))
+        runner = stack.enter_context(event_loop(new_event_loop))
         if supervises:
             return runner.run(_supervise_in_loop(settings, sockets, words, loaded))
         if supervisor is not None:

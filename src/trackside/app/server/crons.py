@@ -26,6 +26,7 @@ from trackside.app.storage.crons import Cron, Crons
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.errors import ClosedError, InvalidSpecError, ThreadBusyError, TracksideError
 from trackside.harness.ports import Clock, SystemClock
+from trackside.harness.threads import in_own_thread
 
 logger = logging.getLogger("trackside.crons")
 
@@ -174,7 +175,7 @@ class CronScheduler:
     async def _go_on(self, cron: Cron, when: datetime) -> None:
         """Have a cron's next run be the first one after `when`, if the cron still is as it was."""
         try:
-            coming = await asyncio.to_thread(next_run, cron.schedule, cron.timezone, cron.end_time, when)
+            coming = await in_own_thread(next_run, cron.schedule, cron.timezone, cron.end_time, when)
         except InvalidScheduleError as exc:  # a time zone that is not there any more
             await self._disable(cron, exc)
         else:
@@ -217,7 +218,7 @@ class CronScheduler:
         if cron.next_run_at is None or cron.next_run_at <= now + timedelta(seconds=_JUMP):
             return
         try:
-            coming = await asyncio.to_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
+            coming = await in_own_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
         except InvalidScheduleError as exc:
             await self._disable(cron, exc)
             return

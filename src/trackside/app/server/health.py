@@ -18,6 +18,7 @@ import msgspec
 from trackside.app.storage import Store
 from trackside.app.vitals import EngineVitals, Vitals, WriterStats
 from trackside.harness.errors import TracksideError
+from trackside.harness.threads import in_own_thread
 
 _FRESH: Final = 1.0  # seconds for which an answer is good: however many ask, the database is asked once
 _PATIENCE: Final = 2.0  # seconds that a read may take
@@ -111,7 +112,7 @@ class Health:
         if lag > _LAGS:
             reasons.append(Finding("event_loop", f"it takes {lag:.1f} s to come to anything"))
         warnings = [*self._blocked(vitals), *_unfinished(vitals)]
-        for finding, is_reason in await asyncio.to_thread(_space, folders):
+        for finding, is_reason in await in_own_thread(_space, folders):
             (reasons if is_reason else warnings).append(finding)
         engine = _engine(vitals.engine())
         if self._ending is not None:  # last: it may begin while all else is looked at

@@ -20,6 +20,7 @@ from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAg
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.payload import canonical
 from trackside.harness.states import Caller
+from trackside.harness.threads import AGENT_THREADS
 from trackside.harness.types import Json, JsonObject, RunSpec
 
 _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, point at what it returns"
@@ -28,9 +29,6 @@ _SAY_NOTHING = (None, type(None), Any, object)
 _NOT_SAID = (None, "human", "user")
 _FOR_GRAPHS = "that is for graphs; a function that shall see it takes the run, too"
 _MODES = frozenset({"values", "updates", "custom", "messages", "messages-tuple"})
-_MAX_THREADS = (
-    256  # asyncio's own executor has six threads on two cores: agents that wait would queue behind each other
-)
 
 
 class CallableAgent:
@@ -165,7 +163,7 @@ async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="trackside-agent")
+    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix="trackside-agent")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork

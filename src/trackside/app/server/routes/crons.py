@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +33,7 @@ from trackside.app.storage.crons import Cron, CronPage
 from trackside.harness import RunManager
 from trackside.harness.ids import new_id
 from trackside.harness.payload import whole
+from trackside.harness.threads import in_own_thread
 
 routes = Routes("Crons")
 
@@ -168,7 +168,7 @@ def _times(cron: Cron) -> tuple[Any, ...]:
 
 async def _due(cron: Cron, now: datetime) -> Cron:
     """The cron with the time of its next run."""
-    coming = await asyncio.to_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
+    coming = await in_own_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
     reason = None if cron.enabled else cron.disabled_because
     return replace(cron, next_run_at=coming if cron.enabled else None, disabled_because=reason)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +45,7 @@ from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAg
 from trackside.harness.ids import is_uuid
 from trackside.harness.items import ItemStore
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.threads import in_own_thread
 from trackside.harness.types import JsonObject, RunSpec
 
 _DURABILITIES = ("sync", "async", "exit")
@@ -172,19 +172,19 @@ class LangGraphAgent:
 
     async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
         """As `Describes`."""
-        return await asyncio.to_thread(drawing_of, self._graph, xray=xray)
+        return await in_own_thread(drawing_of, self._graph, xray=xray)
 
     async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
         """As `Describes`."""
         if self._schemas is None:
-            self._schemas = await asyncio.to_thread(schemas_of, self._graph)
+            self._schemas = await in_own_thread(schemas_of, self._graph)
         return self._schemas
 
     async def subgraphs(
         self, *, namespace: str | None = None, recurse: bool = False, caller: Caller | None = None
     ) -> Mapping[str, JsonObject]:
         """As `Describes`."""
-        return await asyncio.to_thread(subgraphs_of, self._graph, namespace, recurse=recurse)
+        return await in_own_thread(subgraphs_of, self._graph, namespace, recurse=recurse)
 
     async def _run(self, run: RunContext) -> AgentResult:
         var_child_runnable_config.set(None)  # I21: a run that a node of another graph started inherits nothing from it

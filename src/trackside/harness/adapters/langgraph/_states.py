@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -18,6 +17,7 @@ from trackside.harness.adapters.langgraph._questions import question_of
 from trackside.harness.errors import InvalidSpecError, TracksideError, UnknownCheckpointError, UnknownNodeError
 from trackside.harness.payload import whole
 from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.threads import in_own_thread
 from trackside.harness.types import Json, JsonObject
 
 _CHECKPOINT = ("thread_id", "checkpoint_ns", "checkpoint_id")
@@ -29,7 +29,7 @@ async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> St
         return None
     state = await graph.aget_state(_address(place), subgraphs=subgraphs)
     if state.created_at is not None:
-        return await asyncio.to_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
+        return await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
     if place.checkpoint_id is not None:
         raise UnknownCheckpointError(thread_id=place.thread_id, checkpoint_id=place.checkpoint_id)
     return None
@@ -47,7 +47,7 @@ async def read_history(
     )
     try:
         async with aclosing(cast("AsyncGenerator[langgraph.StateSnapshot]", history)) as states:
-            return [await asyncio.to_thread(snapshot_of, state) async for state in states]
+            return [await in_own_thread(snapshot_of, state) async for state in states]
     except ValueError as exc:  # a saver that cannot look for what is asked
         if isinstance(exc, TracksideError):
             raise

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_ai.agent import AbstractAgent
 
-_MAX_THREADS = 256  # as for agents that are plain functions; they mostly wait
+from trackside.harness.threads import AGENT_THREADS
 
 
 @asynccontextmanager
@@ -70,7 +70,7 @@ def _contained[T](function: Callable[[], T]) -> T:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="trackside-pydantic-ai")
+    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix="trackside-pydantic-ai")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork

@@ -1,0 +1,34 @@
+"""Threads: how many may run agents' plain functions at once, and those for what Trackside itself looks up beside the loop.
+
+The loop's own executor is everybody's. LangGraph runs plain functions in it that are nodes, and so may libraries that agents
+use: what waits behind them there waits for as long as they do. asyncio gives it six threads on two cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+AGENT_THREADS: Final = 256
+"""In which agents' plain functions run, which mostly wait."""
+_OWN_THREADS: Final = 8
+
+
+async def in_own_thread[**P, T](look: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """`asyncio.to_thread`, for a look of ours that is soon over, which agents cannot hold up."""
+    call = functools.partial(contextvars.copy_context().run, look, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_own(), call)
+
+
+@functools.cache
+def _own() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_OWN_THREADS, thread_name_prefix="trackside-look")
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_own.cache_clear)
