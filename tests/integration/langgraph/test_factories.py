@@ -301,6 +301,89 @@ async def test_threads_are_kept_rolled_back_and_shown_by_what_the_factory_makes(
     assert accesses[2:] == ["threads.read", "threads.update", "threads.read"]
 
 
+class Saver(InMemorySaver):
+    """One that a factory opens for its graph, and that is of no use when it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = False
+
+    async def aget_tuple(self, config: Any) -> Any:
+        assert self.is_open
+        return await super().aget_tuple(config)
+
+    def alist(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.is_open
+        return super().alist(*args, **kwargs)
+
+    def factory(self, builder: Any, *, closing: asyncio.Event | None = None, go_on: asyncio.Event | None = None) -> Any:
+        @asynccontextmanager
+        async def make() -> AsyncIterator[Any]:
+            self.is_open = True
+            yield builder.compile(checkpointer=self)
+            self.is_open = False
+            if closing is not None and go_on is not None:
+                closing.set()
+                await go_on.wait()
+
+        return make
+
+
+@pytest.mark.parametrize("how", ["hangs", "returns", "raises"])
+@pytest.mark.parametrize("action", ["rollback", "interrupt"])
+async def test_what_a_factory_has_opened_stays_open_until_a_stopped_run_is_put_right(
+    action: Any, how: str, stage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    started = asyncio.Event()
+
+    async def say(state: Said) -> Said:
+        if state["said"] == "hang":
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if how == "raises":
+                    raise ValueError("stopped") from None
+                if how == "hangs":
+                    raise
+        return {"said": f"{state['said']}!"}
+
+    saver = Saver()
+    factory = saver.factory(saying("", node=say))
+    await stage.play(factory, {"said": "hello"}, thread_id="t")
+
+    handle = await stage.start(factory, {"said": "hang"}, thread_id="t")
+    await started.wait()
+    await handle.cancel(action=action, wait=True)
+
+    assert (await handle.result()).status is RunStatus.cancelled
+    assert "could not be found out" not in caplog.text
+    assert not saver.is_open
+    if action == "rollback":
+        state = await as_agent(factory).state(ThreadPlace(thread_id="t"))  # type: ignore[attr-defined]  # it keeps threads
+        assert state.values == {"said": "hello!"}
+
+
+async def test_a_run_that_is_stopped_while_its_context_is_closed_is_rolled_back_too(stage: Any) -> None:
+    closing, go_on = asyncio.Event(), asyncio.Event()
+    saver = Saver()
+    builder = saying("", node=lambda state: {"said": f"{state['said']}!"})
+    await stage.play(saver.factory(builder), {"said": "hello"}, thread_id="t")
+    factory = saver.factory(builder, closing=closing, go_on=go_on)
+
+    handle = await stage.start(factory, {"said": "again"}, thread_id="t")
+    await closing.wait()
+    cancelling = asyncio.create_task(handle.cancel(action="rollback", wait=True))
+    await asyncio.sleep(0)
+    go_on.set()
+    await cancelling
+
+    assert (await handle.result()).status is RunStatus.cancelled
+    assert not saver.is_open
+    state = await as_agent(factory).state(ThreadPlace(thread_id="t"))  # type: ignore[attr-defined]  # it keeps threads
+    assert state.values == {"said": "hello!"}
+
+
 async def test_a_factory_knows_who_asks(stage: Any) -> None:
     def make(runtime: ServerRuntime) -> Any:
         user = runtime.ensure_user()

@@ -141,6 +141,11 @@ class LangGraphAgent:
         state = self._runs.get(run)
         return await roll_back(self._graph_for(run), run.run_id, run.thread_id, state.pending if state else None)
 
+    def take_over(self, run: RunContext, other: LangGraphAgent) -> None:
+        """Know of a run what another agent of such a graph knows that has run it."""
+        if (state := other._runs.get(run)) is not None:
+            self._runs[run] = state
+
     async def asks(self, run: RunContext) -> bool:
         """Whether the run's thread waits for an answer to what the graph has asked."""
         graph = self._graph_for(run)

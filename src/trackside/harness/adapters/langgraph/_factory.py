@@ -102,7 +102,8 @@ class GraphFactory:
         return await (await self._use_of(run)).agent.human_messages(run)
 
     async def run(self, run: RunContext) -> AgentResult:
-        """As `LangGraphAgent`. What was opened for the graph is closed when this returns or raises.
+        """As `LangGraphAgent`. What was opened for the graph is closed when this returns or raises; if the run is stopped,
+        when it is left: its thread may have to be rolled back before.
 
         Raises:
             Exception: what the graph raised, else what closing raised.
@@ -110,29 +111,28 @@ class GraphFactory:
         use = await self._use_of(run)
         try:
             result = await use.agent.run(run)
-        except BaseException as exc:
-            await self._close_after(use, run, exc)
+        except Exception as exc:
+            use.failure = exc
+            if not run.cancelled:
+                await self._close_after(use, run)
             raise
-        await use.close()
+        if not run.cancelled:
+            await use.close()
         return result
 
     async def leave(self, run: RunContext) -> None:
         """The run is over, perhaps before its graph was called: close what was opened."""
         if (use := self._uses.get(run)) is not None:
-            await self._close_after(use, run, None)
+            await self._close_after(use, run)
 
     async def rollback(self, run: RunContext) -> str | None:
         """As `LangGraphAgent`."""
-        if (use := self._uses.get(run)) is not None:
-            return await use.agent.rollback(run)
-        async with self._made(_call_of(run, "threads.update")) as agent:
+        async with self._of_stopped(run, "threads.update") as agent:
             return await agent.rollback(run)
 
     async def asks(self, run: RunContext) -> bool:
         """As `LangGraphAgent`."""
-        if (use := self._uses.get(run)) is not None:
-            return await use.agent.asks(run)
-        async with self._made(_call_of(run, "threads.read")) as agent:
+        async with self._of_stopped(run, "threads.read") as agent:
             return await agent.asks(run)
 
     async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
@@ -187,6 +187,18 @@ class GraphFactory:
         return use
 
     @asynccontextmanager
+    async def _of_stopped(self, run: RunContext, access: Access) -> AsyncGenerator[LangGraphAgent]:
+        """The graph of a run that was stopped; another one, if it had none, or was stopped while its own was closed."""
+        use = self._uses.get(run)
+        if use is not None and not use.is_closed:
+            yield use.agent
+            return
+        async with self._made(_call_of(run, access)) as agent:
+            if use is not None:
+                agent.take_over(run, use.agent)
+            yield agent
+
+    @asynccontextmanager
     async def _made(self, call: Call) -> AsyncGenerator[LangGraphAgent]:
         """A graph for one call."""
         use = await self._make(call)
@@ -223,10 +235,10 @@ class GraphFactory:
             self._latest = agent
         return agent
 
-    async def _close_after(self, use: _Use, run: RunContext, exc: BaseException | None) -> None:
+    async def _close_after(self, use: _Use, run: RunContext) -> None:
         """Close what was opened for a run that has ended another way: that is what its caller hears of."""
         try:
-            await use.close(exc if isinstance(exc, Exception) else None)
+            await use.close(use.failure)
         except Exception as failure:  # the factory's own, of a run that is over
             logger.warning(
                 "run %s: what the agent %r had opened could not be closed: %r",
@@ -243,12 +255,17 @@ class _Use:
 
     def __init__(self, agent: LangGraphAgent, keeper: _Keeper | None) -> None:
         self.agent = agent
+        self.failure: Exception | None = None
+        """What its run failed with."""
+        self.is_closed = False
+        """Whether it was closed, or is about to be; what needs no closing never is."""
         self._keeper = keeper
 
     async def close(self, failure: Exception | None = None) -> None:
         """Close it, once; it hears what its use failed with."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
+            self.is_closed = True
             await keeper.leave(failure)
 
 
