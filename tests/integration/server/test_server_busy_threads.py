@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+from langgraph_sdk.errors import ConflictError
+
 
 async def test_a_thread_is_busy_before_its_run_has_a_place(serve_agents: Any) -> None:
     go_on = asyncio.Event()
@@ -21,6 +24,10 @@ async def test_a_thread_is_busy_before_its_run_has_a_place(serve_agents: Any) ->
 
         seen = await threads.get(second["thread_id"])
         listed = {thread["thread_id"]: thread["status"] for thread in await threads.search()}
+        found = {said: [one["thread_id"] for one in await threads.search(status=said)] for said in ("busy", "idle")}
+        counted = [await threads.count(status=said) for said in ("busy", "idle")]
+        with pytest.raises(ConflictError, match=queued["run_id"]):
+            await threads.update_state(second["thread_id"], {"a": 1})
         status = (await runs.get(second["thread_id"], queued["run_id"]))["status"]
         go_on.set()
         for run in (begun, queued):
@@ -29,3 +36,19 @@ async def test_a_thread_is_busy_before_its_run_has_a_place(serve_agents: Any) ->
 
     assert (status, seen["status"], after["status"]) == ("pending", "busy", "idle")
     assert set(listed.values()) == {"busy"}
+    assert ({*found["busy"]}, found["idle"], counted) == ({first["thread_id"], second["thread_id"]}, [], [2, 0])
+
+
+async def test_a_run_that_is_to_begin_later_keeps_nobody_from_its_thread(serve_agents: Any) -> None:
+    async def echo(input: Any) -> Any:
+        return input
+
+    async with serve_agents({"echo": echo}) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = (await threads.create(graph_id="echo"))["thread_id"]
+        later = await runs.create(thread_id, "echo", input={}, after_seconds=3_600)
+        (found,) = await threads.search(status="idle")
+        assert (found["thread_id"], found["status"], await threads.count(status="busy")) == (thread_id, "idle", 0)
+        await threads.update_state(thread_id, {"a": 1})
+        assert (await threads.get_state(thread_id))["values"] == {"a": 1}
+        await runs.cancel(thread_id, later["run_id"], wait=True)

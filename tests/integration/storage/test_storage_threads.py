@@ -50,12 +50,16 @@ class Gate:
 
 
 @asynccontextmanager
-async def managing(store: Store, **agents: Any) -> AsyncIterator[RunManager]:
+async def managing(store: Store, *, max_running: int = 256, **agents: Any) -> AsyncIterator[RunManager]:
     """A manager whose runs are recorded in the store."""
     observer = ObserverBinding(StorageObserver(store), required=True)
     coordinator, states = store.coordinator(), store.thread_states()
     async with RunManager(
-        {"say": say, **agents}, observers=[observer], coordinator=coordinator, states=states
+        {"say": say, **agents},
+        observers=[observer],
+        coordinator=coordinator,
+        states=states,
+        max_running=max_running,
     ) as manager:
         yield manager
 
@@ -388,6 +392,46 @@ async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: An
         assert (await sweeper.sweep()).expired == 1
         assert {thread.thread_id for thread in (await threads.search(ThreadQuery())).threads} == {later}
         assert await store.thread(over, removed=True) is None
+
+
+async def test_a_thread_is_found_as_busy_from_the_admission_of_its_run_on(store: Store) -> None:
+    gate = Gate()
+    async with managing(store, max_running=1, gate=gate) as manager:
+        threads = store.threads_of(None)
+        ids = [(await threads.create(metadata={"n": n, "deep": {"k": "v"}})).thread_id for n in range(4)]
+        started, waiting, delayed, idle = ids
+        first = await manager.start(RunSpec("gate", thread_id=started))
+        await gate.reached.wait()
+        second = await manager.start(RunSpec("gate", thread_id=waiting))
+        later = await manager.start(RunSpec("gate", thread_id=delayed, after_seconds=3_600))
+        assert await threads.holder(waiting) == second.run_id
+        assert (await threads.holder(delayed), await threads.holder(idle)) == (None, None)
+
+        async def found(**query: Any) -> set[str]:
+            wanted = ThreadQuery(**query)
+            page = await threads.search(wanted)
+            assert page.total == len(page.threads) == await threads.count(wanted)
+            return {thread.thread_id for thread in page.threads}
+
+        labelled = {"metadata": {"n": 1}}  # which leads to few
+        for more in ({}, {"ids": ids}, {"sort_by": "created_at"}, {"metadata": {"deep": {"k": "v"}}}):
+            assert await found(**more) == {*ids}
+            assert await found(**more, status="busy") == {started, waiting}
+            assert await found(**more, status="idle") == {delayed, idle}
+            assert await found(**more, status=["idle", "error"]) == {delayed, idle}
+            assert await found(**more, status=["busy", "error"]) == {started, waiting}
+            assert await found(**more, status=["busy", "idle"]) == {*ids}
+            assert await found(**more, status="idle", announced=True) == {waiting, delayed, idle}
+        assert (await found(**labelled, status="busy"), await found(**labelled, status="idle")) == ({waiting}, set())
+        both = [await threads.search(ThreadQuery(status="busy", limit=1, offset=offset)) for offset in (0, 1)]
+        assert [(page.threads[0].thread_id, page.total) for page in both] == [(waiting, 2), (started, 2)]
+        ordered = (await threads.search(ThreadQuery(sort_by="status", descending=False))).threads
+        assert {one.thread_id for one in ordered[:2]} == {started, waiting}
+        gate.opened.set()
+        await manager.cancel(later.run_id)
+        for handle in (first, second, later):
+            await handle.result()
+        assert (await found(status="busy"), await found(status="idle")) == (set(), {*ids})
 
 
 async def test_followers_and_pages_of_an_owner_have_his_events_alone(store: Store, manager: RunManager) -> None:

@@ -93,8 +93,9 @@ class ThreadStates:
         if agent is None:
             why = "nothing has run on this thread, so its agent is not known: make it with a graph_id, or start a run"
             raise HttpError(status=422, detail=why)
-        if thread.status is ThreadStatus.busy:
-            raise ThreadBusyError(thread_id=thread.thread_id, run_id=thread.last_run_id)
+        holder = await self.parts.store.threads_of(None).holder(thread.thread_id)
+        if holder is not None or thread.status is ThreadStatus.busy:
+            raise ThreadBusyError(thread_id=thread.thread_id, run_id=holder or thread.last_run_id)
         if isinstance(agent, KeepsThreads):
             checkpoint = await agent.update_state(self._place(at), change.values, as_node=change.as_node)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, func, literal, literal_column, select, tuple_
 from sqlalchemy.ext.compiler import compiles
@@ -17,6 +17,9 @@ from trackside.app.storage._tables import run_labels, runs, threads
 from trackside.harness.types import RunStatus, ThreadStatus
 
 type Conditions = list[ColumnElement[bool]]
+
+HOLDS_ITS_THREAD: Final[ColumnElement[bool]] = literal_column("active_runs.holds")
+"""That an active run has its thread, in the words of the index of those that do: SQLite sees it behind no others."""
 
 
 def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]], few: int) -> bool:

@@ -10,23 +10,27 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, func, select, union_all
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select, union_all
 
 from trackside.app.storage._arguments import members, plain
-from trackside.app.storage._conditions import are_few, there_is, unindexed
+from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_few, there_is, unindexed
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage._listings import FEW, thread_of
 from trackside.app.storage._records import StoredThread
-from trackside.app.storage._tables import thread_labels, thread_states, threads
+from trackside.app.storage._tables import active_runs, thread_labels, thread_states, threads
 from trackside.app.storage.containment import contains
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import ThreadStatus
 
 type SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
 
-_SORTED_BY: Final[Mapping[str, Column[Any]]] = {
+_HOLDERS: Final = select(active_runs.c.thread_id).where(HOLDS_ITS_THREAD)
+_IS_HELD: Final = there_is(active_runs.c.thread_id == threads.c.thread_id, HOLDS_ITS_THREAD)
+"""That a run has the thread, from its admission on: for who looks for the thread it is busy, whatever the log has said."""
+
+_SORTED_BY: Final[Mapping[str, ColumnElement[Any]]] = {
     "thread_id": threads.c.thread_id,
-    "status": threads.c.status,
+    "status": case((_IS_HELD, ThreadStatus.busy.value), else_=threads.c.status),
     "created_at": threads.c.created_at,
     "updated_at": threads.c.updated_at,
     # A state is what a run leaves, and the end of a run is a change of its thread.
@@ -42,12 +46,16 @@ class ThreadQuery:
 
     `metadata` and `values`, of what the harness remembers, have to be contained in the thread's: objects with these keys,
     lists with these elements. So has `wanted` in the metadata, which somebody else has asked for, whatever `metadata` says.
+
+    A thread is busy from the admission of a run on. With `announced` its status is what the log says, in which a run that has
+    not started has changed nothing yet.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     wanted: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     status: ThreadStatus | str | Collection[ThreadStatus | str] | None = None
+    announced: bool = False
     ids: Collection[str] | None = None
     agent: str | None = None
     sort_by: SortBy = "updated_at"
@@ -104,7 +112,8 @@ class ThreadSearch:
         total = self.count(connection)
         if self._query.offset >= total or not self._query.limit:
             return ThreadPage([], total)
-        keys = self._keys(connection).limit(self._query.limit).offset(self._query.offset)
+        most = self._query.offset + self._query.limit
+        keys = self._rows(connection, most=most).limit(self._query.limit).offset(self._query.offset)
         return ThreadPage(self._fetch(connection, [row[0] for row in connection.execute(keys)]), total)
 
     def count(self, connection: Connection) -> int:
@@ -113,9 +122,17 @@ class ThreadSearch:
             return 0
         if self._looks:
             return len(self._look(connection))
-        fitting = select(func.count()).select_from(threads).where(*self._conditions(self._leading(connection)))
-        total: int = connection.execute(fitting).scalar_one()
-        return total
+
+        def many(conditions: Sequence[ColumnElement[bool]]) -> int:
+            count: int = connection.execute(select(func.count()).select_from(threads).where(*conditions)).scalar_one()
+            return count
+
+        leading = self._leading(connection)
+        if leading is not None or not self._holds_matter:
+            return sum(map(many, self._ways(leading)))
+        # As the log says it, and then those for whom that is not so: not each of all is looked at.
+        announced = many([_is_one_of(self._statuses), *self._others])
+        return announced + many(self._held()) if self._finds_held else announced - many(self._held(announced=True))
 
     @property
     def _can_fit(self) -> bool:
@@ -139,16 +156,38 @@ class ThreadSearch:
     def _owned(self, column: ColumnElement[Any]) -> Iterable[ColumnElement[bool]]:
         return [] if self._owner is None else [column == self._owner, threads.c.removed_at.is_(None)]
 
-    def _conditions(
-        self, leading: ColumnElement[bool] | None, statuses: Sequence[ThreadStatus] | None = None
-    ) -> list[ColumnElement[bool]]:
-        """What holds for the threads: first what leads to them, then what is looked at."""
-        wanted = [status.value for status in statuses or self._statuses]
-        status = threads.c.status if leading is None else unindexed(threads.c.status)
-        conditions = [status.in_(wanted) if len(wanted) > 1 else status == wanted[0]]
-        conditions.append(threads.c.removed_at.is_(None))
+    def _ways(self, leading: ColumnElement[bool] | None, *, apart: bool = False) -> list[list[ColumnElement[bool]]]:
+        """What holds for the threads, in one way or another: first what leads to them, then what is looked at.
+
+        Each is found in one way only. If nothing leads to few their statuses do, each by itself if they shall be `apart`.
+        """
+        wanted, others = self._statuses, self._others
         if leading is not None:
-            conditions.append(leading)
+            status = _is_one_of(wanted, unindexed(threads.c.status))
+            if self._holds_matter:
+                status = or_(status, _IS_HELD) if self._finds_held else and_(status, ~_IS_HELD)
+            return [[status, leading, *others]]
+        if self._holds_matter and not self._finds_held:
+            others = [~_IS_HELD, *others]
+        ways = [[_is_one_of(those), *others] for those in ([[one] for one in wanted] if apart else [wanted])]
+        return [*ways, self._held()] if self._holds_matter and self._finds_held else ways
+
+    def _held(self, *, announced: bool = False) -> list[ColumnElement[bool]]:
+        """What holds for threads that a run has, and that are not announced with a status that is wanted, or are."""
+        is_wanted = _is_one_of(self._statuses, unindexed(threads.c.status))
+        return [threads.c.thread_id.in_(_HOLDERS), is_wanted if announced else ~is_wanted, *self._others]
+
+    @property
+    def _holds_matter(self) -> bool:
+        return not self._query.announced and len(self._statuses) < len(ThreadStatus)
+
+    @property
+    def _finds_held(self) -> bool:
+        return ThreadStatus.busy in self._statuses
+
+    @property
+    def _others(self) -> list[ColumnElement[bool]]:
+        conditions = [threads.c.removed_at.is_(None)]
         if self._owner is not None:
             conditions.append(unindexed(threads.c.owner) == self._owner)
         if self._query.agent is not None:
@@ -158,20 +197,20 @@ class ThreadSearch:
             conditions.append(there_is(*_has_label(label), own))
         return conditions
 
-    def _keys(self, connection: Connection) -> Select[Any]:
-        """The ids of all that fit, in order."""
-        leading = self._leading(connection)
-        if leading is not None or self._order is not threads.c.updated_at:
-            return self._sorted(select(threads.c.thread_id).where(*self._conditions(leading)))
-        most = self._query.offset + self._query.limit
-        parts = [
-            self._sorted(
-                select(threads.c.thread_id, threads.c.updated_at).where(*self._conditions(None, [status]))
-            ).limit(most)
-            for status in self._statuses
-        ]
+    def _rows(self, connection: Connection, *columns: ColumnElement[Any], most: int | None = None) -> Select[Any]:
+        """The ids of all that fit, or at least of the first `most`, in order, with these columns."""
+        source: FromClause = threads
+        if self._query.values:
+            source = threads.join(thread_states, threads.c.thread_id == thread_states.c.thread_id)
+        apart = most is not None and self._order is threads.c.updated_at
+        ways = self._ways(self._leading(connection), apart=apart)
+        if len(ways) == 1:
+            return self._sorted(select(threads.c.thread_id, *columns).select_from(source).where(*ways[0]))
+        asked = select(threads.c.thread_id, *columns, self._order.label("place")).select_from(source)
+        parts = [self._sorted(asked.where(*way)).limit(most) for way in ways]
         every = union_all(*(select(part.subquery()) for part in parts)).subquery()
-        return self._sorted(select(every.c.thread_id), every.c.updated_at, every.c.thread_id)
+        shown = [column for column in every.c if column.key != "place"]
+        return self._sorted(select(*shown), every.c.place, every.c.thread_id)
 
     def _sorted(
         self,
@@ -186,17 +225,13 @@ class ThreadSearch:
 
     def _look(self, connection: Connection) -> list[str]:
         """The ids of all that fit, in order, each looked at."""
-        columns: list[Any] = [threads.c.thread_id, threads.c.metadata]
-        if self._query.values:
-            columns.append(thread_states.c.remembered)
-        query = self._sorted(select(*columns).where(*self._conditions(self._leading(connection))))
-        if self._query.values:
-            query = query.join_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
+        remembered = [thread_states.c.remembered] if self._query.values else []
+        query = self._rows(connection, threads.c.metadata, *remembered)
         found: list[str] = []
         rows = connection.execute(query, execution_options={"yield_per": 1_000})
-        for thread_id, metadata, *remembered in map(tuple, rows):
+        for thread_id, metadata, *states in map(tuple, rows):
             if all(contains(metadata or {}, wanted) for wanted in self._looked_at) and all(
-                contains(values, dict(self._query.values)) for values in remembered
+                contains(values, dict(self._query.values)) for values in states
             ):
                 found.append(thread_id)
         return found
@@ -207,6 +242,10 @@ class ThreadSearch:
         rows = connection.execute(select(threads).where(threads.c.thread_id.in_(ids)))
         found = {row.thread_id: thread_of(row) for row in rows}
         return [found[thread_id] for thread_id in ids]
+
+
+def _is_one_of(statuses: Sequence[ThreadStatus], column: ColumnElement[Any] = threads.c.status) -> ColumnElement[bool]:
+    return column == statuses[0].value if len(statuses) == 1 else column.in_([status.value for status in statuses])
 
 
 def _has_label(label: Label) -> list[ColumnElement[bool]]:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, short, short_or_none
-from trackside.app.storage._conditions import are_of, is_owned, unindexed
+from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_of, is_owned, unindexed
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import run_of, thread_of
@@ -246,6 +246,11 @@ class Threads:
         """What there is to these threads, which he may see, besides their rows; by their ids."""
         return await self._readers.run(lambda connection: _contents(connection, thread_ids))
 
+    async def holder(self, thread_id: str) -> str | None:
+        """The run that has a thread, which he may see, from the admission of that on; None: none has it."""
+        query = select(active_runs.c.run_id).where(active_runs.c.thread_id == thread_id, HOLDS_ITS_THREAD)
+        return await self._readers.first(query, lambda row: str(row.run_id))
+
     async def run(self, thread_id: str, run_id: str) -> StoredRun | None:
         """A run of a thread; None if there is no such run."""
         found = await self._readers.first(_queries.one_run(run_id, owner=self._owner, removed=False), run_of)
@@ -345,7 +350,7 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
             runs.c.error,
             runs.c.error_type,
             runs.c.request,
-            exists().where(active_runs.c.thread_id == threads.c.thread_id, active_runs.c.holds).label("is_held"),
+            exists().where(active_runs.c.thread_id == threads.c.thread_id, HOLDS_ITS_THREAD).label("is_held"),
         )
         .outerjoin_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
         .outerjoin(runs, runs.c.run_id == threads.c.last_run_id)

@@ -80,6 +80,7 @@ async def _with_metadata(call: ListCall, metadata: JsonObject) -> tuple[Sequence
         metadata=metadata,
         wanted=call.wanted or {},
         status=query.status,
+        announced=True,
         agent=query.agent,
         limit=query.limit,
         offset=offset,
