@@ -273,6 +273,59 @@ async def test_what_is_used_has_all_its_time_again(
         assert found.updated_at < START + timedelta(minutes=1)
 
 
+class OvertakenReaders:
+    """What they read is old when it arrives: something else is done meanwhile."""
+
+    def __init__(self, readers: Any, meanwhile: Callable[[], Any]) -> None:
+        self._readers = readers
+        self._meanwhile = meanwhile
+
+    async def first(self, *asked: Any) -> Any:
+        found = await self._readers.first(*asked)
+        await self._meanwhile()
+        return found
+
+    async def run(self, read: Any) -> Any:
+        found = await self._readers.run(read)
+        await self._meanwhile()
+        return found
+
+
+@pytest.mark.parametrize("use", [lambda items: items.get(("a",), "k"), lambda items: items.search(("a",))])
+@pytest.mark.parametrize("ttl", [1, 1_440, None])
+async def test_who_uses_a_value_does_not_change_how_long_a_newer_one_lives(
+    store: Store, items: Items, clock: Clock, use: Callable[[Items], Any], ttl: float | None
+) -> None:
+    await items.put(("a",), "k", {"n": 1}, ttl=10)
+    clock.forward(minutes=8)
+    readers: Any = OvertakenReaders(store._readers, lambda: items.put(("a",), "k", {"n": 2}, ttl=ttl))
+
+    await use(Items(store._writer, readers, now=clock))
+
+    found = await items.get(("a",), "k", refresh_ttl=False)
+    assert found is not None
+    assert (found.value, found.ttl) == ({"n": 2}, ttl)
+    assert found.expires_at == (None if ttl is None else found.updated_at + timedelta(minutes=ttl))
+
+
+async def test_who_has_used_it_before_takes_no_time_from_who_used_it_later(
+    store: Store, items: Items, clock: Clock
+) -> None:
+    await items.put(("a",), "k", {}, ttl=10)
+    clock.forward(minutes=5)
+
+    async def use_later() -> None:
+        clock.forward(minutes=4)
+        await items.get(("a",), "k")
+
+    await Items(store._writer, OvertakenReaders(store._readers, use_later), now=clock).get(("a",), "k")  # type: ignore[arg-type]
+
+    found = await items.get(("a",), "k", refresh_ttl=False)
+    assert found is not None
+    assert found.expires_at is not None
+    assert found.expires_at > START + timedelta(minutes=9 + 10)
+
+
 async def test_what_has_expired_is_swept(items: Items, clock: Clock, database: Any) -> None:
     many = SWEPT_AT_ONCE + 5
     await items.change([ItemChange(namespace=("a", str(number)), key="k", value={}, ttl=1) for number in range(many)])

@@ -39,6 +39,9 @@ _ROWS_AT_ONCE: Final = 200
 type ItemName = tuple[str, str]
 """The namespace of an item as it is stored, and its key."""
 
+type ItemVersion = tuple[str, str, str]
+"""The same, and when it was written last: another value has another time."""
+
 
 @dataclass(frozen=True, slots=True)
 class ItemRow:
@@ -61,8 +64,8 @@ class WriteItems(Work):
     now: str
     rows: Sequence[ItemRow] = ()
     removed: Sequence[ItemName] = ()
-    extended: Mapping[str, Sequence[ItemName]] | None = None
-    """By the times when they expire then."""
+    extended: Mapping[str, Sequence[ItemVersion]] | None = None
+    """By the times when they expire then. Those that have a newer value, or live as long already, stay as they are."""
     sweeps: bool = False
 
     @property
@@ -79,10 +82,11 @@ class WriteItems(Work):
             execute(_put(row, self.now))
         for names in _parts(self.removed):
             execute(delete(items).where(_is_one_of(names)))
-        for expires_at, all_names in (self.extended or {}).items():
-            for names in _parts(all_names):
-                still_there = items.c.expires_at > self.now
-                execute(update(items).where(_is_one_of(names), still_there).values(expires_at=expires_at))
+        for expires_at, all_versions in (self.extended or {}).items():
+            ends_sooner = (items.c.expires_at > self.now, items.c.expires_at < expires_at)
+            for versions in _parts(all_versions):
+                extended = update(items).where(_is_one_of_versions(versions), *ends_sooner)
+                execute(extended.values(expires_at=expires_at))
         return self._sweep(unit) if self.sweeps else 0
 
     def _sweep(self, unit: UnitOfWork) -> int:
@@ -197,7 +201,11 @@ def _is_one_of(names: Sequence[ItemName]) -> ColumnElement[bool]:
     return tuple_(items.c.namespace, items.c.key).in_(names)
 
 
-def _parts(names: Sequence[ItemName]) -> Iterable[Sequence[ItemName]]:
+def _is_one_of_versions(versions: Sequence[ItemVersion]) -> ColumnElement[bool]:
+    return tuple_(items.c.namespace, items.c.key, items.c.updated_at).in_(versions)
+
+
+def _parts[T](names: Sequence[T]) -> Iterable[Sequence[T]]:
     return (names[start : start + _NAMES_AT_ONCE] for start in range(0, len(names), _NAMES_AT_ONCE))
 
 

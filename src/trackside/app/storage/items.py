@@ -24,7 +24,15 @@ from trackside.app.storage._item_records import (
     stored_prefix,
     stored_value,
 )
-from trackside.app.storage._items import SWEPT_AT_ONCE, ItemName, ItemRow, ItemSearch, NamespaceListing, WriteItems
+from trackside.app.storage._items import (
+    SWEPT_AT_ONCE,
+    ItemName,
+    ItemRow,
+    ItemSearch,
+    ItemVersion,
+    NamespaceListing,
+    WriteItems,
+)
 from trackside.app.storage._items import item_of as _item_of
 from trackside.app.storage._items import one_expired as _one_expired
 from trackside.app.storage._items import one_item as _one_item
@@ -222,15 +230,16 @@ class Items:
         """The items with all the time that they have, from now on."""
         if isinstance(self._writer, NoWriter):
             return found
-        extended: dict[str, list[ItemName]] = defaultdict(list)
+        extended: dict[str, list[ItemVersion]] = defaultdict(list)
         for number, item in enumerate(found):
             if item.ttl is not None and item.expires_at is not None and _is_used(item.expires_at, item.ttl, now):
                 expires_at = now + timedelta(minutes=item.ttl)
-                extended[time_text(expires_at)].append((stored_prefix(item.namespace), item.key))
+                version = stored_prefix(item.namespace), item.key, time_text(item.updated_at)
+                extended[time_text(expires_at)].append(version)
                 found[number] = replace(item, expires_at=expires_at)
         if extended:
-            names = {expires_at: sorted(names) for expires_at, names in extended.items()}
-            await self._writer.write(WriteItems(now=time_text(now), extended=names))
+            versions = {expires_at: sorted(versions) for expires_at, versions in extended.items()}
+            await self._writer.write(WriteItems(now=time_text(now), extended=versions))
         return found
 
 
