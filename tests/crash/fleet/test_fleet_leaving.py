@@ -146,10 +146,12 @@ async def test_runs_of_a_version_wait_for_its_workers_as_long_as_there_are_any(
     await fleet.check(words)
 
 
+@pytest.mark.parametrize("isolation", ["none", "process"])
 async def test_a_worker_of_an_older_schema_claims_nothing_more_and_ends_with_what_it_has(
-    engine: str, open_fleet: OpenFleet
+    engine: str, isolation: str, open_fleet: OpenFleet
 ) -> None:
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, env=UNHURRIED), Words()
+    env = {**UNHURRIED, "TRACKSIDE_WORKER_ISOLATION": isolation}
+    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, env=env), Words()
     held = await started(fleet, "talks", words, parts=2, gate="go")
     worker = await fleet.executor_of(held.run_id)
     (known,) = fleet.ask("SELECT version_num FROM alembic_version")[0]

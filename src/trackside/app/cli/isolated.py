@@ -64,7 +64,10 @@ class Supervised:
         threading.Thread(target=self._watch, name="trackside-supervised", daemon=True).start()
 
     def report(self, worker: FleetWorker) -> None:
-        """Say from now on how the worker does."""
+        """Say from now on how the worker does, and that there is no more for it to do, of which the supervisor has to draw
+        the conclusion: another process in its place would be as old.
+        """
+        outdated: str | None = None
 
         def tell() -> None:
             now = worker.stats()
@@ -76,11 +79,18 @@ class Supervised:
                 missed=now.missed_total,
                 foreign=now.foreign_total,
                 lost=now.lost_total,
+                outdated=outdated,
             )
             with suppress(OSError):  # the supervisor stands still, or is gone
                 self._socket.send(msgspec.json.encode(said) + b"\n", _WITHOUT_WAITING)
 
+        def tell_outdated(why: str) -> None:
+            nonlocal outdated
+            outdated = why
+            tell()
+
         worker.on_change.append(tell)
+        worker.on_outdated.append(tell_outdated)
         tell()
 
     def _watch(self) -> None:

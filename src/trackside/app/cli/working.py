@@ -245,6 +245,7 @@ async def _supervise_in_loop(
             supervisor = app.supervisor
             assert supervisor is not None, "a supervisor's app has one"
             supervisor.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            supervisor.on_outdated.append(life.tell_to_end)
             beginning = asyncio.create_task(supervisor.begin(_isolation(settings)), name="trackside-begin")
             code = await life.begin_unless_told_to_end(supervisor, beginning)
             if code:

@@ -48,6 +48,8 @@ class ChildStats(msgspec.Struct, kw_only=True):
     missed: int = 0
     foreign: int = 0
     lost: int = 0
+    outdated: str | None = None
+    """Why there will be no more runs for it: the tables are a newer version's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

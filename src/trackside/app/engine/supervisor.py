@@ -82,6 +82,9 @@ class Supervisor:
         self.worker_id = worker_id
         self.on_drain = on_drain
         """Called when somebody asks this worker to take no more runs, to finish what it has, and to leave."""
+        self.on_outdated: list[Callable[[str], object]] = []
+        """Called once, with the reason, when there will be no more runs for its processes; see `FleetWorker.on_outdated`."""
+        self._is_outdated = False
         self._fleet = fleet
         self._overdue = overdue
         self._lease = lease
@@ -264,6 +267,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             self._note()
+            self._see_whether_outdated()
             said = [(child, child.stats) for child in self._children if child.running]
             busy = {stats.worker_id: child for child, stats in said if stats is not None}
             if not busy:
@@ -280,6 +284,13 @@ class Supervisor:
                 return
             for worker_id, verdict in self._overdue.judge(held, monotonic()).items():
                 busy[worker_id].kill(verdict)
+
+    def _see_whether_outdated(self) -> None:
+        why = next((child.stats.outdated for child in self._children if child.stats and child.stats.outdated), None)
+        if why is not None and not self._is_outdated:
+            self._is_outdated = True
+            for tell in self.on_outdated:
+                tell(why)
 
     async def _weigh(self, limit: int) -> None:
         """End processes that have more memory than they may."""
