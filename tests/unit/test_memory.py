@@ -24,7 +24,7 @@ from trackside.harness import (
     UnknownRunError,
 )
 from trackside.harness.memory import KEEP_THREADS, MemoryCoordinator, MemoryStream, MemoryThreadStates
-from trackside.harness.ports import Admission, IdempotencyKey, PausedRun, Release, Settlement, ThreadState
+from trackside.harness.ports import Admission, IdempotencyKey, PausedRun, Release, Settlement, StreamPart, ThreadState
 from trackside.harness.types import CancelAction, CancelMode
 from trackside.testing import VirtualClock
 from trackside.testing.loop import EPOCH
@@ -316,6 +316,21 @@ async def test_followers_that_left_leave_nothing() -> None:
         follower.cancel()
     await asyncio.wait(followers)
     assert len(stream._channels["r"].wakers) == 0
+
+
+@virtual
+async def test_what_is_said_after_the_end_leaves_nothing_and_is_not_heard_unless_the_run_begins_anew() -> None:
+    stream = MemoryStream()
+    stream.publish("r", "custom", 1)
+    for run_id in ("r", "silent"):
+        stream.close(run_id)
+        stream.publish(run_id, "custom", "too late")
+    assert stream._channels == {}
+    assert [part.data async for part in stream.follow("r") if isinstance(part, StreamPart)] == [1]
+    stream.begin(record("r"), RunSpec("a"), started=True)
+    stream.publish("r", "custom", 2)
+    stream.close("r")
+    assert [part.data async for part in stream.follow("r") if isinstance(part, StreamPart)] == [2]
 
 
 @virtual

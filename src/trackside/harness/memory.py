@@ -343,10 +343,16 @@ class MemoryStream:
         self._channels: dict[str, _Channel] = {}
         self._ended: OrderedDict[str, _Channel | None] = OrderedDict()
 
+    def begin(self, run: RunRecord, spec: RunSpec, *, started: bool) -> None:
+        """A run begins, as it may once more if it had been given up here."""
+        self._ended.pop(run.run_id, None)
+
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
         """Append a part, as plain JSON that is the stream's own, and wake who waits for it."""
         channel = self._channels.get(run_id)
         if channel is None:
+            if run_id in self._ended:  # of what comes after the end nobody hears
+                return
             channel = self._channels[run_id] = _Channel(self._keep_parts)
         data = whole(data)  # before it counts: the value's own code may fail
         channel.published += 1
