@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -300,6 +301,28 @@ async def test_thread_states_give_copies_and_forget_the_oldest() -> None:
     await states.save("c", ThreadState())
     assert await states.load("b") is None
     assert (await states.load("a")).values == {"items": [3]}  # type: ignore[union-attr]
+
+
+async def test_what_a_run_does_to_what_it_was_asked_is_not_remembered() -> None:
+    states = MemoryThreadStates()
+    asked = {"log": list[str]()}
+    await states.save("t", ThreadState({}, PausedRun(input=asked)))
+    for _ in range(2):
+        asked["log"].append("by who asked")
+        loaded = await states.load("t")
+        assert loaded is not None
+        assert loaded.paused is not None
+        assert loaded.paused.input == {"log": []}
+        loaded.paused.input["log"].append("by a run that failed")
+
+
+async def test_what_cannot_be_copied_is_remembered_as_it_is() -> None:
+    states, lock = MemoryThreadStates(), threading.Lock()
+    await states.save("t", ThreadState({}, PausedRun(input=lock)))
+    loaded = await states.load("t")
+    assert loaded is not None
+    assert loaded.paused is not None
+    assert loaded.paused.input is lock
 
 
 @virtual

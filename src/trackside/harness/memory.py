@@ -423,12 +423,20 @@ class MemoryThreadStates:
         """What the thread remembers."""
         state = self._states.get(thread_id)
         # A copy, as from a database: what an agent does to its values is remembered only when its run has succeeded.
-        return None if state is None else ThreadState(deepcopy(state.values), state.paused)
+        return None if state is None else _copy_of(state)
 
     async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
         """Remember this from now on, whichever run wants it: in one process nobody ends the run of another."""
         # A copy once more: the caller gets the same values as the run's output, and may do to his what he likes.
-        self._states[thread_id] = ThreadState(deepcopy(state.values), state.paused)
+        self._states[thread_id] = _copy_of(state)
         self._states.move_to_end(thread_id)
         if len(self._states) > self._keep:
             self._states.popitem(last=False)
+
+
+def _copy_of(state: ThreadState) -> ThreadState:
+    try:
+        paused = deepcopy(state.paused)
+    except Exception:  # noqa: BLE001  # an input may be anything here, also what cannot be copied: that is kept as it is
+        paused = state.paused
+    return ThreadState(deepcopy(state.values), paused)
