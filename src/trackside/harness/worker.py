@@ -450,9 +450,8 @@ class RunWorker:
         at_rest = self._thread_before if end.untouched else None
         undone = says.get("cancel_mode") == CancelMode.rollback and self._thread_before is ThreadStatus.interrupted
         unclear = "run %s: whether its thread waits for an answer could not be found out"
-        if end.status is RunStatus.cancelled and (
-            undone or (self._claimed and await self._answer(self._memory.asks(self._agent), unclear))
-        ):
+        leaves_it = end.status is RunStatus.cancelled or (end.untouched and at_rest is None)
+        if leaves_it and (undone or (self._claimed and await self._answer(self._memory.asks(self._agent), unclear))):
             at_rest = ThreadStatus.interrupted  # the thread's question is still open
         settling = settle_with(self._services.coordinator, self.record, end, says, at_rest=at_rest)
         settlement = await self._answer(settling, "run %s could not be settled; its thread may stay held")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,24 @@ async def test_answers_that_fit_no_question_fail_their_run_and_leave_the_questio
             assert "Traceback" not in str(wrong.error)
         right = await stage.run("several", thread_id="t", command={"resume": {EMAIL: 1, MONEY: 2}})
         assert right.status is RunStatus.success
+
+
+async def test_a_wrong_answer_that_came_behind_the_run_that_asks_leaves_the_question_open(backend: Backend) -> None:
+    asked = asyncio.Event()
+
+    async def slow(input: Any, run: RunContext) -> Any:
+        await asked.wait()
+        return run.interrupt("sure?")
+
+    async with backend.open({"slow": slow}) as stage:
+        first = await stage.start("slow", thread_id="t")
+        behind = await stage.start("slow", thread_id="t", command={"resume": {new_id(): "yes"}}, multitask="enqueue")
+        asked.set()
+        assert (await within_patience(first.result())).status is RunStatus.interrupted
+        wrong = await within_patience(behind.result())
+        assert wrong.status is RunStatus.error
+        assert stage.told(wrong)[-1] == "thread_status_updated interrupted"
+        assert (await stage.run("slow", thread_id="t", command={"resume": "yes"})).status is RunStatus.success
 
 
 async def test_an_answer_where_nothing_was_asked_fails_its_run_and_leaves_the_thread_as_it_was(
