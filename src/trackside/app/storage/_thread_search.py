@@ -187,7 +187,7 @@ class ThreadSearch:
 
     @property
     def _others(self) -> list[ColumnElement[bool]]:
-        conditions = [threads.c.removed_at.is_(None)]
+        conditions: list[ColumnElement[bool]] = [threads.c.removed_at.is_(None)]
         if self._owner is not None:
             conditions.append(unindexed(threads.c.owner) == self._owner)
         if self._query.agent is not None:
