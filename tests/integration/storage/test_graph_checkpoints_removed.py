@@ -2,16 +2,21 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, override
 
 import pytest
 from langgraph.checkpoint.conformance.test_utils import generate_checkpoint, generate_config, generate_metadata
 
-from trackside.app.storage import Store
+from trackside import RunSpec
+from trackside.app.storage import Store, _graph_borrowing
 from trackside.app.storage._graph_checkpoint_work import RemoveCheckpoints
 from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.errors import DamagedDatabaseError
+from trackside.harness.context import RunContext, bind_run
+from trackside.harness.journal import Journal
+from trackside.harness.settling import Settling
 
 
 def thread() -> Any:
@@ -109,3 +114,175 @@ async def test_a_value_stays_that_a_checkpoint_in_the_same_transaction_has(store
     await asyncio.gather(putting, removing)
     assert await newest(store) == {"doc": ["kept"], "notes": ["new"]}
     assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 2
+
+
+class Unfit:
+    """What the serializer does not take."""
+
+    def __reduce__(self) -> str:
+        raise TypeError("it is changed by somebody else")
+
+
+@pytest.fixture(params=["by this process", "by another one"])
+async def remover(store: Store, url: str, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """A saver that removes checkpoints."""
+    if request.param == "by this process":
+        yield store.checkpointer()
+        return
+    async with Store.open(url) as other:
+        yield other.checkpointer()
+
+
+async def remove_run(remover: Any) -> None:
+    await remover.adelete_for_runs(["first"])
+
+
+async def remove_thread(remover: Any) -> None:
+    await remover.adelete_thread("t")
+
+
+@pytest.mark.parametrize("remove", [remove_run, remove_thread])
+async def test_what_a_run_has_in_hand_is_there_again_when_it_goes_on(
+    store: Store, remover: Any, remove: Any, database: Any
+) -> None:
+    saver = store.checkpointer()
+    await Walk(saver).put("first", doc=["kept"], notes=["old"])
+    walk = Walk(saver)
+    await walk.load()
+    await remove(remover)
+    assert database.execute("SELECT * FROM graph_values").fetchall() == []
+    await walk.put("second", notes=["new"])
+    assert await newest(store) == {"doc": ["kept"], "notes": ["new"]}
+    await walk.put("third", notes=["newer"])
+    assert await newest(store) == {"doc": ["kept"], "notes": ["newer"]}
+
+
+async def test_so_it_is_where_a_run_begins_at_an_older_checkpoint(store: Store, remover: Any) -> None:
+    saver = store.checkpointer()
+    fork, walk = Walk(saver), Walk(saver)
+    await walk.put("first", doc=["kept"], notes=["old"])
+    await fork.load()
+    await walk.put("second", doc=["other"])
+    await remover.aprune(["t"])
+    await walk.put("second", notes=["new"])
+    await fork.put("third", notes=["fork"])
+    assert await newest(store) == {"doc": ["kept"], "notes": ["fork"]}
+
+
+@pytest.fixture
+def bound() -> Iterator[None]:
+    """A run that the test itself is in."""
+    journal = Journal(None, None)
+    run = RunContext(RunSpec("graph"), run_id="run", thread_id="t", agent="graph", journal=journal, port=None)  # type: ignore[arg-type]  # says nothing
+    bind_run(run)
+    yield
+    bind_run(None)
+
+
+@pytest.mark.usefixtures("bound")
+async def test_so_it_is_where_the_puts_of_a_run_are_written_together(store: Store, remover: Any) -> None:
+    saver = store.checkpointer()
+    await Walk(saver).put("first", doc=["kept"], notes=["old"])
+    settling = Settling("run")
+    settling.begin()
+    walk = Walk(saver)
+    await walk.load()
+    await remove_run(remover)
+    before = store.writer_stats().works_total
+    for number in range(3):
+        await walk.put("run", notes=[number])
+    await settling.settle()
+    assert store.writer_stats().works_total - before == 1
+    found = [one.checkpoint["channel_values"] async for one in saver.alist(thread())]
+    assert found == [{"doc": ["kept"], "notes": [number]} for number in (2, 1, 0)]
+
+
+async def until_one_waits(dialect: str, database: Any) -> None:
+    """Return when a transaction waits for another one; SQLite has them wait from their beginning, which nobody can see."""
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'graph_checkpoints'::regclass"
+    while dialect == "postgres" and not database.execute(waiting).fetchall():
+        await asyncio.sleep(0.01)
+
+
+async def test_so_it_is_where_the_put_comes_before_the_removal_is_committed(
+    store: Store, url: str, dialect: str, database: Any
+) -> None:
+    walk = Walk(store.checkpointer())
+    await walk.put("first", doc=["kept"], notes=["old"])
+    first = walk.config["configurable"]["checkpoint_id"]
+    async with Store.open(url) as other:
+        async with one_transaction(other):
+            removing = asyncio.ensure_future(other._writer.write(RemoveCheckpoints([("t", "", first)])))
+            while not other.writer_stats().pending:
+                await asyncio.sleep(0)
+            held = Held()
+            holding = other._writer.put(held)
+        await asyncio.to_thread(held.reached.wait)  # it has removed what it was to, in its transaction
+        putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
+        await until_one_waits(dialect, database)
+        held.let_go.set()
+        await asyncio.gather(removing, holding, putting)
+    assert await newest(store) == {"doc": ["kept"], "notes": ["new"]}
+
+
+async def test_a_removal_waits_for_a_put_that_is_not_committed(
+    store: Store, url: str, dialect: str, database: Any
+) -> None:
+    """What the put has of the checkpoint that is removed stays."""
+    walk = Walk(store.checkpointer())
+    await walk.put("first", doc=["kept"], notes=["old"])
+    first = walk.config["configurable"]["checkpoint_id"]
+    async with Store.open(url) as other:
+        reached, let_go = threading.Event(), threading.Event()
+        session: Any = store._writer._session  # type: ignore[union-attr]
+        graph_removals = session.graph_removals
+
+        def holding() -> int:  # the checkpoint is saved, and the transaction open
+            reached.set()
+            let_go.wait()
+            return graph_removals()
+
+        session.graph_removals = holding
+        putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
+        await asyncio.to_thread(reached.wait)
+        removing = asyncio.ensure_future(other._writer.write(RemoveCheckpoints([("t", "", first)])))
+        await until_one_waits(dialect, database)
+        let_go.set()
+        await asyncio.gather(putting, removing)
+    assert await newest(store) == {"doc": ["kept"], "notes": ["new"]}
+
+
+async def test_nothing_is_looked_for_as_long_as_nothing_is_removed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = store.checkpointer()
+    await Walk(saver).put(doc=["kept"], notes=["first"])
+    looked: list[Any] = []
+    missing = _graph_borrowing._missing
+    monkeypatch.setattr(_graph_borrowing, "_missing", lambda *said: looked.append(said) or missing(*said))
+    walk = Walk(saver)
+    await walk.load()
+    for number in range(3):
+        await walk.put(notes=[number])
+    assert looked == []
+    await remove_run(saver)  # made nothing
+    await walk.put(notes=["more"])
+    assert looked == []
+    await saver.aprune(["t"])
+    for number in range(3):
+        await walk.put(notes=[number])
+    assert len(looked) == 1
+
+
+async def test_what_cannot_be_made_again_is_the_trouble_of_its_own_thread(
+    store: Store, monkeypatch: pytest.MonkeyPatch, database: Any
+) -> None:
+    saver = store.checkpointer()
+    walk = Walk(saver)
+    await walk.put("first", doc=["kept"], notes=["old"])
+    await remove_run(saver)
+    walk.values["doc"] = [Unfit()]
+    await walk.put("second", notes=["new"])
+    with pytest.raises(DamagedDatabaseError, match="lacks what it had in doc"):
+        await newest(store)
+    assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
@@ -46,12 +47,38 @@ class WriteRow(NamedTuple):
     value: bytes
 
 
+@dataclass(slots=True, eq=False)
+class Known:
+    """Values of a thread, by their channels and versions: each was there at a time when so much had been removed."""
+
+    refs: Mapping[str, str]
+    removals: int | None = None
+    """None: it is not known when. If no more has been removed by now, they are there."""
+
+
+@dataclass(slots=True, eq=False)
+class Borrowing:
+    """What a checkpoint has, and of that what its put does not bring: it was stored with checkpoints before it.
+
+    Whoever put it has the values in memory, and can `make` their rows once more.
+    """
+
+    thread_id: str
+    namespace: str
+    borrowed: Mapping[str, str]
+    known: Known
+    make: Callable[[str], ValueRow]
+    removals: int | None = None
+    """How much had been removed when it was written, and all that the checkpoint has was there."""
+
+
 class GraphRows:
     """Rows by their keys: no statement may have the same key twice, and the rules of which one stays are the tables'."""
 
-    __slots__ = ("checkpoints", "values", "writes")
+    __slots__ = ("borrowings", "checkpoints", "values", "writes")
 
     def __init__(self) -> None:
+        self.borrowings: list[Borrowing] = []
         self.checkpoints: dict[Any, CheckpointRow] = {}
         self.values: dict[Any, ValueRow] = {}
         self.writes: dict[Any, WriteRow] = {}

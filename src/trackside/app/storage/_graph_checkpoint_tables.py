@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Integer, LargeBinary, Table
 
-from trackside.app.storage._tables import PlainText, metadata
+from trackside.app.storage._tables import GRAPH_REMOVALS, PlainText, metadata
 
 graph_checkpoints = Table(
     "graph_checkpoints",
@@ -56,6 +56,10 @@ graph_writes = Table(
     sqlite_with_rowid=False,
 )
 """What tasks of the step behind a checkpoint have written; negative places are those of errors, questions and answers."""
+
+COUNT_GRAPH_REMOVAL = f"""
+    INSERT INTO counters (name, value) VALUES ('{GRAPH_REMOVALS}', 1)
+    ON CONFLICT (name) DO UPDATE SET value = counters.value + 1"""  # noqa: S608  # a name of ours
 
 OF_THREADS = (graph_checkpoints, graph_values, graph_writes)
 

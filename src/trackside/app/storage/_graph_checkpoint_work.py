@@ -10,7 +10,7 @@ from typing import override
 from sqlalchemy import and_, delete, or_, select, text, tuple_
 
 from trackside.app.storage._encoding import json_of
-from trackside.app.storage._graph_checkpoint_rows import CheckpointRow, ValueRow, WriteRow
+from trackside.app.storage._graph_checkpoint_rows import Borrowing, CheckpointRow, ValueRow, WriteRow
 from trackside.app.storage._graph_checkpoint_tables import (
     GRAPH_CHECKPOINT,
     GRAPH_VALUE,
@@ -52,6 +52,7 @@ class PutGraphRows(Work):
     checkpoints: list[CheckpointRow] = field(default_factory=list)
     values: list[ValueRow] = field(default_factory=list)
     writes: list[WriteRow] = field(default_factory=list)
+    borrowings: list[Borrowing] = field(default_factory=list)
     chain: Chain | None = None
 
     @property
@@ -65,6 +66,7 @@ class PutGraphRows(Work):
         self.checkpoints += later.checkpoints
         self.values += later.values
         self.writes += later.writes
+        self.borrowings += later.borrowings
 
     @override
     def run_ids(self) -> Iterable[str]:
@@ -83,6 +85,7 @@ class PutGraphRows(Work):
         if run is not None and is_final(run.fold.status):
             raise RunEndedError(thread_id=self.thread_id, run_id=run.fold.run_id, status=run.fold.status.value)
         unit.graph.add(self.checkpoints, self.values, self.writes)
+        unit.graph.borrowings += self.borrowings
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class RemoveGraphThreads(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
+        unit.session.note_graph_removal()
         remove_checkpoints(unit.session, self.threads)
 
 
@@ -170,6 +174,7 @@ class RemoveCheckpoints(Work):
         session = unit.session
         if not self.keys:
             return
+        session.note_graph_removal()
         place = (graph_checkpoints.c.thread_id, graph_checkpoints.c.namespace)
         these = tuple_(*place, graph_checkpoints.c.checkpoint_id).in_(self.keys)
         found = session.execute(select(*place, graph_checkpoints.c.refs).where(these))

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from trackside.app.storage import errors
+from trackside.app.storage._encoding import json_of
 from trackside.app.storage._graph_checkpoint_reads import (
     NEWEST,
     ONE,
@@ -25,7 +26,7 @@ from trackside.app.storage._graph_checkpoint_reads import (
     of_runs,
     some,
 )
-from trackside.app.storage._graph_checkpoint_rows import ValueRow
+from trackside.app.storage._graph_checkpoint_rows import Borrowing, Known, ValueRow
 from trackside.app.storage._graph_checkpoint_work import (
     Chain,
     CopyGraphThread,
@@ -37,6 +38,7 @@ from trackside.app.storage._graph_checkpoint_work import (
 )
 from trackside.app.storage._old_checkpoints import OldTables, SplitCheckpoint, old_tables
 from trackside.app.storage._readers import Readers
+from trackside.app.storage._work import Refused
 from trackside.app.storage._writer import NoWriter, Writer, answer_of
 from trackside.harness.context import current_run
 from trackside.harness.settling import current_settling
@@ -47,6 +49,7 @@ MAX_PUT_BYTES = 256 * 1_048_576
 _LISTED = 64  # checkpoints of which it is looked up together whether they are wanted
 _MOST_READ = 16  # that are read together
 _REMOVED = 200  # that are removed in one transaction
+_MOST_KNOWN = 8_192  # threads, and namespaces of theirs, of which it is remembered what is there
 
 
 class Behind:
@@ -107,6 +110,8 @@ class GraphCheckpoints:
         self._readers = readers
         self._split: SplitCheckpoint = _as_it_is
         self._unwritten: dict[str, asyncio.Future[Any]] = {}
+        self._known: dict[tuple[str, str], Known] = {}
+        self._removals: int | None = None
         self._old: OldTables | None = None
         self._looked_for_old = False
 
@@ -124,27 +129,50 @@ class GraphCheckpoints:
         """
         if (size := work.size) > MAX_PUT_BYTES:
             raise errors.CheckpointTooLargeError(thread_id=work.thread_id, size=size, limit=MAX_PUT_BYTES)
+        for one in work.borrowings:
+            self._borrow(one)
         behind = self._behind()
         if behind is not None:
-            self._note(work.thread_id, await behind.put(work, size))
+            self._note(work, await behind.put(work, size))
             return
         writing = await self._writer.defer(work)
-        self._note(work.thread_id, writing)
+        self._note(work, writing)
         self._writer.hurry(writing)
         answer_of(await asyncio.shield(writing))
 
-    def _note(self, thread_id: str, writing: asyncio.Future[Any]) -> None:
-        if self._unwritten.get(thread_id) is not writing:
-            self._unwritten[thread_id] = writing
-            writing.add_done_callback(partial(self._written, thread_id))
+    def _borrow(self, one: Borrowing) -> None:
+        """Say when what a checkpoint has of those before it was there."""
+        place = one.thread_id, one.namespace
+        before = self._known.get(place)
+        if not one.borrowed:
+            one.known.removals = self._removals
+        elif before is not None and one.borrowed.items() <= before.refs.items():
+            one.known.removals = before.removals
+        self._know(place, one.known)
+
+    def _know(self, place: tuple[str, str], known: Known) -> None:
+        self._known.pop(place, None)
+        self._known[place] = known
+        if len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    def _note(self, work: PutGraphRows, writing: asyncio.Future[Any]) -> None:
+        if self._unwritten.get(work.thread_id) is not writing:
+            self._unwritten[work.thread_id] = writing
+            writing.add_done_callback(partial(self._written, work))
 
     def _behind(self) -> Behind | None:
         settling = current_settling()
         return None if settling is None else settling.of(self, partial(Behind, self._writer))
 
-    def _written(self, thread_id: str, writing: asyncio.Future[Any]) -> None:
-        if self._unwritten.get(thread_id) is writing:
-            del self._unwritten[thread_id]
+    def _written(self, work: PutGraphRows, writing: asyncio.Future[Any]) -> None:
+        if self._unwritten.get(work.thread_id) is writing:
+            del self._unwritten[work.thread_id]
+        is_refused = isinstance(writing.result(), Refused)
+        for one in work.borrowings:
+            one.known.removals = None if is_refused else one.removals
+            if not is_refused:
+                self._removals = one.removals
 
     async def _see(self, *thread_ids: str) -> None:
         """Wait until what this process has put of these threads can be read; without any, all that it has put."""
@@ -169,10 +197,14 @@ class GraphCheckpoints:
         await self._see(thread_id)
         if (behind := self._behind()) is not None:
             behind.check()
+        removals = self._removals
         found = await self._find(thread_id, namespace, checkpoint_id)
         if found is None and await self.adopt(thread_id):
             found = await self._find(thread_id, namespace, checkpoint_id)
-        return None if found is None else self._whole(found)
+        if found is None:
+            return None
+        self._know((thread_id, namespace), Known(json_of(self._whole(found).row.refs), removals))
+        return found
 
     async def _find(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         if checkpoint_id is None:

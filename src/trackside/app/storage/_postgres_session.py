@@ -32,6 +32,7 @@ from trackside.app.storage._batch_rows import (
 )
 from trackside.app.storage._encoding import EventRow, json_of
 from trackside.app.storage._fold import RunRow
+from trackside.app.storage._graph_checkpoint_tables import COUNT_GRAPH_REMOVAL
 from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock
 from trackside.app.storage._postgres import PostgresDatabase, is_lost
 from trackside.app.storage._postgres_statements import (
@@ -69,6 +70,7 @@ class PostgresSession:
         self._stored_threads: set[str] = set()
         self._must_flush = False
         self._plans_anew = False
+        self._graph_removals = 0
         self._leaves_at = inf
 
     @contextmanager
@@ -173,8 +175,23 @@ class PostgresSession:
             values.extend(times_of(events))
             *columns, _ = zip(*map(event_row, events), strict=True)  # positions are given by the statement
             values.extend([*column] for column in columns)
-        ((last,),) = self._fetch(writing(steps, events=bool(events)), *values)
+        ((last, *removals),) = self._fetch(writing(steps, events=bool(events)), *values)
+        if removals:
+            (self._graph_removals,) = removals
         number_events(events, last - len(events) + 1)
+
+    def note_graph_removal(self) -> None:
+        """Count one more removal of checkpoints, which this transaction is going to do.
+
+        Whoever saves some waits for its end, and sees it: a statement locks its tables before it looks at any row.
+        """
+        self._must_flush = True
+        self._fetch("LOCK TABLE graph_checkpoints IN SHARE ROW EXCLUSIVE MODE")
+        self._fetch(COUNT_GRAPH_REMOVAL)
+
+    def graph_removals(self) -> int:
+        """How many such removals there have been, as of when this transaction saved checkpoints."""
+        return self._graph_removals
 
     def tables_with(self, column: str) -> set[str]:
         """The names of all tables that have a column of this name, others' too."""

@@ -23,7 +23,14 @@ from trackside.app.storage._graph_checkpoint_tables import (
     ON_SAME_CHECKPOINT,
     ON_SAME_WRITE,
 )
-from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
+from trackside.app.storage._tables import (
+    EVENTS_AT_A_TIME,
+    GRAPH_REMOVALS,
+    POSITION,
+    duration_totals,
+    run_totals,
+    usage_totals,
+)
 
 _ACTIVE: Final = (
     "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest, "
@@ -310,14 +317,17 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
 _EVENT: Final = "event_id, run_id, thread_id, sequence, event_type, occurred_at, payload"
 _EVENT_TYPES: Final = (*["text"] * 3, "bigint", *["text"] * 3)
 
+_GRAPH_REMOVALS: Final = f"coalesce((SELECT value FROM counters WHERE name = '{GRAPH_REMOVALS}'), 0)"
+
 
 @lru_cache(maxsize=1024)
 def writing(steps: tuple[Step, ...], *, events: bool) -> str:
     """One statement for these steps, in this order, and behind them for events, if there are any.
 
     Its parameters are the columns of the rows of each step; then the times of the events, and their columns. It gives the
-    position of the last event.
+    position of the last event; and, with checkpoints among the steps, how many removals of some there have been.
     """
+    removals = f", {_GRAPH_REMOVALS}" if Step.save_graph_checkpoints in steps else ""
     parts: list[str] = []
     after = "true"
     number = 1
@@ -326,9 +336,9 @@ def writing(steps: tuple[Step, ...], *, events: bool) -> str:
         parts.append(f"{step} AS ({statement} RETURNING true)")
         after = f"(SELECT count(*) FROM {step}) >= 0"
     if not events:
-        return f"WITH {', '.join(parts)} SELECT 0 WHERE {after}"
+        return f"WITH {', '.join(parts)} SELECT 0{removals} WHERE {after}"
     parts.extend(_event_parts(number, after))
-    return f"WITH {', '.join(parts)} SELECT value FROM taken"
+    return f"WITH {', '.join(parts)} SELECT value{removals} FROM taken"
 
 
 def _event_parts(first: int, after: str) -> list[str]:

@@ -127,6 +127,17 @@ class Session(Protocol):
         """Write all of it, and give the events the next positions, in their `position`."""
         ...
 
+    def note_graph_removal(self) -> None:
+        """Count one more removal of checkpoints, which this transaction is going to do.
+
+        From now to its end nobody else saves any; those that are saved already can be read.
+        """
+        ...
+
+    def graph_removals(self) -> int:
+        """How many such removals there have been, as of when this transaction saved checkpoints."""
+        ...
+
     def tables_with(self, column: str) -> set[str]:
         """The names of all tables that have a column of this name, others' too."""
         ...

@@ -33,6 +33,7 @@ from trackside.app.storage._batch_rows import (
 from trackside.app.storage._encoding import EventRow, json_of, json_text
 from trackside.app.storage._fold import RunRow
 from trackside.app.storage._graph_checkpoint_tables import (
+    COUNT_GRAPH_REMOVAL,
     GRAPH_CHECKPOINT,
     GRAPH_VALUE,
     GRAPH_WRITE,
@@ -44,7 +45,14 @@ from trackside.app.storage._queue import ActiveRun, Lane
 from trackside.app.storage._session import Changes, CollisionError, Wanted, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
 from trackside.app.storage._sqlite_wal import WriteAheadLog
-from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
+from trackside.app.storage._tables import (
+    EVENTS_AT_A_TIME,
+    GRAPH_REMOVALS,
+    POSITION,
+    duration_totals,
+    run_totals,
+    usage_totals,
+)
 
 _MOST_ROWS = 64
 _DIALECT = SQLiteDialect_pysqlite()
@@ -87,11 +95,13 @@ _ACTIVE: Final = (
     "portable, keeps_request, pool"
 )
 
+_GRAPH_REMOVALS: Final = f"SELECT coalesce(max(value), 0) FROM counters WHERE name = '{GRAPH_REMOVALS}'"
+
 _LOAD_RUNS: Final = f"""
     SELECT json_group_array(json_array(
         r.run_id, r.thread_id, r.status, r.last_sequence, r.started_at, r.created_at, r.agent,
         CASE WHEN a.run_id IS NOT NULL THEN json_array({_columns("a", _ACTIVE)}) END
-    ))
+    )), ({_GRAPH_REMOVALS})
     FROM runs r LEFT JOIN active_runs a ON a.run_id = r.run_id
     WHERE r.run_id IN (SELECT value FROM json_each(?))"""
 
@@ -296,6 +306,7 @@ class SqliteSession:
         self._engine = database.writer()
         self._log = WriteAheadLog(database.path, busy_timeout=database.busy_timeout)
         self._connection: Connection | None = None
+        self._graph_removals: int | None = None
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Generator[None]:
@@ -308,6 +319,7 @@ class SqliteSession:
         try:
             driver = self._driver
             driver.execute("BEGIN IMMEDIATE")
+            self._graph_removals = None
             try:
                 yield
                 driver.execute("COMMIT")
@@ -347,7 +359,7 @@ class SqliteSession:
         """What is stored of these runs and queues. Nobody else changes anything in the length of a transaction."""
         runs: dict[str, RunRow] = {}
         if run_ids:
-            (found,) = self._driver.execute(_LOAD_RUNS, (json_text([*run_ids]),)).fetchone()
+            found, self._graph_removals = self._driver.execute(_LOAD_RUNS, (json_text([*run_ids]),)).fetchone()
             runs = {run_id: run_of(active, run_id, *facts) for run_id, *facts, active in json_of(found)}
         wanted = {*queues}
         for run in runs.values():
@@ -407,6 +419,18 @@ class SqliteSession:
         times = times_of(events)
         parts = range(first // EVENTS_AT_A_TIME, last // EVENTS_AT_A_TIME + 1)
         _NOTE_TIMES.execute(driver, [(part, *times) for part in parts])
+
+    def note_graph_removal(self) -> None:
+        """Count one more removal of checkpoints, which this transaction is going to do."""
+        self._driver.execute(COUNT_GRAPH_REMOVAL)
+        self._graph_removals = None
+
+    def graph_removals(self) -> int:
+        """How many such removals there have been; whoever has loaded runs has been told with them."""
+        removals = self._graph_removals
+        if removals is None:
+            (removals,) = self._driver.execute(_GRAPH_REMOVALS).fetchone()
+        return int(removals)
 
     def tables_with(self, column: str) -> set[str]:
         """The names of all tables that have a column of this name, others' too."""

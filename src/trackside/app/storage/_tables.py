@@ -41,6 +41,9 @@ TOKEN = "token"  # noqa: S105  # a counter
 REMOVALS = "removals"
 """The name of the counter of transactions that removed runs."""
 
+GRAPH_REMOVALS = "graph_removals"
+"""The name of the counter of transactions that removed checkpoints a run may go on from; the first one makes it."""
+
 # Sorted by code point everywhere: under the collation of a language, ids with a common beginning do not stand together.
 PlainText = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 

@@ -20,6 +20,7 @@ from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
 from trackside.app.storage._encoding import EventRow, json_text
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread, labels_of
+from trackside.app.storage._graph_borrowing import bring_missing
 from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
 from trackside.app.storage._session import Changes, CollisionError, Session
@@ -410,6 +411,7 @@ class UnitOfWork:
                 events=() if self.positions else self._events.values(),
             )
         )
+        bring_missing(self.session, self.graph)
         if self.positions:
             self._insert_in_place()
 

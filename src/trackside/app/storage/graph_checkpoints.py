@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, cast, override
 
 from langchain_core.runnables import RunnableConfig
@@ -26,7 +27,7 @@ from langgraph.checkpoint.base import id as checkpoint_ids
 
 from trackside.app.storage._encoding import json_text
 from trackside.app.storage._graph_checkpoint_reads import Encoded, Listing, StoredCheckpoint
-from trackside.app.storage._graph_checkpoint_rows import CheckpointRow, ValueRow, WriteRow
+from trackside.app.storage._graph_checkpoint_rows import Borrowing, CheckpointRow, Known, ValueRow, WriteRow
 from trackside.app.storage._graph_checkpoint_work import Key, PutGraphRows
 from trackside.app.storage._graph_checkpoints import GraphCheckpoints, fenced_by
 from trackside.app.storage.errors import CheckpointLoopError, PruneStrategyError
@@ -157,6 +158,8 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
         refs = {channel: str(versions[channel]) for channel in values if _has_row(channel, values, versions)}
         new = [channel for channel in refs if channel in new_versions]
+        borrowed = {channel: version for channel, version in refs.items() if channel not in new_versions}
+        value_row = partial(self._value_row, thread_id, namespace, checkpoint=checkpoint)
         said = get_checkpoint_metadata(config, metadata)
         run_id = said.get("run_id")
         inline = {channel: value for channel, value in values.items() if channel not in refs}
@@ -175,7 +178,8 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
                 thread_id=thread_id,
                 run_id=fenced_by(),
                 checkpoints=[row],
-                values=[self._value_row(thread_id, namespace, channel, checkpoint) for channel in new],
+                values=[*map(value_row, new)],
+                borrowings=[Borrowing(thread_id, namespace, borrowed, Known(refs), value_row)],
             )
         )
         return _named(thread_id, namespace, checkpoint["id"])
