@@ -247,11 +247,16 @@ def member[E: StrEnum](kind: type[E], value: Any, field: str) -> E:
 def _id(given: Any, field: str) -> str:
     if given is None:
         return new_id()
-    if not (isinstance(given, str) and 0 < len(given) <= MAX_ID_CHARS and given.isprintable()):
+    if not is_id(given):
         value = f"{given:.40}…" if isinstance(given, str) and len(given) > MAX_ID_CHARS else given
         why = f"an id is a text of 1 to {MAX_ID_CHARS} printable characters"
         raise InvalidSpecError(field=field, value=value, why=why)
-    return given
+    return str(given)
+
+
+def is_id(given: Any) -> bool:
+    """Whether it can be the id of something."""
+    return isinstance(given, str) and 0 < len(given) <= MAX_ID_CHARS and given.isprintable()
 
 
 def _check(value: Any, kind: type, field: str, what: str) -> None:

@@ -54,6 +54,16 @@ async def test_a_key_that_is_used_again_tells_of_no_other_run(serve_agents: Any)
         assert (answer.status_code, answer.json()["detail"]) == (422, said)
 
 
+@pytest.mark.parametrize("key", ["k" * 253, "tab\there"])
+async def test_a_key_that_can_be_none_is_told_apart_from_one_that_is_used_again(serve_agents: Any, key: str) -> None:
+    async with serve_agents({"plain": plain}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        asked = {"assistant_id": "plain", "input": 1}
+        answer = await http.post("/runs", json=asked, headers={"Idempotency-Key": key})
+        longest = await http.post("/runs", json=asked, headers={"Idempotency-Key": "k" * 252})
+        assert (answer.status_code, longest.status_code) == (422, 200)
+        assert answer.json()["detail"].endswith("it is a text of up to 252 printable characters")
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "code"),
     [

@@ -22,6 +22,7 @@ from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.lifetimes import minutes_of
 from trackside.app.server.wire.runs import BatchedRun, Run, RunCreate, asked_of, run_on_wire
 from trackside.harness import RunHandle, RunManager, RunSpec
+from trackside.harness.admission import MAX_ID_CHARS, is_id
 from trackside.harness.errors import InvalidSpecError
 
 _UNSUPPORTED: Final = ("langsmith_tracer",)
@@ -87,11 +88,16 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHan
     """Let a run in, under a key that the client has for it.
 
     Raises:
-        HttpError: the key was there for another run.
+        HttpError: the key can be none, or was there for another run.
         TracksideError: the run is not let in.
     """
     if key is not None:
-        spec = msgspec.structs.replace(spec, idempotency_key=_own_key(call.principal, key))
+        own_key = _own_key(call.principal, key)
+        if not is_id(own_key):
+            most = MAX_ID_CHARS - len(own_key) + len(key)
+            why = f"Idempotency-Key {key!r:.120}: it is a text of up to {most} printable characters"
+            raise HttpError(status=422, detail=why)
+        spec = msgspec.structs.replace(spec, idempotency_key=own_key)
     try:
         return await call.parts.manager.start(spec)
     except InvalidSpecError as exc:
