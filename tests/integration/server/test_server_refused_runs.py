@@ -51,6 +51,25 @@ async def plain(input: Any) -> Any:
             {"config": {"configurable": {"thread_id": "x"}}},
             "config.configurable.thread_id = 'x' does not fit",
         ),
+        (
+            "looking",
+            {"config": {"recursion_limit": "x"}},
+            "config.recursion_limit = 'x' does not fit a run: it is a whole number from 1 up",
+        ),
+        (
+            "looking",
+            {"config": {"recursion_limit": 0}},
+            "config.recursion_limit = 0 does not fit a run: it is a whole number",
+        ),
+        ("looking", {"config": {"tags": 5}}, "config.tags = 5 does not fit a run: it is a list of texts"),
+        ("looking", {"config": {"tags": [5]}}, "config.tags = [5] does not fit a run: it is a list of texts"),
+        (
+            "looking",
+            {"config": {"max_concurrency": -1}},
+            "config.max_concurrency = -1 does not fit a run: it is a whole number from 0 up",
+        ),
+        ("looking", {"config": {"run_name": 5}}, "config.run_name = 5 does not fit a run: it is a text"),
+        ("looking", {"config": {"metadata": 5}}, "config.metadata = 5 does not fit a run: it is an object"),
     ],
 )
 async def test_what_an_agent_does_not_have_is_refused_before_the_run_starts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -12,6 +12,17 @@ from trackside.harness.errors import InvalidSpecError
 from trackside.harness.types import RunSpec
 
 _CONFIG = frozenset(RunnableConfig.__annotations__) - {"run_id"}
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "recursion_limit": ("a whole number from 1 up", lambda value: type(value) is int and value >= 1),
+    "max_concurrency": ("a whole number from 0 up", lambda value: type(value) is int and value >= 0),
+    "tags": (
+        "a list of texts",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(tag, str) for tag in value),
+    ),
+    "run_name": ("a text", lambda value: isinstance(value, str)),
+    "metadata": ("an object in LangGraph's config", lambda value: not value or isinstance(value, Mapping)),
+}
+"""What these keys of a config are, unless they are None, which LangGraph takes for nothing."""
 
 
 def check_spec(graph: Graph, spec: RunSpec) -> None:
@@ -37,8 +48,12 @@ def check_spec(graph: Graph, spec: RunSpec) -> None:
 
 
 def check_key(key: str, value: Any) -> None:
-    """Refuse what LangGraph would pass over."""
+    """Refuse what LangGraph would pass over, or fail at with a sentence of its own."""
     if key not in _CONFIG:
         known = f"LangGraph's config has {', '.join(sorted(_CONFIG))}"
         why = "it is the run's own: give the run a `run_id` instead" if key == "run_id" else known
         raise InvalidSpecError(field=f"config.{key}", value=value, why=why)
+    if value is not None and key in _KINDS:
+        what, fits = _KINDS[key]
+        if not fits(value):
+            raise InvalidSpecError(field=f"config.{key}", value=value, why=f"it is {what}")
