@@ -238,6 +238,31 @@ async def test_a_checkpoint_that_is_not_there_is_not_found_before_anything_runs(
         assert len(await runs.list(thread_id)) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("state/a%00b", None),
+        ("history?before=a%00b", None),
+        ("history", {"before": "a\0b"}),
+        ("history", {"before": {"checkpoint_id": "a\0b"}}),
+        ("history", {"checkpoint": {"checkpoint_id": "a\0b"}}),
+        ("state/checkpoint", {"checkpoint": {"checkpoint_id": "a\0b"}}),
+        ("state/checkpoint", {"checkpoint": {"checkpoint_ns": "a\0b"}}),
+        ("state/checkpoint", {"checkpoint": {"checkpoint_ns": "a", "checkpoint_map": {"a": "a\0b"}}}),
+        ("state", {"values": {"log": []}, "as_node": "first", "checkpoint_id": "a\0b"}),
+        ("runs", {"assistant_id": "steps", "checkpoint_id": "a\0b"}),
+        ("runs", {"assistant_id": "steps", "checkpoint": {"checkpoint_id": "a", "checkpoint_ns": "a\0b"}}),
+        ("runs", {"assistant_id": "steps", "config": {"configurable": {"checkpoint_id": "a\0b"}}}),
+    ],
+)
+async def test_what_no_database_can_hold_is_no_place_in_a_thread(serve_agents: Any, path: str, asked: Any) -> None:
+    async with serve_agents(agents()) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = await thread_of(served.client, "steps", {"log": []})
+        method = "GET" if asked is None else "POST"
+        answer = await http.request(method, f"/threads/{thread_id}/{path}", json=asked)
+        assert (answer.status_code, "without NUL" in answer.text) == (422, True)
+
+
 async def test_values_and_nodes_that_do_not_fit_are_refused(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads = served.client.threads

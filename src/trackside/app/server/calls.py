@@ -89,3 +89,14 @@ def uuid_of(value: str, name: str) -> str:
     if not is_uuid(value):
         raise HttpError(status=422, detail=f"{name} = {value!r:.80} is not a UUID")
     return value.lower()
+
+
+def place_name(field: str, said: str) -> str:
+    """What somebody calls a place in a thread.
+
+    Raises:
+        HttpError: no database could hold it.
+    """
+    if "\0" in said:
+        raise HttpError(status=422, detail=f"{field} = {said!r:.120}: it is a text without NUL")
+    return said

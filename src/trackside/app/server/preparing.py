@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from trackside.app.server.access import caller_of
+from trackside.app.server.calls import place_name
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
@@ -98,8 +99,8 @@ async def _placed(
         raise UnknownCheckpointError(thread_id=thread_id, checkpoint_id=checkpoint_id)
     place = ThreadPlace(
         thread_id=thread.thread_id,
-        checkpoint_id=str(checkpoint_id),
-        namespace=str(configurable.get("checkpoint_ns") or ""),
+        checkpoint_id=place_name("checkpoint_id", str(checkpoint_id)),
+        namespace=place_name("checkpoint_ns", str(configurable.get("checkpoint_ns") or "")),
         checkpointer=parts.checkpointer,
         caller=caller_of(parts, principal),
     )

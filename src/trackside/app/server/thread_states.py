@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from trackside.app.server.access import agent_of_thread
+from trackside.app.server.calls import place_name
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import json_bytes
@@ -69,6 +70,8 @@ class ThreadStates:
         Raises:
             UnknownCheckpointError, HttpError, InvalidSpecError: as `state`, or the metadata cannot be looked for.
         """
+        if before is not None:
+            place_name("before", before)
         agent = self._agent()
         if agent is not None and isinstance(agent, KeepsThreads):
             return await agent.history(self._place(at), limit=limit, before=before, metadata=metadata)
@@ -154,10 +157,12 @@ class ThreadStates:
         at = at or CheckpointRef()
         if at.thread_id not in {None, thread_id}:
             raise HttpError(status=422, detail="checkpoint.thread_id is another thread than the one in the path")
+        for namespace, checkpoint_id in (at.checkpoint_map or {}).items():
+            place_name("checkpoint.checkpoint_map", f"{namespace}{checkpoint_id}")
         return ThreadPlace(
             thread_id=thread_id,
-            checkpoint_id=at.checkpoint_id or None,
-            namespace=at.checkpoint_ns or "",
+            checkpoint_id=place_name("checkpoint_id", at.checkpoint_id or "") or None,
+            namespace=place_name("checkpoint_ns", at.checkpoint_ns or ""),
             checkpoints=at.checkpoint_map or {},
             checkpointer=self.parts.checkpointer,
             caller=self.caller,
