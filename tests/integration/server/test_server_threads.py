@@ -6,6 +6,7 @@ import asyncio
 import operator
 from functools import partial
 from typing import Annotated, Any, TypedDict
+from uuid import UUID
 
 import httpx
 import pytest
@@ -297,6 +298,22 @@ async def test_what_a_graph_keeps_itself_is_neither_copied_nor_pruned_here(serve
             assert "checkpointer of its own" in answer.json()["detail"]
         assert await served.client.threads.count() == 1
         assert len(await served.client.threads.get_history(thread_id)) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "more"), [("search", "ids", {}), ("prune", "thread_ids", {"strategy": "keep_latest"})]
+)
+async def test_so_many_threads_are_named_at_once_and_no_more(
+    serve_agents: Any, path: str, field: str, more: dict[str, Any]
+) -> None:
+    async with serve_agents({"chat": chat}) as served, httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+        thread_id = (await served.client.threads.create())["thread_id"]
+        ids = [thread_id, *(str(UUID(int=number)) for number in range(9_999))]
+        most = await http.post(f"/threads/{path}", json={field: ids, **more})
+        found = most.json()
+        assert (most.status_code, found["pruned_count"] if more else len(found)) == (200, 1)
+        refused = await http.post(f"/threads/{path}", json={field: [*ids, str(UUID(int=9_999))], **more})
+        assert (refused.status_code, field in refused.text) == (422, True)
 
 
 async def test_a_thread_with_a_run_is_not_pruned(serve_agents: Any) -> None:

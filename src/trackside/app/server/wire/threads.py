@@ -39,6 +39,7 @@ ASSISTANT: Final = "assistant_id"
 """What clients call a thread's agent in its metadata."""
 
 _MOST_PATHS = 10
+_MOST_IDS = 10_000
 
 
 class NodeUpdate(Struct, forbid_unknown_fields=True):
@@ -89,7 +90,7 @@ class ThreadCount(Struct, forbid_unknown_fields=True):
 class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
     """Which threads are wanted, what of them, and in which order."""
 
-    ids: list[str] | None = None
+    ids: Annotated[list[str], Meta(max_length=_MOST_IDS)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 10
     offset: Annotated[int, Meta(ge=0, le=2_147_483_647)] = 0
     sort_by: SortBy | None = None
@@ -101,7 +102,7 @@ class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
 class ThreadPrune(Struct, forbid_unknown_fields=True):
     """Threads that are to go, or of which only the latest state is to stay."""
 
-    thread_ids: list[str]
+    thread_ids: Annotated[list[str], Meta(max_length=_MOST_IDS)]
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
