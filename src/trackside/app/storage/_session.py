@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import ClauseElement, Dialect
+from sqlalchemy import ClauseElement, Dialect, select, update
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from trackside.app.storage import errors
@@ -15,6 +15,7 @@ from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow
 from trackside.app.storage._leases import LeaseClock
 from trackside.app.storage._queue import ActiveRun, Lane
+from trackside.app.storage._tables import POSITION, counters
 from trackside.app.storage._totals import Totals
 
 
@@ -153,3 +154,21 @@ def compiled(statement: ClauseElement, dialect: Dialect) -> tuple[str, list[Any]
     assert isinstance(made, SQLCompiler)
     values = made.params
     return str(made), [values[name] for name in made.positiontup or ()]
+
+
+def insert_in_place(session: Session, events: Iterable[EventRow], positions: Mapping[str, int]) -> None:
+    """Store events that have a place, by their ids, where they were, unless the log has got there, and the others behind."""
+    counter = counters.c.name == POSITION
+    ((last,),) = session.execute(select(counters.c.value).where(counter).with_for_update())
+    stretch: list[EventRow] = []
+    for row in events:
+        wanted = positions.get(row.event.event_id, 0)
+        if wanted > last + 1:
+            if stretch:
+                session.save(Changes(events=stretch))
+                stretch = []
+            last = wanted - 1
+            session.execute(update(counters).where(counter).values(value=last))
+        stretch.append(row)
+        last += 1
+    session.save(Changes(events=stretch))

@@ -47,8 +47,8 @@ class ThreadQuery:
     `metadata` and `values`, of what the harness remembers, have to be contained in the thread's: objects with these keys,
     lists with these elements. So has `wanted` in the metadata, which somebody else has asked for, whatever `metadata` says.
 
-    A thread is busy from the admission of a run on. With `announced` its status is what the log says, in which a run that has
-    not started has changed nothing yet.
+    A thread is busy from the admission of a run on. With `announced` its status is what the log says, in which a run that
+    has not started has changed nothing yet.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -14,8 +14,6 @@ from math import inf
 from time import monotonic, sleep
 from typing import Any, Final, override
 
-from sqlalchemy import select, update
-
 from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
 from trackside.app.storage._encoding import EventRow, json_text
@@ -23,8 +21,8 @@ from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread, labe
 from trackside.app.storage._graph_borrowing import bring_missing
 from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
-from trackside.app.storage._session import Changes, CollisionError, Session
-from trackside.app.storage._tables import POSITION, counters, idempotency_keys, thread_labels
+from trackside.app.storage._session import Changes, CollisionError, Session, insert_in_place
+from trackside.app.storage._tables import idempotency_keys, thread_labels
 from trackside.app.storage._totals import Totals
 from trackside.app.storage.errors import (
     ConnectionLostError,
@@ -413,25 +411,7 @@ class UnitOfWork:
         )
         bring_missing(self.session, self.graph)
         if self.positions:
-            self._insert_in_place()
-
-    def _insert_in_place(self) -> None:
-        """Store events that have a place where they were, unless the log has got there, and the others behind them."""
-        session = self.session
-        counter = counters.c.name == POSITION
-        ((last,),) = session.execute(select(counters.c.value).where(counter).with_for_update())
-        stretch: list[EventRow] = []
-        for event_id, row in self._events.items():
-            wanted = self.positions.get(event_id, 0)
-            if wanted > last + 1:
-                if stretch:
-                    session.save(Changes(events=stretch))
-                    stretch = []
-                last = wanted - 1
-                session.execute(update(counters).where(counter).values(value=last))
-            stretch.append(row)
-            last += 1
-        session.save(Changes(events=stretch))
+            insert_in_place(self.session, self._events.values(), self.positions)
 
 
 def _never() -> float:
