@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,6 +125,8 @@ def test_a_message_that_comes_alone_is_a_part_of_both_modes() -> None:
         ("[1, 2", [1, 2]),
         ("no", None),
         ('{"a": 1}}', None),
+        ('{"a": ' + "[" * 20_000, None),
+        ("[" * 20_000 + "]" * 20_000, None),
     ],
 )
 def test_json_is_read_as_far_as_it_goes(text: str, value: Any) -> None:
@@ -142,3 +145,98 @@ def test_every_beginning_of_an_object_is_an_object_with_no_other_names(value: di
     found = whole_json(text[: max(1, length)])
     assert isinstance(found, dict)
     assert found.keys() <= value.keys()
+
+
+def sign_by_sign(text: str) -> Any:
+    """What `whole_json` gives, found out in the plainest way."""
+    open_ones: list[str] = []
+    in_string = escaped = False
+    last_whole = ""
+    for at, sign in enumerate(text):
+        if in_string:
+            in_string = escaped or sign != '"'
+            escaped = sign == "\\" and not escaped
+            continue
+        in_string = sign == '"'
+        if sign in "{[":
+            open_ones.insert(0, {"{": "}", "[": "]"}[sign])
+        elif sign in "}]" and not open_ones:
+            last_whole = text
+            break
+        elif sign in "}]":
+            del open_ones[0]
+        if sign in "{[}]":
+            last_whole = text[: at + 1] + "".join(open_ones)
+        elif sign == "," and open_ones:
+            last_whole = text[:at] + "".join(open_ones)
+    said = text[:-1] if escaped else text
+    for one in (text, said + '"' * in_string + "".join(open_ones), last_whole):
+        try:
+            return msgspec.json.decode(one)
+        except msgspec.DecodeError:
+            continue
+    return None
+
+
+@given(
+    st.one_of(
+        st.text(alphabet='{}[],:"\\ a0.', max_size=16),
+        st.builds(
+            lambda value, length: json.dumps(value, ensure_ascii=False)[:length],
+            st.dictionaries(st.text(max_size=3), VALUES, max_size=4),
+            st.integers(0, 200),
+        ),
+    )
+)
+def test_what_a_text_says_so_far_is_what_one_finds_sign_by_sign(text: str) -> None:
+    assert whole_json(text) == sign_by_sign(text)
+
+
+ODD: list[dict[str, Any]] = [
+    {"tool_call_chunks": [{"name": "f", "args": {"a": 1}, "id": "c", "index": 0}]},
+    {"tool_call_chunks": [{"name": "f", "args": [1], "id": "c", "index": [0]}]},
+    {"tool_call_chunks": [{"name": "f", "args": '{"a": ' + "[" * 20_000, "id": "c", "index": 0}]},
+    {"tool_call_chunks": 7},
+    {"tool_call_chunks": {"a": 1}},
+    {"content": 7},
+    {"content": {"type": "text", "text": "alone"}},
+    {"content": [7, None, {"type": ["text"], "index": {}}]},
+    {"usage_metadata": {"a": {"b": 1}}},
+    {"usage_metadata": {"a": 1}},
+    {"response_metadata": 7},
+]
+
+
+@given(st.lists(st.sampled_from(ODD), min_size=1, max_size=5))
+def test_a_message_may_contain_anything(odd: list[dict[str, Any]]) -> None:
+    hub = StreamHub()
+    for more in [{"content": "before"}, *odd, {"content": "behind"}]:
+        hub.publish("run", "messages", [{"type": "AIMessageChunk", "id": "m", **more}, {}])
+    last = [frame for frame in hub.read("run").take() if frame.mode == "messages"][-1]
+    assert last.event == "messages/partial"
+    assert "behind" in json.dumps(json.loads(last.data)[0]["content"])
+
+
+def test_arguments_that_are_no_text_are_shown_as_they_are() -> None:
+    shown = [steps(chunk(**more))[-1][1][0] for more in ODD[:3]]
+    assert [call["args"] for call in shown[0]["tool_calls"]] == [{"a": 1}]
+    assert [call["args"] for call in shown[1]["invalid_tool_calls"]] == [[1]]
+    assert [len(call["args"]) for call in shown[2]["invalid_tool_calls"]] == [20_006]
+
+
+class Unequal:
+    """Cannot be compared with anything, as arrays of numbers."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("neither true nor false")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_what_cannot_be_added_up_is_shown_as_it_came_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    unequal = chunk(additional_kwargs=Unequal())
+    found = steps(chunk("a"), unequal, unequal, chunk("b"))
+    assert [event for event, _ in found[1:]] == ["messages/partial", *["messages/complete"] * 2, "messages/partial"]
+    assert found[2][1] == [unequal[0]]
+    assert found[-1][1][0]["content"] == "ab"
+    assert [record.message for record in caplog.records] == ["a message of an odd form is shown as it came: ValueError"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,14 +16,17 @@ from told_ends import ToldEnds
 
 from trackside.app.streams import EndedStream, FeedLimits, HubLimits, Reader, StreamHub
 from trackside.app.streams.live_messages import MOST_BYTES, VERSION
-from trackside.app.streams.mirror import MirrorOptions, Mirrors
+from trackside.app.streams.mirror import Mirrors
+from trackside.app.streams.mirror_options import MirrorOptions
 from trackside.app.streams.relay import Relay, RelayLimits
 from trackside.app.streams.thread_feed import FeedReader
+from trackside.harness.errors import ClosedError
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
 THREAD, RUN = "thread-1", "run-1"
 QUICK = MirrorOptions(linger=0.02, grace=0.05, patience=0.2, doubt=0.02)
+STEPS = ["say", "say", "burst", "turn", "read", "thread", "leave", "large", "gone"]
 SPEC = RunSpec("a", stream_mode=("values", "custom", "messages"))
 
 
@@ -512,6 +515,78 @@ async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:
                 await asyncio.sleep(QUICK.linger)
 
 
+@pytest.mark.parametrize("heard_before", [True, False])
+@pytest.mark.parametrize("by", ["worker", "log"])
+async def test_who_follows_a_run_hears_its_end_also_if_its_thread_is_gone_before(by: str, heard_before: bool) -> None:
+    async with fleet() as made:
+        server, mirrors = made.servers[0], made.mirrors[0]
+        with mirrors.thread(THREAD) as thread, server.threads.read(THREAD) as follower:
+            await thread.catch_up()
+            with mirrors.run(THREAD, RUN):
+                reader = server.read(RUN)
+                if heard_before:
+                    made.begin(thread_ends=True)
+                    made.hub.publish(RUN, "values", {"n": 1})
+                    await asyncio.sleep(0)
+                made.log.tell(RUN)
+                made.hub.threads.forget([THREAD])  # its end is committed, and the worker's word of it comes behind that
+                await asyncio.wait_for(follower.wait_for_end(), 5)
+                if by == "worker":
+                    if not heard_before:
+                        made.begin(thread_ends=True)
+                        made.hub.publish(RUN, "values", {"n": 1})
+                    made.hub.close(RUN, end={"status": "success"})
+                _, end = await to_the_end(reader)
+        assert end == EndedStream({"status": "success"})
+        assert server.values(RUN) == (b'{"n":1}' if by == "worker" else None)
+        assert (made.wire.ears, mirrors.stats.open) == (set(), 0)
+        assert server.threads.known(THREAD) is None
+
+
+async def test_only_runs_that_somebody_follows_outlive_their_thread() -> None:
+    async with fleet() as made:
+        server, mirrors = made.servers[0], made.mirrors[0]
+        with mirrors.thread(THREAD) as thread:
+            await thread.catch_up()
+            for run_id in (RUN, "heard", "over"):
+                made.begin(run_id)
+            followed = [mirrors.run(THREAD, RUN), mirrors.run(THREAD, RUN), mirrors.run(THREAD, "over")]
+            made.end("over")
+            await asyncio.wait_for(server.read("over").wait_for_end(), 5)
+            reader = server.read("heard")
+            made.hub.threads.forget([THREAD])
+            assert (await to_the_end(reader))[1] == EndedStream(None), "nobody would have it end"
+            assert {ear.topic for ear in made.wire.ears} == {(THREAD, RUN)}
+            made.end()
+            assert (await to_the_end(server.read(RUN)))[1].end == {"status": "success"}
+            for mirror in followed:
+                mirror.close()
+
+
+@pytest.mark.parametrize("follows_thread", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_where_the_log_cannot_tell_how_a_run_ends_nobody_waits_for_that(
+    follows_thread: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_end(run_id: str) -> None:
+        if fails:
+            raise ClosedError(what="store")
+
+    async with fleet() as made:
+        server, mirrors = made.servers[0], made.mirrors[0]
+        with ExitStack() as uses:
+            if follows_thread:
+                uses.enter_context(mirrors.thread(THREAD))
+            with monkeypatch.context() as patched:
+                patched.setattr(made.log, "end_of", no_end)
+                uses.enter_context(mirrors.run(THREAD, RUN))
+                assert (await to_the_end(server.read(RUN)))[1] == EndedStream(None)
+            # who comes later asks anew
+            uses.enter_context(mirrors.run(THREAD, RUN))
+            made.log.tell(RUN)
+            assert (await to_the_end(server.read(RUN)))[1].end == {"status": "success"}
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -523,7 +598,9 @@ async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:
         refused=st.sampled_from([0, 20]),
         kept=st.sampled_from([0, 3, 1_000]),
     ),
-    steps=st.lists(st.sampled_from(["say", "say", "burst", "turn", "read", "thread", "leave", "large"]), max_size=25),
+    steps=st.lists(
+        st.sampled_from(["say", "say", "burst", "turn", "read", "thread", "leave", "large", "gone"]), max_size=25
+    ),
     how=st.sampled_from(["worker", "log", "both"]),
 )
 def test_every_reader_gets_all_in_order_or_a_gap_and_then_the_true_end(
@@ -551,6 +628,8 @@ async def _every_reader(seed: int, adversity: Adversity, steps: list[str], how: 
                 readers.append((use, asyncio.create_task(to_the_end(server.read(RUN)))))
             elif step == "thread":
                 readers.append((mirrors.thread(THREAD), asyncio.create_task(asyncio.sleep(0, None))))
+            elif step == "gone":
+                made.hub.threads.forget([THREAD])
             elif step == "leave" and len(readers) > 1:
                 use, task = readers.pop(0)
                 task.cancel()
@@ -558,7 +637,7 @@ async def _every_reader(seed: int, adversity: Adversity, steps: list[str], how: 
         last = mirrors.run(THREAD, RUN)
         readers.append((last, asyncio.create_task(to_the_end(server.read(RUN)))))
         end = {"status": "success"}
-        if how != "worker" or adversity.lost:
+        if how != "worker" or adversity.lost or "gone" in steps:
             made.log.tell(RUN)
         if how != "log":
             made.hub.close(RUN, end=end)

@@ -206,6 +206,26 @@ async def test_a_thread_is_followed_on_any_server_and_gone_on_with_on_another(ha
         assert [(part.id, part.data) for part in same] == [(part.id, part.data) for part in second]
 
 
+async def test_who_joins_a_run_whose_thread_ends_with_it_gets_its_end_though_others_follow_the_thread(
+    have_fleet: Any,
+) -> None:
+    held = Held()
+    async with have_fleet({"held": held.agent()}, servers=1) as fleet:
+        client = fleet.servers[0].client
+        run = await client.runs.create(None, "held", stream_mode=["custom", "values"])
+        thread_id, run_id = run["thread_id"], run["run_id"]
+        following = Events(await client.threads.join_stream(thread_id))
+        await following.until("metadata")
+        joined = Events(client.runs.join_stream(thread_id, run_id))
+        waiting = asyncio.create_task(client.runs.join(thread_id, run_id))
+        held.say(1)
+        await joined.until("custom")
+        held.say(None)
+        last = (await joined.rest())[-1]
+        assert (last.event, last.data["status"]) == ("end", "success")
+        assert await asyncio.wait_for(waiting, 20) == {"done": True}
+
+
 async def test_a_changed_state_is_told_on_all_servers(have_fleet: Any) -> None:
     async with have_fleet({"counting": counting}) as fleet:
         one, other = (server.client for server in fleet.servers)

@@ -10,14 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from langgraph_sdk import get_client
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
+from running_server import serving
 from speaking_agents import Held, counting
 
 from trackside import RunContext, RunSpec
 from trackside.app.settings import Settings
 from trackside.app.streams import HubLimits
-from trackside.app.wiring import open_app
+from trackside.app.wiring import App, open_app
 
 
 async def speaking(input: Any, run: RunContext) -> dict[str, Any]:
@@ -74,6 +76,10 @@ class RawClient:
         """Read until the body has this."""
         while text not in self.body:
             assert await self.read_chunk(), "the stream has ended before"
+
+    async def rest(self) -> bytes:
+        """What comes until the connection is closed, as it comes."""
+        return await self._reader.read()
 
 
 async def parts(stream: Any) -> list[tuple[str, Any]]:
@@ -388,7 +394,7 @@ async def test_five_hundred_streams_at_once(serve_agents: Any) -> None:
         assert [follower.result() for follower in followers] == [list(range(10))] * 500
 
 
-async def test_streams_end_when_the_server_does_and_say_that_the_run_may_go_on(serve_agents: Any) -> None:
+async def test_streams_stop_when_the_server_does_and_say_that_the_run_may_go_on(serve_agents: Any) -> None:
     held = Held()
     async with serve_agents({"held": held.agent()}) as served:
         thread_id = await new_thread(served)
@@ -401,7 +407,8 @@ async def test_streams_end_when_the_server_does_and_say_that_the_run_may_go_on(s
             served.app.streams.end_all()
             for client in (run, thread):
                 await client.read_until(b": the server closes this stream; the run may go on\r\n\r\n")
-                assert await client.read_chunk() == b""
+            assert await run.read_chunk() == b""  # clients ask how the run stands, and come back if it goes on
+            assert await thread.rest() == b"", "it has no end, but is cut off, so that clients come back"
         held.say(None)
 
 
@@ -458,7 +465,7 @@ async def test_who_follows_a_thread_hears_of_its_state_that_is_changed_by_hand_a
             await served.client.threads.update_state(thread_id, {"counted": 7})
             await client.read_until(b"\r\n\r\n")
             await served.client.threads.delete(thread_id)
-            while await client.read_chunk():
+            while await client.read_chunk():  # to its end
                 pass
         ((event, state, _),) = events_in(client.body)
         assert (event, state["values"]) == ("state_update", {"counted": 7})
@@ -475,3 +482,30 @@ async def test_the_sdk_follows_a_thread(serve_agents: Any) -> None:
             if len(found) == 4:
                 break
         assert found == ["metadata", "custom", "values", "metadata"]
+
+
+async def test_the_sdk_goes_on_following_a_thread_when_the_server_begins_anew(database_url: str) -> None:
+    served: list[App] = []
+
+    async def newest(scope: Any, receive: Any, send: Any) -> None:
+        await served[-1].asgi(scope, receive, send)
+
+    @asynccontextmanager
+    async def begun() -> AsyncIterator[None]:
+        async with open_app(Settings(database_url=database_url), {"counting": counting}) as app:
+            served.append(app)
+            yield
+            app.streams.end_all()
+
+    async with serving(newest) as url, get_client(url=url, api_key=None) as client, asyncio.timeout(20):
+        async with begun():
+            thread_id = (await client.threads.create())["thread_id"]
+            await client.runs.wait(thread_id, "counting", input={"to": 1})
+            following = await client.threads.join_stream(thread_id, last_event_id="-1")
+            first = [(await anext(following)).event for _ in range(4)]
+        async with begun():
+            await client.runs.wait(thread_id, "counting", input={"to": 1})  # before the client is back
+            second = [(await anext(following)).event for _ in range(5)]
+            await following.aclose()
+    assert first == ["metadata", "custom", "values", "metadata"]
+    assert second == ["gap", *first], "what was said meanwhile is not missing, and nobody could know that"

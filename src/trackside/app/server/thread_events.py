@@ -26,7 +26,8 @@ class ThreadEvents:
     """The answer that follows a thread until the client goes.
 
     In mode `run_modes` it says what each run says, with the `metadata` of its start and its end before and after; in
-    `lifecycle` these alone; in `state_update` what others have changed of the thread's state. Each event has an id.
+    `lifecycle` these alone; in `state_update` what others have changed of the thread's state. Each event has an id. When the
+    server stops, the connection is cut off, for a stream that ends properly is one to which clients do not come back.
     """
 
     parts: ServerParts
@@ -74,7 +75,7 @@ class ThreadEvents:
                 for item in items:
                     pending += self._events(item, id_of(item.number))
             elif reader.is_over:
-                await outlet.write([*pending, CLOSES], last=True)
+                await outlet.write([*pending, CLOSES], last=reader.thread_is_gone)
                 return
             elif pending:
                 await outlet.write(pending)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trackside.app.streams._partial_json import whole_json
+
+logger = logging.getLogger("trackside.stream")
 
 _CHUNK = "MessageChunk"
 _TEXTS = frozenset(
@@ -17,15 +20,25 @@ _TEXTS = frozenset(
 class MessageSteps:
     """Adds the pieces of a run's messages up. A piece is `[message or chunk, metadata]`, as graphs stream them."""
 
-    __slots__ = ("_messages",)
+    __slots__ = ("_has_complained", "_messages")
 
     def __init__(self) -> None:
         self._messages: dict[str, dict[str, Any]] = {}
+        self._has_complained = False
 
-    def take(self, piece: Any) -> Iterator[tuple[str, Any]]:
+    def take(self, piece: Any) -> list[tuple[str, Any]]:
         """The events that a piece makes: `messages/metadata` for a new message, then `messages/partial` or
-        `messages/complete`.
+        `messages/complete`. What cannot be added up is shown as it is: nothing that a message contains fails its run.
         """
+        try:
+            return [*self._steps_of(piece)]
+        except Exception as exc:  # an agent's message may contain anything
+            if not self._has_complained:
+                self._has_complained = True
+                logger.warning("a message of an odd form is shown as it came: %s", type(exc).__name__, exc_info=exc)
+            return [("messages/complete", [pair_of(piece)[0]])]
+
+    def _steps_of(self, piece: Any) -> Iterator[tuple[str, Any]]:
         message, about = pair_of(piece)
         if not isinstance(message, Mapping):
             return
@@ -53,8 +66,8 @@ def _shown(whole: dict[str, Any]) -> dict[str, Any]:
         return whole
     shown = {name: value for name, value in whole.items() if name not in {"tool_call_chunks", "chunk_position"}}
     shown["type"] = kind.removesuffix(_CHUNK).lower() or kind
-    if calls := whole.get("tool_call_chunks"):
-        read = [(call, whole_json(call.get("args") or "{}")) for call in calls if isinstance(call, Mapping)]
+    if isinstance(calls := whole.get("tool_call_chunks"), list | tuple) and calls:
+        read = [(call, _args_of(call)) for call in calls if isinstance(call, Mapping)]
         shown["tool_calls"] = [
             {"name": call.get("name") or "", "args": args, "id": call.get("id"), "type": "tool_call"}
             for call, args in read
@@ -68,6 +81,12 @@ def _shown(whole: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def _args_of(call: Mapping[str, Any]) -> Any:
+    """The arguments of a call: as far as they go if they come as text, else as they are."""
+    args = call.get("args") or "{}"
+    return whole_json(args) if isinstance(args, str) else args
+
+
 def _joined(known: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
     """A message and its next piece."""
     whole = dict(known)
@@ -77,7 +96,7 @@ def _joined(known: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any
         had = whole.get(key)
         if key == "content":
             whole[key] = _content(had, value)
-        elif key == "tool_call_chunks" and had:
+        elif key == "tool_call_chunks" and isinstance(had, list) and isinstance(value, list):
             whole[key] = _blocks(had, value)
         elif key == "usage_metadata" and isinstance(had, Mapping) and isinstance(value, Mapping):
             whole[key] = _sums(had, value)
@@ -93,8 +112,13 @@ def _content(had: Any, more: Any) -> Any:
         return more
     if isinstance(had, str) and isinstance(more, str):
         return had + more
-    as_blocks = [[{"type": "text", "text": one}] if isinstance(one, str) else list(one) for one in (had, more)]
-    return _blocks(*as_blocks)
+    return _blocks(_as_blocks(had), _as_blocks(more))
+
+
+def _as_blocks(content: Any) -> list[Any]:
+    if isinstance(content, list | tuple):
+        return list(content)
+    return [{"type": "text", "text": content} if isinstance(content, str) else content]
 
 
 def _blocks(had: Sequence[Any], more: Sequence[Any]) -> list[Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 
 _decode = msgspec.json.Decoder().decode
-_CLOSES = {"{": "}", "[": "]"}
+_CLOSES: Final = {"{": "}", "[": "]"}
+_SIGN: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?P<ends>"?)|[][{},]', re.DOTALL)
+"""What opens, closes or parts something, and strings, the last of which may not be whole."""
 
 
 def whole_json(text: str) -> Any:
-    """The value of a JSON text as far as it goes; None where it says nothing yet, or is no JSON.
+    """The value of a JSON text as far as it goes; None where it says nothing yet, is no JSON, or nested too deeply.
 
     What is open is closed; a name without a value, or a word that is not whole, is left out.
     """
@@ -19,44 +22,37 @@ def whole_json(text: str) -> Any:
         return _decode(text)
     except msgspec.DecodeError:
         pass
+    except RecursionError:
+        return None
     for end in _ends_of(text):
         try:
             return _decode(end)
         except msgspec.DecodeError:
             continue
+        except RecursionError:
+            return None
     return None
 
 
 def _ends_of(text: str) -> list[str]:
     """Texts that close what is open in this one: as it is, then without what comes after its last whole member."""
     open_ones: list[str] = []
-    in_string = escaped = False
-    last_whole = ""
-    for at, char in enumerate(text):
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-            continue
-        if char == '"':
-            in_string = True
-        elif char in _CLOSES:
-            open_ones.append(_CLOSES[char])
-            last_whole = text[: at + 1] + _closing(open_ones)
-        elif char in "}]":
+    said, closes_string = text, ""
+    last_whole = None
+    for found in _SIGN.finditer(text):
+        sign = found[0]
+        if sign in _CLOSES:
+            open_ones.append(_CLOSES[sign])
+            last_whole = found.end()
+        elif sign in "}]":
             if not open_ones:
                 return []
             open_ones.pop()
-            last_whole = text[: at + 1] + _closing(open_ones)
-        elif char == "," and open_ones:
-            last_whole = text[:at] + _closing(open_ones)
-    said = text[:-1] if escaped else text
-    ends = [said + '"' + _closing(open_ones)] if in_string else [said + _closing(open_ones)]
-    return [*ends, last_whole]
-
-
-def _closing(open_ones: list[str]) -> str:
-    return "".join(reversed(open_ones))
+            last_whole = found.end()
+        elif sign == ",":
+            last_whole = found.start() if open_ones else last_whole
+        elif not found["ends"]:
+            said, closes_string = text[: found.end()], '"'  # without half of what is escaped
+    closing = "".join(reversed(open_ones))  # of the last whole member, too: nothing was opened or closed since
+    ends = [said + closes_string + closing]
+    return ends if last_whole is None else [*ends, text[:last_whole] + closing]

@@ -299,10 +299,11 @@ class StreamHub:
             self._close(run_id, channel, end, at)
 
     def drop_mirror(self, run_id: str) -> None:
-        """Of this run nothing comes here any more, and nobody follows it; who wants it later begins anew."""
+        """Of this run nothing comes here any more: who follows it gets to the end of what is here, and asks the log."""
         channel = self._channels.get(run_id)
         if channel is not None and channel.mirrored:
             del self._channels[run_id]
+            channel.close()
 
     def _close(self, run_id: str, channel: Channel | None, end: Mapping[str, Any] | None, at: int) -> None:
         if channel is not None:

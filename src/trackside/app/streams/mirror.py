@@ -3,6 +3,9 @@
 A mirror is of one run, or of all runs of a thread, and is there as long as somebody wants it, and a moment longer. It ends
 with the run: when the worker says so, or the log, whichever comes first, as a worker may be gone. What the log says first
 waits a moment for what the worker may still have under way.
+
+Nobody waits for what will not come: a run that somebody follows is heard by a mirror until it is over, or, where none hears
+it any more or the log cannot tell, its stream is closed, and he asks the log himself.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -32,6 +34,7 @@ from trackside.app.streams.live_messages import (
     message_of,
     whole_part,
 )
+from trackside.app.streams.mirror_options import MirrorOptions, MirrorStats
 from trackside.app.streams.thread_feed import Start, ThreadFeed
 from trackside.app.streams.wire import Listening, LiveWire, Topic
 from trackside.harness.errors import TracksideError
@@ -52,47 +55,17 @@ _KNOWN_ENDS: Final = 1_000
 type _Work = Callable[[], Coroutine[Any, Any, None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MirrorOptions:
-    """Times of mirrors, in seconds."""
-
-    linger: float = 5.0
-    """How long a mirror is kept that nobody follows."""
-    grace: float = 1.0
-    """How long the end of a run that the log has waits for what its worker may still have said."""
-    patience: float = 5.0
-    """How long it waits at most, while such things come."""
-    doubt: float = 2.0
-    """After so long the log is asked how a run of a thread has ended of which only something else was heard."""
-
-
-@dataclass(slots=True)
-class MirrorStats:
-    """What mirrors have done so far, and how many there are."""
-
-    open: int = 0
-    messages: int = 0
-    parts: int = 0
-    repeated: int = 0
-    """Parts that came once more."""
-    missed: int = 0
-    """Parts that never came."""
-    not_understood: int = 0
-    """Messages of another version, or of none."""
-    ends_said: int = 0
-    """Ends that workers said."""
-    ends_logged: int = 0
-    """Those that the log had to tell."""
-
-
 class Mirror:
     """Somebody wants a mirror, until he closes it, as by `with`."""
 
-    __slots__ = ("_mirrors", "_shared")
+    __slots__ = ("_mirrors", "run_id", "shared")
 
-    def __init__(self, mirrors: Mirrors, shared: _SharedMirror | None) -> None:
+    def __init__(self, mirrors: Mirrors, run_id: str | None = None) -> None:
         self._mirrors = mirrors
-        self._shared = shared
+        self.run_id = run_id
+        """The run that is wanted; None if all runs of a thread are."""
+        self.shared: _SharedMirror | None = None
+        """What brings that now; None if nothing more comes."""
 
     def __enter__(self) -> Self:
         return self
@@ -104,13 +77,12 @@ class Mirror:
 
     async def catch_up(self, seconds: float = 1.0) -> bool:
         """Wait until all was heard that was said before and is kept, for so long at most; whether it was."""
-        return self._shared is None or await self._shared.catch_up(seconds)
+        return self.shared is None or await self.shared.catch_up(seconds)
 
     def close(self) -> None:
         """He does not want it any more. May be called again."""
-        shared, self._shared = self._shared, None
-        if shared is not None:
-            self._mirrors._release(shared)  # noqa: SLF001  # they are of the same module
+        if self.shared is not None:
+            self._mirrors._release(self)  # noqa: SLF001  # they are of the same module
 
 
 class _Pieces(NamedTuple):
@@ -141,7 +113,7 @@ class _SharedMirror:
     def __init__(self, topic: Topic, feed: ThreadFeed | None) -> None:
         self.topic = topic
         self.feed = feed
-        self.users = 0
+        self.users: set[Mirror] = set()
         self.opened_at = now_ms()
         self.lingering: asyncio.TimerHandle | None = None
         self.listening: Listening | None = None
@@ -192,15 +164,15 @@ class Mirrors:
 
     def run(self, thread_id: str, run_id: str) -> Mirror:
         """Have what a run says in the hub. Nothing needs to be said yet, or any more: what is kept comes first."""
+        mirror = Mirror(self, run_id)
         if self._hub.mirror(run_id) is None:  # it is over, and all that is known of it is here
-            return Mirror(self, None)
+            return mirror
         shared = self._open.get(Topic(thread_id))
         if shared is None or run_id in shared.over:
-            topic = Topic(thread_id, run_id)
-            shared = self._open.get(topic) or self._begin(_SharedMirror(topic, None))
+            shared = self._own(Topic(thread_id, run_id))
         if run_id not in shared.watches:
             self._watch(shared, run_id, partial(self._ask_log, shared, run_id))
-        return self._used(shared)
+        return self._used(shared, mirror)
 
     def thread(self, thread_id: str, *, active: str | None = None) -> Mirror:
         """Have what all runs of a thread say in the hub's feed of the thread, also of those that begin later.
@@ -217,7 +189,7 @@ class Mirrors:
             self._begin(shared)
         if active is not None and active not in shared.watches and active not in shared.over:
             self._watch(shared, active, partial(self._ask_log, shared, active))
-        return self._used(shared)
+        return self._used(shared, Mirror(self))
 
     async def aclose(self) -> None:
         """End all of them. May be called again."""
@@ -233,20 +205,43 @@ class Mirrors:
         shared.listening = self._wire.listen(shared.topic, lambda data: self._hear(shared, data))
         return shared
 
-    def _used(self, shared: _SharedMirror) -> Mirror:
-        shared.users += 1
+    def _own(self, topic: Topic) -> _SharedMirror:
+        """The mirror of one run alone."""
+        return self._open.get(topic) or self._begin(_SharedMirror(topic, None))
+
+    def _used(self, shared: _SharedMirror, mirror: Mirror) -> Mirror:
+        shared.users.add(mirror)
+        mirror.shared = shared
         if shared.lingering is not None:
             shared.lingering.cancel()
             shared.lingering = None
-        return Mirror(self, shared)
+        return mirror
 
-    def _release(self, shared: _SharedMirror) -> None:
-        shared.users -= 1
-        if shared.users == 0 and self._open.get(shared.topic) is shared:
+    def _release(self, mirror: Mirror) -> None:
+        shared, mirror.shared = mirror.shared, None
+        if shared is None:
+            return
+        shared.users.discard(mirror)
+        if not shared.users and self._open.get(shared.topic) is shared:
             shared.lingering = self._loop.call_later(self._options.linger, self._drop, shared)
 
+    def _hand_over(self, shared: _SharedMirror) -> None:
+        """The thread is gone. Its runs that somebody follows have mirrors of their own from now on, until they are over: the
+        word of their ends may be under way, behind that of the thread's.
+        """
+        for mirror in [*shared.users]:
+            run_id = mirror.run_id
+            if run_id is None or run_id in shared.over:
+                continue
+            own = self._own(Topic(shared.topic.thread_id, run_id))
+            own.heard_at.setdefault(run_id, self._loop.time())
+            if run_id not in own.watches:
+                self._watch(own, run_id, partial(self._ask_log, own, run_id))
+            shared.users.discard(mirror)
+            self._used(own, mirror)
+
     def _drop(self, shared: _SharedMirror) -> None:
-        """Hear no more; what is not over is forgotten, as it would not go on."""
+        """Hear no more; what is not over is closed and forgotten, as it would not go on."""
         if self._open.get(shared.topic) is not shared:
             return
         del self._open[shared.topic]
@@ -289,6 +284,7 @@ class Mirrors:
             return
         if message.gone:
             if shared.feed is not None and shared.is_caught_up:  # what is kept may be of one that was there before
+                self._hand_over(shared)
                 self._drop(shared)
                 shared.feed.close()
         elif message.state is not None:
@@ -424,10 +420,23 @@ class Mirrors:
             shared.over.popitem(last=False)
 
     async def _ask_log(self, shared: _SharedMirror, run_id: str) -> None:
-        """Have a run end as the log says, if nobody else says it."""
-        told = await self.log.end_of(run_id)
-        if told is not None:
+        """Have a run end as the log says, if nobody else says it; where it cannot tell, who waits for that asks it anew."""
+        try:
+            told = await self.log.end_of(run_id)
+        except Exception:
+            self._leave(shared, run_id)
+            raise
+        if told is None:
+            self._leave(shared, run_id)
+        else:
             await self._end_by_log(shared, told)
+
+    def _leave(self, shared: _SharedMirror, run_id: str) -> None:
+        """Nobody here would have a run end now, if its worker does not."""
+        shared.watches.pop(run_id, None)
+        if shared.topic.run_id is not None:
+            self._drop(shared)
+        self._hub.drop_mirror(run_id)
 
     async def _doubt(self, shared: _SharedMirror, run_id: str) -> None:
         """A run of the thread was heard of: if it does not end soon, see whether it has ended before."""

@@ -334,6 +334,11 @@ class FeedReader(RingReader[FeedItem]):
         return self.feed.newest >= number
 
     @property
+    def thread_is_gone(self) -> bool:
+        """Whether it is over because there is no such thread any more, and not because this process ends its streams."""
+        return self.feed.closed and not self.feed.is_kept
+
+    @property
     def place(self) -> int:
         """The number behind which it goes on."""
         feed = self.feed

@@ -68,7 +68,7 @@ class AgentsInside:
         """What a task that begins, or ends, says of the agent around it, or of one that it ran."""
         try:
             task = _task_of(data)
-        except msgspec.DecodeError:  # of another version of the graph's framework
+        except (msgspec.DecodeError, RecursionError):  # of another version of the graph's framework, or too deep
             return
         if task.result is not _NOTHING:
             for question in task.interrupts:

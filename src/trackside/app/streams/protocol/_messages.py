@@ -170,9 +170,10 @@ def _blocks_of(message: Mapping[str, Any], *, is_chunk: bool) -> Iterator[tuple[
             if isinstance(call, Mapping):
                 kind = "tool_call_chunk" if is_chunk else "tool_call"
                 fields = {name: call.get(name) for name in ("id", "name", "args")}
-                yield (kind, call.get("index", place)), {"type": kind, **fields}
+                yield (kind, _known_by(call.get("index", place))), {"type": kind, **fields}
     if not is_chunk:
-        for place, call in enumerate(message.get("invalid_tool_calls") or ()):
+        broken = message.get("invalid_tool_calls")
+        for place, call in enumerate(broken if isinstance(broken, list) else ()):
             if isinstance(call, Mapping):
                 yield ("invalid_tool_call", place), {**call, "type": "invalid_tool_call"}
 
@@ -188,11 +189,16 @@ def _listed(blocks: list[Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
                 kind = "reasoning"
                 more = {"type": kind, "reasoning": block.get("thinking") or ""}
             index = block.get("index")
-            yield (kind, place) if index is None else ("index", index), {**block, **more}
+            yield (kind, place) if index is None else ("index", _known_by(index)), {**block, **more}
+
+
+def _known_by(index: Any) -> Any:
+    """An index as a block can be known by it, whatever it is."""
+    return index if isinstance(index, int | float | str) else str(index)
 
 
 def _is_call(block: Any) -> bool:
-    return isinstance(block, Mapping) and block.get("type") in _SAID_OTHERWISE
+    return isinstance(block, Mapping) and str(block.get("type")) in _SAID_OTHERWISE
 
 
 def _reasoning(message: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
@@ -228,10 +234,11 @@ def _add(block: _Data, piece: Mapping[str, Any]) -> None:
     for name, value in piece.items():
         if value is None or name == "type":
             continue
-        if name == grows:
-            block[name] = (block.get(name) or "") + value
-        elif name == "extras" and isinstance(value, Mapping):
-            block[name] = {**(block.get(name) or {}), **value}
+        had = block.get(name)
+        if name == grows and isinstance(value, str) and isinstance(had, str | None):
+            block[name] = (had or "") + value
+        elif name == "extras" and isinstance(value, Mapping) and isinstance(had, Mapping | None):
+            block[name] = {**(had or {}), **value}
         elif value != "":
             block[name] = value
 
@@ -242,10 +249,12 @@ def _finished(block: _Data) -> _Data:
     if kind not in _CALLS:
         return block
     text = block.get("args") or ""
-    try:
-        args = _decode(text or "{}")
-    except msgspec.DecodeError:
-        args = None
+    args = text  # what some say at once, and not in pieces of its text
+    if isinstance(text, str):
+        try:
+            args = _decode(text or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            args = None
     named = {"id": block.get("id"), "name": block.get("name")}
     if isinstance(args, dict):
         return {"type": _CALLS[kind], **named, "name": named["name"] or "", "args": args}
@@ -253,8 +262,12 @@ def _finished(block: _Data) -> _Data:
 
 
 def _sum(total: _Data, more: Mapping[str, Any]) -> None:
+    """Add up what a message took; of what is of two kinds the newest counts."""
     for name, value in more.items():
+        had = total.get(name)
         if isinstance(value, Mapping):
-            _sum(total.setdefault(name, {}), value)
+            if not isinstance(had, dict):
+                had = total[name] = {}
+            _sum(had, value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            total[name] = total.get(name, 0) + value
+            total[name] = had + value if isinstance(had, int | float) else value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -12,6 +14,8 @@ from trackside.app.streams.protocol._event import json_of
 from trackside.app.streams.protocol._inside import AgentsInside, Namespace
 from trackside.app.streams.protocol._messages import MessageEvent, MessageEvents
 from trackside.harness.types import RunStatus
+
+logger = logging.getLogger("trackside.stream")
 
 MARKS: Final = "checkpoint-marks"
 """Parts that say of each checkpoint only which one it is."""
@@ -61,6 +65,7 @@ class RunAsEvents:
         self.agent = agent
         self.inside = AgentsInside()
         self.event = "running"
+        self._has_complained = False
         self._say = say
         self._modes = modes
         self._messages: dict[Namespace, MessageEvents] = {}
@@ -101,24 +106,48 @@ class RunAsEvents:
             self._say("values", data, at=at, namespace=namespace)
 
     def end(self, says: Mapping[str, Any], at: int) -> list[str]:
-        """It has ended; the ids of the questions that it leaves open."""
+        """It has ended; the ids of the questions that it leaves open. Whatever it has said before, its end is said."""
         self.let_go()
         status = RunStatus(says.get("status", RunStatus.cancelled))
         event = _SAID.get(status, "failed")
         error = _error_of(status, says) if event == "failed" else None
-        for namespace, messages in self._messages.items():
-            for said in messages.end(error):
-                self._say_message(said, namespace, at)
-        for step in self.inside.end(event, error):
-            self._say("lifecycle", json_of(step.data), at=at, namespace=step.namespace)
+        self._end_inside(event, error, at)
         if says.get("retried_as") is not None:  # it goes on, as another run
             return []
         questions = says.get("interrupts") or () if event == "interrupted" else ()
-        asked = [self._ask(question, at) for question in questions]
+        asked: list[str] = []
+        for question in questions:
+            with self._harmless():
+                asked.append(self._ask(question, at))
         self._lifecycle(event, at, status=status.value, error=error)
         if event == "interrupted" and self._values is not None:
             self._say("values", self._values, at=at)
         return asked
+
+    def complain(self, exc: Exception) -> None:
+        """Say in the log, once, that something it has said cannot be made an event of: a message may contain anything."""
+        if not self._has_complained:
+            self._has_complained = True
+            said = "something that run %s has said is missing to those who follow its thread: %s"
+            logger.warning(said, self.run_id, type(exc).__name__, exc_info=exc)
+
+    @contextmanager
+    def _harmless(self) -> Generator[None]:
+        """What fails here is complained of, and what comes behind it goes on."""
+        try:
+            yield
+        except Exception as exc:  # noqa: BLE001  # of whatever an agent has said
+            self.complain(exc)
+
+    def _end_inside(self, event: str, error: str | None, at: int) -> None:
+        """What is still open in it has ended, too."""
+        for namespace, messages in self._messages.items():
+            with self._harmless():
+                for said in messages.end(error):
+                    self._say_message(said, namespace, at)
+        with self._harmless():
+            for step in self.inside.end(event, error):
+                self._say("lifecycle", json_of(step.data), at=at, namespace=step.namespace)
 
     def _lifecycle(self, event: str, at: int, **more: str | None) -> None:
         self.event = event
@@ -160,7 +189,7 @@ class RunAsEvents:
     def _take_updates(self, frame: Frame) -> None:
         try:
             members = _members_of(frame.data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             members = {}
         by_node = bool(members) and all(bytes(value)[:1] in b"{[n" for value in members.values())
         if not by_node:
@@ -191,7 +220,7 @@ class RunAsEvents:
             return
         block = said.data["content"]
         if block["type"] == "tool_call":
-            call = {"tool_call_id": block["id"], "tool_name": block["name"], "input": block["args"]}
+            call = {"tool_call_id": block.get("id"), "tool_name": block.get("name"), "input": block.get("args")}
             self._say("tools", json_of({"event": "tool-started", **call}), at=at, namespace=namespace)
 
     def _end_tool(self, message: Mapping[str, Any], frame: Frame) -> None:
@@ -223,7 +252,8 @@ class RunAsEvents:
             self._note_mark(_mark_of(_decode(frame.data)), frame)
 
     def _take_mark(self, frame: Frame) -> None:
-        self._note_mark(_decode(frame.data), frame)
+        mark = _decode(frame.data)
+        self._note_mark(mark if isinstance(mark, dict) and "id" in mark else None, frame)
 
     def _note_mark(self, mark: dict[str, Any] | None, frame: Frame) -> None:
         """Say which checkpoint there is now, before the values that it has kept."""

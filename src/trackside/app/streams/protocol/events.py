@@ -79,7 +79,10 @@ class ThreadEventLog(Ring[Event]):
         return self._seen
 
     def catch_up(self) -> None:
-        """Make the events of what has happened since somebody did that last."""
+        """Make the events of what has happened since somebody did that last.
+
+        Where none can be made of something, as an agent may say anything, there is a gap, and what is behind it goes on.
+        """
         feed = self._feed
         if feed.added <= self._seen:
             return
@@ -89,7 +92,10 @@ class ThreadEventLog(Ring[Event]):
             self._say(GAP, why, at=items[0].time, unsure=True)
         self._seen = feed.added
         for item in items:
-            self._take(item)
+            try:
+                self._take(item)
+            except Exception as exc:  # noqa: BLE001  # whatever an agent has said, nobody loses what comes behind it
+                self._leave_out(item, exc)
         for run in self._runs.values():
             run.let_go()
 
@@ -162,6 +168,12 @@ class ThreadEventLog(Ring[Event]):
             self.moved.append(item.run_id)
         elif item.kind == "state":
             self._take_state(item)
+
+    def _leave_out(self, item: FeedItem, exc: Exception) -> None:
+        """Say that something is missing here of which no event could be made."""
+        (self._runs.get(item.run_id) or RunAsEvents(item.run_id, self._say)).complain(exc)
+        why = json_of({"run_id": item.run_id, "why": "what was said there has a form that is not known here"})
+        self._say(GAP, why, at=item.time, unsure=True)
 
     def _found_late(self, item: FeedItem) -> RunAsEvents:
         """A run that says something, and whose start is not kept any more."""
@@ -279,8 +291,7 @@ class EventReader(RingReader[Event]):
     @property
     def thread_is_gone(self) -> bool:
         """Whether it is over because there is no such thread any more."""
-        feed = self._feed.feed
-        return feed.closed and not feed.is_kept
+        return self._feed.thread_is_gone
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Until there may be more, or the end, or somebody nudges it, or so long; whether there may be more, or the end."""
