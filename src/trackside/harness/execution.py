@@ -330,9 +330,7 @@ class Executions:
                 await self._await_others(execution)
         except BaseException as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
             has_ended = worker.result is not None or (worker.is_lost and worker.under_way)
-            if has_ended or isinstance(
-                exc, GeneratorExit
-            ):  # it was cancelled, and ended before; or nobody runs the loop
+            if has_ended or isinstance(exc, GeneratorExit):  # it was cancelled behind its end; or nobody runs the loop
                 raise
             if isinstance(exc, KeyboardInterrupt):
                 worker.fatal = exc
