@@ -1,10 +1,11 @@
 """A store on a file of its own, and runs to put into it."""
 
+import asyncio
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from postgres_server import RawConnection
+from tests.property.queue_hands import Gate
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
@@ -98,6 +100,36 @@ def open_folder() -> Iterator[Path]:
 async def store(url: str) -> AsyncIterator[Store]:
     async with Store.open(url) as store:
         yield store
+
+
+@asynccontextmanager
+async def held_up(store: Store) -> AsyncGenerator[None]:
+    """What is put into the queue of the store's writer in here is written in one transaction."""
+    gate = Gate()
+    held = asyncio.ensure_future(store._writer.write(gate))
+    await asyncio.to_thread(gate.reached.wait, 30)
+    try:
+        yield
+    finally:
+        gate.opened.set()
+        await held
+
+
+@pytest.fixture
+def together(store: Store) -> Callable[..., Awaitable[list[Any]]]:
+    """What becomes of several things that are asked of the store, and written in one transaction, in this order."""
+
+    async def write(*asked: Awaitable[Any]) -> list[Any]:
+        writing = []
+        async with held_up(store):
+            for number, one in enumerate(asked, start=1):
+                writing.append(asyncio.ensure_future(one))
+                async with asyncio.timeout(30):
+                    while store.writer_stats().pending < number:
+                        await asyncio.sleep(0)
+        return await asyncio.gather(*writing, return_exceptions=True)
+
+    return write
 
 
 @pytest.fixture

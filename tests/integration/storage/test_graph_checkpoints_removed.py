@@ -2,17 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from typing import Any, override
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from langgraph.checkpoint.conformance.test_utils import generate_checkpoint, generate_config, generate_metadata
+from tests.integration.storage.conftest import held_up
+from tests.property.queue_hands import Gate
 
 from trackside import RunSpec
 from trackside.app.storage import Store, _graph_borrowing
 from trackside.app.storage._graph_checkpoint_work import RemoveCheckpoints
-from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import DamagedDatabaseError
 from trackside.harness.context import RunContext, bind_run
 from trackside.harness.journal import Journal
@@ -76,37 +76,11 @@ async def test_what_comes_while_a_thread_is_pruned_stays(
     assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 1
 
 
-class Held(Work):
-    """Holds the writer in its transaction, so that what is asked for meanwhile comes into the next one together."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.let_go = threading.Event()
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        self.reached.set()
-        self.let_go.wait()
-
-
-@asynccontextmanager
-async def one_transaction(store: Store) -> AsyncGenerator[None]:
-    """What is put into the writer's queue in here is written together."""
-    held = Held()
-    holding = asyncio.ensure_future(store._writer.write(held))
-    await asyncio.to_thread(held.reached.wait)
-    try:
-        yield
-    finally:
-        held.let_go.set()
-        await holding
-
-
 async def test_a_value_stays_that_a_checkpoint_in_the_same_transaction_has(store: Store, database: Any) -> None:
     walk = Walk(store.checkpointer())
     await walk.put("first", doc=["kept"], notes=["gone"])
     first = walk.config["configurable"]["checkpoint_id"]
-    async with one_transaction(store):
+    async with held_up(store):
         putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
         while not store.writer_stats().pending:
             await asyncio.sleep(0)
@@ -211,16 +185,16 @@ async def test_so_it_is_where_the_put_comes_before_the_removal_is_committed(
     await walk.put("first", doc=["kept"], notes=["old"])
     first = walk.config["configurable"]["checkpoint_id"]
     async with Store.open(url) as other:
-        async with one_transaction(other):
+        async with held_up(other):
             removing = asyncio.ensure_future(other._writer.write(RemoveCheckpoints([("t", "", first)])))
             while not other.writer_stats().pending:
                 await asyncio.sleep(0)
-            held = Held()
+            held = Gate()
             holding = other._writer.put(held)
         await asyncio.to_thread(held.reached.wait)  # it has removed what it was to, in its transaction
         putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
         await until_one_waits(dialect, database)
-        held.let_go.set()
+        held.opened.set()
         await asyncio.gather(removing, holding, putting)
     assert await newest(store) == {"doc": ["kept"], "notes": ["new"]}
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from threading import Event
-from typing import Any, override
-
-import pytest
+from typing import Any
 
 from trackside.app.storage import Store
 from trackside.app.storage._coordination import Admit
@@ -16,7 +13,7 @@ from trackside.app.storage._encoding import encode_events, time_text
 from trackside.app.storage._fold import RunStart
 from trackside.app.storage._removal import Candidate, RemoveRuns
 from trackside.app.storage._thread_works import ForgetThreads
-from trackside.app.storage._work import Append, UnitOfWork, Work
+from trackside.app.storage._work import Append
 from trackside.app.storage.crons import Cron
 from trackside.app.storage.retention import prune_threads
 from trackside.harness.errors import UnknownThreadError
@@ -27,38 +24,6 @@ from trackside.harness.types import MultitaskStrategy
 NOW = "2026-02-01T00:00:00.000000Z"
 
 type Together = Callable[..., Awaitable[list[Any]]]
-
-
-class Gate(Work):
-    """Holds the writer, so that what is asked for meanwhile comes into one transaction."""
-
-    def __init__(self) -> None:
-        self.reached = Event()
-        self.opened = Event()
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        self.reached.set()
-        assert self.opened.wait(30)
-
-
-@pytest.fixture
-def together(store: Store) -> Together:
-    """Do several things that meet in one transaction, in this order; what each comes to."""
-
-    async def do(*asked: Awaitable[Any]) -> list[Any]:
-        gate = Gate()
-        held = asyncio.ensure_future(store._writer.write(gate))
-        await asyncio.to_thread(gate.reached.wait, 30)
-        tasks = []
-        for one in asked:
-            tasks.append(asyncio.ensure_future(one))
-            await asyncio.sleep(0)  # it is in the queue
-        gate.opened.set()
-        await held
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-    return do
 
 
 def admission(script: Any, run_id: str, thread_id: str, **options: Any) -> Admit:

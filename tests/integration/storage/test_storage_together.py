@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, override
 
 import pytest
 from sqlalchemy import text
-from tests.property.queue_hands import ForgetfulSession, Gate
+from tests.property.queue_hands import ForgetfulSession
 
 from trackside.app.storage import Store
 from trackside.app.storage._graph_checkpoint_work import Chain, PutGraphRows
@@ -21,22 +20,6 @@ from trackside.app.storage.errors import (
     StorageError,
     TransactionConflictError,
 )
-
-
-async def together(store: Store, *asked: Awaitable[Any]) -> list[Any]:
-    """What becomes of these, which are written in one transaction, in this order."""
-    gate = Gate()
-    held = asyncio.ensure_future(store._writer.write(gate))
-    await asyncio.to_thread(gate.reached.wait, 30)
-    writing = []
-    for number, one in enumerate(asked, start=1):
-        writing.append(asyncio.ensure_future(one))
-        async with asyncio.timeout(30):
-            while store.writer_stats().pending < number:
-                await asyncio.sleep(0)
-    gate.opened.set()
-    await held
-    return await asyncio.gather(*writing, return_exceptions=True)
 
 
 @dataclass(eq=False)
@@ -95,13 +78,14 @@ def kinds(outcomes: Sequence[Any]) -> list[str]:
     return [type(outcome).__name__ for outcome in outcomes]
 
 
-async def test_what_no_database_takes_fails_alone_and_the_others_are_written_in_order(store: Store, script) -> None:
+async def test_what_no_database_takes_fails_alone_and_the_others_are_written_in_order(
+    store: Store, script, together
+) -> None:
     first, second = script().whole(), script().whole()
     told: list[int] = []
     store._writer.on_commit.append(lambda events: told.extend(event.position for event in events))
 
     outcomes = await together(
-        store,
         store.append(first[:3]),
         store._writer.write(Misfit()),
         store.append(first[3:]),
@@ -115,18 +99,18 @@ async def test_what_no_database_takes_fails_alone_and_the_others_are_written_in_
     assert await store.append(script().whole())
 
 
-async def test_what_follows_on_something_that_could_not_be_written_is_refused(store: Store, script) -> None:
+async def test_what_follows_on_something_that_could_not_be_written_is_refused(store: Store, script, together) -> None:
     events = script().whole()
     first, *_, last = events
     outcomes = await together(
-        store, store.append([first]), store._writer.write(Misfit()), store.append([last]), store.append(events[1:])
+        store.append([first]), store._writer.write(Misfit()), store.append([last]), store.append(events[1:])
     )
 
     assert kinds(outcomes) == ["list", "StorageError", "EventOrderError", "list"]
     assert [stored.event for stored in await store.events()] == events
 
 
-async def test_puts_after_one_that_could_not_be_written_are_not_written_either(store: Store) -> None:
+async def test_puts_after_one_that_could_not_be_written_are_not_written_either(store: Store, together) -> None:
     @dataclass(slots=True, eq=False, kw_only=True)
     class MisfitPut(PutGraphRows):
         @override
@@ -137,17 +121,17 @@ async def test_puts_after_one_that_could_not_be_written_are_not_written_either(s
     write = store._writer.write
     puts = [kind(thread_id="t", run_id=None, chain=chain) for kind in (PutGraphRows, MisfitPut, PutGraphRows)]
 
-    outcomes = await together(store, *(write(put) for put in puts))
+    outcomes = await together(*(write(put) for put in puts))
 
     assert kinds(outcomes) == ["NoneType", "StorageError", "StorageError"]
     assert [str(outcome) for outcome in outcomes[1:]] == [str(chain.failure)] * 2
 
 
 @pytest.mark.usefixtures("path")
-async def test_a_work_knows_nothing_of_what_was_undone_and_remembers_what_may_be_there(store: Store) -> None:
+async def test_a_work_knows_nothing_of_what_was_undone_and_remembers_what_may_be_there(store: Store, together) -> None:
     beside_a_misfit, in_conflict, whose_reply_was_lost = Noting(), Noting(), Noting()
 
-    await together(store, store._writer.write(beside_a_misfit), store._writer.write(Misfit()))
+    await together(store._writer.write(beside_a_misfit), store._writer.write(Misfit()))
     session = failing(store)
     session.failures = [TransactionConflictError(database="it", why="they met")]
     await store._writer.write(in_conflict)
@@ -160,11 +144,11 @@ async def test_a_work_knows_nothing_of_what_was_undone_and_remembers_what_may_be
 
 
 @pytest.mark.usefixtures("path")
-async def test_a_database_that_goes_away_meanwhile_is_waited_for_once(store: Store, script) -> None:
+async def test_a_database_that_goes_away_meanwhile_is_waited_for_once(store: Store, script, together) -> None:
     busy = DatabaseBusyError(database="it", seconds=5)
     session = failing(store, StorageError(database="it", why="one of them does not fit"), None, busy)
 
-    outcomes = await together(store, *(store.append(script().whole()) for _ in range(4)))
+    outcomes = await together(*(store.append(script().whole()) for _ in range(4)))
 
     assert kinds(outcomes) == ["list", *["DatabaseBusyError"] * 3]
     assert session.begun == 4  # the gate, all, the first, the second
@@ -173,10 +157,10 @@ async def test_a_database_that_goes_away_meanwhile_is_waited_for_once(store: Sto
 
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("error", [AccessRefusedError, DatabaseBusyError])
-async def test_what_is_the_fault_of_no_work_is_tried_once_for_all(store: Store, script, error) -> None:
+async def test_what_is_the_fault_of_no_work_is_tried_once_for_all(store: Store, script, error, together) -> None:
     session = failing(store, error(database="it", why="so", seconds=5))
 
-    outcomes = await together(store, *(store.append(script().whole()) for _ in range(3)))
+    outcomes = await together(*(store.append(script().whole()) for _ in range(3)))
 
     assert kinds(outcomes) == [error.__name__] * 3
     assert session.begun == 2
