@@ -7,6 +7,7 @@ import contextvars
 import functools
 import inspect
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
@@ -175,14 +176,15 @@ async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run
 
     One whose run shall stop while it waits for a thread is not called.
     """
-    waiting = _threads().submit(contextvars.copy_context().run, _contained, function, arguments, run)
-    work = asyncio.wrap_future(waiting)
+    turn = threading.Lock()  # whoever has it first, for good: the thread, which calls the function then, or a cancel
+    call = functools.partial(contextvars.copy_context().run, _contained, function, arguments, run, turn)
+    work = asyncio.get_running_loop().run_in_executor(_threads(), call)
     cancel: asyncio.CancelledError | None = None
     while not work.done():
         try:
             await asyncio.wait({work})
         except asyncio.CancelledError as exc:
-            if waiting.cancel():
+            if turn.acquire(blocking=False):
                 raise
             cancel = exc
     if cancel is not None:
@@ -194,10 +196,10 @@ async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run
 
 
 def _contained(
-    function: Callable[..., Any], arguments: Sequence[Any], run: RunContext
+    function: Callable[..., Any], arguments: Sequence[Any], run: RunContext, turn: threading.Lock
 ) -> tuple[Any, BaseException | None]:
     """What a function gave or raised. Not every exception can be carried by a future: a `StopIteration` hangs it."""
-    if run.cancelled:
+    if run.cancelled or not turn.acquire(blocking=False):
         return None, asyncio.CancelledError()
     try:
         return function(*arguments), None

@@ -14,6 +14,7 @@ import pytest
 from trackside.harness.adapters import as_agent
 from trackside.harness.context import Agent, AgentResult, RunContext, current_run
 from trackside.harness.manager import RunHandle, RunManager
+from trackside.harness.memory import MemoryStream
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamPart
 from trackside.harness.types import JsonObject, RunSpec, RunStatus
@@ -143,9 +144,10 @@ class Arrival:
 class Stage:
     """A manager whose agents are watched."""
 
-    def __init__(self, manager: RunManager, recorder: RecordingObserver) -> None:
+    def __init__(self, manager: RunManager, recorder: RecordingObserver, stream: _AsSaid) -> None:
         self.manager = manager
         self._recorder = recorder
+        self._stream = stream
         self._watched: dict[str, _Watched] = {}
 
     async def start(self, agent: Any, input: Any = "hello", **asked: Any) -> RunHandle:
@@ -183,8 +185,8 @@ class Stage:
         await self.manager.observers.flush(_FLUSH_SECONDS)
         events = [event for event in self._recorder.events if event.run_id == handle.run_id]
         assert_run_order(events)
-        for part in parts:
-            assert is_plain(part.data), f"a part of mode {part.mode} is no plain JSON: {part.data!r:.200}"
+        flaw = self._stream.flaws.get(handle.run_id)
+        assert flaw is None, flaw
         return Played(result, events, parts, self._watched[handle.run_id].gave)
 
 
@@ -193,8 +195,9 @@ async def stage(*, virtual: bool, **options: Any) -> AsyncGenerator[Stage]:
     """Open a manager on parts in memory; `options` are the manager's."""
     recorder = RecordingObserver()
     clock = VirtualClock() if virtual else None
-    async with RunManager(observers=[recorder], clock=clock, shutdown_grace=0.0, **options) as manager:
-        yield Stage(manager, recorder)
+    stream = _AsSaid()
+    async with RunManager(observers=[recorder], stream=stream, clock=clock, shutdown_grace=0.0, **options) as manager:
+        yield Stage(manager, recorder, stream)
 
 
 def is_plain(value: Any) -> bool:
@@ -203,6 +206,20 @@ def is_plain(value: Any) -> bool:
         return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
     except (TypeError, ValueError):
         return False
+
+
+class _AsSaid(MemoryStream):
+    """Notes of each run what it said first that is no plain JSON as it stands; who follows it gets it made plain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flaws: dict[str, str] = {}
+
+    def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
+        """Look at a part, and pass it on."""
+        if not is_plain(data):
+            self.flaws.setdefault(run_id, f"a part of mode {mode} is no plain JSON: {data!r:.200}")
+        super().publish(run_id, mode, data, namespace)
 
 
 class _Watched:
