@@ -93,9 +93,10 @@ async def test_an_agent_that_never_waits_for_anything_is_cancelled_all_the_same(
 
 async def test_a_thread_that_computes_for_ever_is_stuck_and_other_runs_go_on() -> None:
     """Nobody can stop a thread: it is said that it is still there, and its end when it has looked at `run.cancelled`."""
-    looked = threading.Event()
+    begun, looked = threading.Event(), threading.Event()
 
     def computes(input: Any, run: RunContext) -> None:
+        begun.set()
         while not looked.is_set():
             sum(range(1_000))
 
@@ -103,7 +104,7 @@ async def test_a_thread_that_computes_for_ever_is_stuck_and_other_runs_go_on() -
     stopping = StopPolicy(stuck_after=0.0)
     async with RunManager({"computes": computes}, observers=[required(seen)], stopping=stopping) as manager:
         run = await manager.start(RunSpec("computes", run_id="r"))
-        while not seen.events:
+        while not begun.is_set():
             await asyncio.sleep(0)
         await run.cancel()
         while not manager.stats().stuck:
