@@ -177,8 +177,10 @@ async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run
     One whose run shall stop while it waits for a thread is not called.
     """
     turn = threading.Lock()  # whoever has it first, for good: the thread, which calls the function then, or a cancel
-    call = functools.partial(contextvars.copy_context().run, _contained, function, arguments, run, turn)
-    work = asyncio.get_running_loop().run_in_executor(_threads(), call)
+    context = contextvars.copy_context()
+    work = asyncio.get_running_loop().run_in_executor(
+        _threads(), lambda: context.run(_contained, function, arguments, run, turn)
+    )
     cancel: asyncio.CancelledError | None = None
     while not work.done():
         try:
