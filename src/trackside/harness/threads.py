@@ -19,10 +19,17 @@ AGENT_THREADS: Final = 256
 _OWN_THREADS: Final = 8
 
 
+async def in_thread_of[**P, T](
+    pool: ThreadPoolExecutor, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """`asyncio.to_thread`, in a thread of this pool."""
+    within = functools.partial(contextvars.copy_context().run, call, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(pool, within)
+
+
 async def in_own_thread[**P, T](look: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """`asyncio.to_thread`, for a look of ours that is soon over, which agents cannot hold up."""
-    call = functools.partial(contextvars.copy_context().run, look, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_own(), call)
+    """The same, for a look of ours that is soon over, which agents cannot hold up."""
+    return await in_thread_of(_own(), look, *args, **kwargs)
 
 
 @functools.cache

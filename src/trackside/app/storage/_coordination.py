@@ -42,6 +42,13 @@ type Fate = Literal["claimed", "withdrawn"]
 type Fates = dict[str, Fate]
 
 
+def undecide(fates: Fates, run_ids: Iterable[str], fate: Fate) -> None:
+    """What was decided of these runs was not committed after all."""
+    for run_id in run_ids:
+        if fates.get(run_id) == fate:
+            del fates[run_id]
+
+
 class Displaced(NamedTuple):
     """A run that has to make room: one that runs is asked to stop, one of the same owner has been withdrawn."""
 
@@ -98,16 +105,14 @@ class _Entry(_ThreadWork):
     @override
     def undone(self) -> None:
         self.given = None
-        self._undecide()
+        self._decide_nothing()
 
     @override
     def refused(self, error: TracksideError) -> None:
-        self._undecide()  # and not when its caller hears of it: the next work may decide about the same runs
+        self._decide_nothing()  # and not when its caller hears of it: the next work may decide about the same runs
 
-    def _undecide(self) -> None:
-        for run_id in self.withdrawn:
-            if self.fates.get(run_id) == "withdrawn":
-                self.fates.pop(run_id, None)
+    def _decide_nothing(self) -> None:
+        undecide(self.fates, self.withdrawn, "withdrawn")
         self.withdrawn.clear()
 
     def make_room(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, KeysView
+from collections.abc import Callable, Iterator, KeysView
 from dataclasses import dataclass, field
 
-from trackside.app.storage._coordination import Fate, Fates
+from trackside.app.storage._coordination import Fates
 from trackside.app.storage._queue import Handover
 from trackside.harness.types import CancelAction, RunRecord, ThreadStatus
 
@@ -107,9 +107,3 @@ class OwnRuns:
     def another_waits(self, own: OwnRun) -> bool:
         """Whether another run is known to wait for the thread of this one."""
         return any(other.is_in_line for other in self._of_thread[own.record.thread_id].values() if other is not own)
-
-    def undecide(self, run_ids: Collection[str], fate: Fate = "withdrawn") -> None:
-        """What was decided of these runs was not committed after all."""
-        for run_id in run_ids:
-            if self.fates.get(run_id) == fate:
-                del self.fates[run_id]

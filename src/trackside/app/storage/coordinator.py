@@ -26,6 +26,7 @@ from trackside.app.storage._coordination import (
     RequestCancel,
     Settle,
     Withdraw,
+    undecide,
 )
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
@@ -267,7 +268,7 @@ class StoredCoordinator:
             thread_status = await self._writer.write_to_the_end(work)
         finally:
             if work.decided and thread_status is None:
-                self._runs.undecide([run_id], "claimed")
+                undecide(self._runs.fates, [run_id], "claimed")
         if thread_status is None:
             return None
         return self._runs.take(record, ready=True, thread_status=thread_status)
@@ -283,7 +284,7 @@ class StoredCoordinator:
         try:
             withdrawn = await self._writer.write_to_the_end(work)
         except TracksideError:
-            self._runs.undecide([run_id])
+            undecide(self._runs.fates, [run_id], "withdrawn")
             raise
         if not withdrawn or own.withdrawn:
             return False

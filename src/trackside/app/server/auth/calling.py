@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import CodeType
 from typing import Any, Final
 
 from trackside.app.masking import without_secrets
 from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.responses import Scope
+from trackside.harness.threads import in_thread_of
 
 logger = logging.getLogger("trackside.server")
 
@@ -93,8 +92,7 @@ class Called:
     async def _ask(self, given: Mapping[str, Any]) -> Any:
         if self._is_async:
             return await self._function(**given)
-        call = partial(contextvars.copy_context().run, self._function, **given)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        found = await in_thread_of(self._threads, self._function, **given)
         return await found if isinstance(found, Awaitable) else found
 
 
