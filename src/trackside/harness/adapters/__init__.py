@@ -10,7 +10,7 @@ import importlib
 import re
 import sys
 from types import FunctionType
-from typing import Any, Self
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters.callables import CallableAgent
@@ -30,19 +30,7 @@ _MARKS = {"agents": "set_default_openai_client"}
 _OF_GRAPHS = re.compile(r"\b(RunnableConfig|ServerRuntime|CompiledStateGraph|CompiledGraph|StateGraph|Pregel)\b")
 """What the annotations of functions name that make graphs."""
 
-
-class _FunctionAgent(CallableAgent):
-    """One that can be made anew without a look at its function."""
-
-    def of(self, function: Any) -> Self:
-        """The same agent, of the function that this one was made of, or of none, which cannot be run."""
-        agent = object.__new__(type(self))
-        vars(agent).update(vars(self))
-        agent._function = agent._called = function
-        return agent
-
-
-_functions: WeakKeyDictionary[FunctionType, _FunctionAgent] = WeakKeyDictionary()
+_functions: WeakKeyDictionary[FunctionType, CallableAgent] = WeakKeyDictionary()
 """What is known of functions, as scripts run one over and over. An agent among these would keep its function for ever."""
 
 _AGENT_METHODS = ("human_messages", "run", "rollback")
@@ -82,7 +70,7 @@ def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False)
 def _inspect(function: FunctionType) -> Agent:
     """The agent in a function; what could be found out of it is kept as long as the function is."""
     agent = _of_function(function, None, makes_graphs=False)
-    if isinstance(agent, _FunctionAgent):
+    if isinstance(agent, CallableAgent):
         _functions[function] = agent.of(None)
     return agent
 
@@ -94,7 +82,7 @@ def _of_function(function: Any, name: str | None, *, makes_graphs: bool) -> Agen
         )
         if factory is not None:
             return factory  # type: ignore[no-any-return]  # it has what an Agent has
-    return _FunctionAgent(function, name=name)
+    return CallableAgent(function, name=name)
 
 
 def _seems_to_make_graphs(function: Any) -> bool:

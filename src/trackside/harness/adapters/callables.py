@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import msgspec
 
@@ -61,6 +61,13 @@ class CallableAgent:
         self._streams = inspect.isasyncgenfunction(called)
         self._is_async = inspect.iscoroutinefunction(called)
         self._called = called
+
+    def of(self, function: Any) -> Self:
+        """The same, without a look at the function that this one was made of; or of None, which cannot be run."""
+        agent = object.__new__(type(self))
+        vars(agent).update(vars(self))
+        agent._function = agent._called = function
+        return agent
 
     @property
     def stream_modes(self) -> AbstractSet[str] | None:
