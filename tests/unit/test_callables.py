@@ -293,6 +293,27 @@ async def test_a_cancelled_async_generator_is_closed_before_its_run_ends(way: Wa
 
 
 @both_ways
+async def test_an_async_generator_that_says_what_cannot_be_said_is_closed_before_its_run_ends(way: Way) -> None:
+    closed = False
+
+    class Unsayable:
+        def model_dump(self, **_: Any) -> Any:
+            raise RuntimeError("no")
+
+    async def agent(input: Any) -> AsyncIterator[Any]:
+        nonlocal closed
+        try:
+            yield Unsayable()
+        finally:
+            await asyncio.sleep(0)
+            closed = True
+
+    async with way() as runs:
+        assert (await runs.run(agent)).status is RunStatus.error
+        assert closed
+
+
+@both_ways
 async def test_an_async_generator_may_ask(way: Way) -> None:
     async def agent(input: Any, run: RunContext) -> AsyncIterator[str]:
         yield "thinking"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.contract.ways_to_run import Gate, end_of, required, told, virtual
 
-from trackside import RunStatus, run_agent
+from trackside import RunManager, RunSpec, RunStatus, run_agent
 from trackside.harness import (
     CompositeObserver,
     InvalidSpecError,
@@ -215,6 +215,31 @@ def test_nothing_is_kept_of_runs_that_have_ended(seed: int) -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_virtual(story(), seed=seed)
+
+
+async def test_nothing_is_kept_of_what_runs_say_as_nobody_can_follow_them() -> None:
+    async def agent(input: Any, run: RunContext) -> None:
+        run.send({"a": "b"})
+
+    assert (await run_agent(agent)).status is RunStatus.success
+    stream = embedded_module._embedded[asyncio.get_running_loop()].services.stream
+    assert not stream._channels  # type: ignore[attr-defined]
+    assert not stream._ended  # type: ignore[attr-defined]
+
+
+async def test_what_cannot_be_said_fails_a_run_in_a_script_as_well() -> None:
+    class Unsayable:
+        def model_dump(self, **_: Any) -> Any:
+            raise RuntimeError("no")
+
+    async def agent(input: Any, run: RunContext) -> None:
+        run.send(Unsayable())
+
+    alone = await run_agent(agent)
+    async with RunManager({"agent": agent}) as manager:
+        managed = await (await manager.start(RunSpec("agent"))).result()
+    assert alone.status is managed.status is RunStatus.error
+    assert alone.error == managed.error
 
 
 def test_nothing_is_kept_of_event_loops_that_have_ended() -> None:

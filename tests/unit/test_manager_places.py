@@ -128,3 +128,14 @@ async def test_a_limit_that_lets_nothing_run_is_refused_by_its_name(limit: Any) 
         Workshop(limits={"slow": AgentLimits(max_running=limit)})
     with pytest.raises(UnknownAgentError, match="nobody"):
         Workshop(limits={"nobody": AgentLimits(max_running=1)})
+
+
+@pytest.mark.parametrize("limits", [{"slow": {"max_running": 1}}, {"slow": None}, [AgentLimits()], 5])
+async def test_what_are_no_limits_is_refused_and_said(limits: Any) -> None:
+    with pytest.raises(InvalidSpecError, match=r"^limits.* does not fit a run: it has to be .*AgentLimits"):
+        Workshop(limits=limits)
+
+
+async def test_a_number_of_attempts_that_is_none_is_refused_by_its_name() -> None:
+    with pytest.raises(InvalidSpecError, match=r"limits\['slow'\]\.max_attempts"):
+        Workshop(limits={"slow": AgentLimits(max_attempts=None)})  # type: ignore[arg-type]

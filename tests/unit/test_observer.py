@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from trackside.harness.errors import NotAnObserverError
+from trackside.harness.errors import NotAnObserverError, NotObserversError
+from trackside.harness.manager import RunManager
 from trackside.harness.observer import (
     BatchRunObserver,
     CallbackObserver,
@@ -422,6 +423,15 @@ def test_binding_something_that_is_not_an_observer_is_a_type_error_at_once(it: A
 def test_none_in_a_list_of_observers_is_a_type_error(way: Callable[[Any], object]) -> None:
     with pytest.raises(NotAnObserverError, match=r"^None is not an observer"):
         way(None)
+
+
+@pytest.mark.parametrize("it", [NullObserver(), RecordingObserver(), ObserverBinding(NullObserver()), prints, 5])
+@pytest.mark.parametrize("way", [CompositeObserver, lambda it: RunManager(observers=it)])
+def test_one_observer_in_place_of_a_list_of_them_is_a_type_error_that_says_so(
+    it: Any, way: Callable[[Any], object]
+) -> None:
+    with pytest.raises(NotObserversError, match=r"does not list observers: pass a list of them"):
+        way(it)
 
 
 def test_adding_a_binding_says_how_to_add_its_observer() -> None:

@@ -23,6 +23,9 @@ from trackside.harness.types import AgentLimits, JsonObject, MultitaskStrategy, 
 MAX_ID_CHARS = 255
 """How long an id may be; every database indexes this much."""
 
+NOTHING_LASTS = "only a durable coordinator, as store.coordinator(), outlives its process and starts a run anew"
+"""Why a run can have but one attempt."""
+
 _COUNTS = ("max_tokens", "max_llm_calls", "max_tool_calls", "max_attempts")
 _COMMANDS = ("resume", "update", "goto")
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
@@ -158,16 +161,24 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())
 
 
-def check_limits(limits: AgentLimits, agent: str) -> None:
-    """See that an agent's limits can limit a run.
+def checked_limits(limits: Any, *, durable: bool) -> dict[str, AgentLimits]:
+    """The limits of agents by their names, if they can limit runs.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) one of them cannot; the message names it.
+        InvalidSpecError: (a `ValueError`) one of them cannot, the message names it; or a run would have to outlive its
+            process, and what lets runs in is not `durable`.
     """
-    if limits.max_running is not None:
-        count_of(limits.max_running, f"limits[{agent!r}].max_running")
-    timeout_of(limits.timeout, f"limits[{agent!r}].timeout")
-    _check_limits(limits, f"limits[{agent!r}].")
+    _check(limits, Mapping, "limits", "a mapping of names of agents to AgentLimits")
+    for agent, of_agent in limits.items():
+        where = f"limits[{agent!r}]"
+        _check(of_agent, AgentLimits, where, "AgentLimits, as AgentLimits(max_running=2)")
+        if of_agent.max_running is not None:
+            count_of(of_agent.max_running, f"{where}.max_running")
+        timeout_of(of_agent.timeout, f"{where}.timeout")
+        _check_limits(of_agent, f"{where}.")
+        if count_of(of_agent.max_attempts, f"{where}.max_attempts") > 1 and not durable:
+            raise InvalidSpecError(field=f"{where}.max_attempts", value=of_agent.max_attempts, why=NOTHING_LASTS)
+    return dict(limits)
 
 
 def _check_limits(asked: RunSpec | AgentLimits, where: str = "") -> None:

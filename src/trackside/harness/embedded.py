@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, override
 from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
@@ -18,10 +18,23 @@ from trackside.harness.ending import Stop
 from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
+from trackside.harness.payload import whole
 from trackside.harness.ports import PriceList, SystemClock
 from trackside.harness.services import Services
 from trackside.harness.types import AgentLimits, CancelMode, RunSpec, RunStatus
 from trackside.harness.worker import RunWorker
+
+
+class _UnheardStream(MemoryStream):
+    """What is said here nobody can follow, so nothing of it is kept; what cannot be said fails as it does elsewhere."""
+
+    @override
+    def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
+        whole(data)
+
+    @override
+    def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
+        pass
 
 
 class _Embedded:
@@ -30,7 +43,7 @@ class _Embedded:
     def __init__(self) -> None:
         clock = SystemClock()
         self.services = Services(
-            coordinator=MemoryCoordinator(clock=clock), stream=MemoryStream(), states=_states, clock=clock
+            coordinator=MemoryCoordinator(clock=clock), stream=_UnheardStream(), states=_states, clock=clock
         )
         self._turns: dict[str, asyncio.Future[None]] = {}
 

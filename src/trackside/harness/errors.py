@@ -50,6 +50,10 @@ class NotAnObserverError(TracksideError, TypeError):
     """{passed} is not an observer: {why}. Pass an object with `async def on_event(self, event)`, or an async function that takes one event."""  # noqa: E501
 
 
+class NotObserversError(TracksideError, TypeError):
+    """{passed} does not list observers: pass a list of them, as `[StorageObserver(store)]`, or a `CompositeObserver`."""
+
+
 class NotAnAgentError(TracksideError, TypeError):
     """{passed} is not an agent: {why}. Pass an async function, a function or an async generator function, of the input or of the input and the run, a compiled LangGraph graph, or an agent of the OpenAI Agents SDK or of Pydantic AI."""  # noqa: E501
 

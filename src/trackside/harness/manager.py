@@ -12,7 +12,15 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import check_limits, idempotency_of, member, record_of, seconds_of, timeout_of
+from trackside.harness.admission import (
+    NOTHING_LASTS,
+    checked_limits,
+    idempotency_of,
+    member,
+    record_of,
+    seconds_of,
+    timeout_of,
+)
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
@@ -69,7 +77,6 @@ from trackside.harness.worker import RunWorker
 logger = logging.getLogger("trackside.manager")
 
 _NO_LIMITS = AgentLimits()
-_NOTHING_LASTS = "only a durable coordinator, as store.coordinator(), outlives its process and starts a run anew"
 _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
 
 
@@ -182,7 +189,9 @@ class RunManager:
             prices=prices,
             redact=redact,
         )
-        self._limits = self._checked(limits or {})
+        self._limits = checked_limits({} if limits is None else limits, durable=self._services.coordinator.durable)
+        for name in self._limits:
+            self._agent_named(name)
         self._stopping = stopping or StopPolicy()
         of_agents = {name: n for name, of_agent in self._limits.items() if (n := of_agent.max_running) is not None}
         watchdog = _watchdog_of(block_warning_after, clock)
@@ -383,7 +392,7 @@ class RunManager:
         if type(attempts) is not int or attempts <= 1:  # what is no number of attempts, `record_of` refuses
             return spec
         if not self._services.coordinator.durable:
-            raise InvalidSpecError(field="max_attempts", value=attempts, why=_NOTHING_LASTS)
+            raise InvalidSpecError(field="max_attempts", value=attempts, why=NOTHING_LASTS)
         if name is None:
             why = "nobody else knows its agent, to start the run anew: name it in RunManager({…})"
             raise InvalidSpecError(field="max_attempts", value=attempts, why=why)
@@ -418,15 +427,6 @@ class RunManager:
         if spec.timeout is not None:
             return timeout_of(spec.timeout)
         return self._default_timeout if limits.timeout is None else limits.timeout
-
-    def _checked(self, limits: Mapping[str, AgentLimits]) -> dict[str, AgentLimits]:
-        for name, of_agent in limits.items():
-            self._agent_named(name)
-            check_limits(of_agent, name)
-            if of_agent.max_attempts > 1 and not self._services.coordinator.durable:
-                field = f"limits[{name!r}].max_attempts"
-                raise InvalidSpecError(field=field, value=of_agent.max_attempts, why=_NOTHING_LASTS)
-        return dict(limits)
 
     def _note_stuck(self, run_id: str) -> None:
         self._runs.note_stuck(run_id, self._services.clock.now())

@@ -19,12 +19,12 @@ import inspect
 import logging
 import sys
 import types as _types
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, cast, runtime_checkable
 
-from trackside.harness.errors import NotAnObserverError
+from trackside.harness.errors import NotAnObserverError, NotObserversError
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 __all__ = [
@@ -213,9 +213,11 @@ class CompositeObserver:
 
     Raises:
         NotAnObserverError: (a `TypeError`) something in `observers` cannot take events.
+        NotObserversError: (a `TypeError`) it is no list of them; it may be one, which belongs into a list.
     """
 
     def __init__(self, observers: Sequence[RunObserver | ObserverBinding] | None = None) -> None:
+        _check_list(observers)
         self._bindings: tuple[ObserverBinding, ...] = tuple(_as_binding(o) for o in observers or ())
 
     @property
@@ -378,6 +380,11 @@ def _as_binding(observer: Any, *, required: bool = False) -> ObserverBinding:
 def _is_bound_as(binding: ObserverBinding, observer: Any) -> bool:
     bound = binding.observer
     return bound is observer or (isinstance(bound, CallbackObserver) and bound.callback == observer)
+
+
+def _check_list(observers: Any) -> None:
+    if observers is not None and (not isinstance(observers, Iterable) or hasattr(observers, "on_event")):
+        raise NotObserversError(passed=f"{observers!r:.80}")
 
 
 def _check_observer(observer: Any) -> None:

@@ -56,6 +56,22 @@ async def test_a_cron_is_kept_as_it_is(store: Store) -> None:
     assert await store.crons.get(new_id()) is None
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"agent": "a" * 256}, {"thread_id": "t" * 256}, {"owner": "o\0"}, {"schedule": "\ud800"}, {"timezone": 5}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+async def test_a_cron_whose_texts_cannot_be_kept_is_refused_by_the_name_of_one(
+    store: Store, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidQueryError, match=next(iter(wrong))):
+        await store.crons.create(cron(**wrong))
+    (seen,) = await kept(store, cron())
+    with pytest.raises(InvalidQueryError, match=next(iter(wrong))):
+        await store.crons.replace(seen, replace(seen, **wrong))
+    assert await store.crons.get(seen.cron_id) == seen
+
+
 async def test_of_two_who_change_a_cron_at_once_one_does(store: Store) -> None:
     (seen,) = await kept(store, cron(next_run_at=None))
 

@@ -375,6 +375,43 @@ async def test_a_saver_that_fails_is_asked_again(store: Store, manager: RunManag
     assert asked == [[run.thread_id]] * 2
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+async def test_a_saver_that_fails_for_one_thread_holds_up_no_other(store: Store, manager: RunManager, bad: int) -> None:
+    runs = [await ended(manager, thread_ends=True) for _ in range(3)]
+    deleted = await ended(manager)
+    await store.threads_of(None).remove(deleted.thread_id)
+    broken = True
+
+    async def forget(thread_ids: Any) -> None:
+        if broken and runs[bad].thread_id in thread_ids:
+            raise ValueError("cannot be read")
+
+    sweeper = store.sweeper(forget=[forget])
+    with pytest.raises(ValueError, match="cannot be read"):
+        await sweeper.sweep()
+    states = store.thread_states()
+    left = [run.thread_id for run in runs if await states.load(run.thread_id) is not None]
+    assert left == [runs[bad].thread_id]
+    assert await store.events(run_id=deleted.run_id) == [], "the log of what was deleted goes as well"
+    broken = False
+    assert (await sweeper.sweep()).forgotten == 1
+    assert await states.load(runs[bad].thread_id) is None
+
+
+async def test_a_saver_that_is_away_is_not_asked_for_each_of_many_threads(store: Store, manager: RunManager) -> None:
+    for _ in range(30):
+        await ended(manager, thread_ends=True)
+    asked: list[int] = []
+
+    async def forget(thread_ids: Any) -> None:
+        asked.append(len(thread_ids))
+        raise ConnectionError("the saver is away")
+
+    with pytest.raises(ConnectionError):
+        await store.sweeper(forget=[forget]).sweep()
+    assert asked == [30, *[1] * 10]
+
+
 async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: Any) -> None:
     gate = Gate()
     async with managing(store, gate=gate) as manager:

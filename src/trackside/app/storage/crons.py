@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args, override
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
 
-from trackside.app.storage._arguments import plain, time
+from trackside.app.storage._arguments import plain, plain_or_none, short, short_or_none, time
 from trackside.app.storage._client_tables import crons
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._item_records import checked_number
@@ -85,8 +85,10 @@ class Crons:
         """Keep a new cron.
 
         Raises:
+            InvalidQueryError: (a `ValueError`) one of its texts cannot be kept.
             StorageError: it could not be written.
         """
+        _check(cron)
         await self._write(_Create(cron))
 
     async def get(self, cron_id: str, *, owner: str | None = None) -> Cron | None:
@@ -98,8 +100,10 @@ class Crons:
         """Change a cron that is still as it was seen; False: it is not, or is gone, and nothing was changed.
 
         Raises:
+            InvalidQueryError: (a `ValueError`) one of its texts cannot be kept.
             StorageError: it could not be written.
         """
+        _check(changed)
         return bool(await self._write(_Replace(seen, changed)))
 
     async def delete(self, cron_id: str, *, owner: str | None = None) -> bool:
@@ -210,6 +214,17 @@ def _wanted(
 
 def _owned_by(owner: str | None) -> list[ColumnElement[bool]]:
     return [] if owner is None else [crons.c.owner == plain("owner", owner)]
+
+
+def _check(cron: Cron) -> None:
+    """See that a database can hold, and index, what it says. What it means is for who makes runs of it to know."""
+    short("cron_id", cron.cron_id)
+    short("agent", cron.agent)
+    short_or_none("thread_id", cron.thread_id)
+    short_or_none("owner", cron.owner)
+    plain("schedule", cron.schedule)
+    for name in ("timezone", "disabled_because", "on_run_completed"):
+        plain_or_none(name, getattr(cron, name))
 
 
 def _has(cron: Cron, metadata: Mapping[str, Json]) -> bool:

@@ -33,6 +33,8 @@ SWEEP_EVERY: Final = 60.0
 _LEAST_PAUSE: Final = (
     1.0  # seconds: many runs on threads of their own end in that time, and are cleared up behind at once
 )
+_SURELY_AWAY: Final = 10
+"""If nothing can be forgotten of the first so many threads of a page, then nothing of the others."""
 
 type ForgetMemory = Callable[[Sequence[str]], Awaitable[object]]
 """Removes what some threads remember that is kept elsewhere, as in a checkpointer. May be asked again for the same."""
@@ -91,11 +93,15 @@ class Sweeper:
 
         Raises:
             StorageError: the store failed; the next round goes on from there.
+            Exception: what a checkpointer that somebody else has written raised for one of the threads. All others are
+                seen to nevertheless, and the next round asks again.
         """
         await self._items.sweep()
         expired = await self._expire()
-        forgotten = await self._forget_all()  # which asks checkpointers that others have written
-        return Swept(expired, forgotten, await self._delete())
+        forgotten, failures = await self._forget_all()
+        swept = Swept(expired, forgotten, await self._delete())
+        _raise_one_of(failures)
+        return swept
 
     async def _keep_on(self) -> None:
         loop = asyncio.get_running_loop()
@@ -107,7 +113,7 @@ class Sweeper:
                     due = loop.time() + self._every
                     await self.sweep()
                 else:
-                    await self._forget_all()
+                    _raise_one_of((await self._forget_all())[1])
             except StorageError as exc:
                 logger.warning("threads that are gone could not be cleared up behind, and will be later: %s", exc)
             except Exception:  # a checkpointer's, or whatever it is: what is left would stay for ever if this ended
@@ -134,25 +140,52 @@ class Sweeper:
                 return count
             after = page[-1]
 
-    async def _forget_all(self) -> int:
-        """Remove what threads remember that were deleted, or have ended with their runs for as long as that is asked for."""
+    async def _forget_all(self) -> tuple[int, list[Exception]]:
+        """Remove what threads remember that were deleted, or have ended with their runs for as long as that is asked for.
+
+        Returns how many were forgotten, and what checkpointers of others raised.
+        """
         ended_before = datetime.now(UTC) - self._linger
-        deleted = await self._forget_found(reads.deleted_to_forget)
-        return deleted + await self._forget_found(partial(reads.ended_to_forget, before=ended_before))
+        finds: tuple[_Find, ...] = (reads.deleted_to_forget, partial(reads.ended_to_forget, before=ended_before))
+        count = 0
+        failures: list[Exception] = []
+        for find in finds:
+            after = None
+            while page := await self._readers.run(partial(find, after=after)):
+                failed = await self._forget_elsewhere([one.thread_id for one in page])
+                failures += failed.values()
+                if forgotten := [one.thread_id for one in page if one.thread_id not in failed]:
+                    await self._writer.write(ForgetThreads(forgotten=forgotten, now=time_text(datetime.now(UTC))))
+                count += len(forgotten)
+                after = page[-1]
+        return count, failures
 
-    async def _forget_found(self, find: _Find) -> int:
-        count, after = 0, None
-        while page := await self._readers.run(partial(find, after=after)):
-            count += await self._forget_these(page)
-            after = page[-1]
-        return count
+    async def _forget_elsewhere(self, thread_ids: Sequence[str]) -> dict[str, Exception]:
+        """Those whose memory could not be removed, and why: what fails for one of them is asked for each alone."""
+        failure = await self._ask_to_forget(thread_ids)
+        if failure is None:
+            return {}
+        failed = dict.fromkeys(thread_ids, failure)
+        for number, one in enumerate(thread_ids if len(thread_ids) > 1 else ()):
+            if number == _SURELY_AWAY and len(failed) == len(thread_ids):
+                break
+            failure = await self._ask_to_forget([one])
+            if failure is None:
+                del failed[one]
+            else:
+                failed[one] = failure
+        return failed
 
-    async def _forget_these(self, page: Sequence[Waiting]) -> int:
-        thread_ids = [one.thread_id for one in page]
-        for forget in self._forget:
-            await forget(thread_ids)
-        await self._writer.write(ForgetThreads(forgotten=thread_ids, now=time_text(datetime.now(UTC))))
-        return len(page)
+    async def _ask_to_forget(self, thread_ids: Sequence[str]) -> Exception | None:
+        """What a checkpointer of somebody else's raised."""
+        try:
+            for forget in self._forget:
+                await forget(thread_ids)
+        except StorageError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # whatever it is: what is asked for here is asked for again
+            return exc
+        return None
 
     async def _delete(self) -> int:
         """Clear the log of threads that were deleted, as far as no subscription needs it."""
@@ -164,3 +197,8 @@ class Sweeper:
             if len(page) < PAGE:
                 return count
             after = page[-1]
+
+
+def _raise_one_of(failures: Sequence[Exception]) -> None:
+    if failures:
+        raise failures[0]

@@ -163,9 +163,14 @@ def _first_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:
 
 async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
     last = None
-    async for item in items:
-        run.send(item)
-        last = item
+    try:
+        async for item in items:
+            run.send(item)
+            last = item
+    except BaseException:  # what it holds it lets go of before the run has ended, and not when it is collected
+        if (close := getattr(items, "aclose", None)) is not None:
+            await close()
+        raise
     return last
 
 

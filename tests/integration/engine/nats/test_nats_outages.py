@@ -270,10 +270,10 @@ async def test_two_hundred_workers_connect_at_once_and_again(
     tasks = [asyncio.create_task(work(number)) for number in range(200)]
     await until(lambda: all(worker.status().connected for worker in workers), seconds=60)
     server.announce([ReadyRun(f"run {number}") for number in range(400)])
-    await until(lambda: len(got) == 400)
+    await until(lambda: len(got) == 400, seconds=60)
     await restart(own_nats, server, *workers)
     server.announce([ReadyRun(f"later {number}") for number in range(400)])
-    await until(lambda: len({*got}) == 800)
+    await until(lambda: len({*got}) == 800, seconds=60)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
