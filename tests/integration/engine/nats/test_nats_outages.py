@@ -29,11 +29,11 @@ def lose_disk(server: NatsServer) -> None:
 async def restart(server: NatsServer, *engines: NatsEngine, empty: bool = False) -> None:
     """Kill NATS, and start it again when all have seen that it is away."""
     await asyncio.to_thread(server.stop, "KILL")
-    await until(lambda: not any(engine.status().connected for engine in engines))
+    await until(lambda: not any(engine.status().connected for engine in engines), seconds=60)
     if empty:
         await asyncio.to_thread(lose_disk, server)
     await asyncio.to_thread(server.start)
-    await until(lambda: all(engine.status().connected for engine in engines))
+    await until(lambda: all(engine.status().connected for engine in engines), seconds=60)
 
 
 async def done_with_all(offers: Offers) -> None:
