@@ -48,6 +48,12 @@ class ForgetfulSession:
         return getattr(self._session, name)
 
 
+class AwayError(StorageError):
+    """The store {database} failed: {why}."""
+
+    retryable = True  # later, and so it is nobody's fault of those whose works were written together
+
+
 class ForgottenSession(ForgetfulSession):
     """Commits once without saying so, and nobody tries again."""
 
@@ -57,7 +63,7 @@ class ForgottenSession(ForgetfulSession):
             yield
         self.loses_in -= 1
         if self.loses_in == 0:
-            raise StorageError(database="it", why="nobody has heard what became of it")
+            raise AwayError(database="it", why="nobody has heard what became of it")
 
 
 class Gate(Work):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.property.queue_hands import ForgetfulSession, ForgottenSession
+from tests.property.queue_hands import AwayError, ForgetfulSession, ForgottenSession
 
 from trackside.app.storage import Store
 from trackside.app.storage._own_runs import OwnRuns
@@ -177,7 +177,7 @@ class AwaySession(ForgetfulSession):
     def transaction(self, *, synced: bool = True) -> Generator[None]:
         self.loses_in -= 1
         if self.loses_in == 0:
-            raise StorageError(database="it", why="it is away")
+            raise AwayError(database="it", why="it is away")
         with self._session.transaction(synced=synced):
             yield
 
