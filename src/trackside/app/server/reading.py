@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -168,11 +169,11 @@ def _named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole:
         HttpError: one does not fit, or is not known.
     """
     values: dict[str, Any] = {}
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    is_list = _lists_among(kind)
     for name, value in given:
-        if name not in fields:
-            raise HttpError(status=422, detail=unknown_field(what, name, fields))
-        if _is_list(fields[name].type):
+        if name not in is_list:
+            raise HttpError(status=422, detail=unknown_field(what, name, is_list))
+        if is_list[name]:
             values.setdefault(name, []).append(value)
         else:
             values[name] = value
@@ -180,6 +181,12 @@ def _named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as exc:
         raise HttpError(status=422, detail=misfit(exc, kind, values, whole)) from exc
+
+
+@functools.cache  # a look at the types takes as long as all else that is done with a query
+def _lists_among(kind: Any) -> Mapping[str, bool]:
+    """Whether a field of a struct is a list, by the names of its fields."""
+    return {field.encode_name: _is_list(field.type) for field in msgspec.structs.fields(kind)}
 
 
 def _is_list(kind: Any) -> bool:
