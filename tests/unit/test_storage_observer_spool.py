@@ -339,6 +339,85 @@ async def test_what_is_left_at_the_start_is_tried_again_later(tmp_path: Path) ->
         assert spool.waiting == 0
 
 
+async def leave_behind(folder: Path, *runs: Sequence[RunLifecycleEvent]) -> None:
+    """What a process that has ended has spooled."""
+    spool = Spool(folder)
+    for run in runs:
+        await spool.append(run)
+    await spool.aclose()
+
+
+def test_what_this_disk_fails_with_at_the_start_is_tried_again_later(tmp_path: Path, blockbuster: BlockBuster) -> None:
+    blockbuster.deactivate()
+    aside = tmp_path / "spool" / "refused.jsonl"
+
+    @virtual
+    async def story() -> None:
+        log = Log()
+        await leave_behind(tmp_path / "spool", make_run("gone")[3:], make_run("good", thread_id="other"))
+        aside.mkdir()
+        async with observing(log, tmp_path / "spool") as (observer, spool):
+            report = await observer.deliver_spooled()
+            assert isinstance(report.failure, SpoolError)
+            assert (report.delivered, report.waiting) == (1, 1)
+            await asyncio.sleep(10)
+            aside.rmdir()
+            await settled(observer)
+            assert (spool.waiting, spool.stats().refused) == (0, 1)
+
+    story()
+    assert aside.is_file()
+
+
+def test_a_folder_that_cannot_be_read_at_the_start_is_looked_into_again(
+    tmp_path: Path, blockbuster: BlockBuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    blockbuster.deactivate()
+    folder = tmp_path / "spool"
+
+    @virtual
+    async def story() -> None:
+        log = Log()
+        await leave_behind(tmp_path / "away", run := make_run())
+        folder.symlink_to(folder)
+        async with observing(log, folder) as (observer, _):
+            assert isinstance((await observer.deliver_spooled()).failure, SpoolError)
+            folder.unlink()
+            (tmp_path / "away").rename(folder)
+            await settled(observer)
+        assert log.events == run
+
+    story()
+    assert f"something may wait in the spool {folder}" in caplog.text
+
+
+def test_a_record_that_cannot_be_set_aside_is_tried_in_pauses_and_holds_up_no_run(
+    tmp_path: Path, blockbuster: BlockBuster
+) -> None:
+    blockbuster.deactivate()
+
+    @virtual
+    async def story() -> None:
+        log = Log()
+        async with observing(log, tmp_path / "spool") as (observer, spool):
+            log.away = AwayError()
+            await missed(observer, make_run("gone", thread_id="t")[3:])
+            await missed(observer, make_run("before", thread_id="u"))
+            (tmp_path / "spool" / "refused.jsonl").mkdir()
+            log.away = None
+            await observer.on_events(make_run("after", thread_id="u"))
+            await asyncio.sleep(0.1)  # that the log is back had it delivered once more
+            tries = len(log.tries)
+            for number in range(20):
+                await observer.on_events(make_run(f"next-{number}", thread_id="t"))
+
+            assert len(log.tries) == tries + 20, "each of these alone: a full disk does not say that the log is away"
+            assert spool.waiting == 1
+        assert [event.run_id for event in log.events][:10] == ["before"] * 5 + ["after"] * 5
+
+    story()
+
+
 @virtual
 async def test_deliveries_do_not_run_in_the_context_of_a_run(tmp_path: Path) -> None:
     async def agent(input: Any) -> None:

@@ -261,6 +261,28 @@ async def test_a_run_that_was_ended_as_lost_meanwhile_keeps_that_end(url: str, p
         assert all(event.event_id in (tmp_path / "spool" / "refused.jsonl").read_text() for event in rest)
 
 
+async def test_a_spool_on_a_full_disk_gives_the_log_what_it_takes_and_sets_aside_the_rest_when_there_is_room(
+    store: Store, tmp_path: Path
+) -> None:
+    await store.append(make_run("ended", thread_id="a"))
+    with medium(tmp_path / "disk", "size=256k") as disk:
+        left = Spool(disk / "spool")
+        await left.append(make_run("ended", thread_id="a")[3:])
+        await left.append(good := make_run("good", thread_id="b"))
+        await left.aclose()
+        with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(bytes(4_096))
+        async with observing(store, disk / "spool") as observer:
+            report = await observer.deliver_spooled()
+            assert "No space left" in str(report.failure)
+            assert (report.delivered, report.refused, report.waiting) == (1, 0, 1)
+            assert [stored.event.event_id for stored in await store.events(run_id="good")] == [e.event_id for e in good]
+
+            (disk / "filler").unlink()
+            assert (await observer.deliver_spooled()).refused == 1
+
+
 async def test_the_thread_is_what_its_newest_run_says_however_late_the_end_of_an_older_one_comes(
     url: str, path: Path, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ class StorageObserver:
 
     With a `spool`, what the log could not take of a run that is over is kept on this machine's disk (I14) and delivered,
     in order, when the log is back: a task looks for it in growing pauses, and at once when the log takes something again.
+    The same task tries again what this disk fails with.
     What comes later of a thread waits for what is spooled of it. Call `deliver_spooled` at the start, before anything
     runs, for what earlier processes left, and `aclose` in the end; the spool is closed with it.
 
@@ -90,7 +91,7 @@ class StorageObserver:
         if self._spool is None:
             return DeliveryReport()
         report = await self._deliver(self._spool)
-        if report.waiting:
+        if report.waiting or report.failure is not None:
             self._look_out(self._spool)
         return report
 
@@ -123,7 +124,9 @@ class StorageObserver:
             if not spool.holds(*runs, *threads):
                 return
             failure = (await self._deliver(spool)).failure
-            if failure is not None and (_may_pass(failure) or spool.holds(*runs)):
+            if failure is None or not spool.holds(*runs, *threads):  # it may be about others
+                continue
+            if _may_pass(failure) or spool.holds(*runs):
                 raise failure
 
     async def _deliver(self, spool: Spool) -> DeliveryReport:
@@ -140,15 +143,16 @@ class StorageObserver:
             report = await spool.deliver(self._log)
         except SpoolError as exc:
             report = DeliveryReport(waiting=spool.waiting, failure=exc)
-        if report.failure is not None:
-            logger.warning(
-                "the rests of %d runs wait in the spool %s: %s", report.waiting, spool.folder, report.failure
-            )
-        self._is_away = report.failure is not None and _may_pass(report.failure)
+        failure = report.failure
+        if failure is not None:
+            what = f"the rests of {report.waiting} runs wait" if report.waiting else "something may wait"
+            logger.warning("%s in the spool %s: %s", what, spool.folder, failure)
+        if not isinstance(failure, SpoolError):  # which is about this disk, and says nothing of the log
+            self._is_away = failure is not None and _may_pass(failure)
         return report
 
     def _look_out(self, spool: Spool) -> None:
-        """From now on deliver, until nothing waits."""
+        """From now on deliver, until nothing waits and nothing fails."""
         if not self._closed and (self._lookout is None or self._lookout.done()):
             self._lookout = asyncio.create_task(
                 self._deliver_until_empty(spool), name="trackside-spool-lookout", context=Context()
@@ -156,13 +160,15 @@ class StorageObserver:
 
     async def _deliver_until_empty(self, spool: Spool) -> None:
         pause = _FIRST_PAUSE
-        while spool.waiting:
+        while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._is_back.wait()
             self._is_back.clear()
             pause = min(2 * pause, _LONGEST_PAUSE)
-            await self._deliver(spool)
+            report = await self._deliver(spool)
+            if not spool.waiting and report.failure is None:
+                return
 
 
 def _may_pass(failure: BaseException) -> bool:

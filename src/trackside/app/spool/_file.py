@@ -65,10 +65,14 @@ class SpoolFile:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
             return None
-        if _lock(descriptor):
-            return cls(path, descriptor)
-        os.close(descriptor)
-        return None
+        try:
+            file = cls(path, descriptor) if _lock(descriptor) else None
+        except OSError:
+            os.close(descriptor)
+            raise
+        if file is None:
+            os.close(descriptor)
+        return file
 
     @property
     def is_gone(self) -> bool:
@@ -127,7 +131,8 @@ class SpoolFile:
         left = [entry for entry in self.entries() if entry.id not in finished]
         if not left:
             self.path.unlink()
-            sync_folder(self.path.parent)
+            with contextlib.suppress(OSError):  # if it is there again after a power cut, the log has it already
+                sync_folder(self.path.parent)
             self.close()
         elif done:
             self.append(encode(Done(ids=done))[1])
@@ -145,8 +150,16 @@ class SpoolFile:
 
 
 def waiting_files(folder: Path) -> list[Path]:
-    """All files with records that wait, the oldest first."""
-    return sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}"))  # their ids are in the order of time
+    """All files with records that wait, the oldest first; none, if there is no folder.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    try:
+        paths = sorted(folder.iterdir())  # ids of files are in the order of time
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in paths if path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX)]
 
 
 def bytes_in(folder: Path) -> int:

@@ -60,7 +60,7 @@ class DeliveryReport:
     waiting: int = 0
     """Those that are still there, of this process and of those that have ended."""
     failure: BaseException | None = None
-    """What the log failed with last, if it is why some still wait."""
+    """What the log failed with last, or else this disk first, if it is why some still wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +99,10 @@ class _Tally:
     held_threads: set[str] = field(default_factory=set)
     """Threads of which something stays where it is, and so all that comes behind it."""
 
+    def note(self, failure: SpoolError) -> None:
+        """Something stays because of this disk. What the log says counts for more."""
+        self.failure = self.failure or failure
+
     def report(self) -> DeliveryReport:
         return DeliveryReport(
             delivered=self.delivered,
@@ -127,9 +131,10 @@ class Spool:
         self.folder = Path(folder).absolute()
         self._max_bytes = max_bytes
         self._executor: ThreadPoolExecutor | None = None
-        # Both are changed in the executor's one thread only.
+        # These are changed in the executor's one thread only.
         self._own: SpoolFile | None = None
         self._waiting: dict[str, frozenset[str]] = {}  # ids of runs and threads in this process's file, by record
+        self._done: set[str] = set()  # records that are done with, and whose file could not be told so
         self._appends: deque[_Append] = deque()
         self._delivering = asyncio.Lock()
         self._closed = False
@@ -161,17 +166,19 @@ class Spool:
 
         A record goes when the log has it. A failure of the log that may pass ends the delivery. One that will not pass,
         but is not about the events either, leaves the record where it is, and those of the same thread behind it. What
-        goes wrong is in the report and in the program's log.
+        this disk fails with stays, too: a record that the log refuses and that cannot be set aside, which holds up nothing
+        behind it, or the rest of a file that cannot be read. What goes wrong is in the report and in the program's log.
 
         Raises:
-            SpoolError: the folder cannot be used.
+            SpoolError: the folder cannot be read.
             ClosedError: the spool is closed.
         """
         self._check_open()
         async with self._delivering:
-            tally = _Tally()
-            files = await self._in_thread(self._claim)
+            tally = _Tally(of_others=self._totals.of_others)
+            files: list[SpoolFile] = []
             try:
+                await self._in_thread(self._claim, files, tally)
                 for file in files:
                     await self._deliver_file(file, log, tally)
             finally:
@@ -215,11 +222,11 @@ class Spool:
             raise ClosedError(what="spool")
 
     async def _in_thread[*A, T](self, call: Callable[[*A], T], *args: *A) -> T:
-        """Call in the one thread that touches the files; once begun it is finished, whoever cancels the caller."""
+        """Call in the one thread that touches the files, one call after another; it is done, whoever cancels the caller."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="trackside-spool")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, call, *args))
         except OSError as exc:
             raise self._error_of(exc) from exc
 
@@ -264,11 +271,15 @@ class Spool:
         aside = f"{REFUSED_FILE} and {DAMAGED_FILE}"
         return SpoolFullError(folder=str(self.folder), size=size, limit=self._max_bytes, more=more, aside=aside)
 
-    def _claim(self) -> list[SpoolFile]:
-        """The files of processes that have ended, now locked, and this process's own."""
+    def _claim(self, files: list[SpoolFile], tally: _Tally) -> None:
+        """Add the files of processes that have ended, now locked, and this process's own.
+
+        Whoever waits for this may be cancelled meanwhile, and has to let go of them all the same.
+        """
         self._check_own()
-        files: list[SpoolFile] = []
-        for path in waiting_files(self.folder):
+        paths = waiting_files(self.folder)
+        tally.of_others = 0
+        for path in paths:
             if self._own is not None and path == self._own.path:
                 files.append(self._own)
                 continue
@@ -276,10 +287,14 @@ class Spool:
                 file = SpoolFile.adopt(path)
             except OSError as exc:  # another user's, say; it keeps nobody from delivering the others
                 logger.warning("%s cannot be delivered: %s", path, exc.strerror)
+                if not isinstance(exc, PermissionError):
+                    tally.note(self._error_of(exc))
+                    tally.waiting += 1
+                    tally.of_others += 1
                 continue
             if file is not None:
                 files.append(file)
-        return files
+                tally.of_others += 1  # at least, until it is looked into
 
     def _check_own(self) -> None:
         if self._own is not None and self._own.is_gone:
@@ -293,28 +308,39 @@ class Spool:
 
     async def _deliver_file(self, file: SpoolFile, log: EventLog, tally: _Tally) -> None:
         is_own = file is self._own
+        left = 1  # at least, as long as nobody can look
         done: list[str] = []
         try:
-            entries = deque(await self._in_thread(file.entries))
-            at_once = 1  # if the log is away, one finds it out for all
-            while entries and not tally.stopped:
-                batch = await self._in_thread(self._read_batch, file, entries, at_once)
-                done += await self._deliver_batch(batch, log, tally)
-                at_once = _AT_ONCE
+            entries = await self._in_thread(file.entries)
+            left = len(entries)
+            try:
+                await self._deliver_entries(file, entries, done, log, tally)
+            finally:
+                left = await self._in_thread(self._settle, file, done)
+        except SpoolError as exc:  # with other files all may be well
+            tally.note(exc)
         finally:
-            left = await self._in_thread(self._settle, file, done)
-        tally.waiting += left
-        tally.of_others += 0 if is_own else left
+            tally.waiting += left
+            tally.of_others += 0 if is_own else left - 1
 
-    async def _deliver_batch(
-        self, batch: Sequence[tuple[str, Waiting | None]], log: EventLog, tally: _Tally
-    ) -> list[str]:
+    async def _deliver_entries(
+        self, file: SpoolFile, entries: Sequence[Entry], done: list[str], log: EventLog, tally: _Tally
+    ) -> None:
+        done += [entry.id for entry in entries if entry.id in self._done]
+        rest = deque(entry for entry in entries if entry.id not in self._done)
+        at_once = 1  # if the log is away, one finds it out for all
+        while rest and not tally.stopped:
+            batch = await self._in_thread(self._read_batch, file, rest, at_once, done, tally)
+            done += await self._deliver_batch(batch, log, tally)
+            at_once = _AT_ONCE
+
+    async def _deliver_batch(self, batch: Sequence[tuple[str, Waiting]], log: EventLog, tally: _Tally) -> list[str]:
         """Deliver records of different threads beside each other, so that the log may take them together.
 
         Returns the ids of those that are done with.
         """
         tasks = [
-            asyncio.create_task(self._deliver_record(record, log, tally), name=f"trackside-spool-{key[:12]}")
+            asyncio.create_task(self._deliver_record(key, record, log, tally), name=f"trackside-spool-{key[:12]}")
             for key, record in batch
         ]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -323,20 +349,15 @@ class Spool:
                 raise outcome
         return [key for (key, _), is_done in zip(batch, outcomes, strict=True) if is_done]
 
-    async def _deliver_record(self, record: Waiting | None, log: EventLog, tally: _Tally) -> bool:
-        """Whether a record is done with: delivered, refused for good, or no record at all."""
-        if record is None:
-            tally.damaged += 1
-            return True
+    async def _deliver_record(self, key: str, record: Waiting, log: EventLog, tally: _Tally) -> bool:
+        """Whether a record is done with: delivered, or refused for good and set aside."""
         if record.thread_ids & tally.held_threads:
             return False
         try:
             await log.append([event.event() for event in record.events])
         except Exception as exc:  # noqa: BLE001  # the log's failure, which the report tells
             if is_refusal(exc):
-                await self._refuse(record, exc)
-                tally.refused += 1
-                return True
+                return await self._refuse(key, record, exc, tally)
             tally.failure = exc
             tally.stopped = tally.stopped or getattr(exc, "retryable", False)
             tally.held_threads |= record.thread_ids
@@ -344,47 +365,79 @@ class Spool:
         tally.delivered += 1
         return True
 
-    async def _refuse(self, record: Waiting, failure: Exception) -> None:
+    async def _refuse(self, key: str, record: Waiting, failure: Exception, tally: _Tally) -> bool:
         reason = text_of(failure)
         refused = Refused(
             refused_at=datetime.now(UTC), reason=reason, spooled_at=record.spooled_at, events=record.events
         )
         where = self.folder / REFUSED_FILE
-        await self._in_thread(set_aside, where, encode(refused)[1])
+        try:
+            await self._in_thread(self._set_refused_aside, key, where, encode(refused)[1])
+        except SpoolError as exc:
+            tally.note(exc)
+            return False
+        tally.refused += 1
         logger.error(
             "the log will never take the rest of run %s, which is in %s now: %s", record.events[0].run_id, where, reason
         )
+        return True
 
-    def _read_batch(self, file: SpoolFile, entries: deque[Entry], at_once: int) -> list[tuple[str, Waiting | None]]:
-        """Take the next records from the front, no two of one thread, each with its id."""
-        batch: list[tuple[str, Waiting | None]] = []
+    def _set_refused_aside(self, key: str, where: Path, line: bytes) -> None:
+        try:
+            set_aside(where, line)
+        except OSError:
+            self._hold_nothing_for([key])
+            raise
+
+    def _hold_nothing_for(self, keys: Sequence[str]) -> None:
+        """Records of this process's file that stay in it, though the log has them or never takes them."""
+        self._waiting |= {key: frozenset() for key in keys if key in self._waiting}
+
+    def _read_batch(
+        self, file: SpoolFile, entries: deque[Entry], at_once: int, done: list[str], tally: _Tally
+    ) -> list[tuple[str, Waiting]]:
+        """Take the next records from the front, no two of one thread, each with its id; what is none is set aside."""
+        batch: list[tuple[str, Waiting]] = []
         threads: set[str] = set()
         while entries and len(batch) < at_once:
-            record = self._read(file, entries[0])
-            if record is not None:
-                if threads & record.thread_ids:
-                    break
-                threads |= record.thread_ids
+            try:
+                record = file.read(entries[0])
+            except DamagedLineError as exc:
+                damaged = entries.popleft()
+                if self._set_damaged_aside(file, damaged, str(exc), tally):
+                    done.append(damaged.id)
+                continue
+            if threads & record.thread_ids:
+                break
+            threads |= record.thread_ids
             batch.append((entries.popleft().id, record))
         return batch
 
-    def _read(self, file: SpoolFile, entry: Entry) -> Waiting | None:
-        """The record at an entry; None if there is none, but a torn or changed line, which is then set aside."""
-        try:
-            return file.read(entry)
-        except DamagedLineError as exc:
-            why = str(exc)
+    def _set_damaged_aside(self, file: SpoolFile, entry: Entry, why: str, tally: _Tally) -> bool:
+        """Whether a torn or changed line is done with; else it stays where it is."""
         where = self.folder / DAMAGED_FILE
-        set_aside(where, file.read_line(entry).rstrip(b"\n") + b"\n")
+        try:
+            set_aside(where, file.read_line(entry).rstrip(b"\n") + b"\n")
+        except OSError as exc:
+            tally.note(self._error_of(exc))
+            return False
+        tally.damaged += 1
         logger.error(
             "the line at byte %d of %s is no record (%s); it is in %s now", entry.offset, file.path, why, where
         )
-        return None
+        return True
 
     def _settle(self, file: SpoolFile, done: Sequence[str]) -> int:
         """See onto the disk what of a file is done; how much of it is left."""
         is_own = file is self._own
-        left = file.settle(tuple(done))
+        try:
+            left = file.settle(tuple(done))
+        except OSError:
+            self._done.update(done)
+            if is_own:
+                self._hold_nothing_for(done)
+            raise
+        self._done.difference_update(done)
         if is_own:
             self._waiting = {entry.id: self._waiting.get(entry.id, frozenset()) for entry in left}
         if not left:
