@@ -1,11 +1,19 @@
 """Where what a database could not take is kept: one folder for each database, and never another's."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from trackside.app.settings import Settings, SettingsError, load_settings
 from trackside.app.wiring.spooling import spool_folder
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the environment says where a database is."""
+    for variable in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 def test_it_is_beside_an_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,16 +46,73 @@ def test_it_stays_the_same_whoever_connects_and_however() -> None:
     assert len({spool_folder(Settings(database_url=url)) for url in urls}) == 1
 
 
+def test_what_an_address_says_in_its_query_is_no_other_database_than_what_it_says_in_front() -> None:
+    urls = [
+        "postgresql://db:5433/runs",
+        "postgresql://other/runs?host=db:5433",
+        "postgresql:///runs?host=db&port=5433",
+        "postgresql://db:5433/?dbname=runs&application_name=mine&options=-c jit=off",
+    ]
+
+    assert len({spool_folder(Settings(database_url=url)) for url in urls}) == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["db/runs", "db.example:5433/runs", "one:5432,two:5433/runs", "[::1]:5433/runs", "%2Frun%2Fpg/runs", "/runs"],
+)
+def test_its_name_stays_from_version_to_version(address: str) -> None:
+    folder = spool_folder(Settings(database_url=f"postgresql://me:secret@{address}?sslmode=require"))
+
+    assert folder.name == f"runs-{sha256(address.encode()).hexdigest()[:12]}"
+
+
 def test_two_databases_never_share_one() -> None:
     urls = [
         "postgresql://a/runs",
         "postgresql://b/runs",
+        "postgresql://a:5433/runs",
+        "postgresql://a/runs?port=5434",
         "postgresql://a/other",
+        "postgresql://a/?dbname=third",
+        "postgresql:///runs?host=/run/eu",
+        "postgresql:///runs?host=/run/us",
+        "postgresql:///runs?service=eu",
+        "postgresql:///runs?service=us",
+        "postgresql://a/runs?search_path=one",
+        "postgresql://a/runs?search_path=two",
+        "postgresql://a/runs?options=-c search_path=three",
+        "postgresql://me@a/",
+        "postgresql://you@a/",
         "sqlite:///runs.db",
         "sqlite:////runs.db",
     ]
 
     assert len({spool_folder(Settings(database_url=url, database_spool="/spool")) for url in urls}) == len(urls)
+
+
+@pytest.mark.parametrize("variable", ["PGHOST", "PGPORT", "PGDATABASE", "PGSERVICE"])
+def test_what_an_address_leaves_to_the_environment_tells_databases_apart(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folders() -> tuple[Path, ...]:
+        urls = ("postgresql://", "postgresql://db:5432/runs?service=mine")
+        return tuple(spool_folder(Settings(database_url=url)) for url in urls)
+
+    monkeypatch.setenv(variable, "1111")
+    one = folders()
+    monkeypatch.setenv(variable, "2222")
+    two = folders()
+
+    assert one[0] != two[0]
+    assert one[1] == two[1], "it leaves nothing to it"
+
+
+def test_an_address_that_is_none_has_one_all_the_same() -> None:
+    """Whoever looks around, as the doctor does, says what is wrong with it."""
+    folder = spool_folder(Settings(database_url="postgresql://db:none/runs", database_spool="/spool"))
+
+    assert folder.parent == Path("/spool")
 
 
 def test_no_name_of_a_database_leads_out_of_the_folder() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ _TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 _PLACE = ("host", "port", "user", "password", "dbname")
 _DRIVER = frozenset({"passfile", "service", "servicefile", "target_session_attrs", "krbsrvname", "gsslib"})
 _SERVER = frozenset({"application_name", "options", "search_path"})
+_WHERE = ("options", "search_path", "service", "servicefile")
 _KNOWN = (*_PLACE, *sorted(_TLS | _DRIVER | _SERVER), "connect_timeout")
 
 
@@ -94,6 +96,31 @@ class PostgresAddress:
             "connect_timeout": f"{self.connect_timeout:.0f}",
         }
         return " ".join(f"{name}={_quoted(value)}" for name, value in (place | said).items() if value is not None)
+
+    @property
+    def place(self) -> str:
+        """Which database, and which schemas in it: the same text for the same ones, whoever connects and however.
+
+        What the address leaves to the environment is in it, too, as far as that is set.
+        """
+        hosts = [quote(host, safe="") if ":" not in host else f"[{host}]" for host in self.hosts]
+        places = [f"{host}:{port}" if port else host for host, port in zip_longest(hosts, self.ports)]
+        said = dict(self.driver) | dict(self.server)
+        if "search_path" not in said.get("options", ""):
+            said.pop("options", None)
+        more = [(name, said.get(name)) for name in _WHERE]
+        left = {
+            "PGHOST": self.hosts,
+            "PGPORT": self.ports,
+            "PGDATABASE": self.database,
+            "PGSERVICE": said.get("service"),
+        }
+        more += [(name, os.environ.get(name)) for name, is_said in left.items() if not is_said]
+        if not self.database and not os.environ.get("PGDATABASE"):  # it is called as who connects
+            more.append(("user", self.user or os.environ.get("PGUSER")))
+        query = "&".join(f"{name}={value}" for name, value in more if value)
+        database = f"/{quote(self.database, safe='')}" if self.database else ""
+        return f"{','.join(places)}{database}{'?' if query else ''}{query}"
 
     def __str__(self) -> str:
         """The address without its password and options."""

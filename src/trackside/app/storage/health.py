@@ -17,11 +17,13 @@ from sqlalchemy import Connection, Row, Select, func, select
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock, seconds_left
 from trackside.app.storage._left_busy import is_left_busy
+from trackside.app.storage._postgres_url import PostgresAddress
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._subscription_reads import read_standing
 from trackside.app.storage._subscription_records import Subscription
 from trackside.app.storage._tables import active_runs, runs, threads, workers
+from trackside.app.storage.errors import DatabaseUrlError
 from trackside.app.storage.maintenance import BUSY_TIMEOUT
 
 MOST: Final = 100
@@ -96,6 +98,22 @@ def database_file(url: str) -> Path | None:
     """The file of a database, if it is one."""
     prefix, _, path = url.partition(":///")
     return Path(path).absolute() if prefix == "sqlite" else None
+
+
+class ServerDatabase(NamedTuple):
+    """A database on a server: what it is called, and a text that no other has, whoever connects to it and however."""
+
+    name: str
+    place: str
+
+
+def server_database(url: str) -> ServerDatabase | None:
+    """Which database on a server this is the address of; None if it is no such address."""
+    try:
+        address = PostgresAddress.from_url(url)
+    except DatabaseUrlError:
+        return None
+    return ServerDatabase(address.database or "", address.place)
 
 
 class _Found(NamedTuple):

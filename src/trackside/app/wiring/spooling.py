@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from trackside.app.settings import Settings
 
@@ -15,8 +14,8 @@ def spool_folder(settings: Settings) -> Path:
     """The folder of the spool, absolute.
 
     Beside an SQLite file, and named after it; for a database on a server in this user's state directory. With the
-    setting `database.spool` in that folder instead. There each database has one of its own, so that what is spooled for
-    one is never delivered to another.
+    setting `database.spool` in that folder instead. There each database has one of its own, and each schema that an address
+    names as `search_path`, so that what is spooled for one is never delivered to another.
     """
     if settings.sqlite_file is not None:
         path = Path(settings.sqlite_file).absolute()
@@ -24,11 +23,18 @@ def spool_folder(settings: Settings) -> Path:
             return path.with_name(f"{path.name}-spool")
         name, identity = path.name, str(path)
     else:
-        # Who connects and how may change; what is connected to stays the same database.
-        parts = urlsplit(settings.database_url)
-        host = parts.netloc.rpartition("@")[2]
-        name, identity = unquote(parts.path.strip("/")) or "database", f"{host}{parts.path}"
+        name, identity = _on_server(settings.database_url)
     return _of_all(settings) / f"{_file_name(name)}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def _on_server(url: str) -> tuple[str, str]:
+    """What a database is called, and what no other is: who connects and how may change, and it stays the same."""
+    from trackside.app.storage.health import server_database
+
+    found = server_database(url)
+    if found is None:  # nothing can be recorded there, so nothing is spooled
+        return "database", url
+    return found.name or "database", found.place
 
 
 def _of_all(settings: Settings) -> Path:
