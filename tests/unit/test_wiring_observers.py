@@ -1,12 +1,14 @@
 """Observers are made of what the settings say, or refused in one line that names the table and the key."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import BlockBuster
 
 from trackside.app.delivery import Delivery, Order
 from trackside.app.settings import SettingsError, load_settings
@@ -305,3 +307,35 @@ async def test_an_observer_that_cannot_be_closed_holds_nobody_up(
     await fragile.aclose()
 
     assert [record.getMessage() for record in caplog.records] == ["observer f could not be closed: still in use"]
+
+
+LOGGING = """type = "logging"
+format = "json"
+file = "FILE"
+loggers = ["an_agent"]
+"""
+
+
+@pytest.mark.parametrize("has_loop", [False, True])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        pytest.param([LOGGING, 'type = "watch.py:Mail"\nname = "mail"\nto = "nobody there"'], id="the next one"),
+        pytest.param([LOGGING + 'start = "now"'], id="how it is told of events"),
+        pytest.param([LOGGING + 'delivery = "durable"\nstart = "yesterday"'], id="from where on"),
+    ],
+)
+def test_what_was_made_is_closed_if_something_does_not_fit(
+    build: Build, tmp_path: Path, tables: list[str], has_loop: bool, blockbuster: BlockBuster
+) -> None:
+    blockbuster.deactivate()
+    tables = [table.replace("FILE", f"{tmp_path}/lines") for table in tables]
+
+    async def build_on_a_loop() -> None:
+        build(*tables)
+
+    with pytest.raises(SettingsError, match=r"to: |start: "):
+        asyncio.run(build_on_a_loop()) if has_loop else build(*tables)
+
+    logger = logging.getLogger("an_agent")
+    assert (logger.handlers, logger.level) == ([], logging.NOTSET)

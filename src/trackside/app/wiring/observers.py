@@ -5,12 +5,14 @@ An observer is made as `Class(**options)` of the keys of its table that are not 
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.closing import close_observer
@@ -115,10 +117,17 @@ def build_observers(settings: Settings, environ: Mapping[str, str] | None = None
     """All observers that the settings name. Imports their modules, which may take long; needs no event loop.
 
     Raises:
-        SettingsError: one of them cannot be made; the message names its table, and the key.
+        SettingsError: one of them cannot be made; the message names its table, and the key. Those before it are closed.
     """
     environ = os.environ if environ is None else environ
-    return [build_observer(configured, environ) for configured in settings.observers]
+    built: list[ConfiguredObserver] = []
+    try:
+        for configured in settings.observers:
+            built.append(build_observer(configured, environ))  # noqa: PERF401  # those that were built have to be known
+    except BaseException:
+        _close_at_once({one.name: one.observer for one in built})
+        raise
+    return built
 
 
 def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> ConfiguredObserver:
@@ -136,6 +145,14 @@ def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> 
         for key in configured.options:
             raise configured.complaint(key, f"{configured.type} is no class, and takes no options")
         observer = _checked(configured, target)
+    try:
+        return _configured(configured, target, observer)
+    except BaseException:
+        _close_at_once({configured.name: observer})
+        raise
+
+
+def _configured(configured: ObserverSettings, target: Any, observer: RunObserver) -> ConfiguredObserver:
     delivery = _delivery_of(configured, target)
     _check_keys(configured, delivery)
     events = configured.events or _events_of_class(configured, target)
@@ -143,6 +160,22 @@ def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> 
     if built.is_durable:
         built.subscribed(grace=0)
     return built
+
+
+def _close_at_once(observers: Mapping[str, RunObserver]) -> None:
+    """Close what nobody will use, by name, wherever this is called: in a thread, for here a loop may be running."""
+
+    async def close_all() -> None:
+        closing = (
+            close_observer(observer, name=name, limit=_CLOSE_SECONDS, logger=logger)
+            for name, observer in observers.items()
+        )
+        await asyncio.gather(*closing)
+
+    if observers:
+        thread = Thread(target=asyncio.run, args=(close_all(),), name="trackside-close-observers")
+        thread.start()
+        thread.join()
 
 
 class _Options:
