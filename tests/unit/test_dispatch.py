@@ -464,6 +464,27 @@ async def test_the_numbers_of_each_observer_behind_a_buffer_go_by_the_name_of_it
     await observers.aclose(10)
 
 
+@virtual
+async def test_an_observer_is_called_the_same_for_as_long_as_it_is_bound() -> None:
+    def delivered() -> dict[str, int]:
+        return {name.removeprefix("Recording"): stats.delivered for name, stats in observers.stats().items()}
+
+    first, named = RecordingObserver(), ObserverBinding(RecordingObserver(), name="RecordingObserver 3")
+    observers = ObserverSet([first, RecordingObserver(), named], policy=POLICY)
+    await deliver_run(observers, "a")
+    observers.remove(first)
+    await deliver_run(observers, "b")
+    await observers.flush(10)
+    assert delivered() == {"Observer 2": 10, "Observer 3": 10}
+
+    observers.add(RecordingObserver())
+    observers.add(RecordingObserver())
+    await deliver_run(observers, "c")
+    await observers.flush(10)
+    assert delivered() == {"Observer 2": 15, "Observer 3": 15, "Observer": 5, "Observer 4": 5}
+    await observers.aclose(10)
+
+
 def test_an_observer_that_passes_events_on_is_called_as_the_one_behind_it() -> None:
     class Forwarder:
         def __init__(self, observer: RunObserver) -> None:

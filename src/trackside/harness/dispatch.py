@@ -8,9 +8,9 @@ the one thing that the worker and the manager know of all this.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import Context
+from itertools import chain, count
 
 from trackside.harness.bounding import (
     REDELIVERIES,
@@ -64,6 +64,7 @@ class ObserverSet:
         self.policy = policy
         self._log = log
         self._wrapped: dict[int, tuple[ObserverBinding, _Wrapped]] = {}
+        self._named: dict[str, tuple[int, BufferedObserver]] = {}
         self._seen: tuple[ObserverBinding, ...] = ()
         self._chain: tuple[_Wrapped, ...] = ()
         self._under_way: set[object] = set()
@@ -92,15 +93,11 @@ class ObserverSet:
         return self._source.bindings
 
     def stats(self) -> Mapping[str, BufferStats]:
-        """What became of the events of each observer behind a buffer, by name; the second of a name is `NAME 2`."""
-        found: dict[str, BufferStats] = {}
-        of_name: Counter[str] = Counter()
-        for _, observer in self._wrapped.values():
-            if isinstance(observer, BufferedObserver):
-                of_name[observer.name] += 1
-                number = of_name[observer.name]
-                found[observer.name if number == 1 else f"{observer.name} {number}"] = observer.stats()
-        return found
+        """What became of the events of each observer behind a buffer, by name.
+
+        The second of a name is `NAME 2`, also when the first is removed.
+        """
+        return {name: observer.stats() for name, (_, observer) in self._named.items()}
 
     async def deliver(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Give events of one run to all observers, in binding order; finished before it returns, whoever cancels the
@@ -205,7 +202,18 @@ class ObserverSet:
                 self._leaving[observer] = set(self._under_way)
         self._let_go()
         self._wrapped, self._seen = wrapped, bindings
+        self._name_buffers()
         self._chain = tuple(observer for b, observer in wrapped.values() if not _is_null(b))
+
+    def _name_buffers(self) -> None:
+        """Call each what no other is called, for as long as it is bound."""
+        named = {name: (key, buffer) for name, (key, buffer) in self._named.items() if key in self._wrapped}
+        known = {key for key, _ in named.values()}
+        for key, (_, observer) in self._wrapped.items():
+            if isinstance(observer, BufferedObserver) and key not in known:
+                names = chain([observer.name], (f"{observer.name} {number}" for number in count(2)))
+                named[next(name for name in names if name not in named)] = key, observer
+        self._named = named
 
     def _let_go(self, ended: object = None) -> None:
         """Close the buffers of removed observers, each when no dispatch that began before can have events for it."""
