@@ -197,7 +197,7 @@ async def test_a_server_deletes_nothing_and_an_admin_may(
         assert not await server.may_publish("$JS.API.CONSUMER.DELETE.TRACKSIDE_RUNS.gpu")
         assert not await server.may_hear("_INBOX.gpu-1.>")
         assert await admin.client.jetstream().delete_stream("TRACKSIDE_RUNS")
-        engine.announce([ReadyRun("r", "gpu")])  # and there it is again
+        engine.announce([ReadyRun("r", "nobodys")])  # and there it is again
         await until(lambda: engine.stats().announced_total)
         assert (await admin.client.jetstream().stream_info("TRACKSIDE_RUNS")).state.messages == 1
 
