@@ -118,6 +118,11 @@ NEVER = [
     "[2002:808:808::1]",
     "[2001:0:a00:1::]",
     "[::ffff:0.0.0.0]",
+    "[fd00:ec2::254%251]",
+    "[fd00:ec2::254%25eth0]",
+    "[::ffff:169.254.169.254%251]",
+    "[64:ff9b::a9fe:a9fe%251]",
+    "[2002:a9fe:a9fe::%251]",
 ]
 
 
@@ -136,6 +141,13 @@ def test_an_address_inside_is_allowed_when_it_is_said_so_also_in_the_clear(host:
 @pytest.mark.parametrize("host", NEVER)
 def test_what_is_no_place_for_a_receiver_is_never_allowed(host: str) -> None:
     assert refused(url=f"https://{host}/", allow_private_addresses=True, allow_http=True).option == "url"
+
+
+@pytest.mark.parametrize("host", ["[fc00::1%251]", "[::1%251]", "[2606:4700::1%251]", "[::ffff:10.0.0.1%251]"])
+def test_a_zone_is_for_link_local_addresses_alone(host: str) -> None:
+    why = refused(url=f"https://{host}/", allow_private_addresses=True).why
+    assert why.endswith("and only a link-local one has a zone (%)")
+    webhook(url="https://[fe80::1%25eth0]/", allow_private_addresses=True)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ async def test_how_to_allow_it_is_said_where_it_can_be(receiver: WebhookReceiver
     assert "set allow_http = true" in await refusal(outside)
     never = make(resolving(["169.254.169.254"]), url=url_of(receiver))
     assert (await refusal(never)).endswith("169.254.169.254 is where a cloud gives out its credentials")
+    zoned = make(resolving(["fd00:ec2::254%1"]), url=url_of(receiver))
+    assert (await refusal(zoned)).endswith("fd00:ec2::254%1 is where a cloud gives out its credentials")
 
 
 async def test_it_is_allowed_when_it_is_said_so(receiver: WebhookReceiver, make: Make) -> None:

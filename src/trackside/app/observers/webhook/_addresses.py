@@ -83,16 +83,19 @@ class Reach:
     def refusal(self, address: str) -> str | None:
         """Why there is to be no connection to this address, and how to have it if one can; None if there may be one."""
         try:
-            kind = _kind(ip_address(address))
+            judged, has_zone = _without_zone(ip_address(address))
         except ValueError:
             return f"{address!r} is no address"
+        kind = _kind(judged)
+        if kind not in _INSIDE and kind is not _Kind.public:
+            return f"{address} is {kind}"
+        if has_zone and kind is not _Kind.link_local:
+            return f"{address} is {kind}, and only a link-local one has a zone (%)"
         if kind in _INSIDE and not self.private:
             return f"{address} is {kind}; if the receiver belongs there, set {self.private_by}"
         if kind is _Kind.public and not self.public:
             return f"{address} is {kind}, and http:// is sent in the clear; {self.encrypted_instead}"
-        if kind in _INSIDE or kind is _Kind.public:
-            return None
-        return f"{address} is {kind}"
+        return None
 
     def open_socket(self, info: tuple[Any, ...]) -> socket.socket:
         """A socket for a connection to an address, as `socket.getaddrinfo` gives it: aiohttp has each one made here.
@@ -146,6 +149,13 @@ def literal_address(host: str) -> Address | None:
         return IPv4Address(socket.inet_aton(host))
     except (OSError, UnicodeEncodeError):
         return None
+
+
+def _without_zone(address: Address) -> tuple[Address, bool]:
+    """The address alone, and whether it had a zone: one with a zone equals none without it, and leads to the same place."""
+    if isinstance(address, IPv4Address) or address.scope_id is None:
+        return address, False
+    return IPv6Address(int(address)), True
 
 
 def _kind(address: Address) -> _Kind:
