@@ -18,10 +18,15 @@ between two tries at most.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from trackside.harness.errors import TracksideError
 
-__all__ = ["Delivery", "DeliveryError", "ObserverOptionError", "Order"]
+__all__ = ["LONGEST_TRY", "Delivery", "DeliveryError", "ObserverOptionError", "Order"]
+
+LONGEST_TRY: Final = 25
+"""Seconds that an observer may let its receiver have for an event: less than its subscription lets a call take, which would
+not know what became of the event, and count that against it."""
 
 
 class Delivery(StrEnum):

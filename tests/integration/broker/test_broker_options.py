@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from trackside.app.delivery import Delivery, ObserverOptionError, Order
+from trackside.app.delivery import LONGEST_TRY, Delivery, ObserverOptionError, Order
 from trackside.app.observers.broker import BrokerObserver
+from trackside.app.storage.feeding import FeedPolicy
 
 NATS = "nats://localhost"
 REDIS = "redis://localhost"
@@ -42,6 +43,8 @@ SECRET = "hunter2"
         ({"url": REDIS, "max_length": 1.5}, "max_length", "whole number"),
         ({"url": REDIS, "duplicate_window": 0}, "duplicate_window", "number from"),
         ({"url": REDIS, "timeout": "10"}, "timeout", "number from"),
+        ({"url": REDIS, "timeout": 25.1}, "timeout", "it is a number from 0.1 to 25"),
+        ({"url": NATS, "timeout": 3_600}, "timeout", "it is a number from 0.1 to 25"),
         ({"url": NATS, "username": "anna"}, "password", "missing"),
         ({"url": NATS, "password": SECRET}, "username", "missing"),
         ({"url": NATS, "token": SECRET, "username": "a", "password": SECRET}, "token", "`username`"),
@@ -90,3 +93,11 @@ def test_a_credentials_file_needs_a_package_that_the_client_does_not_bring(tmp_p
             BrokerObserver(url=NATS, credentials=str(tmp_path / "user.creds"))
     else:
         BrokerObserver(url=NATS, credentials=str(tmp_path / "user.creds"))
+
+
+def test_a_broker_that_does_not_answer_is_away_before_its_subscription_gives_up() -> None:
+    """Which would count that against the event, until it is parked."""
+    observer = BrokerObserver(url=REDIS, timeout=LONGEST_TRY)
+    limit = FeedPolicy.suiting(observer).call_limit
+    assert limit is not None
+    assert limit > LONGEST_TRY

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from trackside.app.broker_access import NATS_SCHEMES, Address, Login, addresses_in, tls_context
-from trackside.app.delivery import Delivery, ObserverOptionError, Order
+from trackside.app.delivery import LONGEST_TRY, Delivery, ObserverOptionError, Order
 from trackside.app.observers.broker._message import Broker, message_of
 from trackside.app.observers.broker._options import topic_for, topic_template
 from trackside.app.options import checked_number, checked_text
@@ -45,7 +45,8 @@ class BrokerObserver:
         token: of NATS, instead of these.
         credentials: of NATS, the path of a credentials file (`.creds`) instead of these; read at each connection.
         ca_file: certificates (PEM) of those who certify the broker, instead of those that this machine trusts.
-        timeout: seconds that the broker has to take what it is given, connecting included.
+        timeout: seconds that the broker has to take what it is given, connecting included; at most 25, as its
+            subscription gives up after 30.
 
     Raises:
         ObserverOptionError: one of these does not fit, or is for another broker; or the client of this one is missing.
@@ -79,7 +80,7 @@ class BrokerObserver:
             "login": login,
             "tls": tls_context(ca_file, secure=addresses[0].is_secure),
             "ca_file": ca_file,
-            "timeout": checked_number("timeout", timeout, least=0.1, most=3_600),
+            "timeout": checked_number("timeout", timeout, least=0.1, most=LONGEST_TRY),
             "duplicate_window": checked_number("duplicate_window", duplicate_window, least=1, most=_YEAR),
             "max_length": max_length
             if max_length is None

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from aiohttp.abc import AbstractResolver
 
-from trackside.app.delivery import Delivery, Order
+from trackside.app.delivery import LONGEST_TRY, Delivery, Order
 from trackside.app.observers.webhook._addresses import Reach
 from trackside.app.observers.webhook._body import BodyTooLargeError, BodyWriter
 from trackside.app.observers.webhook._lookup import SystemResolver
@@ -93,7 +93,7 @@ class WebhookObserver:
             address,
             reach=reach,
             signer=signer,
-            timeout=checked_number("timeout", timeout, least=0.1, most=25),
+            timeout=checked_number("timeout", timeout, least=0.1, most=LONGEST_TRY),
             headers={**own_headers, "Content-Type": self._body.content_type},
             tls=tls_context(ca_file, address),
             secrets=secrets_in(address, own_headers, secret or ()),
