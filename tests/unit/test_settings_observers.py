@@ -82,6 +82,14 @@ def test_options_are_not_shown_for_they_may_be_secrets(tmp_path: Path) -> None:
             HEAD + HEAD,
             "observers[2] (webhook).name: trackside.toml, observers[1] (webhook) has this name, too; say what to call each",
         ),
+        (
+            f"{HEAD}name = 'run-webhooks'",
+            "(run-webhooks).name: the server has a subscription of this name itself; call it otherwise: name = ",
+        ),
+        (
+            "[[observers]]\ntype = 'run-webhooks'",
+            "(run-webhooks).name: the server has a subscription of this name itself",
+        ),
         (f"{HEAD}delivery = 'durible'", "(webhook).delivery: 'durible' is not known; did you mean durable?"),
         (f"{HEAD}delivery = 1", "(webhook).delivery: 1 is not known; there are live, durable."),
         (f"{HEAD}required = 'yes'", "(webhook).required: 'yes' is neither true nor false."),

@@ -22,7 +22,21 @@ from typing import Final
 
 from trackside.harness.errors import TracksideError
 
-__all__ = ["LONGEST_TRY", "Delivery", "DeliveryError", "ObserverOptionError", "Order"]
+__all__ = [
+    "LONGEST_TRY",
+    "OUR_SUBSCRIPTIONS",
+    "RUN_WEBHOOKS",
+    "Delivery",
+    "DeliveryError",
+    "ObserverOptionError",
+    "Order",
+]
+
+RUN_WEBHOOKS: Final = "run-webhooks"
+"""The subscription from which a server tells the addresses that runs were asked for with."""
+
+OUR_SUBSCRIPTIONS: Final = frozenset({RUN_WEBHOOKS})
+"""Names that no observer and no subscription of a user's may have: each would get what is the other's."""
 
 LONGEST_TRY: Final = 25
 """Seconds that an observer may let its receiver have for an event: less than its subscription lets a call take, which would

@@ -230,6 +230,16 @@ async def test_agents_are_listed_with_the_ids_that_clients_know(serve_agents: An
     assert values == {"a": 1}
 
 
+async def test_the_subscription_that_the_server_has_itself_is_nobody_elses_to_make(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        refused = await http.post("/subscriptions", json={"name": "run-webhooks", "types": ["run_failed"]})
+        listed = await http.get("/subscriptions")
+
+    assert refused.status_code == 422
+    assert "run-webhooks is the server's own subscription" in refused.json()["detail"]
+    assert listed.json() == []
+
+
 async def test_a_subscription_is_made_paused_moved_and_forgotten(serve_agents: Any) -> None:
     async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
         await two_runs(served)

@@ -15,7 +15,7 @@ from langgraph_sdk.runtime import ServerRuntime
 from webhook_receiver import NEW, WebhookReceiver, status
 
 from trackside import RunContext
-from trackside.app.server.run_webhooks import SUBSCRIPTION
+from trackside.app.delivery import RUN_WEBHOOKS
 from trackside.app.settings import AccessSettings, ServerSettings
 
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
@@ -115,7 +115,7 @@ async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_t
 async def test_runs_without_a_receiver_need_no_subscription(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
         await served.client.runs.wait(None, "echo")
-        assert SUBSCRIPTION not in [one.name for one in await served.app.store.subscriptions.all()]
+        assert RUN_WEBHOOKS not in [one.name for one in await served.app.store.subscriptions.all()]
 
 
 @pytest.mark.parametrize(

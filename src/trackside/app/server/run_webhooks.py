@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
+from trackside.app.delivery import RUN_WEBHOOKS, Delivery, DeliveryError, ObserverOptionError, Order
 from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
 from trackside.app.server.preparing import caller_of_request
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trackside.server")
 
-SUBSCRIPTION: Final = "run-webhooks"
 MOST_RECEIVERS: Final = 64
 """Addresses whose connections are kept."""
 _AT_ONCE: Final = 8
@@ -107,7 +106,7 @@ class RunWebhooks:
     async def _look(self) -> None:
         """Feed the subscription if there is one; a store that fails now is asked again when somebody names an address."""
         try:
-            await self._store.subscriptions.get(SUBSCRIPTION)
+            await self._store.subscriptions.get(RUN_WEBHOOKS)
             await self._open()
         except UnknownSubscriptionError:
             pass
@@ -119,9 +118,9 @@ class RunWebhooks:
             if self._dispatcher is not None:
                 return
             # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
-            await self._store.subscriptions.open(SUBSCRIPTION, types=TERMINAL_EVENTS, start="now")
+            await self._store.subscriptions.open(RUN_WEBHOOKS, types=TERMINAL_EVENTS, start="now")
             wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
-            observer = DurableObserver(name=SUBSCRIPTION, observer=self._teller, filter=wanted)
+            observer = DurableObserver(name=RUN_WEBHOOKS, observer=self._teller, filter=wanted)
             dispatcher = Dispatcher(self._store.subscriptions, [observer])
             await dispatcher.__aenter__()
             self._dispatcher = dispatcher

@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
-from trackside.app.delivery import Delivery, Order
+from trackside.app.delivery import OUR_SUBSCRIPTIONS, Delivery, Order
 from trackside.app.settings._values import parse_count, parse_seconds, parse_text
 from trackside.app.settings.errors import SettingsError
 from trackside.harness.types import LifecycleEventType
@@ -63,13 +63,19 @@ def read_observers(tables: Any, source: str) -> tuple[ObserverSettings, ...]:
     """What the tables say.
 
     Raises:
-        SettingsError: a table has no type, a value does not fit, or two have one name; the message names the key.
+        SettingsError: a table has no type, a value does not fit, two have one name, or one has a name that is taken; the
+            message names the key.
     """
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise SettingsError(where=f"{source}, observers", why="each begins with [[observers]], in two brackets")
     found = tuple(_read(table, f"{source}, observers[{number}]") for number, table in enumerate(tables, 1))
     first_of: dict[str, ObserverSettings] = {}
     for observer in found:
+        if observer.name in OUR_SUBSCRIPTIONS:
+            why = (
+                f"the server has a subscription of this name itself; call it otherwise: name = {observer.name + '-2'!r}"
+            )
+            raise observer.complaint("name", why)
         first = first_of.setdefault(observer.name, observer)
         if first is not observer:
             why = f"{first.where} has this name, too; say what to call each of them: name = {observer.name + '-2'!r}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import convert
 
+from trackside.app.delivery import OUR_SUBSCRIPTIONS
 from trackside.app.server.authorizing import OPERATION
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
@@ -49,6 +50,8 @@ async def create_subscription(call: Call[SubscriptionCreate, None]) -> Any:
         raise HttpError(
             status=422, detail=f"no path can name {body.name!r:.80}: leave the / out of a subscription's name"
         )
+    if body.name in OUR_SUBSCRIPTIONS:
+        raise HttpError(status=422, detail=f"{body.name} is the server's own subscription: call this one otherwise")
     made = await call.parts.store.subscriptions.open(
         body.name,
         types=body.types,
