@@ -75,6 +75,28 @@ async def test_a_text_of_an_agent_calls_nobody_in_a_chat(inbox: HttpInbox) -> No
     assert "@everyone " not in message
 
 
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("see [https://bank.example](https://evil.example)", "]("),
+        ("![a picture](https://evil.example)", "]("),
+        ("see [https://bank.example][1]\n\n[1]: https://evil.example", "]:"),
+        ("@**all** come and see", "@*"),
+        ("@_**everyone** come and see", "@_*"),
+        ("@*developers* come and see", "@*"),
+    ],
+)
+async def test_a_text_of_an_agent_leads_nowhere_under_a_false_name_and_calls_nobody_in_any_syntax(
+    inbox: HttpInbox, text: str, means: str
+) -> None:
+    observer = await notifier(inbox, templates={"run_failed": {"title": "$error", "body": "$error"}})
+    await observer.on_event(failed(text))
+    said = json.loads(inbox.requests[0].body)
+    for place in ("title", "message"):
+        assert means not in said[place]
+    assert said["message"].replace("\u2060", "") == text
+
+
 async def test_a_run_is_told_as_xml(inbox: HttpInbox) -> None:
     observer = await made(to=f"xml://127.0.0.1:{inbox.port}/hook")
     await observer.on_event(failed(HOSTILE))

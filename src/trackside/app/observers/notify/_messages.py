@@ -74,8 +74,8 @@ _DEFAULTS: Final = {
 
 # What would be a header's end, a terminal's command, a turn in the direction of writing, or cannot be encoded.
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# What chats take for a call of everybody, or of somebody.
-_CALLS = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b|room\b)|<(?=[@!#])", re.IGNORECASE)
+# What chats take for a call of everybody, or of somebody; and for a link that hides where it leads, or where one is said to.
+_MEANT = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b|room\b|_?\*)|<(?=[@!#])|\](?=[(:])", re.IGNORECASE)
 _WORD_JOINER = "\u2060"  # takes no room, and is not looked for
 
 
@@ -106,7 +106,7 @@ def cut(text: str, limit: int) -> str:
 def harmless(text: str) -> str:
     """A text that means in a mail or chat no more than what it says."""
     lines = _UNFIT.sub(" ", text.replace("\r\n", "\n"))
-    return _CALLS.sub(lambda found: found[0] + _WORD_JOINER, cut(lines, _FIELD_CHARS))
+    return _MEANT.sub(lambda found: found[0] + _WORD_JOINER, cut(lines, _FIELD_CHARS))
 
 
 class Templates:
