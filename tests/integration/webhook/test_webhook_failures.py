@@ -161,6 +161,27 @@ class TestAnswers:
             assert secret not in f"{failure!r} {failure.details} {failure}"
         assert len(str(failure)) < 400
 
+    @pytest.mark.parametrize(
+        ("words", "shown"),
+        [
+            ("Cannot POST /services/T0001/B0002/XyZ%7CsecretTOKEN123", "Cannot POST …"),
+            ("Cannot POST /T0001/B0002/XyZ%7CsecretTOKEN123", "Cannot POST …"),
+            ("Cannot POST T0001/B0002/XyZ|secretTOKEN123", "Cannot POST …"),
+            ("no_service: no hook XyZ|secretTOKEN123 among services", "no_service: no hook … among services"),
+            (r"no hook B0002\/XyZ%7CsecretTOKEN123", r"no hook B0002\…"),
+            ("no member justlettersbutmany of lists", "no member … of lists"),
+            ("no flag 5ecret-flag, ask for a subscription", "no flag …, ask for a subscription"),
+        ],
+    )
+    async def test_of_its_path_and_query_no_part_is_shown_that_may_be_secret(
+        self, receiver: WebhookReceiver, make: Make, words: str, shown: str
+    ) -> None:
+        secret = "/services/T0001/B0002/XyZ%7CsecretTOKEN123?subscription=justlettersbutmany&5ecret-flag"
+        observer = make(url=f"http://127.0.0.1:{receiver.port}{secret}")
+        failure = await failure_with(status(404, body=words.encode()), receiver, observer)
+
+        assert failure.why == f'it answered 404 Not Found ("{shown}")'
+
 
 class TestAnswersWithoutEnd:
     """The status says it all; of what follows only the beginning is read, and not for long."""

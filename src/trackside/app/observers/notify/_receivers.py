@@ -9,10 +9,9 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, override
-from urllib.parse import unquote
 
 from trackside.app.delivery import ObserverOptionError
-from trackside.app.masking import without_secrets
+from trackside.app.masking import parts_of, without_secrets
 from trackside.app.observers.notify._messages import Message
 from trackside.harness.failures import line_of
 
@@ -101,7 +100,7 @@ class Receiver:
             raise ObserverOptionError(option="to", why=why) from exc
         if not isinstance(url, str) or not url.strip():
             raise ObserverOptionError(option="to", why=f"number {number} is no text")
-        secrets = _parts_of(url)
+        secrets = parts_of(url.strip().rpartition("://")[2])
         # Its own time limit, which is not needed here, takes threads for which a process would wait when it ends.
         asset = apprise.AppriseAsset(
             async_mode=False, app_id="Trackside", app_desc="Trackside", app_url="", service_timeout=0
@@ -136,13 +135,6 @@ class Receiver:
         if not taken:
             why = "; ".join(dict.fromkeys(said.rstrip(".") for said in sending.said)) or "Apprise does not say why"
             raise NotSentError(why, away=_AWAY.search(why) is not None)
-
-
-def _parts_of(url: str) -> set[str]:
-    """All that may be a secret in an address."""
-    rest = url.strip().rpartition("://")[2]
-    parts = {rest, *re.split(r"[/:@?&=,;#]+", rest)}
-    return parts | {unquote(part) for part in parts}
 
 
 def _scheme_of(url: str) -> str:

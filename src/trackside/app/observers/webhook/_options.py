@@ -6,10 +6,12 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 from yarl import URL
 
 from trackside.app.delivery import ObserverOptionError
+from trackside.app.masking import parts_of
 from trackside.app.observers.webhook._addresses import Reach, literal_address
 from trackside.app.observers.webhook._body import Format
 
@@ -23,6 +25,9 @@ __all__ = [
 ]
 
 _PORTS: Final = {"http": 80, "https": 443}
+_SECRET_CHARS: Final = 8
+_LONGEST_WORD: Final = 15
+_SUFFIXES: Final = 16
 _LABEL: Final = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?")
 _OURS: Final = frozenset(
     {
@@ -139,10 +144,21 @@ def secrets_in(url: URL, headers: Mapping[str, str], secret: str | Sequence[str]
     for text in [secret] if isinstance(secret, str) else secret:
         yield text
         yield text.removeprefix("whsec_")
-    yield from (url.raw_path, url.raw_query_string, url.query_string, *url.query.values())
+    yield from (url.raw_query_string, url.query_string, *url.query.values())
+    segments = url.raw_path.split("/", _SUFFIXES)
+    for start in range(1, len(segments)):  # a receiver may say what is left where it has found its way
+        rest = "/".join(segments[start:])
+        yield from (f"/{rest}", unquote(f"/{rest}"))
+        yield from filter(_may_be_secret, (rest, unquote(rest)))
+    yield from filter(_may_be_secret, parts_of(url.raw_path) | parts_of(url.raw_query_string))
     for value in headers.values():
         yield value
         yield from value.split()
+
+
+def _may_be_secret(part: str) -> bool:
+    """Whether a part of an address is long, and no word as `services`, which a receiver says for other reasons, too."""
+    return len(part) >= _SECRET_CHARS and (len(part) > _LONGEST_WORD or not part.isalpha())
 
 
 def _url_error(why: str) -> ObserverOptionError:
