@@ -21,6 +21,11 @@ class LineageReceiver:
         self.headers: list[Mapping[str, str]] = []
         self.status = 201
         self.answer_headers: dict[str, str] = {}
+        self.requests = 0
+        self.paths: list[str] = []
+        """Of the events."""
+        self.clients: set[object] = set()
+        """Each connection's address."""
 
     @property
     def url(self) -> str:
@@ -29,7 +34,7 @@ class LineageReceiver:
 
     async def __aenter__(self) -> Self:
         app = web.Application()
-        app.router.add_post("/api/v1/lineage", self._take)
+        app.router.add_post("/{base:.*}api/v1/lineage", self._take)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -43,11 +48,15 @@ class LineageReceiver:
         await self._runner.cleanup()
 
     async def _take(self, request: web.Request) -> web.Response:
-        if self.status < 300:
+        self.requests += 1
+        assert request.transport is not None
+        self.clients.add(request.transport.get_extra_info("peername"))
+        if 200 <= self.status < 300:
             event = json.loads(await request.read())
             check_run_event(event)
             self.events.append(event)
             self.headers.append(request.headers)
+            self.paths.append(request.path)
         return web.Response(status=self.status, headers=self.answer_headers)
 
 

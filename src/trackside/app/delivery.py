@@ -17,6 +17,8 @@ between two tries at most.
 
 from __future__ import annotations
 
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final
 
@@ -30,6 +32,7 @@ __all__ = [
     "DeliveryError",
     "ObserverOptionError",
     "Order",
+    "seconds_of",
 ]
 
 RUN_WEBHOOKS: Final = "run-webhooks"
@@ -41,6 +44,8 @@ OUR_SUBSCRIPTIONS: Final = frozenset({RUN_WEBHOOKS})
 LONGEST_TRY: Final = 25
 """Seconds that an observer may let its receiver have for an event: less than its subscription lets a call take, which would
 not know what became of the event, and count that against it."""
+
+_LONGEST_RETRY_AFTER: Final = 3_600.0
 
 
 class Delivery(StrEnum):
@@ -121,3 +126,22 @@ class DeliveryError(TracksideError):
             held_back=held_back,
             disables=disables,
         )
+
+
+def seconds_of(retry_after: str | None, now: datetime) -> float | None:
+    """How many seconds a receiver wants to be left alone; None if it does not say.
+
+    Args:
+        retry_after: the header `Retry-After` of its answer: a number or a date. None of them goes beyond an hour, which is
+            what a mistake in it may cost.
+        now: what time it is.
+    """
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        return min(float(retry_after), _LONGEST_RETRY_AFTER)
+    try:
+        seconds = (parsedate_to_datetime(retry_after) - now).total_seconds()
+    except (TypeError, ValueError, OverflowError):  # no date, or one without a zone
+        return None
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)

@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from endless_answers import endless_answers
 from lineage_receiver import LineageReceiver, check_run_event
 
 from trackside.app.delivery import DeliveryError, ObserverOptionError
@@ -115,6 +119,10 @@ async def test_the_end_of_another_harness_run_goes_to_the_agent_that_its_start_n
 @pytest.mark.parametrize(
     ("status", "retryable", "away"),
     [
+        (101, False, False),
+        (300, False, False),
+        (302, False, False),
+        (304, False, False),
         (500, True, False),
         (501, True, False),
         (502, True, True),
@@ -139,6 +147,76 @@ async def test_an_answer_says_whether_the_event_is_at_fault(
     receiver.status = 200
     await observer.on_event(event)
     assert len(receiver.events) == 1
+
+
+async def test_a_receiver_is_left_alone_until_the_date_that_it_names(
+    observer: OpenLineageObserver, receiver: LineageReceiver
+) -> None:
+    found = []
+    for days in (-1, 1):
+        date = format_datetime(datetime.now(UTC) + timedelta(days=days), usegmt=True)
+        receiver.status, receiver.answer_headers = 503, {"Retry-After": date}
+        with pytest.raises(DeliveryError) as raised:
+            await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+        found.append(raised.value.retry_after)
+    assert found == [0, 3_600], "an hour at most"
+
+
+async def test_a_redirect_is_not_followed_and_parks_the_event(
+    observer: OpenLineageObserver, receiver: LineageReceiver
+) -> None:
+    receiver.status, receiver.answer_headers = 307, {"Location": "/api/v1/lineage"}
+    with pytest.raises(DeliveryError, match="it answered 307 Temporary Redirect") as raised:
+        await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    assert not raised.value.retryable
+    assert receiver.requests == 1
+
+
+@pytest.mark.parametrize("base", ["", "/", "/lineage", "/lineage/"])
+async def test_the_path_of_the_api_comes_behind_that_of_the_url(receiver: LineageReceiver, base: str) -> None:
+    observer = OpenLineageObserver(url=receiver.url + base)
+    await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    await observer.aclose()
+    assert receiver.paths == [f"{base.rstrip('/')}/api/v1/lineage"]
+
+
+def sending() -> int:
+    """How many threads send something."""
+    return sum(thread.name == "trackside-openlineage" for thread in threading.enumerate())
+
+
+async def test_of_an_answer_that_never_ends_its_status_counts() -> None:
+    async with endless_answers("body") as url:
+        observer = OpenLineageObserver(url=url)
+        for _ in range(3):
+            await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+        await observer.aclose()
+        while sending():
+            await asyncio.sleep(0.01)
+    async with endless_answers("refusal") as url:
+        observer = OpenLineageObserver(url=url)
+        with pytest.raises(DeliveryError, match="it answered 500"):
+            await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+        await observer.aclose()
+
+
+async def test_an_answer_whose_head_never_ends_is_none_in_time_and_holds_no_thread() -> None:
+    async with endless_answers("head") as url:
+        observer = OpenLineageObserver(url=url, timeout=0.5)
+        with pytest.raises(DeliveryError, match=r"no answer within 0\.5 s") as raised:
+            await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+        assert (raised.value.retryable, raised.value.away) == (True, False)
+        await observer.aclose()
+        while sending():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_connection_is_used_again_where_answers_are_empty(
+    observer: OpenLineageObserver, receiver: LineageReceiver
+) -> None:
+    for event in make_run():
+        await observer.on_event(event)
+    assert (receiver.requests, len(receiver.clients)) == (2, 1)
 
 
 async def test_a_receiver_that_hangs_up_may_do_so_because_of_the_event() -> None:
@@ -204,12 +282,21 @@ async def test_what_comes_after_it_is_closed_is_refused(observer: OpenLineageObs
         ({"url": "http://user:hunter2@a"}, "url"),
         ({"url": 5}, "url"),
         ({"url": "http://a:hunter2"}, "url"),
+        ({"url": "http://a/?token=hunter2"}, "url"),
+        ({"url": "http://a/?"}, "url"),
+        ({"url": "http://a/#hunter2"}, "url"),
+        ({"url": "http://exa mple.com"}, "url"),
+        ({"url": "http://exa\nmple.com"}, "url"),
+        ({"url": "http://[::1"}, "url"),
+        ({"url": "http://a%zz/"}, "url"),
         ({"url": "http://a", "api_key": ""}, "api_key"),
         ({"transport": {"type": "console"}, "api_key": "hunter2"}, "api_key"),
         ({"transport": {"type": "console"}, "timeout": 7}, "timeout"),
         ({"url": "http://a", "namespace": ""}, "namespace"),
         ({"url": "http://a", "timeout": 0}, "timeout"),
         ({"url": "http://a", "timeout": True}, "timeout"),
+        ({"url": "http://a", "timeout": 26}, "timeout"),
+        ({"transport": {"type": "http", "url": "http://a", "timeout": 26}}, "transport.timeout"),
         ({"transport": "console"}, "transport"),
         ({"transport": {}}, "transport"),
         ({"transport": {"type": "no.such.Transport"}}, "transport"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from endless_answers import endless_answers
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otlp_receiver import OtlpReceiver
@@ -69,7 +70,7 @@ async def test_a_collector_that_is_down_costs_spans_and_no_run_and_is_said_once(
     assert len(caplog.records) == 2
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+@pytest.mark.parametrize("status", [300, 302, 304, 400, 401, 404, 429, 500, 503])
 async def test_a_collector_that_refuses_costs_spans_and_no_run(make: Make, receiver: OtlpReceiver, status: int) -> None:
     observer = make(endpoint=receiver.url)
     receiver.always = status
@@ -115,6 +116,31 @@ async def test_a_collector_that_never_answers_holds_up_no_close(
         f"3 spans were not delivered to {receiver.url}/v1/traces before the end"
     ]
     receiver.lets_go()
+
+
+async def test_of_an_answer_that_never_ends_its_status_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_export, "_REQUEST_SECONDS", 60.0)
+    monkeypatch.setattr(_observer, "_CLOSE_SECONDS", 60.0)
+    async with endless_answers("body") as url:
+        observer = make(endpoint=url)
+        for ended in (1, 2, 3):
+            await play(observer)
+            await observer.flush(60)
+            assert accounts(observer) == (ended, ended, 0, 0, 0)
+        await observer.aclose()
+
+
+async def test_an_answer_whose_head_never_ends_costs_its_spans_and_holds_up_none_after_them(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_observer, "_CLOSE_SECONDS", 60.0)
+    async with endless_answers("head") as url:
+        observer = make(endpoint=url)
+        for ended in (1, 2):
+            await play(observer)
+            await observer.flush(60)
+            assert accounts(observer) == (ended, 0, ended, 0, 0)
+        await observer.aclose()
 
 
 async def test_spans_reach_a_collector_without_waiting_for_a_close(make: Make, receiver: OtlpReceiver) -> None:

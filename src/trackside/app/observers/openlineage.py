@@ -13,12 +13,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from trackside.app.daemon_threads import DaemonThreads
-from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
+from trackside.app.delivery import LONGEST_TRY, Delivery, DeliveryError, ObserverOptionError, Order, seconds_of
 from trackside.app.options import checked_number, checked_text
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
@@ -33,7 +34,7 @@ try:
     from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, job_type_job, parent_run
     from openlineage.client.transport import Transport, get_default_factory
     from openlineage.client.transport.http import HttpTransport
-    from urllib3.exceptions import NewConnectionError
+    from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
     from trackside.app.bounded_answers import bound_answers
 except ModuleNotFoundError as missing:
@@ -99,7 +100,8 @@ class OpenLineageObserver:
         api_key: for the receiver of `url`.
         transport: instead of these, a transport as the library's own configuration has it, with its `type`.
         namespace: of the jobs.
-        timeout: seconds for one request to `url`; 5 if left out.
+        timeout: seconds for one request to `url`, half of which may go to connecting; 5 if left out, and at most 25, as its
+            subscription gives up after 30.
 
     Raises:
         ObserverOptionError: one of these does not fit.
@@ -129,7 +131,8 @@ class OpenLineageObserver:
             raise ObserverOptionError(option="api_key", why="it is for `url`; a transport has its own `auth`")
         elif timeout is not None:
             raise ObserverOptionError(option="timeout", why="it is for `url`; a transport has a `timeout` of its own")
-        self._transport = _made_of(transport)
+        self._transport = _made_of(transport, "url" if url is not None else "transport")
+        self._timeout = self._transport.timeout if isinstance(self._transport, HttpTransport) else 0.0
         self._receiver = _named(self._transport, transport["type"])
         self._namespace = checked_text("namespace", namespace)
         self._agents: OrderedDict[str, str] = OrderedDict()
@@ -208,15 +211,16 @@ class OpenLineageObserver:
         what = f"{event.event_type.value} of run {event.run_id}"
         answer = exc.response if isinstance(exc, requests.HTTPError) else None
         if answer is None:
-            return DeliveryError(receiver=self._receiver, what=what, why=line_of(exc), away=_was_not_reached(exc))
-        status, after = answer.status_code, answer.headers.get("Retry-After", "")
+            why = f"no answer within {self._timeout:g} s" if isinstance(_cause(exc), ReadTimeoutError) else line_of(exc)
+            return DeliveryError(receiver=self._receiver, what=what, why=why, away=_was_not_reached(exc))
+        status = answer.status_code
         return DeliveryError(
             receiver=self._receiver,
             what=what,
             why=f"it answered {status} {answer.reason}".rstrip(),
             retryable=status >= 500 or status in _OUTAGES,
             away=status in _OUTAGES,
-            retry_after=float(after) if after.isdecimal() else None,
+            retry_after=seconds_of(answer.headers.get("Retry-After"), datetime.now(UTC)),
         )
 
 
@@ -226,22 +230,33 @@ def _was_not_reached(exc: requests.RequestException | OSError) -> bool:
         return True  # a file that cannot be written to
     if isinstance(exc, (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)):
         return True
+    return isinstance(_cause(exc), NewConnectionError)
+
+
+def _cause(exc: Exception) -> object:
+    """What was raised in the library below `requests`."""
     cause = exc.args[0] if exc.args else None
-    return isinstance(getattr(cause, "reason", cause), NewConnectionError)
+    return getattr(cause, "reason", cause)
 
 
 def _posting(url: Any, api_key: Any, timeout: Any) -> dict[str, Any]:
     """The configuration of a transport that posts."""
     if not isinstance(url, str) or not _is_address(url):
         raise ObserverOptionError(option="url", why="it is http:// or https:// and a host, without credentials")
-    seconds = checked_number("timeout", timeout, least=0.1, most=3_600)
-    said: dict[str, Any] = {"type": "http", "url": url, "timeout": seconds}
+    if "?" in url or "#" in url:
+        why = "it has a query (?) or a fragment (#), which would not be sent; a key goes into `api_key`"
+        raise ObserverOptionError(option="url", why=why)
+    seconds = checked_number("timeout", timeout, least=0.1, most=LONGEST_TRY)
+    # Without a slash in the end, the library would have the last part of its path replaced.
+    said: dict[str, Any] = {"type": "http", "url": f"{url.rstrip('/')}/", "timeout": seconds}
     if api_key is not None:
         said["auth"] = {"type": "api_key", "apiKey": checked_text("api_key", api_key)}
     return said
 
 
 def _is_address(url: str) -> bool:
+    if not url.isprintable() or " " in url:
+        return False
     try:
         parts = urlsplit(url)
         return (
@@ -251,8 +266,8 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _made_of(transport: Any) -> Transport:
-    """The library's transport; one that posts does so once for each event, for its subscription tries again."""
+def _made_of(transport: Any, option: str) -> Transport:
+    """The library's transport, as an option says; one that posts does so once for each event, for it is tried again."""
     if not isinstance(transport, Mapping) or not isinstance(transport.get("type"), str):
         raise ObserverOptionError(option="transport", why="it is a table with a `type`, as `http` or `file`")
     said: dict[str, Any] = {**transport}
@@ -264,10 +279,9 @@ def _made_of(transport: Any) -> Transport:
         made = get_default_factory().create(said)
     except Exception as exc:
         # The library raises whatever it comes across; what it says of values may be secret.
-        raise ObserverOptionError(
-            option="transport", why=f"the library does not take it: {type(exc).__name__}"
-        ) from exc
+        raise ObserverOptionError(option=option, why=f"the library does not take it: {type(exc).__name__}") from exc
     if isinstance(made, HttpTransport):
+        checked_number(f"{option}.timeout", made.timeout, least=0.1, most=LONGEST_TRY)
         bound_answers(made.session).trust_env = False  # neither proxies nor `.netrc`
     return made
 

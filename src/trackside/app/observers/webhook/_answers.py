@@ -8,7 +8,6 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -16,7 +15,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from trackside.app.delivery import DeliveryError
+from trackside.app.delivery import DeliveryError, seconds_of
 from trackside.app.masking import without_secrets
 from trackside.app.observers.webhook._addresses import AddressRefusedError
 from trackside.harness.observer import RunLifecycleEvent
@@ -31,7 +30,6 @@ _AWAY: Final = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     }
 )
-_LONGEST_RETRY_AFTER: Final = 3_600.0
 _READ_BYTES: Final = 2_048
 _READ_SECONDS: Final = 1.0
 _SHOWN_CHARS: Final = 200
@@ -96,7 +94,7 @@ class Receiver:
     def refusal(self, event: RunLifecycleEvent, answer: Answer, now: datetime) -> DeliveryError:
         """What an answer means that does not say that the event was taken."""
         status = answer.status
-        retry_after = _retry_after(answer.headers.get("Retry-After"), now)
+        retry_after = seconds_of(answer.headers.get("Retry-After"), now)
         refuse = partial(self.did_not_take, event, retry_after=retry_after)
         why, words = f"it answered {_named(status)}", _words(answer, self.masked)
         if 300 <= status < 400:
@@ -170,19 +168,6 @@ def _reason(exc: BaseException) -> str:
     if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
         return os.strerror(exc.errno)  # asyncio puts something of its own into the text
     return (isinstance(exc, OSError) and exc.strerror) or type(exc).__name__
-
-
-def _retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds from a number or an HTTP date, none of them beyond what a mistake in it may cost."""
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit():
-        return min(float(value), _LONGEST_RETRY_AFTER)
-    try:
-        seconds = (parsedate_to_datetime(value) - now).total_seconds()
-    except (TypeError, ValueError, OverflowError):  # no date, or one without a zone
-        return None
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
 
 def _named(status: int) -> str:
