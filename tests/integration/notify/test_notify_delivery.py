@@ -13,10 +13,11 @@ from tests.integration.notify.conftest import notifier
 
 from trackside import LifecycleEventType, RunLifecycleEvent
 from trackside.app.delivery import DeliveryError
-from trackside.app.observers.notify import NotifyObserver
+from trackside.app.observers.notify import NotifyObserver, _observer
 from trackside.app.observers.notify._digest import HourlyRoom
 from trackside.app.storage import Store
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
+from trackside.app.storage.feeding import FeedPolicy
 from trackside.harness.errors import ClosedError
 from trackside.testing.events import make_event
 
@@ -193,6 +194,79 @@ async def test_a_digest_that_nobody_took_leaves_all_of_it_to_the_subscription(in
 
 
 @virtual
+async def test_who_has_a_digest_does_not_get_it_again_because_another_one_has_not(
+    inbox: HttpInbox, second: HttpInbox
+) -> None:
+    observer = await notifier(inbox, second, max_per_hour=2)
+    events = [failed(f"r{number}") for number in range(6)]
+    await offer(observer, *events)
+    await asyncio.sleep(HOUR + 1)
+    second.status = 500
+    for some in (events[2:], events[2:5], events[4:], events[3:]):  # as they come again after pauses of their own
+        outcomes = await offer(observer, *some)
+        assert all(outcome is not None and "receiver 2" in str(outcome) for outcome in outcomes)
+        assert not any("receiver 1" in str(outcome) for outcome in outcomes)
+    assert [one["title"] for one in said(inbox)[2:]] == ["4 more: billing: error (ValueError)"]
+
+    second.status = 200
+    assert await offer(observer, *events[2:]) == [None] * 4
+    assert len(said(inbox)) == 3
+    assert said(second)[-1]["title"] == "4 more: billing: error (ValueError)"
+    assert told(second, events) == {event.run_id for event in events}
+
+
+@virtual
+async def test_who_lacks_what_others_have_gets_it_as_they_did(inbox: HttpInbox, second: HttpInbox) -> None:
+    observer = await notifier(inbox, second, max_per_hour=1)
+    events = [failed(f"r{number}") for number in range(3)]
+    second.status = 500
+    await offer(observer, *events)
+    await asyncio.sleep(HOUR + 1)
+    await offer(observer, *events)
+    second.status = 200
+    assert await offer(observer, *events) == [None] * 3
+    assert [one["title"] for one in said(inbox)] == [
+        "billing: error (ValueError)",
+        "2 more: billing: error (ValueError)",
+    ]
+    assert [one["title"] for one in said(second)[-2:]] == [one["title"] for one in said(inbox)]
+
+
+@virtual
+async def test_what_one_receiver_lacks_goes_to_it_with_what_is_new_and_to_the_others_what_is_new_alone(
+    inbox: HttpInbox, second: HttpInbox
+) -> None:
+    observer = await notifier(inbox, second, max_per_hour=2)
+    events = [failed(f"r{number}") for number in range(4)]
+    await offer(observer, *events)
+    await asyncio.sleep(HOUR + 1)
+    second.status = 500
+    await offer(observer, *events[2:])
+    second.status = 200
+    assert await offer(observer, *events[2:], failed("new")) == [None] * 3
+    assert "Run new" in said(inbox)[-1]["message"]
+    assert "3 × billing: error (ValueError)\n    r2, r3, new" in said(second)[-1]["message"]
+
+
+@virtual
+async def test_what_one_receiver_lacks_takes_no_room_and_makes_none(inbox: HttpInbox, second: HttpInbox) -> None:
+    observer = await notifier(inbox, second, max_per_hour=2)
+    events = [failed(f"r{number}") for number in range(4)]
+    await offer(observer, *events)
+    await asyncio.sleep(HOUR + 1)
+    second.status = 500
+    for _ in range(3):
+        await offer(observer, *events[2:])
+    second.status = 200
+    await asyncio.sleep(10)
+    assert await offer(observer, failed("one more")) == [None], "the second of this hour"
+    outcomes = await offer(observer, *events[2:], failed("too many"))
+    assert [outcome is not None and outcome.held_back for outcome in outcomes] == [False, False, True]
+    assert [one["title"][:6] for one in said(inbox)[2:]] == ["2 more", "billin"]
+    assert said(second)[-1]["title"] == "2 more: billing: error (ValueError)"
+
+
+@virtual
 async def test_closing_leaves_a_digest_that_waits_to_the_subscription(inbox: HttpInbox) -> None:
     observer = await notifier(inbox, max_per_hour=1)
     await offer(observer, failed("a"), failed("b"))
@@ -216,6 +290,26 @@ async def test_one_who_waits_for_a_digest_may_go_without_keeping_the_others_from
     await asyncio.wait(waiting)
     assert [task.cancelled() for task in waiting] == [True, False, False]
     assert said(inbox)[-1]["title"] == "3 more: billing: error (ValueError)"
+
+
+async def test_a_subscription_tells_each_receiver_once_though_one_refuses_the_digest_until_it_is_parked(
+    inbox: HttpInbox, second: HttpInbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_observer, "_GATHER", 0.02)
+    events = [failed(f"r{number}") for number in range(6)]
+    second.status = 500
+    async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
+        await store.append(events)
+        observer = await notifier(inbox, second, max_per_hour=2)
+        observer._room = HourlyRoom(2, hour=0.5)
+        policy = FeedPolicy.suiting(observer, attempts=3, first_pause=0.2, longest_pause=0.2)
+        durable = DurableObserver(name="team", observer=observer, start="beginning", policy=policy)
+        async with Dispatcher(store.subscriptions, [durable]) as dispatcher:
+            assert (await dispatcher.drain(60.0)).complete
+        assert (await store.subscriptions.get("team")).parked == 6
+    texts = [one["title"] + one["message"] for one in said(inbox)]
+    assert [sum(f"{event.run_id}" in text for text in texts) for event in events] == [1] * 6
+    assert len(second.requests) > len(inbox.requests)
 
 
 async def test_a_subscription_loses_nothing_of_a_digest_although_its_process_ends_before(

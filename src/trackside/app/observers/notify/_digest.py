@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from trackside.app.observers.notify._messages import Message, fields_of
+from trackside.app.observers.notify._receivers import NotSentError, Receiver
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType
 
@@ -48,17 +50,34 @@ class HourlyRoom:
         return 0.0 if self.left(now) else self._hour - (now - self._taken[0])
 
 
+@dataclass(slots=True)
+class Subject:
+    """What is known of an event that somebody is to be told of: who was, and whether that was together with others."""
+
+    told: set[Receiver] = field(default_factory=set[Receiver])
+    together: bool = False
+
+
 class Digest:
     """Events that wait to be told together, and those who wait for that."""
 
     def __init__(self) -> None:
-        self.events: dict[str, RunLifecycleEvent] = {}
-        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.events: dict[str, tuple[RunLifecycleEvent, Subject]] = {}
+        self.has_news = False
+        """Whether one is among them that nobody was told of, for which there is room then."""
+        self.failures: asyncio.Future[Mapping[Receiver, NotSentError]] = asyncio.get_running_loop().create_future()
+        """Who did not take his message, and why: when all have taken it, or not."""
+
+    def add(self, event: RunLifecycleEvent, subject: Subject) -> None:
+        """One more."""
+        subject.together = True
+        self.has_news = self.has_news or not subject.told
+        self.events[event.event_id] = event, subject
 
     def fail(self, failure: Exception) -> None:
         """Have all who wait raise this."""
-        self.told.set_exception(failure)
-        self.told.exception()  # they may be gone by now
+        self.failures.set_exception(failure)
+        self.failures.exception()  # they may be gone by now
 
 
 def digest_of(events: Sequence[RunLifecycleEvent], at_most: int) -> Message:

@@ -6,14 +6,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextvars import Context
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn
 
 from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
-from trackside.app.observers.notify._digest import Digest, HourlyRoom, digest_of
+from trackside.app.observers.notify._digest import Digest, HourlyRoom, Subject, digest_of
 from trackside.app.observers.notify._messages import Message, Templates
 from trackside.app.observers.notify._receivers import NotSentError, Receiver
-from trackside.app.observers.notify._rules import Rule, rules_of
+from trackside.app.observers.notify._rules import rules_of
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
 from trackside.harness.observer import RunLifecycleEvent
@@ -28,7 +28,7 @@ _MARGIN: Final = 0.5
 """Seconds by which who was held back comes later than there is room."""
 
 _REMEMBERED: Final = 10_000
-"""Messages of which it is known who has them, and events that were held back."""
+"""Events of which it is known who was told, and events that were held back."""
 
 _LONGEST_TIMEOUT: Final = 13.0
 """Seconds: twice that, for the message before and for this one, and a digest's wait, fit into a subscription's call."""
@@ -46,8 +46,8 @@ class NotifyObserver:
         NotifyObserver(to="env:TEAM_CHAT", on=[{"agent": "billing", "status": "error"}, {"cost_above": 1.0}])
 
     What there is no room for in an hour stays with the subscription until there is, and is told in one message then: so
-    nothing is lost if the process dies. A receiver that has taken a message does not get it again because another one has
-    not; only if the process dies in between, it may.
+    nothing is lost if the process dies. Who was told of an event, alone or among others, is not told again because somebody
+    else was not; only if the process dies in between, he may be.
 
     Args:
         to: one address or several, as Apprise takes them: "mailto://…", "slack://…", "ntfy://…".
@@ -95,7 +95,7 @@ class NotifyObserver:
         self._timeout = timeout
         self._room = HourlyRoom(max_per_hour)
         self._threads = DaemonThreads("trackside-notify")
-        self._have: OrderedDict[str, set[Receiver]] = OrderedDict()
+        self._subjects: OrderedDict[str, Subject] = OrderedDict()
         self._held: OrderedDict[str, None] = OrderedDict()
         self._digest: Digest | None = None
         self._catching_up_until = 0.0
@@ -111,17 +111,20 @@ class NotifyObserver:
         """
         if self._closed:
             raise ClosedError(what="notify observer")
-        rule = next((rule for rule in self._rules if rule.means(event)), None)
-        if rule is None:
+        if not any(rule.means(event) for rule in self._rules):
             return
         now = asyncio.get_running_loop().time()
-        belongs_together = bool(self._held) or now < self._catching_up_until
-        if self._have.get(event.event_id) or (self._digest is None and self._room.left(now) and not belongs_together):
-            await self._tell(self._message(event, rule), event.event_id, _named(event))
-        elif self._digest is not None or self._room.left(now):
-            await self._tell_together(event)
+        subject = self._subjects.get(event.event_id) or Subject()
+        if self._goes_alone(subject, now):
+            failures = await self._tell({event.event_id: (event, subject)})
+        elif subject.told or self._room.left(now) or (self._digest is not None and self._digest.has_news):
+            failures = await self._tell_together(event, subject)
         else:
             self._hold_back(event, now)
+        lacking = {receiver: raised for receiver, raised in failures.items() if receiver not in subject.told}
+        if lacking:
+            raise _not_taken(event, lacking)
+        self._subjects.pop(event.event_id, None)
 
     async def aclose(self) -> None:
         """Send nothing more. What waits for a digest stays with the subscription. May be called again."""
@@ -132,7 +135,14 @@ class NotifyObserver:
         if telling:
             await asyncio.wait(telling)
 
-    def _hold_back(self, event: RunLifecycleEvent, now: float) -> None:
+    def _goes_alone(self, subject: Subject, now: float) -> bool:
+        """Whether a message is about this event only. Whoever lacks what others have gets it as they did."""
+        if subject.told:
+            return not subject.together
+        belongs_together = bool(self._held) or now < self._catching_up_until
+        return self._digest is None and self._room.left(now) > 0 and not belongs_together
+
+    def _hold_back(self, event: RunLifecycleEvent, now: float) -> NoReturn:
         """Leave the event to its subscription, which gives all that are held back again at the same time.
 
         The receiver is not away, so that the events which nobody is notified of go on meanwhile.
@@ -146,103 +156,114 @@ class NotifyObserver:
             retry_after=self._room.seconds_until_one(now) + _MARGIN,
         )
 
-    async def _tell_together(self, event: RunLifecycleEvent) -> None:
+    async def _tell_together(self, event: RunLifecycleEvent, subject: Subject) -> Mapping[Receiver, NotSentError]:
         if (digest := self._digest) is None:
             digest = self._digest = Digest()
             # Not in the context of the event that happens to be the first.
             task = asyncio.create_task(self._tell_all(digest), name="trackside-notify-digest", context=Context())
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
-        digest.events[event.event_id] = event
-        await asyncio.shield(digest.told)
+        digest.add(event, subject)
+        return await asyncio.shield(digest.failures)
 
     async def _tell_all(self, digest: Digest) -> None:
-        """Wait for more, and send one message about all."""
+        """Wait for more, and send each receiver one message about all that it lacks."""
         try:
             await asyncio.sleep(_GATHER)
             self._digest = None
-            events = [*digest.events.values()]
-            await self._tell(self._message_about(events), "+".join(sorted(digest.events)), f"{len(events)} events")
+            news = [subject for _, subject in digest.events.values() if not subject.told]
+            failures = await self._tell(digest.events)
         except asyncio.CancelledError:
             digest.fail(ClosedError(what="notify observer"))
             raise
         except Exception as exc:  # noqa: BLE001  # each of those who wait raises it to the subscription
             digest.fail(exc)
         else:
-            self._catching_up_until = asyncio.get_running_loop().time() + _CATCH_UP
-            self._held.clear()  # those that did not come for it come later, each for itself
-            digest.told.set_result(None)
+            if any(subject.told for subject in news):
+                self._catching_up_until = asyncio.get_running_loop().time() + _CATCH_UP
+                self._held.clear()  # those that did not come for it come later, each for itself
+            digest.failures.set_result(failures)
 
     def _message_about(self, events: Sequence[RunLifecycleEvent]) -> Message:
         if len(events) > 1:
             return digest_of(events, self._room.size)
         (event,) = events
-        return self._message(event, next(rule for rule in self._rules if rule.means(event)))
-
-    def _message(self, event: RunLifecycleEvent, rule: Rule) -> Message:
+        rule = next(rule for rule in self._rules if rule.means(event))
         return self._templates.message(event, title=rule.title, body=rule.body)
 
-    async def _tell(self, message: Message, key: str, what: str) -> None:
-        """Send a message to all receivers that do not have it.
+    async def _tell(self, events: Mapping[str, tuple[RunLifecycleEvent, Subject]]) -> Mapping[Receiver, NotSentError]:
+        """Send each receiver one message about those of these events that it lacks; who did not take his, and why.
 
-        Raises:
-            DeliveryError: one of them did not take it.
+        It takes room in the hour if nobody has been told of one of them, for else all of it was counted before.
         """
-        have = self._have.get(key, set())
-        _remember(self._have, key, have)  # also for who takes it when nobody waits for that any more
-        is_new = not have  # else it was counted when the first receiver took it
+        for event_id, (_, subject) in events.items():
+            _remember(self._subjects, event_id, subject)  # also for who takes it when nobody waits for that any more
+        news = [subject for _, subject in events.values() if not subject.told]
         taken_at = asyncio.get_running_loop().time()
-        if is_new:
+        if news:
             self._room.take(taken_at)
-            if not self._room.left(taken_at):
-                message = message.with_note(_LAST_NOTE.format(size=self._room.size))
-        lacking = [receiver for receiver in self._receivers if receiver not in have]
+        is_last = bool(news) and not self._room.left(taken_at)
+        told = [*events.values()]
         try:
-            outcomes = await asyncio.gather(*(self._post(receiver, message, have) for receiver in lacking))
-        finally:
-            if is_new and not have:
-                self._room.give_back(taken_at)
-        failures = {receiver: raised for receiver, raised in zip(lacking, outcomes, strict=True) if raised is not None}
-        if failures:
-            raise DeliveryError(
-                receiver=", ".join(receiver.label for receiver in failures),
-                what=what,
-                why="; ".join(dict.fromkeys(raised.why for raised in failures.values())),
-                away=all(raised.away for raised in failures.values()),
+            outcomes = await asyncio.gather(
+                *(self._post(receiver, told, is_last=is_last) for receiver in self._receivers)
             )
-        self._have.pop(key, None)
+        finally:
+            if news and not any(subject.told for subject in news):
+                self._room.give_back(taken_at)
+        return {
+            receiver: raised for receiver, raised in zip(self._receivers, outcomes, strict=True) if raised is not None
+        }
 
-    async def _post(self, receiver: Receiver, message: Message, have: set[Receiver]) -> NotSentError | None:
-        """Send a message to one receiver, when it has taken the one before; what it failed with."""
+    async def _post(
+        self, receiver: Receiver, events: Sequence[tuple[RunLifecycleEvent, Subject]], *, is_last: bool
+    ) -> NotSentError | None:
+        """Send a receiver what it lacks, when it has taken the message before; what it failed with."""
+        if all(receiver in subject.told for _, subject in events):
+            return None
         try:
             async with asyncio.timeout(self._timeout):
                 await receiver.lock.acquire()
         except TimeoutError:
             return NotSentError(f"it is still busy with another message after {self._timeout:g} s", away=True)
-        if receiver in have:  # by now: it took it late, from the try before
+        lacking = [(event, subject) for event, subject in events if receiver not in subject.told]
+        if not lacking:  # by now: it took it late, from the try before
             receiver.lock.release()
             return None
         try:
+            message = self._message_about([event for event, _ in lacking])
+            if is_last:
+                message = message.with_note(_LAST_NOTE.format(size=self._room.size))
             job = asyncio.get_running_loop().run_in_executor(self._threads, receiver.send, message)
         except BaseException:  # as where there can be no more threads
             receiver.lock.release()
             raise
-        job.add_done_callback(lambda job: _settle(receiver, job, have))
+        subjects = [subject for _, subject in lacking]
+        job.add_done_callback(lambda job: _settle(receiver, job, subjects))
         await asyncio.wait((job,), timeout=self._timeout)
         if not job.done():
             return NotSentError(f"it has not answered after {self._timeout:g} s", away=True)
         raised = job.exception()
-        if raised is None:
-            have.add(receiver)
-            return None
-        return raised if isinstance(raised, NotSentError) else NotSentError(line_of(raised), away=False)
+        if raised is None or isinstance(raised, NotSentError):
+            return raised
+        return NotSentError(line_of(raised), away=False)
 
 
-def _settle(receiver: Receiver, job: asyncio.Future[None], have: set[Receiver]) -> None:
+def _settle(receiver: Receiver, job: asyncio.Future[None], subjects: Sequence[Subject]) -> None:
     """What became of a message, whether or not anybody still waits for that."""
     receiver.lock.release()
     if not job.cancelled() and job.exception() is None:
-        have.add(receiver)
+        for subject in subjects:
+            subject.told.add(receiver)
+
+
+def _not_taken(event: RunLifecycleEvent, failures: Mapping[Receiver, NotSentError]) -> DeliveryError:
+    return DeliveryError(
+        receiver=", ".join(receiver.label for receiver in failures),
+        what=_named(event),
+        why="; ".join(dict.fromkeys(raised.why for raised in failures.values())),
+        away=all(raised.away for raised in failures.values()),
+    )
 
 
 def _named(event: RunLifecycleEvent) -> str:
