@@ -87,6 +87,12 @@ def test_a_model_that_nobody_lists_has_no_price_which_is_not_zero(model: str) ->
     assert cost(model, 1_000, 1_000) is None
 
 
+@pytest.mark.parametrize("front", ["models/", "gateway:", "openai/", "a"])
+def test_a_model_whose_name_never_ends_has_no_price(front: str) -> None:
+    assert cost(front * 20_000 + "gpt-4.1", 1_000, 1_000) is None
+    assert cost("models/gateway/litellm/gpt-4.1", 1_000_000) == 2.0
+
+
 def test_a_model_that_is_called_free_costs_nothing() -> None:
     assert cost("openrouter/google/gemma-3-27b-it:free", 1_000, 1_000) == 0.0
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider
 
 _MOST_NAMES = 1_024  # of models are remembered; names come from agents, who may make them up
+_LONGEST_NAME = 512  # characters of a model that anybody lists, with all that may stand in front
 _MILLION = 1_000_000
 
 _ROUTES = frozenset({"models", "litellm", "litellm_proxy", "gateway"})
@@ -79,7 +80,7 @@ class GenaiPrices:
             return own.cost_usd(
                 input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cache_read_tokens
             )
-        if (listed := _listed(model)) is None:
+        if len(model) > _LONGEST_NAME or (listed := _listed(model)) is None:
             return None
         from genai_prices import Usage
 
