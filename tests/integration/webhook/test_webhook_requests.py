@@ -1,6 +1,8 @@
 """What a receiver gets: signed by each secret in use, the same bytes each time, whole or cut and marked."""
 
+import asyncio
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +14,7 @@ from standardwebhooks import Webhook
 from webhook_receiver import NEW, OLD, WebhookReceiver, status
 
 from trackside.app.delivery import DeliveryError
-from trackside.app.observers.webhook import WebhookObserver
+from trackside.app.observers.webhook import WebhookObserver, _body
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 from trackside.testing.events import make_event
 
@@ -157,6 +159,26 @@ async def test_what_is_larger_than_it_may_be_is_cut_and_marked_the_same_each_tim
     assert payload["status"] == "success"
     assert payload["sanitized"] is True
     assert "… [truncated: " in payload["title"]
+
+
+async def test_a_payload_that_is_cut_holds_up_nobody_meanwhile(
+    receiver: WebhookReceiver, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_let, uncut = threading.Event(), _body.canonical_payload
+
+    def held_up(*args: Any, **options: Any) -> Any:
+        is_let.wait()
+        return uncut(*args, **options)
+
+    monkeypatch.setattr(_body, "canonical_payload", held_up)
+    observer = make(max_bytes=20_000)
+    cutting = asyncio.create_task(observer.on_event(event({"parts": [{}] * 100_000}, "large")))
+    await observer.on_event(event())
+    assert not cutting.done()
+    is_let.set()
+    await cutting
+
+    assert [request.headers["webhook-id"] for request in receiver.requests] == ["0198-e", "large"]
 
 
 async def test_what_is_too_large_without_its_payload_is_not_deliverable(receiver: WebhookReceiver, make: Make) -> None:

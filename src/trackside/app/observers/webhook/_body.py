@@ -54,20 +54,24 @@ class BodyWriter:
         self._max_bytes = max_bytes
         self.content_type = self._writer.content_type
 
-    def write(self, event: RunLifecycleEvent) -> bytes:
-        """The body for an event.
+    def write(self, event: RunLifecycleEvent) -> bytes | None:
+        """The body for an event; None if it does not fit whole."""
+        body = self._writer.write(data_of(event))
+        return body if len(body) <= self._max_bytes else None
+
+    def cut(self, event: RunLifecycleEvent) -> bytes:
+        """The body for an event that does not fit whole. This may take seconds, of a payload with very many parts.
 
         Raises:
             BodyTooLargeError: its ids alone do not fit.
         """
-        body = self._writer.write(data_of(event))
         chars = self._max_bytes
-        while len(body) > self._max_bytes:
-            if chars == 0:
-                raise BodyTooLargeError
+        while chars:
             chars //= 2
             body = self._writer.write(data_of(event, canonical_payload(event.payload, max_chars=chars)))
-        return body
+            if len(body) <= self._max_bytes:
+                return body
+        raise BodyTooLargeError
 
 
 class _Trackside:

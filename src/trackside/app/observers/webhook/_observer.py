@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from aiohttp.abc import AbstractResolver
 
+from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import LONGEST_TRY, Delivery, Order
 from trackside.app.observers.webhook._addresses import Reach
 from trackside.app.observers.webhook._body import BodyTooLargeError, BodyWriter
@@ -86,6 +88,7 @@ class WebhookObserver:
         signer = Signer(secret)
         largest = checked_number("max_bytes", max_bytes, least=1_024, most=67_108_864, whole=True)
         self._body = BodyWriter(format_of(format), largest)
+        self._cutting = DaemonThreads("trackside-webhook-cutting", one_by_one=True)
         own_headers = checked_headers(
             "headers", headers, is_ours=is_our_header, owner="the connection or to the signature"
         )
@@ -110,6 +113,8 @@ class WebhookObserver:
         """
         try:
             body = self._body.write(event)
+            if body is None:
+                body = await asyncio.get_running_loop().run_in_executor(self._cutting, self._body.cut, event)
         except BodyTooLargeError:
             why = "it does not fit into max_bytes, not even without its payload"
             raise self._poster.receiver.did_not_take(event, why, retryable=False) from None
