@@ -351,6 +351,7 @@ async def test_a_big_run_goes_in_one_piece_and_small_ones_together(store: Store,
         ("older_than", 3),
         ("status", "running"),
         ("status", "asleep"),
+        ("status", 7),
         ("agent", "\0"),
         ("thread_id", 7),
         ("batch", 0),
@@ -361,6 +362,27 @@ async def test_a_big_run_goes_in_one_piece_and_small_ones_together(store: Store,
 async def test_an_argument_that_does_not_fit_is_named(store: Store, argument: str, value: Any) -> None:
     with pytest.raises(InvalidQueryError, match=argument):
         await store.prune(**{"older_than": DAY, argument: value})
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_no_status_at_all_is_refused_rather_than_taken_for_all_of_them(
+    store: Store, script, dry_run: bool
+) -> None:
+    await store.append(script(start=LONG_AGO).whole())
+
+    with pytest.raises(InvalidQueryError, match=r"status=\[\].*leave it out"):
+        await store.prune(older_than=DAY, status=[], dry_run=dry_run)
+
+    assert len(await store.runs()) == 1
+
+
+async def test_statuses_that_can_be_read_but_once_choose_their_runs_alone(store: Store, script) -> None:
+    a, b = (script(name, f"t-{name}", LONG_AGO) for name in "ab")
+    await store.append([a.started(), a.completed(), b.started(), b.failed()])
+
+    await store.prune(older_than=DAY, status=iter(["error"]))
+
+    assert [run.run_id for run in await store.runs()] == ["a"]
 
 
 async def test_who_may_only_look_removes_nothing(url: str, store: Store, script) -> None:

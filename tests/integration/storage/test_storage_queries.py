@@ -139,6 +139,18 @@ async def test_runs_newest_first_and_by_what_they_are(store: Store, script) -> N
     assert await found(since=start + timedelta(minutes=2)) == [3, 2]
 
 
+async def test_runs_that_wait_for_a_human_and_have_one_of_no_statuses_are_none(store: Store, script) -> None:
+    asking = script()
+    await store.append([asking.started(), asking.event("run_completed", status="interrupted")])
+    await store.append([asking.thread("interrupted")])
+
+    async def found(**filters: object) -> list[str]:
+        return [run.run_id for run in await store.runs(waiting=True, **filters)]
+
+    assert await found() == await found(status="interrupted") == [asking.run_id]
+    assert await found(status=[]) == await found(status="success") == []
+
+
 async def test_runs_page_by_cursor_though_they_began_in_the_same_moment(store: Store, script) -> None:
     runs = [script() for _ in range(7)]
     for run in runs:

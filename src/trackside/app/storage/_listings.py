@@ -160,7 +160,7 @@ class RunListing:
         waiting = flag("waiting", waiting)
         statuses = None if status is None else members(RunStatus, "status", status)
         if waiting:
-            statuses = [one for one in statuses or [RunStatus.interrupted] if one == RunStatus.interrupted]
+            statuses = [RunStatus.interrupted] if statuses is None or RunStatus.interrupted in statuses else []
         return cls(
             statuses=statuses,
             agent=plain_or_none("agent", agent),

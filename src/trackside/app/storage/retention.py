@@ -31,7 +31,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from trackside.app.storage._arguments import AnyOf, limit_of
+from trackside.app.storage._arguments import AnyOf, limit_of, members
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._queries import runs_that_fit
 from trackside.app.storage._readers import Readers
@@ -114,11 +114,13 @@ class Outdated:
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        runs_that_fit(status=status, agent=agent, thread_id=thread_id)
-        statuses = [] if status is None else [status] if isinstance(status, str) else status
-        chosen = [*dict.fromkeys(map(RunStatus, statuses))]
+        chosen = sorted(FINAL_STATUSES) if status is None else members(RunStatus, "status", status)
+        if not chosen:
+            why = "these are no runs at all; name some of their ends, or leave it out for all that have ended"
+            raise InvalidQueryError(field="status", value=status, why=why)
         if not all(map(is_final, chosen)):
             raise InvalidQueryError(field="status", value=status, why="only runs that have ended are removed")
+        runs_that_fit(agent=agent, thread_id=thread_id)
         return cls(cutoff=_cutoff(now, older_than), statuses=chosen, agent=agent, thread_id=thread_id)
 
     def each(self) -> list[_Conditions]:
@@ -127,9 +129,9 @@ class Outdated:
             ended: _Conditions = [runs.c.ended_at.is_not(None)]
         else:
             ended = [runs.c.ended_at < self.cutoff, runs.c.created_at < self.cutoff]
-        statuses = self.statuses or sorted(FINAL_STATUSES)
         return [
-            [*runs_that_fit(status=status, agent=self.agent, thread_id=self.thread_id), *ended] for status in statuses
+            [*runs_that_fit(status=status, agent=self.agent, thread_id=self.thread_id), *ended]
+            for status in self.statuses
         ]
 
 

@@ -285,7 +285,7 @@ class Store(StoreReading):
 
         Args:
             older_than: how long ago they ended; None: whenever.
-            status: only runs that ended with this status, or one of these.
+            status: only runs that ended with this status, or one of these, of which there has to be one.
             agent: only of this agent.
             thread_id: only of this thread.
             batch: about how many events are removed in one transaction.
