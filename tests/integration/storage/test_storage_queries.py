@@ -362,6 +362,9 @@ BAD = [
     ("stats", {"status": "idle"}, "status"),
     ("run", {"run_id": None}, "run_id"),
     ("thread", {"thread_id": 1}, "thread_id"),
+    ("place_of", {"run_id": 2**70}, "run_id"),
+    ("place_of", {"run_id": "\ud800"}, "run_id"),
+    ("place_of", {"run_id": None}, "run_id"),
 ]
 
 

@@ -17,6 +17,7 @@ from trackside.app.storage._totals import DAY, HOUR, MINUTE
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+LAST_MINUTE = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
 USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
 
 # Of the runs in `some_runs`: at whole minutes and hours, just before and behind them, and far away.
@@ -213,6 +214,15 @@ async def test_a_timeline_that_cannot_be_is_refused_by_the_name_of_what_is_wrong
         await store.timeline(**{"since": NEW_YEAR, "until": NEW_YEAR + timedelta(hours=1)} | arguments)
 
 
+async def test_totals_since_the_last_minute_of_the_calendar_are_those_of_what_it_has(store: Store, script) -> None:
+    run = script(start=LAST_MINUTE + timedelta(seconds=30))
+    await store.append([run.started(), run.completed(duration_seconds=1.0)])
+
+    counts = {second: (await store.stats(LAST_MINUTE + timedelta(seconds=second))).total.runs for second in (0, 29, 31)}
+
+    assert counts == {0: 1, 29: 1, 31: 0}
+
+
 def test_a_time_is_divided_into_hours_minutes_and_what_is_left_at_its_ends() -> None:
     since = EPOCH + timedelta(minutes=58, seconds=30)
     until = EPOCH + timedelta(hours=3, minutes=2, seconds=30)
@@ -227,6 +237,13 @@ def test_a_time_within_a_minute_is_not_divided() -> None:
     since, until = EPOCH + timedelta(seconds=1), EPOCH + timedelta(seconds=2)
 
     assert divide(since, until) == ([], [(since, until)])
+
+
+def test_a_time_from_within_the_last_minute_of_the_calendar_is_not_divided() -> None:
+    since = LAST_MINUTE + timedelta(seconds=59)
+
+    assert divide(since, None) == ([], [(since, None)])
+    assert divide(LAST_MINUTE, None)[1] == []
 
 
 def test_a_long_time_is_divided_into_days_as_far_as_possible() -> None:

@@ -9,7 +9,7 @@ from typing import Unpack
 from sqlalchemy import Connection
 
 from trackside.app.storage import _queries
-from trackside.app.storage._arguments import AnyOf, limit_of, plain_or_none
+from trackside.app.storage._arguments import AnyOf, limit_of, plain, plain_or_none
 from trackside.app.storage._failure_reasons import MOST_FAILURES, FailureReasons, read_failures
 from trackside.app.storage._listings import Page, RunListing, ThreadListing, run_of, thread_of
 from trackside.app.storage._live_counts import LiveCounts, read_live_counts
@@ -80,9 +80,10 @@ class StoreReading:
         """Where a run stands that is not over: who has it, and what it waits for; None if it is over, or there is none.
 
         Raises:
+            InvalidQueryError: this can be no id.
             StorageError: the database failed.
         """
-        return await self._readers.run(read_run_place(run_id))
+        return await self._readers.run(read_run_place(plain("run_id", run_id)))
 
     async def running_by_process(self) -> dict[str, int]:
         """How many runs each process executes now that executes any, by the names under which they look after runs.

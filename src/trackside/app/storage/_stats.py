@@ -38,6 +38,7 @@ _ENDED = [status.value for status in RunStatus if is_final(status)]
 _OPEN = [status.value for status in RunStatus if not is_final(status)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
+_LAST_MINUTE = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MINUTE
 _NUMBERS = msgspec.json.Decoder(list[int])
 
 
@@ -79,10 +80,10 @@ class _Span(NamedTuple):
 
 
 class _Edge(NamedTuple):
-    """A time that is no whole minute."""
+    """A time that is no whole minute; None: to the end of the calendar."""
 
     since: datetime
-    until: datetime
+    until: datetime | None
 
 
 def chosen_runs(
@@ -303,7 +304,7 @@ def divide(
     """A time as whole periods, as long ones as possible, and what is left of the minutes at its ends."""
     first = None if since is None else -((_EPOCH - since) // _MINUTE)
     behind = None if until is None else (until - _EPOCH) // _MINUTE
-    if since is not None and until is not None and first is not None and behind is not None and first > behind:
+    if since is not None and first is not None and first > (_LAST_MINUTE if behind is None else behind):
         return [], [_Edge(since, until)]
     edges: list[_Edge] = []
     if since is not None and first is not None and since < (begin := _EPOCH + first * _MINUTE):
