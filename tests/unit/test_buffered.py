@@ -9,6 +9,8 @@ import gc
 import inspect
 import itertools
 import logging
+import math
+import re
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -284,9 +286,9 @@ async def test_of_a_batch_that_was_taken_in_part_only_the_rest_is_given_again() 
     await buffer.aclose()
 
 
-@pytest.mark.parametrize("taken", [-1, 5, 1_000])
+@pytest.mark.parametrize("taken", [-1, 5, 1_000, 1.5, "2", None])
 @virtual
-async def test_observer_that_miscounts_its_batch_does_not_upset_the_accounts(taken: int) -> None:
+async def test_observer_that_miscounts_its_batch_does_not_upset_the_accounts(taken: Any) -> None:
     class Miscounting(RecordingBatchObserver):
         async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
             raise PartlyTaken(taken, OSError("enough"))
@@ -1386,14 +1388,25 @@ def test_unused_buffer_is_not_kept_alive() -> None:
     assert gone() is None
 
 
-@pytest.mark.parametrize(
-    "option", ["capacity", "batch_size", "call_limit", "terminal_reserve", "max_bytes", "max_deferred_runs"]
-)
-def test_number_out_of_range_is_refused_by_name(option: str) -> None:
-    value = {"terminal_reserve": -1}.get(option, 0)
+COUNTS = ["capacity", "batch_size", "terminal_reserve", "max_bytes", "max_deferred_runs"]
+TIMES = ["call_limit", "max_wait"]
 
-    with pytest.raises(InvalidBufferError, match=f"A buffer with {option} = {value} cannot work"):
-        BufferedObserver(NullObserver(), **{option: value})  # type: ignore[arg-type]
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *((option, 0) for option in COUNTS if option != "terminal_reserve"),
+        *((option, value) for option in COUNTS for value in [-1, 1e3, math.nan, math.inf, True, "7", None, [7]]),
+        ("call_limit", 0),
+        *((option, value) for option in TIMES for value in [-1, math.nan, math.inf, 10**400, True, "7", [7]]),
+        ("max_wait", None),
+    ],
+)
+def test_number_that_does_not_fit_is_refused_by_name(option: str, value: Any) -> None:
+    with pytest.raises(
+        InvalidBufferError, match=re.escape(f"A buffer with {option} = {value!r} cannot work: it is a ")
+    ):
+        BufferedObserver(NullObserver(), **{option: value})
 
 
 @pytest.mark.parametrize("it", [None, 5, RecordingObserver, print], ids=repr)

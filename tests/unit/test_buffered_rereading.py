@@ -602,6 +602,29 @@ async def test_consumer_that_is_cancelled_in_a_read_loses_nothing() -> None:
     await stage.buffer.aclose()
 
 
+@virtual
+async def test_what_fails_between_the_log_and_the_observer_is_tried_again_after_a_pause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Unweighable(dict[str, Any]):
+        def values(self) -> Any:
+            raise OSError("no weight")
+
+    stage = Stage()
+    run = of_run("a", 5)
+    await stage.announce(*run)
+    stage.log.write([make_event(run_id="a", sequence=4, payload=Unweighable(it="is"))])
+    report = await stage.buffer.flush(9.5)
+
+    assert (report.complete, report.delivered, report.pending) == (False, 2, 3)
+    assert (len(stage.log.asked), stage.stats().consumer_deaths) == (10, 10)
+    assert "observer it cannot be given what waits for it" in caplog.text
+    stage.log.write(run)
+    assert (await stage.buffer.flush(1)).complete
+    assert stage.observer.events == run
+    await stage.buffer.aclose()
+
+
 def test_what_one_loop_deferred_is_read_by_the_next() -> None:
     stage = Stage()
     run = of_run("a", 7)

@@ -206,6 +206,21 @@ async def test_a_batch_that_was_taken_in_part_is_tried_again_from_there() -> Non
     assert offers == [[1, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5]]
 
 
+@virtual
+async def test_of_a_batch_that_was_taken_in_part_but_for_no_number_of_events_nothing_was_taken() -> None:
+    offers: list[int] = []
+
+    class Partial(RecordingObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            offers.append(len(events))
+            if len(offers) == 1:
+                raise PartlyTaken("two", OSError())  # type: ignore[arg-type]
+
+    await ObserverSet([required(Partial())], policy=POLICY).deliver(make_run())
+
+    assert offers == [5, 5]
+
+
 @pytest.mark.parametrize("is_required", [True, False])
 @pytest.mark.parametrize("taken", [5, 99])
 @virtual

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import fields, replace
 
+from trackside.harness.amounts import count_of, seconds_of, timeout_of
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical, canonical_payload
@@ -188,44 +189,6 @@ def _check_limits(asked: RunSpec | AgentLimits, where: str = "") -> None:
     if asked.max_cost_usd is not None and seconds_of(asked.max_cost_usd, where + "max_cost_usd", "US dollars") == 0:
         why = "a run that may cost nothing could not call a model; leave it out for no limit"
         raise InvalidSpecError(field=where + "max_cost_usd", value=asked.max_cost_usd, why=why)
-
-
-def count_of(value: Any, field: str) -> int:
-    """A whole number of things, one at least.
-
-    Raises:
-        InvalidSpecError: (a `ValueError`) it is none.
-    """
-    if type(value) is not int or value < 1:
-        raise InvalidSpecError(
-            field=field, value=value, why="it is a whole number from 1 up; leave it out for no limit"
-        )
-    return value
-
-
-def timeout_of(seconds: Any, field: str = "timeout") -> float | None:
-    """A run's timeout in seconds; None for none.
-
-    Raises:
-        InvalidSpecError: (a `ValueError`) it is not a number above 0.
-    """
-    if seconds is None:
-        return None
-    if seconds_of(seconds, field) == 0:
-        raise InvalidSpecError(field=field, value=seconds, why="a timeout is a number of seconds above 0")
-    return float(seconds)
-
-
-def seconds_of(seconds: Any, field: str, unit: str = "seconds") -> float:
-    """A number of seconds, or of another unit.
-
-    Raises:
-        InvalidSpecError: (a `ValueError`) it is not a number from 0 up.
-    """
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not 0 <= seconds <= sys.float_info.max:
-        raise InvalidSpecError(field=field, value=seconds, why=f"it has to be a number of {unit}")
-    return float(seconds)
 
 
 def _due_at(after_seconds: Any, now: datetime) -> datetime | None:

@@ -430,7 +430,8 @@ class BufferStats:
     `pending_bytes` is about what the payloads of those take that wait, as far as they were weighed: an event is where at
     least `backlog.UNWEIGHED` others wait. `oldest_at` is when the event happened that waits in front: how far the observer
     is behind. `left_behind` counts calls that still run past their limit; `consumer_deaths` how often somebody else ended
-    the task that gives events on. It comes back with the next event, flush or close.
+    the task that gives events on, which comes back with the next event, flush or close, or how often it failed by a fault
+    that is not the observer's, and went on after a pause.
     """
 
     accepted: int

@@ -23,6 +23,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from weakref import WeakSet
 
+from trackside.harness.amounts import is_count, is_seconds
 from trackside.harness.backlog import (
     Backlog,
     BufferStats,
@@ -66,6 +67,8 @@ _PATIENCE = 0.25  # seconds; an observer that takes nothing for so long is not s
 
 _TURNS = 3  # of the event loop
 
+_PAUSE = 1.0  # seconds, after a failure that is not the observer's
+
 logger = logging.getLogger("trackside.buffer")
 
 
@@ -98,7 +101,7 @@ class BufferedObserver:
 
     Raises:
         NotAnObserverError: (a `TypeError`) `observer` cannot take events.
-        InvalidBufferError: (a `ValueError`) a number is out of range.
+        InvalidBufferError: (a `ValueError`) a number does not fit; the message names it.
     """
 
     def __init__(
@@ -115,19 +118,19 @@ class BufferedObserver:
         log: RunLog | None = None,
         name: str | None = None,
     ) -> None:
-        for option, value, least, unit in (
-            ("capacity", capacity, 1, "events"),
-            ("terminal_reserve", terminal_reserve, 0, "events"),
-            ("max_bytes", max_bytes, 1, "bytes"),
-            ("batch_size", batch_size, 1, "events"),
-            ("max_deferred_runs", max_deferred_runs, 1, "runs"),
+        for option, value, least in (
+            ("capacity", capacity, 1),
+            ("terminal_reserve", terminal_reserve, 0),
+            ("max_bytes", max_bytes, 1),
+            ("batch_size", batch_size, 1),
+            ("max_deferred_runs", max_deferred_runs, 1),
         ):
-            if value < least:
-                raise InvalidBufferError(option=option, value=value, why=f"it is a number of {unit}, at least {least}")
-        if call_limit is not None and not call_limit > 0:
-            raise InvalidBufferError(option="call_limit", value=call_limit, why="it is a time in seconds, above 0")
-        if not max_wait >= 0:
-            raise InvalidBufferError(option="max_wait", value=max_wait, why="it is a time in seconds, from 0 up")
+            if not is_count(value, least):
+                raise InvalidBufferError(option=option, value=value, why=f"it is a whole number from {least} up")
+        if call_limit is not None and not (is_seconds(call_limit) and call_limit):
+            raise InvalidBufferError(option="call_limit", value=call_limit, why="it is a number of seconds above 0")
+        if not is_seconds(max_wait):
+            raise InvalidBufferError(option="max_wait", value=max_wait, why="it is a number of seconds from 0 up")
         # A binding, unlike `ensure_observer`, has no place for None.
         observer = ensure_observer(observer) if callable(observer) else ObserverBinding(observer).observer
         self.observer: RunObserver = observer
@@ -364,7 +367,7 @@ class BufferedObserver:
             if not waiter.done():
                 waiter.set_result(None)
         for gap in self._backlog.drop_all("closed"):
-            self._warn_of_gap(gap)
+            self._offers.warn_of_gap(gap)
 
     def _consumer_ended(self, backlog: Backlog, consumer: asyncio.Task[None]) -> None:
         cause = None if consumer.cancelled() else consumer.exception()
@@ -385,15 +388,20 @@ class BufferedObserver:
     async def _consume(self, backlog: Backlog) -> None:
         turn = 0
         while True:
-            if not backlog.items:
-                await self._next_push()
-                turn = backlog.passed + len(backlog.items)
-            elif isinstance(backlog.items[0], OpenGap):
-                await self._give_gap(backlog, backlog.items[0])
-            elif isinstance(backlog.items[0], Deferred):
-                await self._read_again(backlog, backlog.items[0])
-            else:
-                await self._give(backlog, backlog.batch(self._batch_size))
+            try:
+                if not backlog.items:
+                    await self._next_push()
+                    turn = backlog.passed + len(backlog.items)
+                elif isinstance(backlog.items[0], OpenGap):
+                    await self._give_gap(backlog, backlog.items[0])
+                elif isinstance(backlog.items[0], Deferred):
+                    await self._read_again(backlog, backlog.items[0])
+                else:
+                    await self._give(backlog, backlog.batch(self._batch_size))
+            except Exception:  # our own failure, or the log's: what waits would wait for ever, or fail again at once
+                self._consumer_deaths += 1
+                logger.exception("observer %s cannot be given what waits for it; trying again", self.name)
+                await asyncio.sleep(_PAUSE)
             if backlog.items and backlog.passed >= turn:
                 # All that was there has been given on. An observer that never waits must not keep all others waiting.
                 await asyncio.sleep(0)
@@ -450,7 +458,7 @@ class BufferedObserver:
         finally:
             backlog.settle_gap()
         if self._on_gap is None or failure is not None:
-            self._warn_of_gap(gap, failure)
+            self._offers.warn_of_gap(gap, failure)
 
     async def _call[A](
         self, backlog: Backlog, take: Callable[[A], Awaitable[None]], given: A, context: Context, events: int
@@ -467,17 +475,6 @@ class BufferedObserver:
         except BaseException:
             backlog.settle(events, delivered=self._offers.was_taken)
             raise
-
-    def _warn_of_gap(self, gap: EventGap, failure: BaseException | None = None) -> None:
-        logger.warning(
-            "observer %s misses %d events (%s), the first %s, the last %s",
-            self.name,
-            gap.count,
-            gap.reason,
-            gap.first_event_id,
-            gap.last_event_id,
-            exc_info=failure,
-        )
 
     def _after_fork(self) -> None:
         self._start_over(self._backlog.copy())

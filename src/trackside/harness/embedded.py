@@ -9,7 +9,8 @@ from typing import Any, override
 from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import record_of, timeout_of
+from trackside.harness.admission import record_of
+from trackside.harness.amounts import timeout_of
 from trackside.harness.bounding import IN_LINE
 from trackside.harness.budget import Budget
 from trackside.harness.context import current_run, depth_below

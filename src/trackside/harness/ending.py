@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from trackside.harness.admission import seconds_of
+from trackside.harness.amounts import seconds_of
 from trackside.harness.bounding import MissedEvents
 from trackside.harness.errors import InvalidSpecError, NoAnswerError, NotPausedError, ThreadMemoryError
 from trackside.harness.failures import line_of, text_of, traceback_of

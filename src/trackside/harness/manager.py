@@ -12,15 +12,8 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import (
-    NOTHING_LASTS,
-    checked_limits,
-    idempotency_of,
-    member,
-    record_of,
-    seconds_of,
-    timeout_of,
-)
+from trackside.harness.admission import NOTHING_LASTS, checked_limits, idempotency_of, member, record_of
+from trackside.harness.amounts import seconds_of, timeout_of
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing

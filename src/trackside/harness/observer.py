@@ -153,8 +153,9 @@ class PartlyTaken(Exception):
         self.cause = cause
 
     def taken_of(self, count: int) -> int:
-        """How many of so many events were taken, whatever the observer says."""
-        return max(0, min(self.taken, count))
+        """How many of so many events were taken, whatever the observer says: what is no whole number says that none were."""
+        said: object = self.taken
+        return max(0, min(said, count)) if isinstance(said, int) else 0
 
 
 type RunEventCallback = Callable[[RunLifecycleEvent], Awaitable[None]]

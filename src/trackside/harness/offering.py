@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 
+from trackside.harness.backlog import EventGap
 from trackside.harness.errors import ObserverStuckError
 from trackside.harness.observer import RunLifecycleEvent, RunObserver, is_own_failure
 from trackside.harness.recurring import RecurringFailures
 from trackside.harness.timelimit import call_observer
+
+logger = logging.getLogger("trackside.buffer")
 
 MAX_LEFT_BEHIND = 4
 """How many calls of one observer may run on past their limit before it gets no further ones."""
@@ -59,6 +63,18 @@ class Offers:
         if not (stuck and self._said_stuck):
             self._failures.note(event, failure)
         self._said_stuck = stuck
+
+    def warn_of_gap(self, gap: EventGap, failure: BaseException | None = None) -> None:
+        """Log that the observer never gets these events."""
+        logger.warning(
+            "observer %s misses %d events (%s), the first %s, the last %s",
+            self._name,
+            gap.count,
+            gap.reason,
+            gap.first_event_id,
+            gap.last_event_id,
+            exc_info=failure,
+        )
 
     def say_rest(self) -> None:
         """Log how many failures were counted and not said yet."""
