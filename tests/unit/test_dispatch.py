@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +17,7 @@ from trackside.harness import (
     ClosedError,
     CompositeObserver,
     DispatchPolicy,
+    InvalidSpecError,
     LifecycleEventType,
     NotAnObserverError,
     NullObserver,
@@ -31,6 +34,7 @@ from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObs
 
 POLICY = DispatchPolicy(call_limit=10.0, retry_for=2.0, first_pause=0.1, longest_pause=0.5)
 NO_RETRIES = DispatchPolicy(call_limit=10.0, retry_for=0.0)
+TIMES = ["call_limit", "retry_for", "first_pause", "longest_pause"]
 STARTED = LifecycleEventType.RUN_STARTED
 
 
@@ -239,6 +243,27 @@ async def test_a_batch_of_which_all_was_taken_in_part_is_taken(taken: int, is_re
     await observers.deliver(make_run())
     await observers.deliver(make_run("another")[:1])
     assert offers == [5, 1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in TIMES for value in [-1, math.nan, math.inf, 10**400, True, "1", [1]]),
+        *((field, None) for field in TIMES if field != "call_limit"),
+        *((field, 0) for field in TIMES if field != "retry_for"),
+        ("first_pause", 1e-9),
+        ("longest_pause", 1e-9),
+        *(("buffer", value) for value in ["no", 1, None]),
+    ],
+)
+def test_a_policy_that_cannot_be_kept_is_refused_by_the_name_of_what_is_wrong(field: str, value: Any) -> None:
+    with pytest.raises(InvalidSpecError, match=re.escape(f"{field} = {value!r} does not fit a run: ")):
+        DispatchPolicy(**{field: value})
+
+
+def test_a_policy_may_be_as_patient_and_as_hasty_as_can_be() -> None:
+    DispatchPolicy(call_limit=None, retry_for=0, first_pause=0.001, longest_pause=0.001, buffer=False)
+    DispatchPolicy(call_limit=1, retry_for=86_400, first_pause=60, longest_pause=1)
 
 
 @virtual

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trackside.harness.errors import TracksideError
+from trackside.harness.amounts import seconds_of, timeout_of
+from trackside.harness.errors import InvalidSpecError, TracksideError
 from trackside.harness.failures import line_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
@@ -30,6 +31,8 @@ logger = logging.getLogger("trackside.dispatch")
 REDELIVERIES = 2
 """How often what a closing event loop has cut off is begun again."""
 
+_LEAST_PAUSE = 0.001  # seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchPolicy:
@@ -39,6 +42,10 @@ class DispatchPolicy:
     that …, for `retry_for` in all; 0 means that it has one try. What a thread remembers is loaded, saved and rolled back
     with the same patience. With `buffer` optional observers take events from a queue of their own and cost the run
     nothing; without, they are called in line and cost it up to `call_limit` each.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) one of them is no such time, a pause is shorter than a millisecond, or `buffer` is
+            neither True nor False.
     """
 
     call_limit: float | None = 30.0
@@ -46,6 +53,17 @@ class DispatchPolicy:
     first_pause: float = 0.02
     longest_pause: float = 0.5
     buffer: bool = True
+
+    def __post_init__(self) -> None:
+        timeout_of(self.call_limit, "call_limit")
+        seconds_of(self.retry_for, "retry_for")
+        for name in ("first_pause", "longest_pause"):
+            pause = getattr(self, name)
+            if seconds_of(pause, name) < _LEAST_PAUSE:
+                why = f"it is a number of seconds from {_LEAST_PAUSE:g} up, in which the observer is left alone"
+                raise InvalidSpecError(field=name, value=pause, why=why)
+        if not isinstance(self.buffer, bool):
+            raise InvalidSpecError(field="buffer", value=self.buffer, why="it is True or False")
 
 
 IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)

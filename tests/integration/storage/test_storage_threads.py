@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,7 +14,7 @@ import pytest
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread
-from trackside.app.storage.errors import InvalidQueryError
+from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
 from trackside.app.storage.threads import ThreadQuery
 from trackside.harness import ObserverBinding, RunManager, RunSpec
@@ -345,6 +346,23 @@ async def test_what_a_deleted_thread_remembers_goes_at_once_also_where_that_of_o
 
     assert await store.thread_states().load(deleted.thread_id) is None
     assert await store.thread_states().load(ends_alone.thread_id) is not None
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("every", [0, -1, 0.01, 86_401, math.nan, math.inf, True, "x", None]),
+        ("linger", [-1, 2**70, math.nan, math.inf, True, "x", None]),
+        ("forget", [print, "x", [None], ["x"], None]),
+    ],
+    ids=["every", "linger", "forget"],
+)
+async def test_a_sweeper_that_cannot_be_is_refused_by_the_name_of_what_is_wrong(
+    store: Store, option: str, values: list[Any]
+) -> None:
+    for value in values:
+        with pytest.raises(StoreOptionError, match=f"cannot work with {option}="):
+            store.sweeper(**{option: value})
 
 
 async def test_a_removal_in_this_process_is_seen_to_soon(store: Store, manager: RunManager) -> None:

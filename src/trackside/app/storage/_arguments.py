@@ -50,6 +50,17 @@ def check_option(option: str, said: Any, kind: type) -> None:
         raise StoreOptionError(option=option, value=said, why=f"it is {what}")
 
 
+def check_seconds_option(option: str, said: Any, *, least: float, most: float) -> None:
+    """See that an option of a store is a number of seconds between these.
+
+    Raises:
+        StoreOptionError: it is not.
+    """
+    if type(said) not in {int, float} or not least <= said <= most:
+        why = f"it is a number of seconds from {least:g} to {most:g}"
+        raise StoreOptionError(option=option, value=said, why=why)
+
+
 def flag(field: str, said: Any) -> bool:
     """True or False."""
     if not isinstance(said, bool):

@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol, override
 from sqlalchemy import Connection, func, select
 
 from trackside.app.storage import _queries, errors
+from trackside.app.storage._arguments import check_seconds_option
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._growth import LogGrowth, log_end
 from trackside.app.storage._readers import Readers
@@ -62,9 +63,7 @@ class FollowOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise errors.StoreOptionError(option=name, value=value, why="it is a whole number from 1 up")
-        if type(self.look_every) not in {int, float} or not 0.001 <= self.look_every <= 3600:
-            why = "it is a number of seconds from 0.001 to 3600"
-            raise errors.StoreOptionError(option="look_every", value=self.look_every, why=why)
+        check_seconds_option("look_every", self.look_every, least=0.001, most=3600)
 
 
 class ReadPage(Protocol):

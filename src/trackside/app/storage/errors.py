@@ -24,7 +24,7 @@ class DatabaseUrlError(StorageError, ValueError):
 
 
 class StoreOptionError(StorageError, ValueError):
-    """A store cannot be opened with {option}={value!r}: {why}."""
+    """A store cannot work with {option}={value!r}: {why}."""
 
     fault = "caller"
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from trackside.app.storage._arguments import AnyOf, check_option
+from trackside.app.storage._arguments import AnyOf, check_option, check_seconds_option
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
@@ -248,6 +248,10 @@ class Store(StoreReading):
             every: seconds between two rounds; what was removed in this process is seen to soon.
             linger: seconds for which what a thread remembers that ended with its run outlives it, for who asks again what it
                 gave, or asks another process. What was deleted goes at once.
+
+        Raises:
+            StoreOptionError: `every` is not a number of seconds from 0.1 to 86400, `linger` not one from 0 to 31536000, or
+                `forget` is no list of functions.
         """
         return Sweeper(self._writer, self._readers, self.items, forget=forget, every=every, linger=linger)
 
@@ -472,9 +476,7 @@ class Store(StoreReading):
             check_option("fleet", fleet, FleetMember)
             if not hands_over:
                 raise StoreOptionError(option="hands_over", value=hands_over, why="a process of a fleet hands over")
-        if type(lease_seconds) not in {int, float} or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
-            why = f"it is a number of seconds from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}"
-            raise StoreOptionError(option="lease_seconds", value=lease_seconds, why=why)
+        check_seconds_option("lease_seconds", lease_seconds, least=MIN_LEASE_SECONDS, most=MAX_LEASE_SECONDS)
         coordinator = StoredCoordinator(
             self._writer,
             self._readers,

@@ -11,17 +11,18 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from sqlalchemy import Connection
 
 from trackside.app.storage import _thread_reads as reads
+from trackside.app.storage._arguments import check_seconds_option
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._thread_reads import PAGE, Waiting
 from trackside.app.storage._thread_works import ForgetThreads, RemoveThread
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.errors import StorageError
+from trackside.app.storage.errors import StorageError, StoreOptionError
 from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, prune_threads
 
@@ -33,6 +34,8 @@ SWEEP_EVERY: Final = 60.0
 _LEAST_PAUSE: Final = (
     1.0  # seconds: many runs on threads of their own end in that time, and are cleared up behind at once
 )
+_LEAST_EVERY: Final = 0.1  # seconds
+_LONGEST_LINGER: Final = 365 * 86_400  # seconds
 _SURELY_AWAY: Final = 10
 """If nothing can be forgotten of the first so many threads of a page, then nothing of the others."""
 
@@ -65,6 +68,9 @@ class Sweeper:
         every: float = SWEEP_EVERY,
         linger: float = 0.0,
     ) -> None:
+        check_seconds_option("every", every, least=_LEAST_EVERY, most=86_400)
+        check_seconds_option("linger", linger, least=0, most=_LONGEST_LINGER)
+        _check_forget(forget)
         self._writer = writer
         self._readers = readers
         self._items = items
@@ -197,6 +203,12 @@ class Sweeper:
             if len(page) < PAGE:
                 return count
             after = page[-1]
+
+
+def _check_forget(said: Any) -> None:
+    if not isinstance(said, Sequence) or not all(map(callable, said)):
+        why = "it is a list of async functions of a list of ids of threads"
+        raise StoreOptionError(option="forget", value=said, why=why)
 
 
 def _raise_one_of(failures: Sequence[Exception]) -> None:
