@@ -1,19 +1,26 @@
 """What makes no run and no manager: each says what is wrong and names the field."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
+from tests.contract.recorded_log import RecordedLog
 from tests.contract.ways_to_run import required, virtual
 
 from trackside.harness import (
+    DispatchPolicy,
     InvalidSpecError,
     NotAnAgentError,
     RunManager,
     RunSpec,
+    StopPolicy,
     UnknownAgentError,
     UnknownRunError,
+    run_agent,
 )
+from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.ports import SystemClock
 from trackside.testing import RecordingObserver, VirtualClock
 
 
@@ -110,6 +117,84 @@ async def test_unknown_things_are_named_with_what_is_known() -> None:
                 await manager.cancel(run.run_id, action=action)  # type: ignore[arg-type]
             assert caught.value.details["field"] == "action"
         assert (await manager.get(run.run_id)).cancel_requested is None
+
+
+PORTS = {
+    "coordinator": (MemoryCoordinator, "store.coordinator()"),
+    "stream": (MemoryStream, "MemoryStream()"),
+    "states": (MemoryThreadStates, "store.thread_states()"),
+    "items": (None, "store.items"),
+    "prices": (None, "GenaiPrices()"),
+    "log": (RecordedLog, "store.run_log()"),
+    "clock": (VirtualClock, "SystemClock()"),
+}
+
+
+@pytest.mark.parametrize("name", PORTS)
+@pytest.mark.parametrize("value", [5, "x", {"m": 1.0}, [], 0, print, object()], ids=repr)
+def test_what_cannot_be_asked_what_a_manager_has_to_ask_is_refused_with_what_to_pass(name: str, value: Any) -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        RunManager(**{name: value})
+
+    assert caught.value.details["field"] == name
+    assert re.search(rf"pass {re.escape(PORTS[name][1])} or another \w+; this has no `\w+`\.$", str(caught.value))
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, _) in PORTS.items() if kind is not None])
+def test_a_class_is_refused_where_an_object_of_it_is_taken(name: str) -> None:
+    kind: Any = PORTS[name][0]
+
+    with pytest.raises(InvalidSpecError, match=f"^{name} = .*; this is a class"):
+        RunManager(**{name: kind})
+
+
+def test_a_class_whose_methods_need_no_object_is_as_good_as_one() -> None:
+    RunManager(clock=SystemClock)  # type: ignore[arg-type]
+
+
+@virtual
+async def test_what_is_passed_is_used_also_if_it_is_empty() -> None:
+    class Empty:
+        def __len__(self) -> int:
+            return 0
+
+    class EmptyCoordinator(Empty, MemoryCoordinator): ...
+
+    class EmptyStream(Empty, MemoryStream): ...
+
+    class EmptyStates(Empty, MemoryThreadStates): ...
+
+    class EmptyClock(Empty, VirtualClock): ...
+
+    clock = EmptyClock()
+    ports: dict[str, Any] = {
+        "coordinator": EmptyCoordinator(clock=clock),
+        "stream": EmptyStream(),
+        "states": EmptyStates(),
+        "clock": clock,
+    }
+    async with RunManager(**ports) as manager:
+        assert {name: getattr(manager._services, name) for name in ports} == ports
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("stopping", "StopPolicy(stuck_after=5.0)"), ("policy", "DispatchPolicy(call_limit=5.0)")]
+)
+@pytest.mark.parametrize("value", [5, 0, "x", {"buffer": False}, {}, StopPolicy, DispatchPolicy], ids=repr)
+def test_rules_of_another_kind_are_refused_with_what_to_pass(name: str, value: Any, what: str) -> None:
+    with pytest.raises(InvalidSpecError, match=f"^{name} = .*as {re.escape(what)}"):
+        RunManager(**{name: value})
+
+
+@pytest.mark.parametrize("prices", [{"m": 1.0}, {}, 5, print], ids=repr)
+@virtual
+async def test_prices_that_know_no_cost_are_refused_before_the_agent_is_called(prices: Any) -> None:
+    seen = RecordingObserver()
+
+    with pytest.raises(InvalidSpecError, match=r"^prices = .*this has no `cost_usd`"):
+        await run_agent(echo, "q", observer=seen, prices=prices, max_cost_usd=0.01)
+
+    assert seen.events == []
 
 
 @virtual

@@ -4,13 +4,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trackside.app.settings import Settings, SettingsError, load_settings
 from trackside.app.wiring import open_app
 from trackside.app.wiring.agents import AgentImportError
-from trackside.harness import RunContext, RunResult, RunSpec, RunStatus
+from trackside.harness import NotAnObserverError, RunContext, RunResult, RunSpec, RunStatus, TracksideError
+from trackside.harness.errors import NotAgentsError, NotObserversError
+from trackside.testing import RecordingObserver
 
 type Load = Callable[..., Awaitable[Settings]]
 
@@ -39,6 +42,28 @@ def load(tmp_path: Path) -> Load:
 async def result_of(settings: Settings, agent: str = "spend") -> RunResult:
     async with open_app(settings, {agent: spend}) as app:
         return await (await app.manager.start(RunSpec(agent, "my secret"))).result()
+
+
+@pytest.mark.parametrize(
+    ("agents", "observers", "refusal"),
+    [
+        ([spend], [], NotAgentsError),
+        (spend, [], NotAgentsError),
+        ({"spend": spend}, RecordingObserver(), NotObserversError),
+        ({"spend": spend}, [spend, 5], NotAnObserverError),
+    ],
+    ids=["a list of agents", "an agent", "an observer", "no observer"],
+)
+async def test_an_app_of_what_is_none_is_refused_before_there_is_a_database(
+    load: Load, tmp_path: Path, agents: Any, observers: Any, refusal: type[TracksideError]
+) -> None:
+    settings = await load()
+
+    with pytest.raises(refusal):
+        async with open_app(settings, agents, observers=observers):
+            pass
+
+    assert not await asyncio.to_thread((tmp_path / "log.db").exists)
 
 
 async def test_a_run_that_uses_more_than_its_agent_may_is_stopped(load: Load) -> None:

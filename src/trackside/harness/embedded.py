@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import record_of
 from trackside.harness.amounts import timeout_of
+from trackside.harness.arguments import check_ports
 from trackside.harness.bounding import IN_LINE
 from trackside.harness.budget import Budget
 from trackside.harness.context import current_run, depth_below
@@ -127,6 +128,8 @@ async def run_agent(
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
         BaseException: what a required observer raised, after the terminal event was tried.
     """
+    if prices is not None:
+        check_ports(prices=prices)
     observers = ObserverSet(
         observer if isinstance(observer, CompositeObserver) else [ensure_observer(observer)], policy=IN_LINE
     )

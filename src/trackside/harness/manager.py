@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import NOTHING_LASTS, checked_limits, idempotency_of, member, record_of
 from trackside.harness.amounts import seconds_of, timeout_of
+from trackside.harness.arguments import check_agents, check_ports, check_rules
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
@@ -26,7 +27,6 @@ from trackside.harness.errors import (
     InvalidSpecError,
     NoResultHereError,
     NoStreamHereError,
-    NotAgentsError,
     NotASpecError,
     UnknownAgentError,
     UnknownRunError,
@@ -50,7 +50,7 @@ from trackside.harness.ports import (
     SystemClock,
     ThreadStates,
 )
-from trackside.harness.redaction import Redact, check_hook, redacted
+from trackside.harness.redaction import Redact, redacted
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
@@ -137,6 +137,11 @@ class RunManager:
         log: what the first required observer writes, as `store.run_log()`: an optional observer that is behind has its
             events wait there, and misses none. Without it what a full buffer cannot hold is dropped and counted.
         clock: where the time comes from; only with the system's the event loop is watched for blocks.
+
+    Raises:
+        NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: (each a `TypeError`) what is passed is none.
+        InvalidSpecError: (a `ValueError`) another argument is not what it has to be; the message names it.
+        UnknownAgentError: there is no agent of a name in `limits`.
     """
 
     def __init__(
@@ -161,20 +166,18 @@ class RunManager:
         log: RunLog | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if type(max_running) is not int or max_running < 1:
-            raise InvalidSpecError(field="max_running", value=max_running, why="at least one run has to be able to run")
-        if agents is not None and not isinstance(agents, Mapping):
-            raise NotAgentsError(passed=f"{agents!r:.80}")
-        if redact is not None:
-            check_hook(redact)
-        clock = clock or SystemClock()
-        self._given = dict(agents or {})
+        check_agents(agents)
+        check_rules(max_running=max_running, stopping=stopping, policy=policy, redact=redact)
+        check_ports(coordinator=coordinator, stream=stream, states=states)
+        check_ports(items=items, prices=prices, log=log, clock=clock)
+        clock = SystemClock() if clock is None else clock
+        self._given = {} if agents is None else dict(agents)
         self._names = {id(agent): name for name, agent in self._given.items()}  # of what `_given` keeps alive
         self._agents = {name: as_agent(agent, name=name) for name, agent in self._given.items()}
         self._services = Services(
-            coordinator=steady(coordinator or MemoryCoordinator(clock=clock)),
-            stream=stream or MemoryStream(),
-            states=states or MemoryThreadStates(),
+            coordinator=steady(MemoryCoordinator(clock=clock) if coordinator is None else coordinator),
+            stream=MemoryStream() if stream is None else stream,
+            states=MemoryThreadStates() if states is None else states,
             clock=clock,
             checkpointer=checkpointer,
             items=items,
@@ -185,12 +188,12 @@ class RunManager:
         self._limits = checked_limits({} if limits is None else limits, durable=self._services.coordinator.durable)
         for name in self._limits:
             self._agent_named(name)
-        self._stopping = stopping or StopPolicy()
+        self._stopping = StopPolicy() if stopping is None else stopping
         of_agents = {name: n for name, of_agent in self._limits.items() if (n := of_agent.max_running) is not None}
         watchdog = _watchdog_of(block_warning_after, clock)
         self._runs = Executions(self._services, Places(max_running, of_agents), watchdog)
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
-        self.observers = ObserverSet(observers, policy=policy or DispatchPolicy(), log=log)
+        self.observers = ObserverSet(observers, policy=DispatchPolicy() if policy is None else policy, log=log)
         """Who is told; `add` and `remove` count from the next event on."""
         self._closing = Closing(self._runs, self.observers, clock, seconds_of(shutdown_grace, "shutdown_grace"))
         self._services.coordinator.attach(Host(self._runs, self._served, self._adopt))

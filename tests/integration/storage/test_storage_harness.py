@@ -1,10 +1,11 @@
 """The harness with a store behind it: every run is in the log as it happened, and threads remember across processes."""
 
 import asyncio
+import re
 
 import pytest
 
-from trackside import ObserverBinding, RunManager, RunSpec, RunStatus, run_agent
+from trackside import InvalidSpecError, ObserverBinding, RunManager, RunSpec, RunStatus, run_agent
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.harness.errors import UnknownRunError
@@ -58,6 +59,20 @@ async def test_runs_that_end_in_every_way_are_in_the_log_as_their_results_say(st
     assert (await store.stats()).by_model["small"].input_tokens == 5 * sum(
         run.llm_call_count for run in await store.runs()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("coordinator", "store.coordinator()"),
+        ("states", "store.thread_states()"),
+        ("log", "store.run_log()"),
+        ("items", "store.items"),
+    ],
+)
+async def test_a_store_itself_is_refused_with_what_of_it_to_pass(store: Store, name: str, what: str) -> None:
+    with pytest.raises(InvalidSpecError, match=f"^{name} = .*pass {re.escape(what)} or another"):
+        RunManager(**{name: store})
 
 
 async def test_a_run_is_unknown_by_what_can_be_no_id(store: Store) -> None:

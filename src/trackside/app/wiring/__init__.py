@@ -31,7 +31,8 @@ from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.spooling import spool_folder
-from trackside.harness import ObserverBinding, RunManager, RunObserver
+from trackside.harness import CompositeObserver, ObserverBinding, RunManager, RunObserver
+from trackside.harness.arguments import check_agents
 from trackside.harness.types import AgentLimits
 
 if TYPE_CHECKING:
@@ -233,9 +234,11 @@ async def open_app(
     Raises:
         SettingsError: the database cannot be used, an observer, or the hook that redacts events.
         AgentReferenceError, AgentImportError: an agent of the settings cannot be loaded.
-        NotAnAgentError: an agent is none.
+        NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: what is passed is none.
         MissingExtraError: an agent needs a package that is not installed.
     """
+    check_agents(agents)
+    given = CompositeObserver(observers).bindings
     enter_project(settings)
     agents, redact, configured = await _imported(settings, agents)
     async with AsyncExitStack() as stack:
@@ -258,7 +261,7 @@ async def open_app(
         manager = RunManager(
             agents,
             stream=streams,
-            observers=[ObserverBinding(recorder, required=True), *_bound(live), *observers],
+            observers=[ObserverBinding(recorder, required=True), *_bound(live), *given],
             coordinator=coordinator,
             states=store.thread_states(),
             log=store.run_log(),

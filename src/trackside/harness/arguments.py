@@ -1,0 +1,86 @@
+"""What a manager and a run are made of: whether each part can be what it is passed as, and its refusal by name if not.
+
+All of it is looked at once, and nothing when runs use it. Of a port that is whether it has what its Protocol names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from inspect import isfunction
+from typing import Any
+
+from trackside.harness.amounts import is_count
+from trackside.harness.bounding import DispatchPolicy
+from trackside.harness.ending import StopPolicy
+from trackside.harness.errors import InvalidSpecError, NotAgentsError
+from trackside.harness.items import ItemStore
+from trackside.harness.ports import Clock, PriceList, RunCoordinator, RunLog, RunStream, ThreadStates
+from trackside.harness.redaction import check_hook
+
+_PORTS: Mapping[str, tuple[type, str]] = {
+    "coordinator": (RunCoordinator, "store.coordinator()"),
+    "stream": (RunStream, "MemoryStream()"),
+    "states": (ThreadStates, "store.thread_states()"),
+    "items": (ItemStore, "store.items"),
+    "prices": (PriceList, "GenaiPrices()"),
+    "log": (RunLog, "store.run_log()"),
+    "clock": (Clock, "SystemClock()"),
+}
+"""What an argument has to be, and what people pass as one."""
+
+
+def check_agents(agents: Any) -> None:
+    """See that agents come with their names, if there are any.
+
+    Raises:
+        NotAgentsError: (a `TypeError`) they do not.
+    """
+    if agents is not None and not isinstance(agents, Mapping):
+        raise NotAgentsError(passed=f"{agents!r:.80}")
+
+
+def check_rules(*, max_running: Any, stopping: Any, policy: Any, redact: Any) -> None:
+    """See that runs can be held to these; None stands for what a manager has by itself.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) they cannot; the message names the argument.
+    """
+    if not is_count(max_running):
+        raise InvalidSpecError(field="max_running", value=max_running, why="at least one run has to be able to run")
+    if not isinstance(stopping, StopPolicy | None):
+        why = "pass a StopPolicy, as StopPolicy(stuck_after=5.0)"
+        raise InvalidSpecError(field="stopping", value=stopping, why=why)
+    if not isinstance(policy, DispatchPolicy | None):
+        why = "pass a DispatchPolicy, as DispatchPolicy(call_limit=5.0)"
+        raise InvalidSpecError(field="policy", value=policy, why=why)
+    if redact is not None:
+        check_hook(redact)
+
+
+def check_ports(**ports: Any) -> None:
+    """See that each of these, by the name of its argument, has what is asked of it; None need not.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) one has not; the message names it, and what to pass.
+    """
+    for name, port in ports.items():
+        if port is None:
+            continue
+        kind, example = _PORTS[name]
+        for member in _members_of(kind):
+            if not _has(port, member):
+                lacks = "is a class" if isinstance(port, type) else f"has no `{member}`"
+                why = f"pass {example} or another {kind.__name__}; this {lacks}"
+                raise InvalidSpecError(field=name, value=port, why=why)
+
+
+@cache
+def _members_of(protocol: type) -> list[str]:
+    methods = [name for name, value in vars(protocol).items() if isfunction(value) and not name.startswith("_")]
+    return [*protocol.__annotations__, *methods]
+
+
+def _has(port: Any, member: str) -> bool:
+    """Whether it has this to be used; a class has the methods of its objects only to make some."""
+    return hasattr(port, member) and not (isinstance(port, type) and isfunction(getattr(port, member)))
