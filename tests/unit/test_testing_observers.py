@@ -8,6 +8,7 @@ import pytest
 from trackside.harness.observer import BatchRunObserver, RunLifecycleEvent, RunObserver
 from trackside.harness.types import LifecycleEventType, RunStatus
 from trackside.testing import (
+    InvalidTestError,
     Misbehaviour,
     RecordingBatchObserver,
     RecordingObserver,
@@ -17,6 +18,10 @@ from trackside.testing import (
 )
 
 MESSAGE = LifecycleEventType.HUMAN_MESSAGE
+
+
+async def wants_to_wait(event: RunLifecycleEvent) -> bool:
+    return True
 
 
 async def offer(observer: RunObserver, events: list[RunLifecycleEvent]) -> list[int]:
@@ -44,6 +49,7 @@ async def test_without_a_plan_everything_is_kept_in_order() -> None:
         ({}, [1, 2, 3, 4, 5, 6]),
         ({"nth": 2}, [2]),
         ({"on": MESSAGE}, [3, 4]),
+        ({"on": "human_message"}, [3, 4]),
         ({"on": MESSAGE, "nth": 2}, [4]),
         ({"on": MESSAGE, "nth": 3}, []),
         ({"on": lambda event: event.sequence > 4}, [5, 6]),
@@ -58,6 +64,46 @@ async def test_plan_hits_the_events_it_means_and_no_other(plan: dict[str, Any], 
     assert await offer(observer, run) == refused
     assert observer.offered == run
     assert observer.events == [event for number, event in enumerate(run, 1) if number not in refused]
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("how", ["Hang", OSError, None, 5, [], print]),
+        ("on", ["run_strated", "", 5, [MESSAGE], wants_to_wait]),
+        ("nth", [0, -1, 1.0, True, "1", []]),
+        ("times", [-1, 1.0, True, "1", []]),
+    ],
+)
+def test_plan_that_would_never_happen_or_another_way_is_refused_by_name(argument: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(InvalidTestError, match=f"^A test cannot be made with {argument} = "):
+            Misbehaviour(**{"how": OSError("no"), argument: value})
+
+
+@pytest.mark.parametrize("kind", [RecordingObserver, RecordingBatchObserver])
+@pytest.mark.parametrize("plan", [OSError("no"), "hang", None], ids=repr)
+def test_observer_of_what_is_no_plan_is_refused(kind: Any, plan: Any) -> None:
+    with pytest.raises(InvalidTestError, match=r"plan = .*: pass what to do, as Misbehaviour\(how="):
+        kind(Misbehaviour(how="hang"), plan)
+
+
+@pytest.mark.parametrize("status", ["pending", RunStatus.running, "done", None, [], 5], ids=repr)
+def test_run_does_not_end_with_a_status_that_is_none_of_an_end(status: Any) -> None:
+    with pytest.raises(InvalidTestError, match="status = .*: a run ends with one of success, error, timeout, "):
+        make_run(status=status)
+
+
+@pytest.mark.parametrize("messages", [-1, 1.0, "2", None, True], ids=repr)
+def test_run_has_no_such_number_of_messages(messages: Any) -> None:
+    with pytest.raises(InvalidTestError, match="messages = "):
+        make_run(messages=messages)
+
+
+def test_run_ends_with_a_status_by_its_name() -> None:
+    by_name: Any = "timeout"
+
+    assert make_run(status=by_name)[-2].payload["status"] == RunStatus.timeout
 
 
 async def test_exception_is_raised_as_it_is() -> None:

@@ -6,6 +6,7 @@ needs pytest, and is imported when it is asked for.
 
 from typing import TYPE_CHECKING, Any
 
+from trackside.testing.errors import InvalidTestError
 from trackside.testing.events import make_event, make_run
 from trackside.testing.loop import DeadlockError, HorizonError, VirtualClock, VirtualTimeLoop, run_virtual
 from trackside.testing.observers import Misbehaviour, RecordingBatchObserver, RecordingObserver
@@ -28,6 +29,7 @@ __all__ = [
     "Coordinators",
     "DeadlockError",
     "HorizonError",
+    "InvalidTestError",
     "Misbehaviour",
     "ObserverContract",
     "RecordingBatchObserver",

@@ -6,13 +6,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from inspect import iscoroutinefunction
+from typing import Any, Final, Literal
 
+from trackside.harness.amounts import is_count
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType
+from trackside.testing.errors import InvalidTestError
 
-type EventFilter = LifecycleEventType | Callable[[RunLifecycleEvent], bool] | None
-"""Which events are meant: those of a type, those for which a function says so, or all (None)."""
+type EventFilter = LifecycleEventType | str | Callable[[RunLifecycleEvent], bool] | None
+"""Which events are meant: those of a type, by itself or its name, those for which a function says so, or all (None)."""
+
+_HANGS: Final = ("hang", "swallow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,9 @@ class Misbehaviour:
 
     It hits the `nth` event, counted from 1, among those that `on` means; None: each of them. An event that is given
     again is still the same event; `times` is how often the observer fails on it before it takes it, None: for ever.
+
+    Raises:
+        InvalidTestError: (a `ValueError`) it would never happen, or not as it says; the message names the argument.
     """
 
     how: BaseException | Literal["hang", "swallow"]
@@ -31,20 +39,36 @@ class Misbehaviour:
     nth: int | None = None
     times: int | None = None
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.how, BaseException) or self.how in _HANGS):
+            why = 'it is an exception, as OSError("locked"), or "hang" or "swallow"'
+            raise InvalidTestError(argument="how", value=self.how, why=why)
+        object.__setattr__(self, "on", _filter_of(self.on))
+        for name, least in (("nth", 1), ("times", 0)):
+            value = getattr(self, name)
+            if value is not None and not is_count(value, least):
+                why = f"it is a whole number from {least} up, or None"
+                raise InvalidTestError(argument=name, value=value, why=why)
+
     def means(self, event: RunLifecycleEvent) -> bool:
         """Whether `on` selects this event."""
         if self.on is None:
             return True
-        return event.event_type == self.on if isinstance(self.on, LifecycleEventType) else self.on(event)
+        return self.on(event) if callable(self.on) else event.event_type == self.on
 
 
 class RecordingObserver:
     """Keeps the events that it takes in `events`, and all that it is offered, also again, in `offered`.
 
     >>> lock = RecordingObserver(Misbehaviour(how=OSError("locked"), on=LifecycleEventType.RUN_STARTED, times=2))
+
+    Raises:
+        InvalidTestError: (a `ValueError`) something of the plan is no `Misbehaviour`.
     """
 
     def __init__(self, *plan: Misbehaviour) -> None:
+        for one in plan:
+            _check_plan(one)
         self.events: list[RunLifecycleEvent] = []
         self.offered: list[RunLifecycleEvent] = []
         self._plan = plan
@@ -102,3 +126,20 @@ class RecordingBatchObserver(RecordingObserver):
         await self._misbehave(events)
         self.batches.append(list(events))
         self.events.extend(events)
+
+
+def _filter_of(on: Any) -> Any:
+    if on is None or (callable(on) and not iscoroutinefunction(on)):
+        return on
+    try:
+        return LifecycleEventType(on)
+    except ValueError:
+        why = f"it is one of {', '.join(LifecycleEventType)}, or a plain function of an event"
+        raise InvalidTestError(argument="on", value=on, why=why) from None
+
+
+def _check_plan(one: Any) -> None:
+    if not isinstance(one, Misbehaviour):
+        raise InvalidTestError(
+            argument="plan", value=one, why='pass what to do, as Misbehaviour(how=OSError("locked"))'
+        )
