@@ -300,6 +300,47 @@ async def test_cancelled_says_that_the_run_was_asked_to_stop(way: Way) -> None:
 
 @both_ways
 @pytest.mark.parametrize(
+    ("say", "why"),
+    [
+        (lambda run: run.set_title(None), "title = None cannot be said of a run: a title is a text."),
+        (lambda run: run.set_title(7), "title = 7 cannot be said of a run: a title is a text."),
+        (
+            lambda run: run.record_usage("m", input_tokens=1, output_tokens=1, answered=None),
+            "answered = None is no usage of a model: it is True, or False of a call that failed.",
+        ),
+        (
+            lambda run: run.record_usage("m", input_tokens=1, output_tokens=1, call="search"),
+            "call = 'search' does not describe a call: it is what `run.call` gives.",
+        ),
+        (
+            lambda run: run.record_model_failure("overloaded"),
+            "error = 'overloaded' cannot be said of a run: it is the exception that the call failed with.",
+        ),
+        (lambda run: run.send("x", None), 'mode = None cannot be said of a run: a mode is a text, as "custom".'),
+        (
+            lambda run: run.send("x", namespace="inner"),
+            "namespace = 'inner' cannot be said of a run: it is a sequence of the names of sub-graphs, outermost first.",
+        ),
+        (
+            lambda run: run.send("x", namespace=None),
+            "namespace = None cannot be said of a run: it is a sequence of the names of sub-graphs, outermost first.",
+        ),
+    ],
+)
+@virtual
+async def test_what_an_agent_cannot_say_of_its_run_is_its_error_that_says_why(way: Way, say: Any, why: str) -> None:
+    async def agent(input: Any, run: RunContext) -> None:
+        say(run)
+
+    async with way() as runs:
+        result = await runs.run(agent)
+
+    assert (result.status, result.error, result.title) == (RunStatus.error, why, None)
+    assert result.completion_data["llm_call_count"] == 0
+
+
+@both_ways
+@pytest.mark.parametrize(
     ("tokens", "cost"), [({"input_tokens": -1}, None), ({"output_tokens": 1.5}, None), ({}, -0.1), ({}, float("nan"))]
 )
 @virtual

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trackside.harness.calls import Call, CallKind
-from trackside.harness.errors import RunDepthError
+from trackside.harness.errors import InvalidReportError, RunDepthError
 from trackside.harness.ids import new_id
 from trackside.harness.items import ItemStore
 from trackside.harness.journal import LEAD_AGENT, Journal
@@ -132,8 +132,14 @@ class RunContext:
         self._port = port
 
     def send(self, data: Any, mode: str = "custom", *, namespace: Sequence[str] = ()) -> None:
-        """Stream a piece of output, as it is now, to whoever follows the run: as plain JSON."""
-        self._port.publish(mode, data, tuple(namespace))
+        """Stream a piece of output, as it is now, to whoever follows the run: as plain JSON.
+
+        Raises:
+            InvalidReportError: (a `ValueError`) `mode` is no text, or `namespace` no sequence of the names of sub-graphs.
+        """
+        if not isinstance(mode, str):
+            raise InvalidReportError(field="mode", value=mode, why='a mode is a text, as "custom"')
+        self._port.publish(mode, data, _names_in(namespace) if namespace != () else ())
 
     def message(self, message: Mapping[str, Any]) -> None:
         """Say that a message passed: `{"type": "human" | "ai" | "tool" | "system", "content": …, "id"?: …}`.
@@ -169,6 +175,11 @@ class RunContext:
         the manager's price list is asked. `answered=False` says that the call failed after it had used this. `seconds` is
         how long the call took, which has come back just now. With `call`, it is one that was begun by `run.call`, whose
         own start, end and caller count.
+
+        Raises:
+            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is negative, or
+                `answered` neither True nor False.
+            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds, or `call` is no call of a run.
         """
         self._journal.record_usage(
             model,
@@ -186,7 +197,12 @@ class RunContext:
     def record_model_failure(self, error: BaseException) -> None:
         """Say that a call of a model failed. A run in which models were called and none ever answered is an error,
         whatever its agent returns.
+
+        Raises:
+            InvalidReportError: (a `ValueError`) it is no exception.
         """
+        if not isinstance(error, BaseException):
+            raise InvalidReportError(field="error", value=error, why="it is the exception that the call failed with")
         self._journal.record_model_failure(error)
 
     def record_tool_call(self, name: str, *, caller: str = LEAD_AGENT, seconds: float | None = None) -> None:
@@ -233,8 +249,14 @@ class RunContext:
         return self._journal.elapsed()
 
     def set_title(self, title: str) -> None:
-        """Give the thread a title."""
-        self._journal.title, _ = canonical(str(title))
+        """Give the thread a title.
+
+        Raises:
+            InvalidReportError: (a `ValueError`) it is no text.
+        """
+        if not isinstance(title, str):
+            raise InvalidReportError(field="title", value=title, why="a title is a text")
+        self._journal.title, _ = canonical(title)
 
     def interrupt(self, value: Any) -> Any:
         """Pause the run until a human has answered; returns the answer.
@@ -252,6 +274,13 @@ class RunContext:
     def close(self) -> None:
         """The run has ended: what leftover code still sends or says through this goes nowhere."""
         self._port = _NOWHERE
+
+
+def _names_in(namespace: Any) -> tuple[str, ...]:
+    if isinstance(namespace, str) or not isinstance(namespace, Sequence):
+        why = "it is a sequence of the names of sub-graphs, outermost first"
+        raise InvalidReportError(field="namespace", value=namespace, why=why)
+    return tuple(namespace)
 
 
 def _modes(asked: Sequence[str] | str) -> frozenset[str]:

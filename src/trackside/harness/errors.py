@@ -78,6 +78,12 @@ class InvalidCallError(InvalidSpecError):
     fault = "agent"
 
 
+class InvalidReportError(InvalidSpecError):
+    """{field} = {value!r} cannot be said of a run: {why}."""
+
+    fault = "agent"
+
+
 class NotASpecError(TracksideError, TypeError):
     """{passed} does not say what to run: pass a `RunSpec`, as `RunSpec("agent", "input")`."""
 

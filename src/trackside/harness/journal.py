@@ -12,7 +12,7 @@ from typing import Any
 
 from trackside.harness.budget import Used
 from trackside.harness.calls import Call, CallKind, CallLog
-from trackside.harness.errors import InvalidUsageError, PayloadError
+from trackside.harness.errors import InvalidCallError, InvalidUsageError, PayloadError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PriceList
@@ -152,8 +152,9 @@ class Journal:
         """Count one call of a model; of one that failed after all, with `answered=False`, what it used.
 
         Raises:
-            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or the cost negative.
-            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds.
+            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is negative, or
+                `answered` neither True nor False.
+            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds, or `call` is no call of a run.
         """
         tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens)
         for count in tokens:
@@ -161,6 +162,10 @@ class Journal:
                 raise InvalidUsageError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
         if cost_usd is not None and not _is_cost(cost_usd):
             raise InvalidUsageError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
+        if type(answered) is not bool:
+            raise InvalidUsageError(field="answered", value=answered, why="it is True, or False of a call that failed")
+        if not isinstance(call, Call | None):
+            raise InvalidCallError(field="call", value=call, why="it is what `run.call` gives")
         model, _ = canonical(str(model))
         caller, _ = canonical(str(caller if call is None else call.caller))
         if call is None:
