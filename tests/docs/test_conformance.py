@@ -41,8 +41,8 @@ def test_the_mistake_that_the_document_makes_is_told_as_it_says(tmp_path: Path) 
     result = run_pytest(tmp_path, broken, plugins=True)
     failures = re.findall(r"^E +(AssertionError: .*)$", result.stdout, re.MULTILINE)
     (promised,) = re.findall(r"^AssertionError: .* Seen: ", DOCUMENT, re.MULTILINE)
-    assert [failure for failure in failures if failure.startswith(promised)]
-    assert len(failures) == 1
+    assert len(failures) == 2
+    assert all(failure.startswith(promised) for failure in failures)
 
 
 def test_the_rules_in_the_document_are_those_of_the_kit() -> None:

@@ -148,6 +148,83 @@ class TakesTheLatestFirst(Sound):
                 self.done.insert(0, event.event_id)
 
 
+class TakesABatchFromItsEnd(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        await super().on_events(events[::-1])
+
+
+class MarksBeforeItWrites(Sound):
+    """Cancelled in between, it takes the event that comes again for one that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marked: set[str] = set()
+
+    def fresh(self, events: Sequence[RunLifecycleEvent]) -> Sequence[RunLifecycleEvent]:
+        fresh = [event for event in events if event.event_id not in self.marked]
+        self.marked.update(event.event_id for event in fresh)
+        return fresh
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await super().on_events(self.fresh([event]))
+
+
+class MarksABatchBeforeItWrites(MarksBeforeItWrites):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await Sound.on_events(self, [event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        await super().on_events(self.fresh(events))
+
+
+class MarksAfterAMoment(Sound):
+    """Cancelled between the effect and the mark, it has the effect again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marked: set[str] = set()
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if self.closed:
+            raise RuntimeError("closed")
+        fresh = [event.event_id for event in events if event.event_id not in self.marked]
+        self.done.extend(fresh)
+        await asyncio.sleep(0)
+        self.marked.update(fresh)
+
+
+class MarksBeforeItRefuses(MarksBeforeItWrites):
+    """What it has refused it takes for one that it has, when it comes again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequences: Counter[str] = Counter()
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        self.check(self.fresh([event]))
+        await Sound.on_events(self, [event] if event.sequence <= self.sequences[event.run_id] else [])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            await self.on_event(event)
+
+    def check(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.sequence != self.sequences[event.run_id] + 1:
+                raise ValueError("out of order")
+            self.sequences[event.run_id] += 1
+
+
+class MarksABatchBeforeItRefuses(MarksBeforeItRefuses):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await self.on_events([event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        fresh = self.fresh(events)
+        self.check(fresh)
+        await Sound.on_events(self, fresh)
+
+
 class ExitsOnWhatItDoesNotExpect(Sound):
     def __init__(self) -> None:
         super().__init__()
@@ -199,6 +276,12 @@ MUTANTS: dict[type[Sound], str] = {
     CountsWhatComesAgain: "test_an_event_that_comes_again_has_one_effect",
     KnowsOneRunAtATime: "test_every_event_has_its_effect",
     TakesTheLatestFirst: "test_effects_come_in_the_order_of_the_run",
+    TakesABatchFromItsEnd: "test_effects_of_batches_come_in_the_order_of_the_run",
+    MarksBeforeItWrites: "test_an_event_whose_call_was_cancelled_has_its_effect_when_it_comes_again",
+    MarksABatchBeforeItWrites: "test_a_batch_whose_call_was_cancelled_has_its_effects_when_it_comes_again",
+    MarksAfterAMoment: "test_what_comes_again_after_a_cancel_has_one_effect",
+    MarksBeforeItRefuses: "test_an_event_that_was_refused_has_its_effect_when_it_comes_again_and_is_taken",
+    MarksABatchBeforeItRefuses: "test_a_batch_that_was_refused_has_its_effects_when_it_comes_again",
     ExitsOnWhatItDoesNotExpect: "test_goes_on_after_events_that_are_out_of_order",
     MiscountsWhatItTook: "test_accounts_for_every_event_at_any_moment",
     SaysYesToAFlush: "test_flush_reports_and_may_be_repeated",

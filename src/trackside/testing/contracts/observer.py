@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, cast, override
 
@@ -36,7 +37,10 @@ class ObserverContract(Contract):
     contract_fixture = "observer"
 
     complete: ClassVar[bool] = False
-    """Every event that it took has an effect, in sequence order within each run, and `effects` can tell."""
+    """Every event that it took has an effect, in sequence order within each run, and `effects` can tell.
+
+    However it comes: alone, in a batch, or again after a call that was cancelled or raised.
+    """
 
     idempotent: ClassVar[bool] = False
     """An event that comes again has no second effect, and `effects` can tell."""
@@ -101,11 +105,7 @@ class ObserverContract(Contract):
     async def test_a_cancel_of_on_event_is_not_swallowed(self, observer: RunObserver) -> None:
         for turns in _TURNS_TO_CANCEL_AFTER:
             run = _events.run_of(turns)
-            call = asyncio.create_task(observer.on_event(run[0]), name="on_event")
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            pending = call.cancel()
-            await asyncio.wait({call})
+            call, pending = await _cancel(observer.on_event(run[0]), turns)
             assert call.cancelled() or not pending, (
                 f"on_event was cancelled after {turns} turns of the loop and {_ending(call)} instead of being cancelled"
             )
@@ -141,15 +141,40 @@ class ObserverContract(Contract):
         await asyncio.gather(*(_give(observer, run) for run in runs))
         await self._has_had(observer, [event for run in runs for event in run])
 
+    @promise("effects", claim="complete")
+    async def test_an_event_whose_call_was_cancelled_has_its_effect_when_it_comes_again(
+        self, observer: RunObserver
+    ) -> None:
+        for turns in _TURNS_TO_CANCEL_AFTER:
+            run = _events.run_of(turns)
+            await _cancel(observer.on_event(run[0]), turns)
+            await _give(observer, run)
+            await self._has_had(observer, run)
+
+    @promise("effects", claim="complete")
+    async def test_an_event_that_was_refused_has_its_effect_when_it_comes_again_and_is_taken(
+        self, observer: RunObserver
+    ) -> None:
+        for *good, bad in _events.out_of_order():
+            await _give(observer, good)
+            for _ in range(2):
+                if await _refuse_or_take(observer, bad):
+                    await self._has_had(observer, [bad])
+
     @promise("I12", claim="complete")
     async def test_effects_come_in_the_order_of_the_run(self, observer: RunObserver) -> None:
         runs = [_events.run_of(number) for number in range(8)]
         await _give(observer, _events.round_robin(runs))
-        effects = await self.effects(observer)
-        for run in runs:
-            ids = {event.event_id: event.sequence for event in run}
-            seen = [ids[event_id] for event_id in effects if event_id in ids]
-            assert seen == sorted(seen), f"sequences of {run[0].run_id} took effect as {seen}"
+        await self._has_had_in_order(observer, runs)
+
+    @promise("I12", claim="complete")
+    async def test_effects_of_batches_come_in_the_order_of_the_run(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        runs = [_events.run_of(number) for number in range(8)]
+        events = _events.round_robin(runs)
+        await on_events(events[:12])
+        await on_events(events[12:])
+        await self._has_had_in_order(observer, runs)
 
     @promise("batches", claim="complete")
     async def test_a_batch_has_the_effects_of_its_events(self, observer: RunObserver) -> None:
@@ -169,6 +194,25 @@ class ObserverContract(Contract):
             seen = [event for event in good[taken:] if event.event_id in effects]
             assert not seen, f"of {len(good) - taken} events that counted as refused {len(seen)} took effect"
 
+    @promise("batches", claim="complete")
+    async def test_a_batch_whose_call_was_cancelled_has_its_effects_when_it_comes_again(
+        self, observer: RunObserver
+    ) -> None:
+        on_events = _on_events(observer)
+        for turns in _TURNS_TO_CANCEL_AFTER:
+            run = _events.run_of(turns)
+            await _cancel(on_events(run), turns)
+            await on_events(run)
+            await self._has_had(observer, run)
+
+    @promise("batches", claim="complete")
+    async def test_a_batch_that_was_refused_has_its_effects_when_it_comes_again(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        for *good, bad in _events.out_of_order():
+            taken = await _taken(on_events, [*good, bad])
+            await on_events(good[taken:])
+            await self._has_had(observer, good)
+
     @promise("idempotent", claim="idempotent")
     async def test_an_event_that_comes_again_has_one_effect(self, observer: RunObserver) -> None:
         run = _events.run_of(1)
@@ -177,9 +221,17 @@ class ObserverContract(Contract):
         await asyncio.gather(*(_give(observer, _events.copies(run)) for _ in range(3)))
         if hasattr(observer, "on_events"):
             await _on_events(observer)(_events.copies(run))
-        effects = await self.effects(observer)
-        twice = [event for event in run if effects.count(event.event_id) > 1]
-        assert not twice, f"{_name(twice[0])} took effect {effects.count(twice[0].event_id)} times"
+        await self._has_had_once(observer, run)
+
+    @promise("idempotent", claim="idempotent")
+    async def test_what_comes_again_after_a_cancel_has_one_effect(self, observer: RunObserver) -> None:
+        for turns in _TURNS_TO_CANCEL_AFTER:
+            run = _events.run_of(turns)
+            await _cancel(observer.on_event(run[0]), turns)
+            if hasattr(observer, "on_events"):
+                await _cancel(_on_events(observer)(run), turns)
+            await _give(observer, run)
+            await self._has_had_once(observer, run)
 
     @promise("I22", claim="accounts")
     async def test_accounts_for_every_event_at_any_moment(self, observer: RunObserver) -> None:
@@ -232,6 +284,18 @@ class ObserverContract(Contract):
         missing = [event for event in events if event.event_id not in effects]
         assert not missing, f"{len(missing)} of {len(events)} events had no effect, the first {_name(missing[0])}"
 
+    async def _has_had_in_order(self, observer: RunObserver, runs: Sequence[Sequence[RunLifecycleEvent]]) -> None:
+        effects = await self.effects(observer)
+        for run in runs:
+            ids = {event.event_id: event.sequence for event in run}
+            seen = [ids[event_id] for event_id in effects if event_id in ids]
+            assert seen == sorted(seen), f"sequences of {run[0].run_id} took effect as {seen}"
+
+    async def _has_had_once(self, observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> None:
+        times = Counter(await self.effects(observer))
+        twice = [event for event in events if times[event.event_id] > 1]
+        assert not twice, f"{_name(twice[0])} took effect {times[twice[0].event_id]} times"
+
 
 async def _give(observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> None:
     for event in events:
@@ -241,11 +305,23 @@ async def _give(observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> N
             raise AssertionError(f"{type(exc).__name__}: {exc} on {_name(event)} with {dict(event.payload)}") from exc
 
 
-async def _refuse_or_take(observer: RunObserver, event: RunLifecycleEvent) -> None:
+async def _cancel(call: Coroutine[Any, Any, None], turns: int) -> tuple[asyncio.Task[None], bool]:
+    """Cancel a call after so many turns of the loop; its task, which has ended, and whether it was still going on."""
+    task = asyncio.create_task(call, name="on_event")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    pending = task.cancel()
+    await asyncio.wait({task})
+    return task, pending
+
+
+async def _refuse_or_take(observer: RunObserver, event: RunLifecycleEvent) -> bool:
+    """Whether it took the event."""
     try:
         await observer.on_event(event)
+        return True
     except Exception:  # noqa: BLE001  # which one it is, is the observer's to choose
-        return
+        return False
     except BaseException as exc:
         raise AssertionError(f"{type(exc).__name__} on {_name(event)}, which is no Exception") from exc
 
