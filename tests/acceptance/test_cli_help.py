@@ -15,6 +15,7 @@ from trackside.app.cli.manual import MANUAL
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
 AGENTS = "async def chat(input):\n    return 'nothing'\n"
+SPENDER = "async def spender(question, run):\n    run.record_usage('model', input_tokens=100, output_tokens=20)\n"
 EXAMPLES = [(name, example) for name, entry in MANUAL.items() for example in entry.examples]
 
 
@@ -67,6 +68,17 @@ def test_an_error_is_explained_by_the_code_that_its_message_ends_with(here: Run)
     assert explained.returncode == 0
     assert explained.stdout.startswith("agent-reference\n")
     assert "**What to do:** write `path/file.py:name`" in explained.stdout
+
+
+def test_what_a_run_failed_of_is_explained_by_the_word_that_its_message_begins_with(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "spender.py").write_text(SPENDER, encoding="utf-8")
+    failed = here("run", "spender.py:spender", "hello", "--max-tokens", "10")
+    (word,) = [word for word in failed.stdout.split() if word.startswith("budget")]
+
+    explained = here("explain", word)
+
+    assert explained.returncode == 0, explained.stderr
+    assert explained.stdout.startswith("budget_exceeded\n")
 
 
 def test_a_code_that_is_none_is_answered_with_the_one_that_is_meant(here: Run) -> None:

@@ -15,6 +15,7 @@ from trackside.app.cli.explaining import explanations
 from trackside.app.server.failures import status_of
 from trackside.app.server.responses import CODES
 from trackside.harness.errors import TracksideError
+from trackside.harness.types import FailureReason
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "reference" / "errors"
 _WHO: Final = {
@@ -70,7 +71,9 @@ def _template(kind: type[TracksideError]) -> str:
 
 def _page(code: str, kind: type[TracksideError] | None, text: str) -> str:
     facts = [f"# {code}\n"]
-    if kind is None:
+    if code in {*FailureReason}:
+        facts.append(f"The `error_type` of a run that failed: `trackside events` shows it as `{code}: …`.\n")
+    elif kind is None:
         status = next(status for status, name in CODES.items() if name == code)
         facts.append(f"HTTP status {status}: the sentence under `detail` says what it is about.\n")
     else:
@@ -89,12 +92,14 @@ def _index(texts: Mapping[str, str], found: Mapping[str, type[TracksideError]]) 
     lines = [
         "# Errors\n",
         "A message of Trackside ends with a code, as `[thread-busy]`; what the server answers has it under `code`, and in a",
-        "program it is `error.code`. `trackside explain thread-busy` says the same as these pages, without a network.\n",
+        "program it is `error.code`. What a run failed of, if it was no exception, is here, too: `error_type` of its end.",
+        "`trackside explain thread-busy` says the same as these pages, without a network.\n",
         "| code | message |\n|---|---|",
     ]
     for code in texts:
         kind = found.get(code)
         said = "of the HTTP status" if kind is None else _template(kind).replace("|", "\\|")
+        said = "of a run that failed" if code in {*FailureReason} else said
         lines.append(f"| [{code}]({code}.md) | {said} |")
     return "\n".join(lines) + "\n"
 

@@ -6,10 +6,11 @@ from error_reference import FOLDER, documents, kinds
 
 from trackside.app.cli.explaining import explanations
 from trackside.app.server.responses import CODES
+from trackside.harness.types import FailureReason
 
 
 def test_every_code_is_explained_and_every_explanation_is_of_one() -> None:
-    said = {*kinds(), *CODES.values()}
+    said = {*kinds(), *CODES.values(), *FailureReason}
     assert said == {*explanations()}
 
 

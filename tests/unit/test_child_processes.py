@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.engine.children import PROCESS_CRASHED, ChildProcess
+from trackside.app.engine.children import ChildProcess
+from trackside.harness.types import FailureReason
 
 SAYS = """
 import json, os, socket
@@ -91,7 +92,7 @@ async def test_a_process_that_has_crashed_takes_with_it_what_it_had_forked(runni
     async with asyncio.timeout(30):
         verdict = await child.wait()
     assert verdict is not None
-    assert (verdict.error_type == PROCESS_CRASHED) == (ends != -signal.SIGKILL)
+    assert (verdict.failure is FailureReason.process_crashed) == (ends != -signal.SIGKILL)
     assert child.stats is not None
     assert child.stats.running == running
     assert has_ended(left, within=30)

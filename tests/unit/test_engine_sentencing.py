@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trackside.app.engine.sentencing import STUCK, Overdue
+from trackside.app.engine.sentencing import Overdue
 from trackside.app.storage.fleet import HeldRun
 from trackside.harness.ending import StopPolicy
-from trackside.harness.types import CancelAction
+from trackside.harness.types import CancelAction, FailureReason
 
 
 def run(**says: Any) -> HeldRun:
@@ -51,7 +51,7 @@ def test_whatever_came_first_is_the_reason() -> None:
 
 def test_a_run_that_its_own_process_calls_stuck_has_no_more_time() -> None:
     stuck = run(is_stuck=True)
-    assert overdue().judge([stuck], 0.0)["w"].error_type == STUCK
+    assert overdue().judge([stuck], 0.0)["w"].failure is FailureReason.stuck
     asked = run(is_stuck=True, cancel_requested=CancelAction.interrupt)
     assert "r" in overdue().judge([asked], 0.0)["w"].stopped
 

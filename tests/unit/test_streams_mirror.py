@@ -167,17 +167,18 @@ async def test_a_lost_tail_is_a_gap_before_the_end() -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_the_log_tells_the_end_of_a_run_whose_worker_is_gone(begun: bool) -> None:
+@pytest.mark.parametrize("reason", ["worker_lost", "process_crashed", "memory_limit", "stuck"])
+async def test_the_log_tells_the_end_of_a_run_whose_process_is_gone(reason: str, begun: bool) -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
             reader = made.servers[0].read(RUN)
             if begun:
                 made.begin()
                 made.say(1)
-            made.log.tell(RUN, status="error", error_type="worker_lost", started=begun)
+            made.log.tell(RUN, status="error", error_type=reason, started=begun)
             got, end = await to_the_end(reader)
         assert numbers_of(got) == ([1] if begun else [])
-        assert end.end == {"status": "error", "error_type": "worker_lost"}
+        assert end.end == {"status": "error", "error_type": reason}
         assert made.mirrors[0].stats.ends_logged == 1
         made.say(2)  # a worker that was taken for dead says more
         await asyncio.sleep(0)

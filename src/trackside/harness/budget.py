@@ -8,9 +8,6 @@ from trackside.harness.types import AgentLimits, RunSpec
 
 _ROUNDING = 1 + 1e-9  # ten calls of 0.1 USD cost 1 USD, whatever floats make of it
 
-BUDGET_EXCEEDED = "budget_exceeded"
-"""The `error_type` of a run that was stopped because it had used more than it may."""
-
 
 class Used(NamedTuple):
     """What a run has used so far. `cost_usd` is None where no call had a price."""

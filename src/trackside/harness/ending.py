@@ -13,7 +13,7 @@ from trackside.harness.failures import line_of, text_of, traceback_of
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import ThreadState
-from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunStatus
+from trackside.harness.types import CancelMode, FailureReason, JsonObject, RunRecord, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Stop:
     status: RunStatus
     reason: str | None = None
     mode: CancelMode | None = None
-    error_type: str = "TimeoutError"
+    failure: FailureReason | None = None
+    """What it fails of; None where the status says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def stopped(stop: Stop) -> End:
     """The end of a run that was stopped."""
     says: JsonObject = {}
     if stop.status is not RunStatus.cancelled:
-        says = {"error": stop.reason, "error_type": stop.error_type}
+        says = {"error": stop.reason, "error_type": stop.failure.value if stop.failure else "TimeoutError"}
     else:
         says = {"cancel_mode": stop.mode.value if stop.mode else CancelMode.interrupt.value}
         if stop.reason is not None:

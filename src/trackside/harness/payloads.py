@@ -158,7 +158,7 @@ class RunFailedPayload(_Payload):
     error: str
     """What went wrong, for people."""
     error_type: str
-    """The type of the exception, or `worker_lost`, `budget_exceeded` and the like."""
+    """The type of the exception, or `budget_exceeded`, `memory_limit`, `process_crashed`, `stuck`, `worker_lost`."""
     traceback: NotRequired[str]
     """Where the exception came from."""
     retried_as: NotRequired[str]

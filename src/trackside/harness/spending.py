@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from trackside.harness.budget import BUDGET_EXCEEDED, Budget
+from trackside.harness.budget import Budget
 from trackside.harness.ending import Stop
 from trackside.harness.journal import Journal
 from trackside.harness.logs import fields_of
-from trackside.harness.types import RunRecord, RunStatus
+from trackside.harness.types import FailureReason, RunRecord, RunStatus
 
 logger = logging.getLogger("trackside.worker")
 
@@ -34,4 +34,4 @@ class Spending:
             warning = "run %s: max_cost_usd does not count calls without a price, of %s"
             logger.warning(warning, self._record.run_id, models, extra=fields_of(self._record))
         excess = self._budget.excess(self._journal.used())
-        return None if excess is None else Stop(RunStatus.error, excess, error_type=BUDGET_EXCEEDED)
+        return None if excess is None else Stop(RunStatus.error, excess, failure=FailureReason.budget_exceeded)

@@ -79,6 +79,21 @@ class CancelMode(StrEnum):
     task_cancelled = "task_cancelled"
 
 
+class FailureReason(StrEnum):
+    """What a run failed of where it was no exception: the `error_type` of its end."""
+
+    budget_exceeded = "budget_exceeded"
+    """It had used more than it may, and was stopped."""
+    worker_lost = "worker_lost"
+    """Its process went away."""
+    process_crashed = "process_crashed"
+    """The process that it had for itself crashed, or was left by its agent."""
+    memory_limit = "memory_limit"
+    """The process that it had for itself had more memory than it may, and was ended."""
+    stuck = "stuck"
+    """It had used more than it may and did not stop, so the process that it had for itself was ended."""
+
+
 class _Asked(msgspec.Struct, frozen=True):
     """The part of a `RunSpec` that may go without names: the agent, and what it is given."""
 

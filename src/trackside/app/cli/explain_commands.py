@@ -12,7 +12,11 @@ app = typer.Typer()
 @app.command()
 def explain(
     code: Annotated[
-        str | None, typer.Argument(metavar="[CODE]", help="What the message of an error ends with, as `thread-busy`.")
+        str | None,
+        typer.Argument(
+            metavar="[CODE]",
+            help="What a message ends with, as `thread-busy`, or what a run failed of, as `worker_lost`.",
+        ),
     ] = None,
 ) -> int:
     """Say what is behind an error, and what to do about it; without a code, list them all."""

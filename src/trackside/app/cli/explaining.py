@@ -1,7 +1,7 @@
 """`trackside explain`: what is behind an error, and what to do about it, by the code that its message ends with.
 
-The texts are Markdown, in `explanations/`: a heading for each code, an error's own (`TracksideError.code`) or that of an
-answer's status. The documentation has them as pages, one each.
+The texts are Markdown, in `explanations/`: a heading for each code, an error's own (`TracksideError.code`), that of an
+answer's status, or what a run failed of (`FailureReason`). The documentation has them as pages, one each.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def explain(code: str | None) -> int:
             out.print(name.ljust(width), style="bold", end="  ")
             out.print(_SENTENCE.split(" ".join(about.split()), maxsplit=1)[0])
         return 0
-    # As people copy it: with the brackets of the message, in any case.
-    wanted = code.strip().strip("[]").casefold()
+    # As people copy it: with the brackets of the message, or the colon before it, in any case.
+    wanted = code.strip().strip("[]:").casefold()
     if (text := known.get(wanted)) is None:
         close = get_close_matches(wanted, known, n=1)
         raise UnknownCodeError(typed=wanted, meant=f" (is {close[0]!r} meant?)" if close else "")

@@ -14,13 +14,11 @@ from typing import Final, Self
 
 import msgspec
 
-from trackside.app.storage.fleet_store import WORKER_LOST
 from trackside.app.vitals import WorkerStats
+from trackside.harness.types import FailureReason
 
 VARIABLE: Final = "_TRACKSIDE_ISOLATED"
 """The environment variable by which a process learns that it is such a one."""
-PROCESS_CRASHED: Final = "process_crashed"
-MEMORY_LIMIT: Final = "memory_limit"
 
 _LAST_WORDS: Final = 1.0  # seconds that there are to read what a process had said before it ended
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -57,7 +55,7 @@ class Verdict:
     """Why a child process has died, and what its death means for its runs; see `FleetStore.bury`."""
 
     why: str
-    error_type: str = WORKER_LOST
+    failure: FailureReason = FailureReason.worker_lost
     stopped: Mapping[str, str] = field(default_factory=dict)
     timed_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -147,7 +145,7 @@ class ChildProcess:
         if self.verdict is None and code == 0 and not (self.stats is not None and self.stats.running):
             return None
         self._kill_group()
-        return self.verdict or Verdict(why=f"the agent's process {ending(code)}", error_type=_error_type(code))
+        return self.verdict or Verdict(why=f"the agent's process {ending(code)}", failure=_failure(code))
 
     @property
     def exit_code(self) -> int | None:
@@ -209,9 +207,9 @@ def total(children: Sequence[ChildProcess], gone: ChildStats, places: int) -> Wo
     )
 
 
-def _error_type(code: int) -> str:
+def _failure(code: int) -> FailureReason:
     """Whoever sends SIGKILL, be it a person or a system without memory, is not the agent."""
-    return WORKER_LOST if code == -signal.SIGKILL else PROCESS_CRASHED
+    return FailureReason.worker_lost if code == -signal.SIGKILL else FailureReason.process_crashed
 
 
 def _settle(future: asyncio.Future[bool], *, begun: bool) -> None:

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from trackside.app.engine.children import Verdict
 from trackside.app.storage.fleet import HeldRun
 from trackside.harness.ending import StopPolicy
-from trackside.harness.types import CancelAction
-
-STUCK: Final = "stuck"
-"""The `error_type` of a run that was stopped for what it used, and did not stop."""
+from trackside.harness.types import CancelAction, FailureReason
 
 
 @dataclass(slots=True, eq=False)
@@ -71,4 +67,4 @@ class Overdue:
             if run.cancel_requested is CancelAction.rollback:
                 told += "; what its graph had stored could not be rolled back"
             return Verdict(why=why, stopped={run.run_id: told})
-        return Verdict(why=why, error_type=STUCK)
+        return Verdict(why=why, failure=FailureReason.stuck)

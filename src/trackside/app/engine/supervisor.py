@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from trackside.app.engine.children import MEMORY_LIMIT, ChildProcess, ChildStats, Verdict, ending, total
+from trackside.app.engine.children import ChildProcess, ChildStats, Verdict, ending, total
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet_store import FleetStore
 from trackside.app.vitals import WorkerStats
 from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.types import FailureReason
 
 logger = logging.getLogger("trackside.worker")
 
@@ -235,7 +236,7 @@ class Supervisor:
                     ended = await self._fleet.bury(
                         worker_id,
                         verdict.why,
-                        verdict.error_type,
+                        verdict.failure,
                         stopped=verdict.stopped,
                         timed_out=verdict.timed_out,
                     )
@@ -301,7 +302,7 @@ class Supervisor:
             for child, weight in zip(children, weights, strict=True):
                 if weight > limit:
                     why = f"the agent's process used more than its memory limit of {_size(limit)}"
-                    child.kill(Verdict(why=why, error_type=MEMORY_LIMIT))
+                    child.kill(Verdict(why=why, failure=FailureReason.memory_limit))
 
     def _note(self) -> None:
         with suppress(ClosedError):

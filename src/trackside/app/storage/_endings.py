@@ -20,10 +20,15 @@ from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import terminal_event_of, thread_status_after
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import CancelAction, CancelMode, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
-
-WORKER_LOST = "worker_lost"
-"""The `error_type` of a run whose process went away."""
+from trackside.harness.types import (
+    CancelAction,
+    CancelMode,
+    FailureReason,
+    JsonObject,
+    LifecycleEventType,
+    RunStatus,
+    ThreadStatus,
+)
 
 
 def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, reason: str | None = None) -> None:
@@ -35,10 +40,10 @@ def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, r
 
 
 def lose(
-    unit: UnitOfWork, active: ActiveRun, why: str, error_type: str = WORKER_LOST, *, retried_as: str | None = None
+    unit: UnitOfWork, active: ActiveRun, why: str, reason: FailureReason, *, retried_as: str | None = None
 ) -> bool:
     """End a run as failed, because its worker is lost; whether it goes on as `retried_as`, which it does if it may."""
-    says: JsonObject = {"status": RunStatus.error.value, "error": why, "error_type": error_type}
+    says: JsonObject = {"status": RunStatus.error.value, "error": why, "error_type": reason.value}
     attempt = None
     if retried_as is not None and active.cancel_requested is None:
         attempt = next_attempt(unit.session, active, retried_as)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, override
 from sqlalchemy import Select, and_, exists, func, or_, select
 
 from trackside.app.storage._encoding import json_of, time_of
-from trackside.app.storage._endings import WORKER_LOST, announce_rest, cancel_in_place, lose, time_out
+from trackside.app.storage._endings import announce_rest, cancel_in_place, lose, time_out
 from trackside.app.storage._graph_checkpoint_tables import graph_checkpoints
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import is_gone
@@ -20,7 +20,15 @@ from trackside.app.storage._work import ROW_BYTES, UnitOfWork, Work
 from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.admission import spec_of
 from trackside.harness.ids import new_id
-from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus, ThreadStatus
+from trackside.harness.types import (
+    CancelAction,
+    FailureReason,
+    MultitaskStrategy,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
 
 _ASKED: Final = (
     runs.c.agent,
@@ -83,7 +91,7 @@ class Death:
     `timed_out` took longer than they may, which the reason says.
     """
 
-    error_type: str = WORKER_LOST
+    failure: FailureReason = FailureReason.worker_lost
     stopped: Mapping[str, str] = MappingProxyType({})
     timed_out: Mapping[str, str] = MappingProxyType({})
     says_all: bool = False
@@ -260,7 +268,7 @@ def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
 def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None, death: Death) -> bool:
     """Announce of a run what its worker did not live to announce; whether it goes on, under that id."""
     because = "" if reason is None else f": {reason}"
-    run_id, error_type = active.run_id, death.error_type
+    run_id, failure = active.run_id, death.failure
     match active.state:
         case Standing.pending | Standing.delayed | Standing.withdrawn if active.cancel_requested is not None:
             cancel_in_place(unit, active, active.cancel_requested)
@@ -270,12 +278,12 @@ def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None
             cancel_in_place(unit, active, _done_of(unit, active, active.cancel_requested), death.stopped[run_id])
         case Standing.claimed:
             why = f"the process that executed the run went away before the run had ended{because}"
-            if reason is not None and (death.says_all or error_type != WORKER_LOST):
+            if reason is not None and (death.says_all or failure is not FailureReason.worker_lost):
                 why = reason
-            return lose(unit, active, why, error_type, retried_as=retry_id)
+            return lose(unit, active, why, failure, retried_as=retry_id)
         case Standing.pending | Standing.delayed:
             why = f"the process that had the run's agent went away before the run had started{because}"
-            lose(unit, active, why, error_type)
+            lose(unit, active, why, failure)
         case Standing.withdrawn:
             cancel_in_place(unit, active, CancelAction.interrupt)
         case Standing.ended:

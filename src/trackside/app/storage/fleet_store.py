@@ -9,7 +9,6 @@ from types import MappingProxyType
 from trackside.app.storage._arguments import plain
 from trackside.app.storage._coordination import PromoteDue
 from trackside.app.storage._duties import HoldDuties, ReleaseDuties
-from trackside.app.storage._endings import WORKER_LOST
 from trackside.app.storage._fleet_reads import read_duties, read_held, read_queue, read_ready, read_workers
 from trackside.app.storage._membership import AskToDrain, LoosenVersions, Vouch
 from trackside.app.storage._readers import Readers
@@ -17,8 +16,9 @@ from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
 from trackside.app.storage._upkeep import say_ended
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.fleet import HeldDuty, HeldRun, QueueDepth, QueueNews, ReadyRun, StoredWorker
+from trackside.harness.types import FailureReason
 
-__all__ = ["WORKER_LOST", "FleetStore", "Reaped"]
+__all__ = ["FleetStore", "Reaped"]
 
 
 class FleetStore:
@@ -149,7 +149,7 @@ class FleetStore:
         self,
         worker_id: str,
         why: str,
-        error_type: str = WORKER_LOST,
+        failure: FailureReason = FailureReason.worker_lost,
         *,
         stopped: Mapping[str, str] = MappingProxyType({}),
         timed_out: Mapping[str, str] = MappingProxyType({}),
@@ -163,7 +163,7 @@ class FleetStore:
             StorageError: the database failed; what was done before stays.
         """
         ended: list[str] = []
-        death = Death(error_type=error_type, stopped=stopped, timed_out=timed_out)
+        death = Death(failure=failure, stopped=stopped, timed_out=timed_out)
         while True:
             buried: Reaped = await self._writer.write(Bury(worker_id=worker_id, why=why, death=death))
             say_ended(buried, why)

@@ -39,13 +39,14 @@ from trackside.app.streams.thread_feed import Start, ThreadFeed
 from trackside.app.streams.wire import Listening, LiveWire, Topic
 from trackside.harness.errors import TracksideError
 from trackside.harness.ports import StreamGap
+from trackside.harness.types import FailureReason
 
 logger = logging.getLogger("trackside.stream")
 
 _MOST_PIECES: Final = MOST_PART_BYTES // MOST_BYTES + 2
 _STILL_COMING: Final = 0.5
 """Seconds after a message of a run in which another one may be expected."""
-_SAID_NO_MORE: Final = frozenset({"worker_lost", "process_crashed", "memory_limit"})
+_SAID_NO_MORE: Final = frozenset(FailureReason) - {FailureReason.budget_exceeded}
 """How runs have failed whose processes did not live to say more."""
 _UNHEARD: Final = "what the worker said last did not come; how the run has ended, the log says"
 _KNOWN_ENDS: Final = 1_000

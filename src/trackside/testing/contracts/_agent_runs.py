@@ -9,9 +9,8 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from trackside.harness.budget import BUDGET_EXCEEDED
 from trackside.harness.journal import excerpt
-from trackside.harness.types import RunStatus
+from trackside.harness.types import FailureReason, RunStatus
 from trackside.testing.contracts._agent_stage import Arrival, is_plain, scripted, stage, tokens_of
 from trackside.testing.contracts._promise import Contract, promise
 from trackside.testing.contracts.scripted import INPUT_TOKENS, OUTPUT_TOKENS, ScriptedAgents
@@ -121,7 +120,7 @@ class RunningPromises(Contract):
         async with stage(virtual=self.virtual_time, prices=_Flat(agents.model)) as scene:
             played = await scene.play(scripted(agents, "calls_tool")("look", 4), **limit)
         played.has_ended(RunStatus.error, calls=calls)
-        assert played.end["error_type"] == BUDGET_EXCEEDED, f"its error is {played.end['error_type']}"
+        assert played.end["error_type"] == FailureReason.budget_exceeded, f"its error is {played.end['error_type']}"
         counted = played.used["tool_call_count"]
         assert counted == tools, f"it was stopped after {counted} calls of tools instead of {tools}"
 

@@ -12,6 +12,7 @@ from trackside import RunStatus, __version__
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.fleet import FleetMember, ReadyRun, Taking
+from trackside.harness.types import FailureReason
 
 TAKEN = Taking.taken
 
@@ -78,12 +79,12 @@ async def test_a_worker_that_its_supervisor_knows_to_be_dead_is_buried_with_his_
     again = await running(server, worker, agents, "again", max_attempts=2)
 
     with caplog.at_level(logging.WARNING):
-        ended = await other.store.fleet.bury(worker.name, "it took more than 1 GiB", "out_of_memory")
+        ended = await other.store.fleet.bury(worker.name, "it took more than 1 GiB", FailureReason.memory_limit)
 
     assert sorted(ended) == sorted([handle.run_id, again.run_id])
     assert "it is started anew as run" in caplog.text
     (event,) = await server.store.events(run_id=handle.run_id, types="run_failed")
-    assert event.event.payload["error_type"] == "out_of_memory"
+    assert event.event.payload["error_type"] == "memory_limit"
     assert event.event.payload["error"] == "it took more than 1 GiB"
     (retry,) = other.announced
     assert (await server.manager.get(retry)).retry_of == again.run_id
