@@ -108,6 +108,24 @@ def test_a_file_that_hides_the_package_it_needs_is_named(folder: Path, line: str
     assert hides in str(failed.value)
 
 
+@pytest.mark.parametrize("line", ["from agents import Agent", "import agents.extensions"])
+@pytest.mark.parametrize("text", ["agents.py:desk", "agents:desk", "desk.py:desk"])
+def test_a_file_with_the_name_of_a_framework_that_is_not_installed_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    for loaded in [name for name in sys.modules if name.partition(".")[0] == "agents"]:
+        monkeypatch.delitem(sys.modules, loaded)
+    for name in ("agents.py", "desk.py"):
+        (folder / name).write_text(f"{line}\ndesk = ...\n")
+
+    with pytest.raises(AgentImportError) as failed:
+        load(text)
+
+    helps = f"give {folder / 'agents.py'} another name and pip install 'trackside[openai-agents]'"
+    assert f"if the package agents is meant, which is not installed, {helps}" in str(failed.value)
+
+
 def test_a_package_that_is_not_there_hides_behind_nothing(folder: Path) -> None:
     (folder / "desk.py").write_text("import kettles\n")
 

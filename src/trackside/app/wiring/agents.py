@@ -214,7 +214,7 @@ def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
         cause = traceback.format_exception_only(exc)[-1].strip()
         if isinstance(exc, SyntaxError) and exc.filename:  # of which this says neither file nor line
             cause += f" ({_as_seen_here(exc.filename)}, line {exc.lineno})"
-        if isinstance(exc, ImportError) and (hint := _what_helps(exc, (exc.name or "").partition(".")[0])):
+        if isinstance(exc, ImportError) and (hint := _what_helps(exc, reference)):
             cause += f"; {hint}"
         raise AgentImportError(reference=reference, module=reference.module, cause=cause) from exc
 
@@ -224,15 +224,19 @@ def _as_seen_here(file: str) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _what_helps(failure: ImportError, package: str) -> str | None:
+def _what_helps(failure: ImportError, reference: AgentReference) -> str | None:
     """What to do where a package could not be imported: rename the file that hides it, as an `agents.py`, or install it."""
+    package = (failure.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package)
     found = PathFinder.find_spec(package) if package else None
     if found is not None and found.origin is not None:
         folder = Path(found.origin).parents[found.submodule_search_locations is not None]
         elsewhere = [place for place in sys.path if Path(place).absolute() != folder]
         if PathFinder.find_spec(package, elsewhere) is not None:
             return f"{found.origin} hides the package {package} that is installed, so give the file another name"
-    extra = _EXTRAS.get(package)
+        if extra and folder == (Path(reference.module).absolute().parent if reference.is_file else Path.cwd()):
+            is_theirs = f"if the package {package} is meant, which is not installed"
+            return f"{is_theirs}, give {found.origin} another name and pip install 'trackside[{extra}]'"
     return f"pip install 'trackside[{extra}]'" if extra and isinstance(failure, ModuleNotFoundError) else None
 
 
