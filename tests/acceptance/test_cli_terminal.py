@@ -29,6 +29,9 @@ async def talk(input, run):
     run.send({"type": "AIMessageChunk", "id": "m1", "content": "", "chunk_position": "last"}, "messages")
     print("printed by the agent")
 
+async def count(input, run):
+    run.record_usage("model", input_tokens=12, output_tokens=1)
+
 async def sleep(input):
     await asyncio.Event().wait()
 
@@ -72,6 +75,15 @@ def agents(tmp_path: Path) -> None:
 
 def recorded_statuses(here: Trackside) -> list[str]:
     return [json.loads(line)["status"] for line in here("runs", "--json").stdout.splitlines()]
+
+
+def test_where_there_is_only_ascii_each_character_of_ours_has_one_that_takes_its_place(terminal: Any) -> None:
+    shown = terminal("run", "agents.py:count", "Grüße", PYTHONUTF8="0", PYTHONIOENCODING="ascii", TERM="dumb")
+
+    assert shown.wait() == 0
+    assert shown.output.isascii()
+    assert "13 tokens (12 in, 1 out) . 1 model call" in shown.text
+    assert "Gr??e" in shown.text, "those of others are others'"
 
 
 def rows(terminal: Any) -> list[str]:

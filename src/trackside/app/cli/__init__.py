@@ -9,7 +9,6 @@ Only what a command needs is imported when it is used, so that `trackside --help
 from __future__ import annotations
 
 import gc
-import io
 import logging
 import os
 import signal
@@ -66,12 +65,10 @@ def _ignore_interrupts() -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        from trackside.app.cli.streams import fill_closed_streams
+        from trackside.app.cli.streams import fill_closed_streams, spell_out
 
         fill_closed_streams()
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
-                stream.reconfigure(errors="replace")
+        spell_out()
         from trackside.app.cli.commands import parser
 
         # What Trackside's own parts tell operators; what concerns whoever sits here is said otherwise.

@@ -1,10 +1,15 @@
-"""The standard streams as they are: those that are closed or broken. Imports nothing heavy, as it comes first."""
+"""The standard streams as they are: closed, broken, or without most characters. Imports nothing heavy, as it comes first."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
-from typing import IO
+from typing import IO, Final
+
+_PLAIN: Final = str.maketrans({"·": ".", "…": "~", "→": ">", "×": "x"})
+"""What stands for a character of ours where there is only ASCII, as wide as that, so that columns stay."""
 
 
 def fill_closed_streams() -> None:
@@ -21,6 +26,21 @@ def fill_closed_streams() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def spell_out() -> None:
+    """Have a character that a stream lacks be no reason to fail: one that takes its place is written, else a `?`."""
+    codecs.register_error("trackside.plain", _in_plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="trackside.plain")
+
+
+def _in_plain(failure: UnicodeError) -> tuple[str, int]:
+    if not isinstance(failure, UnicodeEncodeError):
+        raise failure
+    lacking = failure.object[failure.start : failure.end].translate(_PLAIN)
+    return "".join(char if char.isascii() else "?" for char in lacking), failure.end
 
 
 def discard(file: IO[str]) -> None:
