@@ -215,7 +215,7 @@ async def test_timeout_of_a_plain_function_waits_for_its_thread(way: Way) -> Non
         return "told to stop"
 
     async with way(required(seen)) as runs:
-        result = await runs.run(agent, timeout=0.01)
+        result = await runs.run(agent, timeout=0.5)
         assert returned.is_set()
     assert result.status is RunStatus.timeout
     assert told(seen.events) == [*OPENING, "run_failed timeout", "thread_status_updated error"]
