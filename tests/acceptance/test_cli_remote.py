@@ -14,7 +14,8 @@ import pytest
 from forking import Forkery
 from trackside_server import TracksideServer
 
-from trackside.app.cli import remote_records
+from trackside.app.cli import remote_records, remote_running
+from trackside.app.cli.lookup import find_paused_run
 from trackside.app.storage import Store
 from trackside.harness.types import RunStatus
 from trackside.testing import make_run
@@ -39,9 +40,13 @@ async def ask(input, run):
 
 async def sleep(input):
     await asyncio.Event().wait()
+
+async def sign(input, run):
+    run.interrupt("may I?")
+    await asyncio.Event().wait()
 """
 SETTINGS = '[server]\nauth = "keys"\n[agents]\n' + "".join(
-    f'{name} = "agents.py:{name}"\n' for name in ("echo", "fail", "ask", "sleep")
+    f'{name} = "agents.py:{name}"\n' for name in ("echo", "fail", "ask", "sleep", "sign")
 )
 
 
@@ -218,6 +223,28 @@ def test_a_run_goes_on_in_the_server_and_is_watched_here(served: Served, here: T
     again = objects(here("retry", run["run_id"], "--json", *at))
     assert again[-1]["result"]["output"] == {"answer": "hello"}
     assert objects(here("runs", run["run_id"], "--json", *at))[0]["retried_as"] == [again[-1]["result"]["run_id"]]
+
+
+def test_who_answers_when_somebody_has_just_answered_is_told_so(
+    served: Served, here: Trackside, piped: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = served.at("server", "run")
+    thread = objects(here("run", "sign", "x", "--json", *at), 75)[-1]["result"]["thread_id"]
+    first: list[dict[str, Any]] = []
+
+    async def find(*args: Any) -> Any:
+        found = await find_paused_run(*args)
+        faster = await asyncio.to_thread(piped, "resume", thread, "yes", "--json", *at)
+        assert faster.stdout is not None
+        first.append(json.loads(await asyncio.to_thread(faster.stdout.readline)))
+        return found
+
+    with monkeypatch.context() as changes:
+        changes.setattr(remote_running, "find_paused_run", find)
+        late = here("resume", thread, "no", *at)
+    assert (late.returncode, late.stdout, late.stderr.count("\n")) == (2, "", 1)
+    assert late.stderr.startswith(f"error: Thread {thread!r} does not wait for an answer, it is busy; ")
+    assert here("cancel", first[0]["run_id"], "--wait", *at).returncode == 0
 
 
 def test_a_run_is_cancelled_and_deleted_wherever_that_is_said(

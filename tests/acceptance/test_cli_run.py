@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from trackside.app.cli import running
+from trackside.app.wiring.agents import load_agent
+
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 Piped = Callable[..., "subprocess.Popen[str]"]
 
@@ -41,6 +44,10 @@ async def sleep(input):
 
 async def ask(input, run):
     return f"You said {run.interrupt('May I?')!r} to {input!r}"
+
+async def sign(input, run):
+    run.interrupt("May I?")
+    await asyncio.Event().wait()
 
 async def loud(input):
     print("printed")
@@ -247,6 +254,29 @@ def test_an_imported_question_is_not_answered_where_nobody_remembers_it(here: Tr
     assert lost.stderr.startswith("error: Thread 't-1' does not wait for an answer, nor remember what it asked: ")
     assert len(json_lines(here("runs", "--json", "-d", "sqlite:///other.db").stdout)) == 1
     assert here("resume", "t-1", "yes").returncode == 0
+
+
+@pytest.mark.parametrize(("agent", "standing"), [("sign", "it is busy"), ("ask", "it is idle")])
+def test_who_answers_when_somebody_has_just_answered_is_told_so(
+    here: Trackside, piped: Piped, monkeypatch: pytest.MonkeyPatch, agent: str, standing: str
+) -> None:
+    """Between the look at what is asked and the run that brings the answer, the agent is imported, which takes a while."""
+    here("run", f"agents.py:{agent}", "hello", "--thread", "t-1")
+
+    def load(*args: Any, **options: Any) -> Any:
+        first = piped("resume", "t-1", "yes", "--json")
+        assert first.stdout is not None
+        assert "run_started" in first.stdout.readline()
+        if agent == "ask":
+            assert first.wait() == 0
+        return load_agent(*args, **options)
+
+    monkeypatch.setattr(running, "load_agent", load)
+    late = here("resume", "t-1", "no")
+    monkeypatch.undo()
+
+    assert (late.returncode, late.stdout, late.stderr.count("\n")) == (2, "", 1)
+    assert late.stderr.startswith(f"error: Thread 't-1' does not wait for an answer, {standing}; ")
 
 
 def test_an_agent_that_has_moved_is_named_for_the_answer(trackside: Trackside, tmp_path: Path) -> None:

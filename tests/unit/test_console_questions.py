@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from trackside.app.dashboard.questions import Answers, answers_of, answers_read, is_yes_no, questions_of, request_of
+from trackside.app.dashboard.questions import (
+    Answers,
+    answers_of,
+    answers_read,
+    closed_by,
+    is_yes_no,
+    questions_of,
+    request_of,
+)
 from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import Approval, approval_of
 
@@ -86,6 +94,27 @@ def test_what_is_typed_answers_the_questions_beside_it(typed: list[str], ways: A
     answers = answers_of(form(answer=typed, read_as=ways), OPEN)
     assert answers == expected
     assert request_of(answers) == {"command": {"resume": expected}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "closed"),
+    [
+        ({"command": {"resume": {"a": 1}}}, {"a"}),
+        ({"command": {"resume": {"a": 1, "b": 2, "c": 3}}}, {"a", "b"}),
+        ({"command": {"resume": {"approved": True}}}, OPEN),  # the answer to the only one, as it stands
+        ({"command": {"resume": True}}, OPEN),
+        ({"command": {"goto": "x"}}, OPEN),
+        ({"input": {"name": "?"}}, OPEN),
+        (None, OPEN),
+    ],
+)
+def test_a_run_closes_what_it_answers_and_one_that_begins_anew_closes_all(asked: Any, closed: set[str]) -> None:
+    assert closed_by(asked, OPEN) == closed
+
+
+def test_an_answer_to_a_thread_that_is_free_is_refused_where_another_is_faster() -> None:
+    assert request_of({"a": 1}, is_first=True) == {"command": {"resume": {"a": 1}}, "multitask_strategy": "reject"}
+    assert request_of({"": None}, is_first=True) == {"input": None, "multitask_strategy": "reject"}
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -100,6 +101,35 @@ async def test_questions_are_answered_where_they_are_asked(serve_more: Any, visi
         await page.get_by_role("button", name="Reject").click()
         await expect(page.get_by_role("log")).to_contain_text('"message": "Not now"')
         await expect(page.get_by_role("log")).to_contain_text("Reject: Not now")
+
+
+async def test_who_answers_a_moment_too_late_is_told_so(serve_more: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve_more()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        page = await seen.go("/ui/agents/decides")
+        await page.get_by_role("radio", name="JSON").check()
+        await page.locator("#play-input").fill('{"until": "signed"}')
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.get_by_role("button", name="Reject")).to_be_visible()
+        (thread,) = (await client.post("/threads/search", json={})).json()
+
+        async def be_faster(route: Route) -> None:
+            """Answer when the server has read the answer of the page, and the page has not started a run with it."""
+            read = await route.fetch()
+            body = {"assistant_id": "decides", "command": {"resume": {"decisions": [{"type": "approve"}] * 2}}}
+            assert (await client.post(f"/threads/{thread['thread_id']}/runs", json=body)).status_code == 200
+            await route.fulfill(response=read)
+
+        await page.route("**/answer", be_faster, times=1)
+        await page.get_by_role("button", name="Reject").click()
+        await expect(page.locator("#play-problem")).to_have_text(
+            "this is not asked any more: somebody has answered already"
+        )
+        seen.complaints.clear()  # two 409
+        (tmp_path / "signed").touch()
+        (_, run) = (await client.get(f"/threads/{thread['thread_id']}/runs")).json()[::-1]
+        values = (await client.get(f"/threads/{thread['thread_id']}/runs/{run['run_id']}/join")).json()
+        assert values["decided"] == {"decisions": [{"type": "approve"}] * 2}
 
 
 async def test_what_goes_wrong_is_said_in_sentences(serve: Any, visit: Any) -> None:

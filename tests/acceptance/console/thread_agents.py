@@ -5,6 +5,7 @@ what nobody should believe.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.language_models import FakeListChatModel
@@ -125,10 +126,12 @@ huge = _much()
 
 
 async def decides(input: Any, run: RunContext) -> Any:
-    """Wants two actions to be approved, as LangChain's agents ask for it."""
+    """Wants two actions to be approved, as LangChain's agents ask for it, and does them when a file is there."""
     if run.resume is None:
         requests = [{"name": "send_mail", "args": {"to": "ada"}}, {"name": "delete_file", "args": {}}]
         run.interrupt({"action_requests": requests, "review_configs": []})
+    while isinstance(input, dict) and "until" in input and not Path(input["until"]).exists():
+        await asyncio.sleep(0.02)
     return {"decided": run.resume}
 
 

@@ -20,7 +20,7 @@ _LEAST_OF_AN_END = 6  # characters, without `…`: less is rather mistyped than 
 _STEPS = 3  # of a search, each among some thousand runs
 _LOOKED_AT = 500  # runs with such a text somewhere, and threads
 _CLOSE_QUESTIONS = (RunStatus.success, RunStatus.interrupted, RunStatus.running, RunStatus.pending)
-_STANDINGS = {
+STANDINGS = {
     ThreadStatus.idle: "it is idle",
     ThreadStatus.busy: "it is busy",
     ThreadStatus.interrupted: "its last run left no question",
@@ -123,7 +123,7 @@ async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, lis
     found = await find_thread(records, thread)
     run, questions = await _asked(records, found)
     if run is None or not questions:
-        raise NotWaitingError(thread_id=found.thread_id, standing=_STANDINGS[found.status])
+        raise NotWaitingError(thread_id=found.thread_id, standing=STANDINGS[found.status])
     return run, questions
 
 

@@ -11,22 +11,23 @@ import msgspec
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
-from trackside.app.cli.lookup import find_ended_run, find_paused_run
+from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import say_away
-from trackside.app.cli.remote_connection import Connection, RemoteError, connected
+from trackside.app.cli.remote_connection import Connection, RefusedError, RemoteError, connected
 from trackside.app.cli.remote_following import EventParser, ServerSentEvent
 from trackside.app.cli.remote_records import RemoteRecords
 from trackside.app.cli.run_options import RunOptions, View
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
+from trackside.harness.errors import ThreadBusyError
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import is_terminal, run_status_of
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import PausedRun, StreamGap, StreamPart
 from trackside.harness.questions import answers_of
-from trackside.harness.types import JsonObject, RunStatus
+from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 _SHOWN: Final = ("messages-tuple", "custom")
 _SILENCE: Final = 60.0  # seconds without a heartbeat after which a stream counts as lost
@@ -69,7 +70,12 @@ def resume(server: str, thread: str, answer: str, options: RunOptions, *, agent:
         paused, questions = await find_paused_run(records, thread)
         answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
         body = {"assistant_id": agent or paused.agent or "", "command": {"resume": answered}, **asked}
-        return await _start(connection, paused.thread_id, body)
+        try:
+            return await _start(connection, paused.thread_id, {**body, "multitask_strategy": "reject"})
+        except RefusedError as exc:
+            if exc.code != ThreadBusyError.code:
+                raise
+            raise NotWaitingError(thread_id=paused.thread_id, standing=STANDINGS[ThreadStatus.busy]) from exc
 
     return _watch(server, options, start)
 

@@ -22,7 +22,7 @@ from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
-from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
+from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.noticing import Notices
 from trackside.app.cli.output import standard_error, standard_output
@@ -40,13 +40,13 @@ from trackside.app.wiring.memories import remembers_question
 from trackside.app.wiring.projects import enter_project
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.admission import another_attempt, record_of
-from trackside.harness.errors import Fault
+from trackside.harness.errors import Fault, ThreadBusyError
 from trackside.harness.failures import line_of
 from trackside.harness.ids import new_id
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import answers_of
 from trackside.harness.threads import AGENT_THREADS
-from trackside.harness.types import JsonObject
+from trackside.harness.types import JsonObject, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredRun
@@ -97,7 +97,7 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
     answered = read_answer(answer)
     answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
-    spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": answered})
+    spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": answered}, multitask="reject")
     return _run(settings, reference, spec, json=options.json)
 
 
@@ -231,7 +231,7 @@ async def _run_and_close(
     closing = contextlib.ExitStack()
     try:
         async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False, one_run=True) as app:
-            await _see_that_it_waits(app, agent, spec)
+            await _see_that_it_waits(app, agent, spec, settings)
             handle = await _start(app, spec)
             waiting.cancel()
             waiting = loop.call_later(_WAITING_AFTER, view.waiting, f"for thread {handle.thread_id}, which is busy")
@@ -271,15 +271,16 @@ async def _deliver(app: App, view: View) -> None:
         delivering.result()
 
 
-async def _see_that_it_waits(app: App, agent: Any, spec: RunSpec) -> None:
+async def _see_that_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) -> None:
     """See that an answer finds its question before there is a run of it.
 
     Raises:
-        NotWaitingError: the thread does not remember that it asked.
+        NotWaitingError: somebody has answered meanwhile, or the thread does not remember that it asked.
     """
     if spec.command is None or spec.thread_id is None:
         return
     if not await remembers_question(app, agent, spec.thread_id):
+        await find_paused_run(StoredRecords(app.store, home_of(settings)), spec.thread_id)
         standing = "nor remember what it asked: an export leaves out what threads remember"
         raise NotWaitingError(thread_id=spec.thread_id, standing=standing)
 
@@ -287,6 +288,8 @@ async def _see_that_it_waits(app: App, agent: Any, spec: RunSpec) -> None:
 async def _start(app: App, spec: RunSpec) -> RunHandle:
     try:
         return await app.manager.start(spec)
+    except ThreadBusyError as exc:  # nothing but an answer is refused for that
+        raise NotWaitingError(thread_id=exc.details["thread_id"], standing=STANDINGS[ThreadStatus.busy]) from exc
     except TracksideError as exc:
         if exc.fault != "store":
             raise

@@ -24,6 +24,8 @@ _MOST_CHOICES: Final = 12
 _MOST_OF_CHOICE: Final = 100
 _MOST_OF_CALL: Final = 200
 
+ANSWERED: Final = "this is not asked any more: somebody has answered already"
+
 _YES_NO: Final = re.compile(
     r"^\s*(may|shall|should|can|could|do|does|did|is|are|was|were|will|would|has|have|ok|okay|approve|proceed|continue|"
     r"really|send|delete)\b.{0,400}\?\s*$",
@@ -191,7 +193,7 @@ def answers_of(given: Answers, open_ids: Collection[str], approvals: Collection[
     if not answers:
         raise HttpError(status=422, detail="there is no answer yet: write one")
     if not {*answers} <= ({*open_ids} or {""}):
-        raise HttpError(status=409, detail="this is not asked any more: somebody has answered already")
+        raise HttpError(status=409, detail=ANSWERED)
     for question in {*approvals} & answers.keys():
         _check_approval(answers[question])
     return answers
@@ -207,9 +209,29 @@ def _check_approval(answer: Any) -> None:
         raise HttpError(status=422, detail=why) from exc
 
 
-def request_of(answers: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is asked for that goes on with answers; one that goes on behind a stop gets nothing new."""
-    return {"input": None} if "" in answers else {"command": {"resume": answers}}
+def closed_by(asked: Mapping[str, Any] | None, open_ids: Collection[str]) -> frozenset[str]:
+    """Which open questions a run closes: those that it answers by their ids, else all, as it answers the only one or begins
+    anew.
+
+    Args:
+        asked: what the run was asked for; None: nobody knows.
+        open_ids: the questions that its thread waits for.
+    """
+    command = (asked or {}).get("command")
+    resume = command.get("resume") if isinstance(command, Mapping) else None
+    by_id = resume.keys() & {*open_ids} if isinstance(resume, Mapping) else ()
+    return frozenset(by_id or open_ids)
+
+
+def request_of(answers: Mapping[str, Any], *, is_first: bool = False) -> dict[str, Any]:
+    """What a run is asked for that goes on with answers; one that goes on behind a stop gets nothing new.
+
+    Args:
+        answers: by the ids of their questions.
+        is_first: whether the run is refused if another has the thread, instead of waiting for that.
+    """
+    asked: dict[str, Any] = {"input": None} if "" in answers else {"command": {"resume": answers}}
+    return {**asked, "multitask_strategy": "reject"} if is_first else asked
 
 
 def _together(given: Answers, typed: Mapping[str, str], approvals: Collection[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from trackside.app.dashboard.declaring import API
+from trackside.app.dashboard.pages._answering import closed_questions
 from trackside.app.dashboard.pages._timeline import Happened, Ran
 from trackside.app.server.failures import answer_of
 from trackside.app.server.principal import Permission
@@ -213,12 +214,15 @@ async def state_after(call: AnyCall, run: RunDetails) -> Any:
 
 
 async def open_questions(call: AnyCall, run: RunDetails) -> frozenset[str] | None:
-    """The ids of the questions that the run's thread still waits for; None of one that has asked nothing."""
+    """The ids of the questions that the run's thread still waits for, and no run answers yet; None of one that has asked
+    nothing.
+    """
     if run.status is not RunStatus.interrupted:
         return None
     query = {"select": ["interrupts"]}
     state = (await API.ask(call, states.get_state, path={"thread_id": run.thread_id}, query=query)).value
-    return frozenset(str(one.get("id")) for one in state.get("interrupts") or ())
+    asked = frozenset(str(one.get("id")) for one in state.get("interrupts") or ())
+    return asked - await closed_questions(call, run.thread_id, asked) if asked else asked
 
 
 async def deliveries_of(call: AnyCall, run: RunDetails) -> Any:

@@ -11,6 +11,7 @@ from trackside.app.dashboard.conversation import Conversation, Message, conversa
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
+from trackside.app.dashboard.pages._answering import closed_questions
 from trackside.app.dashboard.questions import Question, answers_read, questions_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import HttpError, answer_of
@@ -82,8 +83,11 @@ async def show_thread(call: PageCall) -> Any:
 
 
 async def _asked(call: PageCall, thread: Any) -> Sequence[JsonObject]:
-    """What the thread waits for; of one that has stopped between two steps, that it did."""
+    """What the thread waits for, and no run answers yet; of one that has stopped between two steps, that it did."""
     asked = [one for interrupts in thread.interrupts.values() for one in interrupts]
+    if asked and thread.status == ThreadStatus.busy:
+        closed = await closed_questions(call, call.thread_id, [str(one.get("id")) for one in asked])
+        return [one for one in asked if str(one.get("id")) not in closed]
     if asked or thread.status != ThreadStatus.interrupted:
         return asked
     state, _ = await value_or_why(call, states.get_state, query={"select": ["next"]})

@@ -7,13 +7,15 @@ from typing import Any
 import msgspec
 
 from trackside.app.dashboard.declaring import API, Form, action
-from trackside.app.dashboard.questions import Answers, answers_of, is_approval, request_of, value_of
+from trackside.app.dashboard.pages._answering import closed_questions
+from trackside.app.dashboard.questions import ANSWERED, Answers, answers_of, is_approval, request_of, value_of
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
 from trackside.app.server.responses import json_reply
 from trackside.app.server.routes import runs, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
+from trackside.harness.errors import ThreadBusyError
 from trackside.harness.types import ThreadStatus
 
 routes = Routes("Console")
@@ -35,19 +37,35 @@ class Change(Form, kw_only=True):
 
 @action(routes, "/ui/threads/{thread_id}/answer", body=Answers)
 async def answer_thread(call: Call[Answers, None]) -> Any:
-    """Answer what a thread waits for, and go on with it."""
+    """Answer what a thread waits for, and go on with it. Of all who answer the same question, one is the first."""
+    while True:
+        agent, answers, is_free = await _answered(call)
+        request = request_of(answers, is_first=is_free)
+        if not call.body.starts:
+            return json_reply({"request": request, "answers": [*answers.values()]})
+        try:
+            run = (await API.ask(call, runs.create_run, body={"assistant_id": agent, **request})).value
+        except ThreadBusyError:  # since the look: look again at what is open
+            continue
+        return Said(f"Answered: it goes on as run …{run.run_id[-8:]}.")
+
+
+async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, Any], bool]:
+    """The agent of a thread, the answers to what it asks, and whether no run has it.
+
+    Raises:
+        HttpError: they are none, or not asked for any more: a run that has the thread, or waits for it, brings one already.
+    """
     thread = (await API.ask(call, threads.get_thread)).value
     asked = [one for interrupts in thread.interrupts.values() for one in interrupts if one.get("id") is not None]
     open_ids = {str(one["id"]) for one in asked}
+    is_free = thread.status != ThreadStatus.busy
+    if not is_free:
+        open_ids -= await closed_questions(call, call.thread_id, open_ids)
     if not open_ids and thread.status != ThreadStatus.interrupted:
-        raise HttpError(status=409, detail="nothing is asked any more: somebody has answered already")
+        raise HttpError(status=409, detail=ANSWERED)
     answers = answers_of(call.body, open_ids, {str(one["id"]) for one in asked if is_approval(one.get("value"))})
-    request = request_of(answers)
-    if not call.body.starts:
-        return json_reply({"request": request, "answers": [*answers.values()]})
-    body = {"assistant_id": (thread.metadata or {}).get(GRAPH), **request}
-    run = (await API.ask(call, runs.create_run, body=body)).value
-    return Said(f"Answered: it goes on as run …{run.run_id[-8:]}.")
+    return (thread.metadata or {}).get(GRAPH), answers, is_free
 
 
 @action(routes, "/ui/threads/{thread_id}/fork", body=Fork)

@@ -15,7 +15,7 @@ function made(tag, className = "", text = "") {
   return element;
 }
 
-/** Ask the API; the answer, or an error whose message is what the server says. */
+/** Ask the API; the answer, or an error with the status, whose message is what the server says. */
 async function ask(method, path, body, signal) {
   let response;
   try {
@@ -31,7 +31,7 @@ async function ask(method, path, body, signal) {
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  throw new Error(said.detail ?? `The server answered with ${response.status}.`);
+  throw Object.assign(new Error(said.detail ?? `The server answered with ${response.status}.`), { status: response.status });
 }
 
 /** The server-sent events of a response, one after the other: `{ event, data }`. */
@@ -286,7 +286,7 @@ class Playground {
     return { ...(config === undefined ? {} : { config }), ...(context === undefined ? {} : { context }) };
   }
 
-  /** Start a run and show it to its end; whether it was started. */
+  /** Start a run and show it to its end; whether it was started, and null if it was not as another was faster. */
   async begin(request, said, isJson = false) {
     this.busy(true);
     this.isStopped = false;
@@ -304,8 +304,9 @@ class Playground {
         ...request,
       });
     } catch (error) {
-      this.complain(error.message);
       this.busy(false);
+      if (error.status === 409 && request.multitask_strategy === "reject") return null;
+      this.complain(error.message);
       return false;
     }
     this.asks.replaceChildren();
@@ -393,31 +394,34 @@ class Playground {
     const given = new URLSearchParams(new FormData(form, submitter));
     given.set("starts", "false");
     const field = form.querySelector("textarea") ?? this.input;
+    let read;
     try {
       const response = await fetch(form.getAttribute("action"), { method: "POST", headers: { "HX-Request": "true" }, body: given });
       if (!response.ok) {
         this.complain(await response.text(), field);
         return;
       }
-      const { request, answers } = await response.json();
-      const words = answers.map((one) => (typeof one === "string" ? one : JSON.stringify(one))).join("\n");
-      const chosen = [submitter?.textContent, answers[0]?.decisions?.[0]?.message].filter(Boolean).join(": ");
-      this.reply(request, given.has("chosen") ? chosen : words);
+      read = await response.json();
     } catch {
       this.complain("The server does not answer.", field);
+      return;
     }
+    const words = read.answers.map((one) => (typeof one === "string" ? one : JSON.stringify(one))).join("\n");
+    const chosen = [submitter?.textContent, read.answers[0]?.decisions?.[0]?.message].filter(Boolean).join(": ");
+    // Where another was faster, the server knows what is open now.
+    if ((await this.reply(read.request, given.has("chosen") ? chosen : words)) === null) await this.answer(form, submitter);
   }
 
-  reply(request, said) {
-    if (this.run || this.send.disabled) return;
+  async reply(request, said) {
+    if (this.run || this.send.disabled) return false;
     let settings;
     try {
       settings = this.settings();
     } catch (error) {
       if (error) throw error;
-      return;
+      return false;
     }
-    this.begin({ ...request, ...settings }, said);
+    return this.begin({ ...request, ...settings }, said);
   }
 
   async cancel() {

@@ -1,0 +1,44 @@
+"""Asks the API which of a thread's questions nobody has to answer any more, though the thread still has them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from trackside.app.dashboard.declaring import API
+from trackside.app.dashboard.questions import closed_by
+from trackside.app.server.routes import run_records
+from trackside.app.server.routing import Call
+from trackside.harness.errors import UnknownRunError
+from trackside.harness.types import RunStatus
+
+_LOOKED_AT: Final = 100
+"""So many runs of the thread, the newest."""
+
+
+async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Collection[str]) -> frozenset[str]:
+    """Those questions of a thread that the run closes which has it, or one that waits for it: until that has done so, the
+    thread has them still.
+
+    Args:
+        call: who looks.
+        thread_id: the thread.
+        open_ids: the questions that it has.
+    """
+    # In one look: a run must not begin, or end, between two.
+    listed = await API.ask(call, run_records.list_runs, path={"thread_id": thread_id}, query={"limit": _LOOKED_AT})
+    closed: frozenset[str] = frozenset()
+    for one in listed.value:
+        if one.status not in {RunStatus.running, RunStatus.pending}:
+            continue
+        try:
+            run = (await API.ask(call, run_records.get_run, path={"thread_id": thread_id, "run_id": one.run_id})).value
+        except UnknownRunError:  # removed meanwhile
+            continue
+        asked = None if run.kwargs is UNSET else run.kwargs
+        begins_later = one.status == RunStatus.pending and (asked or {}).get("after_seconds")
+        if not begins_later:
+            closed |= closed_by(asked, open_ids)
+    return closed

@@ -1,0 +1,203 @@
+"""Several people answer what a thread asks, in the console: each question has one answer, and who comes later is told."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypedDict
+
+import httpx
+import pytest
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+
+from trackside.harness import RunContext
+
+GONE = "this is not asked any more: somebody has answered already"
+
+
+class Office:
+    """Agents that ask, and go on with an answer when they may."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+        self.goes_on = asyncio.Event()
+        self.agents = {"function": self.function, "graph": self.graph("only"), "two": self.graph("left", "right")}
+
+    async def work(self, answer: Any) -> Any:
+        self.got.append(answer)
+        await self.goes_on.wait()
+        return answer
+
+    async def function(self, input: Any, run: RunContext) -> Any:
+        if input.get("is_slow"):
+            await self.goes_on.wait()
+        return {"only": await self.work(run.interrupt({"question": "May I?"}))}
+
+    def graph(self, *names: str) -> Any:
+        kept = TypedDict("kept", dict.fromkeys([*names, "is_slow"], Any), total=False)  # type: ignore[misc]
+        builder = StateGraph(kept)
+        for name in names:
+
+            async def asks(state: Any, name: str = name) -> Any:
+                if state.get("is_slow"):
+                    await self.goes_on.wait()
+                return {name: await self.work(interrupt({"question": name}))}
+
+            builder.add_node(f"asks_{name}", asks)
+            builder.add_edge(START, f"asks_{name}")
+            builder.add_edge(f"asks_{name}", END)
+        return builder.compile()
+
+
+class Desk:
+    """A thread as somebody has it before him in the console."""
+
+    def __init__(self, http: httpx.AsyncClient, agent: str) -> None:
+        self.http = http
+        self.agent = agent
+        self.thread_id = ""
+        self.token = ""
+        self.questions: list[str] = []
+
+    async def sit_down(self, **asked: Any) -> Desk:
+        """Have the agent ask, and look at the thread."""
+        self.thread_id = (await self.http.post("/threads", json={})).json()["thread_id"]
+        body = {"assistant_id": self.agent, "input": {}, **asked}
+        answer = await self.http.post(f"/threads/{self.thread_id}/runs/wait", json=body)
+        assert answer.status_code == 200, answer.text
+        page = (await self.http.get(f"/ui/threads/{self.thread_id}")).text
+        self.token = html.unescape(re.findall(r'name="trackside-token" content="([^"]+)"', page)[0])
+        self.questions = await self.asked()
+        assert self.questions
+        return self
+
+    async def asked(self) -> list[str]:
+        """The questions for which its page has a form now."""
+        page = (await self.http.get(f"/ui/threads/{self.thread_id}")).text
+        return re.findall(r'name="question" value="([^"]*)"', page)
+
+    async def answer(self, said: Any, question: str | None = None, **more: str) -> tuple[int, str]:
+        """Send the form; the status, and what is said."""
+        asked = self.questions[0] if question is None else question
+        form = {"csrf": self.token, "question": asked, "answer": json.dumps(said), "read_as": "json", **more}
+        path = f"/ui/threads/{self.thread_id}/answer"
+        answer = await self.http.post(path, data=form, headers={"HX-Request": "true"})
+        return answer.status_code, answer.text
+
+    async def runs(self) -> list[str]:
+        """How its runs have ended, the first one first."""
+        found = (await self.http.get("/runs", params={"thread_id": self.thread_id})).json()[::-1]
+        for run in found:
+            await self.http.get(f"/threads/{self.thread_id}/runs/{run['run_id']}/join")
+        return [(await self.http.get(f"/runs/{run['run_id']}")).json()["status"] for run in found]
+
+    async def status(self) -> str:
+        """That of the thread."""
+        return str((await self.http.get(f"/threads/{self.thread_id}")).json()["status"])
+
+
+@pytest.fixture
+def office() -> Office:
+    return Office()
+
+
+@pytest.fixture
+def desk(serve_agents: Any, office: Office) -> Callable[..., Any]:
+    """`async with desk("graph") as found`: a thread of that agent, which asks."""
+
+    @asynccontextmanager
+    async def at(agent: str, **asked: Any) -> AsyncIterator[Desk]:
+        async with serve_agents(office.agents) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+            yield await Desk(http, agent).sit_down(**asked)
+
+    return at
+
+
+@pytest.mark.parametrize("agent", ["function", "graph"])
+async def test_who_answers_while_the_run_of_the_first_answer_goes_on_is_told_that_he_comes_too_late(
+    office: Office, desk: Callable[..., Any], agent: str
+) -> None:
+    async with desk(agent) as thread:
+        first = await thread.answer("yes")
+        late = await thread.answer("no")
+        for_the_playground = await thread.answer("no", starts="false")
+        shown = await thread.asked()
+        asker = (await thread.http.get("/runs", params={"thread_id": thread.thread_id})).json()[-1]["run_id"]
+        page = (await thread.http.get(f"/ui/runs/{asker}")).text
+        office.goes_on.set()
+        ended, after = await thread.runs(), await thread.answer("no")
+        assert (first[0], late, for_the_playground, after) == (200, (409, GONE), (409, GONE), (409, GONE))
+        assert (ended, await thread.status(), office.got) == (["interrupted", "success"], "idle", ["yes"])
+        assert (shown, "was answered: the thread went on with" in page) == ([], True)
+
+
+@pytest.mark.parametrize("agent", ["function", "graph"])
+async def test_of_two_who_answer_at_once_one_is_the_first(office: Office, desk: Callable[..., Any], agent: str) -> None:
+    async with desk(agent) as thread:
+        both = await asyncio.gather(thread.answer("yes"), thread.answer("no"))
+        office.goes_on.set()
+        assert sorted(status for status, _ in both) == [200, 409]
+        assert GONE in {said for _, said in both}
+        assert (await thread.runs(), await thread.status(), len(office.got)) == (["interrupted", "success"], "idle", 1)
+
+
+async def test_an_answer_to_another_question_waits_for_its_turn(office: Office, desk: Callable[..., Any]) -> None:
+    async with desk("two") as thread:
+        left, right = thread.questions
+        first = await thread.answer("L", left)
+        shown = await thread.asked()
+        second = await thread.answer("R", right)
+        late = [await thread.answer("no", one) for one in (left, right)]
+        office.goes_on.set()
+        assert (first[0], shown, second[0], late) == (200, [right], 200, [(409, GONE), (409, GONE)])
+        assert await thread.runs() == ["interrupted", "interrupted", "success"]
+        assert sorted(office.got) == ["L", "R"]
+
+
+async def test_two_who_answer_different_questions_at_once_are_both_heard(
+    office: Office, desk: Callable[..., Any]
+) -> None:
+    async with desk("two") as thread:
+        both = await asyncio.gather(*(thread.answer(one, one) for one in thread.questions))
+        office.goes_on.set()
+        assert [status for status, _ in both] == [200, 200]
+        assert await thread.runs() == ["interrupted", "interrupted", "success"]
+        assert sorted(office.got) == sorted(thread.questions)
+
+
+async def test_who_answers_while_the_thread_begins_anew_is_told_so(office: Office, desk: Callable[..., Any]) -> None:
+    async with desk("function") as thread:
+        anew = {"assistant_id": "function", "input": {"is_slow": True}}
+        await thread.http.post(f"/threads/{thread.thread_id}/runs", json=anew)
+        late, shown = await thread.answer("no"), await thread.asked()
+        office.goes_on.set()
+        assert (late, shown) == ((409, GONE), [])
+        assert (await thread.runs(), office.got) == (["interrupted", "interrupted"], [])
+
+
+async def test_a_run_that_is_to_begin_later_keeps_nobody_from_answering(
+    office: Office, desk: Callable[..., Any]
+) -> None:
+    async with desk("two") as thread:
+        later = {"assistant_id": "two", "input": {}, "after_seconds": 3_600}
+        run = (await thread.http.post(f"/threads/{thread.thread_id}/runs", json=later)).json()
+        left, right = thread.questions
+        first, second = await thread.answer("L", left), await thread.answer("R", right)
+        office.goes_on.set()
+        await thread.http.post(f"/threads/{thread.thread_id}/runs/{run['run_id']}/cancel", params={"wait": True})
+        assert (first[0], second[0]) == (200, 200)
+
+
+async def test_of_two_who_have_a_stopped_thread_go_on_one_is_the_first(
+    office: Office, desk: Callable[..., Any]
+) -> None:
+    async with desk("graph", input={"is_slow": True}, interrupt_before=["asks_only"]) as thread:
+        both = await asyncio.gather(thread.answer(None), thread.answer(None))
+        office.goes_on.set()
+        assert sorted(status for status, _ in both) == [200, 409]
+        assert await thread.runs() == ["interrupted", "interrupted"]
