@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 from trackside.app.dashboard.declaring import API, Form, action
@@ -13,6 +14,9 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import run_cancels, run_records, run_retries, runs, states, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import RunDetails
+from trackside.harness.errors import UnknownRunError
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus
 
 routes = Routes("Console")
 
@@ -25,10 +29,16 @@ class Cancel(Form, kw_only=True):
 
 @action(routes, "/ui/runs/{run_id}/cancel", body=Cancel)
 async def cancel_run(call: Call[Cancel, None]) -> Any:
-    """Stop a run."""
+    """Stop a run, if it has not ended: its page may be a moment old."""
     run = await reading.details_of(call, call.run_id)
+    if is_final(run.status):
+        return Said(f"It had already ended: {run.status.value}.")
     path = {"thread_id": run.thread_id, "run_id": run.run_id}
     await API.ask(call, run_cancels.cancel_run, path=path, query={"action": call.body.action})
+    with suppress(UnknownRunError):  # of one that is rolled back
+        run = await reading.details_of(call, call.run_id)
+    if is_final(run.status) and run.status is not RunStatus.cancelled:
+        return Said(f"It has ended meanwhile: {run.status.value}.")
     if call.body.action == "rollback":
         return Said("Cancelled: its thread goes back to what it was before.")
     return Said("Cancelled: what it has done so far stays.")

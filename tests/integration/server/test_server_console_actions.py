@@ -1,0 +1,89 @@
+"""What the console does with runs, and what it says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from trackside.app.dashboard.pages import _run_reading
+from trackside.app.server.routing import Call
+from trackside.app.server.wire.log import RunDetails
+
+DIALECTS = ("sqlite",)
+
+
+async def count(input: Any) -> Any:
+    return {"counted": input}
+
+
+async def sleep(input: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def sent(http: httpx.AsyncClient, path: str, **form: str) -> httpx.Response:
+    """What is said of an action on a page of ours."""
+    page = (await http.get("/ui/runs")).text
+    token = html.unescape(re.findall(r'name="trackside-token" content="([^"]+)"', page)[0])
+    return await http.post(path, data={"csrf": token, **form}, headers={"HX-Request": "true"})
+
+
+async def started(http: httpx.AsyncClient, agent: str) -> dict[str, Any]:
+    """A run on a thread of its own, which stays."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run: dict[str, Any] = (
+        await http.post(f"/threads/{thread_id}/runs", json={"assistant_id": agent, "input": 1})
+    ).json()
+    return run
+
+
+@pytest.mark.parametrize("action", ["interrupt", "rollback"])
+async def test_a_run_that_had_ended_is_not_said_to_be_cancelled(serve_agents: Any, action: str) -> None:
+    async with serve_agents({"count": count}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        run = await started(http, "count")
+        await http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}/join")
+        said = await sent(http, f"/ui/runs/{run['run_id']}/cancel", action=action)
+        state = (await http.get(f"/threads/{run['thread_id']}/state")).json()
+        assert (said.status_code, said.text) == (200, "It had already ended: success.")
+        assert state["values"] == {"counted": 1}
+
+
+async def test_nor_is_one_that_ends_while_it_is_to_be_cancelled(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(input: Any) -> Any:
+        await go_on.wait()
+        return {"counted": input}
+
+    async with serve_agents({"waits": waits}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        run = await started(http, "waits")
+        look = _run_reading.details_of
+
+        async def look_and_let_it_end(call: Call[Any, Any], run_id: str) -> RunDetails:
+            found = await look(call, run_id)
+            go_on.set()
+            await http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}/join")
+            return found
+
+        monkeypatch.setattr(_run_reading, "details_of", look_and_let_it_end)
+        said = await sent(http, f"/ui/runs/{run['run_id']}/cancel", action="rollback")
+        assert said.text == "It has ended meanwhile: success."
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        ("interrupt", "Cancelled: what it has done so far stays."),
+        ("rollback", "Cancelled: its thread goes back to what it was before."),
+    ],
+)
+async def test_what_a_cancel_does_is_said(serve_agents: Any, action: str, says: str) -> None:
+    async with serve_agents({"sleep": sleep}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        run = await started(http, "sleep")
+        assert (await sent(http, f"/ui/runs/{run['run_id']}/cancel", action=action)).text == says
