@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from langgraph.graph import END, START, StateGraph
 
 from trackside.app.dashboard.pages import _run_reading
 from trackside.app.server.routing import Call
@@ -25,6 +26,15 @@ async def sleep(input: Any) -> None:
     await asyncio.Event().wait()
 
 
+def counting(node: str) -> Any:
+    """A graph with one node of this name."""
+    builder = StateGraph(dict)
+    builder.add_node(node, lambda state: {"counted": state.get("counted", 0) + 1})
+    builder.add_edge(START, node)
+    builder.add_edge(node, END)
+    return builder.compile()
+
+
 async def sent(http: httpx.AsyncClient, path: str, **form: str) -> httpx.Response:
     """What is said of an action on a page of ours."""
     page = (await http.get("/ui/runs")).text
@@ -35,9 +45,8 @@ async def sent(http: httpx.AsyncClient, path: str, **form: str) -> httpx.Respons
 async def started(http: httpx.AsyncClient, agent: str) -> dict[str, Any]:
     """A run on a thread of its own, which stays."""
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
-    run: dict[str, Any] = (
-        await http.post(f"/threads/{thread_id}/runs", json={"assistant_id": agent, "input": 1})
-    ).json()
+    body = {"assistant_id": agent, "input": 1}
+    run: dict[str, Any] = (await http.post(f"/threads/{thread_id}/runs", json=body)).json()
     return run
 
 
@@ -87,3 +96,17 @@ async def test_what_a_cancel_does_is_said(serve_agents: Any, action: str, says: 
     async with serve_agents({"sleep": sleep}) as served, httpx.AsyncClient(base_url=served.url) as http:
         run = await started(http, "sleep")
         assert (await sent(http, f"/ui/runs/{run['run_id']}/cancel", action=action)).text == says
+
+
+async def test_a_fork_that_is_refused_leaves_no_thread_behind(serve_agents: Any) -> None:
+    async with serve_agents({"graph": counting("one")}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        path = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}/runs"
+        for _ in range(2):  # the first one has nothing before it that a fork would have to remember
+            body = {"assistant_id": "graph", "input": {}, "interrupt_after": ["one"]}
+            run = (await http.post(path, json=body)).json()
+            await http.get(f"{path}/{run['run_id']}/join")
+    async with serve_agents({"graph": counting("two")}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        said = await sent(http, f"/ui/runs/{run['run_id']}/fork")
+        left = [one["thread_id"] for one in (await http.post("/threads/search", json={})).json()]
+        assert (said.status_code, "the graph's nodes are two" in said.text) == (422, True)
+        assert left == [run["thread_id"]]

@@ -14,7 +14,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import run_cancels, run_records, run_retries, runs, states, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import RunDetails
-from trackside.harness.errors import UnknownRunError
+from trackside.harness.errors import TracksideError, UnknownRunError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
@@ -82,7 +82,12 @@ async def fork_run(call: Call[Fork, None]) -> Any:
     else:
         copied = (await API.ask(call, threads.copy_thread, path={"thread_id": run.thread_id})).value
         path = {"thread_id": copied.thread_id}
-        started = await API.ask(call, runs.create_run, path=path, body={**body, "checkpoint_id": before})
+        try:
+            started = await API.ask(call, runs.create_run, path=path, body={**body, "checkpoint_id": before})
+        except TracksideError:
+            with suppress(TracksideError):  # why there is no run is what has to be said
+                await API.ask(call, threads.delete_thread, path=path)
+            raise
     return Said("Forked: this is the new run.", to=f"/ui/runs/{started.value.run_id}")
 
 
