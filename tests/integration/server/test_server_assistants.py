@@ -69,6 +69,13 @@ async def test_a_name_and_an_id_mean_the_same_assistant(serve_agents: Any) -> No
     assert schemas["input_schema"]["properties"].keys() == {"log"}
 
 
+async def test_whose_name_has_a_slash_is_found_by_its_id(serve_agents: Any) -> None:
+    async with serve_agents({"team/chat": echo}) as served:
+        (found,) = await served.client.assistants.search(graph_id="team/chat")
+        assert await served.client.assistants.get(found["assistant_id"]) == found
+        assert (await served.client.assistants.get_graph(found["assistant_id"]))["nodes"]
+
+
 async def test_a_graph_is_drawn_to_the_depth_that_is_asked_for(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         plain = await served.client.assistants.get_graph("chat")

@@ -172,3 +172,27 @@ async def test_a_slash_too_many_leads_to_the_page(database_url: str, around: Cal
             answer = await http.get(f"{ROOT}{page}/")
             assert answer.headers["location"] == ROOT + page
         assert (await http.get(f"{ROOT}/ui//evil.example//")).headers["location"] == f"{ROOT}/ui//evil.example"
+
+
+async def test_agents_have_a_page_whatever_they_are_called(database_url: str) -> None:
+    """What stands in the path of an address is one step of it: browsers take `a/b` for two, and `..` for none."""
+    names = ["plain", "team/chat", "src/agents.py:ask", ".", "..", "a b", STRANGE, "é中🙂"]
+    async with (
+        open_app(Settings(database_url=database_url), dict.fromkeys(names, chat)) as app,
+        serving(app.asgi) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
+        for name in names:
+            thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+            await http.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": name, "input": {"text": "hello"}})
+            for page in ("/ui/agents", "/ui/threads", f"/ui/threads/{thread_id}"):
+                shown = (await http.get(page)).text
+                links = re.findall(r'href="(/ui/agents/[^"#]+)[^"]*"[^>]*>(?:<bdi>([^<]*)</bdi>)?', shown)
+                named = [href for href, text in links if html.unescape(text) in {name, ""}]
+                assert named, (page, name)
+                for href in named:
+                    answer = await http.get(urljoin(f"{url}{page}", html.unescape(href)))
+                    assert (answer.status_code, f"<h1><bdi>{html.escape(name)}</bdi></h1>" in answer.text) == (
+                        200,
+                        True,
+                    ), href

@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
+
+from trackside.app.server.wire.assistants import assistant_id_of
 
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 _STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
@@ -105,6 +108,11 @@ def visible(text: str) -> str:
     return "".join(sign if sign.isprintable() else f"⟨U+{ord(sign):04X}⟩" for sign in text)
 
 
+def in_path(agent: str) -> str:
+    """What names an agent in the path of an address: its name, or its assistant's id if that is not one step of a path."""
+    return assistant_id_of(agent) if "/" in agent or agent in {".", ".."} else quote(agent, safe="")
+
+
 FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "duration": duration,
     "count": count,
@@ -118,5 +126,6 @@ FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "pretty": pretty,
     "size": size,
     "visible": visible,
+    "in_path": in_path,
 }
 """The filters of the templates."""

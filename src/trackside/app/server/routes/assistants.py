@@ -77,7 +77,10 @@ async def count_assistants(call: Call[AssistantFilter, None]) -> Any:
     "/assistants/{assistant_id}", Permission.read, about=About("assistants", "read", "many"), answers={200: Assistant}
 )
 async def get_assistant(call: Call[None, None]) -> Any:
-    """An assistant, by its id or the name of its agent."""
+    """An assistant, by its id or the name of its agent.
+
+    A name with a slash in it fits no path: such an agent's assistant is found by its id.
+    """
     return _assistant(call, _named(call))
 
 
