@@ -63,6 +63,30 @@ def test_variables_have_lists_with_commas(tmp_path: Path) -> None:
     assert found.max_streams == 7
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("https://App.Example.org", "https://app.example.org"),
+        ("HTTPS://app.example.org:443", "https://app.example.org"),
+        ("http://app.example.org:80", "http://app.example.org"),
+        ("http://app.example.org:443", "http://app.example.org:443"),
+        ("https://[FD00:0::5]:8443", "https://[fd00::5]:8443"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("Chrome-Extension://AbC", "chrome-extension://AbC"),  # no name of a host: it is as it is
+        ("*", "*"),
+    ],
+)
+def test_an_origin_is_read_as_browsers_say_it(tmp_path: Path, typed: str, meant: str) -> None:
+    assert load(tmp_path, f'[server]\norigins = ["{typed}"]').origins == (meant,)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("Agents.Local", "agents.local"), ("[FD00:0::5]", "[fd00::5]"), ("*", "*")]
+)
+def test_a_host_is_read_as_it_is_asked_for(tmp_path: Path, typed: str, meant: str) -> None:
+    assert load(tmp_path, f'[server]\nhosts = ["{typed}"]').hosts == (meant,)
+
+
 @pytest.mark.parametrize("auth", ["none", "keys", "jwt", "auth.py:authenticate", "package.module:auth"])
 def test_ways_to_ask(tmp_path: Path, auth: str) -> None:
     assert load(tmp_path, f'[server]\nauth = "{auth}"').auth == auth
@@ -92,9 +116,17 @@ def test_every_rate_that_is_let_in_is_one(tmp_path: Path, rate: str) -> None:
         ("origins", '["app.example"]'),
         ("origins", '["https://app.example/path"]'),
         ("origins", '"https://user@app.example"'),
+        ("origins", '["https://app.example:x"]'),
+        ("origins", '["https://app.example:99999"]'),
+        ("origins", '["https://:443"]'),
+        ("origins", '["https://[::x]"]'),
+        ("origins", '["https://bücher.example"]'),  # which browsers call xn--bcher-kva.example
         ("origins", "[1]"),
+        ("origins", '[""]'),
         ("hosts", '["https://app.example"]'),
         ("hosts", '["app.example:8000"]'),
+        ("hosts", '["fd00::5"]'),
+        ("hosts", '["[:::]"]'),
         ("jwt_issuer", '""'),
         ("jwt_algorithms", "[1]"),
     ],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from trackside.app.settings import AccessSettings
+from trackside.app.settings import AccessSettings, load_settings
 
 DIALECTS = ("sqlite",)
 
@@ -78,6 +79,24 @@ async def test_other_names_and_pages_are_let_in_by_name(serve_agents: ServeAgent
         answer = await http.post("/runs/wait", json=RUN, headers=headers)
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
         assert (await http.get("/ok", headers={"origin": "https://other.example"})).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["[fd00::5]", "[fd00::5]:2024", "[FD00:0::5]:80"])
+async def test_a_server_goes_by_an_address_too(serve_agents: ServeAgents, host: str) -> None:
+    access = AccessSettings(hosts=("[fd00::5]",))
+    async with serve_agents({"echo": echo}, access=access) as served, httpx.AsyncClient(base_url=served.url) as http:
+        assert (await http.get("/ok", headers={"host": host})).status_code == 200
+        assert (await http.get("/ok", headers={"host": "[fd00::6]"})).status_code == 403
+
+
+async def test_a_page_is_let_in_however_its_origin_is_typed(serve_agents: ServeAgents, tmp_path: Path) -> None:
+    typed = {"TRACKSIDE_SERVER_ORIGINS": "https://App.Example:443, http://10.0.0.7:3000"}
+    access = load_settings(environ=typed, folder=tmp_path).access
+    async with serve_agents({"echo": echo}, access=access) as served, httpx.AsyncClient(base_url=served.url) as http:
+        for origin in ("https://app.example", "http://10.0.0.7:3000"):  # as browsers say it
+            preflight = {"origin": origin, "access-control-request-method": "POST"}
+            for answer in (await http.options("/runs", headers=preflight), await http.get("/ok", headers=preflight)):
+                assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
 
 
 async def test_with_keys_pages_share_nothing_unless_they_are_named(serve_agents: ServeAgents) -> None:

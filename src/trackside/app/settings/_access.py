@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 _RATE: Final = re.compile(r"[1-9][0-9]{0,8}\s*(/|per)\s*([1-9][0-9]{0,5}\s*)?(second|minute|hour|day)s?", re.IGNORECASE)
-_ORIGIN: Final = re.compile(r"(https?|[a-z][a-z0-9+.-]*)://[^/?#@\s]+", re.IGNORECASE)
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s]+)", re.IGNORECASE | re.ASCII)
 _HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
+_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +22,9 @@ class AccessSettings:
     auth: str = "none"
     """`none`, `keys`, `jwt`, or where the function is that says who asks: `path/file.py:name`, `package.module:name`."""
     hosts: tuple[str, ...] = ()
-    """Names besides localhost that a server without `auth` answers to; `*` is any."""
+    """Names besides localhost that a server without `auth` answers to, an address as `[fd00::5]`; `*` is any."""
     origins: tuple[str, ...] = ()
-    """Pages that browsers let use the server, as `https://example.org`; `*` is any."""
+    """Pages that browsers let use the server, as browsers say them: `https://example.org`; `*` is any."""
     rate: str | None = None
     """How often a client may ask, as `100/second`; None: as often as he likes."""
     max_streams: int | None = None
@@ -76,32 +79,62 @@ def _count(value: Any) -> int:
     return number
 
 
-def _list_of(form: re.Pattern[str] | None, of_what: str) -> Callable[[Any], tuple[str, ...]]:
-    """Reads a list of texts, or a text with commas between them, as a variable has it."""
+def _origin(text: str) -> str:
+    """An origin as browsers say it, for it is compared with that: in small letters, without the port that it has anyhow."""
+    found = _ORIGIN.fullmatch(text)
+    if found is None or not text.isascii():
+        raise ValueError
+    scheme, place = found[1].lower(), found[2]
+    if scheme not in _PORTS:
+        return f"{scheme}://{place}"
+    url = urlsplit(text)
+    host, port = url.hostname, url.port
+    if not host:
+        raise ValueError
+    shown = f"[{ipaddress.IPv6Address(host)}]" if ":" in host else host
+    return f"{scheme}://{shown}" if port in {None, _PORTS[scheme]} else f"{scheme}://{shown}:{port}"
+
+
+def _host(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        raise ValueError
+    return f"[{ipaddress.IPv6Address(text[1:-1])}]" if text.startswith("[") else text.lower()
+
+
+def _list_of(read: Callable[[str], str], of_what: str) -> Callable[[Any], tuple[str, ...]]:
+    """Reads a list of texts, or a text with commas between them, as a variable has it.
+
+    Args:
+        read: makes of a text what it means, or raises a `ValueError`.
+        of_what: what they are.
+    """
 
     def parse(value: Any) -> tuple[str, ...]:
         listed = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
         if not isinstance(listed, list):
             raise ValueError(f"{value!r} is not a list of {of_what}")  # noqa: TRY004  # as all that is wrong with values
+        found: dict[str, None] = {}
         for text in listed:
-            if not isinstance(text, str) or not text or (form and text != "*" and not form.fullmatch(text)):
-                raise ValueError(f"{text!r} is not one of the {of_what}")
-        return tuple(dict.fromkeys(listed))
+            try:
+                found["*" if text == "*" else read(_text(text))] = None
+            except ValueError:
+                raise ValueError(f"{text!r} is not one of the {of_what}") from None
+        return tuple(found)
 
     return parse
 
 
 ACCESS_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "auth": _auth,
-    "hosts": _list_of(_HOST, "names of hosts, without a port: example.org"),
-    "origins": _list_of(_ORIGIN, "origins of pages: https://example.org"),
+    "hosts": _list_of(_host, "names of hosts, without a port: example.org, [fd00::5]"),
+    "origins": _list_of(_origin, "origins of pages: https://example.org"),
     "rate": _rate,
     "max_streams": _count,
     "jwt_key": parse_secret,
     "jwt_jwks": _text,
     "jwt_issuer": _text,
     "jwt_audience": _text,
-    "jwt_algorithms": _list_of(None, "algorithms: RS256"),
+    "jwt_algorithms": _list_of(str, "algorithms: RS256"),
     "jwt_owner": _text,
     "jwt_permission": _text,
 }

@@ -7,6 +7,7 @@ name was made to mean 127.0.0.1 (DNS rebinding) still asks for that name (`Host`
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,13 +24,13 @@ class LocalOnly:
 
     Args:
         app: what is behind it.
-        hosts: other names that the server goes by; `*` is any.
+        hosts: other names that the server goes by, an address as `[fd00::5]`; `*` is any.
         origins: pages of elsewhere that may use it, as `https://example.org`; `*` is any.
     """
 
     def __init__(self, app: Any, *, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(ANY if host == ANY else _name_in(f"//{host}") for host in hosts)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self._known: dict[bytes, bool] = {}
 
@@ -78,8 +79,10 @@ class LocalOnly:
 
 
 def _name_in(url: str) -> str | None:
+    """The name of the host, in small letters, or its address, without brackets and as short as it can be written."""
     try:
-        return urlsplit(url).hostname
+        name = urlsplit(url).hostname
+        return str(ipaddress.IPv6Address(name)) if name is not None and ":" in name else name
     except ValueError:
         return None
 
