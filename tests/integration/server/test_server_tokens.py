@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,10 +15,12 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from certificates import Certificates
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from langgraph_sdk import get_client
 
+from trackside.app.server.auth import jwks
 from trackside.app.server.auth.jwks import KeySet
 from trackside.app.server.auth.tokens import TokenAuthenticator, TokenOptionError, TokenRules
 from trackside.app.server.failures import HttpError
@@ -249,6 +252,9 @@ class Provider:
         self.asked = 0
         self.answer: bytes | None = None
         self.url = ""
+        self.drips = False
+        self.was_left = asyncio.Event()
+        """Whoever was told drop by drop has gone."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -257,15 +263,23 @@ class Provider:
         head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         writer.write(head + body if self.answer is None else self.answer)
         await writer.drain()
+        while self.drips and not self.was_left.is_set():
+            await asyncio.sleep(0.02)
+            writer.write(b" ")
+            try:
+                await writer.drain()
+            except ConnectionError:
+                self.was_left.set()
         writer.close()
 
 
 @asynccontextmanager
-async def a_provider() -> AsyncIterator[Provider]:
+async def a_provider(certificate: ssl.SSLContext | None = None) -> AsyncIterator[Provider]:
     provider = Provider()
-    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0, ssl=certificate)
     async with server:
-        provider.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
+        scheme = "http" if certificate is None else "https"
+        provider.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
         yield provider
 
 
@@ -352,6 +366,44 @@ async def test_without_keys_it_is_said_that_it_cannot_be_known_now(answer: bytes
         assert await status_of(known, token(key_id="first", jti="2")) == 200  # the old ones are good for an hour
         clock.now += 3_000
         assert await status_of(known, token(key_id="first", jti="3")) == 503
+
+
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nx-filler: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["head", "body"])
+async def test_a_provider_that_never_comes_to_an_end_is_left(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes soon, and the last one never."""
+    monkeypatch.setattr(jwks, "_TIMEOUT", 0.3)
+    async with a_provider() as provider:
+        provider.drips = True
+        provider.answer = begun
+        clock = Clock()
+        known = with_keys_at(provider.url, clock)
+        both = [status_of(known, token(key_id="first", jti=name)) for name in "ab"]
+        assert await asyncio.gather(*both) == [503, 503]
+        await provider.was_left.wait()
+        provider.drips, provider.answer = False, None
+        clock.now += 11
+        assert await status_of(known, token(key_id="first")) == 200
+        assert provider.asked == 2
+
+
+async def test_keys_come_from_whom_the_system_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates = await asyncio.to_thread(Certificates, tmp_path)
+    async with a_provider(await asyncio.to_thread(certificates.server, "127.0.0.1")) as provider:
+        clock = Clock()
+        known = with_keys_at(provider.url, clock)
+        assert await status_of(known, token(key_id="first")) == 503
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+        clock.now += 11
+        assert await status_of(known, token(key_id="first")) == 200
+
+
+async def test_keys_come_through_the_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_provider() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/jwks"))
+        for no_proxy, status in (("", 200), ("127.0.0.1", 503)):
+            monkeypatch.setenv("no_proxy", no_proxy)
+            known = with_keys_at("http://127.0.0.1:1/jwks", Clock())
+            assert await status_of(known, token(key_id="first")) == status
 
 
 async def test_keys_are_read_from_a_file(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, override
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import jwt
 
@@ -20,25 +20,20 @@ from trackside.app.server.auth.exposure import is_loopback
 from trackside.app.server.failures import HttpError
 from trackside.harness.failures import line_of
 
+if TYPE_CHECKING:
+    import httpx
+
 logger = logging.getLogger("trackside.server")
 
 _FRESH: Final = 300.0  # seconds for which keys are believed
 _STALE: Final = 3_600.0  # … and those for which they are when they cannot be fetched
 _AGAIN: Final = 10.0  # … and those between two tries, whatever key is asked for
-_TIMEOUT: Final = 5.0
+_TIMEOUT: Final = 5.0  # … and those that fetching them may take, however fast each byte comes
 _MOST_BYTES: Final = 1_048_576
 
 
 class BadKeySetError(ValueError):
     """There are no keys in what was fetched, or it could not be."""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Keys come from where the settings say, and not from where somebody else does."""
-
-    @override
-    def redirect_request(self, *args: Any, **options: Any) -> None:
-        return None
 
 
 class KeySet:
@@ -91,7 +86,11 @@ class KeySet:
                 return
             self._tried_at = self._clock()
             try:
-                found = await asyncio.wrap_future(self._threads.submit(self._load))
+                async with asyncio.timeout(_TIMEOUT):
+                    found = await asyncio.wrap_future(self._threads.submit(self._load))
+            except TimeoutError:
+                logger.warning("the keys at %s cannot be fetched: that takes longer than %g s", self._where, _TIMEOUT)
+                return
             except Exception as exc:  # noqa: BLE001  # whatever the other side does, it is not this server's failure
                 logger.warning("the keys at %s cannot be fetched: %s", self._where, line_of(exc))
                 return
@@ -100,20 +99,44 @@ class KeySet:
             self.version += 1
 
     def _load(self) -> Mapping[str | None, jwt.PyJWK]:
-        return keys_in(self._download() if self._is_url else Path(self._where).read_bytes())
+        return keys_in(_downloaded(self._where) if self._is_url else Path(self._where).read_bytes())
 
-    def _download(self) -> bytes:
-        opener = urllib.request.build_opener(_NoRedirects)
-        request = urllib.request.Request(self._where, headers={"Accept": "application/json"})  # noqa: S310  # no file: see __init__
-        try:
-            with opener.open(request, timeout=_TIMEOUT) as answer:
-                content: bytes = answer.read(_MOST_BYTES + 1)
-        except urllib.error.HTTPError as exc:
-            with exc:  # it holds the connection
-                raise BadKeySetError(f"the answer is {exc.code}") from None
-        if len(content) > _MOST_BYTES:
-            raise BadKeySetError(f"the answer is larger than {_MOST_BYTES:,} bytes")
-        return content
+
+def _downloaded(url: str) -> bytes:
+    """What is there, as fetched in this thread: with an event loop of its own, whose timeout ends also what goes on and on.
+
+    Raises:
+        BadKeySetError: it is no key set.
+        httpx.HTTPError, TimeoutError: it cannot be had.
+    """
+    import httpx
+
+    certificates = ssl.create_default_context()  # those of the system
+    client = httpx.AsyncClient(verify=certificates, proxy=_proxy_for(url), trust_env=False, timeout=_TIMEOUT)
+    return asyncio.run(_read(client, url))
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for what is there."""
+    place = urlsplit(url)
+    proxy = getproxies().get(place.scheme)
+    if not proxy or proxy_bypass(place.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+async def _read(client: httpx.AsyncClient, url: str) -> bytes:
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    async with asyncio.timeout(_TIMEOUT), client, client.stream("GET", url, headers=headers) as answer:
+        # Keys come from where the settings say, and not from where somebody else does: a redirect is no answer.
+        if answer.status_code != 200:
+            raise BadKeySetError(f"the answer is {answer.status_code}")
+        content = bytearray()
+        async for part in answer.aiter_raw():
+            content += part
+            if len(content) > _MOST_BYTES:
+                raise BadKeySetError(f"the answer is larger than {_MOST_BYTES:,} bytes")
+        return bytes(content)
 
 
 def keys_in(content: bytes) -> Mapping[str | None, jwt.PyJWK]:
