@@ -251,9 +251,7 @@ async def open_app(
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
         streams = StreamHub()
         store.on_removal(streams.threads.forget)
-        membership = None
-        if settings.engine_kind != "inline" and not one_run:
-            membership = await stack.enter_async_context(joined(settings, store, streams, role=role, agents=agents))
+        membership = None if one_run else await _membership(settings, stack, store, streams, role, agents)
         member = None if membership is None else membership.member
         coordinator = store.coordinator(
             lease_seconds=settings.engine.lease, hands_over=hands_over, keeps_requests=redact is None, fleet=member
@@ -320,6 +318,15 @@ async def _opened_log(settings: Settings, stack: AsyncExitStack) -> tuple[Store,
     stack.push_async_callback(recorder.aclose)
     await recorder.deliver_spooled()
     return store, spool, recorder
+
+
+async def _membership(
+    settings: Settings, stack: AsyncExitStack, store: Store, streams: StreamHub, role: Role, agents: Mapping[str, Any]
+) -> Membership | None:
+    """What this process is in the fleet of the engine that the settings name, if they name one."""
+    if settings.engine_kind == "inline":
+        return None
+    return await stack.enter_async_context(joined(settings, store, streams, role=role, agents=agents))
 
 
 def _sweeper(settings: Settings, store: Store, checkpointer: Any) -> Sweeper:
