@@ -119,6 +119,76 @@ def test_variables_of_others_with_the_same_prefix_are_left_alone(tmp_path: Path)
     assert settings == Settings()
 
 
+def service_links(service: str, address: str = "10.0.0.1", shown: str = "10.0.0.1") -> dict[str, str]:
+    """What Kubernetes puts into each container of a namespace that has a Service of this name, with two ports."""
+    name = service.upper().replace("-", "_")
+    links = {
+        f"{name}_SERVICE_HOST": address,
+        f"{name}_SERVICE_PORT": "2024",
+        f"{name}_SERVICE_PORT_HTTP": "2024",
+        f"{name}_SERVICE_PORT_SYSLOG_UDP": "514",
+        f"{name}_PORT": f"tcp://{shown}:2024",
+    }
+    for number, protocol in ((2024, "tcp"), (514, "udp"), (3868, "sctp")):
+        one = f"{name}_PORT_{number}_{protocol.upper()}"
+        links |= {
+            one: f"{protocol}://{shown}:{number}",
+            f"{one}_PROTO": protocol,
+            f"{one}_PORT": str(number),
+            f"{one}_ADDR": address,
+        }
+    return links
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "trackside",
+        "trackside-server",
+        "trackside-worker",
+        "trackside-nats",
+        "trackside-engine",
+        "trackside-database",
+        "trackside-agents",
+        "trackside-limits",
+        "trackside-pools",
+        "trackside-prices",
+        "trackside-observers",
+    ],
+)
+def test_where_a_service_of_kubernetes_is_sets_nothing_whatever_it_is_called(tmp_path: Path, service: str) -> None:
+    fourth, sixth = service_links(service), service_links(service, "fd00:10:96::1f", "[fd00:10:96::1f]")
+
+    assert load(tmp_path, environ=fourth) == load(tmp_path, environ=sixth) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TRACKSIDE_SERVER_PORT", "http://10.0.0.1:2024", "is not a port"),
+        ("TRACKSIDE_SERVER_PORT", "tcp://server:2024", "is not a port"),
+        ("TRACKSIDE_SERVICE_PORT", "any", "did you mean TRACKSIDE_SERVER_PORT?"),
+        ("TRACKSIDE_SERVICE_HOST", "server", "did you mean TRACKSIDE_SERVER_HOST?"),
+        ("TRACKSIDE_SERVER_PORTS", "2024", "did you mean TRACKSIDE_SERVER_PORT?"),
+        ("TRACKSIDE_WORKER_HOSTS", "10.0.0.1", "did you mean TRACKSIDE_WORKER_HOST?"),
+    ],
+)
+def test_what_kubernetes_would_not_say_so_is_a_mistake_as_before(
+    tmp_path: Path, name: str, value: str, says: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, environ={**service_links("trackside-server"), name: value})
+
+    assert str(caught.value).startswith(f"{name}: ")
+    assert says in str(caught.value)
+
+
+def test_a_port_beside_those_of_a_service_is_the_one_that_is_set(tmp_path: Path) -> None:
+    settings = load(tmp_path, environ={**service_links("trackside"), "TRACKSIDE_SERVER_PORT": "8080"})
+
+    assert (settings.server.port, settings.sources) == (8080, {"server.port": "TRACKSIDE_SERVER_PORT"})
+
+
 def test_an_error_that_shows_only_on_use_names_who_set_the_value(tmp_path: Path) -> None:
     default = load(tmp_path).database_complaint("trackside.db is locked")
     from_flag = load(tmp_path, database="sqlite:///x.db").database_complaint("it is locked")

@@ -18,6 +18,7 @@ from trackside.app.settings._keys import (
     suggestion,
     variable_of,
 )
+from trackside.app.settings._service_links import is_service_link
 from trackside.app.settings.errors import SettingsError, where_set
 
 
@@ -89,13 +90,16 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def from_environment(environ: Mapping[str, str]) -> Iterator[Entry]:
-    """What the variables set. Others of this prefix belong to others; one that nearly is ours is a slip of the pen.
+    """What the variables set. Others of this prefix belong to others, as those of a Kubernetes Service do; one that nearly
+    is ours is a slip of the pen.
 
     Raises:
         SettingsError: a value does not fit, or nearly names a setting; the message names the variable.
     """
     plain = {variable_of(key): key for key in plain_keys()}
     for variable, value in environ.items():
+        if is_service_link(variable, value):
+            continue
         try:
             key = plain.get(variable) or key_of_variable(variable)
         except ValueError as exc:
