@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from asked_server import ask
 from trackside_server import PATIENCE, TracksideServer
 
 AGENT = """
@@ -25,6 +26,16 @@ async def said(input, run):
     return {{"said": "{word}"}}
 """
 CLIENTS = 4
+PROJECT = """
+import os
+
+if os.environ.get("NEEDED") != "{word}":
+    raise LookupError("what is needed is not here")
+os.environ.setdefault("OF_AN_AGENT", "{word}")
+
+async def variables(input):
+    return {{name: os.environ.get(name) for name in ("WORD", "ONCE", "OF_AN_AGENT", "OF_THE_SHELL")}}
+"""
 
 
 def write(folder: Path, word: str) -> None:
@@ -80,6 +91,30 @@ def test_no_request_fails_while_a_server_under_load_begins_anew(server: Tracksid
     assert all(one.answers[-1] == "after" for one in asking)
     assert (server.pid, server.ready["pid"]) == (pid, pid)
     assert server.terminate() == 0
+
+
+def test_a_server_that_begins_anew_has_the_variables_that_the_project_says_by_then(tmp_path: Path) -> None:
+    def write_project(word: str, *more: str) -> None:
+        (tmp_path / "agents.py").write_text(PROJECT.format(word=word), encoding="utf-8")
+        lines = [f"WORD={word}", f"NEEDED={word}", f"OF_THE_SHELL={word}", *more]
+        (tmp_path / ".env").write_text("\n".join(lines), encoding="utf-8")
+
+    (tmp_path / "langgraph.json").write_text('{"env": ".env"}', encoding="utf-8")
+    write_project("before", "ONCE=here", "TRACKSIDE_RUNS_MAX_RUNNING=7")
+    with TracksideServer(tmp_path, "agents.py:variables", env={"OF_THE_SHELL": "stays"}) as server:
+        before = ask(server, "variables"), max_running(server)
+        write_project("after", "TRACKSIDE_RUNS_MAX_RUNNING=9")
+        server.signal(signal.SIGHUP)
+        server.wait_until_ready()
+        after = ask(server, "variables"), max_running(server)
+
+    assert before == ({"WORD": "before", "ONCE": "here", "OF_AN_AGENT": "before", "OF_THE_SHELL": "stays"}, 7)
+    assert after == ({"WORD": "after", "ONCE": None, "OF_AN_AGENT": "after", "OF_THE_SHELL": "stays"}, 9)
+
+
+def max_running(server: TracksideServer) -> int:
+    settings = httpx.get(f"{server.url}/system", timeout=PATIENCE).raise_for_status().json()["settings"]
+    return int(settings["runs.max_running"]["value"])
 
 
 def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: TracksideServer) -> None:

@@ -195,6 +195,24 @@ def test_a_worker_begins_anew_with_what_its_agents_are_by_then(
     assert httpx.get(f"{url}/ready").status_code == 200
 
 
+def test_a_worker_that_begins_anew_has_the_variables_that_the_project_says_by_then(
+    server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
+) -> None:
+    folder = server.folder
+    said = 'import os\n\nasync def echo(input):\n    return {"said": os.environ.get("WORD")}\n'
+    (folder / "agents.py").write_text(f"{said}\nuntil_told = echo\n", encoding="utf-8")
+    (folder / "langgraph.json").write_text('{"env": ".env"}', encoding="utf-8")
+
+    answers = []
+    for line in ("WORD=first", "WORD=second"):
+        (folder / ".env").write_text(line, encoding="utf-8")
+        worker.signal(signal.SIGHUP)
+        worker.wait_until_ready()
+        answers.append(ask(server, "echo")["said"])
+
+    assert answers == ["first", "second"]
+
+
 def test_what_cannot_be_loaded_is_said_and_the_worker_goes_on(
     server: TracksideServer, worker: TracksideProcess
 ) -> None:

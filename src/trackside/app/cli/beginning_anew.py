@@ -1,4 +1,6 @@
-"""Replaces the process of a server or worker by a new one of the same command: the same process id, the same sockets."""
+"""Replaces the process of a server or worker by a new one of the same command: the same process id, the same sockets, and
+the environment that this one was started with.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,16 @@ from trackside.app.wiring.elsewhere import tried_elsewhere
 _COMMANDS: Final = ("serve", "worker")
 _CHECK_SECONDS: Final = 120.0
 _MOST_SAID: Final = 65_536
+_started_with: Final[dict[str, str]] = {}
+
+
+def remember_environment() -> None:
+    """Have what replaces this process begin with the environment as it is now. To be called before the file of variables
+    of a LangGraph project, or an agent, adds to it: what came from there would else count as what somebody has set here,
+    and win over what the file says by then.
+    """
+    _started_with.clear()
+    _started_with.update(os.environ)
 
 
 async def why_not() -> str | None:
@@ -23,7 +35,7 @@ async def why_not() -> str | None:
         return "this system cannot hand sockets over; stop it and start it again"
     if sys.argv[1:2] not in ([name] for name in _COMMANDS):
         return "it was started by another program, which can stop it and start it again"
-    tried = await tried_elsewhere(command_of_this("--check"), seconds=_CHECK_SECONDS)
+    tried = await tried_elsewhere(command_of_this("--check"), seconds=_CHECK_SECONDS, environ=_started_with)
     if tried is None:
         return f"what it would begin with has not loaded in {_CHECK_SECONDS:g} s"
     return None if tried.returncode == 0 else _reason(tried.said)
@@ -33,13 +45,14 @@ def begin(sockets: Sequence[socket.socket]) -> NoReturn:
     """Become the new process. Everything has to be closed but these sockets."""
     from trackside.app.server.sockets import hand_over
 
-    hand_over(sockets, os.environ)
+    environ = dict(_started_with)
+    hand_over(sockets, environ)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the new one takes it: else another one now would end it
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
     command = command_of_this()
-    os.execv(command[0], command)  # noqa: S606  # this program, as it was typed
+    os.execve(command[0], command, environ)  # noqa: S606  # this program, as it was typed
 
 
 def command_of_this(*more: str) -> list[str]:

@@ -75,6 +75,7 @@ def check(options: ServeOptions) -> ExitCode:
 def serve(options: ServeOptions) -> ExitCode:
     """Serve until a signal says to stop."""
     take_signals()
+    beginning_anew.remember_environment()
     try:
         with ExitStack() as stack:
             settings = options.settings()

@@ -130,6 +130,7 @@ def work(options: WorkOptions) -> ExitCode:
     """Execute runs until a signal, or somebody who drains this worker, says to stop."""
     take_signals()
     supervisor = supervised(os.environ)
+    beginning_anew.remember_environment()
     try:
         with ExitStack() as stack:
             if supervisor is not None:

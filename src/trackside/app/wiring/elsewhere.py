@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -15,16 +15,19 @@ class Tried(NamedTuple):
     said: bytes
 
 
-async def tried_elsewhere(command: Sequence[str], *, seconds: float) -> Tried | None:
+async def tried_elsewhere(
+    command: Sequence[str], *, seconds: float, environ: Mapping[str, str] | None = None
+) -> Tried | None:
     """Run a command that reads nothing; None if it has not ended in so many seconds, and does not run any more.
 
-    A cancel of the caller ends it, too.
+    It has this process's environment, or another one. A cancel of the caller ends it, too.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        env=environ,
     )
     try:
         async with asyncio.timeout(seconds):
