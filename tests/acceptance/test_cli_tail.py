@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -11,6 +12,10 @@ from typing import Any
 
 import pytest
 from postgres_server import PostgresServer, RunningServer
+
+from trackside import RunContext, RunSpec
+from trackside.app.settings import Settings
+from trackside.app.wiring import open_app
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 Piped = Callable[..., "subprocess.Popen[str]"]
@@ -95,6 +100,34 @@ def test_tail_shows_what_gives_runs_a_status(recorded: Trackside, piped: Piped) 
     recorded("run", "agents.py:talk", "planes", "--thread", "t-2")  # starts at 11, and ends well
     recorded("run", "agents.py:fail", "boats", "--thread", "t-2")
     assert positions(tail, 3) == [11, 16, 19]
+
+
+def test_tail_begins_with_the_newest_that_give_a_status_however_far_back_they_are(
+    here: Trackside, piped: Piped, tmp_path: Path
+) -> None:
+    async def talk(input: str) -> None: ...
+
+    async def ask(input: str, run: RunContext) -> None:
+        run.interrupt("which?")
+
+    async def record() -> None:
+        settings = Settings(database_url=f"sqlite:///{tmp_path}/trackside.db")
+        async with open_app(settings, {"talk": talk, "ask": ask}) as app:
+            for agent in ["talk"] * 3 + ["ask"] * 120:
+                await (await app.manager.start(RunSpec(agent, input="trains"))).result()
+
+    asyncio.run(record())
+    completed = ("events", "--json", "--type", "run_completed", "-n", "1000")
+    ends = [json.loads(line)["position"] for line in here(*completed).stdout.splitlines()]
+
+    def begins(*arguments: str, count: int) -> list[int]:
+        return positions(piped("tail", "--json", "--status", *arguments), count)
+
+    assert len(ends) == 123
+    assert begins("success", count=3) == ends[:3]
+    assert begins("success", "-n", "2", count=2) == ends[1:3]
+    assert begins("interrupted", "-n", "2", count=2) == ends[-2:]
+    assert begins("success", "--status", "interrupted", "-n", "122", count=122) == ends[1:]
 
 
 def test_tail_ends_with_its_reader_also_while_nothing_happens(recorded: Trackside, trackside: Trackside) -> None:

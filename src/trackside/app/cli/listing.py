@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from trackside.app.cli.arguments import ArgumentError, read_dollars, read_seconds, read_since, read_step
 from trackside.app.cli.details import print_run, print_thread
@@ -25,8 +25,11 @@ from trackside.harness.lifecycle import STATUSES_OF_EVENT, run_status_of
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
-    from trackside.app.cli.records import Records
+    from trackside.app.cli.records import FollowFilters, Records
     from trackside.app.storage import StoredEvent, TimeBucket
+
+_PAGE: Final = 100
+"""Events that are read at once, at the least, where those that were read first do not all fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,34 +270,48 @@ def show_tail(
     if options.status is not None:
         types = _types_that_give(options.status, types)
 
-    def shown(stored: StoredEvent) -> bool:
-        """Show it if it fits; False if nobody reads any more."""
-        gives = options.status is None or run_status_of(stored.event.event_type, stored.event.payload) in options.status
-        return not gives or look.show_at_once(stored)
+    def fits(stored: StoredEvent) -> bool:
+        return options.status is None or run_status_of(stored.event.event_type, stored.event.payload) in options.status
 
     async def show(records: Records) -> None:
         filters = await look.filters(records)
-        run_id = None if run is None else (await find_run(records, run)).run_id
+        which: FollowFilters = {
+            **filters,
+            "run_id": None if run is None else (await find_run(records, run)).run_id,
+            "types": types,
+        }
         start = after or 0
         if options.limit < ALL:
             end = await records.end()
-            found = []
-            if options.limit and end > start:
-                found = await records.events(
-                    start, before=end + 1, newest_first=True, run_id=run_id, types=types, limit=options.limit, **filters
-                )
-            for stored in reversed(found):
-                if not shown(stored):
+            for stored in await _newest_that_fit(records, start, end, options.limit, fits, which):
+                if not look.show_at_once(stored):
                     return
             start = max(start, end)
-        follower = records.follow(start, run_id=run_id, types=types, on_outage=say_away, **filters)
+        follower = records.follow(start, on_outage=say_away, **which)
         with ended_by_stop_signals(follower.end, stopped), look.watching_reader(follower.end):
             async for stored in follower:
-                if not shown(stored):
+                if fits(stored) and not look.show_at_once(stored):
                     return
 
     code = look.run(show)
     return ExitCode.cancelled if stopped.is_set() else code
+
+
+async def _newest_that_fit(
+    records: Records, after: int, to: int, limit: int, fits: Callable[[StoredEvent], bool], which: FollowFilters
+) -> list[StoredEvent]:
+    """The newest so many events of a part of the log that fit, in its order. What `which` tells the records to look for may
+    be more than what fits: then they are asked on, back to the part's beginning if need be.
+    """
+    found: list[StoredEvent] = []
+    before, size = to + 1, limit
+    while len(found) < limit and before > after + 1:
+        page = await records.events(after, before=before, newest_first=True, limit=size, **which)
+        found += [stored for stored in page if fits(stored)]
+        if len(page) < size:
+            break
+        before, size = page[-1].position, max(size, _PAGE)
+    return found[:limit][::-1]
 
 
 def _types_that_give(
