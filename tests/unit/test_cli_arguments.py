@@ -97,6 +97,11 @@ def test_metadata_values_are_json_where_they_can_be() -> None:
     }
 
 
+def test_a_metadata_value_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"^--metadata: the value of 'a' is nested too deeply\.$"):
+        read_metadata([f"a={'[' * 100_000}"])
+
+
 @pytest.mark.parametrize("pair", ["team", "=search", ""])
 def test_metadata_without_a_key_or_a_value_is_refused(pair: str) -> None:
     with pytest.raises(ArgumentError, match="--metadata: .* is not of the form key=value"):

@@ -57,6 +57,8 @@ def test_agents_have_names_in_the_file_and_in_the_environment(tmp_path: Path) ->
     ("toml", "says"),
     [
         ("[database\n", "trackside.toml: it is not TOML"),
+        pytest.param(f"port = {'9' * 5_000}", "trackside.toml: it is not TOML", id="an endless number"),
+        pytest.param(f"a = {'[' * 100_000}", "trackside.toml: what is in it is nested too deeply", id="deep"),
         ('[database]\nulr = "sqlite:///x.db"', "unknown key database.ulr; did you mean database.url?"),
         ("[sever]\nport = 1", "unknown key sever.port; did you mean server.port?"),
         (
@@ -74,6 +76,7 @@ def test_agents_have_names_in_the_file_and_in_the_environment(tmp_path: Path) ->
         ("[agents]\nchat = 3", "trackside.toml, agents.chat: 3 is not a text"),
         ('[agents]\nchat = "agents.py"', "trackside.toml, agents.chat: 'agents.py' is not path/file.py:name"),
         ('[agents]\n"a:b" = "agents.py:graph"', "trackside.toml, agents.a:b: an agent's name has no colon"),
+        ('[agents]\n"a\\u0000" = "agents.py:graph"', "an agent's name has no colon and no NUL, as 'a\\x00' has"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_that_names_the_key(tmp_path: Path, toml: str, says: str) -> None:
@@ -89,6 +92,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="not TOML"):
         load(tmp_path)
+
+
+def test_a_mark_of_its_encoding_at_the_beginning_of_the_file_is_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "trackside.toml").write_text("[server]\nport = 8080\n", encoding="utf-8-sig")
+
+    assert load(tmp_path).server.port == 8080
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
@@ -307,6 +316,10 @@ cache_read_per_million = 0
         ("[prices.m]\ninput_per_million = 3", "trackside.toml, prices.m: output_per_million is missing"),
         ('[prices.m]\ninput_per_million = "dear"', "prices.m.input_per_million: 'dear' is not a number of US dollars"),
         ("[prices]\ngpt = 3", "trackside.toml: unknown key prices.gpt"),
+        pytest.param(
+            f"[limits]\nmax_cost_usd = 1{'0' * 400}", "is not a number of US dollars from 0 up", id="beyond all money"
+        ),
+        pytest.param(f"[runs]\nshutdown_grace = 1{'0' * 400}", "is not a length of time", id="beyond all time"),
         ("[runs]\nredact = true", "trackside.toml, runs.redact: True is not a text"),
         ('[runs]\nredact = "hide"', "runs.redact: 'hide' is not path/file.py:name or package.module:name"),
         ("[database.x]\nurl = 1", "trackside.toml: unknown key database.x"),

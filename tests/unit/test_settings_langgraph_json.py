@@ -118,6 +118,7 @@ def test_a_file_of_variables_is_read_as_most_tools_read_it(line: str, value: str
         ("A='secret", "vars, line 1: nothing ends what begins with '"),
         ('\nA="secret" more', 'vars, line 2: something follows the " that ends the value'),
         ("1A=secret", "vars, line 1: it is not NAME=value"),
+        ('A=1\nB="secret\0"', "vars, line 2: it has NUL in it, which no variable can have"),
     ],
 )
 def test_a_line_that_is_none_is_named_without_its_secrets(text: str, why: str, load: Load) -> None:
@@ -185,12 +186,16 @@ def test_switches_that_are_off_need_no_word(load: Load) -> None:
     ("document", "complaint"),
     [
         ("{", "langgraph.json: it is not JSON"),
+        pytest.param("[" * 100_000, "langgraph.json: what is in it is nested too deeply", id="deep"),
         ([], "langgraph.json: it is not an object"),
         ({"graphs": []}, None),
         ({"graphs": ["x"]}, "langgraph.json, graphs: it is not an object"),
         ({"graphs": {"a": 1}}, "langgraph.json, graphs.a: it is not a text"),
         ({"graphs": {"a": "a.py"}}, "langgraph.json, graphs.a: 'a.py' is not ./path/file.py:name"),
         ({"graphs": {"a:b": "a.py:x"}}, "an agent's name has no colon"),
+        ({"graphs": {"": "a.py:x"}}, "langgraph.json, graphs: the name of a graph is empty"),
+        ({"graphs": {"a": "a\0.py:x"}}, "langgraph.json, graphs.a: it has NUL or half a character in it"),
+        ({"graphs": {"\ud800": "a.py:x"}}, "langgraph.json, graphs: '\\ud800' has NUL or half a character in it"),
         (
             {"graphs": {"a": {"path": "a.py:x", "description": 1}}},
             "langgraph.json, graphs.a.description: it is not a text",
@@ -198,11 +203,21 @@ def test_switches_that_are_off_need_no_word(load: Load) -> None:
         ({"env": 1}, "langgraph.json, env: it is not a text"),
         ({"env": ".nothing"}, "langgraph.json, env: there is no file .nothing"),
         ({"env": {"KEY": ["secret"]}}, "langgraph.json, env.KEY: it is not a text"),
+        ({"env": {"A=B": "secret"}}, "langgraph.json, env: 'A=B' is not the name of a variable"),
+        ({"env": {"": "secret"}}, "langgraph.json, env: '' is not the name of a variable"),
+        ({"env": {"KEY": "secret\0"}}, "langgraph.json, env.KEY: it has NUL or half a character in it"),
+        ({"env": {"KEY": "secret\ud800"}}, "langgraph.json, env.KEY: it has NUL or half a character in it"),
+        ({"env": {"KEY\0": "secret"}}, "langgraph.json, env: 'KEY\\x00' has NUL or half a character in it"),
         ({"dependencies": "."}, "langgraph.json, dependencies: it is not a list"),
         ({"dependencies": [1]}, "langgraph.json, dependencies[0]: it is not a text"),
         ({"dependencies": ["./nowhere"]}, "langgraph.json, dependencies: there is no folder ./nowhere"),
+        pytest.param(
+            {"dependencies": [f"./{'x' * 5000}"]}, "langgraph.json, dependencies: there is no folder ./x", id="long"
+        ),
+        ({"dependencies": [".", "./\0"]}, "langgraph.json, dependencies[1]: it has NUL or half a character in it"),
         ({"auth": "auth.py:auth"}, "langgraph.json, auth: it is not an object"),
         ({"auth": {"path": "auth.py"}}, "langgraph.json, auth.path: 'auth.py' is not"),
+        ({"http": {"\udc00": True}}, "langgraph.json, http: '\\udc00' has NUL or half a character in it"),
         ({"http": {"cors": {"allow_origins": "nonsense"}}}, "langgraph.json (http.cors.allow_origins)"),
         ({"encryption": {"path": "x.py:y"}}, "langgraph.json, encryption: nothing is encrypted here"),
     ],

@@ -98,6 +98,8 @@ def read_metadata(pairs: Sequence[str]) -> JsonObject:
             metadata[key] = json.loads(value)
         except ValueError:
             metadata[key] = value
+        except RecursionError:
+            raise ArgumentError(name="--metadata", why=f"the value of {key!r} is nested too deeply") from None
     return metadata
 
 

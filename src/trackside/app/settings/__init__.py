@@ -343,8 +343,8 @@ def _check(settings: Settings) -> None:
     if settings.database_spool is not None and (not settings.database_spool or "\0" in settings.database_spool):
         raise settings.complaint(DATABASE_SPOOL, f"{settings.database_spool!r} is not the name of a folder")
     for name, reference in settings.agents.items():
-        if ":" in name:
-            raise settings.complaint(f"agents.{name}", f"an agent's name has no colon, as {name!r} has")
+        if ":" in name or "\0" in name:
+            raise settings.complaint(f"agents.{name}", f"an agent's name has no colon and no NUL, as {name!r} has")
         _check_reference(settings, f"agents.{name}", reference)
     if settings.redact is not None:
         _check_reference(settings, REDACT, settings.redact)

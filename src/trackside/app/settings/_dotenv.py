@@ -30,6 +30,8 @@ def variables_in(text: str, source: str, environ: Mapping[str, str]) -> dict[str
     Raises:
         SettingsError: a line is not of this form; the message says which.
     """
+    if (at := text.find("\0")) >= 0:
+        raise _complaint(text, at, source, "it has NUL in it, which no variable can have")
     found: dict[str, str] = {}
     for name, value, is_literal in _assignments(text, source):
         found[name] = value if is_literal else _resolved(value, {**found, **environ})

@@ -49,7 +49,7 @@ class Key(NamedTuple):
 def _number(value: Any) -> float:
     try:
         number = float(value) if type(value) in {int, float, str} else -1.0
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a whole number beyond all floats
         number = -1.0
     if not 0 <= number < float("inf"):
         raise ValueError(f"{value!r} is not a number of US dollars from 0 up")

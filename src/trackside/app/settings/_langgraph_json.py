@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -58,6 +60,7 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "checkpointer.serde": "checkpoints are read as LangGraph's own defaults have it",
 }
 """Keys that are known and have no effect here, with what is true instead."""
+_UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 _KNOWN: Final = {
     "auth": frozenset({"path"}),
     "http": frozenset({"app", "cors"}),
@@ -106,9 +109,32 @@ def read_project(folder: Path, environ: Mapping[str, str]) -> Project:
         return Project()
     except ValueError as exc:
         raise SettingsError(where=PROJECT_FILE, why=f"it is not JSON: {exc}") from exc
+    except RecursionError:
+        raise SettingsError(where=PROJECT_FILE, why="what is in it is nested too deeply") from None
     except OSError as exc:
         raise SettingsError(where=PROJECT_FILE, why=f"it cannot be read: {exc.strerror}") from exc
+    _check_texts(document)
     return _Reader(folder, environ).read(_object(document, ""))
+
+
+def _check_texts(document: Any) -> None:
+    """See that each text is one that a variable, the name of a file, a database and a log can have.
+
+    Raises:
+        SettingsError: one is not; the message names its key.
+    """
+    why = "has NUL or half a character in it, which no name, variable or file can have"
+    rest: list[tuple[str, Any]] = [("", document)]
+    while rest:
+        key, value = rest.pop()
+        if isinstance(value, str) and _UNFIT.search(value):
+            raise SettingsError(where=_where(key), why=f"it {why}")
+        if isinstance(value, list):
+            rest += ((f"{key}[{number}]", one) for number, one in enumerate(value))
+        elif isinstance(value, dict):
+            for name in filter(_UNFIT.search, value):
+                raise SettingsError(where=_where(key), why=f"{name!r} {why}")
+            rest += ((f"{key}.{name}" if key else name, one) for name, one in value.items())
 
 
 class _Reader:
@@ -122,7 +148,7 @@ class _Reader:
     def read(self, document: dict[str, Any]) -> Project:
         if document.get("encryption"):
             why = "nothing is encrypted here before it is kept; take it out if that is as it shall be"
-            raise SettingsError(where=f"{PROJECT_FILE}, encryption", why=why)
+            raise SettingsError(where=_where("encryption"), why=why)
         graphs = self._graphs(document.get("graphs"))
         variables = self._variables(document.get("env"))
         roots, packages = self._dependencies(document.get("dependencies"))
@@ -144,6 +170,8 @@ class _Reader:
     def _graphs(self, given: Any) -> frozenset[str]:
         references = set[str]()
         for name, graph in _object(given or {}, "graphs").items():
+            if not name:
+                raise SettingsError(where=_where("graphs"), why="the name of a graph is empty")
             key = f"graphs.{name}"
             described = graph if isinstance(graph, dict) else {"path": graph}
             for unknown in described.keys() - {"path", "description"}:
@@ -173,16 +201,21 @@ class _Reader:
     def _variables(self, given: Any) -> dict[str, str]:
         if given is None:
             return {}
-        if isinstance(given, dict):
-            return {name: _plain(value, f"env.{name}") for name, value in given.items()}
-        name = _text(given, "env")
+        if not isinstance(given, dict):
+            return self._variables_of_file(_text(given, "env"))
+        for name in given:
+            if not name or "=" in name:
+                raise SettingsError(where=_where("env"), why=f"{name!r} is not the name of a variable")
+        return {name: _plain(value, f"env.{name}") for name, value in given.items()}
+
+    def _variables_of_file(self, name: str) -> dict[str, str]:
         try:
             text = (self._folder / name).read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise SettingsError(where=f"{PROJECT_FILE}, env", why=f"there is no file {name}") from None
+            raise SettingsError(where=_where("env"), why=f"there is no file {name}") from None
         except (OSError, ValueError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else "it is not text"
-            raise SettingsError(where=f"{PROJECT_FILE}, env", why=f"{name} cannot be read: {why}") from None
+            raise SettingsError(where=_where("env"), why=f"{name} cannot be read: {why}") from None
         return variables_in(text, name, self._environ)
 
     def _dependencies(self, given: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -194,11 +227,16 @@ class _Reader:
             if not name.startswith((".", "/")):
                 packages.append(name)
                 continue
-            folder = (self._folder / name).resolve()
-            if not folder.is_dir():
-                raise SettingsError(where=f"{PROJECT_FILE}, dependencies", why=f"there is no folder {name}")
-            roots |= dict.fromkeys(map(str, _import_roots(folder)))
+            roots |= dict.fromkeys(map(str, _import_roots(self._local(name))))
         return tuple(roots), tuple(packages)
+
+    def _local(self, name: str) -> Path:
+        """The folder of a local dependency."""
+        with suppress(OSError, RuntimeError):  # a name that is too long, or links that lead to themselves
+            folder = (self._folder / name).resolve()
+            if folder.is_dir():
+                return folder
+        raise SettingsError(where=_where("dependencies"), why=f"there is no folder {name}")
 
     def _auth(self, auth: dict[str, Any]) -> None:
         if (path := auth.get("path")) is not None:
@@ -242,7 +280,7 @@ class _Reader:
         module, colon, attribute = text.rpartition(":")
         if not (module and colon and attribute):
             why = f"{text!r} is not ./path/file.py:name or package.module:name"
-            raise SettingsError(where=f"{PROJECT_FILE}, {key}", why=why)
+            raise SettingsError(where=_where(key), why=why)
         is_file = "/" in module or Path(module).suffix in {".py", ".ts", ".tsx", ".js", ".mjs", ".cjs"}
         if is_file and not Path(module).is_absolute():
             here = Path.cwd() == self._folder
@@ -259,6 +297,10 @@ def _import_roots(folder: Path) -> Iterator[Path]:
         yield folder.parent  # the folder is a package itself
 
 
+def _where(key: str) -> str:
+    return f"{PROJECT_FILE}, {key}" if key else PROJECT_FILE
+
+
 def _has_no_effect(key: str, why: str) -> str:
     return f"{PROJECT_FILE}, {key} has no effect: {why}"
 
@@ -267,8 +309,7 @@ def _checked[T](kind: type[T], called: str) -> Callable[[Any, str], T]:
     def check(value: Any, key: str) -> T:
         if isinstance(value, kind):
             return value
-        where = f"{PROJECT_FILE}, {key}" if key else PROJECT_FILE
-        raise SettingsError(where=where, why=f"it is not {called}")  # not what it is: it may be a secret
+        raise SettingsError(where=_where(key), why=f"it is not {called}")  # not what it is: it may be a secret
 
     return check
 

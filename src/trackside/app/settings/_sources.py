@@ -80,11 +80,13 @@ def read_document(path: Path) -> dict[str, Any]:
         SettingsError: it is not TOML, or cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:  # of TOML, of UTF-8, of a number with more digits than Python reads
         raise SettingsError(where=path.name, why=f"it is not TOML: {exc}") from exc
+    except RecursionError:
+        raise SettingsError(where=path.name, why="what is in it is nested too deeply") from None
     except OSError as exc:
         raise SettingsError(where=path.name, why=f"it cannot be read: {exc.strerror}") from exc
 

@@ -19,4 +19,7 @@ class Duration(NamedTuple):
 def duration_of(text: str) -> Duration | None:
     """The length of time that a text says, in seconds if it has no unit; None if it says none."""
     found = _DURATION.fullmatch(text.strip())
-    return None if found is None else Duration(float(found[1]) * _UNITS[found[2] or "s"], found[2] is not None)
+    if found is None:
+        return None
+    seconds = float(found[1]) * _UNITS[found[2] or "s"]
+    return Duration(seconds, found[2] is not None) if seconds < float("inf") else None
