@@ -38,6 +38,16 @@ def test_many_lines_are_all_written(tmp_path: Path) -> None:
     assert [line["number"] for line in lines_of(tmp_path / "log")] == list(range(5_000))
 
 
+def test_half_a_character_does_not_end_the_log(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="utf-8") as file, ServerLog(file) as log:
+        log.say("half \ud83d of one", {"why": ["\udfff"], "odd": {1}})
+        log.say("goes on", {})
+
+    half, after = lines_of(tmp_path / "log")
+    assert (half["event"], half["why"], half["level"]) == ("half ? of one", ["?"], "info")
+    assert after["event"] == "goes on"
+
+
 def test_lines_are_for_people_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     with (tmp_path / "log").open("w", encoding="utf-8") as file, ServerLog(file, as_json=False) as log:

@@ -6,6 +6,7 @@ whoever reads them. What there is no room for is dropped and counted.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -146,7 +147,10 @@ def _visible(name: str, value: Any) -> Any:
 
 
 def _json(line: Any, **options: Any) -> bytes:
-    return msgspec.json.encode(line, enc_hook=str)
+    try:
+        return msgspec.json.encode(line, enc_hook=str)
+    except UnicodeEncodeError:  # half a character is in what somebody says, which must not end the log
+        return json.dumps(line, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _moment(at: float, *, as_json: bool) -> str:
