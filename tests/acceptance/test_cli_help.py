@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -91,3 +92,30 @@ def test_all_codes_are_listed_with_a_sentence(here: Run) -> None:
     lines = here("explain").stdout.splitlines()
     assert len(lines) > 150
     assert next(line for line in lines if line.startswith("thread-busy ")).endswith("the strategy `reject`.")
+
+
+@pytest.mark.parametrize("arguments", [(), ("thread-busy",)], ids=["all", "one"])
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")],
+    ids=["full", "closed"],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_what_cannot_be_written_is_not_explained(
+    trackside: Run, output: str, why: str, arguments: tuple[str, ...]
+) -> None:
+    done = trackside("explain", *arguments, shell=f'exec "$0" "$@" {output}')
+
+    assert done.returncode == 1
+    assert done.stderr == f"error: standard output cannot be written: {why}. [output-not-writable]\n"
+
+
+def test_a_reader_that_has_gone_needs_no_explanation(trackside: Run) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = trackside("explain", stdout=writing)
+    finally:
+        os.close(writing)
+
+    assert (done.returncode, done.stderr) == (141, "")

@@ -13,7 +13,8 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from trackside.app.cli.output import standard_output
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.harness.errors import TracksideError
 
 _HEADING: Final = re.compile(r"^## (\S+)\n", re.MULTILINE)
@@ -34,20 +35,32 @@ def explanations() -> Mapping[str, str]:
     return dict(sorted(found.items()))
 
 
-def explain(code: str | None) -> int:
+def explain(code: str | None) -> ExitCode:
     """Print what is behind a code; without one, what there is.
 
     Raises:
         UnknownCodeError: there is no such code.
+        OutputError: it cannot be printed.
     """
     out = standard_output()
-    known = explanations()
     if code is None:
-        width = max(map(len, known))
-        for name, about in known.items():
-            out.print(name.ljust(width), style="bold", end="  ")
-            out.print(_SENTENCE.split(" ".join(about.split()), maxsplit=1)[0])
-        return 0
+        _print_all(out)
+    else:
+        _print_one(out, code)
+    out.check()
+    return ExitCode.reader_gone if out.reader_gone else ExitCode.success
+
+
+def _print_all(out: OutputConsole) -> None:
+    known = explanations()
+    width = max(map(len, known))
+    for name, about in known.items():
+        out.print(name.ljust(width), style="bold", end="  ")
+        out.print(_SENTENCE.split(" ".join(about.split()), maxsplit=1)[0])
+
+
+def _print_one(out: OutputConsole, code: str) -> None:
+    known = explanations()
     # As people copy it: with the brackets of the message, or the colon before it, in any case.
     wanted = code.strip().strip("[]:").casefold()
     if (text := known.get(wanted)) is None:
@@ -60,4 +73,3 @@ def explain(code: str | None) -> int:
         out.print(Markdown(text))
     else:
         out.print(text)
-    return 0
