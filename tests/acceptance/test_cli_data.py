@@ -220,6 +220,15 @@ def test_a_place_that_takes_no_export(here: Run, tmp_path: Path, name: str, code
     assert {*tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("options", [[], ["--format", "parquet"]], ids=["by its name", "as it was said"])
+def test_parquet_is_not_packed_once_more(here: Run, tmp_path: Path, options: list[str]) -> None:
+    said = here("export", "events.parquet.gz", *options)
+
+    assert said.returncode == 2
+    assert said.stderr == "error: FILE: Parquet is compressed as it is; leave .gz out of its name.\n"
+    assert not (tmp_path / "events.parquet.gz").exists()
+
+
 def test_an_export_that_fails_leaves_nothing_behind(here: Run, database: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(database)) as open_database, open_database:
         open_database.execute("DROP TABLE events")

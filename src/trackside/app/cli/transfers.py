@@ -69,7 +69,8 @@ class ExportOptions:
 
 def export(options: ExportOptions) -> ExitCode:
     """Write events to a file, or to standard output."""
-    chosen = options.format or ("parquet" if options.file.endswith(".parquet") else "jsonl")
+    is_parquet = options.file.removesuffix(".gz").endswith(".parquet")
+    chosen = options.format or ("parquet" if is_parquet else "jsonl")
     if chosen == "parquet" and options.file.endswith(".gz"):
         raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
     settings = load_settings({"database.url": options.database})
