@@ -168,6 +168,26 @@ def test_a_module_may_fail_in_any_way(trackside: Trackside, tmp_path: Path, sour
     assert f"error: broken.py:graph cannot be loaded: importing broken.py raised {says}." in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("raises", "says"),
+    [
+        ("BrokenPipeError(32, 'Broken pipe')", "BrokenPipeError: [Errno 32] Broken pipe"),
+        ("OSError(28, 'No space left on device')", "OSError: [Errno 28] No space left on device"),
+        ("SystemExit(3)", "SystemExit: 3"),
+        ("LookupError('no such thing')", "LookupError: no such thing"),
+    ],
+)
+def test_an_object_that_cannot_be_looked_at_is_no_agent(
+    here: Trackside, tmp_path: Path, raises: str, says: str
+) -> None:
+    (tmp_path / "odd.py").write_text(f"class Odd:\n    def __getattr__(self, name): raise {raises}\n\nodd = Odd()\n")
+
+    assert the_one_line(here("run", "odd.py:odd", "hello"), 2) == (
+        f"odd.py:odd is no agent: looking at it raised {says}. [agent-reference]"
+    )
+    assert "odd.py has no agent; nothing in it can be run" in the_one_line(here("run", "odd.py:agent", "hello"), 2)
+
+
 def test_a_wrong_setting_names_its_file_and_key(here: Trackside, tmp_path: Path) -> None:
     settings = tmp_path / "trackside.toml"
 

@@ -15,7 +15,7 @@ from typer import TyperException
 from trackside.app.cli import DEBUG_VARIABLE, INTERRUPTED
 from trackside.app.cli.formatting import one_line, printable
 from trackside.app.cli.output import OutputError, standard_error
-from trackside.app.cli.streams import discard
+from trackside.app.cli.streams import discard, has_no_reader
 from trackside.app.cli.suggesting import suggest_at
 from trackside.app.cli.tracebacks import without_machinery
 from trackside.app.wiring.agents import AgentImportError
@@ -93,7 +93,7 @@ def report(failure: BaseException) -> ExitCode:
     match failure:
         case SystemExit() if failure.code in {None, 0}:  # how completion ends when it has said what there is
             return ExitCode.success
-        case BrokenPipeError() | SystemExit():  # the latter is how Rich, which shows the help, takes a broken pipe
+        case BrokenPipeError() | SystemExit() if _is_reader_gone(failure):
             discard(sys.stdout)
             return ExitCode.reader_gone
         case OSError() if failure.filename is None and failure.errno in _OUTPUT_FAILURES:
@@ -115,6 +115,13 @@ def report(failure: BaseException) -> ExitCode:
             return ExitCode.error if failure.fault in {"store", "observer"} else ExitCode.usage
         case _:
             return _bug(failure)
+
+
+def _is_reader_gone(failure: BaseException) -> bool:
+    """Whether a pipe is broken into which this program writes, and not another one, an agent's for example."""
+    if isinstance(failure, SystemExit):  # is how Rich takes it, which shows the help, and has turned the output away
+        return isinstance(failure.__context__, BrokenPipeError)
+    return has_no_reader(sys.stdout) or has_no_reader(sys.stderr)
 
 
 def _of_an_option(failure: TracksideError) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import select
 import sys
 from typing import IO, Final
 
@@ -41,6 +42,15 @@ def _in_plain(failure: UnicodeError) -> tuple[str, int]:
         raise failure
     lacking = failure.object[failure.start : failure.end].translate(_PLAIN)
     return "".join(char if char.isascii() else "?" for char in lacking), failure.end
+
+
+def has_no_reader(file: IO[str]) -> bool:
+    """Whether what is written to a stream goes nowhere: the reader of a pipe has gone, or a terminal is closed."""
+    if not hasattr(select, "poll"):  # where that cannot be asked, who could not write is believed
+        return True
+    poller = select.poll()
+    poller.register(file, 0)  # such news comes unasked
+    return bool(poller.poll(0))
 
 
 def discard(file: IO[str]) -> None:

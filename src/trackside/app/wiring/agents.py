@@ -123,6 +123,12 @@ def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
         it_is = f"it is {_a(type(found).__name__)} ({found!r:.80})"
         why = exc.details["why"] if callable(found) else f"{it_is}; {_ACCEPTED}"
         raise AgentReferenceError(reference=reference, why=why) from exc
+    except (TracksideError, KeyboardInterrupt):
+        raise
+    except (
+        BaseException
+    ) as exc:  # an object that answers what it has by code of its author's, who has to see what fails
+        raise AgentReferenceError(reference=reference, why=f"looking at it raised {_in_a_line(exc)}") from exc
     return agent if isinstance(agent, KeepsThreads) and inspect.isroutine(found) else found
 
 
@@ -211,12 +217,16 @@ def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
     except (AgentReferenceError, KeyboardInterrupt):
         raise
     except BaseException as exc:  # whatever an agent's module does when imported, also exit, is its author's to see
-        cause = traceback.format_exception_only(exc)[-1].strip()
+        cause = _in_a_line(exc)
         if isinstance(exc, SyntaxError) and exc.filename:  # of which this says neither file nor line
             cause += f" ({_as_seen_here(exc.filename)}, line {exc.lineno})"
         if isinstance(exc, ImportError) and (hint := _what_helps(exc, reference)):
             cause += f"; {hint}"
         raise AgentImportError(reference=reference, module=reference.module, cause=cause) from exc
+
+
+def _in_a_line(failure: BaseException) -> str:
+    return traceback.format_exception_only(failure)[-1].strip()
 
 
 def _as_seen_here(file: str) -> Path:
@@ -287,7 +297,9 @@ def _is_its_own(name: str, value: Any, owner: Any) -> bool:
 def _is_agent(value: Any) -> bool:
     try:
         as_agent(value)
-    except TypeError:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # what cannot be looked at is none either  # noqa: BLE001
         return False
     return True
 

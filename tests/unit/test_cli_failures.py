@@ -1,0 +1,42 @@
+"""What ended a command, as the shell and whoever sits there learn it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trackside.app.cli.failures import ExitCode, report
+
+
+@pytest.fixture
+def broken_pipe() -> Iterator[int]:
+    """The end for writing of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_hears_nothing_more(
+    monkeypatch: pytest.MonkeyPatch, broken_pipe: int, name: str
+) -> None:
+    with open(broken_pipe, "w", closefd=False) as stream, Path(os.devnull).open("w") as other:
+        monkeypatch.setattr("sys.stdout", other)
+        monkeypatch.setattr(f"sys.{name}", stream)
+
+        assert report(BrokenPipeError(32, "Broken pipe")) is ExitCode.reader_gone
+
+
+@pytest.mark.parametrize("failure", [BrokenPipeError(32, "Broken pipe"), SystemExit(3)], ids=["a pipe", "an exit"])
+def test_what_breaks_elsewhere_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], failure: BaseException
+) -> None:
+    with Path(os.devnull).open("w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+
+        assert report(failure) is ExitCode.error
+    assert type(failure).__name__ in capfd.readouterr().err
