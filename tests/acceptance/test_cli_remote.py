@@ -196,6 +196,47 @@ def test_what_cannot_be_found_is_said_in_the_same_words(served: Served, here: Tr
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("thread", ["", "t-1", "..", ".", "a/b", "x?y#z", "%2e%2e", "half \udcff"])
+def test_a_thread_whose_id_no_server_has_is_refused_before_a_run_is_started(
+    served: Served, here: Trackside, thread: str
+) -> None:
+    before = here("runs", "--json", *served.at("server")).stdout
+
+    done = here("run", "echo", "hello", "--thread", thread, *served.at("server"))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --thread: ")
+    assert done.stderr.endswith(" is not a UUID, as the ids of a server's threads are.\n")
+    assert here("runs", "--json", *served.at("server")).stdout == before
+
+
+@pytest.mark.parametrize("name", ["..", ".", "...", "x?y", "#", "%2F"])
+def test_a_name_leads_nowhere_but_to_what_it_names(served: Served, here: Trackside, place: str, name: str) -> None:
+    at = served.at(place)
+    assert f"no subscription {name!r}" in here("subscriptions", name, *at).stderr
+
+    async def open_it() -> None:
+        async with Store.open(served.database) as store:
+            await store.subscriptions.open(name)
+
+    asyncio.run(open_it())
+    assert here("subscriptions", name, "pause", *at).returncode == 0
+    assert objects(here("subscriptions", name, "--json", *at))[0]["state"] == "paused"
+    assert here("subscriptions", name, "delete", "--yes", *at).returncode == 0
+    assert here("subscriptions", name, *at).returncode == 2
+
+
+def test_what_is_no_text_is_nothing_to_ask_a_server_for(served: Served, here: Trackside) -> None:
+    at = served.at("server")
+    for command in (["runs", "\udcff"], ["events", "--agent", "\udcff"], ["subscriptions", "\udcff"], ["parked", ""]):
+        done = here(*command, *at)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert done.stderr.startswith(f"error: {command[-1]!r}: "), command
+
+    *_, last = objects(here("run", "echo", "half \udcff", "--json", *at))
+    assert last["result"]["output"] == {"answer": "half \N{REPLACEMENT CHARACTER}"}
+
+
 def test_a_run_goes_on_in_the_server_and_is_watched_here(served: Served, here: Trackside) -> None:
     at = served.at("server", "run")
 

@@ -19,7 +19,9 @@ from forking import Forkery
 from trackside_server import TracksideServer
 
 from trackside.app.cli import remote_connection
+from trackside.app.cli.remote_connection import NotThereError, OtherVersionError, RemoteError, connected
 from trackside.app.storage import Store
+from trackside.harness.ids import new_id
 from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -132,6 +134,37 @@ def test_what_is_no_server_of_this_version_is_not_taken_for_one(
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+GUEST = """
+from starlette.applications import Starlette
+
+app = Starlette()
+"""
+
+
+@pytest.mark.parametrize("settings", ["", '[server]\napp = "guest.py:app"\n'], ids=["alone", "with a guest"])
+def test_what_a_server_of_another_version_lacks_is_told_from_what_is_not_there(
+    tmp_path: Path, forkery: Forkery, settings: str
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    (tmp_path / "guest.py").write_text(GUEST)
+
+    async def failure(method: str, path: str) -> RemoteError:
+        async with connected(server.url, None, typed=True) as connection:
+            with pytest.raises(RemoteError) as caught:
+                await connection.ask(method, path)
+        return caught.value
+
+    with TracksideServer(tmp_path, "agents.py:echo", settings=settings, forkery=forkery) as server:
+        lacking = [asyncio.run(failure(*asked)) for asked in (("GET", "not/yet"), ("POST", "not/yet"), ("PUT", "runs"))]
+        absent = [
+            asyncio.run(failure(*asked)) for asked in (("GET", f"runs/{new_id()}"), ("GET", "subscriptions/nobody"))
+        ]
+
+    assert [type(error) for error in lacking] == [OtherVersionError] * 3
+    assert "it does not have what is asked for" in str(lacking[0])
+    assert [type(error) for error in absent] == [NotThereError] * 2
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for_without_end(

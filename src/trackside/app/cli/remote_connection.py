@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
@@ -23,6 +24,9 @@ from trackside.harness.errors import Fault, TracksideError
 _SECONDS: Final = 30.0  # that an answer may take
 _CONNECTING: Final = 10.0
 _KIND: Final = "trackside"
+_NO_ENDPOINT: Final = ("there is nothing at ", "Not Found", "it answers ")
+"""How the 404 begins of a server that lacks what is asked for, of an app that it has as a guest, and of others that say no
+more. A record that is not there has a sentence of its own."""
 
 type Query = Mapping[str, Any]
 
@@ -162,7 +166,7 @@ class Connection:
         Raises:
             RemoteError: there is no answer, or it is a refusal.
         """
-        content = None if body is None else msgspec.json.encode(body)
+        content = None if body is None else _encoded(body)
         sent = {} if content is None else {"Content-Type": "application/json"}
         with self.translated():
             answer = await self.client.request(
@@ -200,7 +204,7 @@ class Connection:
         Raises:
             RemoteError: there is no answer, it is a refusal, or it was cut off.
         """
-        content = None if body is None else msgspec.json.encode(body)
+        content = None if body is None else _encoded(body)
         sent = {} if content is None else {"Content-Type": "application/json"}
         request = self.client.build_request(
             method,
@@ -248,8 +252,8 @@ class Connection:
             raise WrongKeyError(url=url, why=why)
         if status == 403:
             raise NotAllowedError(url=url, why=why, permission="admin" if "admin" in why else "run")
-        if status in {404, 405} and why in {"Not Found", "Method Not Allowed", f"it answers {status}"}:
-            raise self._other_version("it does not have what is asked for")
+        if status == 405 or (status == 404 and why.startswith(_NO_ENDPOINT)):
+            raise self._other_version(f"it does not have what is asked for ({why})")
         if status == 404:
             raise NotThereError(url=url, why=why, **said.coded())
         if status in {400, 409, 413, 422}:
@@ -340,8 +344,21 @@ def _said_in(body: bytes) -> _Said:
     return said
 
 
+def _encoded(body: Any) -> bytes:
+    """A body as JSON, with U+FFFD for half characters, as in what is recorded."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        text = json.dumps(body, ensure_ascii=False)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
 def _parameters(query: Query | None) -> httpx.QueryParams:
-    """A query as it is written: several of one name where there are several values, and nothing of what is None."""
+    """A query as it is written: several of one name where there are several values, and nothing of what is None.
+
+    Raises:
+        ArgumentError: a text is none.
+    """
     pairs: list[tuple[str, str | int | float | bool | None]] = []
     for name, value in (query or {}).items():
         for one in value if isinstance(value, list | tuple) else () if value is None else (value,):
@@ -352,13 +369,35 @@ def _parameters(query: Query | None) -> httpx.QueryParams:
                 if hasattr(one, "isoformat")
                 else str(one)
             )
+            if not _is_whole(text):
+                raise ArgumentError(name=repr(text), why="it is a text, without half characters")
             pairs.append((name, text))
     return httpx.QueryParams(pairs)
 
 
 def part_of_path(name: str) -> str:
-    """A name as one part of a path."""
-    return quote(name, safe="")
+    """A name as one part of a path, also one that would lead elsewhere in it.
+
+    Raises:
+        ArgumentError: servers take it for more than one, or for none.
+    """
+    if not name or "/" in name or not _is_whole(name):
+        raise ArgumentError(name=repr(name), why="no server can be asked for what is called so; ask its database")
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+
+
+def _is_whole(text: str) -> bool:
+    """Whether no half characters are in it, as in what was typed and is no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def path_of_run(thread_id: str, run_id: str) -> str:
+    """Where a run of a thread is."""
+    return f"threads/{part_of_path(thread_id)}/runs/{part_of_path(run_id)}"
 
 
 def _address(url: str) -> str:

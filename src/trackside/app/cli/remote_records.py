@@ -20,7 +20,7 @@ from trackside.app.cli.records import (
     ThreadFilters,
     newest_first,
 )
-from trackside.app.cli.remote_connection import Connection, NotThereError, Query, part_of_path
+from trackside.app.cli.remote_connection import Connection, NotThereError, Query, part_of_path, path_of_run
 from trackside.app.cli.remote_following import RemoteFollower
 from trackside.app.cli.remote_wire import (
     Bucket,
@@ -161,7 +161,7 @@ class RemoteRecords:
         """Have a run stopped."""
         if is_final(run.status):
             return
-        path = f"threads/{run.thread_id}/runs/{run.run_id}/cancel"
+        path = f"{path_of_run(run.thread_id, run.run_id)}/cancel"
         await self._connection.ask("POST", path, {"action": action.value})
 
     async def retry(self, run_id: str) -> str:
@@ -172,11 +172,11 @@ class RemoteRecords:
 
     async def delete_run(self, run: StoredRun) -> None:
         """Remove a run that has ended."""
-        await self._connection.ask("DELETE", f"threads/{run.thread_id}/runs/{run.run_id}")
+        await self._connection.ask("DELETE", path_of_run(run.thread_id, run.run_id))
 
     async def delete_thread(self, thread: StoredThread) -> None:
         """Remove a thread."""
-        await self._connection.ask("DELETE", f"threads/{thread.thread_id}")
+        await self._connection.ask("DELETE", f"threads/{part_of_path(thread.thread_id)}")
 
     async def subscriptions(self) -> list[Subscription]:
         """All subscriptions."""

@@ -15,14 +15,21 @@ from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run,
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import say_away
-from trackside.app.cli.remote_connection import Connection, RefusedError, RemoteError, connected
+from trackside.app.cli.remote_connection import (
+    Connection,
+    RefusedError,
+    RemoteError,
+    connected,
+    part_of_path,
+    path_of_run,
+)
 from trackside.app.cli.remote_following import EventParser, ServerSentEvent
 from trackside.app.cli.remote_records import RemoteRecords
 from trackside.app.cli.run_options import RunOptions, View
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
 from trackside.harness.errors import ThreadBusyError
-from trackside.harness.ids import new_id
+from trackside.harness.ids import is_uuid, new_id
 from trackside.harness.lifecycle import is_terminal, run_status_of
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import PausedRun, StreamGap, StreamPart
@@ -55,6 +62,8 @@ type Start = Callable[[Connection, RemoteRecords], Awaitable[Started]]
 def run(server: str, agent: str, input: str | None, options: RunOptions, *, thread: str | None) -> ExitCode:
     """Have the server run one of its agents, and show it."""
     body = {"assistant_id": agent, "input": read_input(input), **_asked(options)}
+    if thread is not None and not is_uuid(thread):
+        raise ArgumentError(name="--thread", why=f"{thread!r} is not a UUID, as the ids of a server's threads are")
 
     async def start(connection: Connection, records: RemoteRecords) -> Started:
         return await _start(connection, new_id() if thread is None else thread, body)
@@ -89,7 +98,8 @@ def retry(server: str, run: str, options: RunOptions, *, agent: str | None) -> E
 
     async def start(connection: Connection, records: RemoteRecords) -> Started:
         ended, _ = await find_ended_run(records, run)
-        answer = await connection.ask("POST", f"runs/{ended.run_id}/retry", headers={"Idempotency-Key": new_id()})
+        path, headers = f"runs/{part_of_path(ended.run_id)}/retry", {"Idempotency-Key": new_id()}
+        answer = await connection.ask("POST", path, headers=headers)
         return connection.decode(answer.body, Started)
 
     return _watch(server, options, start)
@@ -97,7 +107,8 @@ def retry(server: str, run: str, options: RunOptions, *, agent: str | None) -> E
 
 async def _start(connection: Connection, thread_id: str, body: JsonObject) -> Started:
     headers = {"Idempotency-Key": new_id()}
-    answer = await connection.ask("POST", f"threads/{thread_id}/runs", body=body, headers=headers)
+    path = f"threads/{part_of_path(thread_id)}/runs"
+    answer = await connection.ask("POST", path, body=body, headers=headers)
     return connection.decode(answer.body, Started)
 
 
@@ -162,6 +173,7 @@ class _Watched:
         self._connection = connection
         self._records = records
         self._run_id, self._thread_id = started.run_id, started.thread_id
+        self._path = path_of_run(started.thread_id, started.run_id)
         self._view = view
         self._begun, self._left = asyncio.Event(), asyncio.Event()
         self._number = 0
@@ -169,7 +181,7 @@ class _Watched:
     async def cancel(self) -> None:
         """Have it stopped; if the server cannot be told, it is left alone."""
         try:
-            await self._connection.ask("POST", f"threads/{self._thread_id}/runs/{self._run_id}/cancel")
+            await self._connection.ask("POST", f"{self._path}/cancel")
         except RemoteError as exc:
             self.failure = exc
             self._left.set()
@@ -211,7 +223,7 @@ class _Watched:
         run = await self._records.run(self._run_id)
         output = None
         if status is RunStatus.success:
-            answer = await self._connection.get(f"threads/{self._thread_id}/runs/{self._run_id}/join")
+            answer = await self._connection.get(f"{self._path}/join")
             output = msgspec.json.decode(answer.body)
         return RunResult(
             self._run_id,
@@ -240,7 +252,7 @@ class _Watched:
     async def _show_connection(self, last_id: str | None) -> str | None:
         """Show what one connection says; the id of the last piece, or that there is no more."""
         headers = {} if last_id is None else {"Last-Event-ID": last_id}
-        path, parser = f"threads/{self._thread_id}/runs/{self._run_id}/stream", EventParser()
+        path, parser = f"{self._path}/stream", EventParser()
         async with self._connection.stream("GET", path, silence=_SILENCE, headers=headers) as chunks:
             async for chunk in chunks:
                 for said in parser.take(chunk):
