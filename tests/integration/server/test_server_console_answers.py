@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypedDict
 
 import httpx
@@ -15,7 +16,27 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
+from trackside.app.settings import AccessSettings
 from trackside.harness import RunContext
+
+AUTH = """
+from langgraph_sdk import Auth
+
+auth = Auth()
+
+@auth.authenticate
+async def authenticate(authorization: str):
+    return {"identity": "ada"}
+
+@auth.on
+async def all_of_it(ctx, value):
+    return True
+
+@auth.on.threads.search
+async def nothing(ctx, value):
+    return False
+"""
+"""Whoever comes may do everything, but not list runs."""
 
 GONE = "this is not asked any more: somebody has answered already"
 
@@ -111,8 +132,12 @@ def desk(serve_agents: Any, office: Office) -> Callable[..., Any]:
     """`async with desk("graph") as found`: a thread of that agent, which asks."""
 
     @asynccontextmanager
-    async def at(agent: str, **asked: Any) -> AsyncIterator[Desk]:
-        async with serve_agents(office.agents) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+    async def at(agent: str, auth: str = "none", **asked: Any) -> AsyncIterator[Desk]:
+        who = {"authorization": "Bearer ada"}
+        async with (
+            serve_agents(office.agents, access=AccessSettings(auth=auth)) as served,
+            httpx.AsyncClient(base_url=served.url, headers=who, timeout=30) as http,
+        ):
             yield await Desk(http, agent).sit_down(**asked)
 
     return at
@@ -201,3 +226,15 @@ async def test_of_two_who_have_a_stopped_thread_go_on_one_is_the_first(
         office.goes_on.set()
         assert sorted(status for status, _ in both) == [200, 409]
         assert await thread.runs() == ["interrupted", "interrupted"]
+
+
+async def test_who_may_not_see_which_runs_a_thread_has_answers_when_it_has_none(
+    office: Office, desk: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "own_auth.py").write_text(AUTH)
+    async with desk("two", auth=f"{tmp_path / 'own_auth.py'}:auth") as thread:
+        left, right = thread.questions
+        first = await thread.answer("L", left)
+        shown, late = await thread.asked(), await thread.answer("R", right)
+        office.goes_on.set()
+        assert (first[0], shown, late) == (200, [], (409, GONE))

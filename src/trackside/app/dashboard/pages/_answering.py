@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from msgspec import UNSET
 
 from trackside.app.dashboard.declaring import API
 from trackside.app.dashboard.questions import closed_by
+from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import run_records
 from trackside.app.server.routing import Call
-from trackside.harness.errors import UnknownRunError
+from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.types import RunStatus
 
 _LOOKED_AT: Final = 100
@@ -20,15 +22,17 @@ _LOOKED_AT: Final = 100
 
 async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Collection[str]) -> frozenset[str]:
     """Those questions of a thread that the run closes which has it, or one that waits for it: until that has done so, the
-    thread has them still.
+    thread has them still. None of a thread that no run has; all to who may not know what runs it has.
 
     Args:
         call: who looks.
         thread_id: the thread.
         open_ids: the questions that it has.
     """
-    # In one look: a run must not begin, or end, between two.
-    listed = await API.ask(call, run_records.list_runs, path={"thread_id": thread_id}, query={"limit": _LOOKED_AT})
+    try:  # in one look: a run must not begin, or end, between two
+        listed = await API.ask(call, run_records.list_runs, path={"thread_id": thread_id}, query={"limit": _LOOKED_AT})
+    except (HttpError, UnknownThreadError):
+        return frozenset(open_ids)
     closed: frozenset[str] = frozenset()
     for one in listed.value:
         if one.status not in {RunStatus.running, RunStatus.pending}:
@@ -38,7 +42,13 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
         except UnknownRunError:  # removed meanwhile
             continue
         asked = None if run.kwargs is UNSET else run.kwargs
-        begins_later = one.status == RunStatus.pending and (asked or {}).get("after_seconds")
-        if not begins_later:
+        if one.status == RunStatus.running or not _begins_later(run.created_at, (asked or {}).get("after_seconds")):
             closed |= closed_by(asked, open_ids)
     return closed
+
+
+def _begins_later(created_at: datetime, seconds: Any) -> bool:
+    """Whether a run that was let in then is not due yet, and so keeps nobody from its thread."""
+    if not isinstance(seconds, int | float):
+        return False
+    return (datetime.now(UTC) - created_at).total_seconds() < seconds

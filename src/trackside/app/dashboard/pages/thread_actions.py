@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from trackside.harness.errors import ThreadBusyError
 from trackside.harness.types import ThreadStatus
 
 routes = Routes("Console")
+
+_LOOKS: Final = 5
+"""So often at most it is looked again at a thread that has changed under the look."""
 
 
 class Fork(Form, kw_only=True):
@@ -56,12 +59,16 @@ async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, An
     Raises:
         HttpError: they are none, or not asked for any more: a run that has the thread, or waits for it, brings one already.
     """
-    thread = (await API.ask(call, threads.get_thread)).value
-    asked = [one for interrupts in thread.interrupts.values() for one in interrupts if one.get("id") is not None]
-    open_ids = {str(one["id"]) for one in asked}
-    is_free = thread.status != ThreadStatus.busy
-    if not is_free:
-        open_ids -= await closed_questions(call, call.thread_id, open_ids)
+    looks = 0
+    while True:
+        thread = (await API.ask(call, threads.get_thread)).value
+        asked = [one for interrupts in thread.interrupts.values() for one in interrupts if one.get("id") is not None]
+        open_ids = {str(one["id"]) for one in asked}
+        is_free, looks = thread.status != ThreadStatus.busy, looks + 1
+        closed = frozenset[str]() if is_free else await closed_questions(call, call.thread_id, open_ids)
+        if is_free or closed or not asked or looks == _LOOKS:
+            break  # else the run that had the thread has just ended
+    open_ids -= closed
     if not open_ids and thread.status != ThreadStatus.interrupted:
         raise HttpError(status=409, detail=ANSWERED)
     answers = answers_of(call.body, open_ids, {str(one["id"]) for one in asked if is_approval(one.get("value"))})
