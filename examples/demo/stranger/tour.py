@@ -102,7 +102,7 @@ class Tour:
 
     def _write(self) -> None:
         self._screen.step("Write an agent, settings, and a receiver of webhooks")
-        for name in ("agents.py", "trackside.toml", "receiver.py"):
+        for name in ("hello.py", "trackside.toml", "receiver.py"):
             self._save(name)
 
     def _serve(self) -> None:
