@@ -2,6 +2,7 @@
 
 import faulthandler
 import gc
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
@@ -62,9 +63,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a long test have its time: what ends a run that not even a signal can stop would end that one after minutes."""
+    """Let a long test have its time: what ends a run that not even a signal can stop would end that one after minutes.
+
+    And take away a handler of logs whose stream was closed with the test that left it: each line that came to it from then
+    on would cost the text of a traceback, and where many lines come, the time that a test has.
+    """
     if item.get_closest_marker("long"):
         faulthandler.cancel_dump_traceback_later()
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if getattr(getattr(handler, "stream", None), "closed", False):
+            root.removeHandler(handler)
 
 
 def cpu_time() -> float:
