@@ -32,7 +32,7 @@ __all__ = [
     "DeliveryError",
     "ObserverOptionError",
     "Order",
-    "seconds_of",
+    "retry_after_seconds",
 ]
 
 RUN_WEBHOOKS: Final = "run-webhooks"
@@ -128,7 +128,7 @@ class DeliveryError(TracksideError):
         )
 
 
-def seconds_of(retry_after: str | None, now: datetime) -> float | None:
+def retry_after_seconds(retry_after: str | None, now: datetime) -> float | None:
     """How many seconds a receiver wants to be left alone; None if it does not say.
 
     Args:

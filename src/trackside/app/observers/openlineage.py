@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from trackside.app.daemon_threads import DaemonThreads
-from trackside.app.delivery import LONGEST_TRY, Delivery, DeliveryError, ObserverOptionError, Order, seconds_of
+from trackside.app.delivery import LONGEST_TRY, Delivery, DeliveryError, ObserverOptionError, Order, retry_after_seconds
 from trackside.app.options import checked_number, checked_text
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
@@ -220,7 +220,7 @@ class OpenLineageObserver:
             why=f"it answered {status} {answer.reason}".rstrip(),
             retryable=status >= 500 or status in _OUTAGES,
             away=status in _OUTAGES,
-            retry_after=seconds_of(answer.headers.get("Retry-After"), datetime.now(UTC)),
+            retry_after=retry_after_seconds(answer.headers.get("Retry-After"), datetime.now(UTC)),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, time_of
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
+from trackside.harness.amounts import is_count
 
 type AnyOf[K: StrEnum] = K | str | Collection[K | str]
 """A member of an enumeration, by its name or itself, or several, any of which will do."""
@@ -48,6 +49,16 @@ def check_option(option: str, said: Any, kind: type) -> None:
     if not isinstance(said, kind):
         what = "True or False" if kind is bool else f"{kind.__name__}(…)"
         raise StoreOptionError(option=option, value=said, why=f"it is {what}")
+
+
+def check_count_option(option: str, said: Any) -> None:
+    """See that an option of a store is a number of things, one at least.
+
+    Raises:
+        StoreOptionError: it is not.
+    """
+    if not is_count(said):
+        raise StoreOptionError(option=option, value=said, why="it is a whole number from 1 up")
 
 
 def check_seconds_option(option: str, said: Any, *, least: float, most: float) -> None:

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, override
 from sqlalchemy import Connection, func, select
 
 from trackside.app.storage import _queries, errors
-from trackside.app.storage._arguments import check_seconds_option
+from trackside.app.storage._arguments import check_count_option, check_seconds_option
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._growth import LogGrowth, log_end
 from trackside.app.storage._readers import Readers
@@ -60,9 +60,7 @@ class FollowOptions:
 
     def __post_init__(self) -> None:
         for name in ("recent_count", "recent_bytes"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise errors.StoreOptionError(option=name, value=value, why="it is a whole number from 1 up")
+            check_count_option(name, getattr(self, name))
         check_seconds_option("look_every", self.look_every, least=0.001, most=3600)
 
 

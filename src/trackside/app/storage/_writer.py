@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any
 
 from trackside.app.storage import errors
+from trackside.app.storage._arguments import check_count_option
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._session import Session
@@ -58,9 +59,7 @@ class WriteLimits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise errors.StoreOptionError(option=field.name, value=value, why="it is a whole number from 1 up")
+            check_count_option(field.name, getattr(self, field.name))
 
 
 class _Room:

@@ -17,6 +17,7 @@ from typing import ClassVar
 from trackside.app.delivery import Delivery, ObserverOptionError
 from trackside.app.observers.live._channels import Bounds, Channel, FollowEnd, LiveEvent, size_of
 from trackside.app.observers.live._follower import FollowCounts, LiveFollower, LiveGap, OnSlow
+from trackside.harness.amounts import is_count
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
@@ -111,7 +112,7 @@ class LiveObserver:
             ("finished", finished, 0),
             ("max_bytes", max_bytes, 1),
         ):
-            if type(value) is not int or value < least:
+            if not is_count(value, least):
                 raise ObserverOptionError(option=option, why=f"it is a whole number from {least} up, not {value!r}")
         if type(finished_seconds) not in {int, float} or not finished_seconds >= 0:
             why = f"it is a number of seconds from 0 up, not {finished_seconds!r}"

@@ -24,6 +24,7 @@ from trackside.app.delivery import Delivery, ObserverOptionError
 from trackside.app.observers.logging._handover import Handover, LineStats
 from trackside.app.observers.logging._lines import RunLine, console_line, json_line, line_about
 from trackside.app.observers.logging._outputs import LOGGER, CapturingHandler, FileOutput, Spoken, speak
+from trackside.harness.amounts import is_count
 from trackside.harness.logs import run_fields
 from trackside.harness.observer import RunLifecycleEvent
 
@@ -87,7 +88,7 @@ class LoggingObserver:
         _check("format", format, (None, *_FORMATS))
         _check("level", level, (None, *_LEVELS))
         _check("content", content, (True, False))
-        if type(capacity) is not int or capacity < 1:
+        if not is_count(capacity):
             raise ObserverOptionError(option="capacity", why=f"it is a number of lines, at least 1, not {capacity!r}")
         if not isinstance(loggers, list | tuple) or not all(isinstance(name, str) for name in loggers):
             raise ObserverOptionError(option="loggers", why=f'it is a list of names, as ["my_agent"], not {loggers!r}')

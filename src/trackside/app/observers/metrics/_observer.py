@@ -19,6 +19,7 @@ from trackside.app.observers.metrics._counting import RunCounts
 from trackside.app.observers.metrics._server import MetricsServer
 from trackside.app.observers.metrics._vitals import VitalsMetrics
 from trackside.app.vitals import Vitals
+from trackside.harness.amounts import is_count
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType
@@ -70,7 +71,7 @@ class MetricsObserver:
         registry: CollectorRegistry | None = None,
     ) -> None:
         _check_address(port, host)
-        if type(max_labels) is not int or max_labels < 1:
+        if not is_count(max_labels):
             raise ObserverOptionError(option="max_labels", why="it is how many values a label may have, at least 1")
         if registry is not None and not isinstance(registry, CollectorRegistry):
             raise ObserverOptionError(option="registry", why="it is a prometheus_client.CollectorRegistry, or left out")

@@ -14,6 +14,7 @@ from trackside.app.observers.notify._digest import Digest, HourlyRoom, Subject, 
 from trackside.app.observers.notify._messages import Message, Templates
 from trackside.app.observers.notify._receivers import NotSentError, Receiver
 from trackside.app.observers.notify._rules import rules_of
+from trackside.harness.amounts import is_count
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
 from trackside.harness.observer import RunLifecycleEvent
@@ -76,7 +77,7 @@ class NotifyObserver:
         max_per_hour: int = 20,
         timeout: float = 10.0,
     ) -> None:
-        if type(max_per_hour) is not int or max_per_hour < 1:
+        if not is_count(max_per_hour):
             why = f"it is a number of messages, at least 1, not {max_per_hour!r}"
             raise ObserverOptionError(option="max_per_hour", why=why)
         if type(timeout) not in {int, float} or not 0 < timeout <= _LONGEST_TIMEOUT:

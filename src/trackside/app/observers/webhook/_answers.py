@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from trackside.app.delivery import DeliveryError, seconds_of
+from trackside.app.delivery import DeliveryError, retry_after_seconds
 from trackside.app.masking import without_secrets
 from trackside.app.observers.webhook._addresses import AddressRefusedError
 from trackside.harness.observer import RunLifecycleEvent
@@ -94,7 +94,7 @@ class Receiver:
     def refusal(self, event: RunLifecycleEvent, answer: Answer, now: datetime) -> DeliveryError:
         """What an answer means that does not say that the event was taken."""
         status = answer.status
-        retry_after = seconds_of(answer.headers.get("Retry-After"), now)
+        retry_after = retry_after_seconds(answer.headers.get("Retry-After"), now)
         refuse = partial(self.did_not_take, event, retry_after=retry_after)
         why, words = f"it answered {_named(status)}", _words(answer, self.masked)
         if 300 <= status < 400:
