@@ -63,17 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a long test have its time: what ends a run that not even a signal can stop would end that one after minutes.
-
-    And take away a handler of logs whose stream was closed with the test that left it: each line that came to it from then
-    on would cost the text of a traceback, and where many lines come, the time that a test has.
-    """
+    """Let a long test have its time: what ends a run that not even a signal can stop would end that one after minutes."""
     if item.get_closest_marker("long"):
         faulthandler.cancel_dump_traceback_later()
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if getattr(getattr(handler, "stream", None), "closed", False):
-            root.removeHandler(handler)
 
 
 def cpu_time() -> float:
@@ -156,6 +148,28 @@ def nobody_runs() -> Iterator[None]:
     if left is not None:
         bind_run(None)
         pytest.fail(f"the test leaves run {left.run_id} of agent {left.agent!r} behind as the current one")
+
+
+def log_handlers() -> set[logging.Handler]:
+    """Who gets lines of Trackside's loggers, except pytest."""
+    handlers = chain(logging.getLogger().handlers, logging.getLogger("trackside").handlers)
+    return {handler for handler in handlers if not type(handler).__module__.startswith("_pytest.")}
+
+
+@pytest.fixture(autouse=True)
+def nobody_hears_logs() -> Iterator[None]:
+    """Fails the test that leaves a handler of logs behind.
+
+    Its stream is closed with the test, and each line that comes to it from then on costs the text of a traceback: where many
+    come, the time that some other test has.
+    """
+    before = log_handlers()
+    yield
+    if left := log_handlers() - before:
+        for handler in left:
+            logging.getLogger().removeHandler(handler)
+            logging.getLogger("trackside").removeHandler(handler)
+        pytest.fail(f"the test leaves {', '.join(map(repr, left))} behind, which would hear what is logged in others")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Commands are forked, unless they are typed into a shell: then it is the executab
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -100,12 +101,15 @@ def here(
     hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "agents"}
     modules, path = set(sys.modules), list(sys.path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    logger = logging.getLogger("trackside")
+    heard_by = logger.handlers[:]
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as changes:
             for name, value in env.items():
                 changes.setenv(name, value)
             code = main(list(arguments))
+        logger.handlers[:] = heard_by
         shown = capfd.readouterr()
         return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
 
