@@ -28,12 +28,30 @@ def test_the_driver_in_front_does_not_matter(scheme: str) -> None:
         ("postgresql://one,two:5433/runs", ("one", "two"), (5432, 5433)),
         ("postgresql://one,two/runs?port=5433", ("one", "two"), (5433, 5433)),
         ("postgresql:///runs?port=5433", ("localhost",), (5433,)),
+        ("postgresql://db:5433/runs?host=other", ("other",), (5433,)),
+        ("postgresql://:5433/runs?host=/run/sockets", ("/run/sockets",), (5433,)),
+        ("postgresql://db:5433/runs?host=one,two", ("one", "two"), (5433, 5433)),
+        ("postgresql://one:5433,two:5434/runs?host=three,four", ("three", "four"), (5433, 5434)),
+        ("postgresql://db:5433/runs?host=other:5434", ("other",), (5434,)),
+        ("postgresql://db:5433/runs?host=other&port=5435", ("other",), (5435,)),
     ],
 )
 def test_places(url: str, hosts: tuple[str, ...], ports: tuple[int, ...]) -> None:
     address = PostgresAddress.from_url(url)
 
     assert (address.hosts, address.ports) == (hosts, ports)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@[::1]:5433/runs",
+        "postgresql://one:5432,two:5433/runs",
+        "postgresql://me@%2Fvar%2Frun/my%20runs",
+    ],
+)
+def test_an_address_is_shown_as_one_that_leads_there(url: str) -> None:
+    assert str(PostgresAddress.from_url(url)) == url
 
 
 @pytest.mark.parametrize("password", ["p@ss", "a:b", "#%zz", "ü €", "x" * 200])

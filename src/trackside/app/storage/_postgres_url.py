@@ -68,7 +68,7 @@ class PostgresAddress:
             raise refused(url, "a /, ? or @ in a user name or password is written %2F, %3F, %40")
         user, colon, password = (found["who"] or "").partition(":")
         options = dict(_options(url, found["query"] or ""))
-        hosts, ports = _places(url, options.pop("host", "") or found["hosts"], options.pop("port", ""))
+        hosts, ports = _places(url, found["hosts"], options.pop("host", ""), options.pop("port", ""))
         return cls(
             hosts=hosts,
             ports=ports,
@@ -103,8 +103,6 @@ class PostgresAddress:
 
         What the address leaves to the environment is in it, too, as far as that is set.
         """
-        hosts = [quote(host, safe="") if ":" not in host else f"[{host}]" for host in self.hosts]
-        places = [f"{host}:{port}" if port else host for host, port in zip_longest(hosts, self.ports)]
         said = dict(self.driver) | dict(self.server)
         if "search_path" not in said.get("options", ""):
             said.pop("options", None)
@@ -120,13 +118,18 @@ class PostgresAddress:
             more.append(("user", self.user or os.environ.get("PGUSER")))
         query = "&".join(f"{name}={value}" for name, value in more if value)
         database = f"/{quote(self.database, safe='')}" if self.database else ""
-        return f"{','.join(places)}{database}{'?' if query else ''}{query}"
+        return f"{self._places}{database}{'?' if query else ''}{query}"
 
     def __str__(self) -> str:
         """The address without its password and options."""
         who = f"{quote(self.user, safe='')}@" if self.user else ""
-        places = [f"{host}:{port}" if port else host for host, port in zip_longest(self.hosts, self.ports)]
-        return f"postgresql://{who}{','.join(places)}/{quote(self.database or '', safe='')}"
+        return f"postgresql://{who}{self._places}/{quote(self.database or '', safe='')}"
+
+    @property
+    def _places(self) -> str:
+        """Hosts and ports as they stand in a URL."""
+        hosts = [f"[{host}]" if ":" in host else quote(host, safe="") for host in self.hosts]
+        return ",".join(f"{host}:{port}" if port else host for host, port in zip_longest(hosts, self.ports))
 
 
 def _quoted(value: str) -> str:
@@ -155,8 +158,31 @@ def _options(url: str, query: str) -> Iterator[tuple[str, str]]:
         yield known, value
 
 
-def _places(url: str, hosts: str, ports: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Hosts, and a port for each if any is said."""
+def _places(url: str, hosts: str, other_hosts: str, ports: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Hosts, and a port for each if any is said.
+
+    As with libpq, each of the options `host` and `port` takes the place of its own in front of the database alone.
+    """
+    names, numbers = _read_places(url, hosts)
+    if other_hosts:
+        others, their_numbers = _read_places(url, other_hosts)
+        said = [number for number in numbers if number]
+        if said and not any(their_numbers):
+            their_numbers = said * len(others) if len(said) == 1 else numbers
+        names, numbers = others, their_numbers
+    if ports:
+        names = names or ["localhost"]
+        said = ports.split(",")
+        numbers = said * len(names) if len(said) == 1 else said
+    if len(numbers) != len(names):
+        raise refused(url, "it has another number of ports than of hosts")
+    if not any(numbers):
+        return tuple(names), ()
+    return tuple(names), tuple(_port(url, number or "5432") for number in numbers)
+
+
+def _read_places(url: str, hosts: str) -> tuple[list[str], list[str]]:
+    """Hosts, and what is said as the port of each; nothing of one without."""
     names: list[str] = []
     numbers: list[str] = []
     for host in unquote(hosts).split(",") if hosts else ():
@@ -169,15 +195,7 @@ def _places(url: str, hosts: str, ports: str) -> tuple[tuple[str, ...], tuple[in
             raise refused(url, "a host stands there with its port or alone, as localhost:5432")
         names.append(place["host"].strip("[]"))
         numbers.append(place["port"] or "")
-    if ports:
-        names = names or ["localhost"]
-        said = ports.split(",")
-        numbers = said * len(names) if len(said) == 1 else said
-    if len(numbers) != len(names):
-        raise refused(url, "it has another number of ports than of hosts")
-    if not any(numbers):
-        return tuple(names), ()
-    return tuple(names), tuple(_port(url, number or "5432") for number in numbers)
+    return names, numbers
 
 
 def _port(url: str, text: str) -> int:
