@@ -229,6 +229,17 @@ def test_parquet_is_not_packed_once_more(here: Run, tmp_path: Path, options: lis
     assert not (tmp_path / "events.parquet.gz").exists()
 
 
+@pytest.mark.parametrize("name", ["events.csv", "events.CSV.gz", "events.jsonl.zst"])
+def test_no_file_is_written_whose_name_promises_something_else(here: Run, tmp_path: Path, name: str) -> None:
+    said = here("export", name)
+
+    assert said.returncode == 2
+    assert "call it .jsonl or .parquet, or say which it is with --format" in said.stderr
+    assert not (tmp_path / name).exists()
+    assert here("export", name, "--format", "jsonl").returncode == 0
+    assert (tmp_path / name).exists()
+
+
 def test_an_export_that_fails_leaves_nothing_behind(here: Run, database: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(database)) as open_database, open_database:
         open_database.execute("DROP TABLE events")

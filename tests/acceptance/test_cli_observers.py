@@ -200,6 +200,15 @@ def test_ctrl_c_while_a_run_waits_for_its_observers_leaves_them_for_later(
     assert "not everything is delivered yet to hook" in screen.text
 
 
+def test_who_is_not_fed_is_closed_as_deliver_begins(here: Trackside, folder: Path) -> None:
+    configure(folder, table("Note", "note"), table("Mail", "mail"))
+
+    assert here("deliver", "--until-idle").returncode == 0
+
+    assert (folder / "note.closed").exists()
+    assert noted(folder, "note") == []
+
+
 def test_what_another_process_has_not_delivered_is_waited_for(here: Trackside, folder: Path) -> None:
     configure(folder, table("Mail", "mail"))
     run(here)

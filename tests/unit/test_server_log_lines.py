@@ -44,7 +44,7 @@ def test_half_a_character_does_not_end_the_log(tmp_path: Path) -> None:
         log.say("goes on", {})
 
     half, after = lines_of(tmp_path / "log")
-    assert (half["event"], half["why"], half["level"]) == ("half ? of one", ["?"], "info")
+    assert (half["event"], half["why"], half["level"]) == ("half � of one", ["�"], "info")
     assert after["event"] == "goes on"
 
 

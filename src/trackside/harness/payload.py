@@ -97,6 +97,11 @@ def canonical(
     return _walked(value, max_chars, max_depth, path)
 
 
+def with_whole_characters(text: str) -> str:
+    """`text` with U+FFFD in place of each half character (a lone surrogate), which no UTF-8 can be written with."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def whole(value: Any) -> Json:
     """`value` as plain JSON, with all of its text: for what is streamed or remembered, and is no payload of an event.
 
@@ -184,7 +189,7 @@ class _Walk:
             try:
                 kept.encode()
             except UnicodeEncodeError:
-                kept = self.mark(kept.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+                kept = self.mark(with_whole_characters(kept))
         if "\0" in kept:
             kept = self.mark(kept.replace("\0", "\ufffd"))
         if cut:

@@ -47,9 +47,11 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
     """
     interrupt_on_stop_signals()
     settings = load_settings({"database.url": database})
-    chosen = _chosen(build_observers(settings), names)
+    observers = build_observers(settings)
     console = standard_output()
     with event_loop() as runner:
+        runner.run(_close_live(observers))
+        chosen = _chosen(observers, names)
         code = runner.run(
             _deliver(settings, chosen, _Report(console, home_of(settings).flags, json=json), until_idle=until_idle)
         )
@@ -88,6 +90,11 @@ def _chosen(observers: Sequence[ConfiguredObserver], names: Sequence[str]) -> li
             why = f"{name} is live: whoever runs agents tells it, as they go on"
         raise ArgumentError(name="NAME", why=why)
     return [observer for observer in durable if not names or observer.name in names]
+
+
+async def _close_live(observers: Sequence[ConfiguredObserver]) -> None:
+    """Close those that were made only to see that they are live, and that what is said of them can be used."""
+    await asyncio.gather(*(observer.aclose() for observer in observers if not observer.is_durable))
 
 
 async def _deliver(

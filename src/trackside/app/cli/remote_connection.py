@@ -20,6 +20,7 @@ from trackside._version import __version__
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.records import Home
 from trackside.harness.errors import Fault, TracksideError
+from trackside.harness.payload import with_whole_characters
 
 _SECONDS: Final = 30.0  # that an answer may take
 _CONNECTING: Final = 10.0
@@ -349,8 +350,7 @@ def _encoded(body: Any) -> bytes:
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
-        text = json.dumps(body, ensure_ascii=False)
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        return with_whole_characters(json.dumps(body, ensure_ascii=False)).encode()
 
 
 def _parameters(query: Query | None) -> httpx.QueryParams:

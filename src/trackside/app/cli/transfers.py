@@ -41,6 +41,10 @@ _STANDARD = "-"
 _FILE = "FILE"
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
+_OTHER_FORMATS = frozenset(
+    {"arrow", "avro", "bz2", "csv", "db", "feather", "sql", "sqlite", "tsv", "xlsx", "xml", "xz", "yaml", "zip", "zst"}
+)
+"""What names of files promise that no export is."""
 _left_open: list[ExitStack] = []
 
 
@@ -69,12 +73,9 @@ class ExportOptions:
 
 def export(options: ExportOptions) -> ExitCode:
     """Write events to a file, or to standard output."""
-    is_parquet = options.file.removesuffix(".gz").endswith(".parquet")
-    chosen = options.format or ("parquet" if is_parquet else "jsonl")
-    if chosen == "parquet" and options.file.endswith(".gz"):
-        raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
     settings = load_settings({"database.url": options.database})
     _spare_database(options.file, settings)
+    chosen = _format_of(options)
     with (
         _output(options.file, force=options.force) as file,
         Progress("Exporting", "event", total=1, broken_off=partial(_export_broken_off, options)) as progress,
@@ -84,6 +85,22 @@ def export(options: ExportOptions) -> ExitCode:
     said = f"Exported {count(report.events, 'event')} of the log up to position {report.to:,} to {where}."
     standard_error().print(said, soft_wrap=True)
     return ExitCode.success
+
+
+def _format_of(options: ExportOptions) -> ExportFormat:
+    """What was asked for, or else what the file's name says.
+
+    Raises:
+        ArgumentError: its name says what no export is.
+    """
+    named = Path(options.file.removesuffix(".gz")).suffix.removeprefix(".")
+    chosen = options.format or ("parquet" if named == "parquet" else "jsonl")
+    if chosen == "parquet" and options.file.endswith(".gz"):
+        raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
+    if options.format is None and named.lower() in _OTHER_FORMATS:
+        why = f"no export is written as {named}; call it .jsonl or .parquet, or say which it is with --format"
+        raise ArgumentError(name=_FILE, why=why)
+    return chosen
 
 
 def _export_broken_off(options: ExportOptions, events: int) -> str:

@@ -21,6 +21,8 @@ from typing import Any, Final, NamedTuple, Self, TextIO, override
 
 import msgspec
 
+from trackside.harness.payload import with_whole_characters
+
 _MOST: Final = 20_000  # lines that may wait: those of some seconds of a busy server
 _TOGETHER: Final = 0.05  # seconds for which lines are collected: a thread that wakes for each costs more than the line
 _BATCH: Final = 1_000  # lines that are written at once
@@ -150,7 +152,7 @@ def _json(line: Any, **options: Any) -> bytes:
     try:
         return msgspec.json.encode(line, enc_hook=str)
     except UnicodeEncodeError:  # half a character is in what somebody says, which must not end the log
-        return json.dumps(line, default=str, ensure_ascii=False).encode("utf-8", "replace")
+        return with_whole_characters(json.dumps(line, default=str, ensure_ascii=False)).encode()
 
 
 def _moment(at: float, *, as_json: bool) -> str:
