@@ -6,7 +6,6 @@ Commands are forked, unless they are typed into a shell: then it is the executab
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import pty
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from commands_here import commands_here
 from forked_command import ForkedCommand
 from forking import Forkery
 from postgres_server import RunningServer
@@ -100,22 +100,17 @@ def here(
     # A framework's package of this name, which other tests have imported, is not there where a command begins.
     hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "agents"}
     modules, path = set(sys.modules), list(sys.path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    logger = logging.getLogger("trackside")
-    heard_by = logger.handlers[:]
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as changes:
             for name, value in env.items():
                 changes.setenv(name, value)
             code = main(list(arguments))
-        logger.handlers[:] = heard_by
         shown = capfd.readouterr()
         return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with commands_here():
+        yield run
     sys.path[:] = path
     for name in {name for name in set(sys.modules) - modules if name.startswith(("_trackside_agent", "agents"))}:
         del sys.modules[name]

@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import os
 import pty
-import signal
 import struct
 import sys
 import termios
@@ -18,6 +17,7 @@ from typing import Self
 
 import pytest
 from blockbuster import BlockBuster
+from commands_here import commands_here
 
 from trackside.app.cli import main
 from trackside.app.server.log import ServerLog
@@ -148,10 +148,8 @@ def at_a_terminal(
         monkeypatch.delenv(name)
     monkeypatch.setenv("TRACKSIDE_DATABASE_URL", database)
     monkeypatch.setenv("TERM", "xterm-256color")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with commands_here():
+        yield
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: ascii(" ".join(words))[:40])
