@@ -52,8 +52,9 @@ async def test_a_cancel_of_a_running_agent_is_said_when_it_has_stopped(backend: 
         while not agents.cancelled:
             await turns(1)
         again = await within_patience(run.cancel(action="rollback"))
-        assert (again.status, again.cancel_requested) == (RunStatus.running, "interrupt"), "the first word counts"
-        # The second cancel reaches the agent while it cleans up: whoever asks again wants it gone.
+        # The second cancel reaches the agent while it cleans up: whoever asks again wants it gone, which it may be by now.
+        standings = {(RunStatus.running, "interrupt"), (RunStatus.cancelled, None)}
+        assert (again.status, again.cancel_requested) in standings, "the first word counts"
         result = await within_patience(run.result())
     assert result.status is RunStatus.cancelled
     assert result.completion_data["total_tokens"] == 7
