@@ -184,12 +184,12 @@ def test_all_benchmarks_are_found_and_none_that_is_not_there_is_run() -> None:
 @pytest.mark.parametrize(
     ("counted", "baseline", "code", "said"),
     [
-        (1_009.0, {}, 0, "Nothing is further above instructions.json than it allows"),
+        (1_019.0, {}, 0, "Nothing is further above instructions.json than it allows"),
         (
             1_030.0,
             {},
             1,
-            "1 observer takes 1,030 instructions, 3.0% more than the 1,000 of instructions.json, which allows 1%",
+            "1 observer takes 1,030 instructions, 3.0% more than the 1,000 of instructions.json, which allows 2%",
         ),
         (1_000.0, {"python": "CPython 2.7"}, 2, "cannot be compared with instructions.json"),
         (1_000.0, {"packages": {"sqlalchemy": "0.1"}}, 2, "cannot be compared with instructions.json"),
