@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trackside.app.storage.errors import DatabaseIOError
+
 type Trackside = Callable[..., subprocess.CompletedProcess[str]]
 
 AGENTS = """
@@ -62,6 +64,22 @@ def test_the_end_of_a_run_is_kept_said_and_delivered_by_the_next_one(trackside: 
     shown = [json.loads(line) for line in trackside("events", "--json", "--run", run_id).stdout.splitlines()]
     assert [event["sequence"] for event in shown] == [1, 2, 3, 4, 5]
     assert [event["event_type"] for event in shown][-2:] == ["run_failed", "thread_status_updated"]
+
+
+def test_how_a_run_ended_is_said_though_what_it_streamed_cannot_be_read(
+    here: Trackside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreadable(*_: object) -> None:
+        raise DatabaseIOError(database="trackside.db", why="disk I/O error")
+
+    monkeypatch.setattr("trackside.app.cli.running._show_stream", unreadable)
+
+    done = here("run", "agents.py:echo", "hi")
+
+    assert done.returncode == 0
+    assert "✓ completed" in done.stdout
+    assert done.stderr.startswith("what the run streamed cannot be shown: The database trackside.db could not be read")
+    assert done.stderr.count("\n") == 1
 
 
 def test_json_says_it_in_the_result_and_nothing_else_gets_between(trackside: Trackside, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from tests.contract.ways_to_run import virtual
 
 from trackside.app.streams import StreamHub
 from trackside.harness import RunContext, RunManager, RunSpec, RunStatus, StreamGap, StreamPart, UnknownRunError
-from trackside.harness.memory import KEEP_PARTS, MemoryStream
+from trackside.harness.memory import KEEP_PARTS, MemoryCoordinator, MemoryStream
+from trackside.harness.types import RunRecord
 
 
 async def counts(input: int, run: RunContext) -> str:
@@ -225,6 +226,20 @@ async def test_an_unknown_run_has_no_stream() -> None:
     async with RunManager() as manager:
         with pytest.raises(UnknownRunError):
             await anext(manager.stream("nobody"))
+
+
+@virtual
+async def test_a_run_that_goes_on_here_is_followed_though_its_coordinator_can_tell_nothing() -> None:
+    class Away(MemoryCoordinator):
+        async def get(self, run_id: str) -> RunRecord | None:
+            raise ConnectionError("the database is away")
+
+    async with RunManager(coordinator=Away()) as manager:
+        run = await manager.start(RunSpec(counts, 2))
+        assert data(await collect(run.stream())) == [0, 1]
+        await run.result()
+        with pytest.raises(ConnectionError):
+            await anext(run.stream())
 
 
 @virtual

@@ -329,12 +329,17 @@ class RunManager:
             NoStreamHereError: another process executes it, whose output does not come here.
         """
         stream = self._services.stream
-        record = await self.get(run_id)
-        if self._runs.get(run_id) is None and not is_heard(stream, run_id):
-            record = await self.get(run_id)  # it may have ended here meanwhile
-            if not is_final(record.status):
+        try:
+            status = (await self.get(run_id)).status
+        except Exception:  # the coordinator's: a disk that is full, a database that is away
+            if not self.has(run_id):
+                raise
+            status = RunStatus.running  # what goes on here is heard, whether its store can be read or not
+        if not self.has(run_id) and not is_heard(stream, run_id):
+            status = (await self.get(run_id)).status  # it may have ended here meanwhile
+            if not is_final(status):
                 raise NoStreamHereError(run_id=run_id, why=ELSEWHERE)
-        if is_final(record.status):
+        if is_final(status):
             stream.close(run_id)  # so that whoever joins late gets to the end, also if nothing is kept
         async for part in stream.follow(run_id, after=after, modes=modes):
             yield part
@@ -429,9 +434,7 @@ class RunManager:
 
     def _name_of(self, agent: Any) -> str | None:
         """The name under which other processes know an agent, too; None if it has none."""
-        if isinstance(agent, str):
-            return agent
-        return self._names.get(id(agent))
+        return agent if isinstance(agent, str) else self._names.get(id(agent))
 
     def _agent_named(self, name: str) -> Agent:
         known = self._agents.get(name)

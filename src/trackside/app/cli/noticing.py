@@ -1,4 +1,4 @@
-"""What live observers could not do while a command went on, which only the program's log would have said."""
+"""What could not be done while a command went on, mostly by live observers, and only the log would have said."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from trackside.app.cli.formatting import one_line
 from trackside.app.cli.output import standard_error
 from trackside.harness.failures import line_of
 
-_LOGGERS: Final = frozenset(f"trackside.{part}" for part in ("buffer", "metrics", "observer", "tracing", "wiring"))
+_LOGGERS: Final = frozenset(
+    f"trackside.{part}" for part in ("buffer", "cli", "metrics", "observer", "tracing", "wiring")
+)
 _MOST: Final = 10  # lines; more are no better
 
 
 class Notices(logging.Handler):
-    """Collects the warnings about observers in its `with` block; what comes again is counted."""
+    """Collects the warnings about observers, and of commands, in its `with` block; what comes again is counted."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

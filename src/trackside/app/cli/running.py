@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -50,6 +51,8 @@ from trackside.harness.types import JsonObject, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredRun
+
+logger = logging.getLogger("trackside.cli")
 
 _TYPED = ("timeout", "max_tokens", "max_cost_usd", "max_llm_calls", "max_tool_calls")
 _LEFT_BEHIND = "left behind: it did not stop"
@@ -315,7 +318,10 @@ async def _result(handle: RunHandle, view: View) -> RunResult | None:
         if not ended.done():
             shown.cancel()
             return None
-    await shown
+    try:
+        await shown
+    except TracksideError as exc:  # which must not hide how the run ended
+        logger.warning("what the run streamed cannot be shown: %s", exc)
     return ended.result()
 
 

@@ -93,11 +93,11 @@ def _format_of(options: ExportOptions) -> ExportFormat:
     Raises:
         ArgumentError: its name says what no export is.
     """
-    named = Path(options.file.removesuffix(".gz")).suffix.removeprefix(".")
+    named = Path(options.file.removesuffix(".gz")).suffix.removeprefix(".").lower()
     chosen = options.format or ("parquet" if named == "parquet" else "jsonl")
     if chosen == "parquet" and options.file.endswith(".gz"):
         raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
-    if options.format is None and named.lower() in _OTHER_FORMATS:
+    if options.format is None and named in _OTHER_FORMATS:
         why = f"no export is written as {named}; call it .jsonl or .parquet, or say which it is with --format"
         raise ArgumentError(name=_FILE, why=why)
     return chosen
