@@ -69,14 +69,21 @@ def counted_with() -> dict[str, object]:
     }
 
 
+def why_not_comparable(baseline: Mapping[str, object]) -> str | None:
+    """What keeps figures of here from being compared with the baseline; None if nothing does."""
+    now, before = counted_with(), {key: baseline[key] for key in ("python", "packages")}
+    if now == before:
+        return None
+    return (
+        f"These figures cannot be compared with {BASELINE.name}, which was counted with {before}; this is {now}. "
+        "Count the version before in this environment, or write a new baseline with --baseline."
+    )
+
+
 def compared(found: Mapping[str, float], baseline: Mapping[str, object]) -> tuple[int, str]:
     """The exit code of a comparison, and what there is to say."""
-    now, before = counted_with(), {key: baseline[key] for key in ("python", "packages")}
-    if now != before:
-        return NOT_COMPARABLE, (
-            f"These figures cannot be compared with {BASELINE.name}, which was counted with {before}; this is {now}. "
-            "Count the version before in this environment, or write a new baseline with --baseline."
-        )
+    if (why := why_not_comparable(baseline)) is not None:
+        return NOT_COMPARABLE, why
     known = baseline["instructions"]
     assert isinstance(known, dict)
     above = [
@@ -144,6 +151,9 @@ def main() -> int:
         )
         return NOT_COMPARABLE
     if options.given.compare:
+        if (why := why_not_comparable(json.loads(BASELINE.read_text()))) is not None and not options.given.baseline:
+            print(why, file=sys.stderr)  # before minutes of counting
+            return NOT_COMPARABLE
         options = replace(options, results=options.given.results)
     found = counted(0.05 if options.quick else 1)
     if options.given.baseline:
