@@ -150,6 +150,29 @@ def test_seconds_that_are_none_are_refused_and_nothing_counted(seconds: Any) -> 
     assert journal.completion_data(0) == Journal().completion_data(0)
 
 
+@pytest.mark.parametrize("at", [-7, float("nan"), float("inf"), 10**400, "0.5", True], ids="{!r:.9}".format)
+@virtual
+async def test_a_call_that_began_at_no_second_of_the_run_fails_its_agent_and_nothing_is_counted(at: Any) -> None:
+    async def agent(_: Any, run: RunContext) -> None:
+        run.begin_call("execute_tool", "search", at=at).end()
+
+    status, told = await ended(agent)
+    assert status is RunStatus.error
+    assert (told["tool_call_count"], told.get("calls")) == (0, None)
+
+
+@virtual
+async def test_a_run_ends_though_its_agent_spoils_what_it_has_said_of_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    async def agent(_: Any, run: RunContext) -> str:
+        run.begin_call("chat", "small").at = None  # type: ignore[assignment]
+        return "done"
+
+    status, told = await ended(agent)
+    assert status is RunStatus.success
+    assert told == Journal().completion_data(0)
+    assert "its end says nothing of it" in caplog.text
+
+
 def test_what_is_said_first_of_a_calls_end_counts_and_what_it_used_adds_up() -> None:
     now = iter([0.0, 1.0, 3.0, 9.0])
     journal = Journal(monotonic=lambda: next(now))

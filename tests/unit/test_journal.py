@@ -90,6 +90,19 @@ def test_cost_is_summed_by_model_and_by_caller_where_a_call_had_a_price() -> Non
     assert costs("token_usage_by_caller") == {"lead_agent": 0.25, "researcher": 0.5}
 
 
+def test_cost_of_many_calls_is_a_number_however_much_it_is() -> None:
+    journal = Journal()
+    for _ in range(5):
+        journal.record_usage("m", input_tokens=1, output_tokens=1, cost_usd=1e308)
+    data = journal.completion_data(0)
+    costs = (
+        data["cost_usd"],
+        data["token_usage_by_model"]["m"]["cost_usd"],
+        data["token_usage_by_caller"]["lead_agent"]["cost_usd"],
+    )
+    assert all(math.isfinite(cost) for cost in costs)
+
+
 @pytest.mark.parametrize("field", ["input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens"])
 @pytest.mark.parametrize("count", [-1, 1.5, "7", None, True, math.nan], ids=repr)
 def test_count_that_is_no_whole_number_from_zero_up_is_refused_and_nothing_counted(field: str, count: Any) -> None:
@@ -101,7 +114,7 @@ def test_count_that_is_no_whole_number_from_zero_up_is_refused_and_nothing_count
     assert journal.completion_data(0) == Journal().completion_data(0)
 
 
-@pytest.mark.parametrize("cost", [-0.01, math.nan, math.inf, -math.inf, "1"], ids=repr)
+@pytest.mark.parametrize("cost", [-0.01, math.nan, math.inf, -math.inf, 10**400, "1"], ids="{!r:.9}".format)
 def test_cost_that_is_no_number_from_zero_up_is_refused_and_nothing_counted(cost: Any) -> None:
     journal = Journal()
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from trackside.harness.emitter import Draft
 from trackside.harness.ending import End
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import terminal_event_of
+from trackside.harness.logs import fields_of
 from trackside.harness.redaction import Redact, redacted
 from trackside.harness.types import JsonObject, LifecycleEventType, RunRecord, RunStatus, ThreadStatus
+
+logger = logging.getLogger("trackside.worker")
 
 _STOPPED = frozenset({RunStatus.cancelled, RunStatus.timeout})
 
@@ -56,9 +61,18 @@ class Announcements:
         says.update(end.says)
         if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
             says["title"] = self._journal.title
-        open_as = "cancelled" if end.status in _STOPPED else "unfinished"
-        says["completion_data"] = self._journal.completion_data(self._journal.elapsed(), open_as=open_as)
+        says["completion_data"] = self._totals("cancelled" if end.status in _STOPPED else "unfinished")
         return self._draft(kind, says)
+
+    def _totals(self, open_as: str) -> JsonObject:
+        try:
+            return self._journal.completion_data(self._journal.elapsed(), open_as=open_as)
+        except (
+            Exception
+        ):  # the agent's failure, which has changed a call of its own: the run has to end all the same (I9)
+            text = "what run %s has used cannot be told: its end says nothing of it"
+            logger.exception(text, self._record.run_id, extra=fields_of(self._record))
+            return Journal().completion_data(0.0)
 
     def _draft(self, kind: LifecycleEventType, says: JsonObject) -> Draft:
         return Draft(kind, says if self._redact is None else redacted(self._redact, kind, says), plain=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
+from trackside.harness.amounts import is_seconds
 from trackside.harness.errors import InvalidCallError
 from trackside.harness.payload import canonical
 from trackside.harness.types import JsonObject
@@ -110,11 +110,12 @@ class CallLog:
         """Note a call that begins now, or began at that second of the run.
 
         Raises:
-            InvalidCallError: (a `ValueError`) it is of no kind that there is.
+            InvalidCallError: (a `ValueError`) it is of no kind that there is, or `at` is no number of seconds.
         """
         if kind not in CALL_KINDS:
             raise InvalidCallError(field="kind", value=kind, why=f"choose one of {', '.join(CALL_KINDS)}")
-        call = Call(kind, _short(name), _short(caller), self.elapsed() if at is None else at, self.elapsed)
+        began = self.elapsed() if at is None else _seconds_of(at, "at", "a call begins at")
+        call = Call(kind, _short(name), _short(caller), began, self.elapsed)
         self._note(call)
         return call
 
@@ -124,11 +125,9 @@ class CallLog:
         Raises:
             InvalidCallError: (a `ValueError`) that is no number of seconds.
         """
-        lasted = 0.0 if seconds is None else seconds
-        if type(lasted) not in (float, int) or not 0 <= lasted < math.inf:
-            raise InvalidCallError(field="seconds", value=seconds, why="a call takes a number of seconds from 0 up")
+        lasted = 0.0 if seconds is None else _seconds_of(seconds, "seconds", "a call takes")
         call = Call(kind, _short(name), _short(caller), max(0.0, self.elapsed() - lasted), self.elapsed)
-        call._seconds, call._error_type = float(lasted), None if answered else _UNANSWERED  # noqa: SLF001  # of this module
+        call._seconds, call._error_type = lasted, None if answered else _UNANSWERED  # noqa: SLF001  # of this module
         self._note(call)
         return call
 
@@ -150,6 +149,12 @@ class CallLog:
         if omitted:
             shown["calls_omitted"] = omitted
         return shown
+
+
+def _seconds_of(value: Any, field: str, what: str) -> float:
+    if not is_seconds(value):
+        raise InvalidCallError(field=field, value=value, why=f"{what} a number of seconds from 0 up")
+    return float(value)
 
 
 def _short(name: str) -> str:

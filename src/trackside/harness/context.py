@@ -240,6 +240,9 @@ class RunContext:
         """As `call`, for an adapter that is told of a call's start and end apart: it calls `end` of what this returns.
 
         `at` is what `elapsed` was when the call began, if that was earlier. One that nobody ends lasts as long as the run.
+
+        Raises:
+            InvalidCallError: (a `ValueError`) it is of no kind that there is, or `at` is no number of seconds.
         """
         return self._journal.begin_call(kind, name, caller, at=at)
 

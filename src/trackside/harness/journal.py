@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +25,8 @@ LEAD_AGENT = "lead_agent"
 
 EXCERPT_CHARS = 2_000
 """How much of the first human and the last AI message `completion_data` keeps."""
+
+_MOST_USD = sys.float_info.max  # beyond it there is `inf`, which JSON does not have
 
 _TYPE_OF_ROLE = {"user": "human", "assistant": "ai", "function": "tool", "developer": "system"}
 
@@ -59,7 +61,7 @@ class Usage:
         self.cache_read_tokens += cache_read_tokens
         self.reasoning_tokens += reasoning_tokens
         if cost_usd is not None:
-            self.cost_usd = (self.cost_usd or 0.0) + cost_usd
+            self.cost_usd = min((self.cost_usd or 0.0) + cost_usd, _MOST_USD)
 
     def as_json(self) -> JsonObject:
         """As `completion_data` shows it."""
@@ -128,7 +130,7 @@ class Journal:
         """Note that a call begins, or began at that second of the run; that of a tool is counted now.
 
         Raises:
-            InvalidCallError: (a `ValueError`) it is of no kind that there is.
+            InvalidCallError: (a `ValueError`) it is of no kind that there is, or `at` is no number of seconds.
         """
         call = self._calls.begin(kind, name, caller, at=at)
         if kind == "execute_tool":
@@ -354,7 +356,7 @@ def excerpt(content: Any) -> str:
 
 
 def _is_cost(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_USD
 
 
 def _of(usages: dict[str, Usage], name: str) -> Usage:
