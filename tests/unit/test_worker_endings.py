@@ -1,13 +1,34 @@
 """How a run ends when those fail whom its worker asks about the end: the coordinator, and the agent."""
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, override
 
 import pytest
 from tests.contract.slow_ports import SlowCoordinator
-from tests.contract.ways_to_run import ByManager, StartedRun, Way, both_ways, end_of, required, told, virtual
+from tests.contract.ways_to_run import (
+    ByManager,
+    ByRunAgent,
+    StartedRun,
+    Way,
+    both_ways,
+    end_of,
+    required,
+    told,
+    virtual,
+)
 
-from trackside.harness import AgentResult, RunContext, RunStatus
+from trackside.harness import (
+    AgentResult,
+    CallbackObserver,
+    DispatchPolicy,
+    ObserverBinding,
+    RunContext,
+    RunLifecycleEvent,
+    RunStatus,
+)
+from trackside.harness.memory import MemoryStream
 from trackside.testing import RecordingObserver, assert_run_order
 
 
@@ -55,6 +76,72 @@ async def test_a_coordinator_that_fails_at_the_end_takes_neither_the_end_nor_the
     assert (result.status, result.error) == (RunStatus.success, None)
     assert_run_order(seen.events)
     assert end_of(seen.events).payload["status"] == "success"
+
+
+@CallbackObserver
+async def taking_out(event: RunLifecycleEvent) -> None:
+    assert isinstance(event.payload, dict)
+    for part in ("completion_data", "title", "status"):
+        event.payload.pop(part, None)
+
+
+IN_LINE = DispatchPolicy(buffer=False)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        partial(ByRunAgent, taking_out),
+        partial(ByManager, taking_out, policy=IN_LINE),
+        partial(ByManager, ObserverBinding(taking_out, required=True)),
+    ],
+    ids=["run_agent", "in line", "required"],
+)
+@virtual
+async def test_an_observer_that_takes_parts_out_of_events_keeps_neither_result_nor_thread(way: Way) -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        run.set_title("A title")
+        return input
+
+    async with way() as runs:
+        for words in ("one", "two"):
+            result = await runs.run(agent, words, thread_id="t")
+            assert (result.status, result.error, result.title) == (RunStatus.success, None, "A title")
+            assert result.completion_data["message_count"] == 2
+
+
+class EndsHeard(MemoryStream):
+    """A stream that keeps what ends say, and then fails with this."""
+
+    def __init__(self, fails_with: BaseException | None = None) -> None:
+        super().__init__()
+        self.heard: list[Any] = []
+        self.fails_with = fails_with
+
+    @override
+    def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
+        self.heard.append(end)
+        if self.fails_with is not None:
+            raise self.fails_with
+
+
+@virtual
+async def test_a_stream_is_told_of_the_end_whatever_an_observer_takes_out_of_the_event() -> None:
+    stream = EndsHeard()
+    async with ByManager(taking_out, policy=IN_LINE, stream=stream) as runs:
+        await runs.run(echo, "hello")
+    (end,) = stream.heard
+    assert end["status"] == "success"
+    assert end["completion_data"]["message_count"] == 2
+
+
+@pytest.mark.parametrize("raises", AT_WORST, ids=repr)
+@virtual
+async def test_a_stream_that_fails_with_anything_keeps_neither_result_nor_thread(raises: BaseException) -> None:
+    stream = EndsHeard(raises)
+    async with ByManager(stream=stream) as runs:
+        for words in ("one", "two"):
+            assert (await runs.run(echo, words, thread_id="t")).status is RunStatus.success
 
 
 @pytest.mark.parametrize("raises", AT_WORST, ids=repr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from trackside.harness.amounts import seconds_of
@@ -100,28 +100,30 @@ def undelivered(failure: BaseException | None) -> End:
     return End(RunStatus.error, canonical_payload(says))
 
 
-def result_told(
-    record: RunRecord, end: End, says: JsonObject, missed: Sequence[MissedEvents], failure: BaseException | None
-) -> RunResult:
-    """What the caller of a run gets: how it ended, and loudly if a required observer never took that (I14).
+def result_told(record: RunRecord, end: End, says: JsonObject) -> RunResult:
+    """What the caller of a run gets that has come to this end, of which its terminal event says this."""
+    own = _own_copy(says["completion_data"])
+    title = says.get("title")
+    return RunResult(record.run_id, record.thread_id, end.status, says.get("error"), own, title, output=end.output)
+
+
+def as_missed(result: RunResult, missed: Sequence[MissedEvents], failure: BaseException | None) -> RunResult:
+    """The same result, but loudly if a required observer never took how the run ended (I14).
 
     Args:
-        record: the run.
-        end: its end.
-        says: what its terminal event says.
+        result: what the caller would get.
         missed: what required observers did not take.
         failure: why they did not.
     """
-    status, error = end.status, says.get("error")
-    if untold := [miss for miss in missed if miss.has_end]:
-        error = f"the run ended as {status.value}, but a required observer did not take that: {text_of(failure)}"
-        if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
-            error = f"{error.rstrip('.')}; kept for later in {', '.join(places)}"
-        elif reasons := [miss.not_kept for miss in untold if miss.not_kept is not None]:
-            error = f"{error.rstrip('.')}; it could not be kept for later either, and is lost: {', '.join(reasons)}"
-        status = RunStatus.error
-    own = _own_copy(says["completion_data"])
-    return RunResult(record.run_id, record.thread_id, status, error, own, says.get("title"), output=end.output)
+    untold = [miss for miss in missed if miss.has_end]
+    if not untold:
+        return result
+    error = f"the run ended as {result.status.value}, but a required observer did not take that: {text_of(failure)}"
+    if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
+        error = f"{error.rstrip('.')}; kept for later in {', '.join(places)}"
+    elif reasons := [miss.not_kept for miss in untold if miss.not_kept is not None]:
+        error = f"{error.rstrip('.')}; it could not be kept for later either, and is lost: {', '.join(reasons)}"
+    return replace(result, status=RunStatus.error, error=error)
 
 
 def result_of(record: RunRecord) -> RunResult:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from trackside.harness.ending import (
     End,
     Stop,
     StopPolicy,
+    as_missed,
     failed,
     result_of,
     result_told,
@@ -34,6 +34,7 @@ from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
 from trackside.harness.observer import RunResult
+from trackside.harness.outbox import Outbox
 from trackside.harness.parting import is_kept_nowhere, say_lost, settle_with, unsettled
 from trackside.harness.payload import whole
 from trackside.harness.ports import Claim, Settlement
@@ -108,8 +109,6 @@ class RunWorker:
             depth=depth,
         )
         self._memory = ThreadMemory(services.states, self._run, observers.policy)
-        self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
         self._stop: Stop | None = None
         self._claimed = False
         self._lost = False
@@ -120,8 +119,7 @@ class RunWorker:
         self._ending = False
         self._abandoned = False
         self._stopper = Stopper(self._run, record, stopping or StopPolicy(), on_stuck)
-        self._outbox: list[Draft] = []
-        self._wake: asyncio.Future[None] | None = None
+        self._outbox = Outbox()
 
     def stop(self, stop: Stop) -> bool:
         """Ask the run to end; False if it is ending by itself already.
@@ -140,7 +138,7 @@ class RunWorker:
         if self.stop(stop):
             # A run that was to time out, or has used too much, ends as that; one that was cancelled is left behind now.
             self._stop, self._abandoned = stop if first.status is RunStatus.cancelled else first, True
-            self._rouse()
+            self._outbox.rouse()
 
     def _stop_once(self, stop: Stop) -> None:
         """Stop the run, unless it is being stopped: an agent that cleans up is not cancelled of our own accord."""
@@ -220,40 +218,26 @@ class RunWorker:
 
     def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
         """Pass live output on, from any thread (`context.RunPort`)."""
-        if threading.get_ident() != self._loop_thread:
+        if self._outbox.is_elsewhere:
             data = whole(data)  # as it is now: the thread goes on with it before the loop turns
-        self._on_loop(self._services.stream.publish, self.record.run_id, mode, data, namespace)
+        self._outbox.on_loop(self._services.stream.publish, self.record.run_id, mode, data, namespace)
 
     def human_message(self, message: JsonObject) -> None:
         """Announce a message that came while the agent runs, from any thread (`context.RunPort`)."""
-        self._on_loop(self._post, self._says.human(message))
-
-    def _on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
-        if threading.get_ident() == self._loop_thread:
-            call(*arguments)
-        else:
-            self._loop.call_soon_threadsafe(call, *arguments)
-
-    def _post(self, draft: Draft) -> None:
-        self._outbox.append(draft)
-        self._rouse()
-
-    def _rouse(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._outbox.post(self._says.human(message))
 
     def _arm_deadline(self) -> asyncio.TimerHandle | None:
         if self._timeout is None:
             return None
         reason = f"the run took longer than its timeout of {self._timeout:g} s"
-        return self._loop.call_later(self._timeout, self._stop_once, Stop(RunStatus.timeout, reason))
+        return asyncio.get_running_loop().call_later(self._timeout, self._stop_once, Stop(RunStatus.timeout, reason))
 
     def _check_budget(self) -> None:
         """See whether the run has used too much, from whichever thread tells that it used something."""
         # What is left of its code may tell of use when the run, and the event loop, have ended.
         if not self._ending and (over := self._spending.excess()) is not None:
             self._run.cancelled = True  # at once, also for a thread that would use more before the loop turns
-            self._on_loop(self._stop_once, over)
+            self._outbox.on_loop(self._stop_once, over)
 
     async def _execute(self, claim: Claim) -> End:
         """Announce the start, call the agent; however that goes, it is an `End`."""
@@ -317,14 +301,13 @@ class RunWorker:
         task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
         self._stopper.take(task, looks=self._calling)
         while not (task.done() or self._abandoned):
-            if self._outbox and self._is_heard:
-                if not await self._announce(self._take_outbox()) and not self._stopper.was_asked:
+            if self._outbox.drafts and self._is_heard:
+                if not await self._announce(self._outbox.take()) and not self._stopper.was_asked:
                     self._stopper.stop()
                 self._stop_if_cancelled()
                 continue
-            self._wake = self._loop.create_future()
             try:
-                await asyncio.wait((task, self._wake), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((task, self._outbox.wake()), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self.stop(_TASK_CANCELLED)
         self._stopper.let_go()
@@ -350,10 +333,6 @@ class RunWorker:
         task = asyncio.current_task()
         if self._stop is None and task is not None and task.cancelling():
             self.stop(_TASK_CANCELLED)
-
-    def _take_outbox(self) -> list[Draft]:
-        drafts, self._outbox = self._outbox, []
-        return drafts
 
     async def _announce(self, drafts: Sequence[Draft]) -> bool:
         """Emit; False if the run is lost, or a required observer did not take it, which `delivery_error` remembers."""
@@ -419,18 +398,25 @@ class RunWorker:
         says = terminal.payload
         if settlement.retried_as is not None:
             says["retried_as"] = settlement.retried_as
-        closing = [*self._take_outbox(), terminal]
+        closing = [*self._outbox.take(), terminal]
         if settlement.status is not settlement.previous:
             closing.append(self._says.thread(settlement.previous, settlement.status))
+        told: JsonObject | None = dict(says)
+        result = result_told(self.record, end, says)  # before observers get hold of what it says
         await self._announce(closing)
         if self._lost:
             return None
         self._end_taken = True
-        missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
-        result = result_told(self.record, end, says, missed, self.delivery_error)
-        is_lost = is_kept_nowhere(missed)
-        told = None if is_lost else says  # I14: what nobody keeps is not told
-        close_stream(self._services.stream, self.record, told)
+        is_lost = False
+        try:
+            missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
+            result = as_missed(result, missed, self.delivery_error)
+            is_lost = is_kept_nowhere(missed)
+            told = None if is_lost else told  # I14: what nobody keeps is not told
+            close_stream(self._services.stream, self.record, told)
+        except BaseException as exc:  # whatever it is: the thread is given back, and the end is announced and true
+            failure = "run %s has ended, but not all could be told"
+            logger.error(failure, run_id, exc_info=self._noted(exc))  # noqa: TRY400
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce

@@ -1,0 +1,58 @@
+"""What a run says while its agent runs, from whatever thread, until its supervisor announces it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from trackside.harness.emitter import Draft
+
+
+class Outbox:
+    """Drafts that wait for the supervisor of a run, and what wakes him. Made on his event loop."""
+
+    __slots__ = ("_loop", "_thread", "_wake", "drafts")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._wake: asyncio.Future[None] | None = None
+        self.drafts: list[Draft] = []
+        """What waits, in its order."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is asked on another thread than that of the event loop."""
+        return threading.get_ident() != self._thread
+
+    def on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Call something on the event loop: now, or from another thread as soon as the loop turns."""
+        if self.is_elsewhere:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        else:
+            call(*arguments)
+
+    def post(self, draft: Draft) -> None:
+        """Have this announced, from any thread."""
+        self.on_loop(self._add, draft)
+
+    def take(self) -> list[Draft]:
+        """What waits; nothing of it waits any more."""
+        drafts, self.drafts = self.drafts, []
+        return drafts
+
+    def wake(self) -> asyncio.Future[None]:
+        """Done as soon as there is something to look at."""
+        wake = self._wake = self._loop.create_future()
+        return wake
+
+    def rouse(self) -> None:
+        """Have the supervisor look."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _add(self, draft: Draft) -> None:
+        self.drafts.append(draft)
+        self.rouse()
