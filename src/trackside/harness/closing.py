@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from typing import Any
 
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop
@@ -55,18 +56,19 @@ class Closing:
             self._task = asyncio.create_task(self._close(), name="trackside-close")
         elif grace is not None:
             self._hurry(grace)
-        closing, cancelled = self._task, False
+        closing = self._task
+        cancelled: tuple[Any, ...] | None = None  # what the cancel says, by which its sender knows it
         while not closing.done():
             try:
                 await asyncio.wait({closing})
-            except asyncio.CancelledError:
-                cancelled = True
+            except asyncio.CancelledError as exc:
+                cancelled = exc.args
                 self._grace_over.set()
         if self._guard is not None:
             self._guard.cancel()
             await asyncio.wait({self._guard})
-        if cancelled:
-            raise asyncio.CancelledError
+        if cancelled is not None:
+            raise asyncio.CancelledError(*cancelled)
         closing.result()
 
     def watch_the_loop(self) -> None:

@@ -180,15 +180,16 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     turn = None if admission.ready else embedded.turn_of(record.run_id)
     loop = asyncio.get_running_loop()
     task = asyncio.Task(_take_turn(worker, turn), loop=loop, name=f"trackside-run-{record.run_id}", eager_start=True)
-    cancelled = False
+    cancelled: tuple[Any, ...] | None = None  # what the cancel says, by which its sender knows it
     while not task.done():
         try:
             await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-            worker.stop(_CALLER_CANCELLED)
+        except asyncio.CancelledError as exc:
+            if not exc.args or exc.args != cancelled:  # anyio sends the same one over and over
+                worker.stop(_CALLER_CANCELLED)
+            cancelled = exc.args
             embedded.on_released(record.run_id)  # it has waited long enough
-    return _told(worker, task, cancelled=cancelled)
+    return _told(worker, task, cancelled)
 
 
 async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> None:
@@ -200,12 +201,12 @@ async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> No
     await worker.run()
 
 
-def _told(worker: RunWorker, task: asyncio.Task[None], *, cancelled: bool) -> RunResult:
+def _told(worker: RunWorker, task: asyncio.Task[None], cancelled: tuple[Any, ...] | None) -> RunResult:
     """What the caller of a run that has ended gets, or what is raised instead."""
     if worker.fatal is not None:
         raise worker.fatal
-    if cancelled or task.cancelled():
-        raise asyncio.CancelledError
+    if cancelled is not None or task.cancelled():
+        raise asyncio.CancelledError(*(cancelled or ()))
     task.result()
     if worker.delivery_error is not None:
         raise worker.delivery_error

@@ -55,6 +55,7 @@ from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
 from trackside.harness.streaming import is_heard
+from trackside.harness.timelimit import cancel_held_off
 from trackside.harness.types import (
     AgentLimits,
     CancelAction,
@@ -243,7 +244,7 @@ class RunManager:
         received = caller is None or caller.cancelling() == cancels
         self._let_in(execution, admission, received=received)
         if not received:
-            raise asyncio.CancelledError
+            raise cancel_held_off()
         started = RunHandle(self, record, execution.outcome)
         return await self._handle_of(admission.record) if admission.existing else started
 

@@ -13,6 +13,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from trackside.harness.errors import ObserverCancelledError, ObserverExitError, ObserverTimeoutError
 
@@ -24,6 +25,7 @@ class Raised:
     exception: BaseException
 
 
+_held_off: WeakKeyDictionary[asyncio.Task[Any], tuple[Any, ...]] = WeakKeyDictionary()  # what cancels of them said
 _abandoned: set[asyncio.Task[Any]] = set()  # left behind but running: referenced, so that they can still end
 
 
@@ -110,14 +112,24 @@ async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end:
         timer = None if until is None else loop.call_at(until, wake, future)
         try:
             await over
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
             if not to_the_end:
                 raise
             # I17: what was begun is finished first; the caller looks at `cancelling()` and goes on with it then.
+            if (task := asyncio.current_task()) is not None:
+                _held_off[task] = exc.args
         finally:
             future.remove_done_callback(wake)
             if timer is not None:
                 timer.cancel()
+
+
+def cancel_held_off() -> asyncio.CancelledError:
+    """The cancel of the current task that was held off last, to be raised now: who sent it knows it by what it says, as the
+    cancel scopes of anyio do.
+    """
+    task = asyncio.current_task()
+    return asyncio.CancelledError(*(() if task is None else _held_off.pop(task, ())))
 
 
 def _wake(over: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
