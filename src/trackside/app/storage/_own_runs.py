@@ -58,6 +58,8 @@ class OwnRuns:
         """The same, by thread, in the order of coming."""
         self._given: dict[str, ThreadStatus] = {}
         """Runs that got their thread before their admission here had returned, and the status of that."""
+        self._displaced: dict[str, CancelAction] = {}
+        """Runs that had to make room before their admission here had returned, and what for."""
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._runs
@@ -83,6 +85,8 @@ class OwnRuns:
         if (given := self._given.pop(record.run_id, None)) is not None:
             ready, thread_status = True, given
         own = self._runs[record.run_id] = OwnRun(record=record, ready=ready, thread_status=thread_status)
+        if (action := self._displaced.pop(record.run_id, None)) is not None:
+            own.cancel_requested, own.withdrawn = action, True
         self._of_thread.setdefault(record.thread_id, {})[record.run_id] = own
         self._on_taken(own)
         return own
@@ -90,6 +94,10 @@ class OwnRuns:
     def give(self, run_id: str, thread_status: ThreadStatus) -> None:
         """A run has its thread that is yet to be taken: whoever waits for its admission has not heard of that."""
         self._given[run_id] = thread_status
+
+    def displace(self, run_id: str, action: CancelAction) -> None:
+        """A run that is yet to be taken had to make room: whoever waits for its admission has not heard of that."""
+        self._displaced[run_id] = action
 
     def forget(self, run_id: str) -> None:
         """Look after a run no longer, if this worker did."""

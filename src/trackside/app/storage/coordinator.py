@@ -405,25 +405,27 @@ class StoredCoordinator:
         return own
 
     async def _displaced(self, displaced: Sequence[Displaced], action: CancelAction) -> list[RunRecord]:
-        """The records of runs that have to make room."""
-        ours = [(own, running) for run_id, running in displaced if (own := self._runs.get(run_id)) is not None]
-        for own, running in ours:  # before anything is awaited: nobody else may withdraw them now
-            own.cancel_requested = own.cancel_requested or action
-            own.withdrawn = own.withdrawn or not running
-        records = {
-            own.record.run_id: replace(
-                own.record,
-                status=RunStatus.running if running else RunStatus.pending,
-                cancel_requested=own.cancel_requested,
-            )
-            for own, running in ours
-        }
-        others = [run_id for run_id, _ in displaced if run_id not in records]
-        if others:
+        """The records of runs that have to make room, but for those that somebody here has withdrawn already."""
+        records: dict[str, RunRecord] = {}
+        others: list[Displaced] = []
+        for run_id, running in displaced:  # before anything is awaited: nobody else may withdraw them now
+            own = self._runs.get(run_id)
+            if own is None:
+                others.append(Displaced(run_id, running))
+                if not running:
+                    self._runs.displace(run_id, action)
+            elif running or not own.withdrawn:
+                own.cancel_requested = own.cancel_requested or action
+                own.withdrawn = own.withdrawn or not running
+                status = RunStatus.running if running else RunStatus.pending
+                records[run_id] = replace(own.record, status=status, cancel_requested=own.cancel_requested)
+        if any(running for _, running in others):
             self._signals.announce()  # their owners have to be told
-        for run_id in others:
-            records[run_id] = await finish(partial(self._known, run_id), name="displaced")
-        return [records[run_id] for run_id, _ in displaced]
+        for run_id, running in others:
+            record = records[run_id] = await finish(partial(self._known, run_id), name="displaced")
+            if not running and run_id not in self._runs:  # its admission takes longer to return than it took to be read
+                self._runs.take(record, ready=False, thread_status=ThreadStatus.idle)
+        return [records[run_id] for run_id, _ in displaced if run_id in records]
 
     def _on_handover(self, handover: Handover) -> None:
         """A run has ended in the log; called on the loop, before whoever wrote its end goes on."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, override
 
 import pytest
 from tests.integration.runs.stage import Agents
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
 from trackside.app.storage._postgres_signals import PostgresSignals
+from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import EventOrderError, InvalidSpecError, NoResultHereError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
@@ -97,6 +99,44 @@ async def test_what_a_dead_worker_had_waiting_starts_elsewhere_in_its_order(
     for handle in waiting:  # who waits at the first worker hears how they ended, or that they go on elsewhere
         with contextlib.suppress(NoResultHereError):
             assert (await handle.result()).status is RunStatus.success
+
+
+class Held(Work):
+    """Keeps the writer until it may go on: what comes meanwhile is written together."""
+
+    def __init__(self) -> None:
+        self.begun, self.over = threading.Event(), threading.Event()
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        self.begun.set()
+        self.over.wait(20)
+
+
+async def test_a_run_that_has_to_make_room_before_its_start_is_answered_is_ended_by_one_alone(
+    worker: Any, agents: Agents, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker.make() as a:
+        await a.start("one", thread_id="t")
+        await agents.until_running("one")
+        due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=3_600)
+        held = Held()
+        holding = asyncio.create_task(a.store._writer.write(held))
+        await asyncio.to_thread(held.begun.wait, 20)
+        starts = asyncio.create_task(a.start("quick two", thread_id="t", run_id="left"))
+        await asyncio.sleep(0)
+        a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as its timer does
+        await asyncio.sleep(0)
+        starts.cancel()  # so that somebody else takes it out, too
+        held.over.set()
+        await asyncio.wait({starts, holding})
+
+        assert (await due.result()).status is RunStatus.success
+        await a.until_ended("left")
+        told = [stored.event.event_type.value for stored in await a.store.events(run_id="left")]
+    assert told == ["run_cancelled"]
+    assert "could not be" not in caplog.text
+    assert "may stay held" not in caplog.text
 
 
 async def test_runs_that_wait_when_their_manager_closes_start_with_the_next(worker: Any, agents: Agents) -> None:
