@@ -120,6 +120,10 @@ class UnknownCheckpointError(TracksideError, LookupError):
     """Thread {thread_id!r} has no checkpoint {checkpoint_id!r}."""
 
 
+class UnshownStateError(TracksideError):
+    """The agent cannot show a state of thread {thread_id}: {why:.600}."""
+
+
 class DuplicateRunError(TracksideError, ValueError):
     """Run id {run_id!r} is taken: an id names one run for ever. Leave it out, or pass a new one."""
 

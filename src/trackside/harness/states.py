@@ -1,6 +1,6 @@
 """What agents that keep their threads themselves show of them, and how they describe themselves: for who looks from outside.
 
-Both are optional. An agent without them has what `ThreadStates` remembers, and a drawing of one box.
+All of it is optional. An agent without them has what `ThreadStates` remembers, and a drawing of one box.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from trackside.harness.errors import UnshownStateError
 from trackside.harness.types import Json, JsonObject
 
 
@@ -87,6 +88,7 @@ class KeepsThreads(Protocol):
 
         Raises:
             UnknownCheckpointError: the thread has no such checkpoint.
+            UnshownStateError: what is there does not fit the agent.
         """
         ...
 
@@ -98,7 +100,12 @@ class KeepsThreads(Protocol):
         before: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Sequence[StateSnapshot]:
-        """The states of a thread, newest first: older than the checkpoint `before`, and with all of these metadata."""
+        """The states of a thread, newest first: older than the checkpoint `before`, and with all of these metadata.
+
+        Raises:
+            InvalidSpecError: the metadata cannot be looked for.
+            UnshownStateError: one of them does not fit the agent.
+        """
         ...
 
     async def update_state(self, place: ThreadPlace, values: Any, *, as_node: str | None = None) -> JsonObject:
@@ -119,6 +126,29 @@ class KeepsThreads(Protocol):
             InvalidSpecError: the values, or a node, do not fit the agent.
         """
         ...
+
+
+@runtime_checkable
+class ShowsLastStates(Protocol):
+    """An agent that can say of a thread what it was before a step that failed, where it cannot say what that has left."""
+
+    async def last_state(self, place: ThreadPlace) -> StateSnapshot | None:
+        """The state at a place; where it cannot be shown, the last one before it that can be."""
+        ...
+
+
+async def last_shown(agent: KeepsThreads, place: ThreadPlace) -> StateSnapshot | None:
+    """The state at a place, or what its agent can show instead.
+
+    Raises:
+        UnshownStateError: it can show nothing.
+    """
+    try:
+        return await agent.state(place)
+    except UnshownStateError:
+        if not isinstance(agent, ShowsLastStates):
+            raise
+        return await agent.last_state(place)
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from trackside.app.streams import sse_of
 from trackside.harness import RunResult
 from trackside.harness.lifecycle import has_failed, is_final
 from trackside.harness.ports import StreamGap
-from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
+from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, last_shown
 from trackside.harness.types import RunStatus
 
 _decode = msgspec.json.Decoder().decode
@@ -153,7 +153,7 @@ async def thread_values(
     """
     known = agents.get(agent)
     if isinstance(known, KeepsThreads):
-        snapshot = await known.state(ThreadPlace(thread_id=thread_id, checkpointer=checkpointer, caller=caller))
+        snapshot = await last_shown(known, ThreadPlace(thread_id=thread_id, checkpointer=checkpointer, caller=caller))
         return None if snapshot is None else with_questions(snapshot.values, snapshot.interrupts)
     state = await store.thread_states().load(thread_id)
     if state is None:

@@ -16,7 +16,7 @@ from trackside.app.server.wire.threads import LastError, ThreadView
 from trackside.app.storage import StoredThread
 from trackside.app.storage.threads import ThreadContents
 from trackside.harness.errors import TracksideError
-from trackside.harness.states import KeepsThreads, StateSnapshot, ThreadPlace
+from trackside.harness.states import KeepsThreads, StateSnapshot, ThreadPlace, last_shown
 from trackside.harness.types import ThreadStatus
 
 logger = logging.getLogger("trackside.server")
@@ -58,7 +58,7 @@ async def _state(parts: ServerParts, principal: Principal, thread: StoredThread)
     keeper = keeper_of(parts, thread)
     assert keeper is not None
     try:
-        return await keeper.state(place_of(parts, principal, thread.thread_id))
+        return await last_shown(keeper, place_of(parts, principal, thread.thread_id))
     except TracksideError as exc:
         logger.warning("the state of thread %s cannot be shown: %s", thread.thread_id, exc)
     except Exception:  # the agent's own code, which may be of another version than the thread

@@ -26,6 +26,7 @@ from trackside.harness.adapters.langgraph._graph import (
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._items import LentItems
+from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.adapters.langgraph._places import (
     Origin,
     configurable_of,
@@ -35,7 +36,7 @@ from trackside.harness.adapters.langgraph._places import (
     section,
 )
 from trackside.harness.adapters.langgraph._questions import open_questions, question_of
-from trackside.harness.adapters.langgraph._states import read_history, read_state, replay, write_state
+from trackside.harness.adapters.langgraph._states import last_state, read_history, read_state, replay, write_state
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import STREAM_MODES, GraphStream, ids_of
 from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, roll_back
@@ -149,11 +150,15 @@ class LangGraphAgent:
     async def asks(self, run: RunContext) -> bool:
         """Whether the run's thread waits for an answer to what the graph has asked."""
         graph = self._graph_for(run)
-        return checkpointer_of(graph) is not None and bool((await graph.aget_state(newest_place(run))).interrupts)
+        return checkpointer_of(graph) is not None and bool((await look(graph, newest_place(run))).interrupts)
 
     async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
         """As `KeepsThreads`."""
         return await read_state(self._graph_with(place.checkpointer), place, subgraphs=subgraphs)
+
+    async def last_state(self, place: ThreadPlace) -> StateSnapshot | None:
+        """As `ShowsLastStates`."""
+        return await last_state(self._graph_with(place.checkpointer), place)
 
     async def history(
         self,
@@ -283,7 +288,7 @@ class LangGraphAgent:
         known: frozenset[str] = frozenset()
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
-            known = ids_of((await graph.aget_state(place)).values)
+            known = ids_of((await look(graph, place)).values)
         return _RunState(given, known, origin)
 
     def _check(self, run: RunContext, saver: Saver | None) -> None:

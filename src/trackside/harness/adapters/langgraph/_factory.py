@@ -140,6 +140,11 @@ class GraphFactory:
         async with self._made(_look_of(place, "threads.read")) as agent:
             return await agent.state(place, subgraphs=subgraphs)
 
+    async def last_state(self, place: ThreadPlace) -> StateSnapshot | None:
+        """As `ShowsLastStates`."""
+        async with self._made(_look_of(place, "threads.read")) as agent:
+            return await agent.last_state(place)
+
     async def history(
         self,
         place: ThreadPlace,

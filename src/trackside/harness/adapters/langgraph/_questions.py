@@ -9,6 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
+from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.adapters.langgraph._places import Origin
 from trackside.harness.adapters.langgraph._threads import renamed_questions
 from trackside.harness.context import RunContext
@@ -37,7 +38,7 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     """
     if not run.resuming:
         return OpenQuestions()
-    thread = await graph.aget_state(place)
+    thread = await look(graph, place)
     if not thread.next:
         raise NotPausedError(thread_id=run.thread_id)
     # A task with a result has finished, though an old checkpoint still says what it has asked.
@@ -51,7 +52,7 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     renamed = renamed_questions(saved.pending_writes) if saved is not None else {}
     is_stale = bool(origin.get("checkpoint_map"))
     if ids and not is_stale and any(task.state is not None for task in waiting):
-        inside = await graph.aget_state(place, subgraphs=True)
+        inside = await look(graph, place, subgraphs=True)
         is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
     return OpenQuestions({**ids, **{old: new for old, new in renamed.items() if new in ids}}, is_stale)
 

@@ -8,13 +8,20 @@ from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph import types as langgraph
-from langgraph.errors import InvalidUpdateError
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.types import PregelTask
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of, names_of_nodes
 from trackside.harness.adapters.langgraph._input import pairs_as_tuples
+from trackside.harness.adapters.langgraph._looking import GRAPH_FAILURES, look
 from trackside.harness.adapters.langgraph._questions import question_of
-from trackside.harness.errors import InvalidSpecError, TracksideError, UnknownCheckpointError, UnknownNodeError
+from trackside.harness.errors import (
+    InvalidSpecError,
+    TracksideError,
+    UnknownCheckpointError,
+    UnknownNodeError,
+    UnshownStateError,
+)
 from trackside.harness.payload import whole
 from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.threads import in_own_thread
@@ -27,7 +34,12 @@ async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> St
     """As `KeepsThreads.state`."""
     if checkpointer_of(graph) is None:
         return None
-    state = await graph.aget_state(_address(place), subgraphs=subgraphs)
+    try:
+        state = await graph.aget_state(_address(place), subgraphs=subgraphs)
+    except TracksideError:
+        raise
+    except GRAPH_FAILURES as exc:
+        raise UnshownStateError(thread_id=place.thread_id, why=_said(exc)) from exc
     if state.created_at is not None:
         return await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
     if place.checkpoint_id is not None:
@@ -35,11 +47,20 @@ async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> St
     return None
 
 
+async def last_state(graph: Graph, place: ThreadPlace) -> StateSnapshot | None:
+    """As `ShowsLastStates.last_state`."""
+    if checkpointer_of(graph) is None:
+        return None
+    state = await look(graph, _address(place))
+    return None if state.created_at is None else await in_own_thread(snapshot_of, state)
+
+
 async def read_history(
     graph: Graph, place: ThreadPlace, *, limit: int, before: str | None, metadata: Mapping[str, Any] | None
 ) -> list[StateSnapshot]:
     """As `KeepsThreads.history`."""
-    if checkpointer_of(graph) is None:
+    saver = checkpointer_of(graph)
+    if saver is None:
         return []
     older: RunnableConfig | None = None if before is None else _address(_at(place, before))
     history = graph.aget_state_history(
@@ -48,9 +69,24 @@ async def read_history(
     try:
         async with aclosing(cast("AsyncGenerator[langgraph.StateSnapshot]", history)) as states:
             return [await in_own_thread(snapshot_of, state) async for state in states]
-    except ValueError as exc:  # a saver that cannot look for what is asked
-        if isinstance(exc, TracksideError):
-            raise
+    except TracksideError:
+        raise
+    except GRAPH_FAILURES as exc:
+        if metadata:
+            await _check_metadata(saver, place, metadata)
+        raise UnshownStateError(thread_id=place.thread_id, why=_said(exc)) from exc
+
+
+async def _check_metadata(saver: Saver, place: ThreadPlace, metadata: Mapping[str, Any]) -> None:
+    """See that a saver can look for what is asked."""
+    found = saver.alist(_address(place), filter=dict(metadata), limit=1)
+    try:
+        async with aclosing(cast("AsyncGenerator[CheckpointTuple]", found)) as checkpoints:
+            async for _ in checkpoints:
+                pass
+    except TracksideError:
+        raise
+    except ValueError as exc:
         raise InvalidSpecError(field="metadata", value=metadata, why=str(exc)) from exc
 
 
@@ -73,14 +109,19 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
         config = await graph.abulk_update_state(_address(place), given)
     except TracksideError:
         raise
-    except (InvalidUpdateError, ValueError, TypeError, LookupError, NotImplementedError) as exc:  # nodes and reducers
+    except GRAPH_FAILURES as exc:  # of nodes and reducers
         named = "values" if len(steps) == len(given[0]) == 1 else "supersteps"
         shown = [[one.values for one in step] for step in steps]
-        why = " ".join(str(exc).split()) or type(exc).__name__
-        raise InvalidSpecError(field=named, value=shown[0][0] if named == "values" else shown, why=why) from exc
+        value = shown[0][0] if named == "values" else shown
+        raise InvalidSpecError(field=named, value=value, why=_said(exc)) from exc
     checkpoint = _checkpoint_of(config)
     assert checkpoint is not None
     return checkpoint
+
+
+def _said(exc: Exception) -> str:
+    """What a graph has raised, in a line."""
+    return " ".join(str(exc).split()) or type(exc).__name__
 
 
 def _check_writers(graph: Graph, steps: Sequence[Sequence[StateUpdate]]) -> None:

@@ -11,6 +11,7 @@ from langgraph.checkpoint.base import CheckpointTuple, PendingWrite
 from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
+from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.context import RunContext
 
 INTERRUPT = "__interrupt__"
@@ -45,7 +46,7 @@ async def left_unfinished(
     is_its = run.retry_of in (saved.metadata.get("run_id"), *noted)
     if not (is_its or run.resuming):
         return None
-    thread = await graph.aget_state(newest if is_its else origin)
+    thread = await look(graph, newest if is_its else origin)
     left = bool(thread.tasks)  # also if all of a step have finished, and there is no checkpoint of that yet
     if run.resuming:
         left = is_its or (left and not (thread.next and thread.interrupts))

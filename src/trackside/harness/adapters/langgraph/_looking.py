@@ -1,0 +1,66 @@
+"""Looks at a thread that need nothing more than what is there: also where a step has left what LangGraph cannot show.
+
+LangGraph shows a thread with what the finished nodes of its last step have written. Where these writes clash, or do not
+fit the state, it raises what the step has raised; a new run of the thread leaves them out, and so does a look before it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import InvalidUpdateError
+from langgraph.types import StateSnapshot
+
+from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
+from trackside.harness.errors import TracksideError
+
+GRAPH_FAILURES: Final = (
+    InvalidUpdateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+"""What a graph's channels, reducers and types raise, as storage does not."""
+
+_STEPS_BACK: Final = 20
+"""So far back a state is looked for that can be shown."""
+
+
+async def look(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
+    """The state at a place; where it cannot be shown, that without what its last step has written.
+
+    Where not even that can be, it has the values of the last one before it that can, and nothing is next.
+    """
+    try:
+        return await graph.aget_state(place, subgraphs=subgraphs)
+    except TracksideError:
+        raise
+    except GRAPH_FAILURES:
+        return await _last_that_can_be_shown(graph, place)
+
+
+async def _last_that_can_be_shown(graph: Graph, place: RunnableConfig) -> StateSnapshot:
+    saver = checkpointer_of(graph)
+    saved = await saver.aget_tuple(place) if saver is not None else None
+    for steps in range(_STEPS_BACK):
+        if saver is None or saved is None:
+            break
+        try:
+            state = await graph.aget_state(saved.config)  # which names a checkpoint, so that no writes are applied
+        except TracksideError:
+            raise
+        except GRAPH_FAILURES:
+            saved = None if saved.parent_config is None else await saver.aget_tuple(saved.parent_config)
+        else:
+            return _without_answered(state) if steps == 0 else state._replace(next=(), tasks=(), interrupts=())
+    return StateSnapshot({}, (), place, None, None, None, (), ())
+
+
+def _without_answered(state: StateSnapshot) -> StateSnapshot:
+    """A state without the questions of nodes that have finished: as that of a checkpoint it says what was ever asked."""
+    tasks = tuple(task if task.result is None else task._replace(interrupts=()) for task in state.tasks)
+    return state._replace(tasks=tasks, interrupts=tuple(question for task in tasks for question in task.interrupts))
