@@ -343,6 +343,8 @@ class Agent(Protocol):
     One that streams only some modes may name them, as `stream_modes`, so that others can be refused before a run starts.
     One that knows by what is asked for alone that it would refuse a run may say so in a method `check(spec)`, by raising
     `InvalidSpecError`; it looks nowhere for that.
+    One for which a run's context is what clients configure may have a method `completed(config, context)`: both as the
+    server hands them on, where a client has said only one.
     One that opens something for a run may have an async method `leave(run)`, called when the run is over, however it ended.
     One that keeps its threads itself may have an async method `asks(run)`: whether the thread waits for an answer; and
     let others look at them and change them (`states.KeepsThreads`). It may describe itself (`states.Describes`).

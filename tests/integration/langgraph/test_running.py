@@ -341,3 +341,20 @@ async def test_run_interrupt_inside_a_graph_says_what_to_call_instead(stage: Any
     agent = as_agent(calling(ask))
     with pytest.raises(TracksideError, match=r"langgraph\.types\.interrupt"):
         await agent.run(run_context({"n": 1}))
+
+
+@pytest.mark.parametrize("asked", [{}, {"config": {"configurable": {"name": "ada"}}}])
+async def test_a_context_is_what_the_caller_gives_as_with_a_plain_graph(stage: Any, asked: dict[str, Any]) -> None:
+    @dataclass
+    class Who:
+        name: str = "nobody"
+
+    async def look(state: dict[str, Any], runtime: Runtime[Who]) -> dict[str, Any]:
+        return {"messages": [AIMessage(repr(runtime.context))]}
+
+    builder: Any = StateGraph(MessagesState, context_schema=Who)
+    graph = builder.add_node("look", look).add_edge(START, "look").compile()
+    given = {"messages": []}
+    outcome = await stage.play(graph, given, **asked)
+    plain = await graph.ainvoke(given, asked.get("config"))
+    assert outcome.values["messages"][0]["content"] == plain["messages"][0].content == "None"

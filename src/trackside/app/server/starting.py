@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -186,13 +187,15 @@ def spec_of(
         if getattr(asked, name):
             raise HttpError(status=422, detail=f"{name} is not supported")
     stateless = thread_id is None
+    agent = agent_named(asked.assistant_id, manager)
+    config, context = _completed(manager.agents[agent], _config(asked, thread_id), asked.context)
     return RunSpec(
-        agent_named(asked.assistant_id, manager),
+        agent,
         asked.input,
         thread_id=thread_id,
         metadata=asked.metadata,
-        config=with_user(_config(asked, thread_id), principal),
-        context=asked.context,
+        config=with_user(config, principal),
+        context=context,
         command=_command(asked),
         multitask=asked.multitask_strategy or "enqueue",
         after_seconds=asked.after_seconds,
@@ -208,6 +211,12 @@ def spec_of(
         thread_ttl=minutes_of(asked.ttl),
         options=_options(asked),
     )
+
+
+def _completed(agent: object, config: dict[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
+    """The config and the context, one by the other where the agent takes them for the same."""
+    completed = getattr(agent, "completed", None)
+    return (config, context) if completed is None else completed(config, context)
 
 
 def _options(asked: RunCreate) -> dict[str, Any] | None:

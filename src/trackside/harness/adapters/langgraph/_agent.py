@@ -14,6 +14,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
 
 from trackside.harness.adapters.langgraph._asking import check_key, check_spec
+from trackside.harness.adapters.langgraph._context import completed
 from trackside.harness.adapters.langgraph._describing import drawing_of, schemas_of, subgraphs_of
 from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
 from trackside.harness.adapters.langgraph._graph import (
@@ -109,6 +110,15 @@ class LangGraphAgent:
             InvalidSpecError: the graph would refuse the run.
         """
         check_spec(self._graph, spec)
+
+    @property
+    def context_schema(self) -> Any:
+        """What the graph makes of a run's context; None: it takes it as it is."""
+        return self._graph.context_schema
+
+    def completed(self, config: Mapping[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
+        """A run's config and context as LangGraph's server hands them to the graph, of which its clients say only one."""
+        return completed(config, context, self.context_schema)
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.

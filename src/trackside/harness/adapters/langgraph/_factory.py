@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 from langgraph.pregel import Pregel
 
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
+from trackside.harness.adapters.langgraph._context import completed, fitting, is_of, own_of
 from trackside.harness.adapters.langgraph._factory_arguments import Access, Arguments, Call, annotation_text
-from trackside.harness.adapters.langgraph._places import configurable_of
+from trackside.harness.adapters.langgraph._places import configurable_of, section
 from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
 from trackside.harness.logs import fields_of
@@ -96,6 +97,12 @@ class GraphFactory:
         self._arguments = arguments
         self._uses: WeakKeyDictionary[RunContext, _Use] = WeakKeyDictionary()
         self._latest: LangGraphAgent | None = None
+
+    def completed(self, config: Mapping[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
+        """As `LangGraphAgent`, as far as that can be told before there is a graph."""
+        kind = self._arguments.context_type
+        config, context = completed(config, context, kind)
+        return config, {} if context is None and kind is None else context
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """As `LangGraphAgent`; makes the run's graph."""
@@ -189,6 +196,8 @@ class GraphFactory:
         use = self._uses.get(run)
         if use is None:
             use = self._uses[run] = await self._make(_call_of(run, "threads.create_run"))
+            if is_of(run.context, own := own_of(section(run, "configurable"))):
+                run.context = fitting(own, use.agent.context_schema)
         return use
 
     @asynccontextmanager
