@@ -354,7 +354,7 @@ async def test_a_context_is_what_the_caller_gives_as_with_a_plain_graph(stage: A
 
     builder: Any = StateGraph(MessagesState, context_schema=Who)
     graph = builder.add_node("look", look).add_edge(START, "look").compile()
-    given = {"messages": []}
+    given: Any = {"messages": []}
     outcome = await stage.play(graph, given, **asked)
     plain = await graph.ainvoke(given, asked.get("config"))
     assert outcome.values["messages"][0]["content"] == plain["messages"][0].content == "None"
