@@ -82,7 +82,8 @@ class RunContext:
     run that was tried before.
 
     For adapters: `answers` are all answers to the run's questions so far, `answers_by_id` those that it brings by the ids of
-    the questions, `paused` is what was remembered when they were asked.
+    the questions, `paused` is what was remembered when they were asked; `is_named` says that the manager knows the agent by
+    its name, as who looks at its runs does.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class RunContext:
         self.run_id = run_id
         self.thread_id = thread_id
         self.agent = agent
+        self.is_named = isinstance(spec.agent, str)
         self.metadata: Mapping[str, Any] = spec.metadata or {}
         self.config: Mapping[str, Any] = spec.config or {}
         self.context: Any = spec.context

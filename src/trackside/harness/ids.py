@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from functools import lru_cache
 from time import time_ns
+from typing import Final
 
 _COUNTS = [f"{count:03x}" for count in range(4096)]
 _POOL_DIGITS = 15 * 512  # an id takes 15 of them
+_ASSISTANTS: Final = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")  # as LangGraph's servers make theirs: ids stay
 
 
 class _Uuid7Source:
@@ -81,3 +84,9 @@ def is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
         return False
+
+
+@lru_cache(1_024)
+def assistant_id_of(agent: str) -> str:
+    """The id by which LangGraph's clients know the agent that goes by this name; as lasting as the name."""
+    return str(uuid.uuid5(_ASSISTANTS, agent))

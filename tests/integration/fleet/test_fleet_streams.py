@@ -11,6 +11,7 @@ import pytest
 from fleet_here import fleet_here
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
+from looking_graph import ids, looking
 from nats_server import NatsServer
 from speaking_agents import Held, counting
 from webhook_receiver import NEW, WebhookReceiver
@@ -78,6 +79,17 @@ async def test_who_waits_gets_what_the_run_gave_or_why_it_failed(have_fleet: Any
         run = await one.runs.create(thread["thread_id"], "counting", input={"to": 2})
         for client in (other, one):
             assert await client.runs.join(thread["thread_id"], run["run_id"]) == {"counted": 2}
+
+
+async def test_a_graph_finds_the_ids_of_its_run_in_a_worker_as_in_a_server(have_fleet: Any) -> None:
+    async with have_fleet({"look": looking()}) as fleet:
+        client = fleet.servers[0].client
+        thread = (await client.threads.create())["thread_id"]
+        found = await client.runs.wait(thread, "look", input={})
+        (run,) = await client.runs.list(thread)
+    expected = ids("look", run["run_id"], thread)
+    assert (found["own"], found["said"]) == ({**expected, "user_id": None}, expected)
+    assert found["server"] == {"assistant_id": expected["assistant_id"], "graph_id": "look"}
 
 
 async def test_a_client_goes_on_at_another_server_exactly_where_he_was(have_fleet: Any) -> None:

@@ -13,11 +13,12 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 from langgraph_sdk import get_client, get_sync_client
+from looking_graph import Seen, ids, looking
 
 from trackside import RunContext
-from trackside.app.server.wire.assistants import assistant_id_of
 from trackside.app.settings import AccessSettings
 from trackside.app.storage.crons import Cron
+from trackside.harness.ids import assistant_id_of
 
 LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOURLY = "0 * * * *"
@@ -226,6 +227,25 @@ async def test_a_cron_of_a_thread_runs_on_it(served: Any, counting: Counting) ->
     _, run = await counting.runs.get()
 
     assert run.thread_id == thread_id
+
+
+async def test_a_graph_finds_the_ids_of_its_crons_run_as_of_any_other(serve_agents: Any) -> None:
+    seen: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def tell(state: Seen) -> None:
+        await seen.put(state)
+
+    graph = looking().builder.add_node("tell", tell).add_edge("look", "tell").compile()
+    async with serve_agents({"look": graph}) as served:
+        thread_id = await new_thread(served)
+        cron = await served.client.crons.create_for_thread(thread_id, "look", schedule=HOURLY, input={})
+        await become_due(served, cron["cron_id"])
+        found = await seen.get()
+        (run,) = await served.client.runs.list(thread_id)
+
+    expected = ids("look", run["run_id"], thread_id)
+    assert (found["own"], found["said"]) == ({**expected, "user_id": None}, expected)
+    assert found["server"] == {"assistant_id": assistant_id_of("look"), "graph_id": "look"}
 
 
 async def test_a_cron_whose_thread_was_removed_is_disabled_and_says_why(served: Any, counting: Counting) -> None:

@@ -15,8 +15,7 @@ from tests.integration.openai_agents.scripted_model import ScriptedModel
 from tests.integration.pydantic_ai.models import call, streams
 from tests.integration.server.protocol_agents import Held, asking, failing, talking, with_inside, with_tools
 
-from trackside.app.server.wire.assistants import assistant_id_of
-from trackside.harness.ids import new_id
+from trackside.harness.ids import assistant_id_of, new_id
 
 DIALECTS = ("sqlite",)
 HI = {"messages": [{"role": "user", "content": "hi", "id": "1"}]}

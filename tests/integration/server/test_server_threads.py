@@ -18,9 +18,8 @@ from langgraph_sdk.client import SyncLangGraphClient
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
 from trackside import RunContext
-from trackside.app.server.wire.assistants import assistant_id_of
 from trackside.app.storage.graph_checkpoints import StoreCheckpointer
-from trackside.harness.ids import new_id
+from trackside.harness.ids import assistant_id_of, new_id
 
 
 class Log(TypedDict, total=False):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from trackside.app.server.wire.assistants import assistant_id_of
+from trackside.harness.ids import assistant_id_of
 
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 _STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))

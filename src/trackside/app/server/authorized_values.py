@@ -17,10 +17,10 @@ import msgspec
 from trackside.app.server.auth.handlers import Action, Resource
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError
-from trackside.app.server.wire.assistants import agent_of, assistant_id_of
+from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.items import ItemQuery
 from trackside.app.server.wire.protocol import ProtocolCommand
-from trackside.harness.ids import is_uuid
+from trackside.harness.ids import assistant_id_of, is_uuid
 
 logger = logging.getLogger("trackside.server")
 

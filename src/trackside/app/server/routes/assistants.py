@@ -25,10 +25,10 @@ from trackside.app.server.wire.assistants import (
     SubgraphQuery,
     VersionSearch,
     agent_of,
-    assistant_id_of,
     is_meant,
 )
 from trackside.harness.context import Agent
+from trackside.harness.ids import assistant_id_of
 from trackside.harness.states import Describes
 from trackside.harness.types import JsonObject
 

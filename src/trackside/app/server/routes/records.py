@@ -16,7 +16,7 @@ from trackside.app.server.responses import Reply, json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.waiting_runs import executed_by, waiting_for
 from trackside.app.server.wire.agents import AgentInfo
-from trackside.app.server.wire.assistants import SYSTEM, assistant_id_of
+from trackside.app.server.wire.assistants import SYSTEM
 from trackside.app.server.wire.log import (
     OneRunQuery,
     RecordedRun,
@@ -39,6 +39,7 @@ from trackside.app.server.wire.stats import (
 )
 from trackside.app.storage import RunFilters, StoredRun
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
+from trackside.harness.ids import assistant_id_of
 from trackside.harness.states import Describes, KeepsThreads
 
 routes = Routes("Records")

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
-from uuid import UUID, uuid5
 
 from msgspec import Meta, Struct, field
 
+from trackside.harness.ids import assistant_id_of
 from trackside.harness.types import JsonObject
-
-_NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")  # as LangGraph's servers make theirs, so that ids stay
-
-
-@lru_cache(1_024)
-def assistant_id_of(agent: str) -> str:
-    """The id of an agent's assistant."""
-    return str(uuid5(_NAMESPACE, agent))
 
 
 def agent_of(assistant: str, agents: Collection[str]) -> str | None:

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.schedules import InvalidScheduleError
-from trackside.app.server.wire.assistants import assistant_id_of
 from trackside.app.server.wire.runs import RunCreate, StreamMode
 from trackside.app.storage.crons import Cron, CronOrder
+from trackside.harness.ids import assistant_id_of
 from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 

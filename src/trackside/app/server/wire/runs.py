@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from trackside.app.server.wire.assistants import assistant_id_of
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.storage import StoredRun
+from trackside.harness.ids import assistant_id_of
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
 type StreamMode = Literal[

@@ -11,11 +11,12 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.failures import HttpError
-from trackside.app.server.wire.assistants import agent_of, assistant_id_of
+from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.server.wire.runs import config_shown
 from trackside.app.storage import StoredThread
 from trackside.app.storage.threads import SortBy
+from trackside.harness.ids import assistant_id_of
 from trackside.harness.types import Json, JsonObject, ThreadStatus
 
 type ThreadField = Literal[

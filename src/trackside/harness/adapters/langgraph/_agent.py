@@ -31,10 +31,10 @@ from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.adapters.langgraph._places import (
     Origin,
     configurable_of,
+    metadata_of,
     newest_place,
     origin_of,
     place_of,
-    section,
 )
 from trackside.harness.adapters.langgraph._questions import open_questions, question_of
 from trackside.harness.adapters.langgraph._states import last_state, read_history, read_state, replay, write_state
@@ -333,8 +333,7 @@ def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHand
     """The run's config with what LangGraph and its tracers should know about the run."""
     config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # `check_key` has seen its keys
     config["configurable"] = configurable_of(run, origin)
-    # By its run id LangGraph's savers know later which checkpoints the run has made.
-    config["metadata"] = {**run.metadata, **section(run, "metadata"), "run_id": run.run_id}
+    config["metadata"] = metadata_of(run)
     callbacks = run.config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()

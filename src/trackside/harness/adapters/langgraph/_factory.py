@@ -16,7 +16,8 @@ from langgraph.pregel import Pregel
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
 from trackside.harness.adapters.langgraph._context import completed, fitting, is_of, own_of
 from trackside.harness.adapters.langgraph._factory_arguments import Access, Arguments, Call, annotation_text
-from trackside.harness.adapters.langgraph._places import configurable_of, section
+from trackside.harness.adapters.langgraph._places import configurable_of, metadata_of, section
+from trackside.harness.adapters.langgraph._users import USER
 from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
 from trackside.harness.logs import fields_of
@@ -26,8 +27,6 @@ from trackside.harness.types import JsonObject
 
 logger = logging.getLogger("trackside.worker")
 
-_USER = "langgraph_auth_user"
-"""Where a run's `configurable` says who has asked for it."""
 _GRAPH = re.compile(r"\b(CompiledStateGraph|CompiledGraph|StateGraph|Pregel)\b")
 
 
@@ -353,8 +352,8 @@ class _Keeper:
 def _call_of(run: RunContext, access: Access) -> Call:
     """What a run's graph is made for."""
     configurable = configurable_of(run, {})
-    config = {**run.config, "configurable": configurable, "metadata": {**run.metadata, "run_id": run.run_id}}
-    user = configurable.get(_USER)
+    config = {**run.config, "configurable": configurable, "metadata": metadata_of(run)}
+    user = configurable.get(USER)
     return Call(access=access, config=config, user=user, items=run.items, context=run.context)
 
 
@@ -371,6 +370,6 @@ def _read_by(caller: Caller | None) -> Call:
 
 def _with_user(caller: Caller, access: Access, configurable: dict[str, Any]) -> Call:
     own = caller.config.get("configurable", {})
-    user = {} if caller.user is None else {_USER: caller.user}
+    user = {} if caller.user is None else {USER: caller.user}
     config = {**caller.config, "configurable": {**own, **configurable, **user}}
     return Call(access=access, config=config, user=caller.user, items=caller.items)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 from trackside.harness.adapters.langgraph._items import LentItems
+from trackside.harness.adapters.langgraph._users import user_of
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.items import ItemStore
 
@@ -110,7 +111,7 @@ def _runtime(call: Call, context_type: Any) -> Any:
     from langgraph_sdk import runtime as langgraph  # only for those who ask for it
 
     store = None if call.items is None else LentItems(call.items)
-    user = None if call.user is None else _user_of(call.user)
+    user = None if call.user is None else user_of(call.user)
     common: dict[str, Any] = {"access_context": call.access, "user": user, "store": store}
     if call.access == "threads.create_run":
         return langgraph._ExecutionRuntime(**common, context=_context(call.context, context_type))  # noqa: SLF001
@@ -129,49 +130,3 @@ def _context(context: Any, kind: Any) -> Any:
     except (TypeError, ValueError) as exc:
         raise InvalidSpecError(field="context", value=context, why=f"it is no {kind.__name__}: {exc}") from exc
     return context
-
-
-def _user_of(user: Any) -> Any:
-    return User(user) if isinstance(user, Mapping) else user
-
-
-class User:
-    """Whoever asks, as LangGraph's `BaseUser` shows him."""
-
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        self._facts = facts
-
-    @property
-    def identity(self) -> str:
-        """By which name he is known."""
-        return str(self._facts.get("identity", ""))
-
-    @property
-    def display_name(self) -> str:
-        """How he is called."""
-        return str(self._facts.get("display_name", self.identity))
-
-    @property
-    def is_authenticated(self) -> bool:
-        """Whether he has shown who he is."""
-        return bool(self._facts.get("is_authenticated", True))
-
-    @property
-    def permissions(self) -> Sequence[str]:
-        """What he may do."""
-        return list(self._facts.get("permissions", ()))
-
-    def __getitem__(self, key: str) -> Any:
-        return self._facts[key]
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["_facts"][name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._facts
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._facts)

@@ -9,8 +9,10 @@ from langchain_core.runnables import RunnableConfig
 
 from trackside.harness.adapters.langgraph._errors import NoCheckpointerError
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
+from trackside.harness.adapters.langgraph._users import USER, USER_ID, user_of
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError, UnknownCheckpointError
+from trackside.harness.ids import assistant_id_of
 
 type Origin = Mapping[str, Any]
 """The checkpoint that a run begins with, as keys of a config's `configurable`; empty: the thread's newest state."""
@@ -72,7 +74,27 @@ def configurable_of(run: RunContext, origin: Origin) -> dict[str, Any]:
         why = f"the run is on thread {run.thread_id!r}; give the run a `thread_id` instead"
         raise InvalidSpecError(field="config.configurable.thread_id", value=thread_id, why=why)
     own = {key: value for key, value in configurable.items() if key not in _KEYS}
-    return {"checkpoint_ns": "", **own, **origin, "thread_id": run.thread_id}
+    if (user := own.get(USER)) is not None:
+        own[USER] = user_of(user)
+    if (user_id := own.get(USER_ID)) is not None:  # by his own name for whom he asks, else by whose key he does
+        own["user_id"] = own.get("user_id") or user_id
+    return {"checkpoint_ns": "", **own, **origin, **_ids_of(run), "thread_id": run.thread_id}
+
+
+def metadata_of(run: RunContext) -> dict[str, Any]:
+    """What a run's config hands to tracers, and to savers, which know by its run id later what checkpoints it has made.
+
+    Raises:
+        InvalidSpecError: the metadata in its config are no object.
+    """
+    return {**run.metadata, **section(run, "metadata"), **_ids_of(run)}
+
+
+def _ids_of(run: RunContext) -> dict[str, str]:
+    """What a run and its agent are known by, whatever a client says; LangGraph makes its `server_info` of it."""
+    if not run.is_named:
+        return {"run_id": run.run_id}
+    return {"run_id": run.run_id, "assistant_id": assistant_id_of(run.agent), "graph_id": run.agent}
 
 
 def section(run: RunContext, name: str) -> Mapping[str, Any]:
