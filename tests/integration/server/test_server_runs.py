@@ -217,6 +217,21 @@ async def test_lists_are_bare_pages_with_true_totals(serve_agents: Any) -> None:
         assert [set(run) for run in picked] == [{"run_id", "status", "kwargs"}]
 
 
+async def test_a_list_says_of_each_run_the_strategy_that_the_run_itself_says(serve_agents: Any) -> None:
+    nested = {"multitask": "rollback", "said": '"multitask":"reject"'}
+    async with serve_agents({"echo": echo}) as served:
+        runs, thread_id = served.client.runs, await new_thread(served)
+        await runs.wait(thread_id, "echo", input=nested)
+        for strategy in ("interrupt", "reject", "rollback", "enqueue"):
+            await runs.wait(thread_id, "echo", input=nested, multitask_strategy=strategy)
+        listed = await runs.list(thread_id)
+        alone = [await runs.get(thread_id, run["run_id"]) for run in listed]
+        picked = await runs.list(thread_id, select=["multitask_strategy"])
+    strategies = ["enqueue", "rollback", "reject", "interrupt", "enqueue"]
+    for shown in (listed, alone, picked):
+        assert [run["multitask_strategy"] for run in shown] == strategies
+
+
 async def test_runs_that_are_not_there_are_not_found_whatever_is_asked_of_them(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
         runs = served.client.runs

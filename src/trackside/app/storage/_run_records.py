@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, case, select
+import msgspec
+from sqlalchemy import Connection, Row, Select, Text, case, select, type_coerce
 
-from trackside.app.storage._encoding import json_text, time_text
+from trackside.app.storage._encoding import UndecodableError, json_text, time_text
 from trackside.app.storage._fold import RunStart, labels_of
 from trackside.app.storage._tables import active_runs, runs
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus
@@ -70,3 +72,27 @@ def record_of(row: Row[Any]) -> RunRecord:
         title=row.title,
         completion_data=row.completion_data or {},
     )
+
+
+class _Asked(msgspec.Struct):
+    multitask: str | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
+_REQUEST: Final = type_coerce(runs.c.request, Text)
+
+
+def strategies_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str]:
+    """What runs were to do if their thread was busy, by their ids; only those whose request says it. No other is read."""
+    named = _REQUEST.contains(
+        '"multitask":'
+    )  # a text inside has its quotes escaped; another object may have such a key
+    found: dict[str, str] = {}
+    for run_id, request in connection.execute(select(runs.c.run_id, _REQUEST).where(runs.c.run_id.in_(run_ids), named)):
+        try:
+            strategy = _asked(request).multitask
+        except msgspec.DecodeError as exc:
+            raise UndecodableError(f"{request!r:.60} is not what a run was asked for") from exc
+        if strategy is not None:
+            found[run_id] = strategy
+    return found

@@ -20,7 +20,7 @@ from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import run_of, thread_of
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import StoredRun, StoredThread
-from trackside.app.storage._run_records import RUNS
+from trackside.app.storage._run_records import RUNS, strategies_of
 from trackside.app.storage._tables import active_runs, runs, thread_states, threads
 from trackside.app.storage._thread_search import MOST, SortBy, ThreadPage, ThreadQuery, ThreadSearch
 from trackside.app.storage._thread_works import (
@@ -43,10 +43,11 @@ __all__ = ["RunPage", "RunsOfThread", "SortBy", "ThreadContents", "ThreadPage", 
 
 
 class RunPage(NamedTuple):
-    """Some runs of a thread, and how many fit in all."""
+    """Some runs of a thread, how many fit in all, and the multitask strategies of those that were asked for with one."""
 
     runs: Sequence[StoredRun]
     total: int
+    strategies: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +285,8 @@ class Threads:
             if connection.execute(thread).first() is None:
                 raise UnknownThreadError(thread_id=thread_id)
             total = connection.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
-            return RunPage([run_of(row) for row in connection.execute(page.limit(limit).offset(offset))], total)
+            shown = [run_of(row) for row in connection.execute(page.limit(limit).offset(offset))]
+            return RunPage(shown, total, strategies_of(connection, [run.run_id for run in shown]))
 
         return await self._readers.run(read)
 

@@ -33,12 +33,13 @@ async def list_runs(call: Call[None, RunsQuery]) -> Any:
     status = None if query.status is None else statuses_meant(query.status)
     page = await threads.runs(call.thread_id, status=status, limit=query.limit, offset=query.offset)
     headers = page_headers(offset=query.offset, shown=len(page.runs), total=page.total)
-    if query.select is None:
-        return json_reply([run_on_wire(run) for run in page.runs], headers=headers)
-    wanted = frozenset(query.select)
+    wanted = frozenset(query.select or ())
     requests = {run.run_id: await store.request_of(run.run_id) for run in page.runs if "kwargs" in wanted}
-    shown = [msgspec.to_builtins(run_on_wire(run, requests.get(run.run_id))) for run in page.runs]
-    return json_reply([{name: run[name] for name in run if name in wanted} for run in shown], headers=headers)
+    shown = [run_on_wire(run, requests.get(run.run_id), multitask=page.strategies.get(run.run_id)) for run in page.runs]
+    if query.select is None:
+        return json_reply(shown, headers=headers)
+    fields = [msgspec.to_builtins(run) for run in shown]
+    return json_reply([{name: run[name] for name in run if name in wanted} for run in fields], headers=headers)
 
 
 @routes.get(

@@ -215,10 +215,12 @@ def statuses_meant(status: str) -> list[RunStatus]:
     return [ours for ours in RunStatus if status_of(ours) == status]
 
 
-def run_on_wire(run: RunRecord | StoredRun, request: Mapping[str, Any] | None = None) -> Run:
-    """A run as clients see it, with what was asked for, if that is known."""
+def run_on_wire(
+    run: RunRecord | StoredRun, request: Mapping[str, Any] | None = None, *, multitask: str | None = None
+) -> Run:
+    """A run as clients see it, with what was asked for, if that is known; else `multitask` says its strategy."""
     asked = request or {}
-    multitask = asked.get("multitask") or getattr(run, "multitask", None) or "enqueue"
+    multitask = asked.get("multitask") or multitask or getattr(run, "multitask", None) or "enqueue"
     return Run(
         run_id=run.run_id,
         thread_id=run.thread_id,
