@@ -103,6 +103,22 @@ async def test_clients_learn_ids_before_anything_else_and_of_stateless_runs_no_t
     assert all(uuid.UUID(meta["run_id"]) for meta in created)
 
 
+async def test_clients_learn_at_once_of_the_thread_that_is_kept_of_a_run_that_named_none(serve_agents: Any) -> None:
+    created: list[Any] = []
+    kept: Any = {"on_completion": "keep", "on_run_created": created.append}
+    async with serve_agents({"echo": echo}) as served:
+        runs = served.client.runs
+        made = await runs.create(None, "echo", **kept)
+        await runs.wait(None, "echo", **kept)
+        async for _ in runs.stream(None, "echo", **kept):
+            pass
+        assert created[0]["thread_id"] == made["thread_id"]
+        for meta in created:
+            await runs.join(meta["thread_id"], meta["run_id"])
+            assert (await runs.get(meta["thread_id"], meta["run_id"]))["status"] == "success"
+    assert len({meta["thread_id"] for meta in created}) == 3
+
+
 async def test_where_to_go_on_is_said_relative_to_the_clients_address(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
         thread_id = await new_thread(served)

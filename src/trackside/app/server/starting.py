@@ -48,7 +48,7 @@ def agent_named(assistant: str, manager: RunManager) -> str:
 
 
 class Started(NamedTuple):
-    """A run that a request has asked for. It is `stateless` if its thread is its own."""
+    """A run that a request has asked for. It is `stateless` if its thread is its own and goes with it."""
 
     handle: RunHandle
     spec: RunSpec
@@ -82,7 +82,7 @@ async def started(
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
     spec = _marked(call, spec)
-    return Started(await let_in(call, spec, call.header("idempotency-key")), spec, thread_id is None)
+    return Started(await let_in(call, spec, call.header("idempotency-key")), spec, spec.thread_ends)
 
 
 async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHandle:
@@ -154,9 +154,7 @@ async def batched(call: Call[list[dict[str, Any]], Any]) -> list[Started]:
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
     handles = await asyncio.gather(*(manager.start(spec) for spec in specs))
-    return [
-        Started(handle, spec, one.thread_id is None) for handle, spec, one in zip(handles, specs, asked, strict=True)
-    ]
+    return [Started(handle, spec, spec.thread_ends) for handle, spec in zip(handles, specs, strict=True)]
 
 
 def _one_of_batch(number: int, fields: dict[str, Any]) -> BatchedRun:
