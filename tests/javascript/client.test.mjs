@@ -111,6 +111,7 @@ describe("threads", () => {
     assert.deepEqual(before.values.log, ["zero", "first"]);
     const older = await threads.getHistory(thread_id, { before: before.checkpoint });
     assert.ok(older.length > 0 && older.length < history.length);
+    assert.deepEqual(await threads.getHistory(thread_id, { before: { configurable: before.checkpoint } }), older);
 
     const id = before.checkpoint.checkpoint_id;
     assert.deepEqual(await threads.getState(thread_id, id), before);

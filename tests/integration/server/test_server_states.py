@@ -162,13 +162,17 @@ async def test_history_goes_back_page_by_page(serve_agents: Any) -> None:
         first = await threads.get_history(thread_id, limit=2)
         rest = await threads.get_history(thread_id, before=first[-1]["checkpoint"])
         same = await threads.get_history(thread_id, before=first[-1]["checkpoint"]["checkpoint_id"])
+        config: Any = {
+            "configurable": {**first[-1]["checkpoint"], "language": "de"}
+        }  # as the types of the JavaScript client say
+        by_config = await threads.get_history(thread_id, before=config)
         inputs = await threads.get_history(thread_id, metadata={"source": "input"})
         at = await threads.get_history(thread_id, checkpoint=first[-1]["checkpoint"])
         async with httpx.AsyncClient() as browser:
             read = (await browser.get(f"{served.url}/threads/{thread_id}/history?limit=1")).json()
 
     assert first + rest == everything
-    assert same == rest
+    assert same == by_config == rest
     assert inputs == everything[-1:]
     assert at == first[1:]
     assert read == everything[:1]
@@ -245,6 +249,7 @@ async def test_a_checkpoint_that_is_not_there_is_not_found_before_anything_runs(
         ("history?before=a%00b", None),
         ("history", {"before": "a\0b"}),
         ("history", {"before": {"checkpoint_id": "a\0b"}}),
+        ("history", {"before": {"configurable": {"checkpoint_id": "a\0b"}}}),
         ("history", {"checkpoint": {"checkpoint_id": "a\0b"}}),
         ("state/checkpoint", {"checkpoint": {"checkpoint_id": "a\0b"}}),
         ("state/checkpoint", {"checkpoint": {"checkpoint_ns": "a\0b"}}),

@@ -11,6 +11,7 @@ from trackside.app.server.routing import Call, Routes
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.server.wire.runs import CheckpointRef
 from trackside.app.server.wire.states import (
+    Before,
     HistoryQuery,
     HistorySearch,
     StateAt,
@@ -108,7 +109,7 @@ async def get_history(call: Call[None, HistoryQuery]) -> Any:
 async def search_history(call: Call[HistorySearch, None]) -> Any:
     """What a thread was, newest first: before a checkpoint, with some metadata, of a graph inside its graph."""
     asked = call.body
-    before = asked.before.checkpoint_id if isinstance(asked.before, CheckpointRef) else asked.before
+    before = asked.before.named if isinstance(asked.before, Before) else asked.before
     states = await _states(call)
     found = await states.history(limit=asked.limit or 10, before=before, metadata=asked.metadata, at=asked.checkpoint)
     return [selected(state, asked.select) for state in found]

@@ -64,11 +64,33 @@ class HistoryQuery(Struct, forbid_unknown_fields=True):
     before: str | None = None
 
 
+class PlaceInConfig(Struct):
+    """What a config says of a checkpoint, among all else that it is for."""
+
+    thread_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_id: str | None = None
+    checkpoint_map: dict[str, Any] | None = None
+
+
+class Before(CheckpointRef, forbid_unknown_fields=True):
+    """A checkpoint, as itself or as the config that leads to it."""
+
+    configurable: PlaceInConfig | None = None
+
+    @property
+    def named(self) -> str | None:
+        """The checkpoint's id."""
+        if self.checkpoint_id is None and self.configurable is not None:
+            return self.configurable.checkpoint_id
+        return self.checkpoint_id
+
+
 class HistorySearch(Struct, forbid_unknown_fields=True):
     """Which states are wanted, newest first: older than `before`, with all of these metadata, of a checkpoint."""
 
     limit: HistoryLimit | None = None
-    before: str | CheckpointRef | None = None
+    before: str | Before | None = None
     metadata: dict[str, Any] | None = None
     checkpoint: CheckpointRef | None = None
     select: list[str] | None = None
