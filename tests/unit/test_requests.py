@@ -44,6 +44,7 @@ EVERYTHING = RunSpec(
     interrupt_before=("tools",),
     interrupt_after="*",
     durability="exit",
+    strict_resume=True,
     thread_metadata={"owner": "ada"},
     thread_ttl=60.0,
 )

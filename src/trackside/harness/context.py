@@ -121,6 +121,7 @@ class RunContext:
         self.interrupt_before = spec.interrupt_before
         self.interrupt_after = spec.interrupt_after
         self.durability = spec.durability
+        self.strict_resume = spec.strict_resume
         self.checkpointer = checkpointer
         self.items = items
         self.depth = depth

@@ -186,6 +186,10 @@ class UnknownQuestionError(InvalidSpecError):
     """Thread {thread_id!r} waits for {open}, and not for an answer to {unknown}."""
 
 
+class UnknownInterruptError(UnknownQuestionError):
+    """Thread {thread_id!r} waits for {open}, and not for an answer to {unknown}."""
+
+
 class UnansweredError(InvalidSpecError):
     """Thread {thread_id!r} waits for answers to several questions: pass a mapping of ids to answers; open are {open}."""
 

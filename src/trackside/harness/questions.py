@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trackside.harness.errors import UnansweredError, UnknownQuestionError
+from trackside.harness.errors import NotPausedError, UnansweredError, UnknownInterruptError, UnknownQuestionError
 from trackside.harness.ids import is_uuid
 from trackside.harness.ports import PausedRun
 
 
-def answers_of(paused: PausedRun, resume: Any, *, thread_id: str) -> dict[str, Any]:
+def answers_of(paused: PausedRun, resume: Any, *, thread_id: str, strict: bool = False) -> dict[str, Any]:
     """The answers in what a run brings as `resume`, by the ids of their questions, in the order of these.
 
     If one question is open, `resume` is the answer to it as it stands, or `{id: answer}`; if several are, it is a mapping of
     ids to answers, of some or all of them.
 
     Raises:
-        UnknownQuestionError: (a `ValueError`) it answers a question that is not open.
+        UnknownQuestionError: (a `ValueError`) it answers a question that is not open; if `strict`, its kind
+            `UnknownInterruptError`.
         UnansweredError: (a `ValueError`) several questions are open, and it does not say which one it answers.
     """
     open_ids = [str(question.get("id")) for question in paused.interrupts]
-    answers = answers_by_id(resume, {question: question for question in open_ids}, thread_id=thread_id, is_id=_is_id)
+    ids = {question: question for question in open_ids}
+    answers = answers_by_id(resume, ids, thread_id=thread_id, is_id=_is_id, strict=strict)
     return {question: answers[question] for question in open_ids if question in answers}
 
 
 def answers_by_id(
-    resume: Any, open_ids: Mapping[str, str], *, thread_id: str, is_id: Callable[[Any], bool]
+    resume: Any, open_ids: Mapping[str, str], *, thread_id: str, is_id: Callable[[Any], bool], strict: bool = False
 ) -> dict[str, Any]:
     """The same, in the order in which they are given, of questions that may go by several ids.
 
@@ -36,6 +38,7 @@ def answers_by_id(
         thread_id: whose questions they are.
         is_id: whether something looks like the id of a question. The keys of a mapping are meant as ids if one of them is
             open, or all of them look like one.
+        strict: as above.
 
     Raises:
         UnknownQuestionError, UnansweredError: as above.
@@ -45,11 +48,25 @@ def answers_by_id(
     if is_by_id and (any(key in open_ids for key in resume) or all(map(is_id, resume))):
         if unknown := [str(key) for key in resume if key not in open_ids]:
             waits_for = ", ".join(ids) or "nobody's answer"
-            raise UnknownQuestionError(thread_id=thread_id, open=waits_for, unknown=", ".join(unknown))
+            kind = UnknownInterruptError if strict else UnknownQuestionError
+            raise kind(thread_id=thread_id, open=waits_for, unknown=", ".join(unknown))
         return {open_ids[key]: answer for key, answer in resume.items()}
     if len(ids) > 1:
         raise UnansweredError(thread_id=thread_id, open=", ".join(ids))
     return dict.fromkeys(ids, resume)
+
+
+def not_paused(
+    resume: Any, *, thread_id: str, strict: bool, is_id: Callable[[Any], bool] | None = None
+) -> NotPausedError:
+    """Why a thread that waits for nothing takes no answer.
+
+    Raises:
+        UnknownInterruptError: (a `ValueError`) if `strict`, the answer says to which questions it is.
+    """
+    if strict:
+        answers_by_id(resume, {}, thread_id=thread_id, is_id=is_id or _is_id, strict=True)
+    return NotPausedError(thread_id=thread_id)
 
 
 def _is_id(key: Any) -> bool:

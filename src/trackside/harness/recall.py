@@ -11,7 +11,6 @@ from typing import Any
 from trackside.harness.bounding import DispatchPolicy, Retries
 from trackside.harness.context import Agent, RunContext
 from trackside.harness.errors import (
-    NotPausedError,
     OtherAgentAsksError,
     ThreadMemoryError,
     ThreadNotLoadedError,
@@ -21,7 +20,7 @@ from trackside.harness.errors import (
 )
 from trackside.harness.failures import line_of
 from trackside.harness.ports import ThreadState, ThreadStates
-from trackside.harness.questions import answers_of
+from trackside.harness.questions import answers_of, not_paused
 from trackside.harness.steady import Begun, finish
 
 logger = logging.getLogger("trackside.worker")
@@ -74,10 +73,10 @@ class ThreadMemory:
         """
         run, paused = self._run, self._run.paused
         if paused is None:
-            raise NotPausedError(thread_id=run.thread_id)
+            raise not_paused(run.resume, thread_id=run.thread_id, strict=run.strict_resume)
         if paused.agent != run.agent and paused.agent in agents:
             raise OtherAgentAsksError(thread_id=run.thread_id, asks=paused.agent, agent=run.agent)
-        answers = answers_of(paused, run.resume, thread_id=run.thread_id)
+        answers = answers_of(paused, run.resume, thread_id=run.thread_id, strict=run.strict_resume)
         run.input = paused.input
         run.answers_by_id = answers
         run.answers = (*paused.answers, *answers.values())

@@ -182,7 +182,10 @@ async def test_an_answer_to_what_nobody_asks_is_refused(serve_agents: Any) -> No
         await thread.run.start(input=HI)
         await thread.output
         said = await command(served, thread.thread_id, "input.respond", interrupt_id="nope", response=1, namespace=[])
+        passed_over = {"interrupt_id": "nope", "response": 1, "strict_resume": False}
+        lenient = await command(served, thread.thread_id, "input.respond", **passed_over)
     assert (said["type"], said["id"], said["error"]) == ("error", 7, "no_such_interrupt")
+    assert (lenient["error"], "strict_resume" in lenient["message"]) == ("not_supported", True)
 
 
 async def test_a_stream_that_was_cut_off_goes_on_behind_its_last_event(serve_agents: Any) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 from log_check import look_into
@@ -29,6 +31,17 @@ async def failing(input: Any) -> None:
 
 async def asking(input: Any, run: RunContext) -> dict[str, Any]:
     return {"answered": run.interrupt({"question": "sure?"})}
+
+
+class Answered(TypedDict, total=False):
+    answered: str
+
+
+def asking_graph() -> Any:
+    def ask(state: Answered) -> Answered:
+        return {"answered": interrupt({"question": "sure?"})}
+
+    return StateGraph(Answered).add_node("ask", ask).add_edge(START, "ask").compile()
 
 
 class Gate:
@@ -182,6 +195,33 @@ async def test_a_run_that_asks_ends_with_its_question_and_the_answer_goes_on(ser
         assert run["status"] == "success"
         assert (await runs.join(thread_id, run["run_id"]))["__interrupt__"] == [question]
         assert await runs.wait(thread_id, "asking", command={"resume": "yes"}) == {"answered": "yes"}
+
+
+async def test_an_answer_that_fits_no_question_fails_its_run_as_clients_know_it_that_ask_for_that(
+    serve_agents: Any,
+) -> None:
+    async with serve_agents({"asking": asking, "graph": asking_graph()}) as served:
+        runs = served.client.runs
+
+        async def failure(thread_id: str, agent: str, answer: Any, **strict: Any) -> Any:
+            body = await runs.wait(thread_id, agent, command={"resume": answer}, raise_error=False, **strict)
+            return body["__error__"]["error"]
+
+        for agent in ("asking", "graph"):
+            thread_id = await new_thread(served)
+            asked = await runs.wait(thread_id, agent, input={})
+            answer = {asked["__interrupt__"][0]["id"]: "yes"}
+            unfit = {str(uuid.uuid4()): "yes"}
+            assert await failure(thread_id, agent, unfit, strict_resume=True) == "UnknownInterruptError"
+            assert await failure(thread_id, agent, unfit) == "UnknownQuestionError"
+            with pytest.raises(UnprocessableEntityError, match="strict_resume = false is not supported"):
+                await runs.create(thread_id, agent, command={"resume": answer}, strict_resume=False)
+            assert (await served.client.threads.get(thread_id))["status"] == "interrupted"
+
+            done = await runs.wait(thread_id, agent, command={"resume": answer}, strict_resume=True)
+            assert done == {"answered": "yes"}
+            assert await failure(thread_id, agent, answer, strict_resume=True) == "UnknownInterruptError"
+            assert await failure(thread_id, agent, answer) == "NotPausedError"
 
 
 async def test_runs_of_a_busy_thread_wait_their_turn_or_are_refused(serve_agents: Any) -> None:

@@ -33,6 +33,10 @@ DEFAULT_MODES: Final = ("values",)
 FOLLOWED_MODES: Final = ("values", "updates", "messages-tuple", "custom")
 """What a run says that is started for nobody yet, so that whoever joins it later finds what clients usually want."""
 
+LENIENT_RESUME: Final = (
+    "strict_resume = false is not supported: an answer that fits no open question is not passed over, but fails its run"
+)
+
 
 def agent_named(assistant: str, manager: RunManager) -> str:
     """The agent that an assistant id or a name means.
@@ -184,6 +188,8 @@ def spec_of(
     for name in _UNSUPPORTED:
         if getattr(asked, name):
             raise HttpError(status=422, detail=f"{name} is not supported")
+    if asked.strict_resume is False:
+        raise HttpError(status=422, detail=LENIENT_RESUME)
     stateless = thread_id is None
     agent = agent_named(asked.assistant_id, manager)
     config, context = _completed(manager.agents[agent], _config(asked, thread_id), asked.context)
@@ -202,6 +208,7 @@ def spec_of(
         interrupt_before=asked.interrupt_before,
         interrupt_after=asked.interrupt_after,
         durability=_durability(asked),
+        strict_resume=bool(asked.strict_resume),
         owner=principal.identity,
         any_owner=principal.owner is None,
         thread_exists=not stateless and asked.if_not_exists != "create",

@@ -15,7 +15,7 @@ from trackside.app.server.failures import answer_of
 from trackside.app.server.following import heard_thread
 from trackside.app.server.misfits import misfit
 from trackside.app.server.routing import Call
-from trackside.app.server.starting import agent_named, started
+from trackside.app.server.starting import LENIENT_RESUME, agent_named, started
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.server.wire.protocol import (
     AgentGetTree,
@@ -175,6 +175,8 @@ async def _run(call: CommandCall, asked: RunCreate) -> Any:
 
 
 async def _respond(call: CommandCall, params: InputRespond) -> Any:
+    if params.strict_resume is False:
+        raise CommandError("not_supported", f"input.respond: {LENIENT_RESUME}")
     answers = {one.interrupt_id: one.response for one in params.responses or ()}
     if params.interrupt_id is not None:
         answers[params.interrupt_id] = params.response
@@ -190,7 +192,14 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
         raise CommandError("no_such_interrupt", why)
     command = Command(resume=answers, update=params.update, goto=params.goto)
     return await _run(
-        call, RunCreate(assistant_id=agent, command=command, config=params.config, metadata=params.metadata)
+        call,
+        RunCreate(
+            assistant_id=agent,
+            command=command,
+            config=params.config,
+            metadata=params.metadata,
+            strict_resume=params.strict_resume,
+        ),
     )
 
 

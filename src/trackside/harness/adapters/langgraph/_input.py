@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from langchain_core.messages import BaseMessage, RemoveMessage
 from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
-from trackside.harness.adapters.langgraph._questions import OpenQuestions
+from trackside.harness.adapters.langgraph._questions import OpenQuestions, is_question_id
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
@@ -20,8 +19,6 @@ from trackside.harness.questions import answers_by_id
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
-# LangGraph's own ids, and UUIDs, as other agents' questions have.
-_QUESTION_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(slots=True)
@@ -92,7 +89,7 @@ def _answers_of(run: RunContext, open_ids: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         InvalidSpecError: one answers a question that is not open, or does not say which of several.
     """
-    return answers_by_id(run.resume, open_ids, thread_id=run.thread_id, is_id=_is_question_id)
+    return answers_by_id(run.resume, open_ids, thread_id=run.thread_id, is_id=is_question_id, strict=run.strict_resume)
 
 
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
@@ -116,10 +113,6 @@ def pairs_as_tuples(update: Any) -> Any:
     if isinstance(update, list) and update and all(isinstance(pair, list) and len(pair) == 2 for pair in update):
         return [tuple(pair) for pair in update]
     return update
-
-
-def _is_question_id(key: Any) -> bool:
-    return _QUESTION_ID.fullmatch(str(key)) is not None
 
 
 def _as_state(value: Any, graph: Graph) -> Any:

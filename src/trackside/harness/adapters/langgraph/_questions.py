@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
@@ -13,9 +15,18 @@ from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.adapters.langgraph._places import Origin
 from trackside.harness.adapters.langgraph._threads import renamed_questions
 from trackside.harness.context import RunContext
-from trackside.harness.errors import InvalidSpecError, NotPausedError
+from trackside.harness.errors import InvalidSpecError
 from trackside.harness.payload import whole
+from trackside.harness.questions import not_paused
 from trackside.harness.types import JsonObject
+
+# LangGraph's own ids, and UUIDs, as other agents' questions have.
+_QUESTION_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_question_id(key: Any) -> bool:
+    """Whether something looks like the id of a question."""
+    return _QUESTION_ID.fullmatch(str(key)) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +45,14 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
 
     Raises:
         NotPausedError: the thread does not wait there.
+        UnknownInterruptError: nor for what a strict answer names.
         InvalidSpecError: it did, and has got its answers since.
     """
     if not run.resuming:
         return OpenQuestions()
     thread = await look(graph, place)
     if not thread.next:
-        raise NotPausedError(thread_id=run.thread_id)
+        raise not_paused(run.resume, thread_id=run.thread_id, strict=run.strict_resume, is_id=is_question_id)
     # A task with a result has finished, though an old checkpoint still says what it has asked.
     waiting = [task for task in thread.tasks if task.result is None]
     ids = {question.id: question.id for task in waiting for question in task.interrupts}
