@@ -93,6 +93,7 @@ class RunContext:
         run_id: str,
         thread_id: str,
         agent: str,
+        is_named: bool = False,
         journal: Journal,
         port: RunPort,
         values: Mapping[str, Any] | None = None,
@@ -105,7 +106,7 @@ class RunContext:
         self.run_id = run_id
         self.thread_id = thread_id
         self.agent = agent
-        self.is_named = isinstance(spec.agent, str)
+        self.is_named = is_named
         self.metadata: Mapping[str, Any] = spec.metadata or {}
         self.config: Mapping[str, Any] = spec.config or {}
         self.context: Any = spec.context

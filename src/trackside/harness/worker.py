@@ -102,6 +102,7 @@ class RunWorker:
             run_id=record.run_id,
             thread_id=record.thread_id,
             agent=record.agent,
+            is_named=record.agent in services.agents,
             journal=self._journal,
             port=self,
             checkpointer=services.checkpointer,

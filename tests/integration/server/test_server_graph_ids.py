@@ -12,7 +12,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph_sdk import get_client
 from looking_graph import NAMES, ids, looking
 
-from trackside import run_agent
+from trackside import RunManager, RunSpec, run_agent
 from trackside.app.settings import AccessSettings
 from trackside.harness.ids import assistant_id_of, new_id
 
@@ -71,6 +71,16 @@ async def test_nodes_find_the_user_who_asks_without_his_secrets(serve_agents: An
     assert own["server"].items() > LOOK.items()
     user = own["server"]["user"]
     assert (user["identity"], user["org"], "api_token" in user) == ("ada", "acme", False)
+
+
+async def test_a_graph_is_told_the_name_by_which_its_manager_knows_it_however_it_is_passed() -> None:
+    graph = looking()
+    async with RunManager({"look": graph}) as manager:
+        for agent, name in (("look", "look"), (graph, "look"), (looking(), None)):
+            handle = await manager.start(RunSpec(agent, {}))
+            output = (await handle.result()).output
+            assert output["own"]["graph_id"] == name
+            assert output["own"]["run_id"] == handle.run_id
 
 
 @pytest.mark.parametrize("config", [None, {"configurable": {"assistant_id": "mine"}}], ids=["plain", "own"])
