@@ -45,7 +45,8 @@ class StateSnapshot:
     `next` names what comes next; empty: nothing. `checkpoint` is `{"thread_id", "checkpoint_ns", "checkpoint_id"}`, with a
     `checkpoint_map` if it is that of an agent inside another one, and so is `parent_checkpoint`, the one before. `tasks` are
     `{"id", "name", "error", "interrupts", "checkpoint", "state", "result"}`, `interrupts` all questions that are open there,
-    `{"id", "value"}`. `created_at` is ISO 8601.
+    `{"id", "value"}`. `created_at` is ISO 8601. `outputs` names what of the values the agent gives back, or the one
+    whose value alone it gives back; None: all.
     """
 
     values: Json
@@ -56,9 +57,18 @@ class StateSnapshot:
     metadata: JsonObject = field(default_factory=dict)
     created_at: str | None = None
     interrupts: Sequence[JsonObject] = ()
+    outputs: Sequence[str] | str | None = None
+
+    @property
+    def output(self) -> Json:
+        """What of the values the agent gives back."""
+        names, values = self.outputs, self.values
+        if names is None or not isinstance(values, dict):
+            return values
+        return values.get(names) if isinstance(names, str) else {name: values[name] for name in names if name in values}
 
     def as_json(self) -> JsonObject:
-        """The same as an object, which shares its parts with this."""
+        """The same as an object, without `outputs`, which shares its parts with this."""
         return {
             "values": self.values,
             "next": list(self.next),

@@ -6,9 +6,11 @@ from typing import Any, TypedDict
 import pytest
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langgraph.channels import LastValue
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.pregel import NodeBuilder, Pregel
 
 from trackside import RunStatus
 
@@ -167,3 +169,62 @@ async def test_a_large_state_is_streamed_whole(stage: Any) -> None:
     graph = StateGraph(Large).add_node("grow", lambda _: {"text": "x" * 3_000_000}).add_edge(START, "grow").compile()
     outcome = await stage.play(graph, {"text": ""})
     assert len(outcome.values["text"]) == 3_000_000
+
+
+def desk(gives: Any) -> Any:
+    """Keeps what was said, and a note of its own; gives back what a schema says."""
+
+    async def talk(state: Desk) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"to {state['asked']}")], "note": "private", "title": "A talk"}
+
+    async def conclude(state: Desk) -> dict[str, Any]:
+        return {"answer": "because"}
+
+    builder = StateGraph(Desk, output_schema=gives).add_node("talk", talk).add_node("conclude", conclude)
+    return builder.add_edge(START, "talk").add_edge("talk", "conclude").compile(checkpointer=InMemorySaver())
+
+
+class Desk(MessagesState, total=False):
+    asked: str
+    note: str
+    title: str
+    answer: str
+
+
+class Answer(TypedDict, total=False):
+    answer: str
+
+
+class Talk(MessagesState, total=False):
+    title: str
+
+
+@pytest.mark.parametrize("gives", [Answer, Talk], ids=["without messages", "with messages"])
+async def test_only_what_a_graph_gives_back_is_streamed_and_all_that_is_new_is_recorded(stage: Any, gives: Any) -> None:
+    graph = desk(gives)
+    for question in ("why?", "and then?"):  # neither touches what the graph gives back
+        outcome = await stage.play(graph, {"asked": question}, thread_id="t", stream_mode=["values", "updates"])
+        assert outcome.result.output.keys() == gives.__annotations__.keys()
+        assert outcome.values == outcome.result.output
+        assert all(part.data.keys() <= gives.__annotations__.keys() for part in outcome.parts if part.mode == "values")
+        assert "private" not in str(outcome.parts)
+        assert outcome.usage["last_ai_message"] == f"to {question}"
+        assert outcome.usage["message_count"] == 1
+        assert outcome.end["title"] == "A talk"
+    kept = (await graph.aget_state({"configurable": {"thread_id": "t"}})).values
+    assert kept.keys() == Desk.__annotations__.keys() | {"messages"}
+
+
+async def test_a_graph_that_gives_back_one_value_streams_that_alone(stage: Any) -> None:
+    first = NodeBuilder().subscribe_only("asked").do(str.upper).write_to("note")
+    second = NodeBuilder().subscribe_only("note").do(len).write_to("answer")
+    graph: Any = Pregel(
+        nodes={"first": first, "second": second},
+        channels={"asked": LastValue(str), "note": LastValue(str), "answer": LastValue(int)},
+        input_channels=["asked"],
+        output_channels="answer",
+    )
+    outcome = await stage.play(graph, {"asked": "why?"}, stream_mode=["values", "updates"])
+    given = graph.astream({"asked": "why?"}, stream_mode=["values", "updates"], output_keys=graph.output_channels)
+    assert [(part.mode, part.data) for part in outcome.parts] == [part async for part in given]
+    assert outcome.result.output == 4

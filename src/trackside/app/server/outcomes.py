@@ -148,13 +148,13 @@ async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> b
 async def thread_values(
     agents: Mapping[str, Any], store: Store, checkpointer: Any, *, agent: str, thread_id: str, caller: Caller
 ) -> Any:
-    """What a thread's state is now, with the questions that are open. Agents that are made for each call are made for the
-    caller.
+    """What an agent gives back of its thread's state as it is now, with the questions that are open. Agents that are made
+    for each call are made for the caller.
     """
     known = agents.get(agent)
     if isinstance(known, KeepsThreads):
         snapshot = await last_shown(known, ThreadPlace(thread_id=thread_id, checkpointer=checkpointer, caller=caller))
-        return None if snapshot is None else with_questions(snapshot.values, snapshot.interrupts)
+        return None if snapshot is None else with_questions(snapshot.output, snapshot.interrupts)
     state = await store.thread_states().load(thread_id)
     if state is None:
         return None

@@ -117,7 +117,8 @@ class ThreadStates:
         state = await self.state()
         await parts.store.threads_of(None).note_state(thread_id, waits=bool(state.next))
         if parts.streams.threads.known(thread_id) is not None:
-            parts.streams.threads.note_state(thread_id, json_bytes(state.as_json()))
+            says = state.as_json() if state.outputs is None else {**state.as_json(), "output": state.output}
+            parts.streams.threads.note_state(thread_id, json_bytes(says))
 
     async def _update_only_state(self, agent: Agent, change: StateUpdate, at: CheckpointRef | None) -> JsonObject:
         thread = self.thread

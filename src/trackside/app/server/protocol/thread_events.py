@@ -114,7 +114,7 @@ class ProtocolEvents:
         values = None
         try:
             state = await self.states.state()
-            values, says["interrupts"] = state.values, state.interrupts
+            values, says["interrupts"] = state.output, state.interrupts
         except TracksideError:  # its agent is not served here: how it has ended is known all the same
             pass
         reader.log.recall(run.run_id, run.agent or "", says, values)

@@ -280,10 +280,14 @@ def _mark_of(checkpoint: Any) -> dict[str, Any] | None:
         return None
 
 
+_NOTHING: Final = msgspec.Raw()
+
+
 class _State(msgspec.Struct):
     """Of a thread's state what events say of it."""
 
     values: msgspec.Raw
+    output: msgspec.Raw = _NOTHING
     checkpoint: dict[str, Any] | None = None
     parent_checkpoint: dict[str, Any] | None = None
     metadata: dict[str, Any] = {}
@@ -293,19 +297,20 @@ _state_of = msgspec.json.Decoder(_State).decode
 
 
 def parts_of_state(state: Any) -> tuple[dict[str, Any] | None, bytes] | None:
-    """Which checkpoint a state is, and its values; None if it is said in no form that is known here."""
+    """Which checkpoint a state is, and what its agent gives back of it; None if it is said in no form that is known here."""
     try:
         known = _state_of(state)
     except (msgspec.DecodeError, TypeError):
         return None
+    values = bytes(known.output) or bytes(known.values)
     named = known.checkpoint or {}
     step = known.metadata.get("step")
     if named.get("checkpoint_id") is None or step is None:  # of an agent that keeps no checkpoints
-        return None, bytes(known.values)
+        return None, values
     mark = {"id": named["checkpoint_id"], "step": step, "source": known.metadata.get("source", "update")}
     if (before := (known.parent_checkpoint or {}).get("checkpoint_id")) is not None:
         mark["parent_id"] = before
-    return mark, bytes(known.values)
+    return mark, values
 
 
 def _error_of(status: RunStatus, says: Mapping[str, Any]) -> str:

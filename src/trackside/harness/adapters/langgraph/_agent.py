@@ -76,8 +76,8 @@ class LangGraphAgent:
     that has left one and was not through; nodes that have finished are not executed again. A run whose last new message is
     that of a tool that failed is an error: nobody has answered that.
 
-    The output is what `graph.ainvoke` would return, as JSON. A `title` in the state becomes the thread's title. Usage is
-    credited as `UsageRecorder` says.
+    The output is what `graph.ainvoke` would return, as JSON; no more of the state is streamed as `values` and `updates`. A
+    `title` in the state becomes the thread's title. Usage is credited as `UsageRecorder` says.
 
     Args:
         graph: what to run. It is never changed.
@@ -231,19 +231,18 @@ class LangGraphAgent:
         return value
 
     async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:
-        values = stream.values()
-        output = _output(values, graph)
-        state = values if isinstance(values, dict) else None
+        output, state = stream.output(), stream.state()
+        values = state if isinstance(state, dict) else None
         if not stream.stopped:
             if (error := stream.last_error) is not None:
                 raise ErrorOutputError(agent=self.name, why=error)
-            return AgentResult(output=output, values=state)
+            return AgentResult(output=output, values=values)
         if checkpointer_of(graph) is None:
             raise NoCheckpointerError(graph=self.name, what="wait for a human")
         interrupts = [question_of(interrupt) for interrupt in stream.interrupts.values()]
         if not interrupts:
             interrupts = [await _breakpoint(run, graph)]
-        return AgentResult(output=output, interrupts=interrupts, values=state)
+        return AgentResult(output=output, interrupts=interrupts, values=values)
 
     def _graph_for(self, run: RunContext) -> Graph:
         return self._lend_items(self._graph_with(run.checkpointer), run.items)
@@ -345,16 +344,6 @@ def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHand
     if is_uuid(run.run_id):
         config["run_id"] = UUID(run.run_id)
     return config
-
-
-def _output(values: Any, graph: Graph) -> Any:
-    """Of the whole state what `ainvoke` returns."""
-    channels = graph.output_channels
-    if not isinstance(values, dict) or isinstance(graph.stream_channels_asis, str):
-        return values
-    return (
-        values.get(channels) if isinstance(channels, str) else {key: values[key] for key in channels if key in values}
-    )
 
 
 async def _breakpoint(run: RunContext, graph: Graph) -> JsonObject:

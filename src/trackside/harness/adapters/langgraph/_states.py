@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -14,6 +15,7 @@ from langgraph.types import PregelTask
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of, names_of_nodes
 from trackside.harness.adapters.langgraph._input import pairs_as_tuples
 from trackside.harness.adapters.langgraph._looking import GRAPH_FAILURES, look
+from trackside.harness.adapters.langgraph._output import outputs_of
 from trackside.harness.adapters.langgraph._questions import question_of
 from trackside.harness.errors import (
     InvalidSpecError,
@@ -41,7 +43,7 @@ async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> St
     except GRAPH_FAILURES as exc:
         raise UnshownStateError(thread_id=place.thread_id, why=_said(exc)) from exc
     if state.created_at is not None:
-        return await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
+        return await _snapshot(graph, place, state)
     if place.checkpoint_id is not None:
         raise UnknownCheckpointError(thread_id=place.thread_id, checkpoint_id=place.checkpoint_id)
     return None
@@ -52,7 +54,13 @@ async def last_state(graph: Graph, place: ThreadPlace) -> StateSnapshot | None:
     if checkpointer_of(graph) is None:
         return None
     state = await look(graph, _address(place))
-    return None if state.created_at is None else await in_own_thread(snapshot_of, state)
+    return None if state.created_at is None else await _snapshot(graph, place, state)
+
+
+async def _snapshot(graph: Graph, place: ThreadPlace, state: langgraph.StateSnapshot) -> StateSnapshot:
+    outputs = None if place.namespace else outputs_of(graph)  # a graph inside gives back what it gives
+    snapshot = await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
+    return snapshot if outputs is None else replace(snapshot, outputs=outputs)
 
 
 async def read_history(

@@ -14,6 +14,7 @@ from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import CompiledStateGraph, Graph, check_nodes
 from trackside.harness.adapters.langgraph._input import GraphInput, id_of
+from trackside.harness.adapters.langgraph._output import Outlet
 from trackside.harness.adapters.langgraph._states import with_checkpoints
 from trackside.harness.adapters.langgraph._threads import INTERRUPT
 from trackside.harness.asked import check_modes
@@ -41,7 +42,8 @@ class GraphStream:
     """One run's stream, from the graph to the run's followers and into its result.
 
     A part goes out under the mode that was asked for; `messages` and `messages-tuple` are the same thing, as
-    `[message or chunk, metadata]`. `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint.
+    `[message or chunk, metadata]`. Of the state, `values` and `updates` show what the graph gives back by its output schema.
+    `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint.
 
     Raises:
         InvalidSpecError: a mode is not one that a graph streams.
@@ -59,7 +61,8 @@ class GraphStream:
             self._asked["messages"] = messages
         self._marks = _MARKS in run.stream_modes
         self._new_messages = _NewMessages(run, graph, given, known_ids)
-        self._values: Any = None
+        self._outlet = Outlet(graph)
+        self._state: Any = None
         self._shown: Json = None
         self._title: str | None = None
 
@@ -78,10 +81,12 @@ class GraphStream:
         }
         if _EVENTS in run.stream_modes:
             await self._follow_events(value, config, options)
-            return
-        async with aclosing(cast("_Chunks", self._graph.astream(value, config, **options))) as chunks:
-            async for chunk in chunks:
-                self._take(chunk)
+        else:
+            async with aclosing(cast("_Chunks", self._graph.astream(value, config, **options))) as chunks:
+                async for chunk in chunks:
+                    self._take(chunk)
+        if self._outlet.hides and self._shown == {} and not self.stopped:  # it has come to nothing, which is said, too
+            self._run.send({}, "values")
 
     async def _follow_events(self, value: Any, config: RunnableConfig, options: Mapping[str, Any]) -> None:
         """As `follow`, by LangChain's events, in which the graph's own stream is that of the first runnable."""
@@ -102,9 +107,13 @@ class GraphStream:
         check_nodes(self._graph, field, names)
         return names
 
-    def values(self) -> Json:
-        """The newest state as plain JSON; None if the graph has said none."""
-        return whole(self._values) if self._shown is None else self._shown
+    def output(self) -> Json:
+        """What the graph gives back of its newest state, as plain JSON; None if it has said none."""
+        return whole(self._outlet.values(self._state)) if self._shown is None else self._shown
+
+    def state(self) -> Json:
+        """All of the newest state, the same way."""
+        return whole(self._state) if self._outlet.hides else self.output()
 
     @property
     def last_error(self) -> str | None:
@@ -120,11 +129,7 @@ class GraphStream:
         if self._marks and mode == "checkpoints":
             self._run.send(_mark_of(payload), _MARKS, namespace=inside)
         if mode in self._asked:
-            shown = _shown(mode, payload)
-            if self._marks and mode == "messages":
-                _add_blocks(shown, payload[0])
-            for name in self._asked[mode]:
-                self._run.send(shown, name, namespace=inside)
+            shown = self._send(mode, payload, inside)
         if inside:
             return
         if mode == "values":
@@ -133,13 +138,28 @@ class GraphStream:
             self.stopped = True
             self.interrupts.update({interrupt.id: interrupt for interrupt in payload[INTERRUPT]})
 
+    def _send(self, mode: str, payload: Any, inside: tuple[str, ...]) -> Json:
+        """Have the followers get a part; what they got."""
+        if not inside and mode == "values":
+            payload = self._outlet.values(payload)
+        elif not inside and mode == "updates":
+            payload = self._outlet.updates(payload)
+        shown = _shown(mode, payload)
+        if mode == "values" and not inside and self._outlet.hides and shown in (self._shown, {}):
+            return shown  # what has changed is nothing that goes out
+        if self._marks and mode == "messages":
+            _add_blocks(shown, payload[0])
+        for name in self._asked[mode]:
+            self._run.send(shown, name, namespace=inside)
+        return shown
+
     def _keep(self, state: Any, shown: Json) -> None:
         if isinstance(state, dict) and INTERRUPT in state:  # the questions come by themselves
             state = _without_interrupts(state)
             shown = _without_interrupts(shown) if shown is not None else None
             if not state:
                 return
-        self._values, self._shown = state, shown
+        self._state, self._shown = state, shown
         self._new_messages.record(state)
         title = state.get("title") if isinstance(state, Mapping) else None
         if isinstance(title, str) and title and title != self._title:
@@ -240,6 +260,8 @@ def _without_interrupts(state: Any) -> Any:
 
 def _messages_of(state: Any) -> Sequence[Any]:
     """The messages of a state: under `messages`, or the state itself."""
+    if state is None:
+        return ()
     if isinstance(state, Mapping) and "messages" in state:
         state = state["messages"]
     return state if isinstance(state, list | tuple) else [state]

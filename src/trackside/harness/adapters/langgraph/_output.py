@@ -1,0 +1,56 @@
+"""What of a graph's state it gives back: the channels of its output schema, as `ainvoke` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trackside.harness.adapters.langgraph._graph import Graph
+from trackside.harness.adapters.langgraph._threads import INTERRUPT
+
+
+def outputs_of(graph: Graph) -> Sequence[str] | str | None:
+    """The names of what a graph gives back, or the one whose value alone it gives back; None if that is all of its state."""
+    given, kept = graph.output_channels, graph.stream_channels_asis
+    if isinstance(kept, str):
+        return None
+    return given if isinstance(given, str) or not {*kept} <= {*given} else None
+
+
+class Outlet:
+    """Lets out of what a graph streams what it gives back.
+
+    The graph itself is to stream all of its state: what is new in it is found by the state that a run begins with.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        outputs = outputs_of(graph)
+        self.hides = outputs is not None
+        """Whether there is anything that does not go out."""
+        self._only = outputs if isinstance(outputs, str) else None
+        shown = {self._only} if self._only is not None else {*(outputs or ())}
+        self._hidden = {*graph.stream_channels_asis} - shown if self.hides else set()
+
+    def values(self, state: Any) -> Any:
+        """What goes out of a state; the questions that stand beside it do."""
+        if not self.hides or not isinstance(state, Mapping):
+            return state
+        if self._only is None:
+            return {key: value for key, value in state.items() if key not in self._hidden}
+        return {INTERRUPT: state[INTERRUPT]} if INTERRUPT in state else state.get(self._only)
+
+    def updates(self, updates: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What goes out of what nodes have written; None of those that have written nothing else."""
+        if not self.hides:
+            return updates
+        return {node: said if node.startswith("__") else self._update(said) for node, said in updates.items()}
+
+    def _update(self, update: Any) -> Any:
+        if isinstance(update, list):  # a node that has written one channel more than once
+            shown = [one for one in map(self._update, update) if one is not None]
+            return shown if len(shown) > 1 else shown[0] if shown else None
+        if not isinstance(update, Mapping) or self._hidden.isdisjoint(
+            update
+        ):  # also what a task of the node has returned
+            return update[self._only] if isinstance(update, Mapping) and self._only in update else update
+        return self.values(update) if self._only is not None else self.values(update) or None
