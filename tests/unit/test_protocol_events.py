@@ -110,6 +110,14 @@ def test_who_watches_a_thread_that_waits_hears_what_it_asks() -> None:
         assert events_of(watcher)[1]["params"]["data"] == {"interrupt_ids": ["q"]}
 
 
+def test_who_watches_a_thread_that_waits_at_a_breakpoint_is_asked_nothing() -> None:
+    hub = StreamHub()
+    begin(hub, "one")
+    hub.close("one", end={"status": "interrupted", "interrupts": [{"id": "c", "value": None, "next": ["pay"]}]})
+    with follow(hub, WATCH) as watcher:
+        assert methods(events_of(watcher)) == ["running", "interrupted"]
+
+
 def test_a_run_that_is_tried_again_is_one_run_to_clients() -> None:
     hub = StreamHub()
     begin(hub, "a")

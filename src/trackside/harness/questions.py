@@ -1,13 +1,23 @@
-"""Which answer belongs to which open question."""
+"""What is asked of what a run has stopped at, and which answer belongs to which open question."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from trackside.harness.errors import NotPausedError, UnansweredError, UnknownInterruptError, UnknownQuestionError
 from trackside.harness.ids import is_uuid
 from trackside.harness.ports import PausedRun
+
+
+def is_breakpoint(interrupt: Mapping[str, Any]) -> bool:
+    """Whether a run has stopped there without asking anything: it only says what comes `next`."""
+    return interrupt.get("value") is None and isinstance(interrupt.get("next"), list)
+
+
+def asked_in[T: Mapping[str, Any]](interrupts: Iterable[T]) -> list[T]:
+    """The questions among what a run has stopped at."""
+    return [interrupt for interrupt in interrupts if not is_breakpoint(interrupt)]
 
 
 def answers_of(paused: PausedRun, resume: Any, *, thread_id: str, strict: bool = False) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEnti
 
 from trackside import RunContext
 from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import TERMINAL_EVENTS
 
 
 class Log(TypedDict, total=False):
@@ -444,6 +445,24 @@ async def test_a_remote_graph_sees_and_changes_threads_as_a_graph_does(serve_age
     assert after.config["configurable"]["checkpoint_id"] == forked["configurable"]["checkpoint_id"]
     assert after.values == {"log": ["in", "by hand"]}
     assert jumped["log"] == ["in", "by hand", "jumped"]
+
+
+@pytest.mark.parametrize("mode", ["values", "custom"])
+async def test_who_waits_for_a_run_that_stops_at_a_breakpoint_is_asked_nothing(serve_agents: Any, mode: str) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = (await threads.create())["thread_id"]
+        asked = {"input": {"log": []}, "interrupt_before": ["second"], "stream_mode": mode}
+        run = await runs.create(thread_id, "steps", **asked)
+        joined = await runs.join(thread_id, run["run_id"])
+        again = await runs.join(thread_id, run["run_id"])
+        waited = await runs.wait(None, "steps", input={"log": []}, interrupt_after=["first"])
+        thread = await threads.get(thread_id)
+        (end,) = await served.app.store.events(run_id=run["run_id"], types=TERMINAL_EVENTS)
+
+    assert joined == again == waited == {"log": ["first"]}
+    assert (thread["status"], thread["interrupts"]) == ("interrupted", {})
+    assert [stop["next"] for stop in end.event.payload["interrupts"]] == [["second"]]
 
 
 async def test_breakpoints_stop_and_go_on(serve_agents: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from trackside.app.cli.formatting import count, json_line
 from trackside.app.cli.records import Home
+from trackside.harness.questions import is_breakpoint
 from trackside.harness.types import Json, JsonObject
 
 
@@ -22,9 +23,9 @@ def question_text(interrupt: JsonObject) -> str:
     """The question of an interrupt: a text as it stands, a call of a tool as code has it, at a breakpoint what comes next,
     anything else as JSON.
     """
-    value, following = interrupt.get("value"), interrupt.get("next")
-    if value is None and isinstance(following, list):
-        return f"before {', '.join(map(str, following))}"
+    value = interrupt.get("value")
+    if is_breakpoint(interrupt):
+        return f"before {', '.join(map(str, interrupt['next']))}"
     if isinstance(value, dict) and _is_call(value):
         call = f"{value['tool']}({_arguments(value['arguments'])})"
         return f"may {call} be called?" if _is_approval(value) else f"what does {call} return?"

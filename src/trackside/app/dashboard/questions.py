@@ -19,6 +19,7 @@ from trackside.app.dashboard.cutting import Cut, cut, json_cut, json_text
 from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import approval_of
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.questions import is_breakpoint
 
 _MOST_CHOICES: Final = 12
 _MOST_OF_CHOICE: Final = 100
@@ -75,9 +76,9 @@ def questions_of(interrupts: Any) -> tuple[Question, ...]:
 def _question(interrupt: Mapping[str, Any]) -> Question:
     said_id = interrupt.get("id")
     own = None if said_id is None else str(said_id)
-    value, following = interrupt.get("value"), interrupt.get("next")
-    if value is None and isinstance(following, list):
-        text = f"It has stopped before {', '.join(map(str, following))}."
+    value = interrupt.get("value")
+    if is_breakpoint(interrupt):
+        text = f"It has stopped before {', '.join(map(str, interrupt['next']))}."
         return Question(id=None, text=cut(text), more=None, choices=_GO_ON)
     if isinstance(value, str):
         return Question(id=own, text=cut(value), more=None, choices=_YES if is_yes_no(value) else ())

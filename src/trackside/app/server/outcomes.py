@@ -16,6 +16,7 @@ from trackside.app.streams import sse_of
 from trackside.harness import RunResult
 from trackside.harness.lifecycle import has_failed, is_final
 from trackside.harness.ports import StreamGap
+from trackside.harness.questions import asked_in
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, last_shown
 from trackside.harness.types import RunStatus
 
@@ -184,7 +185,7 @@ def _failed(end: RunEnd) -> bytes:
 
 
 def with_questions(values: Any, interrupts: Any) -> Any:
-    """Values with the questions that are open, if there are any."""
-    if not interrupts or not isinstance(values, dict | None):
+    """Values with the questions that are open, if there are any; at a breakpoint nobody asks anything."""
+    if not isinstance(values, dict | None) or not (questions := asked_in(interrupts or ())):
         return values
-    return {**(values or {}), INTERRUPTS: list(interrupts)}
+    return {**(values or {}), INTERRUPTS: questions}

@@ -13,6 +13,7 @@ from trackside.app.streams.frames import Frame
 from trackside.app.streams.protocol._event import json_of
 from trackside.app.streams.protocol._inside import AgentsInside, Namespace
 from trackside.app.streams.protocol._messages import MessageEvent, MessageEvents
+from trackside.harness.questions import is_breakpoint
 from trackside.harness.types import RunStatus
 
 logger = logging.getLogger("trackside.stream")
@@ -114,11 +115,12 @@ class RunAsEvents:
         self._end_inside(event, error, at)
         if says.get("retried_as") is not None:  # it goes on, as another run
             return []
-        questions = says.get("interrupts") or () if event == "interrupted" else ()
+        stops = says.get("interrupts") or () if event == "interrupted" else ()
         asked: list[str] = []
-        for question in questions:
+        for stop in stops:
             with self._harmless():
-                asked.append(self._ask(question, at))
+                if not is_breakpoint(stop):
+                    asked.append(self._ask(stop, at))
         self._lifecycle(event, at, status=status.value, error=error)
         if event == "interrupted" and self._values is not None:
             self._say("values", self._values, at=at)
