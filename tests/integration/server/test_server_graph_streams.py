@@ -6,6 +6,7 @@ import operator
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langgraph.config import get_stream_writer
@@ -85,6 +86,39 @@ async def test_events_are_langchains(serve_agents: Any) -> None:
     kinds = {part.data["event"] for part in parts if part.event == "events"}
     assert {"on_chain_start", "on_chain_end", "on_chat_model_stream"} <= kinds
     assert [len(part.data["messages"]) for part in parts if part.event == "values"] == [1, 2]
+
+
+async def test_events_name_the_agent_and_the_node_and_leave_out_what_streams_have_anyway(serve_agents: Any) -> None:
+    async with serve_agents({"chat": talking_inside()}) as served:
+        parts = await streamed(served, "chat", HI, stream_mode=["events", "values"])
+    events = [part.data for part in parts if part.event == "events"]
+    assert (events[0]["event"], events[0]["name"]) == ("on_chain_start", "chat")
+    root = [event["event"] for event in events if event["run_id"] == events[0]["run_id"]]
+    assert root == ["on_chain_start", "on_chain_end"]
+    said = [event for event in events if event["event"] == "on_chat_model_stream"]
+    assert "".join(event["data"]["chunk"]["content"] for event in said) == "hello there"
+    for event in said:
+        outer, inner = event["metadata"]["langgraph_checkpoint_ns"].split("|")
+        assert (outer.partition(":")[0], inner.partition(":")[0]) == ("inside", "talk")
+        assert event["metadata"]["checkpoint_ns"] in (outer, f"{outer}|{inner}")
+
+
+@pytest.mark.parametrize("mode", ["events", "values"])
+async def test_a_name_that_a_graph_or_a_run_brings_stands(serve_agents: Any, mode: str) -> None:
+    seen: list[str] = []
+
+    class Names(BaseCallbackHandler):
+        def on_chain_start(self, *_: Any, parent_run_id: Any = None, **more: Any) -> None:
+            if parent_run_id is None:
+                seen.append(more["name"])
+
+    plain, named = (talking_inside().with_config(callbacks=[Names()]) for _ in range(2))
+    named.name = "Desk"
+    async with serve_agents({"plain": plain, "named": named}) as served:
+        await streamed(served, "plain", HI, stream_mode=mode)
+        await streamed(served, "named", HI, stream_mode=mode)
+        await streamed(served, "plain", HI, stream_mode=mode, config={"run_name": "mine"})
+    assert seen == ["plain", "Desk", "mine"]
 
 
 async def test_a_question_stands_in_values_and_updates(serve_agents: Any) -> None:

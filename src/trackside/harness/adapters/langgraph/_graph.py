@@ -11,7 +11,10 @@ from langgraph.pregel import Pregel
 
 from trackside.harness.errors import InvalidSpecError
 
-__all__ = ["CompiledStateGraph", "Graph", "Pregel", "Saver", "StateGraph", "check_nodes", "checkpointer_of"]
+__all__ = ["UNNAMED", "CompiledStateGraph", "Graph", "Pregel", "Saver", "StateGraph", "check_nodes", "checkpointer_of"]
+
+UNNAMED = "LangGraph"
+"""What LangGraph calls a graph that was compiled without a name."""
 
 type Graph = Pregel[Any, Any, Any, Any]
 """Any compiled graph."""

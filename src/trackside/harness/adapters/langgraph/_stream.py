@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.constants import TAG_HIDDEN
 from langgraph.types import Interrupt
 
-from trackside.harness.adapters.langgraph._graph import CompiledStateGraph, Graph, check_nodes
+from trackside.harness.adapters.langgraph._graph import UNNAMED, CompiledStateGraph, Graph, check_nodes
 from trackside.harness.adapters.langgraph._input import GraphInput, id_of
 from trackside.harness.adapters.langgraph._output import Outlet
 from trackside.harness.adapters.langgraph._states import with_checkpoints
@@ -30,6 +30,7 @@ _NEEDED = frozenset({"values", "updates"})  # the state and the pauses
 _MESSAGES = frozenset({"messages", "messages-tuple"})  # two names of one thing: what a client asks for is what it gets
 _EVENTS = "events"
 _MARKS = "checkpoint-marks"
+_AT_ROOT = ("checkpoint_ns", "")
 _HUMAN = frozenset({"human", "user"})
 
 STREAM_MODES = frozenset({*_GRAPH_MODES, "messages-tuple", _EVENTS, _MARKS})
@@ -79,6 +80,8 @@ class GraphStream:
             "interrupt_after": self._stops("interrupt_after", run.interrupt_after),
             "durability": run.durability,
         }
+        if self._graph.name == UNNAMED:
+            config = {"run_name": run.agent, **config}
         if _EVENTS in run.stream_modes:
             await self._follow_events(value, config, options)
         else:
@@ -91,14 +94,17 @@ class GraphStream:
     async def _follow_events(self, value: Any, config: RunnableConfig, options: Mapping[str, Any]) -> None:
         """As `follow`, by LangChain's events, in which the graph's own stream is that of the first runnable."""
         root = None
+        # LangChain takes for metadata what is configured here, and the graph's own name of a node would not replace it.
+        configurable = {key: said for key, said in config.get("configurable", {}).items() if (key, said) != _AT_ROOT}
+        config = {**config, "configurable": configurable}
         events = self._graph.astream_events(value, config, version="v2", **options)
         async with aclosing(cast("_Chunks", events)) as stream:
             async for event in stream:
                 root = root or event["run_id"]
-                if TAG_HIDDEN not in event.get("tags", ()):
-                    self._run.send(whole(event), _EVENTS)
                 if event["event"] == "on_chain_stream" and event["run_id"] == root:
                     self._take(event["data"]["chunk"])
+                elif TAG_HIDDEN not in event.get("tags", ()):
+                    self._run.send(whole(event), _EVENTS)
 
     def _stops(self, field: str, names: Sequence[str] | str | None) -> Sequence[str] | str | None:
         if names is None or names == "*":

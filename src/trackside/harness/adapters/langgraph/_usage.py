@@ -14,11 +14,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langgraph.errors import GraphBubbleUp
 
+from trackside.harness.adapters.langgraph._graph import UNNAMED
 from trackside.harness.calls import Call
 from trackside.harness.context import RunContext
 from trackside.harness.journal import LEAD_AGENT
 
-_UNNAMED = "LangGraph"  # what LangGraph calls a graph that was compiled without a name
 _MIDDLEWARE_NODE = re.compile(r"(.+)\.(?:before|after)_(?:agent|model)")
 
 
@@ -236,7 +236,7 @@ class UsageRecorder(BaseCallbackHandler):
         above = self._find(graph.parent)
         if graph.agent and (above is None or graph.agent != above.agent):
             return graph.agent
-        if graph.name and graph.name != _UNNAMED:
+        if graph.name and graph.name != UNNAMED:
             return graph.name
         root = graph
         while (link := self._find(root.parent)) is not None:
