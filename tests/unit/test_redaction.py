@@ -167,10 +167,11 @@ def steals_questions(kind: LifecycleEventType, payload: Any) -> Any:
     return {**mask(kind, payload), "interrupts": [{"id": "other", "value": SECRET}]}
 
 
+LEAVE_THE_TYPE = [turns_the_end_round, steals_questions]
 BAD = [raises, exits, none, empty, nonsense, nonsense_inside, unreadable, turns_the_end_round, steals_questions]
 ENDS = {
     "answers": (RunStatus.success, {"status": "success"}),
-    "fails": (RunStatus.error, {"status": "error", "error_type": "ValueError"}),
+    "fails": (RunStatus.error, {"status": "error"}),
     "asks": (RunStatus.interrupted, {"status": "interrupted"}),
     "cancels": (RunStatus.cancelled, {"cancel_mode": "interrupt"}),
 }
@@ -186,11 +187,9 @@ async def test_a_bad_hook_lets_nothing_out_and_changes_no_end(hook: Any, agent: 
     assert result.status is status is seen.record.status
     assert SECRET not in seen.everything()
     end = seen.payload(*TERMINAL)
-    assert {name: end.get(name) for name in ("status", "cancel_mode", "error_type")} == {
-        "status": None,
-        "cancel_mode": None,
-        "error_type": None,
-    } | says
+    assert {name: end.get(name) for name in ("status", "cancel_mode")} == {"status": None, "cancel_mode": None} | says
+    if agent is fails:
+        assert end["error_type"] == ("ValueError" if hook in LEAVE_THE_TYPE else "(withheld)")
     assert {name: result.completion_data[name] for name in COUNTS} == {
         "total_tokens": 7 if agent is answers else 0,
         "llm_call_count": int(agent is answers),
@@ -321,6 +320,7 @@ DATA = {
         {"kind": "execute_tool", "name": "t", "caller": "c", "at": 0.5, "seconds": 0.1, "error_type": f"E{SECRET}"},
     ],
     "token_usage_by_model": {f"m {SECRET}": {"total_tokens": 1}, "n": {"total_tokens": 2}},
+    "token_usage_by_caller": {f"c {SECRET}": {"total_tokens": 3}},
 }
 CALLED = ("name", "caller", "error_type")
 
@@ -364,3 +364,39 @@ def test_where_it_is_not_clear_whose_usage_is_whose_names_are_withheld(usage: An
 def test_calls_that_the_hook_takes_out_stay_without_their_names(calls: Any) -> None:
     names, _ = shown_by(change("calls", calls))
     assert names == [["(withheld)"] * 2, ["(withheld)"] * 3]
+
+
+def without(*parts: str) -> Redact:
+    """A hook that takes parts out of what a run used and said, and leaves the rest as it is."""
+
+    def hook(kind: LifecycleEventType, payload: Any) -> Any:
+        data = {name: part for name, part in payload["completion_data"].items() if name not in parts}
+        return {**payload, "completion_data": data}
+
+    return hook
+
+
+def without_all(kind: LifecycleEventType, payload: Any) -> Any:
+    del payload["completion_data"]
+    return payload
+
+
+@pytest.mark.parametrize("hook", [raises, none, empty, nonsense, without(*DATA), without_all])
+def test_names_are_withheld_where_the_hook_failed_or_left_nothing(hook: Any) -> None:
+    names, usage = shown_by(hook)
+    assert names == [["(withheld)"] * 2, ["(withheld)"] * 3]
+    assert usage == {"(withheld) 1": {"total_tokens": 1}, "(withheld) 2": {"total_tokens": 2}}
+
+
+@pytest.mark.parametrize("part", DATA)
+def test_names_are_withheld_in_the_part_that_the_hook_took_out(part: str) -> None:
+    end = {"status": "error", "error_type": "E", "completion_data": copy.deepcopy(DATA)}
+    seen = redacted(without(part), LifecycleEventType.RUN_FAILED, end)["completion_data"]
+    assert SECRET not in repr(seen[part])
+    assert {name: seen[name] for name in DATA if name != part} == {name: DATA[name] for name in DATA if name != part}
+
+
+@pytest.mark.parametrize("hook", [raises, none, empty, nonsense])
+def test_the_type_of_an_error_is_withheld_where_the_hook_left_none(hook: Any) -> None:
+    end = {"error": "e", "error_type": f"Error of {SECRET}", "completion_data": {}}
+    assert redacted(hook, LifecycleEventType.RUN_FAILED, end)["error_type"] == "(withheld)"

@@ -76,7 +76,7 @@ def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> J
 
     It stays a payload of its kind, whatever the hook makes of it: a hook changes texts, metadata, what is in messages and
     questions, the names of errors, models, tools and callers, and neither statuses, agents, ids nor numbers. If it fails,
-    or makes something of another shape of a part, nothing of that is left in which there may be texts.
+    leaves a part out, or makes something of another shape of it, nothing of that is left in which there may be texts.
     """
     seen: JsonObject
     try:
@@ -125,7 +125,7 @@ def _interrupts(was: list[JsonObject], seen: Any) -> list[JsonObject]:
 def _completion_data(was: JsonObject, seen: Any) -> JsonObject:
     left = seen if isinstance(seen, dict) else {}
     texts = {name: left.get(name) for name in _TEXTS if name in was}
-    named = {name: right(was[name], left[name]) for name, right in _NAMED.items() if name in was and name in left}
+    named = {name: right(was[name], left.get(name)) for name, right in _NAMED.items() if name in was}
     return was | named | {name: text if isinstance(text, str) else None for name, text in texts.items()}
 
 
@@ -152,16 +152,16 @@ def _name(seen: Any) -> str:
     return seen if isinstance(seen, str) else _WITHHELD
 
 
+def _error_type(was: str, seen: Any) -> str:
+    return _name(seen)
+
+
 _NAMED: Mapping[str, Callable[[Any, Any], Any]] = {
     "calls": _calls,
     "token_usage_by_model": _usage,
     "token_usage_by_caller": _usage,
 }
-"""What is made of the parts of `completion_data` in which there are names, where the hook left anything in their place."""
-
-
-def _error_type(was: str, seen: Any) -> str:
-    return seen if isinstance(seen, str) else was
+"""What is made of the parts of `completion_data` in which there are names."""
 
 
 _PARTS: Mapping[str, Callable[[Any, Any], Any]] = {
