@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +24,34 @@ async def test_sixty_four_plain_functions_run_at_once(way: Way) -> None:
     async with way() as runs:
         results = await asyncio.gather(*(runs.run(agent, i) for i in range(64)))
     assert {result.status for result in results} == {RunStatus.success}
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As many for plain functions as few processors would do with."""
+    monkeypatch.setattr(callables, "AGENT_THREADS", 2)
+    callables._threads.cache_clear()
+    yield
+    callables._threads.cache_clear()
+
+
+@both_ways
+@pytest.mark.usefixtures("two_threads")
+async def test_plain_functions_that_wait_for_plain_functions_leave_them_threads(way: Way) -> None:
+    together = threading.Barrier(2, timeout=20)
+    loop = asyncio.get_running_loop()
+
+    def delegates(depth: int) -> int:
+        together.wait()  # passes only if all threads of this depth are taken
+        below = runs.run(delegates if depth < 3 else echo, depth + 1)
+        return int(asyncio.run_coroutine_threadsafe(below, loop).result(20).output)
+
+    def echo(input: int) -> int:
+        return input
+
+    async with way() as runs:
+        results = await asyncio.gather(*(runs.run(delegates, 0) for _ in range(2)))
+    assert [result.output for result in results] == [4, 4]
 
 
 @both_ways
@@ -65,7 +94,7 @@ async def test_a_plain_function_that_waits_for_a_thread_is_not_called_once_its_r
         go.wait(20)
 
     pool = ThreadPoolExecutor(1)
-    monkeypatch.setattr(callables, "_threads", lambda: pool)
+    monkeypatch.setattr(callables, "_threads", lambda depth: pool)
     async with way(**options) as runs:
         ahead = await runs.start(busy)
         await asyncio.to_thread(begun.wait, 20)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 AGENT_THREADS: Final = 256
-"""In which agents' plain functions run, which mostly wait."""
+"""In which the plain functions of agents at one depth run, which mostly wait: also for runs that they start themselves."""
 _OWN_THREADS: Final = 8
 
 

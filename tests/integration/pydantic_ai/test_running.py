@@ -1,6 +1,9 @@
 """What agents of Pydantic AI get and give when they are run."""
 
+import asyncio
 import contextvars
+import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +17,7 @@ from tests.integration.pydantic_ai.models import answers, call, texts
 
 from trackside import RunManager, RunSpec, RunStatus, current_run, run_agent
 from trackside.harness.adapters import as_agent
-from trackside.harness.adapters.pydantic_ai import PydanticAIAgent
+from trackside.harness.adapters.pydantic_ai import PydanticAIAgent, _threads
 
 ME = {"role": "user", "content": "How tall is it?"}
 
@@ -236,6 +239,24 @@ async def test_tools_see_their_run(stage: Any, is_async: bool) -> None:
     tool = Tool(look_async if is_async else look, name="look")
     outcome = await stage.play(Agent(answers([call("look")], "done"), tools=[tool]), "go")
     assert [run.run_id for run in seen] == [outcome.result.run_id]
+
+
+async def test_a_plain_tool_that_waits_for_a_run_leaves_its_plain_tools_a_thread(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = functools.cache(lambda depth: ThreadPoolExecutor(1))
+    monkeypatch.setattr(_threads, "_pool", pool)
+    loop = asyncio.get_running_loop()
+    inner = Agent(answers([call("look")], "seen"), tools=[Tool(lambda: "ok", name="look")])
+
+    def ask() -> str:
+        return str(asyncio.run_coroutine_threadsafe(run_agent(inner, "look"), loop).result(20).output)
+
+    outcome = await stage.play(Agent(answers([call("ask")], "done"), tools=[ask]), "go")
+    assert outcome.result.status is RunStatus.success
+    assert pool.cache_info().currsize == 2
+    for depth in range(2):
+        pool(depth).shutdown()
 
 
 async def test_what_one_run_sets_the_next_does_not_see() -> None:

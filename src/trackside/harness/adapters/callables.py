@@ -175,8 +175,9 @@ async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix="trackside-agent")
+def _threads(depth: int) -> ThreadPoolExecutor:
+    """Of each depth its own: a function that waits for a run it has started must not keep the thread which that needs."""
+    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix=f"trackside-agent-{depth}")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
@@ -191,7 +192,7 @@ async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run
     turn = threading.Lock()  # whoever has it first, for good: the thread, which calls the function then, or a cancel
     context = contextvars.copy_context()
     work = asyncio.get_running_loop().run_in_executor(
-        _threads(), lambda: context.run(_contained, function, arguments, run, turn)
+        _threads(run.depth), lambda: context.run(_contained, function, arguments, run, turn)
     )
     cancel: asyncio.CancelledError | None = None
     while not work.done():

@@ -19,13 +19,13 @@ from trackside.harness.threads import AGENT_THREADS
 
 
 @asynccontextmanager
-async def threads_waited_for() -> AsyncGenerator[None]:
+async def threads_waited_for(depth: int) -> AsyncGenerator[None]:
     """Have agents inside run their plain functions where they are waited for; leave when the last one has returned.
 
     It takes the place of a `using_thread_executor` around it. An agent with `UseThreadExecutor` uses its own executor, and
     its functions are left behind when a run is stopped.
     """
-    threads = _Threads()
+    threads = _Threads(_pool(depth))
     try:
         with AbstractAgent.using_thread_executor(threads):
             yield
@@ -34,13 +34,14 @@ async def threads_waited_for() -> AsyncGenerator[None]:
 
 
 class _Threads(Executor):
-    """The functions of one run, in the threads that all runs share."""
+    """The functions of one run, in the threads that all runs at its depth share."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
         self._under_way: set[Future[Any]] = set()
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future = _pool().submit(_contained, functools.partial(fn, *args, **kwargs))
+        future = self._pool.submit(_contained, functools.partial(fn, *args, **kwargs))
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
         return future
@@ -69,8 +70,9 @@ def _contained[T](function: Callable[[], T]) -> T:
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix="trackside-pydantic-ai")
+def _pool(depth: int) -> ThreadPoolExecutor:
+    """Of each depth its own: a function that waits for a run it has started must not keep the thread which that needs."""
+    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix=f"trackside-pydantic-ai-{depth}")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
