@@ -13,7 +13,7 @@ from typing import Any
 from trackside.harness.amounts import is_count
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.ending import StopPolicy
-from trackside.harness.errors import InvalidSpecError, NotAgentsError
+from trackside.harness.errors import InvalidSpecError, NotAgentsError, UnknownRunError
 from trackside.harness.items import ItemStore
 from trackside.harness.ports import Clock, PriceList, RunCoordinator, RunLog, RunStream, ThreadStates
 from trackside.harness.redaction import check_hook
@@ -73,6 +73,16 @@ def check_ports(**ports: Any) -> None:
                 lacks = "is a class" if isinstance(port, type) else f"has no `{member}`"
                 why = f"pass {example} or another {kind.__name__}; this {lacks}"
                 raise InvalidSpecError(field=name, value=port, why=why)
+
+
+def check_run_id(run_id: Any) -> None:
+    """See that there can be a run of this id.
+
+    Raises:
+        UnknownRunError: it is no text.
+    """
+    if not isinstance(run_id, str):
+        raise UnknownRunError(run_id=run_id)
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop
+from trackside.harness.errors import ManagerLoopError
 from trackside.harness.execution import Executions
 from trackside.harness.ports import Clock
 from trackside.harness.timelimit import settled
@@ -50,7 +51,12 @@ class Closing:
 
         Again, a shorter grace makes it quicker, a longer one changes nothing. Cancelling the wait ends the grace, and is
         passed on when everything is closed.
+
+        Raises:
+            ManagerLoopError: the manager is in use on another event loop, and not closed yet.
         """
+        if self._task is None or not self._task.done():
+            self.check_the_loop()
         if self._task is None:
             _set_after(self._grace_over, self._patience if grace is None else grace)
             self._task = asyncio.create_task(self._close(), name="trackside-close")
@@ -64,7 +70,7 @@ class Closing:
             except asyncio.CancelledError as exc:
                 cancelled = exc.args
                 self._grace_over.set()
-        if self._guard is not None:
+        if self._guard is not None and not self._guard.done():
             self._guard.cancel()
             await asyncio.wait({self._guard})
         if cancelled is not None:
@@ -72,9 +78,24 @@ class Closing:
         closing.result()
 
     def watch_the_loop(self) -> None:
-        """Close with the event loop, if nobody does before."""
+        """Close with the event loop, if nobody does before; it is the manager's from now on.
+
+        Raises:
+            ManagerLoopError: it has another.
+        """
         if self._guard is None:
             self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
+        else:
+            self.check_the_loop()
+
+    def check_the_loop(self) -> None:
+        """See that the running event loop is the manager's, if it has one.
+
+        Raises:
+            ManagerLoopError: it is not.
+        """
+        if self._guard is not None and self._guard.get_loop() is not asyncio.get_running_loop():
+            raise ManagerLoopError
 
     async def _close_with_the_loop(self) -> None:
         """Wait to be cancelled. Who does that without `close` is an event loop that ends: close while it still runs."""

@@ -240,6 +240,12 @@ class OtherLoopError(TracksideError, RuntimeError):
     """The buffer of observer {observer} is in use on another running event loop; give each loop a buffer of its own."""
 
 
+class ManagerLoopError(TracksideError, RuntimeError):
+    """This run manager is in use on another event loop; call it there (`asyncio.run_coroutine_threadsafe`), or make one for each loop."""  # noqa: E501
+
+    fault = "caller"
+
+
 class ObserverStuckError(TracksideError):
     """Observer {observer} has {calls} calls that it neither finishes nor lets be cancelled; until one of them ends it gets no events."""  # noqa: E501
 

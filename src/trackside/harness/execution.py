@@ -15,7 +15,7 @@ from typing import Any
 
 from trackside.harness.bounding import MissedStats
 from trackside.harness.ending import Stop, result_of
-from trackside.harness.errors import NoResultHereError
+from trackside.harness.errors import ManagerLoopError, NoResultHereError
 from trackside.harness.exits import interrupt_loop
 from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
@@ -40,11 +40,12 @@ _NOT_LET_IN = "the run was not let in"
 class Outcome:
     """A result that many may wait for; who stops waiting stops nobody else. What `shield` does, at a fifth of its price."""
 
-    __slots__ = ("_abandoned", "_waiters", "result")
+    __slots__ = ("_abandoned", "_loop", "_waiters", "result")
 
     def __init__(self, result: RunResult | None = None) -> None:
         self.result = result
         self._abandoned: Callable[[], Exception] | None = None
+        self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[RunResult]] = []
 
     @property
@@ -53,12 +54,19 @@ class Outcome:
         return self.result is not None or self._abandoned is not None
 
     async def wait(self) -> RunResult:
-        """The result, as soon as there is one."""
+        """The result, as soon as there is one; in another event loop only one that is there.
+
+        Raises:
+            ManagerLoopError: it is not, and nobody could wake who waits there.
+            NoResultHereError: there will be none.
+        """
         if (result := self.result) is not None:
             return result
         if self._abandoned is not None:
             raise self._abandoned()
-        waiter: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
+        if asyncio.get_running_loop() is not self._loop:
+            raise ManagerLoopError
+        waiter: asyncio.Future[RunResult] = self._loop.create_future()
         self._waiters.append(waiter)
         try:
             return await waiter

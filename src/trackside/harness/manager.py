@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import NOTHING_LASTS, checked_limits, idempotency_of, member, record_of
 from trackside.harness.amounts import seconds_of, timeout_of
-from trackside.harness.arguments import check_agents, check_ports, check_rules
+from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
@@ -111,7 +111,8 @@ class RunHandle:
 class RunManager:
     """Runs agents on threads, many at once, one active run for each thread.
 
-    Use it as an async context manager; leaving it waits `shutdown_grace` seconds for its runs and cancels the rest.
+    Use it as an async context manager; leaving it waits `shutdown_grace` seconds for its runs and cancels the rest. It
+    belongs to the event loop of its first run; what waits for runs or changes them raises `ManagerLoopError` on others.
 
         >>> async def main() -> None:
         ...     async with RunManager({"echo": echo}) as manager:
@@ -212,6 +213,7 @@ class RunManager:
 
         Raises:
             ClosedError: the manager is closing.
+            ManagerLoopError: it is in use on another event loop.
             NotASpecError, UnknownAgentError, InvalidSpecError, NotAnAgentError: this does not make a run.
             ThreadBusyError: its thread is busy and its strategy is `reject`.
             DuplicateRunError: its id is taken.
@@ -279,7 +281,7 @@ class RunManager:
         Raises:
             UnknownRunError: there is no such run, or it ended too long ago.
         """
-        _check_run_id(run_id)
+        check_run_id(run_id)
         record = await self._services.coordinator.get(run_id)
         if record is None:
             raise UnknownRunError(run_id=run_id)
@@ -298,7 +300,8 @@ class RunManager:
             InvalidSpecError: there is no such action.
         """
         action = member(CancelAction, action, "action")
-        _check_run_id(run_id)
+        check_run_id(run_id)
+        self._closing.check_the_loop()
         execution = self._runs.get(run_id)
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
         asking = self._runs.spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}")
@@ -329,6 +332,7 @@ class RunManager:
             UnknownRunError: there is no such run.
             NoStreamHereError: another process executes it, whose output does not come here.
         """
+        self._closing.check_the_loop()
         stream = self._services.stream
         try:
             status = (await self.get(run_id)).status
@@ -493,8 +497,3 @@ def _say_if_failed(asking: asyncio.Task[None]) -> None:
 def _watchdog_of(block_warning_after: float | None, clock: Clock) -> LoopWatchdog | None:
     seconds = timeout_of(block_warning_after, "block_warning_after")
     return LoopWatchdog(seconds) if seconds is not None and isinstance(clock, SystemClock) else None
-
-
-def _check_run_id(run_id: Any) -> None:
-    if not isinstance(run_id, str):
-        raise UnknownRunError(run_id=run_id)
