@@ -2,16 +2,21 @@
 
 import asyncio
 import logging
+import shutil
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
 
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
-from trackside.app.storage.errors import DatabaseBusyError, DatabaseFullError, StorageError
+from trackside.app.storage.errors import DatabaseBusyError, DatabaseFullError, DatabaseGoneError, StorageError
+from trackside.harness import ObserverBinding, RunManager, RunSpec, RunStatus
 
 
 @pytest.mark.usefixtures("path")
@@ -145,3 +150,75 @@ async def test_a_table_that_somebody_dropped_is_no_driver_exception(
         await store.append(script().whole())
     with pytest.raises(StorageError, match="no such table"):
         await store.events()
+
+
+def delete(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+def replace_by_a_copy(path: Path) -> None:
+    copy = shutil.copy(path, path.with_name("copy"))
+    delete(path)
+    copy.rename(path)
+
+
+@pytest.mark.parametrize("take_away", [delete, replace_by_a_copy])
+async def test_what_is_written_to_a_file_that_is_not_there_any_more_is_refused(
+    url: str, script, path: Path, take_away: Callable[[Path], None]
+) -> None:
+    async with Store.open(url) as store:
+        await store.append([script().started()])
+        take_away(path)
+        was_there = path.exists()
+
+        with pytest.raises(DatabaseGoneError, match="was deleted, moved or replaced") as gone:
+            await store.append([script().started()])
+
+        assert (gone.value.fault, gone.value.retryable) == ("store", False)
+        assert path.exists() is was_there, "no empty file is made in its place"
+
+
+async def test_all_goes_on_when_the_file_that_was_moved_away_is_moved_back(url: str, script, path: Path) -> None:
+    away = path.parent / "away"
+    away.mkdir()
+    async with Store.open(url) as store:
+        await store.append([script().started()])
+        path.rename(away / path.name)
+        with pytest.raises(DatabaseGoneError):
+            await store.append([script().started()])
+        (away / path.name).rename(path)
+        await store.append([script().started()])
+    async with Store.open(url) as store:
+        assert len(await store.events()) == 2
+
+
+async def test_a_run_whose_database_was_deleted_fails_and_says_so(url: str, path: Path) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def waits(input: object) -> None:
+        begun.set()
+        await go.wait()
+
+    async with Store.open(url) as store:
+        storage = ObserverBinding(StorageObserver(store), required=True)
+        async with RunManager(observers=[storage], coordinator=store.coordinator()) as manager:
+            going = await manager.start(RunSpec(waits))
+            await begun.wait()
+            delete(path)
+            go.set()
+            ended = await going.result()
+            assert (ended.status, "was deleted, moved or replaced" in str(ended.error)) == (RunStatus.error, True)
+            with pytest.raises(DatabaseGoneError):
+                await manager.start(RunSpec(waits))
+
+
+async def test_where_the_folder_is_called_from_does_not_matter(
+    tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Store.open("sqlite:///relative.db") as store:
+        await store.append([script().started()])
+        monkeypatch.chdir("/")
+        (stored,) = await store.append([script().started()])
+    assert stored.position == 2

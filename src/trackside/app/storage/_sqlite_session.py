@@ -18,6 +18,7 @@ from sqlalchemy import ClauseElement, Connection, Table
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 
+from trackside.app.storage import errors
 from trackside.app.storage._batch_rows import (
     Step,
     active_of,
@@ -306,6 +307,9 @@ class SqliteSession:
         self._engine = database.writer()
         self._log = WriteAheadLog(database.path, busy_timeout=database.busy_timeout)
         self._connection: Connection | None = None
+        self._path = database.path.absolute()
+        self._file: int | None = None
+        """Which file it is that was opened."""
         self._graph_removals: int | None = None
 
     @contextmanager
@@ -314,7 +318,7 @@ class SqliteSession:
 
         Raises:
             CollisionError: something had to be unique; nothing was written.
-            StorageError: it could not be begun or committed; nothing was written.
+            StorageError: it could not be begun or committed, or its file is not there any more; nothing was written.
         """
         try:
             driver = self._driver
@@ -322,6 +326,7 @@ class SqliteSession:
             self._graph_removals = None
             try:
                 yield
+                self._check_file()
                 driver.execute("COMMIT")
             except BaseException:
                 driver.rollback()
@@ -337,10 +342,28 @@ class SqliteSession:
     def leave_by(self, moment: float) -> None:
         """A file is there or is not, at once; for a lock nobody waits longer than `busy_timeout`."""
 
+    def _check_file(self) -> None:
+        """See that the file which was opened is still there: SQLite goes on with one that was deleted, and all is lost.
+
+        Raises:
+            DatabaseGoneError: it is not, or another one is in its place.
+        """
+        try:
+            is_there = self._path.stat().st_ino == self._file
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        except OSError:  # nobody can say
+            return
+        if not is_there:
+            raise errors.DatabaseGoneError(database=str(self._database))
+
     @property
     def _driver(self) -> sqlite3.Connection:
         if self._connection is None:
+            if self._file is not None:
+                self._check_file()  # or an empty one would be made in its place
             self._connection = self._engine.connect()
+            self._file = self._path.stat().st_ino
         driver = self._connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         return driver

@@ -35,7 +35,12 @@ logger = logging.getLogger("trackside.storage")
 
 _LINGER = 0.01  # seconds that a write which nobody waits for leaves for others to come along
 _LINGERING_BYTES = 1_048_576
-_OF_ALL = (errors.AccessRefusedError, errors.NoSuchDatabaseError, errors.ReadOnlyDatabaseError)
+_OF_ALL = (
+    errors.AccessRefusedError,
+    errors.DatabaseGoneError,
+    errors.NoSuchDatabaseError,
+    errors.ReadOnlyDatabaseError,
+)
 
 _NOTHING_WRITTEN = WriterStats(
     batches_total=0, works_total=0, events_total=0, seconds_total=0.0, failures_total=0, pending=0

@@ -199,6 +199,10 @@ class DamagedDatabaseError(StorageError):
     """The database {database} is damaged: {why}. Stop writing, keep a copy, and restore a backup, or (SQLite) use `.recover` of the sqlite3 shell."""  # noqa: E501
 
 
+class DatabaseGoneError(StorageError):
+    """The file {database} was deleted, moved or replaced while it was in use, and nothing is written to what is left of it. Put it back, or begin anew with what is there now."""  # noqa: E501
+
+
 class ForeignLoopError(StorageError, RuntimeError):
     """The store {database} was opened in another event loop or before a fork; open one here and use that."""
 
