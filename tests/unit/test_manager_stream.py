@@ -8,7 +8,16 @@ import pytest
 from tests.contract.ways_to_run import virtual
 
 from trackside.app.streams import StreamHub
-from trackside.harness import RunContext, RunManager, RunSpec, RunStatus, StreamGap, StreamPart, UnknownRunError
+from trackside.harness import (
+    InvalidSpecError,
+    RunContext,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    StreamGap,
+    StreamPart,
+    UnknownRunError,
+)
 from trackside.harness.memory import KEEP_PARTS, MemoryCoordinator, MemoryStream
 from trackside.harness.types import RunRecord
 
@@ -26,6 +35,9 @@ def data(parts: list[StreamPart | StreamGap], mode: str = "custom") -> list[Any]
 
 async def collect(parts: AsyncIterator[StreamPart | StreamGap]) -> list[StreamPart | StreamGap]:
     return [part async for part in parts]
+
+
+streams = pytest.mark.parametrize("stream", [MemoryStream, StreamHub])
 
 
 @virtual
@@ -76,15 +88,36 @@ class Detached:
         raise LookupError("its session is closed")
 
 
+@streams
+@virtual
+async def test_a_mode_alone_is_that_mode_and_no_part_of_its_name(stream: type[MemoryStream | StreamHub]) -> None:
+    async def agent(input: Any, run: RunContext) -> None:
+        for mode in ("debug", "debug-more", "bug"):
+            run.send(mode, mode)
+
+    async with RunManager(stream=stream()) as manager:
+        run = await manager.start(RunSpec(agent))
+        await run.result()
+        parts = await collect(run.stream(modes="debug-more"))
+    assert [part.data for part in parts if isinstance(part, StreamPart)] == ["debug-more"]
+
+
+@streams
+@pytest.mark.parametrize("asked", [{"after": x} for x in (-1, "1", 1.5, True)] + [{"modes": x} for x in (5, [5], b"x")])
+@virtual
+async def test_what_cannot_be_followed_is_refused_by_name(stream: type[MemoryStream | StreamHub], asked: Any) -> None:
+    async with RunManager(stream=stream()) as manager:
+        run = await manager.start(RunSpec(counts, 1))
+        with pytest.raises(InvalidSpecError, match=f"^{next(iter(asked))} = "):
+            await collect(run.stream(**asked))
+
+
 async def says_what_cannot_be_read(input: Any, run: RunContext) -> None:
     run.send({"row": Detached()})
 
 
 def says_it_in_a_thread(input: Any, run: RunContext) -> None:
     run.send({"row": Detached()})
-
-
-streams = pytest.mark.parametrize("stream", [MemoryStream, StreamHub])
 
 
 @streams

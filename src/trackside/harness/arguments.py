@@ -5,7 +5,7 @@ All of it is looked at once, and nothing when runs use it. Of a port that is whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from inspect import isfunction
 from typing import Any
@@ -83,6 +83,21 @@ def check_run_id(run_id: Any) -> None:
     """
     if not isinstance(run_id, str):
         raise UnknownRunError(run_id=run_id)
+
+
+def followed(after: Any, modes: Any) -> tuple[int | None, frozenset[str] | None]:
+    """The part of a run's output behind which somebody follows it, and what he wants of it; None is all.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) one is none; the message names it.
+    """
+    if after is not None and not is_count(after, 0):
+        raise InvalidSpecError(field="after", value=after, why="it is the number of a part, a whole number from 0 up")
+    if modes is None or isinstance(modes, str):
+        return after, None if modes is None else frozenset({modes})
+    if not isinstance(modes, Collection) or not all(isinstance(mode, str) for mode in modes):
+        raise InvalidSpecError(field="modes", value=modes, why="it has to be a mode or a list of modes")
+    return after, frozenset(modes)
 
 
 @cache

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import NOTHING_LASTS, checked_limits, idempotency_of, member, record_of
 from trackside.harness.amounts import seconds_of, timeout_of
-from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id
+from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
@@ -329,10 +329,11 @@ class RunManager:
         """The live output of a run, from the part after `after` (None: from what is kept), to the run's end.
 
         Raises:
-            UnknownRunError: there is no such run.
+            UnknownRunError, InvalidSpecError: there is no such run, or no such part or mode can be.
             NoStreamHereError: another process executes it, whose output does not come here.
         """
         self._closing.check_the_loop()
+        after, modes = followed(after, modes)
         stream = self._services.stream
         try:
             status = (await self.get(run_id)).status
