@@ -248,6 +248,25 @@ async def test_a_generator_that_a_function_gives_back_is_the_agents_error(way: W
     assert deferred.status is RunStatus.error
 
 
+@both_ways
+async def test_a_coroutine_that_an_agent_forgot_to_await_is_its_error(way: Way) -> None:
+    async def forgets(input: Any) -> Any:
+        return of_input("x")
+
+    async def forgets_a_task(input: Any) -> Any:
+        return asyncio.create_task(of_input("x"))
+
+    async def ends_with_one(input: Any) -> AsyncIterator[Any]:
+        yield asyncio.get_running_loop().create_future()
+
+    async with way() as runs:
+        results = [await runs.run(agent) for agent in (forgets, forgets_a_task, ends_with_one)]
+        awaited = await runs.run(functools.partial(of_input), "x")
+    assert [result.status for result in results] == [RunStatus.error] * 3
+    assert "a coroutine; `await` it and return what it gives" in (results[0].error or "")
+    assert awaited.status is RunStatus.success
+
+
 async def stream_three(input: Any) -> AsyncIterator[int]:
     for i in range(3):
         yield i

@@ -16,6 +16,8 @@ from trackside.harness import (
     NotAnObserverError,
     RunContext,
     RunLifecycleEvent,
+    RunResult,
+    ThreadBusyError,
 )
 from trackside.harness import embedded as embedded_module
 from trackside.harness.ids import new_id
@@ -158,6 +160,47 @@ async def test_runs_of_one_thread_take_turns_and_others_do_not_wait() -> None:
     assert times == [10, 20, 30, 10]
     assert_run_order(seen.events)
     assert told(seen.events, "b") == ["run_started", "run_completed success"]
+
+
+def nested(levels: int, *, thread_id: str) -> Any:
+    """An agent that has others started, one by the other, the last of them on this thread; none waits for itself."""
+
+    async def agent(input: Any) -> Any:
+        below, thread = (nested(levels - 1, thread_id=thread_id), None) if levels > 1 else (echo, thread_id)
+        try:
+            return (await run_agent(below, input, thread_id=thread)).output
+        except ThreadBusyError as exc:
+            return exc.details["run_id"]
+
+    return agent
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@virtual
+async def test_a_run_whose_thread_a_run_above_it_holds_is_refused_instead_of_waiting_for_ever(levels: int) -> None:
+    result = await run_agent(nested(levels, thread_id="t"), "x", thread_id="t")
+    assert result.output == result.run_id
+    assert (await run_agent(nested(levels, thread_id="other"), "x", thread_id="t")).output == "x"
+
+
+@virtual
+async def test_what_a_run_left_behind_may_have_its_thread_when_it_has_ended() -> None:
+    left: list[asyncio.Task[RunResult]] = []
+    ended = asyncio.Event()
+
+    async def waits(input: Any) -> RunResult:
+        await ended.wait()
+        return await run_agent(echo, "after", thread_id="t")
+
+    async def leaves(input: Any) -> None:
+        left.append(asyncio.create_task(waits(input)))
+
+    async def calls(input: Any) -> None:
+        await run_agent(leaves)
+
+    await run_agent(calls, thread_id="t")
+    ended.set()
+    assert (await left[0]).output == "after"
 
 
 @virtual

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, override
 from weakref import WeakKeyDictionary
 
@@ -61,6 +63,8 @@ class _Embedded:
             turn.set_result(None)
 
 
+_above: ContextVar[Mapping[str, str]] = ContextVar("trackside_above", default=MappingProxyType({}))
+"""The threads of those runs that wait for what is started here, and which run is on each."""
 _states = MemoryThreadStates()
 _embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDictionary()
 
@@ -124,7 +128,8 @@ async def run_agent(
         TypeError: this is not an agent, or not an observer.
         InvalidSpecError: (a `ValueError`) an argument does not fit a run.
         RunDepthError: runs that start runs went too deep.
-        ThreadBusyError: it was called by a run of the same thread, which cannot end before it.
+        ThreadBusyError: it was called by a run of the same thread, or by one that such a run waits for: that cannot end
+            before it.
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
         BaseException: what a required observer raised, after the terminal event was tried.
     """
@@ -176,10 +181,15 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     )
     if parent is not None and parent.thread_id == record.thread_id:
         raise ThreadBusyError(thread_id=record.thread_id, run_id=parent.run_id)  # it would wait for itself
+    above = _above.get()
+    if (holder := above.get(record.thread_id)) is not None and await _goes_on(holder, services):
+        raise ThreadBusyError(thread_id=record.thread_id, run_id=holder)
     admission = await services.coordinator.admit(record)
     turn = None if admission.ready else embedded.turn_of(record.run_id)
-    loop = asyncio.get_running_loop()
-    task = asyncio.Task(_take_turn(worker, turn), loop=loop, name=f"trackside-run-{record.run_id}", eager_start=True)
+    context = copy_context()
+    context.run(_above.set, {**above, record.thread_id: record.run_id})
+    name, loop = f"trackside-run-{record.run_id}", asyncio.get_running_loop()
+    task = asyncio.Task(_take_turn(worker, turn), loop=loop, name=name, context=context, eager_start=True)
     cancelled: tuple[Any, ...] | None = None  # what the cancel says, by which its sender knows it
     while not task.done():
         try:
@@ -190,6 +200,12 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
             cancelled = exc.args
             embedded.on_released(record.run_id)  # it has waited long enough
     return _told(worker, task, cancelled)
+
+
+async def _goes_on(run_id: str, services: Services) -> bool:
+    """Whether a run of this event loop has not ended: a task that it left behind may have its thread afterwards."""
+    known = await services.coordinator.get(run_id)
+    return known is not None and known.ended_at is None
 
 
 async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> None:

@@ -477,6 +477,15 @@ async def test_positions_that_are_none_of_the_log_are_refused(
     assert (refused.value.details["field"], file.getvalue()) == (field, b"")
 
 
+@pytest.mark.parametrize("file", [io.StringIO(), Path("x"), "x", None], ids=["text", "path", "name", "none"])
+@pytest.mark.parametrize("format", FORMATS)
+async def test_what_is_no_file_of_bytes_is_refused(store: Store, format: Any, file: Any) -> None:
+    with pytest.raises(InvalidQueryError, match=r'pass a file of bytes, as open\(path, "wb"\)'):
+        await store.export_events(file, format=format)
+    with pytest.raises(InvalidQueryError, match=r'pass a file of bytes, as open\(path, "rb"\)'):
+        await store.import_events(file, format=format)
+
+
 async def test_an_import_says_how_many_runs_nobody_ends(store: Store, another: Another, script) -> None:
     a, b = script(), script()
     await store.append([a.started(), b.started(), b.completed()])

@@ -373,6 +373,7 @@ class Store(StoreReading):
             on_imported: told after each transaction how many events of the export are done with.
 
         Raises:
+            InvalidQueryError: there is no such format, or the file gives no bytes.
             ForeignExportError: it is no export.
             ExportTooNewError: a newer version made it.
             ExportDamagedError: a line of it is wrong; what came before it is imported.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from io import TextIOBase
 from typing import Any, BinaryIO, Literal, Self
 
 import msgspec
@@ -58,9 +59,10 @@ def writer_of(file: BinaryIO, format: ExportFormat) -> ExportWriter:
     """What writes this format.
 
     Raises:
-        InvalidQueryError: there is no such format.
+        InvalidQueryError: there is no such format, or the file takes no bytes.
         MissingParquetError: the format is Parquet, and nothing here can write it.
     """
+    _check_file(file, "write", "wb")
     if format == "parquet":
         from trackside.app.storage._transfer_parquet import ParquetWriter
 
@@ -74,9 +76,10 @@ def reader_of(file: BinaryIO, format: ExportFormat) -> ExportReader:
     """What reads this format.
 
     Raises:
-        InvalidQueryError: there is no such format.
+        InvalidQueryError: there is no such format, or the file gives no bytes.
         MissingParquetError: the format is Parquet, and nothing here can read it.
     """
+    _check_file(file, "read", "rb")
     if format == "parquet":
         from trackside.app.storage._transfer_parquet import ParquetReader
 
@@ -84,6 +87,13 @@ def reader_of(file: BinaryIO, format: ExportFormat) -> ExportReader:
     if format != "jsonl":
         raise _unknown(format)
     return JsonLinesReader(file)
+
+
+def _check_file(file: object, method: str, mode: str) -> None:
+    """See that it is a file of bytes; a wrapper around one of text has its encoding."""
+    is_text = isinstance(file, TextIOBase) or isinstance(getattr(file, "encoding", None), str)
+    if is_text or not callable(getattr(file, method, None)):
+        raise InvalidQueryError(field="file", value=file, why=f'pass a file of bytes, as open(path, "{mode}")')
 
 
 def _unknown(format: object) -> InvalidQueryError:
@@ -109,7 +119,7 @@ def open_export(file: BinaryIO, *, format: ExportFormat = "jsonl") -> OpenedExpo
         ForeignExportError: it is no export.
         ExportTooNewError: it is of a version that is not known here.
         ExportDamagedError: the file cannot be read.
-        InvalidQueryError: there is no such format.
+        InvalidQueryError: there is no such format, or the file gives no bytes.
         MissingParquetError: the format is Parquet, and nothing here can read it.
     """
     reader = reader_of(file, format)

@@ -138,6 +138,12 @@ class CallableAgent:
             raise AgentOutputError(
                 agent=self.name, why="a generator; write `async def` with `yield` and pass the function"
             )
+        if inspect.isawaitable(output):
+            if inspect.iscoroutine(output):
+                output.close()  # which Python would complain about, too
+            raise AgentOutputError(
+                agent=self.name, why=f"a {type(output).__name__}; `await` it and return what it gives"
+            )
         if output is None:
             return AgentResult()
         plain, _ = canonical(output)
