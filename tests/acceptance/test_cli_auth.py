@@ -87,6 +87,7 @@ def test_what_does_not_fit_is_one_line(here: Here) -> None:
     for arguments, said in (
         (("auth", "create", "ci", "--expires", "soon"), "'soon' is not a length of time"),
         (("auth", "create", ""), "An API key cannot have name=''"),
+        (("auth", "create", "ci", "--owner", ""), "An API key cannot have owner=''"),
         (("auth", "create", "ci", "--permission", "root"), "root"),
     ):
         failed = here(*arguments)

@@ -284,6 +284,7 @@ def test_an_id_that_fits_nothing_or_more_than_one_says_so(here: Trackside) -> No
     ambiguous = the_one_line(here("threads", "alpha"))
     assert ambiguous.startswith("'alpha' is the beginning of the ids of more than one thread: alpha-2, alpha-1;")
     assert here("threads", "be").returncode == 0
+    assert the_one_line(here("runs", "\udcff")).startswith("'\\udcff': it is a text, without half characters")
     assert "Thread 'beta' does not wait for an answer, it is idle" in the_one_line(here("resume", "beta", "yes"))
 
 

@@ -1,16 +1,18 @@
 """Finding runs and threads in a real store."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.lookup import (
     AmbiguousIdError,
     NotWaitingError,
     UnknownIdError,
+    find_ended_run,
     find_paused_run,
     find_run,
     find_thread,
@@ -105,6 +107,16 @@ async def test_an_end_that_does_not_tell_says_so(store: Store, records: StoredRe
     for typed in ("cdef", "…", "…x", "…x" * 400):
         with pytest.raises(UnknownIdError, match="and no recent one an id that ends with it"):
             await find_run(records, typed)
+
+
+@pytest.mark.parametrize("find", [find_run, find_thread, find_ended_run, find_paused_run])
+async def test_nothing_typed_never_means_the_only_one_there_is(
+    store: Store, records: StoredRecords, find: Callable[[StoredRecords, str], Awaitable[object]]
+) -> None:
+    await record(store, "run", "thread")
+
+    with pytest.raises(ArgumentError, match="it is empty; was it taken from a variable that is not set?"):
+        await find(records, "")
 
 
 async def test_as_many_ids_as_can_be_named_are_all_of_them(store: Store, records: StoredRecords) -> None:

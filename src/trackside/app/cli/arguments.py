@@ -17,6 +17,15 @@ class ArgumentError(TracksideError, ValueError, code=""):
     """{name}: {why}."""
 
 
+def is_whole(text: str) -> bool:
+    """Whether no half characters are in it, as in what was typed and is no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_input(text: str | None) -> Json:
     """The input of a run: a text is a human message; `{…}` and `[…]` are JSON; `@file` and `-` are read first.
 

@@ -54,7 +54,12 @@ def create(
 
     return keys.create(
         keys.KeyOptions(
-            name=name, owner=owner or name, permission=permission.value, expires=expires, database=database, json=json
+            name=name,
+            owner=name if owner is None else owner,
+            permission=permission.value,
+            expires=expires,
+            database=database,
+            json=json,
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from trackside.app.cli.arguments import ArgumentError, is_whole
 from trackside.app.cli.questions import interrupts_of
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
@@ -52,8 +53,10 @@ async def find_run(records: Records, typed: str) -> StoredRun:
     """The run whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
 
     Raises:
+        ArgumentError: nothing was typed, or what is no text.
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
+    _check_typed("run", typed)
     if not typed.startswith(_CUT):
         if (found := await records.run(typed)) is not None:
             return found
@@ -67,8 +70,10 @@ async def find_thread(records: Records, typed: str) -> StoredThread:
     """The thread whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
 
     Raises:
+        ArgumentError: nothing was typed, or what is no text.
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
+    _check_typed("thread", typed)
     if not typed.startswith(_CUT):
         if (found := await records.thread(typed)) is not None:
             return found
@@ -80,6 +85,14 @@ async def find_thread(records: Records, typed: str) -> StoredThread:
         latest = await records.threads(limit=_LOOKED_AT)
         ended = [thread for thread in latest if _ends(thread.thread_id, typed)]
     return _only("thread", typed, "end", ended, lambda thread: thread.thread_id)
+
+
+def _check_typed(kind: str, typed: str) -> None:
+    """See that a text was typed, and not nothing: with that every id begins, so that it would mean the only one there is."""
+    if not typed:
+        raise ArgumentError(name=f"the id of a {kind}", why="it is empty; was it taken from a variable that is not set?")
+    if not is_whole(typed):
+        raise ArgumentError(name=repr(typed), why="it is a text, without half characters")
 
 
 async def _ending(records: Records, typed: str) -> Sequence[StoredRun]:

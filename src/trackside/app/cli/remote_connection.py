@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from trackside._version import __version__
-from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.arguments import ArgumentError, is_whole
 from trackside.app.cli.records import Home
 from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.payload import with_whole_characters
@@ -369,7 +369,7 @@ def _parameters(query: Query | None) -> httpx.QueryParams:
                 if hasattr(one, "isoformat")
                 else str(one)
             )
-            if not _is_whole(text):
+            if not is_whole(text):
                 raise ArgumentError(name=repr(text), why="it is a text, without half characters")
             pairs.append((name, text))
     return httpx.QueryParams(pairs)
@@ -381,18 +381,9 @@ def part_of_path(name: str) -> str:
     Raises:
         ArgumentError: servers take it for more than one, or for none.
     """
-    if not name or "/" in name or not _is_whole(name):
+    if not name or "/" in name or not is_whole(name):
         raise ArgumentError(name=repr(name), why="no server can be asked for what is called so; ask its database")
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
-
-
-def _is_whole(text: str) -> bool:
-    """Whether no half characters are in it, as in what was typed and is no UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def path_of_run(thread_id: str, run_id: str) -> str:
