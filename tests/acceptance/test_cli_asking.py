@@ -162,3 +162,14 @@ def test_tables_with_events_are_upgraded_only_if_somebody_says_so(here: Run, ter
 def test_without_events_nobody_is_asked(here: Run) -> None:
     assert here("db", "upgrade", "--dry-run").stdout == "Would make the tables.\n"
     assert here("db", "upgrade").stdout.startswith("Made the tables")
+
+
+def test_whoever_deletes_is_told_how_long_the_events_stay(filled: Run, terminal: Any) -> None:
+    asked = terminal("delete", "thread", "thread-1", columns=200)
+    asked.wait_for("Their events go within a minute where a server or a worker is up")
+    asked.press(b"n\n")
+    assert asked.wait() == 130
+
+    run, thread = filled("delete", "run", "run-1", "--yes"), filled("delete", "thread", "thread-1", "--yes")
+    assert "Their events stay in the log, until `trackside prune` removes them for good." in run.stdout
+    assert "Their events go within a minute where a server or a worker is up, else with" in thread.stdout

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trackside.app.storage import StoredRun, StoredThread
 
 _COUNTED = 1_000  # runs of a thread; more are said to be more
+_RUNS_STAY = "Their events stay in the log, until `trackside prune` removes them for good."
+_THREADS_GO = "Their events go within a minute where a server or a worker is up, else with `trackside prune`."
 
 
 class StillActiveError(TracksideError):
@@ -141,7 +143,7 @@ def delete_runs(options: DeleteOptions) -> ExitCode:
         return not_done("Nothing was deleted.")
     run_loop(delete, left)
     gone = {run.run_id for run in left}
-    return _show("run", [run.run_id for run in found], gone, json=options.json)
+    return _show("run", [run.run_id for run in found], gone, _RUNS_STAY, json=options.json)
 
 
 def delete_threads(options: DeleteOptions) -> ExitCode:
@@ -174,15 +176,15 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
     found = run_loop(look)
     left = [(thread, runs) for thread, runs in found if thread.removed_at is None]
     what = _listed([f"thread {thread.thread_id} with {_amount(runs)}{_titled(thread)}" for thread, runs in left])
-    question = f"Delete {what}, and all that is remembered there? Events stay in the log."
+    question = f"Delete {what}, and all that is remembered there? {_THREADS_GO}"
     if left and not agrees(question, yes=options.yes, would=f"{what} would be deleted"):
         return not_done("Nothing was deleted.")
     run_loop(delete, [thread for thread, _ in left])
     gone = {thread.thread_id for thread, _ in left}
-    return _show("thread", [thread.thread_id for thread, _ in found], gone, json=options.json)
+    return _show("thread", [thread.thread_id for thread, _ in found], gone, _THREADS_GO, json=options.json)
 
 
-def _show(kind: str, ids: Sequence[str], gone: set[str], *, json: bool) -> ExitCode:
+def _show(kind: str, ids: Sequence[str], gone: set[str], their_events: str, *, json: bool) -> ExitCode:
     console = standard_output()
     for id_ in ids:
         if json:
@@ -192,7 +194,7 @@ def _show(kind: str, ids: Sequence[str], gone: set[str], *, json: bool) -> ExitC
         else:
             console.print(f"{kind.capitalize()} {id_} was deleted already.", soft_wrap=True)
     if gone and not json:
-        console.print("Their events stay in the log, until `trackside prune` removes them for good.", style="dim")
+        console.print(their_events, style="dim", soft_wrap=True)
     console.check()
     return ExitCode.reader_gone if console.reader_gone else ExitCode.success
 

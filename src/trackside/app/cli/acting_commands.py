@@ -62,7 +62,8 @@ def delete(
 ) -> int:
     """Remove runs that have ended, or threads with their runs and all that they remember; it asks before.
 
-    Clients do not see them any more. Their events stay in the log, until `trackside prune` removes them for good.
+    Clients do not see them any more. Events of runs stay in the log, until `trackside prune` removes them for good.
+    Those of threads go within a minute where a server or a worker is up, else with `trackside prune`.
     """
     from trackside.app.cli import acting
     from trackside.app.cli.places import Place
