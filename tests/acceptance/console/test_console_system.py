@@ -14,7 +14,8 @@ from playwright.async_api import expect
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SETTINGS = (
-    '[agents]\ntalks = "console_agents.py:talks"\n[runs]\nmax_running = 7\n[server]\nwebhook_secret = "open-sesame"\n'
+    '[agents]\ntalks = "console_agents.py:talks"\n[runs]\nmax_running = 7\n[server]\n'
+    'webhook_secret = "whsec_b3Blbi1zZXNhbWUtYW5kLWxldC1tZS1pbg=="\n'
 )
 
 
@@ -38,7 +39,7 @@ async def test_it_shows_what_the_server_is_and_hides_secrets(serve: Any, visit: 
         row = page.locator("#settings tr", has=page.get_by_role("rowheader", name="runs.max_running", exact=True))
         await expect(row).to_contain_text("7")
         await expect(row).to_contain_text("trackside.toml")
-        assert "open-sesame" not in await page.content()
+        assert "b3Blbi1z" not in await page.content()
         more = page.locator("#settings details")
         await expect(more.locator("tr").first).to_be_hidden()
         await more.locator("summary").click()

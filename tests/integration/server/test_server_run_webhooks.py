@@ -66,6 +66,15 @@ async def test_a_receiver_gets_the_run_as_clients_see_it_signed_and_with_its_val
         assert [question["value"] for question in asked["values"]["__interrupt__"]] == ["sure?"]
 
 
+async def test_the_secret_may_stand_in_the_environment(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_WEBHOOK_SECRET", NEW)
+    settings = ServerSettings(private_webhooks=True, webhook_secret="env:RUN_WEBHOOK_SECRET")
+    async with WebhookReceiver(NEW) as receiver, serve_agents({"echo": echo}, server=settings) as served:
+        await served.client.runs.wait(None, "echo", input={}, webhook=receiver.url)
+        await told(receiver)
+        assert receiver.requests[0].verified == (True,)
+
+
 async def test_one_receiver_that_fails_holds_up_no_other_and_is_told_again(serve_agents: Any) -> None:
     async with (
         WebhookReceiver(NEW) as bad,

@@ -15,7 +15,7 @@ from trackside.app.server.system import Found, Looker, Surroundings
 from trackside.app.settings import AccessSettings, ObserverSettings, ServerSettings
 from trackside.app.spool import REFUSED_FILE
 
-SECRET = "whsec_c2VjcmV0LXNlY3JldA=="
+SECRET = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"
 
 
 async def echo(input: Any) -> Any:

@@ -25,6 +25,7 @@ from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
 from trackside.app.wiring.checking import check_app
 from trackside.app.wiring.guests import load_guest
+from trackside.app.wiring.secrets import webhook_secret_of
 
 _UNIX = getattr(socket, "AF_UNIX", None)
 
@@ -68,6 +69,7 @@ def check(options: ServeOptions) -> ExitCode:
     agents, _ = _loaded(settings)
     say_notes(settings)
     check_app(settings, agents)
+    webhook_secret_of(settings)
     say_all_is_well(settings)
     return ExitCode.success
 

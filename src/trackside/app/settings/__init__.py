@@ -97,7 +97,7 @@ class ServerSettings:
     private_webhooks: bool = False
     """Whether runs may tell addresses of their ends that are on this machine or in private networks."""
     webhook_secret: str | None = field(default=None, repr=False)
-    """With what is signed what they are told (`whsec_…`); None: it is not signed."""
+    """With what is signed what they are told: `whsec_…`, or `env:NAME`; None: it is not signed."""
     console: bool = True
     """Whether it has pages for people, at `/ui`."""
     app: str | None = None
@@ -197,8 +197,12 @@ class Settings:
 
     def complaint(self, key: str, why: str) -> SettingsError:
         """The error to raise when a value turns out not to work only when it is used; it names who set the value."""
+        return SettingsError(where=self.place_of(key), why=why)
+
+    def place_of(self, key: str) -> str:
+        """Where a value was set, as messages say it; its key alone where nobody has set it."""
         source = self.sources.get(key)
-        return SettingsError(where=key if source is None else where_set(key, source), why=why)
+        return key if source is None else where_set(key, source)
 
     @property
     def is_postgres(self) -> bool:

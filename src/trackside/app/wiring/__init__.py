@@ -30,6 +30,7 @@ from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.redaction import load_redaction
+from trackside.app.wiring.secrets import webhook_secret_of
 from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import CompositeObserver, ObserverBinding, RunManager, RunObserver
 from trackside.harness.arguments import check_agents
@@ -111,13 +112,17 @@ class App:
     def parts(self) -> ServerParts:
         """What the HTTP server of this app answers with. From the first look at it on, the app does what servers do without
         being asked: it starts the runs of crons, and tells webhooks how runs have ended.
+
+        Raises:
+            SettingsError: `server.webhook_secret` signs nothing, or the environment does not have it.
         """
         from trackside.app.server import ServerOptions, ServerParts
         from trackside.app.wiring.system import system_sources
 
+        secret = webhook_secret_of(self.settings)
         if self.fleet_part is None:  # else they are among its duties
             self._begin_crons()
-        webhooks = self._begun_webhooks()
+        webhooks = self._begun_webhooks(secret)
         server, access = self.settings.server, self.settings.access
         return ServerParts(
             manager=self.manager,
@@ -154,7 +159,7 @@ class App:
         crons.begin()
         self.closing.push_async_callback(crons.aclose)
 
-    def _begun_webhooks(self) -> RunWebhooks:
+    def _begun_webhooks(self, secret: str | None) -> RunWebhooks:
         from trackside.app.server.run_webhooks import RunWebhooks
 
         webhooks = RunWebhooks(
@@ -163,7 +168,7 @@ class App:
             self.streams,
             mirrors=self._mirrors,
             checkpointer=self.checkpointer,
-            secret=self.settings.server.webhook_secret,
+            secret=secret,
             private=self.settings.server.private_webhooks,
         )
         webhooks.begin()

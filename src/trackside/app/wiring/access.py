@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.settings import AccessSettings, Settings
 from trackside.app.wiring.agents import AgentReference, AgentReferenceError, Wanted, load_object
 from trackside.app.wiring.errors import MissingExtraError
+from trackside.app.wiring.secrets import secret_in
 
 if TYPE_CHECKING:
     from trackside.app.server.auth import Authenticator
     from trackside.app.storage import Store
 
-_ENVIRONMENT: Final = "env:"
 _FORM: Final = "it is a function of a request's headers, or an `Auth` of langgraph_sdk"
 _STREAMS: Final = 1_000
 
@@ -74,20 +73,10 @@ def _tokens(settings: Settings) -> Authenticator:
         permission=access.jwt_permission,
     )
     try:
-        return TokenAuthenticator.of(rules, key=_key(settings), jwks=access.jwt_jwks)
+        key = secret_in(settings, "server.jwt_key", access.jwt_key)
+        return TokenAuthenticator.of(rules, key=key, jwks=access.jwt_jwks)
     except TokenOptionError as exc:
         raise settings.complaint(f"server.jwt_{exc.details['option']}", exc.details["why"]) from exc
-
-
-def _key(settings: Settings) -> str | None:
-    """The key of tokens: as it stands, or the value of a variable."""
-    key = settings.access.jwt_key
-    if key is None or not key.startswith(_ENVIRONMENT):
-        return key
-    variable = key.removeprefix(_ENVIRONMENT)
-    if not os.environ.get(variable):
-        raise settings.complaint("server.jwt_key", f"the environment has no variable {variable or '(no name)'}")
-    return os.environ[variable]
 
 
 def _own(settings: Settings) -> Authenticator:
