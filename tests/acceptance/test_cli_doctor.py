@@ -132,6 +132,8 @@ def test_a_spool_that_could_not_keep_anything_is_found(here: Trackside, tmp_path
     assert finding["severity"] == "error"
     assert "is no folder that can be written" in finding["what"]
     assert "database.spool" in finding["fix"]
+    in_the_way = tmp_path / "trackside.db-spool"
+    assert finding["fix"].endswith(f"`mv {in_the_way} {in_the_way}.old`")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,56 @@ def test_a_redaction_hook_that_cannot_be_loaded_is_found(here: Trackside) -> Non
 
     assert finding["where"] == "TRACKSIDE_RUNS_REDACT, runs.redact"
     assert "is asynchronous" in finding["what"]
+    assert finding["fix"].endswith("`trackside serve AGENT --check`")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "says"),
+    [
+        ('auth = "nosuch.py:f"', "auth", "there is no file nosuch.py"),
+        ('auth = "broken.py:f"', "auth", "ZeroDivisionError: division by zero"),
+        ('auth = "jwt"', "jwt_", "set either jwt_key or jwt_jwks"),
+        ('auth = "jwt"\njwt_key = "env:NOPE"', "jwt_key", "the environment has no variable NOPE"),
+        ('auth = "jwt"\njwt_key = "short"', "jwt_key", ""),
+        ('auth = "jwt"\njwt_key = "@"\njwt_algorithms = ["none"]', "jwt_algorithms", "none"),
+        ('auth = "jwt"\njwt_key = "@"\njwt_algorithms = ["RS256"]', "jwt_", ""),
+        ('auth = "jwt"\njwt_jwks = "https://example.org/keys"', "jwt_", ""),
+        ('jwt_key = "@"', "jwt_key", "it has no effect without"),
+        ('app = "agents.py:nosuch"', "app", "agents.py has no nosuch"),
+        ('app = "dies.py:app"', "app", "the process that imported it ended with 7"),
+        ('webhook_secret = "abc"', "webhook_secret", "its Base64 stands for 2 bytes"),
+        ('host = "0.0.0.0"', "host", "asks nobody who he is"),
+    ],
+)
+def test_what_keeps_a_server_from_starting_is_found(
+    here: Trackside, tmp_path: Path, table: str, key: str, says: str
+) -> None:
+    (tmp_path / "broken.py").write_text("print('loud')\n1 / 0")
+    (tmp_path / "dies.py").write_text("import os; os._exit(7)")
+    table = table.replace("@", "s" * 64)
+    (tmp_path / "trackside.toml").write_text(f'[agents]\necho = "agents.py:echo"\n[server]\n{table}\n')
+
+    finding = only(findings(here("doctor", "--json")))
+
+    assert finding["severity"] == "error"
+    assert f"server.{key}" in finding["where"]
+    assert says in finding["what"]
+    assert finding["fix"].endswith("`trackside serve --check`")
+    if "dies.py" not in table:  # which would end this process
+        assert here("serve", "--check").returncode == 2
+
+
+def test_a_server_that_asks_for_keys_and_has_none_is_found(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "trackside.toml").write_text('[agents]\necho = "agents.py:echo"\n[server]\nauth = "keys"\n')
+    before = only(findings(here("doctor", "--json")))
+    here("run", "echo", "hello")
+
+    finding = only(findings(here("doctor", "--json")))
+    assert finding == before
+    assert (finding["severity"], finding["where"]) == ("warning", "trackside.toml, server.auth")
+    assert finding["what"] == "no API key is good here, so nobody is let in"
+    here("auth", "create", "laptop")
+    assert here("doctor").stdout == "All is well.\n"
 
 
 def test_tables_of_another_version_are_found(here: Trackside, tmp_path: Path) -> None:

@@ -342,7 +342,8 @@ def test_a_key_does_what_it_may(served: Served, here: Trackside) -> None:
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
         assert "--permission admin" in refused.stderr
         told = here("doctor", *at)
-        assert (told.returncode, "only to keys with the permission 'admin'" in told.stdout) == (0, True)
+        assert (told.returncode, "only to keys with the permission 'admin'" in told.stdout) == (1, True)
+        assert "All is well" not in told.stdout
     with_read = here("run", "echo", "x", *served.at("server", "read"))
     assert "does not allow it" in with_read.stderr
     assert "--permission run" in with_read.stderr

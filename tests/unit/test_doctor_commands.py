@@ -21,13 +21,23 @@ NOW = datetime.now(UTC)
 ODD = "t 1; rm -r $HOME 'x'"
 
 
-def subscription(name: str, *, failures: int = 0, parked: int = 0, consumer: str | None = None) -> Subscription:
+ACTIVE, PAUSED = SubscriptionState.active, SubscriptionState.paused
+
+
+def subscription(
+    name: str,
+    *,
+    failures: int = 0,
+    parked: int = 0,
+    consumer: str | None = None,
+    state: SubscriptionState = ACTIVE,
+) -> Subscription:
     long_ago = NOW - timedelta(days=1)
     return Subscription(
         name=name,
         filter=SubscriptionFilter(),
         on_failure=OnFailure.block,
-        state=SubscriptionState.active,
+        state=state,
         cursor=3,
         behind=5,
         oldest_at=long_ago,
@@ -96,6 +106,25 @@ def test_the_database_that_was_typed_is_in_the_commands(tmp_path: Path, monkeypa
     assert check(typed, ["--database", url]) == {"prune", "db compact"}
     monkeypatch.setenv("TRACKSIDE_DATABASE_URL", url)
     assert check(asyncio.run(examine(load_settings(), least_room=2**62)), []) == {"prune", "db compact"}
+
+
+def test_a_subscription_that_is_paused_since_its_receiver_is_gone_is_to_be_seen_to() -> None:
+    gone, asleep = subscription(ODD, failures=1, state=PAUSED), subscription("asleep", state=PAUSED)
+    health = Health(
+        workers=[],
+        stuck=[],
+        abandoned=[],
+        unclaimed=[],
+        left_busy=[],
+        subscriptions=[gone, asleep],
+        damage=[],
+        clock_ahead=0.0,
+    )
+    told, note = findings_in(health, "db", NOW)
+    assert (told.severity, note.severity) == (Severity.warning, Severity.note)
+    assert told.what == "it is paused, and 5 events behind, since its next event failed once: no"
+    assert commands(told) == [["trackside", "subscriptions", ODD, "resume"]]
+    assert check([told], []) == {"subscriptions"}
 
 
 async def make(url: str) -> None:

@@ -65,9 +65,9 @@ async def _system(connection: Connection) -> list[Finding]:
     try:
         found = connection.decode((await connection.get("system")).body, _System).findings
     except NotAllowedError:
-        what = "what it finds around it, it tells only to keys with the permission 'admin'"
+        what = "nothing could be looked at: what it finds around it, it tells only to keys with the permission 'admin'"
         fix = "make one where its database is: `trackside auth create doctor --permission admin`"
-        return [Finding(severity=Severity.note, what=what, where=url, fix=fix)]
+        return [Finding(severity=Severity.warning, what=what, where=url, fix=fix)]
     except ServerFailedError as exc:
         fix = f"look at the server's log, and at how it does: `curl {url}/health/ready`"
         return [Finding(severity=Severity.error, what=str(exc).rstrip("."), where=url, fix=fix)]

@@ -9,8 +9,7 @@ import asyncio
 import os
 import shlex
 import shutil
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 from trackside.app.settings import SETTINGS_FILE, Settings
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
+from trackside.app.wiring.access_doctor import examine_access
 from trackside.app.wiring.database import blaming
-from trackside.app.wiring.elsewhere import tried_elsewhere
 from trackside.app.wiring.errors import NothingRecordedError
 from trackside.app.wiring.file_modes import open_to_others
 from trackside.app.wiring.findings import Finding, Severity, long_time
 from trackside.app.wiring.fleet_doctor import examine_fleet
+from trackside.app.wiring.loading_doctor import examine_code
 from trackside.app.wiring.spooling import spool_folder
-from trackside.app.wiring.try_loading import OBSERVER, REDACTION
 from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ LEAST_ROOM: Final = 200 * 1_048_576
 _PATIENCE: Final = timedelta(minutes=1)  # in which runs that could start are usually taken
 _LAG: Final = timedelta(minutes=5)  # by which a subscription may be behind
 _CLOCK_SECONDS: Final = 5.0  # by which clocks may differ
-_LOADING_SECONDS: Final = 120.0  # that an agent's module may take to be imported
-_AT_ONCE: Final = 4  # agents that are imported
 
 
 def examine_running(settings: Settings) -> list[Finding]:
@@ -55,7 +52,7 @@ def examine_running(settings: Settings) -> list[Finding]:
 
 
 async def examine(settings: Settings, *, least_room: int = LEAST_ROOM, now: datetime | None = None) -> list[Finding]:
-    """Everything that is found, the worst first. Agents are imported in processes of their own.
+    """Everything that is found, the worst first. What is code of others is imported in processes of its own.
 
     Args:
         settings: what is examined.
@@ -63,48 +60,11 @@ async def examine(settings: Settings, *, least_room: int = LEAST_ROOM, now: date
         now: the time; this machine's if left out.
     """
     now = datetime.now(UTC) if now is None else now
-    found = [finding async for finding in _loading(settings)]
+    flags = _flags(settings)
+    found = [finding async for finding in examine_code(settings)]
+    found += [*await examine_access(settings, flags)]
     found += await asyncio.to_thread(lambda: [*_database(settings, now), *_places(settings, least_room)])
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
-
-
-async def _loading(settings: Settings) -> AsyncIterator[Finding]:
-    named = {f"agents.{name}": (name, reference) for name, reference in settings.agents.items()}
-    if settings.redact is not None:
-        named["runs.redact"] = (REDACTION, settings.redact)
-    free = asyncio.Semaphore(_AT_ONCE)
-    observers = [(OBSERVER, observer.name) for observer in settings.observers]
-    whys = await asyncio.gather(*(_try_loading(*arguments, free=free) for arguments in (*named.values(), *observers)))
-    for (key, (_, reference)), why in zip(named.items(), whys, strict=False):
-        if why:
-            yield Finding(
-                severity=Severity.error,
-                what=f"{reference} cannot be loaded: {why.rstrip('.')}",
-                where=f"{settings.sources.get(key, 'settings')}, {key}",
-                fix=f"correct the reference or the module; the whole traceback: `trackside run {shlex.quote(reference)}`",
-            )
-    for observer, why in zip(settings.observers, whys[len(named) :], strict=True):
-        if why:
-            key, _, what = why.removeprefix(observer.where).rstrip(".").partition(": ")
-            fix = "correct the table, before which nothing runs; which observers there are: `trackside observers`"
-            yield Finding(severity=Severity.error, what=what or key, where=f"{observer.where}{key}", fix=fix)
-
-
-async def _try_loading(name: str, reference: str, *, free: asyncio.Semaphore) -> str:
-    """Why something cannot be loaded; nothing if it can."""
-    async with free:
-        return await _load_elsewhere(name, reference)
-
-
-async def _load_elsewhere(name: str, reference: str) -> str:
-    command = (sys.executable, "-m", "trackside.app.wiring.try_loading", name, reference)
-    tried = await tried_elsewhere(command, seconds=_LOADING_SECONDS)
-    if tried is None:
-        return f"importing it takes more than {_LOADING_SECONDS:g} s"
-    if tried.returncode == 0:
-        return ""
-    lines = tried.said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"the process that imported it ended with {tried.returncode}"
 
 
 def _database(settings: Settings, now: datetime, *, sound: bool = True) -> Iterator[Finding]:
@@ -236,7 +196,12 @@ def _unfed(health: Health, settings: Settings) -> Iterator[Finding]:
 def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iterator[Finding]:
     name = shlex.quote(subscription.name)
     where = f"subscription {subscription.name}"
-    if subscription.state == "paused":
+    if subscription.state == "paused" and subscription.failures:  # as one whose receiver says that it is gone
+        times = "once" if subscription.failures == 1 else f"{subscription.failures} times"
+        what = f"it is paused, and {subscription.behind} events behind, since its next event failed {times}"
+        fix = f"see to its receiver, and let it go on: `trackside subscriptions {name} resume{flags}`"
+        yield Finding(severity=Severity.warning, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
+    elif subscription.state == "paused":
         what = f"somebody paused it, and it is {subscription.behind} events behind"
         yield Finding(severity=Severity.note, what=what, where=where)
     elif subscription.failures:
@@ -292,8 +257,10 @@ def _spool(folder: Path, flags: str) -> Iterator[Finding]:
         what = (
             f"ends of runs that the database does not take could not be kept: {place} is no folder that can be written"
         )
-        quoted = shlex.quote(where)
+        quoted, in_place = shlex.quote(where), shlex.quote(str(place))
         fix = f"set database.spool, or give the right to write there: `mkdir -p {quoted} && chmod u+rwx {quoted}`"
+        if not place.is_dir():
+            fix = f"set database.spool to a folder, or put away what is in its place: `mv {in_place} {in_place}.old`"
         yield Finding(severity=Severity.error, what=what, where=where, fix=fix)
         return
     try:

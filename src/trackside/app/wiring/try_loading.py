@@ -2,26 +2,41 @@
 
     python -m trackside.app.wiring.try_loading NAME REFERENCE
 
-ends with 0 if REFERENCE is an agent, and else with 1, saying why on the last line of standard error. An observer is tried
-as the settings in the current folder have it, so that no secret stands on a command line.
+ends with 0 if REFERENCE is an agent, and else with 1, saying why on the last line of standard error. Observers, and what a
+server needs, are tried as the settings in the current folder have them, so that no secret stands on a command line.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from trackside.app.settings import Settings, load_settings
+from trackside.app.settings import Settings, SettingsError, load_settings
+from trackside.app.wiring.access import storeless_authenticator_of
 from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.guests import load_guest
 from trackside.app.wiring.observers import build_observer
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.redaction import load_redaction
+from trackside.app.wiring.secrets import webhook_secret_of
 from trackside.harness.errors import TracksideError
 
 REDACTION = ":redact"
 """The NAME under which REFERENCE is a redaction hook; no agent has a colon in its name."""
 OBSERVER = ":observer"
 """The NAME under which REFERENCE is what an observer of the settings is called."""
+SETTING = ":setting"
+"""The NAME under which REFERENCE is one of `SETTINGS`."""
+SETTINGS: Final[Mapping[str, Callable[[Settings], Any]]] = {
+    "server.auth": storeless_authenticator_of,
+    "server.app": load_guest,
+    "server.webhook_secret": webhook_secret_of,
+}
+"""Settings without which a server does not start, by their keys, and what sees whether they will do."""
+BEHIND_PLACE = "\t"
+"""What stands behind the place of such a setting, and before why it will not do."""
 
 
 def main(name: str, reference: str) -> int:
@@ -31,12 +46,33 @@ def main(name: str, reference: str) -> int:
             load_redaction(Settings(redact=reference))
         elif name == OBSERVER:
             _build(reference)
+        elif name == SETTING:
+            return _try_setting(reference)
         else:
             _load(name, reference)
     except TracksideError as exc:
-        why = exc if name == OBSERVER else exc.details.get("cause", exc.details.get("why", exc))
-        sys.stderr.write(f"\n{' '.join(str(why).split())}\n")
-        return 1
+        return _failed(exc if name == OBSERVER else _cause(exc))
+    return 0
+
+
+def _cause(exc: TracksideError) -> object:
+    return exc.details.get("cause", exc.details.get("why", exc))
+
+
+def _failed(why: object, place: str = "") -> int:
+    sys.stderr.write(f"\n{place}{' '.join(str(why).split())}\n")
+    return 1
+
+
+def _try_setting(key: str) -> int:
+    settings = load_settings()
+    enter_project(settings)
+    try:
+        SETTINGS[key](settings)
+    except SettingsError as exc:  # which may be about another key
+        return _failed(exc.details["why"], f"{exc.details['where']}{BEHIND_PLACE}")
+    except TracksideError as exc:
+        return _failed(_cause(exc), f"{settings.place_of(key)}{BEHIND_PLACE}")
     return 0
 
 

@@ -1,0 +1,95 @@
+"""Whether the code that settings name can be loaded: agents, observers, and what a server needs before it starts.
+
+Each is tried in a process of its own, so that whatever it does happens there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from trackside.app.settings import Settings
+from trackside.app.wiring.elsewhere import tried_elsewhere
+from trackside.app.wiring.findings import Finding, Severity
+from trackside.app.wiring.try_loading import BEHIND_PLACE, OBSERVER, REDACTION, SETTING, SETTINGS
+
+_LOADING_SECONDS: Final = 120.0  # that a module may take to be imported
+_AT_ONCE: Final = 4  # processes that import something
+
+
+async def examine_code(settings: Settings) -> AsyncIterator[Finding]:
+    """What of the code that these settings name cannot be loaded."""
+    named = {f"agents.{name}": (name, reference) for name, reference in settings.agents.items()}
+    if settings.redact is not None:
+        named["runs.redact"] = (REDACTION, settings.redact)
+    observers = [(OBSERVER, observer.name) for observer in settings.observers]
+    servers = [(SETTING, key) for key in SETTINGS if key in settings.sources or _is_about(key, settings)]
+    free = asyncio.Semaphore(_AT_ONCE)
+    tried = (*named.values(), *observers, *servers)
+    whys = iter(await asyncio.gather(*(_try_loading(*arguments, free=free) for arguments in tried)))
+    for found in (
+        _of_references(settings, named, whys),
+        _of_observers(settings, whys),
+        _of_server(settings, servers, whys),
+    ):
+        for finding in found:
+            yield finding
+
+
+def _is_about(key: str, settings: Settings) -> bool:
+    """Whether other keys have to do with this one: those of tokens with who is let in."""
+    return key == "server.auth" and any(name.startswith("server.jwt_") for name in settings.sources)
+
+
+def _of_references(settings: Settings, named: dict[str, tuple[str, str]], whys: Iterator[str]) -> Iterator[Finding]:
+    for key, (name, reference) in named.items():
+        if why := next(whys):
+            shown = _start(settings) if name == REDACTION else f"trackside run {shlex.quote(reference)}"
+            yield Finding(
+                severity=Severity.error,
+                what=f"{reference} cannot be loaded: {why.rstrip('.')}",
+                where=f"{settings.sources.get(key, 'settings')}, {key}",
+                fix=f"correct the reference or the module; the whole traceback: `{shown}`",
+            )
+
+
+def _of_observers(settings: Settings, whys: Iterator[str]) -> Iterator[Finding]:
+    for observer in settings.observers:
+        if why := next(whys):
+            key, _, what = why.removeprefix(observer.where).rstrip(".").partition(": ")
+            fix = "correct the table, before which nothing runs; which observers there are: `trackside observers`"
+            yield Finding(severity=Severity.error, what=what or key, where=f"{observer.where}{key}", fix=fix)
+
+
+def _of_server(settings: Settings, servers: list[tuple[str, str]], whys: Iterator[str]) -> Iterator[Finding]:
+    for _, key in servers:
+        if why := next(whys):
+            place, _, what = why.rpartition(BEHIND_PLACE)
+            where = place or settings.place_of(key)
+            fix = f"correct it, before which no server starts; what a start would say: `{_start(settings)}`"
+            yield Finding(severity=Severity.error, what=what.rstrip("."), where=where, fix=fix)
+
+
+def _start(settings: Settings) -> str:
+    """The command that says what keeps a server from starting."""
+    return "trackside serve --check" if settings.agents else "trackside serve AGENT --check"
+
+
+async def _try_loading(name: str, reference: str, *, free: asyncio.Semaphore) -> str:
+    """Why something cannot be loaded; nothing if it can."""
+    async with free:
+        return await _load_elsewhere(name, reference)
+
+
+async def _load_elsewhere(name: str, reference: str) -> str:
+    command = (sys.executable, "-m", "trackside.app.wiring.try_loading", name, reference)
+    tried = await tried_elsewhere(command, seconds=_LOADING_SECONDS)
+    if tried is None:
+        return f"importing it takes more than {_LOADING_SECONDS:g} s"
+    if tried.returncode == 0:
+        return ""
+    lines = tried.said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"the process that imported it ended with {tried.returncode}"
