@@ -315,6 +315,17 @@ def test_the_program_says_its_version_and_helps(trackside: Trackside, here: Trac
         assert "interrupted" in shown, "the statuses there are"
 
 
+@pytest.mark.parametrize("columns", ["0", "00", "²", "-1", "wide"])
+def test_what_is_no_width_is_none(recorded: Trackside, columns: str) -> None:
+    assert recorded("events", COLUMNS=columns).stdout == recorded("events").stdout
+
+
+def test_a_table_is_never_so_narrow_that_nothing_is_left(recorded: Trackside) -> None:
+    lines = recorded("runs", COLUMNS="1").stdout.splitlines()
+
+    assert {len(line) for line in lines[1:]} == {20}
+
+
 def test_stats_of_nothing(recorded: Trackside) -> None:
     nothing = recorded("stats", "--agent", "nobody")
 

@@ -26,6 +26,8 @@ from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.types import JsonObject
 
 _UNBOUNDED = 1_000_000  # columns: nothing is cut where there is no screen
+_MOST_DIGITS = 6  # of `COLUMNS`; more are no width of anything
+_NARROWEST = 20  # columns, whatever `COLUMNS` says: with less a table says nothing
 
 
 class OutputError(TracksideError, OSError, code="output-not-writable"):
@@ -37,7 +39,7 @@ class OutputError(TracksideError, OSError, code="output-not-writable"):
 class OutputConsole(Console):
     """A console that takes every text as it is, and falls silent when its reader has gone.
 
-    Where there is no terminal it has no colour, and no width either, unless `COLUMNS` gives it one.
+    Where there is no terminal it has no colour, and no width either, unless `COLUMNS` gives it one; 0 is none.
     """
 
     reader_gone = False
@@ -49,9 +51,11 @@ class OutputConsole(Console):
 
     def __init__(self, file: TextIO) -> None:
         self.guard = threading.RLock()
-        self.is_bounded = file.isatty() or os.environ.get("COLUMNS", "").isdigit()
-        width = None if self.is_bounded else _UNBOUNDED
-        super().__init__(file=file, markup=False, emoji=False, highlight=False, width=width)
+        columns = _columns()
+        self.is_bounded = columns is not None or file.isatty()
+        width = columns if self.is_bounded else _UNBOUNDED
+        environ = {**os.environ, "COLUMNS": ""}  # which Rich would believe, whatever stands there
+        super().__init__(file=file, markup=False, emoji=False, highlight=False, width=width, _environ=environ)
 
     @property
     def is_screen(self) -> bool:
@@ -135,6 +139,13 @@ class OutputConsole(Console):
         self.quiet = True
         self._failure = exc
         discard(self.file)
+
+
+def _columns() -> int | None:
+    """The width that `COLUMNS` gives; None: none."""
+    typed = os.environ.get("COLUMNS", "")
+    columns = int(typed[:_MOST_DIGITS]) if typed.isascii() and typed.isdigit() else 0
+    return max(columns, _NARROWEST) if columns else None
 
 
 def _check(failure: OSError | None) -> None:
