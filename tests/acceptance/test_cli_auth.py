@@ -86,6 +86,10 @@ def test_a_person_at_a_terminal_is_asked(here: Here, terminal: Callable[..., Any
 def test_what_does_not_fit_is_one_line(here: Here) -> None:
     for arguments, said in (
         (("auth", "create", "ci", "--expires", "soon"), "'soon' is not a length of time"),
+        (("auth", "create", "ci", "--expires", "90"), "'90' is not a length of time with its unit"),
+        (("auth", "create", "ci", "--expires", "0s"), "--expires: it has to be longer than nothing"),
+        (("auth", "create", "ci", "--expires", "9999999d"), "--expires: '9999999d' from now is after the year 9999"),
+        (("auth", "create", "ci", "--expires", "999999999999999w"), "from now is after the year 9999"),
         (("auth", "create", ""), "An API key cannot have name=''"),
         (("auth", "create", "ci", "--owner", ""), "An API key cannot have owner=''"),
         (("auth", "create", "ci", "--permission", "root"), "root"),

@@ -119,8 +119,10 @@ def read_seconds(text: str, name: str) -> float:
         ArgumentError: it is not one, or it is zero.
     """
     found = duration_of(text)
-    if found is None or found.seconds <= 0:
+    if found is None:
         raise ArgumentError(name=name, why=f"{text!r} is not a length of time; write 90, 30s, 5m, 2h or 3d")
+    if found.seconds == 0:
+        raise ArgumentError(name=name, why="it has to be longer than nothing; leave it out for no limit")
     return found.seconds
 
 

@@ -146,12 +146,14 @@ def _in_store[T](
 
 def _end_in(typed: str) -> datetime:
     found = duration_of(typed)
+    if found is None or not found.has_unit:
+        raise ArgumentError(name="--expires", why=f"{typed!r} is not a length of time with its unit; write 12h or 90d")
+    if found.seconds == 0:
+        raise ArgumentError(name="--expires", why="it has to be longer than nothing; leave it out for ever")
     try:
-        if found and found.has_unit and found.seconds > 0:
-            return datetime.now(UTC) + timedelta(seconds=found.seconds)
+        return datetime.now(UTC) + timedelta(seconds=found.seconds)
     except OverflowError:
-        pass
-    raise ArgumentError(name="--expires", why=f"{typed!r} is not a length of time with its unit; write 12h or 90d")
+        raise ArgumentError(name="--expires", why=f"{typed!r} from now is after the year 9999") from None
 
 
 def _object(key: ApiKey) -> JsonObject:

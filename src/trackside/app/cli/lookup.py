@@ -90,7 +90,9 @@ async def find_thread(records: Records, typed: str) -> StoredThread:
 def _check_typed(kind: str, typed: str) -> None:
     """See that a text was typed, and not nothing: with that every id begins, so that it would mean the only one there is."""
     if not typed:
-        raise ArgumentError(name=f"the id of a {kind}", why="it is empty; was it taken from a variable that is not set?")
+        raise ArgumentError(
+            name=f"the id of a {kind}", why="it is empty; was it taken from a variable that is not set?"
+        )
     if not is_whole(typed):
         raise ArgumentError(name=repr(typed), why="it is a text, without half characters")
 
