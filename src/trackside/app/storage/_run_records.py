@@ -84,9 +84,7 @@ _REQUEST: Final = type_coerce(runs.c.request, Text)
 
 def strategies_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str]:
     """What runs were to do if their thread was busy, by their ids; only those whose request says it. No other is read."""
-    named = _REQUEST.contains(
-        '"multitask":'
-    )  # a text inside has its quotes escaped; another object may have such a key
+    named = _REQUEST.contains('"multitask":')  # a text has its quotes escaped; an object inside may have such a key
     found: dict[str, str] = {}
     for run_id, request in connection.execute(select(runs.c.run_id, _REQUEST).where(runs.c.run_id.in_(run_ids), named)):
         try:
