@@ -49,8 +49,8 @@ class Outlet:
         if isinstance(update, list):  # a node that has written one channel more than once
             shown = [one for one in map(self._update, update) if one is not None]
             return shown if len(shown) > 1 else shown[0] if shown else None
-        if not isinstance(update, Mapping) or self._hidden.isdisjoint(
-            update
-        ):  # also what a task of the node has returned
-            return update[self._only] if isinstance(update, Mapping) and self._only in update else update
+        if not isinstance(update, Mapping):  # what a task of the node has returned
+            return update
+        if self._hidden.isdisjoint(update):
+            return update if self._only is None else update.get(self._only, update)
         return self.values(update) if self._only is not None else self.values(update) or None
