@@ -201,6 +201,30 @@ async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
     ]
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["then it starts", "nobody says that it starts"])
+async def test_what_is_streamed_before_the_start_is_told_stands_behind_it(
+    monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    with Timeline(console) as timeline:
+        timeline.part(StreamPart(1, "custom", {"number": 1}))
+        if is_told:
+            opening = [
+                event(1, LifecycleEventType.RUN_STARTED, agent="agents.py:talk"),
+                event(2, LifecycleEventType.THREAD_STATUS_UPDATED, status="busy"),
+            ]
+            await timeline.on_events(opening)
+        timeline.part(StreamPart(2, "custom", {"number": 2}))
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Home("sqlite:///trackside.db"))
+
+    start = ["▸ started      agents.py:talk", "· thread       busy"] if is_told else []
+    assert [line[9:] for line in lines_of(console)][:-3] == [
+        *start,
+        '· custom       {"number": 1}',
+        '· custom       {"number": 2}',
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "payload"),
     [

@@ -34,7 +34,7 @@ class Timeline:
     """Shows one run on a console. An observer of its events, to be bound after what must not miss any.
 
     Use it as a context manager: the live lines exist only inside. Its events and its stream come by different ways, so
-    the end of the run is shown by `finish`, when both have ended.
+    nothing of the stream is shown before the start of the run, and its end is shown by `finish`, when both have ended.
     """
 
     def __init__(self, console: OutputConsole) -> None:
@@ -44,6 +44,7 @@ class Timeline:
         self._messages = Messages()
         self._flow: _Written | None = None  # the message whose lines are printed as they fill
         self._waiting: dict[str, _Written] = {}  # those that are printed when they are complete, by key
+        self._early: list[StreamPart | StreamGap] = []  # what has come before the first event
         self._held: list[RunLifecycleEvent] = []
         self._started: float | None = None
         self._said: list[str] = [""]  # the complete messages
@@ -62,17 +63,34 @@ class Timeline:
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Show an event; from the terminal one on they wait for `finish`."""
+        await self.on_events([event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """The same for some that have happened at once."""
         if self._started is None:
             self._started = monotonic()
             if self._doing in {"starting", "waiting"}:
                 self._doing, self._hint = "thinking", ""
-        if self._held or is_terminal(event.event_type):
-            self._held.append(event)
-        else:
-            self._events.print(event)
+        for event in events:
+            if self._held or is_terminal(event.event_type):
+                self._held.append(event)
+            else:
+                self._events.print(event)
+        self._show_early()
 
     def part(self, part: StreamPart | StreamGap) -> None:
         """Show a piece of live output."""
+        if self._started is None:
+            self._early.append(part)
+        else:
+            self._show(part)
+
+    def _show_early(self) -> None:
+        early, self._early = self._early, []
+        for part in early:
+            self._show(part)
+
+    def _show(self, part: StreamPart | StreamGap) -> None:
         if isinstance(part, StreamGap):
             missed = count(part.last - part.first + 1, "piece")
             self._rows.print(self._elapsed(), NOTE, f"{missed} of output passed too quickly to be shown", "dim")
@@ -105,6 +123,7 @@ class Timeline:
 
         A question that is `forgotten` when the program ends cannot be answered any more.
         """
+        self._show_early()
         self._show_end(result)
         if result.error is not None and all(event.payload.get("error") != result.error for event in self._held):
             self._rows.print(self._elapsed(), RUN_LOOKS[result.status], result.error, "red")  # no event could say it
