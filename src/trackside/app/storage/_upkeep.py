@@ -221,6 +221,7 @@ class Upkeep:
         before = {own.record.run_id: own for own in self._own if not own.over}
         if host is None or not before:
             return
+        cancelled = {run_id for run_id, own in before.items() if own.cancel_requested is not None}
         owned = {run.run_id: run for run in await self._writer.write(ListOwned(owner=self._worker_id))}
         claimed = [run_id for run_id, own in before.items() if own.claimed and run_id not in owned]
         to_start = await self._still_to_start(claimed)
@@ -228,7 +229,7 @@ class Upkeep:
             if self._own.get(run_id) is not own or own.over or run_id in to_start:
                 continue
             if run_id in owned:
-                _hear(host, own, owned[run_id])
+                _hear(host, own, owned[run_id], was_cancelled=run_id in cancelled)
             elif run_id in claimed or not own.claimed:  # one that was claimed since is the next look's
                 self._own.forget(run_id)
                 host.on_lost(run_id)
@@ -256,10 +257,10 @@ def say_ended(reaped: Reaped, why: str = "its worker is lost") -> None:
         logger.warning("run %s was ended: %s%s", run_id, why, goes_on)
 
 
-def _hear(host: RunHost, own: OwnRun, said: Owned) -> None:
+def _hear(host: RunHost, own: OwnRun, said: Owned, *, was_cancelled: bool) -> None:
     run_id = own.record.run_id
-    # One that is known to be cancelled, and waits all the same, could not be taken out of the queue when that was tried.
-    is_left = said.has_not_begun and not (own.claimed or own.withdrawn)
+    # One that was known to be cancelled, and waits all the same, could not be taken out of the queue when that was tried.
+    is_left = was_cancelled and said.has_not_begun and not (own.claimed or own.withdrawn)
     if said.cancel_requested is not None and (own.cancel_requested is None or is_left):
         if own.cancels:
             return

@@ -281,11 +281,14 @@ class StoredCoordinator:
         if self._runs.fates.setdefault(run_id, "withdrawn") == "claimed":
             return False
         work = Withdraw(run_id=run_id, thread_id=own.record.thread_id, owner=self.worker_id)
+        own.cancels += 1
         try:
             withdrawn = await self._writer.write_to_the_end(work)
         except TracksideError:
             undecide(self._runs.fates, [run_id], "withdrawn")
             raise
+        finally:
+            own.cancels -= 1
         if not withdrawn or own.withdrawn:
             return False
         own.withdrawn = True
@@ -354,9 +357,9 @@ class StoredCoordinator:
             await self._writer.write_to_the_end(work)
             # Not before: a cancel that could not be stored must not keep the run from being claimed.
             own.cancel_requested = own.cancel_requested or action
+            return await self._known(run_id)
         finally:
             own.cancels -= 1
-        return await self._known(run_id)
 
     async def note_stuck(self, run_id: str, since: datetime) -> None:
         """Record since when a run of this worker has been cancelled and does not stop."""

@@ -153,7 +153,27 @@ async def test_runs_that_wait_when_their_manager_closes_start_with_the_next(work
     assert agents.begun == ["one", "quick 0", "quick 1"]
     assert (await b.store.run(running.run_id)).status is RunStatus.cancelled
     assert (await b.store.run(delayed.run_id)).status is RunStatus.pending
+    async with asyncio.timeout(20):
+        while not b.manager.stats().delayed:  # it may be taken over after those that could begin at once
+            await asyncio.sleep(0.01)
     record = await b.manager.cancel(delayed.run_id)
+    assert record.status is RunStatus.cancelled
+
+
+async def test_a_look_at_the_database_while_a_run_is_cancelled_does_not_cancel_it_again(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await worker()
+    delayed = await a.start("quick later", after_seconds=3_600)
+    known = a.coordinator._known
+
+    async def known_after_a_look(run_id: str) -> Any:
+        await a.coordinator._upkeep.look()
+        return await known(run_id)
+
+    monkeypatch.setattr(a.coordinator, "_known", known_after_a_look)
+    record = await a.manager.cancel(delayed.run_id)
+
     assert record.status is RunStatus.cancelled
 
 
