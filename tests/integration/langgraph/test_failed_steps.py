@@ -4,7 +4,7 @@ import operator
 from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import AIMessage
+from clashing_graph import clashing
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Send
 from pydantic import BaseModel
@@ -13,23 +13,6 @@ from trackside import RunStatus
 from trackside.harness.adapters.langgraph import LangGraphAgent
 from trackside.harness.errors import UnshownStateError
 from trackside.harness.states import ThreadPlace, last_shown
-
-
-class Talk(MessagesState):
-    topic: str
-
-
-def clashing() -> Any:
-    """A graph whose two nodes write one key once if they hear `clash`."""
-
-    def left(state: Talk) -> dict[str, Any]:
-        return {"topic": "left", "messages": [AIMessage(f"reply {len(state['messages'])}")]}
-
-    def right(state: Talk) -> dict[str, Any]:
-        return {"topic": "right"} if state["messages"][-1].content == "clash" else {}
-
-    builder = StateGraph(Talk).add_node("left", left).add_node("right", right)
-    return builder.add_edge(START, "left").add_edge(START, "right").compile()
 
 
 def says(text: str) -> dict[str, Any]:

@@ -5,35 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage
+from clashing_graph import clashing
 from langchain_core.runnables import RunnableConfig
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import START, StateGraph
 from langgraph_sdk.errors import UnprocessableEntityError
 from pydantic import BaseModel
 
 from trackside.harness.ids import new_id
 
 
-class Talk(MessagesState):
-    topic: str
-
-
 class Person(BaseModel):
     name: str = ""
     age: int = 0
-
-
-def clashing() -> Any:
-    """A graph whose two nodes write one key once if they hear `clash`."""
-
-    def left(state: Talk) -> dict[str, Any]:
-        return {"topic": "left", "messages": [AIMessage(f"reply {len(state['messages'])}")]}
-
-    def right(state: Talk) -> dict[str, Any]:
-        return {"topic": "right"} if state["messages"][-1].content == "clash" else {}
-
-    builder = StateGraph(Talk).add_node("left", left).add_node("right", right)
-    return builder.add_edge(START, "left").add_edge(START, "right").compile()
 
 
 def aging() -> Any:
