@@ -26,6 +26,16 @@ def is_whole(text: str) -> bool:
     return True
 
 
+def check_whole(text: str) -> None:
+    """See that what was typed is a text.
+
+    Raises:
+        ArgumentError: there are half characters in it.
+    """
+    if not is_whole(text):
+        raise ArgumentError(name=repr(text), why="it is a text, without half characters")
+
+
 def read_input(text: str | None) -> Json:
     """The input of a run: a text is a human message; `{…}` and `[…]` are JSON; `@file` and `-` are read first.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from trackside.app.cli.arguments import ArgumentError, is_whole
+from trackside.app.cli.arguments import ArgumentError, check_whole
 from trackside.app.cli.questions import interrupts_of
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
@@ -93,8 +93,7 @@ def _check_typed(kind: str, typed: str) -> None:
         raise ArgumentError(
             name=f"the id of a {kind}", why="it is empty; was it taken from a variable that is not set?"
         )
-    if not is_whole(typed):
-        raise ArgumentError(name=repr(typed), why="it is a text, without half characters")
+    check_whole(typed)
 
 
 async def _ending(records: Records, typed: str) -> Sequence[StoredRun]:

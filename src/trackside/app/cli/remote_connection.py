@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from trackside._version import __version__
-from trackside.app.cli.arguments import ArgumentError, is_whole
+from trackside.app.cli.arguments import ArgumentError, check_whole, is_whole
 from trackside.app.cli.records import Home
 from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.payload import with_whole_characters
@@ -369,8 +369,7 @@ def _parameters(query: Query | None) -> httpx.QueryParams:
                 if hasattr(one, "isoformat")
                 else str(one)
             )
-            if not is_whole(text):
-                raise ArgumentError(name=repr(text), why="it is a text, without half characters")
+            check_whole(text)
             pairs.append((name, text))
     return httpx.QueryParams(pairs)
 

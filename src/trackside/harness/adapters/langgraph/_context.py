@@ -40,7 +40,9 @@ def completed(
 
 def own_of(configurable: Mapping[str, Any]) -> dict[str, Any]:
     """What clients may configure for their graphs, and servers and LangGraph do not."""
-    return {name: value for name, value in configurable.items() if name not in _OF_RUNS and not _is_of_servers(name)}
+    return {
+        name: value for name, value in configurable.items() if name not in _OF_RUNS and not name.startswith(_OF_SERVERS)
+    }
 
 
 def fitting(given: Mapping[str, Any], schema: Any) -> dict[str, Any] | None:
@@ -61,10 +63,6 @@ def is_of(context: Any, configurable: Mapping[str, Any]) -> bool:
     return isinstance(context, Mapping) and all(
         name in configurable and configurable[name] == value for name, value in context.items()
     )
-
-
-def _is_of_servers(name: str) -> bool:
-    return name.startswith(_OF_SERVERS)
 
 
 @dataclass(frozen=True, slots=True)

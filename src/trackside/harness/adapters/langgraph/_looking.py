@@ -13,7 +13,8 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import TracksideError, UnshownStateError
+from trackside.harness.failures import line_of
 
 GRAPH_FAILURES: Final = (
     InvalidUpdateError,
@@ -30,16 +31,29 @@ _STEPS_BACK: Final = 20
 """So far back a state is looked for that can be shown."""
 
 
+async def state_at(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
+    """The state at a place, as LangGraph shows it.
+
+    Raises:
+        UnshownStateError: it cannot be shown.
+    """
+    try:
+        return await graph.aget_state(place, subgraphs=subgraphs)
+    except TracksideError:
+        raise
+    except GRAPH_FAILURES as exc:
+        thread_id = place.get("configurable", {}).get("thread_id")
+        raise UnshownStateError(thread_id=thread_id, why=line_of(exc)) from exc
+
+
 async def look(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
     """The state at a place; where it cannot be shown, that without what its last step has written.
 
     Where not even that can be, it has the values of the last one before it that can, and nothing is next.
     """
     try:
-        return await graph.aget_state(place, subgraphs=subgraphs)
-    except TracksideError:
-        raise
-    except GRAPH_FAILURES:
+        return await state_at(graph, place, subgraphs=subgraphs)
+    except UnshownStateError:
         return await _last_that_can_be_shown(graph, place)
 
 
@@ -50,10 +64,8 @@ async def _last_that_can_be_shown(graph: Graph, place: RunnableConfig) -> StateS
         if saver is None or saved is None:
             break
         try:
-            state = await graph.aget_state(saved.config)  # which names a checkpoint, so that no writes are applied
-        except TracksideError:
-            raise
-        except GRAPH_FAILURES:
+            state = await state_at(graph, saved.config)  # which names a checkpoint, so that no writes are applied
+        except UnshownStateError:
             saved = None if saved.parent_config is None else await saver.aget_tuple(saved.parent_config)
         else:
             return _without_answered(state) if steps == 0 else state._replace(next=(), tasks=(), interrupts=())

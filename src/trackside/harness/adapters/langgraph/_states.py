@@ -14,7 +14,7 @@ from langgraph.types import PregelTask
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of, names_of_nodes
 from trackside.harness.adapters.langgraph._input import pairs_as_tuples
-from trackside.harness.adapters.langgraph._looking import GRAPH_FAILURES, look
+from trackside.harness.adapters.langgraph._looking import GRAPH_FAILURES, look, state_at
 from trackside.harness.adapters.langgraph._output import outputs_of
 from trackside.harness.adapters.langgraph._questions import question_of
 from trackside.harness.errors import (
@@ -24,6 +24,7 @@ from trackside.harness.errors import (
     UnknownNodeError,
     UnshownStateError,
 )
+from trackside.harness.failures import line_of
 from trackside.harness.payload import whole
 from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.threads import in_own_thread
@@ -36,12 +37,7 @@ async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> St
     """As `KeepsThreads.state`."""
     if checkpointer_of(graph) is None:
         return None
-    try:
-        state = await graph.aget_state(_address(place), subgraphs=subgraphs)
-    except TracksideError:
-        raise
-    except GRAPH_FAILURES as exc:
-        raise UnshownStateError(thread_id=place.thread_id, why=_said(exc)) from exc
+    state = await state_at(graph, _address(place), subgraphs=subgraphs)
     if state.created_at is not None:
         return await _snapshot(graph, place, state)
     if place.checkpoint_id is not None:
@@ -82,7 +78,7 @@ async def read_history(
     except GRAPH_FAILURES as exc:
         if metadata:
             await _check_metadata(saver, place, metadata)
-        raise UnshownStateError(thread_id=place.thread_id, why=_said(exc)) from exc
+        raise UnshownStateError(thread_id=place.thread_id, why=line_of(exc)) from exc
 
 
 async def _check_metadata(saver: Saver, place: ThreadPlace, metadata: Mapping[str, Any]) -> None:
@@ -121,15 +117,10 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
         named = "values" if len(steps) == len(given[0]) == 1 else "supersteps"
         shown = [[one.values for one in step] for step in steps]
         value = shown[0][0] if named == "values" else shown
-        raise InvalidSpecError(field=named, value=value, why=_said(exc)) from exc
+        raise InvalidSpecError(field=named, value=value, why=line_of(exc)) from exc
     checkpoint = _checkpoint_of(config)
     assert checkpoint is not None
     return checkpoint
-
-
-def _said(exc: Exception) -> str:
-    """What a graph has raised, in a line."""
-    return " ".join(str(exc).split()) or type(exc).__name__
 
 
 def _check_writers(graph: Graph, steps: Sequence[Sequence[StateUpdate]]) -> None:
