@@ -1,10 +1,10 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
-Inside, imports go downwards only: `manager`, `embedded` → `closing`, `hosting`, `arguments` → `execution` → `worker`,
-`adapters`, `watchdog` → `recall`, `announcing`, `outbox`, `stopping`, `verdict`, `spending` → `logs` → `context`, `ending` →
-`emitter`, `journal`, `memory`, `admission`, `steady`, `questions` → `dispatch` → `buffered`, `failures` → `backlog`,
-`timelimit` → `observer`, `ports`, `budget`, `redaction` → `lifecycle`, `places`, `stats` → `payload` → `types`,
-`amounts` → `errors`, `ids`.
+Inside, imports go downwards only: `manager`, `embedded` → `closing`, `handle`, `hosting`, `arguments` → `execution` →
+`worker`, `adapters`, `watchdog` → `recall`, `announcing`, `outbox`, `stopping`, `verdict`, `spending` → `logs` →
+`context`, `ending` → `emitter`, `journal`, `memory`, `admission`, `steady`, `questions` → `dispatch` → `buffered`,
+`failures` → `backlog`, `timelimit` → `observer`, `ports`, `budget`, `redaction` → `lifecycle`, `places`, `stats` →
+`payload` → `types`, `amounts` → `errors`, `ids`.
 """
 
 from trackside.harness.adapters import as_agent
@@ -28,9 +28,11 @@ from trackside.harness.errors import (
     UnknownAgentError,
     UnknownRunError,
     UnknownThreadError,
+    WaitsForItselfError,
 )
+from trackside.harness.handle import RunHandle
 from trackside.harness.logs import RunFieldsFilter, run_fields
-from trackside.harness.manager import RunHandle, RunManager
+from trackside.harness.manager import RunManager
 from trackside.harness.observer import (
     BatchRunObserver,
     CallbackObserver,
@@ -111,6 +113,7 @@ __all__ = [
     "UnknownAgentError",
     "UnknownRunError",
     "UnknownThreadError",
+    "WaitsForItselfError",
     "as_agent",
     "current_run",
     "ensure_observer",

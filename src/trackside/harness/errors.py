@@ -136,6 +136,10 @@ class NoResultHereError(TracksideError):
     """Run {run_id!r} has no result here: {why}. `RunManager.get` and the log know how it ends."""
 
 
+class WaitsForItselfError(TracksideError):
+    """Run {run_id!r} would wait for ever: it has to end before run {awaited!r}, which is {who}, does. Do not wait for that in it, or start it on a thread of its own."""  # noqa: E501
+
+
 class NoStreamHereError(TracksideError):
     """Run {run_id!r} has no live output here: {why}. `RunManager.get` and the log know how far it is."""
 

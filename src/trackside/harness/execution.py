@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from trackside.harness.bounding import MissedStats
+from trackside.harness.context import current_run
 from trackside.harness.ending import Stop, result_of
-from trackside.harness.errors import ManagerLoopError, NoResultHereError
+from trackside.harness.errors import ManagerLoopError, NoResultHereError, WaitsForItselfError
 from trackside.harness.exits import interrupt_loop
 from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
@@ -24,7 +25,7 @@ from trackside.harness.places import Places
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats, Tally
 from trackside.harness.streaming import close_stream
-from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunStatus
+from trackside.harness.types import CancelAction, CancelMode, MultitaskStrategy, RunRecord, RunStatus
 from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker
 
@@ -162,6 +163,26 @@ class Executions:
     def add(self, execution: Execution) -> Execution:
         """Know a run from now on; the one with its id that was known before, if there is one."""
         return self._by_id.setdefault(execution.run_id, execution)
+
+    def check_turn(self, awaited: RunRecord) -> None:
+        """See that the calling code does not wait for a run that cannot end before the run that the code belongs to.
+
+        Args:
+            awaited: one that has not ended.
+
+        Raises:
+            WaitsForItselfError: it would: for its own run, or for one that is behind it on their thread.
+        """
+        run = current_run()
+        if run is None or run.thread_id != awaited.thread_id:
+            return
+        own = self._by_id.get(run.run_id)
+        if own is None or own.worker.is_ending:  # what an agent leaves behind may wait for whatever comes next
+            return
+        if awaited.run_id == run.run_id:
+            raise WaitsForItselfError(run_id=run.run_id, awaited=awaited.run_id, who="itself")
+        if awaited.multitask is MultitaskStrategy.enqueue:  # others have it make room
+            raise WaitsForItselfError(run_id=run.run_id, awaited=awaited.run_id, who="the next of the same thread")
 
     def take_over(self, execution: Execution) -> Execution:
         """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""

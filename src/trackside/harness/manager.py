@@ -31,7 +31,8 @@ from trackside.harness.errors import (
     UnknownAgentError,
     UnknownRunError,
 )
-from trackside.harness.execution import ELSEWHERE, Execution, Executions, Outcome, outcome_elsewhere
+from trackside.harness.execution import ELSEWHERE, Execution, Executions, outcome_elsewhere
+from trackside.harness.handle import RunHandle
 from trackside.harness.hosting import Host, asked_for
 from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
@@ -72,40 +73,6 @@ logger = logging.getLogger("trackside.manager")
 
 _NO_LIMITS = AgentLimits()
 _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
-
-
-class RunHandle:
-    """A run that was started: wait for it, watch it, cancel it."""
-
-    __slots__ = ("_manager", "_outcome", "existing", "record", "run_id", "thread_id")
-
-    def __init__(self, manager: RunManager, record: RunRecord, outcome: Outcome, *, existing: bool = False) -> None:
-        self.run_id = record.run_id
-        self.thread_id = record.thread_id
-        self.record = record
-        """What was known about the run when it was let in; `RunManager.get` knows what is known now."""
-        self.existing = existing
-        """Whether it was there before, under the same idempotency key."""
-        self._manager = manager
-        self._outcome = outcome
-
-    async def result(self) -> RunResult:
-        """How the run ended, once its end is durable and its thread free. Cancelling the wait leaves the run alone.
-
-        Raises:
-            NoResultHereError: another process executes the run, or it waits for one: `RunManager.get` knows how it ends.
-        """
-        return await self._outcome.wait()
-
-    def stream(
-        self, *, after: int | None = None, modes: Collection[str] | None = None
-    ) -> AsyncIterator[StreamPart | StreamGap]:
-        """The run's live output, from the part after `after`, to the end."""
-        return self._manager.stream(self.run_id, after=after, modes=modes)
-
-    async def cancel(self, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False) -> RunRecord:
-        """Ask the run to stop; see `RunManager.cancel`."""
-        return await self._manager.cancel(self.run_id, action=action, wait=wait)
 
 
 class RunManager:
@@ -247,7 +214,7 @@ class RunManager:
         self._let_in(execution, admission, received=received)
         if not received:
             raise cancel_held_off()
-        started = RunHandle(self, record, execution.outcome)
+        started = RunHandle(self, self._runs, record, execution.outcome)
         return await self._handle_of(admission.record) if admission.existing else started
 
     @property
@@ -269,10 +236,12 @@ class RunManager:
 
         Raises:
             NoResultHereError: it `has` no such run, or another process goes on with it.
+            WaitsForItselfError: as `RunHandle.result`.
         """
         execution = self._runs.get(run_id)
         if execution is None:
             raise NoResultHereError(run_id=run_id, why="it is no run of this process, or has ended")
+        self._runs.check_turn(execution.worker.record)
         return await execution.outcome.wait()
 
     async def get(self, run_id: str) -> RunRecord:
@@ -331,8 +300,11 @@ class RunManager:
         Raises:
             UnknownRunError, InvalidSpecError: there is no such run, or no such part or mode can be.
             NoStreamHereError: another process executes it, whose output does not come here.
+            WaitsForItselfError: it is called by a run that has to end before this one begins on their thread.
         """
         self._closing.check_the_loop()
+        if (execution := self._runs.get(run_id)) is not None and execution.waits:
+            self._runs.check_turn(execution.worker.record)
         after, modes = followed(after, modes)
         stream = self._services.stream
         try:
@@ -466,10 +438,10 @@ class RunManager:
     async def _handle_of(self, known: RunRecord) -> RunHandle:
         """A handle of a run that was there before."""
         if (execution := self._runs.get(known.run_id)) is not None:
-            return RunHandle(self, known, execution.outcome, existing=True)
+            return RunHandle(self, self._runs, known, execution.outcome, existing=True)
         # It may have ended since it was found.
         outcome = outcome_elsewhere(known.run_id, await self._services.coordinator.get(known.run_id))
-        return RunHandle(self, known, outcome, existing=True)
+        return RunHandle(self, self._runs, known, outcome, existing=True)
 
     def _served(self) -> Collection[str]:
         return () if self._closing.begun else self._agents.keys()

@@ -16,8 +16,8 @@ from trackside.app.server.run_ends import RunEnds
 from trackside.app.storage import StoredRun, StoredThread
 from trackside.app.streams import Mirror, Reader
 from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
+from trackside.harness.handle import RunHandle
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
-from trackside.harness.manager import RunHandle
 from trackside.harness.states import Caller
 from trackside.harness.types import CancelMode, RunRecord, ThreadStatus
 

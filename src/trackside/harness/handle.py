@@ -1,0 +1,63 @@
+"""What who starts a run gets of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from typing import Protocol
+
+from trackside.harness.execution import Executions, Outcome
+from trackside.harness.observer import RunResult
+from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import CancelAction, RunRecord
+
+
+class Manager(Protocol):
+    """What a handle passes on: see `RunManager`, whose methods these are."""
+
+    def stream(
+        self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
+    ) -> AsyncIterator[StreamPart | StreamGap]: ...
+
+    async def cancel(
+        self, run_id: str, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False
+    ) -> RunRecord: ...
+
+
+class RunHandle:
+    """A run that was started: wait for it, watch it, cancel it."""
+
+    __slots__ = ("_manager", "_outcome", "_runs", "existing", "record", "run_id", "thread_id")
+
+    def __init__(
+        self, manager: Manager, runs: Executions, record: RunRecord, outcome: Outcome, *, existing: bool = False
+    ) -> None:
+        self.run_id = record.run_id
+        self.thread_id = record.thread_id
+        self.record = record
+        """What was known about the run when it was let in; `RunManager.get` knows what is known now."""
+        self.existing = existing
+        """Whether it was there before, under the same idempotency key."""
+        self._manager = manager
+        self._runs = runs
+        self._outcome = outcome
+
+    async def result(self) -> RunResult:
+        """How the run ended, once its end is durable and its thread free. Cancelling the wait leaves the run alone.
+
+        Raises:
+            NoResultHereError: another process executes the run, or it waits for one: `RunManager.get` knows how it ends.
+            WaitsForItselfError: it is called by this run itself, or by one that this one waits for on their thread.
+        """
+        if not self._outcome.settled:
+            self._runs.check_turn(self.record)
+        return await self._outcome.wait()
+
+    def stream(
+        self, *, after: int | None = None, modes: Collection[str] | None = None
+    ) -> AsyncIterator[StreamPart | StreamGap]:
+        """The run's live output, from the part after `after`, to the end."""
+        return self._manager.stream(self.run_id, after=after, modes=modes)
+
+    async def cancel(self, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False) -> RunRecord:
+        """Ask the run to stop; see `RunManager.cancel`."""
+        return await self._manager.cancel(self.run_id, action=action, wait=wait)

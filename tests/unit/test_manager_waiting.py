@@ -1,0 +1,113 @@
+"""A run that waits for what can only come when it has ended is told so, instead of hanging."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from trackside.harness import RunContext, RunHandle, RunManager, RunSpec, RunStatus, WaitsForItselfError, current_run
+
+
+async def to_the_end(run: RunHandle) -> None:
+    async for _ in run.stream():
+        pass
+
+
+async def in_a_task_of_its_own(run: RunHandle) -> Any:
+    return await asyncio.create_task(run.result())
+
+
+WAITING: dict[str, Callable[[RunManager, RunHandle], Awaitable[Any]]] = {
+    "result of the handle": lambda manager, run: run.result(),
+    "result of the manager": lambda manager, run: manager.result(run.run_id),
+    "in a task": lambda manager, run: in_a_task_of_its_own(run),
+    "stream": lambda manager, run: to_the_end(run),
+}
+
+
+@pytest.mark.parametrize("wait", WAITING.values(), ids=WAITING)
+async def test_a_run_that_waits_for_the_next_of_its_thread_hears_that_this_would_be_for_ever(wait: Any) -> None:
+    started: list[RunHandle] = []
+
+    async def delegates(input: Any, run: RunContext) -> str:
+        started.append(await manager.start(RunSpec("answers", thread_id=run.thread_id)))
+        with pytest.raises(WaitsForItselfError, match=f"has to end before run '{started[0].run_id}'") as raised:
+            await wait(manager, started[0])
+        assert run.run_id in str(raised.value)
+        return "goes on"
+
+    async def answers(input: Any) -> str:
+        return "later"
+
+    async with RunManager({"delegates": delegates, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("delegates"))).result()
+        assert (result.status, result.output) == (RunStatus.success, "goes on"), result.error
+        assert (await started[0].result()).output == "later", "nobody is refused the result who is not in its way"
+
+
+async def test_a_run_that_waits_for_itself_hears_that_this_would_be_for_ever() -> None:
+    async def waits(input: Any, run: RunContext) -> None:
+        await manager.result(run.run_id)
+
+    async with RunManager({"waits": waits}) as manager:
+        result = await (await manager.start(RunSpec("waits"))).result()
+        assert result.status is RunStatus.error
+        assert "which is itself" in str(result.error)
+
+
+async def test_a_run_may_wait_for_another_thread_and_for_what_has_ended_on_its_own() -> None:
+    before: list[RunHandle] = []
+
+    async def delegates(input: Any, run: RunContext) -> list[Any]:
+        below = await manager.start(RunSpec("answers"))
+        return [(await one.result()).output for one in (below, *before)]
+
+    async def answers(input: Any) -> str:
+        return "an answer"
+
+    async with RunManager({"delegates": delegates, "answers": answers}) as manager:
+        before.append(await manager.start(RunSpec("answers", thread_id="shared")))
+        await before[0].result()
+        result = await (await manager.start(RunSpec("delegates", thread_id="shared"))).result()
+        assert result.output == ["an answer", "an answer"]
+
+
+async def test_a_run_that_is_displaced_by_what_it_has_started_makes_room_for_it() -> None:
+    started: list[RunHandle] = []
+
+    async def makes_room(input: Any, run: RunContext) -> None:
+        started.append(await manager.start(RunSpec("answers", thread_id=run.thread_id, multitask="interrupt")))
+        await started[0].result()
+
+    async def answers(input: Any) -> str:
+        return "in its place"
+
+    async with RunManager({"makes_room": makes_room, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("makes_room"))).result()
+        assert result.status is RunStatus.cancelled
+        assert (await started[0].result()).output == "in its place"
+
+
+async def test_what_a_run_leaves_behind_may_wait_for_the_next_of_its_thread() -> None:
+    go = asyncio.Event()
+    heard: list[asyncio.Task[Any]] = []
+
+    async def leaves(input: Any, run: RunContext) -> None:
+        following = await manager.start(RunSpec("answers", thread_id=run.thread_id))
+
+        async def later() -> Any:
+            await go.wait()
+            assert current_run() is run
+            return (await following.result()).output
+
+        heard.append(asyncio.create_task(later()))
+
+    async def answers(input: Any) -> str:
+        await go.wait()
+        return "an answer"
+
+    async with RunManager({"leaves": leaves, "answers": answers}) as manager:
+        await (await manager.start(RunSpec("leaves"))).result()
+        go.set()
+        assert await heard[0] == "an answer"
