@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from typing import Any, Final
 
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.types import RunSpec
 
 _OF_GRAPHS = ("interrupt_before", "interrupt_after", "durability")
+_OF_RUNS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id", "cron_id"})
+_OF_SERVERS: Final = ("langgraph_", "__")
+PLACE: Final = frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
+"""By which names a config's `configurable` says at which checkpoint of its thread a run begins."""
 
 
 def check_modes(run: RunContext, known: AbstractSet[str], who: str) -> None:
@@ -31,3 +37,47 @@ def check_no_graph_options(run: RunContext | RunSpec, why: str) -> None:
     for field in _OF_GRAPHS:
         if (value := getattr(run, field)) is not None:
             raise InvalidSpecError(field=field, value=value, why=why)
+
+
+def configured(configurable: Mapping[str, Any]) -> dict[str, Any]:
+    """What clients may configure for their graphs, and servers and LangGraph do not."""
+    return {
+        name: value
+        for name, value in configurable.items()
+        if name not in _OF_RUNS | PLACE and not name.startswith(_OF_SERVERS)
+    }
+
+
+def check_thread(configurable: Mapping[str, Any], thread_id: str | None) -> None:
+    """See that a run's `configurable` is about its own thread; None: one that nobody knows yet.
+
+    Raises:
+        InvalidSpecError: it is about another one.
+    """
+    named = configurable.get("thread_id")
+    if named is None or str(named) == thread_id:
+        return
+    on = "a thread of its own" if thread_id is None else f"thread {thread_id!r}"
+    why = f"the run is on {on}; give the run a `thread_id` instead"
+    raise InvalidSpecError(field="config.configurable.thread_id", value=named, why=why)
+
+
+def options_in(run: RunContext, why: str) -> dict[str, Any]:
+    """The options of an agent that is no graph, in its run's config: all of it but the `configurable`.
+
+    There clients and servers say of every run which it is and who asks, and that is for whoever asks `current_run()`.
+
+    Raises:
+        InvalidSpecError: the `configurable` has something else, which is for graphs, as `why` says, or another thread.
+    """
+    options = dict(run.config)
+    configurable = options.pop("configurable", None)
+    if configurable is None:
+        return options
+    if not isinstance(configurable, Mapping):
+        raise InvalidSpecError(field="config.configurable", value=configurable, why="it is an object")
+    check_thread(configurable, run.thread_id)
+    place = {name: value for name in sorted(PLACE) if (value := configurable.get(name))}
+    for name, value in (place | configured(configurable)).items():
+        raise InvalidSpecError(field=f"config.configurable.{name}", value=value, why=why)
+    return options

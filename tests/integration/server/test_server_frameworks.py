@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 from agents import Agent as OpenAIAgent
+from langgraph.pregel.remote import RemoteGraph
+from langgraph_sdk import get_client
 from pydantic_ai import Agent as PydanticAgent
 from tests.integration.openai_agents.scripted_model import ScriptedModel
 from tests.integration.pydantic_ai.models import call, streams
+
+from trackside.app.settings import AccessSettings
 
 DIALECTS = ("sqlite",)
 
@@ -58,3 +62,47 @@ async def test_threads_remember_and_are_waited_for(serve_agents: Any, agent: Any
         run = await served.client.runs.create(None, "agent", input="How is Rome?", on_completion="keep")
         values = await served.client.runs.join(run["thread_id"], run["run_id"])
         assert "It is sunny." in str(values)
+
+
+@pytest.mark.parametrize("agent", [of_pydantic_ai, of_openai])
+async def test_who_asks_is_no_option_of_the_agent(serve_agents: Any, agent: Any) -> None:
+    async with serve_agents({"agent": agent()}, access=AccessSettings(auth="keys")) as served:
+        key = (await served.app.store.api_keys.create("laptop", owner="ada")).secret
+        async with get_client(url=served.url, api_key=key) as client:
+            values = await client.runs.wait(None, "agent", input={"messages": "How is Rome?"})
+
+    assert "It is sunny." in str(values)
+
+
+@pytest.mark.parametrize("agent", [of_pydantic_ai, of_openai])
+@pytest.mark.parametrize("more", [{}, {"checkpoint_ns": "", "checkpoint_map": {}}], ids=["thread", "checkpoint"])
+async def test_a_config_may_say_which_thread_the_run_is_on(serve_agents: Any, agent: Any, more: Any) -> None:
+    async with serve_agents({"agent": agent()}) as served:
+        thread = (await served.client.threads.create())["thread_id"]
+        place = {"thread_id": thread, **more, **({"checkpoint_id": thread} if more else {})}
+        values = await served.client.runs.wait(thread, "agent", input="How is Rome?", config={"configurable": place})
+
+    assert "It is sunny." in str(values)
+
+
+@pytest.mark.parametrize("agent", [of_pydantic_ai, of_openai])
+async def test_a_remote_graph_is_one_of_any_agent(serve_agents: Any, agent: Any) -> None:
+    async with serve_agents({"agent": agent()}) as served:
+        graph: Any = RemoteGraph("agent", client=served.client)
+        thread = {"configurable": {"thread_id": (await served.client.threads.create())["thread_id"]}}
+        values = await graph.ainvoke({"messages": [{"role": "user", "content": "How is Rome?"}]}, thread)
+        state = await graph.aget_state(thread)
+
+    assert "It is sunny." in str(values)
+    assert state.values == values
+
+
+@pytest.mark.parametrize("agent", [of_pydantic_ai, of_openai])
+@pytest.mark.parametrize("configurable", [{"thread_id": "another"}, {"model": "large"}], ids=["thread", "model"])
+async def test_what_is_configured_for_a_graph_is_refused_by_name(
+    serve_agents: Any, agent: Any, configurable: dict[str, str]
+) -> None:
+    (name,) = configurable
+    async with serve_agents({"agent": agent()}) as served:
+        with pytest.raises(Exception, match=f"config.configurable.{name} = "):
+            await served.client.runs.wait(None, "agent", input="How is Rome?", config={"configurable": configurable})

@@ -13,13 +13,13 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
 from trackside.harness import RunSpec
+from trackside.harness.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
 
 _USER: Final = "langgraph_auth_user"
 _OF_USERS: Final = "langgraph_auth_"
 """Where graphs that were written for LangGraph's server look for who asks. No client may say that himself."""
-_PLACE: Final = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 
 
 def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping[str, Any] | None:
@@ -91,7 +91,7 @@ async def _placed(
         if checkpoint_id != thread_id:  # by which its one state goes
             why = f"the agent {spec.agent!r} keeps no checkpoints: a run goes on from what its thread is now"
             raise HttpError(status=422, detail=f"checkpoint_id = {checkpoint_id!r:.120}: {why}")
-        return {key: value for key, value in configurable.items() if key not in _PLACE}
+        return {key: value for key, value in configurable.items() if key not in PLACE}
     thread = None if thread_id is None else await parts.store.thread(thread_id, owner=principal.owner)
     if thread is None and spec.thread_exists:
         raise UnknownThreadError(thread_id=thread_id)

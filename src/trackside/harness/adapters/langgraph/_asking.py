@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
+from trackside.harness.asked import check_thread
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.types import RunSpec
 
@@ -39,12 +40,8 @@ def check_spec(graph: Graph, spec: RunSpec) -> None:
     for key, value in config.items():
         check_key(key, value)
     configurable = config.get("configurable")
-    if not isinstance(configurable, Mapping) or (named := configurable.get("thread_id")) is None:
-        return
-    if str(named) != spec.thread_id:
-        on = "a thread of its own" if spec.thread_id is None else f"thread {spec.thread_id!r}"
-        why = f"the run is on {on}; give the run a `thread_id` instead"
-        raise InvalidSpecError(field="config.configurable.thread_id", value=named, why=why)
+    if isinstance(configurable, Mapping):
+        check_thread(configurable, spec.thread_id)
 
 
 def check_key(key: str, value: Any) -> None:

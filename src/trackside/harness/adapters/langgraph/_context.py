@@ -12,10 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, is_typeddict
 
-_OF_RUNS = frozenset(
-    {"thread_id", "run_id", "assistant_id", "graph_id", "cron_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map"}
-)
-_OF_SERVERS = ("langgraph_", "__")
+from trackside.harness.asked import configured
 
 
 def completed(
@@ -28,21 +25,14 @@ def completed(
     configurable = (config or {}).get("configurable") or {}
     if not isinstance(configurable, Mapping) or not isinstance(context, Mapping | None):
         return config, context
-    own = own_of(configurable)
+    own = configured(configurable)
     if not context:
         found = fitting(own, schema)
         return config, context if found is None else found
     if (takes := _Taken.by(schema)) is not None:
         context = _known(context, takes)
-    shared = {} if own else own_of(context)
+    shared = {} if own else configured(context)
     return ({**(config or {}), "configurable": {**configurable, **shared}} if shared else config), context
-
-
-def own_of(configurable: Mapping[str, Any]) -> dict[str, Any]:
-    """What clients may configure for their graphs, and servers and LangGraph do not."""
-    return {
-        name: value for name, value in configurable.items() if name not in _OF_RUNS and not name.startswith(_OF_SERVERS)
-    }
 
 
 def fitting(given: Mapping[str, Any], schema: Any) -> dict[str, Any] | None:

@@ -14,10 +14,11 @@ from weakref import WeakKeyDictionary
 from langgraph.pregel import Pregel
 
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
-from trackside.harness.adapters.langgraph._context import completed, fitting, is_of, own_of
+from trackside.harness.adapters.langgraph._context import completed, fitting, is_of
 from trackside.harness.adapters.langgraph._factory_arguments import Access, Arguments, Call, annotation_text
 from trackside.harness.adapters.langgraph._places import configurable_of, metadata_of, section
 from trackside.harness.adapters.langgraph._users import USER
+from trackside.harness.asked import configured
 from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
 from trackside.harness.logs import fields_of
@@ -195,7 +196,7 @@ class GraphFactory:
         use = self._uses.get(run)
         if use is None:
             use = self._uses[run] = await self._make(_call_of(run, "threads.create_run"))
-            if is_of(run.context, own := own_of(section(run, "configurable"))):
+            if is_of(run.context, own := configured(section(run, "configurable"))):
                 run.context = fitting(own, use.agent.context_schema)
         return use
 

@@ -10,14 +10,13 @@ from langchain_core.runnables import RunnableConfig
 from trackside.harness.adapters.langgraph._errors import NoCheckpointerError
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.adapters.langgraph._users import USER, USER_ID, user_of
+from trackside.harness.asked import PLACE, check_thread
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError, UnknownCheckpointError
 from trackside.harness.ids import assistant_id_of
 
 type Origin = Mapping[str, Any]
 """The checkpoint that a run begins with, as keys of a config's `configurable`; empty: the thread's newest state."""
-
-_KEYS = frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
 
 
 async def origin_of(run: RunContext, graph: Graph) -> Origin:
@@ -70,10 +69,8 @@ def configurable_of(run: RunContext, origin: Origin) -> dict[str, Any]:
         InvalidSpecError: it is about another thread.
     """
     configurable = section(run, "configurable")
-    if (thread_id := str(configurable.get("thread_id", run.thread_id))) != run.thread_id:
-        why = f"the run is on thread {run.thread_id!r}; give the run a `thread_id` instead"
-        raise InvalidSpecError(field="config.configurable.thread_id", value=thread_id, why=why)
-    own = {key: value for key, value in configurable.items() if key not in _KEYS}
+    check_thread(configurable, run.thread_id)
+    own = {key: value for key, value in configurable.items() if key not in PLACE}
     if (user := own.get(USER)) is not None:
         own[USER] = user_of(user)
     if (user_id := own.get(USER_ID)) is not None:  # by his own name for whom he asks, else by whose key he does

@@ -16,7 +16,7 @@ from trackside.harness.adapters.openai_agents._approvals import (
     questions_in,
     waiting_tools,
 )
-from trackside.harness.adapters.openai_agents._config import RunnerOptions, prepare_tracing
+from trackside.harness.adapters.openai_agents._config import NOT_HERE, RunnerOptions, prepare_tracing
 from trackside.harness.adapters.openai_agents._ending import FailedTools, as_raised, see_through
 from trackside.harness.adapters.openai_agents._errors import ToolPauseError
 from trackside.harness.adapters.openai_agents._exits import carry_exits_of_tools
@@ -36,8 +36,6 @@ from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import answer_message
 from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
-
-_NOT_HERE = "it is for LangGraph graphs; an agent of the OpenAI Agents SDK has no such thing"
 
 
 def adapt(agent: Any, *, name: str | None = None) -> OpenAIAgent | None:
@@ -183,7 +181,7 @@ class OpenAIAgent:
 def _check(run: RunContext) -> None:
     """Refuse what would be ignored or fail in the middle."""
     RunnerOptions.of(run)
-    check_no_graph_options(run, _NOT_HERE)
+    check_no_graph_options(run, NOT_HERE)
     for name in ("update", "goto"):
         if (value := run.command.get(name)) is not None:
-            raise InvalidSpecError(field=f"command.{name}", value=value, why=_NOT_HERE)
+            raise InvalidSpecError(field=f"command.{name}", value=value, why=NOT_HERE)

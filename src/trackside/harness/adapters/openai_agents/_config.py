@@ -13,9 +13,12 @@ from agents.lifecycle import RunHooksBase
 from agents.run_config import DEFAULT_MAX_TURNS
 from agents.tracing import get_trace_provider
 
+from trackside.harness.asked import options_in
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 
+NOT_HERE = "it is for LangGraph graphs; an agent of the OpenAI Agents SDK has no such thing"
+"""Why something is refused that a run asks for."""
 _SERVER_KEEPS = "the thread keeps the conversation, and OpenAI's server cannot keep it too; leave this out"
 _REFUSED = {
     "session": "the thread keeps the conversation; give the run a `thread_id` instead",
@@ -52,7 +55,7 @@ class RunnerOptions:
         Raises:
             InvalidSpecError: something in it is unknown, or not what the SDK takes, or not for a run here.
         """
-        config = run.config
+        config = options_in(run, NOT_HERE)
         for key, value in config.items():
             _check(key, value)
         given = {key: value for key, value in config.items() if key in _OF_CONFIG}

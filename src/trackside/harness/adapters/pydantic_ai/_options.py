@@ -12,12 +12,13 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.models import Model
 
 from trackside.harness.adapters.pydantic_ai._watch import EVENTS, MESSAGES, UPDATES
-from trackside.harness.asked import check_modes, check_no_graph_options
+from trackside.harness.asked import check_modes, check_no_graph_options, options_in
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 
 STREAM_MODES = frozenset({"values", "custom", UPDATES, EVENTS, *MESSAGES})
 """What an agent can stream."""
+_NOT_HERE = "that is for graphs; Pydantic AI has nothing like it"
 
 
 def check_spec(run: RunContext) -> None:
@@ -29,7 +30,7 @@ def check_spec(run: RunContext) -> None:
     check_modes(run, STREAM_MODES, "an agent of Pydantic AI")
     if others := sorted(run.command.keys() - {"resume"}):
         raise InvalidSpecError(field="command", value=others, why="Pydantic AI takes `resume` alone")
-    check_no_graph_options(run, "that is for graphs; Pydantic AI has nothing like it")
+    check_no_graph_options(run, _NOT_HERE)
 
 
 def options_of(run: RunContext) -> dict[str, Any]:
@@ -38,11 +39,12 @@ def options_of(run: RunContext) -> dict[str, Any]:
     Raises:
         InvalidSpecError: it has a key that is not known, or a value that does not fit.
     """
-    for name, value in run.config.items():
+    options = options_in(run, _NOT_HERE)
+    for name, value in options.items():
         if name not in _OPTIONS:
             why = f"Pydantic AI takes {', '.join(_OPTIONS)}"
             raise InvalidSpecError(field=f"config.{name}", value=value, why=why)
-    return {name: _OPTIONS[name](f"config.{name}", value) for name, value in run.config.items() if value is not None}
+    return {name: _OPTIONS[name](f"config.{name}", value) for name, value in options.items() if value is not None}
 
 
 def deps_of(agent: AbstractAgent[Any, Any], context: Any) -> Any:
