@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from trackside.harness.errors import NotPausedError, UnansweredError, UnknownInterruptError, UnknownQuestionError
 from trackside.harness.ids import is_uuid
 from trackside.harness.ports import PausedRun
+
+INTERRUPTS: Final = "__interrupt__"
+"""Under which name what a run streams has the questions that it stops with."""
 
 
 def is_breakpoint(interrupt: Mapping[str, Any]) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trackside.harness.context import Agent, AgentResult, RunContext, flaw_of
 from trackside.harness.ending import End, failed, unanswered
 from trackside.harness.errors import AgentOutputError, PayloadError
 from trackside.harness.journal import Journal
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import PausedRun, ThreadState
-from trackside.harness.types import RunStatus
+from trackside.harness.questions import INTERRUPTS
+from trackside.harness.types import JsonObject, RunStatus
 
 
 def end_by(result: AgentResult, run: RunContext, journal: Journal, *, remembers: bool) -> End:
@@ -59,4 +62,14 @@ def _interrupted(result: AgentResult, run: RunContext, *, remembers: bool) -> En
         state=result.paused,
         agent=run.agent,
     )
+    if remembers:  # a graph has streamed them itself
+        _show(says["interrupts"], run)
     return End(RunStatus.interrupted, says, ThreadState(dict(run.values), paused) if remembers else None)
+
+
+def _show(questions: Sequence[JsonObject], run: RunContext) -> None:
+    """Have those who follow a run see what it asks."""
+    asks: JsonObject = {INTERRUPTS: questions}
+    for mode, said in (("updates", asks), ("values", {**run.values, **asks})):
+        if mode in run.stream_modes:
+            run.send(said, mode)

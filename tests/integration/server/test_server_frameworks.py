@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from agents import Agent as OpenAIAgent
 from langgraph.pregel.remote import RemoteGraph
+from langgraph.types import Command
 from langgraph_sdk import get_client
 from pydantic_ai import Agent as PydanticAgent
+from pydantic_ai import Tool
 from tests.integration.openai_agents.scripted_model import ScriptedModel
 from tests.integration.pydantic_ai.models import call, streams
 
+from trackside import RunContext
 from trackside.app.settings import AccessSettings
 
 DIALECTS = ("sqlite",)
@@ -106,3 +109,28 @@ async def test_what_is_configured_for_a_graph_is_refused_by_name(
     async with serve_agents({"agent": agent()}) as served:
         with pytest.raises(Exception, match=f"config.configurable.{name} = "):
             await served.client.runs.wait(None, "agent", input="How is Rome?", config={"configurable": configurable})
+
+
+async def paying(input: Any, run: RunContext) -> Any:
+    return {"paid": run.interrupt({"question": "pay?"})}
+
+
+def paying_of_pydantic_ai() -> Any:
+    def pay(amount: int) -> str:
+        return f"paid {amount}"
+
+    model = streams([call("pay", "c1", amount=3)], ["It is paid."])
+    return PydanticAgent(model, tools=[Tool(pay, requires_approval=True)])
+
+
+@pytest.mark.parametrize("agent", [paying_of_pydantic_ai, lambda: paying], ids=["pydantic_ai", "function"])
+async def test_a_remote_graph_asks_and_goes_on(serve_agents: Any, agent: Any) -> None:
+    async with serve_agents({"agent": agent()}) as served:
+        graph: Any = RemoteGraph("agent", client=served.client)
+        thread = {"configurable": {"thread_id": (await served.client.threads.create())["thread_id"]}}
+        asked = await graph.ainvoke({"messages": "pay"}, thread)
+        answered = await graph.ainvoke(Command(resume=True), thread)
+
+    ((question,),) = asked.values()
+    assert question["value"] in ({"question": "pay?"}, {"tool": "pay", "arguments": {"amount": 3}, "kind": "approval"})
+    assert answered.get("paid") or answered["output"] == "It is paid."

@@ -16,14 +16,12 @@ from trackside.app.streams import sse_of
 from trackside.harness import RunResult
 from trackside.harness.lifecycle import has_failed, is_final
 from trackside.harness.ports import StreamGap
-from trackside.harness.questions import asked_in
+from trackside.harness.questions import INTERRUPTS, asked_in
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, last_shown
 from trackside.harness.types import RunStatus
 
 _decode = msgspec.json.Decoder().decode
 _GIVES = frozenset({RunStatus.success, RunStatus.interrupted})
-INTERRUPTS = "__interrupt__"
-"""Under which name the values of a run that waits for a human have its questions."""
 
 
 class RunEnd(NamedTuple):

@@ -28,6 +28,7 @@ from trackside.harness.errors import InvalidSpecError
 
 _UNSUPPORTED: Final = ("langsmith_tracer",)
 _SNAKE: Final = re.compile(r"(?<=[a-z])([A-Z])")
+_COMMAND: Final = ("resume", "update", "goto")
 _KEPT: Final = ("webhook", "feedback_keys", "stream_resumable")
 DEFAULT_MODES: Final = ("values",)
 FOLLOWED_MODES: Final = ("values", "updates", "messages-tuple", "custom")
@@ -246,8 +247,13 @@ def _modes(asked: RunCreate) -> tuple[str, ...]:
 def _command(asked: RunCreate) -> dict[str, Any] | None:
     if asked.command is None:
         return None
-    command = {name: getattr(asked.command, name) for name in ("resume", "update", "goto")}
-    return {name: value for name, value in command.items() if value is not UNSET} or None
+    command = {name: value for name in _COMMAND if (value := getattr(asked.command, name)) is not UNSET}
+    return {name: value for name, value in command.items() if name == "resume" or not _says_nothing(value)} or None
+
+
+def _says_nothing(value: Any) -> bool:
+    """As clients fill in what they have nothing to say of, who send each part of a command."""
+    return value is None or value == []
 
 
 def _config(asked: RunCreate, thread_id: str | None) -> dict[str, Any] | None:

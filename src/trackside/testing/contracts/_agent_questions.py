@@ -36,6 +36,16 @@ class QuestionPromises(Contract):
         assert again.result.status is RunStatus.interrupted, "on another thread it did not ask"
 
     @promise("questions")
+    @pytest.mark.parametrize("mode", ["values", "updates"])
+    async def test_a_follower_sees_what_is_asked(self, agents: ScriptedAgents, mode: str) -> None:
+        async with stage(virtual=self.virtual_time) as scene:
+            played = await scene.play(scripted(agents, "asks")("May I?"), thread_id="thread", stream_mode=mode)
+        shown = [part.data["__interrupt__"] for part in played.parts if "__interrupt__" in part.data]
+        assert shown, f"its last {mode} have no `__interrupt__`"
+        seen = [(one["id"], one["value"]) for one in shown[-1]]
+        assert seen == [(one["id"], one["value"]) for one in played.questions], f"a follower saw {shown[-1]}"
+
+    @promise("questions")
     async def test_a_question_is_answered_by_its_id(self, agents: ScriptedAgents) -> None:
         async with stage(virtual=self.virtual_time) as scene:
             agent = scripted(agents, "asks")("May I?")
