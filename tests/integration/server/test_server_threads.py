@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 from uuid import UUID
 
@@ -117,6 +118,35 @@ async def test_what_is_not_supported_is_named(serve_agents: Any, body: Any, why:
         answer = await http.post("/threads", json=body)
 
     assert (answer.status_code, why in answer.json()["detail"]) == (422, True)
+
+
+async def test_a_thread_that_is_made_for_a_run_is_found_by_the_metadata_of_that(serve_agents: Any) -> None:
+    async with serve_agents({"chat": chat}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        runs, threads = served.client.runs, served.client.threads
+        named, commanded = new_id(), new_id()
+        asked: dict[str, Any] = {"input": "hello", "metadata": {"customer": "acme"}}
+        await runs.wait(named, "chat", if_not_exists="create", **asked)
+        start = {"id": 1, "method": "run.start", "params": {"assistant_id": "chat", **asked}}
+        (await http.post(f"/threads/{commanded}/commands", json=start)).raise_for_status()
+        kept = (await runs.create(None, "chat", on_completion="keep", **asked))["thread_id"]
+        await runs.wait(named, "chat", input="again", metadata={"customer": "another"})
+        found = await threads.search(metadata={"customer": "acme"})
+        others = await threads.search(metadata={"customer": "another"})
+
+    assert {thread["thread_id"] for thread in found} == {named, commanded, kept}
+    assert others == []
+
+
+async def test_what_a_hook_takes_out_of_metadata_is_not_kept_with_the_thread(serve_agents: Any, tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text(
+        "def take_out(kind, payload):\n    return {**payload, 'metadata': {'card': '…'}}\n"
+    )
+    async with serve_agents({"chat": chat}, redact=f"{tmp_path}/hook.py:take_out") as served:
+        asked = {"input": "hello", "on_completion": "keep", "metadata": {"card": "4111"}}
+        run = await served.client.runs.create(None, "chat", **asked)
+        thread = await served.client.threads.get(run["thread_id"])
+
+    assert thread["metadata"]["card"] == "…"
 
 
 async def test_a_thread_shows_what_its_latest_run_left(serve_agents: Any) -> None:

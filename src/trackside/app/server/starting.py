@@ -86,7 +86,6 @@ async def started(
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes)
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
-    spec = _marked(call, spec)
     return Started(await let_in(call, spec, call.header("idempotency-key")), spec, spec.thread_ends)
 
 
@@ -112,11 +111,6 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHan
         # Whose run that is, and how keys are kept, is nobody's business here.
         why = f"Idempotency-Key {key!r:.120}: a run was started with it and asked for something else"
         raise HttpError(status=422, detail=why) from exc
-
-
-def _marked(call: Call[RunCreate, Any], spec: RunSpec) -> RunSpec:
-    """The run with what its thread is found by, if that is new, where handlers decide by it who sees the thread."""
-    return spec if call.wanted is None else msgspec.structs.replace(spec, thread_metadata=call.body.metadata)
 
 
 def _own_key(principal: Principal, key: str) -> str:
@@ -151,10 +145,7 @@ async def batched(call: Call[list[dict[str, Any]], Any]) -> list[Started]:
         await on_thread(replace(call, body=one), "create_run", one.thread_id)  # type: ignore[arg-type]  # another body
         for one in asked
     ]
-    specs = [
-        _marked(one, spec_of(one.body, manager, one.principal, one.body.thread_id, modes=FOLLOWED_MODES))
-        for one in calls
-    ]
+    specs = [spec_of(one.body, manager, one.principal, one.body.thread_id, modes=FOLLOWED_MODES) for one in calls]
     specs = [await prepared(call.parts, one.principal, spec) for one, spec in zip(calls, specs, strict=True)]
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
@@ -214,6 +205,7 @@ def spec_of(
         any_owner=principal.owner is None,
         thread_exists=not stateless and asked.if_not_exists != "create",
         thread_ends=stateless and asked.on_completion != "keep",
+        thread_metadata=asked.metadata,
         thread_ttl=minutes_of(asked.ttl),
         options=_options(asked),
     )

@@ -177,7 +177,9 @@ class StoredCoordinator:
             if spec.thread_ttl is not None:
                 work.lifetime = lifetime_of(spec.thread_ttl, record.created_at, field="thread_ttl")
             if spec.thread_metadata:
-                work.thread_metadata = canonical_payload(spec.thread_metadata, path="thread_metadata")
+                as_the_run = spec.thread_metadata == spec.metadata  # and so without what a hook takes out of that
+                metadata = record.metadata if as_the_run else spec.thread_metadata
+                work.thread_metadata = canonical_payload(metadata, path="thread_metadata")
         admitted: Admitted = await self._writer.write_to_the_end(work)
         if admitted.existing is not None:
             existing = admitted.existing
