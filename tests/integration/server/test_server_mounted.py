@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -49,6 +50,29 @@ async def test_it_answers_where_it_is_mounted(app: App) -> None:
     assert mine.text == "mine"
     assert missing.status_code == 404
     assert "detail" in missing.json()
+
+
+async def test_an_app_that_begins_again_is_answered_by_the_server_it_opens_then(database_url: str) -> None:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_app(Settings(database_url=database_url), {"slow": slow}) as opened:
+            app.state.trackside = opened
+            yield
+
+    async def agents(scope: Any, receive: Any, send: Any) -> None:
+        await scope["app"].state.trackside.asgi(scope, receive, send)
+
+    whole = Starlette(routes=[Mount("/agents", agents)], lifespan=lifespan)
+    transport = httpx.ASGITransport(app=whole)
+    answers = []
+    for _ in range(2):
+        async with (
+            whole.router.lifespan_context(whole),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost/agents") as http,
+        ):
+            answers.append((await http.post("/runs/wait", json={"assistant_id": "slow", "input": 1})).json())
+
+    assert answers == [{"given": 1}, {"given": 1}]
 
 
 async def test_a_client_that_is_cut_off_finds_its_run_where_the_server_is_mounted(app: App) -> None:
