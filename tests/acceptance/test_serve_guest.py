@@ -30,7 +30,7 @@ async def mine(request):
     return JSONResponse({"made": request.state.made})
 
 
-app = Starlette(routes=[Route("/mine", mine), Route("/ok", mine)], lifespan=lifespan)
+app = Starlette(routes=[Route("/mine", mine), Route("/ok", mine), Route("/", mine)], lifespan=lifespan)
 
 
 @asynccontextmanager
@@ -67,9 +67,9 @@ def test_a_guest_gets_what_is_not_ours_and_lives_as_long(tmp_path: Path, forkery
 def test_nobody_gets_to_a_guest_who_is_not_known(tmp_path: Path, forkery: Forkery) -> None:
     settings = '[server]\napp = "guest.py:app"\nauth = "keys"\n'
     with TracksideServer(tmp_path, "agents.py:echo", settings=settings, forkery=forkery) as server:
-        answer = httpx.get(f"{server.url}/mine")
+        answers = [httpx.get(f"{server.url}{path}").status_code for path in ("/mine", "/", "/nowhere")]
 
-    assert answer.status_code == 401
+    assert answers == [401, 401, 401]
 
 
 @pytest.mark.parametrize(

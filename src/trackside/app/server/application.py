@@ -31,16 +31,16 @@ def create_app(
     """The ASGI app that answers with these parts, of whose runs the log says which have failed from now on. It holds nothing
     open itself: closing the parts is enough.
 
-    A guest gets what none of our paths matches, after whatever stands before them: who is not known does not get there.
+    A guest gets what none of our paths matches, and `/`, after whatever stands before them: who is not known does not get
+    there.
     What is `before` sees requests when it is not known yet who asks, inside the security headers and the checks of origins.
     """
-    endpoints = all_endpoints(groups)
+    endpoints = [one for one in all_endpoints(groups) if guest is None or one.path != "/"]
     open_streams = OpenStreams(parts.options.max_streams)
     app = _App(
         routes=[
             Route(path, _Methods({one.method: EndpointApp(one, parts, open_streams) for one in of_path}))
             for path, of_path in _by_path(endpoints).items()
-            if guest is None or path != "/"
         ],
         middleware=middleware_of(parts, endpoints, before),
     )

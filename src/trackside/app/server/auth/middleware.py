@@ -64,7 +64,7 @@ class Authentication:
         if self._authenticator is None:
             known: Principal = scope.get("trackside.principal", ANYBODY)  # an app around this one may know
             return known
-        if path_of(scope) in self._public:
+        if scope["type"] == "http" and path_of(scope) in self._public:  # a WebSocket is a guest's, whatever its path
             return NOBODY
         return await self._authenticator(scope)
 
