@@ -1,5 +1,6 @@
 """Agents that wait for a human: tools that need an approval, or that somebody else executes."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -242,3 +243,39 @@ async def test_a_question_of_the_agents_own_gets_its_answer(stage: Any) -> None:
     }
     await stage.play(agent, thread_id="t", command={"resume": "Rome"})
     assert texts(heard[-1])[-1] == "Rome"
+
+
+@dataclass
+class Till:
+    money: int
+
+
+def paying() -> Agent[Till, str]:
+    async def pay(ctx: RunContext[Till], to: str) -> str:
+        return f"{ctx.deps.money} to {to}"
+
+    model = answers([call("pay", "ann", to="Ann"), call("pay", "bob", to="Bob")], "done")
+    return Agent(model, deps_type=Till, tools=[Tool(pay, requires_approval=True)])
+
+
+def paid(outcome: Any) -> list[str]:
+    """What the tools gave back."""
+    return [part["content"] for part in outcome.values["message_history"][2]["parts"]]
+
+
+async def test_dependencies_are_kept_until_all_is_answered_or_given_anew(stage: Any) -> None:
+    for given, money in ({}, 5), ({"context": {"money": 9}}, 9):
+        agent, thread = paying(), f"thread {money}"
+        await stage.play(agent, "pay", thread_id=thread, context={"money": 5})
+        await stage.play(agent, thread_id=thread, command={"resume": {"ann": True}}, **given)
+        outcome = await stage.play(agent, thread_id=thread, command={"resume": {"bob": True}})
+        assert paid(outcome) == [f"{money} to Ann", f"{money} to Bob"]
+
+
+async def test_dependencies_that_are_no_json_have_to_be_given_again(stage: Any) -> None:
+    agent, both = paying(), {"resume": {"ann": True, "bob": True}}
+    await stage.play(agent, "pay", thread_id="t", context=Till(5))
+    refused = await stage.play(agent, thread_id="t", command=both)
+    outcome = await stage.play(agent, thread_id="t", command=both, context=Till(9))
+    assert refused.end["error"].startswith("context = None")
+    assert paid(outcome) == ["9 to Ann", "9 to Bob"]

@@ -149,3 +149,30 @@ async def test_a_question_stays_open_whatever_becomes_of_the_runs_behind_it(back
             await within_patience(late.cancel(action=action, wait=True))
         assert (await stage.run("asks", thread_id="t", command={"resume": 1})).status is RunStatus.interrupted
         assert (await stage.run("asks", thread_id="t", command={"resume": 2})).status is RunStatus.success
+
+
+async def pays_with(input: Any, run: RunContext) -> dict[str, Any]:
+    purse = run.context
+    return {"asked": run.interrupt("sure?") and run.interrupt("really?"), "purse": purse}
+
+
+async def test_a_run_that_answers_has_the_context_of_the_one_that_asked_unless_it_has_its_own(backend: Backend) -> None:
+    async with backend.open({"pays": pays_with}) as stage:
+        for own, expected in ((None, {"money": 5}), ({"money": 9}, {"money": 9})):
+            await stage.run("pays", "now", thread_id="t", context={"money": 5})
+            await stage.run("pays", thread_id="t", command={"resume": "yes"}, context=own)
+            result = await stage.run("pays", thread_id="t", command={"resume": "yes"})
+            assert result.output == {"asked": "yes", "purse": expected}
+
+
+async def test_a_context_that_is_no_json_has_to_be_given_again(backend: Backend) -> None:
+    async with backend.open({"pays": pays_with}) as stage:
+        await stage.run("pays", "now", thread_id="t", context={"purse": object()})
+        refused = await stage.run("pays", thread_id="t", command={"resume": "yes"})
+        answered = await stage.run("pays", thread_id="t", command={"resume": "yes"}, context={"money": 9})
+        result = await stage.run("pays", thread_id="t", command={"resume": "yes"})
+
+    assert refused.error is not None
+    assert refused.error.startswith("context = None")
+    assert answered.status is RunStatus.interrupted
+    assert result.output == {"asked": "yes", "purse": {"money": 9}}

@@ -19,6 +19,7 @@ from trackside.harness.asked import check_no_graph_options
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
+from trackside.harness.kept_context import kept_context, recall_context
 from trackside.harness.payload import canonical
 from trackside.harness.states import Caller
 from trackside.harness.threads import AGENT_THREADS
@@ -102,8 +103,13 @@ class CallableAgent:
         return {}
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
-        """The human messages in the input, or the answer that resumes the run."""
+        """The human messages in the input, or the answer that resumes the run.
+
+        Raises:
+            InvalidSpecError: it resumes one whose context could not be kept, and has none.
+        """
         if run.resuming:
+            recall_context(run)
             return [answer_message(run.resume)]
         return [] if run.input is None else human_messages(run.input)
 
@@ -122,12 +128,12 @@ class CallableAgent:
                 if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
                     output = await output
         except RunPaused as pause:
-            return AgentResult(interrupts=[pause.interrupt])
+            return AgentResult(interrupts=[pause.interrupt], paused=kept_context(run))
         except BaseExceptionGroup as group:  # of a task group, some of whose tasks asked
             asked, others = group.split(RunPaused)
             if asked is None or others is not None:
                 raise
-            return AgentResult(interrupts=[_first_of(asked).interrupt])
+            return AgentResult(interrupts=[_first_of(asked).interrupt], paused=kept_context(run))
         return self._result(output, run)
 
     async def rollback(self, run: RunContext) -> None:

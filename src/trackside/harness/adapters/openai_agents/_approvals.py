@@ -12,15 +12,13 @@ from trackside.harness.adapters.openai_agents._config import RunnerOptions
 from trackside.harness.approvals import Approval, approval_of
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.kept_context import CONTEXT_AGAIN
 from trackside.harness.payload import canonical, whole
 from trackside.harness.types import Json, JsonObject
 
 _NO_OTHER_ARGUMENTS = (
     "the OpenAI Agents SDK calls an approved tool with the arguments that the model gave; reject the call and say in the "
     '"message" what the model should change'
-)
-_CONTEXT_AGAIN = (
-    "the run that asked had a context which cannot be kept as JSON; give the answering run its context, too"
 )
 
 
@@ -70,7 +68,7 @@ async def answered_state(run: RunContext, agent: Agent[Any], options: RunnerOpti
     approvals = approvals_of(run)
     kept = run.paused.state
     if kept["needs_context"] and run.context is None:
-        raise InvalidSpecError(field="context", value=None, why=_CONTEXT_AGAIN)
+        raise InvalidSpecError(field="context", value=None, why=CONTEXT_AGAIN)
     saved = {**kept["state"], "max_turns": options.max_turns} if options.names_max_turns else kept["state"]
     state: RunState[Any] = await RunState.from_json(agent, saved, context_deserializer=dict)
     for nth, item in enumerate(state.get_interruptions()):

@@ -23,6 +23,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError
 from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import LEAD_AGENT, answer_message
+from trackside.harness.kept_context import recall_context
 from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 
@@ -72,8 +73,11 @@ class PydanticAIAgent:
         """The human messages in the input; one for each answer, if the run resumes one.
 
         Raises:
-            InvalidSpecError: the run asks for something that the agent does not have, or an answer does not fit.
+            InvalidSpecError: the run asks for something that the agent does not have, an answer does not fit, or it lacks
+                the context of the run that asked.
         """
+        if run.resuming:
+            recall_context(run)
         check_spec(run)
         options_of(run)
         deps_of(self._agent, run.context)
@@ -102,7 +106,7 @@ class PydanticAIAgent:
             return await self._run(run, [*history, *prompt.before], user_prompt=prompt.content)
         waiting = Waiting.answered(run)
         if waiting.open:
-            return waiting.result()
+            return waiting.result(run)
         messages = waiting.messages(run.thread_id)
         return await self._run(run, messages, deferred_tool_results=waiting.results())
 
@@ -137,7 +141,7 @@ class PydanticAIAgent:
         messages = result.all_messages()
         watch.note(messages)
         if isinstance(result.output, DeferredToolRequests):
-            return Waiting.asked(result.output, messages).result()
+            return Waiting.asked(result.output, messages).result(run)
         if isinstance(result.output, BaseException):
             raise ErrorOutputError(agent=self.name, why=repr(result.output)) from result.output
         if result.response.finish_reason == "error":

@@ -12,6 +12,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApp
 from trackside.harness.adapters.pydantic_ai._messages import kept, recalled
 from trackside.harness.approvals import Approval, approval_of
 from trackside.harness.context import AgentResult, RunContext
+from trackside.harness.kept_context import kept_context
 from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
@@ -57,10 +58,10 @@ class Waiting:
         """What the agent has said so far."""
         return recalled(self.history, thread_id=thread_id)
 
-    def result(self) -> AgentResult:
-        """What the run comes to that leaves questions open."""
+    def result(self, run: RunContext) -> AgentResult:
+        """What a run comes to that leaves questions open."""
         paused = {"history": self.history, "questions": self.questions, "answers": whole(self.answers)}
-        return AgentResult(interrupts=self.open, paused=paused)
+        return AgentResult(interrupts=self.open, paused=paused | kept_context(run))
 
     def results(self) -> DeferredToolResults:
         """The answers so far in the form that the framework takes.
