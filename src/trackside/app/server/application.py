@@ -32,8 +32,8 @@ def create_app(
     open itself: closing the parts is enough.
 
     A guest gets what none of our paths matches, and `/`, after whatever stands before them: who is not known does not get
-    there.
-    What is `before` sees requests when it is not known yet who asks, inside the security headers and the checks of origins.
+    there. What is `before` sees requests when it is not known yet who asks, inside the security headers and the checks of
+    origins.
     """
     endpoints = [one for one in all_endpoints(groups) if guest is None or one.path != "/"]
     open_streams = OpenStreams(parts.options.max_streams)
