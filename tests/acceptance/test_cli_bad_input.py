@@ -45,6 +45,7 @@ def the_one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
     [
         (["run", "agnts.py:graph"], "agnts.py:graph is no agent: there is no file agnts.py (did you mean agents.py?)."),
         (["run", "lib/agents.py:graph"], "lib/agents.py:graph is no agent: there is no folder lib."),
+        (["run", f"{'a' * 300}.py:graph"], "aaa.py cannot be looked at: File name too long."),
         (["run", "nosuch.part:graph"], "there is no module nosuch, neither in this folder nor installed."),
         (
             ["run", "agent:graph"],

@@ -209,6 +209,7 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(here: Run, tmp_pat
         ("/dev/full", 1, "error: /dev/full cannot be written: No space left on device. [file-not-usable]\n"),
         ("none/events.jsonl", 2, "error: FILE: none/events.jsonl cannot be written: No such file or directory.\n"),
         (".", 2, "error: FILE: . is a folder.\n"),
+        ("a" * 300, 1, f"error: {'a' * 300} cannot be written: File name too long. [file-not-usable]\n"),
     ],
 )
 def test_a_place_that_takes_no_export(here: Run, tmp_path: Path, name: str, code: int, what: str) -> None:

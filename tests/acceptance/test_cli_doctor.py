@@ -124,6 +124,15 @@ def test_records_that_nobody_could_use_are_found(here: Trackside, tmp_path: Path
     assert "damaged.lines" in found[1]["fix"]
 
 
+def test_a_spool_that_cannot_be_looked_at_is_found(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "trackside.toml").write_text(f'[database]\nspool = "{"a" * 300}"\n')
+
+    finding = only(findings(here("doctor", "--json")))
+
+    assert finding["severity"] == "error"
+    assert finding["what"] == "it cannot be read: File name too long"
+
+
 def test_a_spool_that_could_not_keep_anything_is_found(here: Trackside, tmp_path: Path) -> None:
     (tmp_path / "trackside.db-spool").write_text("in the way")
 

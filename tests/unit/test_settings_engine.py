@@ -180,6 +180,14 @@ def test_files_of_the_engine_are_where_the_settings_are(tmp_path: Path) -> None:
     assert (settings.notes, unheard.notes) == ((), ("engine.credentials has no effect: the engine is postgres",))
 
 
+def test_a_file_of_the_engine_that_cannot_be_looked_at_is_said_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, f'[engine]\nurl = "nats://a"\nca = "{"a" * 300}"')
+
+    assert "engine.ca" in str(caught.value)
+    assert "aaa cannot be looked at: File name too long" in str(caught.value)
+
+
 def test_what_a_server_says_of_its_settings_has_no_secret_of_the_engine(tmp_path: Path) -> None:
     toml = '[agents]\nchat = "a.py:b"\n[pools]\nchat = "gpu"\n'
     settings = load(tmp_path, toml, engine__url="nats://sesame@a,nats://bob:sesame@b")

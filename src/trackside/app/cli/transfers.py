@@ -144,9 +144,16 @@ def _spare_database(name: str, settings: Settings) -> None:
     """
     if name == _STANDARD:
         return
-    target, own = Path(name).resolve(), settings.sqlite_files
-    if any(target == file or (target.exists() and file.exists() and target.samefile(file)) for file in own):
+    target = Path(name).resolve()
+    if any(target == file or _are_one(target, file) for file in settings.sqlite_files):
         raise ArgumentError(name=_FILE, why=f"{name} belongs to the database that is exported; choose another name")
+
+
+def _are_one(target: Path, file: Path) -> bool:
+    try:
+        return target.samefile(file)
+    except OSError:  # one of them is not there, or cannot be looked at, which is said where it is opened
+        return False
 
 
 @contextmanager

@@ -296,7 +296,11 @@ def _with_engine_files(settings: Settings, folder: Path) -> Settings:
         if (path := getattr(settings.engine, name)) is None:
             continue
         found[name] = (folder / path.expanduser()).absolute()
-        if not found[name].is_file():
+        try:
+            is_there = found[name].is_file()
+        except OSError as exc:  # its folder is closed to this user, or no file can be called that
+            raise settings.complaint(f"engine.{name}", f"{path} cannot be looked at: {exc.strerror}") from exc
+        if not is_there:
             raise settings.complaint(f"engine.{name}", f"there is no file {path}")
         if settings.engine_kind != "nats":
             unheard.append(f"engine.{name} has no effect: the engine is {settings.engine.shown}")

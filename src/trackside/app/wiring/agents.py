@@ -176,7 +176,12 @@ def _is_graph(agent: Any) -> bool:
 
 def _import_file(reference: AgentReference) -> ModuleType:
     path = Path(reference.module).absolute()
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as exc:  # its folder is closed to this user, or no file can be called that
+        why = f"{reference.module} cannot be looked at: {exc.strerror}"
+        raise AgentReferenceError(reference=reference, why=why) from exc
+    if not is_there:
         raise AgentReferenceError(reference=reference, why=_no_file(Path(reference.module)))
     _put_on_path(path.parent)
     # A name of its own, so that an agents.py here never is another agents.py there, or a package of that name.

@@ -289,5 +289,5 @@ def _spool(folder: Path, flags: str) -> Iterator[Finding]:
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest of the folders above it that there is."""
-    return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
+    """The path, or the nearest of the folders above it that can be seen to be there."""
+    return next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), Path("/"))
