@@ -95,6 +95,40 @@ def test_prune_says_what_it_kept_and_for_whom(here: Run, database: Path) -> None
     assert json.loads(told.stdout) == report
 
 
+def traces_of(path: Path, word: str) -> list[str]:
+    """The tables that have the word in some row."""
+    tables = [name for (name,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return [name for name in tables if any(word in repr(row) for row in rows(path, f'SELECT * FROM "{name}"'))]
+
+
+def test_a_thread_that_is_deleted_is_forgotten_where_no_server_is(here: Run, database: Path, tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("async def note(text, run): return {'heard': text}\n")
+    assert here("run", "agents.py:note", "I am Ada", "--thread", "visit").returncode == 0
+    assert "thread_states" in traces_of(database, "I am Ada")
+
+    assert here("delete", "thread", "visit", "--yes").returncode == 0
+    assert "thread_states" not in traces_of(database, "I am Ada")
+    pruned = here("prune", "--older-than", "0d", "--thread", "visit", "--yes")
+
+    assert pruned.stdout == "Removed 1 run with 5 events, and 1 thread.\n"
+    assert traces_of(database, "I am Ada") == traces_of(database, "visit") == []
+
+
+def test_a_prune_forgets_threads_that_were_deleted_before(here: Run, database: Path, tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("async def note(text, run): return {'heard': text}\n")
+    assert here("run", "agents.py:note", "I am Ada", "--thread", "visit").returncode == 0
+
+    async def delete() -> None:
+        async with Store.open(f"sqlite:///{database}") as store:
+            await store.threads_of(None).remove("visit")
+
+    asyncio.run(delete())
+    assert here("prune", "--older-than", "30d", "--yes").returncode == 0
+    assert "thread_states" not in traces_of(database, "I am Ada")
+    assert here("prune", "--older-than", "0d", "--yes").returncode == 0
+    assert traces_of(database, "I am Ada") == traces_of(database, "visit") == []
+
+
 @pytest.mark.parametrize(("answer", "left", "code"), [(b"y\r", 2, 0), (b"no\r", 5, 130), (b"\r", 5, 130)])
 def test_prune_asks_on_a_terminal(terminal, database: Path, answer: bytes, left: int, code: int) -> None:
     one = terminal("prune", "--older-than", "30d", columns=120)

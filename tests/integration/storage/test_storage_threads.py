@@ -376,6 +376,21 @@ async def test_a_removal_in_this_process_is_seen_to_soon(store: Store, manager: 
         await asyncio.wait_for(forgotten.wait(), 20)
 
 
+async def test_what_threads_remember_that_are_gone_is_forgotten_apart_from_the_log(
+    store: Store, manager: RunManager
+) -> None:
+    ends_alone, deleted, kept = await ended(manager, thread_ends=True), await ended(manager), await ended(manager)
+    await store.threads_of(None).remove(deleted.thread_id)
+
+    sweeper = store.sweeper(linger=3_600)
+    assert (await sweeper.forget(), await sweeper.forget()) == (1, 0)
+
+    assert await store.thread_states().load(deleted.thread_id) is None
+    for other in (ends_alone, kept):
+        assert await store.thread_states().load(other.thread_id) is not None
+    assert len(await store.events(run_id=deleted.run_id)) > 0
+
+
 async def test_a_saver_that_fails_is_asked_again(store: Store, manager: RunManager) -> None:
     run = await ended(manager, thread_ends=True)
     asked: list[Any] = []

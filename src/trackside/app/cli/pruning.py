@@ -78,6 +78,8 @@ async def _prune(
     async with open_store(settings, create=False, read_only=dry_run) as store:
         records = StoredRecords(store, home_of(settings))
         thread_id = None if options.thread is None else (await find_thread(records, options.thread)).thread_id
+        if not dry_run:
+            await records.forget_threads()
         return await store.prune(
             older_than=older_than,
             status=options.status,

@@ -137,8 +137,15 @@ class StoredRecords:
         await self._store.remove_run(run.thread_id, run.run_id)
 
     async def delete_thread(self, thread: StoredThread) -> None:
-        """Remove a thread. What it remembers goes with it; what LangGraph's own saver has of it, the next server removes."""
+        """Remove a thread, and what it remembers, whether or not there is a server that would do the latter."""
         await self._store.threads_of(None).remove(thread.thread_id)
+        await self.forget_threads()
+
+    async def forget_threads(self) -> None:
+        """Remove what threads remember that are gone, as servers do all the time."""
+        from trackside.app.wiring import RESULTS_LINGER
+
+        await self._store.sweeper(linger=RESULTS_LINGER).forget()
 
     async def subscriptions(self) -> list[Subscription]:
         """All subscriptions."""

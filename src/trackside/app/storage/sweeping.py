@@ -109,6 +109,17 @@ class Sweeper:
         _raise_one_of(failures)
         return swept
 
+    async def forget(self) -> int:
+        """Remove now what threads remember that are gone, and nothing else; returns of how many it is gone.
+
+        Raises:
+            StorageError: the store failed; the next round goes on from there.
+            Exception: what a checkpointer of somebody else's raised, as for `sweep`.
+        """
+        forgotten, failures = await self._forget_all()
+        _raise_one_of(failures)
+        return forgotten
+
     async def _keep_on(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
