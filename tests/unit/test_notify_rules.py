@@ -48,6 +48,8 @@ def used(**data: Any) -> RunLifecycleEvent:
         ({"duration_above": 60, "tokens_above": 10}, used(duration_seconds=61, total_tokens=10), False),
         ({"events": "thread_status_updated", "status": "idle"}, make_run()[-1], True),
         ({"events": "thread_status_updated", "status": "error"}, make_run()[-1], False),
+        ({"events": ["run_failed", "thread_status_updated"], "status": "idle"}, make_run()[-1], True),
+        ({"events": ["run_failed", "thread_status_updated"], "status": "error"}, ended("error"), True),
     ],
 )
 def test_a_rule_means_an_event_if_all_that_it_says_holds(
@@ -68,6 +70,20 @@ def test_a_rule_means_an_event_if_all_that_it_says_holds(
         ([{"events": []}], "on[1].events", "a list of texts"),
         ([{"status": "broken"}], "on[1].status", "pending, running"),
         ([{"status": "pending"}], "on[1].status", "never holds"),
+        ([{"status": "pending", "agent": "x"}], "on[1].status", "no run ends like that, so the rule never holds"),
+        (
+            [{"events": "run_completed", "status": "error"}],
+            "on[1].status",
+            "no run_completed says that, so the rule never",
+        ),
+        ([{"events": "human_message", "status": "error"}], "on[1].status", "no human_message says that"),
+        ([{"events": "thread_status_updated", "status": "ilde"}], "on[1].status", "'ilde' is not one of pending"),
+        ([{"events": "run_failed", "status": "idle"}], "on[1].status", "'idle' is not one of pending"),
+        (
+            [{"events": ["run_completed", "run_failed"], "status": "success", "error_type": "X"}],
+            "on[1].error_type",
+            "no run_completed says that",
+        ),
         ([{"agent": 5}], "on[1].agent", "a text or a list of texts"),
         ([{"cost_above": "1"}], "on[1].cost_above", "a number from 0 up"),
         ([{"cost_above": -1}], "on[1].cost_above", "a number from 0 up"),

@@ -12,12 +12,18 @@ from trackside.app.delivery import ObserverOptionError
 from trackside.app.observers.notify._messages import completion_data, number_of, status_of, template
 from trackside.harness.lifecycle import STATUSES_OF_EVENT, TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import LifecycleEventType, RunStatus
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 _ABOVE: Final = {"cost_above": "cost_usd", "duration_above": "duration_seconds", "tokens_above": "total_tokens"}
 _KEYS: Final = ("events", "agent", "status", "error_type", *_ABOVE, "title", "body")
 
 _NAMES_AGENT: Final = TERMINAL_EVENTS | {LifecycleEventType.RUN_STARTED}
+
+_STATUSES: Final[Mapping[LifecycleEventType, Sequence[str]]] = {
+    **STATUSES_OF_EVENT,
+    LifecycleEventType.THREAD_STATUS_UPDATED: list(ThreadStatus),
+}
+"""Which statuses an event can say, if it says any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +100,25 @@ def _rule(option: str, said: Any) -> Rule:
 def _events(
     option: str, said: tuple[str, ...] | None, statuses: tuple[str, ...] | None
 ) -> frozenset[LifecycleEventType]:
-    """The events that a rule names; the ends of runs if it names none, those with its statuses if it has any."""
-    for key, given, known in (("events", said, list(LifecycleEventType)), ("status", statuses, list(RunStatus))):
-        for name in given or ():
-            if name not in known and not (key == "status" and said == ("thread_status_updated",)):
-                why = f"{name!r} is not one of {', '.join(known)}"
-                raise ObserverOptionError(option=f"{option}.{key}", why=why)
-    if said is not None:
-        return frozenset(map(LifecycleEventType, said))
+    """Those of the events that a rule names, or of the ends of runs if it names none, that can say one of its statuses."""
+    for name in said or ():
+        _check_one_of(f"{option}.events", name, list(LifecycleEventType))
+    kinds = TERMINAL_EVENTS if said is None else frozenset(map(LifecycleEventType, said))
     if statuses is None:
-        return TERMINAL_EVENTS
-    return frozenset(kind for kind in TERMINAL_EVENTS if set(STATUSES_OF_EVENT[kind]) & set(statuses))
+        return kinds
+    known = [*RunStatus, *(ThreadStatus if LifecycleEventType.THREAD_STATUS_UPDATED in kinds else ())]
+    for name in statuses:
+        _check_one_of(f"{option}.status", name, known)
+    saying = frozenset(kind for kind in kinds if not set(_STATUSES.get(kind, ())).isdisjoint(statuses))
+    if not saying:
+        nobody = "no run ends like that" if said is None else f"no {', '.join(sorted(kinds))} says that"
+        raise ObserverOptionError(option=f"{option}.status", why=f"{nobody}, so the rule never holds")
+    return saying
+
+
+def _check_one_of(option: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ObserverOptionError(option=option, why=f"{name!r} is not one of {', '.join(dict.fromkeys(known))}")
 
 
 def _check_said(option: str, rule: Rule) -> None:
@@ -118,8 +132,6 @@ def _check_said(option: str, rule: Rule) -> None:
         if is_asked and not rule.events & sayers:
             events = ", ".join(sorted(rule.events))
             raise ObserverOptionError(option=f"{option}.{key}", why=f"no {events} says that, so the rule never holds")
-    if not rule.events:
-        raise ObserverOptionError(option=f"{option}.status", why="no run ends like that, so the rule never holds")
 
 
 def _texts(option: str, said: Any) -> tuple[str, ...]:
