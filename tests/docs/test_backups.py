@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,6 +48,38 @@ async def look_and_go_on(url: str) -> tuple[list[Any], int, list[int]]:
         return events, mail.cursor, [stored.position for stored in await store.events(run_id="three")]
 
 
+def mode_of(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def test_a_copy_of_a_file_is_for_its_user_alone(tmp_path: Path) -> None:
+    asyncio.run(leave_something(f"sqlite:///{tmp_path / 'kept.db'}"))
+    (program,) = (block.text for block in blocks_of(DOCS / "howto/backups.md") if "os.replace" in block.text)
+
+    subprocess.run([sys.executable, "-c", program, "kept.db", "copy.db"], cwd=tmp_path, umask=0, check=True)
+
+    assert mode_of(tmp_path / "copy.db") == 0o600
+
+
+def test_an_address_with_a_schema_is_one_for_programs_of_postgresql_too(
+    postgres_server: RunningServer, postgres_url: str
+) -> None:
+    if not isinstance(postgres_server, PostgresServer):
+        pytest.skip("the programs of a server elsewhere may be of another version")
+    page = (DOCS / "howto/backups.md").read_text()
+    (option,) = re.findall(r"`…\?(options=[^`]+runs)`", page)
+    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}{option}"
+    psql = [str(postgres_server.bin / "psql"), "--no-psqlrc", "--tuples-only", "--no-align", url, "--command"]
+    subprocess.run([*psql, "CREATE SCHEMA runs"], check=True, capture_output=True)
+
+    asyncio.run(leave_something(url))
+
+    counted = subprocess.run(
+        [*psql, "SELECT count(*) > 0 FROM runs.events"], check=True, capture_output=True, text=True
+    )
+    assert counted.stdout == "t\n"
+
+
 def test_a_dump_of_postgresql_comes_back_whole_and_goes_on(
     postgres_server: RunningServer, postgres_url: str, restored_url: str, tmp_path: Path
 ) -> None:
@@ -57,9 +91,10 @@ def test_a_dump_of_postgresql_comes_back_whole_and_goes_on(
     path = os.pathsep.join([str(postgres_server.bin), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {"PATH": path, "TRACKSIDE_DATABASE_URL": postgres_url, "RESTORED_URL": restored_url}
     done = subprocess.run(
-        ["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-euc", commands], cwd=tmp_path, env=environment, umask=0, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+    assert mode_of(tmp_path / "trackside.dump") == 0o600
 
     after, cursor, positions = asyncio.run(look_and_go_on(restored_url))
 
