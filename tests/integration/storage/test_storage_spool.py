@@ -17,6 +17,7 @@ from sqlalchemy import event
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool import DeliveryReport, Spool
 from trackside.app.storage import Store
+from trackside.app.storage.errors import DatabaseFullError
 from trackside.harness import (
     DispatchPolicy,
     LifecycleEventType,
@@ -194,6 +195,24 @@ async def test_a_medium_that_is_full(tmp_path: Path) -> None:
             filler.unlink()
             await observer.deliver_spooled()
             await assert_whole(store, result, RunStatus.success)
+
+
+async def test_a_database_on_a_medium_without_any_room_is_not_opened_and_says_why(tmp_path: Path) -> None:
+    with medium(tmp_path / "disk", "size=2m") as disk:
+        async with Store.open(f"sqlite:///{disk}/runs.db"):
+            pass
+        with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(bytes(4_096))
+
+        for read_only in (True, False):
+            with pytest.raises(DatabaseFullError, match="no room left for the database"):
+                async with Store.open(f"sqlite:///{disk}/runs.db", read_only=read_only):
+                    pass
+
+        (disk / "filler").unlink()
+        async with Store.open(f"sqlite:///{disk}/runs.db") as store:
+            assert await store.events() == []
 
 
 async def test_a_medium_that_is_full_of_database_and_spool_says_that_the_end_is_lost(tmp_path: Path) -> None:

@@ -209,10 +209,11 @@ class SqliteDatabase:
     def translate(self, exc: sqlite3.Error | DBAPIError) -> errors.StorageError:
         """What a driver's exception means."""
         original = exc.orig if isinstance(exc, DBAPIError) else exc
-        # The low byte is the kind; the rest says more about it.
-        code = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        code = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         database, why = str(self), str(original)
-        match code:
+        if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # a full disk, on which not even the index of the journal can be made
+            return errors.DatabaseFullError(database=database, why=why)
+        match code & 0xFF:  # the low byte is the kind; the rest says more about it
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return errors.DatabaseBusyError(database=database, seconds=self.busy_timeout)
             case sqlite3.SQLITE_FULL:
