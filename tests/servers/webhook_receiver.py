@@ -194,7 +194,7 @@ class WebhookReceiver:
 
 def _verifies(verifier: Webhook, headers: Mapping[str, str], body: bytes) -> bool:
     try:
-        verifier.verify(body, dict(headers), json_parse=False)
+        verifier.verify(body, dict(headers))
     except WebhookVerificationError:
         return False
     return True
