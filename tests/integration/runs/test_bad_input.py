@@ -239,8 +239,8 @@ async def test_agents_that_do_not_do_what_agents_do_fail_their_own_runs(backend:
         assert told(stage.events, result.run_id)[-2] == "run_failed error"
 
 
-async def test_an_agent_that_awaits_its_own_thread_is_ended_by_its_time(backend: Backend) -> None:
-    """A run that waits for a run behind itself cannot end by itself; a timeout ends it, and both are told."""
+async def test_an_agent_that_awaits_its_own_thread_fails_at_once_and_holds_up_nobody(backend: Backend) -> None:
+    """A run that waits for a run behind itself would never end; it is told so, and the other begins."""
     inner: list[Any] = []
 
     async def waits_for_itself(input: Any, run: RunContext) -> None:
@@ -248,8 +248,9 @@ async def test_an_agent_that_awaits_its_own_thread_is_ended_by_its_time(backend:
         await inner[0].result()
 
     async with backend.open({"waits": waits_for_itself, "echo": echo}) as stage:
-        result = await stage.run("waits", thread_id="t", timeout=0.5)
-        assert result.status is RunStatus.timeout
+        result = await within_patience(asyncio.create_task(stage.run("waits", thread_id="t")))
+        assert result.status is RunStatus.error
+        assert f"run {inner[0].run_id!r}, which is the next of the same thread" in str(result.error)
         assert (await within_patience(inner[0].result())).status is RunStatus.success
 
 
