@@ -65,6 +65,15 @@ class FleetUpkeep:
             Duty(SWEEPER, self._sweep, _SWEEP_EVERY),
         ]
 
+    async def agents_on_duty(self, duty: str) -> frozenset[str]:
+        """The agents of the process that has a duty; none where nobody has it.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        held = [one.holder for one in await self._fleet.duties() if one.name == duty and one.seconds_left > 0]
+        return frozenset(agent for one in await self._fleet.workers() if one.worker_id in held for agent in one.agents)
+
     async def _promote(self) -> None:
         """Let runs take their places that have become due; the news of them announces them."""
         while len(await self._fleet.promote_due(limit=_AT_ONCE)) == _AT_ONCE:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -49,6 +49,8 @@ class CronScheduler:
             been put forward or back.
         on_duty: whether this process is the one that starts runs of crons now; it is asked every second while it is not.
             Where nobody agrees on who is, all may do it.
+        agents_on_duty: which agents the process has that is on duty; asked when a run is due while that is another process.
+            Runs of other agents, which it cannot start, are started all the same. Without it they are not.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class CronScheduler:
         clock: Clock | None = None,
         look_every: float = _LOOK_EVERY,
         on_duty: Callable[[], bool] | None = None,
+        agents_on_duty: Callable[[], Awaitable[Collection[str]]] | None = None,
     ) -> None:
         self._crons = crons
         self._manager = manager
         self._clock = clock or SystemClock()
         self._look_every = look_every
         self._on_duty = on_duty
+        self._agents_on_duty = agents_on_duty
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._offset: float | None = None
@@ -91,7 +95,7 @@ class CronScheduler:
             self._changed.clear()
             try:
                 on_duty = self._on_duty is None or self._on_duty()
-                seconds = await self._look() if on_duty else _OFF_DUTY
+                seconds = await (self._look() if on_duty else self._stand_in())
                 pause = 1.0
             except ClosedError:  # nothing can be started any more
                 return
@@ -115,17 +119,34 @@ class CronScheduler:
         agents = self._manager.agents
         if self._clock_was_put_back():
             await self._bring_forward()
+        await self._start_due(agents)
+        await self._give_up_unknown()
+        coming = await self._crons.next_due(agents)
+        if coming is None:
+            return self._look_every
+        return min(self._look_every, max(0.0, (coming - self._clock.now()).total_seconds()))
+
+    async def _stand_in(self) -> float:
+        """Start what is due and whoever is on duty has no agent for; how many seconds there is nothing to do then.
+
+        Raises:
+            ClosedError, TracksideError: as above.
+        """
+        agents = self._manager.agents
+        if self._agents_on_duty is not None and await self._crons.due(self._clock.now(), agents, limit=1):
+            theirs = await self._agents_on_duty()
+            if lacking := [agent for agent in agents if agent not in theirs]:
+                await self._start_due(lacking)
+        return _OFF_DUTY
+
+    async def _start_due(self, agents: Collection[str]) -> None:
+        """Start what is due of these agents."""
         while due := await self._crons.due(self._clock.now(), agents, limit=_AT_ONCE):
             # Together, for one commit does for many.
             ended = await asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
             for failure in ended:
                 if failure is not None:
                     raise failure
-        await self._give_up_unknown()
-        coming = await self._crons.next_due(agents)
-        if coming is None:
-            return self._look_every
-        return min(self._look_every, max(0.0, (coming - self._clock.now()).total_seconds()))
 
     async def _start(self, cron: Cron) -> None:
         """Start the run that is due, unless that is done, and have the cron go on."""

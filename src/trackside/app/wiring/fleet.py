@@ -99,7 +99,12 @@ class FleetPart:
         duties = self.upkeep.duties() if self._is_on_duty else []
         self.duties = Duties(store.fleet, coordinator.worker_id, duties)
         self.crons = CronScheduler(
-            store.crons, manager, look_every=_CRONS_EVERY, on_duty=partial(self.duties.holds, SCHEDULER)
+            store.crons,
+            manager,
+            look_every=_CRONS_EVERY,
+            on_duty=partial(self.duties.holds, SCHEDULER),
+            # Servers alone, which are few: whoever makes a cron asks one that has its agent.
+            agents_on_duty=partial(self.upkeep.agents_on_duty, SCHEDULER) if membership.role == "server" else None,
         )
         self.worker: FleetWorker | None = None
         self.supervisor: Supervisor | None = None
