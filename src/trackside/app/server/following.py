@@ -150,14 +150,38 @@ async def final_body(
 ) -> bytes:
     """What somebody (`caller`) gets who waits for a run, wherever it is executed, and if it has ended long ago.
 
-    A `handle` is that of who has started the run, and knows its result for as long as it is there.
+    Of a run that goes on as another attempt it is what that gives. A `handle` is that of who has started the run, and knows
+    its result for as long as it is there.
 
     Raises:
         UnknownRunError: it was removed meanwhile.
-        ClosedError: the store is closed before the run has ended.
+        ClosedError: the store is closed before the run has ended, or another process goes on with it.
         NoResultHereError: this process ends before the run has begun.
         HttpError: it has ended elsewhere, and what it gave back has gone with its thread.
     """
+    while True:
+        body = await _body_of_one(parts, run, caller, handle)
+        again = await next_attempt(parts, run.run_id)
+        if again is None:
+            return body
+        if parts.manager.closing:  # whoever is asked next waits for it
+            raise ClosedError(what="run manager")
+        run, handle = again, None
+
+
+async def next_attempt(parts: ServerParts, run_id: str) -> StoredRun | None:
+    """The run as which one goes on that has ended; None: it has not ended, or that is all of it."""
+    says = parts.streams.end_of(run_id)
+    if says is None:
+        ends = await parts.store.events(run_id=run_id, types=TERMINAL_EVENTS, limit=1)
+        says = ends[0].event.payload if ends else {}
+    again = says.get("retried_as")
+    return None if again is None else await parts.store.run(str(again), removed=True)
+
+
+async def _body_of_one(
+    parts: ServerParts, run: RunRecord | StoredRun, caller: Caller, handle: RunHandle | None
+) -> bytes:
     run_id = run.run_id
     if handle is not None or parts.manager.has(run_id):
         try:
@@ -207,14 +231,19 @@ def run_headers(thread_id: str, run_id: str, *, stateless: bool = False, then: s
 
 
 def cancelling(parts: ServerParts, run_id: str) -> Any:
-    """Cancels a run because the client who wanted it has gone, whoever executes it; one that is over is left alone."""
+    """Cancels a run, or the attempt as which it goes on, because the client who wanted it has gone, whoever executes it; one
+    that is over is left alone.
+    """
 
     async def cancel() -> None:
+        last = run_id
         try:
-            await parts.manager.cancel(run_id)
+            while (again := await next_attempt(parts, last)) is not None:
+                last = again.run_id
+            await parts.manager.cancel(last)
         except UnknownRunError:
             pass
         except TracksideError as exc:  # nobody is there any more who could be told
-            logger.warning("run %s goes on, though its client has gone: %s", run_id, exc)
+            logger.warning("run %s goes on, though its client has gone: %s", last, exc)
 
     return cancel

@@ -50,7 +50,7 @@ class RunEnd(NamedTuple):
         return cls(run.status, run.error, run.error_type)
 
     @property
-    def failure(self) -> dict[str, str | None] | None:
+    def failure(self) -> dict[str, Any] | None:
         """What went wrong, as clients know it; None if nothing did."""
         if not has_failed(self.status):
             return None
@@ -62,12 +62,11 @@ class RunEnd(NamedTuple):
 
     def frame(self, run_id: str) -> bytes:
         """What the run's stream says last. Clients that see it need not ask whether there was more to come."""
-        if (failure := self.failure) is not None:
-            return event_frame("error", failure)
-        says = {"run_id": run_id, "status": status_of(self.status)}
+        failure = self.failure
+        says = {"run_id": run_id, "status": status_of(self.status)} if failure is None else failure
         if self.retried_as is not None:
             says["retried_as"] = self.retried_as
-        return event_frame("end", says)
+        return event_frame("end" if failure is None else "error", says)
 
 
 def event_frame(event: str, data: Any, id: str | None = None) -> bytes:
