@@ -96,3 +96,30 @@ def test_what_nobody_can_mean_of_workers_is_one_line(here: Command, arguments: t
     assert here("run", "agents.py:echo", "x").returncode == 0
 
     assert says in refused(here("workers", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("render", "chat"), ["render"]),
+        (("chat",), []),
+        ((), []),
+        (("--pool", "cpu"), ["chat", "render"]),
+        (("render", "--pool", "gpu"), []),
+    ],
+)
+def test_who_names_agents_of_other_pools_is_told_that_their_runs_are_not_taken(
+    here: Command, tmp_path: Path, arguments: tuple[str, ...], said: list[str]
+) -> None:
+    text = '[agents]\nchat = "agents.py:echo"\nrender = "agents.py:echo"\n[pools]\nrender = "gpu"\n'
+    (tmp_path / "trackside.toml").write_text(text, encoding="utf-8")
+
+    done = here("worker", "--check", *arguments, *FLEET)
+
+    pools = {"chat": "default", "render": "gpu"}
+    told = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert told == [
+        f"warning: runs of {agent} are in the pool {pools[agent]}, which this worker does not take: "
+        f"give it `--pool {pools[agent]}`"
+        for agent in said
+    ]

@@ -80,6 +80,14 @@ def test_runs_that_nobody_serves_are_named_with_their_version_and_who_could() ->
     assert only.fix == "start one that has it, for its pool: `trackside worker 'my agent'`"
 
 
+def test_who_could_serve_runs_of_a_pool_is_a_worker_of_that_pool() -> None:
+    waits = UnservedRuns(agent="render", version=None, count=1, oldest_at=NOW - timedelta(hours=2))
+
+    (only,) = found(WORKER, settings=replace(FLEET, pools={"render": "gpu"}), unserved=(waits,))
+
+    assert only.fix == "start one that has it, for its pool: `trackside worker render --pool gpu`"
+
+
 def test_a_worker_of_another_release_and_one_whose_clock_is_ahead_are_warnings() -> None:
     (release,) = found(WORKER, replace(SERVER, release="0.0.1"))
     (clock,) = found(replace(WORKER, started_at=NOW + timedelta(minutes=1)), settings=INLINE)

@@ -22,7 +22,7 @@ from trackside.app.cli.process_words import notes_of, say_notes
 from trackside.app.cli.served_agents import with_agents
 from trackside.app.cli.serving_process import new_event_loop, prepared, take_signals
 from trackside.app.cli.working_life import SupervisorLife, WorkerLife
-from trackside.app.cli.working_words import WorkerWords, say_all_is_well
+from trackside.app.cli.working_words import WorkerWords, left_out, say_all_is_well
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
 from trackside.app.wiring.checking import check_app
@@ -94,7 +94,8 @@ class WorkOptions:
         if settings.engine_kind == "inline":
             raise NoFleetError
         settings.check_engine()
-        return with_agents(_with_places(settings), self.agents)
+        chosen = with_agents(_with_places(settings), self.agents)
+        return replace(chosen, notes=(*chosen.notes, *left_out(chosen, named=bool(self.agents))))
 
 
 def _with_places(settings: Settings) -> Settings:

@@ -24,6 +24,16 @@ def say_all_is_well(settings: Settings) -> None:
     standard_error().print(one_line(what), soft_wrap=True)
 
 
+def left_out(settings: Settings, *, named: bool) -> Iterator[str]:
+    """What to say of agents that a worker does not execute: of those that were named, or of all if it executes none."""
+    own = settings.of_own_pools(settings.agents)
+    if own and not named:
+        return
+    for agent in sorted({*settings.agents} - {*own}):
+        pool = settings.pool_of(agent)
+        yield f"runs of {agent} are in the pool {pool}, which this worker does not take: give it `--pool {pool}`"
+
+
 class WorkerWords(ProcessWords):
     """Says what happens to a worker, while its `with` block goes on."""
 

@@ -70,14 +70,14 @@ def findings_of(
         severity = Severity.error if members or queue.unserved else Severity.note
         yield Finding(severity=severity, what=what, where=where, fix=fix if severity is Severity.error else "")
     if is_fleet or members:
-        yield from _unserved(queue, where, now, flags)
+        yield from _unserved(settings, queue, where, now, flags)
     for worker in members:
         yield from _member(worker, now)
     if members:
         yield from _duties(duties, where, flags)
 
 
-def _unserved(queue: QueueDepth, where: str, now: datetime, flags: str) -> Iterator[Finding]:
+def _unserved(settings: Settings, queue: QueueDepth, where: str, now: datetime, flags: str) -> Iterator[Finding]:
     for unserved in queue.unserved:
         waited, agent = now - unserved.oldest_at, unserved.agent
         if waited < _PATIENCE:
@@ -85,7 +85,8 @@ def _unserved(queue: QueueDepth, where: str, now: datetime, flags: str) -> Itera
         runs = "1 run waits" if unserved.count == 1 else f"{unserved.count:,} runs wait"
         of = agent if unserved.version is None else f"{agent} in version {unserved.version}"
         what = f"no live worker serves {of}: {runs}, the oldest for {long_time(waited)}"
-        fix = f"start one that has it, for its pool: `trackside worker {shlex.quote(agent)}{flags}`"
+        named = shlex.quote(agent) + (f" --pool {settings.pools[agent]}" if agent in settings.pools else "")
+        fix = f"start one that has it, for its pool: `trackside worker {named}{flags}`"
         yield Finding(severity=Severity.error, what=what, where=where, fix=fix)
 
 
