@@ -21,6 +21,11 @@ class Offer(Protocol):
         """The run that may be claimed; None: some are ready, and the database knows which."""
         ...
 
+    @property
+    def passed_on(self) -> int:
+        """How often somebody else has had it before, as far as that is known."""
+        ...
+
     def done(self) -> None:
         """Nobody else has to look at it: the run has ended, or is not to be had. Does not wait and does not raise."""
         ...

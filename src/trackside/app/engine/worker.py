@@ -28,8 +28,19 @@ LOOK_EVERY: Final = 15.0
 """Seconds between two looks for what nobody offers, about."""
 CUT_OFF_LOOK: Final = 0.5
 """The same while the engine is cut off."""
-_FOREIGN: Final = 2.0  # seconds after which others are offered what this worker has no agent for, about
+_FOREIGN: Final = (
+    0.01  # seconds after which others are offered what this worker has no agent for, about; then twice that
+)
+_LONGEST_FOREIGN: Final = 2.0  # and at most, as there may be nobody else who has room
 _TROUBLE: Final = 1.0  # seconds that it leaves a database in peace that failed
+
+
+def foreign_pause(passed_on: int) -> float:
+    """Seconds after which others are offered what this worker has no agent for, and so often others had not before.
+
+    At first somebody else is likely to have it; what comes back again and again waits for somebody to get a place free.
+    """
+    return min(_LONGEST_FOREIGN, _FOREIGN * 2.0 ** min(passed_on, 20))
 
 
 class FleetWorker:
@@ -187,7 +198,7 @@ class FleetWorker:
             case Taking.foreign:
                 self._foreign += 1
                 self._free(1)
-                offer.decline(after=_FOREIGN * random.uniform(0.5, 1.5))
+                offer.decline(after=foreign_pause(offer.passed_on) * random.uniform(0.5, 1.5))
 
     async def _take_any(self) -> int:
         """Take what is ready, as much as there is room for; how much that was."""

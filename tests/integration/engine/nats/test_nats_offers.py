@@ -145,11 +145,13 @@ async def test_what_one_worker_declines_another_is_offered(
 ) -> None:
     async with worker.join("other version", ["default"], on_stop=ignore) as offers:
         server.announce([ReadyRun("declined")])
-        (await soon(offers)).decline(after=0.2)
+        first = await soon(offers)
+        assert first.passed_on == 0
+        first.decline(after=0.2)
         offers.note_free(0)
         async with worker.join("right version", ["default"], on_stop=ignore) as others:
             offer = await soon(others)
-            assert offer.run_id == "declined"
+            assert (offer.run_id, offer.passed_on) == ("declined", 1)
             offer.done()
             await queue.until_kept(0)
 

@@ -23,6 +23,8 @@ class Worker:
         self.engine = engine
         self.offers = offers
         self.offered: list[str | None] = []
+        self.passed_on: list[int] = []
+        """Of each run that it was offered, how often somebody else had been before."""
         self._free = places
         self._room = asyncio.Event()
         self._room.set()
@@ -41,6 +43,8 @@ class Worker:
             await self._room.wait()
             offer = await self.offers.next()
             self.offered.append(offer.run_id)
+            if offer.run_id is not None:
+                self.passed_on.append(offer.passed_on)
             self.take(offer)
             await asyncio.sleep(0)
 

@@ -220,8 +220,10 @@ async def test_what_a_worker_declines_is_told_to_another(fleet: Fleet) -> None:
         await other.until_idle()
         await fleet.heard_by(one, two)
 
+        assert offer.passed_on == 0
         offer.decline(after=0.01)
         await until(lambda: other.runs == ["run"])
+        assert other.passed_on == [1]
 
 
 async def test_who_stops_waiting_for_an_offer_loses_none(fleet: Fleet) -> None:

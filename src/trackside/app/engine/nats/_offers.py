@@ -33,12 +33,13 @@ _DONE, _NOT_MINE, _AT_IT, _NONSENSE = b"+ACK", b"-NAK", b"+WPI", b"+TERM"
 class NatsOffer:
     """A message of the work queue that this worker has."""
 
-    __slots__ = ("_answer", "again", "made", "pool", "run_id", "since", "subject")
+    __slots__ = ("_answer", "again", "made", "passed_on", "pool", "run_id", "since", "subject")
 
     def __init__(
         self, run_id: str, pool: str, made: str, subject: str, answer: Callable[[NatsOffer, bytes], None]
     ) -> None:
         self.run_id: str | None = run_id
+        self.passed_on = _deliveries(subject) - 1
         self.pool = pool
         self.made = made
         self.subject = subject
@@ -177,7 +178,7 @@ class NatsOffers:
             self._counts.note_unreadable(message.subject)
             self._answer(offer, _NONSENSE)
         else:
-            self._counts.redelivered += _deliveries(message) > 1
+            self._counts.redelivered += offer.passed_on > 0
             self._held[offer.subject] = self._runs[notice.run] = offer
             self._give(offer)
         self._pull()
@@ -247,8 +248,8 @@ class NatsOffers:
         self._on_stop(notice.run)
 
 
-def _deliveries(message: Msg) -> int:
-    """How often it was delivered, as the subject of its answer says; there are two kinds of these."""
-    words = message.reply.split(".")
+def _deliveries(subject: str) -> int:
+    """How often a message was delivered, as the subject of its answer says; there are two kinds of these."""
+    words = subject.split(".")
     number = words[4] if len(words) == 9 else words[6] if len(words) > 9 else ""
     return int(number) if number.isdigit() else 1

@@ -31,6 +31,10 @@ class RunOffer:
     def run_id(self) -> str:
         return self._run.run_id
 
+    @property
+    def passed_on(self) -> int:
+        return self._hops
+
     def done(self) -> None:
         """Whoever else was told of it finds in the database that it is gone."""
 
@@ -42,6 +46,7 @@ class LookOffer:
     """Some runs may be ready."""
 
     run_id: None = None
+    passed_on = 0
 
     def __init__(self, offers: PostgresOffers) -> None:
         self._offers = offers
