@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fleet_here import fleet_here
 
-from trackside import RunContext, RunSpec
+from trackside import AgentLimits, RunContext, RunSpec
 from trackside.app.settings import EngineSettings, Settings, WorkerSettings
 from trackside.app.storage.fleet import ReadyRun
 from trackside.app.wiring import open_app
@@ -140,3 +140,21 @@ async def test_runs_of_a_pool_go_to_its_workers(postgres_with_tables: str) -> No
                 await fleet.servers[0].app.manager.start(RunSpec(name))
             await until(lambda: len(places) == 2)
             assert sorted(places) == ["default", "gpu"]
+
+
+async def test_an_agent_of_which_a_worker_executes_few_takes_no_place_from_others(have_fleet: Any) -> None:
+    few, many = Crowd(), Crowd()
+    agents, settings = {"few": few.agent, "many": many.agent}, WorkerSettings(concurrency=3)
+    limits = {"few": AgentLimits(max_running=1)}
+    async with have_fleet(agents, workers=2, servers=1, worker=settings, limits=limits) as fleet:
+        manager = fleet.servers[0].app.manager
+        for number in range(6):
+            await manager.start(RunSpec("few", number))
+        for number in range(4):
+            await manager.start(RunSpec("many", number))
+        await until(lambda: few.now == 2 and many.now == 4)
+        assert [worker.worker.stats().running for worker in fleet.workers] == [3, 3]
+        many.go.set()
+        few.go.set()
+        await until(lambda: few.ended == 6 and many.ended == 4)
+        assert few.most == 2

@@ -32,6 +32,7 @@ _FOREIGN: Final = (
     0.01  # seconds after which others are offered what this worker has no agent for, about; then twice that
 )
 _LONGEST_FOREIGN: Final = 2.0  # and at most, as there may be nobody else who has room
+_FULL_PASSES: Final = 4  # so often others are offered what this worker executes as many of as it may
 _TROUBLE: Final = 1.0  # seconds that it leaves a database in peace that failed
 
 
@@ -53,6 +54,7 @@ class FleetWorker:
         pools: whose runs it takes.
         places: how many runs it executes at once.
         look_every: seconds between two looks for what nobody offers, about.
+        is_choosy: whether it executes fewer runs of some agents than it has places, and so leaves runs that are ready.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class FleetWorker:
         pools: Sequence[str],
         places: int,
         look_every: float = LOOK_EVERY,
+        is_choosy: bool = False,
     ) -> None:
         self._manager = manager
         self._coordinator = coordinator
@@ -71,6 +74,7 @@ class FleetWorker:
         self._pools = tuple(pools)
         self._places = places
         self._look_every = look_every
+        self._is_choosy = is_choosy
         self._busy = 0
         self._offers: Offers | None = None
         self._has_room = asyncio.Event()
@@ -195,8 +199,11 @@ class FleetWorker:
                 self._missed += 1
                 self._free(1)
                 offer.done()
-            case Taking.foreign:
-                self._foreign += 1
+            case Taking.full if offer.passed_on >= _FULL_PASSES:  # all are: each looks when one of its runs has ended
+                self._free(1)
+                offer.done()
+            case Taking.foreign | Taking.full:
+                self._foreign += taking is Taking.foreign
                 self._free(1)
                 offer.decline(after=foreign_pause(offer.passed_on) * random.uniform(0.5, 1.5))
 
@@ -227,6 +234,8 @@ class FleetWorker:
             self._lost += 1
         finally:
             self._free(1)
+            if self._is_choosy:
+                self._look_soon.set()
 
     def _reserve(self, places: int) -> bool:
         if self._busy + places > self._places:

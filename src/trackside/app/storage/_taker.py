@@ -64,6 +64,7 @@ class Taker:
             agents=[*host.agents],
             version=self._member.version,
             unfit=[*self._unfit],
+            most=self._member.most,
             asked=run_ids,
             limit=limit,
             database=self._database,

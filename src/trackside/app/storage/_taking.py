@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, override
 
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._recovery import UnreadableRunError, asked_for
@@ -45,7 +45,8 @@ class Takings(NamedTuple):
 class Take(Work):
     """Take runs that are ready, and that this worker can execute: among these, or (None) whatever came first.
 
-    `database` and `schema` are what it knows: where the tables are another version's by now it takes nothing.
+    Of agents with a number in `most` it executes no more than that at once. `database` and `schema` are what it knows: where
+    the tables are another version's by now it takes nothing.
     """
 
     owner: str
@@ -53,6 +54,7 @@ class Take(Work):
     agents: Collection[str]
     version: str | None
     unfit: Collection[str]
+    most: Mapping[str, int]
     asked: list[str] | None
     limit: int
     database: str
@@ -83,31 +85,59 @@ class Take(Work):
             self._begun = True
         if self.taken:
             self._give_back(unit, self.taken)
+        taken: list[TakenRun] = []
+        unfit: dict[str, str] = {}
+        room = self._room(unit)
+        while self._take(unit, taken, unfit, room):
+            pass
+        self.taken = [run.record.run_id for run in taken]
+        full = {agent for agent, places in room.items() if places <= 0}
+        outcomes = {} if self.asked is None else self._outcomes(unit, self.asked, full)
+        return Takings(taken, outcomes, unfit)
+
+    def _room(self, unit: UnitOfWork) -> dict[str, int]:
+        """How many more runs may be taken of each agent with a number; those that runs have started come on top."""
+        if not self.most:
+            return {}
+        own = select(runs.c.agent, func.count()).join(active_runs, active_runs.c.run_id == runs.c.run_id)
+        own = own.where(active_runs.c.owner == self.owner, runs.c.parent_run_id.is_(None), runs.c.agent.in_(self.most))
+        held = {str(agent): int(number) for agent, number in unit.session.execute(own.group_by(runs.c.agent))}
+        return {agent: most - held.get(agent, 0) for agent, most in self.most.items()}
+
+    def _take(self, unit: UnitOfWork, taken: list[TakenRun], unfit: dict[str, str], room: dict[str, int]) -> bool:
+        """Take what there is room for; whether more may be there, behind runs whose agents have got full by that."""
         wanted = Wanted(
             owner=self.owner,
             pools=self.pools,
-            agents=[*self.agents],
+            agents=[agent for agent in self.agents if room.get(agent, 1) > 0],
             version=self.version,
-            unfit=[*self.unfit],
+            unfit=[*self.unfit, *unfit],
             run_ids=self.asked and [*dict.fromkeys(self.asked)],
-            limit=self.limit,
+            limit=self.limit - len(taken),
             schema=self.schema,
         )
         rows = unit.session.take(wanted)
-        if not rows:
+        if not rows and not taken:
             self._check_schema(unit)
-        taken: list[TakenRun] = []
-        unfit: dict[str, str] = {}
+        left: list[str] = []
         for row in rows:
             try:
-                if (run := self._taken(unit, *row)) is not None:
-                    taken.append(run)
+                if (run := self._taken(unit, *row)) is None:
+                    continue
             except UnreadableRunError as exc:
                 unfit[row[0]] = str(exc)
-        self._give_back(unit, [*unfit])
-        self.taken = [run.record.run_id for run in taken]
-        outcomes = {} if self.asked is None else self._outcomes(unit, self.asked)
-        return Takings(taken, outcomes, unfit)
+                left.append(row[0])
+                continue
+            agent = run.record.agent
+            if agent not in room:
+                taken.append(run)
+            elif room[agent] > 0:
+                room[agent] -= 1
+                taken.append(run)
+            else:
+                left.append(row[0])
+        self._give_back(unit, left)
+        return self.asked is None and any(run_id not in unfit for run_id in left) and len(taken) < self.limit
 
     def _taken(
         self,
@@ -140,7 +170,7 @@ class Take(Work):
         if found != self.schema:
             raise SchemaMovedOnError(database=self.database, found=found, known=self.schema)
 
-    def _outcomes(self, unit: UnitOfWork, run_ids: Iterable[str]) -> dict[str, Taking]:
+    def _outcomes(self, unit: UnitOfWork, run_ids: Iterable[str], full: Collection[str]) -> dict[str, Taking]:
         outcomes = dict.fromkeys(self.taken, Taking.taken)
         others = [run_id for run_id in run_ids if run_id not in outcomes]
         if not others:
@@ -149,9 +179,9 @@ class Take(Work):
         query = select(*(active_runs.c[name] for name in columns), runs.c.agent)
         of_others = query.join(runs, runs.c.run_id == active_runs.c.run_id).where(active_runs.c.run_id.in_(others))
         found = {run_id: facts for run_id, *facts in unit.session.execute(of_others)}
-        return outcomes | {run_id: self._outcome(run_id, found.get(run_id)) for run_id in others}
+        return outcomes | {run_id: self._outcome(run_id, found.get(run_id), full) for run_id in others}
 
-    def _outcome(self, run_id: str, facts: Sequence[Any] | None) -> Taking:
+    def _outcome(self, run_id: str, facts: Sequence[Any] | None, full: Collection[str]) -> Taking:
         """What became of a run that was not to be had."""
         if facts is None:
             return Taking.gone
@@ -160,4 +190,6 @@ class Take(Work):
         if owner is not None or has_begun or not portable or cancel_requested is not None:
             return Taking.gone
         is_foreign = pool not in self.pools or agent not in self.agents or version not in {None, self.version}
-        return Taking.foreign if is_foreign or run_id in self.unfit else Taking.busy
+        if is_foreign or run_id in self.unfit:
+            return Taking.foreign
+        return Taking.full if agent in full else Taking.busy

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -36,6 +36,8 @@ class FleetMember:
     """Where it can be asked how it is, if anywhere."""
     isolated_in: str | None = None
     """The worker of which this one is a part, in a process of its own."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """How many runs of an agent a worker executes at once, of those for which that is less than its capacity."""
 
 
 class Taking(StrEnum):
@@ -49,6 +51,8 @@ class Taking(StrEnum):
     """It is not to be had at this moment: it waits for its thread or its time, or somebody else is at it."""
     foreign = "foreign"
     """It is for workers of another pool, with other agents, or with another version of them."""
+    full = "full"
+    """This worker executes as many runs of its agent as it may at once."""
 
 
 class ReadyRun(NamedTuple):

@@ -111,7 +111,14 @@ class FleetPart:
         if membership.role == "supervisor":
             self.supervisor = _supervisor(settings, store, engine, coordinator)
         elif member.kind == "worker":
-            self.worker = FleetWorker(manager, coordinator, engine, pools=member.pools, places=member.capacity)
+            self.worker = FleetWorker(
+                manager,
+                coordinator,
+                engine,
+                pools=member.pools,
+                places=member.capacity,
+                is_choosy=bool(member.most),
+            )
 
     async def __aenter__(self) -> Self:
         await self.duties.__aenter__()
@@ -180,7 +187,14 @@ def _member(settings: Settings, role: Role, agents: Mapping[str, Any]) -> FleetM
         agents=_executed(settings, settings.agents if role == "supervisor" else agents, role),
         address=_address(worker) if is_worker else None,
         isolated_in=worker.isolated_in if role == "worker" else None,
+        most=_most(settings, agents) if role == "worker" else {},
     )
+
+
+def _most(settings: Settings, agents: Iterable[str]) -> dict[str, int]:
+    """How many runs of an agent a worker executes at once, where that is less than it has places."""
+    limits = {agent: settings.limits_of(agent).max_running for agent in agents}
+    return {agent: most for agent, most in limits.items() if most is not None and most < settings.worker.concurrency}
 
 
 def _executed(settings: Settings, agents: Iterable[str], role: Role) -> tuple[str, ...]:

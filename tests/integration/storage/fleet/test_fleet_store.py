@@ -293,3 +293,20 @@ async def test_a_coordinator_says_what_does_not_fit(member: Any) -> None:
         server.store.coordinator(fleet="worker")
     with pytest.raises(StoreOptionError, match="hands_over"):
         server.store.coordinator(fleet=FleetMember(kind="server", pool_of=str), hands_over=False)
+
+
+async def test_a_worker_takes_no_more_runs_of_an_agent_than_it_executes_at_once(member: Any, agents: Agents) -> None:
+    pools = ("default", "gpu")
+    server = await member("server")
+    worker = await member(pools=pools, agents=("work", "gpu"), most={"gpu": 1})
+    other = await member(pools=pools, agents=("work", "gpu"))
+    gpu = [(await server.start(f"gpu {number}", agent="gpu")).run_id for number in range(4)]
+    work = [(await server.start(f"work {number}")).run_id for number in range(3)]
+
+    assert await worker.coordinator.take_any(3) == [gpu[0], *work[:2]]
+    assert await worker.coordinator.take_any(3) == [work[2]]
+    assert await worker.take(*gpu[1:3]) == [Taking.full] * 2
+    assert await other.take(gpu[1]) == [TAKEN]
+    agents.let("gpu 0")
+    await server.ended(gpu[0])
+    assert await worker.take(*gpu[1:]) == [Taking.gone, TAKEN, Taking.full]
