@@ -114,8 +114,10 @@ async def test_all_workers_may_be_gone_and_come_back(engine: str, open_fleet: Op
     await fleet.until_entered(lost.run_id)
     await asyncio.gather(*(worker.kill() for worker in fleet.workers))
     waiting = [await started(fleet, "talks", words, parts=1) for _ in range(10)]
-    assert (await answered(fleet, lost, at=0))["__error__"]["error"] == LOST
+    failed = f"SELECT 1 FROM runs WHERE run_id = '{lost.run_id}' AND error_type = '{LOST}'"
+    await fleet.until(lambda: fleet.ask(failed), "it is lost")
     await asyncio.gather(*(worker.start() for worker in fleet.workers))
+    assert (await answered(fleet, lost, at=0))["attempt"] == 2
     for asked in waiting:
         assert (await answered(fleet, asked, at=0))["token"] == asked.token
     following = await next_attempt(fleet, lost, words)
