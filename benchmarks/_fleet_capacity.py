@@ -104,6 +104,7 @@ def _take(store: Store, pools: Sequence[str], agents: Sequence[str], run_ids: li
         agents=agents,
         version=None,
         unfit=(),
+        most={},
         asked=run_ids,
         limit=PLACES,
         database="",

@@ -28,10 +28,10 @@ LOOK_EVERY: Final = 15.0
 """Seconds between two looks for what nobody offers, about."""
 CUT_OFF_LOOK: Final = 0.5
 """The same while the engine is cut off."""
-_FOREIGN: Final = (
-    0.01  # seconds after which others are offered what this worker has no agent for, about; then twice that
-)
-_LONGEST_FOREIGN: Final = 2.0  # and at most, as there may be nobody else who has room
+# Seconds after which others are offered what this worker has no agent for, about: at first, then twice that; and at most, as
+# there may be nobody else who has room.
+_FOREIGN: Final = 0.01
+_LONGEST_FOREIGN: Final = 2.0
 _FULL_PASSES: Final = 4  # so often others are offered what this worker executes as many of as it may
 _TROUBLE: Final = 1.0  # seconds that it leaves a database in peace that failed
 
