@@ -35,7 +35,7 @@ class Desk:
         values = [part.data async for part in handle.stream() if isinstance(part, StreamPart)]
         result = await handle.result()
         await self._manager.observers.flush(5)
-        self.output = values[-1]["output"] if values else None
+        self.output = values[-1].get("output") if values else None  # of one that asks they have the question
         end = next(
             e.payload for e in self._recorder.events if e.run_id == handle.run_id and e.event_type == "run_completed"
         )
