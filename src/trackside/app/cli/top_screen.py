@@ -281,7 +281,9 @@ class TopApp(App[None]):
 
     @work(name="trackside-top-tail", exclusive=True, group="tail")
     async def _show_tail(self, run_id: str) -> None:
-        log = self.query_one("#tail", RichLog)
+        log = next(iter(self.query("#tail").results(RichLog)), None)
+        if log is None:  # the screen is being closed
+            return
         log.clear()
         log.border_title = run_id
         try:
@@ -298,7 +300,8 @@ class TopApp(App[None]):
         line.append(f"{moment(stored.event.occurred_at, datetime.now(UTC))}  ", "dim")
         line.append(f"{look.symbol} {look.label:<10}", look.style or "default")
         line.append(f"  {abridged(one_line(words_of(stored.event)), _LONGEST)}", "default")
-        self.query_one("#tail", RichLog).write(line)
+        for log in self.query("#tail").results(RichLog):  # none where the screen is being closed
+            log.write(line)
 
     @on(DataTable.RowSelected)
     @work(name="trackside-top-details", exclusive=True, group="act")
