@@ -142,6 +142,33 @@ async def test_an_outage_is_said_and_over_when_it_is(store: Store, url: str) -> 
         await until(pilot, lambda: not app.query_one("#banner").has_class("shown"))
 
 
+async def test_it_may_be_left_while_the_events_of_a_run_are_looked_for(
+    store: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(1, "mail")
+    await store.append([run])
+    asked, answered = asyncio.Event(), asyncio.Event()
+    records = StoredRecords(store, Home(url))
+    events = records.events
+
+    async def events_later(**wanted: Any) -> Any:
+        asked.set()
+        await answered.wait()
+        return await events(**wanted)
+
+    monkeypatch.setattr(records, "events", events_later)
+    app = TopApp(records)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: run.run_id in row_keys(app))
+        await asked.wait()
+        await app.query_one("#tail").remove()  # which is what leaving begins with
+        answered.set()
+        await app.workers.wait_for_complete([one for one in app.workers if one.name == "trackside-top-tail"])
+        again = app._show_tail(run.run_id)
+        await again.wait()
+    assert again.is_finished
+
+
 async def test_it_fits_a_small_terminal_and_uses_a_large_one(store: Store, url: str) -> None:
     await store.append([started(1, "chat")])
     app = TopApp(StoredRecords(store, Home(url)))

@@ -78,6 +78,7 @@ def options_in(run: RunContext, why: str) -> dict[str, Any]:
         raise InvalidSpecError(field="config.configurable", value=configurable, why="it is an object")
     check_thread(configurable, run.thread_id)
     place = {name: value for name in sorted(PLACE) if (value := configurable.get(name))}
-    for name, value in (place | configured(configurable)).items():
+    if unheard := place | configured(configurable):
+        name, value = next(iter(unheard.items()))
         raise InvalidSpecError(field=f"config.configurable.{name}", value=value, why=why)
     return options
