@@ -28,6 +28,7 @@ from trackside.harness import (
     RunLifecycleEvent,
     RunStatus,
 )
+from trackside.harness.errors import ThreadMemoryError
 from trackside.harness.memory import MemoryStream
 from trackside.testing import RecordingObserver, assert_run_order
 
@@ -76,6 +77,23 @@ async def test_a_coordinator_that_fails_at_the_end_takes_neither_the_end_nor_the
     assert (result.status, result.error) == (RunStatus.success, None)
     assert_run_order(seen.events)
     assert end_of(seen.events).payload["status"] == "success"
+
+
+@pytest.mark.parametrize(
+    ("raises", "has_trace"), [(ThreadMemoryError(thread_id="t", why="the server is away"), False), (OSError("?"), True)]
+)
+@pytest.mark.parametrize("step", ["settle", "release"])
+@virtual
+async def test_the_log_shows_where_a_failure_at_the_end_came_from_unless_it_says_itself_what_it_is(
+    step: str, raises: Exception, has_trace: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = SlowCoordinator()
+    coordinator.broken[step] = raises
+    async with ByManager(required(RecordingObserver()), coordinator=coordinator) as runs:
+        await runs.run(echo)
+    (line,) = caplog.records
+    assert str(raises).rstrip(".") in line.getMessage()
+    assert bool(line.exc_info) == has_trace
 
 
 @CallbackObserver

@@ -29,7 +29,8 @@ from trackside.harness.ending import (
     stopped,
     undelivered,
 )
-from trackside.harness.errors import EventOrderError
+from trackside.harness.errors import EventOrderError, TracksideError
+from trackside.harness.failures import line_of
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
@@ -359,6 +360,11 @@ class RunWorker:
     def _failed(self, exc: BaseException) -> End:
         return failed(self._noted(exc))
 
+    def _say_failed(self, failure: str, exc: BaseException) -> None:
+        """Log that something of this run failed: an error of ours in its own words, any other with where it came from."""
+        trace = None if isinstance(exc, TracksideError) else self._noted(exc)
+        logger.error("%s: %s", failure % self.record.run_id, line_of(exc), exc_info=trace)
+
     def _noted(self, exc: BaseException) -> BaseException:
         if isinstance(exc, KeyboardInterrupt):
             self.fatal = exc
@@ -368,8 +374,8 @@ class RunWorker:
         """What somebody answers; None, and `failure` in the log, if he fails, which must not take the end along (I18)."""
         try:
             return await asking
-        except BaseException as exc:  # whatever it is: a library's own cancel, or Ctrl-C
-            logger.error(failure, self.record.run_id, exc_info=self._noted(exc))  # noqa: TRY400
+        except BaseException as exc:  # noqa: BLE001  # whatever it is: a library's own cancel, or Ctrl-C
+            self._say_failed(failure, exc)
             return None
 
     async def _finish(self, end: End) -> RunResult | None:
@@ -415,9 +421,8 @@ class RunWorker:
             is_lost = is_kept_nowhere(missed)
             told = None if is_lost else told  # I14: what nobody keeps is not told
             close_stream(self._services.stream, self.record, told)
-        except BaseException as exc:  # whatever it is: the thread is given back, and the end is announced and true
-            failure = "run %s has ended, but not all could be told"
-            logger.error(failure, run_id, exc_info=self._noted(exc))  # noqa: TRY400
+        except BaseException as exc:  # noqa: BLE001  # whatever it is: the thread is given back, and the end is announced and true
+            self._say_failed("run %s has ended, but not all could be told", exc)
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce

@@ -137,8 +137,9 @@ async def test_what_cannot_be_kept_while_the_server_is_away_is_dropped_and_count
     assert not here.status.connected
     assert "cannot be reached" in here.status.why
     assert here.dropped_total == 2
-    with pytest.raises(ConnectionLostError):
+    with pytest.raises(ConnectionLostError) as failed:
         await here.fetch("SELECT 1")
+    assert str(failed.value).count("ry again") == 1
 
     await asyncio.to_thread(own_postgres_server.start)
     await until(lambda: here.status.connected)

@@ -91,6 +91,8 @@ class PostgresBus:
         self._task: asyncio.Task[None] | None = None
         self._pausing = self._closed = False
         self._status = BusStatus(connected=False, why="nobody has needed it yet")
+        self._cause: str | None = None
+        """Why there is no connection, as a part of a sentence."""
         self.on_connected: list[Call] = []
         """Called when a connection was made."""
         self.on_lost: list[Call] = []
@@ -171,7 +173,7 @@ class PostgresBus:
             if (connection := self._connection) is None or connection.is_closed():
                 if self._closed:
                     raise ClosedError(what="store")
-                why = self._status.why or "the connection was lost"
+                why = self._cause or self._status.why or "there is none yet"
                 raise ConnectionLostError(database=str(self._database), why=why)
             return await self._fetch(connection, statement, *values)
 
@@ -196,6 +198,7 @@ class PostgresBus:
             except Exception as exc:  # whatever it is, whoever listens is told to look, and another connection is tried
                 error = exc if isinstance(exc, StorageError) else self._database.unreachable(exc)
                 why = str(error or exc)
+                self._cause = str(getattr(error, "why", "")) or None
                 if not has_warned:
                     has_warned = True
                     defect = exc if error is None else None
@@ -219,7 +222,7 @@ class PostgresBus:
             await self._follow_listeners(connection)
             self._connection = connection
             self.connections_total += 1
-            self._status = BusStatus(connected=True)
+            self._status, self._cause = BusStatus(connected=True), None
             _tell(self.on_connected)
             yield connection
         finally:
