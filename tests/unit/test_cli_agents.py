@@ -1,5 +1,6 @@
 """Finding agents: references and imports."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,63 @@ def test_a_file_finds_its_neighbours_and_itself(folder: Path) -> None:
 
     assert callable(agent)
     assert agent(None) == 42
+
+
+@pytest.mark.parametrize("file_of_a_project", ["trackside.toml", "langgraph.json"])
+def test_what_remembers_types_of_a_project_finds_them_when_it_lies_elsewhere(
+    folder: Path, file_of_a_project: str
+) -> None:
+    for release in ("first", "second"):
+        (folder / release / "src").mkdir(parents=True)
+        (folder / release / file_of_a_project).touch()
+        (folder / release / "src" / "agents.py").write_text(
+            "class Answer: pass\n"
+            "def remember(input): return pickle.dumps(Answer())\n"
+            "def recall(input): return type(pickle.loads(input)) is Answer\n"
+            "import pickle\n"
+        )
+    modules = set(sys.modules)
+    remember = load("first/src/agents.py:remember")
+    assert callable(remember)
+    remembered = remember(None)
+    for name in set(sys.modules) - modules:  # as in another process
+        del sys.modules[name]
+
+    recall = load("second/src/agents.py:recall")
+
+    assert callable(recall)
+    assert recall(remembered)
+
+
+def test_the_same_place_in_two_projects_is_two_modules(folder: Path) -> None:
+    for project in ("one", "two"):
+        (folder / project).mkdir()
+        (folder / project / "trackside.toml").touch()
+        (folder / project / "agents.py").write_text(f"def agent(input): return {project!r}\n")
+
+    one, two = load("one/agents.py:agent"), load("two/agents.py:agent")
+
+    assert callable(one)
+    assert callable(two)
+    assert (one(None), two(None)) == ("one", "two")
+    assert (load("one/agents.py:agent"), load("two/agents.py:agent")) == (one, two)
+
+
+def test_what_remembers_types_by_the_full_path_of_their_file_finds_them(folder: Path) -> None:
+    file = folder / "agents.py"
+    file.write_text("class Answer: pass\ndef agent(input): return Answer\n")
+    agent = load("agents.py:agent")
+    assert callable(agent)
+    by_its_path = agent(None).__module__
+
+    for name in [name for name in sys.modules if name.startswith("_trackside_agent")]:
+        del sys.modules[name]
+    (folder / "trackside.toml").touch()
+    agent = load("agents.py:agent")
+
+    assert callable(agent)
+    assert agent(None).__module__ != by_its_path
+    assert importlib.import_module(by_its_path).Answer is agent(None)
 
 
 def test_a_file_that_failed_is_tried_again(folder: Path) -> None:

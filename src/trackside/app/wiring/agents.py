@@ -31,6 +31,9 @@ _EXTRAS = {
 }
 """The extra that brings a framework, by the name of its package."""
 
+_PROJECT_FILES = ("trackside.toml", "langgraph.json")
+"""What the top folder of a project has in it."""
+
 _ACCEPTED = (
     "point at a function of the input, or of the input and the run; a LangGraph graph; or an agent of the OpenAI Agents "
     "SDK or of Pydantic AI"
@@ -184,22 +187,40 @@ def _import_file(reference: AgentReference) -> ModuleType:
     if not is_there:
         raise AgentReferenceError(reference=reference, why=_no_file(Path(reference.module)))
     _put_on_path(path.parent)
-    # A name of its own, so that an agents.py here never is another agents.py there, or a package of that name.
-    name = f"_trackside_agent_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    in_project, in_full = _module_names(path)
+    if in_full in sys.modules:
+        return sys.modules[in_full]
+    names = [in_full] if in_project in sys.modules else [in_project, in_full]
+    spec = importlib.util.spec_from_file_location(names[0], path)
     if spec is None or spec.loader is None:
         raise AgentReferenceError(reference=reference, why=f"{reference.module} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: data classes and pickles look their module up
+    sys.modules |= dict.fromkeys(names, module)  # before it runs: data classes and pickles look their module up
     loader = spec.loader
     try:
         _contain(lambda: loader.exec_module(module), reference)
     except BaseException:
-        del sys.modules[name]
+        for name in {*names}:
+            del sys.modules[name]
         raise
     return module
+
+
+def _module_names(path: Path) -> tuple[str, str]:
+    """What a file's module is called by its place in its project, and by its full path. Nothing else is called so: an
+    agents.py here never is another agents.py there, or a package of that name.
+
+    Checkpoints name the types in them by the first, so that they are found in whatever folder, and on whatever machine, the
+    project lies. The second is for files of no project, for the same place in two projects, and for what was written when
+    it was the only one.
+    """
+    root = next((folder for folder in path.parents if any((folder / name).is_file() for name in _PROJECT_FILES)), None)
+    place = str(path) if root is None else path.relative_to(root).as_posix()
+    return _named_by(place, path), _named_by(str(path), path)
+
+
+def _named_by(place: str, path: Path) -> str:
+    return f"_trackside_agent_{hashlib.sha256(place.encode()).hexdigest()[:12]}_{path.stem}"
 
 
 def _import_module(reference: AgentReference) -> ModuleType:
