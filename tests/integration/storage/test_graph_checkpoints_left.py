@@ -1,7 +1,7 @@
 """What LangGraph's own savers have left in a database moves over, and what threads leave goes with them."""
 
 import operator
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, TypedDict
 
@@ -11,9 +11,12 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.store.postgres.aio import AsyncPostgresStore
+from langgraph.store.sqlite.aio import AsyncSqliteStore
 from langgraph.types import Command, interrupt
 
 from trackside.app.storage import Store
+from trackside.app.storage.errors import ForeignDatabaseError
 
 
 class Desk(TypedDict, total=False):
@@ -58,6 +61,23 @@ def langgraphs(url: str, dialect: str) -> Callable[[], AbstractAsyncContextManag
     return opened
 
 
+@pytest.fixture
+def items_of_langgraph(url: str, dialect: str) -> Callable[[], Awaitable[None]]:
+    """Has LangGraph's own store keep an item in the database."""
+
+    async def kept() -> None:
+        opened = (
+            AsyncSqliteStore.from_conn_string(url.removeprefix("sqlite:///"))
+            if dialect == "sqlite"
+            else AsyncPostgresStore.from_conn_string(url)
+        )
+        async with opened as items:
+            await items.setup()
+            await items.aput(("notes",), "one", {"text": "an item"})
+
+    return kept
+
+
 async def history(saver: Any, thread_id: str = "old") -> list[Any]:
     """All that is known of a thread, but how its config is written."""
     return [
@@ -84,6 +104,33 @@ async def test_a_thread_goes_on_as_it_was(store: Store, langgraphs: Any) -> None
     assert state["notes"] == [0, 5, 7]
     assert [message.content for message in state["messages"]] == ["one", "answer 1", "two", "answer 3"]
     assert await history(store.checkpointer()) != before
+
+
+async def test_a_database_that_has_only_what_langgraph_left_becomes_ours(
+    url: str, langgraphs: Any, items_of_langgraph: Callable[[], Awaitable[None]]
+) -> None:
+    async with langgraphs() as saver:
+        before = await left(saver)
+    await items_of_langgraph()
+
+    async with Store.open(url) as store:
+        after = await history(store.checkpointer())
+        answered = await desk(store.checkpointer()).ainvoke(Command(resume=7), thread())
+
+    assert after == before
+    assert answered["notes"] == [0, 5, 7]
+
+
+async def test_a_database_with_other_tables_beside_langgraph_s_stays_as_it_is(url: str, langgraphs: Any) -> None:
+    async with langgraphs() as saver:
+        await left(saver)
+        await saver.conn.execute("CREATE TABLE accounts (name TEXT)")
+        await saver.conn.commit()
+
+        with pytest.raises(ForeignDatabaseError, match="such as 'accounts'"):
+            async with Store.open(url):
+                pass
+        assert await history(saver) != []
 
 
 async def test_it_moves_once_and_as_a_whole(store: Store, langgraphs: Any) -> None:

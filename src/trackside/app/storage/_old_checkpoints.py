@@ -18,6 +18,7 @@ from trackside.app.storage._graph_checkpoint_tables import GRAPH_CHECKPOINT, GRA
 from trackside.app.storage._session import Session
 
 _TABLES = {"checkpoints", "writes", "checkpoint_blobs", "checkpoint_writes"}
+_BESIDE = {"checkpoint_migrations", "store", "store_migrations", "store_vectors", "vector_migrations"}
 _IS_LEFT = "SELECT 1 FROM checkpoints WHERE thread_id = :thread_id LIMIT 1"
 _PLACE = {"thread_id", "checkpoint_ns", "checkpoint_id"}
 
@@ -67,6 +68,12 @@ def remove_old(session: Session, thread_ids: Collection[str]) -> None:
         statement = text(f"DELETE FROM {table} WHERE thread_id IN :thread_ids")  # a name of LangGraph's
         these: BindParameter[str] = bindparam("thread_ids", [*thread_ids], expanding=True)
         session.execute(statement.bindparams(these))
+
+
+def tables_of_others(connection: Connection, tables: Collection[str]) -> list[str]:
+    """Which of these are neither LangGraph's nor the database's own; all, if no saver of LangGraph's has been used here."""
+    found = {name for name in tables if not name.startswith("sqlite_")}
+    return sorted(found if old_tables(connection) is None else found - _TABLES - _BESIDE)
 
 
 def old_tables(connection: Connection) -> OldTables | None:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import UndecodableError, undecodable
+from trackside.app.storage._old_checkpoints import tables_of_others
 from trackside.app.storage._postgres_url import PostgresAddress
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class PostgresDatabase:
             connection.terminate()  # which gives the lock back
 
     def check_owner(self, connection: Connection) -> None:
-        """See that the server is new enough, and the schema ours or empty.
+        """See that the server is new enough, and the schema ours or empty but for what LangGraph's savers have left.
 
         Raises:
             ForeignDatabaseError: it has tables of another program, or there is no such schema.
@@ -214,8 +215,8 @@ class PostgresDatabase:
         if connection.scalar(text("SELECT current_schema()")) is None:
             raise errors.NoSchemaError(database=str(self))
         tables = connection.execute(_TABLES).scalars().all()
-        if tables and not _OURS.issubset(tables):
-            raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {tables[0]!r}")
+        if not _OURS.issubset(tables) and (others := tables_of_others(connection, tables)):
+            raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {others[0]!r}")
 
     @contextmanager
     def translated(self) -> Generator[None]:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import UndecodableError, is_plain_text, undecodable
+from trackside.app.storage._old_checkpoints import tables_of_others
 from trackside.app.storage._sqlite_wal import BEGUN_ANEW
 
 type Synchronous = Literal["FULL", "NORMAL"]
@@ -101,7 +102,7 @@ class SqliteDatabase:
         return None
 
     def check_owner(self, connection: Connection) -> None:
-        """See that the file is ours, or empty.
+        """See that the file is ours, or empty but for what LangGraph's savers have left.
 
         Raises:
             ForeignDatabaseError: it is a database of another program.
@@ -110,8 +111,8 @@ class SqliteDatabase:
         tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
         if application_id not in {0, APPLICATION_ID}:
             raise errors.ForeignDatabaseError(database=str(self), why=f"its application id is {application_id:#x}")
-        if application_id == 0 and tables:
-            raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {tables[0]!r}")
+        if application_id == 0 and (others := tables_of_others(connection, tables)):
+            raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {others[0]!r}")
 
     def writer(self) -> Engine:
         """An engine for one connection; its transactions keep all other writers out."""
