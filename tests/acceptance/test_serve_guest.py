@@ -41,6 +41,15 @@ async def failing(app):
 
 never = Starlette(lifespan=failing)
 number = 3
+
+
+def of_wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+
+
+def make_app():
+    return app
 """
 
 
@@ -77,6 +86,8 @@ def test_nobody_gets_to_a_guest_who_is_not_known(tmp_path: Path, forkery: Forker
     [
         ("guest.py:never", "the app guest.py:never did not start"),
         ("guest.py:number", "server.app: guest.py:number is 3; it is an ASGI app"),
+        ("guest.py:of_wsgi", "wrap one of WSGI, as Flask's: a2wsgi.WSGIMiddleware(app)"),
+        ("guest.py:make_app", "name the app itself and not what makes it"),
         ("guest.py:nobody", "server.app: guest.py has no nobody; it has"),
         ("guest.py", "server.app: 'guest.py' is not path/file.py:name"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Final
 
 from trackside.app.settings import Settings
@@ -9,6 +10,10 @@ from trackside.app.wiring.agents import AgentReference, AgentReferenceError, Wan
 
 _KEY: Final = "server.app"
 _FORM: Final = "it is an ASGI app, as those of Starlette and FastAPI are"
+_NEARLY: Final = (
+    ", that is called with scope, receive and send; name the app itself and not what makes it, and wrap one of WSGI, as "
+    "Flask's: a2wsgi.WSGIMiddleware(app)"
+)
 
 
 def load_guest(settings: Settings) -> Any:
@@ -26,12 +31,22 @@ def load_guest(settings: Settings) -> Any:
     except AgentReferenceError as exc:
         raise settings.complaint(_KEY, str(exc.details["why"])) from exc
     if not _is_one(app):
-        raise settings.complaint(_KEY, f"{name} is {app!r:.80}; {_FORM}")
+        hint = _NEARLY if callable(app) else ""
+        raise settings.complaint(_KEY, f"{name} is {app!r:.80}; {_FORM}{hint}")
     return app
 
 
 def _is_one(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type)
+    """Whether it can be called as ASGI apps are. One of WSGI takes two arguments, what makes an app takes none."""
+    if not callable(value) or isinstance(value, type):
+        return False
+    try:
+        inspect.signature(value).bind("scope", "receive", "send")
+    except TypeError:
+        return False
+    except Exception:  # noqa: BLE001  # of a user's object, which says nothing of its arguments, may be one
+        return True
+    return True
 
 
 _WANTED: Final = Wanted(is_one=_is_one, if_there_is_none=f"nothing in it is one: {_FORM}")
