@@ -165,6 +165,8 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
         ({"http": {"disable_store": True}}, "http.disable_store has no effect"),
         ({"http": {"cors": {"allow_origin_regex": "x"}}}, "http.cors.allow_origin_regex has no effect: list"),
         ({"store": {"index": {"dims": 2}}}, "store.index has no effect"),
+        ({"store": {"path": "./store.py:make"}}, "store.path has no effect: items are kept"),
+        ({"http": {"mount_prefix": "/agents"}}, "http.mount_prefix has no effect: mount"),
         ({"checkpointer": {"ttl": {"default_ttl": 5}}}, "checkpointer.ttl has no effect"),
         ({"auth": {"cache": {"ttl_seconds": 1}}}, "auth.cache has no effect"),
         ({"ui": {"chat": "./ui.tsx"}}, "ui has no effect"),

@@ -42,7 +42,8 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "auth.disable_studio_auth": "nobody gets in by being LangGraph's studio",
     "auth.openapi": "the API's document names the ways to say who one is by itself",
     "auth.cache": "who asks is asked for with each request",
-    "http.mount_prefix": "mount the app of `open_app` into one of yours, or let a proxy take the prefix away",
+    "http.mount_prefix": "mount the app of `open_app` into one of yours; behind a proxy that takes the prefix away clients "
+    "find their way, and people in the console do not",
     "http.configurable_headers": "headers do not become part of a run's config",
     "http.logging_headers": "headers are never logged",
     "http.middleware_order": "authentication comes first",
@@ -54,6 +55,7 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "http.cors.expose_headers": "the headers that clients need can be read",
     "http.cors.max_age": "browsers are told how long they may remember",
     "store.index": "items are found by namespace and value, not by meaning",
+    "store.path": "items are kept in the database; compile a graph with a store of your own",
     "store.ttl": "items live as long as who puts them says",
     "checkpointer.path": "graphs are kept as checkpoints.saver in trackside.toml says; compile one with a saver of your own",
     "checkpointer.ttl": "threads live as long as who makes them says; `trackside prune` removes old ones",
