@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, TypedDict
 
@@ -11,6 +13,8 @@ import httpx
 import pytest
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, interrupt
@@ -88,6 +92,40 @@ async def thread_of(client: Any, agent: str, input: Any, **asked: Any) -> str:
 async def checkpoint_before(client: Any, thread_id: str, *following: str) -> dict[str, Any]:
     history = await client.threads.get_history(thread_id, limit=50)
     return next(state["checkpoint"] for state in history if state["next"] == [*following])
+
+
+@asynccontextmanager
+async def savers_of_langgraph(database_url: str) -> AsyncIterator[Any]:
+    """LangGraph's own saver for a database."""
+    opened = (
+        AsyncPostgresSaver.from_conn_string(database_url)
+        if database_url.startswith("postgresql")
+        else AsyncSqliteSaver.from_conn_string(database_url.removeprefix("sqlite:///"))
+    )
+    async with opened as saver:
+        await saver.setup()
+        yield saver
+
+
+async def test_a_thread_that_langgraph_s_saver_left_waits_once_it_is_made(serve_agents: Any, database_url: str) -> None:
+    waiting, over = new_id(), new_id()
+    async with savers_of_langgraph(database_url) as saver:
+        for graph, thread_id in ((asking("ask"), waiting), (steps(), over)):
+            graph.checkpointer = saver
+            await graph.ainvoke({"log": []}, {"configurable": {"thread_id": thread_id}})
+
+    async with serve_agents({"ask": asking("ask"), "steps": steps()}) as served:
+        threads = served.client.threads
+        made = await threads.create(thread_id=waiting, graph_id="ask")
+        others = [await threads.create(thread_id=over, graph_id="steps"), await threads.create(graph_id="ask")]
+        found = await threads.search(status="interrupted")
+        answered = await served.client.runs.wait(waiting, "ask", command={"resume": "because"})
+
+    assert made["status"] == "interrupted"
+    assert [interrupt["value"] for asked in made["interrupts"].values() for interrupt in asked] == ["why?"]
+    assert [other["status"] for other in others] == ["idle", "idle"]
+    assert [thread["thread_id"] for thread in found] == [waiting]
+    assert answered == {"log": ["answered because"]}
 
 
 async def test_a_state_says_what_is_open(serve_agents: Any) -> None:

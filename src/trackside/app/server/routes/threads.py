@@ -83,6 +83,8 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
     if steps:
         await _replay(call, thread, steps)
         thread = await _threads(call).get(thread_id)
+    elif asked.thread_id is not None and isinstance(agents.get(agent or ""), KeepsThreads):
+        thread = await _as_it_was_left(call, thread)
     return await _changed(call, thread)
 
 
@@ -312,6 +314,21 @@ def _steps(supersteps: list[Superstep] | None) -> list[list[StateUpdate]]:
         [StateUpdate(values=update.values, as_node=update.as_node) for update in step.updates]
         for step in supersteps or ()
     ]
+
+
+async def _as_it_was_left(call: Call[Any, Any], thread: StoredThread) -> StoredThread:
+    """A thread that was just made: it waits where its checkpoints were there before it and say so, as those of LangGraph's
+    own savers.
+    """
+    states = ThreadStates(call.parts, thread, caller_of(call.parts, call.principal))
+    try:
+        waits = bool((await states.state()).next)
+    except TracksideError:  # what cannot be shown keeps no thread from being made
+        return thread
+    if not waits:
+        return thread
+    await states.note_change()
+    return await _threads(call).get(thread.thread_id)
 
 
 async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[StateUpdate]]) -> None:
