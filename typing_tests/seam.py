@@ -14,6 +14,7 @@ from trackside import (
     ObserverLike,
     RunEventCallback,
     RunLifecycleEvent,
+    RunManager,
     RunObserver,
     RunResult,
     RunSpec,
@@ -119,6 +120,10 @@ async def composites(event: RunLifecycleEvent) -> None:
     composite.add(Observer())
     composite.add(watch, required=True)
     assert_type(await composite.on_event(event), None)
+    functions = CompositeObserver([watch, ObserverBinding(watch, required=True), Method().handle, Observer()])
+    assert_type(functions.bindings, tuple[ObserverBinding, ...])
+    RunManager(observers=[ObserverBinding(Observer(), required=True), watch])
+    assert_type(ObserverBinding(watch).observer, RunObserver)
     assert_type(ObserverBinding(Observer()).required, bool)
     assert_type(ObserverBinding(Observer()).observer, RunObserver)
 

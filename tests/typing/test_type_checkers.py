@@ -40,6 +40,8 @@ RunSpec("chat", None, thread_id="t")
     "sync_function": """
 def prints(event: RunLifecycleEvent) -> None: ...
 ensure_observer(prints)  # rejected
+CompositeObserver([prints])  # rejected
+ObserverBinding(prints)  # rejected
 CompositeObserver().add(prints)  # rejected
 BufferedObserver(prints)  # rejected
 """,

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,11 +19,12 @@ from trackside.harness.observer import (
     PartlyTaken,
     RunLifecycleEvent,
     RunObserver,
+    RunResult,
     ensure_observer,
     observer_name,
 )
-from trackside.harness.types import LifecycleEventType
-from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, make_run
+from trackside.harness.types import LifecycleEventType, RunSpec, RunStatus
+from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, make_run, run_virtual
 
 EVENT = make_event(LifecycleEventType.RUN_STARTED)
 
@@ -111,6 +113,43 @@ def test_added_observer_is_optional_unless_it_says_required() -> None:
     composite.add(other, required=True)
 
     assert composite.bindings == (ObserverBinding(one, False), ObserverBinding(other, True))
+
+
+async def test_an_async_function_is_bound_as_what_it_becomes_and_is_taken_away_by_itself() -> None:
+    seen: list[RunLifecycleEvent] = []
+
+    async def watch(event: RunLifecycleEvent) -> None:
+        seen.append(event)
+
+    binding = ObserverBinding(watch, required=True, name="watch")
+    assert (binding.observer, binding.required, binding.name) == (CallbackObserver(watch), True, "watch")
+    assert replace(binding, required=False) == ObserverBinding(watch, name="watch")
+
+    composite = CompositeObserver([binding, watch])
+    await composite.on_event(EVENT)
+    assert seen == [EVENT, EVENT]
+    composite.remove(watch)
+    assert not composite.bindings
+
+
+def test_a_required_function_gates_a_run_as_any_required_observer_does() -> None:
+    async def refuses(event: RunLifecycleEvent) -> None:
+        raise OSError("the disk is full")
+
+    called: list[str] = []
+
+    async def agent(text: str) -> None:
+        called.append(text)
+
+    async def main() -> RunResult:
+        bound = [ObserverBinding(refuses, required=True)]
+        async with RunManager({"agent": agent}, observers=bound) as manager:
+            return await (await manager.start(RunSpec("agent", "hello"))).result()
+
+    result = run_virtual(main())
+    assert result.status is RunStatus.error
+    assert "the disk is full" in (result.error or "")
+    assert not called
 
 
 def test_composite_is_not_changed_by_a_later_change_of_the_list() -> None:
@@ -432,6 +471,11 @@ def test_one_observer_in_place_of_a_list_of_them_is_a_type_error_that_says_so(
 ) -> None:
     with pytest.raises(NotObserversError, match=r"does not list observers: pass a list of them"):
         way(it)
+
+
+def test_a_binding_in_place_of_an_observer_is_told_where_it_belongs() -> None:
+    with pytest.raises(NotAnObserverError, match="it is a binding, which belongs into a `CompositeObserver`"):
+        ensure_observer(ObserverBinding(NullObserver()))  # type: ignore[arg-type]
 
 
 def test_adding_a_binding_says_how_to_add_its_observer() -> None:

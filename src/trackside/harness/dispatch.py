@@ -55,7 +55,7 @@ class ObserverSet:
 
     def __init__(
         self,
-        observers: CompositeObserver | Sequence[RunObserver | ObserverBinding] = (),
+        observers: CompositeObserver | Sequence[RunObserver | RunEventCallback | ObserverBinding] = (),
         *,
         policy: DispatchPolicy,
         log: RunLog | None = None,
@@ -251,8 +251,8 @@ async def _offer(observer: OptionalObserver | BufferedObserver, events: Sequence
 
 
 def _listed(
-    observers: CompositeObserver | Sequence[RunObserver | ObserverBinding],
-) -> Sequence[RunObserver | ObserverBinding]:
+    observers: CompositeObserver | Sequence[RunObserver | RunEventCallback | ObserverBinding],
+) -> Sequence[RunObserver | RunEventCallback | ObserverBinding]:
     if isinstance(observers, CompositeObserver):  # somebody's own kind: what it raises, its required observers raised
         return [ObserverBinding(observers, required=True)]
     return observers

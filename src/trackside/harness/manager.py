@@ -37,7 +37,7 @@ from trackside.harness.hosting import Host, asked_for
 from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
-from trackside.harness.observer import CompositeObserver, ObserverBinding, RunObserver, RunResult
+from trackside.harness.observer import CompositeObserver, ObserverBinding, RunEventCallback, RunObserver, RunResult
 from trackside.harness.places import Places
 from trackside.harness.ports import (
     Admission,
@@ -117,7 +117,7 @@ class RunManager:
         self,
         agents: Mapping[str, Any] | None = None,
         *,
-        observers: CompositeObserver | Sequence[RunObserver | ObserverBinding] = (),
+        observers: CompositeObserver | Sequence[RunObserver | RunEventCallback | ObserverBinding] = (),
         coordinator: RunCoordinator | None = None,
         stream: RunStream | None = None,
         states: ThreadStates | None = None,

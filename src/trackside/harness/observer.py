@@ -162,9 +162,9 @@ type RunEventCallback = Callable[[RunLifecycleEvent], Awaitable[None]]
 type ObserverLike = RunObserver | RunEventCallback | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ObserverBinding:
-    """An observer and whether a run may go on without it.
+    """An observer, or an async function of one event, and whether a run may go on without it.
 
     `name` is what it is called where several are counted; its type if left out.
 
@@ -176,8 +176,17 @@ class ObserverBinding:
     required: bool = False
     name: str | None = field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
-        _check_observer(self.observer)
+    # Written out, because it takes more than `observer` holds: what a function becomes there is a `CallbackObserver`.
+    def __init__(
+        self,
+        observer: RunObserver | RunEventCallback,
+        required: bool = False,  # noqa: FBT001, FBT002  # as the seam has it
+        *,
+        name: str | None = None,
+    ) -> None:
+        if observer is None:
+            raise NotAnObserverError(passed="None", why="nobody would be told")
+        vars(self).update(observer=ensure_observer(observer), required=required, name=name)
 
 
 class NullObserver:
@@ -217,7 +226,7 @@ class CompositeObserver:
         NotObserversError: (a `TypeError`) it is no list of them; it may be one, which belongs into a list.
     """
 
-    def __init__(self, observers: Sequence[RunObserver | ObserverBinding] | None = None) -> None:
+    def __init__(self, observers: Sequence[RunObserver | RunEventCallback | ObserverBinding] | None = None) -> None:
         _check_list(observers)
         self._bindings: tuple[ObserverBinding, ...] = tuple(_as_binding(o) for o in observers or ())
 
@@ -286,6 +295,8 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
         return cast("RunObserver", observer)
     if isinstance(observer, type):
         raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
+    if isinstance(observer, ObserverBinding):
+        raise NotAnObserverError(passed=repr(observer), why="it is a binding, which belongs into a `CompositeObserver`")
     if not callable(observer):
         raise NotAnObserverError(passed=repr(observer), why=f"a {type(observer).__name__} cannot take events")
     if why := _never_awaitable(observer):
@@ -373,9 +384,7 @@ def observer_name(observer: RunObserver) -> str:
 def _as_binding(observer: Any, *, required: bool = False) -> ObserverBinding:
     if isinstance(observer, ObserverBinding):
         return observer
-    if observer is None:
-        raise NotAnObserverError(passed="None", why="a list of observers has no place for nothing")
-    return ObserverBinding(ensure_observer(observer), required)
+    return ObserverBinding(observer, required)
 
 
 def _is_bound_as(binding: ObserverBinding, observer: Any) -> bool:
