@@ -26,10 +26,12 @@ from trackside.harness import (
     ObserverBinding,
     RunContext,
     RunLifecycleEvent,
+    RunResult,
     RunStatus,
 )
 from trackside.harness.errors import ThreadMemoryError
-from trackside.harness.memory import MemoryStream
+from trackside.harness.memory import MemoryStream, MemoryThreadStates
+from trackside.harness.ports import ThreadState
 from trackside.testing import RecordingObserver, assert_run_order
 
 
@@ -209,3 +211,77 @@ def test_a_ctrl_c_that_hits_whoever_is_asked_about_an_end_comes_after_the_end(wa
     started[0].waits.cancelled() or started[0].waits.exception()  # which nobody else retrieves
     assert told(seen.events)[2] == f"run_cancelled {way.cancel_mode}"
     assert_run_order(seen.events)
+
+
+class Unfinished(Slow):
+    """An `Agent` whose work comes to nothing, and that says what is complete of it, or fails to."""
+
+    uses_thread_state = True
+
+    def __init__(self, *, fails: BaseException | None = None, complete: BaseException | None = None) -> None:
+        super().__init__(NotImplementedError())
+        self.fails = fails
+        self.complete = complete
+
+    @override
+    async def run(self, run: RunContext) -> AgentResult:
+        if self.fails is not None:
+            raise self.fails
+        return await super().run(run)
+
+    @override
+    async def asks(self, run: RunContext) -> bool:
+        return False
+
+    def partial(self, run: RunContext) -> Mapping[str, Any]:
+        if self.complete is not None:
+            raise self.complete
+        return {"steps": 1}
+
+
+class ForgetfulStates(MemoryThreadStates):
+    """Threads remember nothing: the disk is full."""
+
+    @override
+    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
+        raise OSError("the disk is full")
+
+
+@both_ways
+@pytest.mark.parametrize("raises", [ZeroDivisionError("nothing there"), asyncio.CancelledError()], ids=repr)
+@virtual
+async def test_an_agent_that_cannot_say_what_is_complete_hides_neither_its_failure_nor_how_it_was_stopped(
+    way: Way, raises: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = RecordingObserver()
+    async with way(required(seen)) as runs:
+        failed = await runs.run(Unfinished(fails=PermissionError("nobody may"), complete=raises))
+        late = await runs.run(Unfinished(complete=raises), timeout=1.0)
+        agent = Unfinished(complete=raises)
+        run = await runs.start(agent)
+        await agent.began.wait()
+        await run.cancel()
+        await run.ended()
+    assert (failed.status, failed.error) == (RunStatus.error, "nobody may")
+    assert (late.status, late.error) == (RunStatus.timeout, "the run took longer than its timeout of 1 s")
+    assert told(seen.events, run.run_id)[-2] == f"run_cancelled {way.cancel_mode}"
+    assert f"run {failed.run_id} came to no result, and its thread does not remember" in caplog.text
+
+
+@virtual
+async def test_a_thread_that_does_not_remember_what_was_complete_does_not_hide_what_a_run_failed_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with ByManager(states=ForgetfulStates()) as runs:
+        failed = await runs.run(Unfinished(fails=PermissionError("nobody may")))
+        late = await runs.run(Unfinished(), timeout=1.0)
+        agent = Unfinished()
+        run = await runs.start(agent)
+        await agent.began.wait()
+        await run.cancel()
+        stopped = await run.ended()
+    assert (failed.status, failed.error) == (RunStatus.error, "nobody may")
+    assert late.status is RunStatus.timeout
+    assert "the disk is full" in caplog.text
+    assert isinstance(stopped, RunResult)
+    assert "the disk is full" in (stopped.error or ""), "it has no failure of its own that this could hide"

@@ -38,7 +38,7 @@ from trackside.harness.observer import RunResult
 from trackside.harness.outbox import Outbox
 from trackside.harness.parting import is_kept_nowhere, say_lost, settle_with, unsettled
 from trackside.harness.payload import whole
-from trackside.harness.ports import Claim, Settlement
+from trackside.harness.ports import Claim, Settlement, ThreadState
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
 from trackside.harness.spending import Spending
@@ -53,6 +53,7 @@ logger = logging.getLogger("trackside.worker")
 
 
 _TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
+_FORGOTTEN = "run %s came to no result, and its thread does not remember what was complete of it"
 _LOST = Stop(RunStatus.cancelled, "somebody else has ended the run")  # which nobody is told
 
 
@@ -399,7 +400,7 @@ class RunWorker:
         end, saving = await self._put_thread_right(end)
         run_id = self.record.run_id
         terminal, settlement = await self._settle(end)  # a question, which can be asked while the thread is saved
-        if saving is not None and (instead := await self._end_of_saving(saving)) is not None:
+        if saving is not None and (instead := await self._end_of_saving(saving, end)) is not end:
             end = instead
             terminal, settlement = await self._settle(end)
         says = terminal.payload
@@ -461,7 +462,7 @@ class RunWorker:
             elif self._claimed and self._stop is not None and self._stop.mode is CancelMode.rollback:
                 if (checkpoint_id := await self._memory.roll_back(self._agent)) is not None:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
-            elif self._calling and not end.untouched and (left := left_by(self._agent, self._run)) is not None:
+            elif self._calling and not end.untouched and (left := self._left()) is not None:
                 saving = self._memory.begin_to_save(left, finished=False)
             if self._claimed and self._uses_thread_state and not self._recalled:  # stopped before it was prepared
                 await finish(self._recall, name="load")
@@ -469,13 +470,23 @@ class RunWorker:
             return self._failed(exc), saving
         return end, saving
 
-    async def _end_of_saving(self, saving: Begun[None]) -> End | None:
-        """Wait until the thread remembers; how the run ends instead if it does not."""
+    def _left(self) -> ThreadState | None:
+        """What is complete of a run that came to no result; None also if its agent cannot say: that hides no end (I18)."""
+        try:
+            return left_by(self._agent, self._run)
+        except BaseException as exc:
+            logger.error(_FORGOTTEN, self.record.run_id, exc_info=self._noted(exc))  # noqa: TRY400
+            return None
+
+    async def _end_of_saving(self, saving: Begun[None], end: End) -> End:
+        """Wait until the thread remembers. If it does not, that is how the run ends, unless it failed before."""
         try:
             await saving.end()
-        except BaseException as exc:  # noqa: BLE001  # as above
-            return self._failed(exc)
-        return None
+        except BaseException as exc:
+            if "error" not in end.says:
+                return self._failed(exc)
+            logger.error(_FORGOTTEN, self.record.run_id, exc_info=self._noted(exc))  # noqa: TRY400
+        return end
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
