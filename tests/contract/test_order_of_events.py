@@ -159,6 +159,30 @@ async def test_an_exception_that_cannot_say_what_it_is_ends_the_run_all_the_same
 
 
 @both_ways
+@pytest.mark.parametrize("part", ["__class__", "__traceback__", "__cause__"])
+@virtual
+async def test_an_exception_that_does_not_let_itself_be_looked_at_ends_the_run_all_the_same(
+    way: Way, part: str
+) -> None:
+    seen = RecordingObserver()
+
+    class Remote(Exception):
+        def __getattribute__(self, name: str) -> Any:
+            if name == part:
+                raise EOFError("the connection is gone")
+            return super().__getattribute__(name)
+
+    async def agent(input: Any) -> None:
+        raise Remote("no such file")
+
+    async with way(seen) as runs:
+        result = await runs.run(agent)
+    assert (result.status, result.error) == (RunStatus.error, "no such file")
+    assert end_of(seen.events).payload["error_type"].endswith("Remote")
+    assert_run_order(seen.events)
+
+
+@both_ways
 @virtual
 async def test_timeout(way: Way) -> None:
     seen = RecordingObserver()

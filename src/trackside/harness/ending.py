@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from trackside.harness.amounts import seconds_of
 from trackside.harness.bounding import MissedEvents
 from trackside.harness.errors import InvalidSpecError, NoAnswerError, NotPausedError, ThreadMemoryError
-from trackside.harness.failures import line_of, text_of, traceback_of
+from trackside.harness.failures import is_of, line_of, text_of, traceback_of
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import ThreadState
@@ -78,9 +78,9 @@ def stopped(stop: Stop) -> End:
 def failed(exc: BaseException) -> End:
     """The end of a run that raised this. Its traceback is kept if it leads to the agent, and not into a store's driver."""
     says = {"error": text_of(exc), "error_type": type(exc).__qualname__}
-    if not isinstance(exc, ThreadMemoryError):
+    if not is_of(exc, ThreadMemoryError):
         says["traceback"] = traceback_of(exc)
-    asked_wrongly = isinstance(exc, InvalidSpecError | NotPausedError) and exc.fault == "caller"
+    asked_wrongly = is_of(exc, InvalidSpecError, NotPausedError) and exc.fault == "caller"
     return End(RunStatus.error, canonical_payload(says), untouched=asked_wrongly)
 
 

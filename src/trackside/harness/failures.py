@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import TypeGuard
 
 TRACEBACK_CHARS = 16_000
 """How much of a failed agent's traceback is kept: the end of it, where the failure is."""
@@ -13,6 +14,11 @@ ERROR_CHARS = 16_000
 _OWN_MODULES = "trackside.harness."
 
 
+def is_of[E: BaseException](exc: BaseException | None, *kinds: type[E]) -> TypeGuard[E]:
+    """Whether its type is one of these; `isinstance` asks the exception as well, whose own code may fail."""
+    return issubclass(type(exc), kinds)
+
+
 def text_of(exc: BaseException | None) -> str:
     """What an exception says, readable also where it says little, or too much, or its own `__str__` fails."""
     name = type(exc).__qualname__
@@ -20,7 +26,7 @@ def text_of(exc: BaseException | None) -> str:
         text = str(exc)
     except BaseException:  # noqa: BLE001  # the agent's own exception class is broken; the run has to end (I18)
         return f"{name}, whose message cannot be read"
-    if isinstance(exc, KeyError | SystemExit):  # they say a key or a number, and not what about it
+    if is_of(exc, KeyError, SystemExit):  # they say a key or a number, and not what about it
         return f"{name}: {text}"
     if len(text) > ERROR_CHARS:
         return f"{text[:ERROR_CHARS]}… [truncated: {len(text) - ERROR_CHARS} characters]"
@@ -34,10 +40,10 @@ def line_of(exc: BaseException | None) -> str:
 
 def traceback_of(exc: BaseException) -> str:
     """The exception's traceback, from the first frame that is not the harness's own; the end of it if it is long."""
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
-        trace = trace.tb_next
     try:
+        trace = exc.__traceback__
+        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
+            trace = trace.tb_next
         text = "".join(traceback.format_exception(type(exc), exc, trace))
     except BaseException:  # noqa: BLE001  # as above
         return ""

@@ -30,7 +30,7 @@ from trackside.harness.ending import (
     undelivered,
 )
 from trackside.harness.errors import EventOrderError, TracksideError
-from trackside.harness.failures import line_of
+from trackside.harness.failures import is_of, line_of
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
@@ -363,11 +363,11 @@ class RunWorker:
 
     def _say_failed(self, failure: str, exc: BaseException) -> None:
         """Log that something of this run failed: an error of ours in its own words, any other with where it came from."""
-        trace = None if isinstance(exc, TracksideError) else self._noted(exc)
+        trace = None if is_of(exc, TracksideError) else self._noted(exc)
         logger.error("%s: %s", failure % self.record.run_id, line_of(exc), exc_info=trace)
 
     def _noted(self, exc: BaseException) -> BaseException:
-        if isinstance(exc, KeyboardInterrupt):
+        if is_of(exc, KeyboardInterrupt):
             self.fatal = exc
         return exc
 
