@@ -57,6 +57,17 @@ def test_ids_grow_while_the_clock_does_not(jump: int, monkeypatch: pytest.Monkey
     assert {uuid.UUID(text).version for text in made} == {7}
 
 
+@pytest.mark.parametrize("now", [-86_400 * 10**9, -1, 0, 1], ids=["a day before", "just before", "then", "just after"])
+def test_ids_are_whole_on_a_machine_whose_clock_is_at_1970_or_before(now: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trackside.harness.ids.time_ns", lambda: now)
+    source = _Uuid7Source()
+    made = [source.next() for _ in range(10_000)]
+
+    assert made == sorted(set(made))
+    assert all(is_uuid(text) for text in made)
+    assert {uuid.UUID(text).version for text in made} == {7}
+
+
 def test_random_part_differs_from_id_to_id() -> None:
     tails = {text[20:] for text in (new_id() for _ in range(10_000))}
 

@@ -28,12 +28,9 @@ class _Uuid7Source:
     def reset(self) -> None:
         """Forget everything, as a forked child must."""
         self._lock = threading.Lock()
-        self._millisecond = 0
-        self._last_ns = 0
-        self._prefix = ""
-        self._count = 0
         self._pool = ""
         self._used = _POOL_DIGITS
+        self._begin(0)  # where a clock that is set before 1970 stays
 
     def next(self) -> str:
         with self._lock:
