@@ -197,6 +197,12 @@ async def test_prices_that_know_no_cost_are_refused_before_the_agent_is_called(p
     assert seen.events == []
 
 
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 5, None, ("a", "b")], ids=repr)
+def test_a_name_of_an_agent_that_no_run_could_be_asked_for_by_or_no_database_keeps_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidSpecError, match=re.escape(f"agents = {name!r} does not fit a run: an agent's name is")):
+        RunManager({"echo": echo, name: echo})
+
+
 @virtual
 async def test_a_manager_that_cannot_be_is_refused() -> None:
     for options in ({"max_running": 0}, {"max_running": 2.5}, {"max_running": True}, {"default_timeout": -1}):

@@ -12,7 +12,7 @@ from trackside.app.settings import Settings, SettingsError, load_settings
 from trackside.app.wiring import open_app
 from trackside.app.wiring.agents import AgentImportError
 from trackside.harness import NotAnObserverError, RunContext, RunResult, RunSpec, RunStatus, TracksideError
-from trackside.harness.errors import NotAgentsError, NotObserversError
+from trackside.harness.errors import InvalidSpecError, NotAgentsError, NotObserversError
 from trackside.testing import RecordingObserver
 
 type Load = Callable[..., Awaitable[Settings]]
@@ -49,10 +49,11 @@ async def result_of(settings: Settings, agent: str = "spend") -> RunResult:
     [
         ([spend], [], NotAgentsError),
         (spend, [], NotAgentsError),
+        ({"\ud800": spend}, [], InvalidSpecError),
         ({"spend": spend}, RecordingObserver(), NotObserversError),
         ({"spend": spend}, [spend, 5], NotAnObserverError),
     ],
-    ids=["a list of agents", "an agent", "an observer", "no observer"],
+    ids=["a list of agents", "an agent", "half a character", "an observer", "no observer"],
 )
 async def test_an_app_of_what_is_none_is_refused_before_there_is_a_database(
     load: Load, tmp_path: Path, agents: Any, observers: Any, refusal: type[TracksideError]

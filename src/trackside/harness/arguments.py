@@ -15,6 +15,7 @@ from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import InvalidSpecError, NotAgentsError, UnknownRunError
 from trackside.harness.items import ItemStore
+from trackside.harness.payload import canonical
 from trackside.harness.ports import Clock, PriceList, RunCoordinator, RunLog, RunStream, ThreadStates
 from trackside.harness.redaction import check_hook
 
@@ -31,13 +32,20 @@ _PORTS: Mapping[str, tuple[type, str]] = {
 
 
 def check_agents(agents: Any) -> None:
-    """See that agents come with their names, if there are any.
+    """See that agents come with their names, if there are any, and that every database can keep these.
 
     Raises:
         NotAgentsError: (a `TypeError`) they do not.
+        InvalidSpecError: (a `ValueError`) a name is none.
     """
-    if agents is not None and not isinstance(agents, Mapping):
+    if agents is None:
+        return
+    if not isinstance(agents, Mapping):
         raise NotAgentsError(passed=f"{agents!r:.80}")
+    for name in agents:
+        if not (isinstance(name, str) and name and canonical(name) == (name, False)):
+            why = "an agent's name is a text, without NUL and half characters"
+            raise InvalidSpecError(field="agents", value=name, why=why)
 
 
 def check_rules(*, max_running: Any, stopping: Any, policy: Any, redact: Any) -> None:

@@ -32,7 +32,7 @@ from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.secrets import webhook_secret_of
 from trackside.app.wiring.spooling import spool_folder
-from trackside.harness import CompositeObserver, ObserverBinding, RunManager, RunObserver
+from trackside.harness import CompositeObserver, ObserverBinding, RunEventCallback, RunManager, RunObserver
 from trackside.harness.arguments import check_agents
 from trackside.harness.types import AgentLimits
 
@@ -218,7 +218,7 @@ async def open_app(
     settings: Settings,
     agents: Mapping[str, Any] | None = None,
     *,
-    observers: Sequence[RunObserver] = (),
+    observers: Sequence[RunObserver | RunEventCallback] = (),
     hands_over: bool = True,
     one_run: bool = False,
     role: Role = "server",
@@ -240,6 +240,7 @@ async def open_app(
         SettingsError: the database cannot be used, an observer, or the hook that redacts events.
         AgentReferenceError, AgentImportError: an agent of the settings cannot be loaded.
         NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: what is passed is none.
+        InvalidSpecError: an agent has a name that no database can keep.
         MissingExtraError: an agent needs a package that is not installed.
     """
     check_agents(agents)
