@@ -409,6 +409,10 @@ async def streams(event: RunLifecycleEvent) -> Any:
     yield event
 
 
+def makes_one(*, name: str = "mine") -> NullObserver:
+    return NullObserver()
+
+
 class SyncMethod:
     def on_event(self, event: RunLifecycleEvent) -> None: ...
 
@@ -427,6 +431,7 @@ NOT_OBSERVERS: list[tuple[Any, str]] = [
     (prints, r"^prints is not an observer: it is a plain function that returns None; make it `async def`"),
     (print, r"^print is not an observer: its result is not awaitable"),
     ([].append, r"append is not an observer: its result is not awaitable"),
+    (makes_one, r"^makes_one is not an observer: it takes no argument, and an event is one"),
     (streams, r"^streams is not an observer: it is a generator function"),
     (SyncMethod(), r"^SyncMethod.on_event is not an observer: it is a plain function that returns None"),
     (NotCallable(), r"^<.*NotCallable object at .*> is not an observer: it has no method on_event"),

@@ -185,7 +185,7 @@ REFUSED = [
         'type = "webhok"',
         "(webhok).type: no observer is called 'webhok'; did you mean webhook? There are metrics, tracing, logging, webhook,",
     ),
-    ('type = "kafka"', "(kafka).type: no observer is called 'kafka'; There are metrics,"),
+    ('type = "kafka"', "(kafka).type: no observer is called 'kafka'; there are metrics,"),
     ('type = "wacht.py:Mail"', "(wacht.py:Mail).type: there is no file wacht.py."),
     ('type = "watch.py"', ".type: say which object in it is meant, as TMP/watch.py:NAME; it has Mail, Ledger, Bare"),
     ('type = "watch.py:Mial"', ".type: TMP/watch.py has no Mial (did you mean Mail?); it has Mail, Ledger, Bare"),

@@ -43,7 +43,6 @@ from trackside.harness.observer import (
     RunEventCallback,
     RunLifecycleEvent,
     RunObserver,
-    ensure_observer,
     observer_name,
 )
 from trackside.harness.offering import MAX_LEFT_BEHIND, Offers
@@ -131,8 +130,7 @@ class BufferedObserver:
             raise InvalidBufferError(option="call_limit", value=call_limit, why="it is a number of seconds above 0")
         if not is_seconds(max_wait):
             raise InvalidBufferError(option="max_wait", value=max_wait, why="it is a number of seconds from 0 up")
-        # A binding, unlike `ensure_observer`, has no place for None.
-        observer = ensure_observer(observer) if callable(observer) else ObserverBinding(observer).observer
+        observer = ObserverBinding(observer).observer  # which, unlike `ensure_observer`, has no place for None
         self.observer: RunObserver = observer
         self.name = name or observer_name(observer)
         self._on_event = observer.on_event

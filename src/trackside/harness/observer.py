@@ -409,10 +409,12 @@ def _check_observer(observer: Any) -> None:
 def _never_awaitable(function: Callable[..., Any]) -> str | None:
     """Why a call of this function can never be awaited, where that is certain before any call; None where it is not."""
     code = getattr(function, "__code__", None)
-    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+    if code is not None:
         own = inspect.ismethod(function)
-        takes_one = code.co_argcount > own or code.co_flags & inspect.CO_VARARGS
-        return None if takes_one else "it takes no argument, and an event is one"
+        if code.co_argcount <= own and not code.co_flags & inspect.CO_VARARGS:
+            return "it takes no argument, and an event is one"
+        if code.co_flags & inspect.CO_COROUTINE:
+            return None
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         return "it is a generator function, whose result nobody awaits"
     owner = getattr(function, "__self__", None)

@@ -12,7 +12,7 @@ from trackside.app.delivery import Order
 from trackside.app.storage import Store, StoredEvent, _feeding_delivery, dispatcher, feeding
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
 from trackside.app.storage.errors import InvalidSubscriptionError
-from trackside.app.storage.feeding import FeedPolicy
+from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import SubscriptionFilter
 from trackside.harness.errors import NotAnObserverError
 from trackside.harness.observer import RunLifecycleEvent
@@ -227,9 +227,12 @@ class TestArguments:
         with pytest.raises(InvalidSubscriptionError, match=f"{field}="):
             DurableObserver(**{"name": "mail", "observer": Taking(), field: value})
 
-    def test_only_observers_can_be_fed(self) -> None:
+    @pytest.mark.parametrize("observer", [7, None, Taking], ids=repr)
+    def test_only_observers_can_be_fed(self, store: Store, observer: Any) -> None:
         with pytest.raises(NotAnObserverError):
-            DurableObserver(name="mail", observer=7)  # type: ignore[arg-type]
+            DurableObserver(name="mail", observer=observer)
+        with pytest.raises(NotAnObserverError):
+            SubscriptionFeed(store.subscriptions, "mail", observer)
 
     def test_a_class_says_how_it_is_fed(self) -> None:
         class Hook(Taking):

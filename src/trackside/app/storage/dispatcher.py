@@ -28,7 +28,7 @@ from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.app.vitals import FeedStats
 from trackside.harness.errors import TracksideError
-from trackside.harness.observer import ObserverLike, ensure_observer
+from trackside.harness.observer import ObserverBinding, RunEventCallback, RunObserver
 
 __all__ = ["Dispatcher", "DrainReport", "DurableObserver"]
 
@@ -51,7 +51,7 @@ class DurableObserver:
 
     name: str
     """Of the subscription, in all processes."""
-    observer: ObserverLike
+    observer: RunObserver | RunEventCallback
     filter: SubscriptionFilter = SubscriptionFilter()  # noqa: RUF009  # it is frozen
     """Which events it wants; None wants all."""
     start: Start = "now"
@@ -62,7 +62,7 @@ class DurableObserver:
     """How it is fed; what its class asks for if left out: `FeedPolicy.suiting`."""
 
     def __post_init__(self) -> None:
-        ensure_observer(self.observer)
+        ObserverBinding(self.observer)  # which refuses what would take events and do nothing with them, as None
         check_text("name", self.name)
         check_start("start", self.start)
         object.__setattr__(self, "on_failure", check_member(OnFailure, "on_failure", self.on_failure))

@@ -26,7 +26,7 @@ from trackside.app.storage.errors import (
 from trackside.app.storage.subscriptions import SubscriptionConsumer, Subscriptions
 from trackside.app.vitals import FeedStats
 from trackside.harness.errors import ClosedError, TracksideError
-from trackside.harness.observer import ObserverLike, ensure_observer
+from trackside.harness.observer import ObserverBinding, RunEventCallback, RunObserver
 
 __all__ = ["FeedCounts", "FeedPolicy", "SubscriptionFeed"]
 
@@ -67,12 +67,12 @@ class SubscriptionFeed:
         self,
         subscriptions: Subscriptions,
         name: str,
-        observer: ObserverLike,
+        observer: RunObserver | RunEventCallback,
         *,
         policy: FeedPolicy | None = None,
         consumer: str | None = None,
     ) -> None:
-        taking = ensure_observer(observer)
+        taking = ObserverBinding(observer).observer
         self.name = name
         self.counts = FeedCounts()
         self.failure: TracksideError | None = None

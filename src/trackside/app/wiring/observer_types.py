@@ -196,9 +196,9 @@ def _may_observe(value: Any) -> bool:
 
 def _what_there_is(name: str) -> Iterator[str]:
     known = [*BUILT_IN, *installed_plugins()]
-    if near := difflib.get_close_matches(name, known, 1, 0.6):
-        yield f"did you mean {near[0]}? "
-    yield f"There are {', '.join(known)}; one of your own is package.module:Class or path/file.py:Class"
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    yield f"did you mean {near[0]}? There" if near else "there"
+    yield f" are {', '.join(known)}; one of your own is package.module:Class or path/file.py:Class"
 
 
 def _package_of(point: EntryPoint) -> str:
