@@ -70,6 +70,9 @@ NOT_RESULTS = [
     pytest.param(AgentResult("x", values=["a list"]), id="values that are no mapping"),  # type: ignore[arg-type]
     pytest.param(AgentResult("x", interrupts=5), id="interrupts that are a number"),  # type: ignore[arg-type]
     pytest.param(AgentResult("x", interrupts=["?"]), id="interrupts that are texts"),  # type: ignore[list-item]
+    pytest.param(AgentResult("x", interrupts=[{"value": "?"}]), id="an interrupt without an id"),
+    pytest.param(AgentResult("x", interrupts=[{"id": 5, "value": "?"}]), id="an interrupt whose id is no text"),
+    pytest.param(AgentResult("x", interrupts=[{"id": "a"}, {"id": "b"}, {"id": "a"}]), id="interrupts of one id"),
 ]
 
 

@@ -313,9 +313,9 @@ _NOWHERE = _Nowhere()
 class AgentResult:
     """What an agent came to: its output, or the questions it waits on.
 
-    `interrupts` are `{"id": …, "value": …}`; with any of them the run ends as interrupted. `values` is what the thread
-    shall remember (None: what it did); of an interrupted run it remembers `paused`, JSON that the run which brings the
-    answers finds in `run.paused.state`.
+    `interrupts` are `{"id": …, "value": …}`, each with a text of its own as id, by which its answer comes; with any of them
+    the run ends as interrupted. `values` is what the thread shall remember (None: what it did); of an interrupted run it
+    remembers `paused`, JSON that the run which brings the answers finds in `run.paused.state`.
     """
 
     output: Any = None
@@ -336,6 +336,11 @@ def flaw_of(result: object) -> str | None:
         return None
     if not isinstance(interrupts, Sequence) or not all(isinstance(interrupt, Mapping) for interrupt in interrupts):
         return "its interrupts are not a list of mappings with an id and a value"
+    ids = [interrupt.get("id") for interrupt in interrupts]
+    if not all(isinstance(named, str) for named in ids):
+        return "one of its interrupts has no id that is a text"
+    if len(set(ids)) < len(ids):
+        return "two of its interrupts have the same id, so that one answer would be taken for both"
     return None
 
 
