@@ -204,6 +204,14 @@ async def none() -> None: ...
 async def keyword_only(input: Any, *, needed: str) -> None: ...
 
 
+class Half:
+    """What begins to be an `Agent`."""
+
+    name = "half"
+
+    async def run(self, run: RunContext) -> None: ...
+
+
 NO_AGENTS = [
     pytest.param(5, "5 is not an agent: a int cannot be called", id="int"),
     pytest.param("agent", "'agent' is not an agent: a str cannot be called", id="text"),
@@ -215,7 +223,12 @@ NO_AGENTS = [
         none, "none is not an agent: it is a function without parameters: if it makes an agent", id="no parameter"
     ),
     pytest.param(keyword_only, "keyword_only is not an agent: with the signature", id="a needed keyword"),
-    pytest.param([of_input], "a list cannot be called", id="list"),
+    pytest.param([of_input], "a list cannot be called. Pass", id="list"),
+    pytest.param(
+        Half(),
+        "a Half cannot be called, and to be an `Agent` it lacks human_messages and rollback. Pass",
+        id="some methods of an Agent",
+    ),
 ]
 
 

@@ -360,6 +360,6 @@ def test_a_number_that_is_none_is_refused(option: str, value: Any) -> None:
 @virtual
 async def test_what_does_not_fit_together_is_refused() -> None:
     live = LiveObserver()
-    for wrong in ({"run_id": "r", "thread_id": "t"}, {"after": -1}, {"on_slow": "wait"}):
+    for wrong in ({"run_id": "r", "thread_id": "t"}, {"after": -1}, {"after": "3"}, {"on_slow": "wait"}):
         with pytest.raises(InvalidFollowError):
             live.follow(**wrong)  # type: ignore[arg-type]

@@ -56,7 +56,8 @@ def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False)
         return _inspect(agent) if known is None else known.of(agent)
     if isinstance(agent, type):
         raise NotAnAgentError(passed=agent.__qualname__, why="it is a class; pass an instance of it")
-    if all(callable(getattr(agent, method, None)) for method in _AGENT_METHODS):
+    missing = [method for method in _AGENT_METHODS if not callable(getattr(agent, method, None))]
+    if not missing:
         return agent  # type: ignore[no-any-return]  # it has what an Agent has
     for base in type(agent).__mro__:
         module = _adapter_of(base.__module__.partition(".")[0])
@@ -64,7 +65,10 @@ def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False)
             return adapted  # type: ignore[no-any-return]  # every adapter module's `adapt` gives an Agent
     if callable(agent):
         return _of_function(agent, name, makes_graphs=makes_graphs)
-    raise NotAnAgentError(passed=f"{agent!r:.80}", why=f"a {type(agent).__name__} cannot be called")
+    why = f"a {type(agent).__name__} cannot be called"
+    if len(missing) < len(_AGENT_METHODS):
+        why += f", and to be an `Agent` it lacks {' and '.join(missing)}"
+    raise NotAnAgentError(passed=f"{agent!r:.80}", why=why)
 
 
 def _inspect(function: FunctionType) -> Agent:

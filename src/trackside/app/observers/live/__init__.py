@@ -185,8 +185,8 @@ class LiveObserver:
             raise InvalidFollowError(
                 option="thread_id", why="follow a run or a thread, a run belongs to one thread alone"
             )
-        if after is not None and after < 0:
-            raise InvalidFollowError(option="after", why=f"sequences and positions count from 1, and {after} is none")
+        if after is not None and not is_count(after, least=0):
+            raise InvalidFollowError(option="after", why=f"sequences and positions count from 1, and {after!r} is none")
         if on_slow not in OnSlow:
             raise InvalidFollowError(option="on_slow", why=f"it is {' or '.join(OnSlow)}, not {on_slow!r}")
         self._forget_old()
