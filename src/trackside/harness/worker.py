@@ -51,7 +51,6 @@ from trackside.harness.verdict import end_by, left_by
 
 logger = logging.getLogger("trackside.worker")
 
-
 _TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
 _FORGOTTEN = "run %s came to no result, and its thread does not remember what was complete of it"
 _LOST = Stop(RunStatus.cancelled, "somebody else has ended the run")  # which nobody is told
@@ -345,7 +344,7 @@ class RunWorker:
             await self._emitter.emit(*drafts)
         except BaseException as exc:  # noqa: BLE001  # whatever an observer raises, the run still has to end (I18)
             self.delivery_error = self._noted(exc)
-            if isinstance(exc, EventOrderError) and not self._end_taken and await self.ended_elsewhere() is not None:
+            if is_of(exc, EventOrderError) and not self._end_taken and await self.ended_elsewhere() is not None:
                 self.lose()  # I5: the log refuses what comes after an end, and that end is not ours
             return False
         return True
@@ -422,7 +421,7 @@ class RunWorker:
             is_lost = is_kept_nowhere(missed)
             told = None if is_lost else told  # I14: what nobody keeps is not told
             close_stream(self._services.stream, self.record, told)
-        except BaseException as exc:  # noqa: BLE001  # whatever it is: the thread is given back, and the end is announced and true
+        except BaseException as exc:  # noqa: BLE001  # whatever it is: the thread is given back, the end is announced and true
             self._say_failed("run %s has ended, but not all could be told", exc)
         await self._release(settlement.status)
         if self.delivery_error is not None:
@@ -474,26 +473,25 @@ class RunWorker:
         """What is complete of a run that came to no result; None also if its agent cannot say: that hides no end (I18)."""
         try:
             return left_by(self._agent, self._run)
-        except BaseException as exc:
-            logger.error(_FORGOTTEN, self.record.run_id, exc_info=self._noted(exc))  # noqa: TRY400
+        except BaseException as exc:  # noqa: BLE001  # as below
+            self._say_failed(_FORGOTTEN, exc)
             return None
 
     async def _end_of_saving(self, saving: Begun[None], end: End) -> End:
         """Wait until the thread remembers. If it does not, that is how the run ends, unless it failed before."""
         try:
             await saving.end()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             if "error" not in end.says:
                 return self._failed(exc)
-            logger.error(_FORGOTTEN, self.record.run_id, exc_info=self._noted(exc))  # noqa: TRY400
+            self._say_failed(_FORGOTTEN, exc)
         return end
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
         failure = "run %s has ended, but its thread could not be given back"  # how it ended is announced and true
         while True:
-            releasing = self._services.coordinator.release(self.record.run_id, announced)
-            release = await self._answer(releasing, failure)
+            release = await self._answer(self._services.coordinator.release(self.record.run_id, announced), failure)
             if release is None or (settlement := release.settlement) is None:
                 break
             await self._announce([self._says.thread(settlement.previous, settlement.status)])
