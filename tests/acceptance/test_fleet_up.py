@@ -124,6 +124,20 @@ def test_a_fleet_answers_at_each_server_and_leaves_nothing_behind(fleet: Any, en
     until_gone({process["pid"] for process in up["processes"]})
 
 
+def test_workers_take_the_runs_of_every_agent_also_of_those_that_have_a_pool_of_their_own(
+    piped: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    settings = '[agents]\nchat = "agents.py:chat"\nrender = "agents.py:chat"\n[pools]\nrender = "gpu"\n'
+    (tmp_path / "trackside.toml").write_text(settings, encoding="utf-8")
+    one = Fleet(piped("fleet", "up", "--json", "--workers", "1", "--servers", "1", "--engine", "postgres"))
+    up = one.until(lambda line: "up" in line)["up"]
+    with get_sync_client(url=up["urls"][0], api_key=None, timeout=PATIENCE) as client:
+        for agent in ("chat", "render"):
+            assert client.runs.wait(None, agent, input={"text": agent}) == {"said": agent.upper()}
+    assert one.end() == 0
+
+
 def test_a_process_that_is_killed_is_started_again_and_that_is_said(fleet: Any) -> None:
     one = fleet("--workers", "1", "--engine", "postgres")
     up = one.until(lambda line: "up" in line)["up"]

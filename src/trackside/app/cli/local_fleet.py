@@ -21,7 +21,7 @@ from trackside.app.cli.local_fleet_watch import FleetWatch
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.served_agents import with_agents
 from trackside.app.cli.stopping import interrupt_on_stop_signals, stop_signals
-from trackside.app.settings import load_settings
+from trackside.app.settings import Settings, load_settings
 from trackside.app.storage import Store
 from trackside.harness.errors import TracksideError
 
@@ -49,8 +49,8 @@ class UpOptions:
     data: Path | None
     json: bool
 
-    def check(self) -> str:
-        """See that this can be; the name of the first agent.
+    def check(self) -> Settings:
+        """See that this can be; the settings with the agents that are served.
 
         Raises:
             ArgumentError: it cannot.
@@ -63,7 +63,7 @@ class UpOptions:
                 )
         if self.first_port is not None and self.first_port + self.servers - 1 > _LAST_PORT:
             raise ArgumentError(name="--port", why=f"ports go up to {_LAST_PORT:,}")
-        return next(iter(with_agents(load_settings(), self.agents).agents))
+        return with_agents(load_settings(), self.agents)
 
 
 def up(options: UpOptions) -> ExitCode:
@@ -75,7 +75,7 @@ def up(options: UpOptions) -> ExitCode:
     if sys.platform == "win32":
         raise NoFleetHereError
     interrupt_on_stop_signals()
-    agent = options.check()
+    settings = options.check()
     from trackside.app.engine.local import FleetPlan
 
     with ExitStack() as stack:
@@ -88,9 +88,11 @@ def up(options: UpOptions) -> ExitCode:
             servers=options.servers,
             workers=options.workers,
             engine=options.engine,
+            # Nobody else is there for the runs of an agent whose pool is another one than workers have otherwise.
+            pools=sorted({*settings.worker.pools, *map(settings.pool_of, settings.agents)}),
             first_port=options.first_port,
         )
-        run_loop(_live, plan, view, agent)
+        run_loop(_live, plan, view, next(iter(settings.agents)))
     view.check()
     return ExitCode.success
 

@@ -42,6 +42,7 @@ class FleetPlan:
         servers: how many servers.
         workers: how many workers.
         engine: what moves work between them.
+        pools: whose runs each worker takes; none: what the settings say.
         first_port: of the first server, the others follow; None: any that are free.
         env: more variables for servers and workers.
         cwd: where servers and workers run; None: here.
@@ -54,6 +55,7 @@ class FleetPlan:
     servers: int = 2
     workers: int = 3
     engine: Literal["nats", "postgres"] = "nats"
+    pools: Sequence[str] = ()
     first_port: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
@@ -211,6 +213,8 @@ class LocalFleet:
         own = {"TRACKSIDE_DATABASE_URL": self.database_url, "TRACKSIDE_ENGINE_URL": self.engine_url}
         if kind is MemberKind.worker:
             own |= {"TRACKSIDE_WORKER_HOST": LOOPBACK, "TRACKSIDE_WORKER_PORT": str(port)}
+            if self.plan.pools:
+                own["TRACKSIDE_WORKER_POOLS"] = ",".join(self.plan.pools)
         return {**inherited, **own, **self.plan.env}
 
     def _prepare(self, stack: AsyncExitStack) -> None:
