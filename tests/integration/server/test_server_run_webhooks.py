@@ -14,7 +14,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.runtime import ServerRuntime
 from webhook_receiver import NEW, WebhookReceiver, status
 
-from trackside import RunContext
+from trackside import AgentLimits, RunContext
 from trackside.app.delivery import RUN_WEBHOOKS
 from trackside.app.settings import AccessSettings, ServerSettings
 
@@ -100,6 +100,30 @@ async def test_a_receiver_is_told_by_whoever_serves_next(serve_agents: Any) -> N
             again = (await told(receiver, 2))[1]
         assert again["status"] == "success"
         assert again["kwargs"]["input"] == {"n": 1}
+
+
+async def test_a_receiver_is_told_as_which_run_one_goes_on_that_a_closing_server_has_cancelled(
+    serve_agents: Any,
+) -> None:
+    async def patient(input: Any, run: RunContext) -> dict[str, Any]:
+        if run.attempt == 1:
+            await asyncio.Event().wait()
+        return {"attempt": run.attempt}
+
+    served_so: Any = {"server": PRIVATE, "limits": {"patient": AgentLimits(max_attempts=2)}, "shutdown_grace": 0.0}
+    async with WebhookReceiver(NEW) as receiver:
+        async with serve_agents({"patient": patient}, **served_so) as served:
+            thread = (await served.client.threads.create())["thread_id"]
+            run = await served.client.runs.create(thread, "patient", input={}, webhook=receiver.url)
+            async for _ in served.app.store.follow(run_id=run["run_id"], types="run_started"):
+                break
+        async with serve_agents({"patient": patient}, **served_so) as served:
+            ends = {one["run_id"]: one for one in await told(receiver, 2)}
+        (again,) = ends.keys() - {run["run_id"]}
+        assert (ends[run["run_id"]]["status"], ends[run["run_id"]]["retried_as"]) == ("interrupted", again)
+        assert "retry_of" not in ends[run["run_id"]]
+        assert (ends[again]["status"], ends[again]["retry_of"]) == ("success", run["run_id"])
+        assert "retried_as" not in ends[again]
 
 
 async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_the_run(serve_agents: Any) -> None:

@@ -165,7 +165,11 @@ class RunEndTeller:
             await poster.post(event, await self._body(event, request))
 
     async def _body(self, event: RunLifecycleEvent, request: Mapping[str, Any] | None) -> bytes:
-        """The run as clients see it, how it has ended, and what its thread is then, or, if that is not known, now."""
+        """The run as clients see it, how it has ended, and what its thread is then, or, if that is not known, now.
+
+        Of a run that is an attempt it says of which (`retry_of`), and of one that goes on, as which (`retried_as`): who does
+        not know would take what a later attempt makes good for the end of it all.
+        """
         run = await self._store.run(event.run_id, removed=True)
         if run is None:
             raise _refused(event, "the run was removed")
@@ -174,6 +178,7 @@ class RunEndTeller:
         end = RunEnd.said(event.payload)
         if end.failure is not None:
             says["error"] = end.failure
+        says |= {name: other for name, other in (("retry_of", run.retry_of), ("retried_as", end.retried_as)) if other}
         said = await self._said(run)
         if said is not None:
             says["values"] = with_questions(msgspec.json.decode(said), end.interrupts)
