@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from trackside.harness.backlog import BufferStats
+from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.stats import ManagerStats
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "EngineStatus",
     "EngineVitals",
     "FeedStats",
+    "HearingEndsObserver",
     "PoolDepth",
     "QueueStats",
     "Vitals",
@@ -171,6 +173,17 @@ class Vitals:
     """What one process does for all of a fleet, and whether it is this one now."""
     queue: Callable[[], QueueStats | None] = lambda: None
     """None: another process of the fleet looks, or nobody needs to."""
+
+
+@runtime_checkable
+class HearingEndsObserver(Protocol):
+    """A live observer that wants to hear, besides what its own process's runs do, of the ends that this process announces
+    for others: of runs whose worker was lost, and of runs that were cancelled before any worker had them.
+    """
+
+    def hear_end(self, event: RunLifecycleEvent) -> None:
+        """Called on the event loop when the end is in the log. Must not wait."""
+        ...
 
 
 @runtime_checkable

@@ -75,7 +75,8 @@ def json_of(text: str) -> Json:
 class EventRow(msgspec.Struct, eq=False):
     """An event in the form in which it is stored; `position` is 0 until it has one.
 
-    `run_created_at` is known where the event is written.
+    `run_created_at` is known where the event is written. `is_of_store` says that the store itself announces it, for a
+    process that cannot: observers of that one do not hear of it.
     """
 
     event: RunLifecycleEvent
@@ -83,6 +84,7 @@ class EventRow(msgspec.Struct, eq=False):
     payload: str
     position: int = 0
     run_created_at: str = ""
+    is_of_store: bool = False
 
     def tells_the_same_as(self, other: EventRow) -> bool:
         """Whether the other row is this event once more, and not another one under the same id."""

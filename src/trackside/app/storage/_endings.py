@@ -7,18 +7,19 @@ started its terminal event alone, and whoever held the thread last that it rests
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import select
 
 from trackside.app.storage._attempts import next_attempt
-from trackside.app.storage._encoding import encode_events, json_of, time_of
+from trackside.app.storage._encoding import EventRow, encode_events, json_of, time_of
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import events
 from trackside.app.storage._work import UnitOfWork
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
-from trackside.harness.lifecycle import terminal_event_of, thread_status_after
+from trackside.harness.lifecycle import is_terminal, terminal_event_of, thread_status_after
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import (
     CancelAction,
@@ -70,6 +71,13 @@ def rest_as(unit: UnitOfWork, run_id: str, thread_id: str, at_rest: ThreadStatus
     _append(unit, run_id, thread_id, [_rest(unit, thread_id, at_rest)])
 
 
+def tell_ends(hear: Callable[[RunLifecycleEvent], object], rows: Sequence[EventRow]) -> None:
+    """Tell of those ends among what was committed that are announced here, and not by whoever ran the run."""
+    for row in rows:
+        if row.is_of_store and is_terminal(row.event.event_type):
+            hear(row.event)
+
+
 def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObject, *, goes_on: bool = False) -> None:
     """Announce an end; with `goes_on` another attempt holds the thread next."""
     run = unit.run(active.run_id)
@@ -115,4 +123,7 @@ def _append(unit: UnitOfWork, run_id: str, thread_id: str, says: list[tuple[Life
         RunLifecycleEvent(new_id(), kind, run_id, thread_id, sequence, now, payload)
         for sequence, (kind, payload) in enumerate(says, run.fold.sequence + 1)
     ]
-    unit.append(encode_events(appended))
+    rows = encode_events(appended)
+    for row in rows:
+        row.is_of_store = True
+    unit.append(rows)

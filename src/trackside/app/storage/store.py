@@ -13,6 +13,7 @@ from trackside.app.storage._arguments import AnyOf, check_option, check_seconds_
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._endings import tell_ends
 from trackside.app.storage._facts import StoreFacts, read_facts
 from trackside.app.storage._follow import EventFeed, Follower, FollowOptions, HearOutage
 from trackside.app.storage._graph_checkpoints import GraphCheckpoints
@@ -258,6 +259,10 @@ class Store(StoreReading):
     def on_removal(self, hear: Callable[[Sequence[str]], object]) -> None:
         """Have this called, on the event loop, with the ids of threads that this process has removed, whoever wanted it."""
         self._writer.on_removal.append(hear)
+
+    def on_end(self, hear: Callable[[RunLifecycleEvent], object]) -> None:
+        """Have this called, on the event loop, with the ends that this process announces for another one, of its runs."""
+        self._writer.on_commit.append(partial(tell_ends, hear))
 
     async def remove_run(self, thread_id: str, run_id: str, *, owner: str | None = None) -> None:
         """Have a run that has ended gone for clients, of a thread that this owner may see; see `Threads.remove_run`.

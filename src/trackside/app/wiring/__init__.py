@@ -280,8 +280,7 @@ async def open_app(
         )
         fleet_part = None if membership is None else FleetPart(settings, store, membership, manager, coordinator)
         vitals = _vitals(manager, store, deliveries, spool, fleet_part)
-        for observer in configured:
-            observer.watch(vitals)
+        _show(configured, vitals, store)
         authenticator = None
         if not one_run:
             authenticator = await asyncio.to_thread(authenticator_of, settings, store)
@@ -352,6 +351,13 @@ async def _prices(settings: Settings, *, at_once: bool) -> GenaiPrices:
 def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:
     """Live ones as a manager takes them, those first that gate runs."""
     return [observer.binding() for observer in sorted(live, key=lambda observer: not observer.settings.required)]
+
+
+def _show(configured: Sequence[ConfiguredObserver], vitals: Vitals, store: Store) -> None:
+    """Have observers see how the app does, and hear of the ends that it announces for others."""
+    for observer in configured:
+        observer.watch(vitals)
+        observer.hear_ends(store)
 
 
 async def _close_all(live: Sequence[ConfiguredObserver]) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,16 +20,17 @@ from trackside.app.closing import close_observer
 from trackside.app.delivery import Delivery, ObserverOptionError, Order
 from trackside.app.masking import without_secrets
 from trackside.app.settings import OBSERVER_KEYS, ObserverSettings, Settings
-from trackside.app.vitals import Vitals, WatchingObserver
+from trackside.app.vitals import HearingEndsObserver, Vitals, WatchingObserver
 from trackside.app.wiring.choosing import ChosenEvents, EventChoice
 from trackside.app.wiring.observer_types import BUILT_IN, find_observer, why_not_installed
 from trackside.harness import ObserverBinding, RunObserver, TracksideError
 from trackside.harness.errors import NotAnObserverError
 from trackside.harness.failures import line_of
-from trackside.harness.observer import ensure_observer
+from trackside.harness.observer import RunLifecycleEvent, ensure_observer
 from trackside.harness.types import LifecycleEventType
 
 if TYPE_CHECKING:
+    from trackside.app.storage import Store
     from trackside.app.storage.dispatcher import DurableObserver
 
 __all__ = ["ConfiguredObserver", "build_observers"]
@@ -108,9 +110,23 @@ class ConfiguredObserver:
             except (Exception, SystemExit) as exc:  # the observer's failure, which its author has to see
                 raise self.settings.complaint(None, f"its method watch raised {line_of(exc)}") from exc
 
+    def hear_ends(self, store: Store) -> None:
+        """Have it hear of the ends that a store announces for others, of those that it wants, if it wants to."""
+        observer = self.observer
+        if isinstance(observer, HearingEndsObserver) and not self.is_durable:
+            store.on_end(partial(_pass_on, EventChoice(self.events, self.settings.agent), observer))
+
     async def aclose(self) -> None:
         """Close it, if it can be closed, in bounded time; a failure is said in the program's log."""
         await close_observer(self.observer, name=self.name, limit=_CLOSE_SECONDS, logger=logger)
+
+
+def _pass_on(choice: EventChoice, observer: HearingEndsObserver, event: RunLifecycleEvent) -> None:
+    try:
+        for wanted in choice.of([event]):
+            observer.hear_end(wanted)
+    except Exception:  # the observer's failure, which is nobody else's
+        logger.exception("an observer could not hear of the end of run %s", event.run_id)
 
 
 def build_observers(settings: Settings, environ: Mapping[str, str] | None = None) -> list[ConfiguredObserver]:

@@ -126,6 +126,26 @@ async def test_the_end_of_a_lost_run_says_what_the_log_has_of_it(hand: Any, data
     assert run.duration_seconds > 0
 
 
+async def test_ends_that_are_announced_for_others_are_told_and_no_others(
+    hand: Any, database: Any, store: Store
+) -> None:
+    a, b = hand(), hand()
+    lost, own, unstarted = await admit(a, "t"), await admit(a, "u"), await admit(a, "v")
+    for run_id, thread_id in ((lost, "t"), (own, "u")):
+        await start(a, run_id, thread_id)
+    heard: list[tuple[str, LifecycleEventType]] = []
+    store.on_end(lambda event: heard.append((event.run_id, event.event_type)))
+
+    await store.append(
+        [RunLifecycleEvent(new_id(), LifecycleEventType.RUN_COMPLETED, own, "u", 3, datetime.now(UTC), {})]
+    )
+    await b.coordinator.request_cancel(unstarted, CancelAction.interrupt)
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+
+    assert heard == [(unstarted, LifecycleEventType.RUN_CANCELLED), (lost, LifecycleEventType.RUN_FAILED)]
+
+
 @pytest.mark.parametrize("lost_reply", [0, 1, 2, 3])
 async def test_a_lost_run_is_started_anew_once_though_the_reply_to_that_is_lost(
     hand: Any, database: Any, store: Store, lost_reply: int

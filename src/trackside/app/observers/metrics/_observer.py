@@ -128,6 +128,11 @@ class MetricsObserver:
         for event in events:
             self._counts.take(event)
 
+    def hear_end(self, event: RunLifecycleEvent) -> None:
+        """Count the end of a run that this process announces for another one, whose observers do not hear of it."""
+        if not self._closed:
+            self._counts.take(event)
+
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The metrics as text, and its content type: the one that suits this Accept header, or the plain one."""
         encode, content_type = choose_encoder(accept)
