@@ -54,6 +54,7 @@ def test_the_unit_says_when_it_is_ready_and_has_time_to_stop() -> None:
     service = unit["Service"]
     assert service["Type"] == "notify"
     assert int(service["TimeoutStopSec"]) > 10, "longer than runs.shutdown_grace"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0", "a database may be away for longer than a few starts take"
 
 
 def test_the_container_runs_as_nobody_and_says_how_it_is() -> None:

@@ -115,6 +115,16 @@ def test_a_fleet_is_refused_a_database_that_processes_cannot_share(tmp_path: Pat
         load_settings(environ=environ, folder=tmp_path)
 
 
+def test_whoever_names_a_database_that_no_fleet_can_have_is_told_what_has_said_so(tmp_path: Path) -> None:
+    """A variable wins over the file: who has PostgreSQL there would look for the mistake where none is."""
+    settings = '[database]\nurl = "postgresql://db/runs"\n[engine]\nurl = "postgres"\n'
+
+    with pytest.raises(
+        SettingsError, match=r"the database is sqlite:///runs\.db, as TRACKSIDE_DATABASE_URL says; name it"
+    ):
+        load(tmp_path, settings, environ={"TRACKSIDE_DATABASE_URL": "sqlite:///runs.db"})
+
+
 def test_who_only_looks_into_another_database_needs_no_engine_for_it(tmp_path: Path) -> None:
     looking = load(tmp_path, '[engine]\nurl = "postgres"', database__url="sqlite:///copy.db")
 

@@ -162,7 +162,7 @@ async def test_a_disk_without_room_is_found(store: Store, url: str) -> None:
 @pytest.mark.parametrize(("ahead", "said"), [(7.4, "7 s ahead of"), (-60.0, "60 s behind"), (4.0, None)])
 def test_a_clock_that_differs_is_told(ahead: float, said: str | None) -> None:
     now = datetime.now(UTC)
-    gone = WorkerHealth(name="host/1", started_at=now, seconds_left=0.0, runs=0)
+    gone = WorkerHealth(name="host/1", kind="inline", started_at=now, seconds_left=0.0, runs=0)
     health = Health(
         workers=[gone],
         stuck=[],
@@ -177,6 +177,24 @@ def test_a_clock_that_differs_is_told(ahead: float, said: str | None) -> None:
     told = [finding.what for finding in findings_in(health, "db", now)]
 
     assert [f"the server's clock is {said} this machine's, by which times are told"] * (said is not None) == told
+
+
+@pytest.mark.parametrize(("kind", "said"), [("inline", "process"), ("server", "server"), ("worker", "worker")])
+def test_a_process_is_called_what_it_is(kind: str, said: str) -> None:
+    now = datetime.now(UTC)
+    one = WorkerHealth(name="host:1", kind=kind, started_at=now, seconds_left=9.0, runs=0)
+    health = Health(
+        workers=[one],
+        stuck=[],
+        abandoned=[],
+        unclaimed=[],
+        left_busy=[],
+        subscriptions=[],
+        damage=[],
+        clock_ahead=0.0,
+    )
+
+    assert [finding.where for finding in findings_in(health, "db", now)] == [f"{said} host:1"]
 
 
 async def test_a_server_that_is_not_there_is_found(tmp_path: Path) -> None:

@@ -188,9 +188,9 @@ class Settings:
             SettingsError: they cannot.
         """
         if self.engine_kind != "inline" and not self.is_postgres:
-            default = " (the default)" if self.database_source is None else ""
+            said = " (the default)" if self.database_source is None else f", as {self.database_source} says"
             why = (
-                f"a fleet needs PostgreSQL, and the database is {self.database_shown}{default};"
+                f"a fleet needs PostgreSQL, and the database is {self.database_shown}{said};"
                 f" name it as database.url, --database or TRACKSIDE_DATABASE_URL"
             )
             raise self.complaint(ENGINE_URL, why)

@@ -35,6 +35,8 @@ class WorkerHealth:
     """A process that looks after runs. `seconds_left` of its lease are 0 when it has ended: then the process is gone."""
 
     name: str
+    kind: str
+    """What it is: `worker` or `server` of a fleet, or `inline`, which executes what it lets in."""
     started_at: datetime
     seconds_left: float
     runs: int
@@ -146,7 +148,13 @@ def _health(found: _Found, now: datetime) -> Health:
     lost = [row for row in found.active if _is_lost(row, left)]
     return Health(
         workers=[
-            WorkerHealth(name=row.name, started_at=row.started_at, seconds_left=left[row.worker_id], runs=row.owned)
+            WorkerHealth(
+                name=row.name,
+                kind=row.kind,
+                started_at=row.started_at,
+                seconds_left=left[row.worker_id],
+                runs=row.owned,
+            )
             for row in found.workers
         ],
         stuck=[_run_of(row) for row in found.active if row.stuck_since is not None][:MOST],

@@ -178,7 +178,11 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
         if worker.seconds_left > 0:
             runs = "1 run" if worker.runs == 1 else f"{worker.runs} runs"
             what = f"it looks after {runs}, and its lease goes on for {worker.seconds_left:.0f} s"
-            yield Finding(severity=Severity.note, what=what, where=f"worker {worker.name}")
+            yield Finding(
+                severity=Severity.note,
+                what=what,
+                where=f"{'process' if worker.kind == 'inline' else worker.kind} {worker.name}",
+            )
 
 
 def _of_run(run: RunHealth, severity: Severity, what: str, fix: str) -> Finding:
