@@ -8,6 +8,7 @@ import re
 import selectors
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -136,6 +137,27 @@ def test_workers_take_the_runs_of_every_agent_also_of_those_that_have_a_pool_of_
         for agent in ("chat", "render"):
             assert client.runs.wait(None, agent, input={"text": agent}) == {"said": agent.upper()}
     assert one.end() == 0
+
+
+def test_a_fleet_that_asks_for_keys_says_how_to_make_one(piped: Any, tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    (tmp_path / "trackside.toml").write_text('[server]\nauth = "keys"\n', encoding="utf-8")
+    process = piped("fleet", "up", "agents.py:chat", "--workers", "1", "--servers", "1", "--engine", "postgres")
+    said = ""
+    while "Ctrl-C lets runs end" not in said:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        said += line
+    (command,) = re.findall(r"  keys +(.*)", said)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    made = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True
+    )
+    (url,) = re.findall(r"  servers +(\S+)", said)
+    with get_sync_client(url=url, api_key=made.stdout.strip(), timeout=PATIENCE) as client:
+        assert client.runs.wait(None, "chat", input={"text": "hello"}) == {"said": "HELLO"}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
 
 
 def test_a_process_that_is_killed_is_started_again_and_that_is_said(fleet: Any) -> None:

@@ -92,27 +92,27 @@ def up(options: UpOptions) -> ExitCode:
             pools=sorted({*settings.worker.pools, *map(settings.pool_of, settings.agents)}),
             first_port=options.first_port,
         )
-        run_loop(_live, plan, view, next(iter(settings.agents)))
+        run_loop(_live, plan, view, settings)
     view.check()
     return ExitCode.success
 
 
-async def _live(plan: FleetPlan, view: FleetLines, agent: str) -> None:
+async def _live(plan: FleetPlan, view: FleetLines, settings: Settings) -> None:
     from trackside.app.engine.local import LocalFleet
 
     async with LocalFleet(plan, view.happened) as fleet:
         with _stops(fleet, view) as asked:
             view.begin(plan)
             if await _unless(asked, fleet.start_stores()):
-                await _live_on_stores(fleet, view, agent, asked)
+                await _live_on_stores(fleet, view, settings, asked)
             await fleet.stop_stores()
 
 
-async def _live_on_stores(fleet: LocalFleet, view: FleetLines, agent: str, asked: asyncio.Event) -> None:
+async def _live_on_stores(fleet: LocalFleet, view: FleetLines, settings: Settings, asked: asyncio.Event) -> None:
     # Whoever opens a database first makes its tables: better one than all at once.
     async with Store.open(fleet.database_url) as store, FleetWatch(fleet, store, view.show):
         if await _unless(asked, fleet.start_processes()):
-            view.say_up(fleet, agent)
+            view.say_up(fleet, next(iter(settings.agents)), keys=settings.access.auth == "keys")
             with view.watching_reader(asked.set):
                 await asked.wait()
         await fleet.drain()

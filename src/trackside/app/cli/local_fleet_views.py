@@ -51,9 +51,9 @@ class FleetLines:
         """Say what is about to be started."""
         self._print(Text(f"A fleet on this machine: {_parts(plan)}; in {plan.folder}", "bold"))
 
-    def say_up(self, fleet: LocalFleet, agent: str) -> None:
-        """Say how to talk to it and to this agent of it, now that all of it is up."""
-        for line in _how_to_talk(fleet, agent):
+    def say_up(self, fleet: LocalFleet, agent: str, *, keys: bool) -> None:
+        """Say how to talk to it and to this agent of it, now that all of it is up; with `keys` it asks for one."""
+        for line in _how_to_talk(fleet, agent, keys=keys):
             self._print(line)
 
     def say(self, words: str) -> None:
@@ -150,7 +150,7 @@ class JsonFleet(FleetLines):
         pass
 
     @override
-    def say_up(self, fleet: LocalFleet, agent: str) -> None:
+    def say_up(self, fleet: LocalFleet, agent: str, *, keys: bool) -> None:
         members: list[Json] = [_as_json(member) for member in fleet.members]
         self._put({"up": {"urls": list(fleet.server_urls), "processes": members}})
 
@@ -203,14 +203,19 @@ def _parts(plan: FleetPlan) -> str:
     return f"{stores}, {count(plan.servers, 'server')}, {count(plan.workers, 'worker')}"
 
 
-def _how_to_talk(fleet: LocalFleet, agent: str) -> Iterator[Text]:
+def _how_to_talk(fleet: LocalFleet, agent: str, *, keys: bool) -> Iterator[Text]:
     urls = fleet.server_urls
     yield Text()
     yield Text.assemble(("  servers  ", "dim"), ("  ".join(urls), "bold"), "   (any of them, for any run)")
     yield Text.assemble(("  console  ", "dim"), f"{urls[0]}/ui")
     yield Text.assemble(("  API      ", "dim"), f"{urls[0]}/docs")
+    if keys:
+        make = f'TRACKSIDE_DATABASE_URL="{fleet.shell_database_url}" trackside auth create NAME'
+        yield Text.assemble(("  keys     ", "dim"), make)
+        yield Text("           export TRACKSIDE_API_KEY=…   # what that has written")
     yield Text.assemble(("  ask      ", "dim"), "from langgraph_sdk import get_sync_client")
-    yield Text(f'           client = get_sync_client(url="{urls[0]}")')
+    key = ', api_key="…"' if keys else ""
+    yield Text(f'           client = get_sync_client(url="{urls[0]}"{key})')
     yield Text(f"           client.runs.wait(None, {agent!r}, input={{…}})")
     yield Text.assemble(("  look     ", "dim"), f"trackside workers --url {urls[0]}")
     yield Text.assemble(("  end      ", "dim"), "Ctrl-C lets runs end, and stops all in turn")

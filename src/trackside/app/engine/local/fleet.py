@@ -99,6 +99,12 @@ class LocalFleet:
         return self._postgres.url
 
     @property
+    def shell_database_url(self) -> str:
+        """Where its database is, for a shell and between quotation marks: with the file that has the password."""
+        assert self._postgres is not None, "it is not open"
+        return self._postgres.shell_url
+
+    @property
     def engine_url(self) -> str:
         """What its processes find each other by, with the password."""
         return "postgres" if self._nats is None else self._nats.url

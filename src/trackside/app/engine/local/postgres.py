@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shlex
 import shutil
 import signal
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ class LocalPostgres:
         self.port = free_port()
         self._folder = folder
         self._data = folder / "data"
+        self._kept_secret = folder / "password"
         self._user = unprivileged_user()
         self._settings = {**_SETTINGS, "port": str(self.port), "fsync": "on" if kept else "off"}
         self._programs = postgres_programs()
@@ -52,7 +54,15 @@ class LocalPostgres:
     @property
     def url(self) -> str:
         """Its address, with the password."""
-        return f"postgresql://{_NAME}:{self._password}@{LOOPBACK}:{self.port}/{_NAME}"
+        return self._url(self._password)
+
+    @property
+    def shell_url(self) -> str:
+        """Its address as a shell understands it between quotation marks: with the name of the file that has the password."""
+        return self._url(f"$(cat {shlex.quote(str(self._kept_secret))})")
+
+    def _url(self, password: str) -> str:
+        return f"postgresql://{_NAME}:{password}@{LOOPBACK}:{self.port}/{_NAME}"
 
     async def prepare(self) -> None:
         """Make the cluster, if it is not there.
@@ -62,7 +72,7 @@ class LocalPostgres:
             LocalServerError: it cannot be made.
         """
         await asyncio.to_thread(self._make_folder)
-        secret = self._folder / "password"
+        secret = self._kept_secret
         if await asyncio.to_thread(secret.exists):
             self._password = await asyncio.to_thread(secret.read_text, "ascii")
             return
