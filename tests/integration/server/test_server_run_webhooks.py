@@ -16,6 +16,7 @@ from webhook_receiver import NEW, WebhookReceiver, status
 
 from trackside import AgentLimits, RunContext
 from trackside.app.delivery import RUN_WEBHOOKS
+from trackside.app.server import run_webhooks
 from trackside.app.settings import AccessSettings, ServerSettings
 
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
@@ -124,6 +125,25 @@ async def test_a_receiver_is_told_as_which_run_one_goes_on_that_a_closing_server
         assert "retry_of" not in ends[run["run_id"]]
         assert (ends[again]["status"], ends[again]["retry_of"]) == ("success", run["run_id"])
         assert "retried_as" not in ends[again]
+
+
+async def test_a_receiver_is_told_by_a_server_that_was_there_before_anybody_named_one(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_webhooks, "LOOK_EVERY", 0.05)
+
+    async def patient(input: Any, run: RunContext) -> None:
+        if run.attempt == 1:
+            await asyncio.Event().wait()
+
+    served_so: Any = {"server": PRIVATE, "limits": {"patient": AgentLimits(max_attempts=2)}, "shutdown_grace": 0.0}
+    async with WebhookReceiver(NEW) as receiver, serve_agents({"patient": patient}, **served_so):
+        async with serve_agents({"patient": patient}, **served_so) as asked:
+            run = await asked.client.runs.create(None, "patient", webhook=receiver.url)
+            async for _ in asked.app.store.follow(run_id=run["run_id"], types="run_started"):
+                break
+        ends = await told(receiver, 2)
+        assert sorted(end["status"] for end in ends) == ["interrupted", "success"]
 
 
 async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_the_run(serve_agents: Any) -> None:

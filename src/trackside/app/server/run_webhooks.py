@@ -46,6 +46,11 @@ _FULL_PAUSE: Final = 0.25
 _PRIVATE_BY: Final = "server.private_webhooks = true"
 _NEEDS: Final = "webhook needs a package that is not installed here: pip install 'trackside[webhook]'"
 
+LOOK_EVERY: Final = 10.0
+"""Seconds after which a process looks again whether any run was asked for with a receiver: before the lease of one ends that
+was asked and is killed.
+"""
+
 
 class RunWebhooks:
     """Tells receivers of the ends of runs. `begin` it; `expect` each address before its run is let in.
@@ -79,7 +84,7 @@ class RunWebhooks:
         self._looking: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Feed the receivers, if any run was ever asked for with one."""
+        """Feed the receivers, as soon as any run was ever asked for with one, whichever process was asked."""
         self._looking = asyncio.create_task(self._look(), name="trackside-run-webhooks")
 
     async def aclose(self) -> None:
@@ -104,14 +109,19 @@ class RunWebhooks:
         await self._open()
 
     async def _look(self) -> None:
-        """Feed the subscription if there is one; a store that fails now is asked again when somebody names an address."""
-        try:
-            await self._store.subscriptions.get(RUN_WEBHOOKS)
-            await self._open()
-        except UnknownSubscriptionError:
-            pass
-        except TracksideError as exc:
-            logger.warning("webhooks of runs are not told for now: %s", exc)
+        """Feed the subscription once it is there. Another process may have made it, and may not live to feed it."""
+        said = False
+        while self._dispatcher is None:
+            try:
+                await self._store.subscriptions.get(RUN_WEBHOOKS)
+                await self._open()
+            except UnknownSubscriptionError:
+                said = False
+            except TracksideError as exc:
+                if not said:  # once, not each time
+                    said = True
+                    logger.warning("webhooks of runs are not told for now: %s", exc)
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _open(self) -> None:
         async with self._opening:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from trackside.app.delivery import RUN_WEBHOOKS
 from trackside.app.settings import SETTINGS_FILE, Settings
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
@@ -194,6 +195,8 @@ def _unfed(health: Health, settings: Settings) -> Iterator[Finding]:
     for subscription in health.subscriptions:
         if subscription.name not in configured and subscription.consumer is None:
             what = "nobody feeds it, and the settings here have no observer of this name"
+            if subscription.name == RUN_WEBHOOKS:
+                what = "nobody feeds it, as servers do, for the runs that have webhooks of their own"
             yield Finding(severity=Severity.note, what=what, where=f"subscription {subscription.name}")
 
 
