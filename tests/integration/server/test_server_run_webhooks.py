@@ -146,6 +146,16 @@ async def test_a_receiver_is_told_by_a_server_that_was_there_before_anybody_name
         assert sorted(end["status"] for end in ends) == ["interrupted", "success"]
 
 
+async def test_a_receiver_is_told_though_somebody_has_deleted_the_subscription_before_it_was_named(
+    serve_agents: Any,
+) -> None:
+    async with WebhookReceiver(NEW) as receiver, serve_agents({"echo": echo}, server=PRIVATE) as served:
+        for number in (1, 2, 3):
+            await served.client.runs.wait(None, "echo", input={"n": number}, webhook=receiver.url)
+            assert (await told(receiver, number))[-1]["values"] == {"given": {"n": number}}
+            await served.app.store.subscriptions.delete(RUN_WEBHOOKS)
+
+
 async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_the_run(serve_agents: Any) -> None:
     async def make(runtime: ServerRuntime) -> Any:
         user = runtime.ensure_user()

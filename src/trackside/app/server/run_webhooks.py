@@ -111,11 +111,10 @@ class RunWebhooks:
     async def _look(self) -> None:
         """Feed the subscription once it is there. Another process may have made it, and may not live to feed it."""
         said = False
-        while self._dispatcher is None:
+        while True:
             try:
-                await self._store.subscriptions.get(RUN_WEBHOOKS)
-                await self._open()
-            except UnknownSubscriptionError:
+                if not self._is_fed and await self._is_there():
+                    await self._open()
                 said = False
             except TracksideError as exc:
                 if not said:  # once, not each time
@@ -123,10 +122,24 @@ class RunWebhooks:
                     logger.warning("webhooks of runs are not told for now: %s", exc)
             await asyncio.sleep(LOOK_EVERY)
 
+    @property
+    def _is_fed(self) -> bool:
+        return self._dispatcher is not None and not self._dispatcher.failures
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._store.subscriptions.get(RUN_WEBHOOKS)
+        except UnknownSubscriptionError:
+            return False
+        return True
+
     async def _open(self) -> None:
         async with self._opening:
-            if self._dispatcher is not None:
+            if self._is_fed and await self._is_there():
                 return
+            if self._dispatcher is not None:  # somebody has deleted what it fed
+                await self._dispatcher.aclose()
+                self._dispatcher = None
             # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
             await self._store.subscriptions.open(RUN_WEBHOOKS, types=TERMINAL_EVENTS, start="now")
             wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
