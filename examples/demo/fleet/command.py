@@ -101,7 +101,7 @@ class FleetDemo:
                 store = await stack.enter_async_context(Store.open(fleet.database_url))
                 watch = await stack.enter_async_context(FleetWatch(fleet, store, self._view.show))
                 await fleet.start_processes()
-                self._view.say_up(fleet, "talks")
+                self._view.say_up(fleet, "talks", keys=False)
                 await self._use(fleet, watch)
                 await self._rest(fleet.database_url)
                 await fleet.drain()
