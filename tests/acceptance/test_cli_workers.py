@@ -43,6 +43,16 @@ async def read(run: Run, *arguments: str, **env: str) -> subprocess.CompletedPro
     return await asyncio.to_thread(run, "workers", *arguments, **env)
 
 
+async def until_listed(count: int, run: Run, *where: str) -> list[str]:
+    """The lines of so many processes, as soon as all are there: a server answers before it has said that it is."""
+    async with asyncio.timeout(30):
+        while True:
+            done = await read(run, "--json", *where)
+            assert done.returncode == 0, done.stderr
+            if len(lines := done.stdout.splitlines()) == count:
+                return lines
+
+
 async def test_workers_are_listed_with_their_places_and_agents(trackside: Run, postgres_with_tables: str) -> None:
     async with (
         member(postgres_with_tables, "server"),
@@ -179,7 +189,7 @@ async def test_a_server_is_asked_as_a_database_is(
     try:
         async with member(postgres_with_tables, pools=("default",), capacity=2):
             here, there = [
-                (await read(trackside, "--json", *where)).stdout.splitlines()
+                await until_listed(2, trackside, *where)
                 for where in (("--database", postgres_with_tables), ("--url", server.url))
             ]
             queues = [
