@@ -32,8 +32,10 @@ async def test_a_server_starts_runs_of_crons_whose_agent_the_scheduler_has_not(p
         async with open_app(settings, {"chat": agent, "other": agent}, role="server") as server:
             due = now - timedelta(seconds=1)
             for name in ("chat", "other"):
+                # Their runs are looked for: else they are gone with their threads as soon as they have ended.
                 fields: dict[str, Any] = {"schedule": "0 0 1 1 *", "created_at": now, "updated_at": now}
-                await server.store.crons.create(Cron(cron_id=new_id(), agent=name, next_run_at=due, **fields))
+                fields |= {"next_run_at": due, "on_run_completed": "keep"}
+                await server.store.crons.create(Cron(cron_id=new_id(), agent=name, **fields))
             async with asyncio.timeout(30):
                 crons: list[Cron] = []
                 while not crons or any(cron.next_run_at == due for cron in crons):
