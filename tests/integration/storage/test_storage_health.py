@@ -159,20 +159,25 @@ async def test_a_disk_without_room_is_found(store: Store, url: str) -> None:
     assert finding.what.endswith(" MiB are free on its disk")
 
 
-@pytest.mark.parametrize(("ahead", "said"), [(7.4, "7 s ahead of"), (-60.0, "60 s behind"), (4.0, None)])
-def test_a_clock_that_differs_is_told(ahead: float, said: str | None) -> None:
-    now = datetime.now(UTC)
-    gone = WorkerHealth(name="host/1", kind="inline", started_at=now, seconds_left=0.0, runs=0)
-    health = Health(
-        workers=[gone],
+def nothing_but(worker: WorkerHealth, *, clock_ahead: float = 0.0) -> Health:
+    """That of a store in which nothing is wrong but what is said."""
+    return Health(
+        workers=[worker],
         stuck=[],
         abandoned=[],
         unclaimed=[],
         left_busy=[],
         subscriptions=[],
         damage=[],
-        clock_ahead=ahead,
+        clock_ahead=clock_ahead,
     )
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(7.4, "7 s ahead of"), (-60.0, "60 s behind"), (4.0, None)])
+def test_a_clock_that_differs_is_told(ahead: float, said: str | None) -> None:
+    now = datetime.now(UTC)
+    gone = WorkerHealth(name="host/1", kind="inline", started_at=now, seconds_left=0.0, runs=0)
+    health = nothing_but(gone, clock_ahead=ahead)
 
     told = [finding.what for finding in findings_in(health, "db", now)]
 
@@ -183,18 +188,7 @@ def test_a_clock_that_differs_is_told(ahead: float, said: str | None) -> None:
 def test_a_process_is_called_what_it_is(kind: str, said: str) -> None:
     now = datetime.now(UTC)
     one = WorkerHealth(name="host:1", kind=kind, started_at=now, seconds_left=9.0, runs=0)
-    health = Health(
-        workers=[one],
-        stuck=[],
-        abandoned=[],
-        unclaimed=[],
-        left_busy=[],
-        subscriptions=[],
-        damage=[],
-        clock_ahead=0.0,
-    )
-
-    assert [finding.where for finding in findings_in(health, "db", now)] == [f"{said} host:1"]
+    assert [finding.where for finding in findings_in(nothing_but(one), "db", now)] == [f"{said} host:1"]
 
 
 async def test_a_server_that_is_not_there_is_found(tmp_path: Path) -> None:
