@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from trackside.app.storage import Store
+from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
+from trackside.harness import NullObserver
 from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -104,6 +106,19 @@ def test_pause_resume_and_delete(subscribed: Trackside, tmp_path: Path) -> None:
     assert objects(subscribed("subscriptions", "mail", "resume", "--json"))[0]["state"] == "active"
     assert said(subscribed("subscriptions", "mail", "delete", "--yes")) == "mail is deleted; it was at position 3.\n"
     assert [found["name"] for found in objects(subscribed("subscriptions", "--json"))] == ["audit", "hook"]
+
+
+async def test_who_deletes_what_is_fed_is_told_that_it_stays_unfed(subscribed: Trackside, tmp_path: Path) -> None:
+    asked = [("--dry-run",), ("--yes",)]
+    async with Store.open(f"sqlite:///{tmp_path / 'trackside.db'}") as store:
+        observer = DurableObserver(name="audit", observer=NullObserver())
+        async with Dispatcher(store.subscriptions, [observer], consumer="host/7"):
+            while (await store.subscriptions.get("audit")).consumer is None:
+                await asyncio.sleep(0.01)
+            told = [await asyncio.to_thread(subscribed, "subscriptions", "audit", "delete", *how) for how in asked]
+
+    unfed = "; host/7, which feeds it, delivers nothing more of it until it is started anew.\n"
+    assert [said(one).endswith(unfed) for one in told] == [True, True]
 
 
 def test_replay_begins_with_the_position_that_was_asked_for(subscribed: Trackside, tmp_path: Path) -> None:

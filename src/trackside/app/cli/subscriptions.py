@@ -21,6 +21,7 @@ from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import look_text
 from trackside.app.cli.places import Place, open_records
 from trackside.app.cli.tables import Column, print_facts, print_table
+from trackside.app.delivery import OUR_SUBSCRIPTIONS
 from trackside.harness.types import JsonObject
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode
     lost = f"its place ({count(stands.behind, 'position')} before the end) and {count(stands.parked, 'parked event')}"
     what = f"{one_line(name)} with {lost}"
     if consent.dry_run:
-        return _foretell(stands, f"would be deleted with {lost}", json=json)
+        return _foretell(stands, f"would be deleted with {lost}{_unfed(stands)}", json=json)
     if not agrees(f"Delete {what} for good?", yes=consent.yes, would=f"{what} would be deleted for good"):
         return not_done("Nothing was deleted.")
 
@@ -79,8 +80,15 @@ def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode
         return last
 
     found = _in_records(place, do)
-    said = f"is deleted; it was at position {found.cursor}"
+    said = f"is deleted; it was at position {found.cursor}{_unfed(found)}"
     return _show([record_object(found)], lambda console: _say(console, name, said), json=json)
+
+
+def _unfed(stands: Subscription) -> str:
+    """What a delete means for the process that feeds it, if one does; a server feeds its own anew with the next run."""
+    if stands.consumer is None or stands.name in OUR_SUBSCRIPTIONS:
+        return ""
+    return f"; {one_line(stands.consumer)}, which feeds it, delivers nothing more of it until it is started anew"
 
 
 def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bool, json: bool) -> ExitCode:
