@@ -92,7 +92,7 @@ class DrainAsked(Struct, frozen=True, kw_only=True):
     """That a worker is to take no more runs, and to leave when those that it has are over."""
 
     worker_id: str
-    draining: Literal[True] = True
+    draining: bool = True
 
 
 type WaitsFor = Literal["worker", "place", "thread", "time"]
