@@ -219,7 +219,7 @@ class Unfinished(Slow):
     uses_thread_state = True
 
     def __init__(self, *, fails: BaseException | None = None, complete: BaseException | None = None) -> None:
-        super().__init__(NotImplementedError())
+        super().__init__(AssertionError("it says whether its thread waits"))
         self.fails = fails
         self.complete = complete
 

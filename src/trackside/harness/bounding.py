@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from trackside.harness.amounts import seconds_of, timeout_of
-from trackside.harness.errors import InvalidSpecError, TracksideError
-from trackside.harness.failures import line_of
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.failures import line_of, trace_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
     PartlyTaken,
@@ -275,9 +275,8 @@ class RequiredObserver:
             except BaseException as exc:  # the observer's failure; its events are lost to it, which is said
                 if not is_own_failure(exc):
                     raise
-                trace = None if isinstance(exc, TracksideError) else exc
                 text = "required observer %s could not keep what it never took: %s"
-                logger.error(text, self._calls.name, line_of(exc), exc_info=trace)  # noqa: TRY400
+                logger.error(text, self._calls.name, line_of(exc), exc_info=trace_of(exc))  # noqa: TRY400
                 return None, line_of(exc)
             return (places[0] if places else None), None
         return None, "it was cancelled again and again"

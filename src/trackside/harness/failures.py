@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import TypeGuard
 
+from trackside.harness.errors import TracksideError
+
 TRACEBACK_CHARS = 16_000
 """How much of a failed agent's traceback is kept: the end of it, where the failure is."""
 
@@ -36,6 +38,11 @@ def text_of(exc: BaseException | None) -> str:
 def line_of(exc: BaseException | None) -> str:
     """What an exception says, in one line that goes on or ends with the sentence that it is put into."""
     return " ".join(text_of(exc).split()).rstrip(".")
+
+
+def trace_of[E: BaseException](exc: E) -> E | None:
+    """What a log shows beside the words: where a failure came from, unless it is an error of ours, which says what it is."""
+    return None if is_of(exc, TracksideError) else exc
 
 
 def traceback_of(exc: BaseException) -> str:

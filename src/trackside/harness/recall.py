@@ -16,9 +16,8 @@ from trackside.harness.errors import (
     ThreadNotLoadedError,
     ThreadNotRolledBackError,
     ThreadNotSavedError,
-    TracksideError,
 )
-from trackside.harness.failures import line_of
+from trackside.harness.failures import line_of, trace_of
 from trackside.harness.ports import ThreadState, ThreadStates
 from trackside.harness.questions import answers_of, not_paused
 from trackside.harness.steady import Begun, finish
@@ -115,7 +114,6 @@ class ThreadMemory:
                 may_pass = getattr(exc, "retryable", False) and not self._left
                 if not may_pass or (pause := retries.pause_after(exc)) is None:
                     for_good = failure(thread_id=run.thread_id, why=line_of(exc), **says)
-                    trace = None if isinstance(exc, TracksideError) else exc
-                    logger.error("run %s: %s", run.run_id, for_good, exc_info=trace)  # noqa: TRY400
+                    logger.error("run %s: %s", run.run_id, for_good, exc_info=trace_of(exc))  # noqa: TRY400
                     raise for_good from exc
             await asyncio.sleep(pause)

@@ -29,8 +29,8 @@ from trackside.harness.ending import (
     stopped,
     undelivered,
 )
-from trackside.harness.errors import EventOrderError, TracksideError
-from trackside.harness.failures import is_of, line_of
+from trackside.harness.errors import EventOrderError
+from trackside.harness.failures import is_of, line_of, trace_of
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
@@ -362,8 +362,7 @@ class RunWorker:
 
     def _say_failed(self, failure: str, exc: BaseException) -> None:
         """Log that something of this run failed: an error of ours in its own words, any other with where it came from."""
-        trace = None if is_of(exc, TracksideError) else self._noted(exc)
-        logger.error("%s: %s", failure % self.record.run_id, line_of(exc), exc_info=trace)
+        logger.error("%s: %s", failure % self.record.run_id, line_of(exc), exc_info=trace_of(self._noted(exc)))
 
     def _noted(self, exc: BaseException) -> BaseException:
         if is_of(exc, KeyboardInterrupt):

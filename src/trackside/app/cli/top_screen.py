@@ -279,10 +279,14 @@ class TopApp(App[None]):
             self._marked = run_id
             self._show_tail(run_id)
 
+    @property
+    def _tail(self) -> RichLog | None:
+        """None where the screen is being closed."""
+        return next(iter(self.query("#tail").results(RichLog)), None)
+
     @work(name="trackside-top-tail", exclusive=True, group="tail")
     async def _show_tail(self, run_id: str) -> None:
-        log = next(iter(self.query("#tail").results(RichLog)), None)
-        if log is None:  # the screen is being closed
+        if (log := self._tail) is None:
             return
         log.clear()
         log.border_title = run_id
@@ -300,7 +304,7 @@ class TopApp(App[None]):
         line.append(f"{moment(stored.event.occurred_at, datetime.now(UTC))}  ", "dim")
         line.append(f"{look.symbol} {look.label:<10}", look.style or "default")
         line.append(f"  {abridged(one_line(words_of(stored.event)), _LONGEST)}", "default")
-        for log in self.query("#tail").results(RichLog):  # none where the screen is being closed
+        if (log := self._tail) is not None:
             log.write(line)
 
     @on(DataTable.RowSelected)

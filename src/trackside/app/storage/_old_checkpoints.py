@@ -73,7 +73,8 @@ def remove_old(session: Session, thread_ids: Collection[str]) -> None:
 def tables_of_others(connection: Connection, tables: Collection[str]) -> list[str]:
     """Which of these are neither LangGraph's nor the database's own; all, if no saver of LangGraph's has been used here."""
     found = {name for name in tables if not name.startswith("sqlite_")}
-    return sorted(found if old_tables(connection) is None else found - _TABLES - _BESIDE)
+    are_left = "checkpoints" in found and old_tables(connection) is not None
+    return sorted(found - _TABLES - _BESIDE if are_left else found)
 
 
 def old_tables(connection: Connection) -> OldTables | None:

@@ -173,7 +173,7 @@ class PostgresBus:
             if (connection := self._connection) is None or connection.is_closed():
                 if self._closed:
                     raise ClosedError(what="store")
-                why = self._cause or self._status.why or "there is none yet"
+                why = self._cause or self._status.why or "the connection was lost"
                 raise ConnectionLostError(database=str(self._database), why=why)
             return await self._fetch(connection, statement, *values)
 
