@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from postgres_server import RawConnection
+from raw_postgres import RawConnection
 from tests.property.fleet_hands import FleetHand, together
 from tests.property.queue_steps import WORKERS, Databases
 

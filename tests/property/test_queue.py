@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from postgres_server import RawConnection
+from raw_postgres import RawConnection
 from tests.property.queue_hands import AGENT, Hand, Held, Step
 from tests.property.queue_model import Run
 from tests.property.queue_steps import WORKERS, Databases, Play

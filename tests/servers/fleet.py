@@ -31,7 +31,8 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from log_check import look_into
 from nats_server import NatsServer
-from postgres_server import GONE, PostgresServer, RawConnection
+from postgres_server import PostgresServer
+from raw_postgres import GONE, RawConnection
 from trackside_server import EXECUTABLE, PATIENCE, TracksideProcess, TracksideServer
 
 AGENTS: Final = Path(__file__).with_name("fleet_agents.py")

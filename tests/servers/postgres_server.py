@@ -9,16 +9,14 @@ Whatever happens to the process that started it, a shell that holds the other en
 its files when that end is closed. `running_at` takes a server that is there already in its place.
 """
 
-import asyncio
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-import asyncpg
+from raw_postgres import RawConnection, Rows
 
 from trackside.app.engine.local.programs import free_port, made_accessible, postgres_programs, unprivileged_user
 
@@ -35,57 +33,6 @@ cat >/dev/null
 "$1/pg_ctl" -D "$2/data" -m immediate -w stop >/dev/null 2>&1
 rm -rf "$2"
 """
-
-
-class Rows(list[tuple[Any, ...]]):
-    """What a statement gave, with the names that a cursor of sqlite3 has for it."""
-
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        return [*self]
-
-    def fetchone(self) -> tuple[Any, ...] | None:
-        return self[0] if self else None
-
-
-GONE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
-"""What a connection fails with that was ended, or whose server was stopped."""
-
-
-class RawConnection:
-    """One connection without any of our code, each statement a transaction of its own. Blocks; a loop may be running."""
-
-    def __init__(self, url: str) -> None:
-        self._thread = ThreadPoolExecutor(1, "raw-postgres")
-        self._loop = asyncio.new_event_loop()
-        try:
-            self._connection = self._wait(lambda: asyncpg.connect(url))
-        except BaseException:
-            self._end()
-            raise
-
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows:
-        """Run one statement (or, without values, several) and fetch its rows."""
-        if sql.lstrip()[:6].upper() in {"SELECT", "WITH", "SHOW"} or " RETURNING " in sql or values:
-            return Rows(tuple(row) for row in self._wait(lambda: self._connection.fetch(sql, *values)))
-        self._wait(lambda: self._connection.execute(sql))
-        return Rows()
-
-    def close(self) -> None:
-        if not self._loop.is_closed():
-            try:
-                self._wait(lambda: self._connection.close(timeout=5))
-            finally:
-                self._end()
-
-    def _end(self) -> None:
-        self._thread.submit(self._loop.close).result()
-        self._thread.shutdown()
-
-    def _wait(self, call: Callable[[], Any]) -> Any:
-        async def await_it() -> Any:
-            return await call()
-
-        return self._thread.submit(lambda: self._loop.run_until_complete(await_it())).result()
 
 
 class RunningServer:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from postgres_server import GONE, RawConnection, RunningServer
+from postgres_server import RunningServer
+from raw_postgres import GONE, RawConnection
 
 from trackside.app.storage import Store
 

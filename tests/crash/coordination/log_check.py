@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from crash_voice import digest_of
-from postgres_server import RawConnection
+from raw_postgres import RawConnection
 
 ENDS = {"run_completed": "success", "run_failed": "error", "run_cancelled": "cancelled"}
 OTHER_ENDS = {("run_completed", "interrupted"), ("run_failed", "timeout")}

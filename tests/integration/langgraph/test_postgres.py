@@ -11,7 +11,8 @@ import asyncpg
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
-from postgres_server import RawConnection, RunningServer
+from postgres_server import RunningServer
+from raw_postgres import RawConnection
 
 from trackside import CancelAction, RunSpec, RunStatus
 from trackside.app.settings import Settings

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import RawConnection
+from raw_postgres import RawConnection
 from tests.property.queue_hands import Gate
 
 from trackside.app.storage import Store

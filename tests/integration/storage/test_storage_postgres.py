@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from postgres_server import PostgresServer, RawConnection, RunningServer
+from postgres_server import PostgresServer, RunningServer
+from raw_postgres import RawConnection
 from sqlalchemy import Connection, text
 
 from trackside.app.storage import Store

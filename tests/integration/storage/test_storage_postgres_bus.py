@@ -9,7 +9,8 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from postgres_server import PostgresServer, RawConnection
+from postgres_server import PostgresServer
+from raw_postgres import RawConnection
 
 from trackside.app.storage import PostgresBus, Store, _postgres_bus
 from trackside.app.storage._postgres import PostgresDatabase

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 
 import pytest
-from postgres_server import RawConnection
+from raw_postgres import RawConnection
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.storage._postgres_bus import COMMITS

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any
 
 import pytest
-from postgres_server import RawConnection
+from raw_postgres import RawConnection
 
 from trackside.app.engine import Offer
 from trackside.app.engine.postgres import PostgresEngine, open_postgres

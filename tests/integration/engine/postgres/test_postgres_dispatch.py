@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from postgres_server import PostgresServer, RawConnection
+from postgres_server import PostgresServer
+from raw_postgres import RawConnection
 from tests.integration.engine.postgres.conftest import Fleet, end_sessions, until
 
 from trackside.app.engine.postgres._notices import MAX_HOPS, WORKERS, channel_of

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from postgres_server import PostgresServer, RawConnection
+from postgres_server import PostgresServer
+from raw_postgres import RawConnection
 from tests.integration.engine.postgres.conftest import Fleet, end_sessions, until
 
 from trackside.app.engine.postgres import PostgresEngine, _hearing
