@@ -23,6 +23,7 @@ from trackside.harness import (
     RunSpec,
     RunStatus,
 )
+from trackside.harness.errors import ThreadBusyError, UnknownThreadError
 from trackside.harness.ports import PausedRun, ThreadState
 
 
@@ -112,6 +113,45 @@ async def test_a_large_state_is_kept_whole_and_one_that_is_too_large_is_refused(
 
     assert refused.value.fault == "agent"
     assert await states.load("t") == large
+
+
+async def test_changes_that_are_made_together_all_stay_and_so_does_an_open_question(store: Store) -> None:
+    states = store.thread_states()
+    await store.threads_of(None).create("t")
+    await states.save("t", ThreadState({"a": 0, "kept": True}, PausedRun(input=1)))
+
+    await asyncio.gather(*(states.change("t", {f"n{n}": n}) for n in range(20)), states.change("t", {"a": 1}))
+
+    state = await states.load("t")
+    assert state is not None
+    assert state.values == {"a": 1, "kept": True} | {f"n{n}": n for n in range(20)}
+    assert state.paused == PausedRun(input=1, answers=[], interrupts=[])
+
+
+async def test_a_thread_that_a_run_has_or_that_is_none_is_not_changed(store: Store) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def agent(input: Any) -> dict[str, Any]:
+        begun.set()
+        await go_on.wait()
+        return {"by": "the run"}
+
+    states = store.thread_states()
+    observers = [ObserverBinding(StorageObserver(store), required=True)]
+    async with RunManager({"a": agent}, observers=observers, states=states, coordinator=store.coordinator()) as manager:
+        run = await manager.start(RunSpec(agent="a", thread_id="t"))
+        await begun.wait()
+        with pytest.raises(ThreadBusyError, match=run.run_id):
+            await states.change("t", {"by": "hand"})
+        go_on.set()
+        await run.result()
+        with pytest.raises(StateTooLargeError, match="'t'"):
+            await states.change("t", {"text": "x" * MAX_STATE_BYTES})
+        await states.change("t", {"also": "hand"})
+
+    assert await states.load("t") == ThreadState({"by": "the run", "also": "hand"})
+    with pytest.raises(UnknownThreadError, match="nowhere"):
+        await states.change("nowhere", {})
 
 
 async def test_a_thread_id_that_is_no_text_is_refused(store: Store) -> None:

@@ -20,7 +20,6 @@ from trackside.app.server.wire.states import empty_state
 from trackside.app.storage import StoredThread
 from trackside.harness.context import Agent
 from trackside.harness.errors import InvalidSpecError, ThreadBusyError, UnknownCheckpointError
-from trackside.harness.ports import ThreadState
 from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
@@ -128,9 +127,7 @@ class ThreadStates:
             raise InvalidSpecError(field="as_node", value=change.as_node, why=why)
         if not isinstance(change.values, dict):
             raise InvalidSpecError(field="values", value=change.values, why="it is an object of the values to change")
-        states = self.parts.store.thread_states()
-        known = await states.load(thread.thread_id) or ThreadState()
-        await states.save(thread.thread_id, ThreadState({**known.values, **change.values}, known.paused))
+        await self.parts.store.thread_states().change(thread.thread_id, change.values)
         return self._only_place()
 
     async def _goes_on(self) -> bool:

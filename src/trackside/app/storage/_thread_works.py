@@ -15,6 +15,7 @@ from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._lifetimes import FOREVER, Lifetime
 from trackside.app.storage._queue import Lane, Standing
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
+from trackside.app.storage._thread_states import last_run_of, remembered_by
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import (
     RunInUseError,
@@ -173,10 +174,10 @@ class NoteState(_OnThread):
         thread = unit.thread(self.thread_id, self.now)
         if lane.holder is not None or unit.thread_status(self.thread_id) in {self.status, ThreadStatus.busy}:
             return
-        last_run = select(threads.c.last_run_id).where(threads.c.thread_id == self.thread_id)
-        run_ids = [run_id for (run_id,) in unit.session.execute(last_run) if run_id is not None]
-        unit.load(run_ids=run_ids, thread_ids=(), queues=())
-        run = unit.run(run_ids[0]) if run_ids else None
+        run = None
+        if (run_id := last_run_of(unit, self.thread_id)) is not None:
+            unit.load(run_ids=(run_id,), thread_ids=(), queues=())
+            run = unit.run(run_id)
         if run is None:  # none yet, or the log has it no more
             thread.status = self.status
         elif is_final(run.fold.status):
@@ -274,16 +275,8 @@ class CopyThread(_OnThread):
         )
         if metadata is not None:
             unit.label_thread(self.copy_id, json_of(metadata))
-        if (state := self._state(unit)) is not None:
+        if (state := remembered_by(unit, self.thread_id)) is not None:
             unit.thread_states[self.copy_id] = (self.copy_id, *state, self.now)
-
-    def _state(self, unit: UnitOfWork) -> tuple[str, str | None] | None:
-        """What the thread remembers, as text."""
-        if (changed := unit.thread_states.get(self.thread_id)) is not None:
-            return changed[1], changed[2]
-        kept = select(thread_states.c.remembered, thread_states.c.paused)
-        found = unit.session.execute(kept.where(thread_states.c.thread_id == self.thread_id))
-        return (found[0][0], found[0][1]) if found else None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
