@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from trackside.app.cli import DEBUG_VARIABLE, main
 from trackside.app.cli.failures import ExitCode, report
 
 
@@ -40,3 +42,14 @@ def test_what_breaks_elsewhere_is_said(
 
         assert report(failure) is ExitCode.error
     assert type(failure).__name__ in capfd.readouterr().err
+
+
+def test_a_program_that_calls_the_command_again_has_each_line_of_the_log_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = logging.getLogger("trackside.app")
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
+    monkeypatch.setattr("trackside.app.cli.commands.parser", lambda: lambda *_, **__: said.warning("said"))
+
+    assert [main([]), main([])] == [0, 0]
+    assert capfd.readouterr().err.splitlines() == ["said", "said"]

@@ -67,6 +67,13 @@ async def test_an_app_of_what_is_none_is_refused_before_there_is_a_database(
     assert not await asyncio.to_thread((tmp_path / "log.db").exists)
 
 
+@pytest.mark.parametrize("settings", ["trackside.toml", {"database_url": "sqlite:///x.db"}, None, Settings])
+async def test_an_app_of_no_settings_is_refused(settings: Any) -> None:
+    with pytest.raises(SettingsError, match=r"open_app: it takes what load_settings\(\)"):
+        async with open_app(settings):
+            pass
+
+
 async def test_a_run_that_uses_more_than_its_agent_may_is_stopped(load: Load) -> None:
     result = await result_of(await load("[limits.spend]\nmax_tokens = 1_099"))
 

@@ -73,8 +73,13 @@ def _run(arguments: Sequence[str] | None) -> int:
 
         # What Trackside's own parts tell operators; what concerns whoever sits here is said otherwise.
         shown = bool(os.environ.get(DEBUG_VARIABLE))
-        logging.getLogger("trackside").addHandler(logging.StreamHandler() if shown else logging.NullHandler())
-        code = parser()(arguments, prog_name="trackside", standalone_mode=False)
+        handler = logging.StreamHandler() if shown else logging.NullHandler()
+        logging.getLogger("trackside").addHandler(handler)
+        try:
+            code = parser()(arguments, prog_name="trackside", standalone_mode=False)
+        finally:
+            if arguments is not None:  # else this is the program, and hears what is said on its way out, too
+                logging.getLogger("trackside").removeHandler(handler)
         sys.stdout.flush()
         return int(code or 0)
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackside.app.pricing import GenaiPrices
-from trackside.app.settings import Settings
+from trackside.app.settings import Settings, SettingsError
 from trackside.app.spool import Spool
 from trackside.app.streams import StreamHub
 from trackside.app.vitals import Vitals
@@ -213,6 +213,12 @@ def load_agents(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _check_settings(settings: Any) -> None:
+    if not isinstance(settings, Settings):
+        why = f"it takes what load_settings() reads from files and variables, or Settings(…), not {settings!r:.60}"
+        raise SettingsError(where="open_app", why=why)
+
+
 @asynccontextmanager
 async def open_app(
     settings: Settings,
@@ -237,12 +243,13 @@ async def open_app(
     If the settings name an engine, `role` is what this process is in that fleet, unless it is there for `one_run`.
 
     Raises:
-        SettingsError: the database cannot be used, an observer, or the hook that redacts events.
+        SettingsError: these are none, or the database cannot be used, an observer, or the hook that redacts events.
         AgentReferenceError, AgentImportError: an agent of the settings cannot be loaded.
         NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: what is passed is none.
         InvalidSpecError: an agent has a name that no database can keep.
         MissingExtraError: an agent needs a package that is not installed.
     """
+    _check_settings(settings)
     check_agents(agents)
     given = CompositeObserver(observers).bindings
     enter_project(settings)
