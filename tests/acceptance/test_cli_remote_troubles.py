@@ -219,6 +219,14 @@ def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(
         asyncio.run(record(3))
         assert positions(tail, 5) == [11, 12, 13, 14, 15]
         assert positions(starts, 2) == [6, 11]
+        server.terminate()  # in order, and nothing was new since: that is an outage as well
+        assert "waiting: " in tail.stderr.readline()
+        server.restart()
+        asyncio.run(record(4))
+        assert positions(tail, 5) == [16, 17, 18, 19, 20]
+        assert positions(starts, 1) == [16]
+        server.terminate()
+        assert "waiting: " in tail.stderr.readline()
 
         for process, code in ((tail, signal.SIGINT), (starts, signal.SIGTERM)):
             process.send_signal(code)

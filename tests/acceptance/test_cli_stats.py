@@ -115,11 +115,13 @@ def test_no_colour_and_no_unicode_where_the_terminal_has_none(terminal: Any) -> 
     assert "@" in row(ascii_only.lines, "+ success")
 
 
-def test_programs_get_no_charts(here: Run) -> None:
-    text, told = here("stats", *WHEN), here("stats", *WHEN, "--json")
+def test_where_there_is_no_terminal_a_chart_is_shown_to_who_asks_for_one(here: Run) -> None:
+    text, asked, told = here("stats", *WHEN), here("stats", *WHEN, "--by", "3h"), here("stats", *WHEN, "--json")
 
     assert not set(BLOCKS) & set(text.stdout)
     assert "EACH BLOCK" not in text.stdout
+    assert "EACH BLOCK 3 h" in asked.stdout
+    assert row(asked.stdout.splitlines(), "✓ success").count("█") == 16
     (object_,) = map(json.loads, told.stdout.splitlines())
     assert object_["total"]["runs"] == 64
     by = [json.loads(line) for line in here("stats", *WHEN, "--by", "day", "--json").stdout.splitlines()]

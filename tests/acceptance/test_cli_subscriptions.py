@@ -108,6 +108,28 @@ def test_pause_resume_and_delete(subscribed: Trackside, tmp_path: Path) -> None:
     assert [found["name"] for found in objects(subscribed("subscriptions", "--json"))] == ["audit", "hook"]
 
 
+def test_who_only_asks_what_would_be_done_changes_nothing(subscribed: Trackside, tmp_path: Path) -> None:
+    before = said(subscribed("subscriptions", "--json"))
+    assert [
+        said(subscribed(*command, "--dry-run"))
+        for command in (
+            ("subscriptions", "mail", "pause"),
+            ("subscriptions", "hook", "resume"),
+            ("parked", "mail", "retry"),
+            ("parked", "mail", "retry", "--position", "3"),
+            ("parked", "mail", "drop"),
+        )
+    ] == [
+        "mail would be paused at position 3.\n",
+        "hook would go on after position 3.\n",
+        "mail would be given 2 events again.\n",
+        "mail would be given 1 event again.\n",
+        "mail would give up 2 events.\n",
+    ]
+    assert said(subscribed("subscriptions", "--json")) == before
+    assert [found["state"] for found in objects(subscribed("parked", "mail", "--json"))] == ["parked", "parked"]
+
+
 async def test_who_deletes_what_is_fed_is_told_that_it_stays_unfed(subscribed: Trackside, tmp_path: Path) -> None:
     asked = [("--dry-run",), ("--yes",)]
     async with Store.open(f"sqlite:///{tmp_path / 'trackside.db'}") as store:

@@ -121,6 +121,73 @@ async def test_runs_come_go_are_found_sorted_and_cancelled(store: Store, url: st
         await until(pilot, lambda: isinstance(app.screen, Said))
 
 
+class Busy(StoredRecords):
+    """Records that take their time, of somebody who executes runs."""
+
+    def __init__(self, store: Store, home: Home) -> None:
+        super().__init__(store, home)
+        self.go_on = asyncio.Event()
+        self.cancelled: list[str] = []
+        self.retried: list[str] = []
+
+    async def run(self, run_id: str) -> Any:
+        await self.go_on.wait()
+        return await super().run(run_id)
+
+    async def cancel(self, run: Any) -> None:
+        self.cancelled.append(run.run_id)
+
+    async def retry(self, run_id: str) -> str:
+        self.retried.append(run_id)
+        await self.go_on.wait()
+        return f"again-{len(self.retried)}"
+
+
+async def test_what_was_asked_for_is_done_whatever_is_looked_at_next(store: Store, url: str) -> None:
+    await store.append([started(1, "chat"), started(2, "mail")])
+    records = Busy(store, Home(url))
+    app = TopApp(records)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: len(row_keys(app)) == 2 and app._marked)
+        first = app._marked
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+        await pilot.press("y")
+        await until(pilot, lambda: not isinstance(app.screen, Said))
+        await pilot.press("down", "c")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+        await pilot.press("escape", "enter")
+        records.go_on.set()
+        await until(pilot, lambda: records.cancelled)
+        await until(pilot, lambda: isinstance(app.screen, Said))
+    assert records.cancelled == [first]
+
+
+async def test_who_presses_twice_retries_once_and_is_asked_before_another_one(store: Store, url: str) -> None:
+    run = started(1, "chat")
+    await store.append([run])
+    records = Busy(store, Home(url))
+    app = TopApp(records)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: row_keys(app))
+        await store.append([ended(run)])
+        await until(pilot, lambda: "1 success" in shown(app, "#numbers"))
+        await pilot.press("r", "r", "r")
+        records.go_on.set()
+        await until(pilot, lambda: any("again-1" in note.message for note in app._notifications))
+        assert records.retried == [run.run_id]
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+        assert "Run again-1 does once more" in shown(app, "#text")
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Said))
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+        await pilot.press("y")
+        await until(pilot, lambda: any("again-2" in note.message for note in app._notifications))
+    assert records.retried == [run.run_id] * 2
+
+
 async def test_ten_thousand_runs_at_once_do_not_hold_up_a_key(store: Store, url: str) -> None:
     for first in range(0, 10_000, 1_000):
         await store.append([started(number, "chat") for number in range(first, first + 1_000)])

@@ -201,6 +201,26 @@ async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
     ]
 
 
+async def test_an_outage_is_said_until_more_of_the_run_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline = Timeline(console_of(80, monkeypatch))
+    timeline.away("the server")
+    assert timeline._working().label == "waiting"
+    await timeline.on_event(event(1, LifecycleEventType.RUN_STARTED))
+    assert timeline._working().label == "thinking"
+    timeline.away("the server")
+    timeline.away("the server")
+    timeline.part(StreamPart(1, "custom", "said"))
+    assert timeline._working().label == "thinking"
+    timeline.stopping("cancelling", "once more to stop at once")
+    timeline.away("the server")
+    await timeline.on_event(event(2, LifecycleEventType.THREAD_STATUS_UPDATED, status="busy"))
+    assert (timeline._working().label, timeline._hint) == ("cancelling", "once more to stop at once")
+    timeline.away("the server")
+    timeline.stopping("stopping", "")
+    await timeline.on_event(event(3, LifecycleEventType.THREAD_STATUS_UPDATED, status="busy"))
+    assert timeline._working().label == "stopping"
+
+
 @pytest.mark.parametrize("is_told", [True, False], ids=["then it starts", "nobody says that it starts"])
 async def test_what_is_streamed_before_the_start_is_told_stands_behind_it(
     monkeypatch: pytest.MonkeyPatch, is_told: bool

@@ -72,6 +72,9 @@ class JsonView:
     def stopping(self, doing: str, hint: str) -> None:
         """There is nobody to tell."""
 
+    def away(self, what: str) -> None:
+        """There is nobody to tell."""
+
     def check(self) -> None:
         """See that what was printed could be printed.
 

@@ -351,10 +351,10 @@ def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by:
             look.show_nothing()
             return
         look.show([record_object(stats)], lambda console: print_stats(console, stats, options.limit))
-        blocks = blocks_that_fit(look.console)
+        blocks = blocks_that_fit(look.console, asked=step is not None)
         if not options.json and options.thread is None and blocks:
             buckets = await _over_time(records, filters, options.status, end or look.now, step, blocks)
-            print_trends(look.console, buckets)
+            print_trends(look.console, buckets, blocks)
 
     return look.run(show)
 

@@ -75,6 +75,7 @@ class RemoteFollower(AsyncIterator[StoredEvent]):
         self._query = query
         self._on_outage = on_outage
         self._ended = False
+        self._failures = 0  # in a row
         self._events: deque[StoredEvent] = deque()
         self._awake, self._room = asyncio.Event(), asyncio.Event()
         self._reading = connection.own(self._read(), name="trackside-cli-follow")
@@ -106,16 +107,14 @@ class RemoteFollower(AsyncIterator[StoredEvent]):
         return stored
 
     async def _read(self) -> None:
-        failures = 0
         while True:
-            before = self._position
             try:
                 await self._read_connection()
             except (ServerAwayError, ServerFailedError) as exc:
-                failures = 1 if self._position > before else failures + 1
-                if failures == 1 and self._on_outage is not None:
+                self._failures += 1
+                if self._failures == 1 and self._on_outage is not None:
                     self._on_outage(exc)
-            await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 8)))
+            await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 8)))
 
     async def _read_connection(self) -> None:
         """Take the events of one connection, until it is cut."""
@@ -123,6 +122,7 @@ class RemoteFollower(AsyncIterator[StoredEvent]):
         query = {**self._query, "after": self._position}
         async with connection.stream("GET", "events/stream", query, silence=_SILENCE) as chunks:
             async for chunk in chunks:
+                self._failures = 0
                 for said in parser.take(chunk):
                     if said.data:
                         self._events.append(stored_event(connection.decode(said.data, LogEvent)))

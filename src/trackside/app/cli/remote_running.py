@@ -214,7 +214,7 @@ class _Watched:
         raise AssertionError  # nobody ends it
 
     def _say_away(self, failure: Exception) -> None:
-        self._view.stopping("waiting", "for the server, which is away")
+        self._view.away("the server")
         if not standard_output().is_screen:  # where the line above is not seen
             say_away(failure)
 

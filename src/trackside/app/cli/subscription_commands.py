@@ -75,9 +75,9 @@ def subscriptions(
         case None:
             return steps.show_one(place, name, json=json)
         case SubscriptionAction.pause:
-            return steps.pause(place, name, json=json)
+            return steps.pause(place, name, dry_run=dry_run, json=json)
         case SubscriptionAction.resume:
-            return steps.resume(place, name, json=json)
+            return steps.resume(place, name, dry_run=dry_run, json=json)
         case SubscriptionAction.delete:
             return steps.delete(place, name, Consent(yes, dry_run), json=json)
 
@@ -149,6 +149,6 @@ def parked(
         case None:
             return steps.show_parked(place, name, position, limit=limit or 50, json=json)
         case ParkedAction.retry:
-            return steps.retry_parked(place, name, position, json=json)
+            return steps.retry_parked(place, name, position, dry_run=dry_run, json=json)
         case ParkedAction.drop:
             return steps.drop_parked(place, name, position, Consent(yes, dry_run), json=json)

@@ -49,24 +49,30 @@ def show_all(place: Place, *, json: bool) -> ExitCode:
 
 def show_one(place: Place, name: str, *, json: bool) -> ExitCode:
     """Show how one subscription stands."""
-    found = _in_records(place, lambda records: records.subscription(name), read_only=True)
+    found = _stands(place, name)
     now = datetime.now(UTC)
     return _show([record_object(found)], lambda console: _print_one(console, found, now), json=json)
 
 
-def pause(place: Place, name: str, *, json: bool) -> ExitCode:
+def pause(place: Place, name: str, *, dry_run: bool, json: bool) -> ExitCode:
     """Deliver nothing for now."""
+    if dry_run:
+        stands = _stands(place, name)
+        return _foretell(stands, f"would be paused at position {stands.cursor}", json=json)
     return _change(place, name, lambda records: records.pause(name), "is paused at position {cursor}", json=json)
 
 
-def resume(place: Place, name: str, *, json: bool) -> ExitCode:
+def resume(place: Place, name: str, *, dry_run: bool, json: bool) -> ExitCode:
     """Go on where it was."""
+    if dry_run:
+        stands = _stands(place, name)
+        return _foretell(stands, f"would go on after position {stands.cursor}", json=json)
     return _change(place, name, lambda records: records.resume(name), "goes on after position {cursor}", json=json)
 
 
 def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode:
     """Forget a subscription, if that is what the person wants; what is shown is how it stood last."""
-    stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
+    stands = _stands(place, name)
     lost = f"its place ({count(stands.behind, 'position')} before the end) and {count(stands.parked, 'parked event')}"
     what = f"{one_line(name)} with {lost}"
     if consent.dry_run:
@@ -94,7 +100,7 @@ def _unfed(stands: Subscription) -> str:
 def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bool, json: bool) -> ExitCode:
     """Have a subscription go on with the event at a position, if somebody wants to leave out or repeat what lies between."""
     if consent.dry_run or not consent.yes:
-        stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
+        stands = _stands(place, name)
         ahead = position - 1 - stands.cursor
         if consent.dry_run:
             back = f"would go back {count(-ahead, 'position')}, and be given them again"
@@ -154,27 +160,41 @@ def show_parked(place: Place, name: str, positions: Sequence[int] | None, *, lim
     )
 
 
-def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
+def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, dry_run: bool, json: bool) -> ExitCode:
     """Have parked events delivered again."""
+    if dry_run:
+        stands = _stands(place, name)
+        return _foretell(stands, f"would be given {_chosen(stands, positions)} again", json=json)
     return _decide(place, name, lambda records: records.retry_parked, positions, "will be delivered again", json=json)
 
 
 def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consent: Consent, *, json: bool) -> ExitCode:
     """Give parked events up, if that is what the person wants."""
     if consent.dry_run or not consent.yes:
-        stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
-        dropped = len({*positions}) if positions else stands.parked
-        what = f"{count(dropped, 'event')} that {one_line(name)} has parked"
+        stands = _stands(place, name)
+        dropped = _chosen(stands, positions)
+        what = f"{dropped} that {one_line(name)} has parked"
         if consent.dry_run:
-            return _foretell(stands, f"would give up {count(dropped, 'event')}", json=json)
-        if dropped and not agrees(f"Give up {what}, for good?", yes=False, would=f"{what} would be given up for good"):
+            return _foretell(stands, f"would give up {dropped}", json=json)
+        if (positions or stands.parked) and not agrees(
+            f"Give up {what}, for good?", yes=False, would=f"{what} would be given up for good"
+        ):
             return not_done("Nothing was given up.")
     return _decide(place, name, lambda records: records.drop_parked, positions, "dropped", json=json)
+
+
+def _chosen(stands: Subscription, positions: Sequence[int] | None) -> str:
+    """How many parked events are meant."""
+    return count(len({*positions}) if positions else stands.parked, "event")
 
 
 def _foretell(stands: Subscription, would: str, *, json: bool) -> ExitCode:
     """Show how a subscription stands, or say what would be done to it."""
     return _show([record_object(stands)], lambda console: _say(console, stands.name, would), json=json)
+
+
+def _stands(place: Place, name: str) -> Subscription:
+    return _in_records(place, lambda records: records.subscription(name), read_only=True)
 
 
 def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], said: str, *, json: bool) -> ExitCode:

@@ -49,6 +49,7 @@ class Timeline:
         self._started: float | None = None
         self._said: list[str] = [""]  # the complete messages
         self._doing, self._hint = "starting", ""
+        self._before_away: tuple[str, str] | None = None
         self._spinner = Spinner("dots", style="cyan")
         self._live = LiveLines(console, self._live_lines) if console.is_live else None
 
@@ -67,6 +68,7 @@ class Timeline:
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """The same for some that have happened at once."""
+        self._come_back()
         if self._started is None:
             self._started = monotonic()
             if self._doing in {"starting", "waiting"}:
@@ -80,6 +82,7 @@ class Timeline:
 
     def part(self, part: StreamPart | StreamGap) -> None:
         """Show a piece of live output."""
+        self._come_back()
         if self._started is None:
             self._early.append(part)
         else:
@@ -109,6 +112,17 @@ class Timeline:
     def stopping(self, doing: str, hint: str) -> None:
         """Say at the spinner what is being done to the run."""
         self._doing, self._hint = doing, hint
+        self._before_away = None
+
+    def away(self, what: str) -> None:
+        """Say at the spinner that the run cannot be seen now, until more of it is."""
+        if self._before_away is None:
+            self._before_away = self._doing, self._hint
+        self._doing, self._hint = "waiting", f"for {what}, which is away"
+
+    def _come_back(self) -> None:
+        if self._before_away is not None:
+            (self._doing, self._hint), self._before_away = self._before_away, None
 
     def check(self) -> None:
         """See that what was shown could be shown.

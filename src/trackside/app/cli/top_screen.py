@@ -52,6 +52,8 @@ _RATES = "Rates are those of the last minute; outcomes are counted from the mome
 _WIDE = 110
 """Columns from which on there is room for threads, and for words beside symbols."""
 _COLUMNS = {"RUN": 18, "STATUS": 13, "AGENT": 24, "TIME": 10, "TOKENS": 9, "COST": 9, "THREAD": 36}
+_ASKED = ""
+"""Instead of the id of a run that was asked for, and is not known yet."""
 _NUMERIC = {"TIME", "TOKENS", "COST"}
 _NARROW = {"RUN": 13, "AGENT": 15, "TOKENS": 8, "COST": 8, "THREAD": 0}
 """Widths that differ where there is less room; what has none is left out."""
@@ -139,6 +141,7 @@ class TopApp(App[None]):
         self._now: RunsNow | None = None
         self._marked = ""
         self._follower: Following | None = None
+        self._retried: dict[str, str] = {}
         self._away = {"events": "", "numbers": ""}
         self._is_wide: bool | None = None
         self._shown: Mapping[str, int] = {}
@@ -308,7 +311,7 @@ class TopApp(App[None]):
             log.write(line)
 
     @on(DataTable.RowSelected)
-    @work(name="trackside-top-details", exclusive=True, group="act")
+    @work(name="trackside-top-details", exclusive=True, group="details")
     async def _show_details(self) -> None:
         try:
             run = await self._records.run(self._marked)
@@ -331,7 +334,8 @@ class TopApp(App[None]):
         }
         await self.push_screen(Said({name: text for name, text in facts.items() if text}))
 
-    @work(name="trackside-top-cancel", exclusive=True, group="act")
+    # Not exclusive, as retrying: who goes on to something else has asked for it all the same.
+    @work(name="trackside-top-cancel")
     async def action_cancel_run(self) -> None:
         """Stop the run that is marked, if that is what the person wants."""
         seen = self.watched.runs.get(self._marked)
@@ -348,9 +352,9 @@ class TopApp(App[None]):
         except TracksideError as exc:
             self.notify(one_line(str(exc)), severity="error", markup=False)
 
-    @work(name="trackside-top-retry", exclusive=True, group="act")
+    @work(name="trackside-top-retry")
     async def action_retry_run(self) -> None:
-        """Do once more what the run that is marked was asked for."""
+        """Do once more what the run that is marked was asked for; asks before it does so again."""
         if not isinstance(self._records, Retries):
             said = f"Nobody executes runs here; with --url a server does, or: trackside retry {self._marked}"
             self.notify(said, severity="warning", markup=False)
@@ -359,9 +363,18 @@ class TopApp(App[None]):
         if seen is None or not is_final(seen.status):
             self.notify("It has not ended." if seen else "No run is marked.")
             return
+        earlier = self._retried.get(seen.run_id)
+        if earlier == _ASKED:
+            return
+        question = f"Run {earlier} does once more what run {seen.run_id} was asked for. Start another one?"
+        if earlier is not None and not await self.push_screen_wait(Said(question, asks=True)):
+            return
+        self._retried[seen.run_id] = _ASKED
         try:
-            self.notify(f"Run {await self._records.retry(seen.run_id)} does it once more.", markup=False)
+            self._retried[seen.run_id] = new = await self._records.retry(seen.run_id)
+            self.notify(f"Run {new} does it once more.", markup=False)
         except TracksideError as exc:
+            del self._retried[seen.run_id]
             self.notify(one_line(str(exc)), severity="error", markup=False)
 
     def action_filter(self) -> None:

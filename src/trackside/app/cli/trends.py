@@ -35,9 +35,9 @@ class _Row:
     word: Callable[[float], str]
 
 
-def blocks_that_fit(console: OutputConsole) -> int:
-    """How many blocks a row has on this screen; 0: there is no screen, or it is too narrow."""
-    if not console.is_screen:
+def blocks_that_fit(console: OutputConsole, *, asked: bool = False) -> int:
+    """How many blocks a row has on this screen; 0: it is too narrow, or there is none, and nobody has asked for a chart."""
+    if not (console.is_screen or asked):
         return 0
     room = console.width - _LABEL - _NOTE - 2 * _GAP
     return min(room, _MOST) if room >= _LEAST else 0
@@ -48,10 +48,10 @@ def step_of(since: datetime, until: datetime, blocks: int) -> timedelta:
     return step_for(max(until - since, timedelta(0)), blocks)
 
 
-def print_trends(console: OutputConsole, buckets: Sequence[TimeBucket]) -> None:
+def print_trends(console: OutputConsole, buckets: Sequence[TimeBucket], blocks: int) -> None:
     """Print what runs came to over time: how they ended, how long they took, what they used. The newest that fit."""
-    shown = buckets[-blocks_that_fit(console) :]
-    if not blocks_that_fit(console) or not any(bucket.total.runs for bucket in shown):
+    shown = buckets[-blocks:]
+    if not any(bucket.total.runs for bucket in shown):
         return
     console.print()
     console.print(Text(_title(shown, len(buckets)), "dim"), no_wrap=True, overflow="ellipsis")
