@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -163,7 +164,17 @@ async def test_what_goes_wrong_is_said_in_sentences(serve: Any, visit: Any) -> N
         seen.complaints.clear()
         await seen.go("/ui/agents/talks?thread=nonsense")
         await expect(problem).to_contain_text("not a UUID")
-        seen.complaints.clear()
+        await seen.go("/ui/agents/talks?thread=../subscriptions/mail/pause%23")
+        await expect(problem).to_contain_text("not a UUID")
+        posted: list[str] = []
+        page.on(
+            "request", lambda request: posted.append(urlsplit(request.url).path) if request.method == "POST" else None
+        )
+        await page.locator("#play-input").fill("Are you there?")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.get_by_role("log").locator(".play-run")).to_contain_text("success")
+        made, started = posted
+        assert (made, started[:9], started[-12:]) == ("/threads", "/threads/", "/runs/stream")
 
         await seen.go("/ui/agents/talks")
         server.kill()

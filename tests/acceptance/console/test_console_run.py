@@ -377,6 +377,26 @@ async def test_what_is_not_there_or_goes_away_is_said(serving: Any, visit: Any) 
         seen.complaints.clear()  # of the 404s
 
 
+async def test_the_page_of_a_run_that_is_gone_does_not_go_on_asking(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    waits = await api.start("waits")
+    asked: list[str] = []
+    async with visit(server.url) as seen:
+        await seen.page.clock.install()
+        page = await seen.go(f"/ui/runs/{waits['run_id']}")
+        await expect(page.locator("#stream-lines")).to_contain_text("still")
+        await page.get_by_role("button", name="Cancel and roll back").click()
+        await page.locator("#confirm [value=yes]").click()
+        await expect(page.locator("#stale")).to_contain_text("not there any more")
+        page.on("request", lambda request: asked.append(request.url))
+        for _ in range(10):  # it has been counting for longer than the run has taken
+            await page.clock.run_for(1_000)
+            await page.evaluate("fetch('/health/live')")
+        seen.complaints.clear()  # of the 404
+    again = [url for url in asked if f"/ui/runs/{waits['run_id']}" in url]
+    assert len(again) <= 1, "once where the stream of changes says so, and not each second"
+
+
 async def test_outputs_and_runs_of_any_size_are_shown_in_part(serving: Any, visit: Any, tmp_path: Path) -> None:
     calls = [
         {"kind": "chat", "name": "gpt-5", "caller": "lead_agent", "at": number / 100, "seconds": 0.01}

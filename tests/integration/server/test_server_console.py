@@ -568,7 +568,7 @@ async def test_a_subscription_is_moved_to_no_place_that_nobody_named(serve_agent
         await served.app.store.subscriptions.open("mail", start="beginning")
         before = await inventory(served.app.store)
         token = await somebody.token("/ui")
-        for to, position in (("the end", "1"), ("position", ""), ("position", "-1")):
+        for to, position in (("the end", "1"), ("position", ""), ("position", "-1"), ("position", "0" * 5_000)):
             form = {"name": "mail", "to": to, "position": position, "csrf": token}
             answer = await somebody.http.post("/ui/subscription/seek", data=form, headers={"hx-request": "true"})
             assert answer.status_code == 422, (to, position, answer.text)

@@ -14,6 +14,7 @@ from trackside.app.dashboard.rendering import Page
 from trackside.app.server.routes import assistants, records
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import RecordedRun
+from trackside.harness.ids import is_uuid
 
 routes = Routes("Console")
 
@@ -72,6 +73,8 @@ async def show_agent(call: PageCall) -> Any:
     graph, schemas, stats = (said[part].value for part in ("graph", "schemas", "stats"))
     input_schema = None if schemas is None else schemas.input_schema
     newest = await _newest_input(call, said["runs"].value or [])
+    thread = params_of(call).get("thread", [""])[0]
+    is_thread = is_uuid(thread)  # anything else could lead the requests of the page to another place
     return Page(
         "agent",
         place="agents",
@@ -95,7 +98,8 @@ async def show_agent(call: PageCall) -> Any:
         takes_messages=_takes_messages(input_schema) and (newest is None or _is_message(newest)),
         newest_input=None if newest is None else json_cut(newest),
         example=_example(input_schema),
-        thread=params_of(call).get("thread", [""])[0],
+        thread=thread if is_thread else "",
+        thread_problem=f"thread = {thread!r:.80} is not a UUID" if thread and not is_thread else None,
     )
 
 

@@ -178,8 +178,9 @@ def _timeline(
 
 
 def _position(text: str, wrong: list[str]) -> int:
-    if text.isascii() and text.isdecimal() and int(text[:20]) < 2**63:
-        return int(text)
+    digits = text.lstrip("0")
+    if text.isascii() and text.isdecimal() and len(digits) < 20 and int(digits or "0") < 2**63:
+        return int(digits or "0")
     wrong.append(
         f"events_after is a position of the log, a whole number, and not {text!r:.40}; these are the first events."
     )

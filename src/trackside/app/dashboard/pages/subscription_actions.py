@@ -128,9 +128,10 @@ def _choice(body: Parked) -> dict[str, int]:
 
 def _number(said: str) -> int:
     text = said.strip().replace(",", "")
-    if not (text.isascii() and text.isdigit()) or not 1 <= len(text.lstrip("0")) <= 18:
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit()) or not 1 <= len(digits) <= 18:
         raise HttpError(status=422, detail=f"{said!r:.60} is not a position; write a whole number from 1 up")
-    return int(text)
+    return int(digits)
 
 
 def _moved(by: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -27,6 +28,15 @@ FILTERS: Final = ("status", "agent", "id_prefix", "metadata", "since", "until")
 STATUSES: Final = tuple(status.value for status in ThreadStatus)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """A page of threads; `older` and `newer` are the places of those beside it, None where there are none."""
+
+    threads: Sequence[RecordedThread] = ()
+    older: str | None = None
+    newer: str | None = None
+
+
 @page(routes, "/ui/threads")
 async def show_threads(call: Call[None, None]) -> Any:
     """Threads, filtered, page by page."""
@@ -37,34 +47,50 @@ async def show_threads(call: Call[None, None]) -> Any:
         filters.text(name)
     filters.time()
     _read_metadata(filters)
-    found: Sequence[RecordedThread] = ()
-    older, problem = None, None
-    place: dict[str, Any] = {name: given[name][0] for name in ("before", "after") if name in given}
+    listing, problem = Listing(), None
+    place: dict[str, str] = {name: given[name][0] for name in ("before", "after") if name in given}
     if not filters.problems:
         try:
-            answered = await API.ask(
-                call, thread_records.list_recorded_threads, query={**filters.query, **place, "limit": LIMIT}
-            )
-            found, older = answered.value, answered.headers.get("X-Pagination-Next")
+            listing = await _listing(call, filters.query, place)
         except TracksideError as exc:
             status, problem = answer_of(exc)[:2]
             if status not in {403, 422}:
                 raise
-    # Where metadata are looked for, pages are counted off, and there is none before a page but the first one.
-    newer = found[0].cursor if found and place and "metadata" not in filters.query else None
     return Page(
         "threads",
         place="threads",
         twins=(f"/threads?{urlencode({**filters.query, 'limit': LIMIT}, doseq=True)}",),
         filters=filters,
-        threads=found,
-        older=older,
-        newer=newer,
+        listing=listing,
         is_first=not place,
         problem=problem,
         agents=await served_agents(call),
         statuses=STATUSES,
-        shows_owner=call.principal.owner is None and any(thread.owner for thread in found),
+        shows_owner=call.principal.owner is None and any(thread.owner for thread in listing.threads),
+    )
+
+
+async def _listing(call: Call[None, None], query: Mapping[str, Any], place: Mapping[str, str]) -> Listing:
+    if "after" in place and "before" not in place:
+        listing = await _asked(call, query, place)
+        if listing.newer is not None:
+            return listing
+        place = {}  # the newest page, which begins with what came meanwhile
+    return await _asked(call, query, place)
+
+
+async def _asked(call: Call[None, None], query: Mapping[str, Any], place: Mapping[str, str]) -> Listing:
+    # Of newer threads one more than a page: whether there are newer ones yet. Older ones there are.
+    limit = LIMIT if "after" not in place else LIMIT + 1
+    answered = await API.ask(call, thread_records.list_recorded_threads, query={**query, **place, "limit": limit})
+    found: Sequence[RecordedThread] = answered.value
+    threads = found[-LIMIT:]
+    # Where metadata are looked for, pages are counted off, and there is none before a page but the first one.
+    has_newer = ("before" in place or len(found) > LIMIT) and "metadata" not in query
+    return Listing(
+        threads=threads,
+        older=answered.headers.get("X-Pagination-Next"),
+        newer=threads[0].cursor if threads and has_newer else None,
     )
 
 

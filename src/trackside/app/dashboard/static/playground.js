@@ -297,7 +297,7 @@ class Playground {
         this.thread = (await (await ask("POST", "/threads", { metadata: { graph_id: this.agent } })).json()).thread_id;
         this.showThread();
       }
-      response = await ask("POST", `/threads/${this.thread}/runs/stream`, {
+      response = await ask("POST", `/threads/${encodeURIComponent(this.thread)}/runs/stream`, {
         assistant_id: this.agent,
         stream_mode: ["messages-tuple", "custom"],
         stream_subgraphs: true,
@@ -429,7 +429,7 @@ class Playground {
     if (!this.run) return;
     this.stop.disabled = true;
     try {
-      await ask("POST", `/threads/${this.thread}/runs/${this.run}/cancel`);
+      await ask("POST", `/threads/${encodeURIComponent(this.thread)}/runs/${this.run}/cancel`);
     } catch (error) {
       this.complain(`It could not be stopped. ${error.message}`);
       this.stop.disabled = false;

@@ -210,9 +210,11 @@ follow();
 let counted = ""; // what the server said last
 let since = 0;
 
+const stale = document.getElementById("stale");
+
 function count() {
   const element = document.querySelector("#run-duration[data-seconds]");
-  if (!element) return;
+  if (!element || document.hidden || !stale.hidden) return; // nobody sees it, or nobody knows
   if (element.dataset.seconds !== counted) {
     counted = element.dataset.seconds;
     since = performance.now();

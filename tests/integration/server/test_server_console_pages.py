@@ -1,0 +1,56 @@
+"""Pages of the console, page by page and with what only an address says."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+DIALECTS = ("sqlite",)
+
+type ServeAgents = Callable[..., Any]
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+def link(page: str, rel: str) -> str | None:
+    """Where a page leads to."""
+    found = re.search(rf'rel="{rel}" href="([^"]+)"', page)
+    return None if found is None else html.unescape(found[1])
+
+
+def rows(page: str) -> list[str]:
+    return re.findall(r'<tr id="thread-([^"]+)"', page)
+
+
+async def test_who_goes_back_to_newer_threads_comes_to_the_newest_and_no_further(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        threads = [(await served.app.store.threads_of(None).create()).thread_id for _ in range(101)][::-1]
+        seen: list[list[str]] = []
+        address: str | None = "/ui/threads"
+        while address is not None:
+            page = (await http.get(address)).text
+            seen.append(rows(page))
+            address = link(page, "next")
+        assert seen == [threads[:50], threads[50:100], threads[100:]]
+        while (address := link(page, "prev")) is not None:
+            page = (await http.get(address)).text
+            seen.append(rows(page))
+        assert seen[3:] == [threads[50:100], threads[:50]]
+
+
+@pytest.mark.parametrize("position", ["0" * 5_000, "9" * 5_000, "-1", "0" * 20 + "9" * 20])
+async def test_a_position_of_any_length_is_read_or_refused(serve_agents: ServeAgents, position: str) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        asked = {"assistant_id": "echo", "input": {}}
+        run = (await http.post(f"/threads/{thread_id}/runs/wait", json=asked)).headers["content-location"]
+        page = await http.get(f"/ui/runs/{run.rsplit('/', 1)[-1]}", params={"events_after": position})
+        assert page.status_code == 200
+        assert ("events_after is a position" in page.text) is (position.strip("0") != "")
