@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Live:
     def came(self) -> int:
         """Parts that have come."""
         return len(self.late.took)
+
+    @property
+    def late_of_all(self) -> Soon:
+        """How late each part was; one that has not come is so for ever."""
+        return Soon([*self.late.took, *[math.inf] * (self.said - self.came)])
 
 
 @dataclass(frozen=True, slots=True)

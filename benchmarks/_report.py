@@ -21,6 +21,8 @@ type Measure = Clock | Literal["memory", "instructions"]
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+PARTIAL = ("capacity", "compare", "database", "events", "filled", "only")
+"""Options with which some benchmark measures something else than what its published figures are of."""
 QUICK = Effort(rounds=2, seconds=0.001)
 CLOCKS: Mapping[Clock, str] = {"cpu": "CPU time", "wall": "wall clock"}
 MEASURES: Mapping[Measure, str] = {
@@ -132,7 +134,10 @@ def options_of(
     parser.add_argument("--quick", action="store_true", help="see whether it works; the figures mean nothing")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"instead of {effort.rounds}, at least 2")
     parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="where the JSON goes; benchmarks/results, and of --quick nowhere"
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="where the JSON goes; benchmarks/results, and nowhere if it is not all that is measured, or --quick",
     )
     given = parser.parse_args()
     if given.rounds is not None and given.rounds < 2:
@@ -142,7 +147,8 @@ def options_of(
         about=(description or "").splitlines()[0].rstrip("."),
         effort=Effort(rounds=given.rounds or rounds, seconds=seconds),
         quick=given.quick,
-        results=given.results or (None if given.quick else RESULTS),
+        results=given.results
+        or (None if given.quick or any(getattr(given, name, None) for name in PARTIAL) else RESULTS),
         load=round(os.getloadavg()[0], 2),
         given=given,
     )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _page import write_report
-from _report import RESULTS
+from _report import PARTIAL, RESULTS
 from _results import benchmarks
 
 ALL, REPORT = "all", "report"
@@ -34,18 +34,20 @@ def listing() -> str:
     return "\n".join(f"{name:<20} {text.splitlines()[0]}" for name, text in lines.items())
 
 
-def run(name: str, arguments: Sequence[str]) -> str | None:
-    """Run one; returns why it failed, None if it did not."""
+def run(name: str, arguments: Sequence[str]) -> tuple[int, str | None]:
+    """Run one; returns its exit code, and why it failed, None if it did not."""
     with subprocess.Popen([sys.executable, benchmarks()[name], *arguments], start_new_session=True) as process:
         try:
             code = process.wait(_MOST_SECONDS)
         except subprocess.TimeoutExpired:
             _stop(process)
-            return f"not done after {_MOST_SECONDS:,} s"
+            return 1, f"not done after {_MOST_SECONDS:,} s"
         except BaseException:
             _stop(process)
             raise
-    return None if code == 0 else f"exit code {code}" if code > 0 else signal.Signals(-code).name
+    if code < 0:
+        return 1, signal.Signals(-code).name
+    return code, f"exit code {code}" if code else None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -61,9 +63,10 @@ def results_of(arguments: Sequence[str]) -> Path | None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--results", type=Path)
-    given, _ = parser.parse_known_args(arguments)
+    given, rest = parser.parse_known_args(arguments)
     results: Path | None = given.results
-    return results or (None if given.quick else RESULTS)
+    is_partial = any(argument.partition("=")[0] in {f"--{name}" for name in PARTIAL} for argument in rest)
+    return results or (None if given.quick or is_partial else RESULTS)
 
 
 def main() -> int:
@@ -78,17 +81,19 @@ def main() -> int:
         return 2
     chosen = [*benchmarks()] if ALL in names else [name for name in names if name != REPORT]
     failed: dict[str, str] = {}
+    code = 0
     for number, name in enumerate(chosen, 1):
         begun = time.monotonic()
         print(f"\n== {name} ({number} of {len(chosen)})\n", flush=True)
-        if (why := run(name, arguments)) is not None:
+        code, why = run(name, arguments)
+        if why is not None:
             failed[name] = why
         print(f"\n{name}: {why or 'done'}, {time.monotonic() - begun:,.0f} s", file=sys.stderr, flush=True)
     if not {"-h", "--help"} & {*arguments} and (results := results_of(arguments)) is not None:
         print(f"report: {write_report(results)}", file=sys.stderr)
     for name, why in failed.items():
         print(f"bench: {name} failed: {why}", file=sys.stderr)
-    return 1 if failed else 0
+    return code if len(chosen) == 1 else int(bool(failed))  # one alone may say more than that it failed
 
 
 if __name__ == "__main__":

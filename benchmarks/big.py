@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import random
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
@@ -249,6 +250,8 @@ def budgets_of(result: Race, pages: Mapping[str, Latency], totals: Mapping[str, 
 def main() -> None:
     options = options_of(__doc__, EFFORT, more=add_arguments)
     given = options.given
+    if given.filled and not given.events:
+        sys.exit("big: --filled: say how many events it has, with --events N")
     count = given.events or (QUICK_EVENTS if options.quick else EVENTS)
     with database_of(given.database) as (url, path):
         seconds = None if given.filled else asyncio.run(fill_up(url, count))

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import http.client
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -147,6 +148,8 @@ def _ask(connection: http.client.HTTPConnection, address: str, into: Answers) ->
     into.first_byte.append(time.perf_counter() - begun)
     into.size, into.status = len(answer.read()), answer.status
     into.whole.append(time.perf_counter() - begun)
+    if answer.status != 200:
+        raise RuntimeError(f"{address} was answered with {answer.status}: that says nothing of how long it takes")
 
 
 def tables_of(found: Mapping[str, Answers], result: Race, facts: Sequence[Sequence[str]]) -> list[str]:
@@ -183,6 +186,8 @@ def budgets_of(found: Mapping[str, Answers]) -> list[Budget]:
 def main() -> None:
     options = options_of(__doc__, EFFORT, more=add_arguments)
     given = options.given
+    if given.filled and not given.events:
+        sys.exit("console: --filled: say how many events it has, with --events N")
     count = given.events or (QUICK_EVENTS if options.quick else EVENTS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "big.db"

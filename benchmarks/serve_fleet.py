@@ -294,7 +294,7 @@ def _budgets_of_workers(found: Found) -> list[Budget]:
         what = f"{crowd.workers} idle workers: at most {OF_A_RUN:g} ms of CPU time for a run, of everything together"
         budgets.append(Budget(what, OF_A_RUN, {"cpu": crowd.of_all}, at_most=True))
     if "nats" in found.live:
-        late = found.live["nats"][0].late.of_100(99)
+        late = found.live["nats"][0].late_of_all.of_100(99)
         what = f"on NATS a part is with the server within {LATE_P99:g} ms (p99)"
         budgets.append(Budget(what, LATE_P99, {"wall": late}, at_most=True))
     return budgets

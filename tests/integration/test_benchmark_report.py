@@ -115,6 +115,28 @@ def test_every_line_of_the_budget_is_in_the_report_with_figures_and_a_command_th
         assert row[-1].startswith(f"`./scripts/bench {line.benchmark}`")
 
 
+@pytest.mark.parametrize("typed", ["--quick", "--only checkpoints", "--only=checkpoints", "--events 5", "--filled"])
+def test_what_measures_something_else_is_not_published(typed: str, tmp_path: Path) -> None:
+    results_of = module("_run").results_of
+    assert results_of(typed.split()) is None
+    assert results_of([*typed.split(), "--results", str(tmp_path)]) == tmp_path
+    assert results_of(["--rounds", "31"]) == results_of([]) == RESULTS
+
+
+def test_figures_that_cannot_be_compared_are_told_from_worse_ones_and_change_no_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no valgrind is
+    report = BENCHMARKS / "REPORT.md"
+    written = report.stat().st_mtime_ns
+
+    done = runner("instructions", "--", "--compare")
+
+    assert done.returncode == 2, done.stderr
+    assert "valgrind is not installed" in done.stderr
+    assert report.stat().st_mtime_ns == written
+
+
 def test_a_line_that_was_not_measured_says_so() -> None:
     page = module("_page")
     line = module("_lines").LINES[0]
