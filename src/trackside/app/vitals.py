@@ -165,6 +165,8 @@ class Vitals:
     feeds: Callable[[], Sequence[FeedStats]]
     spooled: Callable[[], int]
     """Runs whose rest waits on this machine's disk for the log."""
+    agents: Sequence[str] = ()
+    """Those that are served, whether they have had a run here or not."""
     engine: Callable[[], EngineVitals | None] = lambda: None
     """None: this process executes what it lets in."""
     worker: Callable[[], WorkerStats | None] = lambda: None

@@ -144,7 +144,8 @@ async def test_an_observer_that_hangs_is_shown_with_how_far_it_is_behind_and_wha
 
     assert 3_600 <= values["trackside_observer_lag_seconds"]["mail",] < 3_660
     assert values["trackside_observer_pending_events"] == {("mail",): 3}
-    assert values["trackside_observer_dropped_events_total"] == {("mail", "overflow"): 2}
+    dropped = {("mail", why): 0 for why in ("closed", "fork", "not_in_log")}
+    assert values["trackside_observer_dropped_events_total"] == {("mail", "overflow"): 2, **dropped}
     assert values["trackside_observer_accepted_events_total"] == {("mail",): 5}
     after = shown(metrics)
     assert after["trackside_observer_lag_seconds"] == {("mail",): 0}

@@ -384,6 +384,7 @@ def _vitals(
         writer=store.writer_stats,
         feeds=deliveries.dispatcher.stats,
         spooled=lambda: spool.waiting,
+        agents=[*manager.agents],
     )
     return vitals if fleet_part is None else with_fleet(vitals, fleet_part)
 

@@ -68,6 +68,11 @@ class RunCounts:
         """How many runs of each agent have started and not ended, as far as events say so."""
         return self.by_agent(Tally(agent.name for agent in [*self._running.values()]))
 
+    def expect(self, agents: Iterable[str]) -> None:
+        """Show these agents from now on, with 0 runs: what is counted of one may be the end of a run of elsewhere."""
+        for name in agents:
+            self._agents[name]  # which makes what is counted under it
+
     def by_agent(self, counts: Mapping[str, int]) -> Mapping[str, int]:
         """Somebody's numbers by agent, under the labels that agents have here."""
         return self._agents.merged(counts)

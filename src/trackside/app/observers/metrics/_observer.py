@@ -99,6 +99,7 @@ class MetricsObserver:
         Raises:
             ObserverOptionError: nobody can listen there.
         """
+        self._counts.expect(vitals.agents)
         self._collector.vitals = VitalsMetrics(vitals, self._counts.by_agent)
         self.serve()
 

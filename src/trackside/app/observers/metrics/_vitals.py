@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final, get_args
 
 from prometheus_client import Metric
 
 from trackside.app.observers.metrics import definitions as d
 from trackside.app.observers.metrics._instruments import gauge_or_counter, summary
 from trackside.app.vitals import EngineVitals, FeedStats, QueueStats, Vitals, WorkerStats, WriterStats
-from trackside.harness.backlog import BufferStats
+from trackside.harness.backlog import BufferStats, DropReason
 from trackside.harness.stats import ManagerStats
 
 logger = logging.getLogger("trackside.metrics")
+
+DROP_REASONS: Final = get_args(DropReason.__value__)
 
 
 class VitalsMetrics:
@@ -87,7 +90,8 @@ def _of_observers(buffers: Mapping[str, BufferStats]) -> Iterable[Metric]:
     yield _by(d.OBSERVER_LAG, lags)
     for definition, number in _OF_BUFFER.items():
         yield _by(definition, {name: number(stats) for name, stats in buffers.items()})
-    dropped = [((name, why), count) for name, stats in buffers.items() for why, count in stats.dropped.items()]
+    # There from the start, at 0: a rate needs the step to the first one.
+    dropped = [((name, why), stats.dropped.get(why, 0)) for name, stats in buffers.items() for why in DROP_REASONS]
     yield gauge_or_counter(d.OBSERVER_DROPPED, dropped)
 
 
