@@ -52,13 +52,14 @@ async def local_model(installed: Path = INSTALLED) -> AsyncGenerator[str]:
     assert child.stderr is not None
     complaints = asyncio.create_task(_tail(child.stderr), name="local model: stderr")
     try:
-        async with asyncio.timeout(START_SECONDS):
-            address = (await child.stdout.readline()).decode().strip()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                address = (await child.stdout.readline()).decode().strip()
+        except TimeoutError as exc:
+            raise LocalModelError(f"the model did not start within {START_SECONDS} s") from exc
         if not address:
             raise LocalModelError(f"the model did not start: {await complaints or 'it ended without a word'}")
         yield f"{address}/v1"
-    except TimeoutError as exc:
-        raise LocalModelError(f"the model did not start within {START_SECONDS} s") from exc
     finally:
         child.stdin.close()
         try:

@@ -85,7 +85,9 @@ class TraceStand(Stand):
         remark = f"{len(record.runs)} runs, their {len(record.calls())} calls, and who asked, in one trace"
         if len(traces) != 1:
             remark = f"in {len(traces)} traces, and not in one"
-        return [Arrival.of("collector", "spans", wanted, [span.name for span in self._receiver.spans], remark)]
+        trace = next((span.trace_id for span in self._receiver.spans if span.name == PROGRAM), None)
+        got = [span.name if span.trace_id == trace else f"{span.name}, elsewhere" for span in self._receiver.spans]
+        return [Arrival.of("collector", "spans", wanted, got, remark)]
 
     @override
     def show(self, console: Console, record: Record) -> None:

@@ -129,9 +129,8 @@ async def test_a_stream_ends_after_its_runs_end_is_stored(serve_agents: Any) -> 
                 input={"to": 1},
                 on_run_created=lambda meta, ids=run_ids: ids.append(meta["run_id"]),
             )
-            async for part in stream:
-                if part.event == "end":
-                    assert (await served.app.store.run(run_ids[0])).status == "success"
+            stored = [await served.app.store.run(run_ids[0]) async for part in stream if part.event == "end"]
+            assert [run.status for run in stored] == ["success"]
 
 
 @pytest.mark.parametrize("resumable", [True, False])
