@@ -194,6 +194,29 @@ async def test_an_agent_that_cannot_say_whether_it_asks_has_its_cancelled_run_en
 
 
 @both_ways
+@virtual
+async def test_an_agent_that_never_says_whether_it_asks_has_its_cancelled_run_end(
+    way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mute(Slow):
+        @override
+        async def asks(self, run: RunContext) -> bool:
+            return await asyncio.Event().wait()
+
+    seen = RecordingObserver()
+    async with way(required(seen)) as runs:
+        agent = Mute(OSError())
+        run = await runs.start(agent, thread_id="t")
+        await agent.began.wait()
+        await run.cancel()
+        await asyncio.wait({run.waits}, timeout=60)
+        assert told(seen.events, run.run_id)[2:] == [f"run_cancelled {way.cancel_mode}", "thread_status_updated idle"]
+        assert (await runs.run(echo, thread_id="t")).status is RunStatus.success, "its thread is free"
+    assert "it took longer than 30 s, and was left behind" in caplog.text
+    assert_run_order(seen.events)
+
+
+@both_ways
 def test_a_ctrl_c_that_hits_whoever_is_asked_about_an_end_comes_after_the_end(way: Way) -> None:
     seen = RecordingObserver()
     started: list[StartedRun] = []

@@ -9,7 +9,14 @@ import pytest
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import ByManager, both_ways, end_of, required, virtual
 
-from trackside.harness import LifecycleEventType, RunContext, RunLifecycleEvent, RunStatus, StopPolicy
+from trackside.harness import (
+    AgentResult,
+    LifecycleEventType,
+    RunContext,
+    RunLifecycleEvent,
+    RunStatus,
+    StopPolicy,
+)
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
 from trackside.testing.loop import EPOCH
 
@@ -212,3 +219,39 @@ async def test_an_agent_whose_observer_fails_is_stopped_though_a_thread_uses_its
         result = await runs.run(agent, max_tokens=5, timeout=100.0)
     assert (result.status, result.error) == (RunStatus.error, "a required observer failed: disk full")
     assert asyncio.get_running_loop().time() < 1.0, "its agent was stopped at once"
+
+
+@pytest.mark.parametrize("stuck_before", [False, True])
+@virtual
+async def test_a_rollback_that_does_not_come_to_an_end_is_stuck_and_said_to_be_so_once(
+    stuck_before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class RollsBack:
+        name = "rolls back"
+
+        async def human_messages(self, run: RunContext) -> tuple[()]:
+            return ()
+
+        async def run(self, run: RunContext) -> AgentResult:
+            try:
+                await asyncio.sleep(1_000)
+            finally:
+                await asyncio.sleep(20 if stuck_before else 0)
+            return AgentResult()
+
+        async def rollback(self, run: RunContext) -> None:
+            await self.checkpointer_answers()
+
+        async def checkpointer_answers(self) -> None:
+            await asyncio.sleep(100)
+
+    async with ByManager(stopping=StopPolicy(stuck_after=10.0)) as runs:
+        run = await runs.start(RollsBack())
+        await asyncio.sleep(1)
+        await runs.manager.cancel(run.run_id, action="rollback")
+        await asyncio.sleep(35)
+        assert (await runs.manager.get(run.run_id)).stuck_since == EPOCH + timedelta(seconds=11)
+        assert runs.manager.stats().stuck_total == 1
+        assert stuck_before or "in checkpointer_answers" in caplog.text, "the log shows where it waits"
+        await run.ended()
+        assert (await runs.manager.get(run.run_id)).status is RunStatus.cancelled

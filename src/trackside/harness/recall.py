@@ -20,7 +20,8 @@ from trackside.harness.errors import (
 from trackside.harness.failures import line_of, trace_of
 from trackside.harness.ports import ThreadState, ThreadStates
 from trackside.harness.questions import answers_of, not_paused
-from trackside.harness.steady import Begun, finish
+from trackside.harness.steady import Begun
+from trackside.harness.stopping import Stopper
 
 logger = logging.getLogger("trackside.worker")
 
@@ -81,25 +82,28 @@ class ThreadMemory:
         run.answers = (*paused.answers, *answers.values())
         run.resume = run.answers[-1] if len(paused.interrupts) == 1 else answers
 
-    async def roll_back(self, agent: Agent) -> str | None:
-        """Have the agent undo what its run left in the thread; finished once begun (I17).
+    async def roll_back(self, agent: Agent, stopper: Stopper) -> str | None:
+        """Have the agent undo what its run left in the thread; finished once begun (I17), and stuck if it takes too long.
 
         Raises:
             ThreadNotRolledBackError: it could not.
         """
         step = partial(agent.rollback, self._run)
-        return await finish(lambda: self._patiently(step, ThreadNotRolledBackError), name="rollback")
+        rolling = Begun(lambda: self._patiently(step, ThreadNotRolledBackError), name="rollback")
+        with stopper.watching(rolling.task):
+            return await rolling.end()
 
     async def asks(self, agent: Agent) -> bool:
         """Whether the thread waits for an answer, also after this run.
 
         Raises:
+            TimeoutError: the agent, which may know, does not say so in time.
             BaseException: an agent that knows cannot say.
         """
         agent_asks = getattr(agent, "asks", None)
         if self._run.paused is not None or agent_asks is None:
             return self._run.paused is not None
-        return bool(await finish(lambda: agent_asks(self._run), name="asks"))
+        return bool(await Begun(lambda: agent_asks(self._run), name="asks").end(self._policy.call_limit))
 
     async def _patiently[T](
         self, step: Callable[[], Coroutine[Any, Any, T]], failure: type[ThreadMemoryError], **says: str

@@ -16,7 +16,7 @@ from trackside.harness.ports import (
     RunHost,
     Settlement,
 )
-from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.timelimit import Raised, leave_behind, settled, start_contained
 from trackside.harness.types import CancelAction, RunRecord, RunSpec, RunStatus, ThreadStatus
 
 _TRIES = 3  # a closing event loop cancels every task it finds, once
@@ -35,19 +35,28 @@ class Begun[T]:
         self._name = f"trackside-{name}"
         self._task = start_contained(step(), name=self._name)
 
-    async def end(self) -> T:
+    @property
+    def task(self) -> asyncio.Task[T | Raised]:
+        """What takes the step."""
+        return self._task
+
+    async def end(self, limit: float | None = None) -> T:
         """What the step comes to. A cancel of the caller is held off: `current_task().cancelling()` remembers it.
 
         Raises:
+            TimeoutError: it took more than `limit` seconds, and was left behind; without a limit it takes what it takes.
             BaseException: what the step raised.
         """
         for _ in range(_TRIES - 1):
-            if not (await settled(self._task)).cancelled():
+            if not (await settled(self._task, limit)).cancelled():
                 break
             self._task = start_contained(self._step(), name=self._name)
         else:
-            if (await settled(self._task)).cancelled():
+            if (await settled(self._task, limit)).cancelled():
                 raise asyncio.CancelledError
+        if not self._task.done():
+            leave_behind(self._task)
+            raise TimeoutError(f"it took longer than {limit:g} s, and was left behind")
         outcome = self._task.result()
         if isinstance(outcome, Raised):
             raise outcome.exception

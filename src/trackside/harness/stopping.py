@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -23,8 +24,9 @@ class Stopper:
     """Stops whichever call of one run's agent is under way (`take`), as its policy says.
 
     An agent is cancelled once for each time that somebody asks, and not of our own accord: its first cancel may have it
-    clean up. `on_stuck` is called once, with the run's id, when an agent was cancelled and still goes on. It must not lead
-    to the worker, which has this one: an ended run would wait for the garbage collector.
+    clean up. `on_stuck` is called once, with the run's id, when an agent was cancelled and still goes on, or undoes things
+    and comes to no end (`watching`). It must not lead to the worker, which has this one: an ended run would wait for the
+    garbage collector.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Stopper:
         """Until the agent is cancelled, if it does not stop by itself."""
         self._watch: asyncio.TimerHandle | None = None
         """Until it is stuck, counted from its first cancel, however often it is cancelled."""
+        self._said_stuck = False
 
     @property
     def was_asked(self) -> bool:
@@ -63,6 +66,15 @@ class Stopper:
         """The call is over."""
         self._task = None
         self._disarm()
+
+    @contextmanager
+    def watching(self, task: asyncio.Task[Any]) -> Generator[None]:
+        """This undoes what a stopped run did, and nobody cancels it; it is stuck if it takes longer than a cancel may."""
+        self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
+        try:
+            yield
+        finally:
+            self._disarm()
 
     def stop(self) -> None:
         """Have the agent stop. Asked again, it is cancelled at once."""
@@ -89,7 +101,8 @@ class Stopper:
             self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
 
     def _look(self, task: asyncio.Task[Any]) -> None:
-        if not task.done():
+        if not (task.done() or self._said_stuck):
+            self._said_stuck = True
             self._say_stuck(task)
 
     def _say_stuck(self, task: asyncio.Task[Any]) -> None:

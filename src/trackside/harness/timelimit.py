@@ -94,10 +94,10 @@ async def call_observer(
             del task, outcome  # its traceback leads to this frame: a circle that only the garbage collector would find
 
 
-async def settled[F: asyncio.Future[Any]](future: F) -> F:
-    """Wait until something is done, whoever tries to cancel the waiting; `current_task().cancelling()` remembers that."""
+async def settled[F: asyncio.Future[Any]](future: F, limit: float | None = None) -> F:
+    """Wait until something is done, or for `limit` seconds, whoever cancels the waiting; `cancelling()` remembers that."""
     if not future.done():
-        await _wait(future, None, to_the_end=True)
+        await _wait(future, limit, to_the_end=True)
     return future
 
 

@@ -458,7 +458,7 @@ class RunWorker:
             if end.remembers is not None:
                 saving = self._memory.begin_to_save(end.remembers)
             elif self._claimed and self._stop is not None and self._stop.mode is CancelMode.rollback:
-                if (checkpoint_id := await self._memory.roll_back(self._agent)) is not None:
+                if (checkpoint_id := await self._memory.roll_back(self._agent, self._stopper)) is not None:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
             elif self._calling and not end.untouched and (left := self._left()) is not None:
                 saving = self._memory.begin_to_save(left, finished=False)

@@ -15,11 +15,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph_sdk.runtime import ServerRuntime
+from tests.contract.ways_to_run import ByManager, required, told, virtual
 
 from trackside import NotAnAgentError, RunStatus, as_agent
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.adapters.langgraph import GraphFactory
 from trackside.harness.states import Caller, Describes, KeepsThreads, ThreadPlace
+from trackside.testing import RecordingObserver
 
 
 class Said(TypedDict, total=False):
@@ -205,6 +207,23 @@ async def test_a_context_is_left_when_its_run_is_cancelled(kind: str, stage: Any
     await started.wait()
     await handle.cancel(wait=True)
     assert opened.events == ["open", "closed"]
+
+
+@virtual
+async def test_a_run_whose_context_never_opens_can_be_cancelled_and_gives_its_thread_back() -> None:
+    @asynccontextmanager
+    async def hanging() -> AsyncIterator[CompiledStateGraph]:
+        await asyncio.Event().wait()
+        yield nothing()
+
+    seen = RecordingObserver()
+    async with ByManager(required(seen), checkpointer=InMemorySaver()) as runs:
+        run = await runs.start(hanging, run_id="r", thread_id="t")
+        await asyncio.sleep(5)
+        await run.cancel()
+        await asyncio.wait({run.waits}, timeout=60)
+        assert told(seen.events, "r")[2:] == ["run_cancelled interrupt", "thread_status_updated idle"]
+        assert (await runs.run(nothing, {}, thread_id="t")).status is RunStatus.success
 
 
 async def test_a_context_is_left_when_its_run_was_asked_for_wrongly(kind: str, stage: Any) -> None:
