@@ -226,6 +226,51 @@ async def test_a_run_whose_context_never_opens_can_be_cancelled_and_gives_its_th
         assert (await runs.run(nothing, {}, thread_id="t")).status is RunStatus.success
 
 
+@virtual
+async def test_a_context_that_heeds_no_cancel_while_it_opens_is_cancelled_again_by_who_asks_again() -> None:
+    cancels: list[float] = []
+
+    @asynccontextmanager
+    async def stubborn() -> AsyncIterator[CompiledStateGraph]:
+        while len(cancels) < 3:
+            try:
+                await asyncio.sleep(1_000)
+            except asyncio.CancelledError:
+                cancels.append(asyncio.get_running_loop().time())
+        raise asyncio.CancelledError
+        yield nothing()
+
+    async with ByManager() as runs:
+        run = await runs.start(stubborn)
+        for _ in range(3):
+            await asyncio.sleep(5)
+            await run.cancel()
+        await run.ended()
+        assert cancels == [5.0, 10.0, 15.0]
+
+
+@virtual
+async def test_a_context_that_opens_although_it_was_cancelled_is_closed_at_once() -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def persistent() -> AsyncIterator[CompiledStateGraph]:
+        if not events:  # the first time, and not for a look at the thread afterwards
+            try:
+                await asyncio.sleep(1_000)
+            except asyncio.CancelledError:
+                events.append("cancelled")
+        yield nothing()
+        events.append("closed")
+
+    async with ByManager() as runs:
+        run = await runs.start(persistent)
+        await asyncio.sleep(5)
+        await run.cancel()
+        await run.ended()
+        assert (events, asyncio.get_running_loop().time()) == (["cancelled", "closed", "closed"], 5.0)
+
+
 async def test_a_context_is_left_when_its_run_was_asked_for_wrongly(kind: str, stage: Any) -> None:
     opened = Opened()
     outcome = await stage.play(getattr(opened, kind)(), {}, config={"colour": "red"})

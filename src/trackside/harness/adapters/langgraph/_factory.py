@@ -23,7 +23,7 @@ from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
 from trackside.harness.logs import fields_of
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
-from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import JsonObject
 
 logger = logging.getLogger("trackside.worker")
@@ -294,17 +294,17 @@ class _Keeper:
         self._task = start_contained(self._hold(), name=f"trackside-graph-of-{name}")
 
     async def enter(self) -> Any:
-        """What the context gives.
+        """What the context gives. Who is cancelled has it give up and waits for that; cancelled again, he cancels it again.
 
         Raises:
             Exception: what it raised instead.
         """
         try:
             await asyncio.wait({self._entered, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
             self._task.cancel()
-            await settled(self._task)
-            raise
+            self._leaving.set_result(None)  # one that opens all the same is closed at once
+            await self._over(exc)
         if not self._entered.done():
             self._raise()
         return self._entered.result()
@@ -317,7 +317,11 @@ class _Keeper:
         """
         if not self._leaving.done():
             self._leaving.set_result(failure)
-        cancel: asyncio.CancelledError | None = None
+        await self._over()
+        self._raise(but=failure)
+
+    async def _over(self, cancel: asyncio.CancelledError | None = None) -> None:
+        """Wait until the context is left, whoever is cancelled; who was before, too, cancels it. Raises the last cancel."""
         while not self._task.done():
             try:
                 await asyncio.wait({self._task})
@@ -327,7 +331,6 @@ class _Keeper:
                 cancel = exc
         if cancel is not None:
             raise cancel
-        self._raise(but=failure)
 
     async def _hold(self) -> None:
         if isinstance(self._context, AbstractAsyncContextManager):
