@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, override
 
 import pytest
 from tests.contract.shared_ports import SharedCoordinator, SharedLog
@@ -43,8 +43,10 @@ def summary(result: RunResult) -> tuple[str, str | None, str | None, dict[str, A
 class Fleet:
     """A manager, the coordinator and the log that it shares with others, and an observer behind the log."""
 
-    def __init__(self, *, durable: bool = False, **options: Any) -> None:
-        self.coordinator = SharedCoordinator(clock=VirtualClock(), durable=durable)
+    def __init__(
+        self, *, durable: bool = False, kind: type[SharedCoordinator] = SharedCoordinator, **options: Any
+    ) -> None:
+        self.coordinator = kind(clock=VirtualClock(), durable=durable)
         self.log = SharedLog(self.coordinator)
         self.behind = RecordingObserver()
         self.manager = RunManager(
@@ -278,6 +280,29 @@ async def test_a_run_that_is_claimed_elsewhere_keeps_its_caller_waiting_until_it
             await waits["goes on"]
         assert told(fleet.log.events, "goes on") == []
     assert fleet.manager._runs.all() == []
+
+
+@virtual
+async def test_a_run_that_comes_back_while_it_is_looked_up_begins_though_it_has_the_only_place_itself() -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    class SlowToSay(SharedCoordinator):
+        @override
+        async def get(self, run_id: str) -> RunRecord | None:
+            asked.set()
+            await answered.wait()
+            return await super().get(run_id)
+
+    fleet = Fleet(max_running=1, kind=SlowToSay)
+    async with fleet.manager as manager:
+        run = await manager.start(RunSpec("sleeper", run_id="r"))
+        fleet.coordinator.claimed_elsewhere.add("r")
+        await asked.wait()
+        fleet.coordinator.claimed_elsewhere.clear()
+        fleet.coordinator.host.on_ready("r")
+        answered.set()
+        assert (await run.result()).status is RunStatus.success
+        fleet.check_quiet()
 
 
 @virtual
