@@ -24,6 +24,8 @@ MAX_DEPTH = 8
 _VALUES = frozenset({"values"})  # what nearly every run asks for: one set serves them all
 
 _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=None)
+_of_one_run: list[tuple[ContextVar[Any], Any]] = []
+"""What is said within one run for itself, and what each run that it starts begins with instead."""
 
 
 def current_run() -> RunContext | None:
@@ -381,6 +383,13 @@ class Agent(Protocol):
         ...
 
 
+def keep_to_run[T](variable: ContextVar[T], outside: T) -> None:
+    """For adapters: what a variable says within a run is no business of runs that it starts: they find `outside` (I21)."""
+    _of_one_run.append((variable, outside))
+
+
 def bind_run(run: RunContext | None) -> None:
     """Make `run`, or none, the current run of the calling task and all that it starts."""
     _current.set(run)
+    for variable, outside in _of_one_run:
+        variable.set(outside)

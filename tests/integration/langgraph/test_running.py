@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
+from langchain_core.language_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
@@ -19,7 +20,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import Runtime
 
-from trackside import InvalidSpecError, RunStatus, TracksideError, as_agent, current_run, run_agent
+from trackside import InvalidSpecError, RunSpec, RunStatus, TracksideError, as_agent, current_run, run_agent
 from trackside.harness.adapters.langgraph import LangGraphAgent, adapt
 from trackside.harness.ids import new_id
 
@@ -245,6 +246,40 @@ async def test_a_run_started_by_a_node_inherits_nothing_from_its_graph(stage: An
     outcome = await stage.play(calling(outside, MessagesState), "go", config={"tags": ["outer"]}, stream_subgraphs=True)
     assert outcome.values["messages"][-1]["content"] == "success"
     assert "outer" not in inner_config.get("tags", ())
+    assert all(part.namespace == () for part in outcome.parts)
+
+
+@pytest.mark.parametrize("by_manager", [False, True])
+async def test_a_function_whose_run_a_node_started_inherits_nothing_from_its_graph_either(
+    by_manager: bool, open_stage: Any
+) -> None:
+    inner_config: dict[str, Any] = {}
+    said = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12}
+    llm = FakeMessagesListChatModel(responses=[AIMessage("inside", usage_metadata=said)])
+
+    async def inside(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        inner_config.update(config)
+        return {"messages": [await llm.ainvoke(state["messages"])]}
+
+    inner = calling(inside, MessagesState)
+
+    async def plain(question: str) -> str:
+        return (await inner.ainvoke({"messages": [HumanMessage(question)]}))["messages"][-1].content
+
+    async def outside(state: MessagesState) -> dict[str, Any]:
+        if by_manager:
+            result = await (await stage.manager.start(RunSpec(plain, "inner question"))).result()
+        else:
+            result = await run_agent(plain, "inner question")
+        return {"messages": [AIMessage(result.output)]}
+
+    stage = await open_stage(checkpointer=InMemorySaver())
+    graph = calling(outside, MessagesState)
+    outcome = await stage.play(graph, "go", thread_id="t", config={"tags": ["outer"]}, stream_subgraphs=True)
+    assert outcome.values["messages"][-1]["content"] == "inside"
+    assert outcome.usage["total_tokens"] == 0, "what the other run uses is its own"
+    assert "outer" not in inner_config.get("tags", ())
+    assert "thread_id" not in inner_config["configurable"]
     assert all(part.namespace == () for part in outcome.parts)
 
 

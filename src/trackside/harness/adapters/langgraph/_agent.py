@@ -42,7 +42,7 @@ from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import STREAM_MODES, GraphStream, ids_of
 from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
-from trackside.harness.context import AgentResult, RunContext, RunPaused
+from trackside.harness.context import AgentResult, RunContext, RunPaused, keep_to_run
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.ids import is_uuid
 from trackside.harness.items import ItemStore
@@ -51,6 +51,8 @@ from trackside.harness.threads import in_own_thread
 from trackside.harness.types import JsonObject, RunSpec
 
 _DURABILITIES = ("sync", "async", "exit")
+
+keep_to_run(var_child_runnable_config, None)  # else what a node starts would count for its graph, and stop with it
 
 
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
@@ -207,7 +209,6 @@ class LangGraphAgent:
         return await in_own_thread(subgraphs_of, self._graph, namespace, recurse=recurse)
 
     async def _run(self, run: RunContext) -> AgentResult:
-        var_child_runnable_config.set(None)  # I21: a run that a node of another graph started inherits nothing from it
         graph = self._graph_for(run)
         state = await self._state_of(run)
         recorder = UsageRecorder(run)
