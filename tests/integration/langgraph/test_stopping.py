@@ -13,8 +13,9 @@ from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import interrupt
+from tests.contract.ways_to_run import ByManager, virtual
 
-from trackside import RunStatus, current_run, run_agent
+from trackside import RunSpec, RunStatus, current_run, run_agent
 from trackside.harness.adapters.langgraph import LangGraphAgent
 from trackside.testing import RecordingObserver, assert_run_order
 
@@ -311,6 +312,32 @@ async def test_nothing_of_the_graph_runs_on_after_a_cancel(stage: Any, saver: An
     assert outcome.status is RunStatus.cancelled
     left = [task for task in asyncio.all_tasks() - before if "langgraph" in repr(task)]
     assert left == []
+
+
+@virtual
+async def test_a_cancelled_run_does_not_wait_for_a_run_that_a_node_has_started() -> None:
+    reached, may_end = asyncio.Event(), asyncio.Event()
+
+    async def reach(state: State) -> State:
+        reached.set()
+        await may_end.wait()
+        return {"notes": ["reached"]}
+
+    async def plain(input: Any) -> Any:
+        return await in_parallel(reach, step).ainvoke({"notes": []})
+
+    async with ByManager() as runs:
+
+        async def start(state: State) -> State:
+            await (await runs.manager.start(RunSpec(plain, run_id="below"))).result()
+            return {}
+
+        await runs.start(graph_of(start), {"notes": []}, run_id="above")
+        await reached.wait()
+        await runs.manager.cancel("above", wait=True)
+        assert (await runs.manager.get("below")).status is RunStatus.running
+        may_end.set()
+        assert (await runs.manager.result("below")).output == {"notes": ["reached", "step"]}
 
 
 async def test_a_cancelled_run_keeps_what_was_done_and_the_thread_goes_on(stage: Any, saver: Any) -> None:

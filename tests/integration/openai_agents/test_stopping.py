@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from agents import Agent, GuardrailFunctionOutput, RunHooks, function_tool, input_guardrail, output_guardrail
+from agents import Agent, GuardrailFunctionOutput, RunHooks, Runner, function_tool, input_guardrail, output_guardrail
 from tests.contract.ways_to_run import virtual
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 
@@ -203,6 +203,34 @@ async def test_a_second_cancel_reaches_a_tool_that_ignored_the_first() -> None:
         assert len(cancels) == 1
         await handle.cancel(wait=True)
     assert len(cancels) == 2
+
+
+@virtual
+async def test_a_cancelled_run_does_not_wait_for_a_run_that_a_tool_has_started() -> None:
+    reached, may_end = asyncio.Event(), asyncio.Event()
+
+    async def reach() -> str:
+        reached.set()
+        await may_end.wait()
+        return "a cat"
+
+    async def plain(input: Any) -> Any:
+        agent = Agent("below", model=ScriptedModel(Calls("reach"), "a cat, then"), tools=[function_tool(reach)])
+        return (await Runner.run(agent, "go")).final_output
+
+    async with RunManager() as manager, nothing_left():
+
+        async def start() -> str:
+            return str(await (await manager.start(RunSpec(plain, run_id="below"))).result())
+
+        agent = Agent("above", model=ScriptedModel(Calls("start"), "well"), tools=[function_tool(start)])
+        above = await manager.start(RunSpec(agent, "go"))
+        await reached.wait()
+        await above.cancel(wait=True)
+        assert (await manager.get("below")).status is RunStatus.running
+        may_end.set()
+        assert (await manager.result("below")).output == "a cat, then"
+    assert (await above.result()).completion_data["llm_call_count"] == 1, "what the other run calls is its own"
 
 
 @virtual

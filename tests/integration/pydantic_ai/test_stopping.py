@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent, ModelHTTPError, ModelResponse, ModelRetry, TextPart, ToolFailed
 from pydantic_ai.capabilities import Hooks
-from tests.integration.pydantic_ai.models import USAGE, answers, call, streams
+from tests.integration.pydantic_ai.models import USAGE, answers, call, streams, texts
 
 from trackside import RunStatus, StopPolicy, current_run, run_agent
 from trackside.harness.adapters.pydantic_ai import PydanticAIAgent
@@ -243,6 +243,31 @@ async def test_a_tool_in_a_thread_sees_that_it_shall_stop_and_is_waited_for(stag
     await handle.cancel()
     assert (await handle.result()).status is RunStatus.cancelled
     assert ended.is_set()
+
+
+async def test_a_run_does_not_wait_for_the_thread_of_a_run_that_a_tool_has_started(stage: Any) -> None:
+    loop = asyncio.get_running_loop()
+    reached, may_end = asyncio.Event(), threading.Event()
+
+    def reach() -> str:
+        loop.call_soon_threadsafe(reached.set)
+        return "in time" if may_end.wait(10) else "too late"
+
+    async def plain(input: Any) -> Any:
+        heard: list[Any] = []
+        await Agent(answers([call("reach")], "done", heard=heard), tools=[reach]).run("go")
+        return texts(heard[-1])[-1]
+
+    async def start() -> str:
+        await stage.start(plain, run_id="below")
+        await reached.wait()
+        return "started"
+
+    outcome = await stage.play(Agent(answers([call("start")], "done"), tools=[start]), "go")
+    may_end.set()
+    assert outcome.status is RunStatus.success
+    assert outcome.usage["tool_call_count"] == 1
+    assert (await stage.manager.result("below")).output == "in time"
 
 
 async def test_an_agent_that_is_asked_to_stop_first_finishes_the_step_that_it_is_in(open_stage: Any) -> None:

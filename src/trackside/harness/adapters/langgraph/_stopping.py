@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 
 from trackside.harness.adapters.langgraph._graph import Saver
-from trackside.harness.context import RunContext
+from trackside.harness.context import RunContext, keep_to_run
 from trackside.harness.logs import fields_of
 from trackside.harness.settling import Settling
 from trackside.harness.timelimit import Raised, start_contained
@@ -67,6 +67,7 @@ class StopGate(BaseCallbackHandler):
 
 
 _run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
+keep_to_run(_run_of_task, None)
 
 
 async def see_through[T](call: Coroutine[Any, Any, T], run: RunContext, saver: Saver | None) -> T:

@@ -28,7 +28,7 @@ from agents.run_config import RunOptions
 
 from trackside.harness.adapters.openai_agents._errors import StoppingError
 from trackside.harness.calls import Call
-from trackside.harness.context import RunContext, current_run
+from trackside.harness.context import RunContext, keep_to_run
 from trackside.harness.journal import LEAD_AGENT
 
 _AT_THE_PROVIDER = {
@@ -44,6 +44,8 @@ type _Input = str | list[TResponseInputItem] | RunState[Any]
 
 _listening: ContextVar[UsageRecorder | None] = ContextVar("trackside_openai_agents_usage", default=None)
 _above: ContextVar[CallWatch | None] = ContextVar("trackside_openai_agents_watch", default=None)
+keep_to_run(_listening, None)
+keep_to_run(_above, None)
 
 
 class UsageRecorder:
@@ -72,8 +74,7 @@ class UsageRecorder:
     @staticmethod
     def current() -> UsageRecorder | None:
         """Who listens to the run that the calling code belongs to."""
-        recorder = _listening.get()
-        return recorder if recorder is not None and recorder.run is current_run() else None
+        return _listening.get()
 
     def listen(self, watch: CallWatch) -> None:
         """Listen to what the calling task starts from now on, the run that `watch` watches."""

@@ -121,7 +121,7 @@ class PydanticAIAgent:
     async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
         watch = watch_of(run, caller=LEAD_AGENT, speaker=self.name)
         try:
-            async with threads_waited_for(run.depth), delegates_watched(run):
+            async with threads_waited_for(run), delegates_watched(run):
                 with capture_run_messages() as self._messages[run]:
                     result = await self._agent.run(
                         message_history=history,

@@ -20,10 +20,11 @@ from typing import Any
 from pydantic_ai import Agent
 
 from trackside.harness.adapters.pydantic_ai._watch import Watch, tool_under_way, watch_of
-from trackside.harness.context import RunContext, current_run
+from trackside.harness.context import RunContext, keep_to_run
 from trackside.harness.ids import new_id
 
 _watched: ContextVar[RunContext | None] = ContextVar("trackside_pydantic_ai_run", default=None)
+keep_to_run(_watched, None)  # a run that a tool starts watches its agent itself
 
 
 @asynccontextmanager
@@ -46,8 +47,7 @@ def _watch_iter() -> None:
     def watched(self: Agent[Any, Any], *arguments: Any, **options: Any) -> Any:
         run = _watched.get()
         given = options.get("capabilities") or ()
-        # A run that a tool starts is the current one there, and watches its agent itself.
-        if run is not None and run is current_run() and not any(isinstance(one, Watch) for one in given):
+        if run is not None and not any(isinstance(one, Watch) for one in given):
             options["capabilities"] = [*given, _watch_on(self, run)]
         return original(self, *arguments, **options)
 

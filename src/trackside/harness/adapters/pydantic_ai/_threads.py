@@ -15,17 +15,18 @@ from typing import Any
 
 from pydantic_ai.agent import AbstractAgent
 
+from trackside.harness.context import RunContext, current_run
 from trackside.harness.threads import AGENT_THREADS
 
 
 @asynccontextmanager
-async def threads_waited_for(depth: int) -> AsyncGenerator[None]:
-    """Have agents inside run their plain functions where they are waited for; leave when the last one has returned.
+async def threads_waited_for(run: RunContext) -> AsyncGenerator[None]:
+    """Have agents inside run their plain functions where they are waited for; leave when the last of this run has returned.
 
     It takes the place of a `using_thread_executor` around it. An agent with `UseThreadExecutor` uses its own executor, and
     its functions are left behind when a run is stopped.
     """
-    threads = _Threads(_pool(depth))
+    threads = _Threads(run)
     try:
         with AbstractAgent.using_thread_executor(threads):
             yield
@@ -34,16 +35,21 @@ async def threads_waited_for(depth: int) -> AsyncGenerator[None]:
 
 
 class _Threads(Executor):
-    """The functions of one run, in the threads that all runs at its depth share."""
+    """The functions of one run, in the threads that all runs at its depth share.
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
+    Runs that it starts find this, too, as the framework's variable is not ours to keep from them. Theirs are not waited for.
+    """
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
         self._under_way: set[Future[Any]] = set()
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future = self._pool.submit(_contained, functools.partial(fn, *args, **kwargs))
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
+        run = current_run() or self._run
+        future = _pool(run.depth).submit(_contained, functools.partial(fn, *args, **kwargs))
+        if run is self._run:
+            self._under_way.add(future)
+            future.add_done_callback(self._under_way.discard)
         return future
 
     async def end(self) -> None:

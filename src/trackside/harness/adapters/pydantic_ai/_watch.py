@@ -17,7 +17,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, tool_messages
 from trackside.harness.adapters.pydantic_ai._models import Ledger, counted
-from trackside.harness.context import RunContext, RunPaused
+from trackside.harness.context import RunContext, RunPaused, keep_to_run
 from trackside.harness.exits import carrying_exits
 from trackside.harness.ids import new_id
 from trackside.harness.journal import LEAD_AGENT
@@ -31,6 +31,7 @@ EVENTS = "events"
 UPDATES = "updates"
 
 _tool: ContextVar[tuple[str | None, str]] = ContextVar("trackside_pydantic_ai_tool", default=(None, LEAD_AGENT))
+keep_to_run(_tool, (None, LEAD_AGENT))
 
 
 def tool_under_way() -> tuple[str | None, str]:
