@@ -15,6 +15,7 @@ from trackside.harness import (
     DispatchPolicy,
     RunContext,
     RunManager,
+    RunResult,
     RunSpec,
     RunStatus,
     TracksideError,
@@ -106,6 +107,35 @@ async def test_an_agent_whose_methods_are_plain_functions_that_fail(way: Way, me
     assert told(seen.events) == FAILED
     assert result.error == "at once"
     assert_run_order(seen.events)
+
+
+class LeavesBadly(Scripted):
+    def leave(self, run: RunContext) -> Any:
+        raise LookupError("at once")
+
+
+@both_ways
+@virtual
+async def test_an_agent_whose_leave_is_a_plain_function_that_fails_has_its_result_all_the_same(
+    way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with way() as runs:
+        result = await runs.run(LeavesBadly())
+    assert (result.status, result.output) == (RunStatus.success, "done")
+    (line,) = [record for record in caplog.records if "could not be closed" in record.message]
+    assert isinstance(line.exc_info[1], LookupError)  # type: ignore[index]
+
+
+@virtual
+async def test_a_run_that_was_withdrawn_has_an_end_though_its_agent_fails_when_it_is_left() -> None:
+    async with ByManager(max_running=1) as runs:
+        first = await runs.start(Scripted(seconds=1.0))
+        pending = await runs.start(LeavesBadly())
+        await pending.cancel()
+        result = await pending.ended()
+        await first.ended()
+    assert isinstance(result, RunResult)
+    assert result.status is RunStatus.cancelled
 
 
 @both_ways

@@ -19,7 +19,11 @@ async def leave(agent: Agent, run: RunContext) -> None:
     agent_leaves = getattr(agent, "leave", None)
     if agent_leaves is None:
         return
-    task = start_contained(agent_leaves(run), name=f"trackside-leave-{run.run_id}")
+
+    async def leaving() -> None:
+        await agent_leaves(run)  # in a coroutine of ours: one that is no `async def` raises here, too
+
+    task = start_contained(leaving(), name=f"trackside-leave-{run.run_id}")
     if not task.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=_PATIENCE)
