@@ -10,15 +10,18 @@ from tests.contract.ways_to_run import virtual
 from trackside.app.streams import StreamHub
 from trackside.harness import (
     InvalidSpecError,
+    MultitaskStrategy,
     RunContext,
     RunManager,
     RunSpec,
     RunStatus,
     StreamGap,
     StreamPart,
+    ThreadBusyError,
     UnknownRunError,
 )
 from trackside.harness.memory import KEEP_PARTS, MemoryCoordinator, MemoryStream
+from trackside.harness.ports import Admission
 from trackside.harness.types import RunRecord
 
 
@@ -259,6 +262,26 @@ async def test_an_unknown_run_has_no_stream() -> None:
     async with RunManager() as manager:
         with pytest.raises(UnknownRunError):
             await anext(manager.stream("nobody"))
+
+
+@virtual
+async def test_a_run_that_is_not_let_in_yet_has_no_stream_that_would_never_end() -> None:
+    class Slow(MemoryCoordinator):
+        immediate = False
+
+        async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+            await asyncio.sleep(1)
+            return await super().admit(record, **asked)
+
+    async with RunManager(coordinator=Slow()) as manager:
+        await manager.start(RunSpec(counts, 5, thread_id="t"))
+        asked = RunSpec(counts, 1, run_id="r", thread_id="t", multitask=MultitaskStrategy.reject)
+        starting = asyncio.create_task(manager.start(asked))
+        await asyncio.sleep(0.5)
+        with pytest.raises(UnknownRunError):
+            await collect(manager.stream("r"))
+        with pytest.raises(ThreadBusyError):
+            await starting
 
 
 @virtual

@@ -27,10 +27,11 @@ from trackside.harness import (
     RunContext,
     RunLifecycleEvent,
     RunResult,
+    RunSpec,
     RunStatus,
 )
 from trackside.harness.errors import ThreadMemoryError
-from trackside.harness.memory import MemoryStream, MemoryThreadStates
+from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.ports import ThreadState
 from trackside.testing import RecordingObserver, assert_run_order
 
@@ -166,11 +167,21 @@ async def test_a_stream_that_fails_with_anything_keeps_neither_result_nor_thread
 
 @pytest.mark.parametrize("raises", AT_WORST, ids=repr)
 @virtual
-async def test_a_coordinator_that_fails_to_claim_leaves_no_caller_waiting(raises: BaseException) -> None:
-    coordinator = SlowCoordinator()
-    coordinator.broken["claim"] = raises
-    async with ByManager(coordinator=coordinator) as runs:
-        result = await runs.run(echo)
+async def test_a_coordinator_that_fails_to_claim_leaves_neither_caller_nor_follower_waiting(
+    raises: BaseException,
+) -> None:
+    class Failing(MemoryCoordinator):
+        immediate = False
+
+        @override
+        async def claim(self, run_id: str) -> Any:
+            await asyncio.sleep(1)
+            raise raises
+
+    async with ByManager(coordinator=Failing()) as runs:
+        run = await runs.manager.start(RunSpec(echo))
+        assert [part async for part in run.stream()] == []
+        result = await run.result()
     assert result.status is RunStatus.error
     assert result.error == f"it could not be executed: {raises}"
 

@@ -367,6 +367,7 @@ class Executions:
             if worker.stopping and not worker.under_way:  # it is in the queue still, and holds its thread
                 execution.task, execution.scheduled = None, False
             else:
+                close_stream(self._stream, worker.record)
                 self._resolve(execution, _broken(worker.record, exc))
         finally:
             self._tell_result(execution)

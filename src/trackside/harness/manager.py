@@ -309,6 +309,8 @@ class RunManager:
         stream = self._services.stream
         try:
             status = (await self.get(run_id)).status
+        except UnknownRunError:  # also of one that is not let in yet, and may never be
+            raise
         except Exception:  # the coordinator's: a disk that is full, a database that is away
             if not self.has(run_id):
                 raise
