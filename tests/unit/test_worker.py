@@ -148,12 +148,17 @@ async def test_messages_that_cannot_be_had_fail_the_run_after_its_start(way: Way
     assert told(seen.events) == FAILED
 
 
+class Remembered(Scripted):
+    uses_thread_state = True
+
+
 @both_ways
+@pytest.mark.parametrize("kind", [Scripted, Remembered])
 @virtual
-async def test_a_cancel_while_the_run_is_being_prepared_comes_before_the_agent(way: Way) -> None:
+async def test_a_cancel_while_the_run_is_being_prepared_comes_before_the_agent(way: Way, kind: type[Scripted]) -> None:
     for moment in (0.5, 1.0):
         seen = RecordingObserver()
-        agent = Scripted(seconds=1.0, brings=[{"type": "human", "content": "hi"}])
+        agent = kind(seconds=1.0, brings=[{"type": "human", "content": "hi"}])
         async with way(required(seen)) as runs:
             run = await runs.start(agent)
             await asyncio.sleep(moment)

@@ -243,9 +243,10 @@ class RunWorker:
 
     async def _execute(self, claim: Claim) -> End:
         """Announce the start, call the agent; however that goes, it is an `End`."""
-        # An agent that uses the thread's state waits for nothing else here.
+        # Our adapters wait for nothing here but the thread's state, and say so.
         self._recalled = claim.new_thread
-        at_once = self._uses_thread_state and (self._recalled or getattr(self._services.states, "immediate", False))
+        immediate = self._recalled or getattr(self._services.states, "immediate", False)
+        at_once = immediate and getattr(self._agent, "prepares_at_once", False)
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening = self._opening(claim)
         if not isinstance(messages, End):

@@ -51,6 +51,8 @@ class CallableAgent:
 
     uses_thread_state = True
     """It has no checkpointer of its own: the harness remembers its threads' values and interrupts for it."""
+    prepares_at_once = True
+    """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
 
     def __init__(self, function: Callable[..., Any], *, name: str | None = None) -> None:
         self.name = name or _name_of(function)

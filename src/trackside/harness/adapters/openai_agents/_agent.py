@@ -67,6 +67,8 @@ class OpenAIAgent:
 
     uses_thread_state = True
     """The harness remembers its threads' conversations and questions for it."""
+    prepares_at_once = True
+    """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
     stream_modes = STREAM_MODES
 
     def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
