@@ -4,7 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, override
 
 import pytest
 from tests.contract.slow_ports import SlowCoordinator, SlowStates
@@ -171,6 +171,27 @@ async def test_a_cancel_while_the_run_is_being_prepared_comes_before_the_agent(w
             "thread_status_updated idle",
         ]
         assert_run_order(seen.events)
+
+
+@both_ways
+@pytest.mark.parametrize("fails", [False, True])
+@virtual
+async def test_what_an_agent_says_while_it_prepares_a_run_is_announced_after_the_start(way: Way, fails: bool) -> None:
+    class Early(Scripted):
+        @override
+        async def human_messages(self, run: RunContext) -> Sequence[Mapping[str, Any]]:
+            run.message({"type": "human", "content": "early"})
+            await asyncio.sleep(1)
+            if fails:
+                raise LookupError("no more")
+            return await super().human_messages(run)
+
+    seen = RecordingObserver()
+    async with way(required(seen)) as runs:
+        await runs.run(Early(brings=[{"type": "human", "content": "hi"}], seconds=1))
+    assert_run_order(seen.events)
+    said = [event.payload["message"]["content"] for event in seen.events if event.event_type == "human_message"]
+    assert said == (["early"] if fails else ["hi", "early"])
 
 
 @pytest.mark.parametrize("timeout", [0.5, 1.0, 1.5, 2.0, 2.5])

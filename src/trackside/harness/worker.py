@@ -243,7 +243,7 @@ class RunWorker:
 
     async def _execute(self, claim: Claim) -> End:
         """Announce the start, call the agent; however that goes, it is an `End`."""
-        # Our adapters wait for nothing here but the thread's state, and say so.
+        # Adapters that wait for nothing here but the thread's state say so.
         self._recalled = claim.new_thread
         immediate = self._recalled or getattr(self._services.states, "immediate", False)
         at_once = immediate and getattr(self._agent, "prepares_at_once", False)
@@ -318,8 +318,8 @@ class RunWorker:
 
     @property
     def _is_heard(self) -> bool:
-        """Whether what the run announces still counts, and is taken."""
-        return self.delivery_error is None and not self._lost
+        """Whether what the run announces counts, and is taken: its start comes first (I1)."""
+        return self._calling and self.delivery_error is None and not self._lost
 
     def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | End:
         if self.delivery_error is not None:
