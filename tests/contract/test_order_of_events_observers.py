@@ -6,7 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.contract.ways_to_run import ByManager, ByRunAgent, Gate, Way, both_ways, end_of, required, told, virtual
+from tests.contract.ways_to_run import (
+    ByManager,
+    ByRunAgent,
+    Gate,
+    Way,
+    both_ways,
+    end_of,
+    required,
+    short_of,
+    told,
+    virtual,
+)
 
 from trackside.harness import (
     CallbackObserver,
@@ -338,6 +349,26 @@ def test_keyboard_interrupt_in_an_observer_is_raised_after_the_terminal_event(wa
     with pytest.raises(KeyboardInterrupt):
         run_virtual(story())
     assert_run_order(seen.events)
+
+
+@both_ways
+@pytest.mark.parametrize("kind", BINDINGS)
+@pytest.mark.parametrize("on", [STARTED, LifecycleEventType.HUMAN_MESSAGE])
+def test_what_was_given_to_a_required_observer_that_ctrl_c_hits_is_given_to_it_again_before_the_end(
+    way: Way, on: LifecycleEventType, kind: type[RecordingObserver]
+) -> None:
+    hit, after = kind(Misbehaviour(how=KeyboardInterrupt(), on=on, times=1)), RecordingObserver()
+
+    async def story() -> None:
+        async with way(required(hit), required(after)) as runs:
+            await (await runs.start(Agent("success"), "hello")).ended()
+            await asyncio.Event().wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtual(story())
+    for observer in (hit, after):
+        assert_run_order(observer.events)
+        assert told(observer.events) == short_of(way, messages=1, ends="run_failed error", thread="error")
 
 
 @both_ways

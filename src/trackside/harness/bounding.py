@@ -131,10 +131,13 @@ class _Calls:
         self._limit = limit
 
     async def take(
-        self, events: Sequence[RunLifecycleEvent], *, singly: bool = False
+        self, events: Sequence[RunLifecycleEvent], *, singly: bool = False, left: list[RunLifecycleEvent] | None = None
     ) -> tuple[int, BaseException | None]:
-        """How many of the events the observer took from the front, and what it raised instead of taking the next."""
-        left = list(events)
+        """How many of the events the observer took from the front, and what it raised instead of taking the next.
+
+        What is somebody else's failure is raised; `left`, the same events, then has those that were not taken.
+        """
+        left = list(events) if left is None else left
         batch = self._on_events is not None and not singly
         try:
             call = self._on_events(events) if self._on_events is not None and batch else self._one_by_one(left)
@@ -206,12 +209,15 @@ class RequiredObserver:
         if held and not self._calls.in_batches:
             taken_late, held = await self._offer_singly(run_id, held), None
         waiting = [*held, *events] if held else events
+        left = list(waiting)
         try:
-            taken, raised = await self._calls.take(waiting)
+            taken, raised = await self._calls.take(waiting, left=left)
             if raised is not None:
-                left = list(waiting[taken:])
+                left[:] = waiting[taken:]
                 raised = await self._try_again(left, raised)
                 taken = len(waiting) - len(left)
+        except KeyboardInterrupt as exc:  # somebody at the keyboard: nothing is tried again now, and nothing forgotten
+            taken, raised = len(waiting) - len(left), exc
         except BaseException:  # the dispatch is being torn down, and will be tried again with these events
             if held:
                 self._held[run_id] = held
