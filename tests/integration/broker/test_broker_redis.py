@@ -1,15 +1,19 @@
 """What is Redis' own: streams that are trimmed, keys by which entries are known, and servers that take nothing now."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 from brokers import BrokerStage, RedisStage
 from redis.asyncio import Redis
+from tests.contract.ways_to_run import virtual
 
+from trackside.app.broker_access import addresses_in
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.broker import BrokerObserver
+from trackside.app.observers.broker._message import Message
+from trackside.app.observers.broker._redis import RedisStreams
 from trackside.testing.events import make_event
 
 type Make = Callable[..., BrokerStage]
@@ -137,3 +141,22 @@ async def test_a_broker_that_stops_in_the_middle_of_a_batch_keeps_none_of_it_twi
     await asyncio.wait([publishing])
     await observer.on_events(events)
     assert [message.event_id for message in await stage.kept()] == [event.event_id for event in events]
+
+
+@virtual
+async def test_an_answer_that_comes_in_the_very_moment_in_which_the_time_is_up_counts() -> None:
+    answered = asyncio.get_running_loop().create_future()
+
+    class AnswersLate(RedisStreams):
+        async def _ask_limit(self) -> int:
+            return 1_000
+
+        async def _add(self, messages: Sequence[Message]) -> list[Any]:
+            await answered
+            return [b"1-0" for _ in messages]
+
+    (address,), login = addresses_in("redis://127.0.0.1:1")
+    broker = AnswersLate(address, login=login, ca_file=None, timeout=5.0, max_length=None, duplicate_window=1.0)
+    asyncio.get_running_loop().call_later(5.0, answered.set_result, None)
+    assert await broker.publish([Message(topic="t", event_id="e", body=b"{}", attributes={})]) == (1, None)
+    await broker.aclose()

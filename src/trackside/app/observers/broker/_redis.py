@@ -84,6 +84,8 @@ class RedisStreams:
             async with asyncio.timeout(self._timeout):
                 await group.done
         except TimeoutError:
+            if group.is_settled:  # in the very turn of the loop in which the time was up
+                return group.taken, group.failure
             why = f"it did not answer within {self._timeout:g} s"
             return group.taken, self._away(messages[group.taken].what, why)
         return group.taken, group.failure
@@ -188,13 +190,18 @@ class _Group:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = count
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known of all its messages, or of one that was not taken."""
+        return self.failure is not None or not self._left
+
     def settle(self, failure: Exception | None) -> None:
         """The next of its messages was taken, or why not."""
         self._left -= 1
         if self.failure is None:
             self.failure = failure
             self.taken += failure is None
-        if (self.failure is not None or not self._left) and not self.done.done():
+        if self.is_settled and not self.done.done():
             self.done.set_result(None)
 
 
