@@ -387,9 +387,8 @@ class Executions:
     async def _await_others(self, execution: Execution) -> None:
         """A claim came to nothing: either the run has ended, or the coordinator will say what becomes of it."""
         execution.task, execution.scheduled = None, False
-        execution.context = (
-            execution.context.copy()
-        )  # begun anew by the end of this very task, it would enter its own again
+        # Begun anew by the end of this very task, it would enter its own context again.
+        execution.context = execution.context.copy()
         if (result := await execution.worker.ended_elsewhere()) is not None:
             execution.worker.lose()
             self._resolve(execution, result)
