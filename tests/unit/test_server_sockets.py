@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.server.sockets import AddressError, address_of, handed_over, listen_at
+from trackside.app.server.sockets import AddressError, address_of, handed_over, listen_at, place_of
 
 
 def test_a_free_port_is_found_and_listened_at_at_once() -> None:
@@ -54,6 +54,15 @@ def test_an_address_that_there_is_not_here_is_an_error(host: str, why: str) -> N
 def test_addresses_are_written_as_in_urls() -> None:
     assert address_of("127.0.0.1", 80) == "127.0.0.1:80"
     assert address_of("::1", 80) == "[::1]:80"
+
+
+def test_where_a_socket_is_reached_is_said_of_those_with_a_path_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.socket(socket.AF_UNIX) as other:
+        port = one.getsockname()[1]
+        other.bind(str(tmp_path / "s"))
+
+        assert place_of(one) == {"url": f"http://127.0.0.1:{port}", "host": "127.0.0.1", "port": port}
+        assert place_of(other) == {"url": f"unix:{tmp_path / 's'}", "host": None, "port": None}
 
 
 def test_what_is_meant_for_another_process_is_left_alone() -> None:

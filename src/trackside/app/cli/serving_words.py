@@ -43,13 +43,10 @@ class ServerWords(ProcessWords):
         self.say_spooled(app)
 
     def _facts(self, at: socket.socket) -> JsonObject:
-        from trackside.app.server.sockets import address_of
+        from trackside.app.server.sockets import place_of
 
-        host, port = at.getsockname()[:2]
         return {
-            "url": f"http://{address_of(host, port)}",
-            "host": host,
-            "port": port,
+            **place_of(at),
             "database": self.settings.database_shown,
             "engine": self.settings.engine.shown,
             "agents": sorted(self.settings.agents),
@@ -59,7 +56,8 @@ class ServerWords(ProcessWords):
     def _lines(self, url: str) -> Iterator[str]:
         settings = self.settings
         yield f"Trackside {__version__} answers at {url}"
-        yield f"  API       {url}/docs"
+        if not url.startswith("unix:"):
+            yield f"  API       {url}/docs"
         yield f"  database  {settings.database_shown}"
         if settings.engine_kind != "inline":
             yield f"  engine    {settings.engine.shown}; runs are executed by workers (`trackside worker`), not here"

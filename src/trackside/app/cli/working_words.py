@@ -49,15 +49,12 @@ class WorkerWords(ProcessWords):
             self.say(event, level=level, **facts)
 
     def _facts(self, worker_id: str, at: socket.socket | None) -> JsonObject:
-        from trackside.app.server.sockets import address_of
+        from trackside.app.server.sockets import place_of
 
         worker = self.settings.worker
-        host, port = (None, None) if at is None else at.getsockname()[:2]
         return {
             "worker_id": worker_id,
-            "url": None if host is None or port is None else f"http://{address_of(host, port)}",
-            "host": host,
-            "port": port,
+            **({"url": None, "host": None, "port": None} if at is None else place_of(at)),
             "database": self.settings.database_shown,
             "engine": self.settings.engine.shown,
             "agents": sorted(self.settings.of_own_pools(self.settings.agents)),

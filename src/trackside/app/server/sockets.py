@@ -13,6 +13,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Final
 
 from trackside.harness.errors import TracksideError
+from trackside.harness.types import JsonObject
 
 _FIRST_HANDED_OVER: Final = 3
 _BACKLOG: Final = 2_048
@@ -50,6 +51,15 @@ def listen_at(host: str, port: int) -> list[socket.socket]:
 def address_of(host: str, port: int) -> str:
     """Both as they are written in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def place_of(listening: socket.socket) -> JsonObject:
+    """Where this socket is reached: `{"url", "host", "port"}`; one with a path, as systemd may open it, has a URL alone."""
+    bound = listening.getsockname()
+    if isinstance(bound, tuple):
+        host, port = bound[:2]
+        return {"url": f"http://{address_of(host, port)}", "host": host, "port": port}
+    return {"url": f"unix:{os.fsdecode(bound)}", "host": None, "port": None}
 
 
 def handed_over(environ: MutableMapping[str, str]) -> list[socket.socket]:
