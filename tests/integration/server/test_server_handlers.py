@@ -12,6 +12,8 @@ from typing import Any, TypedDict
 import httpx
 import pytest
 from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import interrupt
 from langgraph_sdk import get_client
 
 from trackside.app.server.crons import CronScheduler
@@ -113,6 +115,23 @@ def graph() -> Any:
     return builder.compile()
 
 
+class Tenant(TypedDict, total=False):
+    tenant: str
+
+
+def telling() -> Any:
+    """Asks the tenant for whom it runs, and tells what he has answered."""
+
+    def note(state: Text, runtime: Runtime[Tenant]) -> Text:
+        return {"text": f"{state['text']}, {(runtime.context or {}).get('tenant')}?"}
+
+    def ask(state: Text, runtime: Runtime[Tenant]) -> Text:
+        return {"text": f"{(runtime.context or {}).get('tenant')}: {interrupt(state['text'])}"}
+
+    builder = StateGraph(Text, context_schema=Tenant).add_node("note", note).add_node("ask", ask)
+    return builder.add_edge(START, "note").add_edge("note", "ask").compile()
+
+
 class Place:
     """A server whose clients say who they are."""
 
@@ -156,6 +175,17 @@ async def refused(asked: Any) -> int:
     with pytest.raises(httpx.HTTPStatusError) as failure:
         await asked
     return failure.value.response.status_code
+
+
+async def command(client: Any, thread_id: str, method: str, **params: Any) -> Any:
+    return await client.http.post(f"/threads/{thread_id}/commands", json={"id": 1, "method": method, "params": params})
+
+
+async def done(client: Any, thread_id: str, method: str, **params: Any) -> str:
+    """Until the run that a command starts is over; which one it is."""
+    run_id: str = (await command(client, thread_id, method, **params))["result"]["run_id"]
+    await client.runs.join(thread_id, run_id)
+    return run_id
 
 
 async def test_the_tutorials_handler_keeps_everybodys_threads_apart(serve_auth: Any) -> None:
@@ -389,6 +419,21 @@ async def start(ctx, value):
         assert (await ada.threads.get(NOWHERE))["metadata"]["agent"] == agent
         run = (await http.post(f"/threads/{NOWHERE}/commands", json=start)).json()["result"]["run_id"]
         assert (await ada.runs.join(NOWHERE, run))["text"] == "ada says ho!"
+
+
+async def test_a_handler_may_add_what_a_command_does_not_say(serve_auth: Any) -> None:
+    handler = "\n@auth.on.threads.create_run\nasync def start(ctx, value):\n    value['kwargs'] |= "
+    for adds in ("{'config': {'configurable': {'tenant': 'blue'}}}", "{'context': {'tenant': 'blue'}}"):
+        async with serve_auth(AUTH + handler + adds, chat=telling()) as place, place.clients("ada") as (ada,):
+            thread_id = (await ada.threads.create())["thread_id"]
+            await done(ada, thread_id, "run.start", assistant_id="chat", input={"text": "hi"})
+            assert (await ada.threads.get_state(thread_id))["values"] == {"text": "hi, blue?"}
+            first = (await ada.threads.get_history(thread_id))[1]["checkpoint"]["checkpoint_id"]
+            await done(ada, thread_id, "state.fork", checkpoint_id=first)
+            state = await ada.threads.get_state(thread_id)
+            assert state["values"] == {"text": "hi, blue?"}
+            await done(ada, thread_id, "input.respond", interrupt_id=state["interrupts"][0]["id"], response="yes")
+            assert (await ada.threads.get_state(thread_id))["values"] == {"text": "blue: yes"}
 
 
 async def test_what_no_handler_decides_on_is_whose_it_is(serve_auth: Any) -> None:

@@ -19,7 +19,7 @@ from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.items import ItemQuery
-from trackside.app.server.wire.protocol import ProtocolCommand
+from trackside.app.server.wire.protocol import STARTS, ProtocolCommand
 from trackside.harness.ids import assistant_id_of, is_uuid
 
 logger = logging.getLogger("trackside.server")
@@ -74,7 +74,8 @@ def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: 
         if action != "create_run":
             return call
         said = body.params or {}
-        params = {**said, **_options(value.get("kwargs"), said), "metadata": metadata_of(value)}
+        names = STARTS[body.method].__struct_fields__
+        params = {**said, **_options(value.get("kwargs"), names), "metadata": metadata_of(value)}
         return replace(call, body=msgspec.structs.replace(body, params=params))
     names = getattr(body, "__struct_fields__", ())
     changes: dict[str, Any] = {"metadata": metadata_of(value)} if "metadata" in names else {}

@@ -18,6 +18,7 @@ from trackside.app.server.routing import Call
 from trackside.app.server.starting import LENIENT_RESUME, agent_named, started
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.server.wire.protocol import (
+    STARTS,
     AgentGetTree,
     CheckpointSummary,
     CommandDone,
@@ -79,7 +80,7 @@ class _Method(NamedTuple):
 
 def action_of(call: CommandCall) -> Action:
     """What a command does with its thread, as authorization handlers know it."""
-    return "create_run" if call.body.method in _STARTS else "read"
+    return "create_run" if call.body.method in STARTS else "read"
 
 
 async def answered(call: CommandCall) -> CommandDone | CommandFailed:
@@ -197,6 +198,7 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
             assistant_id=agent,
             command=command,
             config=params.config,
+            context=params.context,
             metadata=params.metadata,
             strict_resume=params.strict_resume,
         ),
@@ -209,6 +211,7 @@ async def _fork(call: CommandCall, params: StateFork) -> Any:
         assistant_id=agent,
         input=params.input,
         config=params.config,
+        context=params.context,
         metadata=params.metadata,
         checkpoint_id=params.checkpoint_id,
     )
@@ -281,8 +284,6 @@ _METHODS: Final[Mapping[str, _Method]] = {
     "state.fork": _Method(StateFork, _fork),
     "agent.getTree": _Method(AgentGetTree, _tree),
 }
-_STARTS: Final = frozenset({"run.start", "input.respond", "state.fork"})
-"""What starts a run; all else looks at the thread."""
 _SUBSCRIBE: Final = "who wants events opens a stream for them, POST /threads/{thread_id}/stream/events"
 _NOT_SUPPORTED: Final[Mapping[str, str]] = {
     "input.inject": "a run takes no messages while it runs; start another one, which waits for it or takes its place",

@@ -5,7 +5,8 @@ Its schema is that of the package `langchain-protocol`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
@@ -102,6 +103,7 @@ class InputRespond(Struct, forbid_unknown_fields=True):
     update: Any = UNSET
     goto: Any = UNSET
     config: dict[str, Any] | None = None
+    context: Any = None
     metadata: dict[str, Any] | None = None
     strict_resume: bool | None = None
 
@@ -127,7 +129,16 @@ class StateFork(Struct, forbid_unknown_fields=True):
     checkpoint_id: str
     input: Any = None
     config: dict[str, Any] | None = None
+    context: Any = None
     metadata: dict[str, Any] | None = None
+
+
+STARTS: Final[Mapping[str, type[Struct]]] = {
+    "run.start": RunStart,
+    "input.respond": InputRespond,
+    "state.fork": StateFork,
+}
+"""What starts a run, and what each takes; all other commands look at the thread."""
 
 
 class AgentGetTree(Struct, forbid_unknown_fields=True):
