@@ -18,6 +18,7 @@ from langgraph_sdk import get_client
 
 from trackside.app.server.crons import CronScheduler
 from trackside.app.settings import AccessSettings
+from trackside.harness.ids import assistant_id_of
 
 type ServeAgents = Callable[..., Any]
 
@@ -434,6 +435,45 @@ async def test_a_handler_may_add_what_a_command_does_not_say(serve_auth: Any) ->
             assert state["values"] == {"text": "hi, blue?"}
             await done(ada, thread_id, "input.respond", interrupt_id=state["interrupts"][0]["id"], response="yes")
             assert (await ada.threads.get_state(thread_id))["values"] == {"text": "blue: yes"}
+
+
+async def test_a_handler_sees_which_agent_a_command_starts(serve_auth: Any) -> None:
+    code = """
+from uuid import UUID
+
+asked = []
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    if value["assistant_id"] == UUID("ADMIN"):
+        return False
+"""
+    code = code.replace("ADMIN", assistant_id_of("admin"))
+    async with serve_auth(AUTH + code, admin=graph()) as place, place.clients("ada") as (ada,):
+        thread_id = (await ada.threads.create(metadata={"graph_id": "admin"}))["thread_id"]
+        assert await refused(ada.runs.wait(thread_id, "admin", input={"text": "a"})) == 403
+        at = (await ada.threads.update_state(thread_id, {"text": "a"}))["checkpoint"]["checkpoint_id"]
+        assert await refused(command(ada, thread_id, "state.fork", checkpoint_id=at)) == 403
+        assert await refused(command(ada, thread_id, "input.respond", interrupt_id="x", response=1)) == 403
+        assert await ada.runs.list(thread_id) == []
+
+
+async def test_the_agent_that_a_handler_was_asked_about_is_the_one_that_runs(serve_auth: Any) -> None:
+    """Whose thread it is may change while the handler thinks."""
+    code = """
+import httpx
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    headers = {"Authorization": "Bearer " + ctx.user.identity}
+    async with httpx.AsyncClient(base_url=value["metadata"].pop("url"), headers=headers) as http:
+        await http.patch("/threads/" + str(value["thread_id"]), json={"metadata": {"graph_id": "admin"}})
+"""
+    async with serve_auth(AUTH + code, admin=graph()) as place, place.clients("ada") as (ada,):
+        thread_id = (await ada.threads.create(metadata={"graph_id": "chat"}))["thread_id"]
+        at = (await ada.threads.update_state(thread_id, {"text": "a"}))["checkpoint"]["checkpoint_id"]
+        run_id = await done(ada, thread_id, "state.fork", checkpoint_id=at, metadata={"url": place.served.url})
+        assert (await ada.runs.get(thread_id, run_id))["assistant_id"] == assistant_id_of("chat")
 
 
 async def test_what_no_handler_decides_on_is_whose_it_is(serve_auth: Any) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from trackside.app.server.calls import Call
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
-from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.storage import StoredThread
 from trackside.harness import RunManager

@@ -16,24 +16,26 @@ from uuid import UUID
 
 import msgspec
 
+from trackside.app.server.access import agent_of_thread
 from trackside.app.server.auth.handlers import Action, Resource
 from trackside.app.server.authorized_values import changed_by, metadata_of, value_of
 from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
+from trackside.app.server.wire.protocol import STARTS
 from trackside.app.server.wire.threads import ThreadCreate
 from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import contains
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
-from trackside.harness.ids import is_uuid, new_id
+from trackside.harness.ids import assistant_id_of, is_uuid, new_id
 from trackside.harness.types import JsonObject
 
 type AnyCall = Call[Any, Any]
 
-type Which = Literal["thread", "new_thread", "named", "run", "log", "cron", "many", "item", "each"]
-"""What of a resource: the thread, run or cron that the path names; a thread that is made; the one that the body names, if it
-names one; of the log what the query names; `many`, of which the endpoint leaves out what does not fit `call.wanted`; an item
-of the store; or `each` of several, for which the endpoint asks itself."""
+type Which = Literal["thread", "command", "new_thread", "named", "run", "log", "cron", "many", "item", "each"]
+"""What of a resource: the thread, run or cron that the path names; a command on a thread; a thread that is made; the one
+that the body names, if it names one; of the log what the query names; `many`, of which the endpoint leaves out what does not
+fit `call.wanted`; an item of the store; or `each` of several, for which the endpoint asks itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,16 @@ async def _thread(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
         raise UnknownRunError(run_id=call.run_id) from None  # as if there was no thread, whose run is looked for first
 
 
+async def _command(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    """A command on a thread. One that starts a run and does not say as what does that as the thread's agent."""
+    if action != "create_run" or "assistant_id" in STARTS[call.body.method].__struct_fields__:
+        return await _thread(call, resource, action)
+    thread = await call.parts.store.thread(call.thread_id)
+    agent = None if thread is None else agent_of_thread(thread, call.parts.manager)
+    assistant_id = None if agent is None else UUID(assistant_id_of(agent))
+    return replace(await on_thread(call, action, call.thread_id, assistant_id=assistant_id), agent=agent)
+
+
 async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
     body = call.body
     if not isinstance(body, ThreadCreate):
@@ -247,6 +259,7 @@ async def _item(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
 
 _DECIDES: Final[Mapping[str, Callable[[AnyCall, Resource, Action], Awaitable[AnyCall]]]] = {
     "thread": _thread,
+    "command": _command,
     "new_thread": _new_thread,
     "named": _named,
     "run": _run,

@@ -29,6 +29,8 @@ class Call[B, Q]:
     """Who decides on what, besides ownership; None: nobody."""
     wanted: JsonObject | None = None
     """What metadata have to contain of what this is about; None: no handler has decided, and ownership does."""
+    agent: str | None = None
+    """Of a request that starts a run with the agent of a thread: that which handlers were asked about. No other may run."""
 
     def header(self, name: str) -> str | None:
         """The value of a header; None if it was not sent."""

@@ -251,7 +251,7 @@ async def _tree(call: CommandCall, params: AgentGetTree) -> Any:
 
 
 def _agent_of(call: CommandCall, thread: StoredThread) -> str:
-    agent = agent_of_thread(thread, call.parts.manager)
+    agent = agent_of_thread(thread, call.parts.manager) if call.handlers is None else call.agent
     if agent is None:
         raise CommandError("invalid_argument", "nothing that is served here has run on this thread")
     return agent

@@ -20,7 +20,7 @@ routes = Routes("Threads, version 2")
 @routes.post(
     "/threads/{thread_id}/commands",
     Permission.run,
-    about=About("threads", action_of, "thread"),
+    about=About("threads", action_of, "command"),
     body=ProtocolCommand,
     answers={200: CommandDone | CommandFailed},
 )
