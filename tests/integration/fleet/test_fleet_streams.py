@@ -255,6 +255,23 @@ async def test_a_changed_state_is_told_on_all_servers(have_fleet: Any) -> None:
         assert got[0][0][1]["values"] == {"counted": 7}
 
 
+async def test_a_changed_state_is_told_where_the_thread_is_followed_if_it_is_not_where_it_was_changed(
+    have_fleet: Any,
+) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread = (await one.threads.create(graph_id="counting"))["thread_id"]
+        following = Events(await other.threads.join_stream(thread, stream_mode=["state_update"]))
+        told = asyncio.create_task(following.until("state_update"))
+        here, there = (server.app.streams.threads for server in fleet.servers)
+        async with asyncio.timeout(20):
+            while (feed := there.known(thread)) is None or not feed.readers:
+                await asyncio.sleep(0.01)
+        assert here.known(thread) is None
+        await one.threads.update_state(thread, {"counted": 7})
+        assert said(await told)[0][1]["values"] == {"counted": 7}
+
+
 async def test_the_protocol_of_threads_says_the_same_on_each_server(have_fleet: Any) -> None:
     async with have_fleet({"counting": counting}) as fleet:
         async with fleet.servers[0].client.threads.stream(assistant_id="counting") as thread:

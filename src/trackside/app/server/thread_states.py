@@ -115,7 +115,7 @@ class ThreadStates:
         parts, thread_id = self.parts, self.thread.thread_id
         state = await self.state()
         await parts.store.threads_of(None).note_state(thread_id, waits=bool(state.next))
-        if parts.streams.threads.known(thread_id) is not None:
+        if parts.streams.threads.is_heard(thread_id):
             says = state.as_json() if state.outputs is None else {**state.as_json(), "output": state.output}
             parts.streams.threads.note_state(thread_id, json_bytes(says))
 

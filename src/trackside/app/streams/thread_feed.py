@@ -252,6 +252,12 @@ class ThreadFeeds:
             after = feed.started_at - 1 if feed.active else feed.added
         return FeedReader(feed, min(after, feed.added))
 
+    def is_heard(self, thread_id: str) -> bool:
+        """Whether somebody may hear what is noted of a thread: who follows it here, or, of which nothing is known here, in
+        another process.
+        """
+        return thread_id in self._feeds or self.on_state is not None
+
     def note_state(self, thread_id: str, state: bytes) -> None:
         """Somebody has changed a thread's state, to this as JSON, on behalf of no run; tells those who follow it."""
         at, feed = now_ms(), self._feeds.get(thread_id)
