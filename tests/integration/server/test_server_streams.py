@@ -483,7 +483,26 @@ async def test_the_sdk_follows_a_thread(serve_agents: Any) -> None:
         assert found == ["metadata", "custom", "values", "metadata"]
 
 
-async def test_the_sdk_goes_on_following_a_thread_when_the_server_begins_anew(database_url: str) -> None:
+async def test_who_wants_some_agents_alone_is_sent_on_to_a_stream_of_these(serve_agents: Any) -> None:
+    async with serve_agents({"counting": counting}) as served:
+        asked = {"assistant_id": "counting", "input": {"to": 1}}
+        path = "/runs/stream?namespace=a%7Cb&namespace="
+        async with RawClient.asking(served, "POST", path, asked | {"stream_resumable": True}) as client:
+            assert client.location.endswith("/stream?namespace=a%7Cb&namespace=")
+        async with RawClient.asking(served, "POST", path, asked) as client:
+            assert client.location.endswith("/stream?namespace=a%7Cb&namespace=&past=0")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (None, ["metadata", "custom", "values", "metadata"]),
+        ("lifecycle", ["metadata", "metadata"]),
+    ],
+)
+async def test_the_sdk_goes_on_following_a_thread_when_the_server_begins_anew(
+    database_url: str, wanted: Any, told: list[str]
+) -> None:
     served: list[App] = []
 
     async def newest(scope: Any, receive: Any, send: Any) -> None:
@@ -496,15 +515,16 @@ async def test_the_sdk_goes_on_following_a_thread_when_the_server_begins_anew(da
             yield
             app.streams.end_all()
 
+    modes = {} if wanted is None else {"stream_mode": wanted}
     async with serving(newest) as url, get_client(url=url, api_key=None) as client, asyncio.timeout(20):
         async with begun():
             thread_id = (await client.threads.create())["thread_id"]
             await client.runs.wait(thread_id, "counting", input={"to": 1})
-            following = await client.threads.join_stream(thread_id, last_event_id="-1")
-            first = [(await anext(following)).event for _ in range(4)]
+            following = await client.threads.join_stream(thread_id, last_event_id="-1", **modes)
+            first = [(await anext(following)).event for _ in told]
         async with begun():
             await client.runs.wait(thread_id, "counting", input={"to": 1})  # before the client is back
-            second = [(await anext(following)).event for _ in range(5)]
+            second = [(await anext(following)).event for _ in ["gap", *told]]
             await following.aclose()
-    assert first == ["metadata", "custom", "values", "metadata"]
-    assert second == ["gap", *first], "what was said meanwhile is not missing, and nobody could know that"
+    assert first == told
+    assert second == ["gap", *told], "what was said meanwhile is not missing, and nobody could know that"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, body_heard, body_of, body_of_ended, event_frame
@@ -228,6 +229,19 @@ def run_headers(thread_id: str, run_id: str, *, stateless: bool = False, then: s
     if then is not None:
         headers["Location"] = f"{run}/{then}"
     return headers
+
+
+def stream_again(
+    *, modes: Iterable[str] | None = None, namespaces: Iterable[str] | None = None, past: bool = True
+) -> str:
+    """Where a client goes on whose stream is cut off, below what he follows: with the same of it and, where he has no ids
+    (not `past`), with what comes then. He goes there without saying again what he wants.
+    """
+    asked = [("stream_mode", mode) for mode in sorted(set(modes or ()))]
+    asked += [("namespace", namespace) for namespace in namespaces or ()]
+    if not past:
+        asked.append(("past", "0"))
+    return f"stream?{urlencode(asked)}" if asked else "stream"
 
 
 def cancelling(parts: ServerParts, run_id: str) -> Any:

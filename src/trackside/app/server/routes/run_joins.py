@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from trackside.app.server.access import caller_of, thread_for
 from trackside.app.server.auth.handlers import Action
@@ -20,6 +19,7 @@ from trackside.app.server.following import (
     reader_of,
     resume,
     run_headers,
+    stream_again,
     visible_run,
 )
 from trackside.app.server.principal import Permission
@@ -28,7 +28,6 @@ from trackside.app.server.run_events import RunEvents
 from trackside.app.server.thread_events import ThreadEvents
 from trackside.app.server.waiting import AT_ONCE, WhenEnded
 from trackside.app.server.wire.runs import JoinQuery, StreamQuery, ThreadStreamQuery
-from trackside.app.streams import Reader
 from trackside.harness.lifecycle import is_final
 
 routes = Routes("Runs")
@@ -108,7 +107,10 @@ async def join_thread(call: Call[None, ThreadStreamQuery]) -> Any:
         thread=thread,
         modes=frozenset(query.stream_mode or ("run_modes",)),
         last_event_id=call.header("last-event-id") or None,
-        headers={"Location": f"/threads/{thread_id}/stream", "Content-Location": f"/threads/{thread_id}"},
+        headers={
+            "Location": f"/threads/{thread_id}/{stream_again(modes=query.stream_mode)}",
+            "Content-Location": f"/threads/{thread_id}",
+        },
     )
 
 
@@ -143,6 +145,7 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
             mirror.close()
         raise
     modes = frozenset(mode for mode in query.stream_mode or () if mode)
+    then = stream_again(modes=modes, namespaces=query.namespace, past=reader.resumable)
     return RunEvents(
         run_id=run_id,
         reader=reader,
@@ -154,7 +157,7 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
         first=[first_frame(run, resumable=reader.resumable)] if from_start else (),
         heartbeat=parts.options.heartbeat,
         patience=parts.options.patience,
-        headers=run_headers(run.thread_id, run_id, stateless=thread_id is None, then=_then(query, reader)),
+        headers=run_headers(run.thread_id, run_id, stateless=thread_id is None, then=then),
         on_disconnect=_on_disconnect(call, run_id),
     )
 
@@ -167,15 +170,6 @@ def _expect_allowed(call: Call[None, Any]) -> None:
     """
     if call.query.cancel_on_disconnect and not call.principal.may(Permission.run):
         raise HttpError(status=403, detail=f"cancel_on_disconnect needs the permission {Permission.run.value!r}")
-
-
-def _then(query: StreamQuery, reader: Reader) -> str:
-    """Where a client goes on that is cut off: with the same parts, and, if he has no ids, with what comes then."""
-    asked = [("stream_mode", mode) for mode in sorted({*(query.stream_mode or ())} - {""})]
-    asked += [("namespace", namespace) for namespace in query.namespace or ()]
-    if not reader.resumable:
-        asked.append(("past", "0"))
-    return f"stream?{urlencode(asked)}" if asked else "stream"
 
 
 def _on_disconnect(call: Call[None, Any], run_id: str) -> Any:

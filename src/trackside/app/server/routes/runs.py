@@ -14,6 +14,7 @@ from trackside.app.server.following import (
     mirror_of,
     reader_of,
     run_headers,
+    stream_again,
 )
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, empty, json_reply
@@ -148,7 +149,7 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
         heartbeat=parts.options.heartbeat,
         patience=parts.options.patience,
         # Without ids nobody knows what a client has had that was cut off: it goes on with what comes then.
-        headers=_headers(run, "stream" if resumable else "stream?past=0"),
+        headers=_headers(run, stream_again(namespaces=call.query.namespace, past=resumable)),
         on_disconnect=_on_disconnect(call, run),
     )
 
