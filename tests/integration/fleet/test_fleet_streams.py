@@ -314,6 +314,19 @@ async def test_one_client_may_speak_about_a_thread_with_one_server_after_the_oth
                 assert await asyncio.wait_for(thread.output, 20) == {"counted": number}
 
 
+async def test_who_starts_a_run_where_the_thread_is_not_known_yet_is_shown_that_run_and_no_older_one(
+    have_fleet: Any,
+) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread_id = (await one.threads.create())["thread_id"]
+        await one.runs.wait(thread_id, "counting", input={"to": 1})
+        async with other.threads.stream(thread_id, assistant_id="counting") as thread, asyncio.timeout(20):
+            await thread.run.start(input={"to": 2})
+            # The client begins with the state as it finds it, and goes on with what it is told, to the run's end.
+            assert [values async for values in thread.values][-1] == {"counted": 2}
+
+
 async def test_a_receiver_is_told_once_of_the_end_of_a_workers_run(have_fleet: Any) -> None:
     server = ServerSettings(private_webhooks=True, webhook_secret=NEW)
     async with WebhookReceiver(NEW) as receiver, have_fleet({"counting": counting}, server=server) as fleet:

@@ -14,6 +14,7 @@ from trackside.app.server.auth.handlers import Action
 from trackside.app.server.failures import answer_of
 from trackside.app.server.following import heard_thread
 from trackside.app.server.misfits import misfit
+from trackside.app.server.parts import ServerParts
 from trackside.app.server.routing import Call
 from trackside.app.server.starting import LENIENT_RESUME, agent_named, started
 from trackside.app.server.thread_states import ThreadStates
@@ -91,9 +92,8 @@ async def answered(call: CommandCall) -> CommandDone | CommandFailed:
         TracksideError: it is not the command's fault.
     """
     command = call.body
-    feed = call.parts.streams.threads.known(call.thread_id)
     # Before anything is done: who follows the thread from there on misses nothing of it.
-    through = 0 if feed is None else log_of(feed).newest
+    through = await _said_before(call)
     try:
         result = await _done(call, command)
     except UnknownThreadError:
@@ -103,6 +103,23 @@ async def answered(call: CommandCall) -> CommandDone | CommandFailed:
         code, why = _refusal(exc)
         return CommandFailed(command.id, code, why)
     return CommandDone(command.id, result, CommandMeta(through))
+
+
+async def _said_before(call: CommandCall) -> int:
+    """The number of the newest event on the thread, whoever executes its runs; 0 if none is kept."""
+    parts, thread_id = call.parts, call.thread_id
+    if parts.mirrors is None:
+        return _newest_on(parts, thread_id)
+    thread = await parts.store.thread(thread_id, owner=call.principal.owner)
+    if thread is None:
+        return 0
+    async with heard_thread(parts, thread):
+        return _newest_on(parts, thread_id)
+
+
+def _newest_on(parts: ServerParts, thread_id: str) -> int:
+    feed = parts.streams.threads.known(thread_id)
+    return 0 if feed is None else log_of(feed).newest
 
 
 async def _done(call: CommandCall, command: ProtocolCommand) -> Any:
