@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from told_ends import ToldEnds
 
 from trackside.app.streams import EndedStream, FeedLimits, HubLimits, Reader, StreamHub
+from trackside.app.streams.frames import now_ms
 from trackside.app.streams.live_messages import MOST_BYTES, VERSION
 from trackside.app.streams.mirror import Mirrors
 from trackside.app.streams.mirror_options import MirrorOptions
@@ -475,6 +476,14 @@ async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() ->
             await mirror.catch_up()
             assert [kind for kind, *_ in await heard(reader, 4)] == ["started", "part", "missed", "ended"]
             assert not reader.feed.active
+
+
+async def test_who_follows_a_thread_is_told_that_nothing_has_come_of_a_run() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
+            await mirror.catch_up()
+            made.log.tell(RUN, at=now_ms())
+            assert await heard(reader, 2) == [("missed", RUN, None), ("ended", RUN, "success")]
 
 
 async def test_a_changed_state_and_the_end_of_a_thread_come_to_all_servers_once() -> None:

@@ -464,6 +464,7 @@ class Mirrors:
         self.stats.ends_logged += 1
         if (channel := self._hub.mirror(run_id)) is not None:
             channel.values = None  # the worker may have said newer ones
+            channel.feed = shared.feed or channel.feed
             followed = run_id in shared.heard_at or told.at >= shared.opened_at
             if told.started and followed and told.says.get("error_type") not in _SAID_NO_MORE:
                 channel.miss(channel.added + 1, at=told.at, why=_UNHEARD)
