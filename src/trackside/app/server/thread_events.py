@@ -39,9 +39,9 @@ class ThreadEvents:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, options = self.parts, self.parts.options
         outlet = Outlet(send, parts.streams, patience=options.patience, heartbeat=options.heartbeat)
-        await outlet.begin(self.headers)
         async with heard_thread(parts, self.thread):
             with parts.streams.threads.read(self.thread.thread_id) as reader:
+                await outlet.begin(self.headers)  # from here on the client misses nothing
                 await self._follow(outlet, reader, receive)
 
     async def _follow(self, outlet: Outlet, reader: FeedReader, receive: Receive) -> None:
