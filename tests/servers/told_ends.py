@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 from trackside.app.streams.ends import ToldEnd
@@ -15,6 +16,8 @@ class ToldEnds:
     def __init__(self) -> None:
         self.told: dict[str, ToldEnd] = {}
         self.asked: list[str] = []
+        self.threads: dict[str, datetime] = {}
+        """The threads that are there, and when they were made."""
         self._threads: dict[str, list[ToldEnd]] = {}
         self._news = asyncio.Event()
 
@@ -41,3 +44,6 @@ class ToldEnds:
                 seen += 1
                 yield ends[seen - 1]
             await self._news.wait()
+
+    async def thread_made_at(self, thread_id: str) -> datetime | None:
+        return self.threads.get(thread_id)

@@ -510,6 +510,75 @@ async def test_a_changed_state_and_the_end_of_a_thread_come_to_all_servers_once(
             await relay.aclose(0.05)
 
 
+async def test_who_follows_a_thread_hears_nothing_of_one_that_had_its_id_before() -> None:
+    async with fleet() as made:
+        made.log.threads[THREAD] = datetime.now(UTC)
+        made.begin()
+        made.say(1)
+        made.end()
+        made.begin("cut off")
+        made.hub.threads.note_state(THREAD, b"{}")
+        await asyncio.sleep(0)
+        made.hub.threads.forget([THREAD])
+        made.begin("new")
+        made.say(2, run_id="new")
+        await asyncio.sleep(0)
+        with made.mirrors[0].thread(THREAD, made_at=made.log.threads[THREAD]) as mirror:
+            await mirror.catch_up()
+            with made.servers[0].threads.read(THREAD) as reader:
+                reader.seen = reader.feed.first_kept - 1  # as who wants all that is kept
+                assert told(reader) == [("started", "new", None), ("part", "new", b"2")]
+                made.end("cut off")
+                made.end("new")
+                assert await heard(reader, 1) == [("ended", "new", "success")]
+                for ear in [*made.wire.ears]:  # as after an outage
+                    for _, message in [*made.wire.kept]:
+                        ear.hear(message)
+                await asyncio.sleep(0.05)
+                assert (told(reader), reader.is_over) == ([], False)
+
+
+async def test_a_thread_with_an_id_that_was_there_before_is_whole_though_what_is_kept_is_heard_twice_at_first() -> None:
+    async with fleet() as made:
+        made.log.threads[THREAD] = datetime.now(UTC)
+        for run_id in ("old", "new", "on"):
+            made.begin(run_id)
+            made.say(1, run_id=run_id)
+            if run_id != "on":
+                made.end(run_id)
+            await asyncio.sleep(0)
+            if run_id == "old":
+                made.hub.threads.forget([THREAD])
+        with made.mirrors[0].thread(THREAD) as mirror:
+            (ear,) = made.wire.ears
+            for _, message in [*made.wire.kept]:
+                ear.hear(message)
+            await mirror.catch_up()
+            with made.servers[0].threads.read(THREAD) as reader:
+                reader.seen = reader.feed.first_kept - 1
+                runs = [(kind, run_id) for kind, run_id, _ in told(reader)]
+                assert runs[:3] == [("started", "new"), ("part", "new"), ("ended", "new")]
+                assert runs[3:] == [("started", "on"), ("part", "on")]
+                made.end("on")
+                assert await heard(reader, 1) == [("ended", "on", "success")]
+
+
+@pytest.mark.parametrize("another_is_there", [True, False])
+async def test_who_follows_a_thread_hears_that_it_is_gone_also_while_its_mirror_catches_up(
+    another_is_there: bool,
+) -> None:
+    async with fleet(Adversity(held_up=100)) as made:
+        made.begin()
+        await asyncio.sleep(0)
+        with made.mirrors[0].thread(THREAD, made_at=datetime.now(UTC)), made.servers[0].threads.read(THREAD) as reader:
+            made.hub.threads.forget([THREAD])
+            if another_is_there:
+                made.log.threads[THREAD] = datetime.now(UTC)
+            made.wire.adversity = Adversity()
+            await asyncio.wait_for(reader.wait_for_end(), 5)
+            assert reader.thread_is_gone
+
+
 async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:
     async with fleet(limits=HubLimits(threads=FeedLimits(idle_threads=0))) as made:
         threads = made.servers[0].threads

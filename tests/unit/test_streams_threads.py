@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trackside.app.streams import FeedLimits, FeedReader, Frame, HubLimits, StreamHub
+from trackside.app.streams.protocol import Wanted, read_events
 from trackside.app.streams.thread_feed import Start, id_of
 from trackside.harness.ports import StreamGap
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
@@ -174,3 +175,22 @@ async def test_followers_are_woken_by_parts_ends_and_closing() -> None:
             assert await asyncio.wait_for(waiting, 5)
             reader.take()
         assert reader.is_over
+
+
+def test_who_follows_a_feed_that_begins_anew_is_told_of_a_gap_and_of_what_comes_then() -> None:
+    hub = StreamHub()
+    execute(hub, "1", "a")
+    with (
+        hub.threads.read(THREAD, after=0) as reader,
+        read_events(hub.threads, THREAD, Wanted(channels={"custom"}), 0) as events,
+    ):
+        execute(hub, "2", "b")
+        reader.feed.begin_anew()
+        assert reader.gap() == StreamGap(1, 6)
+        assert b'"gap"' in b"".join(events.pieces())
+        execute(hub, "3", "c")
+        assert [run_id for _, run_id, _ in told(reader)] == ["3", "3", "3"]
+        assert b'"c"' in b"".join(events.pieces())
+    with hub.threads.read(THREAD, after=0) as reader:
+        reader.gap()
+        assert [run_id for _, run_id, _ in told(reader)] == ["3", "3", "3"]

@@ -272,6 +272,20 @@ async def test_a_changed_state_is_told_where_the_thread_is_followed_if_it_is_not
         assert said(await told)[0][1]["values"] == {"counted": 7}
 
 
+async def test_the_stream_of_a_thread_ends_with_the_thread_on_whichever_server_that_is_deleted(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread = (await one.threads.create())["thread_id"]
+        await one.runs.wait(thread, "counting", input={"to": 1})
+        following = asyncio.create_task(Events(await other.threads.join_stream(thread)).rest())
+        threads = fleet.servers[1].app.streams.threads
+        async with asyncio.timeout(20):
+            while (feed := threads.known(thread)) is None or not feed.readers:
+                await asyncio.sleep(0.01)
+        await one.threads.delete(thread)
+        assert await following == []
+
+
 async def test_the_protocol_of_threads_says_the_same_on_each_server(have_fleet: Any) -> None:
     async with have_fleet({"counting": counting}) as fleet:
         async with fleet.servers[0].client.threads.stream(assistant_id="counting") as thread:

@@ -109,7 +109,7 @@ async def heard_thread(parts: ServerParts, thread: StoredThread) -> AsyncGenerat
         yield
         return
     active = thread.last_run_id if thread.status is ThreadStatus.busy else None
-    with parts.mirrors.thread(thread.thread_id, active=active) as mirror:
+    with parts.mirrors.thread(thread.thread_id, active=active, made_at=thread.created_at) as mirror:
         await mirror.catch_up()
         yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.streams.ends import ToldEnd
@@ -33,6 +34,11 @@ class RunEnds:
                 yield _told(stored)
         except ClosedError:
             pass
+
+    async def thread_made_at(self, thread_id: str) -> datetime | None:
+        """When the thread was made that has this id now; None if there is none."""
+        thread = await self._store.thread(thread_id)
+        return None if thread is None else thread.created_at
 
 
 def _told(stored: StoredEvent) -> ToldEnd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 
@@ -24,4 +25,8 @@ class EndLog(Protocol):
 
     def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
         """How the runs of a thread end, from now on."""
+        ...
+
+    async def thread_made_at(self, thread_id: str) -> datetime | None:
+        """When the thread was made that has this id now; None if there is none."""
         ...

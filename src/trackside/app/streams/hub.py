@@ -122,6 +122,21 @@ class Channel(Ring[Frame]):
             if self.feed is not None:
                 self.feed.note_missed(self.run_id, StreamGap(first, through, why), at=at)
 
+    def retell(self, feed: ThreadFeed) -> None:
+        """Tell a thread's feed who the run is, and what it has said by now."""
+        begun = self.begun
+        if begun is None:
+            feed.note_active(self.run_id)
+        elif begun.started:
+            start = Start(begun.agent, begun.attempt, self.modes or frozenset(), begun.answers)
+            feed.note_start(self.run_id, start, at=begun.at)
+        former = RingReader(self, 0)
+        while former.has_more:
+            if (gap := former.gap()) is not None:
+                feed.note_missed(self.run_id, gap, at=now_ms())
+            for frame in former.take():
+                feed.note_part(self.run_id, frame)
+
     def wake_all(self) -> None:
         """Wake who follows the run, and who follows its thread."""
         self.wake()

@@ -13,29 +13,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
-from trackside.app.streams._ring import RingReader
+from trackside.app.streams._arrivals import Arrivals
 from trackside.app.streams.ends import EndLog, ToldEnd
-from trackside.app.streams.frames import Frame, now_ms
+from trackside.app.streams.frames import now_ms
 from trackside.app.streams.hub import Channel, StreamHub
 from trackside.app.streams.live_messages import (
-    MOST_BYTES,
-    MOST_PART_BYTES,
     Begin,
     Message,
-    Piece,
     State,
     UnknownMessageError,
     end_as_said,
     message_of,
-    whole_part,
 )
 from trackside.app.streams.mirror_options import MirrorOptions, MirrorStats
-from trackside.app.streams.thread_feed import Start, ThreadFeed
+from trackside.app.streams.thread_feed import ThreadFeed
 from trackside.app.streams.wire import Listening, LiveWire, Topic
 from trackside.harness.errors import TracksideError
 from trackside.harness.ports import StreamGap
@@ -43,12 +40,13 @@ from trackside.harness.types import FailureReason
 
 logger = logging.getLogger("trackside.stream")
 
-_MOST_PIECES: Final = MOST_PART_BYTES // MOST_BYTES + 2
 _STILL_COMING: Final = 0.5
 """Seconds after a message of a run in which another one may be expected."""
 _SAID_NO_MORE: Final = frozenset(FailureReason) - {FailureReason.budget_exceeded}
 """How runs have failed whose processes did not live to say more."""
 _UNHEARD: Final = "what the worker said last did not come; how the run has ended, the log says"
+_ASK_AGAIN: Final = 1.0
+"""Seconds after which a log that could not be asked is asked again."""
 _KNOWN_ENDS: Final = 1_000
 """Of how many runs of a thread a mirror knows that they are over, besides those that the hub knows."""
 
@@ -86,24 +84,19 @@ class Mirror:
             self._mirrors._release(self)  # noqa: SLF001  # they are of the same module
 
 
-class _Pieces(NamedTuple):
-    """What has come of a large part."""
-
-    sequence: int
-    data: list[bytes]
-
-
 class _SharedMirror:
     """What those share who want the same mirror: what is heard of a run, or (with the `feed`) of all runs of a thread."""
 
     __slots__ = (
+        "arrivals",
         "feed",
+        "forgotten",
         "heard_at",
         "lingering",
         "listening",
+        "made_at",
         "opened_at",
         "over",
-        "pieces",
         "states",
         "tasks",
         "topic",
@@ -111,9 +104,12 @@ class _SharedMirror:
         "watches",
     )
 
-    def __init__(self, topic: Topic, feed: ThreadFeed | None) -> None:
+    def __init__(
+        self, topic: Topic, arrivals: Arrivals, feed: ThreadFeed | None = None, made_at: datetime | None = None
+    ) -> None:
         self.topic = topic
         self.feed = feed
+        self.made_at = made_at
         self.users: set[Mirror] = set()
         self.opened_at = now_ms()
         self.lingering: asyncio.TimerHandle | None = None
@@ -121,7 +117,9 @@ class _SharedMirror:
         self.heard_at: dict[str, float] = {}
         """The runs that were heard of and are not over, and when something was heard of them last."""
         self.over: OrderedDict[str, None] = OrderedDict()
-        self.pieces: dict[str, _Pieces] = {}
+        self.forgotten: set[str] = set()
+        """Runs that were heard before a thread with this id was gone, and taken to be over."""
+        self.arrivals = arrivals
         self.states: deque[tuple[int, int]] = deque(maxlen=1_000)
         """When the thread's state was changed, and a hash of what to, as it may come again."""
         self.watches: dict[str, asyncio.Task[None]] = {}
@@ -175,17 +173,18 @@ class Mirrors:
             self._watch(shared, run_id, partial(self._ask_log, shared, run_id))
         return self._used(shared, mirror)
 
-    def thread(self, thread_id: str, *, active: str | None = None) -> Mirror:
+    def thread(self, thread_id: str, *, active: str | None = None, made_at: datetime | None = None) -> Mirror:
         """Have what all runs of a thread say in the hub's feed of the thread, also of those that begin later.
 
-        `active` is a run that had not ended a moment ago, so that its end is told even if nothing else is heard of it.
+        `active` is a run that had not ended a moment ago, so that its end is told even if nothing else is heard of it;
+        `made_at` is when the thread was made, by which it is told from others that had its id before it or have it later.
         """
         topic = Topic(thread_id)
         shared = self._open.get(topic)
         if shared is None:
             feed = self._hub.threads.feed_of(thread_id)
             feed.mirrored = True
-            shared = _SharedMirror(topic, feed)
+            shared = _SharedMirror(topic, Arrivals(self.stats), feed, made_at)
             self._spawn(shared, partial(self._ask_log_of_thread, shared), f"trackside-mirror-{thread_id}")
             self._begin(shared)
         if active is not None and active not in shared.watches and active not in shared.over:
@@ -208,7 +207,7 @@ class Mirrors:
 
     def _own(self, topic: Topic) -> _SharedMirror:
         """The mirror of one run alone."""
-        return self._open.get(topic) or self._begin(_SharedMirror(topic, None))
+        return self._open.get(topic) or self._begin(_SharedMirror(topic, Arrivals(self.stats)))
 
     def _used(self, shared: _SharedMirror, mirror: Mirror) -> Mirror:
         shared.users.add(mirror)
@@ -223,11 +222,43 @@ class Mirrors:
         if shared is None:
             return
         shared.users.discard(mirror)
-        if not shared.users and self._open.get(shared.topic) is shared:
+        self._linger(shared)
+
+    def _linger(self, shared: _SharedMirror) -> None:
+        """Have it go in a moment if nobody wants it."""
+        if not shared.users and shared.lingering is None and self._open.get(shared.topic) is shared:
             shared.lingering = self._loop.call_later(self._options.linger, self._drop, shared)
 
+    def _doubt_thread(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
+        """A thread with this id is gone. It may be an earlier one, as what is kept comes first, and again after an outage:
+        the log says which one is there. What came before that at first, nobody may know who follows this one.
+        """
+        if not shared.is_caught_up:
+            self._hand_over(shared)
+            self._let_go(shared, shared.heard_at)
+            for run_id in [*shared.heard_at]:
+                self._note_over(shared, run_id)
+            shared.forgotten.update(shared.over)
+            feed.begin_anew()
+        self._spawn(shared, partial(self._end_if_gone, shared, feed), f"trackside-mirror-gone-{feed.thread_id}")
+
+    async def _end_if_gone(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
+        made_at = await self._made_at(feed.thread_id)
+        if made_at is None or shared.made_at not in {None, made_at}:
+            self._hand_over(shared)
+            self._drop(shared)
+            feed.close()
+
+    async def _made_at(self, thread_id: str) -> datetime | None:
+        while True:
+            try:
+                return await self.log.thread_made_at(thread_id)
+            except TracksideError as exc:
+                logger.debug("whether thread %s is gone cannot be seen: %s", thread_id, exc)
+                await asyncio.sleep(_ASK_AGAIN)
+
     def _hand_over(self, shared: _SharedMirror) -> None:
-        """The thread is gone. Its runs that somebody follows have mirrors of their own from now on, until they are over: the
+        """A thread is gone. Its runs that somebody follows have mirrors of their own from now on, until they are over: the
         word of their ends may be under way, behind that of the thread's.
         """
         for mirror in [*shared.users]:
@@ -240,6 +271,7 @@ class Mirrors:
                 self._watch(own, run_id, partial(self._ask_log, own, run_id))
             shared.users.discard(mirror)
             self._used(own, mirror)
+        self._linger(shared)
 
     def _drop(self, shared: _SharedMirror) -> None:
         """Hear no more; what is not over is closed and forgotten, as it would not go on."""
@@ -254,18 +286,19 @@ class Mirrors:
         for task in shared.tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        thread_id, run_id = shared.topic
-        for one in {*shared.heard_at, *shared.watches, *(() if run_id is None else (run_id,))}:
-            if not self._is_heard(thread_id, one):
-                self._hub.drop_mirror(one)
-            elif shared.feed is not None and (channel := self._hub.mirror(one)) is not None:
-                channel.feed = None
+        run_id = shared.topic.run_id
+        self._let_go(shared, {*shared.heard_at, *shared.watches, *(() if run_id is None else (run_id,))})
         if shared.feed is not None:
             self._hub.threads.drop(shared.feed)
 
-    def _is_heard(self, thread_id: str, run_id: str) -> bool:
-        """Whether a mirror is left that hears of a run."""
-        return Topic(thread_id, run_id) in self._open or Topic(thread_id) in self._open
+    def _let_go(self, shared: _SharedMirror, run_ids: Iterable[str]) -> None:
+        """Of these runs nothing comes by this mirror any more; those of which no other one hears are closed."""
+        thread_id = shared.topic.thread_id
+        for run_id in run_ids:
+            if all(self._open.get(topic) in {None, shared} for topic in (Topic(thread_id, run_id), Topic(thread_id))):
+                self._hub.drop_mirror(run_id)
+            elif shared.feed is not None and (channel := self._hub.mirror(run_id)) is not None:
+                channel.feed = None
 
     def _spawn(self, shared: _SharedMirror, work: _Work, name: str) -> asyncio.Task[None]:
         task = self._loop.create_task(_said_if_it_fails(work, shared.topic), name=name)
@@ -284,10 +317,8 @@ class Mirrors:
             self.stats.not_understood += 1
             return
         if message.gone:
-            if shared.feed is not None and shared.is_caught_up:  # what is kept may be of one that was there before
-                self._hand_over(shared)
-                self._drop(shared)
-                shared.feed.close()
+            if shared.feed is not None:
+                self._doubt_thread(shared, shared.feed)
         elif message.state is not None:
             self._take_state(shared, message.state)
         elif message.watched is not None:
@@ -298,6 +329,9 @@ class Mirrors:
 
     def _take(self, shared: _SharedMirror, message: Message) -> None:
         run_id = message.run_id
+        if run_id in shared.forgotten and message.begin is not None and not shared.is_caught_up:
+            shared.forgotten.discard(run_id)  # what is kept comes once more: it may be of the thread that is there
+            shared.over.pop(run_id, None)
         channel = None if run_id in shared.over else self._hub.mirror(run_id)
         if channel is None:
             if shared.feed is not None and run_id not in shared.over:
@@ -308,7 +342,7 @@ class Mirrors:
             self._watch(shared, run_id, partial(self._doubt, shared, run_id))
         shared.heard_at[run_id] = self._loop.time()
         self._attach(shared, channel, message.begin)
-        self._take_parts(shared, channel, message)
+        shared.arrivals.take(channel, message)
         if message.end is not None and message.end.says is not None:
             self.stats.ends_said += 1
             self._end(shared, ToldEnd(run_id, message.end.says, message.end.at, started=True))
@@ -324,62 +358,15 @@ class Mirrors:
         if feed is None or channel.feed is feed:
             return
         channel.feed = feed
-        _retell(feed, channel)
+        channel.retell(feed)
 
     def _retell_ended(self, feed: ThreadFeed, run_id: str) -> None:
         """Tell those who follow a thread of a run that has ended here before anybody did: it was followed by itself."""
         channel = self._hub.ended(run_id)
         if channel is not None and channel.begun is not None:
-            _retell(feed, channel)
+            channel.retell(feed)
             feed.note_end(run_id, channel.end, at=channel.ended_at)
             feed.wake()
-
-    def _take_parts(self, shared: _SharedMirror, channel: Channel, message: Message) -> None:
-        stats, before = self.stats, channel.added
-        gaps = list(message.gaps)
-        for part in message.parts:
-            while gaps and gaps[0][0] < part[0]:
-                self._miss(channel, StreamGap(*gaps.pop(0)), at=part[5])
-            if part[0] > channel.added:
-                stats.missed += part[0] - channel.added - 1
-                stats.parts += 1
-                channel.take(Frame(*part))
-            else:
-                stats.repeated += 1
-        at = now_ms() if message.end is None else message.end.at
-        for gap in gaps:
-            self._miss(channel, StreamGap(*gap), at=at)
-        if message.piece is not None:
-            self._take_piece(shared, channel, message.piece)
-        self._miss(channel, StreamGap(before, message.through), at=at)
-
-    def _take_piece(self, shared: _SharedMirror, channel: Channel, piece: Piece) -> None:
-        """Take a piece of a large part, if all before it have come; the part, if it was the last one."""
-        run_id = channel.run_id
-        if piece.sequence <= channel.added:
-            return
-        if piece.index == 0:
-            shared.pieces[run_id] = _Pieces(piece.sequence, [])
-        coming = shared.pieces.get(run_id)
-        if coming is None or coming.sequence != piece.sequence or piece.index >= _MOST_PIECES:
-            return
-        if len(coming.data) == piece.index:
-            coming.data.append(piece.data)
-        if len(coming.data) < piece.count:
-            return
-        del shared.pieces[run_id]
-        try:
-            frame = Frame(*whole_part(b"".join(coming.data)))
-        except UnknownMessageError:
-            self.stats.not_understood += 1
-            return
-        self.stats.parts += 1
-        channel.take(frame)
-
-    def _miss(self, channel: Channel, gap: StreamGap, *, at: int) -> None:
-        if gap.last > channel.added:
-            self.stats.missed += gap.last - channel.added
-            channel.miss(gap.last, at=at, why=gap.why)
 
     def _take_state(self, shared: _SharedMirror, state: State) -> None:
         """Somebody has changed the thread's state."""
@@ -409,7 +396,7 @@ class Mirrors:
 
     def _note_over(self, shared: _SharedMirror, run_id: str) -> None:
         shared.heard_at.pop(run_id, None)
-        shared.pieces.pop(run_id, None)
+        shared.arrivals.forget(run_id)
         watch = shared.watches.pop(run_id, None)
         if watch is not None and watch is not asyncio.current_task():
             watch.cancel()
@@ -469,22 +456,6 @@ class Mirrors:
             if told.started and followed and told.says.get("error_type") not in _SAID_NO_MORE:
                 channel.miss(channel.added + 1, at=told.at, why=_UNHEARD)
         self._end(shared, told)
-
-
-def _retell(feed: ThreadFeed, channel: Channel) -> None:
-    """Tell a thread's feed who a run is, and what it has said by now."""
-    begun: Begin | None = channel.begun
-    if begun is None:
-        feed.note_active(channel.run_id)
-    elif begun.started:
-        start = Start(begun.agent, begun.attempt, channel.modes or frozenset(), begun.answers)
-        feed.note_start(channel.run_id, start, at=begun.at)
-    former = RingReader(channel, 0)
-    while former.has_more:
-        if (gap := former.gap()) is not None:
-            feed.note_missed(channel.run_id, gap, at=now_ms())
-        for frame in former.take():
-            feed.note_part(channel.run_id, frame)
 
 
 async def _said_if_it_fails(work: _Work, topic: Topic) -> None:

@@ -158,6 +158,13 @@ class ThreadFeed(Ring[FeedItem]):
             if self.mirrored and self._owner.on_watched is not None:
                 self._owner.on_watched(self.thread_id, run_id)
 
+    def begin_anew(self) -> None:
+        """Forget what was said: that was on another thread, which had this id before."""
+        self._growing().clear()
+        self.size = 0
+        self.active.clear()
+        self.watched = self.derived = None
+
     def _number(self, at: int, *, unsure: bool = False) -> int:
         self.newest = number_after(self.newest, at, unsure=unsure)
         return self.newest

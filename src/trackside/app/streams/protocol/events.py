@@ -89,7 +89,7 @@ class ThreadEventLog(Ring[Event]):
         items = feed.after(self._seen)
         if self._seen + 1 < feed.first_kept:
             why = json_of({"why": "more was said than is kept, before anybody asked for it"})
-            self._say(GAP, why, at=items[0].time, unsure=True)
+            self._say(GAP, why, at=items[0].time if items else now_ms(), unsure=True)
         self._seen = feed.added
         for item in items:
             try:
