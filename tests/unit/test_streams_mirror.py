@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from told_ends import ToldEnds
 
+from trackside.app.server.following import resume
 from trackside.app.streams import EndedStream, FeedLimits, HubLimits, Reader, StreamHub
 from trackside.app.streams.frames import now_ms
 from trackside.app.streams.live_messages import MOST_BYTES, VERSION
@@ -135,6 +136,42 @@ async def test_who_comes_late_gets_what_is_kept_then_what_comes_without_a_gap() 
         with made.mirrors[1].run(THREAD, RUN):  # when all is over
             got, end = await to_the_end(made.servers[1].read(RUN))
         assert (numbers_of(got), end.end) == ([1, 2, 3, 4], {"status": "success"})
+
+
+async def test_who_has_had_more_elsewhere_than_has_come_here_goes_on_behind_that() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            made.begin(options={"stream_resumable": True})
+            made.say(1, 2)
+            assert await reader.reaches(2, 5)
+            made.wire.is_away = True
+            made.say(3, 4, 5)
+            (fifth,) = made.hub.read(RUN, after=4).take()
+            assert not resume(reader, fifth.id)
+            assert reader.knows("17-5") is False, "it had not begun by then"
+            made.say(6)
+            made.wire.come_back()
+            made.end()
+            got, _ = await to_the_end(reader)
+        assert numbers_of(got) == [6]
+        assert reader.knows(f"{now_ms()}-7") is False, "the worker has said which part was the last"
+
+
+async def test_who_has_had_more_of_a_run_than_has_come_before_the_log_told_its_end_gets_that_end() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            made.begin()
+            made.say(1)
+            assert await made.servers[0].read(RUN).reaches(1, 5)
+            made.log.tell(RUN, status="error", error_type="worker_lost")
+            await asyncio.wait_for(made.servers[0].read(RUN).wait_for_end(), 5)
+            reader = made.servers[0].read(RUN)
+            assert not resume(reader, f"{now_ms()}-5")
+            got, end = await to_the_end(reader)
+        assert got == []
+        assert end.end is not None
+        assert end.end["error_type"] == "worker_lost"
 
 
 async def test_what_is_not_kept_any_more_is_a_gap() -> None:

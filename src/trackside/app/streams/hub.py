@@ -61,6 +61,7 @@ class Channel(Ring[Frame]):
         "agent",
         "begun",
         "closing",
+        "counted",
         "end",
         "ended_at",
         "feed",
@@ -91,6 +92,8 @@ class Channel(Ring[Frame]):
         """Whether another process executes the run, and what it says comes from there."""
         self.begun: Any = None
         """What that process said of its beginning."""
+        self.counted = False
+        """Whether that process has said its end, and so how many parts there are."""
 
     def say(
         self,
@@ -121,6 +124,10 @@ class Channel(Ring[Frame]):
             self.values = None  # newer ones may be among them
             if self.feed is not None:
                 self.feed.note_missed(self.run_id, StreamGap(first, through, why), at=at)
+
+    def may_lack(self, at: int) -> bool:
+        """Whether the run may have said something `at` that time, in milliseconds since 1970, that has not come here."""
+        return self.mirrored and not self.counted and self.begun is not None and at >= self.begun.at
 
     def retell(self, feed: ThreadFeed) -> None:
         """Tell a thread's feed who the run is, and what it has said by now."""
@@ -175,14 +182,14 @@ class Reader(RingReader[Frame]):
         return self._channel.modes
 
     def knows(self, frame_id: str) -> bool | None:
-        """Whether a part of the run has this id; None if it may have had, and is not kept any more."""
+        """Whether a part of the run has this id; None if one may have, and it is not kept any more, or has not come here."""
         at, _, number = frame_id.partition("-")
         if not (at.isdecimal() and number.isdecimal()):
             return False
         sequence = int(number)
         channel = self._channel
         if sequence > channel.added:
-            return False
+            return None if channel.may_lack(int(at)) else False
         if sequence == 0:  # of what comes before all parts
             return True
         if sequence < channel.first_kept:

@@ -345,6 +345,7 @@ class Mirrors:
         shared.arrivals.take(channel, message)
         if message.end is not None and message.end.says is not None:
             self.stats.ends_said += 1
+            channel.counted = True
             self._end(shared, ToldEnd(run_id, message.end.says, message.end.at, started=True))
         else:
             channel.wake_all()
