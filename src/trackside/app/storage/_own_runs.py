@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, KeysView
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from trackside.app.storage._coordination import Fates
@@ -56,6 +57,8 @@ class OwnRuns:
         self._runs: dict[str, OwnRun] = {}
         self._of_thread: dict[str, dict[str, OwnRun]] = {}
         """The same, by thread, in the order of coming."""
+        self._let_in: dict[str, RunRecord] = {}
+        """Runs whose admission here has not returned."""
         self._given: dict[str, ThreadStatus] = {}
         """Runs that got their thread before their admission here had returned, and the status of that."""
         self._displaced: dict[str, CancelAction] = {}
@@ -74,6 +77,20 @@ class OwnRuns:
     def get(self, run_id: str) -> OwnRun | None:
         """The run with this id; None if it is not this worker's."""
         return self._runs.get(run_id)
+
+    @contextmanager
+    def letting_in(self, record: RunRecord) -> Iterator[None]:
+        """While a run is being let in here: others may have to know it before its admission has returned."""
+        self._let_in[record.run_id] = record
+        try:
+            yield
+        finally:
+            self._let_in.pop(record.run_id, None)
+
+    def take_early(self, run_id: str) -> OwnRun | None:
+        """Look after a run whose admission is known to be written, and has not returned; None if it is no such run."""
+        record = self._let_in.get(run_id)
+        return None if record is None else self.take(record, ready=False, thread_status=ThreadStatus.idle)
 
     def take(self, record: RunRecord, *, ready: bool, thread_status: ThreadStatus) -> OwnRun:
         """Look after a run from now on, or know better how it stands."""

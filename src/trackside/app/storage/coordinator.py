@@ -180,7 +180,8 @@ class StoredCoordinator:
                 as_the_run = spec.thread_metadata == spec.metadata  # and so without what a hook takes out of that
                 metadata = record.metadata if as_the_run else spec.thread_metadata
                 work.thread_metadata = canonical_payload(metadata, path="thread_metadata")
-        admitted: Admitted = await self._writer.write_to_the_end(work)
+        with self._runs.letting_in(record):
+            admitted: Admitted = await self._writer.write_to_the_end(work)
         if admitted.existing is not None:
             existing = admitted.existing
             known = await finish(lambda: self._known(existing), name="existing")
@@ -414,7 +415,7 @@ class StoredCoordinator:
         records: dict[str, RunRecord] = {}
         others: list[Displaced] = []
         for run_id, running in displaced:  # before anything is awaited: nobody else may withdraw them now
-            own = self._runs.get(run_id)
+            own = self._runs.get(run_id) or (None if running else self._runs.take_early(run_id))
             if own is None:
                 others.append(Displaced(run_id, running))
                 if not running:
@@ -427,8 +428,12 @@ class StoredCoordinator:
         if any(running for _, running in others):
             self._signals.announce()  # their owners have to be told
         for run_id, running in others:
-            record = records[run_id] = await finish(partial(self._known, run_id), name="displaced")
-            if not running and run_id not in self._runs:  # its admission takes longer to return than it took to be read
+            try:
+                record = records[run_id] = await finish(partial(self._known, run_id), name="displaced")
+            except (StorageError, UnknownRunError) as exc:  # the run that comes is let in all the same
+                logger.warning("run %s has to make room, and cannot be read: %s", run_id, exc)
+                continue
+            if not running and run_id not in self._runs:  # its adoption takes longer to return than it took to be read
                 self._runs.take(record, ready=False, thread_status=ThreadStatus.idle)
         return [records[run_id] for run_id, _ in displaced if run_id in records]
 

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Any, override
 
 import pytest
-from tests.integration.runs.stage import Agents
+from tests.integration.runs.stage import Agents, within_patience
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.errors import ReadersBusyError
 from trackside.harness.errors import EventOrderError, InvalidSpecError, NoResultHereError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
@@ -137,6 +138,32 @@ async def test_a_run_that_has_to_make_room_before_its_start_is_answered_is_ended
     assert told == ["run_cancelled"]
     assert "could not be" not in caplog.text
     assert "may stay held" not in caplog.text
+
+
+async def test_a_run_that_has_to_make_room_before_its_start_is_answered_is_ended_though_nothing_can_be_read(
+    worker: Any, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await worker()
+    running = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=3_600)
+    held = Held()
+    holding = asyncio.create_task(a.store._writer.write(held))
+    await asyncio.to_thread(held.begun.wait, 20)
+    starts = asyncio.create_task(a.start("quick two", thread_id="t"))
+    await asyncio.sleep(0)
+    a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as its timer does
+    await asyncio.sleep(0)
+
+    async def get_nothing(run_id: str) -> Any:
+        raise ReadersBusyError(database=a.store._readers.database, count=1, seconds=1)
+
+    monkeypatch.setattr(a.coordinator, "get", get_nothing)
+    held.over.set()
+    await asyncio.wait({starts, holding})
+    results = [await within_patience(handle.result()) for handle in (running, starts.result(), due)]
+
+    assert [result.status for result in results] == ["cancelled", "cancelled", "success"]
 
 
 async def test_runs_that_wait_when_their_manager_closes_start_with_the_next(worker: Any, agents: Agents) -> None:

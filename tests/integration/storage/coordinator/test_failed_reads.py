@@ -1,0 +1,59 @@
+"""What was written stays done where what is read behind it fails: nobody waits for what only that would have told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.integration.runs.stage import Agents, within_patience
+
+from trackside.app.storage.errors import ReadersBusyError
+
+
+def fail_next_read(worker: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have the next look of this worker at one run fail; which run that was of, once it was."""
+    get = worker.coordinator.get
+    failed: list[str] = []
+
+    async def get_later(run_id: str) -> Any:
+        if failed:
+            return await get(run_id)
+        failed.append(run_id)
+        raise ReadersBusyError(database=worker.store._readers.database, count=1, seconds=1)
+
+    monkeypatch.setattr(worker.coordinator, "get", get_later)
+    return failed
+
+
+async def test_a_run_that_has_others_make_room_runs_though_one_of_them_cannot_be_read(
+    worker: Any, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await worker(), await worker()
+    running = await b.start("one", thread_id="t")
+    await agents.until_running("one")
+    waiting = await a.start("quick two", thread_id="t")
+    failed = fail_next_read(a, monkeypatch)
+
+    coming = await a.start("quick three", thread_id="t", multitask="interrupt")
+    results = [await within_patience(handle.result()) for handle in (running, waiting, coming)]
+
+    assert failed == [running.run_id]
+    assert [result.status for result in results] == ["cancelled", "cancelled", "success"]
+    assert agents.begun == ["one", "quick three"]
+
+
+async def test_a_run_that_is_due_and_has_others_make_room_runs_though_one_of_them_cannot_be_read(
+    worker: Any, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await worker(), await worker()
+    running = await b.start("one", thread_id="t")
+    await agents.until_running("one")
+    waiting = await a.start("quick two", thread_id="t")
+    due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=3_600)
+    failed = fail_next_read(a, monkeypatch)
+
+    a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as its timer does
+    results = [await within_patience(handle.result()) for handle in (running, waiting, due)]
+
+    assert failed == [running.run_id]
+    assert [result.status for result in results] == ["cancelled", "cancelled", "success"]
