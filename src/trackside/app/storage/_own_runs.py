@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, KeysView
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from trackside.app.storage._coordination import Fates
 from trackside.app.storage._queue import Handover
-from trackside.harness.types import CancelAction, RunRecord, ThreadStatus
+from trackside.harness.types import CancelAction, RunRecord, RunStatus, ThreadStatus
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -39,6 +41,11 @@ class OwnRun:
     def is_in_line(self) -> bool:
         """Whether it waits for its thread, as far as is known here."""
         return not (self.claimed or self.withdrawn or self.over or self.timer or self.cancel_requested)
+
+    def asked_to_stop(self, *, running: bool) -> RunRecord:
+        """What is known here of a run that somebody has asked to stop."""
+        status = RunStatus.running if running else RunStatus.pending
+        return replace(self.record, status=status, cancel_requested=self.cancel_requested)
 
 
 class OwnRuns:

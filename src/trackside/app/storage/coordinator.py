@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from msgspec.structs import replace
-
 from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._coordination import (
     Admit,
@@ -360,7 +358,11 @@ class StoredCoordinator:
             await self._writer.write_to_the_end(work)
             # Not before: a cancel that could not be stored must not keep the run from being claimed.
             own.cancel_requested = own.cancel_requested or action
-            return await self._known(run_id)
+            try:
+                return await self._known(run_id)
+            except StorageError as exc:  # it is recorded: whoever asks has to stop the run, as nobody else will
+                logger.warning("run %s is to be cancelled, and cannot be read: %s", run_id, exc)
+                return own.asked_to_stop(running=own.claimed)
         finally:
             own.cancels -= 1
 
@@ -423,8 +425,7 @@ class StoredCoordinator:
             elif running or not own.withdrawn:
                 own.cancel_requested = own.cancel_requested or action
                 own.withdrawn = own.withdrawn or not running
-                status = RunStatus.running if running else RunStatus.pending
-                records[run_id] = replace(own.record, status=status, cancel_requested=own.cancel_requested)
+                records[run_id] = own.asked_to_stop(running=running)
         if any(running for _, running in others):
             self._signals.announce()  # their owners have to be told
         for run_id, running in others:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.integration.runs.stage import Agents, within_patience
 
+from trackside import RunStatus
 from trackside.app.storage.errors import ReadersBusyError
 
 
@@ -57,3 +58,18 @@ async def test_a_run_that_is_due_and_has_others_make_room_runs_though_one_of_the
 
     assert failed == [running.run_id]
     assert [result.status for result in results] == ["cancelled", "cancelled", "success"]
+
+
+async def test_a_running_run_is_stopped_by_a_cancel_that_cannot_be_read_back(
+    worker: Any, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await worker()
+    running = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    failed = fail_next_read(a, monkeypatch)
+
+    record = await a.manager.cancel(running.run_id)
+
+    assert failed == [running.run_id]
+    assert record.run_id == running.run_id
+    assert (await within_patience(running.result())).status is RunStatus.cancelled
