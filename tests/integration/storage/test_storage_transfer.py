@@ -135,6 +135,47 @@ async def test_what_comes_back_is_what_was_there(store: Store, another: Another,
     assert later.position == 16
 
 
+def made(*events: dict[str, Any], to: int) -> io.BytesIO:
+    """An export, as somebody else has written it."""
+    header = {"format": "trackside.events", "version": 1, "to": to, "chosen": {}}
+    lines = [header, *events, {"events": len(events)}]
+    return io.BytesIO(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+async def test_an_export_without_events_ends_no_log_that_has_others_further_on(store: Store, script) -> None:
+    await store.append([script().started()])
+
+    report = await store.import_events(made(to=1_000))
+    (later,) = await store.append([script().started()])
+
+    assert report == ImportReport(imported=0, known=0, kept_positions=True, unfinished=0)
+    assert later.position == 2
+
+
+async def test_an_export_of_which_all_is_known_ends_no_log_that_has_more_further_on(store: Store, script) -> None:
+    run = script()
+    await store.append([run.started()])
+    file = await exported(store)
+    await store.append([run.completed()])
+
+    await store.import_events(io.BytesIO(file.replace(b'"to":1,', b'"to":1000,')))
+    (later,) = await store.append([script().started()])
+
+    assert later.position == 3
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+async def test_behind_what_is_imported_is_room_for_more(store: Store, script, is_empty: bool) -> None:
+    last = 2**63 - 1
+    event = {"position": last, "event_id": "e", "event_type": "run_started", "run_id": "r", "thread_id": "t"}
+    event |= {"sequence": 1, "occurred_at": LONG_AGO.isoformat(), "payload": {}}
+    with pytest.raises((ForeignExportError, ExportDamagedError)):
+        await store.import_events(made(to=last) if is_empty else made(event, to=1))
+
+    (later,) = await store.append([script().started()])
+    assert later.position == 1
+
+
 async def test_an_export_is_readable(store: Store, script) -> None:
     run = script("r", "t")
     await store.append([run.started(n=1), run.completed()])

@@ -31,7 +31,8 @@ from trackside.harness.observer import RunLifecycleEvent
 
 FORMAT: Final = "trackside.events"
 VERSION: Final = 1
-MAX_POSITION: Final = 2**63 - 1
+MAX_POSITION: Final = 2**62
+"""With as many behind it that a log can have: it goes on from there."""
 MAX_LINE: Final = 64 * 1_048_576
 """Bytes of one line: more than the largest event that a store takes."""
 

@@ -80,7 +80,7 @@ async def import_events(
         loose.note(batch)
         if on_imported is not None:
             on_imported(placing.imported + placing.known)
-    if placing.all_kept:
+    if placing.was_beginning:
         await writer.write(EndLog(export.header.to))
     for thread_ids in batched(loose.threads, _BATCH_ROWS):
         await writer.write(RestThreads(thread_ids))
@@ -179,10 +179,14 @@ class _Placing:
         self.known = 0
         self.all_kept = True
 
+    @property
+    def was_beginning(self) -> bool:
+        """Whether all that the log had before is in the export, as far as that has been seen, and in the same places."""
+        return self.all_kept and self._same == self._stored
+
     def keeps(self, batch: Sequence[ImportedRow]) -> bool:
         """Whether these events go where they were."""
-        is_beginning = self.all_kept and self._same == self._stored
-        return is_beginning and batch[0].position > self._last
+        return self.was_beginning and batch[0].position > self._last
 
     def note(self, batch: Sequence[ImportedRow], stored: Sequence[EventRow]) -> None:
         """Take note of what became of them."""
