@@ -534,6 +534,31 @@ async def test_a_new_thread_has_the_metadata_of_the_request(store: Store, manage
     assert (await threads.get(run.thread_id)).metadata["owner"] == "ada"
 
 
+async def test_metadata_may_have_more_keys_than_a_statement_has_room_for(store: Store, manager: RunManager) -> None:
+    many = {f"k{n}": n for n in range(11_000)}
+    threads = store.threads_of(None)
+
+    made = await threads.create(metadata=many)
+    changed = await threads.create(metadata={"k0": "not yet"})
+    await threads.change(changed.thread_id, metadata=many)
+    copied = await threads.copy(made.thread_id)
+    begun = (await ended(manager, thread_metadata=many)).thread_id
+    everything = {made.thread_id, changed.thread_id, copied.thread_id, begun}
+
+    assert (await threads.get(changed.thread_id)).metadata == many
+    for wanted in ({"k10999": 10_999}, many):
+        found = await threads.search(ThreadQuery(metadata=wanted))
+        assert {one.thread_id for one in found.threads} == everything
+    assert await threads.count(ThreadQuery(metadata={**many, "k10999": 0})) == 0
+
+
+async def test_runs_are_looked_for_by_a_few_of_their_metadata(store: Store) -> None:
+    many = {f"k{n}": n for n in range(1_001)}
+    for look in (store.runs, store.threads):
+        with pytest.raises(InvalidQueryError, match="metadata"):
+            await look(metadata=many)
+
+
 async def test_what_others_want_of_metadata_holds_besides_what_is_asked_for(store: Store) -> None:
     threads = store.threads_of(None)
     await threads.create(metadata={"owner": "ada", "members": ["ada", "eve"], "n": 1})

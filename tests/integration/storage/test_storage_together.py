@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, override
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from tests.property.queue_hands import ForgetfulSession
 
 from trackside.app.storage import Store
 from trackside.app.storage._graph_checkpoint_work import Chain, PutGraphRows
+from trackside.app.storage._tables import thread_labels
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import (
     AccessRefusedError,
@@ -20,6 +21,7 @@ from trackside.app.storage.errors import (
     StorageError,
     TransactionConflictError,
 )
+from trackside.app.storage.threads import ThreadQuery
 
 
 @dataclass(eq=False)
@@ -164,3 +166,24 @@ async def test_what_is_the_fault_of_no_work_is_tried_once_for_all(store: Store, 
 
     assert kinds(outcomes) == [error.__name__] * 3
     assert session.begun == 2
+
+
+async def test_a_thread_is_found_by_its_metadata_of_now_where_it_changes_several_times_at_once(
+    store: Store, together
+) -> None:
+    threads = store.threads_of(None)
+    for thread_id in ("changed", "removed"):
+        await threads.create(thread_id, metadata={"n": 0})
+
+    await together(
+        threads.create("new", metadata={"n": 1}),
+        threads.change("new", metadata={"n": 2}),
+        threads.change("changed", metadata={"n": 1}),
+        threads.change("changed", metadata={"n": 2}),
+        threads.change("removed", metadata={"n": 2}),
+        threads.remove("removed"),
+    )
+
+    assert [await threads.count(ThreadQuery(metadata={"n": n})) for n in range(3)] == [0, 0, 2]
+    labels = await store._readers.run(lambda connection: connection.execute(select(thread_labels)).all())
+    assert sorted(map(tuple, labels)) == [("n", "2", "changed"), ("n", "2", "new")]

@@ -17,6 +17,7 @@ type AnyOf[K: StrEnum] = K | str | Collection[K | str]
 """A member of an enumeration, by its name or itself, or several, any of which will do."""
 
 _MAX_POSITION = 2**63 - 1
+_MOST_LABELS = 100
 
 
 class Place(NamedTuple):
@@ -150,6 +151,9 @@ def labels(metadata: Any) -> list[Label]:
     """What the metadata of a run shall say."""
     if not isinstance(metadata, Mapping):
         raise InvalidQueryError(field="metadata", value=metadata, why="it is a mapping of keys to plain values")
+    if len(metadata) > _MOST_LABELS:
+        why = f"runs are found by {_MOST_LABELS} keys at most"
+        raise InvalidQueryError(field="metadata", value=f"{len(metadata)} keys", why=why)
     return [(plain("metadata", key), _label(key, value)) for key, value in metadata.items()]
 
 

@@ -39,6 +39,7 @@ class Step(StrEnum):
     insert_threads = auto()
     change_threads = auto()
     remove_threads = auto()
+    label_threads = auto()
     insert_runs = auto()
     insert_ended_runs = auto()
     begin_runs = auto()
@@ -75,6 +76,7 @@ def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
             batch[Step.insert_threads].append(_new_thread(thread))
         else:
             change_thread(batch, thread)
+    batch[Step.label_threads].extend(changes.thread_labels)
     for run in changes.runs:
         _add_run(batch, run)
     batch[Step.remove_active].extend([(run_id,) for run_id in changes.inactive])

@@ -245,6 +245,10 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         FROM ROWS AS new ({_THREAD}, removed_at) WHERE threads.thread_id = new.thread_id AND AFTER""",
         *["text"] * 7,
     ),
+    Step.label_threads: _Bulk(
+        "INSERT INTO thread_labels (key, value, thread_id) SELECT * FROM ROWS WHERE AFTER",
+        *["text"] * 3,
+    ),
     Step.insert_runs: _Bulk(
         f"INSERT INTO runs ({_STARTED}) SELECT * FROM ROWS AS new (run_id) WHERE AFTER ORDER BY run_id",
         *_STARTED_TYPES,

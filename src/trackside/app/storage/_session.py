@@ -36,6 +36,8 @@ class Changes:
     threads: Collection[ThreadRow] = ()
     gone_threads: Collection[str] = ()
     """The ids of threads whose rows were deleted in it: one that is among `threads` all the same is made anew."""
+    thread_labels: Collection[Sequence[str]] = ()
+    """By what threads are found that were found by nothing: key, value, id."""
     runs: Collection[RunRow] = ()
     inactive: Collection[str] = ()
     """The ids of runs that are not active any more."""

@@ -234,6 +234,7 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         FROM new WHERE threads.thread_id = new.thread_id""",
         7,
     ),
+    Step.label_threads: _Bulk("INSERT OR ROLLBACK INTO thread_labels (key, value, thread_id) VALUES *", 3),
     Step.insert_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}) VALUES *", 13),
     Step.insert_ended_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}, {_ENDED}) VALUES *", 26),
     Step.begin_runs: _Bulk(

@@ -38,6 +38,8 @@ _SORTED_BY: Final[Mapping[str, ColumnElement[Any]]] = {
 }
 
 MOST: Final = 2**31 - 1
+_MOST_LABELS: Final = 20
+"""By so many labels the database finds threads; others are looked at, as no statement has room for all that may be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ class ThreadSearch:
         for key, value in (*query.metadata.items(), *query.wanted.items()):
             plain("metadata", key)
             text = label_value(plain("metadata", value) if isinstance(value, str) else value)
-            if text is not None and is_label(key, text):
+            if text is not None and is_label(key, text) and len(self._labels) < _MOST_LABELS:
                 self._labels.append((key, text))
             else:
                 self._looked_at.append({key: value})

@@ -145,7 +145,7 @@ class ChangeThread(_OnThread):
                 setattr(thread, name, value)
         if self.agent is not None and not self._has_run(unit):
             thread.agent = self.agent
-        unit.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == self.thread_id))
+        unit.unlabel_thread(self.thread_id)
         unit.label_thread(self.thread_id, metadata)
 
     def _has_run(self, unit: UnitOfWork) -> bool:
@@ -214,7 +214,7 @@ class RemoveThread(_OnThread):
                 return False
             raise ThreadInUseError(thread_id=self.thread_id, run_id=run_id)
         unit.remove_thread(self.thread_id, self.now)
-        unit.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == self.thread_id))
+        unit.unlabel_thread(self.thread_id)
         of_thread = (runs.c.thread_id == self.thread_id, runs.c.removed_at.is_(None))
         unit.session.execute(update(runs).where(*of_thread).values(removed_at=self.now))
         self.removed = True

@@ -14,10 +14,12 @@ from math import inf
 from time import monotonic, sleep
 from typing import Any, Final, override
 
+from sqlalchemy import delete
+
 from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
 from trackside.app.storage._encoding import EventRow, json_text
-from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread, labels_of
+from trackside.app.storage._fold import Label, RunRow, ThreadRow, concerns_thread, labels_of
 from trackside.app.storage._graph_borrowing import bring_missing
 from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
@@ -149,6 +151,7 @@ class UnitOfWork:
         self._threads: dict[str, ThreadRow] = {}
         self._gone_threads: set[str] = set()
         self._events: dict[str, EventRow] = {}
+        self._thread_labels: dict[str, list[Label]] = {}
         self.thread_states: dict[str, tuple[str, str, str | None, str]] = {}
         self.graph = GraphRows()
         """What graphs leave of their threads."""
@@ -243,9 +246,13 @@ class UnitOfWork:
         lane.exists, lane.owner, lane.ends = True, thread.owner, thread.ends
 
     def label_thread(self, thread_id: str, metadata: Mapping[str, Any]) -> None:
-        """Have a thread found by what its metadata say."""
-        if labels := labels_of(metadata):
-            self.session.execute(thread_labels.insert().values([(*label, thread_id) for label in labels]))
+        """Have a thread found by what its metadata say; it is not found by anything yet."""
+        self._thread_labels[thread_id] = labels_of(metadata)
+
+    def unlabel_thread(self, thread_id: str) -> None:
+        """Have a thread found by nothing that its metadata say."""
+        self._thread_labels.pop(thread_id, None)
+        self.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == thread_id))
 
     def thread(self, thread_id: str, when: str) -> ThreadRow:
         """A thread whose row is to be changed, at this time."""
@@ -402,6 +409,7 @@ class UnitOfWork:
                 graph_writes=self.graph.writes.values(),
                 threads=self._threads.values(),
                 gone_threads=self._gone_threads,
+                thread_labels=[(*label, id_) for id_, labels in self._thread_labels.items() for label in labels],
                 runs=self._changed.values(),
                 inactive=self.queue.removed,
                 active=self.queue.changed.values(),
