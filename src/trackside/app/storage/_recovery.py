@@ -15,7 +15,7 @@ from trackside.app.storage._graph_checkpoint_tables import graph_checkpoints
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
-from trackside.app.storage._tables import active_runs, runs, workers
+from trackside.app.storage._tables import active_runs, runs, threads, workers
 from trackside.app.storage._work import ROW_BYTES, UnitOfWork, Work
 from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.admission import spec_of
@@ -66,20 +66,20 @@ class ListOwned(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> list[Owned]:
-        columns = ("run_id", "thread_id", "state", "holds", "cancel_requested")
-        query = select(*(active_runs.c[name] for name in columns)).where(active_runs.c.owner == self.owner)
-        rows = unit.session.execute(query)
-        held = {thread_id for _, thread_id, state, holds, _ in rows if holds and state == Standing.pending}
-        unit.load(run_ids=(), thread_ids=(), queues=held)
+        # Queues are not loaded for it: nobody is kept from changing them, and works behind this one would count on them.
+        is_ready = and_(active_runs.c.holds, active_runs.c.state == Standing.pending.value)
+        of_ready = active_runs.outerjoin(threads, and_(is_ready, threads.c.thread_id == active_runs.c.thread_id))
+        columns = (active_runs.c.run_id, active_runs.c.state, active_runs.c.cancel_requested, threads.c.status)
+        query = select(*columns).select_from(of_ready).where(active_runs.c.owner == self.owner)
         return [
             Owned(
                 run_id,
                 has_not_begun=state in {Standing.pending, Standing.delayed},
-                ready=thread_id in held and bool(holds),
+                ready=thread_status is not None,
                 cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
-                thread_status=unit.thread_status(thread_id) if thread_id in held else ThreadStatus.idle,
+                thread_status=ThreadStatus.idle if thread_status is None else ThreadStatus(thread_status),
             )
-            for run_id, thread_id, state, holds, cancel_requested in rows
+            for run_id, state, cancel_requested, thread_status in unit.session.execute(query)
         ]
 
 

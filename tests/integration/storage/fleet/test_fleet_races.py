@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 from collections.abc import Generator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.property.queue_hands import AwayError, ForgetfulSession, ForgottenSession
+from tests.integration.storage.conftest import held_up
+from tests.property.queue_hands import AwayError, ForgetfulSession, ForgottenSession, Gate
 
 from trackside.app.storage import Store
+from trackside.app.storage._coordination import PromoteDue
 from trackside.app.storage._own_runs import OwnRuns
+from trackside.app.storage._recovery import ListOwned
 from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
-from trackside.harness.types import RunRecord, RunSpec, RunStatus
+from trackside.harness.types import CancelAction, RunRecord, RunSpec, RunStatus
 
 AGENT = "work"
 
@@ -44,13 +47,14 @@ class Worker:
         self.coordinator.attach(self.host)  # type: ignore[arg-type]
 
 
-async def admit(worker: Worker, run_id: str, thread_id: str | None = None) -> None:
+async def admit(worker: Worker, run_id: str, thread_id: str | None = None, *, due_at: datetime | None = None) -> None:
     record = RunRecord(
         run_id=run_id,
         thread_id=thread_id or run_id,
         agent=AGENT,
         status=RunStatus.pending,
         created_at=datetime.now(UTC),
+        due_at=due_at,
     )
     admission = await worker.coordinator.admit(record, spec=RunSpec(AGENT, "x"))
     assert (admission.elsewhere, admission.ready) == (True, False)
@@ -113,6 +117,33 @@ async def test_what_is_asked_for_at_once_is_taken_in_few_transactions(workers: l
     assert takings == [{run_id: Taking.taken} for run_id in run_ids]
     assert two.host.given == run_ids
     assert two.store.writer_stats().batches_total - before < 10
+
+
+async def test_a_run_that_is_due_gets_a_thread_that_another_gives_back_while_its_owner_looks_at_his_runs(
+    workers: list[Worker], dialect: str, database: Any
+) -> None:
+    if dialect != "postgres":
+        pytest.skip("who writes to an SQLite file is alone there")
+    one, two, *_ = workers
+    await admit(one, "holds", "t")
+    assert await one.coordinator.take(["holds"]) == {"holds": Taking.taken}
+    await admit(one, "due", "t", due_at=datetime.now(UTC) + timedelta(hours=1))
+    database.execute("UPDATE active_runs SET due_at = '2000-01-01T00:00:00.000000Z' WHERE run_id = 'due'")
+    gate = Gate()
+
+    async with held_up(one.store):
+        works = (ListOwned(owner=one.coordinator.worker_id), gate, PromoteDue(limit=10))
+        writing = [asyncio.ensure_future(one.store._writer.write(work)) for work in works]
+        while one.store.writer_stats().pending < len(works):
+            await asyncio.sleep(0)
+    await asyncio.to_thread(gate.reached.wait, 30)
+    await two.coordinator.request_cancel("holds", CancelAction.interrupt)
+    gate.opened.set()
+    owned, _, promoted = await asyncio.gather(*writing)
+
+    assert [(run.run_id, run.ready) for run in owned] == [("holds", True)]  # as it was
+    assert promoted == ["due"]
+    assert await two.coordinator.take(["due"]) == {"due": Taking.taken}
 
 
 @pytest.mark.parametrize("any_of_them", [False, True])
