@@ -18,7 +18,7 @@ from trackside.app.storage._thread_works import RemoveThread
 from trackside.app.storage.api_keys import digest_of
 from trackside.app.storage.crons import Cron
 from trackside.app.storage.errors import TransactionConflictError
-from trackside.harness.errors import UnknownRunError, UnknownThreadError
+from trackside.harness.errors import ThreadExistsError, UnknownRunError, UnknownThreadError
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 CRON = Cron(cron_id="c", agent="a", schedule="* * * * *", created_at=NOW, updated_at=NOW)
@@ -58,6 +58,18 @@ async def test_a_thread_that_was_removed_is_removed_and_followers_hear_of_it(sto
     assert told == ["t"]
     with pytest.raises(UnknownThreadError):
         await threads.remove("t")
+
+
+async def test_a_thread_that_was_copied_is_copied_once(store: Store, lose: Callable[[], None]) -> None:
+    threads = store.threads_of(None)
+    await threads.create("t", metadata={"n": 1})
+    lose()
+
+    copied = await threads.copy("t", copy_id="copy")
+
+    assert (copied.thread_id, copied.metadata) == ("copy", {"n": 1})
+    with pytest.raises(ThreadExistsError):
+        await threads.copy("t", copy_id="copy")
 
 
 async def test_an_expired_thread_that_was_removed_counts(store: Store, lose: Callable[[], None]) -> None:

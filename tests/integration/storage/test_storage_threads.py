@@ -610,6 +610,21 @@ async def test_a_copy_may_have_metadata_of_its_own(store: Store) -> None:
     assert [one.thread_id for one in found.threads] == [copied.thread_id]
 
 
+async def test_no_copy_takes_the_place_of_a_thread_that_is_or_was_there(store: Store) -> None:
+    threads = store.threads_of("ada")
+    await threads.create("t", belongs_to="ada", metadata={"n": 1})
+    await threads.create("own", belongs_to="ada")
+    await threads.create("removed", belongs_to="ada")
+    await threads.remove("removed")
+    await store.threads_of(None).create("another's", belongs_to="eve")
+
+    for taken in ("own", "removed", "another's", "t"):
+        with pytest.raises(ThreadExistsError, match=taken):
+            await threads.copy("t", copy_id=taken, belongs_to="ada")
+
+    assert (await threads.get("own")).metadata == {}
+
+
 async def test_random_walks_leave_a_sound_database(store: Store, manager: RunManager, url: str) -> None:
     dice = random.Random(6)  # a seeded walk
     ids = [new_id() for _ in range(4)]

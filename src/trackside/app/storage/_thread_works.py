@@ -68,15 +68,39 @@ class _OnThread(Work):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class CreateThread(_OnThread):
+class _Making(_OnThread):
+    """A work that makes a thread, once."""
+
+    tried: bool = False
+    """Whether it has been made before: a transaction whose reply was lost is repeated, and finds that done."""
+
+    def has_made(self, unit: UnitOfWork, thread_id: str) -> bool:
+        """Whether the thread with this id has been made by this work already; if not, it is about to be.
+
+        Raises:
+            ThreadExistsError: there is, or was, one of somebody else's making.
+        """
+        if not unit.queue.lane(thread_id).exists:
+            self.tried = True
+            return False
+        created_at = select(threads.c.created_at).where(threads.c.thread_id == thread_id)
+        if self.tried and unit.session.execute(created_at) == [(self.now,)]:
+            return True
+        raise ThreadExistsError(thread_id=thread_id)
+
+    @override
+    def undone(self) -> None:
+        self.tried = False
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class CreateThread(_Making):
     """Make a thread."""
 
     belongs_to: str | None
     metadata: JsonObject
     agent: str | None = None
     lifetime: Lifetime = FOREVER
-    tried: bool = False
-    """Whether it has been made before: a transaction whose reply was lost is repeated, and finds that done."""
 
     @property
     @override
@@ -85,11 +109,8 @@ class CreateThread(_OnThread):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        if unit.queue.lane(self.thread_id).exists:
-            if self.tried and self._is_own(unit):
-                return
-            raise ThreadExistsError(thread_id=self.thread_id)
-        self.tried = True
+        if self.has_made(unit, self.thread_id):
+            return
         unit.make_thread(
             ThreadRow(
                 thread_id=self.thread_id,
@@ -104,14 +125,6 @@ class CreateThread(_OnThread):
             )
         )
         unit.label_thread(self.thread_id, self.metadata)
-
-    @override
-    def undone(self) -> None:
-        self.tried = False
-
-    def _is_own(self, unit: UnitOfWork) -> bool:
-        query = select(threads.c.created_at).where(threads.c.thread_id == self.thread_id)
-        return unit.session.execute(query) == [(self.now,)]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -235,7 +248,7 @@ class RemoveThread(_OnThread):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class CopyThread(_OnThread):
+class CopyThread(_Making):
     """Make a thread with the metadata of another one, and what that remembers; whoever copies it has it."""
 
     copy_id: str
@@ -255,7 +268,7 @@ class CopyThread(_OnThread):
         )
         if not found:  # whoever makes it has not heard of it yet
             raise UnknownThreadError(thread_id=self.thread_id)
-        if unit.queue.lane(self.copy_id).exists:  # asked again, since the first answer was lost
+        if self.has_made(unit, self.copy_id):
             return
         metadata, agent, title = found[0]
         if self.metadata is not None:

@@ -212,6 +212,7 @@ class Threads:
 
         Raises:
             UnknownThreadError: there is no such thread.
+            ThreadExistsError: there is, or was, a thread with the id of the copy.
             InvalidQueryError: an argument does not fit; the message names it.
             StorageError: the database failed.
         """
