@@ -14,11 +14,13 @@ pytest_plugins = ["pytester"]
 SOUND: list[tuple[Any, type]] = [
     (observers, observers.Sound),
     (agents, agents.Sound),
+    (agents, agents.SoundLeaver),
     (stores, MemoryLog),
     (coordinators, MemoryCoordinator),
     (fleets, FleetMember),
 ]
-MUTANTS = [(room, mutant, test) for room, _ in SOUND for mutant, test in room.MUTANTS.items()]
+ROOMS = [observers, agents, stores, coordinators, fleets]
+MUTANTS: list[tuple[Any, type, str]] = [(room, mutant, test) for room in ROOMS for mutant, test in room.MUTANTS.items()]
 
 
 @pytest.fixture(autouse=True)

@@ -140,7 +140,9 @@ class _Calls:
         left = list(events) if left is None else left
         batch = self._on_events is not None and not singly
         try:
-            call = self._on_events(events) if self._on_events is not None and batch else self._one_by_one(left)
+            # A tuple: whoever empties his list takes nothing from those behind him.
+            taking = self._on_events if batch else None
+            call = self._one_by_one(left) if taking is None else taking(tuple(events))
             await call_observer(call, observer=self.name, limit=self._limit, to_the_end=True)
         except BaseException as exc:  # the observer's failure; whoever called decides what it means
             if not is_own_failure(exc):

@@ -203,6 +203,35 @@ class SeesTheFirstRun(Sound):
         return await super().run(run)
 
 
+class SoundLeaver(Sound):
+    """Opens something when it runs, and closes it when it is left."""
+
+    async def run(self, run: RunContext) -> AgentResult:
+        self.memory[run.run_id] = asyncio.create_task(asyncio.Event().wait(), name="pump of the framework")
+        return await super().run(run)
+
+    async def leave(self, run: RunContext) -> None:
+        if (pump := self.memory.pop(run.run_id, None)) is not None:
+            pump.cancel()
+            await asyncio.wait({pump})
+
+
+class CannotBeLeft(Sound):
+    async def leave(self, run: RunContext) -> None:
+        raise RuntimeError("cannot close")
+
+
+class CannotSayWhetherItAsks(Sound):
+    async def asks(self, run: RunContext) -> bool:
+        raise RuntimeError("no idea")
+
+
+class PausesWithAnObject(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        result = await super().run(run)
+        return replace(result, paused=object()) if result.interrupts else result
+
+
 MUTANTS: dict[type[Sound], str] = {
     AnnouncesTwice: "test_a_human_message_is_announced_once_and_counted",
     AnnouncesNothing: "test_a_human_message_is_announced_once_and_counted",
@@ -227,6 +256,9 @@ MUTANTS: dict[type[Sound], str] = {
     AnswersItself: "test_an_answer_where_nobody_asked_is_refused",
     LosesItsRun: "test_an_agents_code_sees_its_run",
     SeesTheFirstRun: "test_runs_side_by_side_keep_apart",
+    CannotBeLeft: "test_a_follower_sees_what_the_agent_came_to",
+    CannotSayWhetherItAsks: "test_a_cancelled_agent_has_really_stopped",
+    PausesWithAnObject: "test_a_question_interrupts_the_run_and_its_answer_resumes",
 }
 
 

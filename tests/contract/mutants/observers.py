@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -263,6 +263,74 @@ class TakesSilentlyAfterItsEnd(Sound):
             super().take(events)
 
 
+class PassesOverABatchThatBeginsWithAKnownEvent(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if events and events[0].event_id not in self.done:
+            await super().on_events(events)
+
+
+class SpoilsWhatIsDeepInside(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            (event.payload.get("completion_data") or {}).pop("last_ai_message", None)
+        super().take(events)
+
+
+class SpoilsABatch(Sound):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await Sound.on_events(self, [event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            cast("dict[str, Any]", event.payload)["seen"] = True
+        await super().on_events(events)
+
+
+class EmptiesABatch(Sound):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await Sound.on_events(self, [event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        mine = [*events]
+        cast("list[RunLifecycleEvent]", events).clear()
+        await super().on_events(mine)
+
+
+class RaisesWhereAFlushHasNoTime(Sound):
+    async def flush(self, timeout: float) -> Any:
+        if timeout <= 0:
+            raise TimeoutError
+        return self.stats()
+
+
+class DropsWhatWaitsAsItCloses(Sound):
+    """Writes in a task of its own, which it gives up at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing: list[asyncio.Task[None]] = []
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        if self.closed:
+            raise RuntimeError("closed")
+        self.writing.append(asyncio.create_task(super().on_event(event)))
+
+    async def aclose(self) -> None:
+        for task in self.writing:
+            task.cancel()
+        await asyncio.wait(self.writing)
+        await super().aclose()
+
+
+class TakesBatchesSilentlyAfterItsEnd(Sound):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await Sound.on_events(self, [event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if not self.closed:
+            await super().on_events(events)
+
+
 MUTANTS: dict[type[Sound], str] = {
     SwallowsCancel: "test_a_cancel_of_on_event_is_not_swallowed",
     KeepsItsLockWhenCancelled: "test_a_cancel_of_on_event_is_not_swallowed",
@@ -287,6 +355,13 @@ MUTANTS: dict[type[Sound], str] = {
     SaysYesToAFlush: "test_flush_reports_and_may_be_repeated",
     ClosesOnlyOnce: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
     TakesSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
+    PassesOverABatchThatBeginsWithAKnownEvent: "test_a_batch_that_overlaps_what_was_taken_has_the_effects_of_the_rest",
+    SpoilsWhatIsDeepInside: "test_leaves_events_as_they_are",
+    SpoilsABatch: "test_leaves_events_as_they_are",
+    EmptiesABatch: "test_leaves_events_as_they_are",
+    RaisesWhereAFlushHasNoTime: "test_flush_reports_and_may_be_repeated",
+    DropsWhatWaitsAsItCloses: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
+    TakesBatchesSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
 }
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -188,7 +189,11 @@ class Stage:
         assert_run_order(events)
         flaw = self._stream.flaws.get(handle.run_id)
         assert flaw is None, flaw
-        return Played(result, events, parts, self._watched[handle.run_id].gave)
+        watched = self._watched[handle.run_id]
+        assert watched.flaw is None, watched.flaw
+        kept = None if watched.gave is None else watched.gave.paused
+        assert is_plain(kept), f"what a paused run keeps (`AgentResult.paused`) is no plain JSON: {kept!r:.200}"
+        return Played(result, events, parts, watched.gave)
 
 
 @asynccontextmanager
@@ -224,14 +229,24 @@ class _AsSaid(MemoryStream):
 
 
 class _Watched:
-    """An agent whose result is kept."""
+    """An agent whose result is kept, and what of it raises where the harness only logs that. All else is the agent's own."""
 
     def __init__(self, agent: Agent) -> None:
         self.name = agent.name
-        self.uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
-        self.partial: Callable[[RunContext], Any] = getattr(agent, "partial", lambda _: None)
         self.gave: AgentResult | None = None
+        self.flaw: str | None = None
         self._agent = agent
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._agent, name)
+        return partial(self._noted, name, found) if name in {"asks", "leave"} else found
+
+    async def _noted(self, name: str, method: Callable[[RunContext], Awaitable[Any]], run: RunContext) -> Any:
+        try:
+            return await method(run)
+        except Exception as exc:
+            self.flaw = f"its `{name}` raised {type(exc).__name__}: {exc}"
+            raise
 
     async def human_messages(self, run: RunContext) -> Sequence[Mapping[str, Any]]:
         return await self._agent.human_messages(run)

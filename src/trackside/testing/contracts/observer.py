@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, cast, override
 
@@ -93,13 +93,20 @@ class ObserverContract(Contract):
 
     @promise("read-only")
     async def test_leaves_events_as_they_are(self, observer: RunObserver) -> None:
-        runs = [_events.run_of(1), *_events.with_strange_payloads()]
-        before = deepcopy(runs)
-        for run in runs:
+        forms = [run for kind in LifecycleEventType for run in _events.each_kind(kind)]
+        before = [_events.run_of(1), *_events.with_strange_payloads(), *forms]
+        singly, batches = deepcopy(before), deepcopy(before)  # of which nothing is shared with other tests
+        for run in singly:
             await _give(observer, run)
+        if hasattr(observer, "on_events"):
+            for run in batches:
+                await _on_events(observer)(run)
         await self._settle(observer)
-        for given, was in zip([e for run in runs for e in run], [e for run in before for e in run], strict=True):
-            assert given == was, f"{_name(given)} had {vars(was)} and has {vars(given)}"
+        for runs in (singly, batches):
+            for given, was in zip(runs, before, strict=True):
+                assert len(given) == len(was), f"a batch of {len(was)} events was left with {len(given)}"
+                for one, as_it_was in zip(given, was, strict=True):
+                    assert one == as_it_was, f"{_name(one)} had {vars(as_it_was)} and has {vars(one)}"
 
     @promise("cancellation")
     async def test_a_cancel_of_on_event_is_not_swallowed(self, observer: RunObserver) -> None:
@@ -213,15 +220,28 @@ class ObserverContract(Contract):
             await on_events(good[taken:])
             await self._has_had(observer, good)
 
+    @promise("batches", claim="complete")
+    async def test_a_batch_that_overlaps_what_was_taken_has_the_effects_of_the_rest(
+        self, observer: RunObserver
+    ) -> None:
+        on_events = _on_events(observer)
+        run = _events.run_of(1)
+        await on_events(run[:2])
+        await on_events(_events.copies(run))  # as is offered again what may not have been taken, with what came since
+        await self._has_had(observer, run)
+
     @promise("idempotent", claim="idempotent")
     async def test_an_event_that_comes_again_has_one_effect(self, observer: RunObserver) -> None:
         run = _events.run_of(1)
         for event in run:
             await _give(observer, [event, *_events.copies([event])])
         await asyncio.gather(*(_give(observer, _events.copies(run)) for _ in range(3)))
+        other = _events.run_of(2)
         if hasattr(observer, "on_events"):
             await _on_events(observer)(_events.copies(run))
-        await self._has_had_once(observer, run)
+            await _on_events(observer)(other[:2])
+            await _on_events(observer)(_events.copies(other))
+        await self._has_had_once(observer, [*run, *other])
 
     @promise("idempotent", claim="idempotent")
     async def test_what_comes_again_after_a_cancel_has_one_effect(self, observer: RunObserver) -> None:
@@ -251,8 +271,11 @@ class ObserverContract(Contract):
         if flush is None:
             pytest.skip("it has no flush")
         await _give(observer, _events.run_of(1))
-        for _ in range(2):
-            report = await flush(self.patience / 2)
+        for timeout in (0.0, self.patience / 2, self.patience / 2):
+            try:
+                report = await flush(timeout)
+            except Exception as exc:
+                raise AssertionError(f"flush({timeout:g}) raised {type(exc).__name__} instead of reporting") from exc
             assert report is not None, "flush returned None instead of a report"
             assert not isinstance(report, bool), f"flush returned {report} instead of a report"
 
@@ -261,16 +284,23 @@ class ObserverContract(Contract):
         close = getattr(observer, "aclose", None)
         if close is None:
             pytest.skip("it has no aclose")
-        await _give(observer, _events.run_of(1))
+        run = _events.run_of(1)
+        await _give(observer, run)
         await close()
+        if self.complete:
+            await self._has_had(observer, run)
         await close()
-        late = _events.run_of(2)[0]
-        try:
-            await observer.on_event(late)
-        except Exception:  # noqa: BLE001  # which one it is, is the observer's to choose
-            return
-        known = self.complete and late.event_id in await self.effects(observer)
-        assert known, "an event that came after aclose was not refused, and nobody knows what became of it"
+        calls: dict[str, Callable[[RunLifecycleEvent], Any]] = {"on_event": observer.on_event}
+        if hasattr(observer, "on_events"):
+            calls["on_events"] = lambda event: _on_events(observer)([event])
+        for number, (name, call) in enumerate(calls.items(), 2):
+            late = _events.run_of(number)[0]
+            try:
+                await call(late)
+            except Exception:  # noqa: BLE001, S112  # which one it is, is the observer's to choose
+                continue
+            known = self.complete and late.event_id in await self.effects(observer)
+            assert known, f"an event that came to {name} after aclose was not refused, and nobody knows its fate"
 
     async def _settle(self, observer: RunObserver) -> None:
         """Let an observer that works on its own finish, as far as this is known to work."""
