@@ -127,6 +127,8 @@ async def run_agent(
     Raises:
         TypeError: this is not an agent, or not an observer.
         InvalidSpecError: (a `ValueError`) an argument does not fit a run.
+        PayloadError: (a `ValueError`) the metadata cannot be read.
+        DuplicateRunError: a run with this id goes on.
         RunDepthError: runs that start runs went too deep.
         ThreadBusyError: it was called by a run of the same thread, or by one that such a run waits for: that cannot end
             before it.

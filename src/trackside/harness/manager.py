@@ -183,8 +183,10 @@ class RunManager:
             ManagerLoopError: it is in use on another event loop.
             NotASpecError, UnknownAgentError, InvalidSpecError, NotAnAgentError: this does not make a run.
             ThreadBusyError: its thread is busy and its strategy is `reject`.
+            UnknownThreadError: it is to run on a thread that is there, and that is not.
             DuplicateRunError: its id is taken.
             RunDepthError: runs that start runs went too deep.
+            PayloadError: (a `ValueError`) what was asked for cannot be read.
         """
         if self._closing.begun:
             raise ClosedError(what="run manager")

@@ -51,6 +51,12 @@ class GivesARunTwice(MemoryCoordinator):
         return claim
 
 
+class SaysThatEachThreadIsNew(MemoryCoordinator):
+    async def claim(self, run_id: str) -> Claim | None:
+        claim = await super().claim(run_id)
+        return claim and claim._replace(new_thread=True)
+
+
 class StartsWhatWasCancelled(MemoryCoordinator):
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
         run = self._runs.get(run_id)
@@ -193,6 +199,7 @@ MUTANTS: dict[type[MemoryCoordinator], str] = {
     LooksBeforeItWaits: "test_many_admissions_at_once_let_one_run_be_claimed",
     LetsTheLastGoFirst: "test_waiting_runs_get_their_thread_in_the_order_of_their_admission",
     GivesARunTwice: "test_of_many_claims_at_once_one_gets_the_run",
+    SaysThatEachThreadIsNew: "test_a_claim_carries_what_was_last_announced_of_the_thread",
     StartsWhatWasCancelled: "test_a_cancel_before_the_claim_wins",
     NotesACancelOfWhatHasEnded: "test_a_cancel_changes_nothing_about_an_ended_run",
     LetsInWhatItShouldReject: "test_reject_refuses_a_run_on_a_thread_that_is_not_free",

@@ -213,8 +213,10 @@ class AdmissionPromises(Contract):
             (RunStatus.cancelled, ThreadStatus.idle),
             (RunStatus.success, ThreadStatus.idle),
         ):
+            is_first = expected is ThreadStatus.idle and status is RunStatus.error
             claim = await worker.start(await worker.let_in("t"))
             assert claim.thread_status is expected, f"the thread was {expected}, and claim says {claim.thread_status}"
+            assert is_first or not claim.new_thread, "claim says of a thread that has had runs that it is new"
             await worker.end(claim.record.run_id, status)
             expected = after
         first = await worker.run_on("t")
