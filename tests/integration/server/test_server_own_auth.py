@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import UserList
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,12 @@ class User:
         ({"identity": "ada"}, "run"),
         ({"identity": "ada", "permissions": ["admin"]}, "run"),
         ({"identity": "ada", "permissions": ["trackside:read"]}, "read"),
+        ({"identity": "ada", "permissions": "threads:read trackside:read"}, "read"),
+        ({"identity": "ada", "permissions": frozenset({"trackside:read"})}, "read"),
+        ({"identity": "ada", "permissions": {"trackside:read": True}.keys()}, "read"),
+        ({"identity": "ada", "permissions": UserList(["trackside:read"])}, "read"),
+        ({"identity": "ada", "permissions": None}, "run"),
+        ({"identity": "ada", "permissions": ""}, "run"),
         ({"identity": "ada", "permissions": ["trackside:admin"]}, "admin"),
         (User(), "admin"),
     ],
@@ -212,6 +219,18 @@ async def test_a_user_without_an_identity_is_the_functions_mistake(user: Any) ->
     with pytest.raises(HttpError) as refused:
         await asked(lambda: user)
     assert refused.value.details["status"] == 500
+
+
+@pytest.mark.parametrize(
+    "permissions", [False, 7, b"trackside:read", {"trackside:read": True}, iter(["trackside:read"])]
+)
+async def test_permissions_that_nobody_can_read_are_the_functions_mistake(
+    permissions: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(HttpError) as refused:
+        await asked(lambda: {"identity": "ada", "permissions": permissions})
+    assert refused.value.details["status"] == 500
+    assert f"permissions that are {type(permissions).__name__}" in caplog.text
 
 
 async def test_what_it_fails_with_is_logged_without_what_was_sent(caplog: pytest.LogCaptureFixture) -> None:

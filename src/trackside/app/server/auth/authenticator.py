@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
 from trackside.app.server.failures import HttpError
@@ -59,15 +61,21 @@ def unknown(why: str) -> HttpError:
     return HttpError(status=401, detail=why, headers={"WWW-Authenticate": "Bearer"})
 
 
+def listed(names: object) -> list[str] | None:
+    """The texts among names: a text with spaces between them, or a list, tuple or set; None if it is nothing of these."""
+    if isinstance(names, str):
+        return names.split()
+    if isinstance(names, bytes | bytearray | memoryview) or not isinstance(names, Sequence | AbstractSet):
+        return None
+    return [name for name in names if isinstance(name, str)]
+
+
 def highest(names: object, *, prefixed: bool) -> Permission | None:
-    """The highest of our permissions among names: a text with spaces between them, or a list; None if there is none.
+    """The highest of our permissions among names, which are as `listed` takes them; None if there is none.
 
     With `prefixed` only those count that begin with `trackside:`, because the others are somebody else's.
     """
-    listed = (
-        names.split() if isinstance(names, str) else names if isinstance(names, list | tuple | set | frozenset) else ()
-    )
-    given = {name for name in listed if isinstance(name, str)}
+    given = listed(names) or ()
     for permission in (Permission.admin, Permission.run, Permission.read):
         if PERMISSION_PREFIX + permission.value in given or (not prefixed and permission.value in given):
             return permission

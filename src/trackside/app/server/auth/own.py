@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.routing import Match
 
-from trackside.app.server.auth.authenticator import highest, path_of, unknown
+from trackside.app.server.auth.authenticator import highest, listed, path_of, unknown
 from trackside.app.server.auth.calling import Called
 from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.failures import FAILED, HttpError
@@ -120,7 +120,7 @@ def principal_of(user: Any) -> Principal:
     """Who asks, by what the user's function says of him.
 
     Raises:
-        HttpError: it does not say who he is.
+        HttpError: it does not say who he is, or says in no way that is understood what he may.
     """
     if user is None or user is False:
         raise unknown("you are not known here")
@@ -133,17 +133,20 @@ def principal_of(user: Any) -> Principal:
     if _of(user, "is_authenticated", default=True) is False:
         raise unknown("you are not known here")
     permissions = _of(user, "permissions", default=())
-    listed = (
-        [text for text in permissions if isinstance(text, str)] if isinstance(permissions, list | tuple | set) else []
-    )
+    if (names := listed(permissions)) is None:  # what he may is not known: not to say so would let him run
+        logger.error(
+            "the function that says who asks returned permissions that are %s, and no list of texts",
+            type(permissions).__name__,
+        )
+        raise HttpError(status=500, detail=FAILED)
     said = {
         **_kept(user),
         "identity": identity,
         "display_name": _of(user, "display_name", default=identity),
         "is_authenticated": True,
-        "permissions": listed,
+        "permissions": names,
     }
-    permission = highest(listed, prefixed=True) or Permission.run
+    permission = highest(names, prefixed=True) or Permission.run
     return Principal(identity=identity, permission=permission, user=said, said=user)
 
 
