@@ -505,6 +505,19 @@ def test_these_alone_are_for_everybody() -> None:
     assert public == signing | static | {("GET", "/ui/{rest:path}")}
 
 
+async def test_who_is_not_known_sends_no_more_than_a_form_has(serve_agents: ServeAgents) -> None:
+    """Forms are read on the event loop: one of megabytes would hold up everybody, and nobody had to be known for it."""
+    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as nobody:
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        for path, field in (("/ui/sign-in", "csrf=x&key="), ("/ui/sign-out", "csrf=")):
+            long = (field + "%41" * 33_000).encode()
+            answer = await nobody.http.post(path, content=long, headers=headers)
+            assert answer.status_code == 413, path
+            assert "65,536" in answer.text
+        assert (await nobody.sign_in(keys["ada"])).status_code == 303
+        assert (await nobody.sign_in("x" * 5_000)).status_code == 401
+
+
 async def test_who_is_not_known_is_led_to_where_he_signs_in(serve_agents: ServeAgents) -> None:
     async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as nobody:
         things = await things_of_ada(served.url, keys["ada"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from msgspec import Struct
@@ -17,6 +17,9 @@ from trackside.app.server.inside import Api
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import Call, Routes, all_endpoints
+
+_MOST_OF_STRANGERS: Final = 65_536
+"""Bytes that the form of somebody whom nobody knows may have: forms are read on the event loop, before their token is."""
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 
@@ -77,6 +80,7 @@ def action(
             about=INSIDE,
             body=body,
             form=True,
+            most_body=_MOST_OF_STRANGERS if needs is Permission.public else None,
             answers={200: str},
             media_type="text/html",
             failing=FailurePage,

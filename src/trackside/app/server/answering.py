@@ -39,13 +39,14 @@ class EndpointApp:
         self._handlers = parts.handlers if endpoint.needs is not Permission.public or endpoint.refuses else None
         self._is_stream = endpoint.media_type == EVENT_STREAM
         options = parts.options
+        most = options.max_body_bytes
         self._body = (
             None
             if endpoint.body is None
             else BodyReader(
                 endpoint.body,
                 is_form=endpoint.form,
-                most_bytes=options.max_body_bytes,
+                most_bytes=most if endpoint.most_body is None else min(most, endpoint.most_body),
                 seconds=options.body_seconds,
             )
         )

@@ -56,6 +56,8 @@ class Endpoint:
     media_type: str = "application/json"
     form: bool = False
     """Whether the body is a form, as browsers send one, instead of JSON."""
+    most_body: int | None = None
+    """How many bytes the body may have at most; None: as many as the settings say, and never more than these."""
     failing: Failing = failure
     """What it answers with when something went wrong."""
 
@@ -81,6 +83,7 @@ class Routes:
         refuses: str | None = None,
         media_type: str = "application/json",
         form: bool = False,
+        most_body: int | None = None,
         failing: Failing = failure,
     ) -> Callable[[Handler], Handler]:
         """Have a function answer; its docstring's first line is the summary."""
@@ -103,6 +106,7 @@ class Routes:
                     refuses=refuses,
                     media_type=media_type,
                     form=form,
+                    most_body=most_body,
                     failing=failing,
                 )
             )
