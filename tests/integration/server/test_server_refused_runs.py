@@ -94,3 +94,11 @@ async def test_what_clients_ask_of_every_agent_is_not_refused(serve_agents: Any)
                 part async for part in served.client.runs.stream(None, agent, input={"log": ""}, stream_mode=modes)
             ]
             assert not [part for part in parts if part.event == "error"]
+
+
+async def test_a_batch_of_more_runs_than_may_be_asked_for_at_once_starts_none(serve_agents: Any) -> None:
+    async with serve_agents({"plain": plain}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        refused = await http.post("/runs/batch", json=[{"assistant_id": "plain", "input": {}}] * 1_001)
+        assert refused.status_code == 422
+        assert "1000" in refused.json()["detail"]
+        assert (await http.get("/runs")).json() == []

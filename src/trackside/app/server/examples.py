@@ -13,7 +13,7 @@ from trackside.app.server.wire.assistants import AssistantFilter, AssistantSearc
 from trackside.app.server.wire.crons import CronCount, CronCreate, CronSearch, CronUpdate
 from trackside.app.server.wire.items import ItemName, ItemPut, ItemSearch, NamespaceSearch
 from trackside.app.server.wire.protocol import EventsWanted, ProtocolCommand
-from trackside.app.server.wire.runs import CancelMany, RetryMany, RunCreate
+from trackside.app.server.wire.runs import Batch, CancelMany, RetryMany, RunCreate
 from trackside.app.server.wire.states import HistorySearch, StateAt, StateChange
 from trackside.app.server.wire.subscriptions import ParkedChoice, SubscriptionCreate, SubscriptionSeek
 from trackside.app.server.wire.threads import ThreadChange, ThreadCount, ThreadCreate, ThreadPrune, ThreadSearch
@@ -32,7 +32,7 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
     CronUpdate: {"schedule": "0 10 * * *", "enabled": False, "metadata": {"team": "red"}},
     CronSearch: {"metadata": {"team": "red"}, "limit": 10, "sort_by": "next_run_date", "sort_order": "asc"},
     CronCount: {"metadata": {"team": "red"}},
-    list[dict[str, Any]]: [
+    Batch: [
         {"assistant_id": AGENT, "input": {"question": "How do I …?"}},
         {"assistant_id": AGENT, "input": {"question": "And then?"}},
     ],

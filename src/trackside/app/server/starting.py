@@ -21,7 +21,7 @@ from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.lifetimes import minutes_of
-from trackside.app.server.wire.runs import BatchedRun, Run, RunCreate, asked_of, run_on_wire
+from trackside.app.server.wire.runs import Batch, BatchedRun, Run, RunCreate, asked_of, run_on_wire
 from trackside.harness import RunHandle, RunManager, RunSpec
 from trackside.harness.admission import MAX_ID_CHARS, is_id
 from trackside.harness.errors import InvalidSpecError
@@ -132,7 +132,7 @@ async def expect_webhook(parts: ServerParts, url: str | None) -> None:
     await parts.expect_webhook(url)
 
 
-async def batched(call: Call[list[dict[str, Any]], Any]) -> list[Started]:
+async def batched(call: Call[Batch, Any]) -> list[Started]:
     """Let several runs in, after it is known of all that they fit.
 
     Raises:

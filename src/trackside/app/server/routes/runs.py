@@ -22,7 +22,7 @@ from trackside.app.server.routing import EVENT_STREAM, Call, Routes
 from trackside.app.server.run_events import RunEvents
 from trackside.app.server.starting import FOLLOWED_MODES, Started, batched, started
 from trackside.app.server.waiting import WhenEnded
-from trackside.app.server.wire.runs import BatchedRun, CreateStreamQuery, Run, RunCreate
+from trackside.app.server.wire.runs import Batch, CreateStreamQuery, DescribedBatch, Run, RunCreate
 
 routes = Routes("Runs")
 
@@ -103,12 +103,12 @@ async def create_stateless_run(call: CreateCall) -> Any:
     "/runs/batch",
     Permission.run,
     about=About("threads", "create_run", "each"),
-    body=list[dict[str, Any]],
-    described=list[BatchedRun],
+    body=Batch,
+    described=DescribedBatch,
     answers={200: list[Run]},
 )
-async def create_batch(call: Call[list[dict[str, Any]], None]) -> Any:
-    """Start several runs in the background, each on a thread of its own unless it names one.
+async def create_batch(call: Call[Batch, None]) -> Any:
+    """Start several runs in the background, each on a thread of its own unless it names one; at most 1,000.
 
     All requests are looked at before the first run starts. Fields may be in camel case, as the JavaScript client has them.
     """

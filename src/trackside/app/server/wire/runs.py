@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -79,6 +79,14 @@ class BatchedRun(RunCreate, forbid_unknown_fields=True):
 
     thread_id: str | None = None
     """Of a thread that is there; left out: a thread of the run's own."""
+
+
+_BATCH: Final = Meta(max_length=1_000)
+"""How many runs may be asked for at once: all of them are looked at in one turn of the event loop."""
+
+type Batch = Annotated[list[dict[str, Any]], _BATCH]
+"""Several runs that are asked for at once, in whatever case their fields are."""
+type DescribedBatch = Annotated[list[BatchedRun], _BATCH]
 
 
 class Run(Struct, kw_only=True):
