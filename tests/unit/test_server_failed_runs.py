@@ -25,6 +25,11 @@ def test_the_place_is_that_of_ones_own_code() -> None:
     assert place_in("") == ""
 
 
+def test_empty_lines_are_looked_at_once() -> None:
+    """If each was looked at once more for each one before it, this would take longer than a test may."""
+    assert place_in("\n" * 400_000 + TRACE) == "ag.py:6"
+
+
 async def test_a_failed_run_is_said_with_its_agent_and_place(caplog: pytest.LogCaptureFixture) -> None:
     hub = StreamHub()
     hub.on_end = FailedRuns().note

@@ -20,7 +20,7 @@ IN_FULL: Final = 10
 PERIOD: Final = 60.0  # seconds
 _MOST_KINDS: Final = 100
 _MOST_CHARS: Final = 300  # of an error; all of it is in the log of events
-_FRAME: Final = re.compile(r'^\s*File "(?P<path>[^"]*)", line (?P<line>\d+)', re.MULTILINE)
+_FRAME: Final = re.compile(r'^[^\S\n]*File "(?P<path>[^"]*)", line (?P<line>\d+)', re.MULTILINE)
 _LIBRARY: Final = re.compile(r"[/\\](site|dist)-packages[/\\]|^<")
 _MACHINERY: Final = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"))
 
