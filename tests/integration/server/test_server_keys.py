@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.settings import AccessSettings, ServerSettings
 from trackside.app.storage import Store
 from trackside.app.storage.api_keys import ApiKey, ApiKeys, KeyPermission
+from trackside.app.storage.errors import ReadLostError
 from trackside.harness.ids import new_id
 
 type ServeAgents = Callable[..., Any]
@@ -180,6 +181,50 @@ async def test_what_another_process_makes_and_revokes_is_known_in_seconds(opened
         clock.now += 2.1
         with pytest.raises(HttpError, match="not good any more"):
             await known(scope_with(made.secret))
+
+
+class AwayKeys(CountedKeys):
+    """Those of a store whose database is away, which each read finds out when it is told to."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.is_away = True
+        self.gives_up = asyncio.Event()
+
+    async def good(self) -> list[ApiKey]:
+        if not self.is_away:
+            return await super().good()
+        self.reads += 1
+        await self.gives_up.wait()
+        raise ReadLostError(database="the log", why="it is away")
+
+
+async def test_while_the_database_is_away_all_are_told_what_one_has_waited_for(
+    opened: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, clock = AwayKeys(opened), Clock()
+    made = await keys.create("k", owner="ada")
+    known = KeyAuthenticator(keys, clock=clock)
+
+    async def refused() -> Mapping[str, Any]:
+        with pytest.raises(HttpError) as told:
+            await known(scope_with(made.secret))
+        return told.value.details
+
+    asking = [asyncio.create_task(refused()) for _ in range(10)]
+    await asyncio.sleep(0)
+    keys.gives_up.set()
+    for told in await asyncio.gather(*asking):
+        assert told["status"] == 503
+        assert told["headers"] == {"Retry-After": "1"}
+    assert keys.reads == 1
+    clock.now += 0.3
+    await refused()
+    assert keys.reads == 2
+    assert len(caplog.messages) == 1, "an outage is said once"
+    keys.is_away = False
+    clock.now += 0.3
+    assert (await known(scope_with(made.secret))).identity == "ada"
 
 
 @pytest.mark.parametrize("permission", ["read", "run", "admin"])

@@ -109,6 +109,13 @@ def answer_of(exc: TracksideError) -> Failure:
     # What is the server's own business is its log's: where its database is, nobody else has to know.
     if isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
-        return Failure(503, _AWAY, {"Retry-After": "1"}) if status == 503 else Failure(500, _DATABASE_FAILED, {})
+        return answer_without(exc)
     logger.error("a request failed: %s", exc, exc_info=exc)
     return Failure(500, FAILED, {})
+
+
+def answer_without(exc: StorageError) -> Failure:
+    """What a client is told where the database has failed. It is not said in the log: that is for whoever asks this."""
+    if status_of(type(exc), exc.fault) == 503:
+        return Failure(503, _AWAY, {"Retry-After": "1"})
+    return Failure(500, _DATABASE_FAILED, {})

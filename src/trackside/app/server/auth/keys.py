@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
 from trackside.app.server.auth.authenticator import bearer_of, header_of, unknown
+from trackside.app.server.failures import HttpError, answer_without
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import Scope
 from trackside.app.storage.api_keys import ApiKey, ApiKeys, digest_of, id_in
+from trackside.app.storage.errors import StorageError
+
+logger = logging.getLogger("trackside.server")
 
 FRESH_SECONDS: Final = 2.0
 """How long what was read of the keys is believed, and so how long one lives on that another process revoked."""
@@ -24,7 +29,8 @@ class KeyAuthenticator:
 
     It holds all keys that are good in memory, and reads them again when it has held them for two seconds and somebody asks;
     at once if a key was made or revoked in this process. So a request costs no look into the database, and whoever
-    sends keys that there are not costs four at most a second: nothing is kept of those.
+    sends keys that there are not costs four at most a second: nothing is kept of those. While the keys cannot be read, all
+    who ask are told what one of them has waited for.
 
     Args:
         keys: those of the store.
@@ -44,6 +50,8 @@ class KeyAuthenticator:
         self._read_at = float("-inf")
         self._version = -1
         self._reading = asyncio.Lock()
+        self._failure: StorageError | None = None
+        self._failed_at = float("-inf")
 
     async def __call__(self, scope: Scope) -> Principal:
         secret, key_id = _key_in(scope)
@@ -68,10 +76,25 @@ class KeyAuthenticator:
         async with self._reading:
             if self._is_fresh(fresh):  # somebody else has read them meanwhile
                 return
+            if self._failure is not None and self._clock() - self._failed_at < _AGAIN_SECONDS:
+                raise _cannot_be_found_out(self._failure)
             began, version = self._clock(), self._keys.version
-            good = await self._keys.good()
+            try:
+                good = await self._keys.good()
+            except StorageError as exc:
+                if self._failure is None:
+                    logger.error("nobody is let in, because the API keys cannot be read: %s", exc)  # noqa: TRY400
+                self._failure, self._failed_at = exc, self._clock()
+                raise _cannot_be_found_out(exc) from exc
+            if self._failure is not None:
+                logger.info("the API keys can be read again")
+            self._failure = None
             self._good = {key.key_id: (key, _principal_of(key)) for key in good}
             self._read_at, self._version = began, version
+
+
+def _cannot_be_found_out(exc: StorageError) -> HttpError:
+    return HttpError(**answer_without(exc)._asdict())
 
 
 def _key_in(scope: Scope) -> tuple[str, str]:
