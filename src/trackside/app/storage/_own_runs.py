@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, KeysView
+from collections.abc import Callable, Generator, Iterator, KeysView
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -86,7 +86,7 @@ class OwnRuns:
         return self._runs.get(run_id)
 
     @contextmanager
-    def letting_in(self, record: RunRecord) -> Iterator[None]:
+    def letting_in(self, record: RunRecord) -> Generator[None]:
         """While a run is being let in here: others may have to know it before its admission has returned."""
         self._let_in[record.run_id] = record
         try:
