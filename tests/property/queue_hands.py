@@ -37,8 +37,8 @@ class ForgetfulSession:
         """The reply of which transaction from now on gets lost."""
 
     @contextlib.contextmanager
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
-        with self._session.transaction(synced=synced):
+    def transaction(self, **options: Any) -> Generator[None]:
+        with self._session.transaction(**options):
             yield
         self.loses_in -= 1
         if self.loses_in == 0:
@@ -58,8 +58,8 @@ class ForgottenSession(ForgetfulSession):
     """Commits once without saying so, and nobody tries again."""
 
     @contextlib.contextmanager
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
-        with self._session.transaction(synced=synced):
+    def transaction(self, **options: Any) -> Generator[None]:
+        with self._session.transaction(**options):
             yield
         self.loses_in -= 1
         if self.loses_in == 0:

@@ -173,7 +173,7 @@ async def test_so_it_is_where_the_puts_of_a_run_are_written_together(store: Stor
 
 async def until_one_waits(dialect: str, database: Any) -> None:
     """Return when a transaction waits for another one; SQLite has them wait from their beginning, which nobody can see."""
-    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'graph_checkpoints'::regclass"
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
     while dialect == "postgres" and not database.execute(waiting).fetchall():
         await asyncio.sleep(0.01)
 
@@ -260,3 +260,18 @@ async def test_what_cannot_be_made_again_is_the_trouble_of_its_own_thread(
     with pytest.raises(DamagedDatabaseError, match="lacks what it had in doc"):
         await newest(store)
     assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) == 1
+
+
+async def test_checkpoints_are_removed_beside_a_vacuum(store: Store, dialect: str, database: Any) -> None:
+    if dialect != "postgres":
+        pytest.skip("there is nothing like it in SQLite")
+    saver = store.checkpointer()
+    await Walk(saver).put(notes=["old"])
+    await asyncio.to_thread(
+        database.execute, "BEGIN; LOCK TABLE graph_checkpoints IN SHARE UPDATE EXCLUSIVE MODE"
+    )  # as it
+    try:
+        await saver.adelete_thread("t")
+    finally:
+        await asyncio.to_thread(database.execute, "ROLLBACK")
+    assert await newest(store) is None

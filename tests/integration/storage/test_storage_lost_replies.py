@@ -115,14 +115,14 @@ class MeetingSession(ForgetfulSession):
 
     @contextlib.contextmanager
     @override
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
+    def transaction(self, **options: Any) -> Generator[None]:
         if not self.meets:
-            with super().transaction(synced=synced):
+            with super().transaction(**options):
                 yield
             return
         self.meets = False
         try:
-            with super().transaction(synced=synced):
+            with super().transaction(**options):
                 yield
                 raise TransactionConflictError(database="it", why="they met")
         finally:

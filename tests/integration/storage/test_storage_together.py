@@ -61,9 +61,9 @@ class Failing(ForgetfulSession):
 
     @contextlib.contextmanager
     @override
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
+    def transaction(self, **options: Any) -> Generator[None]:
         self.begun += 1
-        with super().transaction(synced=synced):
+        with super().transaction(**options):
             yield
             if self.failures and (failure := self.failures.pop(0)) is not None:
                 raise failure

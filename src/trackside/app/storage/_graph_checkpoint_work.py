@@ -21,7 +21,7 @@ from trackside.app.storage._graph_checkpoint_tables import (
     graph_writes,
 )
 from trackside.app.storage._old_checkpoints import OldTables, remove_old
-from trackside.app.storage._session import Session
+from trackside.app.storage._session import GraphAccess, Session
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import RunEndedError
 from trackside.harness.errors import TracksideError
@@ -54,6 +54,11 @@ class PutGraphRows(Work):
     writes: list[WriteRow] = field(default_factory=list)
     borrowings: list[Borrowing] = field(default_factory=list)
     chain: Chain | None = None
+
+    @property
+    @override
+    def graph_access(self) -> GraphAccess | None:
+        return "saves" if self.checkpoints else None
 
     @property
     @override
@@ -96,6 +101,11 @@ class RemoveGraphThreads(Work):
 
     @property
     @override
+    def graph_access(self) -> GraphAccess | None:
+        return "removes"
+
+    @property
+    @override
     def size(self) -> int:
         return _SMALL * len(self.threads)
 
@@ -124,6 +134,11 @@ class TakeOverThread(Work):
 
     @property
     @override
+    def graph_access(self) -> GraphAccess | None:
+        return "saves"
+
+    @property
+    @override
     def size(self) -> int:
         return _SMALL + sum([_ROW_BYTES + len(row.value) for row in self.values])
 
@@ -139,6 +154,11 @@ class CopyGraphThread(Work):
 
     source: str
     target: str
+
+    @property
+    @override
+    def graph_access(self) -> GraphAccess | None:
+        return "saves"
 
     @property
     @override
@@ -163,6 +183,11 @@ class RemoveCheckpoints(Work):
     """Removes single checkpoints, what tasks wrote behind them, and the values that no other checkpoint has."""
 
     keys: Sequence[Key]
+
+    @property
+    @override
+    def graph_access(self) -> GraphAccess | None:
+        return "removes" if self.keys else None
 
     @property
     @override

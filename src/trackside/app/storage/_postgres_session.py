@@ -10,7 +10,7 @@ key. What has a position becomes visible in the order of positions (I2).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Generator
+from collections.abc import Collection, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from math import inf
 from time import monotonic
@@ -47,7 +47,7 @@ from trackside.app.storage._postgres_statements import (
     writing,
 )
 from trackside.app.storage._queue import ActiveRun, Lane
-from trackside.app.storage._session import Changes, CollisionError, Wanted, compiled
+from trackside.app.storage._session import Changes, CollisionError, GraphAccess, Wanted, compiled
 
 if TYPE_CHECKING:
     import asyncpg
@@ -56,6 +56,13 @@ _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy ha
 _NOT_UNIQUE = "23505"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _PLAN_ANEW = "SET LOCAL plan_cache_mode = auto"
+# An advisory lock: one of the table of checkpoints would wait for whoever vacuums that.
+_GRAPHS = int.from_bytes(b"TrGraphs")
+_LOCK_GRAPHS: Mapping[GraphAccess, str] = {
+    "saves": f"SELECT pg_advisory_xact_lock_shared({_GRAPHS})",
+    "removes": f"SELECT pg_advisory_xact_lock({_GRAPHS})",
+}
+"""Taken before all other locks, on the way to the server on which the transaction begins anyway."""
 _COMMIT_UNSYNCED = "SET LOCAL synchronous_commit = off; COMMIT"
 _LEAST_CONNECT = 1.0  # seconds that a server has to answer, whoever is in a hurry
 
@@ -70,11 +77,12 @@ class PostgresSession:
         self._stored_threads: set[str] = set()
         self._must_flush = False
         self._plans_anew = False
+        self._graph: GraphAccess | None = None
         self._graph_removals = 0
         self._leaves_at = inf
 
     @contextmanager
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
+    def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> Generator[None]:
         """One transaction, at READ COMMITTED: others write beside it, and wait where they meet; connects first if need be.
 
         Raises:
@@ -86,8 +94,9 @@ class PostgresSession:
         self._must_flush = self._connect()
         self._plans_anew = False
         self._stored_threads.clear()
+        self._graph = graph
         try:
-            self._wait(self._driver.execute(_BEGIN))
+            self._wait(self._driver.execute(_BEGIN if graph is None else f"{_BEGIN}; {_LOCK_GRAPHS[graph]}"))
             yield
         except BaseException as exc:
             self._roll_back()
@@ -177,16 +186,17 @@ class PostgresSession:
             values.extend([*column] for column in columns)
         ((last, *removals),) = self._fetch(writing(steps, events=bool(events)), *values)
         if removals:
+            assert self._graph is not None  # else the count may be old by the commit
             (self._graph_removals,) = removals
         number_events(events, last - len(events) + 1)
 
     def note_graph_removal(self) -> None:
         """Count one more removal of checkpoints, which this transaction is going to do.
 
-        Whoever saves some waits for its end, and sees it: a statement locks its tables before it looks at any row.
+        Whoever saves some waits for its end before he looks at any row, and sees it.
         """
+        assert self._graph == "removes"
         self._must_flush = True
-        self._fetch("LOCK TABLE graph_checkpoints IN SHARE ROW EXCLUSIVE MODE")
         self._fetch(COUNT_GRAPH_REMOVAL)
 
     def graph_removals(self) -> int:

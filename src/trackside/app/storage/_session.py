@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sqlalchemy import ClauseElement, Dialect, select, update
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -63,6 +63,18 @@ class Wanted:
     schema: str
 
 
+type GraphAccess = Literal["saves", "removes"]
+"""What a transaction does to checkpoints of graphs: any number save some at once, one alone removes some."""
+
+
+def graph_access(of_works: Iterable[GraphAccess | None]) -> GraphAccess | None:
+    """What a transaction does to them whose works do this."""
+    kinds = {*of_works}
+    if "removes" in kinds:
+        return "removes"
+    return "saves" if "saves" in kinds else None
+
+
 class Session(Protocol):
     """The connection that writes, used by one thread. Everything here but `close` happens inside a `transaction`.
 
@@ -70,9 +82,10 @@ class Session(Protocol):
     statement of SQLAlchemy's that `execute` takes.
     """
 
-    def transaction(self, *, synced: bool = True) -> AbstractContextManager[None]:
+    def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> AbstractContextManager[None]:
         """One transaction; connects first if need be. Unless it is `synced`, a server that crashes at once may forget it,
-        but never what comes after it alone.
+        but never what comes after it alone. What it does to checkpoints of graphs, `graph` says before: who removes some
+        waits for who saves some, and the other way round, with nothing in hand that others wait for.
 
         Raises:
             CollisionError: something had to be unique; nothing was written.
@@ -131,9 +144,9 @@ class Session(Protocol):
         ...
 
     def note_graph_removal(self) -> None:
-        """Count one more removal of checkpoints, which this transaction is going to do.
+        """Count one more removal of checkpoints, which this transaction is going to do, as it has said.
 
-        From now to its end nobody else saves any; those that are saved already can be read.
+        To its end nobody else saves any; those that are saved already can be read.
         """
         ...
 

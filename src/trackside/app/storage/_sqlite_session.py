@@ -43,7 +43,7 @@ from trackside.app.storage._graph_checkpoint_tables import (
 )
 from trackside.app.storage._leases import LeaseClock, machine_clock
 from trackside.app.storage._queue import ActiveRun, Lane
-from trackside.app.storage._session import Changes, CollisionError, Wanted, compiled
+from trackside.app.storage._session import Changes, CollisionError, GraphAccess, Wanted, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
 from trackside.app.storage._sqlite_wal import WriteAheadLog
 from trackside.app.storage._tables import (
@@ -314,7 +314,7 @@ class SqliteSession:
         self._graph_removals: int | None = None
 
     @contextmanager
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
+    def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> Generator[None]:
         """One transaction that nobody else can write beside; connects first if need be. It is as `synced` as all others.
 
         Raises:

@@ -23,7 +23,7 @@ from trackside.app.storage._fold import Label, RunRow, ThreadRow, concerns_threa
 from trackside.app.storage._graph_borrowing import bring_missing
 from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
-from trackside.app.storage._session import Changes, CollisionError, Session, insert_in_place
+from trackside.app.storage._session import Changes, CollisionError, GraphAccess, Session, graph_access, insert_in_place
 from trackside.app.storage._tables import idempotency_keys, thread_labels
 from trackside.app.storage._totals import Totals
 from trackside.app.storage.errors import (
@@ -67,6 +67,11 @@ class Work(ABC):
     def size(self) -> int:
         """About how many bytes it adds to the transaction: a few rows, unless it says otherwise."""
         return ROW_BYTES
+
+    @property
+    def graph_access(self) -> GraphAccess | None:
+        """What it does to checkpoints of graphs."""
+        return None
 
     def run_ids(self) -> Iterable[str]:
         """The runs that have to be loaded for it."""
@@ -466,7 +471,8 @@ def commit_together(
 
 def _commit(session: Session, works: Sequence[Work], *, check_ids: bool, may_be_there: bool) -> Committed:
     try:
-        with session.transaction(synced=not all(work.may_be_forgotten for work in works)):
+        synced = not all(work.may_be_forgotten for work in works)
+        with session.transaction(synced=synced, graph=graph_access(work.graph_access for work in works)):
             unit = UnitOfWork(session, works, check_ids=check_ids)
             outcomes = [_apply(work, unit) for work in works]
             unit.write()

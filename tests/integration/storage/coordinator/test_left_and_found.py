@@ -533,7 +533,7 @@ class FailingSession(ForgetfulSession):
     """A session on which nothing can be committed."""
 
     @contextlib.contextmanager
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
+    def transaction(self, **options: Any) -> Generator[None]:
         with self._session.transaction():
             yield
             raise StorageError(database="it", why="no space is left")

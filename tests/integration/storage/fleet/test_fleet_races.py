@@ -171,11 +171,11 @@ async def test_an_admission_whose_reply_was_lost_finds_its_run_though_it_was_tak
     class Losing(ForgetfulSession):
         """Loses a reply, and lets another worker take the run before the transaction is repeated."""
 
-        def transaction(self, *, synced: bool = True) -> Any:
+        def transaction(self, **options: Any) -> Any:
             if self.loses_in == 0 and not taken:
                 taking = asyncio.run_coroutine_threadsafe(two.coordinator.take_any(1), loop)
                 taken.extend(taking.result(20))
-            return super().transaction(synced=synced)
+            return super().transaction(**options)
 
     loop = asyncio.get_running_loop()
     session: Any = Losing(one.store._writer._session)  # type: ignore[union-attr]
@@ -205,11 +205,11 @@ class AwaySession(ForgetfulSession):
     """Cannot so much as begin its next transaction."""
 
     @contextlib.contextmanager
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
+    def transaction(self, **options: Any) -> Generator[None]:
         self.loses_in -= 1
         if self.loses_in == 0:
             raise AwayError(database="it", why="it is away")
-        with self._session.transaction(synced=synced):
+        with self._session.transaction(**options):
             yield
 
 
