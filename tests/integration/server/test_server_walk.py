@@ -560,6 +560,7 @@ async def test_who_has_nothing_is_told_of_nothing(serve_agents: ServeAgents) -> 
         ("POST", "/store/namespaces", {"prefix": ["carol"]}),
         ("GET", "/runs", None),
         ("GET", "/threads", None),
+        ("GET", "/agents", None),
         ("GET", "/events", None),
         ("GET", "/stats", None),
         ("GET", "/stats/failures", None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
@@ -194,9 +194,9 @@ async def get_now(call: Call[None, None]) -> Any:
 
 @routes.get("/agents", Permission.read, about=About("assistants", "search", "many"), answers={200: list[AgentInfo]})
 async def list_agents(call: Call[None, None]) -> Any:
-    """The agents that are served, by name, and how many of their runs go on here."""
+    """The agents that are served, by name, and how many of their runs go on: here, or of who is no admin his own."""
     manager, descriptions = call.parts.manager, call.parts.options.descriptions
-    running = manager.stats().running_by_agent
+    running = await _running_by_agent(call)
     return [
         AgentInfo(
             name=name,
@@ -221,6 +221,13 @@ async def get_metrics(call: Call[None, None]) -> Any:
             return Reply(body, content_type=content_type)
     why = 'nothing is counted: install trackside[metrics], and give trackside.toml a table [[observers]] of type "metrics"'
     raise HttpError(status=404, detail=why)
+
+
+async def _running_by_agent(call: Call[None, None]) -> Mapping[str, int]:
+    """What a handler has decided on is which agents are there, and not whose runs are."""
+    if call.principal.may(Permission.admin):
+        return call.parts.manager.stats().running_by_agent
+    return (await call.parts.store.live_counts(owner=call.principal.identity)).running_by_agent
 
 
 def _metadata(said: str | None) -> dict[str, Any] | None:

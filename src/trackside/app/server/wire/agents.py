@@ -13,7 +13,7 @@ class AgentInfo(Struct, frozen=True, kw_only=True):
     """What LangGraph's clients call it; they may use the name as well."""
     description: str | None
     running: int
-    """How many of its runs go on in this process."""
+    """How many of its runs go on: told to admins, all in this process; to others, those on their threads in all of them."""
     keeps_threads: bool
     """Whether it keeps what its threads were, so that one can go back in them."""
     describes: bool
