@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import pytest
 
+from trackside.app.delivery import DeliveryError
 from trackside.app.observers.webhook import Poster
 from trackside.app.server.run_webhooks import MOST_RECEIVERS, Receivers
 from trackside.harness.ids import new_id
@@ -50,4 +52,19 @@ async def test_addresses_that_are_only_named_here_are_not_kept_for_ever() -> Non
         receivers.poster_to(address(number))
         await receivers.let_idle_ones_go()
     assert len(receivers) == MOST_RECEIVERS
+    await receivers.aclose()
+
+
+async def test_addresses_of_one_server_share_its_places() -> None:
+    receivers = Receivers(None, private=False)
+    paths = [f"https://slow.example.org{port}/hook/{number}" for number in range(4) for port in ("", ":443")]
+    async with AsyncExitStack() as under_way:
+        for url in paths:
+            await under_way.enter_async_context(receivers.place_at(url, ENDED))
+        with pytest.raises(DeliveryError) as refused:
+            await under_way.enter_async_context(receivers.place_at("https://SLOW.example.org/hook/9", ENDED))
+        assert refused.value.held_back
+        await under_way.enter_async_context(receivers.place_at(address(1), ENDED))
+    async with receivers.place_at("https://slow.example.org/hook/9", ENDED):
+        pass
     await receivers.aclose()

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -41,8 +42,9 @@ logger = logging.getLogger("trackside.server")
 MOST_RECEIVERS: Final = 64
 """Addresses whose connections are kept."""
 _AT_ONCE: Final = 8
-"""Requests to one address at once: a slow one must not have all places."""
+"""Requests to one origin at once, whatever their paths: a slow server must not have all places."""
 _FULL_PAUSE: Final = 0.25
+_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 _PRIVATE_BY: Final = "server.private_webhooks = true"
 _NEEDS: Final = "webhook needs a package that is not installed here: pip install 'trackside[webhook]'"
 
@@ -222,13 +224,14 @@ class RunEndTeller:
 
 
 class Receivers:
-    """Who is told: connections to each address, and how many requests are under way to it."""
+    """Who is told: connections to each address, and how many requests are under way to it and to its server."""
 
     def __init__(self, secret: str | None, *, private: bool) -> None:
         self._secret = secret
         self._private = private
         self._posters: OrderedDict[str, Poster] = OrderedDict()
         self._under_way: Counter[str] = Counter()
+        self._at_origin: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._posters)
@@ -261,8 +264,10 @@ class Receivers:
             DeliveryError: there are too many at once, or the address is not allowed any more; and what the request fails
                 with, as a failure that concerns this event alone: other runs have other receivers.
         """
-        if self._under_way[url] >= _AT_ONCE:
+        origin = _origin_of(url)
+        if self._at_origin[origin] >= _AT_ONCE:
             raise _refused(event, "it is busy", held_back=True, retry_after=_FULL_PAUSE)
+        self._at_origin[origin] += 1
         self._under_way[url] += 1
         try:
             yield self.poster_to(url)
@@ -272,9 +277,10 @@ class Receivers:
             named = {name: exc.details[name] for name in ("receiver", "what", "why", "retryable", "retry_after")}
             raise DeliveryError(**named) from exc
         finally:
-            self._under_way[url] -= 1
-            if not self._under_way[url]:
-                del self._under_way[url]
+            for counted, name in ((self._at_origin, origin), (self._under_way, url)):
+                counted[name] -= 1
+                if not counted[name]:
+                    del counted[name]
             await self.let_idle_ones_go()
 
     async def aclose(self) -> None:
@@ -290,6 +296,16 @@ class Receivers:
             if url is None:
                 return
             await self._posters.pop(url).aclose()  # others may do the same meanwhile
+
+
+def _origin_of(url: str) -> str:
+    """The server that an address is of; the address itself, if it is none: whoever posts to it says what is wrong."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return url
+    return f"{parts.scheme}://{(parts.hostname or '').rstrip('.')}:{port}"
 
 
 def _refused(event: RunLifecycleEvent, why: str, **more: Any) -> DeliveryError:
