@@ -104,36 +104,6 @@ async def run_past(
         return await run.ended()
 
 
-class Emptying:
-    """Takes what it is given out of the list that it is given."""
-
-    def __init__(self) -> None:
-        self.events: list[RunLifecycleEvent] = []
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        self.events.append(event)
-
-    async def on_events(self, events: Any) -> None:
-        while events:
-            self.events.append(events.pop(0))
-
-
-@both_ways
-@virtual
-async def test_an_observer_that_empties_what_it_is_given_hides_nothing_from_those_behind_it(way: Way) -> None:
-    behind = RecordingObserver()
-    async with way(ObserverBinding(Emptying()), required(behind)) as runs:
-        result = await (await runs.start(Agent("success"), "hello")).ended()
-    assert isinstance(result, RunResult)
-    assert result.status == "success"
-    assert_run_order(behind.events)
-    behind = RecordingObserver()
-    async with way(required(Emptying()), required(behind)) as runs:
-        result = await (await runs.start(Agent("success"), "hello")).ended()
-    assert not isinstance(result, RunResult) or result.status == "error"
-    assert behind.events == []
-
-
 @pytest.mark.parametrize("kind", BINDINGS)
 @pytest.mark.parametrize("place", PLACES)
 @virtual

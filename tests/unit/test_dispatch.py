@@ -245,6 +245,24 @@ async def test_a_batch_of_which_all_was_taken_in_part_is_taken(taken: int, is_re
     assert offers == [5, 1]
 
 
+@pytest.mark.parametrize("is_required", [True, False])
+@virtual
+async def test_an_observer_that_empties_the_batch_it_is_given_hides_nothing_from_those_after_it(
+    is_required: bool,
+) -> None:
+    class Draining(RecordingObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            while events:
+                self.events.append(events.pop(0))  # type: ignore[attr-defined]
+
+    draining, after = Draining(), RecordingBatchObserver()
+    observers = ObserverSet(
+        [ObserverBinding(draining, required=is_required), required(after)], policy=DispatchPolicy(buffer=False)
+    )
+    events = await deliver_run(observers)
+    assert draining.events == after.events == events
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -90,6 +90,20 @@ class TestOrder:
         assert third - second <= 2.0
 
     @virtual
+    async def test_a_receiver_that_empties_the_batch_it_is_given_has_it_once(self) -> None:
+        class Draining(Receiving):
+            async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+                await asyncio.sleep(1.0)
+                while events:
+                    self.taken.append(events.pop(0))  # type: ignore[attr-defined]
+
+        log = log_of(*"aaa")
+        observer = Draining(log)
+        async with feeding(log, observer, BY_RUN) as feed, asyncio.timeout(60):
+            await feed.reach(3)
+        assert positions(log, observer.taken) == [1, 2, 3]
+
+    @virtual
     async def test_events_of_one_run_wait_for_each_other_and_runs_do_not(self) -> None:
         log = log_of(*"aabbab")
         observer = Receiving(log, lambda position, n: 1.0)

@@ -369,6 +369,24 @@ async def test_those_after_a_required_observer_see_of_a_batch_what_it_took() -> 
     assert after.events == storage.events == run[:2]
 
 
+@pytest.mark.parametrize("is_required", [True, False])
+async def test_an_observer_that_empties_the_batch_it_is_given_hides_nothing_from_those_after_it(
+    is_required: bool,
+) -> None:
+    class Draining(RecordingObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            while events:
+                self.events.append(events.pop(0))  # type: ignore[attr-defined]
+
+    draining, after = Draining(), RecordingBatchObserver()
+    run = make_run()
+    given = list(run)
+
+    await CompositeObserver([ObserverBinding(draining, required=is_required), after]).on_events(given)
+
+    assert draining.events == after.events == given == run
+
+
 def test_ensure_observer_of_none_is_a_null_observer() -> None:
     assert isinstance(ensure_observer(None), NullObserver)
 

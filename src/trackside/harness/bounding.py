@@ -140,9 +140,8 @@ class _Calls:
         left = list(events) if left is None else left
         batch = self._on_events is not None and not singly
         try:
-            # A tuple: whoever empties his list takes nothing from those behind him.
             taking = self._on_events if batch else None
-            call = self._one_by_one(left) if taking is None else taking(tuple(events))
+            call = self._one_by_one(left) if taking is None else taking([*events])  # of its own, to do with as it likes
             await call_observer(call, observer=self.name, limit=self._limit, to_the_end=True)
         except BaseException as exc:  # the observer's failure; whoever called decides what it means
             if not is_own_failure(exc):

@@ -326,7 +326,7 @@ async def take_in_order(
     taken = 0
     try:
         if not singly and (on_events := getattr(observer, "on_events", None)) is not None:
-            await on_events(tuple(events))  # whoever empties his list takes nothing from those behind him
+            await on_events([*events])  # of its own, to do with as it likes
             return len(events), None
         for event in events:
             await observer.on_event(event)

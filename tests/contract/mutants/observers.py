@@ -286,16 +286,6 @@ class SpoilsABatch(Sound):
         await super().on_events(events)
 
 
-class EmptiesABatch(Sound):
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        await Sound.on_events(self, [event])
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        mine = [*events]
-        cast("list[RunLifecycleEvent]", events).clear()
-        await super().on_events(mine)
-
-
 class RaisesWhereAFlushHasNoTime(Sound):
     async def flush(self, timeout: float) -> Any:
         if timeout <= 0:
@@ -358,7 +348,6 @@ MUTANTS: dict[type[Sound], str] = {
     PassesOverABatchThatBeginsWithAKnownEvent: "test_a_batch_that_overlaps_what_was_taken_has_the_effects_of_the_rest",
     SpoilsWhatIsDeepInside: "test_leaves_events_as_they_are",
     SpoilsABatch: "test_leaves_events_as_they_are",
-    EmptiesABatch: "test_leaves_events_as_they_are",
     RaisesWhereAFlushHasNoTime: "test_flush_reports_and_may_be_repeated",
     DropsWhatWaitsAsItCloses: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
     TakesBatchesSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",

@@ -15,6 +15,17 @@ from trackside.harness.lifecycle import RunFold, is_final, is_terminal
 from trackside.testing import StoreContract, Stores
 
 
+class BelievesTheStatus(MemoryLog):
+    """Its rows know of the end of a run what the payload says of its status, and nothing where that says nothing."""
+
+    async def run(self, run_id: str) -> Row | None:
+        row = await super().run(run_id)
+        if row is None or not is_final(row.status):
+            return row
+        end = next(p.event for p in self.visible() if p.event.run_id == run_id and is_terminal(p.event.event_type))
+        return replace(row, status=RunStatus(end.payload.get("status", RunStatus.running)))
+
+
 class DropsAnEvent(MemoryLog):
     def visible(self) -> list[Placed]:
         return [p for p in super().visible() if p.event.event_type is not LifecycleEventType.HUMAN_MESSAGE]
@@ -195,6 +206,7 @@ class WakesNoFollowerWhileItReads(MemoryLog):
 
 
 MUTANTS: dict[type[MemoryLog], str] = {
+    BelievesTheStatus: "test_the_rows_follow_events_that_say_no_status_or_nothing",
     DropsAnEvent: "test_what_was_appended_is_there_as_it_was_given",
     ReadsBackwards: "test_pages_give_every_event_once_and_in_order",
     IgnoresALimit: "test_pages_give_every_event_once_and_in_order",

@@ -56,7 +56,7 @@ class Calls:
             if singly or self._on_events is None:
                 await self._call(self._on_event(events[0]))
                 return 1, None
-            await self._call(self._on_events(events))
+            await self._call(self._on_events([*events]))  # of its own, to do with as it likes
         except PartlyTaken as part:
             self._counts.failed_calls += 1
             return part.taken_of(len(events) - 1), part.cause

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import run_status_of
+from trackside.harness.lifecycle import run_status_of, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 from trackside.testing.contracts import _events
@@ -105,18 +105,14 @@ class ReaderPromises(Contract):
         run_id, thread_id = run[0].run_id, run[0].thread_id
         assert await store.run(run_id) is None, "a run is there before its first event"
         assert await store.thread(thread_id) is None, "a thread is there before its first event"
-        expected, thread_status = RunStatus.pending, ThreadStatus.idle
-        for event in run:
-            await store.append([event])
-            expected = run_status_of(event.event_type, event.payload) or expected
-            if event.event_type is LifecycleEventType.THREAD_STATUS_UPDATED:
-                thread_status = ThreadStatus(event.payload["status"])
-            row, thread = await store.run(run_id), await store.thread(thread_id)
-            assert row is not None, f"there is no run after its event {event.sequence}"
-            assert row.status is expected, f"after {event.event_type} the run is {row.status}, not {expected}"
-            assert row.last_sequence == event.sequence, f"after event {event.sequence} the row says {row.last_sequence}"
-            assert thread is not None, f"there is no thread after event {event.sequence}"
-            assert thread.status is thread_status, f"the thread is {thread.status}, not {thread_status}"
+        await _check_rows(store, run, ThreadStatus.idle)
+
+    @promise("I6", claim="rows")
+    async def test_the_rows_follow_events_that_say_no_status_or_nothing(self, stores: Stores) -> None:
+        store: RowStore = await stores.store()
+        thread_status = ThreadStatus.idle
+        for run in _events.with_strange_payloads():
+            thread_status = await _check_rows(store, run, thread_status)
 
     @promise("I6", claim="rows")
     async def test_a_refused_append_leaves_the_rows_as_they_were(self, stores: Stores) -> None:
@@ -253,6 +249,22 @@ class ReaderPromises(Contract):
             await other.append(run)
             seen = [await first, *[await anext(follower) for _ in run[1:]]]
         assert [placed.position for placed in seen] == [1, 2, 3, 4, 5], "it missed what another store appended"
+
+
+async def _check_rows(store: RowStore, run: Sequence[RunLifecycleEvent], thread_status: ThreadStatus) -> ThreadStatus:
+    """Append a run one by one, and look at the rows each time; what becomes of its thread, which was as it is said."""
+    expected = RunStatus.pending
+    for event in run:
+        await store.append([event])
+        expected = run_status_of(event.event_type, event.payload) or expected
+        thread_status = thread_status_of(event.event_type, event.payload) or thread_status
+        row, thread = await store.run(event.run_id), await store.thread(event.thread_id)
+        assert row is not None, f"there is no run after its event {event.sequence}"
+        assert row.status is expected, f"after {event.event_type} the run is {row.status}, not {expected}"
+        assert row.last_sequence == event.sequence, f"after event {event.sequence} the row says {row.last_sequence}"
+        assert thread is not None, f"there is no thread after event {event.sequence}"
+        assert thread.status is thread_status, f"the thread is {thread.status}, not {thread_status}"
+    return thread_status
 
 
 async def _write(store: EventStore) -> list[RunLifecycleEvent]:
