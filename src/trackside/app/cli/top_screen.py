@@ -52,8 +52,6 @@ _RATES = "Rates are those of the last minute; outcomes are counted from the mome
 _WIDE = 110
 """Columns from which on there is room for threads, and for words beside symbols."""
 _COLUMNS = {"RUN": 18, "STATUS": 13, "AGENT": 24, "TIME": 10, "TOKENS": 9, "COST": 9, "THREAD": 36}
-_ASKED = ""
-"""Instead of the id of a run that was asked for, and is not known yet."""
 _NUMERIC = {"TIME", "TOKENS", "COST"}
 _NARROW = {"RUN": 13, "AGENT": 15, "TOKENS": 8, "COST": 8, "THREAD": 0}
 """Widths that differ where there is less room; what has none is left out."""
@@ -142,6 +140,7 @@ class TopApp(App[None]):
         self._marked = ""
         self._follower: Following | None = None
         self._retried: dict[str, str] = {}
+        self._retrying: set[str] = set()
         self._away = {"events": "", "numbers": ""}
         self._is_wide: bool | None = None
         self._shown: Mapping[str, int] = {}
@@ -363,19 +362,20 @@ class TopApp(App[None]):
         if seen is None or not is_final(seen.status):
             self.notify("It has not ended." if seen else "No run is marked.")
             return
-        earlier = self._retried.get(seen.run_id)
-        if earlier == _ASKED:
+        if seen.run_id in self._retrying:
             return
+        earlier = self._retried.get(seen.run_id)
         question = f"Run {earlier} does once more what run {seen.run_id} was asked for. Start another one?"
         if earlier is not None and not await self.push_screen_wait(Said(question, asks=True)):
             return
-        self._retried[seen.run_id] = _ASKED
+        self._retrying.add(seen.run_id)
         try:
             self._retried[seen.run_id] = new = await self._records.retry(seen.run_id)
             self.notify(f"Run {new} does it once more.", markup=False)
         except TracksideError as exc:
-            del self._retried[seen.run_id]
             self.notify(one_line(str(exc)), severity="error", markup=False)
+        finally:
+            self._retrying.discard(seen.run_id)
 
     def action_filter(self) -> None:
         """Type what runs are to have."""

@@ -224,14 +224,13 @@ class RunEndTeller:
 
 
 class Receivers:
-    """Who is told: connections to each address, and how many requests are under way to it and to its server."""
+    """Who is told: connections to each address, and how many requests are under way to it."""
 
     def __init__(self, secret: str | None, *, private: bool) -> None:
         self._secret = secret
         self._private = private
         self._posters: OrderedDict[str, Poster] = OrderedDict()
         self._under_way: Counter[str] = Counter()
-        self._at_origin: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._posters)
@@ -265,9 +264,8 @@ class Receivers:
                 with, as a failure that concerns this event alone: other runs have other receivers.
         """
         origin = _origin_of(url)
-        if self._at_origin[origin] >= _AT_ONCE:
+        if sum(count for one, count in self._under_way.items() if _origin_of(one) == origin) >= _AT_ONCE:
             raise _refused(event, "it is busy", held_back=True, retry_after=_FULL_PAUSE)
-        self._at_origin[origin] += 1
         self._under_way[url] += 1
         try:
             yield self.poster_to(url)
@@ -277,10 +275,9 @@ class Receivers:
             named = {name: exc.details[name] for name in ("receiver", "what", "why", "retryable", "retry_after")}
             raise DeliveryError(**named) from exc
         finally:
-            for counted, name in ((self._at_origin, origin), (self._under_way, url)):
-                counted[name] -= 1
-                if not counted[name]:
-                    del counted[name]
+            self._under_way[url] -= 1
+            if not self._under_way[url]:
+                del self._under_way[url]
             await self.let_idle_ones_go()
 
     async def aclose(self) -> None:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, override
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row
 
 from trackside.app.storage._encoding import json_of, json_text, time_text
 from trackside.app.storage._queries import one_thread_state
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import thread_states, threads
+from trackside.app.storage._thread_works import OnThread, last_run_of, remembered_by
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import RunEndedError, StateTooLargeError
-from trackside.harness.errors import ThreadBusyError, UnknownThreadError
+from trackside.harness.errors import ThreadBusyError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun, ThreadState
@@ -53,16 +53,14 @@ class SaveThreadState(Work):
         unit.thread_states[self.thread_id] = (self.thread_id, self.remembered, self.paused, self.updated_at)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeThreadState(Work):
+@dataclass(slots=True, eq=False, kw_only=True)
+class ChangeThreadState(OnThread):
     """Values that a thread at rest shall remember beside what it does; an open question stays open.
 
     It looks and writes in one transaction, so that no run begins in between and others' changes are not undone.
     """
 
-    thread_id: str
     values: JsonObject
-    updated_at: str
 
     @property
     @override
@@ -70,40 +68,15 @@ class ChangeThreadState(Work):
         return len(json_text(self.values))
 
     @override
-    def thread_ids(self) -> Iterable[str]:
-        return (self.thread_id,)
-
-    @override
-    def queues(self) -> Iterable[str]:
-        return self.thread_ids()
-
-    @override
     def apply(self, unit: UnitOfWork) -> None:
-        lane = unit.queue.lane(self.thread_id)
-        if lane.removed or not lane.exists:
-            raise UnknownThreadError(thread_id=self.thread_id)
+        lane = self.seen(unit)
         if lane.holder is not None or unit.thread_status(self.thread_id) is ThreadStatus.busy:
             run_id = last_run_of(unit, self.thread_id) if lane.holder is None else lane.holder.run_id
             raise ThreadBusyError(thread_id=self.thread_id, run_id=run_id)
         known, paused = remembered_by(unit, self.thread_id) or ("{}", None)
         remembered = json_text({**json_of(known), **self.values})
         _check_size(self.thread_id, remembered, paused)
-        unit.thread_states[self.thread_id] = (self.thread_id, remembered, paused, self.updated_at)
-
-
-def last_run_of(unit: UnitOfWork, thread_id: str) -> str | None:
-    """The run that a thread had last; None if it has had none."""
-    found = unit.session.execute(select(threads.c.last_run_id).where(threads.c.thread_id == thread_id))
-    return found[0][0] if found else None
-
-
-def remembered_by(unit: UnitOfWork, thread_id: str) -> tuple[str, str | None] | None:
-    """What a thread remembers by now, and its paused run, both as JSON text; None for a new one."""
-    if (changed := unit.thread_states.get(thread_id)) is not None:
-        return changed[1], changed[2]
-    kept = select(thread_states.c.remembered, thread_states.c.paused)
-    found = unit.session.execute(kept.where(thread_states.c.thread_id == thread_id))
-    return (found[0][0], found[0][1]) if found else None
+        unit.thread_states[self.thread_id] = (self.thread_id, remembered, paused, self.now)
 
 
 class StoredThreadStates:
@@ -147,7 +120,7 @@ class StoredThreadStates:
             StateTooLargeError, PayloadError, StorageError: as `save`.
         """
         now = time_text(datetime.now(UTC))
-        await self._writer.write(ChangeThreadState(thread_id=thread_id, values=_plain(values), updated_at=now))
+        await self._writer.write(ChangeThreadState(thread_id=thread_id, owner=None, now=now, values=_plain(values)))
 
 
 def _check_size(thread_id: str, remembered: str, paused: str | None) -> None:

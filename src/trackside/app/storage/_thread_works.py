@@ -15,7 +15,6 @@ from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._lifetimes import FOREVER, Lifetime
 from trackside.app.storage._queue import Lane, Standing
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
-from trackside.app.storage._thread_states import last_run_of, remembered_by
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import (
     RunInUseError,
@@ -31,7 +30,7 @@ _ROW_BYTES: Final = 600
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class _OnThread(Work):
+class OnThread(Work):
     """A work on one thread at a time, for one owner; None may see everybody's."""
 
     thread_id: str
@@ -67,8 +66,23 @@ class _OnThread(Work):
         return lane
 
 
+def last_run_of(unit: UnitOfWork, thread_id: str) -> str | None:
+    """The run that a thread had last; None if it has had none."""
+    found = unit.session.execute(select(threads.c.last_run_id).where(threads.c.thread_id == thread_id))
+    return found[0][0] if found else None
+
+
+def remembered_by(unit: UnitOfWork, thread_id: str) -> tuple[str, str | None] | None:
+    """What a thread remembers by now, and its paused run, both as JSON text; None for a new one."""
+    if (changed := unit.thread_states.get(thread_id)) is not None:
+        return changed[1], changed[2]
+    kept = select(thread_states.c.remembered, thread_states.c.paused)
+    found = unit.session.execute(kept.where(thread_states.c.thread_id == thread_id))
+    return (found[0][0], found[0][1]) if found else None
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
-class _Making(_OnThread):
+class _Making(OnThread):
     """A work that makes a thread, once."""
 
     tried: bool = False
@@ -128,7 +142,7 @@ class CreateThread(_Making):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class ChangeThread(_OnThread):
+class ChangeThread(OnThread):
     """Add metadata to those that a thread has, and say anew how long it lives."""
 
     metadata: JsonObject
@@ -173,7 +187,7 @@ def _write(unit: UnitOfWork, thread_id: str, changes: Mapping[str, Any]) -> None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class NoteState(_OnThread):
+class NoteState(OnThread):
     """Note that a thread's state was changed on behalf of no run: it changed now, and rests with this status.
 
     The log says so in the name of the thread's last run. While a run has the thread, it is for that one to say.
@@ -198,7 +212,7 @@ class NoteState(_OnThread):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class RemoveThread(_OnThread):
+class RemoveThread(OnThread):
     """Have a thread gone, with its runs, for clients at once. What it has is removed later (`sweeping`).
 
     With `expired` only if it has expired by now, and is at rest: one that is not stays without complaint. Whether it was
@@ -293,7 +307,7 @@ class CopyThread(_Making):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class RemoveRun(_OnThread):
+class RemoveRun(OnThread):
     """Have a run that has ended gone for clients. The log keeps its events."""
 
     run_id: str

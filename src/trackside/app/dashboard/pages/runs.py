@@ -15,6 +15,7 @@ from msgspec import field
 from trackside.app.dashboard.asking import served_agents
 from trackside.app.dashboard.declaring import API, Form, action, page, params_of
 from trackside.app.dashboard.filters import Filters
+from trackside.app.dashboard.paging import portion_of
 from trackside.app.dashboard.rendering import Page, Said, is_script
 from trackside.app.dashboard.wording import visible
 from trackside.app.server.failures import HttpError, answer_of
@@ -175,18 +176,12 @@ async def _asked(
     after: str | None = None,
     limit: int = LIMIT,
 ) -> Listing:
-    # Of newer runs one more than a page: whether there are newer ones yet. Older ones there are, as the page began with one.
-    more = limit if after is None else limit + 1
-    place = {"before": before, "after": after, "limit": more}
-    answered = await API.ask(call, records.list_recorded_runs, query={**query, **place})
-    found: list[RecordedRun] = answered.value
-    runs = found[-limit:]
-    newer = runs[0].cursor if runs and (before is not None or len(found) > limit) else None
+    found = await portion_of(call, records.list_recorded_runs, query, before=before, after=after, limit=limit)
     return Listing(
-        runs=runs,
-        older=answered.headers.get("X-Pagination-Next"),
-        newer=newer,
-        continues=answered.headers.get("X-Search-Continues"),
+        runs=found.rows,
+        older=found.older,
+        newer=found.newer,
+        continues=found.continues,
         is_backward=after is None,
     )
 

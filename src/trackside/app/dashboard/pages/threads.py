@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -11,8 +11,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from trackside.app.dashboard.asking import served_agents
-from trackside.app.dashboard.declaring import API, page, params_of
+from trackside.app.dashboard.declaring import page, params_of
 from trackside.app.dashboard.filters import Filters
+from trackside.app.dashboard.paging import Portion, portion_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import answer_of
 from trackside.app.server.routes import thread_records
@@ -28,15 +29,6 @@ FILTERS: Final = ("status", "agent", "id_prefix", "metadata", "since", "until")
 STATUSES: Final = tuple(status.value for status in ThreadStatus)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """A page of threads; `older` and `newer` are the places of those beside it, None where there are none."""
-
-    threads: Sequence[RecordedThread] = ()
-    older: str | None = None
-    newer: str | None = None
-
-
 @page(routes, "/ui/threads")
 async def show_threads(call: Call[None, None]) -> Any:
     """Threads, filtered, page by page."""
@@ -47,7 +39,8 @@ async def show_threads(call: Call[None, None]) -> Any:
         filters.text(name)
     filters.time()
     _read_metadata(filters)
-    listing, problem = Listing(), None
+    listing: Portion[RecordedThread] = Portion()
+    problem: str | None = None
     place: dict[str, str] = {name: given[name][0] for name in ("before", "after") if name in given}
     if not filters.problems:
         try:
@@ -66,32 +59,20 @@ async def show_threads(call: Call[None, None]) -> Any:
         problem=problem,
         agents=await served_agents(call),
         statuses=STATUSES,
-        shows_owner=call.principal.owner is None and any(thread.owner for thread in listing.threads),
+        shows_owner=call.principal.owner is None and any(thread.owner for thread in listing.rows),
     )
 
 
-async def _listing(call: Call[None, None], query: Mapping[str, Any], place: Mapping[str, str]) -> Listing:
-    if "after" in place and "before" not in place:
-        listing = await _asked(call, query, place)
-        if listing.newer is not None:
-            return listing
-        place = {}  # the newest page, which begins with what came meanwhile
-    return await _asked(call, query, place)
-
-
-async def _asked(call: Call[None, None], query: Mapping[str, Any], place: Mapping[str, str]) -> Listing:
-    # Of newer threads one more than a page: whether there are newer ones yet. Older ones there are.
-    limit = LIMIT if "after" not in place else LIMIT + 1
-    answered = await API.ask(call, thread_records.list_recorded_threads, query={**query, **place, "limit": limit})
-    found: Sequence[RecordedThread] = answered.value
-    threads = found[-LIMIT:]
-    # Where metadata are looked for, pages are counted off, and there is none before a page but the first one.
-    has_newer = ("before" in place or len(found) > LIMIT) and "metadata" not in query
-    return Listing(
-        threads=threads,
-        older=answered.headers.get("X-Pagination-Next"),
-        newer=threads[0].cursor if threads and has_newer else None,
-    )
+async def _listing(
+    call: Call[None, None], query: Mapping[str, Any], place: Mapping[str, str]
+) -> Portion[RecordedThread]:
+    before, after = place.get("before"), place.get("after")
+    found = await portion_of(call, thread_records.list_recorded_threads, query, before=before, after=after, limit=LIMIT)
+    if "metadata" in query:  # then pages are counted off, and there is none before a page but the first one
+        found = replace(found, newer=None)
+    if after is not None and before is None and found.newer is None:
+        return await _listing(call, query, {})  # the newest page, which begins with what came meanwhile
+    return found
 
 
 def _read_metadata(filters: Filters) -> None:
