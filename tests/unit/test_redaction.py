@@ -20,8 +20,10 @@ from trackside.harness import (
     RunResult,
     RunSpec,
     RunStatus,
+    StreamPart,
     as_agent,
 )
+from trackside.harness.payload import MAX_CHARS
 from trackside.harness.redaction import redacted
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
 
@@ -305,6 +307,69 @@ async def test_what_an_agents_questions_carry_is_redacted_and_what_the_thread_re
         state = await manager._services.states.load("t")
     assert state is not None
     assert state.values == {"was": SECRET}
+
+
+class AsksAtLength:
+    """Asks two things at once, of which one takes up all that an event has room for, and returns the answers."""
+
+    name = "asks-at-length"
+    uses_thread_state = True
+    asks = ({"value": "x" * 2 * MAX_CHARS, "id": "a"}, {"id": "b", "value": "y"})
+
+    async def human_messages(self, run: RunContext) -> list[Any]:
+        return []
+
+    async def run(self, run: RunContext) -> AgentResult:
+        if not run.resuming:
+            run.set_title("at length")
+            return AgentResult(interrupts=self.asks)
+        assert run.paused is not None
+        return AgentResult(output=run.answers_by_id, values={"asked": list(run.paused.interrupts)})
+
+    async def rollback(self, run: RunContext) -> None:
+        return None
+
+
+@pytest.mark.parametrize("hook", [None, lambda kind, payload: payload])
+@virtual
+async def test_questions_that_an_event_has_no_room_for_are_there_by_their_ids_and_can_be_answered(hook: Any) -> None:
+    seen, agent = Seen(hook), AsksAtLength()
+    async with seen.manager as manager:
+        asking = await manager.start(RunSpec(agent, thread_id="t", stream_mode="updates"))
+        (streamed,) = [part.data async for part in asking.stream() if isinstance(part, StreamPart)]
+        asked = await asking.result()
+        assert (asked.status, asked.title) == (RunStatus.interrupted, "at length")
+        end = seen.payload(LifecycleEventType.RUN_COMPLETED)
+        first, second = end["interrupts"]
+        assert first["value"].startswith("xxx")
+        assert "[truncated:" in first["value"]
+        assert len(first["value"]) < MAX_CHARS
+        assert (first["id"], second) == ("a", {"id": "b", "value": "y"})
+        assert end["sanitized"] is True
+        resume = {"resume": {"a": "yes", "b": "no"}}
+        answered = await (await manager.start(RunSpec(agent, command=resume, thread_id="t"))).result()
+        assert answered.output == {"a": "yes", "b": "no"}
+        state = await manager._services.states.load("t")
+    assert state is not None
+    assert state.values["asked"] == list(AsksAtLength.asks) == streamed["__interrupt__"]
+
+
+@pytest.mark.parametrize(
+    ("says", "left"),
+    [
+        ({"interrupts": [{"id": "a"}, "cut"]}, {"interrupts": [{"id": "a"}, {"id": None}]}),
+        (
+            {"completion_data": {"calls": [{"at": 0.0, "name": "m"}]}},
+            {"completion_data": {"calls": [{"at": 0.0, "name": "(withheld)"}]}},
+        ),
+    ],
+    ids=["a question that is none", "a call that began at once"],
+)
+def test_whatever_a_hook_leaves_in_lists_an_end_is_made_of_it(says: Any, left: Any) -> None:
+    def hook(kind: LifecycleEventType, payload: Any) -> Any:
+        return {"interrupts": [5, 5], "completion_data": {"calls": [None]}}
+
+    assert redacted(hook, LifecycleEventType.RUN_COMPLETED, says).items() >= left.items()
 
 
 def test_a_hook_does_not_change_how_a_run_goes_on_nor_what_it_was_rolled_back_to() -> None:

@@ -30,6 +30,9 @@ from trackside.harness.types import Json, JsonObject
 MAX_CHARS = 1_048_576
 """Characters of text that one payload keeps; what goes beyond is cut and marked."""
 
+WHOLE_CHARS = 1 << 28  # more than fits anywhere, and still a bound
+"""Characters of what is no payload of an event, of which nothing is cut."""
+
 MAX_DEPTH = 100
 """How deep a payload may be nested; what lies deeper is replaced by a marker."""
 
@@ -42,7 +45,6 @@ _LONG_NUMBER = b"0" * 19  # digits, perhaps too many for 64 bits
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MARKER = "sanitized"
-_WHOLE_CHARS = 1 << 28  # more than fits anywhere, and still a bound
 
 
 def canonical_payload(
@@ -108,7 +110,12 @@ def whole(value: Any) -> Json:
     Raises:
         PayloadError: as `canonical`.
     """
-    return canonical(value, max_chars=_WHOLE_CHARS)[0]
+    return canonical(value, max_chars=WHOLE_CHARS)[0]
+
+
+def shortened(plain: JsonObject, max_chars: int) -> JsonObject:
+    """A copy of what is plain, with no more text than this besides the marks of what was cut."""
+    return _Walk(max_chars, MAX_DEPTH).mapping(plain, 1)
 
 
 def _walked(value: Any, max_chars: int, max_depth: int, path: str) -> tuple[Json, bool]:

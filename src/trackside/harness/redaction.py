@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.payload import canonical_payload
+from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload
 from trackside.harness.types import JsonObject, LifecycleEventType
 
 logger = logging.getLogger("trackside.worker")
@@ -43,6 +43,7 @@ _LINES = ("error", "reason", "traceback", "title", "trigger")
 _NAMES_OF_CALLS = ("name", "caller", "error_type")
 _WITHHELD = "(withheld)"
 _TEXTS = ("first_human_message", "last_ai_message")
+_MOST_CHARS = 2 * MAX_CHARS  # an end has its totals besides questions that may take up all that an event has room for
 
 
 def check_hook(redact: Any) -> None:
@@ -78,14 +79,19 @@ def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> J
     questions, the names of errors, models, tools and callers, and neither statuses, agents, ids nor numbers. If it fails,
     leaves a part out, or makes something of another shape of it, nothing of that is left in which there may be texts.
     """
-    seen: JsonObject
     try:
-        seen = canonical_payload(redact(kind, canonical_payload(payload)))
+        shown = redact(kind, canonical_payload(payload, max_chars=WHOLE_CHARS))
+        return _put_right(payload, canonical_payload(shown, max_chars=_MOST_CHARS))
     except BaseException as exc:  # noqa: BLE001  # the hook's failure: what should have been taken out must not get out because of it
         _say_that_it_failed(kind, exc)
-        seen = {"redaction_failed": True}
-        if "error" in payload:
-            seen["error"] = "not shown: the redaction hook failed"
+    seen: JsonObject = {"redaction_failed": True}
+    if "error" in payload:
+        seen["error"] = "not shown: the redaction hook failed"
+    return _put_right(payload, seen)
+
+
+def _put_right(payload: JsonObject, seen: JsonObject) -> JsonObject:
+    """What a hook has left, `seen`, as a payload of its kind again."""
     for name in _LINES:
         if not isinstance(seen.get(name), str | None):
             seen[name] = None
@@ -116,10 +122,14 @@ def _message(was: JsonObject, seen: Any) -> JsonObject:
 
 def _interrupts(was: list[JsonObject], seen: Any) -> list[JsonObject]:
     """Questions are answered by their ids: they stay, in their order."""
-    ids = [question.get("id") for question in was]
-    if isinstance(seen, list) and [isinstance(question, dict) and question.get("id") for question in seen] == ids:
+    ids = [_part(question, "id") for question in was]
+    if isinstance(seen, list) and [_part(question, "id") for question in seen] == ids:
         return seen
     return [{"id": question} for question in ids]
+
+
+def _part(one: Any, name: str) -> Any:
+    return one.get(name) if isinstance(one, dict) else None
 
 
 def _completion_data(was: JsonObject, seen: Any) -> JsonObject:
@@ -132,7 +142,7 @@ def _completion_data(was: JsonObject, seen: Any) -> JsonObject:
 def _calls(was: list[JsonObject], seen: Any) -> list[JsonObject]:
     """What was called may be renamed; that it was, when, and what came of it stays."""
     places = [call["at"] for call in was]
-    if isinstance(seen, list) and [isinstance(call, dict) and call.get("at") for call in seen] == places:
+    if isinstance(seen, list) and [_part(call, "at") for call in seen] == places:
         return [call | _names_in(call, renamed) for call, renamed in zip(was, seen, strict=True)]
     return [call | _names_in(call, {}) for call in was]
 

@@ -8,7 +8,7 @@ from trackside.harness.context import Agent, AgentResult, RunContext, flaw_of
 from trackside.harness.ending import End, failed, unanswered
 from trackside.harness.errors import AgentOutputError, PayloadError
 from trackside.harness.journal import Journal
-from trackside.harness.payload import canonical_payload
+from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload, shortened
 from trackside.harness.ports import PausedRun, ThreadState
 from trackside.harness.questions import INTERRUPTS
 from trackside.harness.types import JsonObject, RunStatus
@@ -52,19 +52,30 @@ def _success(result: AgentResult, run: RunContext, *, remembers: bool) -> End:
 
 def _interrupted(result: AgentResult, run: RunContext, *, remembers: bool) -> End:
     try:
-        says = canonical_payload({"interrupts": list(result.interrupts)})
+        asks = canonical_payload({"interrupts": list(result.interrupts)}, max_chars=WHOLE_CHARS)
     except PayloadError as exc:
         return failed(exc)
     paused = PausedRun(
         input=run.input,
         answers=tuple(run.answers),
-        interrupts=says["interrupts"],
+        interrupts=asks["interrupts"],
         state=result.paused,
         agent=run.agent,
     )
     if remembers:  # a graph has streamed them itself
-        _show(says["interrupts"], run)
-    return End(RunStatus.interrupted, says, ThreadState(dict(run.values), paused) if remembers else None)
+        _show(asks["interrupts"], run)
+    return End(RunStatus.interrupted, _announced(asks), ThreadState(dict(run.values), paused) if remembers else None)
+
+
+def _announced(asks: JsonObject) -> JsonObject:
+    """What an event has room for: the questions as they are, or of each the beginning, and its id."""
+    says = canonical_payload(asks)
+    if says == asks:
+        return says
+    questions: Sequence[JsonObject] = asks["interrupts"]
+    share = MAX_CHARS // len(questions)
+    short = [{**shortened(question, share), "id": question["id"]} for question in questions]
+    return {"interrupts": short, "sanitized": True}
 
 
 def _show(questions: Sequence[JsonObject], run: RunContext) -> None:
