@@ -304,6 +304,20 @@ async def test_each_item_of_an_async_generator_is_streamed_and_the_last_is_the_o
 
 @both_ways
 @virtual
+async def test_what_a_function_returns_is_the_output_and_what_its_thread_remembers_however_long(way: Way) -> None:
+    said = {"messages": [{"type": "ai", "content": "x" * 2_000_000}, {"type": "ai", "content": "the newest"}]}
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        return run.values or said
+
+    async with way() as runs:
+        thread_id = new_id()
+        first, second = [await runs.run(agent, thread_id=thread_id) for _ in range(2)]
+    assert first.output == said == second.output
+
+
+@both_ways
+@virtual
 async def test_a_cancelled_async_generator_is_closed_before_its_run_ends(way: Way) -> None:
     closed = False
 

@@ -20,7 +20,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.kept_context import kept_context, recall_context
-from trackside.harness.payload import canonical
+from trackside.harness.payload import whole
 from trackside.harness.states import Caller
 from trackside.harness.threads import AGENT_THREADS
 from trackside.harness.types import Json, JsonObject, RunSpec
@@ -154,7 +154,7 @@ class CallableAgent:
             )
         if output is None:
             return AgentResult()
-        plain, _ = canonical(output)
+        plain = whole(output)
         _note_messages(plain, run)
         values = plain if isinstance(plain, dict) else {"output": plain}
         if "values" in run.stream_modes:
