@@ -21,10 +21,12 @@ from trackside.harness import (
     UnknownRunError,
 )
 from trackside.harness.memory import MemoryCoordinator
+from trackside.harness.payload import MAX_CHARS
 from trackside.harness.ports import Admission
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
 
 BUSY = "thread_status_updated busy"
+LONG = "x" * 2 * MAX_CHARS
 
 
 async def echo(input: Any) -> Any:
@@ -208,6 +210,19 @@ async def test_the_same_idempotency_key_for_something_else_is_refused(other: dic
         with pytest.raises(InvalidSpecError, match="idempotency_key = 'k'"):
             await manager.start(RunSpec(**same | other, idempotency_key="k"))
         assert len(manager._runs.all()) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [{"input": LONG + "z"}, {"thread_id": "u"}, {"context": 2}], ids=["input", "thread", "context"]
+)
+@virtual
+async def test_all_that_is_asked_for_counts_for_an_idempotency_key_however_long(other: dict[str, Any]) -> None:
+    same: dict[str, Any] = {"agent": "echo", "input": LONG + "y", "thread_id": "t", "context": 1}
+    async with manager_of() as manager:
+        first = await manager.start(RunSpec(**same, idempotency_key="k"))
+        assert (await manager.start(RunSpec(**same, idempotency_key="k"))).run_id == first.run_id
+        with pytest.raises(InvalidSpecError, match="idempotency_key = 'k'"):
+            await manager.start(RunSpec(**same | other, idempotency_key="k"))
 
 
 @virtual

@@ -157,7 +157,8 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
         return None
     # Without defaults: a version that knows more to ask for finds the same in the same request.
     given = ((name, default, getattr(spec, name)) for name, default in _DEFAULTS.items() if name not in _NOT_ASKED)
-    plain, _ = canonical({name: value for name, default, value in given if value is not default})
+    asked = {name: value for name, default, value in given if value is not default}
+    plain, _ = canonical(asked, max_chars=_WHOLE)
     body = json.dumps(plain, sort_keys=True).encode()
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())
 
