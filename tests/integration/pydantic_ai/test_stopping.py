@@ -108,6 +108,24 @@ async def test_an_answer_that_a_capability_made_of_lost_models_is_an_error(stage
     assert len(after.values["message_history"]) == 4  # the answer that is none was a step all the same
 
 
+@pytest.mark.parametrize("refuses", [False, True], ids=["the model fails", "the guard refuses"])
+async def test_a_failed_run_leaves_nothing_of_what_a_guard_has_asked_another_agent(stage: Any, refuses: bool) -> None:
+    hooks: Hooks[None] = Hooks()
+
+    @hooks.on.before_run
+    async def guard(ctx: Any) -> None:
+        await Agent(answers("yes")).run("is it harmless?")
+        if refuses:
+            raise Broken("refused")
+
+    await stage.play(Agent(answers("at your service")), "hello", thread_id="t")
+    outcome = await stage.play(Agent(answers(Broken("no model")), capabilities=[hooks]), "go", thread_id="t")
+    assert outcome.end["error_type"] == "Broken"
+    after = await stage.play(Agent(answers("done")), "go on", thread_id="t")
+    said = [part["content"] for message in after.values["message_history"] for part in message["parts"]]
+    assert said == ["hello", "at your service", *([] if refuses else ["go"]), "go on", "done"]
+
+
 async def test_an_answer_that_its_provider_ended_with_an_error_is_an_error(stage: Any) -> None:
     half = ModelResponse(parts=[TextPart("It is")], usage=USAGE, finish_reason="error")
     outcome = await stage.play(Agent(answers(half)), "go")

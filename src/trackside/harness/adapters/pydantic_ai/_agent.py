@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -118,10 +119,13 @@ class PydanticAIAgent:
     def partial(self, run: RunContext) -> JsonObject | None:
         """What the thread remembers of a run that came to no end: the steps that are complete."""
         messages = self._messages.get(run)
-        return {**run.values, _HISTORY: unfinished(messages), _UNFINISHED: run.run_id} if messages else None
+        if not messages or not _are_of(messages, run):
+            return None
+        return {**run.values, _HISTORY: unfinished(messages), _UNFINISHED: run.run_id}
 
     async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
-        watch = watch_of(run, caller=LEAD_AGENT, speaker=self.name)
+        on_request = functools.partial(self._messages.__setitem__, run)
+        watch = watch_of(run, caller=LEAD_AGENT, speaker=self.name, on_request=on_request)
         try:
             async with threads_waited_for(run), delegates_watched(run):
                 with capture_run_messages() as self._messages[run]:
@@ -161,6 +165,14 @@ def _history_of(run: RunContext) -> list[ModelMessage]:
     if run.retry_of is None or run.values.get(_UNFINISHED) != run.retry_of:
         return history
     return [message for message in history if message.run_id != run.retry_of]
+
+
+def _are_of(messages: list[ModelMessage], run: RunContext) -> bool:
+    """Whether these are the messages of the run itself. Until that asks a model, the framework may show those of another:
+    of an agent that a capability has asked before.
+    """
+    ids = {message.run_id for message in messages} - {None}
+    return run.run_id in ids or ids <= {message.run_id for message in _history_of(run)}
 
 
 def _output_type(agent: AbstractAgent[Any, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -51,6 +51,7 @@ class Watch(AbstractCapability[Any]):
         speaker: what the agent is called in the stream.
         namespace: where its parts belong in the stream; none for the lead agent.
         invoked_by: who has called the agent; None for the lead agent.
+        on_request: what is told the run's messages before each request to a model: the list to which the framework adds.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Watch(AbstractCapability[Any]):
         speaker: str,
         namespace: Sequence[str] = (),
         invoked_by: str | None = None,
+        on_request: Callable[[list[ModelMessage]], None] | None = None,
     ) -> None:
         super().__init__()
         self.run = run
         self._caller = caller
         self._invoked_by = invoked_by
+        self._on_request = on_request
         self._ledger = Ledger(run, caller)
         self._speaker = speaker
         self._namespace = tuple(namespace)
@@ -96,6 +99,8 @@ class Watch(AbstractCapability[Any]):
         self, ctx: AgentContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
         """Tell of what the tools have brought, which goes to the model now."""
+        if self._on_request is not None:
+            self._on_request(ctx.messages)
         self.note(ctx.messages)
         self._calls_before = self._ledger.calls
         self._output_calls.clear()
