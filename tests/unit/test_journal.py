@@ -10,6 +10,7 @@ import pytest
 from trackside.harness.errors import InvalidSpecError, PayloadError
 from trackside.harness.ids import is_uuid
 from trackside.harness.journal import EXCERPT_CHARS, Journal, excerpt, human_messages, plain_message
+from trackside.harness.payload import MAX_CHARS
 
 
 @dataclass
@@ -19,6 +20,18 @@ class FrameworkMessage:
     type: str
     content: Any
     id: str | None = None
+
+
+@dataclass
+class Behind:
+    """As LangChain has it: what it is stands behind its text."""
+
+    content: str
+    type: str = "human"
+    id: str = "m"
+
+
+LONG = "x" * 2 * MAX_CHARS
 
 
 def test_new_journal_has_every_key_of_the_contract_at_zero() -> None:
@@ -264,6 +277,24 @@ def test_message_that_had_to_change_says_so() -> None:
         "id": "m",
         "sanitized": True,
     }
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": LONG, "role": "user", "id": "m"},
+        {"content": [LONG], "n": 1, "type": "human", "id": "m"},
+        Behind(LONG),
+    ],
+    ids=["role", "type", "object"],
+)
+def test_a_long_message_is_cut_and_keeps_what_it_is_wherever_that_stands(message: Any) -> None:
+    plain = plain_message(message)
+
+    assert (plain["type"], plain["id"]) == ("human", "m")
+    assert "xxx" in str(plain["content"])
+    assert "[truncated:" in str(plain)
+    assert len(str(plain)) < MAX_CHARS + 500
 
 
 @pytest.mark.parametrize("message", [5, None, ["x"], {"content": "x"}, {"type": 5, "content": "x"}, object()])

@@ -14,7 +14,7 @@ from trackside.harness.budget import Used
 from trackside.harness.calls import Call, CallKind, CallLog
 from trackside.harness.errors import InvalidCallError, InvalidUsageError, PayloadError
 from trackside.harness.ids import new_id
-from trackside.harness.payload import canonical
+from trackside.harness.payload import MORE, canonical, whole
 from trackside.harness.ports import PriceList
 from trackside.harness.types import JsonObject
 
@@ -28,6 +28,7 @@ EXCERPT_CHARS = 2_000
 
 _MOST_USD = sys.float_info.max  # beyond it there is `inf`, which JSON does not have
 
+_WHAT_IT_IS = ("type", "role", "id")
 _TYPE_OF_ROLE = {"user": "human", "assistant": "ai", "function": "tool", "developer": "system"}
 
 
@@ -289,7 +290,12 @@ def plain_message(message: Any) -> JsonObject:
     Raises:
         PayloadError: (a `ValueError`) it is not a message.
     """
-    plain, changed = canonical({"type": "human", "content": message} if isinstance(message, str) else message)
+    given = {"type": "human", "content": message} if isinstance(message, str) else message
+    plain, changed = canonical(given)
+    if isinstance(plain, dict) and MORE in plain:  # what it is may have stood behind a long text
+        entire = whole(given)
+        first = {name: entire[name] for name in _WHAT_IT_IS if name in entire}
+        plain, _ = canonical(first | entire)
     if not isinstance(plain, dict):
         raise PayloadError(path="message", why=f"a message is an object with type and content, not {message!r:.80}")
     kind = plain.get("type") or plain.pop("role", None)

@@ -36,6 +36,9 @@ WHOLE_CHARS = 1 << 28  # more than fits anywhere, and still a bound
 MAX_DEPTH = 100
 """How deep a payload may be nested; what lies deeper is replaced by a marker."""
 
+MORE = "…"
+"""The key under which a mapping says how many of its keys were cut."""
+
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # what JSON readers in C and both databases give back as it was
 _REPR_CHARS = 1_000
 _MARKER_CHARS = 64  # more than any text that says what was cut
@@ -226,7 +229,7 @@ class _Walk:
         for key, item in mapping.items():
             if self.chars <= 0:
                 self.changed = self.cut = True
-                plain["…"] = f"[truncated: {len(mapping) - len(plain)} more keys]"
+                plain[MORE] = f"[truncated: {len(mapping) - len(plain)} more keys]"
                 break
             name = self.text(key) if type(key) is str else self.key(key)
             if name in plain:
