@@ -14,7 +14,7 @@ from trackside.harness.budget import Used
 from trackside.harness.calls import Call, CallKind, CallLog
 from trackside.harness.errors import InvalidCallError, InvalidUsageError, PayloadError
 from trackside.harness.ids import new_id
-from trackside.harness.payload import MORE, canonical, whole
+from trackside.harness.payload import MAX_CHARS, MORE, canonical, whole
 from trackside.harness.ports import PriceList
 from trackside.harness.types import JsonObject
 
@@ -284,18 +284,20 @@ class Journal:
         return data | self._calls.as_json(duration_seconds, open_as)
 
 
-def plain_message(message: Any) -> JsonObject:
+def plain_message(message: Any, *, max_chars: int = MAX_CHARS) -> JsonObject:
     """A message as plain JSON with `type` and `id`, from a mapping or from a framework's message object.
+
+    Of its text `max_chars` stay; left out, as many as in an event.
 
     Raises:
         PayloadError: (a `ValueError`) it is not a message.
     """
     given = {"type": "human", "content": message} if isinstance(message, str) else message
-    plain, changed = canonical(given)
+    plain, changed = canonical(given, max_chars=max_chars)
     if isinstance(plain, dict) and MORE in plain:  # what it is may have stood behind a long text
         entire = whole(given)
         first = {name: entire[name] for name in _WHAT_IT_IS if name in entire}
-        plain, _ = canonical(first | entire)
+        plain, _ = canonical(first | entire, max_chars=max_chars)
     if not isinstance(plain, dict):
         raise PayloadError(path="message", why=f"a message is an object with type and content, not {message!r:.80}")
     kind = plain.get("type") or plain.pop("role", None)

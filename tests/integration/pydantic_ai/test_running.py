@@ -57,6 +57,17 @@ async def test_what_a_human_says_is_announced_and_answered(stage: Any, given: An
     assert outcome.usage["message_count"] == 2
 
 
+async def test_the_model_gets_all_of_a_message_and_the_event_what_it_has_room_for(stage: Any) -> None:
+    url, heard = "data:image/png;base64," + "A" * 1_500_000, list[Any]()
+    blocks = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is it?"}]
+    given = [{"role": "user", "content": "x" * 1_500_000}, {"role": "user", "content": blocks}]
+    outcome = await stage.play(Agent(answers("a tower", heard=heard)), given)
+    assert outcome.status is RunStatus.success
+    ((prompt,),) = heard
+    assert prompt.content == ["x" * 1_500_000, ImageUrl(url), "What is it?"]
+    assert all(len(str(message)) < 1_100_000 and message["sanitized"] is True for message in outcome.humans)
+
+
 async def test_any_other_json_reaches_the_agent_as_its_text_and_is_said_by_nobody(stage: Any) -> None:
     heard: list[Any] = []
     outcome = await stage.play(Agent(answers("324 m", heard=heard)), {"tower": "Eiffel", "höhe": None})

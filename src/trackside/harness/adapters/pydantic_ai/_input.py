@@ -20,7 +20,7 @@ from pydantic_ai.messages import (
 
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.journal import plain_message
-from trackside.harness.payload import whole
+from trackside.harness.payload import WHOLE_CHARS, whole
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer"})
@@ -87,12 +87,14 @@ def _is_message(item: Any) -> bool:
 
 
 def _plain(item: Any) -> JsonObject:
+    """A message as the model gets it, with all of its text."""
     if isinstance(item, str):
-        return plain_message(item)
+        return plain_message(item, max_chars=WHOLE_CHARS)
     if not _is_message(item):
         why = 'a message is a text, or {"role": "user" | "assistant" | "system", "content": …}'
         raise InvalidSpecError(field="input.messages", value=item, why=why)
-    return plain_message({"type": item[0], "content": item[1]} if isinstance(item, tuple) else item)
+    message = {"type": item[0], "content": item[1]} if isinstance(item, tuple) else item
+    return plain_message(message, max_chars=WHOLE_CHARS)
 
 
 def _content(messages: Sequence[JsonObject]) -> str | list[UserContent] | None:
