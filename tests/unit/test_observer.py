@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from trackside.harness.buffered import EventGap
 from trackside.harness.errors import NotAnObserverError, NotObserversError
 from trackside.harness.manager import RunManager
 from trackside.harness.observer import (
@@ -435,6 +436,18 @@ class SyncMethod:
     def on_event(self, event: RunLifecycleEvent) -> None: ...
 
 
+class SyncBatches(NullObserver):
+    def on_events(self, events: Sequence[RunLifecycleEvent]) -> None: ...
+
+
+class SyncKeeper(NullObserver):
+    def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> None: ...
+
+
+class SyncGaps(NullObserver):
+    def on_gap(self, gap: EventGap) -> None: ...
+
+
 class NotCallable:
     on_event = 5
 
@@ -452,6 +465,9 @@ NOT_OBSERVERS: list[tuple[Any, str]] = [
     (makes_one, r"^makes_one is not an observer: it takes no argument, and an event is one"),
     (streams, r"^streams is not an observer: it is a generator function"),
     (SyncMethod(), r"^SyncMethod.on_event is not an observer: it is a plain function that returns None"),
+    (SyncBatches(), r"^SyncBatches.on_events is not an observer: it is a plain function that returns None"),
+    (SyncKeeper(), r"^SyncKeeper.on_missed is not an observer: it is a plain function that returns None"),
+    (SyncGaps(), r"^SyncGaps.on_gap is not an observer: it is a plain function that returns None"),
     (NotCallable(), r"^<.*NotCallable object at .*> is not an observer: it has no method on_event"),
 ]
 ACCEPTED = r"Pass an object with `async def on_event\(self, event\)`, or an async function that takes one event\.$"
@@ -475,7 +491,7 @@ def test_what_is_not_an_observer_gets_a_type_error_that_says_what_was_passed_and
         raise caught.value
 
 
-@pytest.mark.parametrize("it", [5, None, RecordingObserver, object(), SyncMethod(), prints])
+@pytest.mark.parametrize("it", [5, None, RecordingObserver, object(), SyncMethod(), SyncBatches(), prints])
 def test_binding_something_that_is_not_an_observer_is_a_type_error_at_once(it: Any) -> None:
     with pytest.raises(NotAnObserverError):
         ObserverBinding(it)

@@ -46,6 +46,7 @@ __all__ = [
 logger = logging.getLogger("trackside.observer")
 
 _EMPTY: Mapping[str, Any] = _types.MappingProxyType({})
+_METHODS = ("on_event", "on_events", "on_missed", "on_gap")  # the first is what makes an observer
 
 
 @dataclass(frozen=True)
@@ -400,10 +401,12 @@ def _check_list(observers: Any) -> None:
 def _check_observer(observer: Any) -> None:
     if isinstance(observer, type):
         raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
-    if not callable(on_event := getattr(observer, "on_event", None)):
+    if not callable(getattr(observer, "on_event", None)):
         raise NotAnObserverError(passed=repr(observer), why="it has no method on_event")
-    if why := _never_awaitable(on_event):
-        raise NotAnObserverError(passed=f"{type(observer).__qualname__}.on_event", why=why)
+    for name in _METHODS:
+        method = getattr(observer, name, None)
+        if method is not None and (why := _never_awaitable(method)):
+            raise NotAnObserverError(passed=f"{type(observer).__qualname__}.{name}", why=why)
 
 
 def _never_awaitable(function: Callable[..., Any]) -> str | None:
