@@ -23,6 +23,8 @@ from trackside.harness import (
     NullObserver,
     ObserverBinding,
     RunLifecycleEvent,
+    RunStatus,
+    run_agent,
 )
 from trackside.harness.bounding import IN_LINE, RequiredObserver
 from trackside.harness.buffered import BufferedObserver
@@ -30,7 +32,7 @@ from trackside.harness.dispatch import ObserverSet
 from trackside.harness.errors import ObserverTimeoutError
 from trackside.harness.observer import PartlyTaken, RunObserver, observer_name
 from trackside.harness.timelimit import left_behind
-from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_run
+from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, assert_run_order, make_run
 
 POLICY = DispatchPolicy(call_limit=10.0, retry_for=2.0, first_pause=0.1, longest_pause=0.5)
 NO_RETRIES = DispatchPolicy(call_limit=10.0, retry_for=0.0)
@@ -409,6 +411,25 @@ async def test_a_buffer_of_ones_own_is_used_as_it_is_and_not_closed_when_it_is_r
     assert (await own.aclose()).complete
     assert own.stats().dropped == {"overflow": 5}
     assert {e.run_id for e in seen.events} == {"a"}
+
+
+async def test_a_buffer_that_is_in_use_on_another_loop_costs_a_run_there_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    released, seen = asyncio.Event(), RecordingObserver()
+    shared = BufferedObserver(Held(released), name="shared")
+    await shared.on_events(make_run("here"))
+
+    async def echo(input: str) -> str:
+        return input
+
+    elsewhere = run_agent(echo, "x", observer=CompositeObserver([shared, seen]))
+    result = await asyncio.to_thread(asyncio.run, elsewhere)
+    assert (result.status, result.output) == (RunStatus.success, "x")
+    assert "observer shared cannot be waited for" in caplog.text
+    assert_run_order(seen.events)
+    released.set()
+    assert (await shared.aclose()).delivered == len(make_run("here"))
 
 
 @virtual

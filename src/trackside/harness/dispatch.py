@@ -8,6 +8,7 @@ the one thing that the worker and the manager know of all this.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from itertools import chain, count
@@ -34,6 +35,8 @@ from trackside.harness.observer import (
 )
 from trackside.harness.ports import RunLog
 from trackside.harness.timelimit import call_observer
+
+logger = logging.getLogger("trackside.observer")
 
 _RETIREMENT = 60.0  # seconds
 
@@ -169,10 +172,15 @@ class ObserverSet:
                 observer.drop(run_id)
 
     async def catch_up(self) -> None:
-        """Wait until buffered observers have what they accepted: shortly, and not for one that hangs (I13)."""
+        """Wait until buffered observers have what they accepted: shortly, and not for one that hangs (I13) or fails."""
         for observer in self._chain:
             if isinstance(observer, BufferedObserver):
-                await observer.catch_up()
+                try:
+                    await observer.catch_up()
+                except BaseException as exc:  # a buffer that is in use elsewhere: its failure, and nobody else's
+                    if not is_own_failure(exc):
+                        raise
+                    logger.warning("observer %s cannot be waited for", observer.name, exc_info=exc)
 
     async def flush(self, timeout: float) -> list[FlushReport]:
         """Wait until every buffered observer has what it accepted, for at most `timeout` seconds (I23)."""
