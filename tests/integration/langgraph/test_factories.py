@@ -271,6 +271,25 @@ async def test_a_context_that_opens_although_it_was_cancelled_is_closed_at_once(
         assert (events, asyncio.get_running_loop().time()) == (["cancelled", "closed", "closed"], 5.0)
 
 
+async def test_a_context_that_opens_in_the_turn_of_the_cancel_is_closed_before_that_is_raised(run_context: Any) -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def opens() -> AsyncIterator[CompiledStateGraph]:
+        opening.cancel("enough")
+        events.append("open")
+        try:
+            yield nothing()
+        finally:
+            await asyncio.sleep(0)
+            events.append("closed")
+
+    opening = asyncio.create_task(as_agent(opens).human_messages(run_context({})))
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await opening
+    assert events == ["open", "closed"]
+
+
 async def test_a_context_is_left_when_its_run_was_asked_for_wrongly(kind: str, stage: Any) -> None:
     opened = Opened()
     outcome = await stage.play(getattr(opened, kind)(), {}, config={"colour": "red"})

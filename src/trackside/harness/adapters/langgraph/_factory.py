@@ -302,8 +302,8 @@ class _Keeper:
         try:
             await asyncio.wait({self._entered, self._task}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError as exc:
-            self._task.cancel()
             self._leaving.set_result(None)  # one that opens all the same is closed at once
+            self._task.cancel()  # only now: in one that has just opened it cancels what that waits for
             await self._over(exc)
         if not self._entered.done():
             self._raise()
