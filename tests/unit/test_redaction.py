@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,6 +118,25 @@ async def test_the_agent_and_its_thread_have_what_others_do_not_see() -> None:
 
     await Seen(mask).run(agent)
     assert got == [f"pay with {SECRET}", SECRET]
+
+
+@virtual
+async def test_the_hook_is_called_on_the_event_loop_also_for_what_an_agent_says_in_a_thread() -> None:
+    threads: set[int] = set()
+
+    def hook(kind: LifecycleEventType, payload: Any) -> Any:
+        threads.add(threading.get_ident())
+        return payload
+
+    def says(input: str, run: RunContext) -> None:
+        for number in range(3):
+            run.message({"type": "human", "content": str(number)})
+
+    seen = Seen(hook)
+    await seen.run(says, "go")
+    assert threads == {threading.get_ident()}
+    said = [event.payload["message"]["content"] for event in seen.observer.events if "message" in event.payload]
+    assert said == ["go", "0", "1", "2"]
 
 
 def raises(kind: LifecycleEventType, payload: Any) -> Any:

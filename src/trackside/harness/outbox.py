@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trackside.harness.emitter import Draft
+from trackside.harness.types import JsonObject
 
 
 class Outbox:
@@ -34,9 +35,9 @@ class Outbox:
         else:
             call(*arguments)
 
-    def post(self, draft: Draft) -> None:
-        """Have this announced, from any thread."""
-        self.on_loop(self._add, draft)
+    def post(self, draft_of: Callable[[JsonObject], Draft], message: JsonObject) -> None:
+        """Have a message announced, from any thread; the draft of it is made on the event loop."""
+        self.on_loop(self._add, draft_of, message)
 
     def take(self) -> list[Draft]:
         """What waits; nothing of it waits any more."""
@@ -53,6 +54,6 @@ class Outbox:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def _add(self, draft: Draft) -> None:
-        self.drafts.append(draft)
+    def _add(self, draft_of: Callable[[JsonObject], Draft], message: JsonObject) -> None:
+        self.drafts.append(draft_of(message))
         self.rouse()

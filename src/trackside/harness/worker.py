@@ -226,7 +226,7 @@ class RunWorker:
 
     def human_message(self, message: JsonObject) -> None:
         """Announce a message that came while the agent runs, from any thread (`context.RunPort`)."""
-        self._outbox.post(self._says.human(message))
+        self._outbox.post(self._says.human, message)
 
     def _arm_deadline(self) -> asyncio.TimerHandle | None:
         if self._timeout is None:
