@@ -266,6 +266,33 @@ class TestFailures:
             await until(subs, lambda standing: standing.cursor == 5)
         assert sequences(observer.taken) == [1, 2, 3, 4, 5]
 
+    @pytest.mark.parametrize(
+        "policy", [AT_ONCE, FeedPolicy(first_pause=0, attempts=1), FeedPolicy(first_pause=0, batch=4)]
+    )
+    async def test_of_a_batch_that_failed_only_the_event_that_fails_alone_is_parked(
+        self, subs: Subscriptions, five: Any, policy: FeedPolicy
+    ) -> None:
+        error = OSError if policy.attempts < 5 else Hopeless
+        observer = WatchingBatches(failing_on(3, error=error))
+        async with SubscriptionFeed(subs, "mail", observer, policy=policy) as feed:
+            await until(subs, lambda standing: standing.cursor == 5)
+            (parked,) = await subs.parked("mail")
+
+            assert (parked.stored, parked.attempts) == (five[2], policy.attempts if error is OSError else 1)
+            assert sequences(observer.taken) == [1, 2, 4, 5]
+            assert observer.batches == ([4, 1] if policy.batch == 4 else [5])
+            await assert_balanced(feed, subs, read=5, handled=4, parked=1)
+
+    async def test_a_batch_whose_receiver_asks_for_rest_is_left_alone_as_long(
+        self, subs: Subscriptions, five: Any
+    ) -> None:
+        busy = DeliveryError(receiver="the hook", what="events", why="429", retry_after=3_600)
+        observer = WatchingBatches(failing_on(3, error=lambda: busy))
+        async with SubscriptionFeed(subs, "mail", observer) as feed:
+            standing = await until(subs, lambda standing: standing.failures == 1)
+            assert (standing.cursor, observer.batches, observer.given) == (0, [5], [])
+            await assert_balanced(feed, subs, read=5, handled=0, returned=5)
+
     async def test_parked_events_are_tried_again_when_somebody_says_so(
         self, subs: Subscriptions, five: Any, other_store: Store
     ) -> None:

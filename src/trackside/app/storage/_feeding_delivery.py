@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
 from trackside.app.storage._feeding_receiver import Receiver, Refusal
@@ -35,6 +35,15 @@ _BREATHE_EVERY: Final = 0.005
 """Seconds after which an observer that never waits lets others have the event loop."""
 
 
+class Offered(NamedTuple):
+    """How many events an observer took from the front, and what it raised instead of taking the next."""
+
+    taken: int
+    raised: BaseException | None = None
+    together: int = 1
+    """How many failed together, if more than this one: which of them was the reason it does not say."""
+
+
 class Calls:
     """Calls an observer, each time for so long at most, and counts what fails."""
 
@@ -50,26 +59,26 @@ class Calls:
         """Whether it can be given several events at once."""
         return self._on_events is not None
 
-    async def offer(self, events: Sequence[RunLifecycleEvent], *, singly: bool) -> tuple[int, BaseException | None]:
-        """How many events it took from the front, and what it raised instead of taking the next; `singly` offers one."""
+    async def offer(self, events: Sequence[RunLifecycleEvent], *, singly: bool) -> Offered:
+        """Give it these events, or the first of them alone if `singly`, and say what became of that."""
         try:
             if singly or self._on_events is None:
                 await self._call(self._on_event(events[0]))
-                return 1, None
+                return Offered(1)
             await self._call(self._on_events([*events]))  # of its own, to do with as it likes
         except PartlyTaken as part:
             self._counts.failed_calls += 1
-            return part.taken_of(len(events) - 1), part.cause
+            return Offered(part.taken_of(len(events) - 1), part.cause)
         except KeyboardInterrupt as exc:
             interrupt_loop(exc)  # if that goes on, it was this observer's failure (I18)
             self._counts.failed_calls += 1
-            return 0, exc
+            return Offered(0, exc, together=1 if singly else len(events))
         except BaseException as exc:  # the observer's failure, which is its subscription's to show
             if not is_own_failure(exc):
                 raise
             self._counts.failed_calls += 1
-            return 0, exc
-        return len(events), None
+            return Offered(0, exc, together=1 if singly else len(events))
+        return Offered(len(events))
 
     async def _call(self, call: Coroutine[Any, Any, None]) -> None:
         await call_observer(call, observer=self._label, limit=self._limit)
@@ -292,14 +301,14 @@ class LeasedDelivery:
         left = min(len(lane.events), self._policy.batch)
         while left and not self.paused:
             tries = self._receiver.tries
-            taken, raised = await self._offer(lane, left)
-            left -= taken
-            for _ in range(taken):
+            offered = await self._offer(lane, left)
+            left -= offered.taken
+            for _ in range(offered.taken):
                 await self._finish_handled(lane)
-            if taken:
+            if offered.taken:
                 self._receiver.took(tries)
-            if raised is not None:
-                if not await self._deal_with_failure(lane, raised, tries):
+            if offered.raised is not None:
+                if not await self._deal_with_failure(lane, offered.raised, tries, together=offered.together):
                     return
                 left -= 1
             if self._receiver.is_away:
@@ -307,11 +316,11 @@ class LeasedDelivery:
         if self.window.has_more(lane):
             self._line_up(lane)
 
-    async def _offer(self, lane: EventLane, left: int) -> tuple[int, BaseException | None]:
+    async def _offer(self, lane: EventLane, left: int) -> Offered:
         """Give the observer what comes first in a lane: so many events if it takes batches and all is well."""
         first = lane.events[0]
-        singly = bool(lane.tries) or self._receiver.is_away or first.is_retry or not self._calls.takes_batches
-        if singly:
+        is_alone = lane.singly > 0 or lane.tries > 0 or first.is_retry
+        if is_alone or self._receiver.is_away or not self._calls.takes_batches:
             return await self._calls.offer([first.stored.event], singly=True)
         events: list[RunLifecycleEvent] = []
         for one in islice(lane.events, left):
@@ -320,7 +329,7 @@ class LeasedDelivery:
             events.append(one.stored.event)
         return await self._calls.offer(events, singly=False)
 
-    async def _deal_with_failure(self, lane: EventLane, raised: BaseException, tries: int) -> bool:
+    async def _deal_with_failure(self, lane: EventLane, raised: BaseException, tries: int, *, together: int) -> bool:
         """Do what is to be done about a failure; whether that put the lane's first event aside, so that it goes on."""
         said, why, first = Refusal.of(raised), text_of(raised), lane.events[0]
         if said.disables:
@@ -333,6 +342,10 @@ class LeasedDelivery:
             return False
         if said.held_back and said.retryable:
             lane.held_back += 1
+            await self._wait_with(lane, said, why)
+            return False
+        if together > 1:  # nothing counts against the first of them, which need not be the reason
+            lane.singly = together
             await self._wait_with(lane, said, why)
             return False
         lane.attempts += 1
@@ -348,8 +361,9 @@ class LeasedDelivery:
 
     async def _wait_with(self, lane: EventLane, said: Refusal, why: str) -> None:
         """Try what comes first in a lane again, after a while."""
-        await self._note_failure(why, lane.tries)
-        pause = max(self._policy.pause(lane.tries), said.retry_after)
+        tries = max(1, lane.tries)  # a batch counts for none of its events
+        await self._note_failure(why, tries)
+        pause = max(self._policy.pause(tries), said.retry_after)
         self._waiting[lane] = asyncio.get_running_loop().call_later(pause, self._try_again, lane)
 
     def _is_hopeless(self, event: InHand, attempts: int, said: Refusal) -> bool:

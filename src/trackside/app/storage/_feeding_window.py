@@ -53,6 +53,8 @@ class EventLane:
     """How often the first of them has failed since it is in hand."""
     held_back: int = 0
     """How often its observer has held it back since."""
+    singly: int = 0
+    """How many of them are given to their observer one by one, since they failed together."""
 
     @property
     def tries(self) -> int:
@@ -115,6 +117,7 @@ class Window:
         """The first event of a lane is done: handled, or parked."""
         first = lane.events.popleft()
         lane.attempts = lane.held_back = 0
+        lane.singly = max(0, lane.singly - 1)
         self.in_hand -= 1
         self.bytes_in_hand -= first.size
         position = first.stored.position

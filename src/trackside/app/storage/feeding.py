@@ -43,8 +43,8 @@ class SubscriptionFeed:
             ...
 
     An observer that raises gets the event again, after a pause; if it goes on raising the event is parked, or blocks those
-    that come after it in its order, as the subscription says. Observers with `on_events` get batches; of one that failed,
-    its events one by one. What is delivered twice has the same `event_id`.
+    that come after it in its order, as the subscription says. Observers with `on_events` get batches; of one that failed and
+    did not say at which event (`PartlyTaken`), the events come one by one. What is delivered twice has the same `event_id`.
 
     What an observer raises may say more, as `trackside.app.delivery.DeliveryError` does: by `retryable = False` that this
     event will never be taken, which is parked at once; by `away = True` that nothing is taken now, so that everything waits
