@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 from forking import Forkery
 from langgraph_sdk import get_sync_client
 from trackside_server import TracksideServer
+
+from trackside.app.storage import Store
+from trackside.testing import make_run
 
 GRAPHS = """
 import os
@@ -38,6 +42,38 @@ def make():
 @asynccontextmanager
 async def ask(config):
     yield saying(lambda state: {"said": interrupt("what?")}).compile()
+"""
+
+
+WATCH = """
+from helping import greet
+from trackside.app.delivery import Delivery
+
+
+class Note:
+    delivery = Delivery.durable
+
+    def __init__(self, *, to):
+        self.to = to
+
+    async def on_event(self, event):
+        with open("noted.txt", "a") as file:
+            file.write(greet(self.to) + "\\n")
+
+
+def hide(kind, payload):
+    return payload
+"""
+
+SETTINGS = """
+[runs]
+redact = "watch.py:hide"
+
+[[observers]]
+type = "watch.py:Note"
+name = "note"
+to = "env:WHOM"
+start = "beginning"
 """
 
 
@@ -117,3 +153,34 @@ def test_doctor_loads_its_graphs_too(here: Callable[..., subprocess.CompletedPro
     assert "All is well" in here("doctor").stdout
     write(folder, graphs={"greet": "./src/graphs.py:nope"})
     assert "agents.greet" in here("doctor").stdout
+
+
+@pytest.fixture
+def observed(folder: Path) -> Path:
+    """The project with an observer that needs its variables and its modules, and a run that nobody has told it of."""
+    (folder / "watch.py").write_text(WATCH, encoding="utf-8")
+    (folder / "trackside.toml").write_text(SETTINGS, encoding="utf-8")
+
+    async def have_a_run() -> None:
+        async with Store.open(f"sqlite:///{folder / 'trackside.db'}") as store:
+            await store.append(make_run("untold"))
+
+    asyncio.run(have_a_run())
+    return folder
+
+
+def test_its_observers_are_delivered_to(here: Callable[..., subprocess.CompletedProcess[str]], observed: Path) -> None:
+    done = here("deliver", "--until-idle")
+    assert done.returncode == 0, done.stderr
+    assert set((observed / "noted.txt").read_text(encoding="utf-8").splitlines()) == {"hello world"}
+
+
+@pytest.mark.usefixtures("observed")
+def test_its_observers_are_listed_as_they_will_be(here: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    shown = json.loads(here("observers", "--json").stdout.splitlines()[0])
+    assert (shown["configured"], shown["delivery"], shown["error"]) == ("note", "durable", None)
+
+
+@pytest.mark.usefixtures("observed")
+def test_doctor_loads_its_observers_and_hooks_too(here: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert "All is well" in here("doctor").stdout

@@ -19,6 +19,7 @@ from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_store
 from trackside.app.wiring.delivering import Deliveries
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
+from trackside.app.wiring.projects import enter_project
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import Json
 
@@ -47,6 +48,7 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
     """
     interrupt_on_stop_signals()
     settings = load_settings({"database.url": database})
+    enter_project(settings)
     observers = build_observers(settings)
     console = standard_output()
     with event_loop() as runner:

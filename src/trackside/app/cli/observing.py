@@ -15,6 +15,7 @@ from trackside.app.cli.tables import Column, print_table
 from trackside.app.settings import ObserverSettings, SettingsError, load_settings
 from trackside.app.wiring.observer_types import BUILT_IN, installed_plugins
 from trackside.app.wiring.observers import ConfiguredObserver, build_observer
+from trackside.app.wiring.projects import enter_project
 from trackside.harness.types import JsonObject
 
 
@@ -70,7 +71,9 @@ class _Available:
 
 def show(*, json: bool) -> ExitCode:
     """Show the observers of the settings, and those that can be named there."""
-    configured = [_try(observer) for observer in load_settings().observers]
+    settings = load_settings()
+    enter_project(settings)
+    configured = [_try(observer) for observer in settings.observers]
     available = [*_ours(), *_plugins()]
     console = standard_output()
     if json:

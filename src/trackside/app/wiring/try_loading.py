@@ -43,6 +43,7 @@ def main(name: str, reference: str) -> int:
     """Load it."""
     try:
         if name == REDACTION:
+            enter_project(load_settings())
             load_redaction(Settings(redact=reference))
         elif name == OBSERVER:
             _build(reference)
@@ -83,7 +84,9 @@ def _load(name: str, reference: str) -> None:
 
 
 def _build(name: str) -> None:
-    for observer in load_settings().observers:
+    settings = load_settings()
+    enter_project(settings)
+    for observer in settings.observers:
         if observer.name == name:
             build_observer(observer, os.environ)
 
