@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from tests.contract.ways_to_run import virtual
@@ -500,6 +501,46 @@ class TestStops:
         assert fed.exception() is None
         assert interrupts == 4
         assert [*log.parked] == [2]
+
+
+class TestTurns:
+    @virtual
+    async def test_who_waits_for_its_turn_does_not_look_after_each_commit(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = log_of("a")
+        looks: list[float] = []
+        acquire = log.acquire
+
+        async def noted(name: str, **options: Any) -> Any:
+            looks.append(asyncio.get_running_loop().time())
+            return await acquire(name, **options)
+
+        monkeypatch.setattr(log, "acquire", noted)
+        async with feeding(log, Receiving(log), FeedPolicy()) as first:
+            assert await first.reach(1)
+            async with feeding(log, Receiving(log), FeedPolicy()) as second:
+                await asyncio.sleep(0.1)
+                looks.clear()
+                for sequence in range(2, 202):
+                    log.append([make_event(sequence=sequence)])
+                    await asyncio.sleep(0.005)
+                assert 1 <= len(looks) <= 3
+                assert await first.reach(201)
+
+                await first.aclose()
+                await asyncio.sleep(1)
+                assert (first.stats().active, second.stats().active) == (False, True)
+
+    @virtual
+    async def test_closing_one_that_waits_for_its_turn_takes_no_time(self) -> None:
+        log = log_of("a")
+        async with feeding(log, Receiving(log), FeedPolicy()) as first:
+            assert await first.reach(1)
+            async with feeding(log, Receiving(log), FeedPolicy()):
+                await asyncio.sleep(0.1)
+                begun = asyncio.get_running_loop().time()
+            assert asyncio.get_running_loop().time() - begun < 0.1
 
 
 class TestAcknowledging:

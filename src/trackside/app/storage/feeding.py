@@ -34,6 +34,8 @@ logger = logging.getLogger("trackside.subscriptions")
 
 _STORE_PAUSE: Final = 1.0
 """Seconds before a feed whose store failed tries again."""
+_TURN_PAUSE: Final = 0.5
+"""Seconds between two looks of a feed that waits for its turn, whatever is committed: most of that is not about its turn."""
 
 
 class SubscriptionFeed:
@@ -242,8 +244,10 @@ class SubscriptionFeed:
         """Wait until it may be this process's turn."""
         self._is_elsewhere = True
         self._tell_changed()
+        until = asyncio.get_running_loop().time() + at_most
+        await self._pause(min(_TURN_PAUSE, at_most))
         with suppress(TimeoutError):
-            async with asyncio.timeout(at_most):
+            async with asyncio.timeout_at(until):
                 await self._wakeup.wait()
         self._wakeup.clear()
 
