@@ -533,6 +533,21 @@ class TestTurns:
                 assert (first.stats().active, second.stats().active) == (False, True)
 
     @virtual
+    async def test_one_that_was_paused_and_waits_for_another_is_not_paused(self) -> None:
+        log = log_of("a")
+        async with (
+            feeding(log, Receiving(log), FeedPolicy()) as first,
+            feeding(log, Receiving(log), FeedPolicy()) as second,
+        ):
+            await log.pause("mail")
+            await asyncio.sleep(60)
+            assert [feed.stats().paused for feed in (first, second)] == [True, True]
+            log.resume()
+            await asyncio.sleep(60)
+            assert sorted(feed.stats().active for feed in (first, second)) == [False, True]
+            assert [feed.stats().paused for feed in (first, second)] == [False, False]
+
+    @virtual
     async def test_closing_one_that_waits_for_its_turn_takes_no_time(self) -> None:
         log = log_of("a")
         async with feeding(log, Receiving(log), FeedPolicy()) as first:

@@ -192,6 +192,7 @@ class SubscriptionFeed:
         try:
             consumer = self._held = await self._become_consumer()
         except SubscriptionBusyError as exc:
+            self._is_paused = False
             await self._wait_elsewhere(min(exc.seconds, LOOK_EVERY))
         except SubscriptionPausedError:
             self._is_paused = True
