@@ -123,8 +123,11 @@ async def test_how_subscriptions_stand_is_found(store: Store, url: str) -> None:
         await subscriptions.open(name, start="beginning")
     await subscriptions.pause("paused")
     await subscriptions.open("blocked", start="beginning", on_failure="block")
-    async with await subscriptions.acquire("blocked") as consumer:
-        await consumer.note_failure("no route", attempts=4)
+    await subscriptions.open("chosen", start="beginning", on_failure="block", types="run_completed")
+    await subscriptions.open("failing", start="beginning")
+    for name in ("blocked", "chosen", "failing"):
+        async with await subscriptions.acquire(name) as consumer:
+            await consumer.note_failure("no route", attempts=4)
     await subscriptions.open("mail", start="beginning")
     async with await subscriptions.acquire("mail") as consumer:
         await consumer.read()
@@ -135,13 +138,18 @@ async def test_how_subscriptions_stand_is_found(store: Store, url: str) -> None:
 
     assert [(finding.severity, finding.where) for finding in findings] == [
         (Severity.error, "subscription blocked"),
+        (Severity.error, "subscription chosen"),
         (Severity.warning, "subscription behind"),
+        (Severity.warning, "subscription failing"),
         (Severity.warning, "subscription mail"),
     ]
     assert findings[0].what == "its next event failed 4 times, and nothing overtakes it: no route"
     assert findings[0].fix.endswith("`trackside replay blocked --from 2`")
-    assert findings[1].what.startswith("it is 5 events behind, the oldest from ")
-    assert findings[2].fix.endswith("`trackside parked mail`")
+    for failing in (findings[1], findings[3]):  # which event it is that fails, the cursor does not say
+        name = failing.where.removeprefix("subscription ")
+        assert failing.fix == f"see to its receiver, and how it stands: `trackside subscriptions {name}`"
+    assert findings[2].what.startswith("it is 5 events behind, the oldest from ")
+    assert findings[4].fix.endswith("`trackside parked mail`")
 
 
 async def test_a_thread_that_is_busy_with_nothing_is_found(store: Store, url: str, database: Any) -> None:

@@ -214,7 +214,11 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
     elif subscription.failures:
         blocks = subscription.on_failure == "block"
         what = f"its next event failed {subscription.failures} times{', and nothing overtakes it' if blocks else ''}"
-        fix = f"mend its observer, or go past the event: `trackside replay {name} --from {subscription.cursor + 2}{flags}`"
+        fix = f"see to its receiver, and how it stands: `trackside subscriptions {name}{flags}`"
+        # Else the event that fails need not be the first behind the cursor, and is parked where it keeps failing.
+        if blocks and not subscription.filter.to_json():
+            past = f"`trackside replay {name} --from {subscription.cursor + 2}{flags}`"
+            fix = f"see to its receiver, or go past the event, and have once more what was handled behind it: {past}"
         severity = Severity.error if blocks else Severity.warning
         yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.oldest_at is not None and now - subscription.oldest_at > _LAG:
