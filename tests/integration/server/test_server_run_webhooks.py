@@ -12,7 +12,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 from langgraph_sdk import get_client
 from langgraph_sdk.runtime import ServerRuntime
-from webhook_receiver import NEW, WebhookReceiver, status
+from webhook_receiver import NEW, WebhookReceiver, silence, status
 
 from trackside import AgentLimits, RunContext
 from trackside.app.delivery import RUN_WEBHOOKS
@@ -101,6 +101,18 @@ async def test_a_receiver_is_told_by_whoever_serves_next(serve_agents: Any) -> N
             again = (await told(receiver, 2))[1]
         assert again["status"] == "success"
         assert again["kwargs"]["input"] == {"n": 1}
+
+
+async def test_a_receiver_that_does_not_answer_holds_up_no_server_that_stops(serve_agents: Any) -> None:
+    async with WebhookReceiver(NEW) as receiver:
+        receiver.answers.append(silence)
+        async with serve_agents({"echo": echo}, server=PRIVATE) as served:
+            await served.client.runs.wait(None, "echo", webhook=receiver.url)
+            await told(receiver)
+        async with serve_agents({"echo": echo}, server=PRIVATE) as served:
+            await told(receiver, 2)
+            standing = await served.app.store.subscriptions.get(RUN_WEBHOOKS)
+        assert standing.last_error is None  # it was left, and not waited for until its time was up
 
 
 async def test_a_receiver_is_told_as_which_run_one_goes_on_that_a_closing_server_has_cancelled(

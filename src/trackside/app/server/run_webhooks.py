@@ -27,6 +27,7 @@ from trackside.app.server.wire.runs import run_on_wire
 from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
 from trackside.app.storage.errors import UnknownSubscriptionError
+from trackside.app.storage.feeding import FeedPolicy
 from trackside.app.storage.subscriptions import SubscriptionFilter
 from trackside.app.streams import Mirrors, StreamHub
 from trackside.harness import RunManager
@@ -44,6 +45,8 @@ MOST_RECEIVERS: Final = 64
 _AT_ONCE: Final = 8
 """Requests to one origin at once, whatever their paths: a slow server must not have all places."""
 _FULL_PAUSE: Final = 0.25
+_IN_HAND_SECONDS: Final = 1.0
+"""How long closing waits for receivers that have not answered: the next server tells them again."""
 _PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 _PRIVATE_BY: Final = "server.private_webhooks = true"
 _NEEDS: Final = "webhook needs a package that is not installed here: pip install 'trackside[webhook]'"
@@ -145,7 +148,8 @@ class RunWebhooks:
             # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
             await self._store.subscriptions.open(RUN_WEBHOOKS, types=TERMINAL_EVENTS, start="now")
             wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
-            observer = DurableObserver(name=RUN_WEBHOOKS, observer=self._teller, filter=wanted)
+            policy = FeedPolicy.suiting(self._teller, grace=_IN_HAND_SECONDS)
+            observer = DurableObserver(name=RUN_WEBHOOKS, observer=self._teller, filter=wanted, policy=policy)
             dispatcher = Dispatcher(self._store.subscriptions, [observer])
             await dispatcher.__aenter__()
             self._dispatcher = dispatcher
