@@ -225,3 +225,25 @@ async def test_without_its_packages_a_webhook_is_refused_with_their_name(
         answer = await http.post("/runs", json={"assistant_id": "echo", "webhook": "https://example.org/x"})
     assert answer.status_code == 501
     assert "trackside[webhook]" in answer.json()["detail"]
+
+
+async def test_who_lacks_the_packages_leaves_what_is_to_be_told_to_others(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with WebhookReceiver(NEW) as receiver:
+        receiver.answers.append(status(503, {"Retry-After": "3600"}))
+        async with serve_agents({"echo": echo}, server=PRIVATE) as served:
+            await served.client.runs.wait(None, "echo", webhook=receiver.url)
+            await told(receiver)
+        with monkeypatch.context() as without:
+            for name in [name for name in sys.modules if name.startswith("trackside.app.observers.webhook")]:
+                without.delitem(sys.modules, name)
+            without.setitem(sys.modules, "aiohttp", None)
+            async with serve_agents({"echo": echo}, server=PRIVATE) as served:
+                standing = await served.app.store.subscriptions.get(RUN_WEBHOOKS)
+                while not standing.parked and "trackside[webhook]" not in caplog.text:
+                    await asyncio.sleep(0.01)
+                    standing = await served.app.store.subscriptions.get(RUN_WEBHOOKS)
+                assert (standing.parked, standing.consumer) == (0, None)
+        async with serve_agents({"echo": echo}, server=PRIVATE):
+            await told(receiver, 2)

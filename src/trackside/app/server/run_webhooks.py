@@ -1,8 +1,8 @@
 """Tells the addresses that runs were asked for with (`webhook`) how these ended: after the end is stored, at least once.
 
 One durable subscription feeds all of them. It is made when the first such run is asked for, in whichever process, and from
-then on any process that serves feeds it: so a receiver is told though the process that executed the run is gone. Servers
-whose clients never name an address pay nothing.
+then on any process that serves, and has the packages for it, feeds it: so a receiver is told though the process that
+executed the run is gone. Servers whose clients never name an address pay nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -119,12 +119,13 @@ class RunWebhooks:
         while True:
             try:
                 if not self._is_fed and await self._is_there():
+                    await asyncio.to_thread(_poster_maker)  # who could only park what is to be told leaves it to others
                     await self._open()
                 said = False
             except TracksideError as exc:
                 if not said:  # once, not each time
                     said = True
-                    logger.warning("webhooks of runs are not told for now: %s", exc)
+                    logger.warning("webhooks of runs are not told by this process for now: %s", exc)
             await asyncio.sleep(LOOK_EVERY)
 
     @property
@@ -248,12 +249,9 @@ class Receivers:
         if (poster := self._posters.get(url)) is not None:
             self._posters.move_to_end(url)
             return poster
+        make = _poster_maker()
         try:
-            from trackside.app.observers.webhook import poster_to
-        except ModuleNotFoundError as exc:
-            raise HttpError(status=501, detail=_NEEDS) from exc
-        try:
-            poster = poster_to(url, secret=self._secret, private=self._private, private_by=_PRIVATE_BY)
+            poster = make(url, secret=self._secret, private=self._private, private_by=_PRIVATE_BY)
             self._posters[url] = poster
         except ObserverOptionError as exc:
             raise HttpError(status=422, detail=f"webhook: {exc.details['why']}") from exc
@@ -297,6 +295,19 @@ class Receivers:
             if url is None:
                 return
             await self._posters.pop(url).aclose()  # others may do the same meanwhile
+
+
+def _poster_maker() -> Callable[..., Poster]:
+    """What makes a `Poster`.
+
+    Raises:
+        HttpError: the packages for it are not there.
+    """
+    try:
+        from trackside.app.observers.webhook import poster_to
+    except ModuleNotFoundError as exc:
+        raise HttpError(status=501, detail=_NEEDS) from exc
+    return poster_to
 
 
 def _origin_of(url: str) -> str:
