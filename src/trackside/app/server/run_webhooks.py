@@ -163,7 +163,8 @@ class RunEndTeller:
     order: ClassVar[Order] = Order.none
     concurrency: ClassVar[int] = 32
     attempts: ClassVar[int] = 15
-    """About six minutes, with the pauses of a subscription: receivers fail while they are deployed."""
+    """In four to eight minutes, as chance makes the pauses, or in more where the receiver is slow or asks for that
+    (`Retry-After`): receivers fail while they are deployed."""
 
     def __init__(
         self,
