@@ -345,6 +345,43 @@ async def test_optional_observer_that_took_a_part_of_a_batch_gets_only_the_rest_
     assert observer.events == run
 
 
+async def test_what_is_taken_as_a_batch_of_one_does_not_come_again_for_one_after_it_that_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class InBatches(RecordingBatchObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            await self.on_events((event,))
+
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            for taken, event in enumerate(events):
+                if event.sequence in {1, 5}:
+                    raise PartlyTaken(taken, OSError("bad"))
+                self.events.append(event)
+
+    observer = InBatches()
+    run = make_run()
+
+    await CompositeObserver([observer]).on_events(run)
+
+    assert observer.events == run[1:4]
+    assert [record.getMessage().split()[4] for record in caplog.records] == ["run_started", "thread_status_updated"]
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+async def test_a_batch_of_which_all_was_taken_in_part_is_taken(is_required: bool) -> None:
+    class All(RecordingBatchObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            self.events.extend(events)
+            raise PartlyTaken(len(events), OSError("enough"))
+
+    observer, after = All(), RecordingObserver()
+    run = make_run()
+
+    await CompositeObserver([ObserverBinding(observer, required=is_required), after]).on_events(run)
+
+    assert observer.events == after.events == run
+
+
 async def test_required_observer_that_fails_on_a_batch_keeps_it_from_those_after_it() -> None:
     error = OSError("locked")
     before, after = RecordingObserver(), RecordingObserver()

@@ -85,6 +85,18 @@ async def test_of_a_batch_that_is_taken_in_part_the_unwanted_events_before_the_f
     assert isinstance(caught.value.cause, ConnectionError)
 
 
+async def test_a_batch_of_which_all_was_taken_in_part_is_taken() -> None:
+    class All(RecordingBatchObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            self.events.extend(events)
+            raise PartlyTaken(len(events), OSError("enough"))
+
+    seen = All()
+    await ChosenEvents(seen, MESSAGES).on_events(make_run(messages=3))
+
+    assert [event.event_type for event in seen.events] == ["human_message"] * 3
+
+
 class Careful(RecordingObserver):
     def __init__(self) -> None:
         super().__init__()

@@ -333,7 +333,10 @@ async def take_in_order(
             await observer.on_event(event)
             taken += 1
     except PartlyTaken as part:
-        return part.taken_of(len(events)), part.cause
+        if singly or not hasattr(observer, "on_events"):
+            return taken, part.cause  # of a batch of one that it made of the event itself
+        taken = part.taken_of(len(events))
+        return taken, part.cause if taken < len(events) else None
     except BaseException as exc:  # judged by the caller, who knows whether the observer is required
         if not is_own_failure(exc):
             raise
