@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
+from tests.contract.ways_to_run import virtual
 
-from trackside.app.server import failed_runs
-from trackside.app.server.failed_runs import IN_FULL, FailedRuns, place_in
+from trackside.app.server.failed_runs import FailedRuns, place_in
 from trackside.app.streams import StreamHub
+from trackside.harness.recurring import IN_FULL, PERIOD
 
 TRACE = """Traceback (most recent call last):
   File "/home/ada/ag.py", line 6, in bad
@@ -41,13 +43,34 @@ async def test_a_failed_run_is_said_with_its_agent_and_place(caplog: pytest.LogC
     assert said == "run r1 of agent '?' failed: RuntimeError: no (ag.py:6); see `trackside runs r1`"
 
 
-async def test_a_flood_is_counted(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+@virtual
+async def test_a_flood_is_counted_and_said_by_its_number_though_nothing_follows_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     failed = FailedRuns()
     with caplog.at_level(logging.WARNING, "trackside.server"):
         for number in range(1_000):
             failed.note(f"r{number}", "bad", END)
         assert len(caplog.messages) == IN_FULL
-        assert caplog.messages[-1].endswith("others like it are counted for a minute")
-        monkeypatch.setattr(failed_runs, "PERIOD", 0.0)
-        failed.note("last", "bad", END)
-    assert caplog.messages[-1].endswith(f"({1_000 - IN_FULL} more failed like this before)")
+        assert caplog.messages[-1].endswith("others like it are counted, and said once a minute")
+        await asyncio.sleep(PERIOD + 1)
+    (counted,) = caplog.messages[IN_FULL:]
+    assert counted == (
+        f"in 60 s {1_000 - IN_FULL} more failed like this: "
+        "run r10 of agent 'bad' failed: RuntimeError: no (ag.py:6); see `trackside runs r10`"
+    )
+
+
+@virtual
+async def test_kinds_that_are_too_many_to_tell_apart_are_counted_together(caplog: pytest.LogCaptureFixture) -> None:
+    failed = FailedRuns()
+    with caplog.at_level(logging.WARNING, "trackside.server"):
+        for number in range(1_000):
+            failed.note(f"r{number}", "bad", {**END, "error_type": f"Error{number}"})
+        said = len(caplog.messages)
+        failed.say_rest()
+    (counted,) = caplog.messages[said:]
+    assert counted == (
+        f"in 0 s {1_000 - said} more failed like this: "
+        f"run r{said} of agent 'bad' failed: Error{said}: no (ag.py:6); see `trackside runs r{said}`"
+    )

@@ -1,11 +1,14 @@
-"""Says in the log what an observer fails on: the first failures of a kind in full, a flood of them by their number."""
+"""Says in the log what recurs, as failures of an observer: the first of a kind in full, a flood of them by their number."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
+from typing import override
 
 from trackside.harness.failures import line_of
 from trackside.harness.observer import RunLifecycleEvent, RunObserver, described, warn_of_failure
@@ -13,20 +16,20 @@ from trackside.harness.observer import RunLifecycleEvent, RunObserver, described
 logger = logging.getLogger("trackside.observer")
 
 IN_FULL = 10
-"""How many failures of a kind are said with their traceback, before the others are only counted."""
+"""How many of a kind are said in full, before the others are only counted."""
 
 PERIOD = 60.0
 """Seconds after which it is said how many those were. A kind that does not come for so long is said in full again."""
 
 _MOST_KINDS = 100
 
-type _Kind = tuple[type[BaseException], CodeType | None, int] | None
-"""What was raised, in which function, in which line; None for all that are too many to tell apart."""
+type _Kind = tuple[type[BaseException], CodeType | None, int]
+"""What was raised, in which function, in which line."""
 
 
 @dataclass(slots=True)
 class _Recurrence:
-    """A kind of failure: since when it is watched, and how often it came in that time."""
+    """Something of a kind: since when it is watched, and how often it came in that time."""
 
     since: float
     in_full: int = 0
@@ -37,46 +40,38 @@ class _Recurrence:
         return not self.unsaid and now - self.since >= PERIOD
 
 
-class RecurringFailures:
-    """The failures of one observer. Two are of one kind if the same type was raised in the same line.
+class Recurrences[K](ABC):
+    """Counts what recurs by its kind, and says the numbers within `PERIOD`."""
 
-    It takes a hundred times as long to write a traceback as to raise what it is of. An observer that fails on every event
-    would cost all runs more than one that works.
-    """
-
-    def __init__(self, observer: RunObserver) -> None:
-        self._observer = observer
-        self._kinds: dict[_Kind, _Recurrence] = {}
+    def __init__(self) -> None:
+        self._kinds: dict[K | None, _Recurrence] = {}  # None: all that are too many to tell apart
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, event: RunLifecycleEvent, failure: BaseException) -> None:
-        """Say a failure in full, or count it and say so within `PERIOD`."""
+    @abstractmethod
+    def say_counted(self, count: int, seconds: float, example: str) -> None:
+        """Say how many more there were of a kind in this time, and what the first of them was."""
+
+    def count(self, kind: K, example: Callable[[], str]) -> int:
+        """Which of those that are said in full this one is; 0 if it is only counted. Then `example` says what it is."""
         now = asyncio.get_running_loop().time()
-        found = self._recurrence_of(failure, now)
+        found = self._recurrence_of(kind, now)
         if found.in_full < IN_FULL:
             found.in_full += 1
-            warn_of_failure(self._observer, event, failure)
-            return
+            return found.in_full
         if not found.unsaid:
             found.since = now
-            where = f"{event.event_type.value} of run {event.run_id}"
-            found.example = f"{type(failure).__qualname__} on {where}: {line_of(failure)}"
+            found.example = example()
         found.unsaid += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PERIOD, self._say_at_its_time)
+        return 0
 
     def say_rest(self) -> None:
         """Say what was counted and not said yet; nothing if there is nothing."""
         now = asyncio.get_running_loop().time()
         for found in self._kinds.values():
             if found.unsaid:
-                logger.warning(
-                    "%s failed %d more times in %.0f s in the same place, first with %s",
-                    described(self._observer),
-                    found.unsaid,
-                    now - found.since,
-                    found.example,
-                )
+                self.say_counted(found.unsaid, now - found.since, found.example)
                 found.since, found.unsaid = now, 0
         if self._timer is not None:
             self._timer.cancel()
@@ -95,8 +90,7 @@ class RecurringFailures:
         self._timer = None
         self.say_rest()
 
-    def _recurrence_of(self, failure: BaseException, now: float) -> _Recurrence:
-        kind = _kind_of(failure)
+    def _recurrence_of(self, kind: K, now: float) -> _Recurrence:
         found = self._kinds.get(kind)
         if found is None or found.is_over(now):
             if found is None and len(self._kinds) >= _MOST_KINDS:
@@ -105,6 +99,38 @@ class RecurringFailures:
                     return self._kinds.setdefault(None, _Recurrence(now))
             found = self._kinds[kind] = _Recurrence(now)
         return found
+
+
+class RecurringFailures(Recurrences[_Kind]):
+    """The failures of one observer. Two are of one kind if the same type was raised in the same line.
+
+    It takes a hundred times as long to write a traceback as to raise what it is of. An observer that fails on every event
+    would cost all runs more than one that works.
+    """
+
+    def __init__(self, observer: RunObserver) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def note(self, event: RunLifecycleEvent, failure: BaseException) -> None:
+        """Say a failure in full, or count it and say so within `PERIOD`."""
+        if self.count(_kind_of(failure), lambda: _example(event, failure)):
+            warn_of_failure(self._observer, event, failure)
+
+    @override
+    def say_counted(self, count: int, seconds: float, example: str) -> None:
+        logger.warning(
+            "%s failed %d more times in %.0f s in the same place, first with %s",
+            described(self._observer),
+            count,
+            seconds,
+            example,
+        )
+
+
+def _example(event: RunLifecycleEvent, failure: BaseException) -> str:
+    where = f"{event.event_type.value} of run {event.run_id}"
+    return f"{type(failure).__qualname__} on {where}: {line_of(failure)}"
 
 
 def _kind_of(failure: BaseException) -> _Kind:

@@ -46,7 +46,8 @@ def create_app(
     )
     app.router.default = _not_found if guest is None else guest
     app.state.parts = parts
-    parts.streams.on_end = FailedRuns().note
+    app.state.failed_runs = FailedRuns()
+    parts.streams.on_end = app.state.failed_runs.note
     return app
 
 

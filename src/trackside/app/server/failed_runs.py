@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import Any, Final, override
 
+from trackside.harness.recurring import IN_FULL, Recurrences
 from trackside.harness.types import RunStatus
 
 logger = logging.getLogger("trackside.server")
 
-IN_FULL: Final = 10
-"""How many failures of a kind are said within `PERIOD`, before the others are only counted."""
-PERIOD: Final = 60.0  # seconds
-_MOST_KINDS: Final = 100
 _MOST_CHARS: Final = 300  # of an error; all of it is in the log of events
 _FRAME: Final = re.compile(r'^[^\S\n]*File "(?P<path>[^"]*)", line (?P<line>\d+)', re.MULTILINE)
 _LIBRARY: Final = re.compile(r"[/\\](site|dist)-packages[/\\]|^<")
@@ -28,53 +23,29 @@ type _Kind = tuple[str, str, str]
 """The agent, the type of the error, and where it was raised."""
 
 
-@dataclass(slots=True)
-class _Times:
-    """How often a kind of failure came since then."""
-
-    since: float
-    said: int = 0
-    unsaid: int = 0
-
-
-class FailedRuns:
+class FailedRuns(Recurrences[_Kind]):
     """Notes how runs end, for the log. Two failures are of one kind if the same type was raised in the same place."""
 
-    def __init__(self) -> None:
-        self._kinds: dict[_Kind, _Times] = {}
-
     def note(self, run_id: str, agent: str | None, end: Mapping[str, Any]) -> None:
-        """Say it if a run has failed; its last event says `end`. What others of its kind there were is said with it."""
+        """Say it if a run has failed, or count it; its last event says `end`."""
         if "error_type" not in end or end.get("status", RunStatus.error) != RunStatus.error:
             return
-        name, error_type = agent or "?", str(end["error_type"])
-        where = place_in(str(end.get("traceback") or ""))
-        now = asyncio.get_running_loop().time()
-        times = self._times_of((name, error_type, where), now)
-        if times.said >= IN_FULL and now - times.since < PERIOD:
-            times.unsaid += 1
-            return
-        more = ""
-        if now - times.since >= PERIOD:
-            more = f" ({times.unsaid} more failed like this before)" if times.unsaid else ""
-            times.since, times.said, times.unsaid = now, 0, 0
-        times.said += 1
-        if times.said == IN_FULL:
-            more += "; others like it are counted for a minute"
-        error = " ".join(str(end.get("error") or "").split())[:_MOST_CHARS]
-        said = error if error.startswith(f"{error_type}:") else f"{error_type}: {error}"
-        place = f" ({where})" if where else ""
-        logger.warning(
-            "run %s of agent %r failed: %s%s; see `trackside runs %s`%s", run_id, name, said, place, run_id, more
-        )
+        kind = agent or "?", str(end["error_type"]), place_in(str(end.get("traceback") or ""))
+        if which := self.count(kind, lambda: _said(run_id, kind, end)):
+            more = "; others like it are counted, and said once a minute" if which == IN_FULL else ""
+            logger.warning("%s%s", _said(run_id, kind, end), more)
 
-    def _times_of(self, kind: _Kind, now: float) -> _Times:
-        found = self._kinds.get(kind)
-        if found is None:
-            if len(self._kinds) >= _MOST_KINDS:
-                del self._kinds[next(iter(self._kinds))]
-            found = self._kinds[kind] = _Times(now)
-        return found
+    @override
+    def say_counted(self, count: int, seconds: float, example: str) -> None:
+        logger.warning("in %.0f s %d more failed like this: %s", seconds, count, example)
+
+
+def _said(run_id: str, kind: _Kind, end: Mapping[str, Any]) -> str:
+    agent, error_type, where = kind
+    error = " ".join(str(end.get("error") or "").split())[:_MOST_CHARS]
+    said = error if error.startswith(f"{error_type}:") else f"{error_type}: {error}"
+    place = f" ({where})" if where else ""
+    return f"run {run_id} of agent {agent!r} failed: {said}{place}; see `trackside runs {run_id}`"
 
 
 def place_in(trace: str) -> str:

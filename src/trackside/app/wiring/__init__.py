@@ -189,9 +189,12 @@ class App:
         from trackside.app.server import create_app
         from trackside.app.server.routes import GROUPS
 
-        if not self.settings.server.console:
-            return create_app(self.parts, guest=guest)
-        return create_app(self.parts, (*GROUPS, *dashboard.GROUPS), guest=guest, before=[dashboard.browsing()])
+        if self.settings.server.console:
+            app = create_app(self.parts, (*GROUPS, *dashboard.GROUPS), guest=guest, before=[dashboard.browsing()])
+        else:
+            app = create_app(self.parts, guest=guest)
+        self.closing.callback(app.state.failed_runs.say_rest)
+        return app
 
     @property
     def dispatcher(self) -> Dispatcher:

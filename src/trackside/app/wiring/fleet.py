@@ -71,7 +71,9 @@ async def joined(
             mirrors = Mirrors(streams, engine.live, RunEnds(store))
             stack.push_async_callback(mirrors.aclose)
         elif role == "worker":
-            streams.on_end = FailedRuns().note
+            failed = FailedRuns()
+            streams.on_end = failed.note
+            stack.callback(failed.say_rest)
         yield Membership(engine=engine, member=member, role=role, mirrors=mirrors)
 
 
