@@ -55,6 +55,15 @@ lease = "2s"
 isolation = "process"
 concurrency = 2
 """
+OBSERVED = """
+[[observers]]
+type = "metrics"
+
+[[observers]]
+type = "told.py:Told"
+name = "told"
+delivery = "durable"
+"""
 NOWHERE = "postgresql://trackside:sesame@127.0.0.1:1/trackside"
 A_SIGN_SOON = "5s"
 """A lease with signs of life that are not long waited for: with them a worker says what it does, and hears what is asked."""
@@ -145,6 +154,22 @@ def test_places_are_counted_once_and_the_worker_answers_for_all(
     assert worker.ready["url"] not in {
         one["address"] for one in workers(here, postgres_with_tables) if one["isolated_in"]
     }
+
+
+def test_the_worker_tells_what_its_processes_do_for_the_fleet(
+    folder: Path, postgres_with_tables: str, forkery: Forkery
+) -> None:
+    (folder / "told.py").write_text("class Told:\n    async def on_event(self, event): ...\n", encoding="utf-8")
+    (folder / "trackside.toml").write_text(SETTINGS + OBSERVED, encoding="utf-8")
+    wanted = {
+        *(f'trackside_duty_held{{duty="{duty}"}} 1.0' for duty in ("scheduler", "reaper", "sweeper")),
+        'trackside_queue_places{pool="default"} 2.0',
+        'trackside_queue_workers{pool="default"} 1.0',
+        'trackside_subscription_active{subscription="told"} 1.0',
+    }
+    with working(folder, postgres_with_tables, forkery=forkery) as worker:  # it is alone: no server has a duty
+        told = f"{worker.ready['url']}/metrics"
+        wait_until(lambda: wanted <= {*httpx.get(told, timeout=PATIENCE).text.splitlines()}, "it tells all of that")
 
 
 def supervisors(here: Run, database: str) -> list[dict[str, Any]]:

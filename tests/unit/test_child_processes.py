@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import pytest
 
 from trackside.app.engine.children import ChildProcess
+from trackside.app.engine.duties import LEASE_SECONDS
+from trackside.app.engine.supervisor import Supervisor
 from trackside.harness.types import FailureReason
 
 SAYS = """
@@ -114,3 +118,23 @@ async def test_a_process_that_left_as_asked_is_not_waited_for_longer_because_of_
         assert await child.begun
         assert await child.wait() is None
     assert not has_ended(left, within=0)
+
+
+async def test_what_a_process_does_for_the_fleet_counts_as_long_as_it_says_so() -> None:
+    said = b'{"worker_id": "w", "duties": ["scheduler"]}\n'
+    command = [sys.executable, "-c", SAYS.replace("{said}", repr(said)) + "    supervisor.recv(1)\n"]
+    nothing: Any = None
+    supervisor = Supervisor(nothing, "s", nothing, lease=1.0, note_gone=nothing, note_running=nothing, on_drain=[])
+    assert supervisor.standing() == {"scheduler": False}
+    child = await ChildProcess.start(command, os.environ, "s")
+    supervisor._children.add(child)
+    async with asyncio.timeout(30):
+        assert await child.begun
+        child.heard_at = monotonic()
+        assert supervisor.standing() == {"scheduler": True}
+        child.heard_at -= LEASE_SECONDS  # it is blocked, or cut off from the database: another process has it by now
+        assert supervisor.standing() == {"scheduler": False}
+        child.heard_at = monotonic()
+        child.kill()
+        await child.wait()
+    assert supervisor.standing() == {"scheduler": False}

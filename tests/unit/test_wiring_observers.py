@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,15 @@ def test_a_class_gets_the_other_keys_of_its_table_as_keyword_arguments(build: Bu
         Delivery.durable,
         (LifecycleEventType.RUN_COMPLETED,),
     )
+
+
+def test_a_child_process_of_a_worker_has_none_that_its_supervisor_feeds(build: Build, tmp_path: Path) -> None:
+    tables = ('type = "watch.py:Mail"\nname = "a"', 'type = "watch.py:Ledger"\nname = "b"')
+    build(*tables, 'type = "watch.py:Bare"\nname = "c"\ndelivery = "durable"')
+    settings = load_settings(environ={}, folder=tmp_path)
+    child = replace(settings, worker=replace(settings.worker, isolated_in="its supervisor"))
+
+    assert [built.name for built in build_observers(child, {})] == ["a"]
 
 
 def test_how_a_durable_observer_is_fed_its_class_says_and_the_settings_before_it(build: Build) -> None:

@@ -172,7 +172,7 @@ class Vitals:
     worker: Callable[[], WorkerStats | None] = lambda: None
     """None: this process is no worker of a fleet."""
     duties: Callable[[], Mapping[str, bool]] = dict
-    """What one process does for all of a fleet, and whether it is this one now."""
+    """What one process does for all of a fleet, and whether it is this one, or a child process of it, now."""
     queue: Callable[[], QueueStats | None] = lambda: None
     """None: another process of the fleet looks, or nobody needs to."""
 

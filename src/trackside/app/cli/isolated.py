@@ -21,6 +21,7 @@ from trackside.app.engine.children import VARIABLE, Birth, ChildStats
 from trackside.app.settings import Settings
 
 if TYPE_CHECKING:
+    from trackside.app.engine.duties import Duties
     from trackside.app.engine.worker import FleetWorker
 
 _SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -63,9 +64,9 @@ class Supervised:
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Thread(target=self._watch, name="trackside-supervised", daemon=True).start()
 
-    def report(self, worker: FleetWorker) -> None:
-        """Say from now on how the worker does, and that there is no more for it to do, of which the supervisor has to draw
-        the conclusion: another process in its place would be as old.
+    def report(self, worker: FleetWorker, duties: Duties) -> None:
+        """Say from now on how the worker does, which duties it has, and that there is no more for it to do, of which the
+        supervisor has to draw the conclusion: another process in its place would be as old.
         """
         outdated: str | None = None
 
@@ -80,6 +81,7 @@ class Supervised:
                 foreign=now.foreign_total,
                 lost=now.lost_total,
                 outdated=outdated,
+                duties=tuple(duties.held),
             )
             with suppress(OSError):  # the supervisor stands still, or is gone
                 self._socket.send(msgspec.json.encode(said) + b"\n", _WITHOUT_WAITING)
@@ -90,6 +92,7 @@ class Supervised:
             tell()
 
         worker.on_change.append(tell)
+        duties.on_look.append(tell)
         worker.on_outdated.append(tell_outdated)
         tell()
 

@@ -227,10 +227,11 @@ async def _work_for(
     with life.signals():
         async with open_app(settings, agents, role="worker") as app, _health(app, []) as health:
             loaded()
-            worker = app.worker
+            part, worker = app.fleet_part, app.worker
+            assert part is not None
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
-            supervisor.report(worker)
+            supervisor.report(worker, part.duties)
             await life.until_told_to_end()
             await life.end(app, worker, health)
             await life.deliver(app)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Final, Self
 
 import msgspec
@@ -37,7 +38,7 @@ class Birth(msgspec.Struct, kw_only=True):
 
 
 class ChildStats(msgspec.Struct, kw_only=True):
-    """What a child process says of itself: once when it takes runs, and whenever that changes."""
+    """What a child process says of itself: once when it takes runs, whenever that changes, and when it renews a duty."""
 
     worker_id: str
     running: int = 0
@@ -48,6 +49,8 @@ class ChildStats(msgspec.Struct, kw_only=True):
     lost: int = 0
     outdated: str | None = None
     """Why there will be no more runs for it: the tables are a newer version's."""
+    duties: tuple[str, ...] = ()
+    """What it does for all of the fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class ChildProcess:
         self.pid = process.pid
         self.stats: ChildStats | None = None
         """What it said of itself last; None: it has not begun to take runs."""
+        self.heard_at = 0.0
+        """When that was, by this process's clock."""
         self.verdict: Verdict | None = None
         """Why it was killed by its supervisor."""
         self.begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -175,6 +180,7 @@ class ChildProcess:
                 async for line in self._reader:
                     with suppress(msgspec.MsgspecError):
                         self.stats = msgspec.json.decode(line, type=ChildStats)
+                        self.heard_at = monotonic()
                         _settle(self.begun, begun=True)
         finally:
             _settle(self.begun, begun=False)

@@ -55,6 +55,8 @@ class Duties:
         self._lease = lease_seconds
         self._until = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_look: list[Callable[[], object]] = []
+        """Called whenever this process has looked which duties it has."""
 
     async def __aenter__(self) -> Self:
         if not self._duties:
@@ -125,6 +127,8 @@ class Duties:
             elif duty.name not in names and duty.held.is_set():
                 logger.info("this process is the %s no more", duty.name)
                 duty.held.clear()
+        for tell in self.on_look:
+            tell()
 
     async def _do(self, duty: Duty) -> None:
         while True:

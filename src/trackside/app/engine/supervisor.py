@@ -17,7 +17,9 @@ from time import monotonic
 from typing import Final
 
 from trackside.app.engine.children import ChildProcess, ChildStats, Verdict, ending, total
+from trackside.app.engine.duties import LEASE_SECONDS
 from trackside.app.engine.sentencing import Overdue
+from trackside.app.engine.upkeep import OF_AGENTS
 from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet_store import FleetStore
 from trackside.app.vitals import WorkerStats
@@ -111,6 +113,13 @@ class Supervisor:
         if self._isolation is None:
             return None
         return total([*self._children], self._gone, self._isolation.places)
+
+    def standing(self) -> dict[str, bool]:
+        """Of each duty that its processes may have whether one of them has it, as far as is known; from any thread."""
+        since = monotonic() - LEASE_SECONDS  # whoever has one says so again before that is over
+        said = [child.stats for child in [*self._children] if child.is_up and child.heard_at > since]
+        held = {name for stats in said if stats is not None for name in stats.duties}
+        return {name: name in held for name in OF_AGENTS}
 
     async def begin(self, isolation: Isolation) -> int:
         """Start the processes; returns when the first one takes runs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from time import monotonic
 from typing import Final
 
@@ -16,6 +16,9 @@ from trackside.app.vitals import QueueStats
 SCHEDULER: Final = "scheduler"
 REAPER: Final = "reaper"
 SWEEPER: Final = "sweeper"
+DUTIES: Final = frozenset({SCHEDULER, REAPER, SWEEPER})
+OF_AGENTS: Final = frozenset({SCHEDULER})
+"""What only a process does that has agents: it starts the runs of crons."""
 
 OVERLOOKED: Final = 2.0
 """Seconds after which a run that is ready, while a worker has room for it, was announced in vain."""
@@ -57,13 +60,14 @@ class FleetUpkeep:
             return None
         return self._queue[1]
 
-    def duties(self) -> list[Duty]:
-        """What there is to do."""
-        return [
+    def duties(self, names: Collection[str] = DUTIES) -> list[Duty]:
+        """What there is to do; of it what is called so."""
+        there_are = [
             Duty(SCHEDULER, self._promote, _PROMOTE_EVERY),
             Duty(REAPER, self._reap, _REAP_EVERY),
             Duty(SWEEPER, self._sweep, _SWEEP_EVERY),
         ]
+        return [duty for duty in there_are if duty.name in names]
 
     async def agents_on_duty(self, duty: str) -> frozenset[str]:
         """The agents of the process that has a duty; none where nobody has it.

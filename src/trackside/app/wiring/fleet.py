@@ -96,10 +96,7 @@ class FleetPart:
         self.membership = membership
         engine, member = membership.engine, membership.member
         self.upkeep = FleetUpkeep(store.fleet, engine, coordinator.worker_id, tidy=[engine.tidy])
-        # A supervisor lacks the agents whose runs crons start; its child processes are as good as any.
-        self._is_on_duty = membership.role != "supervisor"
-        duties = self.upkeep.duties() if self._is_on_duty else []
-        self.duties = Duties(store.fleet, coordinator.worker_id, duties)
+        self.duties = Duties(store.fleet, coordinator.worker_id, self.upkeep.duties(_duties_of(membership)))
         self.crons = CronScheduler(
             store.crons,
             manager,
@@ -124,7 +121,7 @@ class FleetPart:
 
     async def __aenter__(self) -> Self:
         await self.duties.__aenter__()
-        if self._is_on_duty:
+        if self.supervisor is None:
             self.crons.begin()
         if self.worker is not None:
             self.worker.begin()
@@ -138,6 +135,11 @@ class FleetPart:
         await self.crons.aclose()
         await self.duties.__aexit__(*exc_info)
 
+    def standing(self) -> dict[str, bool]:
+        """Of each duty whether this process has it, or one of its child processes, as far as it knows; from any thread."""
+        of_children = {} if self.supervisor is None else self.supervisor.standing()
+        return {**self.duties.standing(), **of_children}
+
 
 def with_fleet(vitals: Vitals, part: FleetPart) -> Vitals:
     """The numbers of an app with those of its part in a fleet."""
@@ -146,9 +148,20 @@ def with_fleet(vitals: Vitals, part: FleetPart) -> Vitals:
         vitals,
         engine=lambda: EngineVitals(engine.name, engine.status(), engine.stats()),
         worker=(lambda: None) if worker is None else worker.stats,
-        duties=part.duties.standing,
+        duties=part.standing,
         queue=part.upkeep.queue,
     )
+
+
+def _duties_of(membership: Membership) -> frozenset[str]:
+    """The duties that a process may have. Child processes, which nobody can ask and whose agents may block them, have those
+    alone for which their supervisor lacks the agents.
+    """
+    from trackside.app.engine.upkeep import DUTIES, OF_AGENTS
+
+    if membership.role == "supervisor":
+        return DUTIES - OF_AGENTS
+    return DUTIES if membership.member.isolated_in is None else OF_AGENTS
 
 
 def _supervisor(settings: Settings, store: Store, engine: Engine, coordinator: StoredCoordinator) -> Supervisor:

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread
@@ -132,18 +132,28 @@ def _pass_on(choice: EventChoice, observer: HearingEndsObserver, event: RunLifec
 def build_observers(settings: Settings, environ: Mapping[str, str] | None = None) -> list[ConfiguredObserver]:
     """All observers that the settings name. Imports their modules, which may take long; needs no event loop.
 
+    In a child process of a worker those alone that are told by the process that runs agents: its supervisor feeds the others,
+    whose events would wait for an agent that blocks this one.
+
     Raises:
         SettingsError: one of them cannot be made; the message names its table, and the key. Those before it are closed.
     """
     environ = os.environ if environ is None else environ
     built: list[ConfiguredObserver] = []
     try:
-        for configured in settings.observers:
+        for configured in _wanted_here(settings):
             built.append(build_observer(configured, environ))  # noqa: PERF401  # those that were built have to be known
     except BaseException:
         _close_at_once({one.name: one.observer for one in built})
         raise
     return built
+
+
+def _wanted_here(settings: Settings) -> Iterator[ObserverSettings]:
+    is_child = settings.worker.isolated_in is not None
+    for configured in settings.observers:
+        if not is_child or _delivery_of(configured, find_observer(configured)) is Delivery.live:
+            yield configured
 
 
 def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> ConfiguredObserver:
