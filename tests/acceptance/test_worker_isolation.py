@@ -17,6 +17,8 @@ from asked_server import ask, begin, status_of, wait_until
 from forking import Forkery
 from trackside_server import PATIENCE, TracksideProcess, TracksideServer
 
+from trackside.app.engine.local.programs import free_port
+
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
 AGENTS = """
@@ -170,6 +172,17 @@ def test_the_worker_tells_what_its_processes_do_for_the_fleet(
     with working(folder, postgres_with_tables, forkery=forkery) as worker:  # it is alone: no server has a duty
         told = f"{worker.ready['url']}/metrics"
         wait_until(lambda: wanted <= {*httpx.get(told, timeout=PATIENCE).text.splitlines()}, "it tells all of that")
+
+
+def test_the_port_of_metrics_is_the_worker_s_and_none_of_its_processes(
+    folder: Path, postgres_with_tables: str, forkery: Forkery
+) -> None:
+    port = free_port()
+    (folder / "trackside.toml").write_text(f'{SETTINGS}[[observers]]\ntype = "metrics"\nport = {port}\n', "utf-8")
+    with working(folder, postgres_with_tables, forkery=forkery):
+        told = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).text
+
+    assert "trackside_worker_places 2.0" in told.splitlines()
 
 
 def supervisors(here: Run, database: str) -> list[dict[str, Any]]:

@@ -129,9 +129,11 @@ def test_a_class_gets_the_other_keys_of_its_table_as_keyword_arguments(build: Bu
     )
 
 
-def test_a_child_process_of_a_worker_has_none_that_its_supervisor_feeds(build: Build, tmp_path: Path) -> None:
+def test_a_child_process_of_a_worker_has_none_that_its_supervisor_feeds_or_that_is_scraped(
+    build: Build, tmp_path: Path
+) -> None:
     tables = ('type = "watch.py:Mail"\nname = "a"', 'type = "watch.py:Ledger"\nname = "b"')
-    build(*tables, 'type = "watch.py:Bare"\nname = "c"\ndelivery = "durable"')
+    build(*tables, 'type = "watch.py:Bare"\nname = "c"\ndelivery = "durable"', 'type = "metrics"\nport = 9464')
     settings = load_settings(environ={}, folder=tmp_path)
     child = replace(settings, worker=replace(settings.worker, isolated_in="its supervisor"))
 

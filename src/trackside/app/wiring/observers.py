@@ -40,6 +40,7 @@ logger = logging.getLogger("trackside.wiring")
 _CLOSE_SECONDS: Final = 5.0
 _FROM_ENVIRONMENT: Final = "env:"
 _DURABLE_KEYS: Final = ("start", "order", "concurrency", "on_failure", "attempts", "longest_pause")
+_SCRAPED: Final = ("metrics", BUILT_IN["metrics"].place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +133,8 @@ def _pass_on(choice: EventChoice, observer: HearingEndsObserver, event: RunLifec
 def build_observers(settings: Settings, environ: Mapping[str, str] | None = None) -> list[ConfiguredObserver]:
     """All observers that the settings name. Imports their modules, which may take long; needs no event loop.
 
-    In a child process of a worker those alone that are told by the process that runs agents: its supervisor feeds the others,
-    whose events would wait for an agent that blocks this one.
+    In a child process of a worker those alone that are told by the process that runs agents, and that nobody scrapes. Its
+    supervisor has the others, which can be scraped, and feeds them whatever agents do to this process.
 
     Raises:
         SettingsError: one of them cannot be made; the message names its table, and the key. Those before it are closed.
@@ -151,9 +152,13 @@ def build_observers(settings: Settings, environ: Mapping[str, str] | None = None
 
 def _wanted_here(settings: Settings) -> Iterator[ObserverSettings]:
     is_child = settings.worker.isolated_in is not None
-    for configured in settings.observers:
-        if not is_child or _delivery_of(configured, find_observer(configured)) is Delivery.live:
-            yield configured
+    return (one for one in settings.observers if not is_child or _is_for_children(one))
+
+
+def _is_for_children(configured: ObserverSettings) -> bool:
+    if configured.type in _SCRAPED:
+        return False
+    return _delivery_of(configured, find_observer(configured)) is Delivery.live
 
 
 def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> ConfiguredObserver:
