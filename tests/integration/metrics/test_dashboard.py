@@ -111,6 +111,10 @@ WELL = [
     series("trackside_engine_connected", "1x60", engine="nats"),
     series("trackside_duty_held", "0x60", duty="reaper"),
     series("trackside_duty_held", "1x60", duty="reaper", instance="b:1"),
+    # Processes of another job, as workers may be, of which none has what one of this job has.
+    series("trackside_duty_held", "0x60", duty="reaper", job="workers"),
+    series("trackside_subscription_active", "0x60", subscription="webhook", job="workers"),
+    series("trackside_subscription_paused", "0x60", subscription="webhook", job="workers"),
     series("trackside_queue_unserved_runs", "1x1 0x59", agent="chat"),
     series("trackside_queue_oldest_ready_seconds", "20x60", pool="gpu"),
 ]
