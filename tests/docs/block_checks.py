@@ -146,7 +146,7 @@ class _Tags(HTMLParser):
 
 
 def check_unit(block: Block, folder: Path) -> None:
-    """It is a unit of systemd, by its form."""
+    """It is a unit of systemd, by its form; one of ours has only its first process told to stop, which tells the others."""
     parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # as the documentation of the module says
     parser.read_string(block.text)
@@ -154,6 +154,9 @@ def check_unit(block: Block, folder: Path) -> None:
     assert set(parser.sections()) <= _UNIT_SECTIONS, parser.sections()
     for section in parser.sections():
         assert all(re.fullmatch(r"[A-Z]\w+", key) for key in parser[section]), [*parser[section]]
+    service = dict(parser["Service"]) if parser.has_section("Service") else {}
+    if re.search(r"\btrackside (serve|worker)\b", service.get("ExecStart", "")):
+        assert service.get("KillMode") == "mixed", "its processes would be told to stop by systemd, too"
 
 
 def check_dockerfile(block: Block, folder: Path) -> None:
