@@ -14,6 +14,10 @@ def test_every_line_is_there_once_and_names_a_test() -> None:
     assert {line for line, _, _ in NAMED} == {line for line, _ in ROWS}
 
 
+def test_no_line_waits_for_a_part_that_is_there() -> None:
+    assert [line for line, row in ROWS if "comes with the" in row] == []
+
+
 @pytest.mark.parametrize(("line", "path", "name"), NAMED, ids=lambda part: part if part.isdigit() else "")
 def test_a_test_that_is_named_is_there(line: str, path: str, name: str) -> None:
     assert (ROOT / path).exists(), f"line {line} names {path}"
