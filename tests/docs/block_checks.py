@@ -54,6 +54,8 @@ def check_python(block: Block, folder: Path) -> None:
 
 def check_commands(block: Block, folder: Path) -> None:
     """A shell can read it, our commands have these options, our scripts are there, and so is what is to be installed."""
+    unquoted = re.search(r"pip install [^'\"\n]*\[", block.text)
+    assert unquoted is None, f"zsh takes brackets for a pattern, so they have to be quoted: {unquoted[0]}"
     commands = commands_in(block)
     if block.language == "sh":
         subprocess.run(["bash", "-n"], input=block.text, check=True, text=True, capture_output=True)

@@ -72,19 +72,21 @@ def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
 
 def test_a_block_that_is_wrong_is_found(tmp_path: Path) -> None:
     document = ROOT / "README.md"
-    wrong = {
-        "sh": "trackside rnu agents.py:greet\n",
-        "console": "$ trackside runs --stauts error\n",
-        "toml": "# trackside.toml\n[server]\nprot = 1\n",
-        "json": "{'a': 1}\n",
-        "yaml": "a: [\n",
-        "html": "<p><b></p>\n",
-        "ini": "[Service]\nexec start=x\n",
-        "conf": "listen: [\n",
-        "dockerfile": "RUN pip install trackside\n",
-        "py": "def f(:\n",
-    }
-    for language, text in wrong.items():
+    wrong = [
+        ("sh", "trackside rnu agents.py:greet\n"),
+        ("sh", "pip install trackside[nats]\n"),
+        ("console", "$ trackside runs --stauts error\n"),
+        ("toml", "# trackside.toml\n[server]\nprot = 1\n"),
+        ("json", "{'a': 1}\n"),
+        ("yaml", "a: [\n"),
+        ("html", "<p><b></p>\n"),
+        ("ini", "[Service]\nexec start=x\n"),
+        ("ini", "[Service]\nExecStart=/opt/trackside/bin/trackside worker\n"),
+        ("conf", "listen: [\n"),
+        ("dockerfile", "RUN pip install trackside\n"),
+        ("py", "def f(:\n"),
+    ]
+    for language, text in wrong:
         with pytest.raises(Exception, match=r"."):
             CHECKS[language](Block(document, 1, language, text), tmp_path)
     assert [
