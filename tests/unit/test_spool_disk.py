@@ -191,6 +191,21 @@ async def test_what_was_known_to_wait_does_so_while_the_folder_cannot_be_read(fo
     await spool.aclose()
 
 
+async def test_what_could_not_be_kept_is_not_kept_later_either(folder: Path) -> None:
+    spool, log = Spool(folder), Log()
+    folder.symlink_to(folder)
+    with pytest.raises(SpoolError, match="symbolic links"):
+        await spool.append(make_run("lost", thread_id="t"))
+    folder.unlink()
+
+    await spool.append(make_run("kept", thread_id="u"))
+
+    assert (spool.waiting, spool.holds("lost", "t")) == (1, False)
+    assert await spool.deliver(log) == DeliveryReport(delivered=1)
+    assert log.offered == ["kept"]
+    await spool.aclose()
+
+
 async def test_a_spool_of_another_user_is_an_error_and_not_empty(folder: Path) -> None:
     await spool_of(folder, "another's", make_run())
     folder.chmod(0o000)

@@ -239,7 +239,12 @@ class Spool:
     def _write_appends(self) -> None:
         """Write all that waits by now in one go: many runs end at once when a log goes away, and each flush takes time."""
         appends: list[_Append] = []
-        size = bytes_in(self.folder)
+        try:
+            size = bytes_in(self.folder)
+        except OSError as exc:
+            while self._appends:
+                self._appends.popleft().failure = exc
+            return
         while self._appends:
             append = self._appends.popleft()
             if size + len(append.line) > self._max_bytes:
