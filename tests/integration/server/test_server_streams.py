@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +19,8 @@ from running_server import serving
 from speaking_agents import Held, counting
 
 from trackside import RunContext, RunSpec
+from trackside.app.server.front import Front
+from trackside.app.server.log import ServerLog
 from trackside.app.settings import Settings
 from trackside.app.streams import HubLimits
 from trackside.app.wiring import App, open_app
@@ -409,6 +413,21 @@ async def test_streams_stop_when_the_server_does_and_say_that_the_run_may_go_on(
             assert await run.read_chunk() == b""  # clients ask how the run stands, and come back if it goes on
             assert await thread.rest() == b"", "it has no end, but is cut off, so that clients come back"
         held.say(None)
+
+
+async def test_a_stream_that_is_cut_off_on_purpose_is_no_error_of_the_server(serve_agents: Any, tmp_path: Path) -> None:
+    logged = tmp_path / "log"
+    with logged.open("w", encoding="utf-8") as file, ServerLog(file, as_json=True) as log:
+        async with (
+            serve_agents({"counting": counting}) as served,
+            serving(Front(served.app.asgi, note=partial(log.say, "request"))) as served.url,
+            RawClient.asking(served, "GET", f"/threads/{await new_thread(served)}/stream") as thread,
+        ):
+            served.app.streams.end_all()
+            await thread.read_until(b": the server closes this stream; the run may go on\r\n\r\n")
+            assert await thread.rest() == b""
+    lines = [json.loads(line) for line in (await asyncio.to_thread(logged.read_text, "utf-8")).splitlines()]
+    assert [(line["level"], line["event"], line.get("cut")) for line in lines] == [("info", "request", True)]
 
 
 async def test_a_message_of_a_function_is_there_in_both_modes(serve_agents: Any) -> None:

@@ -29,6 +29,7 @@ _BATCH: Final = 1_000  # lines that are written at once
 _PATIENCE: Final = 2.0  # seconds that closing waits for whoever reads
 _EXCEPTION: Final = "exception"  # the fact that has several lines
 _LOGGERS: Final = ("trackside", "uvicorn.error")
+_CUT_OFF: Final = "ASGI callable returned without completing response."  # which the line of its request says, too
 
 
 class _Line(NamedTuple):
@@ -110,6 +111,8 @@ class _Warnings(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == _CUT_OFF:  # streams are, so that clients come back
+            return
         facts: dict[str, Any] = {"logger": record.name}
         if record.exc_info and record.exc_info[1] is not None:
             facts[_EXCEPTION] = logging.Formatter().formatException(record.exc_info)

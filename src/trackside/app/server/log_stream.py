@@ -122,7 +122,7 @@ class LogEvents:
                 async with asyncio.timeout(self.patience):
                     await send({"type": "http.response.body", "body": frame, "more_body": more})
             except TimeoutError:
-                logger.info("a reader of the log took nothing for %g seconds and was let go", self.patience)
+                logger.warning("a reader of the log took nothing for %g s and was let go", self.patience)
                 raise
             self._said += 1
 
