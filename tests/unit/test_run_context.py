@@ -325,6 +325,10 @@ async def test_cancelled_says_that_the_run_was_asked_to_stop(way: Way) -> None:
             lambda run: run.send("x", namespace=None),
             "namespace = None cannot be said of a run: it is a sequence of the names of sub-graphs, outermost first.",
         ),
+        (
+            lambda run: run.send("x", namespace=[1]),
+            "namespace = [1] cannot be said of a run: it is a sequence of the names of sub-graphs, outermost first.",
+        ),
     ],
 )
 @virtual

@@ -286,7 +286,8 @@ class RunContext:
 
 
 def _names_in(namespace: Any) -> tuple[str, ...]:
-    if isinstance(namespace, str) or not isinstance(namespace, Sequence):
+    names = not isinstance(namespace, str) and isinstance(namespace, Sequence)
+    if not names or not all(isinstance(name, str) for name in namespace):
         why = "it is a sequence of the names of sub-graphs, outermost first"
         raise InvalidReportError(field="namespace", value=namespace, why=why)
     return tuple(namespace)
