@@ -3,9 +3,12 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
+from trackside.harness.lifecycle import run_status_of
 from trackside.harness.observer import BatchRunObserver, RunLifecycleEvent, RunObserver
+from trackside.harness.payloads import PAYLOADS
 from trackside.harness.types import LifecycleEventType, RunStatus
 from trackside.testing import (
     InvalidTestError,
@@ -181,5 +184,25 @@ def test_made_run_ends_with_the_status_asked_for(status: RunStatus) -> None:
         "human_message",
         "human_message",
     ]
-    assert run[4].payload["status"] == status
+    assert run_status_of(run[4].event_type, run[4].payload) == status
     assert {(event.run_id, event.thread_id) for event in run} == {("r", "t")}
+
+
+@pytest.mark.parametrize(
+    ("status", "more"),
+    [
+        (RunStatus.success, {"status", "title"}),
+        (RunStatus.interrupted, {"status", "interrupts", "title"}),
+        (RunStatus.error, {"status", "error", "error_type", "traceback"}),
+        (RunStatus.timeout, {"status", "error", "error_type"}),
+        (RunStatus.cancelled, {"cancel_mode"}),
+    ],
+)
+def test_made_run_says_what_a_real_one_does(status: RunStatus, more: set[str]) -> None:
+    run = make_run(messages=2, status=status)
+
+    for event in run:
+        msgspec.convert(event.payload, PAYLOADS[event.event_type])
+    end = run[-2].payload
+    assert set(end) == {"agent", "completion_data", *more}
+    assert (end["completion_data"]["message_count"], end["completion_data"]["first_human_message"]) == (2, "hello 0")

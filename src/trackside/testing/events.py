@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from trackside.harness.amounts import is_count
+from trackside.harness.announcing import Announcements
+from trackside.harness.ending import End, Stop, failed, stopped
 from trackside.harness.ids import new_id
-from trackside.harness.lifecycle import is_final, terminal_event_of, thread_status_after
+from trackside.harness.journal import Journal
+from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import LifecycleEventType, RunStatus
+from trackside.harness.types import LifecycleEventType, RunRecord, RunStatus, ThreadStatus
 from trackside.testing.errors import InvalidTestError
 from trackside.testing.loop import EPOCH
 
@@ -31,26 +34,28 @@ def make_run(
 ) -> list[RunLifecycleEvent]:
     """The events of a run from its start to the end with `status`, on a thread that was idle before.
 
+    They say what those of a real run say that has used nothing.
+
     Raises:
         InvalidTestError: (a `ValueError`) runs do not end with this status, or `messages` is no number of them.
     """
     status = _final(status)
     if not is_count(messages, 0):
         raise InvalidTestError(argument="messages", value=messages, why="it is a whole number from 0 up")
-    after = thread_status_after(status, another_waits=False)
-    parts: list[tuple[LifecycleEventType, dict[str, Any]]] = [
-        (LifecycleEventType.RUN_STARTED, {"agent": "agent", "metadata": {}}),
-        (LifecycleEventType.THREAD_STATUS_UPDATED, {"status": "busy", "previous": "idle"}),
-        *(
-            (LifecycleEventType.HUMAN_MESSAGE, {"message": {"id": new_id(), "type": "human", "content": f"hello {i}"}})
-            for i in range(messages)
-        ),
-        (terminal_event_of(status), {"agent": "agent", "status": status.value, "completion_data": {}}),
-        (LifecycleEventType.THREAD_STATUS_UPDATED, {"status": after.value, "previous": "busy"}),
+    record = RunRecord(run_id=run_id, thread_id=thread_id, agent="agent", status=RunStatus.running, created_at=EPOCH)
+    journal = Journal()
+    says = Announcements(record, journal, None)
+    said = [journal.record_message({"type": "human", "content": f"hello {i}"}) for i in range(messages)]
+    drafts = [
+        says.start(),
+        says.thread(ThreadStatus.idle, ThreadStatus.busy),
+        *map(says.human, said),
+        says.end(_end(status)),
+        says.thread(ThreadStatus.busy, thread_status_after(status, another_waits=False)),
     ]
     return [
-        make_event(event_type, run_id=run_id, thread_id=thread_id, sequence=sequence, payload=payload)
-        for sequence, (event_type, payload) in enumerate(parts, 1)
+        make_event(draft.event_type, run_id=run_id, thread_id=thread_id, sequence=sequence, payload=draft.payload)
+        for sequence, draft in enumerate(drafts, 1)
     ]
 
 
@@ -59,3 +64,17 @@ def _final(said: Any) -> RunStatus:
     if said not in ends:
         raise InvalidTestError(argument="status", value=said, why=f"a run ends with one of {', '.join(ends)}")
     return RunStatus(said)
+
+
+def _end(status: RunStatus) -> End:
+    match status:
+        case RunStatus.interrupted:
+            return End(status, {"interrupts": [{"id": new_id(), "value": "go on?"}]})
+        case RunStatus.error:
+            return failed(RuntimeError("it failed"))
+        case RunStatus.timeout:
+            return stopped(Stop(status, "the run took longer than its timeout of 60 s"))
+        case RunStatus.cancelled:
+            return stopped(Stop(status))
+        case _:
+            return End(status, {})
