@@ -24,14 +24,6 @@ def begin_stream(stream: RunStream, run: RunRecord, spec: RunSpec, *, started: b
         logger.exception("the stream of run %s could not be begun", run.run_id, extra=fields_of(run))
 
 
-def is_heard(stream: RunStream, run_id: str) -> bool:
-    """Whether what a run says that another process executes comes to a stream (`RunStream`)."""
-    if not getattr(stream, "local", False):
-        return True
-    is_mirrored = getattr(stream, "is_mirrored", None)
-    return is_mirrored is not None and bool(is_mirrored(run_id))
-
-
 def close_stream(stream: RunStream, run: RunRecord, end: Mapping[str, Any] | None = None) -> None:
     """Say that no more parts of a run will come, and what its last event says; a stream that cannot take note of it is
     reported.

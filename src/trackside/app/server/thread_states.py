@@ -28,7 +28,7 @@ _START: Final = "__start__"
 
 
 @dataclass(frozen=True, slots=True)
-class ThreadStates:
+class StatesOfThread:
     """The states of one thread, for one who may see it."""
 
     parts: ServerParts

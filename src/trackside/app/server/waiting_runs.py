@@ -1,7 +1,7 @@
 """Why a run has not started yet, and who executes it when it has.
 
 Nobody else starts a run of an agent that no live worker has: whoever waits for it is told that, and which agent, pool and
-version that is. Pure, over what the database says of the run and of the processes.
+version that is. `explained` is pure, over what the others read of the run and of the processes.
 """
 
 from __future__ import annotations

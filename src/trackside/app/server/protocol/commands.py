@@ -17,7 +17,7 @@ from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.routing import Call
 from trackside.app.server.starting import LENIENT_RESUME, agent_named, started
-from trackside.app.server.thread_states import ThreadStates
+from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.server.wire.protocol import (
     STARTS,
     AgentGetTree,
@@ -274,8 +274,8 @@ def _agent_of(call: CommandCall, thread: StoredThread) -> str:
     return agent
 
 
-def _states(call: CommandCall, thread: StoredThread) -> ThreadStates:
-    return ThreadStates(call.parts, thread, caller_of(call.parts, call.principal))
+def _states(call: CommandCall, thread: StoredThread) -> StatesOfThread:
+    return StatesOfThread(call.parts, thread, caller_of(call.parts, call.principal))
 
 
 def _at(namespace: Namespace | None) -> CheckpointRef | None:

@@ -12,7 +12,7 @@ from trackside.app.server.outcomes import RunEnd
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
-from trackside.app.server.thread_states import ThreadStates
+from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.storage import StoredRun
 from trackside.app.streams.protocol import EventReader, Wanted, read_events
 from trackside.app.streams.thread_feed import PER_MS
@@ -30,7 +30,7 @@ class ProtocolEvents:
     """
 
     parts: ServerParts
-    states: ThreadStates
+    states: StatesOfThread
     wanted: Wanted
     since: int | None
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.protocol.commands import action_of, answered
 from trackside.app.server.protocol.thread_events import ProtocolEvents
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
-from trackside.app.server.thread_states import ThreadStates
+from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.server.wire.protocol import CommandDone, CommandFailed, EventsWanted, ProtocolCommand
 from trackside.app.streams.protocol import Wanted
 
@@ -52,7 +52,7 @@ async def follow_events(call: Call[EventsWanted, None]) -> Any:
     thread = await thread_for(call)
     return ProtocolEvents(
         parts=parts,
-        states=ThreadStates(parts, thread, caller_of(parts, call.principal)),
+        states=StatesOfThread(parts, thread, caller_of(parts, call.principal)),
         wanted=Wanted(channels=frozenset(asked.channels), namespaces=asked.namespaces, depth=asked.depth),
         since=asked.since,
         headers={"Content-Location": f"/threads/{thread.thread_id}"},

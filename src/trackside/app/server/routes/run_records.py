@@ -27,6 +27,7 @@ async def list_runs(call: Call[None, RunsQuery]) -> Any:
     """The runs of a thread, newest first.
 
     `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page, if there is one.
+    `select` may name `cancel_reason`, as with LangGraph; no run has it: the event that ends it says why it was stopped.
     """
     query, store = call.query, call.parts.store
     threads = store.threads_of(call.principal.owner)

@@ -8,7 +8,7 @@ from trackside.app.server.access import caller_of, thread_for
 from trackside.app.server.authorizing import About
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call, Routes
-from trackside.app.server.thread_states import ThreadStates
+from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.server.wire.runs import CheckpointRef
 from trackside.app.server.wire.states import (
     Before,
@@ -123,5 +123,5 @@ routes.refuse(
 )
 
 
-async def _states(call: Call[Any, Any]) -> ThreadStates:
-    return ThreadStates(call.parts, await thread_for(call), caller_of(call.parts, call.principal))
+async def _states(call: Call[Any, Any]) -> StatesOfThread:
+    return StatesOfThread(call.parts, await thread_for(call), caller_of(call.parts, call.principal))

@@ -17,7 +17,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
-from trackside.app.server.thread_states import ThreadStates
+from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.server.thread_views import keeper_of, place_of, views_of
 from trackside.app.server.wire.lifetimes import minutes_of
 from trackside.app.server.wire.threads import (
@@ -320,7 +320,7 @@ async def _as_it_was_left(call: Call[Any, Any], thread: StoredThread) -> StoredT
     """A thread that was just made: it waits where its checkpoints were there before it and say so, as those of LangGraph's
     own savers.
     """
-    states = ThreadStates(call.parts, thread, caller_of(call.parts, call.principal))
+    states = StatesOfThread(call.parts, thread, caller_of(call.parts, call.principal))
     try:
         waits = bool((await states.state()).next)
     except TracksideError:  # what cannot be shown keeps no thread from being made
@@ -339,4 +339,4 @@ async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[S
     except TracksideError:
         await _threads(call).remove(thread.thread_id)
         raise
-    await ThreadStates(call.parts, thread, caller_of(call.parts, call.principal)).note_change()
+    await StatesOfThread(call.parts, thread, caller_of(call.parts, call.principal)).note_change()
