@@ -54,7 +54,6 @@ _FORMS: Final[Mapping[str, str]] = {
     "_text": "text",
     "_named_text": "text",
     "parse_count": "whole number from 1",
-    "_count": "whole number from 1",
     "_concurrency": "whole number from 1 to 10,000",
     "parse_seconds": "time",
     "parse_positive_seconds": "time, longer than 0",

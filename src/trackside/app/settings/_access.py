@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from trackside.app.settings._values import parse_count
+
 _RATE: Final = re.compile(r"[1-9][0-9]{0,8}\s*(/|per)\s*([1-9][0-9]{0,5}\s*)?(second|minute|hour|day)s?", re.IGNORECASE)
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s]+)", re.IGNORECASE | re.ASCII)
 _HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
@@ -72,13 +74,6 @@ def _rate(value: Any) -> str:
     return value
 
 
-def _count(value: Any) -> int:
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-    if type(number) is not int or number < 1:
-        raise ValueError(f"{value!r} is not a whole number from 1 up; leave it out for the default")
-    return number
-
-
 def _origin(text: str) -> str:
     """An origin as browsers say it, for it is compared with that: in small letters, without the port that it has anyhow."""
     found = _ORIGIN.fullmatch(text)
@@ -129,7 +124,7 @@ ACCESS_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "hosts": _list_of(_host, "names of hosts, without a port: example.org, [fd00::5]"),
     "origins": _list_of(_origin, "origins of pages: https://example.org"),
     "rate": _rate,
-    "max_streams": _count,
+    "max_streams": parse_count,
     "jwt_key": parse_secret,
     "jwt_jwks": _text,
     "jwt_issuer": _text,

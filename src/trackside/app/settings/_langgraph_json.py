@@ -84,9 +84,9 @@ class ProjectSettings:
     import_roots: tuple[str, ...] = ()
     """Folders from which its modules are imported."""
     packages: tuple[str, ...] = ()
+    """What has to be installed, as `pip` is told."""
     no_graphs: str = ""
     """Why there is none to serve; empty if there is one, or no such project."""
-    """What has to be installed, as `pip` is told."""
 
 
 @dataclass(frozen=True, slots=True)
