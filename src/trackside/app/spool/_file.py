@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -93,22 +92,7 @@ class SpoolFile:
 
     def entries(self) -> list[Entry]:
         """What is still to be done, in order."""
-        found: list[Entry] = []
-        done: set[str] = set()
-        offset = 0
-        for line in self._lines():
-            try:
-                key, record = decode(line)
-            except DamagedLineError:
-                if line.strip():
-                    found.append(Entry(id_of_damaged(line), offset, len(line)))
-            else:
-                if isinstance(record, Done):
-                    done.update(record.ids)
-                else:
-                    found.append(Entry(key, offset, len(line)))
-            offset += len(line)
-        return [entry for entry in found if entry.id not in done]
+        return entries_in(self.path)
 
     def read(self, entry: Entry) -> Waiting:
         """The record at an entry.
@@ -144,9 +128,26 @@ class SpoolFile:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def _lines(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            yield from file
+
+def entries_in(path: Path) -> list[Entry]:
+    """What is still to be done in a file, in order; takes no lock."""
+    found: list[Entry] = []
+    done: set[str] = set()
+    offset = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                key, record = decode(line)
+            except DamagedLineError:
+                if line.strip():
+                    found.append(Entry(id_of_damaged(line), offset, len(line)))
+            else:
+                if isinstance(record, Done):
+                    done.update(record.ids)
+                else:
+                    found.append(Entry(key, offset, len(line)))
+            offset += len(line)
+    return [entry for entry in found if entry.id not in done]
 
 
 def waiting_files(folder: Path) -> list[Path]:

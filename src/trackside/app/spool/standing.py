@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trackside.app.spool._file import SpoolFile, bytes_in, waiting_files
+from trackside.app.spool._file import bytes_in, entries_in, waiting_files
 from trackside.app.spool.spool import DAMAGED_FILE, REFUSED_FILE
 
 
@@ -27,25 +26,18 @@ def look_into(folder: Path) -> SpoolStanding:
         OSError: it cannot be read.
     """
     return SpoolStanding(
-        waiting=sum(_entries_in(path) for path in waiting_files(folder)),
+        waiting=sum(_waiting_in(path) for path in waiting_files(folder)),
         refused=_lines_in(folder / REFUSED_FILE),
         damaged=_lines_in(folder / DAMAGED_FILE),
         bytes=bytes_in(folder),
     )
 
 
-def _entries_in(path: Path) -> int:
+def _waiting_in(path: Path) -> int:
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        return len(entries_in(path))
     except FileNotFoundError:  # it has been delivered meanwhile
         return 0
-    file = SpoolFile(path, descriptor)
-    try:
-        return len(file.entries())
-    except FileNotFoundError:
-        return 0
-    finally:
-        file.close()
 
 
 def _lines_in(path: Path) -> int:
