@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 
-from trackside.app.settings import Settings
-from trackside.app.spool import Spool
+from trackside.app.settings import Settings, load_settings
+from trackside.app.spool import Spool, SpoolFullError
+from trackside.app.spool.spool import DEFAULT_MAX_BYTES
 from trackside.app.wiring import open_app
 from trackside.harness import RunSpec, RunStatus
 from trackside.testing import assert_run_order, make_run
@@ -68,3 +69,13 @@ async def test_nothing_is_made_where_nothing_was_missed(
         await (await app.manager.start(RunSpec("echo", "hello"))).result()
 
     assert not folder.exists()
+
+
+async def test_a_spool_holds_as_much_as_is_set(tmp_path: Path, blockbuster: BlockBuster) -> None:
+    blockbuster.deactivate()
+    settings = load_settings(environ={"TRACKSIDE_DATABASE_SPOOL_SIZE": "1KB"}, folder=tmp_path)
+    async with open_app(settings, {"echo": echo}) as app:
+        with pytest.raises(SpoolFullError, match="holds 0 bytes and may hold 1024"):
+            await app.recorder.on_missed(make_run(), TimeoutError())
+
+    assert load_settings(environ={}, folder=tmp_path).database_spool_size == DEFAULT_MAX_BYTES

@@ -115,6 +115,8 @@ class Settings:
     database_spool: str | None = None
     """The folder for what a database could not take, until it can; None: beside an SQLite file, else in
     `$XDG_STATE_HOME/trackside/spool` (`~/.local/state/trackside/spool`)."""
+    database_spool_size: int = 256 * 1_048_576
+    """Bytes that what is in that folder may take."""
     checkpoints_saver: str = "store"
     """What keeps the threads of LangGraph's graphs that have no checkpointer of their own: "store", the store itself, or
     "langgraph", LangGraph's own saver for the database."""
@@ -320,7 +322,7 @@ def _settings_of(entries: Iterable[Entry]) -> Settings:
     return Settings(
         agents={name: values[""] for name, values in owned["agents"].items()},
         database_url=_URL.sub(lambda scheme: scheme[0].lower(), database.get("url", DEFAULT_DATABASE_URL), 1),
-        database_spool=database.get("spool"),
+        **{f"database_{name}": value for name, value in database.items() if name != "url"},
         **{f"checkpoints_{name}": value for name, value in plain["checkpoints"].items()},
         default_limits=limits,
         limits={name: replace(limits, **own) for name, own in owned["limits"].items()},

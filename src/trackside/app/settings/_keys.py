@@ -86,7 +86,7 @@ _LIMITS: _Kinds = {
     "max_attempts": parse_count,
 }
 _PLAIN: Mapping[str, _Kinds] = {
-    "database": {"url": parse_text, "spool": parse_text},
+    "database": {"url": parse_text, "spool": parse_text, "spool_size": parse_bytes},
     "checkpoints": {"saver": _saver},
     "limits": _LIMITS,
     "runs": {

@@ -15,4 +15,4 @@ class SpoolError(TracksideError):
 
 
 class SpoolFullError(SpoolError):
-    """The spool {folder} holds {size} bytes and may hold {limit}, so {more} more have no place in it. It empties itself when the database is back; what is in its files {aside} stays until somebody takes it away."""  # noqa: E501
+    """The spool {folder} holds {size} bytes and may hold {limit}, so {more} more have no place in it. It empties itself when the database is back; what is in its files {aside} stays until somebody takes it away. database.spool_size lets it hold more."""  # noqa: E501

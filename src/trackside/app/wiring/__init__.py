@@ -328,7 +328,7 @@ async def _imported(
 async def _opened_log(settings: Settings, stack: AsyncExitStack) -> tuple[Store, Spool, Recorder]:
     """The log, what is kept for it where it is away, and what writes to the one or the other; what was kept is delivered."""
     store = await stack.enter_async_context(open_store(settings))
-    spool = Spool(spool_folder(settings))
+    spool = Spool(spool_folder(settings), max_bytes=settings.database_spool_size)
     recorder = Recorder(store, spool=spool)
     stack.push_async_callback(recorder.aclose)
     await recorder.deliver_spooled()

@@ -62,6 +62,7 @@ def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
     """All keys with what they are, also those that nobody has set."""
     yield "database.url", settings.database_shown
     yield "database.spool", settings.database_spool
+    yield "database.spool_size", settings.database_spool_size
     yield "checkpoints.saver", settings.checkpoints_saver
     yield "runs.max_running", settings.max_running
     yield "runs.shutdown_grace", settings.shutdown_grace
