@@ -10,9 +10,9 @@ import msgspec
 
 from trackside.app.dashboard.rendering import FailurePage, is_script
 from trackside.app.dashboard.tokens import SESSION, check_site, check_token, cookies_of
-from trackside.app.server.auth.authenticator import header_of, path_of
+from trackside.app.server.auth.authenticator import path_of
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.responses import Receive, Reply, Scope, Send, failure
+from trackside.app.server.responses import Receive, Reply, Scope, Send, failure, header_of
 
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SAY_WHO: Final = (b"authorization", b"x-api-key")

@@ -19,9 +19,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import quote, unquote
 
-from trackside.app.server.auth.authenticator import header_of
 from trackside.app.server.failures import HttpError
-from trackside.app.server.responses import Scope
+from trackside.app.server.responses import Scope, header_of
 
 SESSION: Final = "trackside_session"
 TOKEN: Final = "trackside_token"  # noqa: S105  # the cookie's name

@@ -9,7 +9,7 @@ from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
-from trackside.app.server.responses import Receive, Scope
+from trackside.app.server.responses import Receive, Scope, header_of
 from trackside.harness.ids import is_uuid
 from trackside.harness.types import JsonObject
 
@@ -34,11 +34,8 @@ class Call[B, Q]:
 
     def header(self, name: str) -> str | None:
         """The value of a header; None if it was not sent."""
-        wanted = name.lower().encode()
-        for key, value in self.scope["headers"]:
-            if key == wanted:
-                return str(value.decode("latin-1"))
-        return None
+        value = header_of(self.scope, name.lower().encode())
+        return None if value is None else value.decode("latin-1")
 
     @property
     def thread_id(self) -> str:

@@ -9,12 +9,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from trackside.app.server.auth import Authentication
-from trackside.app.server.auth.authenticator import header_of
 from trackside.app.server.auth.browsers import ANY, LocalOnly
 from trackside.app.server.parts import ServerOptions, ServerParts
 from trackside.app.server.principal import Permission
 from trackside.app.server.rates import Rate
-from trackside.app.server.responses import Receive, Scope, Send
+from trackside.app.server.responses import Receive, Scope, Send, header_of
 from trackside.app.server.routing import Endpoint
 from trackside.app.server.secure_headers import SecureHeaders
 

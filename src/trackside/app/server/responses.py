@@ -1,4 +1,4 @@
-"""Answers as ASGI sends them. The smallest that do: a server spends most of its time here."""
+"""Answers as ASGI sends them, and headers as it has them. The smallest that do: a server spends most of its time here."""
 
 from __future__ import annotations
 
@@ -125,3 +125,12 @@ def _value_of(value: str) -> bytes:
     if not value.isprintable() or not value.isascii():
         value = "".join(sign if sign.isprintable() else "?" for sign in value)
     return value.encode("latin-1", "replace")
+
+
+def header_of(scope: Scope, name: bytes) -> bytes | None:
+    """The first value of a request's header; None if it was not sent."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None

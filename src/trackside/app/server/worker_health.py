@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from trackside.app.server.health import Health
-from trackside.app.server.responses import Receive, Reply, Scope, Send, failure, json_reply
+from trackside.app.server.metrics import scraped
+from trackside.app.server.responses import Receive, Reply, Scope, Send, failure, header_of, json_reply
 from trackside.app.server.routes.health import Live
-from trackside.app.server.routes.records import Renders
 from trackside.app.server.secure_headers import SecureHeaders
 from trackside.app.storage import Store
 from trackside.app.vitals import Vitals
@@ -53,8 +53,7 @@ class WorkerHealth:
         elif scope["method"] not in _READ:
             reply = failure(405, "this can only be read", {"Allow": ", ".join(_READ)})
         else:
-            accepts = next((value for name, value in scope["headers"] if name == b"accept"), b"")
-            reply = await answer(accepts.decode("latin-1"))
+            reply = await answer((header_of(scope, b"accept") or b"").decode("latin-1"))
         await reply(scope, receive, send)
 
     async def _live(self, accept: str) -> Reply:
@@ -65,9 +64,4 @@ class WorkerHealth:
         return json_reply(found, status=200 if found.status == "ready" else 503)
 
     async def _metrics(self, accept: str) -> Reply:
-        for configured in self._observers:
-            observer = getattr(configured, "observer", configured)
-            if isinstance(observer, Renders):
-                body, content_type = observer.render(accept)
-                return Reply(body, content_type=content_type)
-        return failure(404, 'nothing is counted: give trackside.toml a table [[observers]] of type "metrics"')
+        return scraped(self._observers, accept)

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
-from trackside.app.server.responses import Scope
+from trackside.app.server.responses import Scope, header_of
 
 _BEARER: Final = b"bearer "
 
@@ -30,15 +30,6 @@ class Authenticator(Protocol):
             HttpError: it is not said, or not true (401), or cannot be found out now (503).
         """
         ...
-
-
-def header_of(scope: Scope, name: bytes) -> bytes | None:
-    """The first value of a header; None if it was not sent."""
-    for key, value in scope["headers"]:
-        if key == name:
-            found: bytes = value
-            return found
-    return None
 
 
 def path_of(scope: Scope) -> str:

@@ -12,9 +12,8 @@ from collections.abc import Collection
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from trackside.app.server.auth.authenticator import header_of
 from trackside.app.server.auth.exposure import is_loopback
-from trackside.app.server.responses import Receive, Scope, Send, failure
+from trackside.app.server.responses import Receive, Scope, Send, failure, header_of
 
 ANY: Final = "*"
 

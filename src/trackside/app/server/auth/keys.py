@@ -10,10 +10,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from trackside.app.server.auth.authenticator import bearer_of, header_of, unknown
+from trackside.app.server.auth.authenticator import bearer_of, unknown
 from trackside.app.server.failures import HttpError, answer_without
 from trackside.app.server.principal import Permission, Principal
-from trackside.app.server.responses import Scope
+from trackside.app.server.responses import Scope, header_of
 from trackside.app.storage.api_keys import ApiKey, ApiKeys, digest_of, id_in
 from trackside.app.storage.errors import StorageError
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import msgspec
 from msgspec import convert
 
 from trackside.app.server.authorizing import OPERATION, About, fits
 from trackside.app.server.failures import HttpError
+from trackside.app.server.metrics import scraped
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import Reply, json_reply
+from trackside.app.server.responses import json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.waiting_runs import executed_by, waiting_for
 from trackside.app.server.wire.agents import AgentInfo
@@ -43,15 +44,6 @@ from trackside.harness.ids import assistant_id_of
 from trackside.harness.states import Describes, KeepsThreads
 
 routes = Routes("Records")
-
-
-@runtime_checkable
-class Renders(Protocol):
-    """An observer that shows what it has counted."""
-
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The metrics as text, and its content type."""
-        ...
 
 
 @routes.get(
@@ -214,13 +206,7 @@ async def list_agents(call: Call[None, None]) -> Any:
 @routes.get("/metrics", Permission.read, about=OPERATION, answers={200: str}, media_type="text/plain")
 async def get_metrics(call: Call[None, None]) -> Any:
     """What Prometheus scrapes, if the settings name an observer of the type "metrics"."""
-    for configured in call.parts.observers:
-        observer = getattr(configured, "observer", configured)
-        if isinstance(observer, Renders):
-            body, content_type = observer.render(call.header("accept") or "")
-            return Reply(body, content_type=content_type)
-    why = 'nothing is counted: install trackside[metrics], and give trackside.toml a table [[observers]] of type "metrics"'
-    raise HttpError(status=404, detail=why)
+    return scraped(call.parts.observers, call.header("accept") or "")
 
 
 async def _running_by_agent(call: Call[None, None]) -> Mapping[str, int]:
