@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -58,11 +58,7 @@ async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | N
     thread = None if run is None else await parts.store.thread(run.thread_id, owner=owner, removed=True)
     if thread is None or not thread.ends:
         return None
-    said = parts.streams.end_of(run_id)
-    if said is None:
-        ends = await parts.store.events(run_id=run_id, types=TERMINAL_EVENTS, limit=1)
-        said = ends[0].event.payload if ends else {}
-    return None if said.get("cancel_mode") == CancelMode.rollback else run
+    return None if (await _said_last(parts, run_id)).get("cancel_mode") == CancelMode.rollback else run
 
 
 def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
@@ -172,12 +168,17 @@ async def final_body(
 
 async def next_attempt(parts: ServerParts, run_id: str) -> StoredRun | None:
     """The run as which one goes on that has ended; None: it has not ended, or that is all of it."""
+    again = (await _said_last(parts, run_id)).get("retried_as")
+    return None if again is None else await parts.store.run(str(again), removed=True)
+
+
+async def _said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
+    """What the event says that ends a run, as it was said live or else as the log has it; nothing if it has not ended."""
     says = parts.streams.end_of(run_id)
     if says is None:
         ends = await parts.store.events(run_id=run_id, types=TERMINAL_EVENTS, limit=1)
         says = ends[0].event.payload if ends else {}
-    again = says.get("retried_as")
-    return None if again is None else await parts.store.run(str(again), removed=True)
+    return says
 
 
 async def _body_of_one(
