@@ -7,7 +7,7 @@ so (`gap`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ class RunEvents:
     run_id: str
     reader: Reader
     streams: StreamHub
-    ended: Callable[[], Awaitable[RunEnd | None]]
+    ended: Callable[[], Coroutine[Any, Any, RunEnd | None]]
     modes: Collection[str] | None = None
     """Which parts are wanted; None: all that the run was asked to say."""
     namespaces: Collection[str] | None = None
@@ -126,7 +126,7 @@ class RunEvents:
         await outlet.write(pending, last=True)
 
     async def _end_elsewhere(self, outlet: Outlet, departure: Departure) -> RunEnd | None:
-        finding: asyncio.Task[Any] = asyncio.create_task(_found(self.ended), name=f"trackside-end-{self.run_id}")
+        finding: asyncio.Task[Any] = asyncio.create_task(self.ended(), name=f"trackside-end-{self.run_id}")
         try:
             while not departure.gone:
                 either = (finding, departure.watching)
@@ -139,7 +139,3 @@ class RunEvents:
         finally:
             finding.cancel()
             await asyncio.wait((finding,))
-
-
-async def _found(ended: Callable[[], Awaitable[RunEnd | None]]) -> RunEnd | None:
-    return await ended()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from trackside.app.server.failures import answer_of
 from trackside.app.server.outlet import Departure
@@ -27,7 +27,7 @@ class WhenEnded:
     `result` may be called twice; who gives up waiting for it changes nothing.
     """
 
-    result: Callable[[], Awaitable[bytes]]
+    result: Callable[[], Coroutine[Any, Any, bytes]]
     headers: Mapping[str, str] = field(default_factory=dict)
     heartbeat: float = 5.0
     at_once: float = AT_ONCE
@@ -53,7 +53,7 @@ class WhenEnded:
     async def _wait(self, receive: Receive, send: Send) -> None:
         """Send a line now and then until there is the body, or the client has gone."""
         departure = Departure(receive)
-        waiting: asyncio.Task[bytes] = asyncio.create_task(_body(self.result), name="trackside-wait")
+        waiting: asyncio.Task[bytes] = asyncio.create_task(self.result(), name="trackside-wait")
         either = {waiting, departure.watching}
         try:
             while not waiting.done() and not departure.gone:
@@ -69,7 +69,3 @@ class WhenEnded:
             waiting.cancel()
             await asyncio.wait({waiting})
             await departure.aclose()
-
-
-async def _body(result: Callable[[], Awaitable[bytes]]) -> bytes:
-    return await result()
