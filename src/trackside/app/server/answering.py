@@ -13,7 +13,7 @@ from trackside.app.server.authorizing import authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError, answer_of
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.principal import NOBODY, Permission, Principal
+from trackside.app.server.principal import NOBODY
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.reading import BodyReader, query_of
 from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, json_reply
@@ -36,7 +36,7 @@ class EndpointApp:
         self.endpoint = endpoint
         self._parts = parts
         self._open_streams = open_streams
-        self._handlers = parts.handlers if endpoint.needs is not Permission.public or endpoint.refuses else None
+        self._handlers = parts.handlers if endpoint.is_decided_on else None
         self._is_stream = endpoint.media_type == EVENT_STREAM
         options = parts.options
         most = options.max_body_bytes
@@ -80,7 +80,8 @@ class EndpointApp:
         """What the function gives for this request, or what is wrong with that: nothing is raised."""
         endpoint = self.endpoint
         try:
-            principal = self._allowed(scope.get("trackside.principal", NOBODY))
+            principal = scope.get("trackside.principal", NOBODY)
+            endpoint.expect_allowed(principal)
             body = None if self._body is None else await self._body.read(scope, receive)
             query = None if endpoint.query is None else query_of(scope, endpoint.query)
             call = Call(self._parts, principal, body, query, scope.get("path_params", {}), scope, receive)
@@ -93,9 +94,3 @@ class EndpointApp:
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
             return endpoint.failing(500, FAILED, {}, None)
         return cast("Answer", result) if callable(result) else json_reply(result)
-
-    def _allowed(self, principal: Principal) -> Principal:
-        needs = self.endpoint.needs
-        if not principal.may(needs):
-            raise HttpError(status=403, detail=f"this needs the permission {needs.value!r}")
-        return principal

@@ -16,7 +16,6 @@ from trackside.app.server.authorizing import authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
-from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Problem, Reply
 from trackside.app.server.routing import Endpoint, Handler
 
@@ -63,8 +62,7 @@ class Api:
             TracksideError: what the endpoint refuses.
         """
         endpoint = self._endpoints[handler]
-        if not call.principal.may(endpoint.needs):
-            raise HttpError(status=403, detail=f"this needs the permission {endpoint.needs.value!r}")
+        endpoint.expect_allowed(call.principal)
         given = {name: value for name, value in (query or {}).items() if value is not None}
         asked = replace(
             call,
@@ -72,7 +70,7 @@ class Api:
             body=_fitted({} if body is None else body, endpoint.body, "the body"),
             path=call.path if path is None else path,
         )
-        if call.parts.handlers is not None and endpoint.needs is not Permission.public:
+        if call.parts.handlers is not None and endpoint.is_decided_on:
             asked = await authorized(replace(asked, handlers=call.parts.handlers), endpoint.about)
         result = await endpoint.handler(asked)
         return _read(result, endpoint) if isinstance(result, Reply) else Answered(result)

@@ -19,7 +19,8 @@ from typing import Any
 
 from trackside.app.server.authorizing import About, Inside, Operation
 from trackside.app.server.calls import Call
-from trackside.app.server.principal import Permission
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import Answer, failure
 
 __all__ = ["EVENT_STREAM", "Call", "Endpoint", "Routes", "all_endpoints"]
@@ -60,6 +61,20 @@ class Endpoint:
     """How many bytes the body may have at most; None: as many as the settings say, and never more than these."""
     failing: Failing = failure
     """What it answers with when something went wrong."""
+
+    @property
+    def is_decided_on(self) -> bool:
+        """Whether handlers decide on it, where there are some."""
+        return self.needs is not Permission.public or self.refuses is not None
+
+    def expect_allowed(self, principal: Principal) -> None:
+        """See that somebody has the permission that it needs.
+
+        Raises:
+            HttpError: he has not.
+        """
+        if not principal.may(self.needs):
+            raise HttpError(status=403, detail=f"this needs the permission {self.needs.value!r}")
 
 
 class Routes:
