@@ -199,10 +199,13 @@ def test_readers_are_told_what_a_run_was_asked_to_say_once_it_has_begun() -> Non
     assert reader.resumable
 
 
-async def test_waiting_ends_with_more_with_the_end_with_time_and_when_it_is_roused() -> None:
+async def test_waiting_ends_with_more_with_the_end_and_when_it_is_nudged_or_roused() -> None:
     hub = StreamHub()
     reader = hub.read(RUN)
-    assert not await reader.wait(0)
+    waiting = asyncio.create_task(reader.wait())
+    await asyncio.sleep(0)
+    reader.nudge()
+    assert not await waiting
     waiting = asyncio.create_task(reader.wait())
     await asyncio.sleep(0)
     hub.publish(RUN, "custom", 1)
@@ -224,7 +227,7 @@ async def test_who_stops_waiting_leaves_nothing_behind() -> None:
     hub = StreamHub()
     channel = hub.read(RUN)._channel
     for _ in range(100):
-        waiting = asyncio.create_task(hub.read(RUN).wait(60))
+        waiting = asyncio.create_task(hub.read(RUN).wait())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])

@@ -154,7 +154,7 @@ async def test_a_thousand_followers_have_one_reader(pushed: Store, script) -> No
 
     for seen in await asyncio.gather(*tasks):
         assert seen == list(range(6, 56))
-    assert len(reads) == pushed._feed.reads <= 3
+    assert len(reads) <= 3
 
 
 async def test_what_another_store_commits_is_read_once_for_all(url: str, pushed: Store, script) -> None:

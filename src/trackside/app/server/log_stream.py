@@ -35,15 +35,12 @@ class EventFrames:
         self._most = size
         self._size = 0
         self._frames: dict[int, bytes] = {}
-        self.encoded = 0
-        """How many were encoded so far."""
 
     def of(self, stored: StoredEvent) -> bytes:
         """The whole server-sent event. Its id is the event's position."""
         frame = self._frames.get(stored.position)
         if frame is not None:
             return frame
-        self.encoded += 1
         frame = b"id: %d\r\nevent: %b\r\ndata: %b\r\n\r\n" % (
             stored.position,
             stored.event.event_type.value.encode(),

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Final
 
 from trackside.app.server.responses import Receive, Send, encoded_headers
-from trackside.app.streams import StreamHub
 
 logger = logging.getLogger("trackside.server")
 
@@ -38,7 +37,6 @@ class Outlet:
 
     Args:
         send: of the request.
-        streams: who counts the clients that were let go.
         patience: seconds that a client may take nothing.
         heartbeat: about so many seconds after it was told something it is told that the connection lives.
     """
@@ -52,14 +50,12 @@ class Outlet:
         "_nudge",
         "_patience",
         "_send",
-        "_streams",
         "_task",
         "_timer",
     )
 
-    def __init__(self, send: Send, streams: StreamHub, *, patience: float, heartbeat: float) -> None:
+    def __init__(self, send: Send, *, patience: float, heartbeat: float) -> None:
         self._send = send
-        self._streams = streams
         self._patience = patience
         self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
@@ -122,7 +118,6 @@ class Outlet:
                 self._nudge()
         elif now - self._begun >= self._patience and self._task is not None and not self._is_slow:
             self._is_slow = True
-            self._streams.dropped_readers += 1
             logger.warning("a client that follows a stream took nothing for %g s and was let go", self._patience)
             self._task.cancel()
 

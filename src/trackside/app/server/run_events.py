@@ -14,7 +14,7 @@ from typing import Any
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.responses import Receive, Scope, Send
-from trackside.app.streams import Frame, Mirror, Reader, StreamHub
+from trackside.app.streams import Frame, Mirror, Reader
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,7 +27,6 @@ class RunEvents:
 
     run_id: str
     reader: Reader
-    streams: StreamHub
     ended: Callable[[], Coroutine[Any, Any, RunEnd | None]]
     modes: Collection[str] | None = None
     """Which parts are wanted; None: all that the run was asked to say."""
@@ -46,7 +45,7 @@ class RunEvents:
     _departure: Departure | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = Outlet(send, self.streams, patience=self.patience, heartbeat=self.heartbeat)
+        outlet = Outlet(send, patience=self.patience, heartbeat=self.heartbeat)
         await outlet.begin(self.headers)
         if self.on_disconnect is not None:
             self._departure = Departure(receive, self.reader.rouse)

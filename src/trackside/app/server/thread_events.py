@@ -38,7 +38,7 @@ class ThreadEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, options = self.parts, self.parts.options
-        outlet = Outlet(send, parts.streams, patience=options.patience, heartbeat=options.heartbeat)
+        outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.thread):
             with parts.streams.threads.read(self.thread.thread_id) as reader:
                 await outlet.begin(self.headers)  # from here on the client misses nothing

@@ -126,8 +126,6 @@ class EventFeed:
         self.growth = LogGrowth(readers, signals, self.note_outage, self.note_return)
         """Wakes those who only want to know that there is more."""
         self.closed = False
-        self.reads = 0
-        """How often the log was read for all followers together."""
 
     def join(self, follower: Follower) -> None:
         """Somebody follows from now on, until it leaves or is forgotten.
@@ -313,7 +311,6 @@ class EventFeed:
         after = self._recent.end if self._begun else None
         most = None if self._waiting else self._recent_count
         self._behind = False
-        self.reads += 1
         try:
             found = await self._readers.run(partial(_read_on, after=after, most=most))
         except BaseException:

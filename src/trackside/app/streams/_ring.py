@@ -173,24 +173,20 @@ class RingReader[T: Sized]:
         """Whether everything was taken, and no more will come."""
         return self._ring.closed and self._ring.added <= self.seen
 
-    async def wait(self, seconds: float | None = None) -> bool:
-        """Until there is more, or the end, or somebody nudges it, or so long; whether there is more, or the end."""
+    async def wait(self) -> bool:
+        """Until there is more, or the end, or somebody nudges it; whether there is more, or the end."""
         ring = self._ring
         if ring.added > self.seen or ring.closed:
             return True
         if self._roused:
             return False
-        loop = asyncio.get_running_loop()
-        waker = self._waker = loop.create_future()
+        waker = self._waker = asyncio.get_running_loop().create_future()
         ring.add_waker(waker)
-        timer = None if seconds is None else loop.call_later(seconds, _wake, waker)
         try:
             await waker
         finally:
             self._waker = None
             ring.discard_waker(waker)
-            if timer is not None:
-                timer.cancel()
         return ring.added > self.seen or ring.closed
 
     async def wait_for_end(self) -> None:

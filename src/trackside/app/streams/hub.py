@@ -231,8 +231,6 @@ class StreamHub:
         """What is said on threads, over all their runs."""
         self.on_end: Callable[[str, str | None, Mapping[str, Any]], object] | None = None
         """Told of each run that ends here: its id, its agent if that is known, and what its last event says."""
-        self.dropped_readers = 0
-        """Clients that were let go because they took nothing; whoever serves them counts."""
         self.on_begin: Callable[[Channel, RunRecord, RunSpec, bool, int], object] | None = None
         """Told who a run of this process is, and whether it has started, before it says anything, and when."""
         self.on_part: Callable[[Channel], object] | None = None

@@ -39,7 +39,7 @@ class ProtocolEvents:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self.parts
         options = parts.options
-        outlet = Outlet(send, parts.streams, patience=options.patience, heartbeat=options.heartbeat)
+        outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.states.thread):
             threads, thread_id = parts.streams.threads, self.states.thread.thread_id
             if parts.mirrors is not None and self.since:

@@ -150,7 +150,6 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
         run_id=run_id,
         reader=reader,
         mirror=mirror,
-        streams=parts.streams,
         ended=lambda: end_of(parts, run_id),
         modes=modes or None,
         namespaces=query.namespace,

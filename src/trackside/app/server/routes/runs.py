@@ -140,7 +140,6 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
         run_id=run_id,
         reader=reader_of(parts, run_id),
         mirror=mirror,
-        streams=parts.streams,
         ended=lambda: end_of(parts, run_id),
         modes=frozenset(spec.stream_mode),
         namespaces=call.query.namespace,

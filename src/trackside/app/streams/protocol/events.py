@@ -293,9 +293,9 @@ class EventReader(RingReader[Event]):
         """Whether it is over because there is no such thread any more."""
         return self._feed.thread_is_gone
 
-    async def wait(self, seconds: float | None = None) -> bool:
-        """Until there may be more, or the end, or somebody nudges it, or so long; whether there may be more, or the end."""
-        return self.has_more or await self._feed.wait(seconds) or self.has_more
+    async def wait(self) -> bool:
+        """Until there may be more, or the end, or somebody nudges it; whether there may be more, or the end."""
+        return self.has_more or await self._feed.wait() or self.has_more
 
     def nudge(self) -> None:
         """End its waiting, if it waits."""
