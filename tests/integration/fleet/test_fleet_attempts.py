@@ -126,3 +126,22 @@ async def test_a_client_who_goes_takes_the_attempt_with_him_as_which_his_run_goe
             while not all(run["status"] == "interrupted" for run in await other.client.runs.list(thread)):
                 await asyncio.sleep(0.01)
         assert len(await other.client.runs.list(thread)) == 2
+
+
+@pytest.mark.parametrize("how", ["cancel", "cancel_many"])
+async def test_who_cancels_a_run_stops_the_attempt_as_which_it_goes_on(
+    have_fleet: Any, postgres_with_tables: str, how: str
+) -> None:
+    async with asked(have_fleet, postgres_with_tables) as (fleet, patient, parting):
+        one, other = fleet.servers
+        thread = (await one.client.threads.create())["thread_id"]
+        run_id = (await one.client.runs.create(thread, "patient", input={}))["run_id"]
+        await patient.waits.wait()
+        await parting.leave()  # and nobody else is there to begin the second attempt
+        async with asyncio.timeout(30):
+            if how == "cancel":
+                await other.client.runs.cancel(thread, run_id, wait=True)
+            else:
+                await other.client.runs.cancel_many(thread_id=thread, run_ids=[run_id])
+            runs = await other.client.runs.list(thread)
+        assert [run["status"] for run in runs] == ["interrupted", "interrupted"]

@@ -181,6 +181,13 @@ async def _said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
     return says
 
 
+async def last_attempt(parts: ServerParts, run: StoredRun) -> StoredRun:
+    """The run, or the last attempt as which it goes on, if it has ended."""
+    while is_final(run.status) and (again := await next_attempt(parts, run.run_id)) is not None:
+        run = again
+    return run
+
+
 async def _body_of_one(
     parts: ServerParts, run: RunRecord | StoredRun, caller: Caller, handle: RunHandle | None
 ) -> bytes:

@@ -8,15 +8,16 @@ from typing import Any
 from trackside.app.server.authorizing import About, fitting
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
-from trackside.app.server.following import end_of, run_headers, visible_run
+from trackside.app.server.following import end_of, last_attempt, next_attempt, run_headers, visible_run
+from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.waiting import WhenEnded
-from trackside.app.server.wire.runs import CancelMany, CancelManyQuery, CancelQuery
+from trackside.app.server.wire.runs import CancelAction, CancelMany, CancelManyQuery, CancelQuery
 from trackside.app.storage import StoredRun
 from trackside.harness.lifecycle import is_final
-from trackside.harness.types import CancelAction, RunStatus
+from trackside.harness.types import RunStatus
 
 routes = Routes("Runs")
 
@@ -31,25 +32,23 @@ routes = Routes("Runs")
 async def cancel_run(call: Call[None, CancelQuery]) -> Any:
     """Stop a run. Stopping it again, or one that has ended, changes nothing and is no error.
 
-    With `wait` the answer comes when it has ended. With the action `rollback` the thread is as it was before, and the run is
-    gone.
+    Of a run that goes on as another attempt, that is stopped. With `wait` the answer comes when it has ended. With the
+    action `rollback` the thread is as it was before, and the run is gone.
     """
     query, parts = call.query, call.parts
     if query.reason is not None:
         raise HttpError(status=422, detail="reason is not supported: a run is cancelled without one")
     run = await visible_run(parts, call.principal, call.run_id, call.thread_id)
-    run_id = run.run_id
-    if not is_final(run.status):
-        await parts.manager.cancel(run_id, action=query.action)
+    last = await _stopped(parts, run, query.action)
     if not query.wait:
         return empty(202)
 
     async def ended() -> bytes:
-        if not is_final(run.status):
-            await end_of(parts, run_id)
+        if not is_final(last.status):
+            await end_of(parts, last.run_id)
         return b"null"
 
-    headers = run_headers(run.thread_id, run_id, then="join")
+    headers = run_headers(run.thread_id, run.run_id, then="join")
     return WhenEnded(result=ended, headers=headers, heartbeat=parts.options.heartbeat)
 
 
@@ -62,15 +61,28 @@ async def cancel_run(call: Call[None, CancelQuery]) -> Any:
     answers={204: None},
 )
 async def cancel_runs(call: Call[CancelMany, CancelManyQuery]) -> Any:
-    """Stop several runs: some of one thread, or all that are pending, running, or both."""
-    body, manager = call.body, call.parts.manager
+    """Stop several runs: some of one thread, 10,000 at most, or all that are pending, running, or both.
+
+    Of one that goes on as another attempt, that is stopped.
+    """
+    body = call.body
     if body.status is not None and (body.thread_id or body.run_ids):
         raise HttpError(status=422, detail="status is for all runs that have it; leave out thread_id and run_ids")
-    action = CancelAction(call.query.action)
     for run in await _chosen(call):
-        if not is_final(run.status):
-            await manager.cancel(run.run_id, action=action)
+        await _stopped(call.parts, run, call.query.action)
     return empty()
+
+
+async def _stopped(parts: ServerParts, run: StoredRun, action: CancelAction) -> StoredRun:
+    """Cancel a run, or the last attempt as which it goes on; which one that is. One that has ended is left alone."""
+    run = await last_attempt(parts, run)
+    while not is_final(run.status):
+        await parts.manager.cancel(run.run_id, action=action)
+        again = await next_attempt(parts, run.run_id)  # it may have ended just before
+        if again is None:
+            break
+        run = await last_attempt(parts, again)
+    return run
 
 
 async def _chosen(call: Call[CancelMany, Any]) -> Sequence[StoredRun]:

@@ -179,7 +179,7 @@ class CancelMany(Struct, forbid_unknown_fields=True):
     """Which runs: some of one thread, or all that have a status."""
 
     thread_id: str | None = None
-    run_ids: list[str] | None = None
+    run_ids: Annotated[list[str], Meta(max_length=10_000)] | None = None
     status: Literal["pending", "running", "all"] | None = None
 
 
