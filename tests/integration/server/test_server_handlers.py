@@ -504,3 +504,60 @@ async def test_several_threads_are_each_decided_on(serve_auth: Any) -> None:
         async with place.http("eve") as http:
             body = {"thread_id": hers, "run_ids": [NOWHERE]}
             assert (await http.post("/runs/cancel", json=body)).status_code == 404
+
+
+TENANTS = (
+    AUTH
+    + """
+@auth.on.threads.create_run
+async def start(ctx, value):
+    if "reader" in ctx.permissions:
+        return False
+    config = value["kwargs"].get("config") or {}
+    configurable = {**config.get("configurable", {}), "tenant": ctx.user.identity}
+    value["kwargs"]["config"] = {**config, "configurable": configurable}
+    value["metadata"] = {**value["metadata"], "agent": str(value["assistant_id"])}
+"""
+)
+
+
+async def test_what_a_handler_makes_of_runs_holds_for_those_of_a_threads_crons(serve_auth: Any) -> None:
+    elsewhere: Any = {"configurable": {"tenant": "bob", "tone": "soft"}}
+    async with serve_auth(TENANTS) as place, place.clients("ada", "ada:reader") as (ada, reader):
+        thread_id = (await ada.threads.create())["thread_id"]
+        asked = {"schedule": "0 0 1 1 *", "input": {"text": "x"}, "config": elsewhere, "metadata": {"n": 1}}
+        made = await ada.crons.create_for_thread(thread_id, "chat", **asked)
+        cron_id = made["cron_id"]
+        changed = await ada.crons.update(cron_id, input={"text": "y"}, config=elsewhere)
+        renamed = await ada.crons.update(cron_id, metadata={"n": 2})
+        for update in ({"input": {"text": "z"}}, {"schedule": "* * * * *"}):
+            assert await refused(reader.crons.update(cron_id, **update)) == 403
+        stopped = await reader.crons.update(cron_id, enabled=False, config=elsewhere)  # it starts nothing any more
+        assert await refused(reader.crons.update(cron_id, enabled=True)) == 403
+        again = await ada.crons.update(cron_id, enabled=True)
+
+    for one in (made, changed, renamed, again):
+        assert one["payload"]["config"] == {"configurable": {"tenant": "ada", "tone": "soft"}}
+        assert one["metadata"]["agent"] == assistant_id_of("chat")
+    assert [one["payload"]["input"]["text"] for one in (made, changed, stopped, again)] == ["x", "y", "y", "y"]
+    assert again["metadata"]["n"] == 2
+
+
+async def test_who_may_change_a_cron_may_not_for_that_reason_start_runs_on_its_thread(serve_auth: Any) -> None:
+    code = """
+@auth.on.crons
+async def everybodys(ctx, value):
+    return True
+
+@auth.on.threads
+async def members(ctx, value):
+    if ctx.action == "create":
+        value["metadata"]["member"] = ctx.user.identity
+    return {"member": ctx.user.identity}
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada", "bob") as (ada, bob):
+        thread_id = (await ada.threads.create())["thread_id"]
+        cron = await ada.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", input={"text": "x"})
+        assert await refused(bob.crons.update(cron["cron_id"], input={"text": "his"})) == 404
+        kept = await ada.crons.update(cron["cron_id"], timezone="Europe/Berlin")
+        assert kept["payload"]["input"] == {"text": "x"}

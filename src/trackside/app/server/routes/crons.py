@@ -28,6 +28,7 @@ from trackside.app.server.wire.crons import (
     payload_of,
     utc_of,
     with_changes,
+    with_run,
 )
 from trackside.app.storage.crons import Cron, CronPage
 from trackside.harness import RunManager
@@ -62,6 +63,7 @@ async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
     """Have runs started again and again on a thread that is there."""
     on = await on_thread(call, "create_run", call.thread_id)  # which its runs are started with
     thread = await call.parts.store.threads_of(on.principal.owner).get(call.thread_id)
+    call = replace(call, body=on.body)
     if call.handlers is not None:
         call = await ask(call, "crons", "create", thread_id=UUID(thread.thread_id))
     if on.principal.sees_all and thread.owner != call.principal.identity:
@@ -78,7 +80,8 @@ async def update_cron(call: Call[CronUpdate, None]) -> Any:
         cron = await crons.get(call.cron_id, owner=call.principal.owner)
         if cron is None:
             raise _unknown(call.cron_id)
-        changed = await _changed(cron, call.body, call.parts.manager)
+        changed = await _decided(call, with_changes(cron, call.body))
+        changed = await _changed(cron, changed, call.parts.manager)
         await expect_webhook(call.parts, asked_of(changed).webhook)
         if await crons.replace(cron, changed):
             return cron_on_wire(changed)
@@ -154,9 +157,24 @@ async def _create(
     return cron_on_wire(cron)
 
 
-async def _changed(cron: Cron, changes: CronUpdate, manager: RunManager) -> Cron:
+async def _decided(call: Call[CronUpdate, None], cron: Cron) -> Cron:
+    """The cron with what a handler changes of the runs that it starts on a thread, if it starts any.
+
+    Raises:
+        HttpError: it may not start them.
+        UnknownThreadError: the thread does not fit.
+    """
+    if call.handlers is None or cron.thread_id is None or not cron.enabled:
+        return cron
+    asking: Call[Any, Any] = replace(call, body=asked_of(cron), wanted=None)  # type: ignore[arg-type]  # another body
+    on = await on_thread(asking, "create_run", cron.thread_id)
+    return cron if on.wanted is None else with_run(cron, on.body)
+
+
+async def _changed(cron: Cron, changed: Cron, manager: RunManager) -> Cron:
+    """A cron that was changed, if it can start runs, with the time of the next one."""
     now = datetime.now(UTC)
-    changed = replace(_checked(with_changes(cron, changes), manager), updated_at=now)
+    changed = replace(_checked(changed, manager), updated_at=now)
     if _times(changed) == _times(cron):
         return changed
     return await _due(changed, now)

@@ -70,6 +70,7 @@ class CronOptions(Struct, forbid_unknown_fields=True, kw_only=True):
 SHARED: Final = "shared_thread"
 """In the payload of a cron whose thread an authorization handler lets somebody use who does not own it."""
 _NAMES: Final = CronOptions.__struct_fields__
+_HANDLED: Final = ("input", "config", "context")
 
 
 class CronCreate(CronOptions, forbid_unknown_fields=True, kw_only=True):
@@ -199,6 +200,12 @@ def with_changes(cron: Cron, changes: CronUpdate) -> Cron:
     if changes.end_time is not UNSET:
         changed = replace(changed, end_time=utc_of(changes.end_time))
     return changed
+
+
+def with_run(cron: Cron, asked: RunCreate) -> Cron:
+    """A cron whose runs are what an authorization handler has made of them."""
+    kept = {name: value for name, value in cron.payload.items() if name not in _HANDLED}
+    return replace(cron, payload={**kept, **_options(asked, _HANDLED)}, metadata=whole(asked.metadata or {}))
 
 
 def asked_of(cron: Cron) -> RunCreate:
