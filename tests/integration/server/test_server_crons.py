@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 from langgraph_sdk import get_client, get_sync_client
+from langgraph_sdk.errors import UnprocessableEntityError
 from looking_graph import Seen, ids, looking
 
 from trackside import RunContext
@@ -53,8 +54,12 @@ async def new_thread(served: Any, owner: str | None = None) -> str:
 
 async def become_due(served: Any, cron_id: str, when: datetime = LONG_AGO) -> None:
     """As if it were time."""
+    await store_again(served, cron_id, next_run_at=when)
+
+
+async def store_again(served: Any, cron_id: str, **changes: Any) -> None:
     cron: Cron = await served.app.store.crons.get(cron_id)
-    assert await served.app.store.crons.replace(cron, replace(cron, next_run_at=when))
+    assert await served.app.store.crons.replace(cron, replace(cron, **changes))
 
 
 async def disabled(served: Any, cron_id: str) -> Cron:
@@ -261,6 +266,44 @@ async def test_a_cron_whose_thread_was_removed_is_disabled_and_says_why(served: 
     again = await served.client.crons.update(cron["cron_id"], enabled=True)
     assert again["disabled_because"] is None
     assert counting.runs.empty()
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("look", {"interrupt_before": ["nowhere"]}, "the graph's nodes are look"),
+    ("look", {"config": {"recursion_limit": 0}}, "recursion_limit"),
+    ("plain", {"stream_mode": ["tasks"]}, "the agent 'plain' streams"),
+    ("plain", {"interrupt_after": "look"}, "that is for graphs"),
+]
+"""What runs would be refused for: of which agent, what, and why."""
+
+
+async def plain(input: Any) -> Any:
+    return input
+
+
+async def test_a_cron_whose_runs_would_be_refused_is_refused(serve_agents: Any) -> None:
+    async with serve_agents({"look": looking(), "plain": plain}) as served:
+        crons = served.client.crons
+        for agent, asked, why in REFUSED:
+            made = await crons.create(agent, schedule=HOURLY)
+            with pytest.raises(UnprocessableEntityError, match=why):
+                await crons.create(agent, schedule=HOURLY, **asked)
+            with pytest.raises(UnprocessableEntityError, match=why):
+                await crons.update(made["cron_id"], **asked)
+        assert await crons.count() == len(REFUSED)
+        assert all(one["payload"].keys() == {"assistant_id"} for one in await crons.search())
+
+
+async def test_a_cron_whose_runs_would_be_refused_by_now_is_disabled_and_says_why(serve_agents: Any) -> None:
+    async with serve_agents({"look": looking(), "plain": plain}) as served:
+        for agent, asked, why in REFUSED:
+            cron_id = (await served.client.crons.create(agent, schedule=HOURLY))["cron_id"]
+            # As if the agent had been another one when the cron was made.
+            await store_again(served, cron_id, payload=asked, next_run_at=LONG_AGO)
+            async with asyncio.timeout(30):
+                found = await disabled(served, cron_id)
+            assert why in str(found.disabled_because)
+        assert await served.app.store.runs(removed=True) == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from trackside.app.server.preparing import check_spec
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.schedules import InvalidScheduleError, next_run
 from trackside.app.server.starting import FOLLOWED_MODES, spec_of
@@ -184,6 +185,7 @@ class CronScheduler:
     def _spec(self, cron: Cron, due: datetime) -> RunSpec:
         owner = Principal(identity=cron.owner, permission=Permission.run)
         spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, modes=FOLLOWED_MODES)
+        check_spec(self._manager, spec)
         return msgspec.structs.replace(
             spec,
             trigger="cron",

@@ -12,7 +12,7 @@ from trackside.app.server.calls import place_name
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
-from trackside.harness import RunSpec
+from trackside.harness import RunManager, RunSpec
 from trackside.harness.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
@@ -62,10 +62,7 @@ async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> R
         HttpError: the agent does not stream what is wanted, or keeps no checkpoints.
         InvalidSpecError: the agent knows already that it would refuse the run.
     """
-    _check_modes(parts, spec)
-    check = getattr(parts.manager.agents[spec.agent], "check", None)
-    if check is not None:
-        check(spec)
+    check_spec(parts.manager, spec)
     config = spec.config or {}
     configurable = dict(config.get("configurable") or {})
     if not configurable.get("checkpoint_id"):
@@ -74,11 +71,21 @@ async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> R
     return spec if placed is configurable else replace(spec, config={**config, "configurable": placed})
 
 
-def _check_modes(parts: ServerParts, spec: RunSpec) -> None:
-    known = getattr(parts.manager.agents[spec.agent], "stream_modes", None)
+def check_spec(manager: RunManager, spec: RunSpec) -> None:
+    """See that an agent has what a run asks for, as far as that is known before the run is let in.
+
+    Raises:
+        HttpError: the agent does not stream what is wanted.
+        InvalidSpecError: the agent knows already that it would refuse the run.
+    """
+    agent = manager.agents[spec.agent]
+    known = getattr(agent, "stream_modes", None)
     if known is not None and (unknown := sorted({*spec.stream_mode} - known)):
         why = f"the agent {spec.agent!r} streams {', '.join(sorted(known))}"
         raise HttpError(status=422, detail=f"stream_mode = {', '.join(unknown)}: {why}")
+    check = getattr(agent, "check", None)
+    if check is not None:
+        check(spec)
 
 
 async def _placed(

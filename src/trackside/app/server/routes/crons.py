@@ -11,11 +11,12 @@ import msgspec
 
 from trackside.app.server.authorizing import About, ask, on_thread
 from trackside.app.server.failures import HttpError
+from trackside.app.server.preparing import check_spec
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.schedules import next_run
-from trackside.app.server.starting import agent_named, expect_webhook, spec_of
+from trackside.app.server.starting import FOLLOWED_MODES, agent_named, expect_webhook, spec_of
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.crons import (
     CronCount,
@@ -196,10 +197,12 @@ def _checked(cron: Cron, manager: RunManager) -> Cron:
 
     Raises:
         HttpError: they cannot.
+        InvalidSpecError: the agent would refuse them.
     """
     if cron.thread_id is not None and cron.on_run_completed is not None:
         raise HttpError(status=422, detail="on_run_completed is for crons whose runs have threads of their own")
-    spec_of(asked_of(cron), manager, Principal(identity=cron.owner, permission=Permission.run), cron.thread_id)
+    owner = Principal(identity=cron.owner, permission=Permission.run)
+    check_spec(manager, spec_of(asked_of(cron), manager, owner, cron.thread_id, modes=FOLLOWED_MODES))
     return cron
 
 
