@@ -307,6 +307,34 @@ async def test_a_cron_whose_runs_would_be_refused_by_now_is_disabled_and_says_wh
 
 
 @pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"agent": "gone"}, "there is no assistant 'gone'"),
+        ({"payload": {"from_another_version": 1}}, "from_another_version"),
+        ({"payload": {"interrupt_before": ["nowhere"]}}, "the graph's nodes are look"),
+        ({"payload": {"webhook": "nonsense"}}, "it begins with https"),
+    ],
+)
+async def test_a_cron_that_can_start_nothing_here_can_be_disabled(
+    serve_agents: Any, changes: dict[str, Any], why: str
+) -> None:
+    async with serve_agents({"look": looking()}) as served:
+        crons = served.client.crons
+        cron_id = (await crons.create("look", schedule=HOURLY))["cron_id"]
+        await store_again(served, cron_id, **changes)
+        with pytest.raises(UnprocessableEntityError, match=why):
+            await crons.update(cron_id, schedule="1 * * * *")
+        stopped = await crons.update(cron_id, enabled=False, metadata={"stopped": True})
+        with pytest.raises(UnprocessableEntityError, match=why):
+            await crons.update(cron_id, enabled=True)
+        (found,) = await crons.search()
+
+    assert found == stopped
+    assert (found["enabled"], found["next_run_date"], found["schedule"]) == (False, None, HOURLY)
+    assert found["metadata"] == {"stopped": True}
+
+
+@pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"assistant_id": "nobody"}, "nobody"),

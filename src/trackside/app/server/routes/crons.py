@@ -11,6 +11,7 @@ import msgspec
 
 from trackside.app.server.authorizing import About, ask, on_thread
 from trackside.app.server.failures import HttpError
+from trackside.app.server.parts import ServerParts
 from trackside.app.server.preparing import check_spec
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty, json_reply, page_headers
@@ -31,8 +32,8 @@ from trackside.app.server.wire.crons import (
     with_changes,
     with_run,
 )
+from trackside.app.server.wire.runs import RunCreate
 from trackside.app.storage.crons import Cron, CronPage
-from trackside.harness import RunManager
 from trackside.harness.ids import new_id
 from trackside.harness.payload import whole
 from trackside.harness.threads import in_own_thread
@@ -75,15 +76,16 @@ async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
 
 @routes.patch(_PATH, Permission.run, about=About("crons", "update", "cron"), body=CronUpdate, answers={200: CronInfo})
 async def update_cron(call: Call[CronUpdate, None]) -> Any:
-    """Change a cron. Metadata are merged, all else takes the place of what was there."""
+    """Change a cron. Metadata are merged, all else takes the place of what was there.
+
+    Whether its runs can be started is looked at if the cron is enabled then; it can always be disabled.
+    """
     crons = call.parts.store.crons
     while True:  # the scheduler, or somebody else, may change it meanwhile
         cron = await crons.get(call.cron_id, owner=call.principal.owner)
         if cron is None:
             raise _unknown(call.cron_id)
-        changed = await _decided(call, with_changes(cron, call.body))
-        changed = await _changed(cron, changed, call.parts.manager)
-        await expect_webhook(call.parts, asked_of(changed).webhook)
+        changed = await _changed(call, cron)
         if await crons.replace(cron, changed):
             return cron_on_wire(changed)
 
@@ -152,33 +154,36 @@ async def _create(
         created_at=now,
         updated_at=now,
     )
-    cron = await _due(_checked(cron, manager), now)
-    await expect_webhook(call.parts, asked_of(cron).webhook)
+    _check_end(cron)
+    await _expect_runs(call.parts, cron)
+    cron = await _due(cron, now)
     await call.parts.store.crons.create(cron)
     return cron_on_wire(cron)
 
 
 async def _decided(call: Call[CronUpdate, None], cron: Cron) -> Cron:
-    """The cron with what a handler changes of the runs that it starts on a thread, if it starts any.
+    """The cron with what a handler changes of the runs that it starts on a thread.
 
     Raises:
         HttpError: it may not start them.
         UnknownThreadError: the thread does not fit.
     """
-    if call.handlers is None or cron.thread_id is None or not cron.enabled:
+    if call.handlers is None or cron.thread_id is None:
         return cron
-    asking: Call[Any, Any] = replace(call, body=asked_of(cron), wanted=None)  # type: ignore[arg-type]  # another body
+    asking: Call[Any, Any] = replace(call, body=_asked(cron), wanted=None)  # type: ignore[arg-type]  # another body
     on = await on_thread(asking, "create_run", cron.thread_id)
     return cron if on.wanted is None else with_run(cron, on.body)
 
 
-async def _changed(cron: Cron, changed: Cron, manager: RunManager) -> Cron:
-    """A cron that was changed, if it can start runs, with the time of the next one."""
+async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
+    """The cron as it is to be, with the time of its next run."""
     now = datetime.now(UTC)
-    changed = replace(_checked(changed, manager), updated_at=now)
-    if _times(changed) == _times(cron):
-        return changed
-    return await _due(changed, now)
+    changed = replace(with_changes(cron, call.body), updated_at=now)
+    _check_end(changed)
+    if changed.enabled:
+        changed = await _decided(call, changed)
+        await _expect_runs(call.parts, changed)
+    return changed if _times(changed) == _times(cron) else await _due(changed, now)
 
 
 def _times(cron: Cron) -> tuple[Any, ...]:
@@ -192,18 +197,34 @@ async def _due(cron: Cron, now: datetime) -> Cron:
     return replace(cron, next_run_at=coming if cron.enabled else None, disabled_because=reason)
 
 
-def _checked(cron: Cron, manager: RunManager) -> Cron:
-    """The cron, if runs like that can be started.
+def _check_end(cron: Cron) -> None:
+    if cron.thread_id is not None and cron.on_run_completed is not None:
+        raise HttpError(status=422, detail="on_run_completed is for crons whose runs have threads of their own")
+
+
+async def _expect_runs(parts: ServerParts, cron: Cron) -> None:
+    """See that the runs of a cron can be started.
 
     Raises:
         HttpError: they cannot.
         InvalidSpecError: the agent would refuse them.
     """
-    if cron.thread_id is not None and cron.on_run_completed is not None:
-        raise HttpError(status=422, detail="on_run_completed is for crons whose runs have threads of their own")
+    asked, manager = _asked(cron), parts.manager
     owner = Principal(identity=cron.owner, permission=Permission.run)
-    check_spec(manager, spec_of(asked_of(cron), manager, owner, cron.thread_id, modes=FOLLOWED_MODES))
-    return cron
+    check_spec(manager, spec_of(asked, manager, owner, cron.thread_id, modes=FOLLOWED_MODES))
+    await expect_webhook(parts, asked.webhook)
+
+
+def _asked(cron: Cron) -> RunCreate:
+    """What is asked for each time.
+
+    Raises:
+        HttpError: another version has stored what this one does not know.
+    """
+    try:
+        return asked_of(cron)
+    except msgspec.ValidationError as exc:
+        raise HttpError(status=422, detail=f"what the cron asks for is not known here: {exc}") from exc
 
 
 async def _found(call: Call[Any, None], **page: Any) -> CronPage:
