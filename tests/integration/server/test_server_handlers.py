@@ -561,3 +561,39 @@ async def members(ctx, value):
         assert await refused(bob.crons.update(cron["cron_id"], input={"text": "his"})) == 404
         kept = await ada.crons.update(cron["cron_id"], timezone="Europe/Berlin")
         assert kept["payload"]["input"] == {"text": "x"}
+
+
+async def test_a_handler_sees_of_a_command_what_it_would_see_of_a_request(
+    serve_auth: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = """
+@auth.on.threads
+async def mine(ctx, value):
+    value["metadata"].update(owner=ctx.user.identity)
+    if value.get("multitask_strategy") == "rollback":
+        return False
+"""
+    asked = {"assistant_id": "chat", "input": {"text": "hi"}}
+    sent = [
+        ("run.start", {**asked, "multitask_strategy": "rollback"}, 403),
+        ("run.start", {**asked, "multitaskStrategy": "rollback"}, 403),
+        ("run.start", {**asked, "metadata": "x"}, 200),  # which is not done, and says why, as are the next ones
+        ("run.start", {**asked, "config": 5}, 200),
+        ("run.start", {**asked, "config": 5, "multitaskStrategy": "rollback"}, 403),
+        ("state.fork", {"checkpoint_id": "x", "metadata": ["x"]}, 200),
+        ("state.get", {"metadata": "x"}, 200),
+        ("run.start", {**asked, "multitaskStrategy": "enqueue"}, 200),
+    ]
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,), place.http("ada") as http:
+        thread_id = (await ada.threads.create())["thread_id"]
+        answers = [
+            await http.post(f"/threads/{thread_id}/commands", json={"id": 1, "method": method, "params": params})
+            for method, params, _ in sent
+        ]
+        assert len(await ada.runs.list(thread_id)) == 1
+
+    assert [answer.status_code for answer in answers] == [status for _, _, status in sent]
+    done = [answer.json() for answer in answers if answer.status_code == 200]
+    assert [one.get("error") for one in done] == ["invalid_argument"] * 4 + [None]
+    assert "metadata has to be an object" in done[0]["message"]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -61,6 +61,24 @@ def value_of(call: Call[Any, Any], resource: Resource, action: Action) -> dict[s
     return value
 
 
+def as_it_fits(command: ProtocolCommand) -> ProtocolCommand:
+    """A command that starts a run without parameters that do not fit, on whose types handlers rely as in other requests."""
+    kind, params = STARTS[command.method], command.params or {}
+    if _fits(params, kind):
+        return command
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    fitting = {name: value for name, value in params.items() if name in known and _fits(value, known[name])}
+    return msgspec.structs.replace(command, params=fitting)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: Mapping[str, Any]) -> Call[Any, Any]:
     """The call with what a handler has changed in its value.
 
@@ -97,7 +115,7 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
     """What the request says, by its own names."""
     body = call.body
     if isinstance(body, ProtocolCommand):
-        return dict(body.params or {})
+        return _said_by(body)
     said: dict[str, Any] = {}
     for part in (call.query, body):
         if isinstance(part, msgspec.Struct):
@@ -109,6 +127,16 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
             said[name] = UUID(said[name])
     if isinstance(said.get("ids"), list):
         said["ids"] = [UUID(one) if is_uuid(one) else one for one in said["ids"]]
+    return said
+
+
+def _said_by(command: ProtocolCommand) -> dict[str, Any]:
+    """What a command says, by the names that a request has for it."""
+    said = dict(command.params or {})
+    if not isinstance(said.get("metadata"), dict):
+        said.pop("metadata", None)
+    if (strategy := said.get("multitask_strategy") or said.get("multitaskStrategy")) is not None:
+        said["multitask_strategy"] = strategy
     return said
 
 

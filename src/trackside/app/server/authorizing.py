@@ -18,7 +18,7 @@ import msgspec
 
 from trackside.app.server.access import agent_of_thread
 from trackside.app.server.auth.handlers import Action, Resource
-from trackside.app.server.authorized_values import changed_by, metadata_of, value_of
+from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, value_of
 from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
@@ -167,7 +167,16 @@ async def _thread(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
 
 async def _command(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
     """A command on a thread. One that starts a run and does not say as what does that as the thread's agent."""
-    if action != "create_run" or "assistant_id" in STARTS[call.body.method].__struct_fields__:
+    if action != "create_run":
+        return await _thread(call, resource, action)
+    said, fitting = call.body, as_it_fits(call.body)
+    call = await _start(replace(call, body=fitting), resource, action)
+    # Nothing comes of what does not fit but a word on that: for whom it is, handlers have said.
+    return call if fitting is said else replace(call, body=said)
+
+
+async def _start(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    if "assistant_id" in STARTS[call.body.method].__struct_fields__:
         return await _thread(call, resource, action)
     thread = await call.parts.store.thread(call.thread_id)
     agent = None if thread is None else agent_of_thread(thread, call.parts.manager)
