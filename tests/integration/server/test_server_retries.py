@@ -98,6 +98,27 @@ async def test_several_runs_are_done_once_more_and_one_that_fails_holds_up_no_ot
     assert unended.status_code == 404
 
 
+async def test_retries_that_are_asked_for_again_find_their_runs(serve_agents: Any) -> None:
+    agent = Mending()
+    key = {"Idempotency-Key": "k"}
+    async with serve_agents({"a": agent}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        kept = (await failed_run(http, input=1))["run_id"]
+        alone = await http.post("/runs/wait", json={"assistant_id": "a", "input": 2})
+        gone = alone.headers["Content-Location"].rpartition("/")[2]
+        agent.mended = True
+        many = [(await http.post("/runs/retry", json={"run_ids": [kept, gone]}, headers=key)).json() for _ in range(2)]
+        one = [(await http.post(f"/runs/{gone}/retry", headers=key)).json()["run_id"] for _ in range(2)]
+        others = (await http.post("/runs/retry", json={"run_ids": [kept, gone]})).json()
+        refused = (
+            await http.post("/runs/retry", json={"run_ids": [kept]}, headers={"Idempotency-Key": "k" * 255})
+        ).json()
+
+    assert many[0] == many[1]
+    assert one[0] == one[1]
+    assert len({run["new_run_id"] for run in [*many[0], *others]} | {*one}) == 5
+    assert "printable" in refused[0]["error"]
+
+
 async def test_an_admin_does_it_for_who_had_asked_and_nobody_else_does_it_at_all(serve_agents: Any) -> None:
     agent = Mending()
     async with serve_agents({"a": agent}, access=AccessSettings(auth="keys")) as served:

@@ -468,6 +468,30 @@ async def test_a_request_that_is_made_again_finds_its_run(serve_agents: Any) -> 
         assert other.status_code == 422
 
 
+async def test_a_batch_that_is_asked_for_again_finds_its_runs(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        asked = [{"assistant_id": "echo", "input": {"n": number % 2}} for number in range(11)]
+
+        async def batch(key: str, runs: Any = asked) -> httpx.Response:
+            return await raw(served, "POST", "/runs/batch", json=runs, headers={"Idempotency-Key": key})
+
+        async def ids(key: str, runs: Any = asked) -> list[str]:
+            return [run["run_id"] for run in (await batch(key, runs)).json()]
+
+        first = await ids("order")
+        assert await ids("order") == first
+        assert (await ids("order", asked[:3])) == first[:3]
+        assert set(await ids("other")).isdisjoint(first)
+        alone = await raw(served, "POST", "/runs", json=asked[0], headers={"Idempotency-Key": "order"})
+        assert alone.json()["run_id"] not in first
+        before = len(await served.app.store.runs(removed=True, limit=1_000))
+        changed = await batch("order", [{**asked[0], "input": {"n": 7}}])
+        assert (changed.status_code, "'order'" in changed.json()["detail"]) == (422, True)
+        long = await batch("k" * 250)  # which is short enough for the first ten
+        assert (long.status_code, "up to 249" in long.json()["detail"]) == (422, True)
+        assert len(await served.app.store.runs(removed=True, limit=1_000)) == before
+
+
 async def test_options_that_are_not_known_or_not_supported_are_refused_by_name(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
         for option, value in {"colour": 1, "langsmith_tracer": {"project_name": "x"}, "stream_mode": "sounds"}.items():

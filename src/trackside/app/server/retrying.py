@@ -19,7 +19,6 @@ from trackside.app.storage import StoredRun
 from trackside.harness import RunSpec
 from trackside.harness.admission import another_attempt
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
-from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import JsonObject
 
@@ -32,7 +31,7 @@ class _Ended(NamedTuple):
     lost_thread: bool
 
 
-async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None) -> Started:
+async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, part: str = "") -> Started:
     """Start once more what a run was asked for, as another attempt of it: on its thread, or on a new one if that has gone.
 
     Whoever may run agents does that in his own name. An admin does it on behalf of who had asked for it.
@@ -41,6 +40,7 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None) 
         call: the request.
         run_id: the run.
         key: what the client calls the request, so that it finds the new run if it makes it again.
+        part: which of several runs it is that are wanted once more with one key.
 
     Raises:
         UnknownRunError: there is no such run for whoever asks.
@@ -49,19 +49,19 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None) 
     """
     readable = await _allowed(call, "read", run_id)
     ended = await _ended(readable, run_id)
-    thread_id = new_id() if ended.lost_thread else ended.run.thread_id
     spec = another_attempt(
         ended.request,
         attempt=ended.run.attempt + 1,
         retry_of=run_id,
-        thread_id=thread_id,
+        thread_id=ended.run.thread_id,
         parent_run_id=ended.run.parent_run_id,
     )
+    if ended.lost_thread:
+        spec = msgspec.structs.replace(spec, thread_id=None)
     if spec.agent not in call.parts.manager.agents:
         raise HttpError(status=422, detail=f"there is no agent {spec.agent!r:.120} here to do it once more")
     if call.handlers is not None:
-        named = None if ended.lost_thread else thread_id
-        call = await on_thread(replace(call, body=_as_asked(spec)), "create_run", named)
+        call = await on_thread(replace(call, body=_as_asked(spec)), "create_run", spec.thread_id)
         spec = _with_changes(spec, call.body)
         if call.wanted is not None:
             spec = msgspec.structs.replace(spec, thread_metadata=call.body.metadata)
@@ -74,7 +74,7 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None) 
     spec = await prepared(call.parts, call.principal, spec)
     webhook = (spec.options or {}).get("webhook")
     await expect_webhook(call.parts, webhook if isinstance(webhook, str) else None)
-    return Started(await let_in(call, spec, key), spec, spec.thread_ends)
+    return Started(await let_in(call, spec, key, part), spec, spec.thread_ends)
 
 
 async def _allowed(call: Call[Any, Any], action: Any, run_id: str) -> Call[Any, Any]:

@@ -89,20 +89,21 @@ async def started(
     return Started(await let_in(call, spec, call.header("idempotency-key")), spec, spec.thread_ends)
 
 
-async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHandle:
+async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None, part: str = "") -> RunHandle:
     """Let a run in, under a key that the client has for it.
+
+    Args:
+        call: the request.
+        spec: the run.
+        key: the key; None: there is none.
+        part: which of several runs it is that are asked for with one key.
 
     Raises:
         HttpError: the key can be none, or was there for another run.
         TracksideError: the run is not let in.
     """
     if key is not None:
-        own_key = _own_key(call.principal, key)
-        if not is_id(own_key):
-            most = MAX_ID_CHARS - len(own_key) + len(key)
-            why = f"Idempotency-Key {key!r:.120}: it is a text of up to {most} printable characters"
-            raise HttpError(status=422, detail=why)
-        spec = msgspec.structs.replace(spec, idempotency_key=own_key)
+        spec = msgspec.structs.replace(spec, idempotency_key=_own_key(call.principal, key, part))
     try:
         return await call.parts.manager.start(spec)
     except InvalidSpecError as exc:
@@ -113,10 +114,19 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHan
         raise HttpError(status=422, detail=why) from exc
 
 
-def _own_key(principal: Principal, key: str) -> str:
-    """A key that no other caller can have, whatever both are called."""
+def _own_key(principal: Principal, key: str, part: str = "") -> str:
+    """A key that no other caller can have, whatever both are called.
+
+    Raises:
+        HttpError: it can be none.
+    """
     identity = principal.identity or ""
-    return f"{len(identity)}/{identity}/{key}"
+    own_key = f"{len(identity)}/{identity}/{key}{part}"
+    if not is_id(own_key):
+        most = MAX_ID_CHARS - len(own_key) + len(key)
+        why = f"Idempotency-Key {key!r:.120}: it is a text of up to {most} printable characters"
+        raise HttpError(status=422, detail=why)
+    return own_key
 
 
 async def expect_webhook(parts: ServerParts, url: str | None) -> None:
@@ -133,13 +143,13 @@ async def expect_webhook(parts: ServerParts, url: str | None) -> None:
 
 
 async def batched(call: Call[Batch, Any]) -> list[Started]:
-    """Let several runs in, after it is known of all that they fit.
+    """Let several runs in, after it is known of all that they fit. A key is for all of them, in this order.
 
     Raises:
         HttpError: one of them does not fit, and none was let in.
         TracksideError: one of them is not let in; others may be.
     """
-    manager = call.parts.manager
+    manager, key = call.parts.manager, call.header("idempotency-key")
     asked = [_one_of_batch(number, fields) for number, fields in enumerate(call.body)]
     calls: list[Call[Any, Any]] = [
         await on_thread(replace(call, body=one), "create_run", one.thread_id)  # type: ignore[arg-type]  # another body
@@ -149,8 +159,16 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
     specs = [await prepared(call.parts, one.principal, spec) for one, spec in zip(calls, specs, strict=True)]
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
-    handles = await asyncio.gather(*(manager.start(spec) for spec in specs))
+    if key is not None:
+        _own_key(call.principal, key, part_of(len(specs)))  # no shorter than theirs, of whom none is let in yet
+    runs = enumerate(zip(calls, specs, strict=True))
+    handles = await asyncio.gather(*(let_in(one, spec, key, part_of(number)) for number, (one, spec) in runs))
     return [Started(handle, spec, spec.thread_ends) for handle, spec in zip(handles, specs, strict=True)]
+
+
+def part_of(which: int | str) -> str:
+    """Which of several runs a key is for that are asked for with one; headers, which are Latin-1, have no such key."""
+    return f"→{which}"
 
 
 def _one_of_batch(number: int, fields: dict[str, Any]) -> BatchedRun:

@@ -13,6 +13,7 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty, json_reply
 from trackside.app.server.retrying import retried
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.starting import part_of
 from trackside.app.server.wire.runs import RetriedRun, RetryMany, Run
 from trackside.harness.errors import TracksideError
 
@@ -39,13 +40,17 @@ async def retry_run(call: Call[None, None]) -> Any:
     answers={200: list[RetriedRun]},
 )
 async def retry_runs(call: Call[RetryMany, None]) -> Any:
-    """Do several runs once more. The answer says what became of each; one that cannot be done holds up no other."""
+    """Do several runs once more. The answer says what became of each; one that cannot be done holds up no other.
+
+    With the header `Idempotency-Key` a request that is made again finds the runs that it made before.
+    """
     run_ids = dict.fromkeys(uuid_of(run_id, "run_ids") for run_id in call.body.run_ids)
     became: list[RetriedRun] = []
+    key = call.header("idempotency-key")
     denied: TracksideError | None = None
     for run_id in run_ids:
         try:
-            run = await retried(call, run_id)
+            run = await retried(call, run_id, key=key, part=part_of(run_id))
         except TracksideError as exc:
             status, why = answer_of(exc)[:2]
             denied = exc if status == HTTPStatus.FORBIDDEN and len(became) == 0 else denied

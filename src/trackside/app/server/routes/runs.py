@@ -111,6 +111,7 @@ async def create_batch(call: Call[Batch, None]) -> Any:
     """Start several runs in the background, each on a thread of its own unless it names one; at most 1,000.
 
     All requests are looked at before the first run starts. Fields may be in camel case, as the JavaScript client has them.
+    With the header `Idempotency-Key` a batch that is asked for again finds the runs that it made before.
     """
     runs = await batched(call)
     return empty() if call.wants_little else json_reply([run.shown for run in runs])
