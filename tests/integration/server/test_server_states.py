@@ -193,6 +193,21 @@ async def test_states_inside_come_when_asked_for(serve_agents: Any) -> None:
     assert changed["tasks"][0]["state"]["values"] == {"log": ["in", "by hand"]}
 
 
+async def test_a_run_does_not_begin_at_the_newest_state_where_it_names_one_by_half(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "nested", {"log": ["in"]})
+        inside = (await threads.get_state(thread_id))["tasks"][0]["checkpoint"]
+        for half in (inside, {"checkpoint_map": {"": "x"}}):
+            with pytest.raises(UnprocessableEntityError, match="give its checkpoint_id, too"):
+                await runs.create(thread_id, "nested", input={"log": []}, checkpoint=half)
+        assert len(await runs.list(thread_id)) == 1
+        nowhere = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": None, "checkpoint_map": {}}
+        await runs.wait(thread_id, "nested", input={"log": []}, checkpoint=nowhere)
+
+    assert inside["checkpoint_id"] is None
+
+
 async def test_history_goes_back_page_by_page(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads = served.client.threads

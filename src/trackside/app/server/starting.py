@@ -21,7 +21,7 @@ from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.lifetimes import minutes_of
-from trackside.app.server.wire.runs import Batch, BatchedRun, Run, RunCreate, asked_of, run_on_wire
+from trackside.app.server.wire.runs import Batch, BatchedRun, CheckpointRef, Run, RunCreate, asked_of, run_on_wire
 from trackside.harness import RunHandle, RunManager, RunSpec
 from trackside.harness.admission import MAX_ID_CHARS, is_id
 from trackside.harness.errors import InvalidSpecError
@@ -270,6 +270,8 @@ def _config(asked: RunCreate, thread_id: str | None) -> dict[str, Any] | None:
     if asked.checkpoint is not None and asked.checkpoint.thread_id not in (None, thread_id):
         raise HttpError(status=422, detail="checkpoint.thread_id is another thread than the run's")
     checkpoint_id = asked.checkpoint_id or (asked.checkpoint and asked.checkpoint.checkpoint_id)
+    if not checkpoint_id and asked.checkpoint is not None:
+        _expect_no_place(asked.checkpoint)
     config = asked.config or {}
     own = config.get("configurable") or {}
     if not checkpoint_id or not isinstance(own, dict):  # which `with_user` refuses
@@ -278,3 +280,10 @@ def _config(asked: RunCreate, thread_id: str | None) -> dict[str, Any] | None:
     if asked.checkpoint is not None and asked.checkpoint.checkpoint_ns:
         configurable["checkpoint_ns"] = asked.checkpoint.checkpoint_ns
     return {**config, "configurable": configurable}
+
+
+def _expect_no_place(checkpoint: CheckpointRef) -> None:
+    for name in ("checkpoint_ns", "checkpoint_map"):
+        if value := getattr(checkpoint, name):
+            why = "it is part of the name of a checkpoint; give its checkpoint_id, too"
+            raise HttpError(status=422, detail=f"checkpoint.{name} = {value!r:.120}: {why}")
