@@ -333,6 +333,18 @@ async def test_the_thread_of_a_stateless_run_is_gone_with_it_unless_it_is_kept(s
         assert await served.app.store.thread(gone["thread_id"]) is None
 
 
+async def test_a_thread_that_is_not_the_run_s_own_is_not_asked_to_go_with_it(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        thread_id = await new_thread(served)
+        asked = {"assistant_id": "echo", "on_completion": "delete", "if_not_exists": "create"}
+        threads = [f"/threads/{where}/runs{how}" for where in (thread_id, UNKNOWN) for how in ("", "/wait", "/stream")]
+        for path, body in (*((path, asked) for path in threads), ("/runs/batch", [{**asked, "thread_id": thread_id}])):
+            refused = await raw(served, "POST", path, json=body)
+            assert (refused.status_code, "on_completion" in refused.json()["detail"]) == (422, True)
+        assert (await raw(served, "POST", threads[0], json={**asked, "on_completion": "keep"})).status_code == 200
+        assert (await raw(served, "POST", "/runs/wait", json=asked)).status_code == 200
+
+
 async def test_a_batch_is_started_as_a_whole_in_either_case(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
         runs = await served.client.runs.create_batch(

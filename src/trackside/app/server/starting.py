@@ -201,6 +201,9 @@ def spec_of(
     if asked.strict_resume is False:
         raise HttpError(status=422, detail=LENIENT_RESUME)
     stateless = thread_id is None
+    if not stateless and asked.on_completion == "delete":
+        why = "the thread is not the run's own, and stays"
+        raise HttpError(status=422, detail=f"on_completion = 'delete' is not supported: {why}")
     agent = agent_named(asked.assistant_id, manager)
     config, context = _completed(manager.agents[agent], _config(asked, thread_id), asked.context)
     return RunSpec(
