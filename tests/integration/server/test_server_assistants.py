@@ -23,6 +23,10 @@ def graph() -> Any:
     return StateGraph(Log).add_node("inside", inner).add_edge(START, "inside").compile()
 
 
+def nested() -> Any:
+    return StateGraph(Log).add_node("around", graph()).add_edge(START, "around").compile()
+
+
 async def echo(input: Any) -> Any:
     return {"echo": input}
 
@@ -39,10 +43,12 @@ async def test_assistants_are_found_by_what_they_are(serve_agents: Any) -> None:
         of_echo = await assistants.search(graph_id="echo", metadata={"created_by": "system"})
         nobody = await assistants.search(metadata={"created_by": "me"})
         count = await assistants.count(name="o")
+        last_first = await assistants.search(sort_by="name")
         first = await assistants.search(limit=2, sort_by="name", sort_order="desc", response_format="object")
         rest = await assistants.search(limit=2, offset=2, response_format="object", select=["name"])
 
     assert [one["name"] for one in everyone] == ["another", "chat", "echo"]
+    assert last_first == everyone[::-1]
     assert [one["graph_id"] for one in chats] == ["chat"]
     assert [one["graph_id"] for one in of_echo] == ["echo"]
     assert nobody == []
@@ -77,17 +83,18 @@ async def test_whose_name_has_a_slash_is_found_by_its_id(serve_agents: Any) -> N
 
 
 async def test_a_graph_is_drawn_to_the_depth_that_is_asked_for(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
+    async with serve_agents({**agents(), "nested": nested()}) as served:
         plain = await served.client.assistants.get_graph("chat")
         deep = await served.client.assistants.get_graph("chat", xray=True)
-        one_deep = await served.client.assistants.get_graph("chat", xray=1)
+        levels = [await served.client.assistants.get_graph("nested", xray=xray) for xray in (False, 1, 2, True)]
         drawn = await RemoteGraph("chat", client=served.client).aget_graph(xray=True)
         box = await served.client.assistants.get_graph("echo")
         unknown = await served.client.assistants.get_schemas("echo")
 
     assert [node["id"] for node in plain["nodes"]] == ["__start__", "inside", "__end__"]
     assert "deep" in str(deep)
-    assert one_deep == deep
+    shown = [[name for name in ("around", "inside", "deep") if name in str(one)] for one in levels]
+    assert shown == [["around"], ["around", "inside"], *[["around", "inside", "deep"]] * 2]
     assert set(drawn.nodes) == {node["id"] for node in deep["nodes"]}
     assert [node["id"] for node in box["nodes"]] == ["echo"]
     assert unknown["graph_id"] == "echo"

@@ -53,11 +53,14 @@ _WHY = "there is one assistant for each agent that the server was started with; 
     answers={200: list[Assistant]},
 )
 async def search_assistants(call: Call[AssistantSearch, None]) -> Any:
-    """Find assistants. `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page."""
+    """Find assistants. With `sort_by` the greatest comes first, unless `sort_order` is `asc`.
+
+    `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page.
+    """
     asked = call.body
     found = [one for one in _all(call) if is_meant(one, asked)]
     if asked.sort_by is not None or asked.sort_order is not None:
-        found.sort(key=attrgetter(asked.sort_by or "created_at"), reverse=asked.sort_order == "desc")
+        found.sort(key=attrgetter(asked.sort_by or "created_at"), reverse=asked.sort_order != "asc")
     return _page(found, asked.limit, asked.offset, asked.select)
 
 
