@@ -76,8 +76,10 @@ def test_every_body_has_an_example_that_fits(endpoint: Endpoint) -> None:
 
 def test_what_is_public_asks_for_no_key_and_the_rest_does() -> None:
     for endpoint in ENDPOINTS:
-        said = operations()[name_of(endpoint)]
-        assert (said.get("security") == []) == (endpoint.needs is Permission.public), name_of(endpoint)
+        said, is_public = operations()[name_of(endpoint)], endpoint.needs is Permission.public
+        is_open = is_public and endpoint.refuses is None  # who is not known is not told either what there is not
+        assert (said.get("security") == []) == is_open, name_of(endpoint)
+        assert ({"401", "403"} <= said["responses"].keys()) == (not is_open), name_of(endpoint)
 
 
 def test_what_is_refused_says_why() -> None:
@@ -86,6 +88,18 @@ def test_what_is_refused_says_why() -> None:
             said = operations()[name_of(endpoint)]
             assert endpoint.refuses in said["description"]
             assert "501" in said["responses"]
+
+
+def test_what_endpoints_fail_with_is_said() -> None:
+    answers = {
+        "GET /threads/{thread_id}/state": "409",
+        "GET /threads/{thread_id}/state/{checkpoint_id}": "409",
+        "GET /threads/{thread_id}/history": "409",
+        "POST /threads/{thread_id}/copy": "501",
+        "POST /runs/{run_id}/retry": "501",
+    }
+    for name, status in answers.items():
+        assert status in operations()[name]["responses"], name
 
 
 def test_the_page_shows_every_endpoint_and_asks_nobody_for_anything() -> None:

@@ -131,7 +131,7 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> JsonObject:
     if endpoint.refuses is not None:
         operation["description"] = f"Not supported: {endpoint.refuses}"
         operation["x-refused"] = True
-    if endpoint.needs is Permission.public:
+    if endpoint.needs is Permission.public and endpoint.refuses is None:
         operation["security"] = []
     if endpoint.body is not None:
         content: JsonObject = {"schema": schemas.of(endpoint.described)}
@@ -191,20 +191,24 @@ _ERRORS: Final = {
 }
 
 
+_STATES: Final = ("/threads/{thread_id}/state", "/threads/{thread_id}/history")
+"""What the agent of a thread is asked for, which may not be there."""
+
+
 def _errors_of(endpoint: Endpoint) -> list[int]:
     """The statuses that an endpoint may fail with."""
     if endpoint.refuses is not None:
-        return [429, 501]
+        return [401, 403, 429, 501, 503]
     found = [429]
     if endpoint.needs is not Permission.public:
         found += [401, 403, 404, 503]
-    if endpoint.method != "GET":
+    if endpoint.method != "GET" or endpoint.path.startswith(_STATES):
         found.append(409)
     if endpoint.body is not None:
         found += [408, 413, 415]
     if endpoint.body is not None or endpoint.query is not None or path_parameters(endpoint):
         found.append(422)
-    if endpoint.body is not None:
+    if endpoint.method != "GET":
         found.append(501)
     return sorted(found)
 
