@@ -259,6 +259,23 @@ async def test_who_may_not_start_runs_on_a_thread_does_none_of_it_once_more(serv
         assert [one["run_id"] for one in await ada.runs.list(thread_id)] == [again["run_id"], run["run_id"]]
 
 
+async def test_a_handler_that_decides_by_run_is_told_which_one_is_wanted_once_more(serve_auth: Any) -> None:
+    code = """
+@auth.on.threads.read
+async def of_runs(ctx, value):
+    return value.get("run_id") is not None
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        thread_id = (await ada.threads.create())["thread_id"]
+        run_id = (await ada.runs.create(thread_id, "chat", input={"text": "a"}))["run_id"]
+        await ada.runs.join(thread_id, run_id)
+        assert await refused(ada.threads.get(thread_id)) == 403
+        again = await ada.http.post(f"/runs/{run_id}/retry", json=None)
+        (one,) = await ada.http.post("/runs/retry", json={"run_ids": [run_id]})
+        assert again["thread_id"] == thread_id
+        assert one["new_run_id"] is not None
+
+
 async def test_the_most_specific_handler_decides(serve_auth: Any) -> None:
     async with serve_auth(EACH) as place, place.clients("ada", "bob") as (ada, bob):
         thread_id = (await ada.threads.create())["thread_id"]

@@ -210,13 +210,24 @@ async def _named(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
     return await _many(call, resource, action)
 
 
-async def _run(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
-    run_id = call.run_id
+async def on_run(call: AnyCall, action: Action, run_id: str) -> AnyCall:
+    """The call, if a handler lets somebody do this with the thread of a run. Without handlers it is the call as it is.
+
+    Raises:
+        HttpError: it is refused.
+        UnknownRunError: the thread does not fit.
+    """
+    if call.handlers is None:
+        return call
     run = await call.parts.store.run(run_id, removed=True)
     try:
         return await on_thread(call, action, None if run is None else run.thread_id, run_id=UUID(run_id))
     except UnknownThreadError:
         raise UnknownRunError(run_id=run_id) from None
+
+
+async def _run(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    return await on_run(call, action, call.run_id)
 
 
 async def _log(call: AnyCall, resource: Resource, action: Action) -> AnyCall:

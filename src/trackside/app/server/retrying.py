@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trackside.app.server.authorizing import on_thread
+from trackside.app.server.authorizing import on_run, on_thread
 from trackside.app.server.failures import HttpError
 from trackside.app.server.following import visible_run
 from trackside.app.server.preparing import prepared, with_user, with_user_of
@@ -18,7 +18,6 @@ from trackside.app.server.wire.runs import RunCreate, config_shown
 from trackside.app.storage import StoredRun
 from trackside.harness import RunSpec
 from trackside.harness.admission import another_attempt
-from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import JsonObject
 
@@ -47,7 +46,7 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, 
         HttpError: it has not ended, or nobody knows what it was asked for.
         TracksideError: the run is not let in.
     """
-    readable = await _allowed(call, "read", run_id)
+    readable = await on_run(call, "read", run_id)
     ended = await _ended(readable, run_id)
     spec = another_attempt(
         ended.request,
@@ -75,17 +74,6 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, 
     webhook = (spec.options or {}).get("webhook")
     await expect_webhook(call.parts, webhook if isinstance(webhook, str) else None)
     return Started(await let_in(call, spec, key, part), spec, spec.thread_ends)
-
-
-async def _allowed(call: Call[Any, Any], action: Any, run_id: str) -> Call[Any, Any]:
-    """The call, if a handler lets somebody do this with the thread of a run."""
-    if call.handlers is None:
-        return call
-    run = await call.parts.store.run(run_id, removed=True)
-    try:
-        return await on_thread(call, action, None if run is None else run.thread_id)
-    except UnknownThreadError:
-        raise UnknownRunError(run_id=run_id) from None
 
 
 async def _ended(call: Call[Any, Any], run_id: str) -> _Ended:
