@@ -135,6 +135,35 @@ async def test_however_many_ask_the_database_is_asked_once(serve_agents: Any, mo
     assert asked == 1
 
 
+async def database_answers(served: Any) -> httpx.Response:
+    async with httpx.AsyncClient() as client:
+        return await client.get(f"{served.url}/ok", params={"check_db": True})
+
+
+async def test_whether_the_database_answers_is_looked_at_once_too(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_FRESH", 3_600.0)
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        await parts.health.look(Away(), parts.vitals, [])
+        answer = await database_answers(served)
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "cannot be read" in answer.json()["detail"]
+    assert "db.example" not in answer.text
+
+
+async def test_of_all_that_is_wrong_only_the_database_counts_where_it_is_asked_for(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0))
+        answers = [await ready(served), await database_answers(served)]
+
+    assert [answer.status_code for answer in answers] == [503, 200]
+
+
 class Usage(NamedTuple):
     free: int
 

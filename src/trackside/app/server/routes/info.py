@@ -9,7 +9,9 @@ from typing import Any
 from msgspec import Struct
 
 from trackside._version import __version__
+from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
+from trackside.app.server.responses import Problem
 from trackside.app.server.routing import Call, Routes
 
 routes = Routes("Server")
@@ -55,11 +57,19 @@ class Info(Struct, frozen=True, kw_only=True):
     host: Host
 
 
-@routes.get("/ok", Permission.public, query=OkQuery, answers={200: Ok})
+@routes.get("/ok", Permission.public, query=OkQuery, answers={200: Ok, 503: Problem})
 async def ok(call: Call[None, OkQuery]) -> Any:
-    """Whether the server answers; with `check_db` also whether its database does, 503 if it does not."""
+    """Whether the server answers; with `check_db` also whether its database does, 503 if it does not.
+
+    However many ask, the database is asked once a second, as it is for `/health/ready`.
+    """
     if call.query.check_db:
-        await call.parts.store.subscriptions.end()
+        parts = call.parts
+        found = await parts.health.look(parts.store, parts.vitals, parts.options.folders)
+        for reason in found.reasons:
+            if reason.check == "database":
+                why = f"the database: {reason.why}"
+                raise HttpError(status=503, detail=why, headers={"Retry-After": "1"})
     return Ok(ok=True)
 
 
