@@ -180,7 +180,7 @@ async def test_a_damaged_database_says_so(url: str, path: Path, script) -> None:
 
 @pytest.mark.usefixtures("path")
 async def test_an_sqlite_that_is_too_old(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
 
     assert isinstance(await refusal(url), SqliteTooOldError)
 

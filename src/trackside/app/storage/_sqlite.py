@@ -31,7 +31,7 @@ type Synchronous = Literal["FULL", "NORMAL"]
 APPLICATION_ID = int.from_bytes(b"Trck")
 """Stands in the header of our files, so that nobody takes another program's file for ours, or ours for another's."""
 
-OLDEST_SQLITE = (3, 33, 0)  # UPDATE … FROM
+OLDEST_SQLITE = (3, 35, 0)  # RETURNING, DROP COLUMN, MATERIALIZED
 
 READERS = 4
 _BUSY_PAUSE = 0.01  # seconds
