@@ -213,7 +213,10 @@ def check(
 
 @db.command()
 def compact(database: Database = None, url: Annotated[str | None, only_here(_TABLES)] = None) -> int:
-    """Give the space that removed runs had back to the disk. Meanwhile nobody can record; new runs would take it, too."""
+    """Give the space that removed runs had back to the disk. Meanwhile nobody can record; new runs would take it, too.
+
+    Twice the space that the file takes in the end has to be free: once beside it, and once for temporary files.
+    """
     from trackside.app.cli import schema
 
     return schema.compact(database)

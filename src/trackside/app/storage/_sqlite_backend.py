@@ -58,16 +58,22 @@ class SqliteBackend:
             engine.dispose()
 
     def compact(self) -> None:
-        """Write the file anew without the room that nothing fills; nobody else writes meanwhile."""
+        """Write the file anew without the room that nothing fills; nobody else writes meanwhile.
+
+        Raises:
+            CompactBlockedError: it is done, but others read what was there before, and the disk has nothing back yet.
+        """
         engine = self._database.writer()
         try:
             with self._database.translated(), engine.connect() as connection:
                 driver = connection.connection.driver_connection
                 assert isinstance(driver, sqlite3.Connection)
                 driver.execute("VACUUM")  # not inside a transaction
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                ((is_busy, *_),) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             engine.dispose()
+        if is_busy:
+            raise errors.CompactBlockedError(database=str(self), seconds=self.busy_timeout)
 
     def session(self) -> SqliteSession:
         """What the writer writes with."""

@@ -183,6 +183,10 @@ class ReadBlockedError(DatabaseBusyError):
     """The database {database} could not be read for {seconds:g} s, as another process had locked it. Try again."""
 
 
+class CompactBlockedError(DatabaseBusyError):
+    """The database {database} is written anew, but others still read it after {seconds:g} s: as long as they do the disk has not got the space back. Try again without them."""  # noqa: E501
+
+
 class DatabaseFullError(StorageError):
     """There is no room left for the database {database} ({why}); nothing was written. Make room and try again."""
 

@@ -105,11 +105,13 @@ def upgrade_database(url: str, *, on_step: OnStep | None = None) -> SchemaVersio
 def compact_database(url: str) -> None:
     """Give the space that removed runs had back to the disk.
 
-    The file is written anew, for which as much space has to be free as it takes in the end, and nobody else can write
+    The file is written anew, for which as much space as it takes in the end has to be free beside it, and as much once more
+    where SQLite has temporary files (the folder in `SQLITE_TMPDIR` or `TMPDIR`, else /var/tmp). Nobody else can write
     meanwhile. It is seldom worth it: new runs take the room of those that were removed.
 
     Raises:
         CompactedByServerError: the database is on a server.
+        CompactBlockedError: others read it all the time; the disk has the space back when they do not any more.
         DatabaseBusyError: somebody else is writing.
         DatabaseFullError: there is too little space.
         StorageError: it could not be done, and nothing has changed.

@@ -1,0 +1,51 @@
+"""An SQLite file gives the room that nothing fills back to the disk, unless somebody reads what was there."""
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from trackside.app.storage import Store, maintenance
+from trackside.app.storage.errors import CompactBlockedError
+from trackside.app.storage.maintenance import compact_database
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def pruned(url: str, script) -> None:
+    """A file with a million bytes that nothing fills."""
+    run = script(start=LONG_AGO)
+    async with Store.open(url) as store:
+        await store.append([run.started(), *(run.message("x" * 10_000) for _ in range(100)), run.completed()])
+        assert (await store.prune(older_than=None)).runs == 1
+
+
+@pytest.mark.usefixtures("pruned")
+def test_the_room_that_nothing_fills_is_given_back(url: str, path: Path) -> None:
+    before = path.stat().st_size
+
+    compact_database(url)
+
+    assert path.stat().st_size < before - 1_000_000
+
+
+@pytest.mark.usefixtures("pruned")
+def test_who_reads_what_was_there_is_named_as_the_reason_why_nothing_is_given_back(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "BUSY_TIMEOUT", 0.05)
+    before = path.stat().st_size
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM runs").fetchall()
+        with pytest.raises(CompactBlockedError, match=r"others still read it after 0\.05 s") as blocked:
+            compact_database(url)
+        assert path.stat().st_size == before
+        assert blocked.value.retryable
+
+    compact_database(url)
+
+    assert path.stat().st_size < before - 1_000_000
