@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from asyncpg import PostgresError
 from postgres_server import PostgresServer, RunningServer
 from raw_postgres import RawConnection
 from sqlalchemy import Connection, text
@@ -457,6 +458,16 @@ async def test_a_session_that_is_ended_in_its_transaction_wrote_nothing(
         await asyncio.to_thread(end_it)
 
     assert database.execute("SELECT max(value) FROM counters").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("code", ["08006", "57P01", "57P05", "25P03", "25P04"])
+def test_a_session_that_the_server_has_ended_is_lost(code: str) -> None:
+    database = PostgresDatabase.from_url("postgresql://me@somewhere/runs")
+
+    error = database.translate(PostgresError.new({"C": code, "M": "it was ended"}))
+
+    assert isinstance(error, ConnectionLostError)
+    assert error.retryable
 
 
 async def test_a_collision_is_told_from_other_failures(session) -> None:

@@ -65,7 +65,7 @@ _MEANINGS: Final[Mapping[str, type[errors.StorageError]]] = {
     "XX001": errors.DamagedDatabaseError,
     "XX002": errors.DamagedDatabaseError,
 }
-_LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03"})
+_LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
 
 _TABLES = text("""
     SELECT c.relname FROM pg_class c
