@@ -559,6 +559,14 @@ async def test_runs_are_looked_for_by_a_few_of_their_metadata(store: Store) -> N
             await look(metadata=many)
 
 
+@pytest.mark.parametrize("said", ["a\0", "a\ud800", 5], ids=ascii)
+async def test_threads_are_looked_for_by_agents_that_a_database_can_hold(store: Store, said: Any) -> None:
+    threads = store.threads_of(None)
+    for look in (threads.search, threads.count):
+        with pytest.raises(InvalidQueryError, match=" agent="):
+            await look(ThreadQuery(agent=said))
+
+
 async def test_what_others_want_of_metadata_holds_besides_what_is_asked_for(store: Store) -> None:
     threads = store.threads_of(None)
     await threads.create(metadata={"owner": "ada", "members": ["ada", "eve"], "n": 1})

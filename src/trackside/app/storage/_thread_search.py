@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select, union_all
 
-from trackside.app.storage._arguments import members, plain
+from trackside.app.storage._arguments import members, plain, plain_or_none
 from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_few, there_is, unindexed
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage._listings import FEW, thread_of
@@ -85,6 +85,7 @@ class ThreadSearch:
         self._owner = owner
         status = query.status
         self._statuses = [*ThreadStatus] if status is None else members(ThreadStatus, "status", status)
+        self._agent = plain_or_none("agent", query.agent)
         self._ids = None if query.ids is None else [plain("ids", thread_id) for thread_id in query.ids]
         if query.sort_by not in _SORTED_BY:
             raise InvalidQueryError(field="sort_by", value=query.sort_by, why=f"there are {', '.join(_SORTED_BY)}")
@@ -192,8 +193,8 @@ class ThreadSearch:
         conditions: list[ColumnElement[bool]] = [threads.c.removed_at.is_(None)]
         if self._owner is not None:
             conditions.append(unindexed(threads.c.owner) == self._owner)
-        if self._query.agent is not None:
-            conditions.append(threads.c.agent == self._query.agent)
+        if self._agent is not None:
+            conditions.append(threads.c.agent == self._agent)
         for label in self._labels:
             own = thread_labels.c.thread_id == threads.c.thread_id
             conditions.append(there_is(*_has_label(label), own))
