@@ -182,6 +182,26 @@ async def test_a_thread_goes_with_its_last_run_and_else_names_the_last_that_it_h
     assert await store.threads() == []
 
 
+async def test_a_thread_that_is_changed_as_its_last_run_goes_names_that_run_no_more(
+    url: str, store: Store, script, together
+) -> None:
+    first, last, only = script(thread_id="t", start=LONG_AGO), script(thread_id="t", start=LONG_AGO + DAY), script()
+    await store.append([*first.whole(), *last.whole(), *only.whole()])
+    candidates = [Candidate(run.run_id, run.thread_id, LONG_AGO, 5, 0, asks=False) for run in (last, only)]
+    threads = store.threads_of(None)
+
+    *_, gone = await together(
+        threads.change("t", metadata={"n": 1}),
+        threads.change(only.thread_id, metadata={"n": 2}),
+        store._writer.write(RemoveRuns(candidates)),
+    )
+
+    assert gone == (2, 10, 0)
+    named = {thread.thread_id: (thread.last_run_id, thread.metadata) for thread in await store.threads()}
+    assert named == {"t": (first.run_id, {"n": 1}), only.thread_id: (None, {"n": 2})}
+    assert await asyncio.to_thread(check_database, url, sample=None) == []
+
+
 async def test_a_question_to_a_human_stays_and_so_does_its_thread(store: Store, script) -> None:
     before, asking, failed = (script(thread_id="t", start=LONG_AGO + n * DAY) for n in range(3))
     question = {"status": "interrupted", "interrupts": [{"id": "1", "value": "Sure?"}]}

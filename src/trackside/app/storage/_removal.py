@@ -161,14 +161,12 @@ class RemoveRuns(Work):
         gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids)
         return Removed(len(found), sum(count for _, _, count in found), gone)
 
-    def _remove_threads(self, unit: UnitOfWork, thread_ids: Iterable[str], run_ids: Sequence[str]) -> int:
+    def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str]) -> int:
         """Remove threads that have no run any more, with what they remember; the others name the last run they have."""
         session = unit.session
-        concerned = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
+        unused = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
         has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-        found = session.execute(
-            select(threads.c.thread_id).where(threads.c.thread_id.in_(concerned), may_go(), ~has_run)
-        )
+        found = session.execute(select(threads.c.thread_id).where(threads.c.thread_id.in_(unused), may_go(), ~has_run))
         gone = [thread_id for (thread_id,) in found]
         remove_checkpoints(session, gone)
         for table in (thread_labels, thread_states, threads):
@@ -182,7 +180,7 @@ class RemoveRuns(Work):
         )
         session.execute(
             update(threads)
-            .where(threads.c.thread_id.in_(concerned), threads.c.last_run_id.in_(run_ids))
+            .where(threads.c.thread_id.in_(thread_ids), threads.c.last_run_id.in_(run_ids))
             .values(last_run_id=newest.scalar_subquery())
         )
         return len(gone)
