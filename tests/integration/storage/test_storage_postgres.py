@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from urllib.parse import quote
 
@@ -44,6 +44,7 @@ from trackside.app.storage.errors import (
     ServerUnreachableError,
     StorageError,
     TooManyConnectionsError,
+    UnfitEncodingError,
 )
 
 DIALECTS = ["postgres"]
@@ -145,6 +146,23 @@ async def test_a_schema_of_another_program_stays_as_it_is(url: str, database: Ra
     assert "accounts" in str(error)
     assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
     assert database.execute("SELECT count(*) FROM agents.events").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_keep_every_text(
+    server: RunningServer, postgres_names: Iterator[str], encoding: str
+) -> None:
+    name = next(postgres_names)
+    options = f"ENCODING {encoding} LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+    await asyncio.to_thread(server.execute, f"CREATE DATABASE {name} {options}")
+    try:
+        error = await refusal(server.url(name))
+    finally:
+        await asyncio.to_thread(server.drop_database, name)
+
+    assert isinstance(error, UnfitEncodingError)
+    assert f"is encoded as {encoding}" in str(error)
+    assert "createdb --encoding=UTF8" in str(error)
 
 
 async def test_a_newer_schema_is_refused(url: str, database: RawConnection) -> None:

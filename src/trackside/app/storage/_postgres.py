@@ -67,6 +67,7 @@ _MEANINGS: Final[Mapping[str, type[errors.StorageError]]] = {
 }
 _LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
 
+_SERVER = text("SELECT current_setting('server_version_num'), current_setting('server_encoding')")
 _TABLES = text("""
     SELECT c.relname FROM pg_class c
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -202,16 +203,22 @@ class PostgresDatabase:
             connection.terminate()  # which gives the lock back
 
     def check_owner(self, connection: Connection) -> None:
-        """See that the server is new enough, and the schema ours or empty but for what LangGraph's savers have left.
+        """See that the server is new enough, the database takes every text, and the schema is ours or empty but for what
+        LangGraph's savers have left.
 
         Raises:
-            ForeignDatabaseError: it has tables of another program, or there is no such schema.
+            ServerTooOldError: it is older than what is used here.
+            UnfitEncodingError: the database is not UTF8.
+            NoSchemaError: there is no such schema.
+            ForeignDatabaseError: it has tables of another program.
         """
-        version = int(connection.scalar(text("SELECT current_setting('server_version_num')")))
-        if version < OLDEST_SERVER:
+        number, encoding = connection.execute(_SERVER).one()
+        if (version := int(number)) < OLDEST_SERVER:
             raise errors.ServerTooOldError(
                 database=str(self), found=f"{version // 10_000}", needed=f"{OLDEST_SERVER // 10_000}"
             )
+        if encoding != "UTF8":
+            raise errors.UnfitEncodingError(database=str(self), found=encoding)
         if connection.scalar(text("SELECT current_schema()")) is None:
             raise errors.NoSchemaError(database=str(self))
         tables = connection.execute(_TABLES).scalars().all()

@@ -161,6 +161,10 @@ class ServerTooOldError(StorageError):
     """The server of {database} is PostgreSQL {found}; the store needs {needed} or newer."""
 
 
+class UnfitEncodingError(StorageError):
+    """The database {database} is encoded as {found}, in which not every text can be kept. Make one with `createdb --encoding=UTF8 --locale=C --template=template0 NAME`, and name that."""  # noqa: E501
+
+
 class NoBusError(StorageError):
     """Processes that share {database} can tell each other nothing through it: keep the runs in PostgreSQL."""
 
