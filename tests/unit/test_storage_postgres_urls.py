@@ -54,6 +54,30 @@ def test_an_address_is_shown_as_one_that_leads_there(url: str) -> None:
     assert str(PostgresAddress.from_url(url)) == url
 
 
+@pytest.mark.parametrize(
+    ("url", "environment", "target"),
+    [
+        ("postgresql://one,two/runs", {}, "primary"),
+        ("postgresql:///runs", {"PGHOST": "one,two"}, "primary"),
+        ("postgresql://one/runs", {"PGHOST": "one,two"}, None),
+        ("postgresql:///runs", {}, None),
+        ("postgresql://one,two/runs?target_session_attrs=any", {}, None),
+        ("postgresql://one,two/runs", {"PGTARGETSESSIONATTRS": "any"}, None),
+        ("postgresql:///runs?service=ours", {"PGHOST": "one,two"}, None),
+        ("postgresql://one,two/runs", {"PGSERVICE": "ours"}, None),
+    ],
+)
+def test_which_of_several_hosts_is_meant(
+    url: str, environment: dict[str, str], target: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGHOST", "PGSERVICE", "PGTARGETSESSIONATTRS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert PostgresAddress.from_url(url).target == target
+
+
 @pytest.mark.parametrize("password", ["p@ss", "a:b", "#%zz", "ü €", "x" * 200])
 def test_passwords_with_special_characters(password: str) -> None:
     assert PostgresAddress.from_url(f"postgresql://me:{password}@host/runs").password == password

@@ -374,6 +374,57 @@ async def test_a_server_that_stays_away_is_an_error_and_then_all_is_well_again(
         assert [stored.position for stored in await store.append([started, run.message()])] == [1, 2]
 
 
+@pytest.mark.parametrize("where", ["address", "environment"])
+async def test_a_server_that_takes_writes_is_asked_for(
+    url: str, script, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    if where == "address":
+        url = option(url, target_session_attrs="read-write")
+    else:
+        monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-write")
+
+    async with Store.open(url) as store:
+        await store.append(script().whole())
+        assert len(await store.events()) == 5
+
+
+def make_a_standby(server: PostgresServer) -> None:
+    """Restart it as one to which nobody sends anything."""
+    server.stop()
+    (server.data / "standby.signal").touch()
+    server.start()
+
+
+async def test_of_several_hosts_the_one_is_meant_that_takes_writes(own_postgres_server: PostgresServer, script) -> None:
+    with await asyncio.to_thread(PostgresServer, fsync=False) as primary:
+        servers = [own_postgres_server, primary]
+        for server in servers:
+            await asyncio.to_thread(server.create_database, "runs")
+        await asyncio.to_thread(make_a_standby, own_postgres_server)
+        hosts, ports = (",".join(str(getattr(server, what)) for server in servers) for what in ("folder", "port"))
+
+        async with Store.open(f"postgresql://postgres@/runs?host={hosts}&port={ports}") as store:
+            await store.append(script().whole())
+            assert len(await store.events()) == 5
+
+
+async def test_a_connection_to_a_server_that_has_become_a_standby_is_given_up(
+    own_postgres_server: PostgresServer, script
+) -> None:
+    url = await asyncio.to_thread(own_postgres_server.create_database, "runs")
+    run = script()
+    async with Store.open(url, busy_timeout=0.05) as store:
+        await store.append([run.started()])
+        await asyncio.to_thread(make_a_standby, own_postgres_server)
+        with pytest.raises(ConnectionLostError, match="during recovery") as lost:
+            await store.append([completed := run.completed()])
+        assert lost.value.retryable
+        assert store._writer._session._driver.is_closed()
+
+        await asyncio.to_thread(own_postgres_server.execute, "SELECT pg_promote()")
+        assert [stored.position for stored in await store.append([completed])] == [2]
+
+
 @pytest.fixture
 async def session(url: str, store: Store) -> AsyncIterator[object]:
     """A session that the test drives itself, as the writer's thread does."""

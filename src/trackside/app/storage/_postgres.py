@@ -122,6 +122,7 @@ class PostgresDatabase:
             password=place.password,
             database=place.database,
             timeout=min(place.connect_timeout, within),
+            target_session_attrs=place.target,
             server_settings={**self._settings, **settings, **dict(place.server)},
         )
         _notice_silence(connection._transport.get_extra_info("socket"))  # noqa: SLF001  # the driver has no other way
@@ -152,19 +153,19 @@ class PostgresDatabase:
         if self.synchronous == "NORMAL":
             return await self.connect(within=within, **_WRITERS_PLANS, **settings, synchronous_commit="off")
         connection = await self.connect(within=within, **_WRITERS_PLANS, **settings)
-        try:
-            # Not always "on": a server that waits for its replicas, too, goes on doing so.
-            await connection.execute(
-                "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-            )
-        except BaseException:
-            connection.terminate()
-            raise
+        # Not always "on": a server that waits for its replicas, too, goes on doing so.
+        await _execute_first(
+            connection,
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+        )
         return connection
 
     async def connect_reader(self) -> asyncpg.Connection:
         """A connection that only reads; a transaction of it sees one moment."""
-        return await self.connect(default_transaction_read_only="on", default_transaction_isolation="repeatable read")
+        connection = await self.connect(default_transaction_isolation="repeatable read")
+        # Not set as it connects: with `target_session_attrs=read-write` the driver takes that for the server's own.
+        await _execute_first(connection, "SET default_transaction_read_only = on")
+        return connection
 
     def reading(self) -> AsyncEngine:
         """An engine for a few connections that only read, on the running loop."""
@@ -263,6 +264,15 @@ class PostgresDatabase:
         if isinstance(error, errors.ConnectionLostError):
             return errors.ServerUnreachableError(database=str(self), why=error.details["why"])
         return error
+
+
+async def _execute_first(connection: asyncpg.Connection, statement: str) -> None:
+    """Execute a statement on a connection that was just made, and let go of it if that fails."""
+    try:
+        await connection.execute(statement)
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 def _notice_silence(connected: socket.socket) -> None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no annotations there
 _NOT_UNIQUE = "23505"
+_NOT_SUPPORTED = "0A000"  # of BEGIN: this server takes no writes while it recovers, as a standby always does
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _PLAN_ANEW = "SET LOCAL plan_cache_mode = auto"
 # An advisory lock: one of the table of checkpoints would wait for whoever vacuums that.
@@ -95,10 +96,15 @@ class PostgresSession:
         self._plans_anew = False
         self._stored_threads.clear()
         self._graph = graph
+        begun = False
         try:
             self._wait(self._driver.execute(_BEGIN if graph is None else f"{_BEGIN}; {_LOCK_GRAPHS[graph]}"))
+            begun = True
             yield
         except BaseException as exc:
+            if not begun and getattr(exc, "sqlstate", None) == _NOT_SUPPORTED:
+                self._driver.terminate()  # it is a standby's; by now another connection may lead to who takes writes
+                raise errors.ConnectionLostError(database=str(self._database), why=str(exc)) from exc
             self._roll_back()
             if (error := self._meaning(exc)) is None:
                 raise

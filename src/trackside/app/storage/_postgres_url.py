@@ -98,6 +98,15 @@ class PostgresAddress:
         return " ".join(f"{name}={_quoted(value)}" for name, value in (place | said).items() if value is not None)
 
     @property
+    def target(self) -> str | None:
+        """Which of several hosts is meant: the one that takes writes. None if there is one, or something says which."""
+        is_said = any(name in {"target_session_attrs", "service"} for name, _ in self.driver)
+        if is_said or os.environ.get("PGTARGETSESSIONATTRS") or os.environ.get("PGSERVICE"):
+            return None
+        hosts = self.hosts or os.environ.get("PGHOST", "").split(",")
+        return "primary" if len(hosts) > 1 else None
+
+    @property
     def place(self) -> str:
         """Which database, and which schemas in it: the same text for the same ones, whoever connects and however.
 
