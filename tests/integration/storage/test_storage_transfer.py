@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from prepared_databases import EmptiedDatabase
 from sqlalchemy import select
+from tests.property.queue_hands import ForgetfulSession
 
-from trackside.app.storage import ExportReport, ImportReport, Store
+from trackside.app.storage import ExportReport, ImportReport, Store, importing
 from trackside.app.storage._tables import (
     counters,
     duration_totals,
@@ -303,6 +304,27 @@ async def test_an_import_that_was_cut_short_goes_on(store: Store, another: Anoth
         assert await told(copy) == await told(store)
 
     assert report == ImportReport(imported=0, known=11, kept_positions=True, unfinished=1)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 4])
+async def test_an_import_keeps_positions_though_the_reply_to_a_commit_was_lost(
+    store: Store, another: Another, script, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    monkeypatch.setattr(importing, "_BATCH_ROWS", 3)
+    await fill(store, script)
+    file = await exported(store)
+    async with another() as copy:
+        session: Any = ForgetfulSession(copy._writer._session)
+        copy._writer._session, session.loses_in = session, lost
+
+        report = await copy.import_events(io.BytesIO(file))
+
+        assert session.loses_in < 0
+        assert await exported(copy) == file
+        (later,) = await copy.append([script().started()])
+
+    assert report == ImportReport(imported=11, known=0, kept_positions=True, unfinished=1)
+    assert later.position == 16
 
 
 async def test_a_later_export_goes_on_where_the_first_one_ended(store: Store, another: Another, script) -> None:

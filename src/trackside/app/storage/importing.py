@@ -7,7 +7,7 @@ which was cut short is gone on with by doing it again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import batched
@@ -73,10 +73,11 @@ async def import_events(
         keep = placing.keeps(batch)
         try:
             positions = _positions(batch) if keep else {}
-            rows = await writer.write(ImportEvents([one.row for one in batch], positions=positions))
+            work = ImportEvents([one.row for one in batch], positions=positions)
+            rows = await writer.write(work)
         except (EventOrderError, EventConflictError) as exc:
             raise _conflict(exc, batch, export.header) from exc
-        placing.note(batch, rows)
+        placing.note(batch, rows, work.appended)
         loose.note(batch)
         if on_imported is not None:
             on_imported(placing.imported + placing.known)
@@ -188,10 +189,10 @@ class _Placing:
         """Whether these events go where they were."""
         return self.was_beginning and batch[0].position > self._last
 
-    def note(self, batch: Sequence[ImportedRow], stored: Sequence[EventRow]) -> None:
-        """Take note of what became of them."""
-        for one, row in zip(batch, stored, strict=True):
-            is_new = row is one.row
+    def note(self, batch: Sequence[ImportedRow], stored: Sequence[EventRow], appended: Collection[int]) -> None:
+        """Take note of what became of them; those with numbers in `appended`, from 0 on, are new."""
+        for number, (one, row) in enumerate(zip(batch, stored, strict=True)):
+            is_new = number in appended
             self.imported += is_new
             self.known += not is_new
             if row.position != one.position:
@@ -217,12 +218,21 @@ class ImportEvents(Append):
     """Events to append; those in `positions`, by id, at these positions, as far as the log has not got there."""
 
     positions: Mapping[str, int] = field(default_factory=dict[str, int])
+    appended: set[int] = field(default_factory=set[int])
+    """Which ones, counted from 0, it has appended: a transaction whose reply was lost is repeated, and finds them there."""
+
+    @override
+    def undone(self) -> None:
+        self.appended.clear()
 
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
         stored = unit.append(self.rows)
-        new = {row.event.event_id for row, mine in zip(stored, self.rows, strict=True) if row is mine}
-        unit.positions.update((event_id, place) for event_id, place in self.positions.items() if event_id in new)
+        for number, (row, mine) in enumerate(zip(stored, self.rows, strict=True)):
+            if row is mine:
+                self.appended.add(number)
+                if (place := self.positions.get(event_id := row.event.event_id)) is not None:
+                    unit.positions[event_id] = place
         return stored
 
 
