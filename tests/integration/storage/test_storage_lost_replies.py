@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import delete
 from tests.property.queue_hands import ForgetfulSession
 
-from trackside.app.storage import Store
+from trackside.app.storage import PruneReport, Store
 from trackside.app.storage._client_tables import crons
 from trackside.app.storage._thread_works import RemoveThread
 from trackside.app.storage.api_keys import digest_of
@@ -92,6 +92,15 @@ async def test_a_run_that_was_removed_is_removed(store: Store, script: Any, lose
     assert await threads.run(run.thread_id, run.run_id) is None
     with pytest.raises(UnknownRunError):
         await threads.remove_run(run.thread_id, run.run_id)
+
+
+async def test_what_was_pruned_is_counted(store: Store, script: Any, lose: Callable[[], None]) -> None:
+    run, kept = script(), script()
+    await store.append([*run.whole(), kept.started()])
+    lose()
+
+    assert await store.prune(older_than=None) == PruneReport(runs=1, events=5, threads=1, kept_for={}, kept_waiting=0)
+    assert [left.run_id for left in await store.runs()] == [kept.run_id]
 
 
 async def test_a_cron_that_was_changed_or_deleted_is_answered_so(store: Store, lose: Callable[[], None]) -> None:

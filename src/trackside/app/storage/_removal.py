@@ -113,7 +113,10 @@ class Removed(NamedTuple):
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
+_NOTHING = Removed(0, 0, 0)
+
+
+@dataclass(slots=True, eq=False)
 class RemoveRuns(Work):
     """Removes these runs, except those that somebody needs by now, and the threads that are left without any.
 
@@ -122,6 +125,8 @@ class RemoveRuns(Work):
 
     candidates: Sequence[Candidate]
     of_gone: bool = False
+    done: tuple[Sequence[str], Removed] = ((), _NOTHING)
+    """Which runs it has removed, and how much: a transaction whose reply was lost is repeated, and finds that done."""
 
     @property
     @override
@@ -137,7 +142,14 @@ class RemoveRuns(Work):
         return {candidate.thread_id for candidate in self.candidates}
 
     @override
+    def undone(self) -> None:
+        self.done = (), _NOTHING
+
+    @override
     def apply(self, unit: UnitOfWork) -> Removed:
+        run_ids, removed = self.done
+        if run_ids and unit.run(run_ids[0]) is None:
+            return removed
         session = unit.session
         wanted = [run_id for run_id in self.run_ids() if not unit.changes_run(run_id)]
         found = session.execute(
@@ -150,7 +162,7 @@ class RemoveRuns(Work):
             )
         )
         if not found:
-            return Removed(0, 0, 0)
+            return _NOTHING
         run_ids = [run_id for run_id, _, _ in found]
         session.execute(update(counters).where(counters.c.name == REMOVALS).values(value=counters.c.value + 1))
         _subtract(unit, run_ids)
@@ -159,7 +171,9 @@ class RemoveRuns(Work):
         for run_id in run_ids:
             unit.forget_run(run_id)
         gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids)
-        return Removed(len(found), sum(count for _, _, count in found), gone)
+        removed = Removed(len(found), sum(count for _, _, count in found), gone)
+        self.done = run_ids, removed
+        return removed
 
     def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str]) -> int:
         """Remove threads that have no run any more, with what they remember; the others name the last run they have."""
