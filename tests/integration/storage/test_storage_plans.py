@@ -1,5 +1,6 @@
 """How databases find what is asked for: by an index, without reading a whole table or sorting one."""
 
+import io
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,8 @@ from trackside.app.storage import (
     _stats,
     _thread_search,
 )
-from trackside.app.storage._tables import active_runs
+from trackside.app.storage._tables import EVENTS_AT_A_TIME, active_runs
+from trackside.app.storage.importing import EndLog
 from trackside.app.storage.threads import ThreadQuery
 from trackside.harness.lifecycle import FINAL_STATUSES
 
@@ -327,6 +329,33 @@ async def test_what_is_asked_of_a_thread_is_looked_for_among_its_runs(store: Sto
     searches = [line for line in lines if of_runs in line and "runs_pkey" not in line and "(run_id=?)" not in line]
     assert searches
     assert all("ix_runs_thread" in line for line in searches), searches
+
+
+async def test_an_export_of_a_thread_looks_among_its_runs(store: Store, dialect: str, script) -> None:
+    for thread_id in ("t", "u", "v"):
+        await store.append(script(thread_id=thread_id).whole())
+
+    plans = await plans_of(store, dialect, lambda: store.export_events(io.BytesIO(), thread_id="t"))
+
+    of_events = [lines for plan in plans if "events" in (lines := " ".join(str(row[-1]) for row in plan))]
+    assert of_events
+    for lines in of_events:
+        if dialect == "sqlite":
+            assert f"COVERING INDEX {EVENTS_OF_RUN}" in lines
+            assert LOG not in lines
+        assert (RUNS_OF_THREAD if dialect == "sqlite" else "ix_runs_thread") in lines
+        assert "Seq Scan" not in lines
+
+
+async def test_an_export_since_a_time_begins_where_events_can_be_as_young(store: Store, script) -> None:
+    await store.append([script(start=SINCE - timedelta(days=1)).started()])
+    await store._writer.write(EndLog(9_999))
+    await store.append([script(start=SINCE).started()])
+
+    statements = await statements_of(store, lambda: store.export_events(io.BytesIO(), since=SINCE))
+
+    first, *_ = (values for text, values in statements if "FROM events" in text)
+    assert 2 * EVENTS_AT_A_TIME - 1 in first
 
 
 async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, dialect: str) -> None:

@@ -16,7 +16,7 @@ from prepared_databases import EmptiedDatabase
 from sqlalchemy import select
 from tests.property.queue_hands import ForgetfulSession
 
-from trackside.app.storage import ExportReport, ImportReport, Store, importing
+from trackside.app.storage import ExportReport, ImportReport, Store, importing, transfer
 from trackside.app.storage._tables import (
     counters,
     duration_totals,
@@ -214,6 +214,13 @@ async def test_an_export_is_readable(store: Store, script) -> None:
         ({"types": "run_started"}, [1, 2]),
         ({"types": []}, []),
         ({"since": datetime(2026, 1, 31, 9, 30, 1, tzinfo=UTC)}, [3, 4]),
+        ({"since": datetime(2027, 1, 1, tzinfo=UTC)}, []),
+        ({"thread_id": "t-b", "to": 3}, [2]),
+        ({"thread_id": "t-b", "start": 3}, [4]),
+        ({"thread_id": "t-b", "agent": "search", "since": datetime(2026, 1, 31, 9, 30, 1, tzinfo=UTC)}, [4]),
+        ({"thread_id": "t-b", "agent": "chat"}, []),
+        ({"thread_id": "t-b", "run_id": "a"}, []),
+        ({"thread_id": "t-c"}, []),
     ],
 )
 async def test_some_of_the_events(store: Store, script, options: dict[str, Any], positions: list[int]) -> None:
@@ -224,6 +231,16 @@ async def test_some_of_the_events(store: Store, script, options: dict[str, Any],
 
     assert [line["position"] for line in lines[1:-1]] == positions
     assert bool(lines[0]["chosen"]) == bool(options.keys() - {"to"})
+
+
+async def test_the_events_of_a_thread_come_page_by_page(store: Store, script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "_PAGE_ROWS", 2)
+    for thread_id in ("t", *["u"] * 6, "t", *["u"] * 8):
+        await store.append(script(thread_id=thread_id).whole())
+
+    lines = [json.loads(line) for line in (await exported(store, thread_id="t")).splitlines()]
+
+    assert [line["position"] for line in lines[1:-1]] == [*range(1, 6), *range(36, 41)]
 
 
 async def test_an_export_ends_where_the_log_ended_when_it_began(store: Store, script) -> None:

@@ -113,12 +113,7 @@ class EventListing:
 
     def _begin(self, connection: Connection) -> int | None:
         """Behind which position events can be that fit; None if there are none at any."""
-        if self.since is None:
-            return self.after
-        part = event_times.c.part
-        query = select(part).where(event_times.c.latest >= self.since).order_by(part).limit(1)
-        first = connection.execute(query).scalar()
-        return None if first is None else max(self.after, first * EVENTS_AT_A_TIME - 1)
+        return self.after if self.since is None else begin_since(connection, self.since, self.after)
 
     def _of_some_runs(self, connection: Connection, begin: int) -> list[StoredEvent]:
         of_runs = self._of_run()
@@ -219,6 +214,13 @@ class EventListing:
         if self.after > end:
             why = f"the log ends at {end}: it is the position in another log, or in this one before it was put back"
             raise InvalidQueryError(field="after", value=self.after, why=why)
+
+
+def begin_since(connection: Connection, since: datetime, after: int) -> int | None:
+    """Behind which position, `after` or a later one, events can be that occurred then or later; None if there are none."""
+    part = event_times.c.part
+    first = connection.execute(select(part).where(event_times.c.latest >= since).order_by(part).limit(1)).scalar()
+    return None if first is None else max(after, first * EVENTS_AT_A_TIME - 1)
 
 
 def _end(connection: Connection) -> int:

@@ -14,10 +14,11 @@ from io import TextIOBase
 from typing import Any, BinaryIO, Literal, Self
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Text, exists, select, type_coerce
+from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, type_coerce
 
 from trackside.app.storage._arguments import AnyOf, members, plain_or_none, position, time
 from trackside.app.storage._encoding import UndecodableError, time_text
+from trackside.app.storage._queries import begin_since
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import POSITION, REMOVALS, counters, events, runs
 from trackside.app.storage._transfer_format import (
@@ -193,13 +194,15 @@ class ExportChoice:
         }
         return {name: value for name, value in chosen.items() if value is not None}
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """What holds for the chosen events, besides their position."""
+    def conditions(self, *, through_runs: bool) -> list[ColumnElement[bool]]:
+        """What holds for the chosen events, besides their position; `through_runs`: in a way that leads to a thread's."""
         conditions: list[ColumnElement[bool]] = []
         if self.run_id is not None:
             conditions.append(events.c.run_id == self.run_id)
         if self.thread_id is not None:
-            conditions.append(events.c.thread_id == self.thread_id)
+            its_runs = select(runs.c.run_id).where(runs.c.thread_id == self.thread_id)
+            is_its = events.c.thread_id == self.thread_id
+            conditions.append(events.c.run_id.in_(its_runs) if through_runs else is_its)
         if self.agent is not None:
             conditions.append(exists().where(runs.c.run_id == events.c.run_id, runs.c.agent == self.agent))
         if self.types is not None:
@@ -207,6 +210,37 @@ class ExportChoice:
         if self.since is not None:
             conditions.append(events.c.occurred_at >= self.since)
         return conditions
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How the chosen events are found: behind a position, and by what holds for them.
+
+    If they are `few`, all are looked up for each page; else the log is read.
+    """
+
+    after: int
+    conditions: Sequence[ColumnElement[bool]]
+    few: bool
+
+    @classmethod
+    def to(cls, connection: Connection, *, choice: ExportChoice, end: int) -> Self:
+        """The way to those that are chosen, up to this position."""
+        after: int | None = choice.start - 1
+        if choice.since is not None:
+            after = begin_since(connection, choice.since, choice.start - 1)
+        if after is None:
+            return cls(end, [], few=False)
+        thread_id = choice.thread_id if choice.run_id is None else None
+        few = thread_id is not None and _costs_less(connection, thread_id, end - after)
+        return cls(after, choice.conditions(through_runs=few), few)
+
+
+def _costs_less(connection: Connection, thread_id: str, stretch: int) -> bool:
+    """Whether it costs less to look up all events of a thread for each page than to read so much of the log once."""
+    query = select(func.sum(runs.c.last_sequence)).where(runs.c.thread_id == thread_id)
+    count = int(connection.execute(query).scalar() or 0)
+    return count * (1 + count // _PAGE_ROWS) < stretch
 
 
 async def export_events(
@@ -223,9 +257,9 @@ async def export_events(
     choice.check_end(end)
     to = end if choice.to is None else choice.to
     await asyncio.to_thread(writer.begin, ExportHeader(to=to, chosen=choice.described()))
-    after, count = choice.start - 1, 0
-    conditions = [*choice.conditions(), events.c.position <= to]
-    while page := await readers.run(partial(_page, conditions=conditions, after=after)):
+    way = await readers.run(partial(_Way.to, choice=choice, end=to))
+    after, count = way.after, 0
+    while page := await readers.run(partial(_page, way=way, after=after, end=to)):
         await asyncio.to_thread(writer.write, page)
         after = page[-1].position
         count += len(page)
@@ -278,9 +312,15 @@ def _checked(position: int, payload: str) -> msgspec.Raw:
         raise UndecodableError(f"the payload of the event at position {position} is not JSON") from exc
 
 
-def _page(connection: Connection, *, conditions: Sequence[ColumnElement[bool]], after: int) -> list[ExportedEvent]:
+def _page(connection: Connection, *, way: _Way, after: int, end: int) -> list[ExportedEvent]:
     """The next events, as many as fit into a page."""
-    query = select(*_COLUMNS).where(events.c.position > after, *conditions).order_by(events.c.position)
+    # Where few are looked up it is not the column itself, which would lead through the log.
+    place: ColumnElement[int] = events.c.position + 0 if way.few else events.c.position
+    chosen = [place > after, place <= end, *way.conditions]
+    if way.few:  # and their payloads are not sorted
+        found = select(events.c.position).where(*chosen).order_by(events.c.position).limit(_PAGE_ROWS).subquery()
+        chosen = [events.c.position.in_(select(found.c.position))]
+    query = select(*_COLUMNS).where(*chosen).order_by(events.c.position)
     page: list[ExportedEvent] = []
     size = 0
     with connection.execute(query.limit(_PAGE_ROWS), execution_options={"yield_per": _FETCHED_ROWS}) as rows:
