@@ -550,6 +550,23 @@ async def test_a_changed_state_and_the_end_of_a_thread_come_to_all_servers_once(
             await relay.aclose(0.05)
 
 
+@pytest.mark.parametrize("state", [b'{"values":1}', b"x" * (MOST_BYTES + 1)])
+async def test_a_changed_state_that_the_wire_takes_later_is_told_once_where_it_was_changed(state: bytes) -> None:
+    async with fleet() as made:
+        server = made.servers[0]
+        relay = Relay(server, made.wire)
+        with made.mirrors[0].thread(THREAD) as mirror, server.threads.read(THREAD) as reader:
+            await mirror.catch_up()
+            made.wire.is_away = True
+            server.threads.note_state(THREAD, state)
+            assert [item.what for item in reader.take()] == [state], "who follows it here does not wait for the wire"
+            made.wire.come_back()
+            server.threads.note_state(THREAD, b"{}")
+            await heard(reader, 1)
+            assert [item.what for item in reader.feed.after(0)] == [state, b"{}"]
+        await relay.aclose(0.05)
+
+
 async def test_who_follows_a_thread_hears_nothing_of_one_that_had_its_id_before() -> None:
     async with fleet() as made:
         made.log.threads[THREAD] = datetime.now(UTC)

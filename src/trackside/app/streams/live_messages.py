@@ -97,6 +97,11 @@ def bytes_of(message: Message) -> bytes:
     return VERSION + _encode(message)
 
 
+def state_of(data: bytes, at: int) -> State:
+    """A thread's state as it is sent."""
+    return State(data if len(data) <= MOST_BYTES else None, at)
+
+
 def message_of(data: bytes) -> Message:
     """What was said.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from functools import partial
@@ -97,7 +97,6 @@ class _SharedMirror:
         "made_at",
         "opened_at",
         "over",
-        "states",
         "tasks",
         "topic",
         "users",
@@ -120,8 +119,6 @@ class _SharedMirror:
         self.forgotten: set[str] = set()
         """Runs that were heard before a thread with this id was gone, and taken to be over."""
         self.arrivals = arrivals
-        self.states: deque[tuple[int, int]] = deque(maxlen=1_000)
-        """When the thread's state was changed, and a hash of what to, as it may come again."""
         self.watches: dict[str, asyncio.Task[None]] = {}
         """Who waits for the log to tell how a run has ended."""
         self.tasks: set[asyncio.Task[None]] = set()
@@ -371,16 +368,15 @@ class Mirrors:
 
     def _take_state(self, shared: _SharedMirror, state: State) -> None:
         """Somebody has changed the thread's state."""
-        known = state.at, hash(state.data)
-        if shared.feed is None or known in shared.states:
+        feed = shared.feed
+        if feed is None or not feed.remember_state(state):
             return
-        shared.states.append(known)
         if state.data is not None:
-            shared.feed.note_state(state.data, at=state.at)
+            feed.note_state(state.data, at=state.at)
         else:
             why = "the thread's state has changed, and is too large to be told"
-            shared.feed.note_missed("", StreamGap(0, 0, why), at=state.at)
-            shared.feed.wake()
+            feed.note_missed("", StreamGap(0, 0, why), at=state.at)
+            feed.wake()
 
     def _end(self, shared: _SharedMirror, told: ToldEnd) -> None:
         """A run is over."""

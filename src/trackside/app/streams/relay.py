@@ -26,12 +26,12 @@ from trackside.app.streams.live_messages import (
     Message,
     Part,
     Piece,
-    State,
     answers_in,
     bytes_about,
     bytes_of,
     part_of,
     pieces_of,
+    state_of,
 )
 from trackside.app.streams.wire import LiveWire, Topic
 from trackside.harness.types import RunRecord, RunSpec
@@ -172,9 +172,7 @@ class Relay:
 
     def _state(self, thread_id: str, state: bytes, at: int) -> bool:
         """Say that a thread's state has changed; whether that comes to all who listen."""
-        return self._tell(
-            thread_id, Message(THREAD_STATE, state=State(state if len(state) <= MOST_BYTES else None, at))
-        )
+        return self._tell(thread_id, Message(THREAD_STATE, state=state_of(state, at)))
 
     def _forget(self, thread_id: str) -> None:
         self._tell(thread_id, Message(THREAD_STATE, gone=True))

@@ -20,10 +20,12 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 from trackside.app.streams._ring import Ring, RingReader, Sized
 from trackside.app.streams.frames import Frame, now_ms
-from trackside.app.streams.live_messages import weight_of
+from trackside.app.streams.live_messages import State, state_of, weight_of
 from trackside.harness.ports import StreamGap
 
 _SMALL = 500  # bytes: what an item takes that is no part, besides what it says
+_KNOWN_STATES: Final = 1_000
+"""How many changes of a thread's state are known again if they come once more."""
 PER_MS: Final = 1_000
 """Numbers for each millisecond: nothing is said faster."""
 
@@ -90,6 +92,7 @@ class ThreadFeed(Ring[FeedItem]):
 
     __slots__ = (
         "_owner",
+        "_states",
         "active",
         "derived",
         "floor",
@@ -104,6 +107,8 @@ class ThreadFeed(Ring[FeedItem]):
     def __init__(self, owner: ThreadFeeds, thread_id: str) -> None:
         super().__init__(owner.limits.items, owner.limits.item_bytes)
         self._owner = owner
+        self._states: dict[tuple[int, int], None] = {}
+        """When the thread's state was changed, and a hash of what to, if other processes hear of that, too."""
         self.thread_id = thread_id
         self.floor = self.newest = owner.floor
         """The number of the newest item, and what all are greater than."""
@@ -150,6 +155,16 @@ class ThreadFeed(Ring[FeedItem]):
         self.add(FeedItem("state", "", state, _SMALL + len(state), at=at, number=self._number(at)))
         self.wake()
         self._owner.settle(self)
+
+    def remember_state(self, state: State) -> bool:
+        """Know a change of the thread's state again, which may come more than once; whether it was not known."""
+        key = state.at, hash(state.data)
+        if key in self._states:
+            return False
+        self._states[key] = None
+        if len(self._states) > _KNOWN_STATES:
+            del self._states[next(iter(self._states))]
+        return True
 
     def note_watched(self, run_id: str) -> None:
         """Somebody who watches the thread has heard how a run has ended."""
@@ -269,8 +284,11 @@ class ThreadFeeds:
         """Somebody has changed a thread's state, to this as JSON, on behalf of no run; tells those who follow it."""
         at, feed = now_ms(), self._feeds.get(thread_id)
         comes_back = self.on_state is not None and self.on_state(thread_id, state, at)
-        if feed is not None and not (feed.mirrored and comes_back):
-            feed.note_state(state, at=at)
+        if feed is None or (feed.mirrored and comes_back):
+            return
+        if feed.mirrored:
+            feed.remember_state(state_of(state, at))  # it comes when the wire takes it
+        feed.note_state(state, at=at)
 
     def forget(self, thread_ids: Iterable[str]) -> None:
         """These threads are gone: who follows one gets to the end."""
