@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
+from trackside.app.storage.errors import StorageError
 from trackside.app.streams.ends import ToldEnd
 
 
@@ -18,7 +19,9 @@ class ToldEnds:
         self.asked: list[str] = []
         self.threads: dict[str, datetime] = {}
         """The threads that are there, and when they were made."""
-        self._threads: dict[str, list[ToldEnd]] = {}
+        self.is_away = False
+        """Whether nobody can see where it ends."""
+        self._ends: list[tuple[str, ToldEnd]] = []
         self._news = asyncio.Event()
 
     def tell(
@@ -26,7 +29,7 @@ class ToldEnds:
     ) -> None:
         end = ToldEnd(run_id, {"status": "success", **says}, at, started)
         self.told[run_id] = end
-        self._threads.setdefault(thread_id, []).append(end)
+        self._ends.append((thread_id, end))
         self._news.set()
         self._news = asyncio.Event()
 
@@ -36,13 +39,18 @@ class ToldEnds:
             await self._news.wait()
         return self.told[run_id]
 
-    async def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
-        ends = self._threads.setdefault(thread_id, [])
-        seen = len(ends)
+    async def place(self) -> int:
+        if self.is_away:
+            raise StorageError(database="told", why="it is away")
+        return len(self._ends)
+
+    async def ends_on(self, thread_id: str, *, after: int) -> AsyncIterator[ToldEnd]:
         while True:
-            while seen < len(ends):
-                seen += 1
-                yield ends[seen - 1]
+            while after < len(self._ends):
+                of, end = self._ends[after]
+                after += 1
+                if of == thread_id:
+                    yield end
             await self._news.wait()
 
     async def thread_made_at(self, thread_id: str) -> datetime | None:

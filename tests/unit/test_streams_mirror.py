@@ -506,6 +506,20 @@ async def test_the_log_tells_a_thread_of_runs_that_never_said_anything() -> None
             assert await heard(reader, 1) == [("ended", RUN, "success")]
 
 
+async def test_a_mirror_of_a_thread_has_caught_up_when_it_misses_no_end_that_only_the_log_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trackside.app.streams.mirror._ASK_AGAIN", 0.01)
+    async with fleet() as made:
+        made.log.is_away = True
+        with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
+            assert not await mirror.catch_up(0.05)
+            made.log.is_away = False
+            assert await mirror.catch_up(5)
+            made.log.tell("pending", status="cancelled", started=False)
+            assert await heard(reader, 1) == [("ended", "pending", "cancelled")]
+
+
 async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() -> None:
     async with fleet() as made:
         made.begin()

@@ -26,11 +26,14 @@ class RunEnds:
             pass
         return None
 
-    async def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
-        """How the runs of a thread end, from now on."""
+    async def place(self) -> int:
+        """Where the log ends now."""
+        return await self._store.subscriptions.end()
+
+    async def ends_on(self, thread_id: str, *, after: int) -> AsyncIterator[ToldEnd]:
+        """How the runs of a thread end, from behind this place on."""
         try:
-            end = await self._store.subscriptions.end()
-            async for stored in self._store.follow(end, thread_id=thread_id, types=TERMINAL_EVENTS):
+            async for stored in self._store.follow(after, thread_id=thread_id, types=TERMINAL_EVENTS):
                 yield _told(stored)
         except ClosedError:
             pass

@@ -23,8 +23,12 @@ class EndLog(Protocol):
         """How a run has ended, as soon as it has; None if the log is closed before."""
         ...
 
-    def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
-        """How the runs of a thread end, from now on."""
+    async def place(self) -> int:
+        """Where it ends now."""
+        ...
+
+    def ends_on(self, thread_id: str, *, after: int) -> AsyncIterator[ToldEnd]:
+        """How the runs of a thread end, from behind this place on."""
         ...
 
     async def thread_made_at(self, thread_id: str) -> datetime | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -75,7 +75,9 @@ class Mirror:
         self.close()
 
     async def catch_up(self, seconds: float = 1.0) -> bool:
-        """Wait until all was heard that was said before and is kept, for so long at most; whether it was."""
+        """Wait until all was heard that was said before and is kept, and nothing is missed that happens from then on, for so
+        long at most; whether that is so.
+        """
         return self.shared is None or await self.shared.catch_up(seconds)
 
     def close(self) -> None:
@@ -97,6 +99,7 @@ class _SharedMirror:
         "made_at",
         "opened_at",
         "over",
+        "placed",
         "tasks",
         "topic",
         "users",
@@ -122,6 +125,10 @@ class _SharedMirror:
         self.watches: dict[str, asyncio.Task[None]] = {}
         """Who waits for the log to tell how a run has ended."""
         self.tasks: set[asyncio.Task[None]] = set()
+        self.placed = asyncio.Event()
+        """Set once it is known from where on the log tells how runs of the thread end."""
+        if feed is None:
+            self.placed.set()
 
     @property
     def is_caught_up(self) -> bool:
@@ -133,6 +140,7 @@ class _SharedMirror:
         try:
             async with asyncio.timeout(seconds):
                 await self.listening.caught_up.wait()
+                await self.placed.wait()
         except TimeoutError:
             return False
         return True
@@ -240,19 +248,11 @@ class Mirrors:
         self._spawn(shared, partial(self._end_if_gone, shared, feed), f"trackside-mirror-gone-{feed.thread_id}")
 
     async def _end_if_gone(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
-        made_at = await self._made_at(feed.thread_id)
+        made_at = await _answered(partial(self.log.thread_made_at, feed.thread_id))
         if made_at is None or shared.made_at not in {None, made_at}:
             self._hand_over(shared)
             self._drop(shared)
             feed.close()
-
-    async def _made_at(self, thread_id: str) -> datetime | None:
-        while True:
-            try:
-                return await self.log.thread_made_at(thread_id)
-            except TracksideError as exc:
-                logger.debug("whether thread %s is gone cannot be seen: %s", thread_id, exc)
-                await asyncio.sleep(_ASK_AGAIN)
 
     def _hand_over(self, shared: _SharedMirror) -> None:
         """A thread is gone. Its runs that somebody follows have mirrors of their own from now on, until they are over: the
@@ -430,7 +430,9 @@ class Mirrors:
 
     async def _ask_log_of_thread(self, shared: _SharedMirror) -> None:
         """Have runs end of which nothing was heard: they were cancelled before they began, or nobody could say it."""
-        async for told in self.log.ends_on(shared.topic.thread_id):
+        place = await _answered(self.log.place)
+        shared.placed.set()
+        async for told in self.log.ends_on(shared.topic.thread_id, after=place):
             if told.run_id not in shared.over and told.run_id not in shared.watches:
                 self._watch(shared, told.run_id, partial(self._end_by_log, shared, told))
 
@@ -453,6 +455,16 @@ class Mirrors:
             if told.started and followed and told.says.get("error_type") not in _SAID_NO_MORE:
                 channel.miss(channel.added + 1, at=told.at, why=_UNHEARD)
         self._end(shared, told)
+
+
+async def _answered[T](ask: Callable[[], Awaitable[T]]) -> T:
+    """What the log says, as soon as it can be asked."""
+    while True:
+        try:
+            return await ask()
+        except TracksideError as exc:
+            logger.debug("the log is asked again in a moment: %s", exc)
+            await asyncio.sleep(_ASK_AGAIN)
 
 
 async def _said_if_it_fails(work: _Work, topic: Topic) -> None:
