@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -648,6 +648,30 @@ async def test_who_follows_a_thread_hears_that_it_is_gone_also_while_its_mirror_
             made.wire.adversity = Adversity()
             await asyncio.wait_for(reader.wait_for_end(), 5)
             assert reader.thread_is_gone
+
+
+@pytest.mark.parametrize("deleted", ["here", "elsewhere"])
+async def test_who_follows_a_thread_that_is_made_again_hears_it_though_the_word_that_the_first_is_gone_comes_later(
+    deleted: str,
+) -> None:
+    async with fleet() as made:
+        mirrors, threads = made.mirrors[0], made.servers[0].threads
+        first = datetime.now(UTC)
+        second = made.log.threads[THREAD] = first + timedelta(seconds=1)
+        with mirrors.thread(THREAD, made_at=first) as before, threads.read(THREAD) as of_first:
+            await before.catch_up()
+            made.wire.is_away = True
+            (threads if deleted == "here" else made.hub.threads).forget([THREAD])
+            with mirrors.thread(THREAD, made_at=second) as mirror, threads.read(THREAD) as of_second:
+                assert await mirror.catch_up()
+                assert of_first.thread_is_gone
+                made.wire.come_back()
+                made.begin()
+                assert await heard(of_second, 1) == [("started", RUN, None)]
+                made.end()
+                assert await heard(of_second, 1) == [("ended", RUN, "success")]
+                await asyncio.sleep(QUICK.grace)
+                assert not of_second.is_over
 
 
 async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:

@@ -186,6 +186,9 @@ class Mirrors:
         """
         topic = Topic(thread_id)
         shared = self._open.get(topic)
+        if shared is not None and shared.feed is not None and _is_outlived(shared.feed, shared.made_at, made_at):
+            self._end_thread(shared, shared.feed)
+            shared = None
         if shared is None:
             feed = self._hub.threads.feed_of(thread_id)
             feed.mirrored = True
@@ -250,9 +253,13 @@ class Mirrors:
     async def _end_if_gone(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
         made_at = await _answered(partial(self.log.thread_made_at, feed.thread_id))
         if made_at is None or shared.made_at not in {None, made_at}:
-            self._hand_over(shared)
-            self._drop(shared)
-            feed.close()
+            self._end_thread(shared, feed)
+
+    def _end_thread(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
+        """A thread is gone: who follows it gets to the end."""
+        self._hand_over(shared)
+        self._drop(shared)
+        feed.close()
 
     def _hand_over(self, shared: _SharedMirror) -> None:
         """A thread is gone. Its runs that somebody follows have mirrors of their own from now on, until they are over: the
@@ -455,6 +462,11 @@ class Mirrors:
             if told.started and followed and told.says.get("error_type") not in _SAID_NO_MORE:
                 channel.miss(channel.added + 1, at=told.at, why=_UNHEARD)
         self._end(shared, told)
+
+
+def _is_outlived(feed: ThreadFeed, made_at: datetime | None, newer: datetime | None) -> bool:
+    """Whether the thread with this feed is gone, and one has its id that was made later: the word of that is under way."""
+    return not feed.is_kept or (made_at is not None and newer is not None and made_at < newer)
 
 
 async def _answered[T](ask: Callable[[], Awaitable[T]]) -> T:
