@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,13 +41,15 @@ def record(run_id: str = RUN, thread_id: str = THREAD) -> RunRecord:
 class Fleet:
     """A worker that executes, and servers that are asked."""
 
-    def __init__(self, wire: AdverseWire, *, servers: int = 1, limits: HubLimits | None = None) -> None:
+    def __init__(
+        self, wire: AdverseWire, *, servers: int = 1, limits: HubLimits | None = None, options: MirrorOptions = QUICK
+    ) -> None:
         self.wire = wire
         self.log = ToldEnds()
         self.hub = StreamHub(limits)
         self.relay = Relay(self.hub, wire)
         self.servers = [StreamHub(limits) for _ in range(servers)]
-        self.mirrors = [Mirrors(server, wire, self.log, QUICK) for server in self.servers]
+        self.mirrors = [Mirrors(server, wire, self.log, options) for server in self.servers]
 
     def begin(self, run_id: str = RUN, **more: Any) -> None:
         self.hub.begin(record(run_id), RunSpec("a", stream_mode=SPEC.stream_mode, **more))
@@ -62,10 +65,8 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(
-    adversity: Adversity | None = None, seed: int = 0, *, servers: int = 1, limits: HubLimits | None = None
-) -> AsyncGenerator[Fleet]:
-    made = Fleet(AdverseWire(adversity, seed), servers=servers, limits=limits)
+async def fleet(adversity: Adversity | None = None, seed: int = 0, **more: Any) -> AsyncGenerator[Fleet]:
+    made = Fleet(AdverseWire(adversity, seed), **more)
     try:
         yield made
     finally:
@@ -646,6 +647,19 @@ async def test_who_follows_a_thread_hears_that_it_is_gone_also_while_its_mirror_
             if another_is_there:
                 made.log.threads[THREAD] = datetime.now(UTC)
             made.wire.adversity = Adversity()
+            await asyncio.wait_for(reader.wait_for_end(), 5)
+            assert reader.thread_is_gone
+
+
+async def test_who_follows_a_thread_hears_that_it_is_gone_also_if_the_word_of_that_is_lost() -> None:
+    async with fleet(Adversity(lost=100), options=replace(QUICK, look_every=0.01)) as made:
+        made_at = made.log.threads[THREAD] = datetime.now(UTC)
+        with made.mirrors[0].thread(THREAD, made_at=made_at) as mirror, made.servers[0].threads.read(THREAD) as reader:
+            assert await mirror.catch_up()
+            await asyncio.sleep(0.05)
+            assert not reader.is_over
+            del made.log.threads[THREAD]
+            made.hub.threads.forget([THREAD])
             await asyncio.wait_for(reader.wait_for_end(), 5)
             assert reader.thread_is_gone
 

@@ -194,6 +194,7 @@ class Mirrors:
             feed.mirrored = True
             shared = _SharedMirror(topic, Arrivals(self.stats), feed, made_at)
             self._spawn(shared, partial(self._ask_log_of_thread, shared), f"trackside-mirror-{thread_id}")
+            self._spawn(shared, partial(self._look_after, shared, feed), f"trackside-mirror-looks-{thread_id}")
             self._begin(shared)
         if active is not None and active not in shared.watches and active not in shared.over:
             self._watch(shared, active, partial(self._ask_log, shared, active))
@@ -249,6 +250,11 @@ class Mirrors:
             shared.forgotten.update(shared.over)
             feed.begin_anew()
         self._spawn(shared, partial(self._end_if_gone, shared, feed), f"trackside-mirror-gone-{feed.thread_id}")
+
+    async def _look_after(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
+        while not feed.closed:
+            await asyncio.sleep(self._options.look_every)
+            await self._end_if_gone(shared, feed)
 
     async def _end_if_gone(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
         made_at = await _answered(partial(self.log.thread_made_at, feed.thread_id))

@@ -17,6 +17,8 @@ class MirrorOptions:
     """How long it waits at most, while such things come."""
     doubt: float = 2.0
     """After so long the log is asked how a run of a thread has ended of which only something else was heard."""
+    look_every: float = 60.0
+    """How often the log is asked whether a thread is there still: the word that it is gone may be lost."""
 
 
 @dataclass(slots=True)
