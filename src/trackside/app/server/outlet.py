@@ -46,6 +46,7 @@ class Outlet:
         "_heartbeat",
         "_is_slow",
         "_last",
+        "_lasts",
         "_loop",
         "_nudge",
         "_patience",
@@ -63,13 +64,16 @@ class Outlet:
         self._last = self._loop.time()
         self._is_slow = False
         self._nudge: Callable[[], object] = _nothing
+        self._lasts: Callable[[], object] | None = None
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def is_open(self, nudge: Callable[[], object]) -> Generator[None]:
-        """Look after the client; `nudge` is called when it has been told nothing for a while."""
-        self._nudge = nudge
+    def is_open(self, nudge: Callable[[], object], *, lasts: Callable[[], object] | None = None) -> Generator[None]:
+        """Look after the client; `nudge` is called when it has been told nothing for a while, `lasts` once it is there that
+        long.
+        """
+        self._nudge, self._lasts = nudge, lasts
         self._look_later()
         try:
             yield
@@ -112,6 +116,9 @@ class Outlet:
 
     def _look(self) -> None:
         self._look_later()
+        if self._lasts is not None:
+            self._lasts()
+            self._lasts = None
         now = self._loop.time()
         if self._begun is None:
             if now - self._last >= self._heartbeat / 2:

@@ -50,7 +50,7 @@ class RunEvents:
         if self.on_disconnect is not None:
             self._departure = Departure(receive, self.reader.rouse)
         try:
-            with outlet.is_open(self.reader.nudge):
+            with outlet.is_open(self.reader.nudge, lasts=lambda: self._watch(receive)):
                 await self._write(outlet, receive)
         except SlowReaderError:
             await self._leave()
@@ -79,9 +79,11 @@ class RunEvents:
                 continue
             if not await reader.wait() and not self._is_gone:
                 pending.append(HEARTBEAT)
-                # Only now: most streams are over sooner, and who has gone by then has missed nothing.
-                self._departure = self._departure or Departure(receive, reader.rouse)
         await self._leave()
+
+    def _watch(self, receive: Receive) -> None:
+        """See from now on whether the client goes: most streams are over by now, and who went before has missed nothing."""
+        self._departure = self._departure or Departure(receive, self.reader.rouse)
 
     async def _leave(self) -> None:
         if self.on_disconnect is not None:
