@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from told_ends import ToldEnds
 
-from trackside.app.server.following import resume
+from trackside.app.server.following import hear, resume
 from trackside.app.streams import EndedStream, FeedLimits, HubLimits, Reader, StreamHub
 from trackside.app.streams.frames import now_ms
 from trackside.app.streams.live_messages import MOST_BYTES, VERSION
@@ -157,6 +157,23 @@ async def test_who_has_had_more_elsewhere_than_has_come_here_goes_on_behind_that
             got, _ = await to_the_end(reader)
         assert numbers_of(got) == [6]
         assert reader.knows(f"{now_ms()}-7") is False, "the worker has said which part was the last"
+
+
+@pytest.mark.parametrize(("last_event_id", "waited_for"), [(None, []), ("-1", []), ("17-2", [2])])
+async def test_only_an_id_that_a_client_has_had_elsewhere_is_waited_for(
+    last_event_id: str | None, waited_for: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+
+    async def reaches(reader: Reader, number: int, seconds: float) -> bool:
+        waits.append(number)
+        return False
+
+    monkeypatch.setattr(Reader, "reaches", reaches)
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN) as mirror:
+            await hear(mirror, made.servers[0].read(RUN), last_event_id)
+    assert waits == waited_for
 
 
 async def test_who_has_had_more_of_a_run_than_has_come_before_the_log_told_its_end_gets_that_end() -> None:

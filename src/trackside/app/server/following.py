@@ -84,7 +84,9 @@ def reader_of(parts: ServerParts, run_id: str) -> Reader:
 async def hear(mirror: Mirror, reader: Reader, last_event_id: str | None) -> None:
     """Wait a moment until a mirror has what was said of a run before, and the event that a client has seen last."""
     await mirror.catch_up()
-    number = "" if last_event_id is None else last_event_id.rpartition("-")[2]
+    if last_event_id is None or last_event_id == FROM_THE_BEGINNING:
+        return
+    number = last_event_id.rpartition("-")[2]
     if number.isdecimal() and len(number) < _LONGEST_NUMBER and not reader.is_over:
         await reader.reaches(int(number), LAG)
 
