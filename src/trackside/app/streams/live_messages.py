@@ -36,6 +36,7 @@ class Begin(msgspec.Struct, array_like=True, frozen=True):
     modes: tuple[str, ...]
     resumable: bool
     has_feed: bool
+    """Whether its thread outlives it. Nobody looks at that: who follows a thread here is told of each run on it."""
     started: bool
     at: int
     answers: tuple[str, ...] | None = None
