@@ -46,10 +46,10 @@ class RunEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outlet = Outlet(send, patience=self.patience, heartbeat=self.heartbeat)
-        await outlet.begin(self.headers)
-        if self.on_disconnect is not None:
-            self._departure = Departure(receive, self.reader.rouse)
         try:
+            await outlet.begin(self.headers)
+            if self.on_disconnect is not None:
+                self._departure = Departure(receive, self.reader.rouse)
             with outlet.is_open(self.reader.nudge, lasts=lambda: self._watch(receive)):
                 await self._write(outlet, receive)
         except SlowReaderError:
