@@ -70,6 +70,7 @@ class Channel(Ring[Frame]):
         "resumable",
         "run_id",
         "steps",
+        "told",
         "values",
     )
 
@@ -79,6 +80,8 @@ class Channel(Ring[Frame]):
         self.end: Mapping[str, Any] | None = None
         self.ended_at = 0
         """When that was told, in milliseconds since 1970."""
+        self.told = False
+        """Whether who follows its thread was told that, too."""
         self.closing = False
         self.values: bytes | None = None
         """The run's newest state, as it was said last."""
@@ -335,7 +338,7 @@ class StreamHub:
             if channel.feed is not None:
                 channel.feed.note_end(run_id, end, at=at)
                 channel.feed.wake()
-                channel.feed = None
+                channel.feed, channel.told = None, True
         self._ended[run_id] = channel
         self._ended_bytes += channel.size if channel is not None else 0
         limits = self.limits

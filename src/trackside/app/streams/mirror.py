@@ -374,7 +374,8 @@ class Mirrors:
     def _retell_ended(self, feed: ThreadFeed, run_id: str) -> None:
         """Tell those who follow a thread of a run that has ended here before anybody did: it was followed by itself."""
         channel = self._hub.ended(run_id)
-        if channel is not None and channel.begun is not None:
+        if channel is not None and (channel.begun is not None or not channel.told):
+            channel.told = True
             channel.retell(feed)
             feed.note_end(run_id, channel.end, at=channel.ended_at)
             feed.wake()
@@ -402,6 +403,8 @@ class Mirrors:
                 self._note_over(of_thread, told.run_id)  # with this those who follow the thread know all of it
             says = end_as_said(told.says)
             self._hub.close_mirror(told.run_id, says, at=told.at)
+        elif shared.feed is not None and (former := self._hub.ended(told.run_id)) is not None and not former.told:
+            self._retell_ended(shared.feed, told.run_id)
         self._note_over(shared, told.run_id)
 
     def _note_over(self, shared: _SharedMirror, run_id: str) -> None:
