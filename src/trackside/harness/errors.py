@@ -168,6 +168,10 @@ class EventOrderError(TracksideError, ValueError):
     """Event {sequence} ({event_type}) of run {run_id!r} does not follow: {why}."""
 
 
+class TakenOverError(EventOrderError):
+    """Run {run_id!r} cannot be started by this process: {why}."""
+
+
 class AgentOutputError(TracksideError, TypeError):
     """The agent {agent!r} gave back something that is not a result: {why}."""
 

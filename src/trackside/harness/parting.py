@@ -52,3 +52,10 @@ def say_lost(coordinator: RunCoordinator, run_id: str) -> None:
     lose: Callable[[str], None] | None = getattr(coordinator, "lose", None)
     if lose is not None:
         lose(run_id)
+
+
+def say_taken_over(coordinator: RunCoordinator, run_id: str) -> None:
+    """Tell the coordinator of a run that it gave to be executed, and that the log says is another process's."""
+    give_up: Callable[[str], None] | None = getattr(coordinator, "give_up", None)
+    if give_up is not None:
+        give_up(run_id)

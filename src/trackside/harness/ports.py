@@ -156,6 +156,8 @@ class RunCoordinator(Protocol):
     One that learns from a log how runs end may have a method `lose(run_id)`, which does not wait. It is called after the
     release of a run whose end could neither be written there nor be kept for later: nobody will ever say how that ended, so
     it is to be ended as one whose worker is lost.
+    It may also have a method `give_up(run_id)`, which does not wait either: for a run that it gave to be executed, and whose
+    start a required observer refused with a `TakenOverError`. Should the run come back, it is given anew (`on_adopted`).
 
     Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way, and
     a closing event loop can cut off the task that takes it (`steady`). A step that was cut off and has happened all the

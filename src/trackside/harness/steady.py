@@ -85,6 +85,7 @@ class _SteadyCoordinator:
         self._coordinator = coordinator
         self.durable = coordinator.durable
         self.lose = getattr(coordinator, "lose", None)
+        self.give_up = getattr(coordinator, "give_up", None)
 
     def attach(self, host: RunHost) -> None:
         self._coordinator.attach(host)

@@ -29,14 +29,14 @@ from trackside.harness.ending import (
     stopped,
     undelivered,
 )
-from trackside.harness.errors import EventOrderError
+from trackside.harness.errors import EventOrderError, TakenOverError
 from trackside.harness.failures import is_of, line_of, trace_of
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
 from trackside.harness.observer import RunResult
 from trackside.harness.outbox import Outbox
-from trackside.harness.parting import is_kept_nowhere, say_lost, settle_with, unsettled
+from trackside.harness.parting import is_kept_nowhere, say_lost, say_taken_over, settle_with, unsettled
 from trackside.harness.payload import whole
 from trackside.harness.ports import Claim, Settlement, ThreadState
 from trackside.harness.recall import ThreadMemory
@@ -112,10 +112,7 @@ class RunWorker:
         )
         self._memory = ThreadMemory(services.states, self._run, observers.policy)
         self._stop: Stop | None = None
-        self._claimed = False
-        self._lost = False
-        self._end_taken = False
-        self._recalled = False
+        self._claimed = self._lost = self._end_taken = self._recalled = False
         self._thread_before: ThreadStatus | None = None
         self._calling = False
         self._ending = False
@@ -345,7 +342,10 @@ class RunWorker:
             await self._emitter.emit(*drafts)
         except BaseException as exc:  # noqa: BLE001  # whatever an observer raises, the run still has to end (I18)
             self.delivery_error = self._noted(exc)
-            if is_of(exc, EventOrderError) and not self._end_taken and await self.ended_elsewhere() is not None:
+            if is_of(exc, TakenOverError) and not self._lost:
+                say_taken_over(self._services.coordinator, self.record.run_id)
+                self.lose()
+            elif is_of(exc, EventOrderError) and not self._end_taken and await self.ended_elsewhere() is not None:
                 self.lose()  # I5: the log refuses what comes after an end, and that end is not ours
             return False
         return True

@@ -35,7 +35,7 @@ from trackside.app.storage.errors import (
     TransactionConflictError,
 )
 from trackside.app.storage.fleet import QueueNews
-from trackside.harness.errors import EventOrderError, TracksideError
+from trackside.harness.errors import EventOrderError, TakenOverError, TracksideError
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_after
 from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import JsonObject, LifecycleEventType, ThreadStatus
@@ -311,11 +311,10 @@ class UnitOfWork:
         active = self.queue.find(row.event.run_id)
         if active is None or active.owner in workers or (active.owner is None and len(workers) == 1):
             return
-        if active.owner is None:
-            why = "nobody looks after the run: it waits for a process to take it over"
-        else:
-            why = f"worker {active.owner} looks after the run: another process took it over"
-        raise EventOrderError(run_id=active.run_id, event_type=str(row.event.event_type), sequence=1, why=why)
+        error, why = EventOrderError, "nobody looks after the run: it waits for a process to take it over"
+        if active.owner is not None:
+            error, why = TakenOverError, f"worker {active.owner} looks after the run: another process took it over"
+        raise error(run_id=active.run_id, event_type=str(row.event.event_type), sequence=1, why=why)
 
     def _stand(self, run: RunRow, workers: Collection[str], retried_as: str | None) -> None:
         """Let the queue know what the log says: that a run has started, or that it has ended and gives its thread back.

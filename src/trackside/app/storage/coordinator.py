@@ -344,6 +344,10 @@ class StoredCoordinator:
         """The end of a run that was released is kept nowhere: have it ended as lost, as soon as that can be written."""
         self._upkeep.lose(run_id)
 
+    def give_up(self, run_id: str) -> None:
+        """Look after a run no longer that was claimed here, and that another worker had taken over before it could start."""
+        self._runs.forget(run_id)
+
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
         """Record that a run should stop; one that waits in another process ends at once."""
         own = self._runs.get(run_id)

@@ -324,6 +324,52 @@ async def test_a_run_that_was_taken_over_cannot_be_started_by_its_first_owner(wo
     agents.let("at a")
 
 
+async def test_who_waits_for_a_run_that_another_process_executes_by_now_is_told_so_and_not_that_it_failed(
+    worker: Any, agents: Agents, database: Any
+) -> None:
+    a = await worker(max_running=1)
+    await a.start("one")
+    await agents.until_running("one")
+    waiting = await a.start("two", thread_id="t")  # for a place, not for its thread
+    await asyncio.gather(*a.coordinator._upkeep.stop(), return_exceptions=True)
+    database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting.run_id}'")
+    b = await worker()
+    await agents.until_running("two")
+
+    agents.let("one")
+    with pytest.raises(NoResultHereError, match="another process has taken it over"):
+        await within_patience(waiting.result())
+
+    agents.let("two")
+    await b.until_ended(waiting.run_id)
+    assert (await b.store.run(waiting.run_id)).status is RunStatus.success
+    assert agents.begun == ["one", "two"]
+
+
+async def test_a_run_whose_start_was_refused_is_executed_when_it_comes_back(
+    worker: Any, agents: Agents, database: Any
+) -> None:
+    a, b = await worker(max_running=1), await worker(max_running=1)
+    for each, name in ((a, "at a"), (b, "at b")):
+        await each.start(name)
+        await agents.until_running(name)
+    waiting = await a.start("quick", thread_id="t")  # for a place, not for its thread
+    for each in (a, b):
+        await asyncio.gather(*each.coordinator._upkeep.stop(), return_exceptions=True)
+    database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting.run_id}'")
+    await b.coordinator._upkeep.clear_up()
+    agents.let("at a")
+    with pytest.raises(NoResultHereError):
+        await within_patience(waiting.result())
+
+    database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting.run_id}'")  # as if it left
+    await a.coordinator._upkeep.clear_up()
+    await a.until_ended(waiting.run_id)
+
+    assert (await a.store.run(waiting.run_id)).status is RunStatus.success
+    agents.let("at b")
+
+
 async def test_a_run_that_comes_back_while_it_is_being_given_up_is_executed(
     worker: Any, agents: Agents, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
