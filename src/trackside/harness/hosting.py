@@ -49,10 +49,11 @@ class Host:
         if (execution := self._runs.get(run_id)) is not None:
             self._runs.lose(execution)
 
-    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
+    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> bool:
         execution = self._adopt(record, spec)
         if execution is not None and ready:
             self._runs.schedule(execution)
+        return execution is not None
 
 
 def asked_for(action: CancelAction) -> Stop:

@@ -134,8 +134,11 @@ class RunHost(Protocol):
         """
         ...
 
-    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
-        """A pending run whose process is gone is this host's now; `ready` says that it may be claimed."""
+    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> bool | None:
+        """A pending run whose process is gone, or that was nobody's, is this host's now; if `ready`, it may be claimed.
+
+        False: the host closes, and somebody else has to have it.
+        """
         ...
 
 

@@ -195,6 +195,9 @@ class FleetWorker:
                 self._taken += 1
                 await self._see_through(run_id)
                 offer.done()
+            case _ if self._stopping:  # whoever goes on sees what it is worth
+                self._free(1)
+                offer.decline(after=0.0)
             case Taking.gone | Taking.busy:  # what is not its thread's turn is announced when it is
                 self._missed += 1
                 self._free(1)

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from trackside.app.storage import _schema
 from trackside.app.storage._own_runs import OwnRuns
+from trackside.app.storage._recovery import Disown
 from trackside.app.storage._taking import Take, TakenRun, Takings
 from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
+from trackside.harness.errors import ClosedError
 from trackside.harness.ports import RunHost
 
 logger = logging.getLogger("trackside.storage")
@@ -80,12 +83,12 @@ class Taker:
 
     async def _take(self, host: RunHost, work: Take) -> Takings:
         takings: Takings = await self._writer.write_to_the_end(work)
-        for run in takings.taken:
-            self._give(host, run)
+        refused = [run.record.run_id for run in takings.taken if not self._give(host, run)]
         self._note_unfit(takings.unfit)
-        return takings
+        return await self._give_back(takings, refused) if refused else takings
 
-    def _give(self, host: RunHost, run: TakenRun) -> None:
+    def _give(self, host: RunHost, run: TakenRun) -> bool:
+        """Have the host know a run that was taken; False: it takes none any more."""
         run_id = run.record.run_id
         is_known = run_id in self._own
         own = self._own.take(run.record, ready=True, thread_status=run.thread_status)
@@ -93,10 +96,21 @@ class Taker:
         try:
             if is_known:  # it was taken from this worker, which was thought to be dead
                 host.on_ready(run_id)
-            else:
-                host.on_adopted(run.record, run.spec, ready=True)
+            elif host.on_adopted(run.record, run.spec, ready=True) is False:
+                self._own.forget(run_id)
+                return False
         except Exception:  # the host's failure; the others are this worker's now, too
             logger.exception("run %s was taken, but waits for this process to end", run_id)
+        return True
+
+    async def _give_back(self, takings: Takings, refused: Sequence[str]) -> Takings:
+        """Let others have what came too late for the host, which closes: it would wait here until that has closed."""
+        try:
+            await self._writer.write_to_the_end(Disown(owner=self._worker_id, strangers=refused, limit=len(refused)))
+        except (StorageError, ClosedError) as exc:  # the next rounds find that nobody here knows them
+            logger.info("%d runs that were taken could not be given back yet: %s", len(refused), exc)
+        taken = [run for run in takings.taken if run.record.run_id not in refused]
+        return takings._replace(taken=taken, outcomes={**takings.outcomes, **dict.fromkeys(refused, Taking.busy)})
 
     def _note_unfit(self, unfit: Mapping[str, str]) -> None:
         for run_id, why in unfit.items():

@@ -161,23 +161,29 @@ class Upkeep:
             self._enrolment.stay()
             adopt = Adopt(owner=self._worker_id, agents=[*host.agents], unfit=[*self._unfit])
             adoption: Adoption = await self._writer.write(adopt)
-            for adopted in adoption.adopted:  # all at once: whoever makes one of them leave has to find it here
-                self._adopt(host, adopted)
+            # All at once: whoever makes one of them leave has to find it here.
+            refused = [one.record.run_id for one in adoption.adopted if not self._adopt(host, one)]
             for run_id, why in adoption.unfit.items():
                 logger.warning("run %s waits for another version of Trackside: %s", run_id, why)
             self._unfit.update(adoption.unfit)
+            if refused:
+                await self._writer.write(Disown(owner=self._worker_id, strangers=refused))
             is_all = adoption.is_all
 
-    def _adopt(self, host: RunHost, adopted: Adopted) -> None:
+    def _adopt(self, host: RunHost, adopted: Adopted) -> bool:
+        """Have the host know a run that was taken over; False: it takes none any more."""
         record = adopted.record
         is_known = record.run_id in self._own
         own = self._own.take(record, ready=adopted.ready, thread_status=adopted.thread_status)
         if is_known:  # taken from this worker, which was thought to be dead, and given back
-            return
+            return True
         try:
-            host.on_adopted(record, adopted.spec, ready=own.ready)
+            if host.on_adopted(record, adopted.spec, ready=own.ready) is False:
+                self._own.forget(record.run_id)
+                return False
         except Exception:  # the host's failure; the others of the round are this worker's now, too
             logger.exception("run %s was taken over, but waits for this process to end", record.run_id)
+        return True
 
     async def end_lost(self) -> None:
         """End the runs whose ends are kept nowhere.

@@ -11,6 +11,7 @@ from typing import Any, override
 
 import pytest
 from tests.integration.runs.stage import Agents, within_patience
+from tests.integration.storage.conftest import held_up
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
 from trackside.app.storage._postgres_signals import PostgresSignals
@@ -458,3 +459,31 @@ async def test_a_run_that_another_version_asked_for_is_left_to_it(worker: Any, a
 
     assert agents.begun == ["one", "quick two"]
     assert (await b.manager.cancel(newer.run_id)).status is RunStatus.cancelled
+
+
+async def test_what_a_process_that_closes_takes_over_too_late_is_given_back(
+    worker: Any, agents: Agents, database: Any
+) -> None:
+    b = await worker()
+    running = await b.start("at b")
+    await agents.until_running("at b")
+    await asyncio.gather(*b.coordinator._upkeep.stop(), return_exceptions=True)
+    async with worker.make(max_running=1) as a:
+        await a.start("one")
+        await agents.until_running("one")
+        waiting = await a.start("quick", thread_id="t")
+    async with held_up(b.store):
+        taking_over = asyncio.ensure_future(b.coordinator._upkeep._take_over())
+        while not b.store.writer_stats().pending:
+            await asyncio.sleep(0)
+        closing = asyncio.ensure_future(b.manager.aclose(grace=60))
+        while not b.manager.closing:
+            await asyncio.sleep(0)
+    await taking_over
+
+    owners = database.execute(f"SELECT owner FROM active_runs WHERE run_id = '{waiting.run_id}'").fetchall()
+    assert owners == [(None,)]
+    assert not closing.done()
+    agents.let("at b")
+    await closing
+    assert (await running.result()).status is RunStatus.success

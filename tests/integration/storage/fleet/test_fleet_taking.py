@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tests.integration.runs.stage import Agents
+from tests.integration.storage.conftest import held_up
 
 from trackside import NoResultHereError, RunStatus
 from trackside.app.storage.errors import NoFleetError, SchemaMovedOnError
@@ -303,3 +304,29 @@ async def test_inline_processes_beside_a_fleet_take_over_its_runs_but_not_those_
     own = await inline.start("quick")
     await own.result()
     assert (await server.manager.get(on_gpu)).status is RunStatus.pending
+
+
+async def test_what_a_worker_takes_too_late_is_anybodys_and_news_while_it_finishes_the_rest(
+    member: Any, agents: Agents
+) -> None:
+    server, worker, other = await member("server"), await member(), await member()
+    running = await server.start("long")
+    await worker.take(running.run_id)
+    await agents.until_running("long")
+    handle = await server.start("quick")
+    async with held_up(worker.store):
+        taking = asyncio.ensure_future(worker.take(handle.run_id))
+        while not worker.store.writer_stats().pending:
+            await asyncio.sleep(0)
+        closing = asyncio.ensure_future(worker.manager.aclose(grace=60))
+        while not worker.manager.closing:
+            await asyncio.sleep(0)
+
+    assert await taking == [BUSY]
+    assert worker.announced == [handle.run_id]
+    assert await other.take(handle.run_id) == [TAKEN]
+    assert (await server.ended(handle.run_id)).status is RunStatus.success
+    assert not closing.done()
+    agents.let("long")
+    await closing
+    assert (await server.ended(running.run_id)).status is RunStatus.success
