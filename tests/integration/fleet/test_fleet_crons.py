@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from trackside import RunSpec
+from trackside.app.cli.process_life import ProcessLife
 from trackside.app.settings import EngineSettings, Settings
 from trackside.app.storage.crons import Cron
 from trackside.app.wiring import open_app
@@ -14,6 +16,26 @@ from trackside.harness.ids import new_id
 
 async def agent(input: Any) -> dict[str, Any]:
     return {}
+
+
+async def make_due(app: Any, *agents: str) -> None:
+    """Make a cron of each of these agents, whose first run is due."""
+    now = datetime.now(UTC)
+    for name in agents:
+        # Their runs are looked for: else they are gone with their threads as soon as they have ended.
+        fields: dict[str, Any] = {"schedule": "0 0 1 1 *", "created_at": now, "updated_at": now}
+        fields |= {"next_run_at": now - timedelta(seconds=1), "on_run_completed": "keep"}
+        await app.store.crons.create(Cron(cron_id=new_id(), agent=name, **fields))
+
+
+async def until_started(app: Any) -> list[Cron]:
+    """Wait until all crons have started the runs that were due; the crons then."""
+    async with asyncio.timeout(30):
+        while True:
+            crons: list[Cron] = (await app.store.crons.search()).crons
+            if crons and all(cron.next_run_at is None or cron.next_run_at > datetime.now(UTC) for cron in crons):
+                return crons
+            await asyncio.sleep(0.01)
 
 
 async def until_duty_is_held(app: Any, name: str) -> str:
@@ -26,22 +48,40 @@ async def until_duty_is_held(app: Any, name: str) -> str:
 
 async def test_a_server_starts_runs_of_crons_whose_agent_the_scheduler_has_not(postgres_with_tables: str) -> None:
     settings = Settings(database_url=postgres_with_tables, engine=EngineSettings(url="postgres", lease=2.0))
-    now = datetime.now(UTC)
     async with open_app(settings, {"other": agent}, role="worker") as worker:
         holder = await until_duty_is_held(worker, "scheduler")
         async with open_app(settings, {"chat": agent, "other": agent}, role="server") as server:
-            due = now - timedelta(seconds=1)
-            for name in ("chat", "other"):
-                # Their runs are looked for: else they are gone with their threads as soon as they have ended.
-                fields: dict[str, Any] = {"schedule": "0 0 1 1 *", "created_at": now, "updated_at": now}
-                fields |= {"next_run_at": due, "on_run_completed": "keep"}
-                await server.store.crons.create(Cron(cron_id=new_id(), agent=name, **fields))
-            async with asyncio.timeout(30):
-                crons: list[Cron] = []
-                while not crons or any(cron.next_run_at == due for cron in crons):
-                    await asyncio.sleep(0.01)
-                    crons = (await server.store.crons.search()).crons
-            assert all(cron.enabled and cron.next_run_at is not None and cron.next_run_at > now for cron in crons)
+            await make_due(server, "chat", "other")
+            assert all(cron.enabled and cron.next_run_at is not None for cron in await until_started(server))
             found = await server.store.runs()
             assert sorted((run.agent, run.trigger) for run in found) == [("chat", "cron"), ("other", "cron")]
             assert await until_duty_is_held(server, "scheduler") == holder
+
+
+async def test_a_worker_that_still_finishes_its_runs_leaves_crons_to_others(postgres_with_tables: str) -> None:
+    running, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(input: Any) -> dict[str, Any]:
+        running.set()
+        await go.wait()
+        return {}
+
+    agents, engine = {"chat": agent, "slow": slow}, EngineSettings(url="postgres", lease=2.0)
+    settings = Settings(database_url=postgres_with_tables, engine=engine)
+    async with open_app(settings, agents, role="worker") as worker:
+        holder = await until_duty_is_held(worker, "scheduler")
+        async with open_app(settings, agents, role="server") as server:
+            assert worker.worker is not None
+            assert holder == worker.worker.worker_id
+            await server.manager.start(RunSpec("slow"))
+            async with asyncio.timeout(30):
+                await running.wait()
+            await worker.worker.stop()
+            closing = asyncio.create_task(ProcessLife(3_600.0, lambda *_, **__: None).close_runs(worker))
+
+            await make_due(server, "chat")
+            await until_started(server)
+            assert not closing.done()
+            assert await until_duty_is_held(server, "scheduler") != holder
+            go.set()
+            await closing

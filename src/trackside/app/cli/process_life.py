@@ -92,7 +92,11 @@ class ProcessLife:
             self._say("not everything is delivered yet", level="warning", observer=left.name, why=left.why)
 
     async def close_runs(self, app: App) -> None:
-        """Let runs end, for a while. From then on a database that is away keeps nobody: their ends are spooled soon."""
+        """Let runs end, for a while. From then on a database that is away keeps nobody: their ends are spooled soon.
+
+        Meanwhile another process does what this one did for its fleet.
+        """
+        retiring = asyncio.create_task(app.retire(), name="trackside-retire")
         self._say_what_is_waited_for(app)
         grace_over = self._loop.call_later(self._grace, app.store.leave_within, app.settings.shutdown_grace)
         closing = asyncio.create_task(app.manager.aclose(grace=self._grace), name="trackside-close")
@@ -105,6 +109,7 @@ class ProcessLife:
         await closing
         grace_over.cancel()
         app.store.leave_within(app.settings.shutdown_grace)
+        await retiring
 
     async def unless_hurried(self, awaitable: Any) -> None:
         """Wait for something that may be cut short, by the second signal."""

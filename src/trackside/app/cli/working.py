@@ -257,7 +257,7 @@ async def _supervise_in_loop(
                 words.say_ready(app, supervisor.worker_id, sockets)
                 tell_service_manager("READY=1")
             await life.until_told_to_end()
-            await life.end_processes(supervisor, health)
+            await life.end_processes(app, supervisor, health)
             await life.deliver(app)
         words.say("stopped")
     return life.begins_anew

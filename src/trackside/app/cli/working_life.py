@@ -55,9 +55,10 @@ class SupervisorLife(WorkerLife):
                 task.cancel()
             await asyncio.wait({begin, ending})
 
-    async def end_processes(self, supervisor: Supervisor, health: WorkerHealth) -> None:
+    async def end_processes(self, app: App, supervisor: Supervisor, health: WorkerHealth) -> None:
         """Stop: have the processes take no more runs, let theirs end, and leave."""
         self.say_ending(health)
+        retiring = asyncio.create_task(app.retire(), name="trackside-retire")
         if running := supervisor.running:
             self._say(
                 f"waiting for {count(running, 'run')}, up to {self._grace:g} s",
@@ -74,6 +75,7 @@ class SupervisorLife(WorkerLife):
             await supervisor.end(self._closing)
         else:
             ending.result()
+        await retiring
 
     @override
     def _leave_at_once(self) -> None:

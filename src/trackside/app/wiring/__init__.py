@@ -148,6 +148,11 @@ class App:
             ),
         )
 
+    async def retire(self) -> None:
+        """Leave what it does for all of its fleet to others. May be called again."""
+        if self.fleet_part is not None:
+            await self.fleet_part.retire()
+
     @property
     def _mirrors(self) -> Mirrors | None:
         return None if self.membership is None else self.membership.mirrors

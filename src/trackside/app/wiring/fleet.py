@@ -127,13 +127,17 @@ class FleetPart:
             self.worker.begin()
         return self
 
+    async def retire(self) -> None:
+        """Leave its duties to others: a process whose manager closes starts no run of a cron. May be called again."""
+        await self.crons.aclose()
+        await self.duties.__aexit__()
+
     async def __aexit__(self, *exc_info: object) -> None:
         if self.worker is not None:
             await self.worker.stop()
         if self.supervisor is not None:
             await self.supervisor.aclose()
-        await self.crons.aclose()
-        await self.duties.__aexit__(*exc_info)
+        await self.retire()
 
     def standing(self) -> dict[str, bool]:
         """Of each duty whether this process has it, or one of its child processes, as far as it knows; from any thread."""
