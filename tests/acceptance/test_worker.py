@@ -98,7 +98,9 @@ def test_a_server_says_that_nobody_executes_and_when_somebody_comes(
         wait_until(lambda: "a worker serves echo, until_told now" in server.log, "it says so")
 
 
-def test_the_first_signal_lets_runs_end_and_takes_no_more(server: TracksideServer, worker: TracksideProcess) -> None:
+def test_the_first_signal_lets_runs_end_and_takes_no_more(
+    here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
+) -> None:
     run_id = begin(server, "first")
 
     with httpx.Client(base_url=worker.ready["url"]) as health:
@@ -106,6 +108,7 @@ def test_the_first_signal_lets_runs_end_and_takes_no_more(server: TracksideServe
         worker.signal(signal.SIGTERM)
         wait_until(lambda: health.get("/ready").status_code == 503, "it says that it leaves")
         assert health.get("/ready").json()["reasons"][0]["check"] == "closing"
+        wait_until(lambda: workers(here, postgres_with_tables)[0]["draining"], "others hear of it")
         later = start(server, "echo")
         assert status_of(server, later) == "pending"
         (server.folder / "go").touch()

@@ -115,6 +115,29 @@ async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> 
         assert staying.worker.stats().taken_total == 5
 
 
+async def test_a_worker_that_stops_is_known_to_have_no_room_while_it_finishes_its_runs(have_fleet: Any) -> None:
+    crowd = Crowd()
+    async with have_fleet({"crowd": crowd.agent}, servers=1, worker=WorkerSettings(concurrency=3)) as fleet:
+        server, (worker,) = fleet.servers[0].app, fleet.workers
+        await server.manager.start(RunSpec("crowd", 1))
+        await until(lambda: crowd.now == 1)
+        asked: list[str] = []
+        worker.worker.on_drain.append(lambda: asked.append("to leave"))
+        (known,) = (await server.store.fleet.queue()).pools
+        assert (known.workers, known.places) == (1, 3)
+
+        await worker.worker.stop()
+        async with asyncio.timeout(30):
+            while (await server.store.fleet.queue()).pools[0].workers:
+                await asyncio.sleep(0.01)
+
+        (known,) = (await server.store.fleet.queue()).pools
+        assert (known.workers, known.places, known.free, known.running) == (0, 0, 0, 1)
+        assert asked == [], "a process that begins anew would not do so"
+        crowd.go.set()
+        await worker.worker.until_idle()
+
+
 async def test_runs_of_a_pool_go_to_its_workers(postgres_with_tables: str) -> None:
     places: list[str] = []
 

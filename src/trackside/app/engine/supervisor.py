@@ -68,6 +68,7 @@ class Supervisor:
         lease: seconds for which a process that says nothing is believed to live; it vouches for those of its own that do.
         note_gone: is told which of its processes' workers are gone.
         note_running: is told how many runs are executed.
+        note_leaving: is told that no more runs are taken.
         on_drain: what is called when somebody asks this worker to leave.
     """
 
@@ -80,6 +81,7 @@ class Supervisor:
         lease: float,
         note_gone: Callable[[str], object],
         note_running: Callable[[int], object],
+        note_leaving: Callable[[], object],
         on_drain: list[Callable[[], object]],
     ) -> None:
         self.worker_id = worker_id
@@ -93,6 +95,7 @@ class Supervisor:
         self._lease = lease
         self._note_gone = note_gone
         self._note_running = note_running
+        self._note_leaving = note_leaving
         self._isolation: Isolation | None = None
         self._children: set[ChildProcess] = set()
         self._gone = ChildStats(worker_id=worker_id)
@@ -157,6 +160,7 @@ class Supervisor:
         Called again, after it was cancelled, it has them cancel their runs.
         """
         self._ending.set()
+        self._note_leaving()
         for child in self._children:
             child.ask_to_end()
         if not self._places:

@@ -128,7 +128,9 @@ class FleetWorker:
 
     async def stop(self) -> None:
         """Take no more. What was taken goes on; the manager ends it. May be called again."""
-        self._stopping = True
+        if not self._stopping:
+            self._stopping = True
+            self._coordinator.note_leaving()
         loops, self._loops = self._loops, []
         for loop in loops:
             loop.cancel()

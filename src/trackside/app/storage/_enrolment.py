@@ -54,7 +54,7 @@ class Enrolment:
         self._now: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.draining = False
-        """Whether somebody has asked it to take no more runs, and to leave when it has finished."""
+        """Whether it takes no more runs and leaves when it has finished: it was asked to, or its process ends."""
         self.on_drain: list[Callable[[], object]] = []
         self._name = process_name()
         self._started_at = time_text(datetime.now(UTC))
@@ -102,13 +102,25 @@ class Enrolment:
         if monotonic() < self._known_until or self._heart is None or self._has_left:
             return
         if self._beating is None or self._beating.done():  # else one is on its way, ahead of what comes now
-            with contextlib.suppress(ClosedError):
-                self._await(self._writer.put(self._registration()), monotonic())
+            self._renew()
+
+    def _renew(self) -> None:
+        with contextlib.suppress(ClosedError):
+            self._await(self._writer.put(self._registration()), monotonic())
 
     def note_running(self, runs: int) -> None:
         """Have the next sign of life say how many runs it executes."""
         if self._says:
-            self._now = {"running": runs}
+            self._now = {**self._now, "running": runs}
+
+    def note_leaving(self) -> None:
+        """Have the others know at once that it takes no more runs; whoever asks it to leave finds that it does."""
+        if not self._says or self._has_left:
+            return
+        self.draining = True
+        self._now = {**self._now, "draining": True}
+        if self._heart is not None:
+            self._renew()
 
     async def leave(self) -> bool:
         """Be a worker no longer; whether the others know, who else find out when the lease ends."""

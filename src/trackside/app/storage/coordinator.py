@@ -47,14 +47,7 @@ from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
 from trackside.harness.steady import finish
-from trackside.harness.types import (
-    CancelAction,
-    CancelMode,
-    RunRecord,
-    RunSpec,
-    RunStatus,
-    ThreadStatus,
-)
+from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus, ThreadStatus
 
 logger = logging.getLogger("trackside.storage")
 
@@ -125,7 +118,7 @@ class StoredCoordinator:
 
     @property
     def draining(self) -> bool:
-        """Whether somebody has asked this worker of a fleet to take no more runs, and to leave when it has finished."""
+        """Whether this worker of a fleet takes no more runs and leaves when it has finished: it was asked to, or ends."""
         return self._enrolment.draining
 
     @property
@@ -136,6 +129,10 @@ class StoredCoordinator:
     def note_running(self, runs: int) -> None:
         """Have the next sign of life of this worker of a fleet say how many runs it executes."""
         self._enrolment.note_running(runs)
+
+    def note_leaving(self) -> None:
+        """Have others know at once that this worker of a fleet takes no more runs, and leaves when it has finished."""
+        self._enrolment.note_leaving()
 
     def nudge(self) -> None:
         """Look soon what others want of the runs of this process, or have done to them."""

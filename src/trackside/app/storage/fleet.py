@@ -104,7 +104,7 @@ class StoredWorker:
     running: int
     """How many runs it said it executes, with its last sign of life."""
     draining: bool
-    """Whether it was asked to take no more, and to leave when it has finished."""
+    """Whether it takes no more, and leaves when it has finished."""
     started_at: datetime
     seconds_left: float
     """Until others take it for dead, unless it gives a sign of life; 0 if they may by now."""

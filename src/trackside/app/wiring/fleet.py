@@ -180,6 +180,7 @@ def _supervisor(settings: Settings, store: Store, engine: Engine, coordinator: S
         lease=settings.engine.lease,
         note_gone=engine.note_gone,
         note_running=coordinator.note_running,
+        note_leaving=coordinator.note_leaving,
         on_drain=coordinator.on_drain,
     )
 
