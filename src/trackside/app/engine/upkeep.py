@@ -42,13 +42,23 @@ class FleetUpkeep:
         fleet: the fleet in the database.
         engine: how workers are told.
         member: the name of this process.
+        trusts_leases: whether a lease that has ended says something of its worker, or of the database; from any thread.
         tidy: what the sweeper does besides, every half minute.
     """
 
-    def __init__(self, fleet: FleetStore, engine: Engine, member: str, *, tidy: Sequence[Tidy] = ()) -> None:
+    def __init__(
+        self,
+        fleet: FleetStore,
+        engine: Engine,
+        member: str,
+        *,
+        trusts_leases: Callable[[], bool],
+        tidy: Sequence[Tidy] = (),
+    ) -> None:
         self._fleet = fleet
         self._engine = engine
         self._member = member
+        self._trusts_leases = trusts_leases
         self._tidy = tidy
         self._sweeps = 0
         self._sweep_again = 0.0
@@ -85,7 +95,7 @@ class FleetUpkeep:
 
     async def _reap(self) -> None:
         """End the runs of workers that are gone."""
-        await self._fleet.reap(self._member)
+        await self._fleet.reap(self._member, trusts_leases=self._trusts_leases)
 
     async def _sweep(self) -> None:
         """Announce again what waits although there is room for it: nobody has heard of it, or who had is gone.
@@ -100,7 +110,7 @@ class FleetUpkeep:
         idle = [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]
         if idle:
             self._engine.announce(await self._fleet.ready(idle, older_than=OVERLOOKED, limit=_AT_ONCE))
-        if depth.unserved:
+        if depth.unserved and self._trusts_leases():
             await self._fleet.loosen_versions()
         if self._sweeps % _TIDY_ROUNDS == 0:
             for tidy in self._tidy:

@@ -62,6 +62,10 @@ class Enrolment:
         self._has_left = False
         self._known_until = 0.0
         """Up to when, by the monotonic clock, the others know for sure, and for a while longer, that it is alive."""
+        self._written_at = 0.0
+        """When it was known last, by the same clock."""
+        self._trusts_from = 0.0
+        """From when on a lease that has ended says something of its worker."""
         self._beating: asyncio.Future[Any] | None = None
         """The last sign of life that it has heard nothing of yet."""
         self._enrolling = asyncio.Lock()
@@ -82,13 +86,13 @@ class Enrolment:
                 return
             if (failure := self._failure) is not None and failure is not before:
                 raise type(failure)(**failure.details) from failure
-            began = monotonic()
+            began, registration = monotonic(), self._registration()
             try:
-                await self._writer.write(self._registration())
+                await self._writer.write(registration)
             except StorageError as exc:
                 self._failure = exc
                 raise
-            self._note_known(began)
+            self._note_known(began, registration.written_at)
             self._loop = asyncio.get_running_loop()
             self._heart = Heart(self._beat, every=self._lease / BEATS_PER_LEASE)
             self._on_enrolled()
@@ -105,8 +109,17 @@ class Enrolment:
             self._renew()
 
     def _renew(self) -> None:
+        registration = self._registration()
         with contextlib.suppress(ClosedError):
-            self._await(self._writer.put(self._registration()), monotonic())
+            self._await(self._writer.put(registration), registration, monotonic())
+
+    def trusts_leases(self) -> bool:
+        """Whether a lease that has ended says that its worker is gone; from any thread.
+
+        Not while the database is away, from here or for all, as nobody can renew one then; and when it is back, whoever is
+        alive has the length of a lease to say so.
+        """
+        return self._heart is None or self._trusts_from <= monotonic() < self._known_until
 
     def note_running(self, runs: int) -> None:
         """Have the next sign of life say how many runs it executes."""
@@ -147,26 +160,29 @@ class Enrolment:
 
     def _beat(self) -> None:
         """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead."""
-        began = monotonic()
+        began, registration = monotonic(), self._registration()
         with contextlib.suppress(ClosedError, RuntimeError):  # the store is closed, or the loop
-            beat = self._writer.put(self._registration())
+            beat = self._writer.put(registration)
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._await, beat, began)
+                self._loop.call_soon_threadsafe(self._await, beat, registration, began)
 
-    def _await(self, beat: asyncio.Future[Any], began: float) -> None:
+    def _await(self, beat: asyncio.Future[Any], registration: Register, began: float) -> None:
         self._beating = beat
-        beat.add_done_callback(lambda beat: self._hear(beat, began))
+        beat.add_done_callback(lambda beat: self._hear(beat, registration, began))
 
-    def _hear(self, beat: asyncio.Future[Any], began: float) -> None:
+    def _hear(self, beat: asyncio.Future[Any], registration: Register, began: float) -> None:
         if beat.cancelled() or isinstance(asked_to_drain := beat.result(), Refused):
             return
-        self._note_known(began)
+        self._note_known(began, registration.written_at)
         if asked_to_drain and self._says and not self.draining:
             self.draining = True
             for tell in self.on_drain:
                 tell()
 
-    def _note_known(self, began: float) -> None:
+    def _note_known(self, began: float, written_at: float) -> None:
+        if self._heart is not None and written_at > self._written_at + self._lease / 2:  # the database was away
+            self._trusts_from = written_at + self._lease
+        self._written_at = written_at
         self._known_until = began + self._lease / 2
 
 

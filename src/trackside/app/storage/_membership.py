@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, override
 
 from sqlalchemy import and_, select, update
@@ -30,6 +31,8 @@ class Register(Work):
     lease_seconds: float
     says: Mapping[str, Any] = field(default_factory=dict)
     now: Mapping[str, Any] = field(default_factory=dict)
+    written_at: float = 0.0
+    """When it was written, by the monotonic clock."""
 
     may_be_forgotten = True
 
@@ -47,6 +50,7 @@ class Register(Work):
                 "started_at": self.started_at,
             }
             unit.session.execute(workers.insert().values({**row, **self.says, **lease}))
+        self.written_at = monotonic()
         return bool(renewed and renewed[0][0])
 
 

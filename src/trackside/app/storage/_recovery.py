@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, override
@@ -158,17 +158,19 @@ class Reap(_ClearAway):
 
     `reaper` is not gone, whatever its lease says: it is here. Of its own runs those are announced as resting that are not
     `known` to it any more: they have ended, and it did not hear that nobody has announced that yet. `whose` says whether
-    it sees to these, to those of others, or to both.
+    it sees to these, to those of others, or to both. Unless it `trusts_leases`, as it is asked when it has read them, those
+    alone are gone whose processes are known to have ended.
     """
 
     reaper: str
     known: Collection[str] = ()
     whose: Literal["own", "others", "all"] = "all"
+    trusts_leases: Callable[[], bool] | None = None
 
     @override
     def apply(self, unit: UnitOfWork) -> Reaped:
         session = unit.session
-        lost = {} if self.whose == "own" else _workers_gone(unit, but=self.reaper)
+        lost = {} if self.whose == "own" else _workers_gone(unit, but=self.reaper, trusts_leases=self.trusts_leases)
         gone = [] if self.whose == "own" else [*lost, *_owners_unknown(unit, but=(self.reaper, *lost))]
         owner = active_runs.c.owner
         own = and_(owner == self.reaper, active_runs.c.state == Standing.ended.value)
@@ -245,7 +247,7 @@ def _owners_unknown(unit: UnitOfWork, *, but: Collection[str]) -> list[str]:
     return [name for (name,) in unit.session.execute(unknown)]
 
 
-def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
+def _workers_gone(unit: UnitOfWork, *, but: str, trusts_leases: Callable[[], bool] | None) -> dict[str, str]:
     """Workers whose lease has ended, or whose process has, and which of it."""
     columns = (workers.c.worker_id, workers.c.process, workers.c.isolated_in)
     processes = unit.session.execute(select(*columns).where(workers.c.process.is_not(None)))
@@ -259,6 +261,8 @@ def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
     lost = unit.session.execute(
         query.where(or_(ended, workers.c.worker_id.in_(known))).with_for_update(skip_locked=True)
     )
+    if trusts_leases is not None and not trusts_leases():  # as of now: it may have taken long to read
+        lost = [row for row in lost if row[0] in known]
     return {
         worker_id: f"process {name} has ended" if worker_id in known else f"process {name} has given no sign of life"
         for worker_id, name in lost

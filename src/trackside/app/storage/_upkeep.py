@@ -140,7 +140,8 @@ class Upkeep:
         is_all = False
         while not is_all:  # a part in each transaction, so that nobody waits long
             whose: Literal["own", "all"] = "own" if self._in_fleet else "all"
-            reap = Reap(reaper=self._worker_id, known=self._own.ids(), whose=whose)
+            trusts_leases = self._enrolment.trusts_leases
+            reap = Reap(reaper=self._worker_id, known=self._own.ids(), whose=whose, trusts_leases=trusts_leases)
             reaped: Reaped = await self._writer.write(reap)
             say_ended(reaped)
             is_all = reaped.is_all

@@ -100,8 +100,7 @@ class StoredCoordinator:
         )
         self._taker = None
         if fleet is not None:
-            database = readers.database
-            self._taker = Taker(writer, self._runs, fleet, worker_id=self.worker_id, database=database)
+            self._taker = Taker(writer, self._runs, fleet, worker_id=self.worker_id, database=readers.database)
         self._upkeep = Upkeep(
             writer,
             readers,
@@ -133,6 +132,10 @@ class StoredCoordinator:
     def note_leaving(self) -> None:
         """Have others know at once that this worker of a fleet takes no more runs, and leaves when it has finished."""
         self._enrolment.note_leaving()
+
+    def trusts_leases(self) -> bool:
+        """Whether a lease that has ended says that its worker is gone, or that the database was away; from any thread."""
+        return self._enrolment.trusts_leases()
 
     def nudge(self) -> None:
         """Look soon what others want of the runs of this process, or have done to them."""

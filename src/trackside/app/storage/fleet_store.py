@@ -113,17 +113,19 @@ class FleetStore:
         """
         await self._writer.write_to_the_end(ReleaseDuties(holder=holder))
 
-    async def reap(self, reaper: str) -> Reaped:
+    async def reap(self, reaper: str, *, trusts_leases: Callable[[], bool] | None = None) -> Reaped:
         """End the runs of workers that are gone, and let others have those that had not started; all that there are.
 
         A worker is gone whose lease has ended, or that was a process of this machine which has ended. The `reaper` is not.
+        While `trusts_leases` says no, from whichever thread, as the database was away, a lease that has ended says nothing.
 
         Raises:
             StorageError: the database failed; what was done before stays.
         """
         found = Reaped([], [])
         while True:
-            reaped: Reaped = await self._writer.write(Reap(reaper=reaper, whose="others"))
+            reap = Reap(reaper=reaper, whose="others", trusts_leases=trusts_leases)
+            reaped: Reaped = await self._writer.write(reap)
             found = _together(found, reaped)
             if reaped.is_all:
                 return found

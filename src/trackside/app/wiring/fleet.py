@@ -95,7 +95,9 @@ class FleetPart:
 
         self.membership = membership
         engine, member = membership.engine, membership.member
-        self.upkeep = FleetUpkeep(store.fleet, engine, coordinator.worker_id, tidy=[engine.tidy])
+        self.upkeep = FleetUpkeep(
+            store.fleet, engine, coordinator.worker_id, trusts_leases=coordinator.trusts_leases, tidy=[engine.tidy]
+        )
         self.duties = Duties(store.fleet, coordinator.worker_id, self.upkeep.duties(_duties_of(membership)))
         self.crons = CronScheduler(
             store.crons,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 import pytest
 from blockbuster import BlockBuster
 from msgspec.structs import replace
+from tests.integration.storage.conftest import held_up
 from tests.property.queue_hands import AGENT, ForgetfulSession, ForgottenSession, Hand, Held, Step, take
 from tests.property.queue_model import Run
 
@@ -94,6 +96,71 @@ async def together(hand: Hand, *acts: Callable[[], Any]) -> list[Any]:
 def standing(database: Any, run_id: str) -> Any:
     """Where an active run stands, and whose it is."""
     return database.execute(f"SELECT state, owner FROM active_runs WHERE run_id = '{run_id}'").fetchone()
+
+
+def be_back(database: Any, hand: Hand) -> None:
+    """Have its own lease ended, too, as when the database is back that was away for all for longer than a lease."""
+    take_for_dead(database, hand)
+    hand.coordinator._enrolment._written_at = -math.inf
+
+
+async def test_whoever_is_first_when_the_database_is_back_gives_others_the_length_of_a_lease_to_be_heard_of(
+    hand: Any, database: Any, store: Store
+) -> None:
+    a, b = hand(), hand()
+    running, waiting = await admit(a), await admit(a, "u")
+    await start(a, running)
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    be_back(database, b)
+
+    await b.coordinator._upkeep.clear_up()
+    b.coordinator._enrolment.stay()
+    await b.coordinator._enrolment._beating
+    await b.coordinator._upkeep.clear_up()
+    assert (standing(database, running), standing(database, waiting)) == (("claimed", a.name), ("pending", a.name))
+
+    b.coordinator._enrolment._trusts_from = 0.0  # so much later
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, running) is None
+    assert standing(database, waiting) == ("pending", b.name)
+    run = await store.run(running)
+    assert run is not None
+    assert run.error_type == "worker_lost"
+
+
+async def test_what_was_to_be_ended_before_the_database_was_away_is_not_when_it_is_back(
+    hand: Any, database: Any
+) -> None:
+    a, b = hand(), hand()
+    running = await admit(a)
+    await start(a, running)
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    async with held_up(b.store):
+        clearing = asyncio.ensure_future(b.coordinator._upkeep.clear_up())
+        while not b.store.writer_stats().pending:
+            await asyncio.sleep(0)
+        b.coordinator._enrolment._known_until = 0.0  # nothing is written for so long
+    await clearing
+
+    assert standing(database, running) == ("claimed", a.name)
+
+
+async def test_a_worker_that_is_gone_while_the_database_is_there_is_found_at_once(hand: Any, database: Any) -> None:
+    a, b = hand(), hand()
+    running = await admit(a)
+    await start(a, running)
+    await b.coordinator._enrolment.enroll()
+    for _ in range(2):
+        b.coordinator._enrolment._beat()  # three times in a lease
+        await asyncio.sleep(0)
+        await b.coordinator._enrolment._beating
+    take_for_dead(database, a)
+
+    await b.coordinator._upkeep.clear_up()
+
+    assert standing(database, running) is None
 
 
 async def test_the_end_of_a_lost_run_says_what_the_log_has_of_it(hand: Any, database: Any, store: Store) -> None:
@@ -425,12 +492,8 @@ async def test_a_worker_that_comes_back_is_known_before_it_takes_anything_over(h
     await a.coordinator._enrolment.enroll()
     waiting = await admit(b)
     take_for_dead(database, a)
-    take_for_dead(database, b)
-    a.agents = ()
-    await a.coordinator._upkeep.clear_up()
-    assert standing(database, waiting) == ("pending", None)
+    database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting}'")
 
-    a.agents = (AGENT,)
     await a.coordinator._upkeep.clear_up()
 
     assert standing(database, waiting) == ("pending", a.name)

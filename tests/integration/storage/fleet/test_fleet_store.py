@@ -9,6 +9,7 @@ import pytest
 from tests.integration.runs.stage import Agents
 
 from trackside import RunStatus, __version__
+from trackside.app.storage import _recovery
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.fleet import FleetMember, ReadyRun, Taking
@@ -55,6 +56,21 @@ async def test_the_runs_of_a_worker_that_gives_no_sign_of_life_end_with_the_reas
     async with asyncio.timeout(10):
         while "long" not in agents.cancelled:
             await asyncio.sleep(0.01)
+
+
+async def test_while_leases_say_nothing_only_those_are_gone_whose_processes_have_ended(
+    member: Any, agents: Agents, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, worker, other = await member("server"), await member(), await member()
+    handles = [await running(server, each, agents, f"at {each.name}") for each in (worker, other)]
+    for each in (worker, other):
+        end_lease(database, each.name)
+    database.execute(f"UPDATE workers SET process = 'ended' WHERE worker_id = '{other.name}'")
+    monkeypatch.setattr(_recovery, "is_gone", lambda process: process == "ended")
+    fleet = server.store.fleet
+
+    assert (await fleet.reap(server.name, trusts_leases=lambda: False)).ended == [handles[1].run_id]
+    assert (await fleet.reap(server.name, trusts_leases=lambda: True)).ended == [handles[0].run_id]
 
 
 async def test_what_a_dead_worker_had_not_begun_is_anybodys(member: Any, agents: Agents, database: Any) -> None:
