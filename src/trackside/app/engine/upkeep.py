@@ -111,7 +111,7 @@ class FleetUpkeep:
         if idle:
             self._engine.announce(await self._fleet.ready(idle, older_than=OVERLOOKED, limit=_AT_ONCE))
         if depth.unserved and self._trusts_leases():
-            await self._fleet.loosen_versions()
+            await self._fleet.loosen_versions(depth.unserved)
         if self._sweeps % _TIDY_ROUNDS == 0:
             for tidy in self._tidy:
                 await tidy()

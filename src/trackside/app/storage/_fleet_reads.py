@@ -29,6 +29,10 @@ from trackside.harness.types import CancelAction
 MOST_EXAMINED: Final = 10_000
 """Of so many runs that are ready, the first of each pool, it is told whether somebody serves them."""
 
+_agent_of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
+agent_of_active = case((active_runs.c.agent == "", _agent_of_run), else_=active_runs.c.agent)
+"""The agent of an active run; where it is not noted there, the run itself says it."""
+
 _IS_READY: Final = (
     holds_mostly(active_runs.c.owner.is_(None)),
     active_runs.c.state == literal_column(f"'{Standing.pending.value}'"),  # as it stands in the index
@@ -161,7 +165,11 @@ class FoundQueue(NamedTuple):
             ),
             unserved=tuple(
                 UnservedRuns(
-                    agent=group.agent or "", version=group.version, count=group.count, oldest_at=group.oldest_at
+                    agent=group.agent or "",
+                    version=group.version,
+                    count=group.count,
+                    oldest_at=group.oldest_at,
+                    pool=group.pool,
                 )
                 for group in self.groups
                 if not any(one.serves(group.pool, group.agent, group.version) for one in takers)
@@ -200,10 +208,7 @@ def _first_of(pool: str) -> Select[Any]:
 
 def _groups(pool: str, *, of: int) -> Select[*tuple[Any, ...]]:
     """The runs that are ready in a pool, one `of` so many, by what a worker needs for them."""
-    noted = active_runs.c.agent
-    of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
-    agent = case((noted == "", of_run), else_=noted).label("agent")
-    columns = (active_runs.c.ordinal, active_runs.c.pool, agent, active_runs.c.version)
+    columns = (active_runs.c.ordinal, active_runs.c.pool, agent_of_active.label("agent"), active_runs.c.version)
     some = _of_pool(select(*columns), pool).limit(max(1, MOST_EXAMINED // of)).subquery()
     keys = (some.c.pool, some.c.agent, some.c.version)
     count, first = func.count().label("count"), func.min(some.c.ordinal).label("first")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, override
+from typing import Any, Final, override
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, or_, select, update
 
+from trackside.app.storage._encoding import json_of
+from trackside.app.storage._fleet_reads import agent_of_active
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import this_process
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
-from trackside.app.storage.fleet import ReadyRun
+from trackside.app.storage.fleet import ReadyRun, UnservedRuns
+
+_MOST_KINDS: Final = 100
+"""Of so many kinds of runs versions are loosened at once."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -105,30 +110,44 @@ class AskToDrain(Work):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LoosenVersions(Work):
-    """Let any worker take runs of a version of the agents that no live worker has, if there is one at all; how many.
+    """Let workers with another version of the agents take runs that no live worker has theirs for; how many.
 
-    These are the first so many that nobody is at in this moment.
+    These are the first so many of the `unserved` ones that nobody is at in this moment. Those for which there is no worker
+    at all, with whatever version, stay as they are: it may be that theirs comes back first.
     """
 
+    unserved: Sequence[UnservedRuns]
     limit: int
 
     @override
     def apply(self, unit: UnitOfWork) -> int:
-        ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
-        alive = select(workers.c.version).where(workers.c.kind == "worker", ~ended).distinct()
-        versions = {version for (version,) in unit.session.execute(alive)}
-        if not versions:
+        versioned = [one for one in self.unserved if one.version is not None]
+        takers = _takers(unit) if versioned else []
+        unfit = [one for one in versioned if any(one.pool in pools and one.agent in agents for pools, agents in takers)]
+        if not unfit:
             return 0
+        of_these = or_(
+            *(
+                and_(active_runs.c.pool == one.pool, active_runs.c.version == one.version, agent_of_active == one.agent)
+                for one in unfit[:_MOST_KINDS]
+            )
+        )
         has_not_begun = active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
-        is_nobodys = (active_runs.c.owner.is_(None), has_not_begun, active_runs.c.version.is_not(None))
-        of_others = active_runs.c.version.not_in([version for version in versions if version is not None])
         columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
-        some = select(active_runs.c.run_id).where(*is_nobodys, of_others).order_by(active_runs.c.ordinal)
-        some = some.limit(self.limit).with_for_update(skip_locked=True)
+        some = select(active_runs.c.run_id).where(active_runs.c.owner.is_(None), has_not_begun, of_these)
+        some = some.order_by(active_runs.c.ordinal).limit(self.limit).with_for_update(skip_locked=True)
         loosen = update(active_runs).where(active_runs.c.run_id.in_(some)).values(version=None)
         loosened = unit.session.execute(loosen.returning(*columns))
         unit.queue.made_ready += ready_among(loosened)
         return len(loosened)
+
+
+def _takers(unit: UnitOfWork) -> list[tuple[Collection[str], Collection[str]]]:
+    """Of each worker that takes runs its pools and its agents."""
+    ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+    takes = (workers.c.kind == "worker", workers.c.isolated_in.is_(None), ~workers.c.draining, ~ended)
+    found = unit.session.execute(select(workers.c.pools, workers.c.agents).where(*takes))
+    return [(json_of(pools), json_of(agents)) for pools, agents in found]
 
 
 def ready_among(rows: Iterable[tuple[Any, ...]]) -> Iterator[ReadyRun]:

@@ -135,6 +135,7 @@ class UnservedRuns:
     version: str | None
     count: int
     oldest_at: datetime
+    pool: str = DEFAULT_POOL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

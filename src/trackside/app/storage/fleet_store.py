@@ -15,7 +15,15 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
 from trackside.app.storage._upkeep import say_ended
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.fleet import HeldDuty, HeldRun, QueueDepth, QueueNews, ReadyRun, StoredWorker
+from trackside.app.storage.fleet import (
+    HeldDuty,
+    HeldRun,
+    QueueDepth,
+    QueueNews,
+    ReadyRun,
+    StoredWorker,
+    UnservedRuns,
+)
 from trackside.harness.types import FailureReason
 
 __all__ = ["FleetStore", "Reaped"]
@@ -184,15 +192,16 @@ class FleetStore:
         promoted: list[str] = await self._writer.write(PromoteDue(limit=limit))
         return promoted
 
-    async def loosen_versions(self, limit: int = 5_000) -> int:
-        """Let any worker take runs of a version of the agents that no live worker has any more, the oldest first; how many.
+    async def loosen_versions(self, unserved: Sequence[UnservedRuns], limit: int = 5_000) -> int:
+        """Let workers with another version of the agents take runs that no live worker has theirs for; how many.
 
-        If it is as many as the limit, there may be more. As long as there is no live worker at all, nothing changes.
+        `unserved` are these runs, as `queue` has found them; the oldest are first. If it is as many as the limit, there may
+        be more. Those that no worker of their pool has the agent of, in whatever version, stay as they are.
 
         Raises:
             StorageError: it could not be written.
         """
-        loosened: int = await self._writer.write(LoosenVersions(limit=limit))
+        loosened: int = await self._writer.write(LoosenVersions(unserved=unserved, limit=limit))
         return loosened
 
 

@@ -251,24 +251,58 @@ async def test_the_queue_says_what_waits_for_whom(member: Any, agents: Agents) -
     ]
 
 
-async def test_runs_of_a_version_that_no_live_worker_has_are_for_all(member: Any, database: Any) -> None:
+async def loosen(fleet: Any) -> int:
+    """As the sweeper does it."""
+    return int(await fleet.loosen_versions((await fleet.queue()).unserved))
+
+
+@pytest.mark.parametrize("drains", [False, True])
+async def test_runs_of_a_version_that_no_live_worker_has_are_for_all(
+    member: Any, database: Any, *, drains: bool
+) -> None:
     old = await member("server", version="v1")
     fleet = old.store.fleet
     handle = await old.start("quick", thread_id="t")
     await old.start("quick", thread_id="t")
-    assert await fleet.loosen_versions() == 0
+    assert await loosen(fleet) == 0
 
     still = await member(version="v1")
     new = await member(version="v2")
     for each in (still, new):
         await each.coordinator.take_any(0)
-    assert await fleet.loosen_versions() == 0
-    end_lease(database, still.name)
+    assert await loosen(fleet) == 0
+    if drains:
+        await fleet.ask_to_drain(still.name)
+    else:
+        end_lease(database, still.name)
     old.news.clear()
-    assert await fleet.loosen_versions(limit=1) == 1
+    (unserved,) = (await fleet.queue()).unserved
+    assert await fleet.loosen_versions([unserved], limit=1) == 1
     assert old.announced == [handle.run_id]
-    assert [await fleet.loosen_versions(), await fleet.loosen_versions()] == [1, 0]
+    assert [await fleet.loosen_versions([unserved]) for _ in range(2)] == [1, 0]
     assert await new.take(handle.run_id) == [TAKEN]
+
+
+async def test_runs_of_a_version_that_workers_of_other_pools_or_agents_have_are_for_all_of_their_own(
+    member: Any, database: Any
+) -> None:
+    old = await member("server", version="v1")
+    fleet = old.store.fleet
+    of_pool = [await old.start("quick", agent="gpu") for _ in range(2)]
+    of_agent = await old.start("quick", agent="starter")
+    stays = await old.start("quick")
+    # As an older process leaves it.
+    database.execute(f"UPDATE active_runs SET agent = '' WHERE run_id = '{of_pool[1].run_id}'")
+    still, new = await member(version="v1"), await member(version="v2", pools=("gpu",), agents=("gpu",))
+    for each in (still, new):
+        await each.coordinator.take_any(0)
+    old.news.clear()
+
+    assert await loosen(fleet) == 2
+    assert {*old.announced} == {each.run_id for each in of_pool}
+    versions = dict(database.execute("SELECT run_id, version FROM active_runs").fetchall())
+    assert versions == {each.run_id: None for each in of_pool} | {each.run_id: "v1" for each in (of_agent, stays)}
+    assert await loosen(fleet) == 0, "there is nobody who could take the other one"
 
 
 async def test_what_is_ready_is_found_with_its_age_whatever_clock_its_host_had(member: Any, database: Any) -> None:
