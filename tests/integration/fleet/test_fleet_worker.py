@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fleet_here import fleet_here
+from nats_server import NatsServer
 
 from trackside import AgentLimits, RunContext, RunSpec
 from trackside.app.settings import EngineSettings, Settings, WorkerSettings
@@ -181,3 +182,21 @@ async def test_an_agent_of_which_a_worker_executes_few_takes_no_place_from_other
         few.go.set()
         await until(lambda: few.ended == 6 and many.ended == 4)
         assert few.most == 2
+
+
+async def test_a_worker_that_is_cut_off_waits_for_no_look_that_was_meant_for_later(postgres_with_tables: str) -> None:
+    crowd = Crowd()
+    crowd.go.set()
+    with NatsServer() as nats:
+        async with fleet_here({"crowd": crowd.agent}, postgres_with_tables, nats.url, servers=1) as fleet:
+            server, (worker,) = fleet.servers[0].app, fleet.workers
+            await server.manager.start(RunSpec("crowd", 1))
+            await until(lambda: crowd.ended == 1)
+            worker.worker._look_every = 3_600.0
+            worker.worker._look_soon.set()
+            await until(lambda: not worker.worker._look_soon.is_set() and worker.worker.running == 0)
+
+            await asyncio.to_thread(nats.stop, "KILL")
+            await until(lambda: not (worker.engine.status().connected or server.engine.status().connected))
+            await server.manager.start(RunSpec("crowd", 2))
+            await until(lambda: crowd.ended == 2)

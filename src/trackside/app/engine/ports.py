@@ -54,6 +54,8 @@ class Engine(Protocol):
     """Moves work between processes. Everything is called on one event loop; nothing but `next` and `aclose` waits."""
 
     name: str
+    on_lost: list[Callable[[], object]]
+    """Called, on the event loop, when it moves nothing any more: whoever is told must not wait and must not raise."""
 
     @property
     def live(self) -> LiveWire:

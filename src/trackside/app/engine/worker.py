@@ -121,6 +121,7 @@ class FleetWorker:
 
     def begin(self) -> None:
         """Take runs from now on."""
+        self._engine.on_lost.append(self._look_soon.set)  # the look that comes next may have been meant for later
         self._loops = [
             asyncio.create_task(self._accept(), name="trackside-offers"),
             asyncio.create_task(self._look_around(), name="trackside-look"),
@@ -131,6 +132,7 @@ class FleetWorker:
         if not self._stopping:
             self._stopping = True
             self._coordinator.note_leaving()
+            self._engine.on_lost.remove(self._look_soon.set)
         loops, self._loops = self._loops, []
         for loop in loops:
             loop.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, datetime
@@ -52,6 +53,8 @@ class Connection:
         self._slow = self._denied = False
         self.link: Link | None = None
         self.reconnects = 0
+        self.on_lost: list[Callable[[], object]] = []
+        """Called when nothing can be moved any more."""
 
     def start(self) -> None:
         """Begin to connect."""
@@ -84,10 +87,13 @@ class Connection:
             if before not in {None, _NOT_YET}:
                 logger.warning("NATS %s: %s is in order again", self._options.shown, what)
             return
+        was_in_order = self.status().connected
         if self._problems.get(what) != why:
             logger.warning("NATS %s: %s: %s", self._options.shown, what, why)
             self._since = self._since or datetime.now(UTC)
         self._problems[what] = why
+        if was_in_order:
+            self._tell_lost()
 
     def note(self, what: str, why: str | None) -> None:
         """Say once that something is not as it should be, which keeps nothing from being moved."""
@@ -184,10 +190,17 @@ class Connection:
             link.lose("a part of the engine failed")
 
     def _note_away(self, why: str) -> None:
-        if self._why is None or self._why is _NOT_YET:
+        was_there = self._why is None or self._why is _NOT_YET
+        if was_there:
             logger.warning("NATS %s is away: %s", self._options.shown, why)
             self._since = self._since or datetime.now(UTC)
         self._why = why
+        if was_there:
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        for tell in [*self.on_lost]:
+            tell()
 
     def _note_slow(self, subject: str) -> None:
         if not self._slow:

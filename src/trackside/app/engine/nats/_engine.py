@@ -37,6 +37,7 @@ class NatsEngine:
         self._jetstream = jetstream
         self._counts = Counts()
         self._connection = Connection(options, access)
+        self.on_lost = self._connection.on_lost
         self._announcer = Announcer(self._connection, jetstream, names, self._counts, lead=lead)
         self._announcer.offer_again = self._offer_again
         self._stops = Stops(self._connection, self._announcer, names, self._counts, lead=lead)

@@ -26,6 +26,7 @@ class PostgresEngine:
 
     def __init__(self, store: Store, read_workers: ReadWorkers) -> None:
         self._bus = store.bus()
+        self.on_lost = self._bus.on_lost
         self._counts = Counts()
         self._dispatch = Dispatch(self._bus, read_workers, self._counts)
         self._closed = False
