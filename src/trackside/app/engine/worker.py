@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
 from trackside.app.engine.ports import Engine, Offer, Offers
@@ -32,6 +33,9 @@ CUT_OFF_LOOK: Final = 0.5
 # there may be nobody else who has room.
 _FOREIGN: Final = 0.01
 _LONGEST_FOREIGN: Final = 2.0
+# Of what has come round until then so much is passed on in a second at most, and after so many seconds in any case.
+_FOREIGN_RATE: Final = 100.0
+_FOREIGN_AT_LAST: Final = 60.0
 _FULL_PASSES: Final = 4  # so often others are offered what this worker executes as many of as it may
 _TROUBLE: Final = 1.0  # seconds that it leaves a database in peace that failed
 
@@ -42,6 +46,23 @@ def foreign_pause(passed_on: int) -> float:
     At first somebody else is likely to have it; what comes back again and again waits for somebody to get a place free.
     """
     return min(_LONGEST_FOREIGN, _FOREIGN * 2.0 ** min(passed_on, 20))
+
+
+class ForeignPauses:
+    """When others are offered what this worker has no agent for, so that what nobody has one for takes nobody's time."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._last = float("-inf")
+
+    def after(self, passed_on: int) -> float:
+        """Seconds after which somebody is offered one that so often others had before."""
+        pause = foreign_pause(passed_on)
+        if pause < _LONGEST_FOREIGN:
+            return pause
+        now = self._clock()
+        self._last = min(now + _FOREIGN_AT_LAST, max(now + pause, self._last + 1 / _FOREIGN_RATE))
+        return self._last - now
 
 
 class FleetWorker:
@@ -75,6 +96,7 @@ class FleetWorker:
         self._places = places
         self._look_every = look_every
         self._is_choosy = is_choosy
+        self._foreign_pauses = ForeignPauses()
         self._busy = 0
         self._offers: Offers | None = None
         self._has_room = asyncio.Event()
@@ -212,7 +234,7 @@ class FleetWorker:
             case Taking.foreign | Taking.full:
                 self._foreign += taking is Taking.foreign
                 self._free(1)
-                offer.decline(after=foreign_pause(offer.passed_on) * random.uniform(0.5, 1.5))
+                offer.decline(after=self._foreign_pauses.after(offer.passed_on) * random.uniform(0.5, 1.5))
 
     async def _take_any(self) -> int:
         """Take what is ready, as much as there is room for; how much that was."""
