@@ -124,7 +124,9 @@ async def test_what_a_process_does_for_the_fleet_counts_as_long_as_it_says_so() 
     said = b'{"worker_id": "w", "duties": ["scheduler"]}\n'
     command = [sys.executable, "-c", SAYS.replace("{said}", repr(said)) + "    supervisor.recv(1)\n"]
     nothing: Any = None
-    supervisor = Supervisor(nothing, "s", nothing, lease=1.0, note_gone=nothing, note_running=nothing, on_drain=[])
+    supervisor = Supervisor(
+        nothing, "s", nothing, lease=1.0, note_gone=nothing, note_running=nothing, note_leaving=nothing, on_drain=[]
+    )
     assert supervisor.standing() == {"scheduler": False}
     child = await ChildProcess.start(command, os.environ, "s")
     supervisor._children.add(child)
