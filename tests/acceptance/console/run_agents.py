@@ -42,9 +42,9 @@ async def speaks(input: Any, run: RunContext) -> Any:
 
 
 async def huge(input: Any, run: RunContext) -> Any:
-    """Gives back 5 MB."""
+    """Gives back 2 MB: as much more and its stream would keep nothing that was said before."""
     run.send({"parts": "y" * 100_000})
-    return {"text": "x" * 5_000_000}
+    return {"text": "x" * 2_000_000}
 
 
 async def chooses(input: Any, run: RunContext) -> Any:
