@@ -21,6 +21,7 @@ SAID = "x" * 100_000
 @pytest.fixture(autouse=True)
 def soon_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite_wal, "LONG", 2 * MEGABYTE)
+    monkeypatch.setattr(_sqlite_wal, "_LOOKS_APART", 0.0)
 
 
 @contextmanager
