@@ -334,6 +334,30 @@ def test_a_cron_that_can_start_nothing_is_disabled_and_says_why(play: Any, field
     play(scene)
 
 
+@pytest.mark.parametrize("in_fleet", [False, True])
+def test_what_an_agent_here_would_refuse_disables_a_cron_where_no_other_version_of_it_executes_its_runs(
+    play: Any, in_fleet: bool
+) -> None:
+    async def plain(input: Any) -> Any:
+        return input
+
+    async def scene(stage: Stage) -> None:
+        on_duty = (lambda: True) if in_fleet else None
+        manager = RunManager({"agent": plain}, clock=stage.clock)
+        scheduler = CronScheduler(stage.crons, manager, clock=stage.clock, on_duty=on_duty)
+        cron = await stage.keep("graph", "* * * * *", payload={"interrupt_after": "look"})
+        scheduler.begin()
+        await asyncio.sleep(90)
+        await scheduler.aclose()
+        await manager.aclose()
+
+        found = await stage.found(cron)
+        assert found.enabled is in_fleet
+        assert ("that is for graphs" in str(found.disabled_because)) is not in_fleet
+
+    play(scene)
+
+
 def test_a_cron_whose_thread_is_gone_is_disabled(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(stage: Stage) -> None:
         thread_id = new_id()
