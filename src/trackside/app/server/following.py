@@ -20,7 +20,7 @@ from trackside.harness.errors import ClosedError, NoResultHereError, TracksideEr
 from trackside.harness.handle import RunHandle
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
 from trackside.harness.states import Caller
-from trackside.harness.types import CancelMode, RunRecord, ThreadStatus
+from trackside.harness.types import CancelAction, CancelMode, RunRecord, ThreadStatus
 
 logger = logging.getLogger("trackside.server")
 
@@ -190,6 +190,20 @@ async def last_attempt(parts: ServerParts, run: StoredRun) -> StoredRun:
     return run
 
 
+async def cancelled(
+    parts: ServerParts, run: StoredRun, *, action: CancelAction | str = CancelAction.interrupt
+) -> StoredRun:
+    """Cancel a run, or the last attempt as which it goes on; which one that is. One that has ended is left alone."""
+    run = await last_attempt(parts, run)
+    while not is_final(run.status):
+        await parts.manager.cancel(run.run_id, action=action)
+        again = await next_attempt(parts, run.run_id)  # it may have ended just before
+        if again is None:
+            break
+        run = await last_attempt(parts, again)
+    return run
+
+
 async def _body_of_one(
     parts: ServerParts, run: RunRecord | StoredRun, caller: Caller, handle: RunHandle | None
 ) -> bytes:
@@ -260,14 +274,13 @@ def cancelling(parts: ServerParts, run_id: str) -> Any:
     """
 
     async def cancel() -> None:
-        last = run_id
         try:
-            while (again := await next_attempt(parts, last)) is not None:
-                last = again.run_id
-            await parts.manager.cancel(last)
+            run = await parts.store.run(run_id, removed=True)
+            if run is not None:
+                await cancelled(parts, run)
         except UnknownRunError:
             pass
         except TracksideError as exc:  # nobody is there any more who could be told
-            logger.warning("run %s goes on, though its client has gone: %s", last, exc)
+            logger.warning("run %s goes on, though its client has gone: %s", run_id, exc)
 
     return cancel

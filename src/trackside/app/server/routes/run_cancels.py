@@ -8,13 +8,12 @@ from typing import Any
 from trackside.app.server.authorizing import About, fitting
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
-from trackside.app.server.following import end_of, last_attempt, next_attempt, run_headers, visible_run
-from trackside.app.server.parts import ServerParts
+from trackside.app.server.following import cancelled, end_of, run_headers, visible_run
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.waiting import WhenEnded
-from trackside.app.server.wire.runs import CancelAction, CancelMany, CancelManyQuery, CancelQuery
+from trackside.app.server.wire.runs import CancelMany, CancelManyQuery, CancelQuery
 from trackside.app.storage import StoredRun
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
@@ -39,7 +38,7 @@ async def cancel_run(call: Call[None, CancelQuery]) -> Any:
     if query.reason is not None:
         raise HttpError(status=422, detail="reason is not supported: a run is cancelled without one")
     run = await visible_run(parts, call.principal, call.run_id, call.thread_id)
-    last = await _stopped(parts, run, query.action)
+    last = await cancelled(parts, run, action=query.action)
     if not query.wait:
         return empty(202)
 
@@ -69,20 +68,8 @@ async def cancel_runs(call: Call[CancelMany, CancelManyQuery]) -> Any:
     if body.status is not None and (body.thread_id or body.run_ids):
         raise HttpError(status=422, detail="status is for all runs that have it; leave out thread_id and run_ids")
     for run in await _chosen(call):
-        await _stopped(call.parts, run, call.query.action)
+        await cancelled(call.parts, run, action=call.query.action)
     return empty()
-
-
-async def _stopped(parts: ServerParts, run: StoredRun, action: CancelAction) -> StoredRun:
-    """Cancel a run, or the last attempt as which it goes on; which one that is. One that has ended is left alone."""
-    run = await last_attempt(parts, run)
-    while not is_final(run.status):
-        await parts.manager.cancel(run.run_id, action=action)
-        again = await next_attempt(parts, run.run_id)  # it may have ended just before
-        if again is None:
-            break
-        run = await last_attempt(parts, again)
-    return run
 
 
 async def _chosen(call: Call[CancelMany, Any]) -> Sequence[StoredRun]:

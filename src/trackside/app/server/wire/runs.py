@@ -175,11 +175,15 @@ class CancelManyQuery(Struct, forbid_unknown_fields=True):
     action: CancelAction = "interrupt"
 
 
+MOST_IDS: Final = 10_000
+"""So many runs or threads one request may name."""
+
+
 class CancelMany(Struct, forbid_unknown_fields=True):
     """Which runs: some of one thread, or all that have a status."""
 
     thread_id: str | None = None
-    run_ids: Annotated[list[str], Meta(max_length=10_000)] | None = None
+    run_ids: Annotated[list[str], Meta(max_length=MOST_IDS)] | None = None
     status: Literal["pending", "running", "all"] | None = None
 
 

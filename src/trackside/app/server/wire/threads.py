@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from trackside.app.server.failures import HttpError
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
-from trackside.app.server.wire.runs import config_shown
+from trackside.app.server.wire.runs import MOST_IDS, config_shown
 from trackside.app.storage import StoredThread
 from trackside.app.storage.threads import SortBy
 from trackside.harness.ids import assistant_id_of
@@ -40,7 +40,6 @@ ASSISTANT: Final = "assistant_id"
 """What clients call a thread's agent in its metadata."""
 
 _MOST_PATHS = 10
-_MOST_IDS = 10_000
 
 
 class NodeUpdate(Struct, forbid_unknown_fields=True):
@@ -91,7 +90,7 @@ class ThreadCount(Struct, forbid_unknown_fields=True):
 class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
     """Which threads are wanted, what of them, and in which order."""
 
-    ids: Annotated[list[str], Meta(max_length=_MOST_IDS)] | None = None
+    ids: Annotated[list[str], Meta(max_length=MOST_IDS)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 10
     offset: Annotated[int, Meta(ge=0, le=2_147_483_647)] = 0
     sort_by: SortBy | None = None
@@ -103,7 +102,7 @@ class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
 class ThreadPrune(Struct, forbid_unknown_fields=True):
     """Threads that are to go, or of which only the latest state is to stay."""
 
-    thread_ids: Annotated[list[str], Meta(max_length=_MOST_IDS)]
+    thread_ids: Annotated[list[str], Meta(max_length=MOST_IDS)]
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
