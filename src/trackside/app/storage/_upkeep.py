@@ -169,7 +169,7 @@ class Upkeep:
             self._unfit.update(adoption.unfit)
             if refused:
                 await self._writer.write(Disown(owner=self._worker_id, strangers=refused))
-            is_all = adoption.is_all
+            is_all = adoption.is_all or bool(refused)  # else those would be taken over again at once
 
     def _adopt(self, host: RunHost, adopted: Adopted) -> bool:
         """Have the host know a run that was taken over; False: it takes none any more."""
