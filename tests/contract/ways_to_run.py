@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -124,6 +124,15 @@ class ByManager:
 type Way = type[ByRunAgent | ByManager]
 
 both_ways = pytest.mark.parametrize("way", [ByRunAgent, ByManager], ids=["run_agent", "RunManager"])
+
+
+class Draining(RecordingObserver):
+    """An observer that empties the list of each batch that it is given."""
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Take them one by one, off the list."""
+        while events:
+            self.events.append(events.pop(0))  # type: ignore[attr-defined]
 
 
 class Gate(RecordingObserver):

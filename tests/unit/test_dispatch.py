@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.contract.recorded_log import RecordedLog
-from tests.contract.ways_to_run import Gate, required, virtual
+from tests.contract.ways_to_run import Draining, Gate, required, virtual
 
 from trackside.harness import (
     CallbackObserver,
@@ -252,11 +252,6 @@ async def test_a_batch_of_which_all_was_taken_in_part_is_taken(taken: int, is_re
 async def test_an_observer_that_empties_the_batch_it_is_given_hides_nothing_from_those_after_it(
     is_required: bool,
 ) -> None:
-    class Draining(RecordingObserver):
-        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-            while events:
-                self.events.append(events.pop(0))  # type: ignore[attr-defined]
-
     draining, after = Draining(), RecordingBatchObserver()
     observers = ObserverSet(
         [ObserverBinding(draining, required=is_required), required(after)], policy=DispatchPolicy(buffer=False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.contract.ways_to_run import Draining
 
 from trackside.harness.buffered import EventGap
 from trackside.harness.errors import NotAnObserverError, NotObserversError
@@ -411,11 +412,6 @@ async def test_those_after_a_required_observer_see_of_a_batch_what_it_took() -> 
 async def test_an_observer_that_empties_the_batch_it_is_given_hides_nothing_from_those_after_it(
     is_required: bool,
 ) -> None:
-    class Draining(RecordingObserver):
-        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-            while events:
-                self.events.append(events.pop(0))  # type: ignore[attr-defined]
-
     draining, after = Draining(), RecordingBatchObserver()
     run = make_run()
     given = list(run)
