@@ -10,7 +10,7 @@ import pytest
 
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.webhook import Poster
-from trackside.app.server.run_webhooks import MOST_RECEIVERS, Receivers
+from trackside.app.server.run_webhooks import MOST_RECEIVERS, OriginFailures, Receivers
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -68,3 +68,40 @@ async def test_addresses_of_one_server_share_its_places() -> None:
     async with receivers.place_at("https://slow.example.org/hook/9", ENDED):
         pass
     await receivers.aclose()
+
+
+async def test_a_server_that_takes_nothing_has_one_place_and_what_waits_for_it_is_given_up_in_time() -> None:
+    receivers = Receivers(None, private=False)
+
+    async def fail(*, retryable: bool = True) -> None:
+        with pytest.raises(DeliveryError):
+            async with receivers.place_at(address(1), ENDED):
+                raise DeliveryError(receiver="it", what="this", why="it is away", retryable=retryable)
+
+    for _ in range(7):
+        await fail()
+    await fail(retryable=False)  # an answer, if none that takes anything
+    for _ in range(7):
+        await fail()
+    async with receivers.place_at(address(1), ENDED), receivers.place_at(address(1), ENDED):
+        pass
+    for _ in range(8):
+        await fail()
+    async with receivers.place_at(address(1), ENDED), receivers.place_at(address(2), ENDED):
+        with pytest.raises(DeliveryError, match="none of the last 8") as refused:
+            async with receivers.place_at(address(1), ENDED):
+                pass
+        assert refused.value.retryable
+        assert not refused.value.held_back  # it counts as a try: in the end it is parked, and makes room for others
+    async with receivers.place_at(address(1), ENDED), receivers.place_at(address(1), ENDED):
+        pass
+    await receivers.aclose()
+
+
+def test_of_how_many_servers_failures_are_known() -> None:
+    failures = OriginFailures()
+    failures.add("https://one.example.org")
+    for number in range(2_000):
+        failures.add(address(number))
+    assert failures["https://one.example.org"] == 0
+    assert failures[address(1_999)] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from typing import Any, TypedDict
 
@@ -89,6 +90,20 @@ async def test_one_receiver_that_fails_holds_up_no_other_and_is_told_again(serve
         (first, *_, last) = await told(bad, 3)
         assert first["run_id"] == last["run_id"]
         assert len({request.headers["webhook-id"] for request in bad.requests}) == 1
+
+
+@pytest.mark.long
+async def test_many_ends_for_a_server_that_is_away_hold_up_no_other(serve_agents: Any) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        away = f"http://127.0.0.1:{nobody.getsockname()[1]}/hook"
+        async with WebhookReceiver(NEW) as good, serve_agents({"echo": echo}, server=PRIVATE) as served:
+            for count in (1_000, 100):
+                await served.client.runs.create_batch([{"assistant_id": "echo", "webhook": away}] * count)
+            await served.client.runs.wait(None, "echo", webhook=good.url)
+            await told(good)
+            standing = await served.app.store.subscriptions.get(RUN_WEBHOOKS)
+            assert standing.behind > 1_000  # those before it are not given up yet
 
 
 async def test_a_receiver_is_told_by_whoever_serves_next(serve_agents: Any) -> None:

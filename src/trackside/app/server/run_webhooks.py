@@ -43,7 +43,12 @@ logger = logging.getLogger("trackside.server")
 MOST_RECEIVERS: Final = 64
 """Addresses whose connections are kept."""
 _AT_ONCE: Final = 8
-"""Requests to one origin at once, whatever their paths: a slow server must not have all places."""
+"""Requests to one origin at once, whatever their paths: a slow server must not have all places. One that has taken none of
+so many in a row has a single place until it takes one."""
+_MOST_IN_HAND: Final = 10_000
+"""Ends that wait to be told, most of them to servers that are away: those of others come only behind so many."""
+_MOST_FAILING: Final = 1_000
+"""Origins of which it is known how often they failed."""
 _FULL_PAUSE: Final = 0.25
 _IN_HAND_SECONDS: Final = 1.0
 """How long closing waits for receivers that have not answered: the next server tells them again."""
@@ -149,7 +154,7 @@ class RunWebhooks:
             # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
             await self._store.subscriptions.open(RUN_WEBHOOKS, types=TERMINAL_EVENTS, start="now")
             wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
-            policy = FeedPolicy.suiting(self._teller, grace=_IN_HAND_SECONDS)
+            policy = FeedPolicy.suiting(self._teller, grace=_IN_HAND_SECONDS, window=_MOST_IN_HAND)
             observer = DurableObserver(name=RUN_WEBHOOKS, observer=self._teller, filter=wanted, policy=policy)
             dispatcher = Dispatcher(self._store.subscriptions, [observer])
             await dispatcher.__aenter__()
@@ -237,6 +242,7 @@ class Receivers:
         self._private = private
         self._posters: OrderedDict[str, Poster] = OrderedDict()
         self._under_way: Counter[str] = Counter()
+        self._failures = OriginFailures()
 
     def __len__(self) -> int:
         return len(self._posters)
@@ -267,14 +273,24 @@ class Receivers:
                 with, as a failure that concerns this event alone: other runs have other receivers.
         """
         origin = _origin_of(url)
-        if sum(count for one, count in self._under_way.items() if _origin_of(one) == origin) >= _AT_ONCE:
-            raise _refused(event, "it is busy", held_back=True, retry_after=_FULL_PAUSE)
+        in_a_row = self._failures[origin]
+        under_way = sum(count for one, count in self._under_way.items() if _origin_of(one) == origin)
+        if in_a_row >= _AT_ONCE and under_way:  # which counts as a try: else its events would wait here for ever
+            why = f"its server has taken none of the last {in_a_row}, and is asked one by one"
+            raise _refused(event, why, retryable=True)
+        if under_way >= _AT_ONCE:
+            raise _refused(event, "it is busy", retryable=True, held_back=True, retry_after=_FULL_PAUSE)
         self._under_way[url] += 1
         try:
             yield self.poster_to(url)
+            self._failures.end(origin)
         except HttpError as exc:
             raise _refused(event, exc.details["detail"]) from exc
         except DeliveryError as exc:
+            if exc.details["retryable"]:
+                self._failures.add(origin)
+            else:
+                self._failures.end(origin)  # it has said no to this event, and is there
             named = {name: exc.details[name] for name in ("receiver", "what", "why", "retryable", "retry_after")}
             raise DeliveryError(**named) from exc
         finally:
@@ -296,6 +312,26 @@ class Receivers:
             if url is None:
                 return
             await self._posters.pop(url).aclose()  # others may do the same meanwhile
+
+
+class OriginFailures:
+    """How many requests in a row a server has not taken; of the servers that failed longest ago that is forgotten."""
+
+    def __init__(self) -> None:
+        self._in_a_row: OrderedDict[str, int] = OrderedDict()
+
+    def __getitem__(self, origin: str) -> int:
+        return self._in_a_row.get(origin, 0)
+
+    def add(self, origin: str) -> None:
+        """It has failed once more."""
+        self._in_a_row[origin] = self._in_a_row.pop(origin, 0) + 1
+        if len(self._in_a_row) > _MOST_FAILING:
+            self._in_a_row.popitem(last=False)
+
+    def end(self, origin: str) -> None:
+        """It has answered."""
+        self._in_a_row.pop(origin, None)
 
 
 def _poster_maker() -> Callable[..., Poster]:
@@ -321,6 +357,6 @@ def _origin_of(url: str) -> str:
     return f"{parts.scheme}://{(parts.hostname or '').rstrip('.')}:{port}"
 
 
-def _refused(event: RunLifecycleEvent, why: str, **more: Any) -> DeliveryError:
+def _refused(event: RunLifecycleEvent, why: str, *, retryable: bool = False, **more: Any) -> DeliveryError:
     what = f"{event.event_type.value} of run {event.run_id}"
-    return DeliveryError(receiver="a webhook", what=what, why=why, retryable=bool(more), **more)
+    return DeliveryError(receiver="a webhook", what=what, why=why, retryable=retryable, **more)
