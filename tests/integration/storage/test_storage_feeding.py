@@ -283,6 +283,29 @@ class TestFailures:
             assert observer.batches == ([4, 1] if policy.batch == 4 else [5])
             await assert_balanced(feed, subs, read=5, handled=4, parked=1)
 
+    async def test_a_batch_of_which_its_observer_says_that_it_took_all_is_handled(
+        self, subs: Subscriptions, five: Any
+    ) -> None:
+        class All(WatchingBatches):
+            async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+                await super().on_events(events)
+                raise PartlyTaken(len(events), Hopeless())
+
+        observer = All()
+        async with SubscriptionFeed(subs, "mail", observer, policy=AT_ONCE) as feed:
+            await until(subs, lambda standing: standing.cursor == 5)
+            assert sequences(observer.taken) == [1, 2, 3, 4, 5]
+            await assert_balanced(feed, subs, read=5, handled=5, parked=0, failed_calls=0)
+
+    async def test_an_event_given_alone_that_was_taken_in_part_has_failed(self, subs: Subscriptions, five: Any) -> None:
+        async def partly(event: RunLifecycleEvent) -> None:
+            if event.sequence == 3:
+                raise PartlyTaken(1, Hopeless())
+
+        async with SubscriptionFeed(subs, "mail", partly, policy=AT_ONCE) as feed:
+            await until(subs, lambda standing: standing.cursor == 5)
+            await assert_balanced(feed, subs, read=5, handled=4, parked=1, failed_calls=1)
+
     async def test_a_batch_whose_receiver_asks_for_rest_is_left_alone_as_long(
         self, subs: Subscriptions, five: Any
     ) -> None:

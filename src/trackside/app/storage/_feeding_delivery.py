@@ -67,8 +67,11 @@ class Calls:
                 return Offered(1)
             await self._call(self._on_events([*events]))  # of its own, to do with as it likes
         except PartlyTaken as part:
-            self._counts.failed_calls += 1
-            return Offered(part.taken_of(len(events) - 1), part.cause)
+            # Of an event that is given alone it can only say that this failed.
+            taken = 0 if singly or self._on_events is None else part.taken_of(len(events))
+            if taken < len(events):
+                self._counts.failed_calls += 1
+                return Offered(taken, part.cause)
         except KeyboardInterrupt as exc:
             interrupt_loop(exc)  # if that goes on, it was this observer's failure (I18)
             self._counts.failed_calls += 1
