@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from log_check import look_into
+
 from trackside import RunSpec
 from trackside.app.cli.process_life import ProcessLife
 from trackside.app.settings import EngineSettings, Settings
@@ -44,6 +46,12 @@ async def until_duty_is_held(app: Any, name: str) -> str:
         while not (held := [one.holder for one in await app.store.fleet.duties() if one.name == name]):
             await asyncio.sleep(0.01)
     return str(held[0])
+
+
+def is_waited_for(database: Any) -> bool:
+    """Whether somebody waits until the table of runs is locked no more."""
+    asked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'runs'::regclass"
+    return bool(database.execute(asked).fetchone()[0])
 
 
 async def test_a_server_starts_runs_of_crons_whose_agent_the_scheduler_has_not(postgres_with_tables: str) -> None:
@@ -85,3 +93,30 @@ async def test_a_worker_that_still_finishes_its_runs_leaves_crons_to_others(post
             assert await until_duty_is_held(server, "scheduler") != holder
             go.set()
             await closing
+
+
+async def test_a_run_that_is_started_while_its_process_leaves_its_duties_is_executed(postgres_with_tables: str) -> None:
+    settings = Settings(database_url=postgres_with_tables, engine=EngineSettings(url="postgres", lease=2.0))
+    async with open_app(settings, {"chat": agent}, role="worker") as leaving:
+        await until_duty_is_held(leaving, "scheduler")
+        assert leaving.worker is not None
+        await leaving.worker.stop()
+        with look_into(postgres_with_tables) as database:
+            await asyncio.to_thread(database.execute, "BEGIN")
+            await asyncio.to_thread(database.execute, "LOCK TABLE runs IN SHARE MODE")
+            await make_due(leaving, "chat")
+            async with asyncio.timeout(30):
+                while not await asyncio.to_thread(is_waited_for, database):
+                    await asyncio.sleep(0.01)
+            retiring = asyncio.create_task(leaving.retire())
+            await asyncio.sleep(0)
+            await asyncio.to_thread(database.execute, "ROLLBACK")
+            await retiring
+        (cron,) = (await leaving.store.crons.search()).crons
+        assert cron.next_run_at is not None
+        assert cron.next_run_at > datetime.now(UTC)
+
+        async with open_app(settings, {"chat": agent}, role="worker") as other, asyncio.timeout(30):
+            while not (found := await other.store.runs()) or found[0].ended_at is None:
+                await asyncio.sleep(0.01)
+        assert [(run.trigger, run.status) for run in found] == [("cron", "success")]

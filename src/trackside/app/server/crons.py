@@ -72,6 +72,7 @@ class CronScheduler:
         self._agents_on_duty = agents_on_duty
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._starts: asyncio.Future[list[BaseException | None]] | None = None
         self._offset: float | None = None
         self._unknown: dict[str, float] = {}
 
@@ -82,13 +83,14 @@ class CronScheduler:
             self._task = asyncio.create_task(self._keep_starting(), name="trackside-crons")
 
     async def aclose(self) -> None:
-        """Start no more. May be called again."""
-        if self._task is None:
-            return
-        task, self._task = self._task, None
-        self._crons.on_change.remove(self._changed.set)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        """Start no more; what is being started is waited for. May be called again."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            self._crons.on_change.remove(self._changed.set)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._starts is not None:
+            await asyncio.wait({self._starts})
 
     async def _keep_starting(self) -> None:
         pause = 1.0
@@ -143,9 +145,10 @@ class CronScheduler:
     async def _start_due(self, agents: Collection[str]) -> None:
         """Start what is due of these agents."""
         while due := await self._crons.due(self._clock.now(), agents, limit=_AT_ONCE):
-            # Together, for one commit does for many.
-            ended = await asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
-            for failure in ended:
+            # Together, for one commit does for many. Never cancelled: a start that is cancelled cancels its run, and of that
+            # time there will be no other.
+            self._starts = asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
+            for failure in await asyncio.shield(self._starts):
                 if failure is not None:
                     raise failure
 
