@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from _databases import PostgresDatabases
@@ -24,7 +23,7 @@ from trackside.app.storage._leases import DATABASE_CLOCK
 from trackside.app.storage._membership import Register
 from trackside.app.storage._recovery import ListOwned, Reap
 from trackside.app.storage._taking import Take
-from trackside.app.storage.fleet import FleetMember, UnservedRuns
+from trackside.app.storage.fleet import FleetMember
 
 LEASE_SECONDS: Final = 15.0
 PLACES: Final = 16
@@ -118,7 +117,6 @@ def questions(store: Store, manager: RunManager, size: Size) -> Mapping[str, Cal
     write, fleet = store._writer.write, store.fleet
     last = iter(range(size.running + size.ready, 0, -1))
     agents = [f"agent-{number}" for number in range(10)]
-    unserved = [UnservedRuns(agent=agent, version="gone", count=1, oldest_at=datetime.now(UTC)) for agent in agents]
     beat = Register(worker_id="w1", name="w1", started_at="", lease_seconds=3_000.0, now={"running": 3})
 
     async def admit() -> None:
@@ -139,7 +137,7 @@ def questions(store: Store, manager: RunManager, size: Size) -> Mapping[str, Cal
         "how deep the queue is": fleet.queue,
         "500 that were overlooked": lambda: fleet.ready(["default", "gpu"], older_than=2.0, limit=500),
         "the list of workers": fleet.workers,
-        "versions that nobody has": lambda: fleet.loosen_versions(unserved),
+        "versions that nobody has": fleet.loosen_versions,
     }
 
 

@@ -105,13 +105,13 @@ class FleetUpkeep:
         if (began := monotonic()) < self._sweep_again:
             return
         depth = await self._fleet.queue()
+        if any(pool.ready for pool in depth.pools) and self._trusts_leases():
+            await self._fleet.loosen_versions()
         self._sweep_again = began + _SWEEP_REST * (monotonic() - began)
         self._queue = monotonic(), _in_numbers(depth)
         idle = [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]
         if idle:
             self._engine.announce(await self._fleet.ready(idle, older_than=OVERLOOKED, limit=_AT_ONCE))
-        if depth.unserved and self._trusts_leases():
-            await self._fleet.loosen_versions(depth.unserved)
         if self._sweeps % _TIDY_ROUNDS == 0:
             for tidy in self._tidy:
                 await tidy()

@@ -33,6 +33,11 @@ _agent_of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id
 agent_of_active = case((active_runs.c.agent == "", _agent_of_run), else_=active_runs.c.agent)
 """The agent of an active run; where it is not noted there, the run itself says it."""
 
+has_not_begun = and_(
+    active_runs.c.owner.is_(None), active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
+)
+"""Of a run: that no process has it, nor has begun it."""
+
 _IS_READY: Final = (
     holds_mostly(active_runs.c.owner.is_(None)),
     active_runs.c.state == literal_column(f"'{Standing.pending.value}'"),  # as it stands in the index
@@ -157,7 +162,7 @@ class FoundQueue(NamedTuple):
 
     def told(self, there: Iterable[StoredWorker]) -> QueueDepth:
         """What waits, and who is there for it."""
-        takers = [one for one in there if one.is_worker and one.seconds_left > 0 and not one.draining]
+        takers = [one for one in there if one.takes_runs]
         names = {*self.counts, *(pool for worker in takers for pool in worker.pools)}
         return QueueDepth(
             pools=tuple(
@@ -218,6 +223,21 @@ def _groups(pool: str, *, of: int) -> Select[*tuple[Any, ...]]:
         groups, active_runs, active_runs.c.ordinal == groups.c.first
     )
     return dated.join(runs, runs.c.run_id == active_runs.c.run_id).order_by(*named)
+
+
+class RunKind(NamedTuple):
+    """What a worker has to have for such runs."""
+
+    pool: str
+    agent: str | None
+    version: str
+
+
+def read_versioned(connection: Connection) -> list[RunKind]:
+    """Reads which kinds of nobody's runs are for one version of their agents alone, however many are before them."""
+    kind = (active_runs.c.pool, agent_of_active.label("agent"), active_runs.c.version)
+    found = select(*kind).where(has_not_begun, active_runs.c.version.is_not(None)).distinct()
+    return [RunKind(*row) for row in connection.execute(found)]
 
 
 def read_held(worker_ids: Sequence[str]) -> Callable[[Connection], list[HeldRun]]:

@@ -10,13 +10,13 @@ from typing import Any, Final, override
 from sqlalchemy import and_, or_, select, update
 
 from trackside.app.storage._encoding import json_of
-from trackside.app.storage._fleet_reads import agent_of_active
+from trackside.app.storage._fleet_reads import RunKind, agent_of_active, has_not_begun
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import this_process
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
-from trackside.app.storage.fleet import ReadyRun, UnservedRuns
+from trackside.app.storage.fleet import ReadyRun
 
 _MOST_KINDS: Final = 100
 """Of so many kinds of runs versions are loosened at once."""
@@ -116,14 +116,15 @@ class LoosenVersions(Work):
     at all, with whatever version, stay as they are: it may be that theirs comes back first.
     """
 
-    unserved: Sequence[UnservedRuns]
+    unserved: Sequence[RunKind]
     limit: int
 
     @override
     def apply(self, unit: UnitOfWork) -> int:
-        versioned = [one for one in self.unserved if one.version is not None]
-        takers = _takers(unit) if versioned else []
-        unfit = [one for one in versioned if any(one.pool in pools and one.agent in agents for pools, agents in takers)]
+        takers = _takers(unit)
+        unfit = [
+            one for one in self.unserved if any(one.pool in pools and one.agent in agents for pools, agents in takers)
+        ]
         if not unfit:
             return 0
         of_these = or_(
@@ -132,9 +133,8 @@ class LoosenVersions(Work):
                 for one in unfit[:_MOST_KINDS]
             )
         )
-        has_not_begun = active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
         columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
-        some = select(active_runs.c.run_id).where(active_runs.c.owner.is_(None), has_not_begun, of_these)
+        some = select(active_runs.c.run_id).where(has_not_begun, of_these)
         some = some.order_by(active_runs.c.ordinal).limit(self.limit).with_for_update(skip_locked=True)
         loosen = update(active_runs).where(active_runs.c.run_id.in_(some)).values(version=None)
         loosened = unit.session.execute(loosen.returning(*columns))

@@ -118,6 +118,11 @@ class StoredWorker:
         """Whether it is a worker of a fleet, and not one of the processes that are the places of another."""
         return self.kind == "worker" and self.isolated_in is None
 
+    @property
+    def takes_runs(self) -> bool:
+        """Whether it is a worker that goes on to take runs."""
+        return self.is_worker and self.seconds_left > 0 and not self.draining
+
     def fits(self, version: str | None) -> bool:
         """Whether it may execute runs that were let in for this version of the agents; None: for any."""
         return version is None or version == self.version

@@ -9,7 +9,14 @@ from types import MappingProxyType
 from trackside.app.storage._arguments import plain
 from trackside.app.storage._coordination import PromoteDue
 from trackside.app.storage._duties import HoldDuties, ReleaseDuties
-from trackside.app.storage._fleet_reads import read_duties, read_held, read_queue, read_ready, read_workers
+from trackside.app.storage._fleet_reads import (
+    read_duties,
+    read_held,
+    read_queue,
+    read_ready,
+    read_versioned,
+    read_workers,
+)
 from trackside.app.storage._membership import AskToDrain, LoosenVersions, Vouch
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
@@ -22,7 +29,6 @@ from trackside.app.storage.fleet import (
     QueueNews,
     ReadyRun,
     StoredWorker,
-    UnservedRuns,
 )
 from trackside.harness.types import FailureReason
 
@@ -192,15 +198,20 @@ class FleetStore:
         promoted: list[str] = await self._writer.write(PromoteDue(limit=limit))
         return promoted
 
-    async def loosen_versions(self, unserved: Sequence[UnservedRuns], limit: int = 5_000) -> int:
+    async def loosen_versions(self, limit: int = 5_000) -> int:
         """Let workers with another version of the agents take runs that no live worker has theirs for; how many.
 
-        `unserved` are these runs, as `queue` has found them; the oldest are first. If it is as many as the limit, there may
-        be more. Those that no worker of their pool has the agent of, in whatever version, stay as they are.
+        The oldest are first. If it is as many as the limit, there may be more. Those that no worker of their pool has the
+        agent of, in whatever version, stay as they are.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: the database failed.
         """
+        kinds = await self._readers.run(read_versioned)
+        takers = [one for one in await self.workers() if one.takes_runs] if kinds else []
+        unserved = [kind for kind in kinds if not any(one.serves(*kind) for one in takers)]
+        if not unserved:
+            return 0
         loosened: int = await self._writer.write(LoosenVersions(unserved=unserved, limit=limit))
         return loosened
 

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.runs.stage import Agents
 
 from trackside import RunStatus, __version__
-from trackside.app.storage import _recovery
+from trackside.app.storage import _fleet_reads, _recovery
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.fleet import FleetMember, ReadyRun, Taking
@@ -251,11 +251,6 @@ async def test_the_queue_says_what_waits_for_whom(member: Any, agents: Agents) -
     ]
 
 
-async def loosen(fleet: Any) -> int:
-    """As the sweeper does it."""
-    return int(await fleet.loosen_versions((await fleet.queue()).unserved))
-
-
 @pytest.mark.parametrize("drains", [False, True])
 async def test_runs_of_a_version_that_no_live_worker_has_are_for_all(
     member: Any, database: Any, *, drains: bool
@@ -264,22 +259,21 @@ async def test_runs_of_a_version_that_no_live_worker_has_are_for_all(
     fleet = old.store.fleet
     handle = await old.start("quick", thread_id="t")
     await old.start("quick", thread_id="t")
-    assert await loosen(fleet) == 0
+    assert await fleet.loosen_versions() == 0
 
     still = await member(version="v1")
     new = await member(version="v2")
     for each in (still, new):
         await each.coordinator.take_any(0)
-    assert await loosen(fleet) == 0
+    assert await fleet.loosen_versions() == 0
     if drains:
         await fleet.ask_to_drain(still.name)
     else:
         end_lease(database, still.name)
     old.news.clear()
-    (unserved,) = (await fleet.queue()).unserved
-    assert await fleet.loosen_versions([unserved], limit=1) == 1
+    assert await fleet.loosen_versions(limit=1) == 1
     assert old.announced == [handle.run_id]
-    assert [await fleet.loosen_versions([unserved]) for _ in range(2)] == [1, 0]
+    assert [await fleet.loosen_versions() for _ in range(2)] == [1, 0]
     assert await new.take(handle.run_id) == [TAKEN]
 
 
@@ -298,11 +292,26 @@ async def test_runs_of_a_version_that_workers_of_other_pools_or_agents_have_are_
         await each.coordinator.take_any(0)
     old.news.clear()
 
-    assert await loosen(fleet) == 2
+    assert await fleet.loosen_versions() == 2
     assert {*old.announced} == {each.run_id for each in of_pool}
     versions = dict(database.execute("SELECT run_id, version FROM active_runs").fetchall())
     assert versions == {each.run_id: None for each in of_pool} | {each.run_id: "v1" for each in (of_agent, stays)}
-    assert await loosen(fleet) == 0, "there is nobody who could take the other one"
+    assert await fleet.loosen_versions() == 0, "there is nobody who could take the other one"
+
+
+async def test_runs_of_an_old_version_behind_many_that_nobody_has_an_agent_for_are_for_all(
+    member: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fleet_reads, "MOST_EXAMINED", 2)
+    old = await member("server", version="v1")
+    for _ in range(3):
+        await old.start("quick", agent="starter")
+    behind = await old.start("quick")
+    new = await member(version="v2")
+    await new.coordinator.take_any(0)
+
+    assert await old.store.fleet.loosen_versions() == 1
+    assert await new.take(behind.run_id) == [TAKEN]
 
 
 async def test_what_is_ready_is_found_with_its_age_whatever_clock_its_host_had(member: Any, database: Any) -> None:
