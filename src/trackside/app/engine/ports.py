@@ -77,7 +77,10 @@ class Engine(Protocol):
     def join(
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
     ) -> AbstractAsyncContextManager[Offers]:
-        """Be offered runs of these pools, for the length of an `async with`; `on_stop` gets ids of runs that shall stop."""
+        """Be offered runs of these pools, for the length of an `async with`; `on_stop` gets ids of runs that shall stop.
+
+        What was offered by then may be answered later, while the engine is open.
+        """
         ...
 
     def status(self) -> EngineStatus:

@@ -247,6 +247,36 @@ async def test_who_leaves_gives_back_what_was_not_taken(
         assert {(await soon(offers)).run_id for _ in range(3)} == {"left 0", "left 1", "left 2"}
 
 
+async def test_what_a_worker_declines_that_has_left_another_is_offered_at_once(
+    server: NatsEngine, shared_nats: NatsServer, open_engine: Open
+) -> None:
+    patient = await open_engine(shared_nats.url, prefix=server._options.prefix, ack_wait=3_600, role="worker")
+    async with patient.join("leaves", ["slow"], on_stop=ignore) as offers:
+        server.announce([ReadyRun("too late", "slow")])
+        offer = await soon(offers)
+    offer.decline(after=0.0)
+    async with patient.join("stays", ["slow"], on_stop=ignore) as offers:
+        assert (await soon(offers)).run_id == "too late"
+
+
+async def test_what_a_worker_has_that_has_left_stays_its_own_until_that_is_done(
+    server: NatsEngine, worker: NatsEngine, client: Client, queue: Queue
+) -> None:
+    said = await client.subscribe(f"$JS.ACK.{queue.stream}.>")
+    async with worker.join("leaves", ["default"], on_stop=ignore) as offers:
+        server.announce([ReadyRun("goes on")])
+        offer = await soon(offers)
+    assert (await said.next_msg(30)).data == b"+WPI"
+    worker.announce([ReadyRun("goes on")])
+    offer.done()
+    async with worker.join("stays", ["default"], on_stop=ignore) as offers:
+        again = await soon(offers)
+        assert again.run_id == "goes on"
+        again.done()
+        await queue.until_kept(0)
+    await until(lambda: not worker._offers)
+
+
 async def test_a_worker_without_a_free_place_is_passed_over(
     server: NatsEngine, worker: NatsEngine, queue: Queue
 ) -> None:

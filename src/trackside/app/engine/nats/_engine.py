@@ -42,6 +42,7 @@ class NatsEngine:
         self._announcer.offer_again = self._offer_again
         self._stops = Stops(self._connection, self._announcer, names, self._counts, lead=lead)
         self._offers: list[NatsOffers] = []
+        self._leaving: set[asyncio.Task[None]] = set()
         self.live = NatsWire(self._connection, jetstream, names, self._counts, lead=lead)
         self._closed = False
 
@@ -66,7 +67,7 @@ class NatsEngine:
     async def join(
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
     ) -> AsyncGenerator[NatsOffers]:
-        """Be offered runs of these pools.
+        """Be offered runs of these pools. Of what it has after that nobody else is told until it has answered.
 
         Raises:
             EngineOptionError: a pool's name cannot be part of a subject.
@@ -90,9 +91,12 @@ class NatsEngine:
         try:
             yield offers
         finally:
-            self._offers.remove(offers)
             await offers.leave()
-            await self._connection.remove(offers)
+            leaving = asyncio.create_task(self._see_off(offers), name="trackside-nats-leaving")
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+            if not offers.is_owing:
+                await asyncio.wait({leaving})
 
     def status(self) -> EngineStatus:
         """Whether it moves anything now."""
@@ -110,6 +114,9 @@ class NatsEngine:
         if self._closed:
             return
         self._closed = True
+        for leaving in self._leaving:
+            leaving.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         link = self._connection.link
         if link is not None and link.is_up:
             try:
@@ -119,6 +126,12 @@ class NatsEngine:
             except (TimeoutError, ConnectionError):
                 pass
         await self._connection.aclose()
+
+    async def _see_off(self, offers: NatsOffers) -> None:
+        """Go on to say that somebody is at what a worker has that has left, until that is answered."""
+        await offers.until_answered()
+        self._offers.remove(offers)
+        await self._connection.remove(offers)
 
     def _offer_again(self, run_id: str) -> bool:
         return sum(offers.offer_again(run_id) for offers in self._offers) > 0

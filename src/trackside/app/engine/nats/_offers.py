@@ -91,6 +91,7 @@ class NatsOffers:
         self._runs: dict[str, NatsOffer] = {}
         self._owed: deque[tuple[NatsOffer, bytes]] = deque(maxlen=_MOST_OWED)
         """Answers that could not be given yet."""
+        self._has_said = asyncio.Event()
         self._left = False
 
     async def next(self) -> NatsOffer:
@@ -150,6 +151,17 @@ class NatsOffers:
                 await pool.leave(link)
         self._trim()
 
+    @property
+    def is_owing(self) -> bool:
+        """Whether there is something that it has not answered."""
+        return bool(self._held or self._owed)
+
+    async def until_answered(self) -> None:
+        """Until it has answered all that it was offered."""
+        while self.is_owing:
+            self._has_said.clear()
+            await self._has_said.wait()
+
     def _hand_over(self, offer: NatsOffer) -> NatsOffer:
         if self._free:
             self._free -= 1
@@ -206,6 +218,7 @@ class NatsOffers:
         pool = self._pool(offer.pool)
         if link is None or not pool.is_there or not link.publish(offer.subject, answer):
             self._owed.append((offer, answer))
+        self._has_said.set()
 
     def _settle_owed(self, pool: Pool) -> None:
         """Say what could not be said, unless the consumer is another one by now, which would understand it wrongly."""
@@ -217,6 +230,7 @@ class NatsOffers:
         for offer, answer in mine:
             if link is not None:
                 link.publish(offer.subject, answer)
+        self._has_said.set()
 
     def _pool(self, name: str) -> Pool:
         return next(pool for pool in self._pools if pool.name == name)
