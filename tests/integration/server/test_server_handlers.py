@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -473,6 +474,41 @@ async def start(ctx, value):
         assert await refused(command(ada, thread_id, "state.fork", checkpoint_id=at)) == 403
         assert await refused(command(ada, thread_id, "input.respond", interrupt_id="x", response=1)) == 403
         assert await ada.runs.list(thread_id) == []
+
+
+async def test_a_handler_sees_an_answer_alike_however_it_is_sent(serve_auth: Any) -> None:
+    code = """
+import json
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    if command := value["kwargs"].get("command"):
+        raise Auth.exceptions.HTTPException(status_code=403, detail=json.dumps(command))
+"""
+    async with (
+        serve_auth(AUTH + code, chat=telling()) as place,
+        place.clients("ada") as (ada,),
+        place.http("ada") as http,
+    ):
+        thread_id = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(thread_id, "chat", input={"text": "hi"})
+        (asked,) = (await ada.threads.get_state(thread_id))["interrupts"]
+        answers = {asked["id"]: "yes"}
+        both = {"command": {"resume": answers, "goto": "note"}}
+        one = {"interrupt_id": asked["id"], "response": "yes", "goto": "note"}
+        several = {"responses": [{"interrupt_id": asked["id"], "response": "yes"}], "goto": "note"}
+        path = f"/threads/{thread_id}"
+        sent = [
+            (f"{path}/runs/wait", {"assistant_id": "chat", **both}),
+            (f"{path}/commands", {"id": 1, "method": "run.start", "params": {"assistant_id": "chat", **both}}),
+            (f"{path}/commands", {"id": 1, "method": "input.respond", "params": one}),
+            (f"{path}/commands", {"id": 1, "method": "input.respond", "params": several}),
+            (f"{path}/commands", {"id": 1, "method": "input.respond", "params": {**several, "config": 5}}),
+        ]
+        for way, body in sent:
+            answer = await http.post(way, json=body)
+            assert (answer.status_code, json.loads(answer.json()["detail"])) == (403, both["command"]), body
+        assert len(await ada.runs.list(thread_id)) == 1
 
 
 async def test_the_agent_that_a_handler_was_asked_about_is_the_one_that_runs(serve_auth: Any) -> None:

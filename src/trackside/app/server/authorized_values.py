@@ -19,7 +19,7 @@ from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.items import ItemQuery
-from trackside.app.server.wire.protocol import STARTS, ProtocolCommand
+from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCommand
 from trackside.harness.ids import assistant_id_of, is_uuid
 
 logger = logging.getLogger("trackside.server")
@@ -137,17 +137,22 @@ def _said_by(command: ProtocolCommand) -> dict[str, Any]:
         said.pop("metadata", None)
     if (strategy := said.get("multitask_strategy") or said.get("multitaskStrategy")) is not None:
         said["multitask_strategy"] = strategy
+    if STARTS.get(command.method) is InputRespond:
+        said["command"] = msgspec.convert(command.params or {}, InputRespond).command
     return said
 
 
 def _run(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    kwargs = {name: said[name] for name in _KWARGS if said.get(name) is not None}
+    if "command" in kwargs:  # which requests have in parts, each of which may be left out
+        kwargs["command"] = msgspec.to_builtins(kwargs["command"])
     return {
         "assistant_id": _assistant(call, said.get("assistant_id")),
         "run_id": None,
         "status": "pending",
         "prevent_insert_if_inflight": said.get("multitask_strategy") == "reject",
         **{name: said[name] for name in _RUN if said.get(name) is not None},
-        "kwargs": {name: said[name] for name in _KWARGS if said.get(name) is not None},
+        "kwargs": kwargs,
     }
 
 

@@ -34,7 +34,7 @@ from trackside.app.server.wire.protocol import (
     StateFork,
     StateGet,
 )
-from trackside.app.server.wire.runs import CheckpointRef, Command, RunCreate
+from trackside.app.server.wire.runs import CheckpointRef, RunCreate
 from trackside.app.storage import StoredThread
 from trackside.app.streams.protocol import MARKS, log_of
 from trackside.harness.errors import (
@@ -195,9 +195,7 @@ async def _run(call: CommandCall, asked: RunCreate) -> Any:
 async def _respond(call: CommandCall, params: InputRespond) -> Any:
     if params.strict_resume is False:
         raise CommandError("not_supported", f"input.respond: {LENIENT_RESUME}")
-    answers = {one.interrupt_id: one.response for one in params.responses or ()}
-    if params.interrupt_id is not None:
-        answers[params.interrupt_id] = params.response
+    answers = (command := params.command).resume
     if not answers:
         raise CommandError("invalid_argument", "input.respond: give an interrupt_id and a response, or responses")
     thread = await thread_for(call)
@@ -208,7 +206,6 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
         waits_for = ", ".join(sorted(open_ids)) or "nobody's answer"
         why = f"no open question has the id {', '.join(unknown):.200}; the thread waits for {waits_for}"
         raise CommandError("no_such_interrupt", why)
-    command = Command(resume=answers, update=params.update, goto=params.goto)
     return await _run(
         call,
         RunCreate(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from trackside.app.server.wire.runs import RunCreate
+from trackside.app.server.wire.runs import Command, RunCreate
 from trackside.app.server.wire.states import HistoryLimit
 
 type Sequence = Annotated[int, Meta(ge=0, le=9_007_199_254_740_991)]
@@ -106,6 +106,14 @@ class InputRespond(Struct, forbid_unknown_fields=True):
     context: Any = None
     metadata: dict[str, Any] | None = None
     strict_resume: bool | None = None
+
+    @property
+    def command(self) -> Command:
+        """What the run brings that it starts. It answers nothing if no question is named."""
+        answers = {one.interrupt_id: one.response for one in self.responses or ()}
+        if self.interrupt_id is not None:
+            answers[self.interrupt_id] = self.response
+        return Command(resume=answers, update=self.update, goto=self.goto)
 
 
 class StateGet(Struct, forbid_unknown_fields=True):
