@@ -386,6 +386,25 @@ async def test_the_log_is_of_threads_that_somebody_may_see(serve_auth: Any) -> N
             assert {one["run_id"] for one in both.json()} == {run_id}
 
 
+async def test_what_a_handler_puts_into_a_search_narrows_it_wherever_it_comes_from(serve_auth: Any) -> None:
+    code = """
+@auth.on.threads
+async def mark(ctx, value):
+    if ctx.action != "read":
+        value["metadata"]["owner"] = ctx.user.identity
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada", "bob") as (ada, bob), place.http("bob") as http:
+        hers = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(hers, "chat", input={"text": "hi"})
+        his = (await bob.threads.create())["thread_id"]
+        assert [one["thread_id"] for one in await bob.threads.search()] == [his]
+        assert [one["thread_id"] for one in (await http.get("/threads")).json()] == [his]
+        for path in ("/runs", "/events", "/stats"):
+            for named, status in ({}, 403), ({"thread_id": his}, 200), ({"thread_id": hers}, 404):
+                assert (await http.get(path, params=named)).status_code == status, (path, named)
+        assert await refused(bob.runs.list(hers)) == 404
+
+
 async def test_crons_have_metadata_of_their_own(serve_auth: Any) -> None:
     async with serve_auth(SHARED) as place, place.clients("ada", "eve") as (ada, eve):
         cron = await ada.crons.create("chat", schedule="0 0 1 1 *", input={"text": "x"}, metadata={"a": 1})

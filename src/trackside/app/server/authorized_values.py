@@ -104,6 +104,13 @@ def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: 
     return replace(call, body=msgspec.structs.replace(body, **changes))
 
 
+def narrowed_by(call: Call[Any, Any], resource: Resource, action: Action, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that a handler wants of threads by putting them into a search whose request has no place for them."""
+    if (resource, action) != ("threads", "search") or "metadata" in getattr(call.body, "__struct_fields__", ()):
+        return {}
+    return metadata_of(value)
+
+
 def _options(options: Any, names: Collection[str]) -> dict[str, Any]:
     """What a handler may have changed of what a run gets."""
     if not isinstance(options, Mapping):

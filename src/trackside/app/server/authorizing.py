@@ -18,7 +18,7 @@ import msgspec
 
 from trackside.app.server.access import agent_of_thread
 from trackside.app.server.auth.handlers import Action, Resource
-from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, value_of
+from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, narrowed_by, value_of
 from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
@@ -92,7 +92,10 @@ async def ask(call: AnyCall, resource: Resource, action: Action, **more: Any) ->
     assert call.handlers is not None
     value = value_of(call, resource, action) | more
     wanted = await call.handlers.ask(call.principal, call.scope, resource, action, value)
-    return call if wanted is None else replace(changed_by(call, resource, action, value), wanted=wanted)
+    if wanted is None:
+        return call
+    wanted = {**narrowed_by(call, resource, action, value), **wanted}
+    return replace(changed_by(call, resource, action, value), wanted=wanted)
 
 
 async def on_thread(call: AnyCall, action: Action, thread_id: str | None, **more: Any) -> AnyCall:
