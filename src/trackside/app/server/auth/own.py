@@ -24,7 +24,9 @@ from trackside.harness.payload import canonical
 logger = logging.getLogger("trackside.server")
 
 _LONGEST_IDENTITY: Final = 255
-_SECRET: Final = re.compile(r"token|secret|passw|key|credential|cookie|session|authoriz|bearer|jwt", re.IGNORECASE)
+_SECRET: Final = re.compile(
+    r"token|secret|passw|pwd|otp|key|credential|cookie|session|authoriz|bearer|jwt", re.IGNORECASE
+)
 """In the names of what a function says of a user and nobody keeps."""
 
 
@@ -155,7 +157,14 @@ def _kept(user: Any) -> Mapping[str, Any]:
     if not isinstance(user, Mapping):
         return {}
     plain, _ = canonical({str(name): value for name, value in user.items() if not _SECRET.search(str(name))})
-    return plain if isinstance(plain, dict) else {}
+    return _unsecret(plain) if isinstance(plain, dict) else {}
+
+
+def _unsecret(plain: Any) -> Any:
+    """A plain value without what looks secret in it, however deep that is."""
+    if isinstance(plain, dict):
+        return {name: _unsecret(value) for name, value in plain.items() if not _SECRET.search(name)}
+    return [_unsecret(value) for value in plain] if isinstance(plain, list) else plain
 
 
 def _of(user: Any, name: str, *, default: Any = None) -> Any:
