@@ -277,12 +277,58 @@ async def test_streams_end_that_were_begun_with_a_key_that_is_revoked(serve_agen
             assert task.result().endswith(": this API key is not known, or not good any more\r\n\r\n")
 
 
-async def _read_to_the_end(http: httpx.AsyncClient, stream: tuple[str, str, Any], begun: asyncio.Event) -> str:
+async def test_who_waits_for_a_run_is_told_nothing_of_it_once_his_key_is_revoked(serve_agents: ServeAgents) -> None:
+    go_on = asyncio.Event()
+
+    async def answers(input: Any) -> Any:
+        await go_on.wait()
+        return "secret"
+
+    quick = ServerSettings(heartbeat=0.05)
+    async with serve_agents({"answers": answers}, access=KEYS, server=quick) as served:
+        keys = served.app.store.api_keys
+        made, other = await keys.create("laptop", owner="ada"), await keys.create("phone", owner="ada")
+        asked = {"assistant_id": "answers", "input": 1}
+        async with httpx.AsyncClient(base_url=served.url, headers={"x-api-key": made.secret}, timeout=20) as http:
+            thread = (await http.post("/threads", json={})).json()["thread_id"]
+            run = (await http.post(f"/threads/{thread}/runs", json=asked)).json()["run_id"]
+            waits = [
+                ("POST", "/runs/wait", asked),
+                ("POST", f"/threads/{thread}/runs/wait", asked),
+                ("GET", f"/threads/{thread}/runs/{run}/join", None),
+                ("GET", f"/runs/{run}/join", None),
+            ]
+            begun = [asyncio.Event() for _ in waits]
+            async with asyncio.TaskGroup() as group:
+                read = [
+                    group.create_task(_read_until_cut_off(http, wait, event))
+                    for wait, event in zip(waits, begun, strict=True)
+                ]
+                for event in begun:
+                    await event.wait()
+                await keys.revoke(made.key.key_id)
+        go_on.set()
+        for task in read:
+            assert task.result().strip("\n") == ""
+        async with httpx.AsyncClient(base_url=served.url, headers={"x-api-key": other.secret}, timeout=20) as http:
+            assert (await http.get(f"/runs/{run}/join")).json() == {"output": "secret"}
+
+
+async def _read_until_cut_off(http: httpx.AsyncClient, wait: tuple[str, str, Any], begun: asyncio.Event) -> str:
+    said: list[str] = []
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+        await _read_to_the_end(http, wait, begun, said)
+    return "".join(said)
+
+
+async def _read_to_the_end(
+    http: httpx.AsyncClient, stream: tuple[str, str, Any], begun: asyncio.Event, said: list[str] | None = None
+) -> str:
     method, path, body = stream
-    said = ""
+    said = [] if said is None else said
     async with http.stream(method, path, json=body) as answer:
         assert answer.status_code == 200
         async for text in answer.aiter_text():
             begun.set()
-            said += text
-    return said
+            said.append(text)
+    return "".join(said)

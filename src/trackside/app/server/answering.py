@@ -8,7 +8,7 @@ from typing import cast
 
 from trackside.app.server.auth.authenticator import Authenticator
 from trackside.app.server.auth.middleware import client_of
-from trackside.app.server.auth.revoking import RevocableStream
+from trackside.app.server.auth.revoking import RevocableAnswer
 from trackside.app.server.authorizing import authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError, answer_of
@@ -55,8 +55,7 @@ class EndpointApp:
         if self._is_stream:
             await self._stream(scope, receive, send)
         else:
-            answer = await self._answer(scope, receive)
-            await answer(scope, receive, send)
+            await self._send(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As others, but for what a client may follow at once, and for how long he may."""
@@ -67,14 +66,18 @@ class EndpointApp:
             await self.endpoint.failing(*answer_of(exc))(scope, receive, send)
             return
         try:
-            answer = await self._answer(scope, receive)
-            authenticator = self._parts.authenticator
-            if not isinstance(answer, Reply) and getattr(authenticator, "asks_again", False):
-                again = self._parts.options.heartbeat
-                answer = RevocableStream(answer, cast("Authenticator", authenticator), seconds=again)
-            await answer(scope, receive, send)
+            await self._send(scope, receive, send)
         finally:
             self._open_streams.leave(client)
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._answer(scope, receive)
+        if not isinstance(answer, Reply):  # it takes long
+            authenticator = self._parts.authenticator
+            if getattr(authenticator, "asks_again", False):
+                again = self._parts.options.heartbeat
+                answer = RevocableAnswer(answer, cast("Authenticator", authenticator), seconds=again)
+        await answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         """What the function gives for this request, or what is wrong with that: nothing is raised."""

@@ -20,7 +20,7 @@ class Authenticator(Protocol):
     """Knows who asks.
 
     One that is cheap to ask, and may know another time that somebody is not let in any more, says so with
-    `asks_again = True`: then streams end that he has begun.
+    `asks_again = True`: then streams end that he has begun, and he is told nothing of the runs that he waits for.
     """
 
     async def __call__(self, scope: Scope) -> Principal:

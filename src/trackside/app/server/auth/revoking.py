@@ -1,4 +1,4 @@
-"""Ends the streams of a client who is not let in any more: his key was revoked, or his token has expired."""
+"""Ends what a client follows or waits for who is not let in any more: his key was revoked, or his token has expired."""
 
 from __future__ import annotations
 
@@ -7,50 +7,56 @@ import logging
 from typing import Final
 
 from trackside.app.server.auth.authenticator import Authenticator
-from trackside.app.server.failures import HttpError
-from trackside.app.server.responses import Answer, Receive, Scope, Send
+from trackside.app.server.failures import HttpError, answer_of
+from trackside.app.server.responses import Answer, Receive, Scope, Send, failure
 from trackside.harness.errors import TracksideError
 
 logger = logging.getLogger("trackside.server")
 
 _REFUSED: Final = frozenset({401, 403})
 _EVENT_ENDS: Final = b"\r\n\r\n"
+_EVENTS: Final = b"text/event-stream"
 
 
-class RevocableStream:
-    """A stream that ends when its client is not let in any more; asked as often as a connection says that it is alive.
+class RevocableAnswer:
+    """An answer that takes long, and ends when its client is not let in any more; asked as often as a connection says that
+    it is alive.
 
-    That costs what a request does: what is known of keys and tokens is held in memory. A stream that is over before costs a
-    timer. Whether somebody is let in is not found out while the database is away, or the identity provider; the stream goes
+    That costs what a request does: what is known of keys and tokens is held in memory. An answer that is over before costs a
+    timer. Whether somebody is let in is not found out while the database is away, or the identity provider; the answer goes
     on until it is.
 
     Args:
-        stream: what is sent.
+        answer: what is sent: events, or the result of a run that has to end first.
         authenticator: who knew the client when he came.
         seconds: between two questions.
     """
 
-    def __init__(self, stream: Answer, authenticator: Authenticator, *, seconds: float) -> None:
-        self._stream = stream
+    def __init__(self, answer: Answer, authenticator: Authenticator, *, seconds: float) -> None:
+        self._answer = answer
         self._authenticator = authenticator
         self._seconds = seconds
-        self._why = ""
+        self._refusal: HttpError | None = None
         self._deadline = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, but no more of it once the client is not let in; then the last that it says is why."""
+        """Send it, but no more of it once the client is not let in; then the last that a stream says is why."""
         outlet = _Watched(send)
         self._ask_later(scope)
         try:
             async with self._deadline:
-                await self._stream(scope, receive, outlet)
+                await self._answer(scope, receive, outlet)
         except TimeoutError:
-            if not self._why:
+            if self._refusal is None:
                 raise
-            logger.info("a stream was ended: %s", self._why)
-            await outlet.end(self._why)
+            status, why, headers, code = answer_of(self._refusal)
+            logger.info("%s was ended: %s", "a stream" if outlet.is_stream else "an answer", why)
+            if outlet.has_begun:
+                await outlet.end(why)
+            else:
+                await failure(status, why, headers, code)(scope, receive, send)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -70,7 +76,7 @@ class RevocableStream:
             await self._authenticator(scope)
         except HttpError as exc:
             if exc.details["status"] in _REFUSED:
-                self._why = exc.details["detail"]
+                self._refusal = exc
                 self._deadline.reschedule(asyncio.get_running_loop().time())
                 return
         except TracksideError as exc:
@@ -81,22 +87,27 @@ class RevocableStream:
 class _Watched:
     """A client's `send` that knows whether what was sent last ends an event, so that something can come after it."""
 
-    __slots__ = ("_is_between", "_is_over", "_send")
+    __slots__ = ("_is_between", "_is_over", "_send", "has_begun", "is_stream")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._is_between = self._is_over = False
+        self.has_begun = self.is_stream = False
 
     async def __call__(self, message: Scope) -> None:
         if message["type"] == "http.response.body":
             self._is_between = message.get("body", b"").endswith(_EVENT_ENDS)
             self._is_over = not message.get("more_body", False)
         else:
-            self._is_between = True
+            self.has_begun = True
+            kinds = [value for name, value in message.get("headers", ()) if name == b"content-type"]
+            self.is_stream = self._is_between = any(kind.startswith(_EVENTS) for kind in kinds)
         await self._send(message)
 
     async def end(self, why: str) -> None:
-        """Say why nothing more comes. In the middle of an event it is cut off instead: half of it would be none."""
-        if self._is_between and not self._is_over:
+        """Say why nothing more comes. What is no stream is cut off instead, as one is in the middle of an event: half of it
+        would be none.
+        """
+        if self.is_stream and self._is_between and not self._is_over:
             said = " ".join(why.split()).encode("utf-8", "replace")
             await self._send({"type": "http.response.body", "body": b": %b%b" % (said, _EVENT_ENDS)})
