@@ -55,6 +55,7 @@ async def test_a_receiver_gets_the_run_as_clients_see_it_signed_and_with_its_val
         assert first["values"] == {"given": {"n": 1}}
         assert first["kwargs"]["input"] == {"n": 1}
         assert first["metadata"] == {"by": "test"}
+        assert "user_id" not in first  # nobody had to say who he is
         assert first["run_ended_at"] >= first["run_started_at"]
         assert receiver.requests[0].verified == (True,)
         await runs.wait(None, "failing", webhook=receiver.url, raise_error=False)
@@ -200,6 +201,20 @@ async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_t
         async with serve_agents({"made": make}, **served_so):
             again = (await told(receiver, 2))[1]
     assert again["values"] == {"said": "ada"}
+
+
+async def test_a_receiver_is_told_who_has_asked_for_the_run_and_no_client_says_that_for_another(
+    serve_agents: Any,
+) -> None:
+    served_so: Any = {"access": AccessSettings(auth="keys"), "server": PRIVATE}
+    config: Any = {"configurable": {"langgraph_auth_user": {"identity": "bob"}, "langgraph_auth_user_id": "bob"}}
+    async with WebhookReceiver(NEW) as receiver, serve_agents({"echo": echo}, **served_so) as served:
+        key = await served.app.store.api_keys.create("ada", owner="ada", permission="run")
+        async with get_client(url=served.url, api_key=key.secret) as ada:
+            await ada.runs.wait(None, "echo", input={}, config=config, webhook=receiver.url)
+            (said,) = await told(receiver)
+    assert said["user_id"] == "ada"
+    assert "bob" not in json.dumps(said)
 
 
 async def test_runs_without_a_receiver_need_no_subscription(serve_agents: Any) -> None:

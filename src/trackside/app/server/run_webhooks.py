@@ -201,7 +201,8 @@ class RunEndTeller:
             await poster.post(event, await self._body(event, request))
 
     async def _body(self, event: RunLifecycleEvent, request: Mapping[str, Any] | None) -> bytes:
-        """The run as clients see it, how it has ended, and what its thread is then, or, if that is not known, now.
+        """The run as clients see it, who has asked for it, how it has ended, and what its thread is then, or, if that is not
+        known, now.
 
         Of a run that is an attempt it says of which (`retry_of`), and of one that goes on, as which (`retried_as`): who does
         not know would take what a later attempt makes good for the end of it all.
@@ -211,6 +212,9 @@ class RunEndTeller:
             raise _refused(event, "the run was removed")
         says: dict[str, Any] = msgspec.to_builtins(run_on_wire(run, request))
         says |= {"run_started_at": run.started_at, "run_ended_at": run.ended_at, "webhook_sent_at": datetime.now(UTC)}
+        caller = caller_of_request(request, self._store.items)
+        if caller.user is not None:  # by the signature, which is the same for all, nobody is told apart
+            says["user_id"] = caller.user["identity"]
         end = RunEnd.said(event.payload)
         if end.failure is not None:
             says["error"] = end.failure
@@ -220,7 +224,6 @@ class RunEndTeller:
             says["values"] = with_questions(msgspec.json.decode(said), end.interrupts)
         else:
             agents = self._manager.agents
-            caller = caller_of_request(request, self._store.items)
             says["values"] = await thread_values(
                 agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=run.thread_id, caller=caller
             )
