@@ -16,6 +16,7 @@ hosts = ["agents.local", "[::2]"]
 origins = ["https://app.example.org", "http://10.0.0.7:3000"]
 rate = "100/second"
 max_streams = 20
+item_kinds = ["memories", "users"]
 jwt_key = "env:KEY"
 jwt_issuer = "https://id.example.org/"
 jwt_audience = "trackside"
@@ -42,6 +43,7 @@ def test_all_of_it_is_read(tmp_path: Path) -> None:
         origins=("https://app.example.org", "http://10.0.0.7:3000"),
         rate="100/second",
         max_streams=20,
+        item_kinds=("memories", "users"),
         jwt_key="env:KEY",
         jwt_issuer="https://id.example.org/",
         jwt_audience="trackside",
@@ -113,6 +115,8 @@ def test_every_rate_that_is_let_in_is_one(tmp_path: Path, rate: str) -> None:
         ("rate", "100"),
         ("rate", '"1/fortnight"'),
         ("max_streams", "0"),
+        ("item_kinds", '["a.b"]'),
+        ("item_kinds", '["users", "*"]'),
         ("origins", '["app.example"]'),
         ("origins", '["https://app.example/path"]'),
         ("origins", '"https://user@app.example"'),

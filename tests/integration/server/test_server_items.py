@@ -16,6 +16,7 @@ from trackside.app.server.routes.items import label_of
 from trackside.app.settings import AccessSettings
 
 ADA = ["memories", "ada"]
+EVE = ["memories", "eve"]
 
 
 async def remembering(input: Any, run: RunContext) -> Any:
@@ -108,7 +109,8 @@ async def test_nobody_reaches_what_is_somebody_elses(serve_agents: Any) -> None:
             await ada_client.store.put_item(ADA, key="k", value={"secret": 1})
             await ada_client.store.put_item(["ada", "notes"], key="k", value={})
             mine = await ada_client.store.search_items(ADA)
-            listed = await ada_client.store.list_namespaces(prefix=["*", "ada"])
+            listed = await ada_client.store.list_namespaces(prefix=ADA)
+            await eve_client.store.put_item([*EVE, "ada"], key="k", value={})
             every = await root_client.store.search_items([])
             store = eve_client.store
             attempts: list[Callable[[], Any]] = [
@@ -121,6 +123,12 @@ async def test_nobody_reaches_what_is_somebody_elses(serve_agents: Any) -> None:
                 store.list_namespaces,
                 lambda: store.list_namespaces(suffix=["eve"]),
                 lambda: store.list_namespaces(prefix=["*"]),
+                lambda: store.list_namespaces(prefix=["*", "eve"]),
+                lambda: store.list_namespaces(prefix=["memories", "*", "eve"]),
+                lambda: store.put_item([*ADA, "eve"], key="k", value={"planted": 1}),
+                lambda: store.put_item(["ada", "eve"], key="k", value={"planted": 1}),
+                lambda: store.put_item(["ada", *EVE], key="k", value={"planted": 1}),
+                lambda: store.search_items(["notes", "eve"]),
             ]
             for attempt in attempts:
                 with pytest.raises(httpx.HTTPStatusError) as refused:
@@ -132,8 +140,26 @@ async def test_nobody_reaches_what_is_somebody_elses(serve_agents: Any) -> None:
 
     assert [item["value"] for item in mine["items"]] == [{"secret": 1}]
     assert listed == {"namespaces": [ADA]}
-    assert len(every["items"]) == 2
-    assert seen == {"keys": ["tea", "k"]}
+    assert len(every["items"]) == 3
+    assert seen == {"keys": ["tea", "k", "k"]}
+
+
+async def test_which_labels_may_stand_before_a_name_is_set_and_nobody_has_what_all_have(serve_agents: Any) -> None:
+    access = AccessSettings(auth="keys", item_kinds=("users", "memories"))
+    async with serve_agents({}, access=access) as served:
+        keys = served.app.store.api_keys
+        ada = (await keys.create("a", owner="ada")).secret
+        kind = (await keys.create("k", owner="users")).secret
+        async with (
+            get_client(url=served.url, api_key=ada) as ada_client,
+            get_client(url=served.url, api_key=kind) as kind_client,
+        ):
+            for namespace in (["users", "ada"], ["users", "memories", "ada", "x"], ["ada"], ADA):
+                await ada_client.store.put_item(namespace, key="k", value={})
+            for namespace in (["users"], ["users", "users"], ["memories", "users"], ["users", "ada"]):
+                with pytest.raises(httpx.HTTPStatusError) as refused:
+                    await kind_client.store.search_items(namespace)
+                assert refused.value.response.status_code == 403
 
 
 @pytest.mark.parametrize(

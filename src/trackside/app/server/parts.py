@@ -36,6 +36,8 @@ class ServerOptions:
     """How often a client may ask, as `100/second`."""
     max_streams: int | None = None
     """How many streams a client may follow at once."""
+    item_kinds: tuple[str, ...] = ("memories",)
+    """Labels that may stand before that of who owns the items of a namespace."""
     descriptions: Mapping[str, str] = field(default_factory=dict)
     """What the agents are for, by their names."""
     console: bool = False

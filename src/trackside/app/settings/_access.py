@@ -31,6 +31,8 @@ class AccessSettings:
     """How often a client may ask, as `100/second`; None: as often as he likes."""
     max_streams: int | None = None
     """How many streams a client may follow at once; None: 1,000, or as many as he likes without `auth`."""
+    item_kinds: tuple[str, ...] = ("memories",)
+    """Labels that may stand before that of who owns the items of a namespace: `("memories", "ada")` is Ada's."""
     jwt_key: str | None = field(default=None, repr=False)
     """What tokens are signed with: a secret, a public key as PEM, or `env:NAME`."""
     jwt_jwks: str | None = None
@@ -96,12 +98,19 @@ def _host(text: str) -> str:
     return f"[{ipaddress.IPv6Address(text[1:-1])}]" if text.startswith("[") else text.lower()
 
 
-def _list_of(read: Callable[[str], str], of_what: str) -> Callable[[Any], tuple[str, ...]]:
+def _label(text: str) -> str:
+    if "." in text or text == "*":  # which would be any label, and so anybody's
+        raise ValueError
+    return text
+
+
+def _list_of(read: Callable[[str], str], of_what: str, *, has_any: bool = True) -> Callable[[Any], tuple[str, ...]]:
     """Reads a list of texts, or a text with commas between them, as a variable has it.
 
     Args:
         read: makes of a text what it means, or raises a `ValueError`.
         of_what: what they are.
+        has_any: whether `*` stands for any of them, and is not read.
     """
 
     def parse(value: Any) -> tuple[str, ...]:
@@ -111,7 +120,7 @@ def _list_of(read: Callable[[str], str], of_what: str) -> Callable[[Any], tuple[
         found: dict[str, None] = {}
         for text in listed:
             try:
-                found["*" if text == "*" else read(_text(text))] = None
+                found["*" if has_any and text == "*" else read(_text(text))] = None
             except ValueError:
                 raise ValueError(f"{text!r} is not one of the {of_what}") from None
         return tuple(found)
@@ -125,6 +134,7 @@ ACCESS_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "origins": _list_of(_origin, "origins of pages: https://example.org"),
     "rate": _rate,
     "max_streams": parse_count,
+    "item_kinds": _list_of(_label, "labels of namespaces, without dots, and not *: memories", has_any=False),
     "jwt_key": parse_secret,
     "jwt_jwks": _text,
     "jwt_issuer": _text,

@@ -142,6 +142,7 @@ class App:
                 origins=access.origins,
                 rate=access.rate,
                 max_streams=streams_of(access),
+                item_kinds=access.item_kinds,
                 descriptions=self.settings.project.descriptions,
                 console=server.console,
                 folders=_folders(self.settings),

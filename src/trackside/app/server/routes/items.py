@@ -7,7 +7,7 @@ from typing import Any
 
 from trackside.app.server.authorizing import About
 from trackside.app.server.failures import HttpError
-from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.items import (
@@ -34,7 +34,7 @@ async def put_item(call: Call[ItemPut, None]) -> Any:
     item = call.body
     if item.index:
         raise HttpError(status=422, detail=f"index = {item.index!r:.80} {_NO_VECTORS}")
-    _check_namespace(call.principal, item.namespace)
+    _check_namespace(call, item.namespace)
     await call.parts.store.items.put(item.namespace, item.key, item.value, ttl=item.ttl)
     return empty()
 
@@ -50,7 +50,7 @@ async def get_item(call: Call[None, ItemQuery]) -> Any:
     """An item; `null` if there is none. Its time to live begins anew, unless `refresh_ttl` is false."""
     wanted = call.query
     namespace = [label for part in wanted.namespace for label in part.split(".")]
-    _check_namespace(call.principal, namespace)
+    _check_namespace(call, namespace)
     refresh = wanted.refresh_ttl is not False
     found = await call.parts.store.items.get(namespace, wanted.key, refresh_ttl=refresh)
     return None if found is None else item_on_wire(found)
@@ -61,7 +61,7 @@ async def get_item(call: Call[None, ItemQuery]) -> Any:
 )
 async def delete_item(call: Call[ItemName, None]) -> Any:
     """Keep an item no longer. One that is not there is fine."""
-    _check_namespace(call.principal, call.body.namespace)
+    _check_namespace(call, call.body.namespace)
     await call.parts.store.items.delete(call.body.namespace, call.body.key)
     return empty()
 
@@ -78,7 +78,7 @@ async def search_items(call: Call[ItemSearch, None]) -> Any:
     wanted = call.body
     if wanted.query is not None:
         raise HttpError(status=422, detail=f"query = {wanted.query!r:.80} {_NO_VECTORS}")
-    _check_namespace(call.principal, wanted.namespace_prefix, "namespace_prefix")
+    _check_namespace(call, wanted.namespace_prefix, "namespace_prefix")
     found = await call.parts.store.items.search(
         wanted.namespace_prefix,
         filter=wanted.filter,
@@ -99,7 +99,7 @@ async def search_items(call: Call[ItemSearch, None]) -> Any:
 async def list_namespaces(call: Call[NamespaceSearch, None]) -> Any:
     """The namespaces that there are, in order."""
     wanted = call.body
-    _check_namespace(call.principal, wanted.prefix or (), "prefix")
+    _check_namespace(call, wanted.prefix or (), "prefix")
     found = await call.parts.store.items.list_namespaces(
         prefix=wanted.prefix or (),
         suffix=wanted.suffix or (),
@@ -110,17 +110,20 @@ async def list_namespaces(call: Call[NamespaceSearch, None]) -> Any:
     return FoundNamespaces(found)
 
 
-def _check_namespace(principal: Principal, labels: Sequence[str], field: str = "namespace") -> None:
-    """See that somebody asks for what is his: all that has his name as a label.
+def _check_namespace(call: Call[Any, Any], labels: Sequence[str], field: str = "namespace") -> None:
+    """See that somebody asks for what is his: his name is the first label that is no kind. Behind that of somebody else it
+    would be below what that one looks through.
 
     Raises:
         HttpError: it is not.
     """
-    if principal.owner is not None and (own := label_of(principal.owner)) not in labels:
-        raise HttpError(
-            status=403,
-            detail=f"your namespaces have the label {own!r}, and this {field} has not: begin it with {own!r}",
-        )
+    owner, kinds = call.principal.owner, call.parts.options.item_kinds
+    if owner is None:
+        return
+    own = label_of(owner)
+    if next((label for label in labels if label not in kinds), None) != own:
+        after = f" that is not one of server.item_kinds ({', '.join(kinds)})" if kinds else ""
+        raise HttpError(status=403, detail=f"this {field} is not yours: its first label{after} has to be {own!r}")
 
 
 def label_of(identity: str) -> str:
