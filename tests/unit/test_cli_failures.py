@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.cli import DEBUG_VARIABLE, main
+from trackside.app.cli import main
 from trackside.app.cli.failures import ExitCode, report
+from trackside.app.settings.variables import DEBUG_VARIABLE
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from trackside import StopPolicy
 from trackside.app.pricing import ModelPrice
 from trackside.app.settings import DEFAULT_DATABASE_URL, Settings, SettingsError, load_settings
+from trackside.app.settings.variables import NO_SETTINGS
 from trackside.harness import AgentLimits
 
 
@@ -126,6 +127,11 @@ def test_variables_of_others_with_the_same_prefix_are_left_alone(tmp_path: Path)
     settings = load(tmp_path, environ={"TRACKSIDE_DEBUG": "1", "TRACKSIDE_LONG": "1", "PATH": "/bin"})
 
     assert settings == Settings()
+
+
+@pytest.mark.parametrize("name", sorted(NO_SETTINGS))
+def test_a_variable_of_ours_that_is_no_setting_is_none_that_is_nearly_one(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, environ={name: "1"}) == Settings()
 
 
 def service_links(service: str, address: str = "10.0.0.1", shown: str = "10.0.0.1") -> dict[str, str]:

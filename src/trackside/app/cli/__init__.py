@@ -17,7 +17,6 @@ import threading
 import warnings
 from collections.abc import Sequence
 
-DEBUG_VARIABLE = "TRACKSIDE_DEBUG"
 INTERRUPTED = 130
 """The exit code of what Ctrl-C broke off: 128 + SIGINT."""
 
@@ -70,6 +69,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         fill_closed_streams()
         spell_out()
         from trackside.app.cli.commands import parser
+        from trackside.app.settings.variables import DEBUG_VARIABLE
 
         # What Trackside's own parts tell operators; what concerns whoever sits here is said otherwise.
         shown = bool(os.environ.get(DEBUG_VARIABLE))

@@ -12,12 +12,13 @@ from enum import IntEnum
 
 from typer import TyperException
 
-from trackside.app.cli import DEBUG_VARIABLE, INTERRUPTED
+from trackside.app.cli import INTERRUPTED
 from trackside.app.cli.formatting import one_line, printable
 from trackside.app.cli.output import OutputError, standard_error
 from trackside.app.cli.streams import discard, has_no_reader
 from trackside.app.cli.suggesting import suggest_at
 from trackside.app.cli.tracebacks import without_machinery
+from trackside.app.settings.variables import DEBUG_VARIABLE
 from trackside.app.wiring.agents import AgentImportError
 from trackside.app.wiring.observer_types import ObserverImportError
 from trackside.harness.errors import InvalidSpecError, TracksideError

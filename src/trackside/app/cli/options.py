@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trackside.app.cli import completing
-from trackside.app.cli.environment import KEY_VARIABLE, URL_VARIABLE
+from trackside.app.settings.variables import KEY_VARIABLE, URL_VARIABLE
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 ALL = 2**63 - 1

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from trackside.app.cli.arguments import ArgumentError
-from trackside.app.cli.environment import KEY_VARIABLE, URL_VARIABLE
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.output import standard_error
 from trackside.app.cli.records import Home, Records
 from trackside.app.settings import Settings, load_settings
+from trackside.app.settings.variables import KEY_VARIABLE, URL_VARIABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from trackside.app.settings._values import (
     parse_switch,
     parse_text,
 )
+from trackside.app.settings.variables import NO_SETTINGS
 
 DATABASE_URL = "database.url"
 DATABASE_SPOOL = "database.spool"
@@ -168,7 +169,7 @@ def key_of_variable(variable: str) -> Key | None:
 
 def near_variable(variable: str) -> str | None:
     """The variable that was probably meant, if this is one that nearly sets something."""
-    if not variable.startswith(_VARIABLES):
+    if not variable.startswith(_VARIABLES) or variable in NO_SETTINGS:
         return None
     near = difflib.get_close_matches(variable, map(variable_of, plain_keys()), 1, 0.8)
     return near[0] if near else None

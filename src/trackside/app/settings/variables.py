@@ -1,0 +1,14 @@
+"""The environment variables of ours that are no settings: each is read where it is needed, and nearly names none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+URL_VARIABLE: Final = "TRACKSIDE_URL"
+"""The server that commands ask."""
+KEY_VARIABLE: Final = "TRACKSIDE_API_KEY"
+"""With which it lets them in."""
+DEBUG_VARIABLE: Final = "TRACKSIDE_DEBUG"
+"""Whether commands show what operators are told, and tracebacks."""
+
+NO_SETTINGS: Final = frozenset({URL_VARIABLE, KEY_VARIABLE, DEBUG_VARIABLE})
