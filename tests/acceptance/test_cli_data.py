@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -273,6 +274,40 @@ def test_no_file_is_written_whose_name_promises_something_else(here: Run, tmp_pa
     assert not (tmp_path / name).exists()
     assert here("export", name, "--format", "jsonl").returncode == 0
     assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("command", "shown", "said"),
+    [
+        (("export", "events.jsonl"), "Exporting", "Broken off: events.jsonl was not written,"),
+        (("import", "out.jsonl"), "Importing", "Broken off: 0 events of the file are in the database;"),
+        (("prune", "--older-than", "0d", "--yes"), "Removing", "Broken off: 0 runs removed,"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_who_stops_it_leaves_nothing_behind_and_is_told_as_with_ctrl_c(
+    here: Run,
+    terminal: Any,
+    database: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    command: tuple[str, ...],
+    shown: str,
+    said: str,
+) -> None:
+    assert here("export", "out.jsonl").returncode == 0
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")  # so that it is under way, and gets nowhere
+        one = terminal(*command, columns=120)
+        one.wait_for(shown)
+        one.signal(number)
+        one.wait_for_more(1)
+    code = one.wait()
+
+    assert (code, one.lines[-1].startswith(said)) == (130, True)
+    assert not [*tmp_path.glob(".*"), *tmp_path.glob("events*")]
 
 
 def test_an_export_that_fails_leaves_nothing_behind(here: Run, database: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.progress import Progress
+from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
@@ -44,6 +45,7 @@ class PruneOptions:
 
 def prune(options: PruneOptions) -> ExitCode:
     """Remove old runs, if that is what the person wants."""
+    interrupt_on_stop_signals()
     settings = load_settings({"database.url": options.database})
     older_than = read_age(options.older_than, _OLDER_THAN, now=datetime.now(UTC))
     console = standard_output()

@@ -27,6 +27,7 @@ from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.progress import Progress
+from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
@@ -73,6 +74,7 @@ class ExportOptions:
 
 def export(options: ExportOptions) -> ExitCode:
     """Write events to a file, or to standard output."""
+    interrupt_on_stop_signals()
     settings = load_settings({"database.url": options.database})
     _spare_database(options.file, settings)
     chosen = _format_of(options)
@@ -223,6 +225,7 @@ def import_(name: str, database: str | None, *, json: bool) -> ExitCode:
     """Append the events of an export that are not in the database yet."""
     from trackside.app.storage.transfer import open_export
 
+    interrupt_on_stop_signals()
     settings = load_settings({"database.url": database})
     with _input(name) as (file, found):
         export = open_export(file, format=found)  # before a database is made for it
