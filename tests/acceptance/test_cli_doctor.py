@@ -170,6 +170,15 @@ def test_an_agent_that_cannot_be_loaded_is_found_whatever_its_module_does(
     assert says in finding["what"]
 
 
+def test_code_is_not_blamed_for_a_database_that_only_a_flag_says(here: Trackside, tmp_path: Path) -> None:
+    toml = '[agents]\necho = "agents.py:echo"\n[runs]\nredact = "agents.py:hide"\n[engine]\nurl = "postgres"\n'
+    (tmp_path / "trackside.toml").write_text(toml)
+
+    (found,) = findings(here("doctor", "--json", "-d", "postgresql://me:secret@127.0.0.1:1/runs"))
+
+    assert "127.0.0.1:1" in found["where"]
+
+
 def test_a_redaction_hook_that_cannot_be_loaded_is_found(here: Trackside) -> None:
     finding = only(findings(here("doctor", "--json", TRACKSIDE_RUNS_REDACT="agents.py:echo")))
 

@@ -6,15 +6,16 @@ Each is tried in a process of its own, so that whatever it does happens there.
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
 from trackside.app.settings import Settings
 from trackside.app.wiring.elsewhere import tried_elsewhere
 from trackside.app.wiring.findings import Finding, Severity
-from trackside.app.wiring.try_loading import BEHIND_PLACE, OBSERVER, REDACTION, SETTING, SETTINGS
+from trackside.app.wiring.try_loading import BEHIND_PLACE, DATABASE_VARIABLE, OBSERVER, REDACTION, SETTING, SETTINGS
 
 _LOADING_SECONDS: Final = 120.0  # that a module may take to be imported
 _AT_ONCE: Final = 4  # processes that import something
@@ -27,9 +28,9 @@ async def examine_code(settings: Settings) -> AsyncIterator[Finding]:
         named["runs.redact"] = (REDACTION, settings.redact)
     observers = [(OBSERVER, observer.name) for observer in settings.observers]
     servers = [(SETTING, key) for key in SETTINGS if key in settings.sources or _is_about(key, settings)]
-    free = asyncio.Semaphore(_AT_ONCE)
+    free, environ = asyncio.Semaphore(_AT_ONCE), _environment(settings)
     tried = (*named.values(), *observers, *servers)
-    whys = iter(await asyncio.gather(*(_try_loading(*arguments, free=free) for arguments in tried)))
+    whys = iter(await asyncio.gather(*(_try_loading(*arguments, environ, free=free) for arguments in tried)))
     for found in (
         _of_references(settings, named, whys),
         _of_observers(settings, whys),
@@ -78,15 +79,21 @@ def _start(settings: Settings) -> str:
     return "trackside serve --check" if settings.agents else "trackside serve AGENT --check"
 
 
-async def _try_loading(name: str, reference: str, *, free: asyncio.Semaphore) -> str:
+def _environment(settings: Settings) -> Mapping[str, str]:
+    """That of the processes in which code is tried: for these settings, also where a flag says the database."""
+    typed = settings.database_source == "--database"
+    return {**os.environ, DATABASE_VARIABLE: settings.database_url} if typed else os.environ
+
+
+async def _try_loading(name: str, reference: str, environ: Mapping[str, str], *, free: asyncio.Semaphore) -> str:
     """Why something cannot be loaded; nothing if it can."""
     async with free:
-        return await _load_elsewhere(name, reference)
+        return await _load_elsewhere(name, reference, environ)
 
 
-async def _load_elsewhere(name: str, reference: str) -> str:
+async def _load_elsewhere(name: str, reference: str, environ: Mapping[str, str]) -> str:
     command = (sys.executable, "-m", "trackside.app.wiring.try_loading", name, reference)
-    tried = await tried_elsewhere(command, seconds=_LOADING_SECONDS)
+    tried = await tried_elsewhere(command, seconds=_LOADING_SECONDS, environ=environ)
     if tried is None:
         return f"importing it takes more than {_LOADING_SECONDS:g} s"
     if tried.returncode == 0:

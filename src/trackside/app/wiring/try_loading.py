@@ -3,7 +3,8 @@
     python -m trackside.app.wiring.try_loading NAME REFERENCE
 
 ends with 0 if REFERENCE is an agent, and else with 1, saying why on the last line of standard error. Observers, and what a
-server needs, are tried as the settings in the current folder have them, so that no secret stands on a command line.
+server needs, are tried as the settings in the current folder have them, so that no secret stands on a command line; a
+database that a flag says is in the environment, as `DATABASE_VARIABLE`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ SETTINGS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "server.webhook_secret": webhook_secret_of,
 }
 """Settings without which a server does not start, by their keys, and what sees whether they will do."""
+DATABASE_VARIABLE: Final = "_TRACKSIDE_DATABASE_URL"
+"""What has the database of `--database`, without which the settings of a fleet may be none; nothing if none was typed."""
 BEHIND_PLACE = "\t"
 """What stands behind the place of such a setting, and before why it will not do."""
 
@@ -42,15 +45,16 @@ BEHIND_PLACE = "\t"
 def main(name: str, reference: str) -> int:
     """Load it."""
     try:
+        settings = load_settings({"database.url": os.environ.pop(DATABASE_VARIABLE, None)})
+        enter_project(settings)
         if name == REDACTION:
-            enter_project(load_settings())
             load_redaction(Settings(redact=reference))
         elif name == OBSERVER:
-            _build(reference)
+            _build(reference, settings)
         elif name == SETTING:
-            return _try_setting(reference)
+            return _try_setting(reference, settings)
         else:
-            _load(name, reference)
+            _load(name, reference, settings)
     except TracksideError as exc:
         return _failed(exc if name == OBSERVER else _cause(exc))
     return 0
@@ -65,9 +69,7 @@ def _failed(why: object, place: str = "") -> int:
     return 1
 
 
-def _try_setting(key: str) -> int:
-    settings = load_settings()
-    enter_project(settings)
+def _try_setting(key: str, settings: Settings) -> int:
     try:
         SETTINGS[key](settings)
     except SettingsError as exc:  # which may be about another key
@@ -77,15 +79,11 @@ def _try_setting(key: str) -> int:
     return 0
 
 
-def _load(name: str, reference: str) -> None:
-    settings = load_settings()
-    enter_project(settings)
+def _load(name: str, reference: str, settings: Settings) -> None:
     load_agent(AgentReference.parse(name, {name: reference}), makes_graphs=reference in settings.project.graphs)
 
 
-def _build(name: str) -> None:
-    settings = load_settings()
-    enter_project(settings)
+def _build(name: str, settings: Settings) -> None:
     for observer in settings.observers:
         if observer.name == name:
             build_observer(observer, os.environ)
