@@ -127,6 +127,28 @@ def test_on_a_terminal_it_asks_and_does_only_what_is_wanted(filled: Run, termina
         assert (standing(filled) != before) is changed
 
 
+@pytest.mark.parametrize("kind", ["run", "thread"])
+def test_what_is_named_twice_is_deleted_once_and_so_is_what_follows(here: Run, tmp_path: Path, kind: str) -> None:
+    async def prepare(store: Store) -> None:
+        for name in ("alpha", "beta"):
+            await store.append(make_run(f"{name}-1", thread_id=f"{name}-1"))
+
+    in_store(tmp_path, prepare)
+    done = here("delete", kind, "alpha-1", "alp", "beta-1", "--yes", "--json")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {f"{kind}_id": f"{name}-1", "deleted": True, "was_deleted_before": False} for name in ("alpha", "beta")
+    ]
+    assert all(json.loads(line)["removed_at"] for line in here(f"{kind}s", "--json").stdout.splitlines())
+
+
+def test_a_run_that_is_named_twice_is_cancelled_once(here: Run, tmp_path: Path) -> None:
+    in_store(tmp_path, lambda store: store.append(make_run("alpha-1")))
+
+    assert here("cancel", "alpha-1", "alp").stdout.splitlines() == ["Run alpha-1 had ended already: success."]
+
+
 def test_nobody_is_asked_about_a_place_that_is_not_there_or_where_it_stands(filled: Run) -> None:
     beyond = filled("replay", "mail", "--from", "9")
     assert (beyond.returncode, beyond.stderr) == (2, "error: --from: the last position in the log is 5.\n")

@@ -56,7 +56,7 @@ def cancel(options: CancelOptions) -> ExitCode:
 
     async def main() -> list[tuple[StoredRun, StoredRun]]:
         async with open_records(options.place) as records:
-            found = [await find_run(records, beginning) for beginning in dict.fromkeys(options.runs)]
+            found = await _found_runs(records, options.runs)
             for run in found:
                 if not is_final(run.status):
                     await records.cancel(run, action=options.action)
@@ -81,6 +81,12 @@ def cancel(options: CancelOptions) -> ExitCode:
     if stopped.is_set():
         return ExitCode.cancelled
     return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+
+
+async def _found_runs(records: Records, beginnings: Sequence[str]) -> list[StoredRun]:
+    """The runs that are meant, each once, however often it was typed, and in whatever length."""
+    found = [await find_run(records, beginning) for beginning in dict.fromkeys(beginnings)]
+    return [*{run.run_id: run for run in found}.values()]
 
 
 def _said(before: StoredRun, after: StoredRun, action: CancelAction) -> str:
@@ -124,7 +130,7 @@ def delete_runs(options: DeleteOptions) -> ExitCode:
 
     async def look() -> list[StoredRun]:
         async with open_records(options.place, read_only=True) as records:
-            found = [await find_run(records, beginning) for beginning in dict.fromkeys(options.ids)]
+            found = await _found_runs(records, options.ids)
             for run in found:
                 if not is_final(run.status):
                     raise StillActiveError(what=f"Run {run.run_id}", run_id=run.run_id, flags=records.home.flags)
@@ -156,7 +162,7 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
     interrupt_on_stop_signals()
 
     async def look() -> list[tuple[StoredThread, int]]:
-        found: list[tuple[StoredThread, int]] = []
+        found: dict[str, tuple[StoredThread, int]] = {}
         async with open_records(options.place, read_only=True) as records:
             for beginning in dict.fromkeys(options.ids):
                 thread = await find_thread(records, beginning)
@@ -165,8 +171,8 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
                 if thread.status is ThreadStatus.busy and active is not None:
                     what = f"Run {active.run_id} of thread {thread.thread_id}"
                     raise StillActiveError(what=what, run_id=active.run_id, flags=records.home.flags)
-                found.append((thread, len(runs)))
-        return found
+                found[thread.thread_id] = thread, len(runs)
+        return [*found.values()]
 
     async def delete(threads: Sequence[StoredThread]) -> None:
         async with open_records(options.place) as records:
