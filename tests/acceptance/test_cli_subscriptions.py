@@ -218,6 +218,9 @@ def test_a_limit_is_not_passed_over(subscribed: Trackside, tmp_path: Path, actio
         ("replay mail --from 7", "error: --from: the last position in the log is 5.\n"),
         ("parked nobody", "There is no subscription 'nobody'"),
         ("parked mail retry -p 2", "no event parked at position 2"),
+        ("parked mail retry -p 1 -p 77", "no event parked at position 77"),
+        ("parked mail drop -p 1 -p 77", "no event parked at position 77"),
+        ("parked mail drop -p 1 -p 77 --yes", "no event parked at position 77"),
         ("parked mail -p 2", "--position: it says which events to retry or drop"),
         ("parked mail --limit 0", "'0' is not a whole number from 1 up"),
     ],
@@ -228,6 +231,33 @@ def test_what_cannot_be(subscribed: Trackside, command: str, complaint: str) -> 
     assert (done.returncode, done.stdout) == (2, "")
     assert complaint in done.stderr
     assert done.stderr.count("\n") == 1
+    assert [one["state"] for one in objects(subscribed("parked", "mail", "--json"))] == ["parked", "parked"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "replay mail --from 7",
+        "replay mail --from 6",
+        "replay nobody --from 1",
+        "subscriptions nobody pause",
+        "parked mail retry -p 77",
+        "parked mail drop -p 1 -p 77",
+        "parked mail drop -p 1",
+    ],
+)
+def test_what_would_be_done_is_foretold_only_where_it_is_done(subscribed: Trackside, command: str) -> None:
+    foretold = subscribed(*command.split(), "--dry-run")
+    done = subscribed(*command.split(), *(() if "pause" in command or "retry" in command else ("--yes",)))
+
+    assert (foretold.returncode, foretold.stderr) == (done.returncode, done.stderr)
+    assert bool(foretold.stdout) is bool(done.stdout)
+
+
+def test_it_is_said_that_nothing_would_be_moved(subscribed: Trackside) -> None:
+    would = said(subscribed("replay", "audit", "--from", "6", "--dry-run"))
+
+    assert would == "audit would go on with position 6, as it does anyway.\n"
 
 
 def test_a_database_that_is_not_there_is_not_made(here: Trackside, tmp_path: Path) -> None:

@@ -229,8 +229,8 @@ class Records(Protocol):
         """Delete a subscription with its place and what it has parked."""
         ...
 
-    async def parked(self, name: str, *, limit: int) -> list[ParkedEvent]:
-        """What a subscription has parked, in order of position."""
+    async def parked(self, name: str, *, after: int = 0, limit: int) -> list[ParkedEvent]:
+        """What a subscription has parked behind a position, in order of positions."""
         ...
 
     async def retry_parked(self, name: str, position: int | None = None) -> int:

@@ -202,11 +202,11 @@ class RemoteRecords:
         """Delete a subscription."""
         await self._subscription("DELETE", name)
 
-    async def parked(self, name: str, *, limit: int) -> list[ParkedEvent]:
+    async def parked(self, name: str, *, after: int = 0, limit: int) -> list[ParkedEvent]:
         """What it has parked."""
         await self.subscription(name)
         path = f"subscriptions/{part_of_path(name)}/parked"
-        found = await self._pages(path, {}, list[Parked], limit=limit, place="after")
+        found = await self._pages(path, {"after": after}, list[Parked], limit=limit, place="after")
         return [parked_event(parked) for parked in found]
 
     async def retry_parked(self, name: str, position: int | None = None) -> int:

@@ -171,9 +171,9 @@ class StoredRecords:
         """Delete a subscription."""
         await self._store.subscriptions.delete(name)
 
-    async def parked(self, name: str, *, limit: int) -> list[ParkedEvent]:
+    async def parked(self, name: str, *, after: int = 0, limit: int) -> list[ParkedEvent]:
         """What it has parked."""
-        return await self._store.subscriptions.parked(name, limit=limit)
+        return await self._store.subscriptions.parked(name, after=after, limit=limit)
 
     async def retry_parked(self, name: str, position: int | None = None) -> int:
         """Have parked events delivered again."""

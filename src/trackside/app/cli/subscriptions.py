@@ -102,16 +102,25 @@ def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bo
     if consent.dry_run or not consent.yes:
         stands = _stands(place, name)
         ahead = position - 1 - stands.cursor
+        if ahead > stands.behind:  # which is refused, and nobody needs to be asked
+            raise ArgumentError(name="--from", why=f"the last position in the log is {stands.cursor + stands.behind}")
         if consent.dry_run:
-            back = f"would go back {count(-ahead, 'position')}, and be given them again"
-            return _foretell(stands, f"would leave out {count(ahead, 'position')}" if ahead > 0 else back, json=json)
-        is_there = ahead <= stands.behind  # else it is refused, and nobody needs to be asked
-        if ahead and is_there and not _wants_to_move(one_line(name), ahead):
+            return _foretell(stands, _would_move(position, ahead), json=json)
+        if ahead and not _wants_to_move(one_line(name), ahead):
             return not_done("Nothing was left out." if ahead > 0 else "Nothing is delivered again.")
     if wait:
         return _replay_to_the_end(place, name, position, json=json)
     said = f"goes on with position {position}, {{behind}} from the end"
     return _change(place, name, lambda records: records.seek(name, position - 1), said, json=json)
+
+
+def _would_move(position: int, ahead: int) -> str:
+    """What a subscription would do that went on with a position so many ahead, or back where that is less than 0."""
+    if ahead == 0:
+        return f"would go on with position {position}, as it does anyway"
+    if ahead > 0:
+        return f"would leave out {count(ahead, 'position')}"
+    return f"would go back {count(-ahead, 'position')}, and be given them again"
 
 
 def _wants_to_move(name: str, ahead: int) -> bool:
@@ -163,7 +172,7 @@ def show_parked(place: Place, name: str, positions: Sequence[int] | None, *, lim
 def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, dry_run: bool, json: bool) -> ExitCode:
     """Have parked events delivered again."""
     if dry_run:
-        stands = _stands(place, name)
+        stands = _stands(place, name, positions)
         return _foretell(stands, f"would be given {_chosen(stands, positions)} again", json=json)
     return _decide(place, name, lambda records: records.retry_parked, positions, "will be delivered again", json=json)
 
@@ -171,7 +180,7 @@ def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, dr
 def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consent: Consent, *, json: bool) -> ExitCode:
     """Give parked events up, if that is what the person wants."""
     if consent.dry_run or not consent.yes:
-        stands = _stands(place, name)
+        stands = _stands(place, name, positions)
         dropped = _chosen(stands, positions)
         what = f"{dropped} that {one_line(name)} has parked"
         if consent.dry_run:
@@ -193,8 +202,29 @@ def _foretell(stands: Subscription, would: str, *, json: bool) -> ExitCode:
     return _show([record_object(stands)], lambda console: _say(console, stands.name, would), json=json)
 
 
-def _stands(place: Place, name: str) -> Subscription:
-    return _in_records(place, lambda records: records.subscription(name), read_only=True)
+def _stands(place: Place, name: str, positions: Sequence[int] | None = None) -> Subscription:
+    """How a subscription stands, which has parked the events at these positions."""
+
+    async def look(records: Records) -> Subscription:
+        stands = await records.subscription(name)
+        await _see_parked(records, name, positions)
+        return stands
+
+    return _in_records(place, look, read_only=True)
+
+
+async def _see_parked(records: Records, name: str, positions: Sequence[int] | None) -> None:
+    """See that an event is parked at each of these positions, before anything is done with one of them.
+
+    Raises:
+        NotParkedError: at one of them there is none.
+    """
+    for position in sorted({*(positions or ())}):
+        found = await records.parked(name, after=position - 1, limit=1)
+        if not found or found[0].stored.position != position:
+            from trackside.app.storage.errors import NotParkedError
+
+            raise NotParkedError(name=name, position=position)
 
 
 def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], said: str, *, json: bool) -> ExitCode:
@@ -219,6 +249,7 @@ def _decide(
     json: bool,
 ) -> ExitCode:
     async def decide(records: Records) -> int:
+        await _see_parked(records, name, positions)
         chosen: Sequence[int | None] = sorted({*positions}) if positions else [None]
         return sum([await method(records)(name, position) for position in chosen])
 
