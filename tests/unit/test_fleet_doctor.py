@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from trackside._version import __version__
+from trackside.app.cli.workers_watch import WorkersWatch
 from trackside.app.settings import EngineSettings, Settings
+from trackside.app.storage import Store
 from trackside.app.storage.fleet import HeldDuty, QueueDepth, StoredWorker, UnservedRuns
 from trackside.app.wiring.findings import Finding, Severity
 from trackside.app.wiring.fleet_doctor import DUTIES, findings_of
@@ -77,7 +81,7 @@ def test_runs_that_nobody_serves_are_named_with_their_version_and_who_could() ->
 
     assert only.severity is Severity.error
     assert only.what == "no live worker serves my agent in version v2: 3 runs wait, the oldest for 2 h"
-    assert only.fix == "start one that has it, for its pool: `trackside worker 'my agent'`"
+    assert only.fix == "start one that has it, for its pool: `trackside worker 'my agent' --engine postgres`"
 
 
 def test_who_could_serve_runs_of_a_pool_is_a_worker_of_that_pool() -> None:
@@ -85,7 +89,7 @@ def test_who_could_serve_runs_of_a_pool_is_a_worker_of_that_pool() -> None:
 
     (only,) = found(WORKER, settings=replace(FLEET, pools={"render": "gpu"}), unserved=(waits,))
 
-    assert only.fix == "start one that has it, for its pool: `trackside worker render --pool gpu`"
+    assert only.fix == "start one that has it, for its pool: `trackside worker render --pool gpu --engine postgres`"
 
 
 def test_a_worker_of_another_release_and_one_whose_clock_is_ahead_are_warnings() -> None:
@@ -115,3 +119,20 @@ def test_a_worker_that_leaves_is_noted() -> None:
         Severity.note,
         "it takes no more runs, and leaves when 1 run that it has are over",
     )
+
+
+async def test_a_server_says_how_a_worker_of_its_fleet_is_started(tmp_path: Path) -> None:
+    sources = {**FLEET.sources, "database.url": "--database"}
+    settings = replace(FLEET, agents={"chat": "agents.py:chat"}, pools={"chat": "gpu"}, sources=sources)
+    said: list[str] = []
+    spoke = asyncio.Event()
+
+    def say(what: str, *, level: str, hint: str) -> None:
+        said.append(hint)
+        spoke.set()
+
+    async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store, WorkersWatch(store, settings, say):
+        await spoke.wait()
+
+    flags = "--engine postgres --database postgresql://trackside@db/runs"
+    assert said == [f"start one: `trackside worker --pool gpu {flags}`"]

@@ -8,7 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from trackside.app.cli.places import home_of
 from trackside.app.settings import Settings
+from trackside.app.wiring.fleet_doctor import engine_flag
 from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
@@ -78,4 +80,5 @@ class WorkersWatch:
     def _hint(self, agents: set[str]) -> str:
         pools = {self._settings.pool_of(agent) for agent in agents}
         named = "".join(f" --pool {pool}" for pool in sorted(pools)) if pools != {"default"} else ""
-        return f"start one: `trackside worker{named}`"
+        flags = f"{engine_flag(self._settings)}{home_of(self._settings).flags}"
+        return f"start one: `trackside worker{named}{flags}`"

@@ -66,7 +66,7 @@ def findings_of(
     where = settings.database_shown
     if is_fleet and not any(worker.kind == "worker" for worker in members):
         what = "no worker is alive, so nobody executes what servers let in"
-        fix = f"start some: `trackside worker{_engine_flag(settings)}{flags}`"
+        fix = f"start some: `trackside worker{engine_flag(settings)}{flags}`"
         severity = Severity.error if members or queue.unserved else Severity.note
         yield Finding(severity=severity, what=what, where=where, fix=fix if severity is Severity.error else "")
     if is_fleet or members:
@@ -86,7 +86,7 @@ def _unserved(settings: Settings, queue: QueueDepth, where: str, now: datetime, 
         of = agent if unserved.version is None else f"{agent} in version {unserved.version}"
         what = f"no live worker serves {of}: {runs}, the oldest for {long_time(waited)}"
         named = shlex.quote(agent) + (f" --pool {settings.pools[agent]}" if agent in settings.pools else "")
-        fix = f"start one that has it, for its pool: `trackside worker {named}{flags}`"
+        fix = f"start one that has it, for its pool: `trackside worker {named}{engine_flag(settings)}{flags}`"
         yield Finding(severity=Severity.error, what=what, where=where, fix=fix)
 
 
@@ -144,7 +144,7 @@ async def _why_cut_off(settings: Settings) -> str | None:
         return str(exc)
 
 
-def _engine_flag(settings: Settings) -> str:
+def engine_flag(settings: Settings) -> str:
     """With which another command uses the same engine, if only a flag says so."""
     given = settings.sources.get("engine.url") == "--engine"
     return f" --engine {shlex.quote(settings.engine.shown)}" if given else ""
