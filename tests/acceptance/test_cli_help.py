@@ -59,6 +59,23 @@ def test_examples_run(here: Run, tmp_path: Path) -> None:
             assert done.returncode == 0, (name, example.line, done.stderr)
 
 
+@pytest.mark.parametrize("line", [e.line for name, e in EXAMPLES if "--url" in e.line and name != "top"])
+def test_what_an_example_asks_of_a_server_can_be_asked(here: Run, line: str) -> None:
+    arguments = of_trackside(line)
+    arguments[arguments.index("--url") + 1] = "http://127.0.0.1:1"
+
+    refused = here(*arguments)
+
+    assert refused.stderr.startswith("error: No server answers at http://127.0.0.1:1")
+
+
+def test_the_manual_names_the_code_of_waiting_that_is_broken_off() -> None:
+    waiting = [name for name, command in COMMANDS.items() if any("--wait" in one.opts for one in command.params)]
+
+    assert waiting == [name for name in waiting if "; 130 " in MANUAL[name].exits]
+    assert "cancel" in waiting
+
+
 def test_an_error_is_explained_by_the_code_that_its_message_ends_with(here: Run) -> None:
     failed = here("run", "nowhere.py:agent", "hello")
     code = failed.stderr.split()[-1]

@@ -23,6 +23,9 @@ standard output, what is said about it to standard error. `--json` writes one ob
 
 On a terminal there are colours (none with `NO_COLOR`), bars where something takes its time, and charts below `stats`; in a
 pipe nothing of that. `trackside --install-completion` has bash, zsh or fish complete commands and options.
+
+Beside the exit codes that each command has below, there are 130 for what Ctrl-C broke off, and 141 where nobody reads the
+output any more, as in `trackside explain | head`.
 """
 
 

@@ -47,7 +47,8 @@ def _program(
 ) -> None:
     """Runs agents and tells everyone who needs to know.
 
-    Exit codes: 0 done, 1 it failed, 2 what was typed is wrong; `run`, `resume` and `retry` have more.
+    Exit codes: 0 done, 1 it failed, 2 what was typed is wrong, 130 Ctrl-C, 141 nobody reads it any more.
+    Those of `run`, `resume` and `retry` say more.
     """
 
 

@@ -61,7 +61,8 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Run",
         (
             Example("trackside retry 0199f3", "the run whose id begins so"),
-            Example("trackside retry 0199f3 --timeout 10m --url http://127.0.0.1:2024", "on a server"),
+            Example("trackside retry 0199f3 --timeout 10m", "with more time"),
+            Example("trackside retry 0199f3 --url http://127.0.0.1:2024", "on a server"),
         ),
         _OF_A_RUN,
     ),
@@ -94,7 +95,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside tail --status error", "what fails, as it does"),
             Example("trackside tail --type run_failed --json | jq .payload.error", "failures for a program"),
         ),
-        f"{EXITS}; 130 Ctrl-C; 141 nobody reads it any more",
+        f"{EXITS}; 130 Ctrl-C",
     ),
     "stats": Entry(
         "Look",
@@ -117,6 +118,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside cancel 0199f3 --wait", "stop a run, and see that it has"),
             Example("trackside cancel 0199f3 --action rollback", "and have its thread as it was"),
         ),
+        f"{EXITS}; 130 Ctrl-C (--wait)",
     ),
     "delete": Entry(
         "Act",
