@@ -40,7 +40,7 @@ def test_an_input_is_text_unless_it_starts_like_json(typed: str | None, value: o
     assert read_input(typed) == value
 
 
-@pytest.mark.parametrize("typed", ['{"question": }', "[draft] hello", "{", "[" * 100_000])
+@pytest.mark.parametrize("typed", ['{"question": }', "[draft] hello", "{", "[NaN]", "[" * 100_000])
 def test_an_input_that_starts_like_json_and_is_none_is_refused_in_a_sentence(typed: str) -> None:
     with pytest.raises(ArgumentError, match=r"^INPUT: it is not valid JSON: .*is read as JSON"):
         read_input(typed)
@@ -73,19 +73,30 @@ def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "value"),
-    [("yes", "yes"), ("true", True), ("42", 42), ('{"approved": true}', {"approved": True}), ('"true"', "true")],
+    [
+        ("yes", "yes"),
+        ("true", True),
+        ("42", 42),
+        ("-1.5e3", -1500.0),
+        ('{"approved": true}', {"approved": True}),
+        ('"true"', "true"),
+        ("NaN", "NaN"),
+        ("-Infinity", "-Infinity"),
+        ("1e999", "1e999"),
+    ],
 )
 def test_an_answer_is_json_where_it_can_be(typed: str, value: object) -> None:
     assert read_answer(typed) == value
 
 
-def test_an_answer_that_starts_like_json_and_is_none_is_refused() -> None:
+@pytest.mark.parametrize("typed", ["{approved: true}", '{"share": NaN}', "[1e999]"])
+def test_an_answer_that_starts_like_json_and_is_none_is_refused(typed: str) -> None:
     with pytest.raises(ArgumentError, match="^ANSWER: it is not valid JSON"):
-        read_answer("{approved: true}")
+        read_answer(typed)
 
 
 def test_metadata_values_are_json_where_they_can_be() -> None:
-    pairs = ["team=search", "retries=3", "draft=false", "tags=[1]", "formula=a=b", "empty="]
+    pairs = ["team=search", "retries=3", "draft=false", "tags=[1]", "formula=a=b", "empty=", "share=NaN"]
 
     assert read_metadata(pairs) == {
         "team": "search",
@@ -94,6 +105,7 @@ def test_metadata_values_are_json_where_they_can_be() -> None:
         "tags": [1],
         "formula": "a=b",
         "empty": "",
+        "share": "NaN",
     }
 
 

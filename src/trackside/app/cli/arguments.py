@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from pathlib import Path
 
 from trackside.app.settings.durations import duration_of
@@ -55,7 +56,7 @@ def read_answer(text: str) -> Json:
     """
     content = _content(text, "ANSWER")
     try:
-        return json.loads(content)
+        return _json(content)
     except (ValueError, RecursionError):
         return _text_or_json(content, "ANSWER")
 
@@ -82,13 +83,29 @@ def _decode(content: bytes, name: str, where: str) -> str:
         raise ArgumentError(name=name, why=f"{where} is not UTF-8 text (byte {exc.start})") from exc
 
 
+def _json(text: str) -> Json:
+    """What a JSON text says; Python itself takes it for JSON, too, where a number in it is none or is not finite.
+
+    Raises:
+        ValueError: it is none.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    if not isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number there")
+    return number
+
+
 def _text_or_json(content: str, name: str) -> Json:
     if content.lstrip().startswith('"'):
         return _quoted(content)
     if not content.lstrip().startswith(("{", "[")):
         return content
     try:
-        return json.loads(content)
+        return _json(content)
     except (ValueError, RecursionError) as exc:
         hint = "what starts with { or [ is read as JSON; a text is one, too, where it stands in double quotes"
         raise ArgumentError(name=name, why=f"it is not valid JSON: {exc}; {hint}") from exc
@@ -114,7 +131,7 @@ def read_metadata(pairs: Sequence[str]) -> JsonObject:
         if not (key and equals):
             raise ArgumentError(name="--metadata", why=f"{pair!r} is not of the form key=value")
         try:
-            metadata[key] = json.loads(value)
+            metadata[key] = _json(value)
         except ValueError:
             metadata[key] = value
         except RecursionError:
