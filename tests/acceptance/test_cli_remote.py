@@ -210,6 +210,24 @@ def test_a_thread_whose_id_no_server_has_is_refused_before_a_run_is_started(
     assert here("runs", "--json", *served.at("server")).stdout == before
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("stats --since 1h --until 2h", "--until"),
+        ("stats --since 9000d --by 1m", "--by"),
+        ("replay mail --from 999999 --yes", "--from"),
+    ],
+)
+def test_what_does_not_fit_is_called_as_it_was_typed(
+    served: Served, here: Trackside, place: str, command: str, option: str
+) -> None:
+    done = here(*command.split(), *served.at(place))
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {option}: ")
+    assert "=" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["..", ".", "...", "x?y", "#", "%2F"])
 def test_a_name_leads_nowhere_but_to_what_it_names(served: Served, here: Trackside, place: str, name: str) -> None:
     at = served.at(place)

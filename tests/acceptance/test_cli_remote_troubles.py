@@ -89,6 +89,18 @@ def test_what_needs_the_database_says_so(here: Trackside, command: list[str]) ->
         assert (done.returncode, done.stderr.startswith("error: TRACKSIDE_URL: ")) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TRACKSIDE_URL", "localhost:2024"), ("TRACKSIDE_API_KEY", "two words\n")],
+)
+def test_what_a_variable_says_wrongly_is_not_blamed_on_an_option(here: Trackside, name: str, value: str) -> None:
+    for command in (["runs"], ["run", "echo", "x"], ["doctor"]):
+        done = here(*command, **{"TRACKSIDE_URL": "http://127.0.0.1:1", name: value})
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: {name}: ")
+
+
 @contextmanager
 def answering(status: int, body: str, headers: dict[str, str]) -> Iterator[str]:
     """Something at an address of its own that answers so to everything."""
@@ -151,7 +163,7 @@ def test_what_a_server_of_another_version_lacks_is_told_from_what_is_not_there(
     (tmp_path / "guest.py").write_text(GUEST)
 
     async def failure(method: str, path: str) -> RemoteError:
-        async with connected(server.url, None, typed=True) as connection:
+        async with connected(server.url, None) as connection:
             with pytest.raises(RemoteError) as caught:
                 await connection.ask(method, path)
         return caught.value

@@ -126,14 +126,16 @@ def _is_reader_gone(failure: BaseException) -> bool:
 
 
 def _of_an_option(failure: TracksideError) -> str | None:
-    """What a store or a manager refuses to do, with the name under which it was typed; None where it is something else."""
+    """What a store, a manager or a server refuses to do, with the name under which it was typed; None where it is something
+    else.
+    """
     from trackside.app.storage.errors import InvalidQueryError, InvalidSubscriptionError
 
+    field, why = failure.details.get("unfit") or ("", "")  # as a server says it
     if isinstance(failure, InvalidQueryError | InvalidSubscriptionError | InvalidSpecError):
-        name = _TYPED_AS.get(failure.details.get("field", ""))
-        if name is not None:
-            return f"{name}: {failure.details['why']}."
-    return None
+        field, why = failure.details.get("field", ""), failure.details.get("why", "")
+    name = _TYPED_AS.get(field)
+    return None if name is None else f"{name}: {why}."
 
 
 def _misuse(failure: TyperException) -> ExitCode:

@@ -49,6 +49,11 @@ class Place:
         """With which the server is asked."""
         return os.environ.get(KEY_VARIABLE) or None if self.api_key is None else self.api_key
 
+    @property
+    def said_by(self) -> tuple[str, str]:
+        """What says the address of the server, and what the key: an option or a variable."""
+        return URL_VARIABLE if self.url is None else "--url", KEY_VARIABLE if self.api_key is None else "--api-key"
+
     def settings(self) -> Settings:
         """The settings, with the flag for the database on top."""
         return load_settings({"database.url": self.database})
@@ -78,7 +83,7 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
         from trackside.app.cli.remote_connection import connected
         from trackside.app.cli.remote_records import RemoteRecords
 
-        async with connected(server, place.key, typed=place.url is not None) as connection:
+        async with connected(server, place.key, said_by=place.said_by) as connection:
             yield RemoteRecords(connection)
         return
     from trackside.app.cli.stored_records import StoredRecords

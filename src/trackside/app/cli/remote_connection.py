@@ -25,6 +25,7 @@ from trackside.harness.payload import with_whole_characters
 _SECONDS: Final = 30.0  # that an answer may take
 _CONNECTING: Final = 10.0
 _KIND: Final = "trackside"
+_OPTIONS: Final = ("--url", "--api-key")
 _NO_ENDPOINT: Final = ("there is nothing at ", "Not Found", "it answers ")
 """How the 404 begins of a server that lacks what is asked for, of an app that it has as a guest, and of others that say no
 more. A record that is not there has a sentence of its own."""
@@ -107,10 +108,18 @@ class _Said(msgspec.Struct):
 
     detail: Any = ""
     code: Any = None
+    field: Any = None
+    why: Any = None
 
     def coded(self) -> dict[str, str]:
         """The code of the error that the server met, which is said instead of that of being refused."""
         return {"code": self.code} if isinstance(self.code, str) else {}
+
+    @property
+    def unfit(self) -> tuple[str, str] | None:
+        """Which field of what was asked for does not fit, and why, where the server says so."""
+        known = isinstance(self.field, str) and isinstance(self.why, str)
+        return (self.field, self.why) if known else None
 
 
 class _Host(msgspec.Struct):
@@ -258,7 +267,7 @@ class Connection:
         if status == 404:
             raise NotThereError(url=url, why=why, **said.coded())
         if status in {400, 409, 413, 422}:
-            raise RefusedError(url=url, why=why, **said.coded())
+            raise RefusedError(url=url, why=why, unfit=said.unfit, **said.coded())
         if 300 <= status < 400:
             where = headers.get("location", "elsewhere")
             raise RemoteError(url=url, why=f"sends on to {where}: give that as --url", fault="caller")
@@ -390,8 +399,8 @@ def path_of_run(thread_id: str, run_id: str) -> str:
     return f"threads/{part_of_path(thread_id)}/runs/{part_of_path(run_id)}"
 
 
-def _address(url: str) -> str:
-    """The address as it was typed, without a / at the end.
+def _address(url: str, name: str) -> str:
+    """The address as `name` says it, without a / at the end.
 
     Raises:
         ArgumentError: it is none.
@@ -401,39 +410,40 @@ def _address(url: str) -> str:
         valid = found.scheme in {"http", "https"} and bool(found.hostname) and found.port != 0
         httpx.URL(url.strip())
     except (ValueError, httpx.InvalidURL) as exc:
-        raise ArgumentError(name="--url", why=f"{url!r} is not an address of a server: {exc}") from None
+        raise ArgumentError(name=name, why=f"{url!r} is not an address of a server: {exc}") from None
     if not valid:
-        raise ArgumentError(name="--url", why=f"{url!r} is not an address of a server, as http://127.0.0.1:2024")
+        raise ArgumentError(name=name, why=f"{url!r} is not an address of a server, as http://127.0.0.1:2024")
     if found.username is not None or found.password is not None:
-        raise ArgumentError(name="--url", why="a key does not stand in the address; give it with --api-key")
+        raise ArgumentError(name=name, why="a key does not stand in the address; give it with --api-key")
     if found.query or found.fragment:
-        raise ArgumentError(name="--url", why=f"{url!r} has something behind ? or #, which no server's address has")
+        raise ArgumentError(name=name, why=f"{url!r} has something behind ? or #, which no server's address has")
     return url.strip().rstrip("/")
 
 
 @asynccontextmanager
-async def connected(url: str, key: str | None, *, typed: bool) -> AsyncGenerator[Connection]:
+async def connected(url: str, key: str | None, *, said_by: tuple[str, str] = _OPTIONS) -> AsyncGenerator[Connection]:
     """A connection to a server, for the length of an `async with`.
 
     Args:
         url: its address, with the prefix under which it is mounted, if it is.
         key: an API key; None: none is sent.
-        typed: whether the address was typed, and not in the environment, where other commands find it, too.
+        said_by: what says the two; an address in the environment other commands find, too.
 
     Raises:
         ArgumentError: the address or the key cannot be one.
         RemoteError: nobody answers there, or something else than a server of ours.
     """
-    address = _address(url)
+    said_url, said_key = said_by
+    address = _address(url, said_url)
     if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
-        raise ArgumentError(name="--api-key", why="it has characters that no key has")
+        raise ArgumentError(name=said_key, why="it has characters that no key has")
     headers = {"User-Agent": f"trackside/{__version__}"}
     if key is not None:
         headers["x-api-key"] = key
     async with httpx.AsyncClient(
         base_url=f"{address}/", headers=headers, timeout=httpx.Timeout(_SECONDS, connect=_CONNECTING)
     ) as client:
-        flags = f" --url {shlex.quote(address)}" if typed else ""
+        flags = f" --url {shlex.quote(address)}" if said_url == _OPTIONS[0] else ""
         connection = Connection(client, address, flags=flags, has_key=key is not None)
         await connection.see_who_answers()
         try:

@@ -38,7 +38,7 @@ async def examine_server(server: str, place: Place) -> list[Finding]:
     Raises:
         RemoteError: it does not answer, or lets nobody in with this key.
     """
-    async with connected(server, place.key, typed=place.url is not None) as connection:
+    async with connected(server, place.key, said_by=place.said_by) as connection:
         found = [*await _readiness(connection), *await _system(connection)]
         if connection.version != __version__:
             what = f"the server is of version {connection.version}, and this command of {__version__}"

@@ -149,7 +149,7 @@ def _watch(server: str, options: RunOptions, start: Start) -> ExitCode:
 
 async def _follow(server: str, options: RunOptions, start: Start, view: View) -> ExitCode:
     place = options.place
-    async with connected(server, place.key, typed=place.url is not None) as connection:
+    async with connected(server, place.key, said_by=place.said_by) as connection:
         records = RemoteRecords(connection)
         started = await start(connection, records)
         watched = _Watched(connection, records, started, view)

@@ -15,7 +15,7 @@ from trackside._version import __version__
 from trackside.app.dashboard.tokens import cookie_of, token_of
 from trackside.app.server.failures import FAILED
 from trackside.app.server.principal import NOBODY, Permission
-from trackside.app.server.responses import Problem, Receive, Reply, Scope, Send
+from trackside.app.server.responses import Problem, Receive, Reply, Scope, Send, Unfit
 
 if TYPE_CHECKING:
     from trackside.app.dashboard.templating import Templates
@@ -139,10 +139,15 @@ class FailurePage:
     """What a page answers with that cannot be shown, and an action that was refused (`routing.Failing`)."""
 
     def __init__(
-        self, status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        code: str | None = None,
+        unfit: Unfit = None,
     ) -> None:
         self.status = status
-        self.problem = Problem.of(status, detail, code)
+        self.problem = Problem.of(status, detail, code, unfit)
         self.headers = headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

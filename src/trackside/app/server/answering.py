@@ -95,5 +95,5 @@ class EndpointApp:
             return endpoint.failing(*answer_of(exc))
         except Exception:  # our own failure: the client hears that there was one, and the log what
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
-            return endpoint.failing(500, FAILED, {}, None)
+            return endpoint.failing(500, FAILED, {}, None, None)
         return cast("Answer", result) if callable(result) else json_reply(result)

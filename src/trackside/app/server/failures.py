@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from trackside.app.server.responses import Unfit
 from trackside.app.storage.errors import (
     CheckpointTooLargeError,
     NotParkedError,
@@ -87,6 +88,7 @@ class Failure(NamedTuple):
     headers: Mapping[str, str]
     code: str | None = None
     """What it is explained under; None: under its status."""
+    unfit: Unfit = None
 
 
 def status_of(kind: type[TracksideError], fault: Fault | None = None) -> int:
@@ -105,13 +107,21 @@ def answer_of(exc: TracksideError) -> Failure:
         return Failure(**exc.details)
     status = status_of(type(exc), exc.fault)
     if status < 500 or exc.fault == "caller":
-        return Failure(status, str(exc), {}, exc.code)
+        return Failure(status, str(exc), {}, exc.code, _unfit(exc))
     # What is the server's own business is its log's: where its database is, nobody else has to know.
     if isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
         return answer_without(exc)
     logger.error("a request failed: %s", exc, exc_info=exc)
     return Failure(500, FAILED, {})
+
+
+def _unfit(exc: TracksideError) -> Unfit:
+    match exc.details:
+        case {"field": str(field), "why": str(why)}:
+            return field, why
+        case _:
+            return None
 
 
 def answer_without(exc: StorageError) -> Failure:

@@ -36,16 +36,24 @@ CODES: Final[Mapping[int, str]] = {
 """What a failure is looked up by that is no error of a kind of its own, by its status."""
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """What went wrong, in a sentence, and the code that it is explained under, as `thread-busy`."""
+type Unfit = tuple[str, str] | None
+"""Which field of what was asked for does not fit, and why; None where it is about something else."""
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What went wrong, in a sentence, and the code that it is explained under, as `thread-busy`. Where a field of what was
+    asked for does not fit, also which one, and why.
+    """
 
     detail: str
     code: str
+    field: str | None = None
+    why: str | None = None
 
     @classmethod
-    def of(cls, status: int, detail: str, code: str | None = None) -> Problem:
+    def of(cls, status: int, detail: str, code: str | None = None, unfit: Unfit = None) -> Problem:
         """With the code of the status, where it has none of its own."""
-        return cls(detail, code or CODES.get(status, CODES[400 if status < 500 else 500]))
+        return cls(detail, code or CODES.get(status, CODES[400 if status < 500 else 500]), *(unfit or ()))
 
 
 class Answer(Protocol):
@@ -111,9 +119,11 @@ def empty(status: int = 204, headers: Mapping[str, str] | None = None) -> Reply:
     return Reply(b"", status=status, headers=headers)
 
 
-def failure(status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None) -> Reply:
+def failure(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None, unfit: Unfit = None
+) -> Reply:
     """What went wrong, in a sentence, and the code to look it up by: that of the status, if there is none."""
-    return json_reply(Problem.of(status, detail, code), status=status, headers=headers)
+    return json_reply(Problem.of(status, detail, code, unfit), status=status, headers=headers)
 
 
 def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

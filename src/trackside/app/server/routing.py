@@ -21,15 +21,15 @@ from trackside.app.server.authorizing import About, Inside, Operation
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
-from trackside.app.server.responses import Answer, failure
+from trackside.app.server.responses import Answer, Unfit, failure
 
 __all__ = ["EVENT_STREAM", "Call", "Endpoint", "Routes", "all_endpoints"]
 
 EVENT_STREAM = "text/event-stream"
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
-type Failing = Callable[[int, str, Mapping[str, str], str | None], Answer]
-"""What makes an answer of a status, a sentence and headers."""
+type Failing = Callable[[int, str, Mapping[str, str], str | None, Unfit], Answer]
+"""What makes an answer of a status, a sentence, headers, a code, and which field does not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

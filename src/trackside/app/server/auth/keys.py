@@ -94,7 +94,8 @@ class KeyAuthenticator:
 
 
 def _cannot_be_found_out(exc: StorageError) -> HttpError:
-    return HttpError(**answer_without(exc)._asdict())
+    said = answer_without(exc)
+    return HttpError(status=said.status, detail=said.detail, headers=said.headers)
 
 
 def _key_in(scope: Scope) -> tuple[str, str]:

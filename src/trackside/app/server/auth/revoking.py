@@ -51,12 +51,12 @@ class RevocableAnswer:
         except TimeoutError:
             if self._refusal is None:
                 raise
-            status, why, headers, code = answer_of(self._refusal)
-            logger.info("%s was ended: %s", "a stream" if outlet.is_stream else "an answer", why)
+            said = answer_of(self._refusal)
+            logger.info("%s was ended: %s", "a stream" if outlet.is_stream else "an answer", said.detail)
             if outlet.has_begun:
-                await outlet.end(why)
+                await outlet.end(said.detail)
             else:
-                await failure(status, why, headers, code)(scope, receive, send)
+                await failure(*said)(scope, receive, send)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
