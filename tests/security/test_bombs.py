@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import resource
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -163,6 +164,32 @@ def test_a_body_beyond_the_limit_costs_no_memory(place: Any) -> None:
     answer = httpx.post(f"{place.url}/runs/wait", content=much(), headers=place.headers(), timeout=60)
     assert answer.status_code == 413
     assert place.server.memory() - before < 48 * MEBI
+
+
+@pytest.mark.parametrize("who", [None, "run"], ids=["a stranger", "a tenant"])
+@pytest.mark.parametrize(
+    ("begun", "piece"),
+    [
+        (b"2\r\n{}\r\n0\r\n", b"x: y\r\n" * 10_000),
+        (b"2\r\n{}\r\n0\r\nx: ", b"y" * 60_000),
+        (b"2\r\n{}\r\n1;", b"x" * 60_000),
+    ],
+    ids=["many trailers", "one trailer", "an extension"],
+)
+def test_what_has_no_end_behind_a_body_ends_the_connection(
+    place: Any, who: str | None, begun: bytes, piece: bytes
+) -> None:
+    """Whether the body is read or the request was refused before."""
+    before = place.server.memory()
+    key = b"" if who is None else b"x-api-key: %s\r\n" % place.keys[who].encode()
+    head = b"POST /threads HTTP/1.1\r\nHost: 127.0.0.1\r\n" + key + b"Transfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", place.server.port), timeout=60) as connection:
+        connection.sendall(head + begun)
+        with pytest.raises(ConnectionError):
+            for _ in range(64 * MEBI // len(piece)):
+                connection.sendall(piece)
+    assert place.server.memory() - before < 32 * MEBI
+    assert httpx.get(f"{place.url}/ok").json() == {"ok": True}
 
 
 async def test_what_is_imported_is_bounded_by_depth_too(tmp_path: Path) -> None:

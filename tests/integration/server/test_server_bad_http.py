@@ -123,6 +123,13 @@ async def test_a_body_that_is_as_large_as_may_be_is_read(talk: Talk) -> None:
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+async def test_a_trailer_is_no_header(talk: Talk) -> None:
+    chunks = b'26\r\n{"assistant_id": "echo", "input": "a"}\r\n0\r\n'
+    trailer = b"Content-Type: text/plain\r\n\r\n"
+    answer = await talk.say(POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunks + trailer)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 async def test_requests_one_behind_another_are_answered_in_order(talk: Talk) -> None:
     last = b"GET /info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = await talk.say((HEAD + b"\r\n") * 3 + last)

@@ -1,5 +1,5 @@
-"""HTTP/1.1 as uvicorn speaks it, within bounds that neither it nor httptools has: how large the head of a request is, and
-how long it takes to come.
+"""HTTP/1.1 as uvicorn speaks it, within bounds that neither it nor httptools has: how large the head of a request is, what
+comes behind its body, and how long it takes to come.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._is_whole = True
         self._head_bytes = 0
+        self._has_moved = False
+        self._bytes_beside = 0
         self._has_waited = False
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -53,6 +55,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        self._has_moved = False
         super().data_received(data)
         if self.transport.is_closing() or self._is_whole:
             return
@@ -60,6 +63,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if (why := self._why_not()) is not None:
                 self._refuse(*why)
+                return
+        elif not self._has_moved:  # extensions of a chunk, or trailers, which nobody here asks for
+            self._bytes_beside += len(data)
+            if self._bytes_beside > MOST_HEAD_BYTES:
+                self.transport.close()  # there may be an answer already: another one would be to nothing
                 return
         if self._deadline is None:
             self._wait_for_the_rest()
@@ -70,8 +78,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head, self._is_whole, self._head_bytes = True, False, 0
 
     @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it is a trailer, and no header of a request that is being answered
+            super().on_header(name, value)
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._has_moved, self._bytes_beside = True, 0
+        super().on_body(body)
+
+    @override
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._has_moved, self._bytes_beside = True, 0
         why = self._why_not()
         app = self.app
         if why is not None:
