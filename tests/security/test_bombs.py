@@ -154,6 +154,52 @@ def test_a_key_that_comes_twice_means_one_thing_to_all(place: Any) -> None:
     assert (answer.status_code, answer.json()) == (200, {"a": 2})
 
 
+@pytest.mark.parametrize("path", ["/threads/search", "/threads/count"])
+def test_a_search_costs_no_more_than_what_it_looks_at(place: Any, path: str) -> None:
+    """However often the last element of a list is wanted."""
+    many = 3_000
+    made = {"metadata": {"listed": [*range(many), {"last": True}]}}
+
+    def answer(path: str, body: Any) -> tuple[int, Any]:
+        said = httpx.post(f"{place.url}{path}", json=body, headers=place.headers("run"), timeout=60)
+        return said.status_code, said.json()
+
+    assert answer("/threads", made)[0] == 200
+    status, found = answer(path, {"metadata": {"listed": [many - 1] * many}})
+    assert status == 200
+    assert found
+    status, found = answer(path, {"metadata": {"listed": [{"last": True}] * many}})
+    assert (status, "comparisons" in found["detail"]) == (422, True)
+    assert httpx.get(f"{place.url}/ok").json() == {"ok": True}
+
+
+def deep(levels: int) -> Any:
+    """So many objects, each in the next one."""
+    made: Any = 1
+    for _ in range(levels):
+        made = {"a": made}
+    return made
+
+
+TOO_MUCH = {"much in a list": {"a": [{}] * 30_000}, "many": {str(n): None for n in range(30_000)}, "deep": deep(3_000)}
+
+
+@pytest.mark.parametrize("wanted", TOO_MUCH.values(), ids=TOO_MUCH.keys())
+@pytest.mark.parametrize(
+    ("path", "by"),
+    [
+        ("/threads/search", "metadata"),
+        ("/threads/count", "values"),
+        ("/runs/crons/search", "metadata"),
+        ("/runs/crons/count", "metadata"),
+    ],
+)
+def test_what_is_searched_for_has_bounds(place: Any, path: str, by: str, wanted: Any) -> None:
+    answer = httpx.post(f"{place.url}{path}", json={by: wanted}, headers=place.headers("run"), timeout=60)
+    assert answer.status_code == 422
+    assert by in answer.json()["detail"]
+
+
 def test_a_body_beyond_the_limit_costs_no_memory(place: Any) -> None:
     before = place.server.memory()
 

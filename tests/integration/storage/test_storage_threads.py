@@ -552,6 +552,22 @@ async def test_metadata_may_have_more_keys_than_a_statement_has_room_for(store: 
     assert await threads.count(ThreadQuery(metadata={**many, "k10999": 0})) == 0
 
 
+@pytest.mark.parametrize("by", ["metadata", "values"])
+async def test_a_search_that_would_compare_without_end_is_refused(store: Store, manager: RunManager, by: str) -> None:
+    threads = store.threads_of(None)
+    much = [*range(1_100), {}]
+    await (await manager.start(RunSpec("say", much, thread_metadata={"said": much}))).result()
+
+    async def count(said: list[Any]) -> int:
+        query: dict[str, Any] = {by: {"said": said}}
+        return await threads.count(ThreadQuery(**query))
+
+    assert await count([1_099] * 10_000) == 1
+    with pytest.raises(InvalidQueryError, match="comparisons"):
+        await count([{}] * 1_000)
+    assert await count([{}, 1]) == 1
+
+
 async def test_runs_are_looked_for_by_a_few_of_their_metadata(store: Store) -> None:
     many = {f"k{n}": n for n in range(1_001)}
     for look in (store.runs, store.threads):

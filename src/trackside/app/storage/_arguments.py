@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, time_of
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.harness.amounts import is_count
+from trackside.harness.payload import MAX_DEPTH
 
 type AnyOf[K: StrEnum] = K | str | Collection[K | str]
 """A member of an enumeration, by its name or itself, or several, any of which will do."""
@@ -39,6 +40,25 @@ def limit_of(said: Any, field: str = "limit") -> int:
     if type(said) is not int or not 1 <= said <= _MAX_POSITION:
         raise InvalidQueryError(field=field, value=said, why="it is a whole number from 1 up to 2**63 - 1")
     return said
+
+
+def check_size(field: str, said: Any, most: int) -> None:
+    """See that what is looked for can be gone through by a function that calls itself, and has so many values at most."""
+    level, size = [said], 0
+    for _ in range(MAX_DEPTH):
+        size += len(level)
+        if size > most:
+            raise InvalidQueryError(field=field, value="…", why=f"it has more than {most:,} values")
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return
+    raise InvalidQueryError(field=field, value="…", why=f"it is nested deeper than {MAX_DEPTH}")
+
+
+def _inside(said: Any) -> Iterable[Any]:
+    if isinstance(said, Mapping):
+        return said.values()
+    return said if isinstance(said, (list, tuple)) else ()
 
 
 def check_option(option: str, said: Any, kind: type) -> None:

@@ -12,13 +12,13 @@ from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select, union_all
 
-from trackside.app.storage._arguments import members, plain, plain_or_none
+from trackside.app.storage._arguments import check_size, members, plain, plain_or_none
 from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_few, there_is, unindexed
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage._listings import FEW, thread_of
 from trackside.app.storage._records import StoredThread
 from trackside.app.storage._tables import active_runs, thread_labels, thread_states, threads
-from trackside.app.storage.containment import contains
+from trackside.app.storage.containment import MOST_WANTED, Wanted
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import ThreadStatus
 
@@ -94,15 +94,25 @@ class ThreadSearch:
             if type(value) is not int or not least <= value <= MOST:
                 raise InvalidQueryError(field=name, value=value, why=f"it is a whole number from {least} to {MOST}")
         self._labels: list[Label] = []
-        self._looked_at: list[dict[str, Any]] = []
-        for key, value in (*query.metadata.items(), *query.wanted.items()):
+        self._looked_at: list[Wanted] = []
+        for asked in (query.metadata, query.wanted):
+            if others := self._without_labels(asked):
+                self._looked_at.append(Wanted("metadata", others))
+        self._values = Wanted("values", dict(query.values)) if query.values else None
+        self._order = _SORTED_BY[query.sort_by]
+
+    def _without_labels(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What of it no label says; those that there are room for are taken down."""
+        check_size("metadata", asked, MOST_WANTED)
+        others: dict[str, Any] = {}
+        for key, value in asked.items():
             plain("metadata", key)
             text = label_value(plain("metadata", value) if isinstance(value, str) else value)
             if text is not None and is_label(key, text) and len(self._labels) < _MOST_LABELS:
                 self._labels.append((key, text))
             else:
-                self._looked_at.append({key: value})
-        self._order = _SORTED_BY[query.sort_by]
+                others[key] = value
+        return others
 
     def page(self, connection: Connection) -> ThreadPage:
         """The threads that are asked for."""
@@ -143,7 +153,7 @@ class ThreadSearch:
 
     @property
     def _looks(self) -> bool:
-        return bool(self._looked_at or self._query.values)
+        return bool(self._looked_at or self._values)
 
     def _leading(self, connection: Connection) -> ColumnElement[bool] | None:
         """What leads to few threads, if anything does."""
@@ -228,13 +238,13 @@ class ThreadSearch:
 
     def _look(self, connection: Connection) -> list[str]:
         """The ids of all that fit, in order, each looked at."""
-        remembered = [thread_states.c.remembered] if self._query.values else []
+        remembered = [thread_states.c.remembered] if self._values else []
         query = self._rows(connection, threads.c.metadata, *remembered)
         found: list[str] = []
         rows = connection.execute(query, execution_options={"yield_per": 1_000})
         for thread_id, metadata, *states in map(tuple, rows):
-            if all(contains(metadata or {}, wanted) for wanted in self._looked_at) and all(
-                contains(values, dict(self._query.values)) for values in states
+            if all(wanted.is_in(metadata or {}) for wanted in self._looked_at) and (
+                self._values is None or self._values.is_in(*states)
             ):
                 found.append(thread_id)
         return found

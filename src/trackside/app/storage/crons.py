@@ -13,14 +13,14 @@ from typing import Any, Final, Literal, NamedTuple, get_args, override
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
 
-from trackside.app.storage._arguments import plain, plain_or_none, short, short_or_none, time
+from trackside.app.storage._arguments import check_size, plain, plain_or_none, short, short_or_none, time
 from trackside.app.storage._client_tables import crons
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._item_records import checked_number
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.containment import contains
+from trackside.app.storage.containment import MOST_WANTED, Wanted
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import Json, JsonObject
 
@@ -151,13 +151,12 @@ class Crons:
         order = crons.c[sort_by].desc() if descending else crons.c[sort_by].asc()
         query = select(crons).where(*conditions).order_by(order.nulls_last(), crons.c.cron_id)
         first, count = checked_number("offset", offset), checked_number("limit", limit)
+        texts, contained = _texts_of(metadata or {}), Wanted("wanted", dict(wanted or {}))
 
         def read(connection: Connection) -> CronPage:
             if metadata or wanted:
                 every = map(_cron_of, connection.execute(query))
-                found = [
-                    one for one in every if _has(one, metadata or {}) and contains(one.metadata, dict(wanted or {}))
-                ]
+                found = [one for one in every if _has(one, texts) and contained.is_in(one.metadata)]
                 return CronPage(found[first : first + count], len(found))
             page = [_cron_of(row) for row in connection.execute(query.offset(first).limit(count))]
             return CronPage(
@@ -227,10 +226,15 @@ def _check(cron: Cron) -> None:
         plain_or_none(name, getattr(cron, name))
 
 
-def _has(cron: Cron, metadata: Mapping[str, Json]) -> bool:
+def _texts_of(metadata: Mapping[str, Json]) -> Mapping[str, str]:
+    """What is wanted as JSON: in Python True == 1 == 1.0."""
+    check_size("metadata", metadata, MOST_WANTED)
+    return {key: json_text(value) for key, value in metadata.items()}
+
+
+def _has(cron: Cron, texts: Mapping[str, str]) -> bool:
     said = cron.metadata
-    # As JSON: in Python True == 1 == 1.0.
-    return all(key in said and json_text(said[key]) == json_text(value) for key, value in metadata.items())
+    return all(key in said and json_text(said[key]) == text for key, text in texts.items())
 
 
 def _cron_of(row: Row[Any]) -> Cron:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -38,7 +39,7 @@ from trackside.app.server.wire.threads import (
     with_extracts,
 )
 from trackside.app.storage import StoredThread
-from trackside.app.storage.containment import contains
+from trackside.app.storage.containment import Wanted
 from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
@@ -297,13 +298,18 @@ async def _looked_at(call: Call[Any, Any], query: ThreadQuery) -> list[StoredThr
     Raises:
         HttpError: they would be too many.
     """
+    wanted = Wanted("values", dict(query.values))
     others = replace(query, values={}, limit=MOST_LOOKED_AT, offset=0)
     page = await _threads(call).search(others)
     if page.total > MOST_LOOKED_AT:
         why = f"values of graphs are looked at thread by thread, and {page.total:,} threads fit all else"
         raise HttpError(status=422, detail=f"{why}; narrow it down to {MOST_LOOKED_AT:,} by metadata, ids or status")
     views = await views_of(call.parts, call.principal, page.threads)
-    return [thread for thread in page.threads if contains(views[thread.thread_id].values, dict(query.values))]
+
+    def fitting() -> list[StoredThread]:
+        return [thread for thread in page.threads if wanted.is_in(views[thread.thread_id].values)]
+
+    return await asyncio.to_thread(fitting)  # they may be long
 
 
 def _steps(supersteps: list[Superstep] | None) -> list[list[StateUpdate]]:
