@@ -200,6 +200,12 @@ def test_what_is_searched_for_has_bounds(place: Any, path: str, by: str, wanted:
     assert by in answer.json()["detail"]
 
 
+def test_a_path_into_threads_is_as_long_as_somebody_would_write(place: Any) -> None:
+    body = {"extract": {"a": "values" + ".a" * MEBI}}
+    answer = httpx.post(f"{place.url}/threads/search", json=body, headers=place.headers("run"), timeout=60)
+    assert (answer.status_code, "extract" in answer.json()["detail"]) == (422, True)
+
+
 def test_a_body_beyond_the_limit_costs_no_memory(place: Any) -> None:
     before = place.server.memory()
 

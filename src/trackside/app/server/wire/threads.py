@@ -34,6 +34,7 @@ type ThreadField = Literal[
     "ttl",
 ]
 type Status = Literal["idle", "busy", "interrupted", "error"]
+type PathText = Annotated[str, Meta(max_length=1_000)]
 
 GRAPH: Final = "graph_id"
 ASSISTANT: Final = "assistant_id"
@@ -96,7 +97,7 @@ class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
     sort_by: SortBy | None = None
     sort_order: Literal["asc", "desc"] | None = None
     select: list[ThreadField] | None = None
-    extract: Annotated[dict[str, str], Meta(max_length=_MOST_PATHS)] | None = None
+    extract: Annotated[dict[str, PathText], Meta(max_length=_MOST_PATHS)] | None = None
 
 
 class ThreadPrune(Struct, forbid_unknown_fields=True):
@@ -221,6 +222,8 @@ class JsonPath:
         """What is there; None if nothing is."""
         found: Any = thread
         for step in self._steps:
+            if found is None:
+                break
             if isinstance(step, str):
                 found = found.get(step) if isinstance(found, dict) else None
             else:
