@@ -182,6 +182,19 @@ async def test_a_filter_compares_values(items: Items, wanted: dict[str, Any], fo
     assert sorted(await names(items, ("x",), filter=wanted)) == found
 
 
+async def test_a_filter_may_want_more_texts_than_a_statement_has_room_for(items: Items) -> None:
+    many = {f"k{n}": f"v{n}" for n in range(999)}
+    await items.change([ItemChange(namespace=("x",), key=key, value={**many, "k998": key}) for key in ("a", "b")])
+
+    assert await names(items, ("x",), filter={**many, "k998": "a"}) == ["a"]
+
+
+def nested(levels: int, inside: Any = 1) -> Any:
+    for _ in range(levels):
+        inside = {"a": inside}
+    return inside
+
+
 @pytest.mark.parametrize(
     ("field", "options"),
     [
@@ -190,6 +203,10 @@ async def test_a_filter_compares_values(items: Items, wanted: dict[str, Any], fo
         ("filter", {"filter": ["a"]}),
         ("filter", {"filter": {"a": {"$like": "b"}}}),
         ("filter", {"filter": {"a": {"b": {"$gt": 1, "c": 2}}}}),
+        ("filter", {"filter": {f"k{n}": None for n in range(1_000)}}),
+        ("filter", {"filter": {"a": [{f"k{n}": None for n in range(1_000)}]}}),
+        ("filter", {"filter": nested(3_000)}),
+        ("filter", {"filter": {"a": [nested(3_000)]}}),
         ("limit", {"limit": -1}),
         ("offset", {"offset": True}),
     ],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from trackside.app.storage._arguments import is_plain, plain
+from trackside.app.storage._arguments import check_size, is_plain, plain
 from trackside.app.storage._encoding import json_text
 from trackside.app.storage.errors import InvalidItemError, InvalidQueryError
 from trackside.harness.payload import canonical
@@ -24,6 +24,8 @@ _MAX_MINUTES: Final = 5_000_000  # nine years and a half
 _RESERVED: Final = "langgraph"
 _WILD: Final = "*"
 _OPERATORS: Final = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
+_MOST_WANTED: Final = 1_000
+_MOST_NEEDLES: Final = 20  # a statement has no room for all that may be wanted
 _NEEDLE_CHARS: Final = 1_000  # SQLite does not look for much longer ones
 
 
@@ -159,6 +161,7 @@ def checked_filter(said: Any) -> Mapping[str, Any]:
         raise InvalidQueryError(
             field="filter", value=said, why="it is an object of what values shall have, by their keys"
         )
+    check_size("filter", said, _MOST_WANTED)
     for key, wanted in said.items():
         plain("filter", key)
         _check_wanted(wanted)
@@ -186,7 +189,7 @@ def needles_of(wanted: Mapping[str, Any]) -> list[str]:
         text = value.get("$eq") if isinstance(value, Mapping) else value
         if isinstance(text, str) and is_plain(text):
             found.append(f"{json_text(key)}:{json_text(text)}")
-    return [needle for needle in found if len(needle) <= _NEEDLE_CHARS]
+    return [needle for needle in found if len(needle) <= _NEEDLE_CHARS][:_MOST_NEEDLES]
 
 
 def fits(value: Mapping[str, Json], wanted: Mapping[str, Any]) -> bool:
