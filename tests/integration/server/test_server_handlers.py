@@ -604,15 +604,63 @@ async def test_what_a_handler_makes_of_runs_holds_for_those_of_a_threads_crons(s
         renamed = await ada.crons.update(cron_id, metadata={"n": 2})
         for update in ({"input": {"text": "z"}}, {"schedule": "* * * * *"}):
             assert await refused(reader.crons.update(cron_id, **update)) == 403
-        stopped = await reader.crons.update(cron_id, enabled=False, config=elsewhere)  # it starts nothing any more
+        assert await refused(reader.crons.update(cron_id, enabled=False, config=elsewhere)) == 403
+        stopped = await reader.crons.update(cron_id, enabled=False)  # it starts nothing any more
+        moved = await ada.crons.update(cron_id, config=elsewhere)
         assert await refused(reader.crons.update(cron_id, enabled=True)) == 403
         again = await ada.crons.update(cron_id, enabled=True)
 
-    for one in (made, changed, renamed, again):
+    for one in (made, changed, renamed, moved, again):
         assert one["payload"]["config"] == {"configurable": {"tenant": "ada", "tone": "soft"}}
         assert one["metadata"]["agent"] == assistant_id_of("chat")
     assert [one["payload"]["input"]["text"] for one in (made, changed, stopped, again)] == ["x", "y", "y", "y"]
     assert again["metadata"]["n"] == 2
+
+
+PREFACED = """
+@auth.on.threads.create_run
+async def start(ctx, value):
+    value["kwargs"]["input"] = {"text": "Be kind. " + value["kwargs"]["input"]["text"]}
+"""
+
+FOUND_BY_MAKER = """
+@auth.on.threads.create_run
+async def start(ctx, value):
+    value["metadata"] = {"started_by": ctx.user.identity}
+
+@auth.on.crons
+async def made_by(ctx, value):
+    if ctx.action == "create":
+        value["metadata"]["made_by"] = ctx.user.identity
+    return {"made_by": ctx.user.identity}
+"""
+
+EVERYBODYS = """
+@auth.on.crons
+async def everybodys(ctx, value):
+    return True
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "who"), [(AUTH + PREFACED, "ada"), (AUTH + FOUND_BY_MAKER, "ada"), (TENANTS + EVERYBODYS, "ops")]
+)
+async def test_a_handler_makes_of_what_a_crons_runs_get_what_it_makes_of_it_once(
+    serve_auth: Any, code: str, who: str
+) -> None:
+    asked: Any = {"input": {"text": "Go."}, "config": {"configurable": {"tone": "soft"}}, "metadata": {"n": 1}}
+    async with serve_auth(code) as place, place.clients("ada", who) as (ada, changes):
+        thread_id = (await ada.threads.create())["thread_id"]
+        made = await ada.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", **asked)
+        cron_id = made["cron_id"]
+        for update in ({"timezone": "Europe/Berlin"}, {"timezone": "UTC"}, {"enabled": False}, {"enabled": True}):
+            changed = await changes.crons.update(cron_id, **update)
+            assert (changed["payload"], changed["metadata"]) == (made["payload"], made["metadata"])
+        named = await changes.crons.update(cron_id, metadata={"n": 2}, config={"configurable": {"tone": "loud"}})
+        assert named["payload"]["input"] == made["payload"]["input"]
+        assert named["payload"]["config"]["configurable"]["tone"] == "loud"
+        assert named["metadata"].keys() == made["metadata"].keys()
+        assert [one["cron_id"] for one in await ada.crons.search()] == [cron_id]
 
 
 async def test_who_may_change_a_cron_may_not_for_that_reason_start_runs_on_its_thread(serve_auth: Any) -> None:

@@ -27,6 +27,7 @@ from trackside.app.server.wire.crons import (
     CronUpdate,
     asked_of,
     cron_on_wire,
+    is_more_than_switched,
     payload_of,
     utc_of,
     with_changes,
@@ -161,18 +162,22 @@ async def _create(
     return cron_on_wire(cron)
 
 
-async def _decided(call: Call[CronUpdate, None], cron: Cron) -> Cron:
-    """The cron with what a handler changes of the runs that it starts on a thread.
+async def _decided(call: Call[CronUpdate, None], changed: Cron, before: Cron) -> Cron:
+    """The cron with what a handler changes of the runs that it starts on a thread, of that which is new in them.
+
+    What is as it was the handler has seen before: made of it once more it would be something else, or another one's.
 
     Raises:
         HttpError: it may not start them.
         UnknownThreadError: the thread does not fit.
     """
-    if call.handlers is None or cron.thread_id is None:
-        return cron
-    asking: Call[Any, Any] = replace(call, body=_asked(cron), wanted=None)  # type: ignore[arg-type]  # another body
-    on = await on_thread(asking, "create_run", cron.thread_id)
-    return cron if on.wanted is None else with_run(cron, on.body)
+    if call.handlers is None or changed.thread_id is None:
+        return changed
+    if not changed.enabled and not is_more_than_switched(changed, before):
+        return changed
+    asking: Call[Any, Any] = replace(call, body=_asked(changed), wanted=None)  # type: ignore[arg-type]  # another body
+    on = await on_thread(asking, "create_run", changed.thread_id)
+    return changed if on.wanted is None else with_run(changed, before, on.body)
 
 
 async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
@@ -180,8 +185,8 @@ async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
     now = datetime.now(UTC)
     changed = replace(with_changes(cron, call.body), updated_at=now)
     _check_end(changed)
+    changed = await _decided(call, changed, cron)
     if changed.enabled:
-        changed = await _decided(call, changed)
         await _expect_runs(call.parts, changed)
     return changed if _times(changed) == _times(cron) else await _due(changed, now)
 

@@ -202,10 +202,21 @@ def with_changes(cron: Cron, changes: CronUpdate) -> Cron:
     return changed
 
 
-def with_run(cron: Cron, asked: RunCreate) -> Cron:
-    """A cron whose runs are what an authorization handler has made of them."""
-    kept = {name: value for name, value in cron.payload.items() if name not in _HANDLED}
-    return replace(cron, payload={**kept, **_options(asked, _HANDLED)}, metadata=whole(asked.metadata or {}))
+def with_run(cron: Cron, before: Cron, asked: RunCreate) -> Cron:
+    """A changed cron with what an authorization handler has made of what is new in it. What it made of the rest is there."""
+    made = _options(asked, _HANDLED)
+    new = {name for name in _HANDLED if cron.payload.get(name) != before.payload.get(name)}
+    payload = {name: value for name, value in cron.payload.items() if name not in new}
+    payload |= {name: value for name, value in made.items() if name in new}
+    if cron.metadata == before.metadata:
+        return replace(cron, payload=payload)
+    return replace(cron, payload=payload, metadata={**before.metadata, **whole(asked.metadata or {})})
+
+
+def is_more_than_switched(cron: Cron, before: Cron) -> bool:
+    """Whether its runs get something else than they did, which an authorization handler may change."""
+    was, now = ([one.metadata, *(one.payload.get(name) for name in _HANDLED)] for one in (before, cron))
+    return was != now
 
 
 def asked_of(cron: Cron) -> RunCreate:
