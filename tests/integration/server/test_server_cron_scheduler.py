@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from trackside import RunContext, RunManager
+from trackside import RunContext, RunManager, RunSpec
 from trackside.app.server.crons import CronScheduler
 from trackside.app.storage import Store
 from trackside.app.storage.crons import Cron, Crons
@@ -354,6 +354,74 @@ def test_what_an_agent_here_would_refuse_disables_a_cron_where_no_other_version_
         found = await stage.found(cron)
         assert found.enabled is in_fleet
         assert ("that is for graphs" in str(found.disabled_because)) is not in_fleet
+
+    play(scene)
+
+
+@pytest.mark.parametrize("payload", [{"from_another_version": 1}, {"langsmith_tracer": {"a": 1}}])
+def test_a_cron_of_a_fleet_that_asks_for_what_is_not_known_here_is_left_alone(
+    play: Any, caplog: pytest.LogCaptureFixture, payload: dict[str, Any]
+) -> None:
+    async def scene(stage: Stage) -> None:
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, on_duty=lambda: True)
+        newer = await stage.keep("newer", "* * * * *", payload=payload)
+        await stage.keep("good", "* * * * *")
+        scheduler.begin()
+        await asyncio.sleep(181)
+
+        assert await stage.found(newer) == newer, "a process that knows it finds it due"
+        assert stage.started("good") == minutes(1, 2, 3)
+        changed = replace(newer, payload={}, updated_at=stage.clock.now())
+        assert await stage.crons.replace(newer, changed)
+        await asyncio.sleep(1)
+        assert stage.started("newer") == [timedelta(seconds=181)]
+        await scheduler.aclose()
+
+    with caplog.at_level(logging.WARNING, logger="trackside.crons"):
+        play(scene)
+    assert caplog.text.count("stays due for a process that knows what it asks for") == 1
+    assert next(iter(payload)) in caplog.text
+
+
+def test_what_whoever_is_on_duty_leaves_alone_another_starts_a_minute_later(play: Any) -> None:
+    async def theirs() -> list[str]:
+        return ["agent"]
+
+    async def scene(stage: Stage) -> None:
+        of_fleet: dict[str, Any] = {"on_duty": lambda: False, "agents_on_duty": theirs}
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, **of_fleet)
+        await stage.keep("newer", "0 * * * *")
+        await stage.keep("theirs alone", "0 * * * *", agent="holding")
+        scheduler.begin()
+        await asyncio.sleep(119)
+        assert stage.started("newer") == []
+        assert len(stage.started("theirs alone")) == 1
+        await asyncio.sleep(2)
+        assert stage.started("newer") == [2 * MINUTE]
+        await scheduler.aclose()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("in_fleet", [False, True])
+def test_a_process_that_closes_disables_no_cron_and_ends_with_crons(play: Any, in_fleet: bool) -> None:
+    async def scene(stage: Stage) -> None:
+        on_duty = (lambda: True) if in_fleet else None
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, on_duty=on_duty)
+        scheduler.begin()
+        await asyncio.sleep(1)
+        await stage.manager.start(RunSpec("holding", metadata={"name": "long"}))
+        closing = asyncio.create_task(stage.manager.aclose(grace=7200))
+        newer = await stage.keep("newer", "* * * * *", payload={"from_another_version": 1})
+        orphan = await stage.keep("orphan", "* * * * *", agent="another's")
+        await asyncio.sleep(3600)
+
+        assert not closing.done()
+        assert [await stage.found(one) for one in (newer, orphan)] == [newer, orphan]
+        assert scheduler._task is not None
+        assert scheduler._task.done()
+        await scheduler.aclose()
+        await closing
 
     play(scene)
 

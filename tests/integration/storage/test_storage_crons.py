@@ -156,6 +156,8 @@ async def test_what_is_due_longest_comes_first(store: Store) -> None:
     assert await store.crons.unknown(now, {"chat", "gone"}) == []
     assert await store.crons.next_due({"chat"}) == NOON + MINUTE
     assert await store.crons.next_due({"gone"}) == NOON
+    assert await store.crons.next_due({"chat"}, after=now) == NOON + 2 * MINUTE
+    assert await store.crons.next_due({"chat"}, after=NOON + 2 * MINUTE) is None
     assert await store.crons.next_due(()) is None
     coming = sorted([late, later, other], key=lambda one: one.cron_id)
     assert await store.crons.upcoming(None) == coming

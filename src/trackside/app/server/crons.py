@@ -37,6 +37,12 @@ _LONGEST_PAUSE: Final = 60.0
 _PATIENCE: Final = 600.0
 _JUMP: Final = 60.0
 _AT_ONCE: Final = 100
+_LEFT_ALONE: Final = timedelta(seconds=60)
+"""How long a run is due until another process than the one on duty starts it, which may not know what the cron asks for."""
+
+
+class _NotKnownHereError(Exception):
+    """A cron of a fleet asks for what this process does not know: another one may, which has a newer version."""
 
 
 class CronScheduler:
@@ -51,7 +57,8 @@ class CronScheduler:
         on_duty: whether this process is the one that starts runs of crons now; it is asked every second while it is not.
             Where nobody agrees on who is, all may do it.
         agents_on_duty: which agents the process has that is on duty; asked when a run is due while that is another process.
-            Runs of other agents, which it cannot start, are started all the same. Without it they are not.
+            Runs of other agents, which it cannot start, are started all the same, and others that it leaves alone. Without
+            it they are not.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class CronScheduler:
         self._starts: asyncio.Future[list[BaseException | None]] | None = None
         self._offset: float | None = None
         self._unknown: dict[str, float] = {}
+        self._left: dict[str, datetime] = {}
+        """Crons that ask for what is not known here, and when they were changed last."""
 
     def begin(self) -> None:
         """Start runs from now on."""
@@ -94,7 +103,7 @@ class CronScheduler:
 
     async def _keep_starting(self) -> None:
         pause = 1.0
-        while True:
+        while not self._manager.closing:
             self._changed.clear()
             try:
                 on_duty = self._on_duty is None or self._on_duty()
@@ -122,42 +131,54 @@ class CronScheduler:
         agents = self._manager.agents
         if self._clock_was_put_back():
             await self._bring_forward()
-        await self._start_due(agents)
+        by = await self._start_due(agents)
         await self._give_up_unknown()
-        coming = await self._crons.next_due(agents)
+        coming = await self._crons.next_due(agents, after=by)
         if coming is None:
             return self._look_every
         return min(self._look_every, max(0.0, (coming - self._clock.now()).total_seconds()))
 
     async def _stand_in(self) -> float:
-        """Start what is due and whoever is on duty has no agent for; how many seconds there is nothing to do then.
+        """Start what is due and whoever is on duty has no agent for, or leaves alone; for how long there is no more to do.
 
         Raises:
             ClosedError, TracksideError: as above.
         """
         agents = self._manager.agents
-        if self._agents_on_duty is not None and await self._crons.due(self._clock.now(), agents, limit=1):
+        if self._agents_on_duty is not None and await self._due(agents, self._clock.now()):
             theirs = await self._agents_on_duty()
             if lacking := [agent for agent in agents if agent not in theirs]:
                 await self._start_due(lacking)
+            await self._start_due(agents, since=_LEFT_ALONE)
         return _OFF_DUTY
 
-    async def _start_due(self, agents: Collection[str]) -> None:
-        """Start what is due of these agents."""
-        while due := await self._crons.due(self._clock.now(), agents, limit=_AT_ONCE):
+    async def _start_due(self, agents: Collection[str], *, since: timedelta = timedelta()) -> datetime:
+        """Start what is due of these agents, and has been so for that long; by when it was due."""
+        while due := await self._due(agents, by := self._clock.now() - since):
             # Together, for one commit does for many. Never cancelled: a start that is cancelled cancels its run, and of that
             # time there will be no other.
             self._starts = asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
             for failure in await asyncio.shield(self._starts):
                 if failure is not None:
                     raise failure
+        return by
+
+    async def _due(self, agents: Collection[str], by: datetime) -> list[Cron]:
+        """Those that are due by then and are not to be left alone here."""
+        due = await self._crons.due(by, agents, limit=_AT_ONCE + len(self._left))
+        return [cron for cron in due if self._left.get(cron.cron_id) != cron.updated_at]
 
     async def _start(self, cron: Cron) -> None:
         """Start the run that is due, unless that is done, and have the cron go on."""
         due = cron.next_run_at
         assert due is not None
         is_over = cron.end_time is not None and self._clock.now() > cron.end_time
-        reason = None if is_over else await self._reason_against(cron, due)
+        try:
+            reason = None if is_over else await self._reason_against(cron, due)
+        except _NotKnownHereError as exc:
+            logger.warning("cron %s stays due for a process that knows what it asks for: %s", cron.cron_id, exc)
+            self._left[cron.cron_id] = cron.updated_at
+            return
         if reason is None:
             await self._go_on(cron, max(due, self._clock.now()))
         else:
@@ -169,6 +190,7 @@ class CronScheduler:
         Raises:
             ClosedError: the manager is closed.
             TracksideError: the store is away.
+            _NotKnownHereError: what the cron asks for another process may know.
         """
         try:
             handle = await self._manager.start(self._spec(cron, due))
@@ -179,6 +201,8 @@ class CronScheduler:
                 raise
             is_there = isinstance(exc, InvalidSpecError) and exc.details.get("field") == "idempotency_key"
             return None if is_there else exc  # it is there, and the cron asks for something else since
+        except _NotKnownHereError:
+            raise
         except Exception:  # a mistake of ours, or the agent's: that of one cron is not to keep all others waiting
             logger.exception("cron %s starts no run for %s", cron.cron_id, due)
         else:
@@ -186,10 +210,17 @@ class CronScheduler:
         return None
 
     def _spec(self, cron: Cron, due: datetime) -> RunSpec:
+        if self._manager.closing:  # what a newer version in its place asks for is none of its business any more
+            raise ClosedError(what="run manager")
         owner = Principal(identity=cron.owner, permission=Permission.run)
-        spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, modes=FOLLOWED_MODES)
-        if self._on_duty is None:  # else another version of the agent may execute it, which knows better
-            check_spec(self._manager, spec)
+        try:
+            spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, modes=FOLLOWED_MODES)
+            if self._on_duty is None:  # else another version of the agent may execute it, which knows better
+                check_spec(self._manager, spec)
+        except (TracksideError, msgspec.ValidationError) as exc:
+            if self._on_duty is None:
+                raise
+            raise _NotKnownHereError(str(exc)) from exc
         return msgspec.structs.replace(
             spec,
             trigger="cron",

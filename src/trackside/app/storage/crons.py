@@ -175,9 +175,10 @@ class Crons:
         query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.not_in([*agents]))
         return await self._readers.all(_next_first(query).limit(limit), _cron_of)
 
-    async def next_due(self, agents: Collection[str]) -> datetime | None:
-        """When the next run of one of these agents is due; None: none is."""
-        query = select(crons).where(crons.c.next_run_at.is_not(None), crons.c.agent.in_([*agents]))
+    async def next_due(self, agents: Collection[str], *, after: datetime | None = None) -> datetime | None:
+        """When the next run of one of these agents is due, of those that are later than `after`; None: none is."""
+        is_later = crons.c.next_run_at.is_not(None) if after is None else crons.c.next_run_at > time("after", after)
+        query = select(crons).where(is_later, crons.c.agent.in_([*agents]))
         return await self._readers.first(_next_first(query), lambda row: row.next_run_at)
 
     async def upcoming(self, after: Cron | None, *, limit: int = 100) -> list[Cron]:
