@@ -19,6 +19,8 @@ class ToldEnds:
         self.asked: list[str] = []
         self.threads: dict[str, datetime] = {}
         """The threads that are there, and when they were made."""
+        self.earlier: set[str] = set()
+        """Runs of threads that were there before."""
         self.is_away = False
         """Whether nobody can see where it ends."""
         self._ends: list[tuple[str, ToldEnd]] = []
@@ -55,3 +57,6 @@ class ToldEnds:
 
     async def thread_made_at(self, thread_id: str) -> datetime | None:
         return self.threads.get(thread_id)
+
+    async def runs_on(self, thread_id: str, run_ids: set[str]) -> set[str]:
+        return run_ids - self.earlier

@@ -21,6 +21,7 @@ from trackside.app.streams.frames import now_ms
 from trackside.app.streams.live_messages import MOST_BYTES, VERSION
 from trackside.app.streams.mirror import Mirrors
 from trackside.app.streams.mirror_options import MirrorOptions
+from trackside.app.streams.protocol import Wanted, read_events
 from trackside.app.streams.relay import Relay, RelayLimits
 from trackside.harness.errors import ClosedError
 from trackside.harness.ports import StreamPart
@@ -527,7 +528,7 @@ async def test_the_log_tells_a_thread_of_runs_that_never_said_anything() -> None
 async def test_a_mirror_of_a_thread_has_caught_up_when_it_misses_no_end_that_only_the_log_tells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trackside.app.streams.mirror._ASK_AGAIN", 0.01)
+    monkeypatch.setattr("trackside.app.streams.ends._ASK_AGAIN", 0.01)
     async with fleet() as made:
         made.log.is_away = True
         with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
@@ -715,6 +716,44 @@ async def test_who_follows_a_thread_that_is_made_again_hears_it_though_the_word_
                 assert await heard(of_second, 1) == [("ended", RUN, "success")]
                 await asyncio.sleep(QUICK.grace)
                 assert not of_second.is_over
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_who_follows_a_thread_that_is_made_again_hears_nothing_of_the_first_once_the_word_that_it_is_gone_has_come(
+    ended: bool,
+) -> None:
+    async with fleet() as made:
+        mirrors, threads = made.mirrors[0], made.servers[0].threads
+        second = made.log.threads[THREAD] = datetime.now(UTC)
+        made.begin("old")
+        made.say(1, 2, run_id="old")
+        if ended:
+            made.end("old")
+        made.hub.threads.note_state(THREAD, b"{}")
+        await asyncio.sleep(0)
+        made.log.earlier.add("old")
+        made.wire.is_away = True
+        made.hub.threads.forget([THREAD])
+        with mirrors.thread(THREAD, made_at=second) as mirror, threads.read(THREAD) as reader:
+            assert await mirror.catch_up()
+            with read_events(threads, THREAD, Wanted(channels={"custom", "values"}), 0) as events:
+                assert b'"payload":2' in b"".join(events.pieces()), "nobody can know yet whose that is"
+            made.wire.come_back()
+            made.begin("new")
+            made.say(3, run_id="new")
+            while ("part", "new", b"3") not in await heard(reader, 1):
+                pass
+            await asyncio.sleep(0.01)
+            reader.seen = reader.feed.first_kept - 1  # as who wants all that is kept
+            assert told(reader) == [("started", "new", None), ("part", "new", b"3")]
+            with read_events(threads, THREAD, Wanted(channels={"custom", "values"}), 0) as events:
+                pieces = b"".join(events.pieces())
+                assert (b'"payload":2' in pieces, b'"payload":3' in pieces) == (False, True)
+            if not ended:
+                made.end("old")
+            made.end("new")
+            assert await heard(reader, 1) == [("ended", "new", "success")]
+            assert (reader.feed.active, reader.is_over) == (set(), False)
 
 
 async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+from trackside.app.server.run_ends import RunEnds
 from trackside.app.storage import Store
 from trackside.app.storage._coordination import Admit
 from trackside.app.storage._encoding import encode_events, time_text
@@ -67,6 +68,17 @@ async def test_a_thread_that_is_begun_anew_as_it_is_pruned_belongs_to_who_begins
     thread = await ada.get("t")
     assert (thread.owner, thread.metadata) == ("ada", {"customer": "emca"})
     assert [run.run_id for run in await store.runs(thread_id="t")] == ["new"]
+
+
+async def test_runs_of_a_thread_that_is_gone_are_not_of_the_one_that_has_its_id(store: Store, script: Any) -> None:
+    old = await ended(store, script, "t")
+    elsewhere = await ended(store, script, "another")
+    await store._writer.write(RemoveRuns([old]))
+    assert await store.thread("t") is None
+    await store._writer.write(admission(script, "new", "t"))
+
+    asked = {old.run_id, elsewhere.run_id, "new", "never"}
+    assert await RunEnds(store).runs_on("t", asked) == {"new"}
 
 
 async def test_who_changes_a_thread_as_it_is_pruned_finds_none_and_others_are_not_concerned(

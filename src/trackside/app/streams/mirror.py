@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 from trackside.app.streams._arrivals import Arrivals
-from trackside.app.streams.ends import EndLog, ToldEnd
+from trackside.app.streams.ends import EndLog, ToldEnd, answered
 from trackside.app.streams.frames import now_ms
 from trackside.app.streams.hub import Channel, StreamHub
 from trackside.app.streams.live_messages import (
@@ -45,8 +45,6 @@ _STILL_COMING: Final = 0.5
 _SAID_NO_MORE: Final = frozenset(FailureReason) - {FailureReason.budget_exceeded}
 """How runs have failed whose processes did not live to say more."""
 _UNHEARD: Final = "what the worker said last did not come; how the run has ended, the log says"
-_ASK_AGAIN: Final = 1.0
-"""Seconds after which a log that could not be asked is asked again."""
 _KNOWN_ENDS: Final = 1_000
 """Of how many runs of a thread a mirror knows that they are over, besides those that the hub knows."""
 
@@ -239,17 +237,33 @@ class Mirrors:
             shared.lingering = self._loop.call_later(self._options.linger, self._drop, shared)
 
     def _doubt_thread(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
-        """A thread with this id is gone. It may be an earlier one, as what is kept comes first, and again after an outage:
-        the log says which one is there. What came before that at first, nobody may know who follows this one.
+        """A thread with this id is gone. It may be an earlier one, as what is kept comes first, and again after an outage,
+        and the word of it late: the log says which one is there. What came before that at first, nobody may know who follows
+        this one.
         """
+        heard = {*shared.heard_at, *shared.over} - shared.forgotten
         if not shared.is_caught_up:
-            self._hand_over(shared)
-            self._let_go(shared, shared.heard_at)
-            for run_id in [*shared.heard_at]:
-                self._note_over(shared, run_id)
-            shared.forgotten.update(shared.over)
+            self._forget(shared, heard)
             feed.begin_anew()
-        self._spawn(shared, partial(self._end_if_gone, shared, feed), f"trackside-mirror-gone-{feed.thread_id}")
+            heard = set()
+        doubt = partial(self._end_or_begin_anew, shared, feed, heard, feed.added)
+        self._spawn(shared, doubt, f"trackside-mirror-gone-{feed.thread_id}")
+
+    async def _end_or_begin_anew(self, shared: _SharedMirror, feed: ThreadFeed, heard: set[str], through: int) -> None:
+        """End a thread that is gone; where one with its id is there, forget what of that which was heard is not of this."""
+        await self._end_if_gone(shared, feed)
+        if feed.closed:
+            return
+        if earlier := heard and heard - await answered(partial(self.log.runs_on, feed.thread_id, heard)):
+            self._forget(shared, earlier)
+        feed.begin_anew(earlier, through=through)
+
+    def _forget(self, shared: _SharedMirror, run_ids: set[str]) -> None:
+        self._hand_over(shared)
+        self._let_go(shared, run_ids & shared.heard_at.keys())
+        for run_id in run_ids:
+            self._note_over(shared, run_id)
+        shared.forgotten |= run_ids
 
     async def _look_after(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
         while not feed.closed:
@@ -257,7 +271,7 @@ class Mirrors:
             await self._end_if_gone(shared, feed)
 
     async def _end_if_gone(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
-        made_at = await _answered(partial(self.log.thread_made_at, feed.thread_id))
+        made_at = await answered(partial(self.log.thread_made_at, feed.thread_id))
         if made_at is None or shared.made_at not in {None, made_at}:
             self._end_thread(shared, feed)
 
@@ -446,7 +460,7 @@ class Mirrors:
 
     async def _ask_log_of_thread(self, shared: _SharedMirror) -> None:
         """Have runs end of which nothing was heard: they were cancelled before they began, or nobody could say it."""
-        place = await _answered(self.log.place)
+        place = await answered(self.log.place)
         shared.placed.set()
         async for told in self.log.ends_on(shared.topic.thread_id, after=place):
             if told.run_id not in shared.over and told.run_id not in shared.watches:
@@ -476,16 +490,6 @@ class Mirrors:
 def _is_outlived(feed: ThreadFeed, made_at: datetime | None, newer: datetime | None) -> bool:
     """Whether the thread with this feed is gone, and one has its id that was made later: the word of that is under way."""
     return not feed.is_kept or (made_at is not None and newer is not None and made_at < newer)
-
-
-async def _answered[T](ask: Callable[[], Awaitable[T]]) -> T:
-    """What the log says, as soon as it can be asked."""
-    while True:
-        try:
-            return await ask()
-        except TracksideError as exc:
-            logger.debug("the log is asked again in a moment: %s", exc)
-            await asyncio.sleep(_ASK_AGAIN)
 
 
 async def _said_if_it_fails(work: _Work, topic: Topic) -> None:

@@ -173,12 +173,26 @@ class ThreadFeed(Ring[FeedItem]):
             if self.mirrored and self._owner.on_watched is not None:
                 self._owner.on_watched(self.thread_id, run_id)
 
-    def begin_anew(self) -> None:
-        """Forget what was said: that was on another thread, which had this id before."""
-        self._growing().clear()
-        self.size = 0
-        self.active.clear()
-        self.watched = self.derived = None
+    def begin_anew(self, earlier: set[str] | None = None, *, through: int = 0) -> None:
+        """Forget what was said: that was on another thread, which had this id before.
+
+        Where it is known which runs are those `earlier` ones, it is what was said up to the last word of them, and what was
+        changed before any other run, up to that many items.
+        """
+        behind, first, is_own = 0, self.first_kept, False
+        for place, item in enumerate(items := self.after(0), first):
+            if earlier is None or item.run_id in earlier:
+                behind = place
+            elif item.run_id:
+                is_own = True
+            elif place <= through and not is_own:
+                behind = place
+        for item in items[: max(0, behind + 1 - first)]:
+            self._growing().popleft()
+            self.size -= item.size
+        self.active -= self.active if earlier is None else earlier
+        if behind or earlier is None:
+            self.watched = self.derived = None
 
     def _number(self, at: int, *, unsure: bool = False) -> int:
         self.newest = number_after(self.newest, at, unsure=unsure)
