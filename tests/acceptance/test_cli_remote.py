@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from trackside_server import TracksideServer
 from trackside.app.cli import remote_records, remote_running
 from trackside.app.cli.lookup import find_paused_run
 from trackside.app.storage import Store
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import RunStatus
 from trackside.testing import make_run
 
@@ -336,6 +339,36 @@ def test_a_run_is_cancelled_and_deleted_wherever_that_is_said(
         (shown,) = objects(here("runs", run["run_id"], "--json", *served.at(where)))
         assert shown["removed_at"] is not None
         assert shown["events"]
+
+
+def test_of_a_run_that_goes_on_as_another_attempt_that_is_cancelled_wherever_that_is_said(
+    served: Served, here: Trackside, piped: Callable[..., subprocess.Popen[str]], place: str
+) -> None:
+    at = served.at(place)
+    watching = piped("run", "sleep", "x", "--json", *served.at("server"))
+    assert watching.stdout is not None
+    last = json.loads(watching.stdout.readline())["run_id"]
+    first, second = f"{place}-first", f"{place}-second"
+    asyncio.run(keep_attempts(served.database, [first, second, last]))
+
+    stopped = here("cancel", first, "--wait", *at)
+    assert stopped.stdout == f"Run {first} went on as run {last}. Run {last} has ended: cancelled.\n"
+    assert watching.wait(60) == 130
+    (said,) = objects(here("cancel", second, "--json", *at))
+    assert said == {"run_id": second, "status": "cancelled", "had_ended": True, "went_on_as": last}
+
+
+async def keep_attempts(database: str, run_ids: list[str]) -> None:
+    """Have runs in the log that ended as their workers left, each going on as the next one."""
+    async with Store.open(database) as store:
+        for run_id, again in itertools.pairwise(run_ids):
+            events = make_run(run_id, thread_id=f"of {run_id}", status=RunStatus.error)
+            ends = [replace(one, payload={**one.payload, "retried_as": again}) for one in events if is_end(one)]
+            await store.append([*itertools.takewhile(lambda one: not is_end(one), events), *ends])
+
+
+def is_end(event: RunLifecycleEvent) -> bool:
+    return is_terminal(event.event_type)
 
 
 def test_subscriptions_are_seen_to_wherever_that_is_said(served: Served, here: Trackside, place: str) -> None:

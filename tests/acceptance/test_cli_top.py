@@ -43,8 +43,8 @@ def started(number: int, agent: str) -> RunLifecycleEvent:
     return RunLifecycleEvent(new_id(), kind, run_id, f"thread-{run_id}", 1, datetime.now(UTC), {"agent": agent})
 
 
-def ended(run: RunLifecycleEvent) -> RunLifecycleEvent:
-    payload = {"agent": run.payload["agent"], "status": "success", "completion_data": {"total_tokens": 600}}
+def ended(run: RunLifecycleEvent, **more: str) -> RunLifecycleEvent:
+    payload = {"agent": run.payload["agent"], "status": "success", "completion_data": {"total_tokens": 600}, **more}
     kind = LifecycleEventType.RUN_COMPLETED
     return RunLifecycleEvent(new_id(), kind, run.run_id, run.thread_id, 2, datetime.now(UTC), payload)
 
@@ -134,7 +134,7 @@ class Busy(StoredRecords):
         await self.go_on.wait()
         return await super().run(run_id)
 
-    async def cancel(self, run: Any) -> None:
+    async def cancel(self, run: Any, **how: Any) -> None:
         self.cancelled.append(run.run_id)
 
     async def retry(self, run_id: str) -> str:
@@ -161,6 +161,28 @@ async def test_what_was_asked_for_is_done_whatever_is_looked_at_next(store: Stor
         await until(pilot, lambda: records.cancelled)
         await until(pilot, lambda: isinstance(app.screen, Said))
     assert records.cancelled == [first]
+
+
+async def test_of_a_run_that_goes_on_as_another_attempt_that_is_cancelled(store: Store, url: str) -> None:
+    first, again = started(1, "chat"), started(2, "chat")
+    await store.append([first, again])
+    records = Busy(store, Home(url))
+    records.go_on.set()
+    app = TopApp(records)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: len(row_keys(app)) == 2)
+        await store.append([ended(first, retried_as=again.run_id)])
+        await until(
+            pilot, lambda: row_keys(app) == [again.run_id, first.run_id] and "1 success" in shown(app, "#numbers")
+        )
+        await pilot.press("up", "down")
+        await until(pilot, lambda: app._marked == first.run_id)
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+        assert f"Cancel run {again.run_id} of chat?" in shown(app, "#text")
+        await pilot.press("y")
+        await until(pilot, lambda: records.cancelled)
+    assert records.cancelled == [again.run_id]
 
 
 async def test_who_presses_twice_retries_once_and_is_asked_before_another_one(store: Store, url: str) -> None:

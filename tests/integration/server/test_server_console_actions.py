@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +15,9 @@ from langgraph.graph import END, START, StateGraph
 from trackside.app.dashboard.pages import _run_reading
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.log import RunDetails
+from trackside.harness.ids import new_id
+from trackside.harness.types import RunStatus
+from trackside.testing import make_run
 
 DIALECTS = ("sqlite",)
 
@@ -83,6 +87,28 @@ async def test_nor_is_one_that_ends_while_it_is_to_be_cancelled(
         monkeypatch.setattr(_run_reading, "details_of", look_and_let_it_end)
         said = await sent(http, f"/ui/runs/{run['run_id']}/cancel", action="rollback")
         assert said.text == "It has ended meanwhile: success."
+
+
+async def test_of_a_run_that_goes_on_as_another_attempt_that_is_cancelled(serve_agents: Any) -> None:
+    first, other = new_id(), new_id()
+    async with serve_agents({"sleep": sleep}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        last = {}
+        for run_id in (first, other):
+            last[run_id] = (await started(http, "sleep"))["run_id"]
+            events = make_run(run_id, thread_id=new_id(), messages=0, status=RunStatus.error)[:3]
+            end = replace(events[-1], payload={**events[-1].payload, "retried_as": last[run_id]})
+            await served.app.store.append([*events[:-1], end])
+
+        said = await sent(http, f"/ui/runs/{first}/cancel")
+        assert said.text == f"It went on as run {last[first]}. Cancelled: what it has done so far stays."
+        said = await sent(http, "/ui/runs/cancel", run_ids=other)
+        assert f'is being cancelled</bdi></span> as <a class="id" href="/ui/runs/{last[other]}"' in said.text
+        for run_id in last.values():
+            async for stored in served.app.store.follow(run_id=run_id, types=["run_cancelled"]):
+                assert stored.event.run_id == run_id
+                break
+        said = await sent(http, f"/ui/runs/{first}/cancel")
+        assert said.text == f"It went on as run {last[first]}. It had already ended: cancelled."
 
 
 @pytest.mark.parametrize(

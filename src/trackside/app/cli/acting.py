@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from trackside.app.cli.asking import agrees, not_done
+from trackside.app.cli.attempts import cancelled
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import ago, count, one_line
 from trackside.app.cli.lookup import find_run, find_thread
@@ -54,29 +55,25 @@ def cancel(options: CancelOptions) -> ExitCode:
     interrupt_on_stop_signals()
     stopped = asyncio.Event()
 
-    async def main() -> list[tuple[StoredRun, StoredRun]]:
+    async def main() -> list[tuple[str, StoredRun, StoredRun]]:
         async with open_records(options.place) as records:
             found = await _found_runs(records, options.runs)
-            for run in found:
-                if not is_final(run.status):
-                    await records.cancel(run, action=options.action)
+            told = [(run.run_id, await cancelled(records, run, action=options.action)) for run in found]
             if options.wait:
-                for run in found:
+                for _, run in told:
                     await _wait_for_end(records, run, stopped)
-            return [(run, await records.run(run.run_id) or run) for run in found]
+            return [(named, run, await records.run(run.run_id) or run) for named, run in told]
 
     runs = run_loop(main)
     console = standard_output()
-    for before, after in runs:
+    for named, before, after in runs:
+        is_another = after.run_id != named
         if options.json:
-            said: JsonObject = {
-                "run_id": after.run_id,
-                "status": after.status.value,
-                "had_ended": is_final(before.status),
-            }
-            console.print_json_lines([said])
+            said: JsonObject = {"run_id": named, "status": after.status.value, "had_ended": is_final(before.status)}
+            console.print_json_lines([{**said, "went_on_as": after.run_id} if is_another else said])
         else:
-            console.print(_said(before, after, options.action), soft_wrap=True)
+            went_on = f"Run {named} went on as run {after.run_id}. " if is_another else ""
+            console.print(went_on + _said(before, after, options.action), soft_wrap=True)
     console.check()
     if stopped.is_set():
         return ExitCode.cancelled

@@ -42,7 +42,10 @@ def cancel(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Stop runs, whichever process executes them. One that has ended stays as it is, and that is no error."""
+    """Stop runs, whichever process executes them. Of one that goes on as another attempt, that is stopped.
+
+    One that has ended stays as it is, and that is no error.
+    """
     from trackside.app.cli import acting
     from trackside.app.cli.places import Place
 

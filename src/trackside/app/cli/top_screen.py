@@ -19,6 +19,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, RichLog, Static
 
 from trackside.app.cli.appearance import RUN_LOOKS, look_of, words_of
+from trackside.app.cli.attempts import cancelled, last_attempt
 from trackside.app.cli.formatting import abridged, cost, count, duration, moment, one_line
 from trackside.app.cli.top_colours import ANSI_DARK, ANSI_LIGHT, DARK, LIGHT
 from trackside.app.cli.watching import ORDERS, Seen, Watched
@@ -338,16 +339,24 @@ class TopApp(App[None]):
     async def action_cancel_run(self) -> None:
         """Stop the run that is marked, if that is what the person wants."""
         seen = self.watched.runs.get(self._marked)
-        if seen is None or is_final(seen.status):
-            self.notify("It has ended." if seen else "No run is marked.")
+        if seen is None:
+            self.notify("No run is marked.")
             return
-        question = f"Cancel run {seen.run_id} of {one_line(seen.agent) or 'an agent'}?"
-        if not await self.push_screen_wait(Said(question, asks=True)):
-            return
+        run_id = seen.run_id
         try:
-            if (run := await self._records.run(seen.run_id)) is not None:
-                await self._records.cancel(run)
-            self.notify(f"Asked run {seen.run_id} to stop.", markup=False)
+            if is_final(seen.status):
+                run = await self._records.run(run_id)
+                last = None if run is None else await last_attempt(self._records, run)
+                if last is None or is_final(last.status):
+                    self.notify("It has ended.")
+                    return
+                run_id = last.run_id
+            question = f"Cancel run {run_id} of {one_line(seen.agent) or 'an agent'}?"
+            if not await self.push_screen_wait(Said(question, asks=True)):
+                return
+            if (run := await self._records.run(run_id)) is not None:
+                run_id = (await cancelled(self._records, run)).run_id
+            self.notify(f"Asked run {run_id} to stop.", markup=False)
         except TracksideError as exc:
             self.notify(one_line(str(exc)), severity="error", markup=False)
 

@@ -17,7 +17,7 @@ from trackside.app.server.routes import events, records, states, subscriptions
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.log import LogEvent, RecordedRun, RunDetails
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import TracksideError, UnknownRunError
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
 from trackside.harness.types import RunStatus
 
@@ -140,6 +140,18 @@ async def end_of(call: AnyCall, run_id: str) -> LogEvent | None:
     query = {"run_id": run_id, "type": sorted(TERMINAL_EVENTS), "newest_first": True, "limit": 1}
     found = (await API.ask(call, events.list_events, query=query)).value
     return found[0] if found else None
+
+
+async def last_attempt(call: AnyCall, run: RunDetails) -> RunDetails:
+    """The run, or the last attempt as which it goes on, if it has ended."""
+    while is_final(run.status) and (end := await end_of(call, run.run_id)) is not None:
+        if (again := end.payload.get("retried_as")) is None:
+            break
+        try:
+            run = await details_of(call, str(again))
+        except UnknownRunError:  # it was removed
+            break
+    return run
 
 
 async def page_of_events(call: AnyCall, run_id: str, after: int) -> EventPage:

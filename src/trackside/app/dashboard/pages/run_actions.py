@@ -29,19 +29,20 @@ class Cancel(Form, kw_only=True):
 
 @action(routes, "/ui/runs/{run_id}/cancel", body=Cancel)
 async def cancel_run(call: Call[Cancel, None]) -> Any:
-    """Stop a run, if it has not ended: its page may be a moment old."""
-    run = await reading.details_of(call, call.run_id)
+    """Stop a run, or the attempt as which it goes on, if that has not ended: its page may be a moment old."""
+    run = await reading.last_attempt(call, await reading.details_of(call, call.run_id))
+    went_on = "" if run.run_id == call.run_id else f"It went on as run {run.run_id}. "
     if is_final(run.status):
-        return Said(f"It had already ended: {run.status.value}.")
+        return Said(f"{went_on}It had already ended: {run.status.value}.")
     path = {"thread_id": run.thread_id, "run_id": run.run_id}
     await API.ask(call, run_cancels.cancel_run, path=path, query={"action": call.body.action})
     with suppress(UnknownRunError):  # of one that is rolled back
-        run = await reading.details_of(call, call.run_id)
+        run = await reading.details_of(call, run.run_id)
     if is_final(run.status) and run.status is not RunStatus.cancelled:
-        return Said(f"It has ended meanwhile: {run.status.value}.")
+        return Said(f"{went_on}It has ended meanwhile: {run.status.value}.")
     if call.body.action == "rollback":
-        return Said("Cancelled: its thread goes back to what it was before.")
-    return Said("Cancelled: what it has done so far stays.")
+        return Said(f"{went_on}Cancelled: its thread goes back to what it was before.")
+    return Said(f"{went_on}Cancelled: what it has done so far stays.")
 
 
 @action(routes, "/ui/runs/{run_id}/delete", body=Form)

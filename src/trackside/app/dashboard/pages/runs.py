@@ -15,6 +15,7 @@ from msgspec import field
 from trackside.app.dashboard.asking import served_agents
 from trackside.app.dashboard.declaring import API, Form, action, page, params_of
 from trackside.app.dashboard.filters import Filters
+from trackside.app.dashboard.pages import _run_reading as reading
 from trackside.app.dashboard.paging import portion_of
 from trackside.app.dashboard.rendering import Page, Said, is_script
 from trackside.app.dashboard.wording import visible
@@ -284,13 +285,14 @@ def _selected(call: Call[Selected, None]) -> list[str]:
 
 async def _cancelled(call: Call[Any, Any], run_id: str) -> Done:
     try:
-        run: RecordedRun = (await API.ask(call, records.get_recorded_run, path={"run_id": run_id})).value
+        run = await reading.last_attempt(call, await reading.details_of(call, run_id))
         if is_final(run.status):
             return Done(run_id=run_id, outcome=f"had already ended: {run.status.value}", is_done=False)
-        await API.ask(call, run_cancels.cancel_runs, body={"thread_id": run.thread_id, "run_ids": [run_id]})
+        await API.ask(call, run_cancels.cancel_runs, body={"thread_id": run.thread_id, "run_ids": [run.run_id]})
     except TracksideError as exc:
         return Done(run_id=run_id, outcome=str(exc), is_done=False)
-    return Done(run_id=run_id, outcome="is being cancelled", is_done=True)
+    again = None if run.run_id == run_id else run.run_id
+    return Done(run_id=run_id, outcome="is being cancelled", is_done=True, new_run_id=again)
 
 
 def _answer(call: Call[Any, Any], what: str, done: Sequence[Done]) -> Any:
