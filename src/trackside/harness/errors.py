@@ -171,6 +171,8 @@ class EventOrderError(TracksideError, ValueError):
 class TakenOverError(EventOrderError):
     """Run {run_id!r} cannot be started by this process: {why}."""
 
+    fault = "store"
+
 
 class AgentOutputError(TracksideError, TypeError):
     """The agent {agent!r} gave back something that is not a result: {why}."""

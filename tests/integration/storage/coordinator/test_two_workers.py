@@ -14,10 +14,11 @@ from tests.integration.runs.stage import Agents, within_patience
 from tests.integration.storage.conftest import held_up
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
+from trackside.app.spool.spool import is_refusal
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import ReadersBusyError
-from trackside.harness.errors import EventOrderError, InvalidSpecError, NoResultHereError
+from trackside.harness.errors import InvalidSpecError, NoResultHereError, TakenOverError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType
@@ -317,8 +318,10 @@ async def test_a_run_that_was_taken_over_cannot_be_started_by_its_first_owner(wo
     started = RunLifecycleEvent(
         new_id(), LifecycleEventType.RUN_STARTED, waiting.run_id, "t", 1, datetime.now(UTC), {"agent": "work"}
     )
-    with pytest.raises(EventOrderError, match="looks after the run"):
+    with pytest.raises(TakenOverError, match="looks after the run") as refused:
         await a.store.append([started])
+    assert refused.value.fault == "store", "who runs the servers has to act, if anybody"
+    assert is_refusal(refused.value)
 
     agents.let("at b")
     assert (await waiting.result()).status is RunStatus.success
