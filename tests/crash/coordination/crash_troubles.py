@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from trackside.app.storage._sqlite_session import SqliteSession
-from trackside.harness import ids
 from trackside.harness.ports import SystemClock
 
 DAY = 86_400  # seconds
@@ -71,13 +70,20 @@ class JumpyTime(datetime, metaclass=_LikeDatetime):
 @asynccontextmanager
 async def have_jumpy_clocks() -> AsyncIterator[None]:
     """The wall clock jumps by a day, forth and back, every few milliseconds."""
+    real, real_ns = time.time, time.time_ns
+    jumpy = {
+        datetime: JumpyTime,
+        real: lambda: real() + JumpyTime.offset,
+        real_ns: lambda: real_ns() + JumpyTime.offset * 1_000_000_000,
+    }
     for name, module in [*sys.modules.items()]:
-        if name.startswith("trackside") and getattr(module, "datetime", None) is datetime:
-            module.__dict__["datetime"] = JumpyTime
-    clock: Any = SystemClock
-    clock.now = staticmethod(partial(JumpyTime.now, SystemClock.now.args[0]))
-    ids.time_ns = lambda: time.time_ns() + JumpyTime.offset * 1_000_000_000
-    time.time = partial(lambda real: real() + JumpyTime.offset, time.time)
+        if name == "time" or name.startswith("trackside"):
+            for known, right in [*vars(module).items()]:  # by what it is: it may have been imported under any name
+                for clock, wrong in jumpy.items():
+                    if right is clock:
+                        setattr(module, known, wrong)
+    system_clock: Any = SystemClock
+    system_clock.now = staticmethod(partial(JumpyTime.now, SystemClock.now.args[0]))
     jumping = asyncio.create_task(_jump())
     yield
     jumping.cancel()

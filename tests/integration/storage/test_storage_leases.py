@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,9 @@ def test_processes_of_one_machine_have_one_clock() -> None:
     assert before.seconds < float(seconds) < after.seconds
 
 
-def test_whoever_sets_the_wall_clock_moves_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = machine_clock()
-    for day in (-86_400.0, 86_400.0):
-        monkeypatch.setattr("time.time", lambda day=day: 1_769_850_000.0 + day)
-
-        assert 0.0 <= machine_clock().seconds - before.seconds < 60.0
+def test_whoever_sets_the_wall_clock_moves_no_lease() -> None:
+    before = time.monotonic()  # which nobody can set
+    assert before <= machine_clock().seconds <= time.monotonic()
 
 
 def test_a_system_that_does_not_name_its_starts_has_one_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
