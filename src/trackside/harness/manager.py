@@ -208,8 +208,10 @@ class RunManager:
             admission = await self._services.coordinator.admit(
                 record, spec=None if name is None else spec, idempotency=idempotency
             )
-        except BaseException:
+        except BaseException as exc:
             self._runs.forget(execution)
+            if isinstance(exc, Exception) and caller is not None and caller.cancelling() > cancels:
+                raise cancel_held_off() from exc  # who takes a refusal and goes on would never learn of it
             raise
         received = caller is None or caller.cancelling() == cancels
         self._let_in(execution, admission, received=received)

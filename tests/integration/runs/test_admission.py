@@ -9,7 +9,7 @@ import pytest
 from tests.integration.runs.stage import Agents, Backend, Stage, turns, within_patience
 
 from trackside import RunSpec, RunStatus
-from trackside.harness.errors import DuplicateRunError
+from trackside.harness.errors import DuplicateRunError, ThreadBusyError
 from trackside.harness.types import MultitaskStrategy
 
 MOMENTS = [*range(12), 20, 50, 150, 400]
@@ -61,6 +61,22 @@ async def test_a_caller_who_is_cancelled_at_any_moment_of_a_start_on_a_busy_thre
             else:  # whom it displaced is displaced, or nobody was
                 assert ends in ([RunStatus.success] * 2, [RunStatus.cancelled] * 2)
             assert (await stage.run("work", "quick", thread_id=name)).status is RunStatus.success
+
+
+async def test_a_caller_who_is_refused_while_he_is_cancelled_is_cancelled(backend: Backend, agents: Agents) -> None:
+    async with backend.open({"work": agents.work}) as stage:
+        held = await stage.start("work", "held", thread_id="t")
+        for moment in MOMENTS:
+            spec = RunSpec("work", "lost", thread_id="t", multitask=MultitaskStrategy.reject)
+            starts = asyncio.create_task(stage.manager.start(spec))
+            await turns(moment)
+            in_time = starts.cancel()
+            await within_patience(asyncio.wait({starts}))
+            assert starts.cancelled() == in_time, "who goes on after a refusal would go on for ever"
+            if not in_time:
+                assert isinstance(starts.exception(), ThreadBusyError)
+        agents.let("held")
+        assert (await within_patience(held.result())).status is RunStatus.success
 
 
 async def test_many_callers_who_are_cancelled_at_once_leave_one_thread_free(backend: Backend, agents: Agents) -> None:
