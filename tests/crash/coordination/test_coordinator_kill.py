@@ -3,6 +3,7 @@
 import random
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from itertools import cycle, product
 from pathlib import Path
 
@@ -22,26 +23,32 @@ def settle(url: str, children: Children) -> None:
     assert_whole(url, children.told)
 
 
-def die_at_random(child: Child, moments: random.Random) -> None:
-    child.wait_for("event", moments.choice([0, 1, 20, 100, 200]))
+def die_at_random(child: Child, moments: random.Random, *, after: Sequence[int] = (0, 1, 20, 100, 200)) -> None:
+    """Let a process say so many events, one of these numbers, and die."""
+    child.wait_for("event", moments.choice(after))
     child.wait_for("dead", patience=moments.uniform(0, 0.03))  # it never ends by itself: this is how long it may go on
     assert child.kill()
 
 
-def die_at(point: tuple[str, str], url: str, children: Children, moments: random.Random) -> bool:
-    """Let processes work until one has come to the point, and died there; False if none did."""
+def die_at(point: tuple[str, str], url: str, children: Children, moments: random.Random) -> None:
+    """Let processes work until one has come to the point so many times, or else once, and died there."""
+    number = 1 if point[1] in {"Leave", "Register", *RECOVERIES} else moments.choice([1, 2, 5])
+    died = comes_to(point, number, url, children, moments) or comes_to(point, 1, url, children, moments)
+    assert died, f"nobody came to the point {point}"
+
+
+def comes_to(point: tuple[str, str], number: int, url: str, children: Children, moments: random.Random) -> bool:
+    """Let a process work that dies when it has come to the point so many times; whether it did."""
     step, work = point
-    if work in RECOVERIES:
-        die_at_random(children.make("manage", url, after=end_of_log(url)), moments)
-        child = children.make("manage", url, after=end_of_log(url), fault=[step, work, 1])
-    else:
-        number = 1 if work in {"Leave", "Register"} else moments.choice([1, 2, 5])
-        child = children.make("manage", url, after=end_of_log(url), fault=[step, work, number])
+    if work in RECOVERIES:  # of somebody who had something to do
+        die_at_random(children.make("manage", url, after=end_of_log(url)), moments, after=[100, 200])
+    child = children.make("manage", url, after=end_of_log(url), fault=[step, work, number])
     if work == "Leave":
         child.wait_for("event", 50)
         child.signal(signal.SIGINT)
-    child.wait_for("dead", patience=5)
-    return child.kill() and child.said["dead"] == 1
+    died = child.wait_for("dead", patience=20)  # by itself, as it never ends otherwise
+    assert child.kill(), f"who should die at {point} came to {child.exit_code}"
+    return died
 
 
 def kill_again_and_again(url: str, children: Children, points: list[tuple[str, str] | None], seed: int) -> None:
