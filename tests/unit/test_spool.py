@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -126,6 +126,35 @@ async def test_events_come_back_as_they_were(spool: Spool) -> None:
     assert log.events[1:] == events[1:]
     assert log.events[0].payload["metadata"]["list"] == [1, 2.5, None]
     assert log.events[0].payload["sanitized"] is True
+
+
+async def test_who_is_told_that_something_is_spooled_need_fear_no_power_cut(
+    spool: Spool, folder: Path, unblocked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int, int]] = []  # on which inode, and how many files there were
+
+    def noted(name: str) -> Callable[..., object]:
+        really: Callable[..., object] = getattr(os, name)
+
+        def note(descriptor: int, *rest: object) -> object:
+            done.append((name, os.fstat(descriptor).st_ino, len(list(folder.glob("*")))))
+            return really(descriptor, *rest)
+
+        return note
+
+    for name in ("write", "fsync"):
+        monkeypatch.setattr(os, name, noted(name))
+    await spool.append(make_run("a"))
+    first = [*done]
+    await spool.append(make_run("b"))
+    monkeypatch.undo()
+
+    (path,) = folder.iterdir()
+    file = path.stat().st_ino
+    for told in (first, done[len(first) :]):
+        assert [name for name, inode, _ in told if inode == file] == ["write", "fsync"]
+    for above in (folder, folder.parent):  # or the file is not there afterwards
+        assert ("fsync", above.stat().st_ino, 1) in first
 
 
 async def test_what_is_on_disk_is_for_its_owner_alone(spool: Spool, folder: Path, unblocked: None) -> None:
