@@ -28,3 +28,11 @@ def test_every_rule_of_runs_names_what_holds_it() -> None:
 @pytest.mark.parametrize(("path", "name"), dict.fromkeys(named_in(TEXT)), ids=lambda part: part.rpartition("/")[2])
 def test_a_test_that_is_named_is_there(path: str, name: str) -> None:
     assert name in names_of(path)
+
+
+def test_what_may_be_named_runs_with_every_change() -> None:
+    names = names_of("tests/crash/coordination/test_coordinator_kill.py")
+    assert names == {
+        "test_a_process_that_is_killed_leaves_nothing_undone_and_nothing_twice"
+    }  # no `long` one, no helper
+    assert not names_of("tests/crash/server/test_server_resources.py"), "all of it is long"

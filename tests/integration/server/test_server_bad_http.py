@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -160,6 +161,34 @@ async def test_who_says_nothing_is_let_go(talk: Talk, monkeypatch: pytest.Monkey
     monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 0.1)
     assert await talk.say() == b""
     assert await talk.is_well()
+
+
+async def test_many_who_say_nothing_keep_nobody_from_being_answered_and_are_let_go(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = [b"", HEAD, POST + b"Content-Length: 9\r\n\r\nno"] * 50
+    async with AsyncExitStack() as stack:
+
+        async def begin() -> list[asyncio.StreamReader]:
+            readers = []
+            for piece in begun:
+                reader, writer = await asyncio.open_connection("127.0.0.1", talk.port)
+                stack.callback(writer.close)
+                writer.write(piece)
+                readers.append(reader)
+            return readers
+
+        silent = await begin()
+        assert [await talk.is_well() for _ in range(3)] == [True] * 3
+        assert not any(reader.at_eof() for reader in silent[::3]), "they were there all the time"
+        monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 0.1)
+        monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 0.3)
+        async with asyncio.timeout(20):
+            for reader in await begin():
+                with suppress(ConnectionResetError):
+                    await reader.read()  # to the end
+        assert await talk.is_well()
+    await asyncio.sleep(0)  # in which their transports close
 
 
 @pytest.mark.parametrize("path", [b"/runs/wait", b"/ok"])
