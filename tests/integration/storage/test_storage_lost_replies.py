@@ -37,6 +37,16 @@ def lose(store: Store) -> Callable[[], None]:
     return lose
 
 
+async def test_events_that_were_stored_are_stored_once(store: Store, script: Any, lose: Callable[[], None]) -> None:
+    run = script().whole()
+    lose()
+
+    placed = await store.append(run)
+
+    assert [(one.position, one.event.event_id) for one in placed] == [*enumerate([one.event_id for one in run], 1)]
+    assert await store.events() == placed
+
+
 async def test_a_key_that_was_made_is_given(store: Store, lose: Callable[[], None]) -> None:
     lose()
 
