@@ -156,10 +156,12 @@ class MemoryLog:
         status = self.disk.threads.get(thread_id)
         return None if status is None else Row(status, thread_id)
 
-    async def follow(self, after: int = 0, *, run_id: str | None = None) -> AsyncIterator[Placed]:
+    async def follow(
+        self, after: int = 0, *, run_id: str | None = None, types: Sequence[LifecycleEventType] | None = None
+    ) -> AsyncIterator[Placed]:
         while True:
             grown = self.disk.grown
-            for placed in await self.events(after, run_id=run_id):
+            for placed in await self.events(after, run_id=run_id, types=types):
                 after = placed.position
                 yield placed
             await grown.wait()

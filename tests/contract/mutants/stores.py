@@ -195,10 +195,50 @@ class ForgetsTheRowOfAnEnd(MemoryLog):
         return replace(row, status=RunStatus.running) if row is not None and is_final(row.status) else row
 
 
+class ForgetsAnEndBesideOtherEvents(MemoryLog):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.left: set[str] = set()
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        placed = await super().append(events)
+        if len(events) > 1:
+            self.left |= {event.run_id for event in events if is_terminal(event.event_type)}
+        return placed
+
+    async def run(self, run_id: str) -> Row | None:
+        row = await super().run(run_id)
+        return replace(row, status=RunStatus.running) if row is not None and run_id in self.left else row
+
+
+class HasTheRowsOfItsOwnRunsAlone(MemoryLog):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.own: set[str] = set()
+
+    def write(self, events: Sequence[RunLifecycleEvent]) -> None:
+        super().write(events)
+        self.own |= {event.run_id for event in events}
+
+    async def run(self, run_id: str) -> Row | None:
+        return await super().run(run_id) if run_id in self.own else None
+
+
+class NamesAnotherThread(MemoryLog):
+    async def run(self, run_id: str) -> Row | None:
+        row = await super().run(run_id)
+        return None if row is None else replace(row, thread_id=run_id)
+
+
+class FollowsEveryType(MemoryLog):
+    def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
+        return super().follow(after, run_id=filters.get("run_id"))
+
+
 class WakesNoFollowerWhileItReads(MemoryLog):
-    async def follow(self, after: int = 0, *, run_id: str | None = None) -> AsyncIterator[Placed]:
+    async def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
         while True:
-            for placed in await self.events(after, run_id=run_id):
+            for placed in await self.events(after, **filters):
                 after = placed.position
                 yield placed
             await asyncio.sleep(0)
@@ -230,6 +270,10 @@ MUTANTS: dict[type[MemoryLog], str] = {
     LosesTheLastEventOnOpening: "test_what_was_stored_is_there_after_a_restart",
     ForgetsEndsOnOpening: "test_a_restart_forgets_no_end_and_no_event_id",
     ForgetsTheRowOfAnEnd: "test_the_rows_of_run_and_thread_follow_each_event",
+    ForgetsAnEndBesideOtherEvents: "test_the_rows_follow_whole_runs_in_one_append_for_everybody",
+    HasTheRowsOfItsOwnRunsAlone: "test_the_rows_follow_whole_runs_in_one_append_for_everybody",
+    NamesAnotherThread: "test_the_rows_of_run_and_thread_follow_each_event",
+    FollowsEveryType: "test_a_follower_gets_only_what_fits",
     WakesNoFollowerWhileItReads: "test_followers_miss_nothing_while_others_write",
 }
 

@@ -33,6 +33,9 @@ _BAD_QUESTIONS: Mapping[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
 }
 
 
+_ENDS = [status for status in RunStatus if status not in {RunStatus.pending, RunStatus.running}]
+
+
 class ReaderPromises(Contract):
     """The part of a `StoreContract` that is about reading, and about the claims of a store."""
 
@@ -95,9 +98,7 @@ class ReaderPromises(Contract):
             raise AssertionError(f"{question} raised {type(exc).__name__}, no TracksideError: {exc}") from exc
         raise AssertionError(f"{question} was answered with {len(answer)} events")
 
-    @pytest.mark.parametrize(
-        "status", [s for s in RunStatus if s not in {RunStatus.pending, RunStatus.running}], ids=str
-    )
+    @pytest.mark.parametrize("status", _ENDS, ids=str)
     @promise("I6", claim="rows")
     async def test_the_rows_of_run_and_thread_follow_each_event(self, stores: Stores, status: RunStatus) -> None:
         store: RowStore = await stores.store()
@@ -113,6 +114,22 @@ class ReaderPromises(Contract):
         thread_status = ThreadStatus.idle
         for run in _events.with_strange_payloads():
             thread_status = await _check_rows(store, run, thread_status)
+
+    @pytest.mark.parametrize("claim", [None, "shared", "durable"])
+    @promise("I6", claim="rows")
+    async def test_the_rows_follow_whole_runs_in_one_append_for_everybody(
+        self, stores: Stores, claim: str | None
+    ) -> None:
+        if claim is not None and not getattr(self, claim):
+            pytest.skip(f"{type(self).__name__} does not claim {claim}")
+        store: RowStore = await stores.store()
+        looking: RowStore = await stores.store() if claim == "shared" else store
+        runs = [_events.run_of(number, status=status) for number, status in enumerate(_ENDS)]
+        await store.append(_events.round_robin(runs))
+        if claim == "durable":
+            looking = await stores.reopened(store)
+        for run in runs:
+            await _check_whole(looking, run)
 
     @promise("I6", claim="rows")
     async def test_a_refused_append_leaves_the_rows_as_they_were(self, stores: Stores) -> None:
@@ -171,16 +188,20 @@ class ReaderPromises(Contract):
             assert seen == [*range(1, total + 1)], f"of {total} events a follower saw {_wrong(seen)}"
         assert late == [*range(8, total + 1)], f"a follower after 7 saw {_wrong(late)}"
 
+    @pytest.mark.parametrize("by", ["run_id", "types", "both"])
     @promise("follow", claim="follows")
-    async def test_a_follower_gets_only_what_fits(self, stores: Stores) -> None:
+    async def test_a_follower_gets_only_what_fits(self, stores: Stores, by: str) -> None:
         store: FollowedStore = await stores.store()
         runs = [_events.run_of(number) for number in range(4)]
-        mine = runs[2]
-        async with aclosing(_closable(store.follow(run_id=mine[0].run_id))) as follower:
+        run_id = None if by == "types" else runs[2][0].run_id
+        types = None if by == "run_id" else [LifecycleEventType.HUMAN_MESSAGE, LifecycleEventType.RUN_COMPLETED]
+        events = _events.round_robin(runs)
+        fit = [e for e in events if run_id in {None, e.run_id} and (types is None or e.event_type in types)]
+        async with aclosing(_closable(store.follow(run_id=run_id, types=types))) as follower:
             first = asyncio.ensure_future(anext(follower))
-            await store.append(_events.round_robin(runs))
-            seen = [await first, *[await anext(follower) for _ in mine[1:]]]
-        assert [p.event.event_id for p in seen] == [e.event_id for e in mine], "it got other events than those that fit"
+            await store.append(events)
+            seen = [await first, *[await anext(follower) for _ in fit[1:]]]
+        assert [p.event.event_id for p in seen] == [e.event_id for e in fit], "it got other events than those that fit"
 
     @promise("log", claim="durable")
     async def test_what_was_stored_is_there_after_a_restart(self, stores: Stores) -> None:
@@ -262,9 +283,23 @@ async def _check_rows(store: RowStore, run: Sequence[RunLifecycleEvent], thread_
         assert row is not None, f"there is no run after its event {event.sequence}"
         assert row.status is expected, f"after {event.event_type} the run is {row.status}, not {expected}"
         assert row.last_sequence == event.sequence, f"after event {event.sequence} the row says {row.last_sequence}"
+        assert row.thread_id == event.thread_id, f"the run is on {event.thread_id}, and the row says {row.thread_id}"
         assert thread is not None, f"there is no thread after event {event.sequence}"
         assert thread.status is thread_status, f"the thread is {thread.status}, not {thread_status}"
     return thread_status
+
+
+async def _check_whole(store: RowStore, run: Sequence[RunLifecycleEvent]) -> None:
+    """Look at the rows of a run that is stored with its end."""
+    last = run[-1]
+    status = next(said for event in run[::-1] if (said := run_status_of(event.event_type, event.payload)) is not None)
+    thread_status = thread_status_of(last.event_type, last.payload)
+    row, thread = await store.run(last.run_id), await store.thread(last.thread_id)
+    assert row is not None, "there is no run whose events are stored"
+    assert thread is not None, "there is no thread whose events are stored"
+    seen = (row.status, row.last_sequence, row.thread_id, thread.status)
+    expected = (status, last.sequence, last.thread_id, thread_status)
+    assert seen == expected, f"the rows say {seen}, not {expected}"
 
 
 async def _write(store: EventStore) -> list[RunLifecycleEvent]:
