@@ -140,22 +140,22 @@ class BufferMachine(RuleBasedStateMachine):
     def run[T](self, coro: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coro)
 
-    @rule(kinds=st.lists(KINDS, min_size=1, max_size=5))
-    def push(self, kinds: list[str]) -> None:
-        self.run(self._push([(LifecycleEventType(kind), 0) for kind in kinds]))
+    @rule(kinds=st.lists(KINDS, min_size=1, max_size=5), batch=st.booleans())
+    def push(self, kinds: list[str], batch: bool) -> None:
+        self.run(self._push([(LifecycleEventType(kind), 0) for kind in kinds], batch))
 
     @rule(drafts=st.lists(st.tuples(KINDS, st.sampled_from([0, 0, 100, 1_000, 10_000])), min_size=10, max_size=30))
     def push_many_of_any_size(self, drafts: list[tuple[str, int]]) -> None:
         self.run(self._push([(LifecycleEventType(kind), chars) for kind, chars in drafts]))
 
-    async def _push(self, drafts: list[tuple[LifecycleEventType, int]]) -> None:
+    async def _push(self, drafts: list[tuple[LifecycleEventType, int]], batch: bool = False) -> None:
         for kind, chars in drafts:
             run_id = f"run-{len(self.pushed) // 3 % RUNS}"
             event = make_event(kind, sequence=self.lengths[run_id] + 1, run_id=run_id, payload={"content": "x" * chars})
             self.log.write([event])
             before, has_room, may_wait = self.buffer.stats(), self.has_room(kind), self.may_wait_in_log(run_id)
             try:
-                await self.buffer.on_event(event)
+                await (self.buffer.on_events([event]) if batch else self.buffer.on_event(event))
             except ClosedError:
                 assert self.closed
                 assert self.buffer.stats() == before

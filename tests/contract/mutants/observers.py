@@ -51,6 +51,17 @@ class SwallowsCancel(Sound):
             self.take([event])
 
 
+class SwallowsCancelOfABatch(Sound):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await Sound.on_events(self, [event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        try:
+            await super().on_events(events)
+        except asyncio.CancelledError:
+            self.take(events)
+
+
 class KeepsItsLockWhenCancelled(Sound):
     def __init__(self) -> None:
         super().__init__()
@@ -245,6 +256,23 @@ class MiscountsWhatItTook(Sound):
         return SimpleNamespace(accepted=taken, delivered=taken // 2, failed=0, dropped={}, pending=0)
 
 
+class CountsNoBatch(Sound):
+    singly = 0
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await Sound.on_events(self, [event])
+        self.singly += 1
+
+    def stats(self) -> Any:
+        return SimpleNamespace(accepted=self.singly, delivered=self.singly, failed=0, dropped={}, pending=0)
+
+
+class FlushesForAsLongAsItTakes(Sound):
+    async def flush(self, timeout: float) -> Any:
+        await asyncio.sleep(20)
+        return self.stats()
+
+
 class SaysYesToAFlush(Sound):
     async def flush(self, timeout: float) -> Any:
         return True
@@ -323,6 +351,7 @@ class TakesBatchesSilentlyAfterItsEnd(Sound):
 
 MUTANTS: dict[type[Sound], str] = {
     SwallowsCancel: "test_a_cancel_of_on_event_is_not_swallowed",
+    SwallowsCancelOfABatch: "test_a_cancel_of_on_events_is_not_swallowed",
     KeepsItsLockWhenCancelled: "test_a_cancel_of_on_event_is_not_swallowed",
     ChangesTheEvent: "test_leaves_events_as_they_are",
     LosesTheLastOfABatch: "test_a_batch_has_the_effects_of_its_events",
@@ -342,6 +371,8 @@ MUTANTS: dict[type[Sound], str] = {
     MarksABatchBeforeItRefuses: "test_a_batch_that_was_refused_has_its_effects_when_it_comes_again",
     ExitsOnWhatItDoesNotExpect: "test_goes_on_after_events_that_are_out_of_order",
     MiscountsWhatItTook: "test_accounts_for_every_event_at_any_moment",
+    CountsNoBatch: "test_accounts_for_every_event_of_a_batch_at_any_moment",
+    FlushesForAsLongAsItTakes: "test_flush_reports_and_may_be_repeated",
     SaysYesToAFlush: "test_flush_reports_and_may_be_repeated",
     ClosesOnlyOnce: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
     TakesSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",

@@ -111,11 +111,16 @@ class ObserverContract(Contract):
     async def test_a_cancel_of_on_event_is_not_swallowed(self, observer: RunObserver) -> None:
         for turns in _TURNS_TO_CANCEL_AFTER:
             run = _events.run_of(turns)
-            call, pending = await _cancel(observer.on_event(run[0]), turns)
-            assert call.cancelled() or not pending, (
-                f"on_event was cancelled after {turns} turns of the loop and {_ending(call)} instead of being cancelled"
-            )
+            await _check_cancel("on_event", observer.on_event(run[0]), turns)
             await _give(observer, run)
+
+    @promise("cancellation")
+    async def test_a_cancel_of_on_events_is_not_swallowed(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        for turns in _TURNS_TO_CANCEL_AFTER:
+            run = _events.run_of(turns)
+            await _check_cancel("on_events", on_events(run), turns)
+            await on_events(run)
 
     @promise("failures")
     async def test_goes_on_after_events_that_are_out_of_order(self, observer: RunObserver) -> None:
@@ -264,17 +269,36 @@ class ObserverContract(Contract):
         await self._settle(observer)
         _check_accounts(stats(), len(events))
 
+    @promise("I22", claim="accounts")
+    async def test_accounts_for_every_event_of_a_batch_at_any_moment(self, observer: RunObserver) -> None:
+        on_events, stats = _on_events(observer), cast("Any", observer).stats
+        events = _events.round_robin([_events.run_of(number) for number in range(8)])
+        accepted = 0
+        while accepted < len(events):
+            batch = events[accepted : accepted + 3]
+            await on_events(batch)
+            accepted += len(batch)
+            _check_accounts(stats(), accepted)
+            await asyncio.sleep(0)
+            _check_accounts(stats(), accepted)
+        await self._settle(observer)
+        _check_accounts(stats(), len(events))
+
     @promise("I23")
     async def test_flush_reports_and_may_be_repeated(self, observer: RunObserver) -> None:
         flush = getattr(observer, "flush", None)
         if flush is None:
             pytest.skip("it has no flush")
         await _give(observer, _events.run_of(1))
+        loop, leeway = asyncio.get_running_loop(), self.patience / 6
         for timeout in (0.0, self.patience / 2, self.patience / 2):
+            began = loop.time()
             try:
                 report = await flush(timeout)
             except Exception as exc:
                 raise AssertionError(f"flush({timeout:g}) raised {type(exc).__name__} instead of reporting") from exc
+            took = loop.time() - began
+            assert took <= timeout + leeway, f"flush({timeout:g}) took {took:g} s"
             assert report is not None, "flush returned None instead of a report"
             assert not isinstance(report, bool), f"flush returned {report} instead of a report"
 
@@ -336,12 +360,19 @@ async def _give(observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> N
 
 async def _cancel(call: Coroutine[Any, Any, None], turns: int) -> tuple[asyncio.Task[None], bool]:
     """Cancel a call after so many turns of the loop; its task, which has ended, and whether it was still going on."""
-    task = asyncio.create_task(call, name="on_event")
+    task = asyncio.create_task(call, name="the call of an observer")
     for _ in range(turns):
         await asyncio.sleep(0)
     pending = task.cancel()
     await asyncio.wait({task})
     return task, pending
+
+
+async def _check_cancel(name: str, call: Coroutine[Any, Any, None], turns: int) -> None:
+    task, pending = await _cancel(call, turns)
+    assert task.cancelled() or not pending, (
+        f"{name} was cancelled after {turns} turns of the loop and {_ending(task)} instead of being cancelled"
+    )
 
 
 async def _refuse_or_take(observer: RunObserver, event: RunLifecycleEvent) -> bool:
