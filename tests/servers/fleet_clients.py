@@ -16,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from traceback import format_exc
 from typing import Any, Final, Self, override
 
 import httpx
@@ -198,6 +199,8 @@ class FleetClients:
                 self.done[kind] += 1
             except (TimeoutError, *_UNSURE, APIStatusError, httpx.HTTPStatusError) as exc:
                 self.words.wrong.append(f"a client that wanted to {kind} got {exc!r} {getattr(exc, 'body', '')}")
+            except Exception:  # whatever is wrong with him or with his answer: he is not silently gone
+                self.words.wrong.append(f"a client that wanted to {kind} crashed: {format_exc()}")
             self.going[kind] -= 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(chance.expovariate(1 / self._pause)):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from traceback import format_exc
 from typing import Any, Final, override
 
 from fleet_clients import Balanced
@@ -197,12 +198,15 @@ class People:
 
     async def _let_times_come(self) -> None:
         """Have a time of each cron come now and then, unless one has come that it has not gone past."""
-        for number in range(86_400):
-            await asyncio.sleep(_CRON_PAUSE)
-            for cron_id in [*self.words.crons]:
-                async with self.times:
-                    if await asyncio.to_thread(self._make_due, cron_id, number):
-                        self.words.tell("cron", cron_id=cron_id, times=self.words.crons[cron_id] + 1)
+        try:
+            for number in range(86_400):
+                await asyncio.sleep(_CRON_PAUSE)
+                for cron_id in [*self.words.crons]:
+                    async with self.times:
+                        if await asyncio.to_thread(self._make_due, cron_id, number):
+                            self.words.tell("cron", cron_id=cron_id, times=self.words.crons[cron_id] + 1)
+        except Exception:  # whatever is wrong: that no more times come is said
+            self.words.tell("wrong", why=f"whoever has the times of crons come crashed: {format_exc()}")
 
     def _make_due(self, cron_id: str, number: int) -> bool:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from blockbuster import BlockBuster
 from fenced_journal import Entry, FencedJournal, FencedOff
 from fleet_check import Asked, Counts, Words, look_over
+from fleet_clients import Balanced, FleetClients
 
 from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
@@ -245,3 +247,17 @@ def written_by(program: str, folder: Path) -> list[Entry]:
     program = f"{begin}\njournal = FencedJournal(Path({str(folder)!r}))\n{program}"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     return FencedJournal(folder).entries()
+
+
+async def test_a_client_that_crashes_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(clients: FleetClients, balanced: Balanced, chance: random.Random) -> None:
+        raise KeyError("run_id")
+
+    for kind in ("wait", "stream", "join", "queue", "cancel"):
+        monkeypatch.setattr(FleetClients, f"_{kind}", crash)
+    async with FleetClients(["http://127.0.0.1:9"], pause=0.01) as clients:
+        while len(clients.words.wrong) < 5:
+            await asyncio.sleep(0)
+        await clients.stop()
+    assert any("a client that wanted to queue crashed: Traceback" in said for said in clients.words.wrong)
+    assert all("KeyError: 'run_id'" in said for said in clients.words.wrong)

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from traceback import format_exc
 from typing import Any, Final, Self
 
 import httpx
@@ -102,6 +103,9 @@ class Load:
                 self.words.tell("wrong", why=why)
             except (APIStatusError, httpx.HTTPStatusError) as exc:
                 self.words.tell("wrong", why=f"a client that {kind} was refused: {exc!r} {_body_of(exc)}")
+                await asyncio.sleep(PAUSE)
+            except Exception:  # whatever is wrong with him or with his answer: he is not silently gone
+                self.words.tell("wrong", why=f"a client that {kind} crashed: {format_exc()}")
                 await asyncio.sleep(PAUSE)
             if self._pause:
                 with suppress(TimeoutError):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fenced_journal import FencedJournal
 from fleet_check import Words, look_over
 from forking import Forkery
+from served_clients import Client, Turn
 from served_lives import Lives
+from served_load import Load
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Request failed, attempting reconnect"),
@@ -166,3 +168,20 @@ def test_what_others_saw_otherwise_is_found(plant: Callable[[Seen], None], wante
     assert seen.look() == []
     plant(seen)
     assert [said for said in seen.look() if wanted in said]
+
+
+async def _crashes(client: Client) -> None:
+    raise KeyError("tokens")
+
+
+class Crashing(Client):
+    KINDS: ClassVar[Mapping[str, Turn]] = {"crashes": _crashes}
+
+
+async def test_a_client_that_crashes_is_wrong() -> None:
+    async with Load(["http://127.0.0.1:9"], "", seed=1, make=Crashing) as load:
+        while not load.words.wrong:
+            await asyncio.sleep(0)
+        await load.stop()
+    assert "a client that crashes crashed: Traceback" in load.words.wrong[0]
+    assert "KeyError: 'tokens'" in load.words.wrong[0]
