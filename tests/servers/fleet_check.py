@@ -21,6 +21,7 @@ from log_check import ENDS, Rows, Told, found_wrong, look_into
 from told_words import Asked, Words
 from word_check import (
     answers,
+    causes,
     crons,
     deleted_threads,
     ends,
@@ -90,7 +91,7 @@ def look_over(url: str, journal: FencedJournal, words: Words, bodies: Bodies = (
     doubles = [*twice(entries), *overlaps(kept, entries)]
     lost = [*missing(kept, words)]
     wrong += [*doubles, *lost, *execution(kept, entries, words), *attempts(kept)]
-    for check in (answers, ends, streams, requests, threads, deleted_threads, stateless_threads, items, crons):
+    for check in (answers, causes, ends, streams, requests, threads, deleted_threads, stateless_threads, items, crons):
         wrong += check(kept, words)
     wrong += webhooks(kept, words, bodies)
     unended = {run_id for run_id, row in kept.runs.items() if row["ended_at"] is None}

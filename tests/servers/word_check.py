@@ -15,6 +15,23 @@ if TYPE_CHECKING:
 FAILED = {"error", "timeout"}
 UNSTORED = "a required observer"
 """I14: in what is told of a run whose end could not be stored at once."""
+AWAY = {
+    "ConnectionLostError",
+    "DatabaseBusyError",
+    "DatabaseFullError",
+    "DatabaseIOError",
+    "OutcomeUnknownError",
+    "ReadBlockedError",
+    "ReadLostError",
+    "ReadStoppedError",
+    "ReadersBusyError",
+    "ServerUnreachableError",
+    "StatementStoppedError",
+    "TooManyConnectionsError",
+}
+"""As what graphs fail that could not have their steps kept."""
+FORGETS = {"ThreadNotSavedError", "ThreadNotLoadedError", "ThreadNotRolledBackError"}
+"""As what others do; the error says why."""
 ON_THE_WIRE = {"interrupted": "success", "cancelled": "interrupted"}
 
 
@@ -54,6 +71,29 @@ def answers(kept: Kept, words: Words) -> Iterator[str]:
             yield f"who waited for run {run_id} was told {failure}, and it failed with {row['error_type']}"
         elif told_of[-1]["status"] == "success" and asked.token not in json.dumps(asked.answer):
             yield f"who waited for run {run_id} was told {asked.answer}, and not {asked.token}"
+
+
+def causes(kept: Kept, words: Words) -> Iterator[str]:
+    """A run came to no good end for a reason that is known, if it is known whose it is: its agent fails, somebody has
+    stopped it, its process was killed, or the database was in trouble.
+    """
+    for run_id, asked in words.asked.items():
+        row = kept.runs.get(run_id)
+        if row is None or row["ended_at"] is None or row["status"] in {"success", "interrupted"} or not asked.agent:
+            continue
+        known = kept.was_taken_away(run_id) or UNSTORED in (row["error"] or "") or _is_of_the_place(row)
+        known |= asked.may_be_cancelled and row["status"] == "cancelled"
+        known |= asked.agent == "fails" and row["error_type"] == "ValueError"
+        if not known:
+            yield f"run {run_id} of {asked.agent} ended as {row['status']} ({row['error_type']}: {row['error']})"
+
+
+def _is_of_the_place(row: Mapping[str, Any]) -> bool:
+    """Whether a run failed with what its database was like: full, away, or in somebody's hands."""
+    error = str(row["error"])
+    return row["error_type"] in AWAY or (
+        row["error_type"] in FORGETS and any(words in error for words in ("database", "server of", "connection to"))
+    )
 
 
 def ends(kept: Kept, words: Words) -> Iterator[str]:

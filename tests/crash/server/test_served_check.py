@@ -29,6 +29,7 @@ SPOILERS = {
     "and is on elsewhere": "UPDATE runs SET thread_id = 'elsewhere' WHERE run_id = '{talked}'",
     "had not started, and is lost": "UPDATE runs SET started_at = NULL, error_type = 'worker_lost'",
     "and never executed": "UPDATE runs SET started_at = NULL WHERE run_id = '{talked}'",
+    "of talks ended as error (KeyError": "UPDATE runs SET status = 'error', error_type = 'KeyError' WHERE agent = 'talks'",
     "and it ended as error": "UPDATE runs SET status = 'error' WHERE status = 'success'",
     "and it ended as cancelled": "UPDATE runs SET status = 'cancelled' WHERE status = 'success'",
     "and it failed with other": "UPDATE runs SET error_type = 'other' WHERE status = 'error'",
