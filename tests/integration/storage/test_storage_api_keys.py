@@ -66,6 +66,8 @@ async def test_what_is_no_key_is_said_by_its_name(store: Store) -> None:
         await store.api_keys.create("ci", owner="ada", expires_at=datetime.now(UTC))
     with pytest.raises(InvalidApiKeyError, match="expires_at"):
         await store.api_keys.create("ci", owner="ada", expires_at=datetime.now() + timedelta(days=1))
+    with pytest.raises(InvalidApiKeyError, match="expires_at='2999-01-01'"):
+        await store.api_keys.create("ci", owner="ada", expires_at="2999-01-01")  # type: ignore[arg-type]
     assert await store.api_keys.all() == []
 
 

@@ -102,10 +102,9 @@ class ApiKeys:
         if permission not in _PERMISSIONS:
             raise InvalidApiKeyError(field="permission", value=permission, why=f"there are {', '.join(_PERMISSIONS)}")
         now = datetime.now(UTC)
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
-            raise InvalidApiKeyError(
-                field="expires_at", value=expires_at, why="it is a time in the future, with its offset"
-            )
+        if expires_at is not None and not _is_future(expires_at, now):
+            why = "it is a datetime in the future, with its offset"
+            raise InvalidApiKeyError(field="expires_at", value=expires_at, why=why)
         key_id = secrets.token_hex(_ID_BYTES)
         secret = f"ts_{key_id}_{secrets.token_hex(_SECRET_BYTES)}"
         key = ApiKey(
@@ -166,6 +165,10 @@ def _key_of(row: Row[Any]) -> ApiKey:
         revoked_at=row.revoked_at,
         digest=row.digest,
     )
+
+
+def _is_future(said: Any, now: datetime) -> bool:
+    return isinstance(said, datetime) and said.utcoffset() is not None and said > now
 
 
 def _check_text(field: str, value: Any) -> str:
