@@ -202,6 +202,38 @@ async def test_a_thread_that_is_changed_as_its_last_run_goes_names_that_run_no_m
     assert await asyncio.to_thread(check_database, url, sample=None) == []
 
 
+async def test_the_last_run_of_a_thread_is_as_young_as_what_somebody_did_to_the_thread(store: Store, script) -> None:
+    first, last = script(thread_id="t", start=LONG_AGO), script(thread_id="t", start=LONG_AGO + DAY)
+    deleted = script(start=LONG_AGO)
+    await store.append([*first.whole(), *last.whole(), *deleted.whole()])
+    threads = store.threads_of(None)
+    await threads.change("t", metadata={"n": 1})
+    await threads.remove(deleted.thread_id)
+
+    assert await store.prune(older_than=DAY, dry_run=True) == removed(2, 10)
+    assert await store.prune(older_than=DAY) == removed(2, 10)
+
+    (thread,) = await store.threads()
+    assert (thread.last_run_id, thread.metadata) == (last.run_id, {"n": 1})
+    assert await store.prune(older_than=timedelta()) == removed(1, 5, 1)
+
+
+async def test_a_thread_that_is_changed_after_its_last_run_was_chosen_keeps_it(store: Store, script, together) -> None:
+    before, beside = script(start=LONG_AGO), script(start=LONG_AGO)
+    await store.append([*before.whole(), *beside.whole()])
+    candidates = [Candidate(run.run_id, run.thread_id, LONG_AGO, 5, 0, asks=False) for run in (before, beside)]
+    threads = store.threads_of(None)
+    await threads.change(before.thread_id, metadata={"n": 1})
+
+    _, gone = await together(
+        threads.change(beside.thread_id, metadata={"n": 2}),
+        store._writer.write(RemoveRuns(candidates, cutoff=LONG_AGO + DAY)),
+    )
+
+    assert gone == (0, 0, 0)
+    assert len(await store.threads()) == 2
+
+
 async def test_a_question_to_a_human_stays_and_so_does_its_thread(store: Store, script) -> None:
     before, asking, failed = (script(thread_id="t", start=LONG_AGO + n * DAY) for n in range(3))
     question = {"status": "interrupted", "interrupts": [{"id": "1", "value": "Sure?"}]}

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, sel
 
 from trackside.app.storage._client_tables import crons
 from trackside.app.storage._conditions import unindexed
+from trackside.app.storage._encoding import time_text
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._tables import (
     REMOVALS,
@@ -95,6 +96,17 @@ def asks() -> ColumnElement[bool]:
     )
 
 
+def is_of_one_changed_since(cutoff: datetime | str) -> ColumnElement[bool]:
+    """Whether a run is the last one of a thread that was changed since: what people do to a thread keeps it young."""
+    its_thread = threads.alias()
+    return exists().where(
+        its_thread.c.thread_id == runs.c.thread_id,
+        its_thread.c.last_run_id == runs.c.run_id,
+        its_thread.c.updated_at >= cutoff,
+        its_thread.c.removed_at.is_(None),
+    )
+
+
 def is_free() -> list[ColumnElement[bool]]:
     """What holds for runs that nobody needs any more (I30)."""
     its_event_is_parked = and_(parked_events.c.position == events.c.position, events.c.run_id == runs.c.run_id)
@@ -120,11 +132,13 @@ _NOTHING = Removed(0, 0, 0)
 class RemoveRuns(Work):
     """Removes these runs, except those that somebody needs by now, and the threads that are left without any.
 
-    With `of_gone` only those of threads that are still gone, and not begun anew under the same id.
+    With `of_gone` only those of threads that are still gone, and not begun anew under the same id. With a `cutoff` none
+    whose thread was changed since.
     """
 
     candidates: Sequence[Candidate]
     of_gone: bool = False
+    cutoff: datetime | None = None
     done: tuple[Sequence[str], Removed] = ((), _NOTHING)
     """Which runs it has removed, and how much: a transaction whose reply was lost is repeated, and finds that done."""
 
@@ -151,14 +165,14 @@ class RemoveRuns(Work):
         if run_ids and unit.run(run_ids[0]) is None:
             return removed
         session = unit.session
-        wanted = [run_id for run_id in self.run_ids() if not unit.changes_run(run_id)]
         found = session.execute(
             select(runs.c.run_id, runs.c.thread_id, runs.c.last_sequence).where(
-                runs.c.run_id.in_(wanted),
+                runs.c.run_id.in_(self._untouched(unit)),
                 runs.c.ended_at.is_not(None),
                 is_released(),
                 *is_free(),
                 *([is_of_one_gone()] if self.of_gone else []),
+                *([] if self.cutoff is None else [~is_of_one_changed_since(time_text(self.cutoff))]),
             )
         )
         if not found:
@@ -174,6 +188,15 @@ class RemoveRuns(Work):
         removed = Removed(len(found), sum(count for _, _, count in found), gone)
         self.done = run_ids, removed
         return removed
+
+    def _untouched(self, unit: UnitOfWork) -> list[str]:
+        """The runs about which nothing is to be written, nor, if that matters, about their threads."""
+        return [
+            candidate.run_id
+            for candidate in self.candidates
+            if not unit.changes_run(candidate.run_id)
+            and (self.cutoff is None or not unit.changes_thread(candidate.thread_id))
+        ]
 
     def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str]) -> int:
         """Remove threads that have no run any more, with what they remember; the others name the last run they have."""

@@ -42,6 +42,7 @@ from trackside.app.storage._removal import (
     RemoveRuns,
     asks,
     is_free,
+    is_of_one_changed_since,
     is_of_one_gone,
     is_released,
     last_position,
@@ -91,7 +92,8 @@ class PruneReport:
 class Outdated:
     """Which runs are to go: those that ended before `cutoff` (None: all that have ended) and for which the rest holds.
 
-    A run that was created later is younger than that, whatever it says of its end: a wall clock may have been set back.
+    A run that was created later is younger than that, whatever it says of its end: a wall clock may have been set back. And
+    the last run of a thread is as young as the last change of the thread, which would go with it.
     """
 
     cutoff: datetime | None
@@ -128,7 +130,8 @@ class Outdated:
         if self.cutoff is None:
             ended: _Conditions = [runs.c.ended_at.is_not(None)]
         else:
-            ended = [runs.c.ended_at < self.cutoff, runs.c.created_at < self.cutoff]
+            is_old = (runs.c.ended_at < self.cutoff, runs.c.created_at < self.cutoff)
+            ended = [*is_old, ~is_of_one_changed_since(self.cutoff)]
         return [
             [*runs_that_fit(status=status, agent=self.agent, thread_id=self.thread_id), *ended]
             for status in self.statuses
@@ -210,7 +213,7 @@ async def prune(
     limit_of(batch, "batch")
     tally = _Tally()
     for chosen in outdated.each():
-        await _prune(writer, readers, chosen, tally, batch, on_removed)
+        await _prune(writer, readers, chosen, tally, batch, on_removed, cutoff=outdated.cutoff)
     return tally.report()
 
 
@@ -237,11 +240,12 @@ async def _prune(
     on_removed: OnRemoved | None = None,
     *,
     of_gone: bool = False,
+    cutoff: datetime | None = None,
 ) -> None:
     async for page in _pages(readers, chosen):
         free = tally.sort_out(page)
         for part in _parts(free, batch):
-            tally.add(await _write(writer, RemoveRuns(part, of_gone)))
+            tally.add(await _write(writer, RemoveRuns(part, of_gone, cutoff)))
             if on_removed is not None:
                 on_removed(tally.report())
         if free:

@@ -293,7 +293,8 @@ class Store(StoreReading):
         A prune that was cut short has removed some of the runs, and the next one goes on.
 
         Args:
-            older_than: how long ago they ended; None: whenever.
+            older_than: how long ago they ended, and with a thread's last run how long ago the thread was changed; None:
+                whenever.
             status: only runs that ended with this status, or one of these, of which there has to be one.
             agent: only of this agent.
             thread_id: only of this thread.
