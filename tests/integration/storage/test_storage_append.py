@@ -119,6 +119,19 @@ async def test_the_thread_row_follows_its_runs(store: Store, script) -> None:
     assert (after.created_at, after.updated_at) == (first.start, second.start + timedelta(seconds=1))
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_run_that_names_no_agent_leaves_its_thread_the_one_that_it_has(
+    store: Store, script, at_once: bool
+) -> None:
+    named, nameless = script(thread_id="t"), script(thread_id="t")
+    events = [named.started("chat"), nameless.event("run_cancelled", cancel_mode="interrupt")]
+    for together in [events] if at_once else [[event] for event in events]:
+        await store.append(together)
+
+    (thread,) = await store.threads()
+    assert (thread.agent, thread.last_run_id) == ("chat", nameless.run_id)
+
+
 async def test_a_thread_is_never_updated_before_it_was(store: Store, script) -> None:
     first = script()
     second = script(thread_id=first.thread_id, start=first.start - timedelta(days=1))

@@ -232,7 +232,7 @@ class UnitOfWork:
         self._runs[run.fold.run_id] = self._changed[run.fold.run_id] = run
         thread = self._thread(run.thread_id, start.created_at)
         thread.may_be_new = True
-        thread.agent = start.agent
+        thread.agent = start.agent or thread.agent
         lane = self.queue.lane(run.thread_id)
         if not lane.exists:
             lane.exists = True
@@ -385,7 +385,7 @@ class UnitOfWork:
             thread = self._thread(event.thread_id, row.occurred_at)
             thread.take(row, starts_run=is_first)
             if is_new:
-                thread.agent = run.agent
+                thread.agent = run.agent or thread.agent
 
     def _thread(self, thread_id: str, when: str) -> ThreadRow:
         thread = self._threads.get(thread_id)
