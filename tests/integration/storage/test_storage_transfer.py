@@ -591,6 +591,58 @@ async def test_a_thread_rests_whose_last_run_was_exported_without_the_next(
         assert {thread.thread_id: thread.status for thread in await copy.threads()} == {"u": "busy", "t": rests}
 
 
+async def test_older_runs_that_are_imported_leave_a_thread_that_waits_as_it_is(store: Store, script) -> None:
+    old = script(thread_id="t", start=LONG_AGO)
+    asks = script(thread_id="t", start=LONG_AGO + timedelta(days=1))
+    await store.append([old.started("old"), old.thread("busy"), old.completed("An old title"), old.thread("idle")])
+    file = await exported(store)
+    await store.append([asks.started("new"), asks.thread("busy")])
+    await store.append([asks.event("run_completed", status="interrupted", title="A title", interrupts=[{"id": "1"}])])
+    await store.append([asks.thread("interrupted")])
+    assert (await store.prune(older_than=None)).runs == 1
+    (before,) = await store.threads()
+
+    report = await store.import_events(io.BytesIO(file))
+
+    assert report.imported == 4
+    assert await store.threads() == [before]
+    assert (before.status, before.last_run_id, before.agent) == ("interrupted", asks.run_id, "new")
+    kept = await store.prune(older_than=None)
+    assert (kept.runs, kept.threads, kept.kept_waiting) == (1, 0, 1)
+
+
+async def test_newer_runs_that_are_imported_let_a_thread_go_on(store: Store, another: Another, script) -> None:
+    old, new = script(thread_id="t", start=LONG_AGO), script(thread_id="t")
+    async with another() as behind:
+        await behind.append(script(start=LONG_AGO).whole())
+        await store.append(old.whole())
+        await behind.import_events(io.BytesIO(await exported(store)))
+        await store.append([new.started("new"), new.thread("busy"), new.failed(), new.thread("error")])
+        (thread,) = await store.threads()
+
+        await behind.import_events(io.BytesIO(await exported(store)))
+
+        assert (await behind.threads())[0] == thread
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1_000])
+async def test_a_run_that_was_cancelled_as_another_one_ran_leaves_an_imported_thread_as_it_was(
+    store: Store, another: Another, script, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(importing, "_BATCH_ROWS", rows)
+    asks, waits = script(thread_id="t"), script(thread_id="t", start=LONG_AGO + timedelta(days=9_000))
+    await store.append([asks.started(), asks.thread("busy"), waits.event("run_cancelled", cancel_mode="interrupt")])
+    await store.append([asks.event("run_completed", status="interrupted", interrupts=[{"id": "1", "value": "?"}])])
+    await store.append([asks.thread("interrupted")])
+    (thread,) = await store.threads()
+    async with another() as other:
+        await other.append(script(start=LONG_AGO).whole())
+
+        await other.import_events(io.BytesIO(await exported(store)))
+
+        assert (await other.threads())[0] == thread
+
+
 @pytest.mark.parametrize("options", [{"types": "run_completed"}, {"start": 2}])
 async def test_an_export_of_parts_of_runs_is_refused_as_such(
     store: Store, another: Another, script, options: dict[str, Any]

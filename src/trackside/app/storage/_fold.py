@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from trackside.app.storage._encoding import EventRow, json_text, time_of
 from trackside.app.storage._queue import ActiveRun
+from trackside.harness.errors import EventOrderError
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import CancelMode, LifecycleEventType, RunStatus, ThreadStatus
@@ -75,6 +76,10 @@ type UsageRow = tuple[str, str, int, int, int, int, float | None]
 """Kind, name, and input, output, cache-read and reasoning tokens, and the cost in US dollars."""
 
 
+type RunAge = tuple[str, str]
+"""When a run was created, and its id: in the order of these the runs of a thread are older and newer."""
+
+
 class RunRow(Struct, kw_only=True, eq=False):
     """A run as one transaction knows it.
 
@@ -107,6 +112,10 @@ class RunRow(Struct, kw_only=True, eq=False):
         facts = self.stored or self.start
         assert facts is not None
         return facts
+
+    def is_older_than(self, other: RunAge | None) -> bool:
+        """Whether it was created before another run; before none it was not."""
+        return other is not None and (self.created_at, self.fold.run_id) < other
 
     def take(self, row: EventRow, fold: RunFold) -> None:
         """Go on to what the run is after this event, which led to `fold`."""
@@ -153,6 +162,15 @@ class ThreadRow(Struct, kw_only=True, eq=False):
 def concerns_thread(event: RunLifecycleEvent) -> bool:
     """Whether an event changes its thread's row; every first event of a run does so, too."""
     return event.event_type is LifecycleEventType.THREAD_STATUS_UPDATED or is_terminal(event.event_type)
+
+
+def foreign_thread(row: EventRow, run: RunRow) -> EventOrderError:
+    """The error of an event that names another thread than its run has."""
+    event = row.event
+    why = f"its thread is {event.thread_id!r}, and the run is of thread {run.thread_id!r}"
+    if event.sequence == 1:
+        why += ": a run with this id is there already; give the new one another id, or none"
+    return EventOrderError(run_id=event.run_id, event_type=str(event.event_type), sequence=event.sequence, why=why)
 
 
 def _start(row: EventRow) -> RunStart:

@@ -19,7 +19,7 @@ from sqlalchemy import delete
 from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
 from trackside.app.storage._encoding import EventRow, json_text
-from trackside.app.storage._fold import Label, RunRow, ThreadRow, concerns_thread, labels_of
+from trackside.app.storage._fold import Label, RunAge, RunRow, ThreadRow, concerns_thread, foreign_thread, labels_of
 from trackside.app.storage._graph_borrowing import bring_missing
 from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
@@ -45,6 +45,7 @@ _MOST_COLLISIONS = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 ROW_BYTES: Final = 600
 """About what a run takes in the queue besides what was asked for."""
+_NONE: Final[Mapping[str, RunAge]] = {}
 _ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its share of other rows
 
 
@@ -272,10 +273,13 @@ class UnitOfWork:
         self.thread_states.pop(thread_id, None)
         self.removed_threads.append(thread_id)
 
-    def append(self, rows: Sequence[EventRow], workers: Collection[str] = ()) -> list[EventRow]:
+    def append(
+        self, rows: Sequence[EventRow], workers: Collection[str] = (), *, last_runs: Mapping[str, RunAge] = _NONE
+    ) -> list[EventRow]:
         """Accept events that follow, all or none; those that are stored already come back as they are stored (I4).
 
-        `workers` are those on whose behalf it is done: only they may start runs of theirs.
+        `workers` are those on whose behalf it is done: only they may start runs of theirs. Of the threads in `last_runs`
+        events of runs that are older than these change nothing.
 
         Raises:
             EventOrderError: an event cannot follow what its run has.
@@ -292,7 +296,7 @@ class UnitOfWork:
                 answer.append(known)
                 continue
             if event.thread_id != run.thread_id:
-                raise _foreign_thread(row, run)
+                raise foreign_thread(row, run)
             if event.event_type is LifecycleEventType.RUN_STARTED:
                 self._check_owner(row, workers)
             fold = fold.apply(event.event_type, event.sequence, event.payload)
@@ -302,7 +306,7 @@ class UnitOfWork:
             accepted[event.event_id] = row, run, fold
             answer.append(row)
         for row, run, fold in accepted.values():
-            self._take(row, run, fold)
+            self._take(row, run, fold, last_runs)
         for run, _ in runs.values():
             self._stand(run, workers, retries.get(run.fold.run_id))
         return answer
@@ -373,7 +377,7 @@ class UnitOfWork:
             raise EventConflictError(event_id=event_id, sequence=other.sequence, run_id=other.run_id)
         return known
 
-    def _take(self, row: EventRow, run: RunRow, fold: RunFold) -> None:
+    def _take(self, row: EventRow, run: RunRow, fold: RunFold, last_runs: Mapping[str, RunAge]) -> None:
         event = row.event
         is_first = run.fold.sequence == 0
         is_new = run.stored is None and run.start is None
@@ -381,7 +385,7 @@ class UnitOfWork:
         run.take(row, fold)
         row.run_created_at = run.created_at
         self._events[event.event_id] = row
-        if is_first or concerns_thread(event):
+        if (is_first or concerns_thread(event)) and not (last_runs and run.is_older_than(last_runs.get(run.thread_id))):
             thread = self._thread(event.thread_id, row.occurred_at)
             thread.take(row, starts_run=is_first)
             if is_new:
@@ -488,11 +492,3 @@ def _apply(work: Work, unit: UnitOfWork) -> Any:
         return work.apply(unit)
     except TracksideError as exc:  # this work's fault; the others go on
         return Refused(exc)
-
-
-def _foreign_thread(row: EventRow, run: RunRow) -> EventOrderError:
-    event = row.event
-    why = f"its thread is {event.thread_id!r}, and the run is of thread {run.thread_id!r}"
-    if event.sequence == 1:
-        why += ": a run with this id is there already; give the new one another id, or none"
-    return EventOrderError(run_id=event.run_id, event_type=str(event.event_type), sequence=event.sequence, why=why)

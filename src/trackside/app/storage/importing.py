@@ -16,9 +16,10 @@ from typing import override
 from sqlalchemy import Connection, exists, func, select, update
 
 from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._fold import RunAge
 from trackside.app.storage._left_busy import RestThreads
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, active_runs, counters, events, runs
+from trackside.app.storage._tables import POSITION, active_runs, counters, events, runs, threads
 from trackside.app.storage._transfer_format import ExportHeader, ImportedRow
 from trackside.app.storage._work import Append, UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
@@ -72,8 +73,11 @@ async def import_events(
     while batch := await asyncio.to_thread(next, batches, None):
         keep = placing.keeps(batch)
         try:
-            positions = _positions(batch) if keep else {}
-            work = ImportEvents([one.row for one in batch], positions=positions)
+            imported = [one.row for one in batch]
+            # Where they were they come behind all that there is, and in their order: no run is older than its thread's last.
+            work = ImportEvents(
+                imported, positions=_positions(batch) if keep else {}, busy=None if keep else loose.threads
+            )
             rows = await writer.write(work)
         except (EventOrderError, EventConflictError) as exc:
             raise _conflict(exc, batch, export.header) from exc
@@ -98,7 +102,8 @@ class _LooseEnds:
 
     def __init__(self) -> None:
         self.runs: dict[str, None] = {}
-        self.threads: dict[str, None] = {}
+        self.threads: dict[str, str] = {}
+        """And the last of its runs that the export has told of since."""
 
     def note(self, batch: Sequence[ImportedRow]) -> None:
         """Take note of what these events begin and end."""
@@ -106,11 +111,13 @@ class _LooseEnds:
             event = one.row.event
             if event.sequence == 1:
                 self.runs[event.run_id] = None
+                if event.thread_id in self.threads:
+                    self.threads[event.thread_id] = event.run_id
             if is_terminal(event.event_type):
                 self.runs.pop(event.run_id, None)
             status = thread_status_of(event.event_type, event.payload)
             if status is ThreadStatus.busy:
-                self.threads[event.thread_id] = None
+                self.threads.setdefault(event.thread_id, event.run_id)
             elif status is not None:
                 self.threads.pop(event.thread_id, None)
 
@@ -215,9 +222,15 @@ def _line_of(exc: EventOrderError | EventConflictError, batch: Sequence[Imported
 
 @dataclass(slots=True, eq=False)
 class ImportEvents(Append):
-    """Events to append; those in `positions`, by id, at these positions, as far as the log has not got there."""
+    """Events to append; those in `positions`, by id, at these positions, as far as the log has not got there.
+
+    A thread that has gone on since they were exported stays as it is, whatever they say of older runs of it. `busy` are
+    threads, and their last runs, in whose story the import is in the middle: while these are the last runs here, too, the
+    threads are what the events say, as of a run that was cancelled while another one ran. None: so are all.
+    """
 
     positions: Mapping[str, int] = field(default_factory=dict[str, int])
+    busy: Mapping[str, str] | None = None
     appended: set[int] = field(default_factory=set[int])
     """Which ones, counted from 0, it has appended: a transaction whose reply was lost is repeated, and finds them there."""
 
@@ -227,13 +240,21 @@ class ImportEvents(Append):
 
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
-        stored = unit.append(self.rows)
+        last_runs = {} if self.busy is None else self._last_runs(unit, self.busy)
+        stored = unit.append(self.rows, last_runs=last_runs)
         for number, (row, mine) in enumerate(zip(stored, self.rows, strict=True)):
             if row is mine:
                 self.appended.add(number)
                 if (place := self.positions.get(event_id := row.event.event_id)) is not None:
                     unit.positions[event_id] = place
         return stored
+
+    def _last_runs(self, unit: UnitOfWork, busy: Mapping[str, str]) -> dict[str, RunAge]:
+        """The runs than which older ones change nothing of their threads."""
+        query = select(threads.c.thread_id, runs.c.created_at, runs.c.run_id)
+        query = query.join_from(threads, runs, threads.c.last_run_id == runs.c.run_id)
+        found = unit.session.execute(query.where(threads.c.thread_id.in_({*self.thread_ids()})))
+        return {id_: (created_at, run_id) for id_, created_at, run_id in found if busy.get(id_) != run_id}
 
 
 @dataclass(frozen=True, slots=True)
