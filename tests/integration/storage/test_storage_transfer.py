@@ -260,18 +260,60 @@ async def test_an_export_ends_where_the_log_ended_when_it_began(store: Store, sc
     assert file.getvalue() == before
 
 
-async def test_an_export_that_a_prune_has_torn_says_so(store: Store, script) -> None:
-    await fill(store, script)
+class Removing(io.BytesIO):
+    """Of what is written, the line with a text has a thread and its runs removed."""
 
-    class Pruning(io.BytesIO):
-        def write(self, data: Any) -> int:
-            asyncio.run_coroutine_threadsafe(store.prune(older_than=None), loop).result()
-            return super().write(data)
+    def __init__(self, store: Store, at: str, thread_id: str) -> None:
+        super().__init__()
+        self._store, self._at, self._thread_id = store, at.encode(), thread_id
+        self._loop = asyncio.get_running_loop()
 
-    loop = asyncio.get_running_loop()
+    def write(self, data: Any) -> int:
+        if self._at in bytes(data):
+            removing = self._store.prune(older_than=None, thread_id=self._thread_id)
+            asyncio.run_coroutine_threadsafe(removing, self._loop).result()
+        return super().write(data)
+
+
+@pytest.mark.parametrize("options", [{}, {"agent": "chat"}, {"types": ["run_started", "thread_status_updated"]}])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+async def test_an_export_that_a_prune_has_torn_says_so(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], rows: int
+) -> None:
+    monkeypatch.setattr(transfer, "_PAGE_ROWS", rows)
+    run, beside = script(thread_id="t"), script()
+    await store.append([run.started(), beside.started(), *[beside.message() for _ in range(3)], run.thread("busy")])
+    await store.append([run.completed(), beside.completed(), run.thread("idle")])
 
     with pytest.raises(ExportTornError):
-        await store.export_events(Pruning())
+        await store.export_events(Removing(store, beside.run_id, "t"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "removed", "at"),
+    [
+        ({}, "before", "r-begun"),
+        ({}, "behind", "r-begun"),
+        ({"types": "run_started"}, "before", "r-begun"),
+        ({"since": LONG_AGO + timedelta(seconds=3)}, "before", "r-behind"),
+        ({"to": 8}, "begun", "the last of these"),
+        ({"thread_id": "begun"}, "behind", "the last of these"),
+    ],
+)
+async def test_an_export_is_whole_though_runs_were_removed_of_which_it_has_all_or_nothing(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], removed: str, at: str
+) -> None:
+    monkeypatch.setattr(transfer, "_PAGE_ROWS", 2)
+    before, begun, behind = (script(f"r-{name}", name, LONG_AGO) for name in ("before", "begun", "behind"))
+    await store.append([*before.whole(), begun.started(), begun.message(), begun.message("the last of these")])
+    await store.append([*behind.whole(), begun.completed()])
+    lines = (await exported(store, **options)).splitlines()
+
+    await store.export_events(file := Removing(store, at, removed), **options)
+
+    assert await store.runs(thread_id=removed) == []
+    told = [line for line in lines[:-1] if removed != "behind" or b"r-behind" not in line]
+    assert file.getvalue().splitlines() == [*told, b'{"events":%d}' % (len(told) - 1)]
 
 
 async def test_pages_are_as_small_as_their_payloads_are_large(store: Store, another: Another, script) -> None:

@@ -14,9 +14,7 @@ from trackside.app.storage._conditions import unindexed
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._tables import (
-    REMOVALS,
     active_runs,
-    counters,
     duration_totals,
     events,
     idempotency_keys,
@@ -178,7 +176,6 @@ class RemoveRuns(Work):
         if not found:
             return _NOTHING
         run_ids = [run_id for run_id, _, _ in found]
-        session.execute(update(counters).where(counters.c.name == REMOVALS).values(value=counters.c.value + 1))
         _subtract(unit, run_ids)
         for table in (events, usage, run_labels, idempotency_keys, runs):
             session.execute(delete(table).where(table.c.run_id.in_(run_ids)))

@@ -38,9 +38,6 @@ POSITION = "position"
 TOKEN = "token"  # noqa: S105  # a counter
 """The name of the counter that numbers consumers, those of all subscriptions."""
 
-REMOVALS = "removals"
-"""The name of the counter of transactions that removed runs."""
-
 GRAPH_REMOVALS = "graph_removals"
 """The name of the counter of transactions that removed checkpoints a run may go on from; the first one makes it."""
 

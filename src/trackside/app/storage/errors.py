@@ -367,7 +367,7 @@ class PartialExportError(ImportConflictError):
 
 
 class ExportTornError(StorageError):
-    """While {database} was exported, old runs were removed from it, and of some only a part may be in the export: export it again."""  # noqa: E501
+    """While {database} was exported, runs were removed from it, and of some only a part is in the export: export it again."""  # noqa: E501
 
     retryable = True
 

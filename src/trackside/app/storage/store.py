@@ -348,7 +348,7 @@ class Store(StoreReading):
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
             MissingParquetError: the format is Parquet, and nothing here can write it.
-            ExportTornError: runs were removed meanwhile, and what was written may have some of them in part.
+            ExportTornError: runs were removed meanwhile, and what was written has some of them in part.
             StorageError: the database cannot be read.
         """
         choice = ExportChoice.of(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from io import TextIOBase
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, type_coerce
@@ -20,7 +20,7 @@ from trackside.app.storage._arguments import AnyOf, members, plain_or_none, posi
 from trackside.app.storage._encoding import UndecodableError, time_text
 from trackside.app.storage._queries import begin_since
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, REMOVALS, counters, events, runs
+from trackside.app.storage._tables import POSITION, counters, events, runs
 from trackside.app.storage._transfer_format import (
     ExportedEvent,
     ExportFooter,
@@ -250,31 +250,34 @@ async def export_events(
 
     Raises:
         InvalidQueryError: the log does not reach as far as was asked for.
-        ExportTornError: runs were removed meanwhile, and what was written may have some of them in part.
+        ExportTornError: runs were removed meanwhile, and what was written has some of them in part.
         StorageError: the database cannot be read.
     """
-    end, removals = await readers.run(_state)
+    end = await readers.run(_end)
     choice.check_end(end)
     to = end if choice.to is None else choice.to
     await asyncio.to_thread(writer.begin, ExportHeader(to=to, chosen=choice.described()))
     way = await readers.run(partial(_Way.to, choice=choice, end=to))
     after, count = way.after, 0
-    while page := await readers.run(partial(_page, way=way, after=after, end=to)):
-        await asyncio.to_thread(writer.write, page)
-        after = page[-1].position
-        count += len(page)
+    cut: set[str] = set()
+    """The runs of which a part is written: few at any moment. One that is removed now stays here."""
+    while (page := await readers.run(partial(_page, way=way, after=after, end=to))).events:
+        await asyncio.to_thread(writer.write, page.events)
+        cut.difference_update(event.run_id for event in page.events)
+        cut.update(page.cut)
+        after = page.events[-1].position
+        count += len(page.events)
         if on_written is not None:
             on_written(count, after, to)
-    if (await readers.run(_state))[1] != removals:
+    if cut:
         raise ExportTornError(database=readers.database)
     await asyncio.to_thread(writer.finish, ExportFooter(count))
     return ExportReport(events=count, to=to)
 
 
-def _state(connection: Connection) -> tuple[int, int]:
-    """Where the log ends, and how often runs have been removed from it."""
-    values = {row.name: row.value for row in connection.execute(select(counters))}
-    return values[POSITION], values[REMOVALS]
+def _end(connection: Connection) -> int:
+    """Where the log ends."""
+    return int(connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one())
 
 
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
@@ -312,8 +315,29 @@ def _checked(position: int, payload: str) -> msgspec.Raw:
         raise UndecodableError(f"the payload of the event at position {position} is not JSON") from exc
 
 
-def _page(connection: Connection, *, way: _Way, after: int, end: int) -> list[ExportedEvent]:
+class _Page(NamedTuple):
+    """Some of the chosen events, and the runs of theirs that have more of them further on."""
+
+    events: Sequence[ExportedEvent]
+    cut: Sequence[str]
+
+
+def _page(connection: Connection, *, way: _Way, after: int, end: int) -> _Page:
     """The next events, as many as fit into a page."""
+    found = _found(connection, way=way, after=after, end=end)
+    last = {event.run_id: event.position for event in found}
+    told = events.alias()
+    more = exists(events.c.position).where(  # which the index of a run's events has
+        events.c.run_id == told.c.run_id,
+        events.c.sequence > told.c.sequence,
+        events.c.position <= end,
+        *way.conditions,
+    )
+    query = select(told.c.run_id).where(told.c.position.in_(last.values()), more)
+    return _Page(found, connection.execute(query).scalars().all() if found else ())
+
+
+def _found(connection: Connection, *, way: _Way, after: int, end: int) -> list[ExportedEvent]:
     # Where few are looked up it is not the column itself, which would lead through the log.
     place: ColumnElement[int] = events.c.position + 0 if way.few else events.c.position
     chosen = [place > after, place <= end, *way.conditions]
