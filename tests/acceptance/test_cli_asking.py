@@ -59,7 +59,7 @@ def make_old(path: Path) -> None:
 
     backend = backend_at(f"sqlite:///{path}", synchronous="NORMAL", busy_timeout=1.0)
     backend.check_place(create=True)
-    backend.change(upgrade)
+    backend.change(upgrade, is_needed=lambda: True)
     with closing(sqlite3.connect(path)) as database, database:
         columns = ("event_id", "run_id", "thread_id", "sequence", "event_type", "occurred_at", "payload", "position")
         values = ("e", "r", "t", 1, "run_started", "2026-01-31T09:30:00.000000Z", "{}", 7)

@@ -204,8 +204,8 @@ async def test_columns_collations_indexes_and_constraints_are_the_declared_ones(
     store: Store, postgres_url: str
 ) -> None:
     declared = PostgresBackend(PostgresDatabase.from_url(postgres_url))
-    await asyncio.to_thread(declared.change, metadata.create_all)
-    await asyncio.to_thread(declared.change, server_metadata.create_all)
+    await asyncio.to_thread(declared.change, metadata.create_all, is_needed=lambda: True)
+    await asyncio.to_thread(declared.change, server_metadata.create_all, is_needed=lambda: True)
 
     assert await store._readers.run(definitions) == await asyncio.to_thread(declared.look, definitions)
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import logging
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -125,7 +128,8 @@ class OldDatabase:
         )
 
     def write(self, url: str, revision: str = "0001") -> None:
-        backend_at(url, synchronous="FULL", busy_timeout=5).change(partial(self._write, revision))
+        backend = backend_at(url, synchronous="FULL", busy_timeout=5)
+        backend.change(partial(self._write, revision), is_needed=lambda: True)
 
     def _write(self, revision: str, connection: Connection) -> None:
         config = Config(attributes={"connection": connection})
@@ -300,6 +304,40 @@ def test_processes_that_upgrade_one_database_at_once(url: str) -> None:
     assert [error for _, error in said] == [""] * len(upgraders)
     assert {found.strip() for found, _ in said} <= {"0001", _schema.REVISIONS[-1]}
     assert check_database(url, sample=None) == []
+
+
+@pytest.mark.usefixtures("old", "path")
+def test_an_upgrade_that_takes_longer_than_a_write_waits_is_waited_for(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = Event(), Event()
+
+    def hold(step: int) -> None:
+        begun.set()
+        assert step > 1 or go_on.wait(30)
+
+    class GoOn(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            go_on.set()
+
+    taken: list[int] = []
+    backend = backend_at(url, synchronous="FULL", busy_timeout=0)
+    caplog.set_level(logging.WARNING, "trackside.storage")
+    logging.getLogger("trackside.storage").addHandler(handler := GoOn())
+    try:
+        with ThreadPoolExecutor() as threads:
+            upgrading = threads.submit(upgrade_database, url, on_step=hold)
+            assert begun.wait(30)
+            _schema.prepare(backend, create=True, on_step=taken.append)
+            upgrading.result()
+    finally:
+        logging.getLogger("trackside.storage").removeHandler(handler)
+
+    assert taken == []
+    assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [
+        f"Another process has {backend} locked, as for an upgrade of its tables: waiting for it."
+    ]
+    assert schema_version(url).steps == 0
 
 
 @pytest.mark.usefixtures("old")

@@ -82,8 +82,10 @@ class Backend(Protocol):
         """
         ...
 
-    def change(self, change: Callable[[Connection], Any]) -> None:
+    def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
         """Let tables be changed, in one transaction and while nobody else does it.
+
+        Another process that does may take long; whoever waits for it is done as soon as it `is_needed` no more.
 
         Raises:
             StorageError: that failed, and changed nothing.

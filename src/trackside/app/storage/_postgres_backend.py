@@ -126,8 +126,8 @@ class PostgresBackend:
         """See that the schema is ours, or empty."""
         self._database.check_owner(connection)
 
-    def change(self, change: Callable[[Connection], Any]) -> None:
-        """Let tables be changed; whoever else wants to waits, for as long as it takes."""
+    def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
+        """Let tables be changed; whoever else wants to waits, for as long as it takes, and then looks himself."""
 
         def change_alone(connection: Connection) -> None:
             connection.execute(text("SET LOCAL lock_timeout = 0"))

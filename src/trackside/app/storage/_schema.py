@@ -23,13 +23,17 @@ type OnStep = Callable[[int], object]
 
 
 def prepare(backend: Backend, *, create: bool, on_step: OnStep | None = None) -> None:
-    """See that the database is there, is ours, and has the tables of this version. Several processes may do it at once.
+    """See that the database is there, is ours, and has the tables of this version. Several processes may do it at once:
+    one does, and the others wait for as long as that takes.
 
     Raises:
         StorageError: it is not, and cannot be made so; the message says what to do.
     """
     if could_prepare(backend, create=create) != REVISIONS[-1]:
-        backend.change(lambda connection: _bring_up_to_date(connection, backend, on_step))
+        backend.change(
+            lambda connection: _bring_up_to_date(connection, backend, on_step),
+            is_needed=lambda: found_version(backend) != REVISIONS[-1],
+        )
 
 
 def could_prepare(backend: Backend, *, create: bool) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from typing import Any
+from contextlib import closing, suppress
+from time import sleep
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -15,6 +17,10 @@ from trackside.app.storage._sqlite import APPLICATION_ID, SqliteDatabase
 from trackside.app.storage._sqlite_reads import ThreadedReads, reads_of
 from trackside.app.storage._sqlite_session import SqliteSession
 from trackside.app.storage._sqlite_signals import sqlite_signals
+
+logger = logging.getLogger("trackside.storage")
+
+_BUSY_PAUSE: Final = 0.05  # seconds; SQLite itself waits, too, unless it was told not to
 
 
 class SqliteBackend:
@@ -47,8 +53,25 @@ class SqliteBackend:
         """See that the file is ours, or empty."""
         self._database.check_owner(connection)
 
-    def change(self, change: Callable[[Connection], Any]) -> None:
-        """Let tables be changed while nobody else writes; mark the file as ours."""
+    def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
+        """Let tables be changed while nobody else writes; mark the file as ours.
+
+        Whether who has the file locked is at the same change, nobody can tell before it is done: so it is waited for.
+        """
+        waits = False
+        while True:
+            with suppress(errors.DatabaseBusyError):
+                self._change(change)
+                return
+            with suppress(errors.DatabaseBusyError):  # who closes the file has it locked for readers, too, for a moment
+                if not is_needed():
+                    return
+            if not waits:
+                logger.warning("Another process has %s locked, as for an upgrade of its tables: waiting for it.", self)
+                waits = True
+            sleep(_BUSY_PAUSE)
+
+    def _change(self, change: Callable[[Connection], Any]) -> None:
         engine = self._database.writer()
         try:
             with self._database.translated(), engine.begin() as connection:
