@@ -15,9 +15,10 @@ from forking import Forkery
 from trackside_server import TracksideServer
 
 from trackside._version import __version__
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.app.storage.fleet import FleetMember
-from trackside.harness import RunManager, RunSpec
+from trackside.harness import ObserverBinding, RunManager, RunSpec
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,7 +36,8 @@ async def member(url: str, kind: Any = "worker", **more: Any) -> AsyncGenerator[
     async with Store.open(url) as store:
         fleet = FleetMember(kind=kind, pool_of=lambda agent: POOLS.get(agent, "default"), agents=tuple(agents), **more)
         coordinator = store.coordinator(lease_seconds=5.0, fleet=fleet)
-        async with RunManager(agents, coordinator=coordinator, log=store.run_log()) as manager:
+        observers = [ObserverBinding(StorageObserver(store), required=True)]
+        async with RunManager(agents, observers=observers, coordinator=coordinator, log=store.run_log()) as manager:
             yield manager
 
 

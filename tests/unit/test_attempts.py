@@ -77,7 +77,11 @@ async def test_a_coordinator_is_told_how_often_a_run_is_tried_whoever_said_so() 
     coordinator = Durable()
     limits = {"echo": AgentLimits(max_attempts=2)}
     async with RunManager(
-        {"echo": echo, "plain": sleeper}, coordinator=coordinator, limits=limits, clock=VirtualClock()
+        {"echo": echo, "plain": sleeper},
+        observers=[required(RecordingObserver())],
+        coordinator=coordinator,
+        limits=limits,
+        clock=VirtualClock(),
     ) as manager:
         for spec in (RunSpec("echo"), RunSpec(echo), RunSpec("echo", max_attempts=5), RunSpec("echo", max_attempts=1)):
             await (await manager.start(spec)).result()
@@ -110,8 +114,8 @@ async def test_a_run_that_is_shut_down_says_as_which_run_it_goes_on() -> None:
 
 @virtual
 async def test_a_manager_that_closes_takes_nothing_over() -> None:
-    coordinator = Durable()
-    manager = RunManager({"echo": echo}, coordinator=coordinator, clock=VirtualClock())
+    coordinator, observers = Durable(), [required(RecordingObserver())]
+    manager = RunManager({"echo": echo}, observers=observers, coordinator=coordinator, clock=VirtualClock())
     assert [*coordinator.host.agents] == ["echo"]
 
     await manager.aclose()

@@ -433,6 +433,11 @@ class ForOthers(SharedCoordinator):
         return admission if admission.existing else admission._replace(ready=False, elsewhere=True)
 
 
+def for_others(coordinator: ForOthers) -> RunManager:
+    observers = [required(RecordingObserver())]
+    return RunManager({"sleeper": sleeper}, observers=observers, coordinator=coordinator, clock=VirtualClock())
+
+
 async def forget_nothing(manager: RunManager) -> None:
     assert not manager._runs.all()
     await manager.aclose()
@@ -440,7 +445,7 @@ async def forget_nothing(manager: RunManager) -> None:
 
 @virtual
 async def test_a_run_for_others_has_no_result_here_and_is_known_and_cancelled_all_the_same() -> None:
-    manager = RunManager({"sleeper": sleeper}, coordinator=(coordinator := ForOthers()), clock=VirtualClock())
+    manager = for_others(coordinator := ForOthers())
     handle = await manager.start(RunSpec("sleeper"))
     assert not manager.has(handle.run_id)
     with pytest.raises(NoResultHereError, match="another process executes it"):
@@ -453,7 +458,7 @@ async def test_a_run_for_others_has_no_result_here_and_is_known_and_cancelled_al
 
 @virtual
 async def test_a_run_for_others_that_makes_room_for_itself_leaves_theirs_to_them() -> None:
-    manager = RunManager({"sleeper": sleeper}, coordinator=(coordinator := ForOthers()), clock=VirtualClock())
+    manager = for_others(coordinator := ForOthers())
     first = await manager.start(RunSpec("sleeper", thread_id="t"))
     second = await manager.start(RunSpec("sleeper", thread_id="t", multitask="interrupt"))
     assert (await coordinator.get(first.run_id)) is not None
@@ -463,7 +468,7 @@ async def test_a_run_for_others_that_makes_room_for_itself_leaves_theirs_to_them
 
 @virtual
 async def test_a_key_finds_the_run_that_others_execute() -> None:
-    manager = RunManager({"sleeper": sleeper}, coordinator=ForOthers(), clock=VirtualClock())
+    manager = for_others(ForOthers())
     first = await manager.start(RunSpec("sleeper", idempotency_key="k"))
     again = await manager.start(RunSpec("sleeper", idempotency_key="k"))
     assert (again.run_id, again.existing, first.existing) == (first.run_id, True, False)
@@ -474,7 +479,7 @@ async def test_a_key_finds_the_run_that_others_execute() -> None:
 
 @virtual
 async def test_a_run_for_others_whose_starter_is_cancelled_meanwhile_is_cancelled() -> None:
-    manager = RunManager({"sleeper": sleeper}, coordinator=(coordinator := ForOthers()), clock=VirtualClock())
+    manager = for_others(coordinator := ForOthers())
     coordinator.let_in.clear()
     starting = asyncio.create_task(manager.start(RunSpec("sleeper", run_id="r")))
     while await coordinator.get("r") is None:

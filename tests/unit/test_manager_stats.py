@@ -111,7 +111,8 @@ async def test_events_that_required_observers_missed_are_counted() -> None:
 
 @virtual
 async def test_runs_that_are_left_in_a_durable_store_are_neither_started_nor_ended() -> None:
-    async with manager_of(coordinator=SlowCoordinator(seconds=0.0, durable=True), max_running=1) as manager:
+    durable = SlowCoordinator(seconds=0.0, durable=True)
+    async with manager_of(observers=[required(RecordingObserver())], coordinator=durable, max_running=1) as manager:
         await manager.start(RunSpec("sleeper", 1e6))
         await manager.start(RunSpec("sleeper", 1e6))
         await asyncio.sleep(1)

@@ -5,7 +5,7 @@ All of it is looked at once, and nothing when runs use it. Of a port that is whe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from inspect import isfunction
 from typing import Any
@@ -15,6 +15,7 @@ from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import InvalidSpecError, NotAgentsError, UnknownRunError
 from trackside.harness.items import ItemStore
+from trackside.harness.observer import ObserverBinding, observer_name
 from trackside.harness.payload import canonical
 from trackside.harness.ports import Clock, PriceList, RunCoordinator, RunLog, RunStream, ThreadStates
 from trackside.harness.redaction import check_hook
@@ -81,6 +82,19 @@ def check_ports(**ports: Any) -> None:
                 lacks = "is a class" if isinstance(port, type) else f"has no `{member}`"
                 why = f"pass {example} or another {kind.__name__}; this {lacks}"
                 raise InvalidSpecError(field=name, value=port, why=why)
+
+
+def unrecorded(bindings: Iterable[ObserverBinding]) -> InvalidSpecError:
+    """Why no run can be started whose coordinator is durable while none of these is required.
+
+    What it is told of an end is nothing that lasts: the run would stay pending in the store, and begin again.
+    """
+    why = (
+        "a durable coordinator goes by what is written, and none of these has to write it: bind"
+        " ObserverBinding(StorageObserver(store), required=True) first"
+    )
+    value = [binding.name or observer_name(binding.observer) for binding in bindings]
+    return InvalidSpecError(field="observers", value=value, why=why)
 
 
 def check_run_id(run_id: Any) -> None:

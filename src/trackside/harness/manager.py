@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import NOTHING_LASTS, checked_limits, idempotency_of, member, record_of
 from trackside.harness.amounts import seconds_of, timeout_of
-from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed
+from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed, unrecorded
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
@@ -87,7 +87,8 @@ class RunManager:
 
     Args:
         agents: agents by name; a `RunSpec` names one of them, or brings its own agent.
-        observers: who is told; bare ones are optional. Bind storage first, as required.
+        observers: who is told; bare ones are optional. Bind storage first, as required: without a required one a durable
+            coordinator's manager starts no run.
         coordinator: who may run when; in this process if left out.
         stream: where live output goes; a ring in this process if left out.
         states: what threads remember for agents without a checkpointer; in this process if left out.
@@ -180,7 +181,8 @@ class RunManager:
         Raises:
             ClosedError: the manager is closing.
             ManagerLoopError: it is in use on another event loop.
-            NotASpecError, UnknownAgentError, InvalidSpecError, NotAnAgentError: this does not make a run.
+            NotASpecError, UnknownAgentError, InvalidSpecError, NotAnAgentError: this does not make a run; or the
+                coordinator is durable, and no observer is required, so that nothing would be there to be read by it.
             ThreadBusyError: its thread is busy and its strategy is `reject`.
             UnknownThreadError: it is to run on a thread that is there, and that is not.
             DuplicateRunError: its id is taken.
@@ -191,6 +193,8 @@ class RunManager:
             raise ClosedError(what="run manager")
         if not isinstance(spec, RunSpec):
             raise NotASpecError(passed=f"{spec!r:.80}")
+        if not self._is_recorded:
+            raise unrecorded(self.observers.bindings)
         self._closing.watch_the_loop()
         name = self._name_of(spec.agent)
         idempotency = idempotency_of(spec)  # by what the caller asks for, whatever the limits are by now
@@ -449,16 +453,20 @@ class RunManager:
         return RunHandle(self, self._runs, known, outcome, existing=True)
 
     def _served(self) -> Collection[str]:
-        return () if self._closing.begun else self._agents.keys()
+        return () if self._closing.begun or not self._is_recorded else self._agents.keys()
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether what its runs say is written before anybody is told, where the coordinator reads what is written."""
+        return not self._services.coordinator.durable or any(b.required for b in self.observers.bindings)
 
     def _adopt(self, record: RunRecord, spec: RunSpec) -> Execution | None:
-        """Know a run that was let in elsewhere, or here before the lease ended; None if the manager is closing."""
-        agent = self._agents.get(record.agent)
-        if self._closing.begun or agent is None:
+        """Know a run that was let in elsewhere, or here before the lease ended; None if it is not for this manager."""
+        if record.agent not in self._served():
             logger.warning("run %s of agent %r cannot be taken over here", record.run_id, record.agent)
             return None
         self._closing.watch_the_loop()
-        worker = self._worker_of(spec, record, agent, 0)
+        worker = self._worker_of(spec, record, self._agents[record.agent], 0)
         return self._runs.take_over(Execution(record.run_id, record.agent, worker, Context()))
 
     async def _cancel(self, run_id: str, action: CancelAction) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,11 @@ class Worker:
         return await told(self.store, thread_id)
 
 
+def required(store: Store) -> list[Any]:
+    """What a worker binds: storage, as required."""
+    return [ObserverBinding(StorageObserver(store), required=True)]
+
+
 @pytest.fixture
 def agents() -> Agents:
     return Agents()
@@ -56,12 +61,17 @@ async def worker(url: str, agents: Agents) -> AsyncIterator[Any]:
     async with AsyncExitStack() as stack:
 
         @asynccontextmanager
-        async def make(lease_seconds: float = NEVER, **options: Any) -> AsyncIterator[Worker]:
+        async def make(
+            lease_seconds: float = NEVER, *, bind: Callable[[Store], list[Any]] = required, **options: Any
+        ) -> AsyncIterator[Worker]:
             async with Store.open(url) as store:
                 coordinator = store.coordinator(lease_seconds=lease_seconds)
-                observers = [ObserverBinding(StorageObserver(store), required=True)]
                 async with RunManager(
-                    {"work": agents.work}, observers=observers, coordinator=coordinator, shutdown_grace=0.0, **options
+                    {"work": agents.work},
+                    observers=bind(store),
+                    coordinator=coordinator,
+                    shutdown_grace=0.0,
+                    **options,
                 ) as manager:
                     yield Worker(store, manager, coordinator)
 

@@ -14,6 +14,7 @@ from tests.integration.runs.stage import Agents, within_patience
 from tests.integration.storage.conftest import held_up
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool.spool import is_refusal
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
@@ -187,6 +188,30 @@ async def test_runs_that_wait_when_their_manager_closes_start_with_the_next(work
             await asyncio.sleep(0.01)
     record = await b.manager.cancel(delayed.run_id)
     assert record.status is RunStatus.cancelled
+
+
+@pytest.mark.parametrize("bind", [lambda _: [], lambda store: [StorageObserver(store)]], ids=["nobody", "as optional"])
+async def test_a_run_that_nobody_would_have_to_write_is_neither_started_nor_taken_over(
+    worker: Any, agents: Agents, bind: Any
+) -> None:
+    async with worker.make(max_running=1) as a:
+        await a.start("one")
+        await agents.until_running("one")
+        left = await a.start("quick", thread_id="t")
+    b = await worker(bind=bind)
+    with pytest.raises(
+        InvalidSpecError, match=r"^observers = .*ObserverBinding\(StorageObserver\(store\), required=True"
+    ):
+        await b.start("quick two", thread_id="t")
+    await asyncio.gather(*b.coordinator._upkeep.stop(), return_exceptions=True)
+    await b.coordinator._upkeep._take_over()
+    assert (agents.begun, b.manager.has(left.run_id)) == (["one"], False)
+    assert [run.run_id for run in await b.store.runs(status=RunStatus.pending)] == [left.run_id]
+
+    b.manager.observers.add(StorageObserver(b.store), required=True)
+    assert (await (await b.start("quick two")).result()).status is RunStatus.success
+    await b.coordinator._upkeep._take_over()
+    await b.until_ended(left.run_id)
 
 
 async def test_a_look_at_the_database_while_a_run_is_cancelled_does_not_cancel_it_again(
