@@ -205,6 +205,24 @@ def test_a_sub_task_that_exits_ends_the_event_loop_and_every_run_is_told_to_its_
     assert end_of(seen.events, "guilty")
 
 
+def test_ctrl_c_in_an_agent_reaches_who_runs_the_event_loop_also_where_the_result_was_the_last_that_main_waits_for() -> (
+    None
+):
+    seen = RecordingObserver()
+
+    async def interrupted(input: Any) -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        manager = RunManager(observers=[required(seen)])
+        await (await manager.start(RunSpec(interrupted))).result()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert_run_order(seen.events)
+    assert end_of(seen.events).event_type == "run_failed"
+
+
 @pytest.mark.parametrize("field", ["cancel_after", "stuck_after"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "1", None])
 def test_a_way_of_stopping_that_is_no_time_is_refused_by_name(field: str, value: Any) -> None:

@@ -355,7 +355,9 @@ class Executions:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
                 worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
-            if await worker.run() is None and not worker.under_way:
+            ended = await worker.run()
+            _pass_interrupt_on(worker)
+            if ended is None and not worker.under_way:
                 await self._await_others(execution)
         except BaseException as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
             has_ended = worker.result is not None or (worker.is_lost and worker.under_way)
@@ -363,6 +365,7 @@ class Executions:
                 raise
             if isinstance(exc, KeyboardInterrupt):
                 worker.fatal = exc
+                _pass_interrupt_on(worker)
             logger.exception("run %s could not be executed", execution.run_id, extra=fields_of(worker.record))
             if worker.stopping and not worker.under_way:  # it is in the queue still, and holds its thread
                 execution.task, execution.scheduled = None, False
@@ -375,8 +378,6 @@ class Executions:
                 self._watchdog.leave()
             if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
                 self._begin(follows)
-        if worker.fatal is not None:
-            interrupt_loop(worker.fatal)
 
     async def _revoke(self, run_id: str) -> None:
         try:
@@ -447,6 +448,13 @@ class Executions:
 
 def _broken(record: RunRecord, exc: BaseException) -> RunResult:
     return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
+
+
+def _pass_interrupt_on(worker: RunWorker) -> None:
+    """Have a Ctrl-C of a run's come before the news of its end: who waits for that may end, and the event loop with him."""
+    interrupt, worker.fatal = worker.fatal, None
+    if interrupt is not None:
+        interrupt_loop(interrupt)
 
 
 async def _noted(noted: Coroutine[Any, Any, None], run_id: str) -> None:
