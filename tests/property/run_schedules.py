@@ -432,7 +432,7 @@ class World:
                 stats = observer.stats()
                 accounted = stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
                 self.check(stats.accepted == accounted, f"I22: {observer.name}: {stats}")
-        executing = [r for r in self.manager._runs.all() if r.needs_place and r.task and not r.task.done()]
+        executing = [r for r in self.manager._runs.all() if r.needs_place and r.executes]
         self.check(len(executing) <= self.max_running, f"{len(executing)} runs have a place")
         at_work = [working for working in self.working.values() if working.managed]
         places = [working for working in at_work if not working.run.depth]

@@ -11,6 +11,7 @@ from trackside.harness import (
     AgentLimits,
     InvalidSpecError,
     LifecycleEventType,
+    RunLifecycleEvent,
     RunManager,
     RunSpec,
     RunStatus,
@@ -109,6 +110,24 @@ async def test_a_run_gets_no_place_while_its_end_is_being_told() -> None:
         assert manager.stats().waiting_for_place == manager._runs._places.waiting == 0
         gate.opened.set()
         await cancels
+
+
+@virtual
+async def test_a_run_that_is_over_needs_no_place_while_its_observers_catch_up() -> None:
+    loop, began = asyncio.get_running_loop(), list[float]()
+
+    async def agent(_: Any) -> None:
+        began.append(loop.time())
+
+    async def slow(_: RunLifecycleEvent) -> None:
+        await asyncio.sleep(0.1)
+
+    async with RunManager({"a": agent}, observers=[slow], max_running=1, clock=VirtualClock()) as manager:
+        runs = [await manager.start(RunSpec("a")) for _ in range(10)]
+        for run in runs:
+            await run.result()
+        assert began == [0.0] * 10
+        assert (manager.stats().running, manager.stats().ended_by_status) == (0, {RunStatus.success: 10})
 
 
 @virtual

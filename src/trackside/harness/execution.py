@@ -122,6 +122,8 @@ class Execution:
     stranded: bool = False
     """It could not be taken out of the queue, as the coordinator failed."""
     task: asyncio.Task[None] | None = None
+    executes: bool = False
+    """It is under way here, in its place if it needs one; what is left to be told of a run that is over needs none."""
 
     @property
     def waits(self) -> bool:
@@ -311,7 +313,7 @@ class Executions:
         for run in [*self._by_id.values()]:  # a copy: other threads may ask, too, while runs come and go
             present["started"] += run.worker.started
             present["stuck"] += run.stuck
-            if run.task is not None:
+            if run.executes:
                 running[run.agent] += 1
             elif run.waits:
                 present["delayed" if run.waits_for(now) else "ready" if run.scheduled else "behind"] += 1
@@ -341,6 +343,7 @@ class Executions:
     def _begin(self, execution: Execution) -> None:
         if self._watchdog is not None:
             self._watchdog.enter()
+        execution.executes = True
         name = f"trackside-run-{execution.run_id}"
         # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
         loop = asyncio.get_running_loop()
@@ -357,8 +360,11 @@ class Executions:
                 worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
             ended = await worker.run()
             _pass_interrupt_on(worker)
+            self._give_place_back(execution)  # I13: nobody's run waits for the observers of this one
             if ended is None and not worker.under_way:
                 await self._await_others(execution)
+            else:
+                await worker.catch_up()
         except BaseException as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
             has_ended = worker.result is not None or (worker.is_lost and worker.under_way)
             if has_ended or isinstance(exc, GeneratorExit):  # it was cancelled behind its end; or nobody runs the loop
@@ -374,10 +380,16 @@ class Executions:
                 self._resolve(execution, _broken(worker.record, exc))
         finally:
             self._tell_result(execution)
-            if self._watchdog is not None:
-                self._watchdog.leave()
-            if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
-                self._begin(follows)
+            self._give_place_back(execution)
+
+    def _give_place_back(self, execution: Execution) -> None:
+        if not execution.executes:
+            return
+        execution.executes = False
+        if self._watchdog is not None:
+            self._watchdog.leave()
+        if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
+            self._begin(follows)
 
     async def _revoke(self, run_id: str) -> None:
         try:
@@ -415,6 +427,7 @@ class Executions:
         self._places.leave(execution, execution.agent)
         try:
             await execution.worker.decline(stop)
+            await execution.worker.catch_up()
         finally:
             self._tell_result(execution)  # also where this was cancelled: it ends before
 

@@ -8,7 +8,6 @@ settle, announce the end, give the thread back. There is no other place where a 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -208,6 +207,10 @@ class RunWorker:
             deadline.cancel()
         return await self._finish(end)
 
+    def catch_up(self) -> Coroutine[Any, Any, None]:
+        """Wait shortly for the observers of a run that is over: who awaits the run finds it where he has it observed."""
+        return self._observers.catch_up()
+
     async def decline(self, stop: Stop) -> RunResult | None:
         """End a run that was withdrawn before it started: its terminal event stands alone."""
         self._ending = True
@@ -386,11 +389,8 @@ class RunWorker:
         self._run.close()
         self._journal.close()
         await leave(self._agent, self._run)
-        with contextlib.suppress(asyncio.CancelledError):  # which `cancelling()` remembers, below
-            await self._observers.catch_up()  # so that who awaits the run finds it where he has it observed
         self.result = result
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError
         return result
 
