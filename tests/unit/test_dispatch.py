@@ -27,7 +27,7 @@ from trackside.harness import (
     run_agent,
 )
 from trackside.harness.bounding import IN_LINE, RequiredObserver
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.buffered import BufferedObserver, FlushReport
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.errors import ObserverTimeoutError
 from trackside.harness.observer import PartlyTaken, RunObserver, observer_name
@@ -425,6 +425,29 @@ async def test_a_buffer_that_is_in_use_on_another_loop_costs_a_run_there_nothing
     assert_run_order(seen.events)
     released.set()
     assert (await shared.aclose()).delivered == len(make_run("here"))
+
+
+async def test_a_buffer_that_is_in_use_on_another_loop_is_left_as_it_is_by_whoever_closes_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    released, seen = asyncio.Event(), RecordingObserver()
+    shared = BufferedObserver(Held(released), name="shared")
+    await shared.on_events(make_run("here"))
+
+    async def elsewhere() -> tuple[FlushReport, bool]:
+        observers = ObserverSet([shared, seen], policy=POLICY)
+        await observers.deliver(make_run("there"))
+        flushed, _ = await observers.flush(1)
+        await observers.aclose(1)
+        return flushed, observers.stats()[type(seen).__name__].pending == 0
+
+    waiting = len(make_run("here"))
+    flushed, is_closed = await asyncio.to_thread(asyncio.run, elsewhere())
+    assert (flushed.complete, flushed.pending, is_closed) == (False, waiting, True)
+    assert caplog.text.count("observer shared is left as it is") == 2
+    released.set()
+    await shared.on_event(make_run("here, later")[0])
+    assert (await shared.aclose()).delivered == waiting + 1
 
 
 @virtual

@@ -227,15 +227,25 @@ class BufferedObserver:
         self._watch = loop.call_later(wait, self._look_after_followers, backlog.passed, deadline)
 
     async def flush(self, timeout: float) -> FlushReport:
-        """Wait, for at most `timeout` seconds, until the observer has been given all that was accepted before (I23)."""
-        return await self._flush(timeout)
+        """Wait, for at most `timeout` seconds, until the observer has been given all that was accepted before (I23).
+
+        Raises:
+            OtherLoopError: the buffer is in use on another running event loop.
+        """
+        self._check_the_loop()
+        before = self.stats()
+        goal = self._backlog.seal()
+        if self._backlog.items and timeout > 0:
+            await self._until(goal, asyncio.get_running_loop().time() + timeout)
+        return self._report(before, goal)
 
     async def aclose(self, timeout: float = 5.0) -> FlushReport:
-        """Accept nothing more, flush for at most `timeout` seconds, drop and count what is left. May be repeated."""
+        """Accept nothing more, `flush` for at most `timeout` seconds, drop and count what is left. May be repeated."""
+        self._check_the_loop()
         self._closed = True
         before = self.stats()
         try:
-            await self._flush(timeout)
+            await self.flush(timeout)
         finally:
             await self._stop()
         return self._report(before, self._backlog.passed)
@@ -286,8 +296,7 @@ class BufferedObserver:
         """See to it that there is a consumer on this event loop and that it will look at the backlog."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            if self._loop is not None and self._loop.is_running():
-                raise OtherLoopError(observer=self.name)
+            self._check_the_loop()
             self._start_over(self._backlog.copy())
             self._loop = loop
         if self._push is not None:
@@ -303,6 +312,10 @@ class BufferedObserver:
             consumer.add_done_callback(partial(self._consumer_ended, self._backlog), context=self._context)
         return consumer
 
+    def _check_the_loop(self) -> None:
+        if (own := self._loop) is not None and own is not asyncio.get_running_loop() and own.is_running():
+            raise OtherLoopError(observer=self.name)
+
     def _start_over(self, backlog: Backlog) -> None:
         """Leave what belongs to another event loop or process, and whatever that still does, to itself."""
         self._backlog = backlog
@@ -312,13 +325,6 @@ class BufferedObserver:
         self._watch = None
         if self._rereading is not None:
             self._rereading.start_over()
-
-    async def _flush(self, timeout: float) -> FlushReport:
-        before = self.stats()
-        goal = self._backlog.seal()
-        if self._backlog.items and timeout > 0:
-            await self._until(goal, asyncio.get_running_loop().time() + timeout)
-        return self._report(before, goal)
 
     async def _until(self, goal: int, deadline: float) -> None:
         loop = asyncio.get_running_loop()

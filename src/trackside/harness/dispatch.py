@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context
 from itertools import chain, count
+from typing import Any
 
 from trackside.harness.bounding import (
     REDELIVERIES,
@@ -22,7 +23,7 @@ from trackside.harness.bounding import (
     RequiredObserver,
 )
 from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
-from trackside.harness.errors import ClosedError
+from trackside.harness.errors import ClosedError, OtherLoopError
 from trackside.harness.observer import (
     CompositeObserver,
     NullObserver,
@@ -184,14 +185,15 @@ class ObserverSet:
 
     async def flush(self, timeout: float) -> list[FlushReport]:
         """Wait until every buffered observer has what it accepted, for at most `timeout` seconds (I23)."""
-        return list(await asyncio.gather(*(buffer.flush(timeout) for buffer in self._buffers())))
+        return list(await asyncio.gather(*(_seen_to(buffer, buffer.flush(timeout)) for buffer in self._buffers())))
 
     async def aclose(self, timeout: float) -> None:
         """Flush for at most `timeout` seconds and take nothing more; again is fine."""
         self._closed = True
         if self._source.bindings is not self._seen:
             self._rewrap()  # what was never told anything is closed, too: a run that is left behind may still end
-        await asyncio.gather(*(buffer.aclose(timeout) for buffer in self._buffers()), *self._retiring)
+        closes = [_seen_to(buffer, buffer.aclose(timeout)) for buffer in self._buffers()]
+        await asyncio.gather(*closes, *self._retiring)
 
     def _buffers(self) -> list[BufferedObserver]:
         bound = [observer for _, observer in self._wrapped.values() if isinstance(observer, BufferedObserver)]
@@ -229,7 +231,8 @@ class ObserverSet:
             dispatches.discard(ended)
             if not dispatches:
                 del self._leaving[buffer]
-                task = asyncio.create_task(buffer.aclose(_RETIREMENT), name=f"trackside-retire-{buffer.name}")
+                retiring = _seen_to(buffer, buffer.aclose(_RETIREMENT))
+                task = asyncio.create_task(retiring, name=f"trackside-retire-{buffer.name}")
                 self._retiring[task] = buffer
                 task.add_done_callback(self._retiring.pop)
 
@@ -256,6 +259,15 @@ async def _offer(observer: OptionalObserver | BufferedObserver, events: Sequence
         if not is_own_failure(exc):
             raise
         warn_of_failure(observer, events[0], exc)
+
+
+async def _seen_to(buffer: BufferedObserver, flushing: Coroutine[Any, Any, FlushReport]) -> FlushReport:
+    """What became of a buffer's events; nothing, if the buffer is in use elsewhere: its failure, and nobody else's."""
+    try:
+        return await flushing
+    except OtherLoopError as exc:
+        logger.warning("observer %s is left as it is", buffer.name, exc_info=exc)
+        return FlushReport(complete=False, delivered=0, failed=0, dropped={}, pending=buffer.stats().pending)
 
 
 def _listed(
