@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trackside.harness import RunContext, RunHandle, RunManager, RunSpec, RunStatus, WaitsForItselfError, current_run
+from trackside.harness.errors import ClosesItselfError
 
 
 async def to_the_end(run: RunHandle) -> None:
@@ -54,6 +55,31 @@ async def test_a_run_that_waits_for_itself_hears_that_this_would_be_for_ever() -
         result = await (await manager.start(RunSpec("waits"))).result()
         assert result.status is RunStatus.error
         assert "which is itself" in str(result.error)
+
+
+async def test_an_agent_that_waits_for_its_manager_to_close_hears_that_this_waits_for_the_agent() -> None:
+    closes: list[asyncio.Task[None]] = []
+
+    async def closing(input: Any, run: RunContext) -> str:
+        for _ in range(2):  # in its first step, and later
+            with pytest.raises(ClosesItselfError, match=f"^Run '{run.run_id}' would wait for itself"):
+                await manager.aclose()
+            await asyncio.sleep(0)
+        assert not manager.closing
+        closes.append(asyncio.create_task(manager.aclose()))
+        await asyncio.sleep(0)
+        assert manager.closing
+        return "the last"
+
+    async def other(input: Any) -> None:
+        async with RunManager() as own:
+            await own.start(RunSpec(lambda _: None))
+
+    manager = RunManager({"closing": closing, "other": other})
+    assert (await (await manager.start(RunSpec("other"))).result()).status is RunStatus.success
+    run = await manager.start(RunSpec("closing"))
+    assert (await run.result()).output == "the last"
+    await closes[0]
 
 
 async def test_a_run_may_wait_for_another_thread_and_for_what_has_ended_on_its_own() -> None:

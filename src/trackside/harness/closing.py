@@ -54,9 +54,11 @@ class Closing:
 
         Raises:
             ManagerLoopError: the manager is in use on another event loop, and not closed yet.
+            ClosesItselfError: an agent of the manager's would wait for this, and this for the agent.
         """
         if self._task is None or not self._task.done():
             self.check_the_loop()
+            self._runs.check_close()
         if self._task is None:
             _set_after(self._grace_over, self._patience if grace is None else grace)
             self._task = asyncio.create_task(self._close(), name="trackside-close")

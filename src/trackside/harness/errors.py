@@ -140,6 +140,10 @@ class WaitsForItselfError(TracksideError):
     """Run {run_id!r} would wait for ever: it has to end before run {awaited!r}, which is {who}, does. Do not wait for that in it, or start it on a thread of its own."""  # noqa: E501
 
 
+class ClosesItselfError(WaitsForItselfError):
+    """Run {run_id!r} would wait for itself: its manager closes when its runs have ended. Start the close in a task, as `asyncio.create_task(manager.aclose())`, and let the run end."""  # noqa: E501
+
+
 class NoStreamHereError(TracksideError):
     """Run {run_id!r} has no live output here: {why}. `RunManager.get` and the log know how far it is."""
 

@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any
 
 from trackside.harness.bounding import MissedStats
-from trackside.harness.context import current_run
+from trackside.harness.context import agent_task_name, current_run
 from trackside.harness.ending import Stop, result_of
-from trackside.harness.errors import ManagerLoopError, NoResultHereError, WaitsForItselfError
+from trackside.harness.errors import ClosesItselfError, ManagerLoopError, NoResultHereError, WaitsForItselfError
 from trackside.harness.exits import interrupt_loop
 from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
@@ -185,6 +185,18 @@ class Executions:
             raise WaitsForItselfError(run_id=run.run_id, awaited=awaited.run_id, who="itself")
         if awaited.multitask is MultitaskStrategy.enqueue:  # others have it make room
             raise WaitsForItselfError(run_id=run.run_id, awaited=awaited.run_id, who="the next of the same thread")
+
+    def check_close(self) -> None:
+        """See that no agent of a run here waits for what waits for all of them.
+
+        Raises:
+            ClosesItselfError: one does, in its own task; what others do in its name, it need not wait for.
+        """
+        run, task = current_run(), asyncio.current_task()
+        if run is None or task is None or run.run_id not in self._by_id:
+            return
+        if task.get_name() == agent_task_name(run.run_id):
+            raise ClosesItselfError(run_id=run.run_id)
 
     def take_over(self, execution: Execution) -> Execution:
         """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""

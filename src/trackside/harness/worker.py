@@ -14,7 +14,7 @@ from typing import Any
 
 from trackside.harness.announcing import Announcements
 from trackside.harness.budget import Budget
-from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
+from trackside.harness.context import Agent, AgentResult, RunContext, agent_task_name, bind_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.ending import (
@@ -301,7 +301,7 @@ class RunWorker:
         if self._stop is not None:
             call.close()
             return stopped(self._stop)
-        task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
+        task = start_contained(call, name=agent_task_name(self.record.run_id))
         self._stopper.take(task, looks=self._calling)
         while not (task.done() or self._abandoned):
             if self._outbox.drafts and self._is_heard:
