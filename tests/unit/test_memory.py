@@ -25,7 +25,16 @@ from trackside.harness import (
     UnknownRunError,
 )
 from trackside.harness.memory import KEEP_THREADS, MemoryCoordinator, MemoryStream, MemoryThreadStates
-from trackside.harness.ports import Admission, IdempotencyKey, PausedRun, Release, Settlement, StreamPart, ThreadState
+from trackside.harness.ports import (
+    Admission,
+    IdempotencyKey,
+    PausedRun,
+    Release,
+    Settlement,
+    StreamGap,
+    StreamPart,
+    ThreadState,
+)
 from trackside.harness.types import CancelAction, CancelMode
 from trackside.testing import VirtualClock
 from trackside.testing.loop import EPOCH
@@ -297,10 +306,55 @@ async def test_thread_states_give_copies_and_forget_the_oldest() -> None:
     assert loaded == ThreadState({"items": [1]}, paused)
     loaded.values["items"].append(2)
     assert (await states.load("a")) == ThreadState({"items": [1]}, paused)
-    await states.save("a", ThreadState({"items": [3]}))
-    await states.save("c", ThreadState())
+    await states.save("a", ThreadState({"items": [3]}, paused))
+    await states.save("c", ThreadState({}, paused))
     assert await states.load("b") is None
     assert (await states.load("a")).values == {"items": [3]}  # type: ignore[union-attr]
+
+
+def asked(text: str) -> ThreadState:
+    return ThreadState({}, PausedRun(input={"messages": [{"content": text}]}))
+
+
+async def test_thread_states_forget_the_oldest_for_their_size_and_open_questions_last() -> None:
+    states = MemoryThreadStates(keep_bytes=1_000_000)
+    await states.save("asks", asked("?" * 200_000))
+    for number in range(100):
+        await states.save(f"t{number}", ThreadState({"output": "x" * 200_000}))
+    kept = [number for number in range(100) if await states.load(f"t{number}")]
+    assert kept == [97, 98, 99]
+    assert await states.load("asks") == asked("?" * 200_000)
+    for number in range(50):
+        await states.save("t99", ThreadState({"output": [number, "y" * 200_000]}))
+    assert [await states.load(f"t{number}") is not None for number in (97, 98, 99)] == [True] * 3
+    for number in range(100):
+        await states.save(f"q{number}", asked("?" * 200_000))
+    assert [number for number in range(100) if await states.load(f"q{number}")] == [96, 97, 98, 99]
+    assert await states.load("asks") is await states.load("t99") is None
+
+
+async def test_what_was_saved_last_is_remembered_however_large_it_is() -> None:
+    states = MemoryThreadStates(keep_bytes=1_000)
+    await states.save("asks", asked("x" * 500))
+    await states.save("large", ThreadState({"parts": [{"text": "x" * 10_000}] * 10}))
+    assert await states.load("large")
+    assert await states.load("asks") is None
+    await states.save("large", asked("x" * 10_000))
+    await states.save("small", ThreadState({"n": 1}))
+    assert await states.load("small")
+    assert await states.load("large") is None
+
+
+async def test_a_thread_has_one_state_whether_it_asks_or_not() -> None:
+    states = MemoryThreadStates(keep_threads=2)
+    await states.save("t", asked("?"))
+    await states.save("t", ThreadState({"n": 1}))
+    assert await states.load("t") == ThreadState({"n": 1})
+    await states.save("t", asked("again?"))
+    assert await states.load("t") == asked("again?")
+    for other in ("u", "v", "w"):
+        await states.save(other, ThreadState({"n": 2}))
+    assert [await states.load(thread) is not None for thread in "tuvw"] == [True, False, False, True]
 
 
 async def test_what_a_run_does_to_what_it_was_asked_is_not_remembered() -> None:
@@ -339,6 +393,34 @@ async def test_followers_that_left_leave_nothing() -> None:
         follower.cancel()
     await asyncio.wait(followers)
     assert len(stream._channels["r"].wakers) == 0
+
+
+@virtual
+async def test_live_output_is_kept_within_bytes_and_who_comes_late_is_told_what_is_missing() -> None:
+    stream = MemoryStream(keep_bytes=1_000_000, keep_ended_bytes=2_000_000)
+    for run_id in ("a", "b", "c"):
+        for number in range(20):
+            stream.publish(run_id, "custom", {"number": number, "said": "x" * 150_000})
+        stream.close(run_id)
+    assert list(stream._ended) == ["b", "c"]
+    for run_id in ("b", "c"):
+        parts = [part async for part in stream.follow(run_id)]
+        assert parts[0] == StreamGap(1, 14)
+        assert [part.data["number"] for part in parts[1:] if isinstance(part, StreamPart)] == [14, 15, 16, 17, 18, 19]
+
+
+@virtual
+async def test_the_part_that_was_said_last_is_kept_however_large_it_is() -> None:
+    stream = MemoryStream(keep_bytes=1_000, keep_ended_bytes=1_000)
+    for number in range(3):
+        stream.publish("r", "values", [number, "x" * 10_000])
+    stream.close("r")
+    parts = [part async for part in stream.follow("r")]
+    assert parts == [StreamGap(1, 2), StreamPart(3, "values", [2, "x" * 10_000])]
+    stream.begin(record("r"), RunSpec("a"), started=True)
+    stream.close("r")
+    stream.close("silent")
+    assert stream._ended_bytes == 0
 
 
 @virtual
@@ -415,7 +497,7 @@ async def test_ten_thousand_runs_leave_nothing_behind_but_what_is_meant_to_be_ke
     assert len(coordinator._resting) <= KEEP_THREADS
     assert stream._channels == {}
     assert len(stream._ended) == 50
-    assert len(states._states) == 20
+    assert len(states._states) + len(states._asking) == 20
     for _, observer in manager.observers._wrapped.values():
         stats = getattr(observer, "stats", None)
         assert stats is None or stats().pending == 0

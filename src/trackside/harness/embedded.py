@@ -101,7 +101,8 @@ async def run_agent(
     """Run an agent once and tell an observer what happens.
 
     The observer is called in line, event by event, and has seen everything when this returns. Runs of one event loop
-    that name the same thread take turns, and the process remembers what their threads need to go on.
+    that name the same thread take turns, and the process remembers what their threads need to go on, while there is room
+    (`MemoryThreadStates`).
 
     Args:
         agent: an async function, a function, an async generator function, or an object of a framework with an adapter.

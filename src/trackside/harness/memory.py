@@ -1,7 +1,8 @@
 """Coordinator, stream and thread states in one process: the embedded default, and the double that tests use.
 
-Everything is bounded: what has ended is kept for late questions only while there is room, so a million runs do not grow
-the process. Nothing here is shared between event loops, except `MemoryThreadStates`, which may be.
+Everything is bounded, by number, and by size what may be large: what has ended is kept for late questions only while
+there is room, so a million runs do not grow the process. Nothing here is shared between event loops, except
+`MemoryThreadStates`, which may be.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
+from threading import Lock
 from typing import Any
 
 from msgspec.structs import replace
@@ -41,11 +43,15 @@ from trackside.harness.types import (
     RunStatus,
     ThreadStatus,
 )
+from trackside.harness.weighing import size_of
 
 KEEP_ENDED_RUNS = 256
 KEEP_THREADS = 10_000
+KEEP_THREADS_BYTES = 256 * 1_048_576
 KEEP_STREAMS = 256
+KEEP_STREAMS_BYTES = 64 * 1_048_576
 KEEP_PARTS = 1_000
+KEEP_PARTS_BYTES = 8 * 1_048_576
 
 
 @dataclass(slots=True, eq=False)
@@ -315,15 +321,30 @@ class MemoryCoordinator:
 
 
 class _Channel:
-    """One run's parts, the oldest dropped beyond `keep`, and the followers that wait for more."""
+    """One run's parts, the oldest dropped beyond `keep` and `keep_bytes`, and the followers that wait for more."""
 
-    __slots__ = ("closed", "parts", "published", "wakers")
+    __slots__ = ("_keep", "_keep_bytes", "_sizes", "closed", "parts", "published", "size", "wakers")
 
-    def __init__(self, keep: int) -> None:
-        self.parts: deque[StreamPart] = deque(maxlen=keep)
+    def __init__(self, keep: int, keep_bytes: int) -> None:
+        self._keep = keep
+        self._keep_bytes = keep_bytes
+        self.parts: deque[StreamPart] = deque()
+        self._sizes: deque[int] = deque()
+        self.size = 0
         self.published = 0
         self.closed = False
         self.wakers: set[asyncio.Future[None]] = set()
+
+    def add(self, mode: str, data: Any, namespace: tuple[str, ...], size: int) -> None:
+        self.published += 1
+        self.parts.append(StreamPart(self.published, mode, data, namespace))
+        self._sizes.append(size)
+        self.size += size
+        while len(self.parts) > self._keep or (self.size > self._keep_bytes and len(self.parts) > 1):
+            self.parts.popleft()
+            self.size -= self._sizes.popleft()
+        if self.wakers:
+            self.wake()
 
     def wake(self) -> None:
         wakers, self.wakers = self.wakers, set()
@@ -333,19 +354,28 @@ class _Channel:
 
 
 class MemoryStream:
-    """The live output of the runs of one event loop, in a ring for each run."""
+    """The live output of the runs of one event loop, in a ring for each run, which has what was said last however large."""
 
     local = True
 
-    def __init__(self, *, keep_parts: int = KEEP_PARTS, keep_runs: int = KEEP_STREAMS) -> None:
-        self._keep_parts = keep_parts
+    def __init__(
+        self,
+        *,
+        keep_parts: int = KEEP_PARTS,
+        keep_bytes: int = KEEP_PARTS_BYTES,
+        keep_runs: int = KEEP_STREAMS,
+        keep_ended_bytes: int = KEEP_STREAMS_BYTES,
+    ) -> None:
+        self._keep = (keep_parts, keep_bytes)
         self._keep_runs = keep_runs
+        self._keep_ended_bytes = keep_ended_bytes
         self._channels: dict[str, _Channel] = {}
         self._ended: OrderedDict[str, _Channel | None] = OrderedDict()
+        self._ended_bytes = 0
 
     def begin(self, run: RunRecord, spec: RunSpec, *, started: bool) -> None:
         """A run begins, as it may once more if it had been given up here."""
-        self._ended.pop(run.run_id, None)
+        self._forget(self._ended.pop(run.run_id, None))
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
         """Append a part, as plain JSON that is the stream's own, and wake who waits for it."""
@@ -353,12 +383,10 @@ class MemoryStream:
         if channel is None:
             if run_id in self._ended:  # of what comes after the end nobody hears
                 return
-            channel = self._channels[run_id] = _Channel(self._keep_parts)
+            channel = self._channels[run_id] = _Channel(*self._keep)
         data = whole(data)  # before it counts: the value's own code may fail
-        channel.published += 1
-        channel.parts.append(StreamPart(channel.published, mode, data, namespace))
-        if channel.wakers:
-            channel.wake()
+        size = size_of(data if type(data) is dict else {"": data}, self._keep_ended_bytes)
+        channel.add(mode, data, namespace, size)
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every follower get to the end; keep the parts while there is room."""
@@ -366,11 +394,17 @@ class MemoryStream:
         if channel is not None:
             channel.closed = True
             channel.wake()
+            self._ended_bytes += channel.size
         elif run_id in self._ended:
             return
-        self._ended[run_id] = channel
-        if len(self._ended) > self._keep_runs:
-            self._ended.popitem(last=False)
+        ended = self._ended
+        ended[run_id] = channel
+        while len(ended) > self._keep_runs or (self._ended_bytes > self._keep_ended_bytes and len(ended) > 1):
+            self._forget(ended.popitem(last=False)[1])
+
+    def _forget(self, channel: _Channel | None) -> None:
+        if channel is not None:
+            self._ended_bytes -= channel.size
 
     async def follow(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
@@ -383,7 +417,7 @@ class MemoryStream:
                 if channel is None:
                     return
             else:
-                channel = self._channels[run_id] = _Channel(self._keep_parts)
+                channel = self._channels[run_id] = _Channel(*self._keep)
         seen = after or 0
         while True:
             if channel.published > seen:
@@ -411,27 +445,50 @@ def _parts_after(channel: _Channel, seen: int) -> list[StreamPart | StreamGap]:
 
 
 class MemoryThreadStates:
-    """What threads remember, for as long as the process lives and there is room; oldest forgotten first."""
+    """What threads remember, for as long as the process lives and there is room. From any event loop, in any thread.
+
+    The oldest are forgotten first, those that wait for an answer last, and never what was saved last.
+    """
 
     immediate = True
 
-    def __init__(self, *, keep_threads: int = KEEP_THREADS) -> None:
+    def __init__(self, *, keep_threads: int = KEEP_THREADS, keep_bytes: int = KEEP_THREADS_BYTES) -> None:
         self._keep = keep_threads
-        self._states: OrderedDict[str, ThreadState] = OrderedDict()
+        self._keep_bytes = keep_bytes
+        self._states: OrderedDict[str, tuple[ThreadState, int]] = OrderedDict()
+        self._asking: OrderedDict[str, tuple[ThreadState, int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
 
     async def load(self, thread_id: str) -> ThreadState | None:
         """What the thread remembers."""
-        state = self._states.get(thread_id)
+        with self._lock:
+            kept = self._states.get(thread_id) or self._asking.get(thread_id)
         # A copy, as from a database: what an agent does to its values is remembered only when its run has succeeded.
-        return None if state is None else _copy_of(state)
+        return None if kept is None else _copy_of(kept[0])
 
     async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
         """Remember this from now on, whichever run wants it: in one process nobody ends the run of another."""
         # A copy once more: the caller gets the same values as the run's output, and may do to his what he likes.
-        self._states[thread_id] = _copy_of(state)
-        self._states.move_to_end(thread_id)
-        if len(self._states) > self._keep:
-            self._states.popitem(last=False)
+        state = _copy_of(state)
+        size = self._size_of(state)
+        with self._lock:
+            former = self._states.pop(thread_id, None) or self._asking.pop(thread_id, None)
+            self._bytes += size - (0 if former is None else former[1])
+            (self._states if state.paused is None else self._asking)[thread_id] = (state, size)
+            self._make_room_locked(thread_id)
+
+    def _size_of(self, state: ThreadState) -> int:
+        size = size_of(state.values, self._keep_bytes)
+        if (paused := state.paused) is not None:  # its input may contain itself, so that it is not looked at as long
+            size += size_of({"": [paused.input, [*paused.answers], [*paused.interrupts], paused.state]})
+        return size
+
+    def _make_room_locked(self, newest: str) -> None:
+        states, asking = self._states, self._asking
+        while (kept := len(states) + len(asking)) > self._keep or (self._bytes > self._keep_bytes and kept > 1):
+            oldest = states if states and next(iter(states)) != newest else asking or states
+            self._bytes -= oldest.popitem(last=False)[1][1]
 
 
 def _copy_of(state: ThreadState) -> ThreadState:

@@ -1,4 +1,4 @@
-"""About how many bytes of memory events take: looked at once, however many buffers an event waits in."""
+"""About how many bytes of memory plain values take; of events looked at once, however many buffers one waits in."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def weight_of(event: RunLifecycleEvent) -> int:
     return weight
 
 
-def size_of(payload: Mapping[str, Any]) -> int:
+def size_of(payload: Mapping[str, Any], heaviest: int = _HEAVIEST) -> int:
     """About how many bytes of memory a payload takes: its texts, and something for all else.
 
-    It takes half a microsecond for a short message, and some tens of milliseconds at most.
+    It takes half a microsecond for a short message, and some tens of milliseconds at most: what is found to weigh more
+    than `heaviest` is looked at no further.
     """
     size = 0
     containers: list[Any] = [payload]
     for container in containers:
         size += _ENTRY_BYTES * (len(container) + 1)
-        if size > _HEAVIEST:
+        if size > heaviest:
             return size
         if type(container) is list:
             values = container
