@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from blockbuster import BlockBuster
 from tests.contract.ways_to_run import Gate, end_of, required, told, virtual
 
 from trackside import RunManager, RunSpec, RunStatus, run_agent
@@ -283,6 +285,34 @@ async def test_what_cannot_be_said_fails_a_run_in_a_script_as_well() -> None:
         managed = await (await manager.start(RunSpec("agent"))).result()
     assert alone.status is managed.status is RunStatus.error
     assert alone.error == managed.error
+
+
+def test_threads_may_run_agents_at_once(blockbuster: BlockBuster) -> None:
+    """While one looks for event loops that have ended, another finds the same, and has one of its own."""
+    blockbuster.deactivate()
+    results: list[RunResult] = []
+
+    def run() -> None:
+        results.append(asyncio.run(run_agent(echo, "x")))
+
+    class Watched(asyncio.SelectorEventLoop):
+        looked_at = 0
+
+        def is_closed(self) -> bool:
+            if super().is_closed() and not self.looked_at:
+                self.looked_at += 1
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(run).result()
+            return super().is_closed()
+
+    with asyncio.Runner(loop_factory=Watched) as runner:
+        runner.run(run_agent(echo))
+        loop = runner.get_loop()
+    assert isinstance(loop, Watched)
+    loop.looked_at = 0
+    run()
+    assert loop.looked_at == 1
+    assert [result.output for result in results] == ["x", "x"]
 
 
 def test_nothing_is_kept_of_event_loops_that_have_ended() -> None:

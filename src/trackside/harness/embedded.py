@@ -71,8 +71,9 @@ _embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDict
 
 def _share(loop: asyncio.AbstractEventLoop) -> _Embedded:
     """What the runs of this event loop share from now on. Loops that have ended are let go, whoever still knows them."""
-    for ended in [other for other in _embedded if other.is_closed()]:
-        del _embedded[ended]
+    for known in _embedded.keyrefs():  # a list: other threads have loops of their own, and do the same
+        if (other := known()) is not None and other.is_closed():
+            _embedded.pop(other, None)
     embedded = _embedded[loop] = _Embedded()
     return embedded
 
