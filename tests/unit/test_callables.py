@@ -146,6 +146,19 @@ async def test_shapes_of_functions(function: Any, output: Any, name: str) -> Non
     assert remembered == [output]
 
 
+@virtual
+async def test_an_output_that_cannot_be_kept_is_called_an_output() -> None:
+    class Unreadable:
+        def __repr__(self) -> str:
+            raise OSError("no disk")
+
+    async def agent(input: Any) -> Any:
+        return {"it": Unreadable()}
+
+    result = await run_agent(agent)
+    assert result.error == "The value at output cannot be kept: reading it raised OSError: no disk."
+
+
 def test_a_name_may_be_given_and_an_agent_stays_what_it_is() -> None:
     agent = as_agent(of_input, name="lead")
     assert agent.name == "lead"

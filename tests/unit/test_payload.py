@@ -3,11 +3,14 @@
 import datetime as dt
 import json
 import math
+import numbers
 import sys
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -54,6 +57,63 @@ class Plain:
         return "<plain>"
 
 
+class OtherInt:
+    """A whole number of another library, as NumPy's are."""
+
+    def __int__(self) -> int:
+        return 5
+
+    __index__ = __trunc__ = __int__
+
+
+class OtherFloat:
+    def __float__(self) -> float:
+        return 0.5
+
+
+numbers.Integral.register(OtherInt)
+numbers.Real.register(OtherFloat)
+
+
+class Alone:
+    """An array of one value without dimensions, as NumPy's and PyTorch's."""
+
+    ndim = 0
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def item(self) -> Any:
+        return self.value
+
+    def __len__(self) -> int:
+        raise TypeError("len() of unsized object")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("iteration over a 0-d array")
+
+
+class AloneInItself(Alone):
+    def __init__(self) -> None:
+        super().__init__(self)
+
+    def __repr__(self) -> str:
+        return "array(itself)"
+
+
+class Standin:
+    """Has all methods of what it stands for, as proxies have, and that is None."""
+
+    def __len__(self) -> int:
+        raise TypeError("object of type 'NoneType' has no len()")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("'NoneType' object is not iterable")
+
+    def __repr__(self) -> str:
+        return "None"
+
+
 CHANGED: list[tuple[str, Any, Any]] = [
     ("NUL in text", "a\0b", "a\ufffdb"),
     ("NUL in a key", {"\0": 1}, {"\ufffd": 1}),
@@ -91,6 +151,18 @@ CHANGED: list[tuple[str, Any, Any]] = [
     ("type", Point, repr(Point)),
     ("generator", (i for i in [0]), None),
     ("complex", 1j, "1j"),
+    ("whole number of another library", OtherInt(), 5),
+    ("number of another library", [OtherFloat()], [0.5]),
+    ("key that is such a number", {OtherInt(): 1}, {"5": 1}),
+    (
+        "array of one value",
+        {"n": Alone(3), "yes": Alone(True), "at": Alone(dt.date(2026, 1, 2))},
+        {"n": 3, "yes": True, "at": "2026-01-02"},
+    ),
+    ("array of one value that is no number", Alone(math.nan), "NaN"),
+    ("array of itself", AloneInItself(), "array(itself)"),
+    ("proxy of nothing", Standin(), "None"),
+    ("fraction", Fraction(10**400, 3), repr(Fraction(10**400, 3))),
 ]
 KEPT: list[tuple[str, Any, Any]] = [
     ("64 bits", [2**64 - 1, -(2**63)], [2**64 - 1, -(2**63)]),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
@@ -92,7 +93,8 @@ def canonical(
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
     and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
-    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects, any other object its `repr`.
+    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects, numbers of other libraries
+    Python's, any other object its `repr`.
 
     Raises:
         PayloadError: the value's own code failed while it was read.
@@ -107,13 +109,13 @@ def with_whole_characters(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def whole(value: Any) -> Json:
+def whole(value: Any, *, path: str = "value") -> Json:
     """`value` as plain JSON, with all of its text: for what is streamed or remembered, and is no payload of an event.
 
     Raises:
         PayloadError: as `canonical`.
     """
-    return canonical(value, max_chars=WHOLE_CHARS)[0]
+    return canonical(value, max_chars=WHOLE_CHARS, path=path)[0]
 
 
 def shortened(plain: JsonObject, max_chars: int) -> JsonObject:
@@ -300,10 +302,36 @@ class _Walk:
         dump = getattr(type(value), "model_dump", None)  # Pydantic's, and with it LangChain's messages
         if callable(dump):
             return self.nested(value, depth, lambda model, deeper: self.value(dump(model), deeper))
-        if isinstance(value, Iterable) and hasattr(value, "__len__"):
+        if (number := _number_in(value)) is not None:
+            return self.value(number, depth)
+        if isinstance(value, Iterable) and _is_sized(value):
             return self.nested(value, depth, self.sequence)
         text = repr(value)
         return self.text(text if len(text) <= _REPR_CHARS else f"{text[:_REPR_CHARS]}…")
+
+
+def _number_in(value: Any) -> Any:
+    """The value of Python's own in a number of another library, or in an array of NumPy's kind that is one value alone."""
+    kind = type(value)
+    if hasattr(kind, "ndim") and hasattr(kind, "item") and value.ndim == 0:
+        item = value.item()
+        if type(item) is not kind:
+            return item
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    # A fraction is no float, and may be too large for one.
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational) else None
+
+
+def _is_sized(value: Any) -> bool:
+    """Whether it has a length, as sequences have; what stands for another object may have the method alone."""
+    if not hasattr(value, "__len__"):
+        return False
+    try:
+        len(value)
+    except TypeError:
+        return False
+    return True
 
 
 _FLOAT_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}

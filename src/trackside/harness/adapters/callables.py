@@ -154,7 +154,7 @@ class CallableAgent:
             )
         if output is None:
             return AgentResult()
-        plain = whole(output)
+        plain = whole(output, path="output")
         _note_messages(plain, run)
         values = plain if isinstance(plain, dict) else {"output": plain}
         if "values" in run.stream_modes:

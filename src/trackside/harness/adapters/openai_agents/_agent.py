@@ -128,7 +128,7 @@ class OpenAIAgent:
             return AgentResult(interrupts=questions_in(result), paused=paused_state(result))
         if (why := failed.behind(result, recorder.tools)) is not None:
             raise ErrorOutputError(agent=self.name, why=why)
-        output = whole(result.final_output)
+        output = whole(result.final_output, path="output")
         values = {"items": self._items[run], "output": output}
         stream.show(values)
         return AgentResult(output=output, values=values)

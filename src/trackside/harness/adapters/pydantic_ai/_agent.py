@@ -154,7 +154,7 @@ class PydanticAIAgent:
             raise ErrorOutputError(
                 agent=self.name, why=result.response.text or "its model's answer ended with an error"
             )
-        values: Mapping[str, Any] = {_HISTORY: kept(messages), "output": whole(result.output)}
+        values: Mapping[str, Any] = {_HISTORY: kept(messages), "output": whole(result.output, path="output")}
         watch.send(values, "values")
         return AgentResult(output=values["output"], values=values)
 
