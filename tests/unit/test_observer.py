@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.contract.ways_to_run import Draining
@@ -22,6 +22,7 @@ from trackside.harness.observer import (
     RunLifecycleEvent,
     RunObserver,
     RunResult,
+    _give_only_none,
     ensure_observer,
     observer_name,
 )
@@ -586,6 +587,34 @@ def test_function_whose_code_returns_nothing_is_refused_before_any_call() -> Non
     for wrong in (forgot_async, ForgotAsync(), lambda event: None):
         with pytest.raises(TypeError, match="plain function that returns None; make it `async def`"):
             ensure_observer(wrong)  # type: ignore[arg-type, return-value]
+
+
+class Step(NamedTuple):
+    opname: str
+    argval: Any = None
+    is_jump_target: bool = False
+
+
+BEGIN = [Step("RESUME"), Step("LOAD_FAST", "event")]
+
+
+@pytest.mark.parametrize(
+    ("steps", "only_none"),
+    [
+        ([*BEGIN, Step("RETURN_CONST")], True),
+        ([*BEGIN, Step("LOAD_CONST"), Step("RETURN_VALUE")], True),
+        ([*BEGIN, Step("LOAD_CONST"), Step("RETURN_VALUE"), Step("LOAD_CONST"), Step("RETURN_VALUE")], True),
+        ([*BEGIN, Step("RETURN_CONST", 5)], False),
+        ([*BEGIN, Step("LOAD_CONST", 5), Step("RETURN_VALUE")], False),
+        ([*BEGIN, Step("RETURN_VALUE")], False),
+        ([*BEGIN, Step("LOAD_CONST"), Step("RETURN_VALUE"), Step("LOAD_FAST", "x"), Step("RETURN_VALUE")], False),
+        ([*BEGIN, Step("POP_JUMP_IF_FALSE"), Step("LOAD_CONST"), Step("RETURN_VALUE", is_jump_target=True)], False),
+        ([Step("RETURN_GENERATOR"), *BEGIN, Step("LOAD_CONST"), Step("RETURN_VALUE")], False),
+        ([*BEGIN, Step("RAISE_VARARGS")], False),
+    ],
+)
+def test_code_that_ends_with_none_alone_is_known_in_all_versions_of_python(steps: list[Any], only_none: bool) -> None:
+    assert _give_only_none(steps) is only_none
 
 
 def test_observers_are_called_by_type_and_callbacks_by_function() -> None:

@@ -22,9 +22,11 @@ import types as _types
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Protocol, cast, runtime_checkable
 
 from trackside.harness.errors import NotAnObserverError, NotObserversError
+from trackside.harness.signatures import annotations_of
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 __all__ = [
@@ -435,13 +437,29 @@ def _never_awaitable(function: Callable[..., Any]) -> str | None:
 
 def _returns_only_none(function: Callable[..., Any]) -> bool:
     """Whether a plain function says, or its code shows, that all it ever returns is None."""
-    if getattr(function, "__annotations__", {}).get("return", ...) in (None, "None"):
+    if annotations_of(function).get("return", ...) in (None, "None"):
         return True
     code = getattr(function, "__code__", None)
     if code is None:
         return False
-    returns = [step for step in dis.get_instructions(code) if step.opname.startswith("RETURN_")]
-    return bool(returns) and all(step.opname == "RETURN_CONST" and step.argval is None for step in returns)
+    return _give_only_none(dis.get_instructions(code))
+
+
+def _give_only_none(steps: Iterable[dis.Instruction]) -> bool:
+    """Whether code ends nowhere but with None."""
+    first, *others = steps
+    returns = [
+        _gives_none(before, step)
+        for before, step in pairwise((first, first, *others))
+        if step.opname.startswith("RETURN_")
+    ]
+    return bool(returns) and all(returns)
+
+
+def _gives_none(before: dis.Instruction, step: dis.Instruction) -> bool:
+    if step.opname == "RETURN_VALUE":  # from Python 3.14 on, of what was loaded before, unless it is jumped to
+        return before.opname == "LOAD_CONST" and before.argval is None and not step.is_jump_target
+    return step.opname == "RETURN_CONST" and step.argval is None
 
 
 def _name_of(thing: object) -> str:

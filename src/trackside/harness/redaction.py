@@ -15,6 +15,7 @@ from typing import Any
 
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload
+from trackside.harness.signatures import signature_of
 from trackside.harness.types import JsonObject, LifecycleEventType
 
 logger = logging.getLogger("trackside.worker")
@@ -64,7 +65,7 @@ def fault_of(hook: Any) -> str | None:
     if inspect.iscoroutinefunction(hook):
         return "is asynchronous"
     try:
-        inspect.signature(hook).bind("run_started", {})
+        signature_of(hook).bind("run_started", {})
     except TypeError:
         return "cannot be called with two arguments"
     except ValueError:  # it is not written in Python, and does not say what it takes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Final
 
 from trackside.app.settings import Settings
 from trackside.app.wiring.agents import AgentReference, AgentReferenceError, Wanted, load_object
+from trackside.harness.signatures import signature_of
 
 _KEY: Final = "server.app"
 _FORM: Final = "it is an ASGI app, as those of Starlette and FastAPI are"
@@ -41,7 +41,7 @@ def _is_one(value: Any) -> bool:
     if not callable(value) or isinstance(value, type):
         return False
     try:
-        inspect.signature(value).bind("scope", "receive", "send")
+        signature_of(value).bind("scope", "receive", "send")
     except TypeError:
         return False
     except Exception:  # noqa: BLE001  # of a user's object, which says nothing of its arguments, may be one

@@ -27,6 +27,7 @@ from trackside.harness import ObserverBinding, RunObserver, TracksideError
 from trackside.harness.errors import NotAnObserverError
 from trackside.harness.failures import line_of
 from trackside.harness.observer import RunLifecycleEvent, ensure_observer
+from trackside.harness.signatures import signature_of
 from trackside.harness.types import LifecycleEventType
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def _check_options(configured: ObserverSettings, target: type) -> None:
         why = f"{configured.type} is no observer: it has no method on_event"
         raise configured.complaint("type", why)
     try:
-        parameters = [*inspect.signature(target).parameters.values()]
+        parameters = [*signature_of(target).parameters.values()]
     except (TypeError, ValueError):  # a class that was not written in Python
         return
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

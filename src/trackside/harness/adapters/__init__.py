@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.context import Agent
 from trackside.harness.errors import NotAnAgentError
+from trackside.harness.signatures import annotations_of
 
 _FRAMEWORKS = {
     "agents": "trackside.harness.adapters.openai_agents",
@@ -93,8 +94,8 @@ def _seems_to_make_graphs(function: Any) -> bool:
     """Whether it is worth a closer look, for which LangGraph has to be there."""
     if getattr(function, "__globals__", None) is contextlib.__dict__:
         return True  # a context manager
-    annotations = getattr(function, "__annotations__", None) or {}
-    return any(_OF_GRAPHS.search(said if isinstance(said, str) else repr(said)) for said in annotations.values())
+    annotations = annotations_of(function).values()
+    return any(_OF_GRAPHS.search(said if isinstance(said, str) else repr(said)) for said in annotations)
 
 
 def _adapter_of(package: str) -> str | None:

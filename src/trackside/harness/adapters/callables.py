@@ -21,6 +21,7 @@ from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAg
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.kept_context import kept_context, recall_context
 from trackside.harness.payload import whole
+from trackside.harness.signatures import signature_of
 from trackside.harness.states import Caller
 from trackside.harness.threads import AGENT_THREADS
 from trackside.harness.types import Json, JsonObject, RunSpec
@@ -277,7 +278,7 @@ def _schema_of(kind: Any) -> JsonObject | None:
 def _takes_run(function: Callable[..., Any]) -> bool:
     """Whether the function has a place for the run: a second parameter that has no default, or that is called `run`."""
     try:
-        signature = inspect.signature(function)
+        signature = signature_of(function)
     except (TypeError, ValueError):
         return False  # a builtin without a signature: it takes the input
     if not signature.parameters:

@@ -6,7 +6,6 @@ request is about. One that fails has refused it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, Self
 from uuid import UUID
@@ -16,6 +15,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
+from trackside.harness.signatures import signature_of
 from trackside.harness.types import JsonObject
 
 type Resource = Literal["threads", "assistants", "crons", "store"]
@@ -190,7 +190,7 @@ def _check(handler: Any, name: str) -> None:
     if not callable(handler):
         raise UnsuitedHandlerError(why=f"{name} cannot be called")
     try:
-        parameters = inspect.signature(handler).parameters
+        parameters = signature_of(handler).parameters
     except (TypeError, ValueError) as exc:
         raise UnsuitedHandlerError(why=f"what {name} takes cannot be found out") from exc
     named = {"ctx", "value"} - parameters.keys()

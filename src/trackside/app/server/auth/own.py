@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
 from trackside.harness.payload import canonical
+from trackside.harness.signatures import signature_of
 
 logger = logging.getLogger("trackside.server")
 
@@ -183,7 +183,7 @@ def _handler_of(auth: Any) -> Callable[..., Any]:
 
 def _names_of(function: Callable[..., Any]) -> list[str]:
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = signature_of(function).parameters.values()
     except (TypeError, ValueError) as exc:
         raise UnsuitedFunctionError(why="what it takes cannot be found out") from exc
     names: list[str] = []

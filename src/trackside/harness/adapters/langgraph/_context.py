@@ -7,12 +7,12 @@ of the process that executes the run.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, is_typeddict
 
 from trackside.harness.asked import configured
+from trackside.harness.signatures import signature_of
 
 
 def completed(
@@ -72,7 +72,7 @@ class _Taken:
             return cls._by_model(schema)
         if not isinstance(schema, type) or not is_dataclass(schema):
             return None
-        parameters = inspect.signature(schema).parameters.values()
+        parameters = signature_of(schema).parameters.values()
         named = [one for one in parameters if one.kind in {one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY}]
         return cls(
             frozenset(one.name for one in named),

@@ -22,6 +22,7 @@ from trackside.harness.asked import configured
 from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
 from trackside.harness.logs import fields_of
+from trackside.harness.signatures import annotations_of
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import JsonObject
@@ -42,7 +43,7 @@ def adapt_factory(
     arguments = Arguments.taken_by(function, loosely=loosely)
     if arguments is None:
         return None
-    returned = annotation_text(getattr(function, "__annotations__", {}).get("return"))
+    returned = annotation_text(annotations_of(function).get("return"))
     if not (loosely or arguments.are_annotated or is_context_manager(function) or _GRAPH.search(returned)):
         return None
     plain: Any = function

@@ -12,6 +12,7 @@ from trackside.harness.adapters.langgraph._items import LentItems
 from trackside.harness.adapters.langgraph._users import user_of
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.items import ItemStore
+from trackside.harness.signatures import signature_of
 
 type Access = Literal["threads.create_run", "threads.update", "threads.read", "assistants.read"]
 """What a graph is made for, as LangGraph's runtime says it."""
@@ -49,7 +50,7 @@ class Arguments:
         however that is called.
         """
         try:
-            parameters = [*inspect.signature(function).parameters.values()]
+            parameters = [*signature_of(function).parameters.values()]
         except (TypeError, ValueError):
             return None
         found: dict[str, str] = {}
