@@ -1,6 +1,7 @@
 """What `CompositeObserver` and `ensure_observer` mean: each line of the contract."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -587,6 +588,28 @@ def test_function_whose_code_returns_nothing_is_refused_before_any_call() -> Non
     for wrong in (forgot_async, ForgotAsync(), lambda event: None):
         with pytest.raises(TypeError, match="plain function that returns None; make it `async def`"):
             ensure_observer(wrong)  # type: ignore[arg-type, return-value]
+
+
+async def test_what_a_decorator_has_made_awaitable_is_an_observer() -> None:
+    seen: list[RunLifecycleEvent] = []
+
+    async def watch(event: RunLifecycleEvent) -> None:
+        seen.append(event)
+
+    def note(event: RunLifecycleEvent) -> None:
+        seen.append(event)
+
+    @functools.wraps(watch)
+    def watched(event: RunLifecycleEvent) -> Any:
+        return watch(event)
+
+    @functools.wraps(note)
+    def elsewhere(event: RunLifecycleEvent) -> Any:
+        return asyncio.to_thread(note, event)
+
+    for observer in (watched, elsewhere):
+        await ensure_observer(observer).on_event(EVENT)
+    assert seen == [EVENT, EVENT]
 
 
 class Step(NamedTuple):

@@ -430,7 +430,9 @@ def _never_awaitable(function: Callable[..., Any]) -> str | None:
         module = owner.__name__ if isinstance(owner, _types.ModuleType) else type(owner).__module__
         if module in sys.stdlib_module_names:
             return "its result is not awaitable; wrap it in an async function"
-    if not inspect.iscoroutinefunction(function) and _returns_only_none(inspect.unwrap(function)):
+    # What a decorator has made of a function is none of its annotations', which are those of the function within.
+    decorated = hasattr(function, "__wrapped__")
+    if not decorated and not inspect.iscoroutinefunction(function) and _returns_only_none(function):
         return "it is a plain function that returns None; make it `async def`"
     return None
 
