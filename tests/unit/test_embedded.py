@@ -13,6 +13,7 @@ from tests.contract.ways_to_run import Gate, end_of, required, told, virtual
 from trackside import RunManager, RunSpec, RunStatus, run_agent
 from trackside.harness import (
     CompositeObserver,
+    DuplicateRunError,
     InvalidSpecError,
     LifecycleEventType,
     NotAnObserverError,
@@ -23,6 +24,7 @@ from trackside.harness import (
 )
 from trackside.harness import embedded as embedded_module
 from trackside.harness.ids import new_id
+from trackside.harness.memory import KEEP_ENDED_RUNS
 from trackside.testing import Misbehaviour, RecordingObserver, assert_run_order, run_virtual
 
 BUSY = "thread_status_updated busy"
@@ -203,6 +205,26 @@ async def test_what_a_run_left_behind_may_have_its_thread_when_it_has_ended() ->
     await run_agent(calls, thread_id="t")
     ended.set()
     assert (await left[0]).output == "after"
+
+
+@virtual
+async def test_an_id_is_taken_also_after_the_end_of_its_run_until_many_others_have_ended() -> None:
+    going_on = asyncio.Event()
+
+    async def waits(input: Any) -> None:
+        await going_on.wait()
+
+    first = asyncio.create_task(run_agent(waits, run_id="same"))
+    await asyncio.sleep(1)
+    with pytest.raises(DuplicateRunError):
+        await run_agent(echo, run_id="same")
+    going_on.set()
+    await first
+    for _ in range(KEEP_ENDED_RUNS):
+        with pytest.raises(DuplicateRunError, match=r"^Run id 'same' is taken: an id names one run\. Leave"):
+            await run_agent(echo, run_id="same")
+        await run_agent(echo)
+    assert (await run_agent(echo, "x", run_id="same")).output == "x"
 
 
 @virtual

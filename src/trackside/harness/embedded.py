@@ -130,7 +130,7 @@ async def run_agent(
         TypeError: this is not an agent, or not an observer.
         InvalidSpecError: (a `ValueError`) an argument does not fit a run.
         PayloadError: (a `ValueError`) the metadata cannot be read.
-        DuplicateRunError: a run with this id goes on.
+        DuplicateRunError: a run of this event loop has this id: one that goes on, or is among the 256 that ended last.
         RunDepthError: runs that start runs went too deep.
         ThreadBusyError: it was called by a run of the same thread, or by one that such a run waits for: that cannot end
             before it.

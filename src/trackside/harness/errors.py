@@ -125,7 +125,7 @@ class UnshownStateError(TracksideError):
 
 
 class DuplicateRunError(TracksideError, ValueError):
-    """Run id {run_id!r} is taken: an id names one run for ever. Leave it out, or pass a new one."""
+    """Run id {run_id!r} is taken: an id names one run. Leave it out, or pass a new one."""
 
 
 class ThreadBusyError(TracksideError):

@@ -110,8 +110,9 @@ class _Thread:
 class MemoryCoordinator:
     """Admission, claims and cancels for one process; see `ports.RunCoordinator` for what each method promises.
 
-    Methods never wait, so each is atomic between two awaits of its caller. It knows of a thread only what runs need that
-    are active on it, and nothing once it rests: of a spec, `owner`, `any_owner`, `thread_exists`, `thread_ends`,
+    Methods never wait, so each is atomic between two awaits of its caller. A run has its id and idempotency key while it
+    is active or among the `keep_ended` that ended last; then they are free again. Of a thread it knows only what runs need
+    that are active on it, and nothing once it rests: of a spec, `owner`, `any_owner`, `thread_exists`, `thread_ends`,
     `thread_metadata` and `thread_ttl` are for coordinators that keep threads, and are not looked at here.
     """
 
