@@ -38,7 +38,7 @@ def told(old: Any, new: Any) -> list[tuple[str, str]]:
         (
             {"m": [{"id": "a", "t": 1}, {"id": "b"}]},
             {"m": [{"id": "b"}, {"id": "a", "t": 2}, {"id": "c"}]},
-            [("changed", "m[1].t"), ("added", "m[2]")],
+            [("changed", "m[1].t"), ("added", "m[2]"), ("changed", "m")],
         ),
     ],
 )
@@ -55,6 +55,16 @@ def test_there_is_a_difference_where_values_are_not_the_same(old: Any, new: Any)
     assert difference(old, old).changes == []
     are_same = msgspec.json.encode(old, order="sorted") == msgspec.json.encode(new, order="sorted")
     assert (difference(old, new).changes == []) == are_same
+
+
+def test_elements_in_another_order_are_told_by_their_ids() -> None:
+    one, other = {"id": "a", "text": "x"}, {"id": "b", "text": "y"}
+    moved = difference({"m": [one, other]}, {"m": [other, one]}).changes
+    assert moved == [Change(path="m", kind="changed", old=["a", "b"], new=["b", "a"])]
+    assert difference([{"id": "gone"}, one, other], [one, other, {"id": "new"}]).changes == [
+        Change(path="[0]", kind="removed", old={"id": "gone"}),
+        Change(path="[2]", kind="added", new={"id": "new"}),
+    ]
 
 
 def test_there_are_no_more_changes_than_can_be_read() -> None:

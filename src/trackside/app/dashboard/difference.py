@@ -1,7 +1,8 @@
 """What is different between two JSON values: each place where something was added, removed or changed, old and new.
 
-Elements of lists that have an `id` are recognised by it, as messages have one. Other lists are compared from both ends: what
-is the same at the beginning and at the end is left out, and what is between is compared in its order.
+Elements of lists that have an `id` are recognised by it, as messages have one; if they are in another order, that is told
+by their ids. Other lists are compared from both ends: what is the same at the beginning and at the end is left out, and
+what is between is compared in its order.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ def _of_lists(old: list[Any], new: list[Any], path: str, depth: int) -> Iterator
         for id_, place in places.items():
             if id_ not in before:
                 yield Change(path=f"{path}[{place}]", kind="added", new=new[place])
+        old_order, new_order = [id_ for id_ in before if id_ in places], [id_ for id_ in places if id_ in before]
+        if old_order != new_order:
+            yield Change(path=path, kind="changed", old=old_order, new=new_order)
         return
     yield from _by_place(old, new, path, depth)
 
