@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from trackside.app.dashboard.filters import Filters, moment_of
 from trackside.app.dashboard.time_ranges import stamp, time_range
-from trackside.app.dashboard.wording import twin_name, visible
+from trackside.app.dashboard.wording import count, duration, size, twin_name, visible
 
 NOW = datetime(2026, 11, 26, 3, 30, tzinfo=UTC)
 NAMES = ("text", "status", "since", "until", "range", "cost", "length", "place")
@@ -102,6 +104,20 @@ def test_whatever_is_said_is_taken_or_refused_and_stays_in_the_address(said: dic
 @given(st.text())
 def test_every_sign_of_a_name_can_be_seen(name: str) -> None:
     assert visible(name).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("write", "numbers"),
+    [
+        (count, {9_999: "9,999", 9_999.6: "10k", 12_345: "12.3k", 999_499: "999k", 999_999: "1M", 999_999_999: "1G"}),
+        (count, {1_000: "1,000", -999_999: "-1M", 12_345_678_901: "12.3G", 5e12: "5,000G"}),
+        (duration, {0.9994: "999 ms", 0.9996: "1.00 s", 9.996: "10.0 s", 59.94: "59.9 s", 59.96: "1 min 0 s"}),
+        (duration, {60: "1 min 0 s", 3_599.9: "59 min 59 s", 90_061: "1 d 1 h"}),
+        (size, {1_023: "1023 bytes", 1_024: "1.0 KiB", 1_048_575: "1.0 MiB"}),
+    ],
+)
+def test_the_unit_of_a_number_is_that_of_what_is_written(write: Callable[[Any], str], numbers: dict[Any, str]) -> None:
+    assert {number: write(number) for number in numbers} == numbers
 
 
 def test_the_address_of_a_twin_is_called_short() -> None:

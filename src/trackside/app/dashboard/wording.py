@@ -17,15 +17,16 @@ _STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
 
 def duration(seconds: float | None) -> str:
-    """`0.42 s`, `3 min 20 s`, `2 h 5 min`; a dash if there is none."""
+    """`420 ms`, `3 min 20 s`, `2 h 5 min`; a dash if there is none."""
     if seconds is None:
         return "–"
     if seconds < 0.001:
         return "< 1 ms"
-    if seconds < 1:
+    if seconds < 0.9995:  # what would be written as 1000 ms is a second, and so with the others
         return f"{seconds * 1_000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    seconds = max(seconds, 60.0)
     for size, name in _STEPS:
         if seconds >= size:
             whole, rest = divmod(seconds, size)
@@ -38,11 +39,12 @@ def count(number: float | None) -> str:
     """`1,234`, `12.3k`, `4.56M`; a dash if there is none."""
     if number is None:
         return "–"
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(number) >= size:
-            unit = 1e3 if sign == "k" else size
+    if abs(number) < 9_999.5:
+        return f"{number:,.0f}"
+    for unit, sign in ((1e3, "k"), (1e6, "M"), (1e9, "G")):
+        if abs(number) < 999.5 * unit:
             return f"{number / unit:.3g}{sign}"
-    return f"{number:,.0f}"
+    return f"{number / 1e9:,.0f}G"
 
 
 def plural(number: float | None, one: str, many: str | None = None) -> str:
@@ -96,7 +98,7 @@ def pretty(value: Any) -> str:
 def size(number: int) -> str:
     """A number of bytes."""
     for unit, name in ((1_048_576, "MiB"), (1_024, "KiB")):
-        if number >= unit:
+        if number >= unit * 0.99995:  # 1,048,575 bytes would be written as 1,024.0 KiB
             return f"{number / unit:,.1f} {name}"
     return f"{number} bytes"
 
