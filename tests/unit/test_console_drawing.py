@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trackside.app.dashboard.drawing import MOST_NODES, Drawing, drawn
+from trackside.app.dashboard.drawing import MOST_EDGES, MOST_NODES, Drawing, drawn
 
 
 def graph(*edges: str) -> Drawing:
@@ -80,10 +80,19 @@ def test_no_boxes_overlap_and_all_are_inside(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "edges"),
-    [([], []), ([{"id": f"{number}"} for number in range(MOST_NODES + 1)], [])],
+    [
+        ([], []),
+        ([{"id": f"{number}"} for number in range(MOST_NODES + 1)], []),
+        ([{"id": "a"}, {"id": "b"}], [{"source": "a", "target": "b"}] * (MOST_EDGES + 1)),
+    ],
 )
 def test_nothing_and_what_nobody_could_read_is_not_drawn(nodes: list[Any], edges: list[Any]) -> None:
     assert drawn(nodes, edges) is None
+
+
+def test_a_graph_that_stays_the_same_is_drawn_once() -> None:
+    assert graph("s a", "a e?") is graph("s a", "a e?")
+    assert graph("s a", "a e?") != graph("s a", "a e")
 
 
 def test_edges_to_nodes_that_are_not_there_are_left_out() -> None:

@@ -8,14 +8,20 @@ neighbours' places (barycenters), and the places follow the order. For the graph
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
 MOST_NODES: Final = 60
-"""Larger graphs are not drawn: nobody could read them."""
+MOST_EDGES: Final = 200
+"""Larger graphs are not drawn: nobody could read them, and the event loop would stand still meanwhile."""
+
+_KEPT: Final = 32
+"""So many drawings are kept: a page fetches itself anew while its graph stays the same."""
 
 _SWEEPS: Final = 8
 _HEIGHT: Final = 34
@@ -81,7 +87,7 @@ def drawn(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, Any]]
     names = {str(node["id"]): _name(node) for node in nodes}
     if not names or len(names) > MOST_NODES:
         return None
-    known = [
+    known = tuple(
         _Edge(
             str(edge["source"]),
             str(edge["target"]),
@@ -90,8 +96,13 @@ def drawn(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, Any]]
         )
         for edge in edges
         if str(edge.get("source")) in names and str(edge.get("target")) in names
-    ]
-    return _Layout(names, known).drawing()
+    )
+    return None if len(known) > MOST_EDGES else _laid_out(tuple(names.items()), known)
+
+
+@lru_cache(_KEPT)
+def _laid_out(names: tuple[tuple[str, str], ...], edges: tuple[_Edge, ...]) -> Drawing:
+    return _Layout(dict(names), edges).drawing()
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -294,7 +305,10 @@ def _crossings(rows: Sequence[Sequence[Any]], below: Mapping[Any, Sequence[Any]]
     for upper, lower in pairwise(rows):
         places = {one: place for place, one in enumerate(lower)}
         ends = [place for one in upper for place in sorted(places[other] for other in below[one])]
-        found += sum(first > second for number, first in enumerate(ends) for second in ends[number + 1 :])
+        before: list[int] = []  # sorted; the edges of which each one crosses those that end further right
+        for end in ends:
+            found += len(before) - bisect_right(before, end)
+            insort(before, end)
     return found
 
 

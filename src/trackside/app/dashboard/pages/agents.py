@@ -9,7 +9,7 @@ from typing import Any, Final
 from trackside.app.dashboard.asking import part, parts_of
 from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.declaring import API, page, params_of
-from trackside.app.dashboard.drawing import MOST_NODES, drawn
+from trackside.app.dashboard.drawing import drawn
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.routes import assistants, records
 from trackside.app.server.routing import Call, Routes
@@ -86,7 +86,6 @@ async def show_agent(call: PageCall) -> Any:
         drawing=None if graph is None else _drawing(graph),
         nodes=[] if graph is None else graph["nodes"],
         edges=[] if graph is None else graph["edges"],
-        most_nodes=MOST_NODES,
         graph_problem=said["graph"].why,
         schemas=[] if schemas is None else _schemas(schemas),
         schemas_problem=said["schemas"].why,
