@@ -130,6 +130,20 @@ def test_what_is_copied_is_what_was_asked_for_to_a_shell(text: str) -> None:
     assert json.loads(sent[-1]) == {"assistant_id": "chat", **request, "metadata": {"who": NASTY, "n": 3}}
 
 
+@pytest.mark.parametrize("sign", ["\x1b[201~\nid\n", "\x03", "\r", "\x7f", "\x9b201~", "\x00"])
+def test_what_is_copied_has_nothing_that_a_terminal_obeys(sign: str) -> None:
+    text = f"hello{sign}there"
+    request = {"input": {"messages": [{"role": "user", "content": text}]}}
+    copied = commands(request, metadata={"who": text, text: "who", "n": "1"}, goes_on=True)
+    resumed = commands({"command": {"resume": text}}, goes_on=True)
+    for command in (copied.run, copied.curl, resumed.run, resumed.curl):
+        assert command.replace(" \\\n", "").isprintable()
+    assert json.loads(words(copied.run)[-1]) == request["input"]
+    assert words(copied.run).count("--metadata") == 1
+    assert json.loads(words(copied.curl)[-1])["metadata"] == {"who": text, text: "who", "n": "1"}
+    assert json.loads(words(resumed.run)[-1]) == text
+
+
 def test_an_answer_is_copied_as_one() -> None:
     copied = commands({"command": {"resume": {"q": NASTY}}}, goes_on=True)
     name, values = parsed(copied.run)

@@ -1,4 +1,6 @@
-"""A run as what starts it anew from a shell: `trackside run`, and `curl`. Pure; all that users wrote is quoted."""
+"""A run as what starts it anew from a shell: `trackside run`, and `curl`. Pure; all that users wrote is quoted, and nothing
+of it has signs that a terminal obeys while it is pasted, whatever the quotes are: those are escaped, or left out.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from typing import Any, Final
 _MOST_CHARS: Final = 30_000
 """One argument of a command line may have 128 KiB, as UTF-8; the quotes in it take more."""
 _KEY: Final = '"$TRACKSIDE_API_KEY"'
-_PLAIN_TEXT: Final = re.compile(r"[A-Za-z][^\x00]*", re.DOTALL)
+_OBEYED_SIGNS: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tabs and ends of lines
+_OBEYED: Final = re.compile(f"[{_OBEYED_SIGNS}]")
+_PLAIN_TEXT: Final = re.compile(f"[A-Za-z][^{_OBEYED_SIGNS}]*")
 _WORDS_OF_JSON: Final = frozenset({"true", "false", "null", "NaN", "Infinity"})
 _SAME: Final = (
     "input",
@@ -115,7 +119,7 @@ def _run(
     if goes_on:
         words += ["--thread", thread_id]
     for name, value in metadata.items():
-        if isinstance(value, str) and "=" not in name and "\x00" not in f"{name}{value}":
+        if isinstance(value, str) and "=" not in name and not _OBEYED.search(f"{name}{value}"):
             words += ["--metadata", f"{name}={value}"]
     given = request.get("input")
     rest = [] if given is None else ["@input.json" if is_long else _argument(given)]
@@ -129,9 +133,9 @@ def _arguments(*given: str) -> str:
 
 def _argument(given: Any) -> str:
     text = _only_text(given)
-    if text is not None and _PLAIN_TEXT.fullmatch(text) and text.strip() not in _WORDS_OF_JSON:
-        return text
-    return _json(given)
+    if text is None or not _PLAIN_TEXT.fullmatch(text) or text.strip() in _WORDS_OF_JSON:
+        return _json(given)
+    return text
 
 
 def _only_text(given: Any) -> str | None:
@@ -147,4 +151,4 @@ def _only_text(given: Any) -> str | None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
