@@ -492,10 +492,10 @@ async def test_a_stranger_is_told_of_nothing_live(serve_agents: ServeAgents, tmp
     async with serve_agents(AGENTS, access=access) as served, browsing(served.url, "user-bob") as stranger:
         things = await things_of_ada(served.url, "user-ada")
         assert (await stranger.http.get(f"/ui/live?run_id={things['run_id']}")).status_code == 404
-        async with stranger.http.stream(
-            "GET", "/ui/live"
-        ) as answer:  # no event says whose it is: pages look now and then
-            assert await anext(answer.aiter_lines()) == "event: beat"
+        for query in ("", "?agent=chat"):  # no event says whose it is: pages look now and then
+            async with stranger.http.stream("GET", f"/ui/live{query}") as answer:
+                assert answer.status_code == 200
+                assert await anext(answer.aiter_lines()) == "event: beat"
 
 
 def test_these_alone_are_for_everybody() -> None:
