@@ -628,6 +628,12 @@ async def test_it_is_there_where_it_is_mounted(database_url: str) -> None:
                 assert (await http.post("/agents/threads", json={})).status_code == 403
                 headers = {"x-csrf-token": await browser.token("/agents/ui")}
                 assert (await http.post("/agents/threads", json={}, headers=headers)).status_code == 200
+                ours = {name: http.cookies[name] for name in ("trackside_session", "trackside_token")}
+            # Another app of ours at `/` has cookies of the same names, which browsers send behind those of the longer path.
+            both = "; ".join(f"{name}={value}" for pair in ours.items() for name, value in (pair, (pair[0], "theirs")))
+            async with httpx.AsyncClient(base_url=url, headers={"cookie": both}) as http:
+                assert (await http.get("/agents/ui")).status_code == 200
+                assert (await http.post("/agents/threads", json={}, headers=headers)).status_code == 200
 
 
 async def test_an_app_behind_ours_keeps_what_is_its_own(database_url: str) -> None:

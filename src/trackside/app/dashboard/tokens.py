@@ -30,12 +30,14 @@ _FOREIGN: Final = "this was not sent by a page of this server's: load the page a
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:
-    """The cookies of a request; those that cannot be read are left out."""
+    """The cookies of a request; those that cannot be read are left out. Of two with one name the first counts: browsers
+    send that of the longer path before that of another app above ours (RFC 6265, 5.4).
+    """
     sent = "; ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
     found: dict[str, str] = {}
     for part in sent.split(";"):
         try:
-            found |= {name: unquote(morsel.value) for name, morsel in SimpleCookie(part.strip()).items()}
+            found = {name: unquote(morsel.value) for name, morsel in SimpleCookie(part.strip()).items()} | found
         except CookieError:
             continue
     return found
