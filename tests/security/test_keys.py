@@ -35,10 +35,11 @@ async def test_every_part_of_a_key_is_random(tmp_path: Path) -> None:
 
 
 def test_the_token_of_a_page_is_bound_to_the_browser_and_to_who_has_signed_in() -> None:
-    def browser(random: str, session: str = "") -> dict[str, object]:
-        return {"type": "http", "headers": [(b"cookie", f"{TOKEN}={random}; trackside_session={session}".encode())]}
+    def browser(random: str, session: str = "", path: str = "/ui/runs") -> dict[str, object]:
+        cookies = f"{TOKEN}={random}; trackside_session={session}".encode()
+        return {"type": "http", "path": path, "headers": [(b"cookie", cookies)]}
 
-    made = [token_of({"type": "http", "headers": []})[1] for _ in range(64)]
+    made = [token_of({"type": "http", "path": "/ui", "headers": []})[1] for _ in range(64)]
     randoms = [cookie[1] for cookie in made if cookie is not None]
     assert len(set(randoms)) == 64
     assert min(map(len, randoms)) >= 32, "192 bits"
@@ -47,6 +48,15 @@ def test_the_token_of_a_page_is_bound_to_the_browser_and_to_who_has_signed_in() 
     for other in (browser(randoms[1], "ada"), browser(randoms[0], "bob"), browser(randoms[0]), browser("", "ada")):
         with pytest.raises(HttpError):
             check_token(other, said)
+    nobodys, _ = token_of(browser(randoms[0], "ada", "/ui/sign-in"))
+    check_token(browser(randoms[0], "bob", "/ui/sign-in"), nobodys)
+    for other in (
+        browser(randoms[1], "ada", "/ui/sign-in"),
+        browser(randoms[0], "ada"),
+        browser("", "", "/ui/sign-in"),
+    ):
+        with pytest.raises(HttpError):
+            check_token(other, nobodys)
 
 
 def comparisons() -> Iterator[str]:

@@ -72,7 +72,9 @@ async def test_signing_in_and_out_again(serve: Any, visit: Any, tmp_path: Path) 
         assert "trackside" not in await page.evaluate("() => document.cookie"), "scripts see no cookie"
         kept = {one["name"]: one for one in await page.context.cookies()}
         assert set(kept) == {"trackside_session", "trackside_token"}
-        assert all(one["httpOnly"] and one["sameSite"] == "Strict" and one["expires"] == -1 for one in kept.values())
+        assert all(one["httpOnly"] and one["expires"] == -1 for one in kept.values())
+        sites = {name: one["sameSite"] for name, one in kept.items()}
+        assert sites == {"trackside_session": "Strict", "trackside_token": "Lax"}
         for storage in ("localStorage", "sessionStorage"):
             assert keys["run"].secret not in await page.evaluate(f"() => JSON.stringify({storage})")
         assert keys["run"].secret not in await page.content()
@@ -84,6 +86,39 @@ async def test_signing_in_and_out_again(serve: Any, visit: Any, tmp_path: Path) 
         await expect(page).to_have_url(re.compile("/ui/sign-in"))
     assert keys["run"].secret not in server.log
     assert "ts_nobody" not in server.log
+
+
+async def test_a_link_of_elsewhere_leads_there_and_leaves_other_tabs_as_they_are(
+    serve: Any, visit: Any, tmp_path: Path
+) -> None:
+    server = await serve(settings=SETTINGS)
+    keys = await keys_of(tmp_path)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/sign-in")
+        other = await page.context.new_page()
+        await other.goto(f"{server.url}/ui/sign-in?next=/ui/threads")
+        await sign_in(page, keys["run"].secret)
+        await expect(page).to_have_url(f"{server.url}/ui")
+        await sign_in(other, keys["run"].secret)  # in the other tab was the form as well
+        await expect(other).to_have_url(f"{server.url}/ui/threads")
+
+        async def linking(route: Any) -> None:
+            await route.fulfill(body=f'<a href="{server.url}/ui/runs?agent=talks">run</a>', content_type="text/html")
+
+        await page.route("http://elsewhere.example/**", linking)
+        await page.goto("http://elsewhere.example/")
+        await page.get_by_role("link").click()
+        await expect(page).to_have_url(f"{server.url}/ui/runs?agent=talks")
+        await expect(page.locator("header")).to_contain_text("run-ada")
+        await page.goto("http://elsewhere.example/")
+        await page.get_by_role("link").evaluate("(link) => { link.href = link.href.replace('runs?agent=talks', 'x'); }")
+        await page.get_by_role("link").click()  # a page for everybody
+        await expect(page.get_by_role("heading", level=1)).to_be_visible()
+        await other.get_by_role("button", name="Sign out").click()
+        await expect(other).to_have_url(f"{server.url}/ui/sign-in")
+        await other.close()
+        seen.complaints.clear()  # of the 401 on the way, and of the 404
+        seen.elsewhere.clear()
 
 
 async def test_who_is_let_in_no_longer_is_led_to_where_he_signs_in(serve: Any, visit: Any, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Browser:
     def __init__(self, url: str, **options: Any) -> None:
         self.http = httpx.AsyncClient(base_url=url, timeout=30, **options)
 
-    async def token(self, page: str = "/ui/sign-in") -> str:
+    async def token(self, page: str = "/ui/sign-in?gone=1") -> str:  # which is shown whoever has signed in
         found = re.search(r'name="trackside-token" content="([^"]+)"', (await self.http.get(page)).text)
         assert found is not None
         return html.unescape(found[1])
@@ -184,8 +184,8 @@ async def test_no_action_is_done_for_a_page_of_elsewhere(serve_agents: ServeAgen
         await served.app.store.subscriptions.open("mail", start="beginning")
         before = await inventory(served.app.store)
         good, hers = await root.token("/ui"), await ada.token("/ui")
-        before_sign_in = await root.token("/ui/sign-in")  # of the same session, so as good as the other
-        assert good == before_sign_in
+        assert good == await root.token("/ui/runs")  # of the same session
+        nobodys = await root.token()
         random = root.http.cookies["trackside_token"]
         tries: list[tuple[str, dict[str, str], dict[str, str]]] = [
             ("nothing", {}, {}),
@@ -208,12 +208,16 @@ async def test_no_action_is_done_for_a_page_of_elsewhere(serve_agents: ServeAgen
             answer = await root.http.post(f"{path}?csrf={good}", data=form)
             if answer.status_code != 403:
                 wrong.append(f"{path} takes the token from its address: {answer.status_code}")
+            of_another = good if path == "/ui/sign-in" else nobodys
+            answer = await root.http.post(path, data={**form, "csrf": of_another})
+            if answer.status_code != 403:
+                wrong.append(f"{path} takes a token of nobody's, or signs in with somebody's: {answer.status_code}")
         assert not wrong, "\n".join(wrong)
         assert await inventory(served.app.store) == before
 
         signing = [one for one in ACTIONS if one.path.startswith("/ui/sign-")]
         for action in [one for one in ACTIONS if one not in signing] + signing:
-            form = {**form_of(action, things), "csrf": good}
+            form = {**form_of(action, things), "csrf": nobodys if action.path == "/ui/sign-in" else good}
             answer = await root.http.post(filled(action, things), data=form, headers={"hx-request": "true"})
             assert FOREIGN not in html.unescape(answer.text), action.path
             assert answer.status_code < 500, (action.path, answer.text)
@@ -249,8 +253,8 @@ async def test_cookies_are_kept_from_scripts_and_from_others(serve_agents: Serve
         first = await somebody.http.get("/ui/sign-in")
         for headers, is_safe in (({}, False), ({"x-forwarded-proto": "https"}, True)):
             answer = await somebody.sign_in(keys["ada"], **headers)
-            for cookie in (answer.headers["set-cookie"], first.headers["set-cookie"]):
-                assert {"Path=/", "HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
+            for cookie, site in ((answer.headers["set-cookie"], "Strict"), (first.headers["set-cookie"], "Lax")):
+                assert {"Path=/", "HttpOnly", f"SameSite={site}"} <= set(cookie.split("; "))
             assert ("Secure" in answer.headers["set-cookie"].split("; ")) is is_safe
             assert "Max-Age" not in answer.headers["set-cookie"], "it ends with the browser"
             assert "Domain" not in answer.headers["set-cookie"]
@@ -279,7 +283,7 @@ async def test_who_signs_in_with_what_is_good(serve_agents: ServeAgents) -> None
                 assert "trackside_session" not in answer.headers.get("set-cookie", "")
                 assert "That did not work" in answer.text
                 assert not key or len(key) < 3 or html.escape(key) not in answer.text
-                here = await somebody.http.get("/ui/runs?agent=a&x=%2F")
+                here = await somebody.http.get("/ui/runs?agent=a&x=%2F", headers={"sec-fetch-site": "none"})
                 assert here.status_code == 303
                 assert here.headers["location"] == "/ui/sign-in?next=%2Fui%2Fruns%3Fagent%3Da%26x%3D%252F"
             answer = await somebody.sign_in(f"  {keys['ada']}\n", to="/ui/runs?agent=a")
@@ -297,6 +301,48 @@ async def test_who_signs_in_with_what_is_good(serve_agents: ServeAgents) -> None
             assert (script.status_code, script.headers["hx-redirect"]) == (401, "/ui/sign-in?next=%2Fui&gone=1")
             too_long = await ada.sign_in("x" * 5_000)
             assert too_long.status_code == 401
+
+
+async def test_who_signs_in_in_one_tab_goes_on_in_all(serve_agents: ServeAgents) -> None:
+    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as somebody:
+        first, second = await somebody.token(), await somebody.token("/ui/sign-in?next=%2Fui%2Fruns")
+        for token, to in ((first, "/ui"), (second, "/ui/runs")):
+            form = {"key": keys["ada"], "next": to, "csrf": token}
+            answer = await somebody.http.post("/ui/sign-in", data=form)
+            assert (answer.status_code, answer.headers["location"]) == (303, to)
+        shown = await somebody.http.get("/ui/sign-in?next=%2Fui%2Fruns%3Fagent%3Da")
+        assert (shown.status_code, shown.headers["location"]) == (303, "/ui/runs?agent=a")
+        stays = await somebody.http.get("/ui/sign-in?next=%2Fui%2Fruns&gone=1")
+        assert (stays.status_code, "You are signed in." in stays.text) == (200, True), "what sent him here might again"
+        assert 'href="/ui/runs"' in stays.text
+
+        # Tabs that were opened at once got cookies of their own, of which the browser kept one.
+        stale = await somebody.http.post("/ui/sign-in", data={"key": keys["ada"], "next": "/ui/runs", "csrf": "0" * 64})
+        assert stale.status_code == 403
+        found = re.search(r'name="csrf" value="([^"]+)"', stale.text)
+        assert found is not None
+        assert 'name="next" value="/ui/runs"' in stale.text
+        again = await somebody.http.post("/ui/sign-in", data={"key": keys["bob"], "csrf": html.unescape(found[1])})
+        assert again.status_code == 303
+        assert "bob" in (await somebody.http.get("/ui")).text
+
+
+async def test_who_comes_by_a_link_of_elsewhere_is_who_he_was(serve_agents: ServeAgents) -> None:
+    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url, keys["ada"]) as ada:
+        cookies = dict(ada.http.cookies)
+        page = "/ui/runs?agent=a"
+        async with httpx.AsyncClient(
+            base_url=served.url, cookies={"trackside_token": cookies["trackside_token"]}
+        ) as http:
+            for site in ({}, {"sec-fetch-site": "cross-site"}):  # browsers say no site where nothing is encrypted
+                linked = await http.get(page, headers=site)
+                assert linked.status_code == 401
+                assert linked.headers["refresh"] == "0;url=/ui/sign-in?next=%2Fui%2Fruns%3Fagent%3Da"
+                assert "default-src 'none'" in linked.headers["content-security-policy"]
+            for site in ("same-origin", "same-site", "none"):
+                assert (await http.get(page, headers={"sec-fetch-site": site})).status_code == 303, "with all cookies"
+        to = linked.headers["refresh"].partition("url=")[2]
+        assert (await ada.http.get(to, headers={"sec-fetch-site": "same-origin"})).headers["location"] == page
 
 
 OWN = """
@@ -357,17 +403,19 @@ async def test_tokens_and_functions_of_ones_own_sign_in_as_well(
 )  # fmt: skip
 async def test_signing_in_leads_nowhere_else(serve_agents: ServeAgents, to: str) -> None:
     async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as somebody:
-        answer = await somebody.sign_in(keys["ada"], to=to)
-        assert answer.status_code == 303
-        there = httpx.URL(served.url).join(answer.headers["location"])
-        assert str(there).startswith(f"{served.url}/ui")
-        assert there.path in {"/ui", "/ui/../../evil"} or there.path.startswith("/ui/")
-        assert answer.headers.get_list("set-cookie")[0].startswith("trackside_session")
-        assert "a" not in somebody.http.cookies
         form = (await somebody.http.get("/ui/sign-in", params={"next": to})).text
         found = re.search(r'name="next" value="([^"]*)"', form)
         assert found is not None
         assert found[1].startswith("/ui")
+        answer = await somebody.sign_in(keys["ada"], to=to)
+        assert answer.headers.get_list("set-cookie")[0].startswith("trackside_session")
+        linked = await somebody.http.get("/ui/sign-in", params={"next": to})
+        for leads in (answer, linked):
+            assert leads.status_code == 303
+            there = httpx.URL(served.url).join(leads.headers["location"])
+            assert str(there).startswith(f"{served.url}/ui")
+            assert there.path in {"/ui", "/ui/../../evil"} or there.path.startswith("/ui/")
+        assert "a" not in somebody.http.cookies
 
 
 async def test_what_somebody_may_not_do_is_refused_whatever_the_page_shows(serve_agents: ServeAgents) -> None:
@@ -617,7 +665,7 @@ async def test_it_is_there_where_it_is_mounted(database_url: str) -> None:
                 for endpoint in PAGES:
                     if endpoint.media_type == EVENT_STREAM:
                         continue
-                    page = await http.get("/agents" + filled(endpoint, things))
+                    page = await http.get("/agents" + filled(endpoint, things), follow_redirects=True)
                     assert page.status_code in {200, 404}, (endpoint.path, page.text[-500:])
                     links = re.findall(r'(?:href|src|action|data-hx-get|data-hx-post)="([^"]*)"', page.text)
                     assert links or "<html" not in page.text

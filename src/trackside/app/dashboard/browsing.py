@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 
-from trackside.app.dashboard.rendering import FailurePage, is_script
-from trackside.app.dashboard.tokens import SESSION, check_site, check_token, cookies_of
+from trackside.app.dashboard.rendering import HEADERS, FailurePage, is_script
+from trackside.app.dashboard.tokens import SESSION, SIGN_IN, TOKEN, check_site, check_token, cookies_of
 from trackside.app.server.auth.authenticator import path_of
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.responses import Receive, Reply, Scope, Send, failure, header_of
@@ -34,7 +35,7 @@ class Browsing:
             return
         path = path_of(scope)
         is_page = path == "/ui" or path.startswith("/ui/")
-        signed_in = None if _says_who(scope) or path == "/ui/sign-in" else cookies_of(scope).get(SESSION)
+        signed_in = None if _says_who(scope) or path == SIGN_IN else cookies_of(scope).get(SESSION)
         if signed_in:
             try:
                 _check(scope, is_page=is_page)
@@ -109,12 +110,26 @@ class _Readable:
         root = str(scope.get("root_path", ""))
         here = self._path + ("?" + scope["query_string"].decode("latin-1") if scope.get("query_string") else "")
         said = "&gone=1" if scope.get("trackside.by_cookie") else ""
-        to = f"{root}/ui/sign-in?next={quote(here if scope['method'] == 'GET' else '/ui', safe='')}{said}"
+        to = f"{root}{SIGN_IN}?next={quote(here if scope['method'] == 'GET' else '/ui', safe='')}{said}"
         if is_script(scope):
             return Reply(
                 detail.encode(), status=401, headers={"HX-Redirect": to}, content_type="text/plain; charset=utf-8"
             )
+        if _may_be_signed_in(scope):
+            body = f'<!doctype html><title>Sign in</title><a href="{escape(to)}">Sign in</a>'.encode()
+            headers = {**HEADERS, "Refresh": f"0;url={to}"}
+            return Reply(body, status=401, headers=headers, content_type="text/html; charset=utf-8")
         return Reply(b"", status=303, headers={"Location": to})
+
+
+def _may_be_signed_in(scope: Scope) -> bool:
+    """Whether somebody may have come by a link of elsewhere, with which browsers do not send the session's cookie. They do
+    when a page of ours leads on, which a redirect is none of.
+    """
+    if scope["method"] != "GET" or header_of(scope, b"sec-fetch-site") in {b"same-origin", b"same-site", b"none"}:
+        return False
+    cookies = cookies_of(scope)
+    return TOKEN in cookies and SESSION not in cookies
 
 
 def _is_json(message: Any) -> bool:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from trackside.app.dashboard.rendering import FailurePage, Page
 from trackside.app.dashboard.tokens import check_token
 from trackside.app.server.authorizing import INSIDE
+from trackside.app.server.failures import HttpError
 from trackside.app.server.inside import Api
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import GROUPS
@@ -57,7 +58,12 @@ def page(routes: Routes, path: str, needs: Permission = Permission.read) -> Call
 
 
 def action(
-    routes: Routes, path: str, *, body: type[Struct], needs: Permission = Permission.run
+    routes: Routes,
+    path: str,
+    *,
+    body: type[Struct],
+    needs: Permission = Permission.run,
+    refused: Callable[[Call[Any, Any], HttpError], Awaitable[Any]] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Have a function answer a POST of a form with `Said`, if it comes from a page of ours.
 
@@ -66,12 +72,18 @@ def action(
         path: its address.
         body: a `Form` with the fields, or another struct with its `csrf`.
         needs: which permission.
+        refused: what answers where the token is none of ours; None: the failure does.
     """
 
     def register(handler: Handler) -> Handler:
         @wraps(handler)
         async def checked(call: Call[Any, Any]) -> Any:
-            check_token(call.scope, call.body.csrf)
+            try:
+                check_token(call.scope, call.body.csrf)
+            except HttpError as exc:
+                if refused is None:
+                    raise
+                return await refused(call, exc)
             return await handler(call)
 
         return routes.post(

@@ -28,13 +28,13 @@ POLICY: Final = (
 )
 """What a browser lets the pages do: load what this server has, and nothing that is written in a page itself."""
 
-_HEADERS: Final = {
+HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "same-origin",  # with none at all browsers call our own forms those of nowhere (`Origin: null`)
 }
-
+"""What goes with each page."""
 
 _OF_ADMINS: Final = ("/subscriptions", "/observers", "/system", "/workers", "/queue")
 """How addresses begin that others are refused."""
@@ -103,7 +103,7 @@ class Page:
             await FailurePage(500, FAILED)(scope, receive, send)
             return
         took = f"page;dur={(perf_counter() - self.begun) * 1_000:.1f}"
-        headers = {**_HEADERS, "Server-Timing": took, **self.headers}
+        headers = {**HEADERS, "Server-Timing": took, **self.headers}
         if cookie is not None:
             headers["Set-Cookie"] = cookie_of(scope, *cookie)
         reply = Reply(

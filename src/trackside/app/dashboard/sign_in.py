@@ -8,7 +8,7 @@ from urllib.parse import quote
 from trackside.app.dashboard.browsing import with_credential
 from trackside.app.dashboard.declaring import Form, action, params_of
 from trackside.app.dashboard.rendering import FailurePage, Page
-from trackside.app.dashboard.tokens import SESSION, cookie_of
+from trackside.app.dashboard.tokens import SESSION, SIGN_IN, cookie_of, cookies_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply
@@ -27,15 +27,24 @@ class Credential(Form, kw_only=True):
     next: str = "/ui"
 
 
-@routes.get("/ui/sign-in", Permission.public, answers={200: str}, media_type="text/html", failing=FailurePage)
+@routes.get(SIGN_IN, Permission.public, answers={200: str}, media_type="text/html", failing=FailurePage)
 async def show_sign_in(call: Call[None, None]) -> Any:
-    """The form to sign in with."""
+    """The form to sign in with; who has signed in, maybe in another tab, goes on."""
     given = params_of(call)
-    said = "You were signed out: the key is no longer valid." if "gone" in given else None
-    return _form(call, given.get("next", ["/ui"])[0], said)
+    to = given.get("next", ["/ui"])[0]
+    if not await _is_signed_in(call):
+        return _form(call, to, "You were signed out: the key is no longer valid." if "gone" in given else None)
+    if "gone" in given:  # a page sent him here, and might again
+        return _form(call, to, None, is_in=True)
+    return Reply(b"", status=303, headers={"Location": f"{call.root}{_inside(to)}"})
 
 
-@action(routes, "/ui/sign-in", body=Credential, needs=Permission.public)
+async def _form_again(call: Call[Credential, None], why: HttpError) -> Any:
+    """The form with a token that is good, for one whose own was not."""
+    return _form(call, call.body.next, f"{why.details['detail']}.", status=why.details["status"])
+
+
+@action(routes, SIGN_IN, body=Credential, needs=Permission.public, refused=_form_again)
 async def sign_in(call: Call[Credential, None]) -> Any:
     """Have the browser say from now on who asks."""
     authenticator, key = call.parts.authenticator, call.body.key.strip()
@@ -58,12 +67,24 @@ async def sign_in(call: Call[Credential, None]) -> Any:
 @action(routes, "/ui/sign-out", body=Form, needs=Permission.public)
 async def sign_out(call: Call[Form, None]) -> Any:
     """Have the browser forget who asks."""
-    headers = {"Location": f"{call.root}/ui/sign-in", "Set-Cookie": cookie_of(call.scope, SESSION, "", gone=True)}
+    headers = {"Location": f"{call.root}{SIGN_IN}", "Set-Cookie": cookie_of(call.scope, SESSION, "", gone=True)}
     return Reply(b"", status=303, headers=headers)
 
 
-def _form(call: Call[Any, Any], to: str, said: str | None, status: int = 200) -> Page:
-    return Page("sign_in", next=_inside(to), said=said, asks=call.parts.authenticator is not None, status=status)
+async def _is_signed_in(call: Call[Any, Any]) -> bool:
+    authenticator, session = call.parts.authenticator, cookies_of(call.scope).get(SESSION)
+    if authenticator is None or not session:
+        return False
+    try:
+        await authenticator(with_credential(call.scope, session))
+    except HttpError:
+        return False
+    return True
+
+
+def _form(call: Call[Any, Any], to: str, said: str | None, *, status: int = 200, is_in: bool = False) -> Page:
+    asks = call.parts.authenticator is not None and not is_in
+    return Page("sign_in", next=_inside(to), said=said, asks=asks, is_in=is_in, status=status)
 
 
 def _inside(to: str) -> str:
