@@ -138,6 +138,24 @@ async def test_keys_lead_everywhere(serve: Any, visit: Any) -> None:
         await expect(page).to_have_url(f"{server.url}/ui/runs")
 
 
+async def test_keys_go_on_where_they_were_when_the_page_has_changed(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await run_some(server.url)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/threads")
+        await expect(page.locator("#liveness")).to_have_text("live")
+        before = [await row.get_attribute("id") for row in await page.locator("[data-row]").all()]
+        await page.keyboard.press("j")
+        await page.keyboard.press("j")
+        await expect(page.locator(f"#{before[1]} a").first).to_be_focused()
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            await http.post("/runs/wait", json={"assistant_id": "talks", "input": "Hello", "on_completion": "keep"})
+        await expect(page.locator("[data-row]")).to_have_count(len(before) + 1)
+        await page.keyboard.press("j")
+        await expect(page.locator(f"#{before[2]} a").first).to_be_focused()
+        await expect(page.locator(".is-current")).to_have_count(1)
+
+
 async def test_light_and_dark_are_chosen_and_kept(serve: Any, visit: Any) -> None:
     server = await serve()
     dark, light = "rgb(14, 17, 22)", "rgb(247, 248, 250)"

@@ -311,8 +311,11 @@ const rows = () => [...document.querySelectorAll("[data-row]")];
 function move(step) {
   const all = rows();
   if (!all.length) return;
-  const here = all.findIndex((row) => row.classList.contains("is-current"));
-  all[here]?.classList.remove("is-current");
+  // The page may have fetched itself anew, and knows nothing of the class then; what has the focus keeps it.
+  const focused = document.activeElement?.closest("[data-row]");
+  const marked = all.findIndex((row) => row.classList.contains("is-current"));
+  all[marked]?.classList.remove("is-current");
+  const here = focused ? all.indexOf(focused) : marked;
   const next = all[Math.min(Math.max(here + step, 0), all.length - 1)];
   next.classList.add("is-current");
   (next.querySelector("a") ?? next).focus({ preventScroll: true });
