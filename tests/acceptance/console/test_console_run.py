@@ -171,6 +171,38 @@ async def test_a_run_is_seen_while_it_speaks_until_its_true_end(serving: Any, vi
         await expect(lines.nth(5)).to_have_text("I doubt it.")
 
 
+async def test_what_a_run_says_is_asked_for_again_when_it_cannot_be_had_now(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    waits = await api.start("waits")
+    refused: list[int] = []
+
+    async def refuse(route: Any) -> None:
+        refused.append(next(statuses))
+        if refused[-1] == 200:
+            await route.continue_()
+        else:
+            await route.fulfill(status=refused[-1], body="{}", content_type="application/json")
+
+    async with visit(server.url) as seen:
+        await seen.page.clock.install()
+        await seen.page.route(f"**/runs/{waits['run_id']}/stream", refuse)
+        for answers, says in (
+            ([502, 429, 503, 200], "live"),
+            ([502, 404, 200], "it is not there any more"),
+            ([403, 200], "nothing can be had here now"),
+        ):
+            refused, statuses = [], iter(answers)
+            page = await seen.go(f"/ui/runs/{waits['run_id']}")
+            state = page.locator("#stream-state")
+            for _ in answers[: -1 if says == "live" else -2]:
+                await expect(state).to_have_text("cut off: asking again")
+                await page.clock.run_for(2_000)
+            await expect(state).to_have_text(says)
+            await page.clock.run_for(10_000)
+            assert refused == answers[: None if says == "live" else -1]
+        seen.complaints.clear()  # of what was refused
+
+
 async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: Any) -> None:
     server, api = await serving()
     asks = await api.ended("asks")

@@ -11,6 +11,7 @@ const MOST_LINES = 1_000; // what is older is dropped, and said to be
 const MOST_CHARS = 20_000; // of one message: its end is what is new
 const MOST_OF_PART = 2_000;
 const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
+const FOR_GOOD = [401, 403, 404]; // statuses with which asking again makes no sense
 
 // Server-sent events, read by hand: an `EventSource` hears only events whose names it knows, and those of agents inside have
 // any name.
@@ -157,11 +158,12 @@ async function follow() {
   const { signal } = going;
   try {
     const response = await fetch(section.dataset.address, { headers: { Accept: "text/event-stream" }, signal, cache: "no-store" });
-    if (!response.ok) {
+    if (FOR_GOOD.includes(response.status)) {
       isDone = true;
       state.textContent = response.status === 404 ? "it is not there any more" : "nothing can be had here now";
       return;
     }
+    if (!response.ok) throw new Error(`${response.status}`); // a server that restarts, or is asked too often
     clear(); // it begins anew, with all that is kept
     state.textContent = section.dataset.isOver === "yes" ? "" : "live";
     for await (const { name, data } of eventsOf(response)) {
