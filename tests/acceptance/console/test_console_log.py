@@ -193,6 +193,46 @@ async def test_a_dropped_stream_goes_on_where_it_was(serve: Any, visit: Any, tmp
         seen.complaints.clear()  # the browser complains of connections that fail
 
 
+async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
+    serve: Any, visit: Any, tmp_path: Path
+) -> None:
+    server = await serve()
+    await record(database(tmp_path), [RecordedRun()])
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    async with visit(server.url) as seen:
+        asked: list[str] = []
+        page = await seen.go("/ui/log?agent=talks")
+        await is_live(page)
+        page.on("request", lambda request: asked.append(request.url))
+
+        async def away(runs: int) -> list[int]:
+            await page.evaluate(hide, True)
+            await record(database(tmp_path), (RecordedRun(ago=60 - n / 100, agent="talks") for n in range(runs)))
+            await record(database(tmp_path), [RecordedRun(agent="another")])
+            found = await all_positions(server.url, agent="talks")
+            asked.clear()
+            await page.evaluate(hide, False)
+            await expect(page.locator("#log tbody tr").first).to_have_attribute("data-position", str(found[0]))
+            return found
+
+        found = await away(2)
+        await has_rows(page, 15)
+        assert await positions(page) == found
+        await expect(page.locator("#skipped")).to_be_hidden()
+        await away(500)
+        await expect(page.locator("#skipped")).to_contain_text("Events were skipped")
+        await has_rows(page, 2_000)
+        shown = await positions(page)
+        [stream] = [url for url in asked if "/events/stream?" in url]
+        assert stream == f"{server.url}/events/stream?agent=talks&after={shown[0]}"
+        await page.get_by_role("link", name="Show what was skipped").click()
+        await page.wait_for_url(f"**before={shown[-1]}")
+        await has_rows(page, 100)
+
+
 async def test_a_flood_is_drawn_as_far_as_anybody_can_read(serve: Any, visit: Any, tmp_path: Path) -> None:
     server = await serve()
     async with visit(server.url) as seen:

@@ -1,5 +1,6 @@
 // The tail of the log. Events come over a stream that goes on behind the last one that was seen, so that none is missed or
-// comes twice; they are drawn in batches, and of what comes faster than it can be drawn the newest is.
+// comes twice; they are drawn in batches, and of what comes faster than it can be drawn the newest is. So it is with what came
+// while nobody looked.
 
 import { at, writeTimes } from "./console.js";
 
@@ -16,6 +17,8 @@ const MOST_ROWS = Number(log.dataset.mostRows);
 const MOST_CHARS = Number(log.dataset.mostChars);
 const RETRY = 2_000; // milliseconds
 const AT_ONCE = 200; // events that are drawn in one go
+const MISSED = 250; // events that are asked for at once, of what came while nobody looked
+const MOST_WAITING = 20_000_000; // characters of events that have not been drawn
 const SHARE = 2; // a batch is followed by so many times as long in which nothing is drawn
 
 // What is shown of an event: the same as the server writes.
@@ -86,7 +89,9 @@ function writeDays(within) {
 // Batches. While somebody reads – has opened an event, is in the list, or has gone down – or has paused, new ones wait.
 
 let waiting = []; // newest last; never more than the page can show
+let chars = 0; // of all that wait
 let skipped = 0; // that were never shown, and are older than all that is
+let isCut = false; // more of them were never asked for, and nobody has counted those
 let isDue = false;
 let isResting = false;
 
@@ -98,11 +103,21 @@ function isHeld() {
 
 function take(position, data) {
   waiting.push({ position, data });
-  if (waiting.length > 2 * MOST_ROWS) {
-    skipped += waiting.length - MOST_ROWS;
-    waiting = waiting.slice(-MOST_ROWS);
-  }
+  chars += data.length;
+  if (waiting.length > 2 * MOST_ROWS) skip(waiting.length - MOST_ROWS);
+  while (chars > MOST_WAITING && waiting.length > 1) skip(1);
   draw();
+}
+
+/** Take the oldest of those that wait. */
+function taken(count) {
+  const found = waiting.splice(0, count);
+  for (const { data } of found) chars -= data.length;
+  return found;
+}
+
+function skip(count) {
+  skipped += taken(count).length;
 }
 
 function draw() {
@@ -112,7 +127,7 @@ function draw() {
     isDue = false;
     if (isHeld()) {
       fresh.hidden = waiting.length === 0;
-      fresh.textContent = `${(waiting.length + skipped - said).toLocaleString()} new`;
+      fresh.textContent = `${(waiting.length + skipped - said).toLocaleString()}${isCut ? " and more" : ""} new`;
       return;
     }
     drawWaiting();
@@ -125,16 +140,13 @@ function drawWaiting() {
   fresh.hidden = true;
   if (!waiting.length) return;
   const begin = performance.now();
-  if (waiting.length > MOST_ROWS) {
-    skipped += waiting.length - MOST_ROWS;
-    waiting = waiting.slice(-MOST_ROWS);
-  }
+  if (waiting.length > MOST_ROWS) skip(waiting.length - MOST_ROWS);
   const rows = document.createDocumentFragment();
-  for (const one of waiting.splice(0, AT_ONCE).reverse()) rows.append(rowOf(one));
+  for (const one of taken(AT_ONCE).reverse()) rows.append(rowOf(one));
   writeTimes(rows);
   writeDays(rows);
   // What was skipped lies behind these: what was shown before it goes with it.
-  if (skipped > said) body.replaceChildren(rows);
+  if (skipped > said || isCut) body.replaceChildren(rows);
   else body.prepend(rows);
   const before = body.rows.length;
   while (body.rows.length > MOST_ROWS) body.lastElementChild.remove();
@@ -150,15 +162,17 @@ function drawWaiting() {
 
 function saySkipped(hasMore) {
   const oldest = body.lastElementChild.dataset.position;
-  if (hasMore || skipped > said) older.hidden = false;
+  if (hasMore || skipped > said || isCut) older.hidden = false;
   const url = new URL(older.href);
   url.searchParams.set("before", oldest);
   older.href = url.href;
   const note = document.getElementById("skipped");
-  if (skipped > said) {
-    note.querySelector("span").textContent = `${skipped.toLocaleString()} events were skipped: they came faster than anybody reads. These are the newest.`;
+  if (skipped > said || isCut) {
+    const text = isCut ? "Events were skipped: more came than this page shows." : `${skipped.toLocaleString()} events were skipped: they came faster than anybody reads.`;
+    note.querySelector("span").textContent = `${text} These are the newest.`;
     note.hidden = false;
     said = skipped;
+    isCut = false;
   }
   note.querySelector("a").href = url.href;
 }
@@ -190,6 +204,7 @@ if (pause) {
 // The stream. It is open only while the page is seen.
 
 let stream = null;
+let catching = null; // what aborts the look at what was missed
 let again = 0;
 let last = Number(log.dataset.after);
 
@@ -199,11 +214,51 @@ function say(state) {
   liveness.textContent = { connecting: "", live: "live", paused: "paused", lost: "not live: reconnecting" }[state];
 }
 
-function listen() {
+/** The address of what is behind the last event, with the filters. */
+function behind(path, more = {}) {
+  const query = new URLSearchParams(log.dataset.stream.split("?")[1]);
+  for (const [name, value] of Object.entries({ after: last, ...more })) query.set(name, value);
+  return at(`${path}?${query}`);
+}
+
+/** Take what was missed: as much of it as can be shown, the newest first, for a stream would bring all of a night. */
+async function catchUp(signal) {
+  const missed = [];
+  let size = 0;
+  let more = {};
+  while (more !== null && missed.length < MOST_ROWS && size < MOST_WAITING) {
+    const response = await fetch(behind("/events", { newest_first: true, limit: MISSED, ...more }), { signal, cache: "no-store" });
+    if (!response.ok) throw new Error(`${response.status}`);
+    for (const event of await response.json()) {
+      missed.push({ position: event.position, data: JSON.stringify(event) });
+      size += missed.at(-1).data.length;
+    }
+    const before = response.headers.get("x-pagination-next");
+    more = before === null ? null : { before };
+  }
+  if (more !== null) {
+    skip(waiting.length);
+    isCut = true;
+  }
+  for (const { position, data } of missed.reverse()) {
+    last = position;
+    take(position, data);
+  }
+}
+
+async function listen() {
   clearTimeout(again);
-  if (document.hidden || stream) return;
-  const address = log.dataset.stream;
-  stream = new EventSource(at(`${address}${address.includes("?") && !address.endsWith("?") ? "&" : address.endsWith("?") ? "" : "?"}after=${last}`));
+  if (document.hidden || stream || catching) return;
+  catching = new AbortController();
+  const { signal } = catching;
+  try {
+    await catchUp(signal);
+  } catch {
+    if (!signal.aborted) lose();
+    return;
+  }
+  catching = null;
+  stream = new EventSource(behind("/events/stream"));
   stream.addEventListener("open", () => say(pause.getAttribute("aria-pressed") === "true" ? "paused" : "live"));
   for (const type of log.dataset.types.split(" ")) {
     stream.addEventListener(type, (event) => {
@@ -230,8 +285,9 @@ async function lose() {
 
 function close() {
   clearTimeout(again);
+  catching?.abort();
   stream?.close();
-  stream = null;
+  catching = stream = null;
 }
 
 writeDays(body);
