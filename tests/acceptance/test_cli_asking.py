@@ -149,6 +149,15 @@ def test_a_run_that_is_named_twice_is_cancelled_once(here: Run, tmp_path: Path) 
     assert here("cancel", "alpha-1", "alp").stdout.splitlines() == ["Run alpha-1 had ended already: success."]
 
 
+def test_a_run_that_nobody_looks_after_is_cancelled_and_deleted(here: Run, tmp_path: Path) -> None:
+    in_store(tmp_path, lambda store: store.append(make_run("alpha-1", thread_id="t-1")[:3]))
+
+    refused = here("delete", "thread", "t-1", "--yes")
+    assert (refused.returncode, "trackside cancel alpha-1 --wait" in refused.stderr) == (2, True)
+    assert here("cancel", "alpha-1", "--wait").stdout == "Run alpha-1 has ended: cancelled.\n"
+    assert here("delete", "thread", "t-1", "--yes").returncode == 0
+
+
 def test_nobody_is_asked_about_a_place_that_is_not_there_or_where_it_stands(filled: Run) -> None:
     beyond = filled("replay", "mail", "--from", "9")
     assert (beyond.returncode, beyond.stderr) == (2, "error: --from: the last position in the log is 5.\n")

@@ -81,6 +81,7 @@ def test_what_is_found_in_a_database_ends_with_commands_that_work(flags: list[st
         subscriptions=[subscription(ODD, failures=2, parked=1), subscription("a"), subscription("b", consumer="c")],
         damage=["torn"],
         clock_ahead=60.0,
+        unattended=[run],
     )
     found = [*findings_in(health, "db", NOW, f" {shlex.join(flags)}" if flags else "")]
     assert check(found, flags) == {

@@ -116,6 +116,18 @@ async def test_a_run_that_a_process_left_waits_until_somebody_can_execute_it(url
     assert finding.what == "it waits for a process that runs chat, since 60 min"
 
 
+async def test_a_run_that_is_no_coordinators_is_found_when_it_has_been_silent(store: Store, url: str) -> None:
+    await store.append(make_run("r-1", thread_id="t-1")[:3])
+    await store.append(make_run("r-2", thread_id="t-2"))
+
+    assert await found(url, after=timedelta(days=-1_000)) == []
+    (finding,) = await found(url)
+
+    assert finding.where == "run r-1, thread t-1"
+    assert finding.what.startswith("agent is said to run, and has said nothing for ")
+    assert finding.fix.endswith("`trackside cancel r-1`")
+
+
 async def test_how_subscriptions_stand_is_found(store: Store, url: str) -> None:
     subscriptions = store.subscriptions
     await store.append(make_run())

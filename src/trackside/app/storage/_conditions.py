@@ -6,14 +6,26 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, func, literal, literal_column, select, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    exists,
+    func,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from trackside.app.storage._arguments import id_range
 from trackside.app.storage._fold import Label
-from trackside.app.storage._tables import run_labels, runs, threads
+from trackside.app.storage._tables import active_runs, run_labels, runs, threads
 from trackside.harness.types import RunStatus, ThreadStatus
 
 type Conditions = list[ColumnElement[bool]]
@@ -32,6 +44,11 @@ def count_up_to(connection: Connection, conditions: Sequence[ColumnElement[bool]
     some = select(literal(1)).where(*conditions).limit(most).subquery()
     count: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
     return count
+
+
+def is_unattended() -> ColumnElement[bool]:
+    """Whether a run has no end and is no coordinator's: it was recorded without one, or imported. Nobody here ends it."""
+    return and_(runs.c.ended_at.is_(None), ~exists().where(active_runs.c.run_id == runs.c.run_id))
 
 
 def within(when: Column[Any], since: datetime | None, until: datetime | None) -> Conditions:

@@ -15,7 +15,7 @@ from sqlalchemy import and_, select, update
 
 from trackside.app.storage._attempts import Attempt, next_attempt
 from trackside.app.storage._encoding import time_text
-from trackside.app.storage._endings import cancel_in_place
+from trackside.app.storage._endings import cancel_in_place, cancel_unattended
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._leases import wall_time
 from trackside.app.storage._lifetimes import Lifetime
@@ -32,7 +32,7 @@ from trackside.harness.errors import (
     UnknownRunError,
     UnknownThreadError,
 )
-from trackside.harness.lifecycle import RunFold, thread_status_after
+from trackside.harness.lifecycle import RunFold, is_final, thread_status_after
 from trackside.harness.ports import IdempotencyKey, Settlement
 from trackside.harness.types import CancelAction, JsonObject, MultitaskStrategy, RunStatus, ThreadStatus
 
@@ -421,16 +421,19 @@ class Withdraw(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestCancel(_ThreadWork):
-    """Record that a run should stop; one of another owner that has not started is ended at once."""
+    """Record that a run should stop; one of another owner that has not started is ended at once, as is one of nobody."""
 
     action: CancelAction
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        if unit.run(self.run_id) is None:
+        run = unit.run(self.run_id)
+        if run is None:
             raise UnknownRunError(run_id=self.run_id)
         active = unit.queue.find(self.run_id)
         if active is None:
+            if not is_final(run.fold.status):
+                cancel_unattended(unit, self.run_id, self.thread_id, self.action)
             return
         if active.has_not_begun and (self.owner is None or active.owner != self.owner):
             cancel_in_place(unit, active, active.cancel_requested or self.action)

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from trackside.app.storage._attempts import next_attempt
 from trackside.app.storage._encoding import EventRow, encode_events, json_of, time_of
+from trackside.app.storage._graph_checkpoint_tables import graph_checkpoints
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import events
 from trackside.app.storage._work import UnitOfWork
@@ -31,6 +32,8 @@ from trackside.harness.types import (
     ThreadStatus,
 )
 
+_NOBODYS = "no coordinator of this database looks after the run: nobody could be told to stop it"
+
 
 def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, reason: str | None = None) -> None:
     """End a run that has not started as cancelled."""
@@ -38,6 +41,25 @@ def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, r
     if reason is not None:
         says["reason"] = reason
     _end(unit, active, RunStatus.cancelled, says)
+
+
+def cancel_unattended(unit: UnitOfWork, run_id: str, thread_id: str, action: CancelAction) -> None:
+    """End a run as cancelled that is in the log and no coordinator's: it was imported, or recorded without one.
+
+    Its process may live. What that says later cannot follow, so that the run has this end alone (I1).
+    """
+    has_thread = unit.queue.lane(thread_id).holder is None
+    stand_in = ActiveRun(run_id=run_id, thread_id=thread_id, state=Standing.claimed, multitask="", holds=has_thread)
+    cancel_in_place(unit, stand_in, done_of(unit, stand_in, action), _NOBODYS)
+
+
+def done_of(unit: UnitOfWork, active: ActiveRun, action: CancelAction) -> CancelAction:
+    """What was done of a cancel when there was nobody left to do it: what a graph has stored stays."""
+    stored = select(graph_checkpoints.c.checkpoint_id).where(graph_checkpoints.c.thread_id == active.thread_id)
+    of_run = stored.where(graph_checkpoints.c.run_id == active.run_id).limit(1)
+    if action is CancelAction.rollback and unit.session.execute(of_run):
+        return CancelAction.interrupt
+    return action
 
 
 def lose(

@@ -10,8 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, override
 from sqlalchemy import Select, and_, exists, func, or_, select
 
 from trackside.app.storage._encoding import json_of, time_of
-from trackside.app.storage._endings import announce_rest, cancel_in_place, lose, time_out
-from trackside.app.storage._graph_checkpoint_tables import graph_checkpoints
+from trackside.app.storage._endings import announce_rest, cancel_in_place, done_of, lose, time_out
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
@@ -279,7 +278,7 @@ def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None
         case Standing.claimed if run_id in death.timed_out:
             time_out(unit, active, death.timed_out[run_id])
         case Standing.claimed if run_id in death.stopped and active.cancel_requested is not None:
-            cancel_in_place(unit, active, _done_of(unit, active, active.cancel_requested), death.stopped[run_id])
+            cancel_in_place(unit, active, done_of(unit, active, active.cancel_requested), death.stopped[run_id])
         case Standing.claimed:
             why = f"the process that executed the run went away before the run had ended{because}"
             if reason is not None and (death.says_all or failure is not FailureReason.worker_lost):
@@ -293,15 +292,6 @@ def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None
         case Standing.ended:
             announce_rest(unit, active)
     return False
-
-
-def _done_of(unit: UnitOfWork, active: ActiveRun, action: CancelAction) -> CancelAction:
-    """What was done of a cancel when there was nobody left to do it: what a graph has stored stays."""
-    stored = select(graph_checkpoints.c.checkpoint_id).where(graph_checkpoints.c.thread_id == active.thread_id)
-    of_run = stored.where(graph_checkpoints.c.run_id == active.run_id).limit(1)
-    if action is CancelAction.rollback and unit.session.execute(of_run):
-        return CancelAction.interrupt
-    return action
 
 
 class Adopted(NamedTuple):

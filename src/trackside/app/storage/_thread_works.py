@@ -8,6 +8,7 @@ from typing import Any, Final, override
 
 from sqlalchemy import delete, exists, select, update
 
+from trackside.app.storage._conditions import is_unattended
 from trackside.app.storage._encoding import json_of, json_text
 from trackside.app.storage._endings import rest_as
 from trackside.app.storage._fold import ThreadRow
@@ -258,7 +259,14 @@ class RemoveThread(OnThread):
         of_thread = (active_runs.c.thread_id == self.thread_id, active_runs.c.state == Standing.delayed.value)
         delayed = [run_id for (run_id,) in unit.session.execute(select(active_runs.c.run_id).where(*of_thread))]
         still = (run_id for run_id in [*delayed, *lane.delayed] if run_id not in unit.queue.removed)
-        return next(still, None)
+        return next(still, None) or self._unattended(unit)
+
+    def _unattended(self, unit: UnitOfWork) -> str | None:
+        """A run that has not ended and is no coordinator's: nothing would end it here, and so it would never go."""
+        goes_on = select(runs.c.run_id).where(runs.c.thread_id == self.thread_id, is_unattended())
+        found = [run_id for (run_id,) in unit.session.execute(goes_on)]
+        known = {run_id: unit.run(run_id) for run_id in found}  # which this transaction may have ended
+        return next((run_id for run_id, run in known.items() if run is None or not is_final(run.fold.status)), None)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Row, Select, func, select
 
 from trackside.app.storage._backends import backend_at
+from trackside.app.storage._conditions import is_unattended
 from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock, seconds_left
 from trackside.app.storage._left_busy import is_left_busy
 from trackside.app.storage._postgres_url import PostgresAddress
@@ -22,9 +23,11 @@ from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._subscription_reads import read_standing
 from trackside.app.storage._subscription_records import Subscription
-from trackside.app.storage._tables import active_runs, runs, threads, workers
+from trackside.app.storage._tables import active_runs, events, runs, threads, workers
 from trackside.app.storage.errors import DatabaseUrlError
 from trackside.app.storage.maintenance import BUSY_TIMEOUT
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus
 
 MOST: Final = 100
 """So many runs or threads of a kind are told of at most."""
@@ -58,7 +61,8 @@ class Health:
     """What was found, at one moment.
 
     `stuck` runs were cancelled and go on, `abandoned` ones are said to run in a process that is gone, `unclaimed` ones could
-    start and nobody takes them. `clock_ahead` is by how many seconds a server's clock is ahead of this machine's.
+    start and nobody takes them, `unattended` ones were recorded without a coordinator, or imported, and have said nothing
+    since. `clock_ahead` is by how many seconds a server's clock is ahead of this machine's.
     """
 
     workers: Sequence[WorkerHealth]
@@ -69,6 +73,7 @@ class Health:
     subscriptions: Sequence[Subscription]
     damage: Sequence[str]
     clock_ahead: float
+    unattended: Sequence[RunHealth] = ()
 
 
 def database_health(url: str, *, now: datetime, sound: bool = True) -> Health | None:
@@ -123,6 +128,7 @@ class _Found(NamedTuple):
 
     workers: Sequence[Row[Any]]
     active: Sequence[Row[Any]]
+    unattended: Sequence[Row[Any]]
     left_busy: Sequence[str]
     subscriptions: Sequence[Subscription]
     damage: Sequence[str]
@@ -135,6 +141,7 @@ def _read(connection: Connection, *, sound: bool) -> _Found:
     return _Found(
         workers=connection.execute(_owners()).all(),
         active=connection.execute(_active()).all(),
+        unattended=connection.execute(_unattended()).all(),
         left_busy=connection.scalars(select(threads.c.thread_id).where(is_left_busy()).limit(MOST)).all(),
         subscriptions=read_standing(None)(connection),
         damage=_damage(connection) if sound else [],
@@ -164,6 +171,10 @@ def _health(found: _Found, now: datetime) -> Health:
         subscriptions=found.subscriptions,
         damage=found.damage,
         clock_ahead=found.clock_ahead,
+        unattended=[
+            RunHealth(run_id=row.run_id, thread_id=row.thread_id, agent=row.agent or "?", since=row.since, worker=None)
+            for row in found.unattended
+        ],
     )
 
 
@@ -178,6 +189,16 @@ def _active() -> Select[Any]:
         workers, workers.c.worker_id == active_runs.c.owner
     )
     return select(active_runs, *described).select_from(joined).order_by(active_runs.c.ordinal)
+
+
+def _unattended() -> Select[*tuple[Any, ...]]:
+    last = select(events.c.occurred_at).where(
+        events.c.run_id == runs.c.run_id, events.c.sequence == runs.c.last_sequence
+    )
+    since = func.coalesce(last.scalar_subquery(), runs.c.created_at).label("since")
+    goes_on = runs.c.status.in_([status.value for status in RunStatus if not is_final(status)])
+    described = (runs.c.run_id, runs.c.thread_id, runs.c.agent, since)
+    return select(*described).where(goes_on, is_unattended()).order_by(runs.c.created_at).limit(MOST)
 
 
 def _run_of(row: Row[Any]) -> RunHealth:

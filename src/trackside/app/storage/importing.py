@@ -13,13 +13,14 @@ from functools import partial
 from itertools import batched
 from typing import override
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, func, select, update
 
+from trackside.app.storage._conditions import is_unattended
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunAge
 from trackside.app.storage._left_busy import RestThreads
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, active_runs, counters, events, runs, threads
+from trackside.app.storage._tables import POSITION, counters, events, runs, threads
 from trackside.app.storage._transfer_format import ExportHeader, ImportedRow
 from trackside.app.storage._work import Append, UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
@@ -124,11 +125,8 @@ class _LooseEnds:
 
 def _abandoned(connection: Connection, *, run_ids: Sequence[str]) -> int:
     """How many of these runs have no end here, and nobody who will give them one."""
-    is_active = exists().where(active_runs.c.run_id == runs.c.run_id)
-    query = select(func.count()).select_from(runs)
-    return connection.execute(
-        query.where(runs.c.run_id.in_(run_ids), runs.c.ended_at.is_(None), ~is_active)
-    ).scalar_one()
+    query = select(func.count()).select_from(runs).where(runs.c.run_id.in_(run_ids), is_unattended())
+    return connection.execute(query).scalar_one()
 
 
 def _conflict(

@@ -39,6 +39,7 @@ LEAST_ROOM: Final = 200 * 1_048_576
 """Bytes that should be free where a database file or the spool grows."""
 
 _PATIENCE: Final = timedelta(minutes=1)  # in which runs that could start are usually taken
+_SILENCE: Final = timedelta(minutes=5)  # of a run whose process, if there is one, is not known
 _LAG: Final = timedelta(minutes=5)  # by which a subscription may be behind
 _CLOCK_SECONDS: Final = 5.0  # by which clocks may differ
 
@@ -169,6 +170,12 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
         what = f"{run.agent} is said to run, and its process ({run.worker or 'unknown'}) is gone"
         fix = f"whoever records here ends it or starts it anew: `trackside cancel {shlex.quote(run.run_id)}{flags}`"
         yield _of_run(run, Severity.warning, what, fix)
+    for run in health.unattended:
+        if now - run.since > _SILENCE:
+            what = f"{run.agent} is said to run, and has said nothing for {long_time(now - run.since)}"
+            end = f"`trackside cancel {shlex.quote(run.run_id)}{flags}`"
+            fix = f"recorded without a coordinator, or imported, it is ended by nobody; if it is over, end it: {end}"
+            yield _of_run(run, Severity.warning, what, fix)
     for run in health.unclaimed:
         if now - run.since > _PATIENCE:
             what = f"it waits for a process that runs {run.agent}, since {long_time(now - run.since)}"
