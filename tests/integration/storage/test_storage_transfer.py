@@ -243,6 +243,43 @@ async def test_the_events_of_a_thread_come_page_by_page(store: Store, script, mo
     assert [line["position"] for line in lines[1:-1]] == [*range(1, 6), *range(36, 41)]
 
 
+async def test_what_was_deleted_is_in_no_export(store: Store, another: Another, script) -> None:
+    deleted, kept = script(thread_id="deleted"), script(thread_id="kept")
+    await store.append([deleted.started(), kept.started(), deleted.completed(), kept.completed()])
+    await store.threads_of(None).remove("deleted")
+
+    file = await exported(store)
+    async with another() as copy:
+        await copy.import_events(io.BytesIO(file))
+        assert [run.run_id for run in await copy.runs(removed=True)] == [kept.run_id]
+        assert await copy.thread("deleted", removed=True) is None
+    assert b"run_started" not in await exported(store, thread_id="deleted")
+    assert b"run_started" not in await exported(store, run_id=deleted.run_id)
+
+
+async def test_what_is_deleted_meanwhile_is_exported_whole(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_PAGE_ROWS", 1)
+    gone, run = script(thread_id="gone"), script(thread_id="t")
+    await store.append([gone.started(), gone.completed(), run.started(), run.completed()])
+    await store.threads_of(None).remove("gone")
+
+    class Deleting(io.BytesIO):
+        """While it is written, a thread goes."""
+
+        def write(self, data: Any) -> int:
+            if b"run_started" in data:
+                asyncio.run_coroutine_threadsafe(store.threads_of(None).remove("t"), loop).result()
+            return super().write(data)
+
+    loop = asyncio.get_running_loop()
+    report = await store.export_events(file := Deleting())
+
+    assert (report.events, b"gone" in file.getvalue()) == (2, False)
+    assert (await store.export_events(io.BytesIO())).events == 0
+
+
 async def test_an_export_ends_where_the_log_ended_when_it_began(store: Store, script) -> None:
     await fill(store, script)
 

@@ -1,6 +1,7 @@
-"""Export: the events of a log as a file, and the file as `importing` takes it. Everything else is told by the events.
+"""Export: the events of a log as a file, and the file as `importing` takes it. What runs came to is told by the events.
 
-An export reads page by page up to where the log ended when it began.
+What was deleted is in no export, though the log may have it for a while. An export reads page by page up to where the log
+ended when it began.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trackside.app.storage._arguments import AnyOf, members, plain_or_none, posi
 from trackside.app.storage._encoding import UndecodableError, time_text
 from trackside.app.storage._queries import begin_since
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, counters, events, runs
+from trackside.app.storage._tables import POSITION, counters, events, runs, threads
 from trackside.app.storage._transfer_format import (
     ExportedEvent,
     ExportFooter,
@@ -233,7 +234,16 @@ class _Way:
             return cls(end, [], few=False)
         thread_id = choice.thread_id if choice.run_id is None else None
         few = thread_id is not None and _costs_less(connection, thread_id, end - after)
-        return cls(after, choice.conditions(through_runs=few), few)
+        return cls(after, [*choice.conditions(through_runs=few), *_not_deleted(connection)], few)
+
+
+def _not_deleted(connection: Connection) -> list[ColumnElement[bool]]:
+    """That an event is of no thread that has been deleted by now. One that goes later is exported whole, or not at all."""
+    deleted = (threads.c.removed_at.is_not(None), ~threads.c.ends)
+    last = connection.execute(select(func.max(threads.c.removed_at)).where(*deleted)).scalar()
+    if last is None:
+        return []
+    return [events.c.thread_id.not_in(select(threads.c.thread_id).where(*deleted, threads.c.removed_at <= last))]
 
 
 def _costs_less(connection: Connection, thread_id: str, stretch: int) -> bool:
