@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -19,6 +20,7 @@ from langgraph_sdk.client import SyncLangGraphClient
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
 from trackside import RunContext
+from trackside.app.server.copying import copy_checkpoints
 from trackside.app.storage.graph_checkpoints import StoreCheckpointer
 from trackside.harness.ids import assistant_id_of, new_id
 
@@ -280,6 +282,31 @@ async def test_a_copy_goes_on_for_itself(serve_agents: Any, agent: str) -> None:
         assert await client.threads.get(thread["thread_id"]) == before
         assert len(await client.runs.list(copy["thread_id"])) == 1
         assert (await client.threads.get(copy["thread_id"]))["values"] != before["values"]
+
+
+class CutOff(InMemorySaver):
+    """Copies nothing by itself, and is cut off when the second checkpoint of a copy is put."""
+
+    copied = 0
+
+    async def aput(self, config: Any, *rest: Any) -> Any:
+        self.copied += config["configurable"]["thread_id"] == "copy"
+        if self.copied == 2:
+            raise asyncio.CancelledError
+        return await super().aput(config, *rest)
+
+
+async def test_a_copy_that_is_cut_off_leaves_nothing(serve_agents: Any) -> None:
+    saver = CutOff()
+    graph = logging_graph()
+    await graph.copy({"checkpointer": saver}).ainvoke({"log": []}, {"configurable": {"thread_id": "t"}})
+    async with serve_agents({"graph": graph}) as served:
+        parts = replace(served.app.parts, checkpointer=saver)
+        with pytest.raises(asyncio.CancelledError):
+            await copy_checkpoints(parts, parts.manager.agents["graph"], "t", "copy")
+
+    assert (saver.copied, len([*saver.list({"configurable": {"thread_id": "t"}})])) == (2, 4)
+    assert [*saver.list({"configurable": {"thread_id": "copy"}})] == []
 
 
 async def test_a_copy_of_a_thread_that_asks_can_be_answered(serve_agents: Any) -> None:

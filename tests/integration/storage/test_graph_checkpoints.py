@@ -24,7 +24,7 @@ from trackside.app.storage.errors import (
     RunEndedError,
 )
 from trackside.harness.context import RunContext, bind_run
-from trackside.harness.errors import ClosedError
+from trackside.harness.errors import ClosedError, ThreadExistsError
 from trackside.harness.journal import Journal
 from trackside.harness.settling import Settling
 
@@ -240,6 +240,22 @@ async def test_a_closed_store_and_one_to_look_into_say_so(url: str) -> None:
         assert found is not None
         with pytest.raises(ReadOnlyStoreError):
             await put(store.checkpointer(), n=2)
+
+
+async def test_a_thread_is_copied_with_its_checkpoints_or_not_at_all(store: Store) -> None:
+    saver, threads = store.checkpointer(), store.threads_of(None)
+    for thread_id in ("t", "taken"):
+        await threads.create(thread_id=thread_id)
+    await chatting(saver).ainvoke({"messages": [HumanMessage("one")]}, thread())
+    await saver.agather("t")
+
+    with pytest.raises(ThreadExistsError):
+        await threads.copy("t", copy_id="taken", checkpoints=True)
+    await threads.copy("t", copy_id="copy", checkpoints=True)
+    await threads.copy("t", copy_id="bare")
+
+    found = {thread_id: len(await listed(saver, thread(thread_id))) for thread_id in ("t", "taken", "copy", "bare")}
+    assert found == {"t": 3, "taken": 0, "copy": 3, "bare": 0}
 
 
 async def test_other_threads_use_it_without_await(store: Store) -> None:

@@ -9,19 +9,28 @@ from typing import Any
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.harness.states import KeepsThreads
+from trackside.harness.steady import finish
 
 
-async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads, thread_id: str, copy_id: str) -> None:
-    """Copy the checkpoints of a thread of a graph.
+async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads, thread_id: str, copy_id: str) -> bool:
+    """Copy the checkpoints of a thread of a graph, or nothing of them; False where the store does it with the thread.
 
     Raises:
         HttpError: its graph has a checkpointer of its own, which nobody here knows.
     """
     saver = _saver(parts, keeper, "copied")
+    if (gather := getattr(saver, "agather", None)) is not None:
+        await gather(thread_id)
+        return False
     try:
-        await saver.acopy_thread(thread_id, copy_id)
-    except NotImplementedError:
-        await _copy_each(saver, thread_id, copy_id)
+        try:
+            await saver.acopy_thread(thread_id, copy_id)
+        except NotImplementedError:
+            await _copy_each(saver, thread_id, copy_id)
+    except BaseException:  # also a cancel: nobody else knows of what is there by now
+        await finish(lambda: saver.adelete_thread(copy_id), name=f"trackside-uncopied-{copy_id}")
+        raise
+    return True
 
 
 def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads]) -> None:

@@ -167,15 +167,20 @@ class CopyGraphThread(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        for table, names in zip(OF_THREADS, (GRAPH_CHECKPOINT, GRAPH_VALUE, GRAPH_WRITE), strict=True):
-            others = names.removeprefix("thread_id, ")
-            unit.session.execute(
-                text(
-                    f"INSERT INTO {table.name} ({names})"  # names of ours
-                    f" SELECT CAST(:target AS TEXT), {others} FROM {table.name} WHERE thread_id = :source"
-                    " ON CONFLICT DO NOTHING"
-                ).bindparams(target=self.target, source=self.source)
-            )
+        copy_checkpoints(unit.session, self.source, self.target)
+
+
+def copy_checkpoints(session: Session, source: str, target: str) -> None:
+    """Copy all checkpoints of a thread that are in our tables to another one; what is there already stays."""
+    for table, names in zip(OF_THREADS, (GRAPH_CHECKPOINT, GRAPH_VALUE, GRAPH_WRITE), strict=True):
+        others = names.removeprefix("thread_id, ")
+        session.execute(
+            text(
+                f"INSERT INTO {table.name} ({names})"  # names of ours
+                f" SELECT CAST(:target AS TEXT), {others} FROM {table.name} WHERE thread_id = :source"
+                " ON CONFLICT DO NOTHING"
+            ).bindparams(target=target, source=source)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -305,11 +305,15 @@ class GraphCheckpoints:
         for start in range(0, len(keys), _REMOVED):
             await self._writer.write(RemoveCheckpoints(keys[start : start + _REMOVED]))
 
+    async def gather(self, *thread_ids: str) -> None:
+        """Have all that there is of these threads in our tables, for a transaction to find it there."""
+        await self._see(*thread_ids)
+        for thread_id in thread_ids:
+            await self.adopt(thread_id)
+
     async def copy(self, source: str, target: str) -> None:
         """Copy all that is stored of a thread to another one."""
-        await self._see(source, target)
-        await self.adopt(source)
-        await self.adopt(target)
+        await self.gather(source, target)
         await self._writer.write(CopyGraphThread(source, target))
 
 

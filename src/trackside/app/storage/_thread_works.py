@@ -12,9 +12,10 @@ from trackside.app.storage._conditions import is_unattended
 from trackside.app.storage._encoding import json_of, json_text
 from trackside.app.storage._endings import rest_as
 from trackside.app.storage._fold import ThreadRow
-from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
+from trackside.app.storage._graph_checkpoint_work import copy_checkpoints, remove_checkpoints
 from trackside.app.storage._lifetimes import FOREVER, Lifetime
 from trackside.app.storage._queue import Lane, Standing
+from trackside.app.storage._session import GraphAccess
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import (
@@ -277,6 +278,13 @@ class CopyThread(_Making):
     belongs_to: str | None
     metadata: JsonObject | None = None
     """Instead of those of the other one."""
+    checkpoints: bool = False
+    """Whether what graphs have left of it is copied, too."""
+
+    @property
+    @override
+    def graph_access(self) -> GraphAccess | None:
+        return "saves" if self.checkpoints else None
 
     @override
     def thread_ids(self) -> Iterable[str]:
@@ -312,6 +320,8 @@ class CopyThread(_Making):
             unit.label_thread(self.copy_id, json_of(metadata))
         if (state := remembered_by(unit, self.thread_id)) is not None:
             unit.thread_states[self.copy_id] = (self.copy_id, *state, self.now)
+        if self.checkpoints:
+            copy_checkpoints(unit.session, self.thread_id, self.copy_id)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

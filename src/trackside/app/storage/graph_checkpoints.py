@@ -246,6 +246,10 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         """Copy all checkpoints of a thread to another one, with their ids; what is there already stays."""
         await self._checkpoints.copy(str(source_thread_id), str(target_thread_id))
 
+    async def agather(self, thread_id: str) -> None:
+        """Have all that was put of a thread in the tables, where `Threads.copy` finds it."""
+        await self._checkpoints.gather(thread_id)
+
     @override
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Remove the history of threads, and what only that has.

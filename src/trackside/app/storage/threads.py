@@ -207,8 +207,12 @@ class Threads:
         copy_id: str | None = None,
         belongs_to: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        checkpoints: bool = False,
     ) -> StoredThread:
         """Make another thread that remembers what this one does; without its runs. `metadata` take the place of its own.
+
+        With `checkpoints` those that graphs keep in this store are copied in the same transaction; `agather` of the
+        store's checkpointer has those before that were put just now.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -224,6 +228,7 @@ class Threads:
             copy_id=copy_id,
             belongs_to=short_or_none("belongs_to", belongs_to),
             metadata=None if metadata is None else _plain(metadata),
+            checkpoints=checkpoints,
         )
         await self._writer.write(work)
         return await self.get(copy_id)

@@ -44,6 +44,7 @@ from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.states import KeepsThreads, StateUpdate
+from trackside.harness.steady import finish
 
 routes = Routes("Threads")
 
@@ -223,17 +224,23 @@ async def copy_thread(call: Call[None, None]) -> Any:
     thread, copy_id = await threads.get(call.thread_id), new_id()
     keeper = keeper_of(call.parts, thread)
     metadata = await copied_metadata(call, thread, copy_id)
-    if keeper is not None:
-        await copy_checkpoints(call.parts, keeper, thread.thread_id, copy_id)
-    try:
-        copied = await threads.copy(
-            thread.thread_id, copy_id=copy_id, belongs_to=call.principal.identity, metadata=metadata
-        )
-    except TracksideError:
-        if keeper is not None:
-            await call.parts.checkpointer.adelete_thread(copy_id)
-        raise
-    return await _shown(call, copied)
+    copied_before = keeper is not None and await copy_checkpoints(call.parts, keeper, thread.thread_id, copy_id)
+
+    async def copy() -> StoredThread:
+        try:
+            return await threads.copy(
+                thread.thread_id,
+                copy_id=copy_id,
+                belongs_to=call.principal.identity,
+                metadata=metadata,
+                checkpoints=keeper is not None and not copied_before,
+            )
+        except TracksideError:
+            if copied_before:
+                await call.parts.checkpointer.adelete_thread(copy_id)
+            raise
+
+    return await _shown(call, await finish(copy, name=f"trackside-copy-{copy_id}"))
 
 
 def _threads(call: Call[Any, Any]) -> Threads:
