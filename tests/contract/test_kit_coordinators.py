@@ -12,7 +12,7 @@ from trackside.harness.memory import MemoryCoordinator
 from trackside.harness.ports import RunCoordinator
 from trackside.testing import CoordinatorContract, Coordinators, VirtualClock
 
-LEASE = 0.3  # seconds, so that a process that is gone is found to be gone while a test waits for it
+LEASE = 1.0  # seconds, so that a process that is gone is found to be gone while a test waits for it
 
 
 class TestMemoryCoordinator(CoordinatorContract):
