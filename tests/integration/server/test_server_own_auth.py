@@ -38,7 +38,7 @@ async def authenticate(authorization: str | None, path: str, method: str, header
         raise Auth.exceptions.HTTPException(status_code=403, detail="You are blocked.")
     return {"identity": name, "permissions": ["threads:read"], "org": "acme", "github_token": "ghp_" + name * 10,
             "oauth": {"scope": "repo", "access_token": "ghp_" + name},
-            "logins": [{"at": "x", "OTP": "ghp_1", "pwd": "ghp_2"}]}
+            "logins": [{"at": "x", "footprint": 3, "OTP": "ghp_1", "pwd": "ghp_2"}]}
 
 def by_key(headers):
     found = headers.get("x-api-key") or headers.get(b"x-api-key", b"").decode()
@@ -84,7 +84,7 @@ async def test_an_auth_object_says_who_asks_and_agents_get_to_know(
             assert user["org"] == "acme"
             assert user["permissions"] == ["threads:read"]
             assert "github_token" not in user
-            assert (user["oauth"], user["logins"]) == ({"scope": "repo"}, [{"at": "x"}])
+            assert (user["oauth"], user["logins"]) == ({"scope": "repo"}, [{"at": "x", "footprint": 3}])
             assert await bob.threads.search() == []
             with pytest.raises(httpx.HTTPStatusError) as foreign:
                 await bob.threads.get(thread["thread_id"])

@@ -25,7 +25,7 @@ logger = logging.getLogger("trackside.server")
 
 _LONGEST_IDENTITY: Final = 255
 _SECRET: Final = re.compile(
-    r"token|secret|passw|pwd|otp|key|credential|cookie|session|authoriz|bearer|jwt", re.IGNORECASE
+    r"token|secret|passw|pwd|(?<![a-z])t?otp|key|credential|cookie|session|authoriz|bearer|jwt", re.IGNORECASE
 )
 """In the names of what a function says of a user and nobody keeps."""
 
