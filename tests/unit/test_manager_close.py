@@ -1,7 +1,9 @@
 """Closing a manager: it takes nothing more, drains, cancels the rest, flushes, and leaves nothing behind."""
 
 import asyncio
+import gc
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -245,6 +247,25 @@ async def test_waiting_runs_are_ended_together_and_not_one_after_another() -> No
     await manager.aclose(grace=0.0)
     assert loop.time() < 10.0
     assert {(await run.result()).status for run in runs} == {RunStatus.error}, "its end is nowhere"
+
+
+async def test_a_manager_that_is_let_go_without_a_close_says_so_once_and_leaves_no_thread() -> None:
+    said: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    threads = set(threading.enumerate())
+
+    async def use() -> None:
+        manager = RunManager({"sleeper": sleeper}, observers=[RecordingObserver()])
+        await (await manager.start(RunSpec("sleeper", 0.0))).result()
+        await manager.observers.flush(1.0)
+
+    await use()
+    (watchdog,) = set(threading.enumerate()) - threads
+    with pytest.warns(ResourceWarning, match="^a RunManager was not closed") as warned:
+        gc.collect()
+    assert (len(warned), said) == (1, [])
+    await asyncio.to_thread(watchdog.join, 10.0)
+    assert not watchdog.is_alive()
 
 
 @virtual

@@ -48,6 +48,7 @@ from trackside.harness.observer import (
 from trackside.harness.offering import MAX_LEFT_BEHIND, Offers
 from trackside.harness.ports import RunLog
 from trackside.harness.rereading import Rereading
+from trackside.harness.timelimit import let_drop
 
 __all__ = [
     "MAX_LEFT_BEHIND",
@@ -299,10 +300,9 @@ class BufferedObserver:
             self._check_the_loop()
             self._start_over(self._backlog.copy())
             self._loop = loop
-        if self._push is not None:
-            if not self._push.done():
-                self._push.set_result(None)
-            self._push = None
+        push, self._push = self._push, None
+        if push is not None and not push.done():
+            push.set_result(None)
         consumer = self._consumer
         if consumer is None or consumer.done():
             # Not by `create_task`: its factory could start it eagerly, here, in whoever announces the event.
@@ -310,6 +310,7 @@ class BufferedObserver:
                 self._consume(self._backlog), loop=loop, name=f"trackside-buffer-{self.name}", context=self._context
             )
             consumer.add_done_callback(partial(self._consumer_ended, self._backlog), context=self._context)
+            let_drop(consumer)  # with its observer, if nobody knows that any more
         return consumer
 
     def _check_the_loop(self) -> None:

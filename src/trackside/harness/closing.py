@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from contextvars import Context
 from typing import Any
 
@@ -11,7 +12,7 @@ from trackside.harness.ending import Stop
 from trackside.harness.errors import ManagerLoopError
 from trackside.harness.execution import Executions
 from trackside.harness.ports import Clock
-from trackside.harness.timelimit import settled
+from trackside.harness.timelimit import let_drop, settled
 from trackside.harness.types import CancelMode, RunStatus
 
 _LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
@@ -40,6 +41,13 @@ class Closing:
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._guard: asyncio.Task[None] | None = None
+
+    def __del__(self) -> None:
+        """Say of a manager that is let go while its event loop goes on that nobody has closed it."""
+        if self._guard is not None and self._task is None:
+            self._runs.close_soon(self._guard.get_loop())
+            text = "a RunManager was not closed: use `async with`, or await its aclose()"
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=1)
 
     @property
     def begun(self) -> bool:
@@ -87,6 +95,7 @@ class Closing:
         """
         if self._guard is None:
             self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
+            let_drop(self._guard)  # `__del__` says it
         else:
             self.check_the_loop()
 

@@ -311,6 +311,12 @@ class Executions:
         if self._watchdog is not None:
             self._watchdog.close()
 
+    def close_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """As `close`, from a finalizer, which may run in any thread and amid any step: so it takes no lock."""
+        if self._watchdog is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._watchdog.close)
+
     def note_stuck(self, run_id: str, since: datetime) -> None:
         """The agent of a run was cancelled and does not stop: count it, and tell those who look from outside."""
         self._tally.stuck += 1

@@ -124,6 +124,11 @@ async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end:
                 timer.cancel()
 
 
+def let_drop(task: asyncio.Task[Any]) -> None:
+    """Have nothing said if a task is collected as garbage while it waits: it has nothing to do any more."""
+    setattr(task, "_log_destroy_pending", False)  # noqa: B010  # as asyncio does with what it drops itself
+
+
 def cancel_held_off() -> asyncio.CancelledError:
     """The cancel of the current task that was held off last, to be raised now: who sent it knows it by what it says, as the
     cancel scopes of anyio do.
