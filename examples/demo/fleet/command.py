@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from fenced_journal import FencedJournal
-from fleet import SETTINGS
+from fleet import ATTEMPTS, SETTINGS
 from fleet_check import Counts, look_over
-from fleet_clients import FleetClients
+from fleet_clients import AGENT, FleetClients
 from log_check import look_into
 from rich.text import Text
 
@@ -145,7 +145,9 @@ def run_demo(options: argparse.Namespace) -> int:
         folder = Path(name)
         if os.geteuid() == 0:
             folder.chmod(0o711)  # PostgreSQL has another user then, who has to get to his own folder
-        (folder / "trackside.toml").write_text(SETTINGS, "utf-8")
+        # Others go on with what a lost worker had.
+        settings = f"{SETTINGS}\n[limits.{AGENT}]\nmax_attempts = {ATTEMPTS}\n"
+        (folder / "trackside.toml").write_text(settings, "utf-8")
         with open_view(json=False) as view:
             demo = FleetDemo(options, folder, view)
             asyncio.run(demo.play())
