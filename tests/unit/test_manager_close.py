@@ -290,6 +290,25 @@ async def test_runs_that_wait_in_a_durable_store_are_left_there() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("received", [True, False])
+async def test_a_run_that_a_durable_store_takes_as_its_manager_has_closed_is_left_there(received: bool) -> None:
+    coordinator = SlowCoordinator(durable=True)
+    manager = manager_of(required(RecordingObserver()), coordinator=coordinator)
+    starts = asyncio.create_task(manager.start(RunSpec("sleeper", 0.0, run_id="r")))
+    await coordinator.entered["admit"].wait()
+    await manager.aclose(grace=0.0)
+    if received:
+        with pytest.raises(NoResultHereError, match="it waits in the store"):
+            await (await starts).result()
+    else:
+        starts.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starts
+        await coordinator.done["request_cancel"].wait()
+    assert not manager.has("r")
+
+
+@virtual
 async def test_a_close_during_a_start_ends_that_run_or_refuses_it() -> None:
     for seconds in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5):
         seen = RecordingObserver()

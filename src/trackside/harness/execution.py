@@ -273,7 +273,8 @@ class Executions:
 
     def leave_to_others(self, execution: Execution, *, revoked: bool) -> None:
         """A run was let in for another process to execute; one that is `revoked` is cancelled, as nobody gets its handle."""
-        self.forget(execution, why=ELSEWHERE)
+        if not execution.outcome.settled:  # else it was left in the store, as the manager closed
+            self.forget(execution, why=ELSEWHERE)
         if revoked:
             self.spawn(self._revoke(execution.run_id), f"trackside-revoke-{execution.run_id}")
 

@@ -435,10 +435,12 @@ class RunManager:
         if admission.existing:
             self._runs.forget(execution)
             return
-        self._runs.add(execution)  # again: another with its id and key may have been there, and been refused
+        is_left = execution.outcome.settled  # the manager has closed meanwhile, and the run waits in the store
+        if not is_left:
+            self._runs.add(execution)  # again: another with its id and key may have been there, and been refused
         for displaced in admission.displaced:
             self._runs.displace(displaced, CancelMode(execution.worker.record.multitask.value))
-        if admission.elsewhere:
+        if is_left or admission.elsewhere:
             self._runs.leave_to_others(execution, revoked=not received)
         elif not received:
             self._runs.stop_soon(execution, _UNRECEIVED)
