@@ -363,9 +363,8 @@ class Executions:
         if self._watchdog is not None:
             self._watchdog.enter()
         execution.executes = True
-        name = f"trackside-run-{execution.run_id}"
+        name, loop = f"trackside-run-{execution.run_id}", asyncio.get_running_loop()
         # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
-        loop = asyncio.get_running_loop()
         execution.task = asyncio.Task(
             self._execute(execution), loop=loop, name=name, context=execution.context, eager_start=True
         )
@@ -396,7 +395,8 @@ class Executions:
                 execution.task, execution.scheduled = None, False
             else:
                 close_stream(self._stream, worker.record)
-                self._resolve(execution, _broken(worker.record, exc))
+                why = f"it could not be executed: {exc}"
+                self._resolve(execution, RunResult(execution.run_id, worker.record.thread_id, RunStatus.error, why))
         finally:
             self._tell_result(execution)
             self._give_place_back(execution)
@@ -476,10 +476,6 @@ class Executions:
                 self._tally.started += 1
             else:
                 self._places.leave(execution, execution.agent)
-
-
-def _broken(record: RunRecord, exc: BaseException) -> RunResult:
-    return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
 
 
 def _pass_interrupt_on(worker: RunWorker) -> None:
