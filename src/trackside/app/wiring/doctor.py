@@ -168,19 +168,17 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
         yield _of_run(run, Severity.error, what, fix)
     for run in health.abandoned:
         what = f"{run.agent} is said to run, and its process ({run.worker or 'unknown'}) is gone"
-        fix = f"whoever records here ends it or starts it anew: `trackside cancel {shlex.quote(run.run_id)}{flags}`"
+        fix = f"whoever records here ends it or starts it anew: {_cancel(run, flags)}"
         yield _of_run(run, Severity.warning, what, fix)
     for run in health.unattended:
         if now - run.since > _SILENCE:
             what = f"{run.agent} is said to run, and has said nothing for {long_time(now - run.since)}"
-            end = f"`trackside cancel {shlex.quote(run.run_id)}{flags}`"
-            fix = f"recorded without a coordinator, or imported, it is ended by nobody; if it is over, end it: {end}"
-            yield _of_run(run, Severity.warning, what, fix)
+            why = "recorded without a coordinator, or imported, it is ended by nobody"
+            yield _of_run(run, Severity.warning, what, f"{why}; if it is over, end it: {_cancel(run, flags)}")
     for run in health.unclaimed:
         if now - run.since > _PATIENCE:
             what = f"it waits for a process that runs {run.agent}, since {long_time(now - run.since)}"
-            give_up = f"`trackside cancel {shlex.quote(run.run_id)}{flags}`"
-            fix = f"start one that has an agent of this name, or give it up: {give_up}"
+            fix = f"start one that has an agent of this name, or give it up: {_cancel(run, flags)}"
             yield _of_run(run, Severity.warning, what, fix)
     for worker in health.workers:
         if worker.seconds_left > 0:
@@ -191,6 +189,11 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
                 what=what,
                 where=f"{'process' if worker.kind == 'inline' else worker.kind} {worker.name}",
             )
+
+
+def _cancel(run: RunHealth, flags: str) -> str:
+    """The command that ends a run, whoever has it."""
+    return f"`trackside cancel {shlex.quote(run.run_id)}{flags}`"
 
 
 def _of_run(run: RunHealth, severity: Severity, what: str, fix: str) -> Finding:
