@@ -192,6 +192,32 @@ async def test_who_has_had_more_of_a_run_than_has_come_before_the_log_told_its_e
         assert end.end["error_type"] == "worker_lost"
 
 
+@pytest.mark.parametrize("heard", [0, 1])
+async def test_who_goes_on_where_what_was_said_last_did_not_come_is_told_so(heard: int) -> None:
+    """He has had more elsewhere than has come here, and the log has told the end: there may be more that he lacks."""
+    async with fleet() as made:
+        made.wire.is_away = not heard
+        made.begin()
+        made.say(1)
+        await asyncio.sleep(0)
+        made.wire.is_away = True
+        made.say(2, 3, 4)
+        (third,) = made.hub.read(RUN, after=2).take()[:1]
+        made.log.tell(RUN)
+        await asyncio.sleep(0.01)
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            assert not resume(reader, third.id, unsure=True)
+            got, end = await to_the_end(reader)
+            assert (got, end.end) == ([(4, 4)], {"status": "success"})
+            assert await to_the_end(reader) == ([], end), "he is told once"
+            got, end = await to_the_end(made.servers[0].read(RUN))
+            assert numbers_of(got) == ([1, (2, 2)] if heard else [(1, 1)])
+            passing = made.servers[0].read(RUN)
+            passing.pass_over()
+            assert await to_the_end(passing) == ([], end), "he wants only what comes"
+
+
 async def test_what_is_not_kept_any_more_is_a_gap() -> None:
     async with fleet(Adversity(kept=1)) as made:
         made.begin()

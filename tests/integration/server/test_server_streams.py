@@ -257,6 +257,10 @@ async def test_a_run_that_has_ended_in_another_life_has_its_end_at_once(serve_ag
         runs = served.client.runs
         for last_event_id in (None, "-1", "1764124800000-1"):
             joined = await parts(runs.join_stream(thread_id, run["run_id"], last_event_id=last_event_id))
+            first = 2 if last_event_id == "1764124800000-1" else 1
+            (missed,) = [data for event, data in joined if event == "gap"]
+            assert (missed["first"], missed["last"]) == (first, first)
+            assert "not kept here" in missed["why"]
             assert joined[-1] == ("end", {"run_id": run["run_id"], "status": "success"})
         assert await runs.join(thread_id, run["run_id"]) == {"counted": 1}
 
@@ -282,7 +286,7 @@ async def test_a_run_of_another_process_is_waited_for_and_nobody_hangs(serve_age
             await client.read_until(b"event: end")
         values, *streams = await asyncio.gather(*waiting)
         assert values == {"done": True}
-        assert [[event for event, _ in stream] for stream in streams] == [["metadata", "end"]] * 2
+        assert [[event for event, _ in stream] for stream in streams] == [["metadata", "gap", "end"]] * 2
 
 
 @pytest.mark.parametrize("way", ["stream", "wait", "join_stream"])

@@ -10,12 +10,13 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from trackside.app.server.failures import HttpError
-from trackside.app.server.outcomes import RunEnd, body_heard, body_of, body_of_ended, event_frame
+from trackside.app.server.outcomes import body_heard, body_of, body_of_ended, event_frame
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
 from trackside.app.server.run_ends import RunEnds
 from trackside.app.storage import StoredRun, StoredThread
 from trackside.app.streams import Mirror, Reader
+from trackside.app.streams.ends import ToldEnd
 from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
 from trackside.harness.handle import RunHandle
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
@@ -130,18 +131,16 @@ def resume(reader: Reader, last_event_id: str | None, *, past: bool = True, unsu
     if not (at.isdecimal() and number.isdecimal()) or len(last_event_id) > 40:
         detail = f"Last-Event-ID is the id of an event, or -1 for all that is kept, and not {last_event_id!r:.80}"
         raise HttpError(status=422, detail=detail)
-    if reader.is_over and not reader.has_said_anything:  # it said that to another process, or too long ago
-        return False
+    unsure = unsure or (reader.is_over and not reader.has_said_anything)  # it said that elsewhere, or too long ago
     if reader.knows(last_event_id) is False and not unsure:
         raise HttpError(status=422, detail=f"Last-Event-ID: the run has said nothing with the id {last_event_id!r}")
     reader.seen = int(number)
     return False
 
 
-async def end_of(parts: ServerParts, run_id: str) -> RunEnd | None:
+async def end_of(parts: ServerParts, run_id: str) -> ToldEnd | None:
     """How a run has ended that this process does not execute, as soon as it has; None if the store is closed before."""
-    told = await RunEnds(parts.store).end_of(run_id)
-    return None if told is None else RunEnd.said(told.says)
+    return await RunEnds(parts.store).end_of(run_id)
 
 
 async def final_body(

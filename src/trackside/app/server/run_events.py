@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.streams import Frame, Mirror, Reader
+from trackside.app.streams.ends import ToldEnd
+
+_SAID_ELSEWHERE: Final = "what the run said is not kept here, or did not come; how it has ended, the log says"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,7 +30,7 @@ class RunEvents:
 
     run_id: str
     reader: Reader
-    ended: Callable[[], Coroutine[Any, Any, RunEnd | None]]
+    ended: Callable[[], Coroutine[Any, Any, ToldEnd | None]]
     modes: Collection[str] | None = None
     """Which parts are wanted; None: all that the run was asked to say."""
     namespaces: Collection[str] | None = None
@@ -119,14 +122,17 @@ class RunEvents:
                 await outlet.write(pending)
                 pending = []
             departure = self._departure = self._departure or Departure(receive)
-            end = await self._end_elsewhere(outlet, departure)
-            if end is None and departure.gone:
+            told = await self._end_elsewhere(outlet, departure)
+            if told is None and departure.gone:
                 await self._leave()
                 return
+            end = None if told is None else RunEnd.said(told.says)
+            if told is not None and told.started and (lack := self.reader.lack(_SAID_ELSEWHERE)) is not None:
+                pending.append(event_frame("gap", gap_said(lack)))
         pending.append(CLOSES if end is None else end.frame(self.run_id))
         await outlet.write(pending, last=True)
 
-    async def _end_elsewhere(self, outlet: Outlet, departure: Departure) -> RunEnd | None:
+    async def _end_elsewhere(self, outlet: Outlet, departure: Departure) -> ToldEnd | None:
         finding: asyncio.Task[Any] = asyncio.create_task(self.ended(), name=f"trackside-end-{self.run_id}")
         try:
             while not departure.gone:

@@ -25,7 +25,7 @@ class Ring[T: Sized]:
     waits for who reads.
     """
 
-    __slots__ = ("_most", "_most_bytes", "_skipped", "_wakers", "added", "closed", "items", "size")
+    __slots__ = ("_most", "_most_bytes", "_skipped", "_wakers", "added", "closed", "items", "lacks", "size")
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.items: deque[T | None] | tuple[T | None, ...] = deque()
@@ -36,6 +36,8 @@ class Ring[T: Sized]:
         """Bytes of those that are kept."""
         self.closed = False
         """Whether there is no more to come."""
+        self.lacks: str | None = None
+        """Why there may have been more that did not come, which to readers is a gap behind all that did; None: it is all."""
         self._most = most
         self._most_bytes = most_bytes
         self._skipped: list[StreamGap] = []  # hardly ever any, and a deque has room for 64 from the start
@@ -126,10 +128,11 @@ class Ring[T: Sized]:
 class RingReader[T: Sized]:
     """One reader's place in a ring."""
 
-    __slots__ = ("_ring", "_roused", "_waker", "seen")
+    __slots__ = ("_knows_lack", "_ring", "_roused", "_waker", "seen")
 
     def __init__(self, ring: Ring[T], seen: int) -> None:
         self._ring = ring
+        self._knows_lack = False
         self.seen = seen
         """The number of the last thing that it has, or has missed."""
         self._waker: asyncio.Future[None] | None = None
@@ -143,7 +146,16 @@ class RingReader[T: Sized]:
             self.seen = ring.first_kept - 1
         while (skipped := ring.gap_at(self.seen + 1)) is not None:
             self.seen, why = skipped.last, why or skipped.why
+        if self._owes_lack and ring.added <= self.seen and (lack := self.lack(why or ring.lacks)) is not None:
+            return StreamGap(first, lack.last, lack.why)
         return StreamGap(first, self.seen, why) if self.seen >= first else None
+
+    def lack(self, why: str | None) -> StreamGap | None:
+        """What may have come behind all that it has seen, and is not here: one thing at least. None if it knows that."""
+        if self._knows_lack:
+            return None
+        self._knows_lack = True
+        return StreamGap(self.seen + 1, self.seen + 1, why)
 
     def take(self) -> list[T]:
         """What is there now and was not taken, up to the next gap; nothing where there is one: call `gap` before."""
@@ -157,6 +169,7 @@ class RingReader[T: Sized]:
     def pass_over(self) -> None:
         """Leave out what is there now."""
         self.seen = self._ring.added
+        self._knows_lack = self._ring.closed
 
     @property
     def has_said_anything(self) -> bool:
@@ -165,13 +178,19 @@ class RingReader[T: Sized]:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something to take now."""
-        return self._ring.added > self.seen
+        """Whether there is something to take now, or to be told that it is missing."""
+        return self._ring.added > self.seen or self._owes_lack
 
     @property
     def is_over(self) -> bool:
         """Whether everything was taken, and no more will come."""
-        return self._ring.closed and self._ring.added <= self.seen
+        ring = self._ring
+        return ring.closed and ring.added <= self.seen and not self._owes_lack
+
+    @property
+    def _owes_lack(self) -> bool:
+        ring = self._ring
+        return ring.lacks is not None and ring.closed and not self._knows_lack
 
     async def wait(self) -> bool:
         """Until there is more, or the end, or somebody nudges it; whether there is more, or the end."""

@@ -128,6 +128,13 @@ class Channel(Ring[Frame]):
             if self.feed is not None:
                 self.feed.note_missed(self.run_id, StreamGap(first, through, why), at=at)
 
+    def lack(self, why: str, *, at: int | None) -> None:
+        """What was said last may not have come; who follows the thread is told that too, if he may have missed it (`at`)."""
+        self.lacks = why
+        self.values = None  # newer ones may be among it
+        if self.feed is not None and at is not None:
+            self.feed.note_missed(self.run_id, StreamGap(self.added + 1, self.added + 1, why), at=at)
+
     def may_lack(self, at: int) -> bool:
         """Whether the run may have said something `at` that time, in milliseconds since 1970, that has not come here."""
         return self.mirrored and not self.counted and self.begun is not None and at >= self.begun.at

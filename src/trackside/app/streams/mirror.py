@@ -479,11 +479,11 @@ class Mirrors:
             await asyncio.sleep(left)  # who hears the end from the worker cancels this
         self.stats.ends_logged += 1
         if (channel := self._hub.mirror(run_id)) is not None:
-            channel.values = None  # the worker may have said newer ones
             channel.feed = shared.feed or channel.feed
-            followed = run_id in shared.heard_at or told.at >= shared.opened_at
-            if told.started and followed and told.says.get("error_type") not in _SAID_NO_MORE:
-                channel.miss(channel.added + 1, at=told.at, why=_UNHEARD)
+            said_more = told.started and told.says.get("error_type") not in _SAID_NO_MORE
+            if said_more or (told.started and channel.begun is None):
+                followed = said_more and (run_id in shared.heard_at or told.at >= shared.opened_at)
+                channel.lack(_UNHEARD, at=told.at if followed else None)
         self._end(shared, told)
 
 

@@ -67,8 +67,8 @@ async def join_stream(call: Call[None, StreamQuery]) -> Any:
     """Follow a run: what it has said, as far as that is kept, then what it says, to its end.
 
     With `Last-Event-ID` it goes on behind that event, and `-1` is from the beginning; an id that the run never gave is
-    refused. What is not kept any more is told by an event `gap`. In a fleet any server has what a run says, with the same
-    ids. Who follows from the start of a run that is over gets its end at once.
+    refused. What is not kept any more, or has not come here, is told by an event `gap`. In a fleet any server has what a
+    run says, with the same ids. Who follows a run that is over gets its end at once.
     """
     return await _follow(call, call.thread_id)
 
