@@ -63,6 +63,9 @@ SHUTDOWN_GRACE = 30.0
 LEAST_PATIENCE = 1.0
 """Seconds that a manager which is being closed leaves to agents and observers in any case."""
 
+TELLING = 120.0
+"""Seconds that a manager which is being closed waits for required observers that are told of ends (I14)."""
+
 LIMITS = {"spends": AgentLimits(max_tokens=MOST_TOKENS), "slow to stop": AgentLimits(max_running=1)}
 
 PATIENCE = 2_000.0
@@ -441,9 +444,10 @@ class World:
             if working.run.run_id not in self.others.ended:
                 self._check_held(working)
                 self._check_stuck(working)
-        if self.loop.time() > self.closed_by:
+        closed_by = self.closed_by + (TELLING if any(observer.has_hung for observer in self.moody[:2]) else 0)
+        if self.loop.time() > closed_by:
             slow = [task for task in self.callers if task.get_name() == "closes" and not task.done()]
-            self.check(not slow, f"the manager is not closed at {self.loop.time()}, but should be at {self.closed_by}")
+            self.check(not slow, f"the manager is not closed at {self.loop.time()}, but should be at {closed_by}")
         assert not self.wrong, "\n".join(self.wrong)
 
     def _check_held(self, working: Working) -> None:

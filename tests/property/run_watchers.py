@@ -215,6 +215,8 @@ class Moody(Watcher):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
         self.moods: deque[Mood] = deque()
+        self.has_hung = False
+        """Whether a call came to no end by itself."""
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         await self.give_in_to_mood()
@@ -231,6 +233,7 @@ class Moody(Watcher):
         if mood == "starts":
             await self.world.start_from_an_observer()
             return
+        self.has_hung = True
         while not self.world.release.is_set():
             try:
                 await self.world.release.wait()

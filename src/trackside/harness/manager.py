@@ -335,10 +335,11 @@ class RunManager:
         """Stop letting runs in, let those that are there finish for `grace` seconds, cancel the rest, flush, close.
 
         In this order: `start` raises `ClosedError`; runs that are not due yet are cancelled, the others get `grace`
-        (`shutdown_grace` if left out); who is left is cancelled (`cancel_mode="shutdown"`) and gets `shutdown_grace`, one
-        second at least, to stop; observers get as long to take what waits for them. With a durable coordinator runs that
-        have not started are not cancelled but left to it. A run whose agent does not stop is left behind, and the log says
-        so; if it stops later, while the event loop runs, its end is told to required observers and to who awaits it.
+        (`shutdown_grace` if left out); who is left is cancelled (`cancel_mode="shutdown"`) and gets `shutdown_grace`,
+        one second at least, to stop; observers get as long to take what waits for them. An end that is being told to a
+        required observer is waited for, two minutes at most. With a durable coordinator runs that have not started are
+        not cancelled but left to it. A run whose agent does not stop is left behind, and the log says so; if it stops
+        later, while the event loop runs, its end is told to required observers and to who awaits it.
 
         Again is fine, and quicker if `grace` is shorter: the second signal of an impatient user. Cancelling this ends the
         grace, and is passed on when everything is closed.

@@ -15,6 +15,7 @@ from nats_server import NatsServer
 
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.broker import BrokerObserver
+from trackside.harness.observer import PartlyTaken
 from trackside.testing.events import make_event, make_run
 
 type Make = Callable[..., NatsStage]
@@ -100,6 +101,24 @@ async def test_a_stream_that_is_deleted_meanwhile_is_made_again(stage: NatsStage
     assert "no stream answers" in str(failure)
     await observer.on_event(make_event())
     assert len(await stage.kept()) == 1
+
+
+async def test_nothing_of_a_run_is_in_a_stream_before_what_was_to_be_there_first(stage: NatsStage) -> None:
+    async with stream_of(stage.server) as stream:
+        await stream.add_stream(name=stage.name, subjects=[f"{stage.name}.*"], max_bytes=2_000, discard="new")
+        first, large, third = (
+            make_event(run_id="a", sequence=n + 1, payload={"text": "x" * size}) for n, size in enumerate((9, 2_000, 9))
+        )
+        other, more = (make_event(run_id="b", sequence=n) for n in (1, 2))
+        observer = stage.observer()
+        with pytest.raises(PartlyTaken) as raised:
+            await observer.on_events([first, other, large, third, more])
+        assert raised.value.taken == 2
+        assert [message.event_id for message in await stage.kept()] == [first.event_id, other.event_id]
+        await stream.update_stream(name=stage.name, subjects=[f"{stage.name}.*"], max_bytes=20_000, discard="new")
+        await observer.on_events([large, third, more])
+    kept = [message.event_id for message in await stage.kept() if message.attributes["run_id"] == "a"]
+    assert kept == [first.event_id, large.event_id, third.event_id]
 
 
 async def test_a_stream_that_is_full_blames_no_event(stage: NatsStage) -> None:

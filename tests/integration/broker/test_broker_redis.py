@@ -14,6 +14,8 @@ from trackside.app.delivery import DeliveryError
 from trackside.app.observers.broker import BrokerObserver
 from trackside.app.observers.broker._message import Message
 from trackside.app.observers.broker._redis import RedisStreams
+from trackside.harness.observer import PartlyTaken
+from trackside.harness.types import LifecycleEventType
 from trackside.testing.events import make_event
 
 type Make = Callable[..., BrokerStage]
@@ -110,6 +112,39 @@ async def test_a_server_that_takes_nothing_now_blames_no_event(
     assert len(await stage.kept()) == 1
 
 
+async def test_nothing_is_in_a_stream_before_what_was_to_be_there_first(stage: RedisStage, client: Redis) -> None:
+    observer = stage.observer(topic="own")
+    first, refused, third = events = [make_event() for _ in range(3)]
+    others = [make_event() for _ in range(2)]
+    key = f"{{own}}:seen:{refused.event_id}"
+    await client.rpush(key, "of another kind")  # type: ignore[misc]
+    publishing = [asyncio.create_task(observer.on_events(many)) for many in (events, others)]
+    await asyncio.wait(publishing)
+    assert [type(task.exception()) for task in publishing] == [PartlyTaken, DeliveryError]
+    assert [message.event_id for message in await stage.kept()] == [first.event_id]
+    await client.delete(key)
+    await observer.on_events(events)
+    await observer.on_events(others)
+    assert [message.event_id for message in await stage.kept()] == [
+        event.event_id for event in (first, refused, third, *others)
+    ]
+
+
+async def test_what_is_taken_in_one_stream_behind_what_is_not_in_another_is_told_in_its_order(
+    stage: RedisStage, client: Redis
+) -> None:
+    observer = stage.observer(topic="own:{event_type}")
+    quick = [make_event() for _ in range(2)]
+    refused, behind = make_event(), make_event(LifecycleEventType.RUN_COMPLETED)
+    await client.rpush(f"{{own:human_message}}:seen:{refused.event_id}", "of another kind")  # type: ignore[misc]
+    with pytest.raises(PartlyTaken) as raised:
+        await observer.on_events([*quick, refused, behind])
+    assert raised.value.taken == 2
+    kept = {message.event_id for message in await stage.kept()}
+    assert {event.event_id for event in quick} <= kept
+    assert refused.event_id not in kept
+
+
 async def test_who_may_do_what_publishing_needs_and_no_more_can_publish(make_server: Make) -> None:
     stage = make_server(RedisStage, user="anna on >pw ~own:* ~{own:* -@all +eval +xadd +get +set")
     await stage.observer(username="anna", password="pw").on_event(make_event())
@@ -151,9 +186,9 @@ async def test_an_answer_that_comes_in_the_very_moment_in_which_the_time_is_up_c
         async def _ask_limit(self) -> int:
             return 1_000
 
-        async def _add(self, messages: Sequence[Message]) -> list[Any]:
+        async def _add(self, messages: Sequence[Message]) -> list[Exception | None]:
             await answered
-            return [b"1-0" for _ in messages]
+            return [None for _ in messages]
 
     (address,), login = addresses_in("redis://127.0.0.1:1")
     broker = AnswersLate(address, login=login, ca_file=None, timeout=5.0, max_length=None, duplicate_window=1.0)

@@ -74,7 +74,7 @@ class JetStream:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Send the messages one behind the other, then wait for what the stream says to each of them."""
+        """Send the messages, and wait for what the stream says to each of them."""
         link: _Link | None = None
         try:
             async with asyncio.timeout(self._timeout):
@@ -214,7 +214,20 @@ class _Link:
             await self._see_to_stream(self._client.jetstream(timeout=timeout))
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Publish as far as the stream takes it."""
+        """Publish as far as the stream takes it. Of each run one is sent once the one before it is there: a stream that is
+        full, or is being made, refuses one message and takes the next.
+        """
+        taken = 0
+        while taken < len(messages):
+            together = _first_of_each_run(messages, taken)
+            count, failure = await self._publish_together(together)
+            taken += count
+            if failure is not None:
+                return taken, failure
+        return taken, None
+
+    async def _publish_together(self, messages: Sequence[Message]) -> Outcome:
+        """Send them one behind the other, then wait for what the stream says to each of them."""
         acks: list[asyncio.Future[None]] = []
         failure: Exception | None = None
         for message in messages:
@@ -318,6 +331,17 @@ class _Link:
 
     def _away(self, what: str, why: str) -> DeliveryError:
         return DeliveryError(receiver=self._shown, what=what, why=why, away=True)
+
+
+def _first_of_each_run(messages: Sequence[Message], start: int) -> Sequence[Message]:
+    """From there on as many as come before a second one of a run."""
+    runs: set[str] = set()
+    for end in range(start, len(messages)):
+        run_id = messages[end].attributes["run_id"]
+        if run_id in runs:
+            return messages[start:end]
+        runs.add(run_id)
+    return messages[start:]
 
 
 async def _login_options(login: Login, is_safe: Callable[[], bool]) -> dict[str, Any]:

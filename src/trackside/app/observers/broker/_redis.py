@@ -1,9 +1,10 @@
 """Publishes to streams of Redis or Valkey.
 
 Redis itself knows an entry that comes again only from 8.6 on, by a number of ids that is soon used up, and Valkey does not.
-So each entry is added by a script, which both run as one step: it looks for a key that has the event's id, adds the entry
-if there is none, and then sets the key, which ends by itself. Adding comes first: what fails between the two comes again,
-and is then there twice rather than not at all.
+So entries are added by a script, which both run as one step: for each it looks for a key that has the event's id, adds the
+entry if there is none, and then sets the key, which ends by itself. Adding comes first: what fails between the two comes
+again, and is then there twice rather than not at all. The script stops at the first entry that its stream does not take, for
+what is behind must not be there before it: a server may take nothing in one moment, as it starts, and all in the next.
 
 Whatever waits goes to the server at once, on one connection: as many callers as there are share the way there and back.
 """
@@ -33,19 +34,38 @@ from trackside.harness.failures import line_of
 __all__ = ["RedisStreams"]
 
 _ADD: Final = """
-local seen = redis.call('GET', KEYS[2])
-if seen then return seen end
-local id
-if ARGV[2] == '' then
-    id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
-else
-    id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3))
+local function has_failed(reply)
+    return type(reply) == 'table' and reply.err
 end
-redis.call('SET', KEYS[2], id, 'PX', ARGV[1])
-return id
+
+local function add(key, first, last)
+    local seen = redis.pcall('GET', key)
+    if seen then return seen end
+    local id
+    if ARGV[2] == '' then
+        id = redis.pcall('XADD', KEYS[1], '*', unpack(ARGV, first, last))
+    else
+        id = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, first, last))
+    end
+    if has_failed(id) then return id end
+    return redis.pcall('SET', key, id, 'PX', ARGV[1])
+end
+
+local width = tonumber(ARGV[3])
+for number = 2, #KEYS do
+    local last = 3 + (number - 1) * width
+    local reply = add(KEYS[number], last - width + 1, last)
+    if has_failed(reply) then
+        if number == 2 then return reply end
+        return number - 2
+    end
+end
+return #KEYS - 1
 """
+"""How many entries are added, from the first on; or why the first is not."""
 _AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 4_194_304
+_AGAIN: Final = Exception("behind one that was not taken")
 _CLOSE_SECONDS: Final = 2.0
 _LIMIT: Final = 536_870_912
 """Bytes of a value that a server takes which does not say what its limit is: the usual one."""
@@ -120,8 +140,19 @@ class RedisStreams:
                 chunk += self._waiting
                 self._waiting.clear()
                 answers = [exc] * len(chunk)
-            for (group, message), answer in zip(chunk, answers, strict=True):
-                group.settle(self._failure(message, answer) if isinstance(answer, Exception) else None)
+            self._settle(chunk, answers)
+
+    def _settle(self, chunk: Sequence[tuple[_Group, Message]], answers: Sequence[Exception | None]) -> None:
+        """Tell each group of its messages, in their order: what is behind one that is to come again comes again, too."""
+        again: list[tuple[_Group, Message]] = []
+        waiting: set[_Group] = set()
+        for (group, message), answer in zip(chunk, answers, strict=True):
+            if answer is _AGAIN or group in waiting:
+                again.append((group, message))
+                waiting.add(group)
+            else:
+                group.settle(None if answer is None else self._failure(message, answer))
+        self._waiting.extendleft(reversed(again))
 
     def _next_chunk(self, limit: int) -> list[tuple[_Group, Message]]:
         """What goes to the server at once; of a group none behind one that is not taken."""
@@ -141,18 +172,25 @@ class RedisStreams:
             self._waiting.popleft()
         return chunk
 
-    async def _add(self, messages: Sequence[Message]) -> list[Any]:
-        """The server's answers, of which some may be exceptions."""
-        if not messages:
-            return []
+    async def _add(self, messages: Sequence[Message]) -> list[Exception | None]:
+        """Add to each stream what it takes; of each message None, why it was not taken, or `_AGAIN`."""
+        streams: dict[str, list[int]] = {}
+        for place, message in enumerate(messages):
+            streams.setdefault(message.topic, []).append(place)
         pipeline = self._client.pipeline(transaction=False)
-        for message in messages:
-            # A cluster keeps the two keys of one script on one server, by what is in braces.
-            seen = f"{{{message.topic}}}:seen:{message.event_id}"
-            fields: dict[str, str | bytes] = {"event_id": message.event_id, **message.attributes, "event": message.body}
-            parts: list[str | bytes] = [part for field in fields.items() for part in field]
-            pipeline.eval(_ADD, 2, message.topic, seen, self._window, self._max_length, *parts)
-        return await pipeline.execute(raise_on_error=False)
+        for topic, places in streams.items():
+            # A cluster keeps the keys of one script on one server, by what is in braces.
+            seen = [f"{{{topic}}}:seen:{messages[place].event_id}" for place in places]
+            entries = [_entry_of(messages[place]) for place in places]
+            parts = [part for entry in entries for part in entry]
+            pipeline.eval(_ADD, 1 + len(seen), topic, *seen, self._window, self._max_length, len(entries[0]), *parts)
+        answers: list[Exception | None] = [None] * len(messages)
+        said = await pipeline.execute(raise_on_error=False) if streams else []
+        for places, added in zip(streams.values(), said, strict=True):
+            failed = isinstance(added, Exception)
+            for place in places if failed else places[added:]:
+                answers[place] = added if failed else _AGAIN
+        return answers
 
     async def _ask_limit(self) -> int:
         """How many bytes a value may have."""
@@ -179,6 +217,12 @@ class RedisStreams:
 
     def _away(self, what: str, why: str) -> DeliveryError:
         return DeliveryError(receiver=self._shown, what=what, why=why, away=True)
+
+
+def _entry_of(message: Message) -> list[str | bytes]:
+    """Names and values of the fields of its entry: as many for each message."""
+    fields: dict[str, str | bytes] = {"event_id": message.event_id, **message.attributes, "event": message.body}
+    return [part for field in fields.items() for part in field]
 
 
 class _Group:
