@@ -20,6 +20,7 @@ AWAY = {
     "DatabaseBusyError",
     "DatabaseFullError",
     "DatabaseIOError",
+    "DatabaseNotOpenedError",
     "OutcomeUnknownError",
     "ReadBlockedError",
     "ReadLostError",

@@ -222,3 +222,32 @@ async def test_where_the_folder_is_called_from_does_not_matter(
         monkeypatch.chdir("/")
         (stored,) = await store.append([script().started()])
     assert stored.position == 2
+
+
+DESCRIPTORS = textwrap.dedent("""
+    import asyncio, os, resource, sys
+    from trackside.app.storage import Store
+    from trackside.app.storage.errors import StorageError
+
+    async def main():
+        async with Store.open(sys.argv[1]) as store:
+            await store.events()
+            free = os.open(os.devnull, os.O_RDONLY)
+            os.close(free)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            said = await asyncio.gather(*(store.events() for _ in range(9)), return_exceptions=True)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            failures = [one for one in said if isinstance(one, Exception)]
+            assert all(isinstance(one, StorageError) and one.retryable for one in failures), failures
+            print(len(failures), sorted({type(one).__name__ for one in failures}))
+            await asyncio.gather(*(store.events() for _ in range(9)))
+
+    asyncio.run(main())
+""")
+
+
+def test_a_process_without_a_descriptor_for_another_connection_is_told_that_it_may_try_again(path: Path) -> None:
+    command = [sys.executable, "-c", DESCRIPTORS, f"sqlite:///{path}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said.endswith("['DatabaseNotOpenedError']\n")

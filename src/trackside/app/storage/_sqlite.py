@@ -221,6 +221,8 @@ class SqliteDatabase:
                 return errors.DatabaseFullError(database=database, why=why)
             case sqlite3.SQLITE_IOERR:
                 return errors.DatabaseIOError(database=database, why=why)
+            case sqlite3.SQLITE_CANTOPEN if self._may_be_opened:
+                return errors.DatabaseNotOpenedError(database=database, why=why)
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
                 return errors.ReadOnlyDatabaseError(database=database, why=why)
             case sqlite3.SQLITE_NOTADB:
@@ -229,6 +231,13 @@ class SqliteDatabase:
                 return errors.DamagedDatabaseError(database=database, why=why)
             case _:
                 return errors.StorageError(database=database, why=why)
+
+    @property
+    def _may_be_opened(self) -> bool:
+        """Whether the user may read and write the database's files, as far as they are there."""
+        beside = [self.path.with_name(self.path.name + ending) for ending in ("-wal", "-shm")]
+        files = [self.path, *(path for path in beside if path.exists())]
+        return self.path.is_file() and all(os.access(path, os.R_OK | os.W_OK) for path in [*files, self.path.parent])
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -203,6 +203,12 @@ class DatabaseIOError(StorageError):
     retryable = True
 
 
+class DatabaseNotOpenedError(StorageError):
+    """The database {database} could not be opened now ({why}), though its files may be: this process or the machine may have no file descriptor left. Raise the limit (`ulimit -n`), or try again."""  # noqa: E501
+
+    retryable = True
+
+
 class DamagedDatabaseError(StorageError):
     """The database {database} is damaged: {why}. Stop writing, keep a copy, and restore a backup, or (SQLite) use `.recover` of the sqlite3 shell."""  # noqa: E501
 
