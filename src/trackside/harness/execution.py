@@ -1,4 +1,4 @@
-"""The runs of one manager, from their admission to their end: who has a place, who waits for one, who awaits a result."""
+"""The runs of one manager, from their admission to their end: who has a place, and who waits for one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,12 +15,12 @@ from typing import Any
 
 from trackside.harness.bounding import MissedStats
 from trackside.harness.context import agent_task_name, current_run
-from trackside.harness.ending import Stop, result_of
-from trackside.harness.errors import ClosesItselfError, ManagerLoopError, NoResultHereError, WaitsForItselfError
+from trackside.harness.ending import Stop
+from trackside.harness.errors import ClosesItselfError, NoResultHereError, WaitsForItselfError
 from trackside.harness.exits import interrupt_loop
-from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
+from trackside.harness.outcome import ELSEWHERE, Outcome
 from trackside.harness.places import Places
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats, Tally
@@ -34,74 +34,7 @@ logger = logging.getLogger("trackside.manager")
 _LEFT = "the manager was closed before the run started; it waits in the store for another process or the next start"
 _LEFT_BEHIND = "the manager was closed, and could not take it out of the queue"
 _TAKEN_OVER = "another process has taken it over"
-ELSEWHERE = "another process executes it"
 _NOT_LET_IN = "the run was not let in"
-
-
-class Outcome:
-    """A result that many may wait for; who stops waiting stops nobody else. What `shield` does, at a fifth of its price."""
-
-    __slots__ = ("_abandoned", "_loop", "_waiters", "result")
-
-    def __init__(self, result: RunResult | None = None) -> None:
-        self.result = result
-        self._abandoned: Callable[[], Exception] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._waiters: list[asyncio.Future[RunResult]] = []
-
-    @property
-    def settled(self) -> bool:
-        """Whether there is a result, or will be none."""
-        return self.result is not None or self._abandoned is not None
-
-    async def wait(self) -> RunResult:
-        """The result, as soon as there is one; in another event loop only one that is there.
-
-        Raises:
-            ManagerLoopError: it is not, and nobody could wake who waits there.
-            NoResultHereError: there will be none.
-        """
-        if (result := self.result) is not None:
-            return result
-        if self._abandoned is not None:
-            raise self._abandoned()
-        if asyncio.get_running_loop() is not self._loop:
-            raise ManagerLoopError
-        waiter: asyncio.Future[RunResult] = self._loop.create_future()
-        self._waiters.append(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            self._waiters.remove(waiter)
-            raise
-
-    def resolve(self, result: RunResult) -> bool:
-        """Tell everybody; False if they were told before, for the first result counts."""
-        if self.result is not None:
-            return False
-        self.result = result
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(result)
-        return True
-
-    def abandon(self, error: Callable[[], Exception]) -> None:
-        """Tell everybody, also those who come later, that there will be no result here."""
-        if self.result is None:
-            self._abandoned = error
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error())
-
-
-def outcome_elsewhere(run_id: str, record: RunRecord | None) -> Outcome:
-    """The outcome of a run that is not executed here, of which this is known."""
-    outcome = Outcome()
-    if record is not None and is_final(record.status):
-        outcome.resolve(result_of(record))
-    else:
-        outcome.abandon(partial(NoResultHereError, run_id=run_id, why=ELSEWHERE))
-    return outcome
 
 
 @dataclass(slots=True, eq=False)

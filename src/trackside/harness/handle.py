@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
-from trackside.harness.execution import Executions, Outcome
+from trackside.harness.execution import Executions
 from trackside.harness.observer import RunResult
+from trackside.harness.outcome import Outcome
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import CancelAction, RunRecord
 

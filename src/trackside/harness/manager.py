@@ -31,13 +31,14 @@ from trackside.harness.errors import (
     UnknownAgentError,
     UnknownRunError,
 )
-from trackside.harness.execution import ELSEWHERE, Execution, Executions, outcome_elsewhere
+from trackside.harness.execution import Execution, Executions
 from trackside.harness.handle import RunHandle
 from trackside.harness.hosting import Host, asked_for
 from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunEventCallback, RunObserver, RunResult
+from trackside.harness.outcome import ELSEWHERE, outcome_elsewhere
 from trackside.harness.places import Places
 from trackside.harness.ports import (
     Admission,

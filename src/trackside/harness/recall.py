@@ -37,19 +37,23 @@ class ThreadMemory:
         self._run = run
         self._policy = policy
         self._left = False
+        self.recalled = False
+        """Whether the run has what its thread remembers, if that is anything."""
 
     def leave(self) -> None:
         """The thread is somebody else's: try nothing again."""
         self._left = True
 
-    async def load(self) -> ThreadState:
-        """What the thread remembers.
+    async def recall(self) -> None:
+        """Give the run what its thread remembers.
 
         Raises:
             ThreadNotLoadedError: the store does not say.
         """
-        step = partial(self._states.load, self._run.thread_id)
-        return await self._patiently(step, ThreadNotLoadedError) or ThreadState()
+        run = self._run
+        state = await self._patiently(partial(self._states.load, run.thread_id), ThreadNotLoadedError) or ThreadState()
+        run.values, run.paused = state.values, state.paused
+        self.recalled = True
 
     def begin_to_save(self, state: ThreadState, *, finished: bool = True) -> Begun[None]:
         """Have the thread remember this, of an agent that has `finished` or not; done to the end once begun (I17).

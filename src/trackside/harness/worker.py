@@ -111,7 +111,7 @@ class RunWorker:
         )
         self._memory = ThreadMemory(services.states, self._run, observers.policy)
         self._stop: Stop | None = None
-        self._claimed = self._lost = self._end_taken = self._recalled = False
+        self._claimed = self._lost = self._end_taken = False
         self._thread_before: ThreadStatus | None = None
         self._calling = False
         self._ending = False
@@ -244,8 +244,8 @@ class RunWorker:
     async def _execute(self, claim: Claim) -> End:
         """Announce the start, call the agent; however that goes, it is an `End`."""
         # Adapters that wait for nothing here but the thread's state say so.
-        self._recalled = claim.new_thread
-        immediate = self._recalled or getattr(self._services.states, "immediate", False)
+        self._memory.recalled = claim.new_thread
+        immediate = claim.new_thread or getattr(self._services.states, "immediate", False)
         at_once = immediate and getattr(self._agent, "prepares_at_once", False)
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening = self._opening(claim)
@@ -267,16 +267,11 @@ class RunWorker:
         """Load what the thread remembers; the human messages that the run brings."""
         run = self._run
         if self._uses_thread_state:
-            if not self._recalled:
-                await self._recall()
+            if not self._memory.recalled:
+                await self._memory.recall()
             if run.resuming:
                 self._memory.take_answers(self._services.agents)
         return [self._journal.record_message(message) for message in await self._agent.human_messages(run)]
-
-    async def _recall(self) -> None:
-        state = await self._memory.load()
-        self._run.values, self._run.paused = state.values, state.paused
-        self._recalled = True
 
     def _opening(self, claim: Claim) -> list[Draft]:
         opening = [self._says.start()]
@@ -463,8 +458,8 @@ class RunWorker:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
             elif self._calling and not end.untouched and (left := self._left()) is not None:
                 saving = self._memory.begin_to_save(left, finished=False)
-            if self._claimed and self._uses_thread_state and not self._recalled:  # stopped before it was prepared
-                await finish(self._recall, name="load")
+            if self._claimed and self._uses_thread_state and not self._memory.recalled:  # stopped before that
+                await finish(self._memory.recall, name="load")
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc), saving
         return end, saving
