@@ -61,6 +61,19 @@ class OtherProcesses:
             self._told.add(run_id)
             self.coordinator.host.on_lost(run_id)
 
+    async def hold(self, run_id: str, seconds: float) -> None:
+        """Have a run that waits, so that nobody else can claim it, and then leave it to whoever can."""
+        record = await self.coordinator.get(run_id)
+        if record is not None and record.status is RunStatus.pending:
+            self.coordinator.claimed_elsewhere.add(run_id)
+            self._world.loop.call_later(seconds, self._let_go, run_id)
+
+    def _let_go(self, run_id: str) -> None:
+        self.coordinator.claimed_elsewhere.discard(run_id)
+        run = self.coordinator._runs.get(run_id)
+        if run is not None and run.claimable:
+            self.coordinator.host.on_ready(run_id)
+
     async def cancel(self, run_id: str, action: str) -> None:
         """Ask for a run to stop, if there is still such a run."""
         if run_id in self.coordinator._runs:

@@ -435,11 +435,10 @@ class World:
                 stats = observer.stats()
                 accounted = stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
                 self.check(stats.accepted == accounted, f"I22: {observer.name}: {stats}")
-        executing = [r for r in self.manager._runs.all() if r.needs_place and r.executes]
-        self.check(len(executing) <= self.max_running, f"{len(executing)} runs have a place")
         at_work = [working for working in self.working.values() if working.managed]
-        places = [working for working in at_work if not working.run.depth]
-        self.check(self.manager._runs._places.taken >= len(places), f"{len(places)} agents work, with fewer places")
+        in_places = [working for working in at_work if not working.run.depth]
+        taken = self.manager._runs._places.taken
+        self.check(len(in_places) <= taken <= self.max_running, f"{len(in_places)} agents work in {taken} places")
         for working in at_work:
             if working.run.run_id not in self.others.ended:
                 self._check_held(working)

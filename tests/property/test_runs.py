@@ -110,6 +110,11 @@ class Schedules(RuleBasedStateMachine):
         if runs := self.world.run_ids:
             self.world.run(self.world.others.cancel(runs[index % len(runs)], action))
 
+    @rule(index=st.integers(0, 5), seconds=st.sampled_from([0, 0.25, 0.5, 0.6, 0.75, 1]))
+    def others_hold_a_run_that_waits(self, index: int, seconds: float) -> None:
+        if runs := self.world.run_ids:
+            self.world.run(self.world.others.hold(runs[index % len(runs)], seconds))
+
     @precondition(lambda self: not self.world.closed)
     @rule(temper=st.sampled_from(TEMPERS), thread_id=THREADS)
     def others_leave_a_run_behind(self, temper: str, thread_id: str | None) -> None:

@@ -283,7 +283,7 @@ async def test_a_run_that_is_claimed_elsewhere_keeps_its_caller_waiting_until_it
 
 
 @virtual
-async def test_a_run_that_comes_back_while_it_is_looked_up_begins_though_it_has_the_only_place_itself() -> None:
+async def test_a_run_that_comes_back_while_it_is_looked_up_has_its_place_until_its_end() -> None:
     asked, answered = asyncio.Event(), asyncio.Event()
 
     class SlowToSay(SharedCoordinator):
@@ -300,8 +300,16 @@ async def test_a_run_that_comes_back_while_it_is_looked_up_begins_though_it_has_
         await asked.wait()
         fleet.coordinator.claimed_elsewhere.clear()
         fleet.coordinator.host.on_ready("r")
+        await asyncio.sleep(1)
         answered.set()
-        assert (await run.result()).status is RunStatus.success
+        await asyncio.sleep(1)
+        next_run = await manager.start(RunSpec("sleeper", run_id="next"))
+        await asyncio.sleep(1)
+        assert (manager.stats().running, manager.stats().waiting_for_place) == (1, 1)
+        assert told(fleet.log.events, "next") == []
+        for each in (run, next_run):
+            assert (await each.result()).status is RunStatus.success
+        assert manager._runs._places.taken == 0
         fleet.check_quiet()
 
 

@@ -311,10 +311,9 @@ class Executions:
                 worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
             ended = await worker.run()
             _pass_interrupt_on(worker)
-            self._give_place_back(execution)  # I13: nobody's run waits for the observers of this one
-            if ended is None and not worker.under_way:
-                await self._await_others(execution)
-            else:
+            is_over = ended is not None or worker.under_way
+            if is_over:
+                self._give_place_back(execution)  # I13: nobody's run waits for the observers of this one
                 await worker.catch_up()
         except BaseException as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
             has_ended = worker.result is not None or (worker.is_lost and worker.under_way)
@@ -330,16 +329,19 @@ class Executions:
                 close_stream(self._stream, worker.record)
                 why = f"it could not be executed: {exc}"
                 self._resolve(execution, RunResult(execution.run_id, worker.record.thread_id, RunStatus.error, why))
+            return
         finally:
             self._tell_result(execution)
             self._give_place_back(execution)
+            if self._watchdog is not None:
+                self._watchdog.leave()
+        if not is_over:  # and may begin anew from here on, in a place and a task of its own
+            await self._await_others(execution)
 
     def _give_place_back(self, execution: Execution) -> None:
         if not execution.executes:
             return
         execution.executes = False
-        if self._watchdog is not None:
-            self._watchdog.leave()
         if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
             self._begin(follows)
 
