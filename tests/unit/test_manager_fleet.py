@@ -5,12 +5,14 @@ import logging
 from typing import Any, override
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.shared_ports import SharedCoordinator, SharedLog
 from tests.contract.slow_ports import SlowCoordinator
-from tests.contract.ways_to_run import end_of, required, told, virtual
+from tests.contract.ways_to_run import Gate, end_of, required, told, virtual
 
 from trackside.harness import (
     AgentResult,
+    LifecycleEventType,
     MultitaskStrategy,
     NoResultHereError,
     RunContext,
@@ -311,6 +313,42 @@ async def test_a_run_that_comes_back_while_it_is_looked_up_has_its_place_until_i
             assert (await each.result()).status is RunStatus.success
         assert manager._runs._places.taken == 0
         fleet.check_quiet()
+
+
+@virtual
+async def test_a_run_whose_end_is_being_announced_here_while_it_is_looked_up_gives_its_thread_back() -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+    log, gate = RecordingObserver(), Gate(LifecycleEventType.RUN_CANCELLED)
+
+    class ReadsTheLog(SharedCoordinator):
+        @override
+        async def get(self, run_id: str) -> RunRecord | None:
+            record = await super().get(run_id)
+            if record is None or asked.is_set():
+                return record
+            asked.set()
+            await answered.wait()
+            return replace(record, status=RunStatus.cancelled) if told(log.events, run_id) else record
+
+    coordinator = ReadsTheLog(clock=VirtualClock())
+    coordinator.claimed_elsewhere.add("r")
+    async with RunManager(
+        observers=[required(log), required(gate)], coordinator=coordinator, clock=VirtualClock()
+    ) as manager:
+        run = await manager.start(RunSpec(sleeper, run_id="r", thread_id="t"))
+        behind = await manager.start(RunSpec(sleeper, thread_id="t"))
+        await asked.wait()
+        cancels = asyncio.create_task(run.cancel(wait=True))
+        await gate.reached.wait()
+        answered.set()
+        await asyncio.sleep(1)
+        gate.opened.set()
+        await cancels
+        assert (await run.result()).status is RunStatus.cancelled
+        assert (await behind.result()).status is RunStatus.success
+        assert told(gate.events, "r")[0] == "run_cancelled interrupt"
+        assert_run_order(log.events)
+        assert coordinator._runs == coordinator._threads == {}
 
 
 @virtual

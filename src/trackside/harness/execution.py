@@ -356,7 +356,8 @@ class Executions:
         execution.task, execution.scheduled = None, False
         # Begun anew by the end of this very task, it would enter its own context again.
         execution.context = execution.context.copy()
-        if (result := await execution.worker.ended_elsewhere()) is not None:
+        result = await execution.worker.ended_elsewhere()
+        if result is not None and not execution.worker.under_way:  # else that end may be ours, and is being announced
             execution.worker.lose()
             self._resolve(execution, result)
 
