@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.contract.shared_ports import SharedCoordinator
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import end_of, required, told, virtual
 
@@ -287,6 +288,25 @@ async def test_runs_that_wait_in_a_durable_store_are_left_there() -> None:
     assert told(seen.events, "waiting") == [], "I7: it is not lost and not failed"
     record = await coordinator.get("waiting")
     assert record.status is RunStatus.pending
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_run_that_gets_its_place_in_the_turn_in_which_the_grace_is_over_is_left_in_a_durable_store(seed: int) -> None:
+    async def story() -> None:
+        seen = RecordingObserver()
+        coordinator = SharedCoordinator(durable=True, clock=VirtualClock())
+        manager = manager_of(required(seen), coordinator=coordinator, max_running=1)
+        active = await manager.start(RunSpec("sleeper", 1.0))
+        waiting = await manager.start(RunSpec("sleeper", 1.0, run_id="waiting"))
+        await manager.aclose(grace=1.0)
+        assert tasks() == set()
+        assert (await active.result()).status in {RunStatus.success, RunStatus.cancelled}
+        assert told(seen.events, "waiting") == []
+        assert (await coordinator.get("waiting")).status is RunStatus.pending  # type: ignore[union-attr]
+        with pytest.raises(NoResultHereError, match="it waits in the store"):
+            await waiting.result()
+
+    run_virtual(story(), seed=seed)
 
 
 @virtual

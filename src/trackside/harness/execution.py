@@ -57,11 +57,19 @@ class Execution:
     task: asyncio.Task[None] | None = None
     executes: bool = False
     """It is under way here, in its place if it needs one; what is left to be told of a run that is over needs none."""
+    claims: bool = False
+    """It may be claimed already: until then it waits, though it may have a place and a task."""
+    left: bool = False
+    """It stays where it waits, and is not claimed here any more."""
 
     @property
     def waits(self) -> bool:
         """Whether it has not begun here."""
-        return self.task is None and not self.worker.under_way
+        return not (self.claims or self.worker.under_way)
+
+    def wait_again(self) -> None:
+        """It has come to nothing here, and may begin anew."""
+        self.task, self.scheduled, self.claims = None, False, False
 
     def waits_for(self, now: datetime) -> bool:
         """Whether it has not begun because it is not due yet."""
@@ -309,6 +317,9 @@ class Executions:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
                 worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
+            if execution.left:
+                return
+            execution.claims = True
             ended = await worker.run()
             _pass_interrupt_on(worker)
             is_over = ended is not None or worker.under_way
@@ -324,7 +335,7 @@ class Executions:
                 _pass_interrupt_on(worker)
             logger.exception("run %s could not be executed", execution.run_id, extra=fields_of(worker.record))
             if worker.stopping and not worker.under_way:  # it is in the queue still, and holds its thread
-                execution.task, execution.scheduled = None, False
+                execution.wait_again()
             else:
                 close_stream(self._stream, worker.record)
                 why = f"it could not be executed: {exc}"
@@ -353,7 +364,7 @@ class Executions:
 
     async def _await_others(self, execution: Execution) -> None:
         """A claim came to nothing: either the run has ended, or the coordinator will say what becomes of it."""
-        execution.task, execution.scheduled = None, False
+        execution.wait_again()
         # Begun anew by the end of this very task, it would enter its own context again.
         execution.context = execution.context.copy()
         result = await execution.worker.ended_elsewhere()
@@ -396,6 +407,10 @@ class Executions:
 
     def _leave(self, execution: Execution, *, why: str) -> None:
         """Know a run no more that has not begun here, and says nothing here: who follows it gets to the end, too."""
+        execution.left = True
+        if execution.task is not None:  # which finds that it is left
+            self._tasks.add(execution.task)
+            execution.task.add_done_callback(self._tasks.discard)
         self.forget(execution, why=why)
         close_stream(self._stream, execution.worker.record)
 
