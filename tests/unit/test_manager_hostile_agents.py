@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from tests.contract.shared_ports import SharedCoordinator
 from tests.contract.ways_to_run import ByManager, Way, both_ways, end_of, required, told, virtual
 
 from trackside.harness import (
     AgentResult,
     InvalidSpecError,
     RunContext,
+    RunLifecycleEvent,
     RunManager,
+    RunRecord,
     RunSpec,
     RunStatus,
     StopPolicy,
@@ -221,6 +224,50 @@ def test_ctrl_c_in_an_agent_reaches_who_runs_the_event_loop_also_where_the_resul
         asyncio.run(main())
     assert_run_order(seen.events)
     assert end_of(seen.events).event_type == "run_failed"
+
+
+def test_ctrl_c_in_an_observer_that_is_told_of_a_run_that_never_began_reaches_who_runs_the_event_loop() -> None:
+    class Interrupted(RecordingObserver):
+        pressed = False
+
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            if event.run_id == "waiting" and not self.pressed:
+                self.pressed = True
+                raise KeyboardInterrupt
+            await super().on_event(event)
+
+    seen = Interrupted()
+
+    async def main() -> None:
+        manager = RunManager(observers=[required(seen)])
+        await manager.start(RunSpec(asyncio.sleep, 1e6, thread_id="t"))
+        waiting = await manager.start(RunSpec(asyncio.sleep, 1e6, run_id="waiting", thread_id="t"))
+        await waiting.cancel(wait=True)
+        await asyncio.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert_run_order(seen.events)
+    assert end_of(seen.events, "waiting").event_type == "run_cancelled"
+
+
+@pytest.mark.parametrize("is_due", [True, False])
+def test_ctrl_c_in_a_coordinator_that_is_asked_about_a_lost_run_reaches_who_runs_the_event_loop(is_due: bool) -> None:
+    class Interrupted(SharedCoordinator):
+        async def get(self, run_id: str) -> RunRecord | None:
+            raise KeyboardInterrupt
+
+    async def main() -> None:
+        coordinator = Interrupted()
+        coordinator.claimed_elsewhere.add("r")
+        manager = RunManager(coordinator=coordinator)
+        await manager.start(RunSpec(asyncio.sleep, 0.0, run_id="r", after_seconds=None if is_due else 1e6))
+        if not is_due:
+            coordinator.host.on_lost("r")
+        await asyncio.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("field", ["cancel_after", "stuck_after"])

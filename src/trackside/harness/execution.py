@@ -368,12 +368,15 @@ class Executions:
         # Begun anew by the end of this very task, it would enter its own context again.
         execution.context = execution.context.copy()
         result = await execution.worker.ended_elsewhere()
+        _pass_interrupt_on(execution.worker)
         if result is not None and not execution.worker.under_way:  # else that end may be ours, and is being announced
             execution.worker.lose()
             self._resolve(execution, result)
 
     async def _tell_as_lost(self, execution: Execution) -> None:
-        if (result := await execution.worker.ended_elsewhere()) is not None:
+        result = await execution.worker.ended_elsewhere()
+        _pass_interrupt_on(execution.worker)
+        if result is not None:
             self._resolve(execution, result)
         else:
             self.forget(execution, why=_TAKEN_OVER)
@@ -393,6 +396,7 @@ class Executions:
         self._places.leave(execution, execution.agent)
         try:
             await execution.worker.decline(stop)
+            _pass_interrupt_on(execution.worker)
             await execution.worker.catch_up()
         finally:
             self._tell_result(execution)  # also where this was cancelled: it ends before
