@@ -9,8 +9,10 @@ from tests.contract.ways_to_run import Gate, required, virtual
 
 from trackside.harness import (
     AgentLimits,
+    AgentResult,
     InvalidSpecError,
     LifecycleEventType,
+    RunContext,
     RunLifecycleEvent,
     RunManager,
     RunSpec,
@@ -128,6 +130,41 @@ async def test_a_run_that_is_over_needs_no_place_while_its_observers_catch_up() 
             await run.result()
         assert began == [0.0] * 10
         assert (manager.stats().running, manager.stats().ended_by_status) == (0, {RunStatus.success: 10})
+
+
+@pytest.mark.parametrize("ends", ["by itself", "cancelled"])
+@virtual
+async def test_a_run_that_is_over_needs_no_place_while_its_agent_closes_what_it_has_opened(ends: str) -> None:
+    loop, began, left = asyncio.get_running_loop(), list[float](), list[str]()
+
+    class Opens:
+        name = "opens"
+
+        async def human_messages(self, run: RunContext) -> tuple[()]:
+            return ()
+
+        async def run(self, run: RunContext) -> AgentResult:
+            began.append(loop.time())
+            if ends == "cancelled":
+                await manager.cancel(run.run_id)
+                await asyncio.sleep(1e6)
+            return AgentResult()
+
+        async def rollback(self, run: RunContext) -> None: ...
+
+        async def leave(self, run: RunContext) -> None:
+            left.append(run.run_id)
+            await asyncio.Event().wait()
+
+    async with RunManager({"opens": Opens()}, max_running=1, clock=VirtualClock()) as manager:
+        runs = [await manager.start(RunSpec("opens")) for _ in range(4)]
+        await asyncio.sleep(1)
+        assert (manager.stats().running, manager._runs._places.taken) == (0, 0)
+        for run in runs:
+            await run.result()
+        assert began == [0.0] * 4
+        assert left == [run.run_id for run in runs]
+        assert loop.time() == 10.0, "who awaits a run does wait for this"
 
 
 @virtual

@@ -219,7 +219,7 @@ async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> No
     except asyncio.CancelledError:  # by a closing event loop: the run never starts, but it ends
         worker.stop(_CALLER_CANCELLED)
     await worker.run()
-    await worker.catch_up()
+    await worker.see_off()
 
 
 def _told(worker: RunWorker, task: asyncio.Task[None], cancelled: tuple[Any, ...] | None) -> RunResult:

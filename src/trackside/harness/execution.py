@@ -325,7 +325,7 @@ class Executions:
             is_over = ended is not None or worker.under_way
             if is_over:
                 self._give_place_back(execution)  # I13: nobody's run waits for the observers of this one
-                await worker.catch_up()
+                await worker.see_off()
         except BaseException as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
             has_ended = worker.result is not None or (worker.is_lost and worker.under_way)
             if has_ended or isinstance(exc, GeneratorExit):  # it was cancelled behind its end; or nobody runs the loop
@@ -397,7 +397,7 @@ class Executions:
         try:
             await execution.worker.decline(stop)
             _pass_interrupt_on(execution.worker)
-            await execution.worker.catch_up()
+            await execution.worker.see_off()
         finally:
             self._tell_result(execution)  # also where this was cancelled: it ends before
 

@@ -11,7 +11,7 @@ from trackside.harness.timelimit import Raised, leave_behind, start_contained
 
 logger = logging.getLogger("trackside.worker")
 
-_PATIENCE = 10.0  # seconds; the run has ended, and only whoever awaits it waits for this
+_PATIENCE = 10.0  # seconds; only whoever awaits the run waits for this, which has given back its thread and its place
 
 
 async def leave(agent: Agent, run: RunContext) -> None:

@@ -58,8 +58,8 @@ _LOST = Stop(RunStatus.cancelled, "somebody else has ended the run")  # which no
 class RunWorker:
     """One run, from its claim to the release of its thread.
 
-    Call `run` or, for a run that was withdrawn, `decline`; one of them, once, but `run` again if it gave None. `stop` and
-    `lose` may be called at any time, from the same event loop.
+    Call `run` or, for a run that was withdrawn, `decline`; one of them, once, but `run` again if it gave None; and then
+    `see_off`. `stop` and `lose` may be called at any time, from the same event loop.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class RunWorker:
         )
         self._memory = ThreadMemory(services.states, self._run, observers.policy)
         self._stop: Stop | None = None
-        self._claimed = self._lost = self._end_taken = False
+        self._claimed = self._lost = self._end_taken = self._is_over = False
         self._thread_before: ThreadStatus | None = None
         self._calling = False
         self._ending = False
@@ -186,9 +186,6 @@ class RunWorker:
     async def run(self) -> RunResult | None:
         """Execute the run; None if it was not to be had, because it was withdrawn or claimed elsewhere, or if it is lost
         and nobody knows yet how it ends.
-
-        Raises:
-            asyncio.CancelledError: this task was cancelled; the run has ended properly before.
         """
         coordinator = self._services.coordinator
         if self._stop is not None:
@@ -207,9 +204,20 @@ class RunWorker:
             deadline.cancel()
         return await self._finish(end)
 
-    def catch_up(self) -> Coroutine[Any, Any, None]:
-        """Wait shortly for the observers of a run that is over: who awaits the run finds it where he has it observed."""
-        return self._observers.catch_up()
+    async def see_off(self) -> None:
+        """Wait for what needs neither the thread nor a place of a run that is over: its agent closes what it has opened,
+        and observers catch up, shortly, so that who awaits the run finds it where he has it observed.
+
+        Raises:
+            asyncio.CancelledError: this task was cancelled, maybe while the run ended, which it has done properly.
+        """
+        if not self._is_over:
+            return  # a task that declines it ends it, or has
+        self._is_over = False
+        await leave(self._agent, self._run)
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
+        await self._observers.catch_up()
 
     async def decline(self, stop: Stop) -> RunResult | None:
         """End a run that was withdrawn before it started: its terminal event stands alone."""
@@ -383,10 +391,7 @@ class RunWorker:
             result = await self._end_as_lost()
         self._run.close()
         self._journal.close()
-        await leave(self._agent, self._run)
-        self.result = result
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise asyncio.CancelledError
+        self.result, self._is_over = result, True
         return result
 
     async def _end_here(self, end: End) -> RunResult | None:
