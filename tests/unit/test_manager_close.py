@@ -12,7 +12,15 @@ from tests.contract.shared_ports import SharedCoordinator
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import end_of, required, told, virtual
 
-from trackside.harness import ClosedError, InvalidSpecError, RunManager, RunSpec, RunStatus
+from trackside.harness import (
+    AgentResult,
+    ClosedError,
+    InvalidSpecError,
+    RunContext,
+    RunManager,
+    RunSpec,
+    RunStatus,
+)
 from trackside.harness.errors import NoResultHereError, TracksideError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import RunHost
@@ -235,6 +243,57 @@ async def test_a_hurried_close_waits_until_the_end_of_a_run_is_kept_though_its_l
     await manager.aclose(grace=0.0)
     assert log.kept[0] == "run_cancelled"
     assert "kept for later in a spool" in str((await run.result()).error)
+    assert tasks() == set()
+
+
+class Undoes:
+    """An agent whose rollback takes so many seconds."""
+
+    name = "undoes"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def human_messages(self, run: RunContext) -> tuple[()]:
+        return ()
+
+    async def run(self, run: RunContext) -> AgentResult:
+        await asyncio.sleep(1e6)
+        return AgentResult()
+
+    async def rollback(self, run: RunContext) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+@virtual
+async def test_a_second_signal_leaves_what_a_run_undoes_half_a_minute_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = asyncio.get_running_loop()
+    manager = manager_of(shutdown_grace=50.0)
+    run = await manager.start(RunSpec(Undoes(1_000.0), run_id="undoes"))
+    await asyncio.sleep(1)
+    await run.cancel(action="rollback")
+    closes = asyncio.create_task(manager.aclose(grace=0.0))
+    await asyncio.sleep(9)
+    await manager.aclose(grace=0.0)
+    assert loop.time() == 41.0
+    await closes
+    assert "run undoes has stopped, does not come to its end, and is left behind" in caplog.text
+    assert (await run.result()).status is RunStatus.cancelled
+
+
+@virtual
+async def test_a_close_waits_until_what_a_run_has_done_is_undone_and_its_end_is_told() -> None:
+    seen = RecordingObserver()
+    loop = asyncio.get_running_loop()
+    manager = manager_of(required(seen), shutdown_grace=5.0)
+    run = await manager.start(RunSpec(Undoes(8.0)))
+    await asyncio.sleep(1)
+    await run.cancel(action="rollback")
+    await manager.aclose(grace=0.0)
+    assert loop.time() == 9.0
+    assert told(seen.events)[-2:] == ["run_cancelled rollback", "thread_status_updated idle"]
     assert tasks() == set()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.contract.slow_ports import SlowCoordinator
@@ -17,6 +18,8 @@ from trackside.harness import (
     RunStatus,
     StopPolicy,
 )
+from trackside.harness.memory import MemoryThreadStates
+from trackside.harness.ports import ThreadState
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
 from trackside.testing.loop import EPOCH
 
@@ -141,6 +144,80 @@ async def test_a_deadline_that_passes_after_a_message_was_refused_does_not_cance
         run = await runs.start(agent, timeout=8.0)
         await run.ended()
     assert len(cleaned) == 1
+
+
+class SlowToRemember(MemoryThreadStates):
+    """Thread states that save, or load, when they are let go on."""
+
+    immediate = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = asyncio.Event()
+        self.loads = True
+
+    async def load(self, thread_id: str) -> ThreadState | None:
+        if not self.loads:
+            await self.goes_on.wait()
+        return await super().load(thread_id)
+
+    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
+        await self.goes_on.wait()
+        await super().save(thread_id, state, run_id=run_id)
+
+
+@virtual
+async def test_a_run_whose_thread_does_not_come_to_remember_it_is_stuck(caplog: pytest.LogCaptureFixture) -> None:
+    states = SlowToRemember()
+    async with ByManager(states=states, max_running=1, stopping=StopPolicy(stuck_after=10.0)) as runs:
+        run = await runs.start(succeeds)
+        waits = await runs.start(succeeds)
+        await asyncio.sleep(9)
+        assert runs.manager.stats().stuck == 0
+        await asyncio.sleep(2)
+        assert (runs.manager.stats().stuck, runs.manager.stats().running) == (1, 1)
+        assert "is over and does not come to its end; it keeps its place and its thread" in caplog.text
+        assert "in save" in caplog.text, "the log shows where it waits"
+        assert (await runs.manager.get(run.run_id)).stuck_since is None, "nobody wants its process to be ended"
+        states.goes_on.set()
+        assert [(await each.waits).status for each in (run, waits)] == [RunStatus.success] * 2
+        assert (runs.manager.stats().stuck, runs.manager.stats().stuck_total) == (0, 1)
+
+
+@virtual
+async def test_a_run_that_is_stopped_before_it_is_prepared_and_whose_thread_is_not_read_is_stuck() -> None:
+    states = SlowToRemember()
+    states.goes_on.set()
+    async with ByManager(states=states, stopping=StopPolicy(stuck_after=10.0)) as runs:
+        await runs.run(succeeds, thread_id="t")
+        states.loads = False
+        states.goes_on.clear()
+        run = await runs.start(succeeds, thread_id="t")
+        await asyncio.sleep(1)
+        await run.cancel()
+        await asyncio.sleep(11)
+        assert runs.manager.stats().stuck == 1
+        assert (await runs.manager.get(run.run_id)).stuck_since == EPOCH + timedelta(seconds=11)
+        states.goes_on.set()
+        assert (await run.waits).status is RunStatus.cancelled
+
+
+@pytest.mark.parametrize("step", ["settle", "release"])
+@virtual
+async def test_a_run_whose_coordinator_does_not_answer_about_its_end_is_stuck(step: str) -> None:
+    class SlowToEnd(SlowCoordinator):
+        async def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(15.0 if name == step else 0.0)
+            return await super()._step(name, *args, **kwargs)
+
+    coordinator = SlowToEnd(0.0, clock=VirtualClock())
+    async with ByManager(coordinator=coordinator, stopping=StopPolicy(stuck_after=10.0)) as runs:
+        run = await runs.start(succeeds)
+        await asyncio.sleep(9)
+        assert runs.manager.stats().stuck == 0
+        await asyncio.sleep(2)
+        assert runs.manager.stats().stuck == 1
+        assert (await run.waits).status is RunStatus.success
 
 
 @virtual

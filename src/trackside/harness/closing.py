@@ -16,6 +16,7 @@ from trackside.harness.timelimit import let_drop, settled
 from trackside.harness.types import CancelMode, RunStatus
 
 _LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
+_LEAST_KEEPING = 30.0  # seconds that what it did has to be kept or undone: a database that is silent is noticed in less
 _TELLING = 120.0  # seconds that a run whose agent has stopped has to be told of, or to be kept where it is found later
 
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
@@ -28,7 +29,8 @@ class Closing:
         runs: its runs.
         observers: who is told of them.
         clock: where the time comes from.
-        patience: seconds that cancelled agents have to stop, and then observers to take what is left.
+        patience: seconds that cancelled agents have to stop, then what they did to be kept or undone, and then observers to
+            take what is left.
     """
 
     def __init__(self, runs: Executions, observers: ObserverSet, clock: Clock, patience: float) -> None:
@@ -38,6 +40,7 @@ class Closing:
         self._patience = patience
         self._grace_over = asyncio.Event()
         self._patience_over = asyncio.Event()
+        self._least = _LEAST_PATIENCE
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -121,21 +124,26 @@ class Closing:
             raise
 
     def _hurry(self, grace: float) -> None:
-        least = max(grace, _LEAST_PATIENCE)
-        self._patience = min(self._patience, least)
+        self._patience = min(self._patience, max(grace, _LEAST_PATIENCE))
         _set_after(self._grace_over, grace)
         if self._stopping:
-            _set_after(self._patience_over, least)
+            _set_after(self._patience_over, max(grace, self._least))
+
+    def _be_patient(self, least: float) -> None:
+        self._least, self._patience_over = least, asyncio.Event()
+        _set_after(self._patience_over, max(self._patience, least))
 
     async def _close(self) -> None:
         runs, now = self._runs, self._clock.now()
         runs.part_with([run for run in runs.all() if run.waits_for(now)], _SHUTDOWN)  # nobody waits for their time
         await runs.drain(self._grace_over)
         self._stopping = True
-        _set_after(self._patience_over, max(self._patience, _LEAST_PATIENCE))
+        self._be_patient(_LEAST_PATIENCE)
         runs.part_with(runs.all(), _SHUTDOWN)
         await runs.drain(self._patience_over)
-        await runs.see_ends_told(_TELLING)  # I14: also to a log that is away, for which each is kept elsewhere
+        self._be_patient(_LEAST_KEEPING)
+        # I14: also to a log that is away, for which each is kept elsewhere.
+        await runs.see_ends_told(self._patience_over, _TELLING)
         runs.leave_behind()
         await self._observers.aclose(self._patience)
         runs.close()

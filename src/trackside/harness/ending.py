@@ -33,7 +33,8 @@ class StopPolicy:
 
     An agent that shall stop sees `run.cancelled` at once, and gets a `CancelledError` after `cancel_after`. If it still
     goes on `stuck_after` later, the run is reported as stuck: it keeps its place and its thread until its agent has stopped,
-    and whoever asks once more has it cancelled once more.
+    and whoever asks once more has it cancelled once more. So is a run that is over and whose end waits as long for its
+    thread to remember it, or for what it did to be undone.
 
     Raises:
         InvalidSpecError: (a `ValueError`) one of them is not a number of seconds.

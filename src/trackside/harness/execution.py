@@ -51,7 +51,7 @@ class Execution:
     scheduled: bool = False
     """It may be claimed, and executes as soon as there is a place."""
     stuck: bool = False
-    """Its agent was cancelled, and had not stopped when that should have been done."""
+    """Its agent was cancelled, or its end waits for something, and that was not done when it should have been."""
     stranded: bool = False
     """It could not be taken out of the queue, as the coordinator failed."""
     task: asyncio.Task[None] | None = None
@@ -230,19 +230,31 @@ class Executions:
         ended.cancel()
         over.cancel()
 
-    async def see_ends_told(self, seconds: float) -> None:
-        """Wait until those runs have ended whose agents have stopped: what is left takes as long as it takes to be kept."""
-        ending = [execution.outcome for execution in self._by_id.values() if execution.worker.is_ending]
-        if ending:
+    async def see_ends_told(self, enough: asyncio.Event, seconds: float) -> None:
+        """Wait until those runs have ended whose agents have stopped, for `seconds` at most: so long it may take to keep
+        what is told. For what comes before that, and may take for ever, only until somebody says that this is enough.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while (ending := self._ending(enough)) and loop.time() < until:
             told = asyncio.create_task(_all_done(ending, ()), name="trackside-ends")
-            await asyncio.wait({told}, timeout=seconds)
+            over = asyncio.create_task(enough.wait(), name="trackside-enough")
+            ends = {told} if enough.is_set() else {told, over}
+            await asyncio.wait(ends, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
+            over.cancel()
+
+    def _ending(self, enough: asyncio.Event) -> list[Outcome]:
+        ending = (execution for execution in self._by_id.values() if execution.worker.is_ending)
+        return [each.outcome for each in ending if not (enough.is_set() and each.worker.is_held_up)]
 
     def leave_behind(self) -> None:
         """Say which runs have not ended. Who waits for one that has not begun, and now never will here, is told so."""
         for execution in self.all():
             is_lost = execution.waits and execution.stranded
             what = "could not be taken out of the queue" if is_lost else "was cancelled, has not stopped"
+            if execution.worker.is_ending:
+                what = "has stopped, does not come to its end"
             extra = fields_of(execution.worker.record)
             logger.error("run %s %s, and is left behind", execution.run_id, what, extra=extra)
             if is_lost:
@@ -260,10 +272,15 @@ class Executions:
                 loop.call_soon_threadsafe(self._watchdog.close)
 
     def note_stuck(self, run_id: str, since: datetime) -> None:
-        """The agent of a run was cancelled and does not stop: count it, and tell those who look from outside."""
+        """The agent of a run was cancelled and does not stop, or its end does not come: count it.
+
+        Those who look from outside are told if somebody wanted it to stop: they may end the process for it.
+        """
         self._tally.stuck += 1
         if (execution := self._by_id.get(run_id)) is not None:
             execution.stuck = True
+            if execution.worker.is_ending and not execution.worker.stopping:
+                return
         self.spawn(_noted(self._coordinator.note_stuck(run_id, since), run_id), f"trackside-stuck-{run_id}")
 
     def stats(self, now: datetime, missed: MissedStats) -> ManagerStats:

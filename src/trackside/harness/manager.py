@@ -337,10 +337,11 @@ class RunManager:
 
         In this order: `start` raises `ClosedError`; runs that are not due yet are cancelled, the others get `grace`
         (`shutdown_grace` if left out); who is left is cancelled (`cancel_mode="shutdown"`) and gets `shutdown_grace`,
-        one second at least, to stop; observers get as long to take what waits for them. An end that is being told to a
-        required observer is waited for, two minutes at most. With a durable coordinator runs that have not started are
-        not cancelled but left to it. A run whose agent does not stop is left behind, and the log says so; if it stops
-        later, while the event loop runs, its end is told to required observers and to who awaits it.
+        one second at least, to stop; what its thread is to remember, or is undone, has as long, half a minute at least;
+        observers get as long to take what waits for them. An end that is being told to a required observer is waited for,
+        two minutes at most. With a durable coordinator runs that have not started are not cancelled but left to it. A run
+        that does not stop, or come to its end, is left behind, and the log says so; if it does later, while the event loop
+        runs, its end is told to required observers and to who awaits it.
 
         Again is fine, and quicker if `grace` is shorter: the second signal of an impatient user. Cancelling this ends the
         grace, and is passed on when everything is closed.

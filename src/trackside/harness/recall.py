@@ -55,6 +55,10 @@ class ThreadMemory:
         run.values, run.paused = state.values, state.paused
         self.recalled = True
 
+    async def recall_late(self, stopper: Stopper) -> None:
+        """The same for a run that is over; finished once begun (I17), and stuck if it takes too long."""
+        await stopper.watched(Begun(self.recall, name="load"))
+
     def begin_to_save(self, state: ThreadState, *, finished: bool = True) -> Begun[None]:
         """Have the thread remember this, of an agent that has `finished` or not; done to the end once begun (I17).
 
@@ -93,9 +97,7 @@ class ThreadMemory:
             ThreadNotRolledBackError: it could not.
         """
         step = partial(agent.rollback, self._run)
-        rolling = Begun(lambda: self._patiently(step, ThreadNotRolledBackError), name="rollback")
-        with stopper.watching(rolling.task):
-            return await rolling.end()
+        return await stopper.watched(Begun(lambda: self._patiently(step, ThreadNotRolledBackError), name="rollback"))
 
     async def asks(self, agent: Agent) -> bool:
         """Whether the thread waits for an answer, also after this run.

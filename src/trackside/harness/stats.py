@@ -24,7 +24,8 @@ class ManagerStats:
     delayed: int
     """They are not due yet."""
     stuck: int
-    """They are among the running: their agents were cancelled and have not stopped."""
+    """They are among the running: their agents were cancelled and have not stopped, or have, and what their ends wait for
+    (their threads to remember it, or what they did to be undone) takes as long."""
     running_by_agent: Mapping[str, int]
     started_total: int
     ended_by_status: Mapping[RunStatus, int]

@@ -13,20 +13,23 @@ from typing import Any
 from trackside.harness.context import RunContext
 from trackside.harness.ending import StopPolicy
 from trackside.harness.logs import fields_of
+from trackside.harness.steady import Begun
 from trackside.harness.types import RunRecord
 
 logger = logging.getLogger("trackside.worker")
 
 _FRAMES = 20
+_GOES_ON = "was cancelled and does not stop"
+_ENDLESS = "is over and does not come to its end"
 
 
 class Stopper:
     """Stops whichever call of one run's agent is under way (`take`), as its policy says.
 
     An agent is cancelled once for each time that somebody asks, and not of our own accord: its first cancel may have it
-    clean up. `on_stuck` is called once, with the run's id, when an agent was cancelled and still goes on, or undoes things
-    and comes to no end (`watching`). It must not lead to the worker, which has this one: an ended run would wait for the
-    garbage collector.
+    clean up. `on_stuck` is called once, with the run's id, when an agent was cancelled and still goes on, or when what the
+    end of its run waits for (`watching`) comes to no end. It must not lead to the worker, which has this one: an ended run
+    would wait for the garbage collector.
     """
 
     def __init__(
@@ -67,14 +70,25 @@ class Stopper:
         self._task = None
         self._disarm()
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether something is waited for that may come to no end."""
+        return self._watch is not None
+
     @contextmanager
-    def watching(self, task: asyncio.Task[Any]) -> Generator[None]:
-        """This undoes what a stopped run did, and nobody cancels it; it is stuck if it takes longer than a cancel may."""
-        self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
+    def watching(self, task: asyncio.Task[Any] | None) -> Generator[None]:
+        """The end of the run waits for this task, which nobody cancels; it is stuck if it takes longer than a cancel may."""
+        if task is not None and not task.done():
+            self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task, _ENDLESS)
         try:
             yield
         finally:
             self._disarm()
+
+    async def watched[T](self, step: Begun[T]) -> T:
+        """What a step comes to that the end of the run waits for."""
+        with self.watching(step.task):
+            return await step.end()
 
     def stop(self) -> None:
         """Have the agent stop. Asked again, it is cancelled at once."""
@@ -98,18 +112,19 @@ class Stopper:
         if self._patience is not None:
             self._patience.cancel()
         if self._watch is None:
-            self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
+            self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task, _GOES_ON)
 
-    def _look(self, task: asyncio.Task[Any]) -> None:
+    def _look(self, task: asyncio.Task[Any], what: str) -> None:
         if not (task.done() or self._said_stuck):
             self._said_stuck = True
-            self._say_stuck(task)
+            self._say_stuck(task, what)
 
-    def _say_stuck(self, task: asyncio.Task[Any]) -> None:
+    def _say_stuck(self, task: asyncio.Task[Any], what: str) -> None:
         logger.error(
-            "run %s of agent %r was cancelled and does not stop; it keeps its place and its thread until then. It is at\n%s",
+            "run %s of agent %r %s; it keeps its place and its thread until then. It is at\n%s",
             self._record.run_id,
             self._record.agent,
+            what,
             _stack_of(task),
             extra=fields_of(self._record),
         )

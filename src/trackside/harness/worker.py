@@ -113,9 +113,7 @@ class RunWorker:
         self._stop: Stop | None = None
         self._claimed = self._lost = self._end_taken = self._is_over = False
         self._thread_before: ThreadStatus | None = None
-        self._calling = False
-        self._ending = False
-        self._abandoned = False
+        self._calling = self._ending = self._abandoned = False
         self._stopper = Stopper(self._run, record, stopping or StopPolicy(), on_stuck)
         self._outbox = Outbox()
 
@@ -177,6 +175,11 @@ class RunWorker:
         """Whether its agent has come to its end, and that is being told."""
         return self._ending
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether its agent, or what its end waits for before it is told, may take for ever."""
+        return self._stopper.is_watching
+
     async def ended_elsewhere(self) -> RunResult | None:
         """How the run has ended according to the coordinator; None if it has not, or the coordinator cannot say."""
         asking = finish(lambda: self._services.coordinator.get(self.record.run_id), name="get")
@@ -197,7 +200,10 @@ class RunWorker:
         self._claimed = True
         bind_run(self._run)
         self._journal.start()
-        deadline = self._arm_deadline()
+        deadline: asyncio.TimerHandle | None = None
+        if self._timeout is not None:
+            over = Stop(RunStatus.timeout, f"the run took longer than its timeout of {self._timeout:g} s")
+            deadline = asyncio.get_running_loop().call_later(self._timeout, self._stop_once, over)
         end = await self._execute(claim)
         self._ending = True
         if deadline is not None:
@@ -235,12 +241,6 @@ class RunWorker:
     def human_message(self, message: JsonObject) -> None:
         """Announce a message that came while the agent runs, from any thread (`context.RunPort`)."""
         self._outbox.post(self._says.human, message)
-
-    def _arm_deadline(self) -> asyncio.TimerHandle | None:
-        if self._timeout is None:
-            return None
-        reason = f"the run took longer than its timeout of {self._timeout:g} s"
-        return asyncio.get_running_loop().call_later(self._timeout, self._stop_once, Stop(RunStatus.timeout, reason))
 
     def _check_budget(self) -> None:
         """See whether the run has used too much, from whichever thread tells that it used something."""
@@ -307,7 +307,8 @@ class RunWorker:
         task = start_contained(call, name=agent_task_name(self.record.run_id))
         self._stopper.take(task, looks=self._calling)
         while not (task.done() or self._abandoned):
-            if self._outbox.drafts and self._is_heard:
+            # What it announces counts, and is taken: its start comes first (I1).
+            if self._outbox.drafts and self._calling and self.delivery_error is None and not self._lost:
                 if not await self._announce(self._outbox.take()) and not self._stopper.was_asked:
                     self._stopper.stop()
                 self._stop_if_cancelled()
@@ -318,11 +319,6 @@ class RunWorker:
                 self.stop(_TASK_CANCELLED)
         self._stopper.let_go()
         return self._outcome_of(task)
-
-    @property
-    def _is_heard(self) -> bool:
-        """Whether what the run announces counts, and is taken: its start comes first (I1)."""
-        return self._calling and self.delivery_error is None and not self._lost
 
     def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | End:
         if self.delivery_error is not None:
@@ -379,7 +375,10 @@ class RunWorker:
     async def _answer[T](self, asking: Coroutine[Any, Any, T], failure: str) -> T | None:
         """What somebody answers; None, and `failure` in the log, if he fails, which must not take the end along (I18)."""
         try:
-            return await asking
+            if not self._ending or getattr(self._services.coordinator, "immediate", False):
+                return await asking
+            with self._stopper.watching(asyncio.current_task()):
+                return await asking
         except BaseException as exc:  # noqa: BLE001  # whatever it is: a library's own cancel, or Ctrl-C
             self._say_failed(failure, exc)
             return None
@@ -464,7 +463,7 @@ class RunWorker:
             elif self._calling and not end.untouched and (left := self._left()) is not None:
                 saving = self._memory.begin_to_save(left, finished=False)
             if self._claimed and self._uses_thread_state and not self._memory.recalled:  # stopped before that
-                await finish(self._memory.recall, name="load")
+                await self._memory.recall_late(self._stopper)
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc), saving
         return end, saving
@@ -480,7 +479,7 @@ class RunWorker:
     async def _end_of_saving(self, saving: Begun[None], end: End) -> End:
         """Wait until the thread remembers. If it does not, that is how the run ends, unless it failed before."""
         try:
-            await saving.end()
+            await (saving.end() if saving.task.done() else self._stopper.watched(saving))
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             if "error" not in end.says:
                 return self._failed(exc)

@@ -105,8 +105,12 @@ RUNS_ACTIVE = _seen(Kind.gauge, "trackside_runs_active", ("agent",), "Runs that 
 RUNS_QUEUED = _seen(
     Kind.gauge, "trackside_runs_queued", ("waiting_for",), "Runs that wait for a place, their thread or their time."
 )
-RUNS_STUCK = _seen(Kind.gauge, "trackside_runs_stuck", (), "Runs that were cancelled and do not stop.")
-STUCK_RUNS = _seen(Kind.counter, "trackside_stuck_runs_total", (), "Runs that did not stop in time when cancelled.")
+RUNS_STUCK = _seen(
+    Kind.gauge, "trackside_runs_stuck", (), "Runs that do not stop when cancelled, or do not come to their ends."
+)
+STUCK_RUNS = _seen(
+    Kind.counter, "trackside_stuck_runs_total", (), "Runs that did not stop, or come to their ends, in time."
+)
 MISSED_EVENTS = _seen(
     Kind.counter,
     "trackside_missed_events_total",
