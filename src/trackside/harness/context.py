@@ -358,6 +358,7 @@ class Agent(Protocol):
     One with `uses_thread_state = True` has the harness keep what its threads remember. It may have a method `partial(run)`:
     the values that a thread shall keep of a run that failed or was stopped, but not rolled back; None: what it did before.
     If that raises, the log says so, and the run ends all the same as what it failed of or was stopped for.
+    One whose `human_messages` waits for nothing may have `prepares_at_once = True`: it is called without a task of its own.
     One that streams only some modes may name them, as `stream_modes`, so that others can be refused before a run starts.
     One that knows by what is asked for alone that it would refuse a run may say so in a method `check(spec)`, by raising
     `InvalidSpecError`; it looks nowhere for that.

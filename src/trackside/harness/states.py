@@ -91,7 +91,11 @@ class StateUpdate:
 
 @runtime_checkable
 class KeepsThreads(Protocol):
-    """An agent that keeps what its threads were, and not only what they are."""
+    """An agent that keeps what its threads were, and not only what they are.
+
+    One that has the checkpointer keep it that the manager was given (`RunContext.checkpointer`) has
+    `lacks_checkpointer = True`: an app then opens one, and copies and prunes threads there. What others keep is theirs.
+    """
 
     async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
         """The state at a place; None if there is none. With `subgraphs` the tasks have the states of agents inside.

@@ -16,7 +16,7 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads, thread_id: 
     """Copy the checkpoints of a thread of a graph, or nothing of them; False where the store does it with the thread.
 
     Raises:
-        HttpError: its graph has a checkpointer of its own, which nobody here knows.
+        HttpError: its agent keeps them itself, where nobody here knows.
     """
     saver = _saver(parts, keeper, "copied")
     if (gather := getattr(saver, "agather", None)) is not None:
@@ -37,7 +37,7 @@ def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads]) -> None:
     """See that the checkpoints of all these agents' threads are kept where they can be removed.
 
     Raises:
-        HttpError: one of the graphs has a checkpointer of its own.
+        HttpError: one of the agents keeps them itself.
     """
     for keeper in keepers:
         _saver(parts, keeper, "pruned")
@@ -47,7 +47,7 @@ async def keep_latest(parts: ServerParts, keeper: KeepsThreads, thread_id: str) 
     """Remove all checkpoints of a graph's thread but its latest ones.
 
     Raises:
-        HttpError: what keeps them cannot do that, or its graph has a checkpointer of its own; nothing is removed.
+        HttpError: what keeps them cannot do that, or its agent keeps them itself; nothing is removed.
     """
     try:
         await _saver(parts, keeper, "pruned").aprune([thread_id], strategy="keep_latest")
@@ -57,8 +57,8 @@ async def keep_latest(parts: ServerParts, keeper: KeepsThreads, thread_id: str) 
 
 
 def _saver(parts: ServerParts, keeper: KeepsThreads, what: str) -> Any:
-    if parts.checkpointer is None or not getattr(keeper, "lacks_checkpointer", True):
-        why = "its graph brings a checkpointer of its own; compile it without one to have its threads kept here"
+    if parts.checkpointer is None or not getattr(keeper, "lacks_checkpointer", False):
+        why = "its agent keeps them itself; a graph that has no checkpointer of its own has its threads kept here"
         raise HttpError(status=501, detail=f"the checkpoints of this thread cannot be {what}: {why}")
     return parts.checkpointer
 
