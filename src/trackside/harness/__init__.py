@@ -1,10 +1,7 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
-Inside, imports go downwards only: `manager`, `embedded` → `closing`, `handle`, `hosting`, `arguments` → `execution` →
-`worker`, `adapters`, `watchdog` → `recall`, `announcing`, `outbox`, `stopping`, `verdict`, `spending` → `logs` →
-`context`, `ending` → `emitter`, `journal`, `memory`, `admission`, `steady`, `questions` → `dispatch` → `buffered`,
-`failures` → `backlog`, `timelimit` → `observer`, `ports`, `budget`, `redaction` → `lifecycle`, `places`, `stats` →
-`payload` → `types`, `amounts` → `errors`, `ids`.
+Inside, imports go downwards only, in the order of the contract `harness-layers` in `pyproject.toml`; ARCHITECTURE.md says
+what each module is for.
 """
 
 from trackside.harness.adapters import as_agent
