@@ -1,6 +1,7 @@
 """Makes an `Agent` of what people have: one module for each framework, none of which imports another.
 
-A framework's module is imported only when one of its objects is passed, and recognised without importing it.
+A framework's module is imported only when one of its objects is passed, and recognised without importing it. An adapter of
+somebody else's finds here what tells the human messages of an input (`human_messages`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from weakref import WeakKeyDictionary
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.context import Agent
 from trackside.harness.errors import NotAnAgentError
+from trackside.harness.journal import human_messages
 from trackside.harness.signatures import annotations_of
+
+__all__ = ["as_agent", "human_messages"]
 
 _FRAMEWORKS = {
     "agents": "trackside.harness.adapters.openai_agents",
