@@ -13,7 +13,7 @@ from trackside.app.dashboard.rendering import HEADERS, FailurePage, is_script
 from trackside.app.dashboard.tokens import SESSION, SIGN_IN, TOKEN, check_site, check_token, cookies_of
 from trackside.app.server.auth.authenticator import path_of
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.responses import Receive, Reply, Scope, Send, failure, header_of
+from trackside.app.server.responses import Failure, Receive, Reply, Scope, Send, failure_reply, header_of
 
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SAY_WHO: Final = (b"authorization", b"x-api-key")
@@ -40,7 +40,7 @@ class Browsing:
             try:
                 _check(scope, is_page=is_page)
             except HttpError as exc:
-                await failure(*answer_of(exc))(scope, receive, send)
+                await failure_reply(answer_of(exc))(scope, receive, send)
                 return
             scope = with_credential(scope, signed_in)
         if is_page:
@@ -103,7 +103,7 @@ class _Readable:
             return self._to_sign_in(detail)
         kept = {b"allow", b"retry-after"}
         headers = {name.decode(): value.decode() for name, value in self._refused["headers"] if name in kept}
-        return FailurePage(status, detail, headers)
+        return FailurePage(Failure(status, detail, headers))
 
     def _to_sign_in(self, detail: str) -> Any:
         scope = self._scope

@@ -15,7 +15,7 @@ from trackside._version import __version__
 from trackside.app.dashboard.tokens import cookie_of, token_of
 from trackside.app.server.failures import FAILED
 from trackside.app.server.principal import NOBODY, Permission
-from trackside.app.server.responses import Problem, Receive, Reply, Scope, Send, Unfit
+from trackside.app.server.responses import Failure, Receive, Reply, Scope, Send
 
 if TYPE_CHECKING:
     from trackside.app.dashboard.templating import Templates
@@ -100,7 +100,7 @@ class Page:
             if self.template == "failure":
                 raise
             logger.exception("the page %s failed", self.template)
-            await FailurePage(500, FAILED)(scope, receive, send)
+            await FailurePage(Failure(500, FAILED))(scope, receive, send)
             return
         took = f"page;dur={(perf_counter() - self.begun) * 1_000:.1f}"
         headers = {**HEADERS, "Server-Timing": took, **self.headers}
@@ -138,24 +138,16 @@ class Page:
 class FailurePage:
     """What a page answers with that cannot be shown, and an action that was refused (`routing.Failing`)."""
 
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        headers: Mapping[str, str] | None = None,
-        code: str | None = None,
-        unfit: Unfit = None,
-    ) -> None:
-        self.status = status
-        self.problem = Problem.of(status, detail, code, unfit)
-        self.headers = headers or {}
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "location"}
+        status = self.failure.status
+        headers = {name: value for name, value in self.failure.headers.items() if name.lower() != "location"}
         if is_script(scope) and scope["method"] != "GET":
-            await Said(self.problem.detail, status=self.status, headers=headers)(scope, receive, send)
+            await Said(self.failure.detail, status=status, headers=headers)(scope, receive, send)
             return
-        page = Page("failure", status=self.status, problem=self.problem, shown_status=self.status, headers=headers)
+        page = Page("failure", status=status, problem=self.failure.problem, shown_status=status, headers=headers)
         await page(scope, receive, send)
 
 

@@ -16,7 +16,7 @@ from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import NOBODY
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.reading import BodyReader, query_of
-from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, json_reply
+from trackside.app.server.responses import Answer, Failure, Receive, Reply, Scope, Send, json_reply
 from trackside.app.server.routing import EVENT_STREAM, Endpoint
 from trackside.harness.errors import TracksideError
 
@@ -63,7 +63,7 @@ class EndpointApp:
         try:
             self._open_streams.enter(client)
         except HttpError as exc:
-            await self.endpoint.failing(*answer_of(exc))(scope, receive, send)
+            await self.endpoint.failing(answer_of(exc))(scope, receive, send)
             return
         try:
             await self._send(scope, receive, send)
@@ -92,8 +92,8 @@ class EndpointApp:
                 call = await authorized(replace(call, handlers=self._handlers), endpoint.about)
             result = await endpoint.handler(call)
         except TracksideError as exc:
-            return endpoint.failing(*answer_of(exc))
+            return endpoint.failing(answer_of(exc))
         except Exception:  # our own failure: the client hears that there was one, and the log what
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
-            return endpoint.failing(500, FAILED, {}, None, None)
+            return endpoint.failing(Failure(500, FAILED))
         return cast("Answer", result) if callable(result) else json_reply(result)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
-from trackside.app.server.responses import Unfit
+from trackside.app.server.responses import Failure, Unfit
 from trackside.app.storage.errors import (
     CheckpointTooLargeError,
     NotParkedError,
@@ -80,17 +80,6 @@ _DATABASE_FAILED: Final = "the server's database failed; its log says why"
 _AWAY: Final = "the server's database cannot be reached for the moment, or is busy: try again"
 
 
-class Failure(NamedTuple):
-    """What a client is told."""
-
-    status: int
-    detail: str
-    headers: Mapping[str, str]
-    code: str | None = None
-    """What it is explained under; None: under its status."""
-    unfit: Unfit = None
-
-
 def status_of(kind: type[TracksideError], fault: Fault | None = None) -> int:
     """The status for a kind of error; `fault` where one of them is somebody else's than the kind's is."""
     for one in kind.__mro__:
@@ -107,13 +96,13 @@ def answer_of(exc: TracksideError) -> Failure:
         return Failure(**exc.details)
     status = status_of(type(exc), exc.fault)
     if status < 500 or exc.fault == "caller":
-        return Failure(status, str(exc), {}, exc.code, _unfit(exc))
+        return Failure(status, str(exc), code=exc.code, unfit=_unfit(exc))
     # What is the server's own business is its log's: where its database is, nobody else has to know.
     if isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
         return answer_without(exc)
     logger.error("a request failed: %s", exc, exc_info=exc)
-    return Failure(500, FAILED, {})
+    return Failure(500, FAILED)
 
 
 def _unfit(exc: TracksideError) -> Unfit:
@@ -128,4 +117,4 @@ def answer_without(exc: StorageError) -> Failure:
     """What a client is told where the database has failed. It is not said in the log: that is for whoever asks this."""
     if status_of(type(exc), exc.fault) == 503:
         return Failure(503, _AWAY, {"Retry-After": "1"})
-    return Failure(500, _DATABASE_FAILED, {})
+    return Failure(500, _DATABASE_FAILED)

@@ -9,7 +9,7 @@ from typing import Any, Final, override
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from trackside.app.server.responses import Problem, Receive, Scope, Send, failure, json_bytes
+from trackside.app.server.responses import Failure, Receive, Scope, Send, failure, json_bytes
 from trackside.app.server.whole_writes import WholeWrites
 
 MOST_HEAD_BYTES: Final = 65_536
@@ -129,7 +129,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         """Say why, and go: what else comes cannot be told apart from a request any more."""
-        body = json_bytes(Problem.of(status, detail))
+        body = json_bytes(Failure(status, detail).problem)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()

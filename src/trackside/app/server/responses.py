@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -50,10 +51,22 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     field: str | None = None
     why: str | None = None
 
-    @classmethod
-    def of(cls, status: int, detail: str, code: str | None = None, unfit: Unfit = None) -> Problem:
-        """With the code of the status, where it has none of its own."""
-        return cls(detail, code or CODES.get(status, CODES[400 if status < 500 else 500]), *(unfit or ()))
+
+class Failure(NamedTuple):
+    """What a client is told."""
+
+    status: int
+    detail: str
+    headers: Mapping[str, str] = MappingProxyType({})
+    code: str | None = None
+    """What it is explained under; None: under its status."""
+    unfit: Unfit = None
+
+    @property
+    def problem(self) -> Problem:
+        """The body of the answer."""
+        of_status = CODES.get(self.status, CODES[400 if self.status < 500 else 500])
+        return Problem(self.detail, self.code or of_status, *(self.unfit or ()))
 
 
 class Answer(Protocol):
@@ -119,11 +132,14 @@ def empty(status: int = 204, headers: Mapping[str, str] | None = None) -> Reply:
     return Reply(b"", status=status, headers=headers)
 
 
-def failure(
-    status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None, unfit: Unfit = None
-) -> Reply:
-    """What went wrong, in a sentence, and the code to look it up by: that of the status, if there is none."""
-    return json_reply(Problem.of(status, detail, code, unfit), status=status, headers=headers)
+def failure_reply(failure: Failure) -> Reply:
+    """What went wrong, in a sentence, and the code to look it up by."""
+    return json_reply(failure.problem, status=failure.status, headers=failure.headers)
+
+
+def failure(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Reply:
+    """The same, of what has no code but that of its status."""
+    return failure_reply(Failure(status, detail, headers or {}))
 
 
 def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

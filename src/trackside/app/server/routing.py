@@ -21,15 +21,15 @@ from trackside.app.server.authorizing import About, Inside, Operation
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
-from trackside.app.server.responses import Answer, Unfit, failure
+from trackside.app.server.responses import Answer, Failure, failure, failure_reply
 
 __all__ = ["EVENT_STREAM", "Call", "Endpoint", "Routes", "all_endpoints"]
 
 EVENT_STREAM = "text/event-stream"
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
-type Failing = Callable[[int, str, Mapping[str, str], str | None, Unfit], Answer]
-"""What makes an answer of a status, a sentence, headers, a code, and which field does not fit."""
+type Failing = Callable[[Failure], Answer]
+"""What makes an answer of what went wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Endpoint:
     """Whether the body is a form, as browsers send one, instead of JSON."""
     most_body: int | None = None
     """How many bytes the body may have at most; None: as many as the settings say, and never more than these."""
-    failing: Failing = failure
+    failing: Failing = failure_reply
     """What it answers with when something went wrong."""
 
     @property
@@ -99,7 +99,7 @@ class Routes:
         media_type: str = "application/json",
         form: bool = False,
         most_body: int | None = None,
-        failing: Failing = failure,
+        failing: Failing = failure_reply,
     ) -> Callable[[Handler], Handler]:
         """Have a function answer; its docstring's first line is the summary."""
 

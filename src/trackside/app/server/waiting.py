@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from trackside.app.server.failures import answer_of
 from trackside.app.server.outlet import Departure
-from trackside.app.server.responses import Receive, Reply, Scope, Send, encoded_headers, failure
+from trackside.app.server.responses import Receive, Reply, Scope, Send, encoded_headers, failure_reply
 from trackside.harness.errors import TracksideError
 
 logger = logging.getLogger("trackside.server")
@@ -42,7 +42,7 @@ class WhenEnded:
             if not soon.expired():
                 raise
         except TracksideError as exc:
-            await failure(*answer_of(exc))(scope, receive, send)
+            await failure_reply(answer_of(exc))(scope, receive, send)
             return
         else:
             await Reply(body, headers=self.headers)(scope, receive, send)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from trackside.app.dashboard.rendering import FailurePage
 from trackside.app.server.auth.authenticator import path_of
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import Reply
+from trackside.app.server.responses import Failure, Reply
 from trackside.app.server.routing import Call, Routes
 
 routes = Routes("Console")
@@ -22,4 +22,4 @@ async def show_nothing(call: Call[None, None]) -> Any:
     page = path_of(call.scope)
     if page.endswith("/"):
         return Reply(b"", status=308, headers={"Location": f"{call.root}{quote(page.rstrip('/'))}"})
-    return FailurePage(404, f"there is no page at {call.scope['path']:.200}")
+    return FailurePage(Failure(404, f"there is no page at {call.scope['path']:.200}"))

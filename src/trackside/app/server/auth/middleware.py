@@ -9,7 +9,7 @@ from trackside.app.server.auth.authenticator import Authenticator, path_of
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.principal import ANYBODY, NOBODY, Principal
 from trackside.app.server.rates import Rate
-from trackside.app.server.responses import Receive, Scope, Send, failure
+from trackside.app.server.responses import Receive, Scope, Send, failure_reply
 
 _POLICY_VIOLATION = 1008  # why a WebSocket is closed
 
@@ -86,4 +86,4 @@ async def _refuse(exc: HttpError, scope: Scope, receive: Receive, send: Send) ->
         await receive()
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
         return
-    await failure(*answer_of(exc))(scope, receive, send)
+    await failure_reply(answer_of(exc))(scope, receive, send)

@@ -8,7 +8,7 @@ from typing import Final
 
 from trackside.app.server.auth.authenticator import Authenticator
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.responses import Answer, Receive, Scope, Send, failure
+from trackside.app.server.responses import Answer, Receive, Scope, Send, failure_reply
 from trackside.harness.errors import TracksideError
 
 logger = logging.getLogger("trackside.server")
@@ -56,7 +56,7 @@ class RevocableAnswer:
             if outlet.has_begun:
                 await outlet.end(said.detail)
             else:
-                await failure(*said)(scope, receive, send)
+                await failure_reply(said)(scope, receive, send)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
