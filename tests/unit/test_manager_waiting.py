@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 
-from trackside.harness import RunContext, RunHandle, RunManager, RunSpec, RunStatus, WaitsForItselfError, current_run
-from trackside.harness.errors import ClosesItselfError
+from trackside.harness import (
+    AgentResult,
+    ClosesItselfError,
+    RunContext,
+    RunHandle,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    WaitsForItselfError,
+    current_run,
+)
 
 
 async def to_the_end(run: RunHandle) -> None:
@@ -80,6 +89,44 @@ async def test_an_agent_that_waits_for_its_manager_to_close_hears_that_this_wait
     run = await manager.start(RunSpec("closing"))
     assert (await run.result()).output == "the last"
     await closes[0]
+
+
+async def test_an_agent_hears_that_the_close_would_wait_for_it_whatever_its_task_is_called() -> None:
+    async def renamed(input: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("of a framework")
+        await asyncio.sleep(0)
+        await manager.aclose()
+
+    manager = RunManager({"renamed": renamed})
+    result = await (await manager.start(RunSpec("renamed"))).result()
+    assert "would wait for itself" in str(result.error)
+    await manager.aclose()
+
+
+async def test_an_agent_that_closes_before_it_begins_hears_it_too_and_what_it_has_started_may_close() -> None:
+    closes: list[asyncio.Task[None]] = []
+
+    class Preparing:
+        name = "preparing"
+
+        async def human_messages(self, run: RunContext) -> list[Any]:
+            with pytest.raises(ClosesItselfError):
+                await manager.aclose()
+            return []
+
+        async def run(self, run: RunContext) -> AgentResult:
+            closes.append(asyncio.create_task(manager.aclose(), name=f"trackside-agent-{run.run_id}"))
+            return AgentResult("run")
+
+        async def rollback(self, run: RunContext) -> None: ...
+
+    manager = RunManager({"preparing": Preparing()})
+    result = await (await manager.start(RunSpec("preparing"))).result()
+    assert (result.status, result.output) == (RunStatus.success, "run"), result.error
+    await closes[0]
+    assert manager.closing
 
 
 async def test_a_run_may_wait_for_another_thread_and_for_what_has_ended_on_its_own() -> None:

@@ -38,11 +38,6 @@ def run_of(task: asyncio.Task[Any]) -> RunContext | None:
     return task.get_context().get(_current)
 
 
-def agent_task_name(run_id: str) -> str:
-    """What the task is called in which the agent of a run is called."""
-    return f"trackside-agent-{run_id}"
-
-
 def depth_below(parent: RunContext | None) -> int:
     """How deep a run is that this one starts; 0 for a run that none started.
 

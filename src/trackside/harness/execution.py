@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from trackside.harness.bounding import MissedStats
-from trackside.harness.context import agent_task_name, current_run
+from trackside.harness.context import current_run
 from trackside.harness.ending import Stop
 from trackside.harness.errors import ClosesItselfError, NoResultHereError, WaitsForItselfError
 from trackside.harness.exits import interrupt_loop
@@ -133,11 +133,10 @@ class Executions:
         Raises:
             ClosesItselfError: one does, in its own task; what others do in its name, it need not wait for.
         """
-        run, task = current_run(), asyncio.current_task()
-        if run is None or task is None or run.run_id not in self._by_id:
-            return
-        if task.get_name() == agent_task_name(run.run_id):
-            raise ClosesItselfError(run_id=run.run_id)
+        run = current_run()
+        own = None if run is None else self._by_id.get(run.run_id)
+        if own is not None and own.worker.is_inside:
+            raise ClosesItselfError(run_id=own.run_id)
 
     def take_over(self, execution: Execution) -> Execution:
         """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""

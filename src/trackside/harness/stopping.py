@@ -40,6 +40,7 @@ class Stopper:
         self._policy = policy
         self._on_stuck = on_stuck
         self._task: asyncio.Task[Any] | None = None
+        self._inside: asyncio.Task[Any] | None = None
         self._asked = False
         self._looks = False
         self._patience: asyncio.TimerHandle | None = None
@@ -58,6 +59,15 @@ class Stopper:
         """Whether there is a call, and it is over."""
         return self._task is not None and self._task.done()
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether it is the call itself that asks, and not a task that was started in it."""
+        return self._inside is not None and self._inside is asyncio.current_task()
+
+    def enter(self) -> None:
+        """The calling task is that of the call. It says so itself, since its first step is over before anybody has it."""
+        self._inside = asyncio.current_task()
+
     def take(self, task: asyncio.Task[Any], *, looks: bool) -> None:
         """This call is under way now. `looks` says that it is the agent's own code, which may see that it shall stop."""
         self._task = task
@@ -67,7 +77,7 @@ class Stopper:
 
     def let_go(self) -> None:
         """The call is over."""
-        self._task = None
+        self._task = self._inside = None
         self._disarm()
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 from trackside.harness.announcing import Announcements
 from trackside.harness.budget import Budget
-from trackside.harness.context import Agent, AgentResult, RunContext, agent_task_name, bind_run
+from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.ending import (
@@ -166,6 +166,11 @@ class RunWorker:
         return self._claimed or self._ending
 
     @property
+    def is_inside(self) -> bool:
+        """Whether it is its agent that asks, in the task in which that is called."""
+        return self._stopper.is_inside
+
+    @property
     def is_lost(self) -> bool:
         """Whether the run is somebody else's, or was ended by him."""
         return self._lost
@@ -211,8 +216,7 @@ class RunWorker:
         return await self._finish(end)
 
     async def see_off(self) -> None:
-        """Wait for what needs neither the thread nor a place of a run that is over: its agent closes what it has opened,
-        and observers catch up, shortly, so that who awaits the run finds it where he has it observed.
+        """Wait for what a run that is over needs no place for: its agent closes what it has opened, observers catch up.
 
         Raises:
             asyncio.CancelledError: this task was cancelled, maybe while the run ended, which it has done properly.
@@ -269,17 +273,18 @@ class RunWorker:
         return result if isinstance(result, End) else self._judge(result)
 
     async def _call(self) -> AgentResult:
+        self._stopper.enter()
         return await self._agent.run(self._run)  # in a coroutine of ours: one that is no `async def` raises here, too
 
     async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""
-        run = self._run
+        self._stopper.enter()
         if self._uses_thread_state:
             if not self._memory.recalled:
                 await self._memory.recall()
-            if run.resuming:
+            if self._run.resuming:
                 self._memory.take_answers(self._services.agents)
-        return [self._journal.record_message(message) for message in await self._agent.human_messages(run)]
+        return [self._journal.record_message(message) for message in await self._agent.human_messages(self._run)]
 
     def _opening(self, claim: Claim) -> list[Draft]:
         opening = [self._says.start()]
@@ -304,7 +309,7 @@ class RunWorker:
         if self._stop is not None:
             call.close()
             return stopped(self._stop)
-        task = start_contained(call, name=agent_task_name(self.record.run_id))
+        task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
         self._stopper.take(task, looks=self._calling)
         while not (task.done() or self._abandoned):
             # What it announces counts, and is taken: its start comes first (I1).
@@ -387,7 +392,8 @@ class RunWorker:
         """The one way out of every run: end it, unless somebody else has, and only then tell; None if he has not yet."""
         result = None if self._lost else await self._end_here(end)
         if result is None:
-            result = await self._end_as_lost()
+            self._observers.drop(self.record.run_id)  # nobody is told but the caller, and he what the coordinator knows
+            result = await self.ended_elsewhere()
         self._run.close()
         self._journal.close()
         self.result, self._is_over = result, True
@@ -428,11 +434,6 @@ class RunWorker:
         if is_lost:
             say_lost(self._services.coordinator, run_id)
         return result
-
-    async def _end_as_lost(self) -> RunResult | None:
-        """Tell nobody but the caller, and him what the coordinator says, if it knows; the thread is others' business."""
-        self._observers.drop(self.record.run_id)
-        return await self.ended_elsewhere()
 
     async def _settle(self, end: End) -> tuple[Draft, Settlement]:
         """What a run says that ends like this, and what that means for its thread."""
