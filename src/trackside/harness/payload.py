@@ -118,6 +118,18 @@ def whole(value: Any, *, path: str = "value") -> Json:
     return canonical(value, max_chars=WHOLE_CHARS, path=path)[0]
 
 
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON on one line; what JSON lacks is in its canonical form.
+
+    Raises:
+        PayloadError: as `canonical`.
+    """
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return _encode(canonical(value)[0])
+
+
 def shortened(plain: JsonObject, max_chars: int) -> JsonObject:
     """A copy of what is plain, with no more text than this besides the marks of what was cut."""
     return _Walk(max_chars, MAX_DEPTH).mapping(plain, 1)

@@ -9,8 +9,9 @@ from typing import Any, Final, override
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from trackside.app.server.responses import Failure, Receive, Scope, Send, failure, json_bytes
+from trackside.app.server.responses import Failure, Receive, Scope, Send, failure
 from trackside.app.server.whole_writes import WholeWrites
+from trackside.harness.payload import json_bytes
 
 MOST_HEAD_BYTES: Final = 65_536
 MOST_HEADERS: Final = 100

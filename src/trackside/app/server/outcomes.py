@@ -9,12 +9,12 @@ import msgspec
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import status_of
 from trackside.app.storage import Store, StoredRun
 from trackside.app.streams import sse_of
 from trackside.harness import RunResult
 from trackside.harness.lifecycle import has_failed, is_final
+from trackside.harness.payload import json_bytes
 from trackside.harness.ports import StreamGap
 from trackside.harness.questions import INTERRUPTS, asked_in
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, last_shown

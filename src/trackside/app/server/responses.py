@@ -8,13 +8,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from trackside.harness.payload import canonical
+from trackside.harness.payload import json_bytes
 
 type Scope = Any
 type Receive = Any
 type Send = Any
 
-_encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")
 CODES: Final[Mapping[int, str]] = {
     400: "bad-request",
@@ -109,14 +108,6 @@ class Reply:
 def json_reply(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
     """A JSON body. What JSON lacks is in its canonical form."""
     return Reply(json_bytes(value), status=status, headers=headers)
-
-
-def json_bytes(value: Any) -> bytes:
-    """A value as JSON."""
-    try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError):
-        return _encode(canonical(value)[0])
 
 
 def page_headers(*, offset: int, shown: int, total: int) -> dict[str, str]:

@@ -22,7 +22,6 @@ from trackside.app.delivery import RUN_WEBHOOKS, Delivery, DeliveryError, Observ
 from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
 from trackside.app.server.preparing import caller_of_request
-from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import run_on_wire
 from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
@@ -34,6 +33,7 @@ from trackside.harness import RunManager
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.payload import json_bytes
 
 if TYPE_CHECKING:
     from trackside.app.observers.webhook import Poster

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from trackside.app.server.access import agent_of_thread
-from trackside.app.server.calls import place_name
+from trackside.app.server.access import agent_of_thread, caller_of
+from trackside.app.server.calls import Call, place_name
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import CheckpointRef
 from trackside.app.server.wire.states import empty_state
 from trackside.app.storage import StoredThread
 from trackside.harness.context import Agent
 from trackside.harness.errors import InvalidSpecError, ThreadBusyError, UnknownCheckpointError
+from trackside.harness.payload import json_bytes
 from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
@@ -34,6 +34,11 @@ class StatesOfThread:
     parts: ServerParts
     thread: StoredThread
     caller: Caller
+
+    @classmethod
+    def of(cls, call: Call[Any, Any], thread: StoredThread) -> Self:
+        """For whoever asks."""
+        return cls(call.parts, thread, caller_of(call.parts, call.principal))
 
     async def state(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
         """The newest state, or that of a checkpoint.

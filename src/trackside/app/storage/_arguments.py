@@ -12,6 +12,7 @@ from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, time_of
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.harness.amounts import is_count
+from trackside.harness.errors import TracksideError
 from trackside.harness.payload import MAX_DEPTH
 
 type AnyOf[K: StrEnum] = K | str | Collection[K | str]
@@ -115,6 +116,18 @@ def plain(field: str, said: Any) -> str:
 def plain_or_none(field: str, said: Any) -> str | None:
     """A text that a database can hold, if there is one."""
     return None if said is None else plain(field, said)
+
+
+def name_of(field: str, said: Any, error: type[TracksideError]) -> str:
+    """A text that names something.
+
+    Raises:
+        TracksideError: of the kind `error`: it is none.
+    """
+    if not is_plain(said) or not 0 < len(said) <= MAX_ID_CHARS:
+        why = f"it is a text of 1 to {MAX_ID_CHARS} characters, without NUL and half characters"
+        raise error(field=field, value=said, why=why)
+    return str(said)
 
 
 def short(field: str, said: Any) -> str:

@@ -11,13 +11,12 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, lit
 
 from trackside.app.storage._arguments import AnyOf, flag, limit_of, members, plain, plain_or_none, position, time
 from trackside.app.storage._conditions import are_few, are_of, are_owned_by, has_status, is_owned, there_is, unindexed
+from trackside.app.storage._growth import log_end
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._run_records import RUNS
 from trackside.app.storage._tables import (
     EVENTS_AT_A_TIME,
-    POSITION,
     RARE_EVENTS,
-    counters,
     event_times,
     events,
     runs,
@@ -121,7 +120,7 @@ class EventListing:
         if are_few(connection, self._of_thread() or of_owner or of_runs, FEW_RUNS):
             few = [*of_owner, *self._indexless()] if of_owner else of_runs
             return self._fetch(connection, self._of_few_runs(begin, self.before, few), self.limit)
-        end = _end(connection) + 1
+        end = log_end(connection) + 1
         listed: list[StoredEvent] = []
         for stretch in _stretches(
             begin + 1, end if self.before is None else min(end, self.before), newest_first=self.newest_first
@@ -210,7 +209,7 @@ class EventListing:
         return [] if self.thread_id is None else [runs.c.thread_id == self.thread_id]
 
     def _check_end(self, connection: Connection) -> None:
-        end = _end(connection)
+        end = log_end(connection)
         if self.after > end:
             why = f"the log ends at {end}: it is the position in another log, or in this one before it was put back"
             raise InvalidQueryError(field="after", value=self.after, why=why)
@@ -221,11 +220,6 @@ def begin_since(connection: Connection, since: datetime, after: int) -> int | No
     part = event_times.c.part
     first = connection.execute(select(part).where(event_times.c.latest >= since).order_by(part).limit(1)).scalar()
     return None if first is None else max(after, first * EVENTS_AT_A_TIME - 1)
-
-
-def _end(connection: Connection) -> int:
-    end: int = connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one()
-    return end
 
 
 def _stretches(begin: int, end: int, *, newest_first: bool) -> Iterator[range]:

@@ -10,8 +10,7 @@ from typing import Any, Final, Literal, Self
 
 from sqlalchemy import ColumnElement, exists
 
-from trackside.app.storage._arguments import AnyOf
-from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text
+from trackside.app.storage._arguments import AnyOf, name_of
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._tables import events, runs
 from trackside.app.storage.errors import InvalidSubscriptionError
@@ -172,10 +171,7 @@ def check_text(field: str, value: Any) -> str:
     Raises:
         InvalidSubscriptionError: it is none.
     """
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS or not is_plain_text(value):
-        why = f"it is a text of 1 to {MAX_ID_CHARS} characters, without NUL and half characters"
-        raise InvalidSubscriptionError(field=field, value=value, why=why)
-    return value
+    return name_of(field, value, InvalidSubscriptionError)
 
 
 def check_number(field: str, value: Any, *, least: int = 0) -> int:

@@ -16,8 +16,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args, override
 
 from sqlalchemy import Row, insert, select, update
 
+from trackside.app.storage._arguments import name_of
 from trackside.app.storage._client_tables import api_keys
-from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, json_text, time_text
+from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
@@ -98,7 +99,7 @@ class ApiKeys:
             StorageError: it cannot be stored.
         """
         for field, value in (("name", name), ("owner", owner)):
-            _check_text(field, value)
+            name_of(field, value, InvalidApiKeyError)
         if permission not in _PERMISSIONS:
             raise InvalidApiKeyError(field="permission", value=permission, why=f"there are {', '.join(_PERMISSIONS)}")
         now = datetime.now(UTC)
@@ -128,7 +129,8 @@ class ApiKeys:
             UnknownApiKeyError: there is none with this id.
             StorageError: it cannot be stored.
         """
-        await self._writer.write(_Revoke(_check_text("key_id", key_id), time_text(datetime.now(UTC))))
+        name_of("key_id", key_id, InvalidApiKeyError)
+        await self._writer.write(_Revoke(key_id, time_text(datetime.now(UTC))))
         self.version += 1
         found = await self._readers.first(select(api_keys).where(api_keys.c.key_id == key_id), _key_of)
         if found is None:
@@ -169,13 +171,6 @@ def _key_of(row: Row[Any]) -> ApiKey:
 
 def _is_future(said: Any, now: datetime) -> bool:
     return isinstance(said, datetime) and said.utcoffset() is not None and said > now
-
-
-def _check_text(field: str, value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS or not is_plain_text(value):
-        why = f"it is a text of 1 to {MAX_ID_CHARS} characters, without NUL and half characters"
-        raise InvalidApiKeyError(field=field, value=value, why=why)
-    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,7 @@ class Store(StoreReading):
         self.lease_seconds = LEASE_SECONDS
         """How long leases of this process are, and so those of others that share its settings."""
         self._graph_checkpoints = GraphCheckpoints(writer, readers)
-        if isinstance(writer, Writer):
-            writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
+        writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
         self.subscriptions = Subscriptions(writer, readers, signals)
         """Observers with a name and a cursor, which are fed from the log whatever dies in between."""
         self.api_keys = ApiKeys(writer, readers)

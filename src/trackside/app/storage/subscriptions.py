@@ -76,8 +76,7 @@ class Subscriptions:
         self._readers = readers
         self._signals = signals
         self._listeners: set[Listener] = set()
-        if isinstance(writer, Writer):
-            writer.on_commit.append(lambda _: self._tell())
+        writer.on_commit.append(lambda _: self._tell())
 
     async def open(
         self,

@@ -19,9 +19,10 @@ from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, ty
 
 from trackside.app.storage._arguments import AnyOf, members, plain_or_none, position, time
 from trackside.app.storage._encoding import UndecodableError, time_text
+from trackside.app.storage._growth import log_end
 from trackside.app.storage._queries import begin_since
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, counters, events, runs, threads
+from trackside.app.storage._tables import events, runs, threads
 from trackside.app.storage._transfer_format import (
     ExportedEvent,
     ExportFooter,
@@ -263,7 +264,7 @@ async def export_events(
         ExportTornError: runs were removed meanwhile, and what was written has some of them in part.
         StorageError: the database cannot be read.
     """
-    end = await readers.run(_end)
+    end = await readers.run(log_end)
     choice.check_end(end)
     to = end if choice.to is None else choice.to
     await asyncio.to_thread(writer.begin, ExportHeader(to=to, chosen=choice.described()))
@@ -283,11 +284,6 @@ async def export_events(
         raise ExportTornError(database=readers.database)
     await asyncio.to_thread(writer.finish, ExportFooter(count))
     return ExportReport(events=count, to=to)
-
-
-def _end(connection: Connection) -> int:
-    """Where the log ends."""
-    return int(connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one())
 
 
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode

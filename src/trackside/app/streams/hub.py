@@ -15,11 +15,10 @@ from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.streams.live_messages import answers_in, end_as_said, weight_of
 from trackside.app.streams.thread_feed import FeedLimits, Start, ThreadFeed, ThreadFeeds
-from trackside.harness.payload import canonical
+from trackside.harness.payload import json_bytes
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunRecord, RunSpec
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MESSAGES = "messages"
 _TUPLES = "messages-tuple"
@@ -285,7 +284,7 @@ class StreamHub:
             _say_message(channel, data, namespace)
         else:
             mode = _on_a_line(mode)
-            channel.say(mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), _json(data), namespace)
+            channel.say(mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), json_bytes(data), namespace)
         channel.wake_all()
         if self.on_part is not None:
             self.on_part(channel)
@@ -417,11 +416,11 @@ class StreamHub:
 
 def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> None:
     if isinstance(piece, Mapping):
-        channel.say(_TUPLES, _named(_MESSAGES, namespace), _json(pair_of(piece)), namespace, b"")
+        channel.say(_TUPLES, _named(_MESSAGES, namespace), json_bytes(pair_of(piece)), namespace, b"")
     channel.steps = channel.steps or MessageSteps()
-    said = _json(piece)
+    said = json_bytes(piece)
     for event, step in channel.steps.take(piece):
-        channel.say(_MESSAGES, _named(event, namespace), _json(step), namespace, said)
+        channel.say(_MESSAGES, _named(event, namespace), json_bytes(step), namespace, said)
         said = b""
 
 
@@ -434,14 +433,6 @@ def _asks_only(values: bytes) -> bool:
 def _set_of(names: tuple[str, ...]) -> frozenset[str]:
     """One set for all runs that were asked to say the same."""
     return frozenset(names)
-
-
-def _json(value: Any) -> bytes:
-    """A value as JSON on one line; what JSON lacks is in its canonical form."""
-    try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError):
-        return _encode(canonical(value)[0])
 
 
 def _named(event: str, namespace: tuple[str, ...]) -> str:

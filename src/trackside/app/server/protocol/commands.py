@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from trackside.app.server.access import agent_of_thread, caller_of, thread_for
+from trackside.app.server.access import agent_of_thread, thread_for
 from trackside.app.server.auth.handlers import Action
 from trackside.app.server.failures import answer_of
 from trackside.app.server.following import heard_thread
@@ -200,7 +200,7 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
         raise CommandError("invalid_argument", "input.respond: give an interrupt_id and a response, or responses")
     thread = await thread_for(call)
     agent = _agent_of(call, thread)
-    state = await _states(call, thread).state()
+    state = await StatesOfThread.of(call, thread).state()
     open_ids = {str(question.get("id")) for question in state.interrupts}
     if unknown := sorted(answers.keys() - open_ids):
         waits_for = ", ".join(sorted(open_ids)) or "nobody's answer"
@@ -234,7 +234,7 @@ async def _fork(call: CommandCall, params: StateFork) -> Any:
 
 async def _state(call: CommandCall, params: StateGet) -> Any:
     thread = await thread_for(call)
-    found = await _states(call, thread).state(_at(params.namespace))
+    found = await StatesOfThread.of(call, thread).state(_at(params.namespace))
     values = found.values if isinstance(found.values, dict) else {}
     if params.keys is not None:
         values = {key: values[key] for key in params.keys if key in values}
@@ -246,7 +246,7 @@ async def _state(call: CommandCall, params: StateGet) -> Any:
 
 
 async def _checkpoints(call: CommandCall, params: ListCheckpoints) -> Any:
-    states = _states(call, await thread_for(call))
+    states = StatesOfThread.of(call, await thread_for(call))
     history = await states.history(limit=params.limit, before=params.before, at=_at(params.namespace))
     return {"checkpoints": [_summary_of(state) for state in history]}
 
@@ -269,10 +269,6 @@ def _agent_of(call: CommandCall, thread: StoredThread) -> str:
     if agent is None:
         raise CommandError("invalid_argument", "nothing that is served here has run on this thread")
     return agent
-
-
-def _states(call: CommandCall, thread: StoredThread) -> StatesOfThread:
-    return StatesOfThread(call.parts, thread, caller_of(call.parts, call.principal))
 
 
 def _at(namespace: Namespace | None) -> CheckpointRef | None:

@@ -8,8 +8,9 @@ from typing import Any
 from trackside.app.server.docs_page import POLICY, page_of
 from trackside.app.server.openapi import document
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import Reply, empty, json_bytes
+from trackside.app.server.responses import Reply, empty
 from trackside.app.server.routing import Call, Endpoint, Routes, all_endpoints
+from trackside.harness.payload import json_bytes
 from trackside.harness.types import JsonObject
 
 routes = Routes("Server")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trackside.app.server.access import caller_of, thread_for
+from trackside.app.server.access import thread_for
 from trackside.app.server.authorizing import About
 from trackside.app.server.principal import Permission
 from trackside.app.server.protocol.commands import action_of, answered
@@ -52,7 +52,7 @@ async def follow_events(call: Call[EventsWanted, None]) -> Any:
     thread = await thread_for(call)
     return ProtocolEvents(
         parts=parts,
-        states=StatesOfThread(parts, thread, caller_of(parts, call.principal)),
+        states=StatesOfThread.of(call, thread),
         wanted=Wanted(channels=frozenset(asked.channels), namespaces=asked.namespaces, depth=asked.depth),
         since=asked.since,
         headers={"Content-Location": f"/threads/{thread.thread_id}"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trackside.app.server.access import caller_of, thread_for
+from trackside.app.server.access import thread_for
 from trackside.app.server.authorizing import About
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call, Routes
@@ -124,4 +124,4 @@ routes.refuse(
 
 
 async def _states(call: Call[Any, Any]) -> StatesOfThread:
-    return StatesOfThread(call.parts, await thread_for(call), caller_of(call.parts, call.principal))
+    return StatesOfThread.of(call, await thread_for(call))

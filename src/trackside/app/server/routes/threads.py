@@ -10,7 +10,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from trackside.app.server.access import caller_of
 from trackside.app.server.authorizing import About, copied_metadata, on_thread
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.copying import check_prunable, copy_checkpoints, keep_latest
@@ -333,7 +332,7 @@ async def _as_it_was_left(call: Call[Any, Any], thread: StoredThread) -> StoredT
     """A thread that was just made: it waits where its checkpoints were there before it and say so, as those of LangGraph's
     own savers.
     """
-    states = StatesOfThread(call.parts, thread, caller_of(call.parts, call.principal))
+    states = StatesOfThread.of(call, thread)
     try:
         waits = bool((await states.state()).next)
     except TracksideError:  # what cannot be shown keeps no thread from being made
@@ -352,4 +351,4 @@ async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[S
     except TracksideError:
         await _threads(call).remove(thread.thread_id)
         raise
-    await StatesOfThread(call.parts, thread, caller_of(call.parts, call.principal)).note_change()
+    await StatesOfThread.of(call, thread).note_change()

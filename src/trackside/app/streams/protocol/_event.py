@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-
-from trackside.harness.payload import canonical
 
 _encode = msgspec.json.Encoder().encode
 _OVERHEAD = 250  # bytes: what an event takes besides its texts, about
@@ -52,11 +48,3 @@ class Event:
         begins = says % (event_id.encode(), seq, method.encode(), about)
         self.head = b"id: %b\r\nevent: %b\r\ndata: %b" % (event_id.encode(), method.encode(), begins)
         self.size = len(self.head) + len(data) + _OVERHEAD
-
-
-def json_of(value: Any) -> bytes:
-    """A value as JSON on one line."""
-    try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError):
-        return _encode(canonical(value)[0])

@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from trackside.app.streams.frames import Frame
-from trackside.app.streams.protocol._event import json_of
 from trackside.app.streams.protocol._inside import AgentsInside, Namespace
 from trackside.app.streams.protocol._messages import MessageEvent, MessageEvents
+from trackside.harness.payload import json_bytes
 from trackside.harness.questions import is_breakpoint
 from trackside.harness.types import RunStatus
 
@@ -88,7 +88,7 @@ class RunAsEvents:
         """It has started, and brings the answers to these questions."""
         self._lifecycle("running", at)
         if answered:
-            self._say("input.answered", json_of({"interrupt_ids": answered}), at=at)
+            self._say("input.answered", json_bytes({"interrupt_ids": answered}), at=at)
 
     def take(self, frame: Frame) -> None:
         """It has said something."""
@@ -149,7 +149,7 @@ class RunAsEvents:
                     self._say_message(said, namespace, at)
         with self._harmless():
             for step in self.inside.end(event, error):
-                self._say("lifecycle", json_of(step.data), at=at, namespace=step.namespace)
+                self._say("lifecycle", json_bytes(step.data), at=at, namespace=step.namespace)
 
     def _lifecycle(self, event: str, at: int, **more: str | None) -> None:
         self.event = event
@@ -158,7 +158,7 @@ class RunAsEvents:
         if event != "running" and self._mark is not None:
             data["checkpoint"] = {"id": self._mark["id"], "ns": ""}
         ends = None if event == "running" else self.run_id
-        self._say("lifecycle", json_of(data), at=at, about=self.known_as, ends=ends)
+        self._say("lifecycle", json_bytes(data), at=at, about=self.known_as, ends=ends)
 
     def _ask(self, question: Mapping[str, Any], at: int) -> str:
         question_id = str(question.get("id"))
@@ -166,7 +166,7 @@ class RunAsEvents:
         # One of the clients looks for `value`, the other one for what the protocol says.
         data = {"interrupt_id": question_id, "payload": value, "value": value}
         namespace = tuple(self.inside.asked_in.get(question_id, ()))
-        self._say("input.requested", json_of(data), at=at, namespace=namespace)
+        self._say("input.requested", json_bytes(data), at=at, namespace=namespace)
         return question_id
 
     def _take_values(self, frame: Frame) -> None:
@@ -178,7 +178,7 @@ class RunAsEvents:
                 del values[_INTERRUPT]
                 if not values:
                     return
-                data = json_of(values)
+                data = json_bytes(values)
         if not frame.namespace:
             self._values = data
         if asks:  # said after the questions are
@@ -200,7 +200,7 @@ class RunAsEvents:
         for node, update in members.items():
             if not node.startswith("__"):
                 values = b"{}" if bytes(update) == b"null" else bytes(update)
-                data = b'{"node":%b,"values":%b}' % (json_of(node), values)
+                data = b'{"node":%b,"values":%b}' % (json_bytes(node), values)
                 self._say("updates", data, at=frame.at, namespace=frame.namespace)
 
     def _take_message(self, frame: Frame) -> None:
@@ -217,13 +217,13 @@ class RunAsEvents:
             self._end_tool(message, frame)
 
     def _say_message(self, said: MessageEvent, namespace: Namespace, at: int) -> None:
-        self._say("messages", json_of(said.data), at=at, namespace=namespace, node=said.node)
+        self._say("messages", json_bytes(said.data), at=at, namespace=namespace, node=said.node)
         if "tools" in self._modes or said.data["event"] != "content-block-finish":
             return
         block = said.data["content"]
         if block["type"] == "tool_call":
             call = {"tool_call_id": block.get("id"), "tool_name": block.get("name"), "input": block.get("args")}
-            self._say("tools", json_of({"event": "tool-started", **call}), at=at, namespace=namespace)
+            self._say("tools", json_bytes({"event": "tool-started", **call}), at=at, namespace=namespace)
 
     def _end_tool(self, message: Mapping[str, Any], frame: Frame) -> None:
         """What a tool has brought, of an agent that says so by messages alone."""
@@ -232,7 +232,7 @@ class RunAsEvents:
             data = {"event": "tool-error", **call, "message": str(message.get("content"))}
         else:
             data = {"event": "tool-finished", **call, "output": message.get("content")}
-        self._say("tools", json_of(data), at=frame.at, namespace=frame.namespace)
+        self._say("tools", json_bytes(data), at=frame.at, namespace=frame.namespace)
 
     def _take_custom(self, frame: Frame) -> None:
         data, name = frame.data, None
@@ -246,7 +246,7 @@ class RunAsEvents:
 
     def _take_task(self, frame: Frame) -> None:
         for step in self.inside.take(frame.namespace, frame.data):
-            self._say("lifecycle", json_of(step.data), at=frame.at, namespace=step.namespace)
+            self._say("lifecycle", json_bytes(step.data), at=frame.at, namespace=step.namespace)
         self._say("tasks", frame.data, at=frame.at, namespace=frame.namespace)
 
     def _take_checkpoint(self, frame: Frame) -> None:
@@ -263,7 +263,7 @@ class RunAsEvents:
             return
         if not frame.namespace or self._mark is None:
             self._mark = mark
-        self._say("checkpoints", json_of(mark), at=frame.at, namespace=frame.namespace)
+        self._say("checkpoints", json_bytes(mark), at=frame.at, namespace=frame.namespace)
         self.let_go()
 
 

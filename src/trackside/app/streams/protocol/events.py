@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import now_ms
-from trackside.app.streams.protocol._event import TAIL, Event, json_of
+from trackside.app.streams.protocol._event import TAIL, Event
 from trackside.app.streams.protocol._inside import Namespace
 from trackside.app.streams.protocol._runs import MARKS, RunAsEvents, parts_of_state
 from trackside.app.streams.protocol.wanted import GAP, Wanted, only_lifecycle
@@ -25,6 +25,7 @@ from trackside.app.streams.thread_feed import (
     number_after,
     place_among,
 )
+from trackside.harness.payload import json_bytes
 
 _UNKNOWN: Final = frozenset({"tools", MARKS})
 """What a run is taken to say of which it is not known: then nothing is made of its messages that it says itself."""
@@ -88,7 +89,7 @@ class ThreadEventLog(Ring[Event]):
             return
         items = feed.after(self._seen)
         if self._seen + 1 < feed.first_kept:
-            why = json_of({"why": "more was said than is kept, before anybody asked for it"})
+            why = json_bytes({"why": "more was said than is kept, before anybody asked for it"})
             self._say(GAP, why, at=items[0].time if items else now_ms(), unsure=True)
         self._seen = feed.added
         for item in items:
@@ -137,7 +138,7 @@ class ThreadEventLog(Ring[Event]):
         self._begun(run)
         at = now_ms()
         if isinstance(values, dict):
-            self._say("values", json_of(values), at=at)
+            self._say("values", json_bytes(values), at=at)
         self._ended(run, says, at)
         self._feed.wake()
 
@@ -145,7 +146,7 @@ class ThreadEventLog(Ring[Event]):
         """What tells a reader that it has missed what came before the event that it gets next."""
         at = place + 1 - self.first_kept
         seq = _number_of(self.after(place)[0]) - 1 if 0 <= at < len(self.items) else max(self.highest, since)
-        why = json_of({"through_seq": seq, "why": "what came before is not kept here any more"})
+        why = json_bytes({"through_seq": seq, "why": "what came before is not kept here any more"})
         return Event(GAP, why, seq=seq, at=now_ms(), event_id=f"gap:{seq}")
 
     def _take(self, item: FeedItem) -> None:
@@ -160,7 +161,7 @@ class ThreadEventLog(Ring[Event]):
             run.begin(item.at, answered)
         elif item.kind == "missed":
             why = item.what.why or "what was said there has not come here"
-            self._say(GAP, json_of({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
+            self._say(GAP, json_bytes({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
         elif item.kind == "ended" and item.what is not None:
             self._ended(run or RunAsEvents(item.run_id, self._say), item.what, item.at)
         elif item.kind == "ended":
@@ -172,7 +173,7 @@ class ThreadEventLog(Ring[Event]):
     def _leave_out(self, item: FeedItem, exc: Exception) -> None:
         """Say that something is missing here of which no event could be made."""
         (self._runs.get(item.run_id) or RunAsEvents(item.run_id, self._say)).complain(exc)
-        why = json_of({"run_id": item.run_id, "why": "what was said there has a form that is not known here"})
+        why = json_bytes({"run_id": item.run_id, "why": "what was said there has a form that is not known here"})
         self._say(GAP, why, at=item.time, unsure=True)
 
     def _found_late(self, item: FeedItem) -> RunAsEvents:
@@ -189,7 +190,7 @@ class ThreadEventLog(Ring[Event]):
         if said is not None:
             mark, values = said
             if mark is not None:
-                self._say("checkpoints", json_of(mark), at=item.at)
+                self._say("checkpoints", json_bytes(mark), at=item.at)
             self._say("values", values, at=item.at)
 
     def _begun(self, run: RunAsEvents) -> None:
