@@ -85,7 +85,7 @@ class _Schemas:
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         kinds: list[Any] = [Problem]
         for endpoint in endpoints:
-            kinds += [endpoint.described, endpoint.query, *endpoint.answers.values()]
+            kinds += [endpoint.described_body, endpoint.query, *endpoint.answers.values()]
         self._kinds = [kind for index, kind in enumerate(kinds) if kind not in (None, object, *kinds[:index])]
         found, components = msgspec.json.schema_components(self._kinds, ref_template=_REF)
         self._schemas = list(found)
@@ -134,10 +134,10 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> JsonObject:
     if endpoint.needs is Permission.public and endpoint.refuses is None:
         operation["security"] = []
     if endpoint.body is not None:
-        content: JsonObject = {"schema": schemas.of(endpoint.described)}
+        content: JsonObject = {"schema": schemas.of(endpoint.described_body)}
         if (example := example_of(endpoint)) is not None:
             content["example"] = example
-        is_needed = _needs_fields(endpoint.described)
+        is_needed = _needs_fields(endpoint.described_body)
         operation["requestBody"] = {"required": is_needed, "content": {"application/json": content}}
     return operation
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from trackside.app.server.authorizing import About, Inside, Operation
 from trackside.app.server.calls import Call
@@ -47,10 +47,10 @@ class Endpoint:
     body: Any = None
     """The type of the request's body; None: it takes none."""
     described: Any = None
-    """The type that describes the body: that of it, unless the endpoint takes more than clients need to know."""
+    """The type that describes the body where the endpoint takes more than clients need to know; None: that of the body."""
     query: Any = None
     """The `msgspec.Struct` of its query parameters; None: it takes none."""
-    answers: Mapping[int, Any] = field(default_factory=dict)
+    answers: Mapping[int, Any] = field(default_factory=lambda: {200: object})
     """The types of bodies by status; None: no body. The errors that every endpoint may give are not listed."""
     refuses: str | None = None
     """Why it always answers 501; None: it works."""
@@ -61,6 +61,11 @@ class Endpoint:
     """How many bytes the body may have at most; None: as many as the settings say, and never more than these."""
     failing: Failing = failure_reply
     """What it answers with when something went wrong."""
+
+    @property
+    def described_body(self) -> Any:
+        """The type that describes the body to clients; None: it takes none."""
+        return self.body if self.described is None else self.described
 
     @property
     def is_decided_on(self) -> bool:
@@ -77,6 +82,21 @@ class Endpoint:
             raise HttpError(status=403, detail=f"this needs the permission {self.needs.value!r}")
 
 
+class Options(TypedDict, total=False):
+    """What of an `Endpoint` is said only where it is not as usual."""
+
+    about: About | Operation | Inside | None
+    body: Any
+    described: Any
+    query: Any
+    answers: Mapping[int, Any]
+    refuses: str | None
+    media_type: str
+    form: bool
+    most_body: int | None
+    failing: Failing
+
+
 class Routes:
     """The endpoints of one group."""
 
@@ -85,67 +105,37 @@ class Routes:
         self.endpoints: list[Endpoint] = []
 
     def add(
-        self,
-        method: str,
-        path: str,
-        needs: Permission,
-        *,
-        about: About | Operation | Inside | None = None,
-        body: Any = None,
-        described: Any = None,
-        query: Any = None,
-        answers: Mapping[int, Any] | None = None,
-        refuses: str | None = None,
-        media_type: str = "application/json",
-        form: bool = False,
-        most_body: int | None = None,
-        failing: Failing = failure_reply,
+        self, method: str, path: str, needs: Permission, **options: Unpack[Options]
     ) -> Callable[[Handler], Handler]:
         """Have a function answer; its docstring's first line is the summary."""
 
         def register(handler: Handler) -> Handler:
             summary = (inspect.getdoc(handler) or "").partition("\n")[0]
-            self.endpoints.append(
-                Endpoint(
-                    method=method,
-                    path=path,
-                    handler=handler,
-                    needs=needs,
-                    about=about,
-                    group=self.group,
-                    summary=summary,
-                    body=body,
-                    described=body if described is None else described,
-                    query=query,
-                    answers={200: object} if answers is None else answers,
-                    refuses=refuses,
-                    media_type=media_type,
-                    form=form,
-                    most_body=most_body,
-                    failing=failing,
-                )
+            endpoint = Endpoint(
+                method=method, path=path, handler=handler, needs=needs, group=self.group, summary=summary, **options
             )
+            self.endpoints.append(endpoint)
             return handler
 
         return register
 
-    def get(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+    def get(self, path: str, needs: Permission, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
         """As `add`."""
         return self.add("GET", path, needs, **options)
 
-    def post(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+    def post(self, path: str, needs: Permission, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
         """As `add`."""
         return self.add("POST", path, needs, **options)
 
-    def put(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+    def put(self, path: str, needs: Permission, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
         """As `add`."""
         return self.add("PUT", path, needs, **options)
 
-    def patch(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+    def patch(self, path: str, needs: Permission, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
         """As `add`."""
         return self.add("PATCH", path, needs, **options)
 
-    def delete(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+    def delete(self, path: str, needs: Permission, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
         """As `add`."""
         return self.add("DELETE", path, needs, **options)
 
