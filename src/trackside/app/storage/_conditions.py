@@ -25,7 +25,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from trackside.app.storage._arguments import id_range
 from trackside.app.storage._fold import Label
-from trackside.app.storage._tables import active_runs, run_labels, runs, threads
+from trackside.app.storage._tables import active_runs, events, run_labels, runs, threads
 from trackside.harness.types import RunStatus, ThreadStatus
 
 type Conditions = list[ColumnElement[bool]]
@@ -49,6 +49,14 @@ def count_up_to(connection: Connection, conditions: Sequence[ColumnElement[bool]
 def is_unattended() -> ColumnElement[bool]:
     """Whether a run has no end and is no coordinator's: it was recorded without one, or imported. Nobody here ends it."""
     return and_(runs.c.ended_at.is_(None), ~exists().where(active_runs.c.run_id == runs.c.run_id))
+
+
+def heard_last() -> ColumnElement[Any]:
+    """When a run has said something last; if it has said nothing, when it was created."""
+    last = select(events.c.occurred_at).where(
+        events.c.run_id == runs.c.run_id, events.c.sequence == runs.c.last_sequence
+    )
+    return func.coalesce(last.scalar_subquery(), runs.c.created_at)
 
 
 def within(when: Column[Any], since: datetime | None, until: datetime | None) -> Conditions:

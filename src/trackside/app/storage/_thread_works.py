@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, override
 
 from sqlalchemy import delete, exists, select, update
 
-from trackside.app.storage._conditions import is_unattended
-from trackside.app.storage._encoding import json_of, json_text
-from trackside.app.storage._endings import rest_as
+from trackside.app.storage._conditions import heard_last, is_unattended
+from trackside.app.storage._encoding import json_of, json_text, time_of, time_text
+from trackside.app.storage._endings import cancel_unattended, rest_as
 from trackside.app.storage._fold import ThreadRow
 from trackside.app.storage._graph_checkpoint_work import copy_checkpoints, remove_checkpoints
 from trackside.app.storage._lifetimes import FOREVER, Lifetime
@@ -26,9 +27,11 @@ from trackside.harness.errors import (
     UnknownThreadError,
 )
 from trackside.harness.lifecycle import is_final
-from trackside.harness.types import JsonObject, ThreadStatus
+from trackside.harness.types import CancelAction, JsonObject, ThreadStatus
 
 _ROW_BYTES: Final = 600
+_SURELY_LEFT: Final = timedelta(days=1)
+"""A run that no coordinator has, and that has said nothing for so long, ends with the time of its thread."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -217,8 +220,8 @@ class NoteState(OnThread):
 class RemoveThread(OnThread):
     """Have a thread gone, with its runs, for clients at once. What it has is removed later (`sweeping`).
 
-    With `expired` only if it has expired by now, and is at rest: one that is not stays without complaint. Whether it was
-    removed.
+    With `expired` only if it has expired by now, and no run is at it: else it stays without complaint. Runs that somebody
+    has left there for good end with it. Whether it was removed.
     """
 
     expired: bool = False
@@ -238,9 +241,13 @@ class RemoveThread(OnThread):
         if self.expired and not (self.sees(lane) and self._has_expired(unit)):
             return False
         self.seen(unit)
-        if (run_id := self._active(unit, lane)) is not None:
-            if self.expired:
+        unattended = self._unattended(unit)
+        run_id = self._active(unit, lane) or next(iter(unattended), None)
+        if run_id is not None and self.expired:
+            if run_id not in unattended or not self._are_left(unattended):
                 return False
+            self._end(unit, unattended)
+        elif run_id is not None:
             raise ThreadInUseError(thread_id=self.thread_id, run_id=run_id)
         unit.remove_thread(self.thread_id, self.now)
         unit.unlabel_thread(self.thread_id)
@@ -254,20 +261,38 @@ class RemoveThread(OnThread):
         return any(when is not None and when <= self.now for (when,) in unit.session.execute(expires_at))
 
     def _active(self, unit: UnitOfWork, lane: Lane) -> str | None:
-        """A run that has not ended."""
+        """A run that a coordinator has."""
         if (holder := lane.holder or unit.queue.first_waiting(lane)) is not None:
             return holder.run_id
         of_thread = (active_runs.c.thread_id == self.thread_id, active_runs.c.state == Standing.delayed.value)
         delayed = [run_id for (run_id,) in unit.session.execute(select(active_runs.c.run_id).where(*of_thread))]
         still = (run_id for run_id in [*delayed, *lane.delayed] if run_id not in unit.queue.removed)
-        return next(still, None) or self._unattended(unit)
+        return next(still, None)
 
-    def _unattended(self, unit: UnitOfWork) -> str | None:
-        """A run that has not ended and is no coordinator's: nothing would end it here, and so it would never go."""
-        goes_on = select(runs.c.run_id).where(runs.c.thread_id == self.thread_id, is_unattended())
-        found = [run_id for (run_id,) in unit.session.execute(goes_on)]
-        known = {run_id: unit.run(run_id) for run_id in found}  # which this transaction may have ended
-        return next((run_id for run_id, run in known.items() if run is None or not is_final(run.fold.status)), None)
+    def _unattended(self, unit: UnitOfWork) -> Mapping[str, str]:
+        """Runs that have not ended and are no coordinator's, and when they were heard of last: nothing would end them here,
+        and so they would never go.
+        """
+        goes_on = select(runs.c.run_id, heard_last()).where(runs.c.thread_id == self.thread_id, is_unattended())
+        found: dict[str, str] = {}
+        for run_id, since in unit.session.execute(goes_on):
+            run = unit.run(run_id)
+            if run is None or not is_final(run.fold.status):  # which this transaction may have ended
+                found[run_id] = self.now if unit.changes_run(run_id) else since
+        return found
+
+    def _are_left(self, unattended: Mapping[str, str]) -> bool:
+        """Whether nobody executes these runs any more, as far as anybody can tell."""
+        return max(unattended.values()) <= time_text(time_of(self.now) - _SURELY_LEFT)
+
+    def _end(self, unit: UnitOfWork, run_ids: Collection[str]) -> None:
+        unit.load(run_ids=run_ids, thread_ids=(), queues=())
+        for run_id in run_ids:
+            run = unit.run(run_id)
+            if run is not None and not is_final(run.fold.status):
+                cancel_unattended(unit, run_id, self.thread_id, CancelAction.interrupt)
+                assert run.end is not None
+                run.end.removed_at = self.now
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

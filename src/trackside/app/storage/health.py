@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Row, Select, func, select
 
 from trackside.app.storage._backends import backend_at
-from trackside.app.storage._conditions import is_unattended
+from trackside.app.storage._conditions import heard_last, is_unattended
 from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock, seconds_left
 from trackside.app.storage._left_busy import is_left_busy
 from trackside.app.storage._postgres_url import PostgresAddress
@@ -23,7 +23,7 @@ from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._subscription_reads import read_standing
 from trackside.app.storage._subscription_records import Subscription
-from trackside.app.storage._tables import active_runs, events, runs, threads, workers
+from trackside.app.storage._tables import active_runs, runs, threads, workers
 from trackside.app.storage.errors import DatabaseUrlError
 from trackside.app.storage.maintenance import BUSY_TIMEOUT
 from trackside.harness.lifecycle import is_final
@@ -192,12 +192,8 @@ def _active() -> Select[Any]:
 
 
 def _unattended() -> Select[*tuple[Any, ...]]:
-    last = select(events.c.occurred_at).where(
-        events.c.run_id == runs.c.run_id, events.c.sequence == runs.c.last_sequence
-    )
-    since = func.coalesce(last.scalar_subquery(), runs.c.created_at).label("since")
     goes_on = runs.c.status.in_([status.value for status in RunStatus if not is_final(status)])
-    described = (runs.c.run_id, runs.c.thread_id, runs.c.agent, since)
+    described = (runs.c.run_id, runs.c.thread_id, runs.c.agent, heard_last().label("since"))
     return select(*described).where(goes_on, is_unattended()).order_by(runs.c.created_at).limit(MOST)
 
 

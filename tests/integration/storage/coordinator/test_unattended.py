@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from told_events import told
 from trackside import run_agent
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage.maintenance import check_database
 from trackside.harness.errors import EventOrderError, RunInUseError, ThreadInUseError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import CancelAction, RunStatus, ThreadStatus
@@ -99,3 +102,51 @@ async def test_what_was_left_of_a_thread_that_went_before_goes_after_a_cancel(st
 
     assert (await store.sweeper().sweep()).runs == 1
     assert await store.events() == []
+
+
+async def expire(database: Any) -> None:
+    """Have the time of all threads be over."""
+    await asyncio.to_thread(database.execute, "UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z'")
+
+
+async def say(database: Any, *, ago: timedelta) -> None:
+    """Have all events said so long ago."""
+    when = time_text(datetime.now(UTC) - ago)
+    await asyncio.to_thread(database.execute, f"UPDATE events SET occurred_at = '{when}'")
+
+
+async def test_they_end_with_the_time_of_their_thread(store: Store, database: Any, url: str) -> None:
+    for run_id in ("r-1", "r-2"):
+        await begin(store, run_id)
+    await store.subscriptions.open("mail", start="beginning")
+    await expire(database)
+
+    assert (await store.sweeper().sweep()).expired == 1
+    assert [run.status for run in await store.runs(removed=True)] == [RunStatus.cancelled] * 2
+    assert await store.runs() == []
+    assert (await told(store, "t"))[-3:] == [
+        "run_cancelled interrupt",
+        "thread_status_updated idle",
+        "run_cancelled interrupt",
+    ]
+    assert await asyncio.to_thread(check_database, url, sample=None) == []
+
+    await store.subscriptions.delete("mail")
+    assert (await store.sweeper().sweep()).runs == 2
+    assert await store.events() == []
+    assert await store.thread("t", removed=True) is None
+
+
+async def test_one_that_was_heard_of_lately_keeps_its_thread(store: Store, database: Any) -> None:
+    await begin(store, "r-1")
+    await say(database, ago=timedelta(hours=23))
+    rest = await begin(store, "r-2")
+    await expire(database)
+
+    assert (await store.sweeper().sweep()).expired == 0
+    assert [run.status for run in await store.runs()] == [RunStatus.running] * 2
+
+    await store.append(rest)
+    await say(database, ago=timedelta(hours=25))
+    swept = await store.sweeper().sweep()
+    assert (swept.expired, swept.runs) == (1, 2)
