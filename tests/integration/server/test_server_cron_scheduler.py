@@ -383,6 +383,32 @@ def test_a_cron_of_a_fleet_that_asks_for_what_is_not_known_here_is_left_alone(
     assert next(iter(payload)) in caplog.text
 
 
+def test_what_no_process_of_a_fleet_knows_disables_a_cron_after_a_while(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, on_duty=lambda: True)
+        payload = {"langsmith_tracer": {"a": 1}}
+        stuck, deleted, started = [await stage.keep(str(n), "* * * * *", payload=payload) for n in range(3)]
+        scheduler.begin()
+        await asyncio.sleep(60 + 590)
+        assert await stage.found(stuck) == stuck, "a process that knows it may be there soon"
+        assert await stage.crons.delete(deleted.cron_id)
+        assert await stage.crons.replace(started, replace(started, next_run_at=EPOCH + 11 * MINUTE))
+        await asyncio.sleep(60)
+
+        found = await stage.found(stuck)
+        assert (found.enabled, found.next_run_at) == (False, None)
+        assert "10 minutes" in str(found.disabled_because)
+        assert "langsmith_tracer" in str(found.disabled_because)
+        assert (await stage.found(started)).enabled, "another process has started its run meanwhile"
+        assert [*scheduler._left] == [started.cron_id]
+        await asyncio.sleep(600)
+        assert not (await stage.found(started)).enabled
+        assert scheduler._left == {}
+        await scheduler.aclose()
+
+    play(scene)
+
+
 def test_what_whoever_is_on_duty_leaves_alone_another_starts_a_minute_later(play: Any) -> None:
     async def theirs() -> list[str]:
         return ["agent"]

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -43,6 +43,14 @@ _LEFT_ALONE: Final = timedelta(seconds=60)
 
 class _NotKnownHereError(Exception):
     """A cron of a fleet asks for what this process does not know: another one may, which has a newer version."""
+
+
+class _Left(NamedTuple):
+    """A cron that is left to others, as it was then; why, and since when."""
+
+    cron: Cron
+    why: str
+    since: float
 
 
 class CronScheduler:
@@ -82,8 +90,8 @@ class CronScheduler:
         self._starts: asyncio.Future[list[BaseException | None]] | None = None
         self._offset: float | None = None
         self._unknown: dict[str, float] = {}
-        self._left: dict[str, datetime] = {}
-        """Crons that ask for what is not known here, and when they were changed last."""
+        self._left: dict[str, _Left] = {}
+        """Crons that ask for what is not known here."""
 
     def begin(self) -> None:
         """Start runs from now on."""
@@ -133,6 +141,9 @@ class CronScheduler:
             await self._bring_forward()
         by = await self._start_due(agents)
         await self._give_up_unknown()
+        for left in self._lose_patience():
+            minutes = _PATIENCE / 60
+            await self._disable(left.cron, f"for {minutes:.0f} minutes no server could start its run: {left.why}")
         coming = await self._crons.next_due(agents, after=by)
         if coming is None:
             return self._look_every
@@ -145,6 +156,7 @@ class CronScheduler:
             ClosedError, TracksideError: as above.
         """
         agents = self._manager.agents
+        self._lose_patience()
         if self._agents_on_duty is not None and await self._due(agents, self._clock.now()):
             theirs = await self._agents_on_duty()
             if lacking := [agent for agent in agents if agent not in theirs]:
@@ -166,7 +178,19 @@ class CronScheduler:
     async def _due(self, agents: Collection[str], by: datetime) -> list[Cron]:
         """Those that are due by then and are not to be left alone here."""
         due = await self._crons.due(by, agents, limit=_AT_ONCE + len(self._left))
-        return [cron for cron in due if self._left.get(cron.cron_id) != cron.updated_at]
+        return [cron for cron in due if not self._is_left(cron)]
+
+    def _is_left(self, cron: Cron) -> bool:
+        left = self._left.get(cron.cron_id)
+        return left is not None and left.cron.updated_at == cron.updated_at
+
+    def _lose_patience(self) -> list[_Left]:
+        """Leave crons to others no longer than a while: forget those of which it is over, to look at what is due anew."""
+        now = self._clock.monotonic()
+        found = [left for left in self._left.values() if now - left.since >= _PATIENCE]
+        for left in found:
+            del self._left[left.cron.cron_id]
+        return found
 
     async def _start(self, cron: Cron) -> None:
         """Start the run that is due, unless that is done, and have the cron go on."""
@@ -177,7 +201,7 @@ class CronScheduler:
             reason = None if is_over else await self._reason_against(cron, due)
         except _NotKnownHereError as exc:
             logger.warning("cron %s stays due for a process that knows what it asks for: %s", cron.cron_id, exc)
-            self._left[cron.cron_id] = cron.updated_at
+            self._left[cron.cron_id] = _Left(cron, str(exc), self._clock.monotonic())
             return
         if reason is None:
             await self._go_on(cron, max(due, self._clock.now()))
@@ -240,10 +264,11 @@ class CronScheduler:
             await self._crons.replace(cron, replace(cron, next_run_at=coming))
 
     async def _disable(self, cron: Cron, reason: object) -> None:
-        logger.warning("cron %s is disabled: %s", cron.cron_id, reason)
+        """Disable a cron, if it still is as it was."""
         why, now = str(reason), self._clock.now()
         changed = replace(cron, enabled=False, disabled_because=why, next_run_at=None, updated_at=now)
-        await self._crons.replace(cron, changed)
+        if await self._crons.replace(cron, changed):
+            logger.warning("cron %s is disabled: %s", cron.cron_id, reason)
 
     async def _give_up_unknown(self) -> None:
         """Disable crons of agents that are not here, and that no other process has started for a while."""
