@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,30 @@ def test_ctrl_c_ends_a_command_without_a_word_whenever_it_comes(
     assert {code for _, code, _ in others} <= {130, by_itself}
     assert [(where, code, shown) for where, code, shown in others if NOISE.search(shown)] == []
     assert [code for _, code, _ in others[: len(others) // 4]] == [130] * (len(others) // 4), "it had hardly begun"
+
+
+@pytest.mark.parametrize("command", [("cancel", "r"), ("run", "agents.py:echo", "hello")], ids=" ".join)
+def test_who_waits_for_an_upgrade_is_told_so_and_leaves_with_ctrl_c(folder: Path, command: tuple[str, ...]) -> None:
+    with closing(sqlite3.connect(folder / "trackside.db", isolation_level=None)) as other:
+        other.execute("UPDATE alembic_version SET version_num = '0008'")
+        other.execute("BEGIN IMMEDIATE")
+        with subprocess.Popen(
+            [EXECUTABLE, *command],
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as waiting:
+            try:
+                assert waiting.stderr is not None
+                assert any("trackside.db locked" in line for line in waiting.stderr)
+                waiting.send_signal(signal.SIGINT)
+                _, rest = waiting.communicate(timeout=10)
+            finally:
+                waiting.kill()
+    assert (waiting.returncode, NOISE.search(rest)) == (INTERRUPTED, None)
 
 
 @pytest.mark.parametrize("steps", [8, pytest.param(200, marks=pytest.mark.long)])

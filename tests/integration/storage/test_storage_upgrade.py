@@ -22,7 +22,8 @@ from sqlalchemy import Connection, column, insert, table, update
 
 from trackside.app.storage import PruneReport, Stats, Store, _schema
 from trackside.app.storage._backends import backend_at
-from trackside.app.storage.errors import DamagedDatabaseError, NewerDatabaseError
+from trackside.app.storage._postgres_backend import _UPGRADE_LOCK
+from trackside.app.storage.errors import DamagedDatabaseError, DatabaseBusyError, NewerDatabaseError
 from trackside.app.storage.maintenance import SchemaVersion, check_database, schema_version, upgrade_database
 
 START = datetime(2026, 1, 31, 9, 30, 0, 123456, UTC)
@@ -306,7 +307,7 @@ def test_processes_that_upgrade_one_database_at_once(url: str) -> None:
     assert check_database(url, sample=None) == []
 
 
-@pytest.mark.usefixtures("old", "path")
+@pytest.mark.usefixtures("old")
 def test_an_upgrade_that_takes_longer_than_a_write_waits_is_waited_for(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -321,7 +322,7 @@ def test_an_upgrade_that_takes_longer_than_a_write_waits_is_waited_for(
             go_on.set()
 
     taken: list[int] = []
-    backend = backend_at(url, synchronous="FULL", busy_timeout=0)
+    backend = backend_at(url, synchronous="FULL", busy_timeout=0.1)
     caplog.set_level(logging.WARNING, "trackside.storage")
     logging.getLogger("trackside.storage").addHandler(handler := GoOn())
     try:
@@ -335,9 +336,35 @@ def test_an_upgrade_that_takes_longer_than_a_write_waits_is_waited_for(
 
     assert taken == []
     assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [
-        f"Another process has {backend} locked, as for an upgrade of its tables: waiting for it."
+        f"Another process has {backend} locked, as for an upgrade of its tables: waiting for it, 600 s at most."
     ]
     assert schema_version(url).steps == 0
+
+
+@pytest.fixture
+def locked(dialect: str, database: Any) -> None:
+    """Somebody else has the database locked, and does nothing about its tables."""
+    database.execute("BEGIN IMMEDIATE" if dialect == "sqlite" else f"SELECT pg_advisory_lock({_UPGRADE_LOCK})")
+
+
+@pytest.mark.usefixtures("old", "locked")
+def test_who_would_upgrade_waits_for_no_lock_without_end(url: str) -> None:
+    backend = backend_at(url, synchronous="FULL", busy_timeout=0.1)
+    with pytest.raises(DatabaseBusyError, match="locked by another process"):
+        _schema.prepare(backend, create=True, patience=0.3)
+    assert schema_version(url).found == "0001"
+
+
+@pytest.mark.usefixtures("old", "locked")
+async def test_nobody_waits_on_for_whoever_does_not_want_a_store_any_more(url: str) -> None:
+    opening = asyncio.ensure_future(Store.open(url).__aenter__())
+    await asyncio.sleep(0.3)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+
+    async with asyncio.timeout(4):  # a thread that waited on would be waited for
+        await asyncio.get_running_loop().shutdown_default_executor()
 
 
 @pytest.mark.usefixtures("old")

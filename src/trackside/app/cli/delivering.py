@@ -10,6 +10,7 @@ from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.leftovers import event_loop
+from trackside.app.cli.noticing import saying_waits
 from trackside.app.cli.output import OutputConsole, standard_error, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
@@ -51,7 +52,7 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
     enter_project(settings)
     observers = build_observers(settings)
     console = standard_output()
-    with event_loop() as runner:
+    with saying_waits(), event_loop() as runner:
         runner.run(_close_live(observers))
         chosen = _chosen(observers, names)
         code = runner.run(

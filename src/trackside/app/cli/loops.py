@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from trackside.app.cli.noticing import saying_waits
 from trackside.app.cli.stopping import stop_signals
 
 
@@ -19,7 +20,7 @@ def run[**P, T](main: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwar
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed, whenever that was.
     """
-    with CommandRunner() as runner:
+    with saying_waits(), CommandRunner() as runner:
         return runner.run(main(*args, **kwargs))
 
 

@@ -1,8 +1,12 @@
-"""What could not be done while a command went on, mostly by live observers, and only the log would have said."""
+"""What only the log would say while a command goes on: what could not be done, mostly by live observers, and what is waited
+for.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self, override
 
@@ -14,6 +18,7 @@ _LOGGERS: Final = frozenset(
     f"trackside.{part}" for part in ("buffer", "cli", "metrics", "observer", "tracing", "wiring")
 )
 _MOST: Final = 10  # lines; more are no better
+_UPGRADES: Final = logging.getLogger("trackside.storage.upgrade")
 
 
 class Notices(logging.Handler):
@@ -52,3 +57,22 @@ class Notices(logging.Handler):
             again = self._times[kind] - 1
             more = f" (and {again} more times)" if again else ""
             standard_error().print(f"{one_line(first)}{more}", soft_wrap=True, markup=False)
+
+
+class _AtOnce(logging.Handler):
+    """Says each warning in a line, as soon as it comes."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        standard_error().print(one_line(record.getMessage()), soft_wrap=True, markup=False)
+
+
+@contextmanager
+def saying_waits() -> Generator[None]:
+    """Say at once that the command waits for another process, which may be upgrading the database."""
+    handler = _AtOnce(logging.WARNING)
+    _UPGRADES.addHandler(handler)
+    try:
+        yield
+    finally:
+        _UPGRADES.removeHandler(handler)

@@ -25,7 +25,7 @@ from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
 from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.loops import run as run_loop
-from trackside.app.cli.noticing import Notices
+from trackside.app.cli.noticing import Notices, saying_waits
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.run_options import RunOptions, View
@@ -172,7 +172,7 @@ def _run_to_the_end(follow: Callable[[], Coroutine[Any, Any, ExitCode]]) -> Exit
         task = asyncio.current_task()
         return await follow()
 
-    with event_loop() as runner:
+    with saying_waits(), event_loop() as runner:
         loop = runner.get_loop()
         loop.set_exception_handler(_report_to_loop)
         loop.set_default_executor(UnwaitedExecutor(AGENT_THREADS, thread_name_prefix="trackside-cli"))

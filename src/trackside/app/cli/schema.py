@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count, one_line
+from trackside.app.cli.noticing import saying_waits
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.progress import Progress
@@ -55,7 +56,8 @@ def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
         if not agrees(question, yes=yes, would=f"it would {foreseen.what}"):
             return not_done("Nothing was changed.")
     steps = None if foreseen is None else foreseen.steps
-    with blaming(settings), Progress("Upgrading", "step", total=steps, broken_off=_broken_off) as progress:
+    progress = Progress("Upgrading", "step", total=steps, broken_off=_broken_off)
+    with saying_waits(), blaming(settings), progress:
         version = upgrade_database(settings.database_url, on_step=progress.reach)
     if version.found == version.known:
         console.print(f"Nothing to do: the tables are of version {version.known}.")
@@ -108,7 +110,7 @@ def compact(database: str | None) -> ExitCode:
     from trackside.app.storage.maintenance import compact_database
 
     settings = load_settings({_DATABASE: database})
-    with blaming(settings):
+    with saying_waits(), blaming(settings):
         compact_database(settings.database_url)
     console = standard_output()
     console.print("Done.")

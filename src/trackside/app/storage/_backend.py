@@ -85,10 +85,11 @@ class Backend(Protocol):
     def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
         """Let tables be changed, in one transaction and while nobody else does it.
 
-        Another process that does may take long; whoever waits for it is done as soon as it `is_needed` no more.
+        Another process that does may take long. As long as that keeps it from here, this asks now and then whether it
+        `is_needed` still, which may take its time, and is done if not.
 
         Raises:
-            StorageError: that failed, and changed nothing.
+            StorageError: that failed, and changed nothing, or is what `is_needed` raised.
         """
         ...
 

@@ -15,7 +15,7 @@ from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_bus import PostgresBus
 from trackside.app.storage._postgres_session import PostgresSession
 from trackside.app.storage._postgres_signals import PostgresSignals
-from trackside.app.storage.errors import ConnectionLostError, ServerUnreachableError
+from trackside.app.storage.errors import ConnectionLostError, DatabaseBusyError, ServerUnreachableError
 from trackside.harness.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
 """Who makes or changes tables holds this advisory lock of the database."""
+_TURN_STEP: Final = 1_000  # milliseconds; who waits at the server hears of nothing else
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries of a read that has no connection
 _PARTING: Final = 2.0
 """Seconds that closing waits for reads that are under way: a server that is away answers none."""
@@ -127,22 +128,32 @@ class PostgresBackend:
         self._database.check_owner(connection)
 
     def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
-        """Let tables be changed; whoever else wants to waits, for as long as it takes, and then looks himself."""
+        """Let tables be changed; whoever else wants to waits for his turn."""
+        while not asyncio.run(self._change(change)):
+            if not is_needed():
+                return
+
+    async def _change(self, change: Callable[[Connection], Any]) -> bool:
+        """Let tables be changed, unless another process keeps its turn for a while; whether it was changed."""
+        has_turn = False
 
         def change_alone(connection: Connection) -> None:
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            nonlocal has_turn
+            connection.execute(text(f"SET LOCAL lock_timeout = {_TURN_STEP}"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+            has_turn = True
             connection.execute(text(f"SET LOCAL lock_timeout = {max(1, round(self.busy_timeout * 1000))}"))
             change(connection)
 
-        async def change_it() -> None:
-            engine = self._database.changing()
-            try:
-                await _run(self._database, engine, change_alone, commit=True)
-            finally:
-                await engine.dispose()
-
-        asyncio.run(change_it())
+        engine = self._database.changing()
+        try:
+            await _run(self._database, engine, change_alone, commit=True)
+        except DatabaseBusyError:
+            if has_turn:  # it is a table that somebody has locked
+                raise
+        finally:
+            await engine.dispose()
+        return has_turn
 
     def session(self) -> PostgresSession:
         """What the writer writes with."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -12,28 +17,89 @@ from sqlalchemy import Connection, inspect, text
 from trackside.app.storage import errors
 from trackside.app.storage._backend import Backend
 
+logger = logging.getLogger("trackside.storage.upgrade")
+
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """All revisions of the schema, oldest first. Listed here so that opening a database does not have to load Alembic."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
+_PATIENCE: Final = 600.0  # seconds; to bring a large database up to date takes minutes
+_PAUSE: Final = 0.05  # seconds; databases themselves wait, too, unless they were told not to
 
 
 type OnStep = Callable[[int], object]
 """Called after each step of an upgrade, with how many have been taken."""
 
 
-def prepare(backend: Backend, *, create: bool, on_step: OnStep | None = None) -> None:
-    """See that the database is there, is ours, and has the tables of this version. Several processes may do it at once:
-    one does, and the others wait for as long as that takes.
+async def make_ready(backend: Backend, *, create: bool, read_only: bool) -> None:
+    """`prepare`, or `check` if it shall be `read_only`, beside the event loop. Who is cancelled leaves nobody waiting.
 
     Raises:
+        StorageError: as they do.
+    """
+    if read_only:
+        await asyncio.to_thread(check, backend)
+        return
+    given_up = Event()
+    try:
+        await asyncio.to_thread(prepare, backend, create=create, given_up=given_up)
+    finally:
+        given_up.set()
+
+
+def prepare(
+    backend: Backend,
+    *,
+    create: bool,
+    on_step: OnStep | None = None,
+    patience: float = _PATIENCE,
+    given_up: Event | None = None,
+) -> None:
+    """See that the database is there, is ours, and has the tables of this version. Several processes may do it at once:
+    one does, and the others wait for that, so many seconds and until it is `given_up`.
+
+    Raises:
+        DatabaseBusyError: another process has it locked for longer.
         StorageError: it is not, and cannot be made so; the message says what to do.
     """
     if could_prepare(backend, create=create) != REVISIONS[-1]:
+        wait = _Wait(backend, patience, Event() if given_up is None else given_up)
         backend.change(
             lambda connection: _bring_up_to_date(connection, backend, on_step),
-            is_needed=lambda: found_version(backend) != REVISIONS[-1],
+            is_needed=wait.is_needed,
         )
+
+
+class _Wait:
+    """The wait for another process that has the database locked, as for an upgrade of its tables: that is what nobody can
+    tell before it is done.
+    """
+
+    def __init__(self, backend: Backend, patience: float, given_up: Event) -> None:
+        self._backend = backend
+        self._patience = patience
+        self._given_up = given_up
+        self._began = monotonic()
+        self._is_said = False
+
+    def is_needed(self) -> bool:
+        """Whether this process has to try it again, a moment later.
+
+        Raises:
+            DatabaseBusyError: it has waited long enough.
+            StorageError: the database cannot be read.
+        """
+        with suppress(errors.DatabaseBusyError):  # who closes a file has it locked for readers, too, for a moment
+            if found_version(self._backend) == REVISIONS[-1]:
+                return False
+        waited = monotonic() - self._began
+        if not self._is_said and waited >= self._backend.busy_timeout:
+            self._is_said = True
+            said = "Another process has %s locked, as for an upgrade of its tables: waiting for it, %g s at most."
+            logger.warning(said, self._backend, self._patience)
+        if waited >= self._patience or self._given_up.wait(_PAUSE):
+            raise errors.DatabaseBusyError(database=str(self._backend), seconds=round(waited, 1))
+        return True
 
 
 def could_prepare(backend: Backend, *, create: bool) -> str | None:

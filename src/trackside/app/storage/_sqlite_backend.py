@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
-from time import sleep
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -18,9 +17,7 @@ from trackside.app.storage._sqlite_reads import ThreadedReads, reads_of
 from trackside.app.storage._sqlite_session import SqliteSession
 from trackside.app.storage._sqlite_signals import sqlite_signals
 
-logger = logging.getLogger("trackside.storage")
-
-_BUSY_PAUSE: Final = 0.05  # seconds; SQLite itself waits, too, unless it was told not to
+_BUSY_STEP: Final = 0.5  # seconds; who waits inside of SQLite hears of nothing else
 
 
 class SqliteBackend:
@@ -54,31 +51,14 @@ class SqliteBackend:
         self._database.check_owner(connection)
 
     def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
-        """Let tables be changed while nobody else writes; mark the file as ours.
-
-        Whether who has the file locked is at the same change, nobody can tell before it is done: so it is waited for.
-        """
-        waits = False
+        """Let tables be changed while nobody else writes; mark the file as ours."""
+        database = replace(self._database, busy_timeout=min(self.busy_timeout, _BUSY_STEP))
         while True:
             with suppress(errors.DatabaseBusyError):
-                self._change(change)
+                _change(database, change)
                 return
-            with suppress(errors.DatabaseBusyError):  # who closes the file has it locked for readers, too, for a moment
-                if not is_needed():
-                    return
-            if not waits:
-                logger.warning("Another process has %s locked, as for an upgrade of its tables: waiting for it.", self)
-                waits = True
-            sleep(_BUSY_PAUSE)
-
-    def _change(self, change: Callable[[Connection], Any]) -> None:
-        engine = self._database.writer()
-        try:
-            with self._database.translated(), engine.begin() as connection:
-                change(connection)
-                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        finally:
-            engine.dispose()
+            if not is_needed():
+                return
 
     def compact(self) -> None:
         """Write the file anew without the room that nothing fills; nobody else writes meanwhile.
@@ -109,3 +89,13 @@ class SqliteBackend:
     def signals(self, *, every: float) -> PolledSignals:
         """Looks at the file so often (in seconds)."""
         return sqlite_signals(self._database, reads_of(self._database), every=every)
+
+
+def _change(database: SqliteDatabase, change: Callable[[Connection], Any]) -> None:
+    engine = database.writer()
+    try:
+        with database.translated(), engine.begin() as connection:
+            change(connection)
+            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    finally:
+        engine.dispose()

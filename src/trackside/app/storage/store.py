@@ -22,7 +22,7 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._reading import StoreReading
 from trackside.app.storage._recent import EventFilter
 from trackside.app.storage._records import StoredEvent
-from trackside.app.storage._schema import check, prepare
+from trackside.app.storage._schema import make_ready
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
@@ -132,8 +132,7 @@ class Store(StoreReading):
         check_option("follow", following, FollowOptions)
         backend = await asyncio.to_thread(backend_at, url, synchronous=synchronous, busy_timeout=busy_timeout)
         database = str(backend)
-        make_ready = check if read_only else partial(prepare, create=create)
-        await asyncio.to_thread(make_ready, backend)
+        await make_ready(backend, create=create, read_only=read_only)
         readers = Readers(await asyncio.to_thread(backend.reads), database=database)
         signals = await asyncio.to_thread(backend.signals, every=following.look_every)
         feed = EventFeed(readers, signals, following, database=database)
