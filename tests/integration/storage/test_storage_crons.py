@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from trackside.app.storage import Store
+from trackside.app.storage import crons as crons_module
+from trackside.app.storage.containment import Wanted
 from trackside.app.storage.crons import Cron
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.ids import new_id
@@ -33,6 +36,26 @@ async def kept(store: Store, *made: Cron) -> list[Cron]:
     for one in made:
         await store.crons.create(one)
     return [*made]
+
+
+async def test_what_a_search_compares_is_compared_beside_the_event_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Any] = []
+    is_in = Wanted.is_in
+
+    def noted(wanted: Wanted, having: Any) -> bool:
+        assert threading.current_thread() is not threading.main_thread()
+        compared.append(having)
+        return is_in(wanted, having)
+
+    monkeypatch.setattr(Wanted, "is_in", noted)
+    monkeypatch.setattr(crons_module, "_ROWS_AT_ONCE", 2)
+    made = await kept(store, *[cron(number, metadata={"of": {"n": number // 4}}) for number in range(7)])
+
+    page = await store.crons.search(wanted={"of": {"n": 0}}, descending=False, offset=1)
+    assert (page.crons, page.total) == (made[1:4], 4)
+    assert len(compared) == 7
 
 
 async def test_a_cron_is_kept_as_it_is(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store, StoredThread
+from trackside.app.storage import Store, StoredThread, containment
+from trackside.app.storage.containment import Wanted
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
 from trackside.app.storage.threads import ThreadQuery
@@ -462,6 +464,36 @@ async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: An
         assert (await sweeper.sweep()).expired == 1
         assert {thread.thread_id for thread in (await threads.search(ThreadQuery())).threads} == {later}
         assert await store.thread(over, removed=True) is None
+
+
+async def test_what_a_search_compares_is_compared_beside_the_event_loop(
+    store: Store, manager: RunManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Any] = []
+    is_in = Wanted.is_in
+
+    def noted(wanted: Wanted, having: Any) -> bool:
+        assert threading.current_thread() is not threading.main_thread()
+        compared.append(having)
+        return is_in(wanted, having)
+
+    monkeypatch.setattr(Wanted, "is_in", noted)
+    metadata = {"deep": {"k": ["v", {"n": 1}]}}
+    thread_id = (await ended(manager, thread_metadata=metadata)).thread_id
+    await store.threads_of(None).create()
+
+    for query in (ThreadQuery(metadata=metadata), ThreadQuery(values={"said": "hello"}, metadata=metadata)):
+        found = await store.threads_of(None).search(query)
+        assert [thread.thread_id for thread in found.threads] == [thread_id]
+        assert await store.threads_of(None).count(query) == 1
+    assert {} in compared
+    assert metadata in compared
+    assert {"said": "hello"} in compared
+    many = ThreadQuery(metadata={"deep": {"k": [{"n": 2}] * 3}})
+    with monkeypatch.context() as changes, pytest.raises(InvalidQueryError, match="comparisons"):
+        changes.setattr(containment, "MOST_COMPARISONS", 1)
+        await store.threads_of(None).search(ThreadQuery(metadata={"deep": {"k": [{"n": 1}] * 3}}))
+    assert (await store.threads_of(None).search(many)).total == 0
 
 
 async def test_a_thread_is_found_as_busy_from_the_admission_of_its_run_on(store: Store) -> None:

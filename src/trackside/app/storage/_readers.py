@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, Select
 from trackside.app.storage import errors
 from trackside.app.storage._backend import Dialect, Reads
 from trackside.harness.errors import ClosedError
+from trackside.harness.threads import in_own_thread
 
 _OF_READS: Final[Mapping[type[errors.StorageError], type[errors.StorageError]]] = {
     errors.ConnectionLostError: errors.ReadLostError,
@@ -19,6 +20,15 @@ _OF_READS: Final[Mapping[type[errors.StorageError], type[errors.StorageError]]] 
     errors.TransactionConflictError: errors.ReadConflictError,
 }
 """What these errors are called where nothing was to be written, and so nobody asks whether it was."""
+
+
+def beside_the_loop[T](connection: Connection, work: Callable[[], T]) -> T:
+    """What a function gives that a read needs, and that takes long without asking the database anything."""
+    if connection.dialect.name == "sqlite":  # which is read in a thread
+        return work()
+    driver: Any = connection.connection.dbapi_connection
+    found: T = driver.run_async(lambda _: in_own_thread(work))
+    return found
 
 
 class Readers:

@@ -8,14 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    Text,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+)
 
 from trackside.app.storage._arguments import check_size, members, plain, plain_or_none
 from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_few, there_is, unindexed
+from trackside.app.storage._encoding import json_of
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage._listings import FEW, thread_of
+from trackside.app.storage._readers import beside_the_loop
 from trackside.app.storage._records import StoredThread
 from trackside.app.storage._tables import active_runs, thread_labels, thread_states, threads
 from trackside.app.storage.containment import MOST_WANTED, Wanted
@@ -238,13 +255,21 @@ class ThreadSearch:
 
     def _look(self, connection: Connection) -> list[str]:
         """The ids of all that fit, in order, each looked at."""
-        remembered = [thread_states.c.remembered] if self._values else []
-        query = self._rows(connection, threads.c.metadata, *remembered)
-        found: list[str] = []
+        remembered = [type_coerce(thread_states.c.remembered, Text)] if self._values else []
+        query = self._rows(connection, type_coerce(threads.c.metadata, Text), *remembered)
         rows = connection.execute(query, execution_options={"yield_per": 1_000})
+        found: list[str] = []
+        for page in rows.partitions():
+            found += beside_the_loop(connection, partial(self._fitting, page))
+        return found
+
+    def _fitting(self, rows: Sequence[Row[Any]]) -> list[str]:
+        """The ids of those that fit, of these with their metadata, and with what they remember if that matters, as texts."""
+        found: list[str] = []
         for thread_id, metadata, *states in map(tuple, rows):
-            if all(wanted.is_in(metadata or {}) for wanted in self._looked_at) and (
-                self._values is None or self._values.is_in(*states)
+            said = {} if metadata is None else json_of(metadata)
+            if all(wanted.is_in(said) for wanted in self._looked_at) and (
+                self._values is None or self._values.is_in(*map(json_of, states))
             ):
                 found.append(thread_id)
         return found

@@ -6,9 +6,10 @@ changes a cron says what he has seen of it, so that of two who change it at once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, get_args, override
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
@@ -17,7 +18,7 @@ from trackside.app.storage._arguments import check_size, plain, plain_or_none, s
 from trackside.app.storage._client_tables import crons
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._item_records import checked_number
-from trackside.app.storage._readers import Readers
+from trackside.app.storage._readers import Readers, beside_the_loop
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.containment import MOST_WANTED, Wanted
@@ -33,6 +34,7 @@ _ORDERS: Final = frozenset(get_args(CronOrder.__value__))
 _TIMES: Final = frozenset({"end_time", "next_run_at", "created_at", "updated_at"})
 _JSON: Final = frozenset({"payload", "metadata"})
 _BYTES: Final = 500
+_ROWS_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +155,15 @@ class Crons:
         first, count = checked_number("offset", offset), checked_number("limit", limit)
         texts, contained = _texts_of(metadata or {}), Wanted("wanted", dict(wanted or {}))
 
+        def fitting(some: Sequence[Cron]) -> list[Cron]:
+            return [one for one in some if _has(one, texts) and contained.is_in(one.metadata)]
+
         def read(connection: Connection) -> CronPage:
             if metadata or wanted:
-                every = map(_cron_of, connection.execute(query))
-                found = [one for one in every if _has(one, texts) and contained.is_in(one.metadata)]
+                found: list[Cron] = []
+                rows = connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE})
+                for some in rows.partitions():
+                    found += beside_the_loop(connection, partial(fitting, [_cron_of(row) for row in some]))
                 return CronPage(found[first : first + count], len(found))
             page = [_cron_of(row) for row in connection.execute(query.offset(first).limit(count))]
             return CronPage(
