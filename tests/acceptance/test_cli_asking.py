@@ -158,6 +158,25 @@ def test_a_run_that_nobody_looks_after_is_cancelled_and_deleted(here: Run, tmp_p
     assert here("delete", "thread", "t-1", "--yes").returncode == 0
 
 
+def test_of_threads_of_which_one_cannot_be_deleted_none_is(here: Run, tmp_path: Path) -> None:
+    """A run on it was left by a script that was killed, and a later one has ended: the thread is at rest."""
+
+    async def prepare(store: Store) -> None:
+        await store.append(make_run("left-1", thread_id="b")[:3])
+        await store.append(make_run("whole-2", thread_id="b"))
+        await store.append(make_run("whole-3", thread_id="a"))
+
+    in_store(tmp_path, prepare)
+    refused = here("delete", "thread", "a", "b", "--yes")
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Run left-1 of thread b has not ended; cancel it before: trackside cancel left-1 --wait" in refused.stderr
+    threads = [json.loads(line) for line in here("threads", "--json").stdout.splitlines()]
+    assert [(thread["status"], thread["removed_at"]) for thread in threads] == [("idle", None)] * 2
+    assert here("cancel", "left-1", "--wait").returncode == 0
+    assert here("delete", "thread", "a", "b", "--yes").returncode == 0
+
+
 def test_nobody_is_asked_about_a_place_that_is_not_there_or_where_it_stands(filled: Run) -> None:
     beyond = filled("replay", "mail", "--from", "9")
     assert (beyond.returncode, beyond.stderr) == (2, "error: --from: the last position in the log is 5.\n")

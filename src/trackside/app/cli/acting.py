@@ -20,13 +20,14 @@ from trackside.app.cli.places import Place, open_records
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
-from trackside.harness.types import CancelAction, JsonObject, ThreadStatus
+from trackside.harness.types import CancelAction, JsonObject, RunStatus
 
 if TYPE_CHECKING:
     from trackside.app.cli.records import Records
     from trackside.app.storage import StoredRun, StoredThread
 
 _COUNTED = 1_000  # runs of a thread; more are said to be more
+_ACTIVE = [status for status in RunStatus if not is_final(status)]
 _RUNS_STAY = "Their events stay in the log, until `trackside prune` removes them for good."
 _THREADS_GO = "Their events go within a minute where a server or a worker is up, else with `trackside prune`."
 
@@ -164,10 +165,8 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
             for beginning in dict.fromkeys(options.ids):
                 thread = await find_thread(records, beginning)
                 runs = await records.runs(thread_id=thread.thread_id, limit=_COUNTED)
-                active = next((run for run in runs if not is_final(run.status)), None)
-                if thread.status is ThreadStatus.busy and active is not None:
-                    what = f"Run {active.run_id} of thread {thread.thread_id}"
-                    raise StillActiveError(what=what, run_id=active.run_id, flags=records.home.flags)
+                if thread.removed_at is None:
+                    await _check_over(records, thread)
                 found[thread.thread_id] = thread, len(runs)
         return [*found.values()]
 
@@ -185,6 +184,17 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
     run_loop(delete, [thread for thread, _ in left])
     gone = {thread.thread_id for thread, _ in left}
     return _show("thread", [thread.thread_id for thread, _ in found], gone, _THREADS_GO, json=options.json)
+
+
+async def _check_over(records: Records, thread: StoredThread) -> None:
+    """See that each run of a thread has ended, also one from before those that are counted, or of a thread at rest.
+
+    Raises:
+        StillActiveError: one has not.
+    """
+    for run in await records.runs(thread_id=thread.thread_id, status=_ACTIVE, limit=1):
+        what = f"Run {run.run_id} of thread {thread.thread_id}"
+        raise StillActiveError(what=what, run_id=run.run_id, flags=records.home.flags)
 
 
 def _show(kind: str, ids: Sequence[str], gone: set[str], their_events: str, *, json: bool) -> ExitCode:
