@@ -5,6 +5,7 @@ import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -356,6 +357,22 @@ async def test_an_export_since_a_time_begins_where_events_can_be_as_young(store:
 
     first, *_ = (values for text, values in statements if "FROM events" in text)
     assert 2 * EVENTS_AT_A_TIME - 1 in first
+
+
+async def test_an_export_finds_what_was_deleted_by_an_index(store: Store, script, path: Path) -> None:
+    deleted = script(thread_id="t")
+    await store.append([*deleted.whole(), *script(thread_id="t").whole()])
+    await store.remove_run("t", deleted.run_id)
+
+    for chosen, leads in (
+        ({}, [RUNS_OF_STATUS, RUN]),
+        ({"thread_id": "t"}, [RUNS_OF_ITS_THREAD, RUN]),
+        ({"run_id": deleted.run_id}, [RUN]),
+    ):
+        plans = await plans_of(store, "sqlite", lambda chosen=chosen: store.export_events(io.BytesIO(), **chosen))
+        searches = " ".join(str(row[-1]) for plan in plans for row in plan)
+        assert [index for index in leads if index not in searches] == []
+        assert "SCAN runs" not in searches
 
 
 async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, dialect: str) -> None:

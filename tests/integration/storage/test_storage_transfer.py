@@ -243,7 +243,7 @@ async def test_the_events_of_a_thread_come_page_by_page(store: Store, script, mo
     assert [line["position"] for line in lines[1:-1]] == [*range(1, 6), *range(36, 41)]
 
 
-async def test_what_was_deleted_is_in_no_export(store: Store, another: Another, script) -> None:
+async def test_a_thread_that_was_deleted_is_in_no_export(store: Store, another: Another, script) -> None:
     deleted, kept = script(thread_id="deleted"), script(thread_id="kept")
     await store.append([deleted.started(), kept.started(), deleted.completed(), kept.completed()])
     await store.threads_of(None).remove("deleted")
@@ -257,22 +257,74 @@ async def test_what_was_deleted_is_in_no_export(store: Store, another: Another, 
     assert b"run_started" not in await exported(store, run_id=deleted.run_id)
 
 
+async def test_a_run_that_was_deleted_is_in_no_export(store: Store, another: Another, script) -> None:
+    """Each began as the one before ended, so that only the last one has said that the thread rests."""
+    first, deleted, last = (script(thread_id="t") for _ in range(3))
+    await store.append([first.started(), first.thread("busy"), first.completed(), deleted.started()])
+    await store.append([deleted.completed(), last.started(), last.completed(), last.thread("idle")])
+    for run in (deleted, last):
+        await store.remove_run("t", run.run_id)
+
+    file = await exported(store)
+    async with another() as copy:
+        await copy.import_events(io.BytesIO(file))
+        thread = await copy.thread("t")
+        assert [run.run_id for run in await copy.runs(removed=True)] == [first.run_id]
+        assert thread is not None
+        assert thread.status == "idle"
+    for options in ({"thread_id": "t"}, {"agent": "chat"}, {"types": "run_started"}, {"since": LONG_AGO}):
+        assert await runs_exported(store, **options) == {first.run_id}
+    assert await runs_exported(store, run_id=deleted.run_id) == set()
+    assert await runs_exported(store, run_id=first.run_id) == {first.run_id}
+
+
+async def test_what_clients_do_not_see_and_nobody_deleted_is_exported(
+    store: Store, another: Another, script, database: Any
+) -> None:
+    rolled_back, went, deleted = script(), script(thread_id="ends"), script()
+    await store.append([rolled_back.started(), rolled_back.event("run_cancelled", cancel_mode="rollback")])
+    await store.append([*went.whole(), *deleted.whole()])
+    for change in (
+        "UPDATE threads SET ends = TRUE, removed_at = updated_at WHERE thread_id = 'ends'",
+        "UPDATE runs SET removed_at = '2026-02-01T00:00:00.000000Z' WHERE thread_id = 'ends'",
+    ):
+        await asyncio.to_thread(database.execute, change)
+    await store.remove_run(deleted.thread_id, deleted.run_id)
+
+    assert await runs_exported(store) == {rolled_back.run_id, went.run_id}
+    async with another() as copy:
+        await copy.import_events(io.BytesIO(await exported(store)))
+        assert [run.run_id for run in await copy.runs()] == [went.run_id]
+
+
+async def runs_exported(store: Store, **options: Any) -> set[str]:
+    lines = (await exported(store, **options)).splitlines()
+    return {json.loads(line)["run_id"] for line in lines[1:-1]}
+
+
+@pytest.mark.parametrize("kind", ["thread", "run"])
 async def test_what_is_deleted_meanwhile_is_exported_whole(
-    store: Store, script, monkeypatch: pytest.MonkeyPatch
+    store: Store, script, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(transfer, "_PAGE_ROWS", 1)
     gone, run = script(thread_id="gone"), script(thread_id="t")
     await store.append([gone.started(), gone.completed(), run.started(), run.completed()])
-    await store.threads_of(None).remove("gone")
+
+    async def delete(what: Any) -> None:
+        if kind == "thread":
+            await store.threads_of(None).remove(what.thread_id)
+        else:
+            await store.remove_run(what.thread_id, what.run_id)
 
     class Deleting(io.BytesIO):
-        """While it is written, a thread goes."""
+        """While it is written, something goes."""
 
         def write(self, data: Any) -> int:
             if b"run_started" in data:
-                asyncio.run_coroutine_threadsafe(store.threads_of(None).remove("t"), loop).result()
+                asyncio.run_coroutine_threadsafe(delete(run), loop).result()
             return super().write(data)
 
+    await delete(gone)
     loop = asyncio.get_running_loop()
     report = await store.export_events(file := Deleting())
 

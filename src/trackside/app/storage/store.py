@@ -330,7 +330,7 @@ class Store(StoreReading):
         They are read page by page, so that memory does not grow with them and others may write meanwhile. An export of
         all events of some runs is the store of these runs: whatever else is stored of them follows from their events. What
         they were asked for, whose threads are, their metadata, lifetimes and what they remember, queues and subscriptions
-        are not in it; nor are the runs of threads that have been deleted.
+        are not in it; nor are runs that have been deleted, or whose threads have.
 
         Args:
             file: where they are written to; it is not closed.

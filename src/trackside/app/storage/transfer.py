@@ -1,7 +1,7 @@
 """Export: the events of a log as a file, and the file as `importing` takes it. What runs came to is told by the events.
 
-What was deleted is in no export, though the log may have it for a while. An export reads page by page up to where the log
-ended when it began.
+Threads and runs that were deleted are in no export, though the log may have them for a while. Runs that were rolled back
+are: their events say that clients do not see them. An export reads page by page up to where the log ended when it began.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, type_coerce
 
 from trackside.app.storage._arguments import AnyOf, members, plain_or_none, position, time
+from trackside.app.storage._conditions import Conditions, there_is
 from trackside.app.storage._encoding import UndecodableError, time_text
 from trackside.app.storage._growth import log_end
 from trackside.app.storage._queries import begin_since
@@ -36,6 +37,7 @@ from trackside.app.storage.errors import (
     ExportTornError,
     InvalidQueryError,
 )
+from trackside.harness.lifecycle import FINAL_STATUSES
 from trackside.harness.types import LifecycleEventType
 
 type ExportFormat = Literal["jsonl", "parquet"]
@@ -235,16 +237,33 @@ class _Way:
             return cls(end, [], few=False)
         thread_id = choice.thread_id if choice.run_id is None else None
         few = thread_id is not None and _costs_less(connection, thread_id, end - after)
-        return cls(after, [*choice.conditions(through_runs=few), *_not_deleted(connection)], few)
+        chosen = choice.conditions(through_runs=few)
+        return cls(after, [*chosen, *_of_no_deleted_thread(connection), *_of_no_deleted_run(connection, choice)], few)
 
 
-def _not_deleted(connection: Connection) -> list[ColumnElement[bool]]:
+def _of_no_deleted_thread(connection: Connection) -> Conditions:
     """That an event is of no thread that has been deleted by now. One that goes later is exported whole, or not at all."""
     deleted = (threads.c.removed_at.is_not(None), ~threads.c.ends)
     last = connection.execute(select(func.max(threads.c.removed_at)).where(*deleted)).scalar()
     if last is None:
         return []
     return [events.c.thread_id.not_in(select(threads.c.thread_id).where(*deleted, threads.c.removed_at <= last))]
+
+
+def _of_no_deleted_run(connection: Connection, choice: ExportChoice) -> Conditions:
+    """The same of runs. Those of a thread that `ends` were deleted by nobody: they went with it."""
+    went_with_it = there_is(threads.c.thread_id == runs.c.thread_id, threads.c.ends)
+    rolled_back = runs.c.removed_at == runs.c.ended_at  # as its last event says
+    deleted: Conditions = [runs.c.removed_at.is_not(None), ~rolled_back, ~went_with_it]
+    if choice.run_id is not None:
+        deleted.append(runs.c.run_id == choice.run_id)
+    if choice.thread_id is not None:
+        deleted.append(runs.c.thread_id == choice.thread_id)
+    has_ended = runs.c.status.in_(sorted(FINAL_STATUSES))  # leads through an index that knows who was removed
+    last = connection.execute(select(func.max(runs.c.removed_at)).where(has_ended, *deleted)).scalar()
+    if last is None:
+        return []
+    return [~there_is(runs.c.run_id == events.c.run_id, runs.c.removed_at <= last, *deleted)]
 
 
 def _costs_less(connection: Connection, thread_id: str, stretch: int) -> bool:
