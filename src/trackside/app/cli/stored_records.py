@@ -130,7 +130,7 @@ class StoredRecords:
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
         """Have a run stopped. The request is recorded, and whoever executes the run heeds it."""
-        await self._store.coordinator(hands_over=False).request_cancel(run.run_id, action)
+        await self._store.request_cancel(run.run_id, action)
 
     async def delete_run(self, run: StoredRun) -> None:
         """Remove a run that has ended."""

@@ -8,8 +8,10 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Row, Select, Text, case, select, type_coerce
 
+from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._encoding import UndecodableError, json_text, time_text
 from trackside.app.storage._fold import RunStart, labels_of
+from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import active_runs, runs
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus
 
@@ -31,6 +33,13 @@ RECORDS: Final = select(
     _STUCK_SINCE,
 ).outerjoin_from(runs, active_runs, runs.c.run_id == active_runs.c.run_id)
 """Runs with what is only known of them while they are active."""
+
+
+async def find_run(readers: Readers, run_id: str) -> RunRecord | None:
+    """What is known about a run; None if there is none."""
+    if not is_plain(run_id):  # no run can have such an id
+        return None
+    return await readers.first(RECORDS.where(runs.c.run_id == run_id), record_of)
 
 
 def start_of(record: RunRecord, request: str | None) -> RunStart:

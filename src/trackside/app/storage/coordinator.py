@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from trackside.app.storage._arguments import is_plain
+from trackside.app.storage._cancelling import request_cancel
 from trackside.app.storage._coordination import (
     Admit,
     Admitted,
@@ -32,9 +32,8 @@ from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._own_runs import OwnRun, OwnRuns
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._run_records import RECORDS, record_of, start_of
+from trackside.app.storage._run_records import find_run, start_of
 from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._tables import runs
 from trackside.app.storage._taker import Taker
 from trackside.app.storage._upkeep import Upkeep
 from trackside.app.storage._writer import NoWriter, Writer
@@ -351,12 +350,11 @@ class StoredCoordinator:
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
         """Record that a run should stop; one that waits in another process ends at once."""
         own = self._runs.get(run_id)
-        thread_id = (await self._known(run_id)).thread_id if own is None else own.record.thread_id
-        work = RequestCancel(run_id=run_id, thread_id=thread_id, owner=self.worker_id, action=action)
         if own is None:
-            await self._writer.write_to_the_end(work)
-            self._signals.announce()
-            return await self._known(run_id)
+            return await request_cancel(
+                self._writer, self._readers, self._signals, run_id, action, owner=self.worker_id
+            )
+        work = RequestCancel(run_id=run_id, thread_id=own.record.thread_id, owner=self.worker_id, action=action)
         own.cancels += 1
         try:
             await self._writer.write_to_the_end(work)
@@ -380,10 +378,7 @@ class StoredCoordinator:
 
     async def get(self, run_id: str) -> RunRecord | None:
         """What is known about a run."""
-        if not is_plain(run_id):  # no run can have such an id
-            return None
-        query = RECORDS.where(runs.c.run_id == run_id)
-        return await self._readers.first(query, record_of)
+        return await find_run(self._readers, run_id)
 
     async def aclose(self) -> None:
         """Stop looking after runs: those that have not started wait for another worker. May be called again."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from trackside.app.storage._arguments import AnyOf, check_option, check_seconds_option
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
+from trackside.app.storage._cancelling import StoreCancelling
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._endings import tell_ends
 from trackside.app.storage._facts import StoreFacts, read_facts
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from trackside.app.storage._postgres_bus import PostgresBus
 
 
-class Store(StoreReading):
+class Store(StoreReading, StoreCancelling):
     """A database of runs, opened with `Store.open`.
 
     What `append` has returned is on disk. A store belongs to the event loop in which it was opened; other processes may

@@ -30,16 +30,12 @@ async def begin(store: Store, run_id: str, thread_id: str = "t") -> list[RunLife
     return events[3:]
 
 
-async def cancel(store: Store, run_id: str, action: CancelAction = CancelAction.interrupt) -> None:
-    await store.coordinator(hands_over=False).request_cancel(run_id, action)
-
-
 @pytest.mark.parametrize("action", CancelAction)
 async def test_a_cancel_ends_it_at_once_and_for_good(store: Store, action: CancelAction) -> None:
     rest = await begin(store, "r-1")
 
-    await cancel(store, "r-1", action)
-    await cancel(store, "r-1", action)
+    await store.request_cancel("r-1", action)
+    await store.request_cancel("r-1", action)
     with pytest.raises(EventOrderError, match="does not follow"):
         await store.append(rest)
 
@@ -54,7 +50,7 @@ async def test_a_cancel_ends_it_at_once_and_for_good(store: Store, action: Cance
 
 async def test_what_its_process_says_later_is_refused(store: Store) -> None:
     async def agent(input: Any, run: Any) -> str:
-        await cancel(store, run.run_id)
+        await store.request_cancel(run.run_id)
         return "done"
 
     await run_agent(agent, "do", run_id="r-1", thread_id="t", observer=StorageObserver(store))
@@ -68,7 +64,7 @@ async def test_a_thread_that_another_run_holds_is_not_said_to_rest(worker: Any, 
     run = await a.start("one", thread_id="t")
     await agents.until_running("one")
 
-    await cancel(a.store, "r-1")
+    await a.store.request_cancel("r-1")
     agents.let("one")
     await run.result()
 
@@ -84,7 +80,7 @@ async def test_a_thread_goes_when_it_was_cancelled_and_leaves_nothing(store: Sto
         await threads.remove("t")
     with pytest.raises(RunInUseError):
         await store.remove_run("t", "r-1")
-    await cancel(store, "r-1")
+    await store.request_cancel("r-1")
     await threads.remove("t")
 
     assert (await store.sweeper().sweep()).runs == 1
@@ -98,7 +94,7 @@ async def test_what_was_left_of_a_thread_that_went_before_goes_after_a_cancel(st
     await asyncio.to_thread(database.execute, "UPDATE runs SET removed_at = created_at")
 
     await store.sweeper().sweep()
-    await cancel(store, "r-1")
+    await store.request_cancel("r-1")
 
     assert (await store.sweeper().sweep()).runs == 1
     assert await store.events() == []
