@@ -284,7 +284,7 @@ def test_a_run_goes_on_in_the_server_and_is_watched_here(served: Served, here: T
     assert run["metadata"] == {"customer": "acme"}
     again = objects(here("retry", run["run_id"], "--json", *at))
     assert again[-1]["result"]["output"] == {"answer": "hello"}
-    assert objects(here("runs", run["run_id"], "--json", *at))[0]["retried_as"] == [again[-1]["result"]["run_id"]]
+    assert objects(here("runs", run["run_id"], "--json", *at))[0]["retries"] == [again[-1]["result"]["run_id"]]
 
 
 def test_who_answers_when_somebody_has_just_answered_is_told_so(

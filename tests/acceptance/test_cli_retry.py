@@ -57,12 +57,12 @@ def test_a_run_that_failed_is_done_once_more(here: Trackside) -> None:
     assert again["metadata"] == {"customer": "acme", "n": 2}
 
     shown = here("runs", failed["run_id"]).stdout
-    assert f"retried as  {again['run_id']}" in shown
+    assert ["retries", again["run_id"]] in [line.split() for line in shown.splitlines()]
     shown = here("runs", again["run_id"]).stdout
     assert f"retry of  {failed['run_id']}" in shown
     assert "attempt   2" in shown
     assert "✓ success #2" in here("runs").stdout
-    assert runs_of(here, failed["run_id"])[0]["retried_as"] == [again["run_id"]]
+    assert runs_of(here, failed["run_id"])[0]["retries"] == [again["run_id"]]
 
     assert here("retry", again["run_id"]).returncode == 0
     assert runs_of(here)[0]["attempt"] == 3

@@ -40,7 +40,7 @@ def print_run(
         ("stuck", f"since {moment(run.stuck_since, now)} ({ago(run.stuck_since, now)})" if run.stuck_since else ""),
         ("attempt", str(run.attempt) if run.attempt > 1 else ""),
         ("retry of", run.retry_of or ""),
-        ("retried as", ", ".join(retries)),
+        ("retries", ", ".join(retries)),
         ("title", one_line(run.title or "")),
         ("used", usage_line(run.completion_data)),
         *_token_facts("model", run.completion_data.get("token_usage_by_model")),

@@ -184,7 +184,7 @@ def show_run(options: LookOptions[RunStatus], beginning: str, search: SearchOpti
         events = await records.events(run_id=run.run_id, limit=options.limit)
         retries = await records.retries_of(run.run_id)
         told = [stored_event_object(stored) for stored in events]
-        whole = {**record_object(run), "retried_as": [*retries], "events": told}
+        whole = {**record_object(run), "retries": [*retries], "events": told}
         look.show([whole], lambda console: print_run(console, run, events, retries=retries, now=look.now))
 
     return look.run(show)
