@@ -355,7 +355,7 @@ def test_of_a_run_that_goes_on_as_another_attempt_that_is_cancelled_wherever_tha
     assert stopped.stdout == f"Run {first} went on as run {last}. Run {last} has ended: cancelled.\n"
     assert watching.wait(60) == 130
     (said,) = objects(here("cancel", second, "--json", *at))
-    assert said == {"run_id": second, "status": "cancelled", "had_ended": True, "went_on_as": last}
+    assert said == {"run_id": last, "status": "cancelled", "had_ended": True, "instead_of": second}
 
 
 async def keep_attempts(database: str, run_ids: list[str]) -> None:

@@ -70,8 +70,9 @@ def cancel(options: CancelOptions) -> ExitCode:
     for named, before, after in runs:
         is_another = after.run_id != named
         if options.json:
-            said: JsonObject = {"run_id": named, "status": after.status.value, "had_ended": is_final(before.status)}
-            console.print_json_lines([{**said, "went_on_as": after.run_id} if is_another else said])
+            said: JsonObject = {"run_id": after.run_id, "status": after.status.value}
+            said["had_ended"] = is_final(before.status)
+            console.print_json_lines([{**said, "instead_of": named} if is_another else said])
         else:
             went_on = f"Run {named} went on as run {after.run_id}. " if is_another else ""
             console.print(went_on + _said(before, after, options.action), soft_wrap=True)

@@ -44,7 +44,8 @@ def cancel(
 ) -> int:
     """Stop runs, whichever process executes them. Of one that goes on as another attempt, that is stopped.
 
-    One that has ended stays as it is, and that is no error.
+    One that has ended stays as it is, and that is no error. JSON tells of the attempt that is stopped; `instead_of` is
+    then the run that was named.
     """
     from trackside.app.cli import acting
     from trackside.app.cli.places import Place
