@@ -17,7 +17,6 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -30,20 +29,24 @@ TOKEN: Final = "trackside_token"  # noqa: S105  # the cookie's name
 HEADER: Final = "X-CSRF-Token"
 SIGN_IN: Final = "/ui/sign-in"
 
+_OURS: Final = frozenset({SESSION, TOKEN})
 _FOREIGN: Final = "this was not sent by a page of this server's: load the page again, and do it once more"
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:
-    """The cookies of a request; those that cannot be read are left out. Of two with one name the first counts: browsers
-    send that of the longer path before that of another app above ours (RFC 6265, 5.4).
+    """The console's cookies of a request. Of two with one name the first counts: browsers send that of the longer path
+    before that of another app above ours (RFC 6265, 5.4).
+
+    Anybody may send a head full of cookies: they are taken apart in one pass, as the patterns of `http.cookies` are not.
     """
-    sent = "; ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
     found: dict[str, str] = {}
-    for part in sent.split(";"):
-        try:
-            found = {name: unquote(morsel.value) for name, morsel in SimpleCookie(part.strip()).items()} | found
-        except CookieError:
+    for header, sent in scope["headers"]:
+        if header != b"cookie":
             continue
+        for pair in sent.decode("latin-1").split(";"):
+            name, equals, value = pair.partition("=")
+            if equals and (name := name.strip()) in _OURS:
+                found.setdefault(name, unquote(value.strip().strip('"')))
     return found
 
 
