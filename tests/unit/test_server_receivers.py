@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.webhook import Poster
-from trackside.app.server.run_webhooks import MOST_RECEIVERS, OriginFailures, Receivers
+from trackside.app.server.run_webhooks import MOST_RECEIVERS, Failures, Receivers
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -98,8 +98,42 @@ async def test_a_server_that_takes_nothing_has_one_place_and_what_waits_for_it_i
     await receivers.aclose()
 
 
+async def test_an_address_is_not_given_up_unasked_because_others_of_its_server_fail() -> None:
+    receivers = Receivers(None, private=False)
+    ada, bob, cleo = (f"https://hooks.example.org/{name}" for name in ("ada", "bob", "cleo"))
+    hours_ago = RunLifecycleEvent(
+        new_id(), LifecycleEventType.RUN_COMPLETED, new_id(), new_id(), 2, datetime.now(UTC) - timedelta(hours=1)
+    )
+
+    async def fail(url: str) -> None:
+        with pytest.raises(DeliveryError):
+            async with receivers.place_at(url, ENDED):
+                raise DeliveryError(receiver="it", what="this", why="it is away", retryable=True)
+
+    async def is_held_back(url: str, event: RunLifecycleEvent = ENDED) -> bool:
+        with pytest.raises(DeliveryError, match="one by one") as refused:
+            async with receivers.place_at(url, event):
+                pass
+        assert refused.value.retryable
+        return refused.value.held_back
+
+    for _ in range(8):
+        await fail(ada)
+    async with receivers.place_at(ada, ENDED):
+        assert not await is_held_back(ada)
+        await fail(bob)  # he is asked, though it is Ada's turn
+        assert not await is_held_back(bob), "he has failed himself"
+        async with receivers.place_at(cleo, ENDED):
+            assert not await is_held_back(bob)
+            assert await is_held_back(cleo), "which does not count: she may be there"
+            assert not await is_held_back(cleo, hours_ago), "her ends would wait for ever"
+        async with receivers.place_at(bob, ENDED), receivers.place_at(bob, ENDED):
+            pass  # the server has taken one of Cleo's
+    await receivers.aclose()
+
+
 def test_of_how_many_servers_failures_are_known() -> None:
-    failures = OriginFailures()
+    failures = Failures()
     failures.add("https://one.example.org")
     for number in range(2_000):
         failures.add(address(number))

@@ -12,7 +12,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -44,11 +44,13 @@ MOST_RECEIVERS: Final = 64
 """Addresses whose connections are kept."""
 _AT_ONCE: Final = 8
 """Requests to one origin at once, whatever their paths: a slow server must not have all places. One that has taken none of
-so many in a row has a single place until it takes one."""
+so many in a row has two until it takes one: one for addresses that have failed, and one for others."""
+_FIRST_ASKED_WITHIN: Final = timedelta(minutes=10)
+"""How long a run's end waits for the place of addresses that have not failed; from then on waiting counts as trying."""
 _MOST_IN_HAND: Final = 10_000
 """Ends that wait to be told, most of them to servers that are away: those of others come only behind so many."""
 _MOST_FAILING: Final = 1_000
-"""Origins of which it is known how often they failed."""
+"""Origins, and addresses, of which it is known how often they failed."""
 _FULL_PAUSE: Final = 0.25
 _IN_HAND_SECONDS: Final = 1.0
 """How long closing waits for receivers that have not answered: the next server tells them again."""
@@ -245,7 +247,9 @@ class Receivers:
         self._private = private
         self._posters: OrderedDict[str, Poster] = OrderedDict()
         self._under_way: Counter[str] = Counter()
-        self._failures = OriginFailures()
+        self._failures = Failures()
+        self._failed = Failures()
+        """Of single addresses: others of the same server may be somebody else's."""
 
     def __len__(self) -> int:
         return len(self._posters)
@@ -275,25 +279,27 @@ class Receivers:
             DeliveryError: there are too many at once, or the address is not allowed any more; and what the request fails
                 with, as a failure that concerns this event alone: other runs have other receivers.
         """
-        origin = _origin_of(url)
+        origin, has_failed = _origin_of(url), self._failed[url] > 0
         in_a_row = self._failures[origin]
-        under_way = sum(count for one, count in self._under_way.items() if _origin_of(one) == origin)
-        if in_a_row >= _AT_ONCE and under_way:  # which counts as a try: else its events would wait here for ever
+        under_way = [one for one in self._under_way.elements() if _origin_of(one) == origin]
+        if in_a_row >= _AT_ONCE and any((self._failed[one] > 0) is has_failed for one in under_way):
             why = f"its server has taken none of the last {in_a_row}, and is asked one by one"
-            raise _refused(event, why, retryable=True)
-        if under_way >= _AT_ONCE:
+            may_wait = not has_failed and datetime.now(UTC) - event.occurred_at < _FIRST_ASKED_WITHIN
+            raise _refused(event, why, retryable=True, held_back=may_wait)  # what only waits would do so for ever
+        if len(under_way) >= _AT_ONCE:
             raise _refused(event, "it is busy", retryable=True, held_back=True, retry_after=_FULL_PAUSE)
         self._under_way[url] += 1
         try:
             yield self.poster_to(url)
-            self._failures.end(origin)
+            self._has_answered(url, origin)
         except HttpError as exc:
             raise _refused(event, exc.details["detail"]) from exc
         except DeliveryError as exc:
             if exc.details["retryable"]:
                 self._failures.add(origin)
+                self._failed.add(url)
             else:
-                self._failures.end(origin)  # it has said no to this event, and is there
+                self._has_answered(url, origin)  # with no, to this event, and is there
             named = {name: exc.details[name] for name in ("receiver", "what", "why", "retryable", "retry_after")}
             raise DeliveryError(**named) from exc
         finally:
@@ -301,6 +307,10 @@ class Receivers:
             if not self._under_way[url]:
                 del self._under_way[url]
             await self.let_idle_ones_go()
+
+    def _has_answered(self, url: str, origin: str) -> None:
+        self._failures.end(origin)
+        self._failed.end(url)
 
     async def aclose(self) -> None:
         """Close all connections. May be called again."""
@@ -317,24 +327,27 @@ class Receivers:
             await self._posters.pop(url).aclose()  # others may do the same meanwhile
 
 
-class OriginFailures:
-    """How many requests in a row a server has not taken; of the servers that failed longest ago that is forgotten."""
+class Failures:
+    """How many requests in a row somebody has not taken; of those who failed longest ago that is forgotten.
+
+    They are known by their hashes: an address may be as long as a request.
+    """
 
     def __init__(self) -> None:
-        self._in_a_row: OrderedDict[str, int] = OrderedDict()
+        self._in_a_row: OrderedDict[int, int] = OrderedDict()
 
-    def __getitem__(self, origin: str) -> int:
-        return self._in_a_row.get(origin, 0)
+    def __getitem__(self, who: str) -> int:
+        return self._in_a_row.get(hash(who), 0)
 
-    def add(self, origin: str) -> None:
+    def add(self, who: str) -> None:
         """It has failed once more."""
-        self._in_a_row[origin] = self._in_a_row.pop(origin, 0) + 1
+        self._in_a_row[hash(who)] = self._in_a_row.pop(hash(who), 0) + 1
         if len(self._in_a_row) > _MOST_FAILING:
             self._in_a_row.popitem(last=False)
 
-    def end(self, origin: str) -> None:
+    def end(self, who: str) -> None:
         """It has answered."""
-        self._in_a_row.pop(origin, None)
+        self._in_a_row.pop(hash(who), None)
 
 
 def _poster_maker() -> Callable[..., Poster]:
