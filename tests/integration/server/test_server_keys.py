@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from langgraph_sdk import get_client
+from speaking_agents import Held
 
 from trackside.app.server.auth.keys import KeyAuthenticator
 from trackside.app.server.failures import HttpError
@@ -312,6 +313,32 @@ async def test_who_waits_for_a_run_is_told_nothing_of_it_once_his_key_is_revoked
             assert task.result().strip("\n") == ""
         async with httpx.AsyncClient(base_url=served.url, headers={"x-api-key": other.secret}, timeout=20) as http:
             assert (await http.get(f"/runs/{run}/join")).json() == {"output": "secret"}
+
+
+@pytest.mark.parametrize("way", ["wait", "stream", "join", "join_stream"])
+async def test_a_run_that_ends_with_its_client_does_so_when_his_key_is_revoked(
+    serve_agents: ServeAgents, way: str
+) -> None:
+    held = Held()
+    quick = ServerSettings(heartbeat=0.05)
+    async with serve_agents({"held": held.agent()}, access=KEYS, server=quick, shutdown_grace=0.0) as served:
+        made = await served.app.store.api_keys.create("laptop", owner="ada")
+        async with httpx.AsyncClient(base_url=served.url, headers={"x-api-key": made.secret}, timeout=20) as http:
+            thread = (await http.post("/threads", json={})).json()["thread_id"]
+            body = {"assistant_id": "held", "on_disconnect": "cancel"}
+            asked: tuple[str, str, Any] = ("POST", f"/threads/{thread}/runs/{way}", body)
+            if way.startswith("join"):
+                run = (await http.post(f"/threads/{thread}/runs", json={"assistant_id": "held"})).json()["run_id"]
+                path = f"/threads/{thread}/runs/{run}/{'join' if way == 'join' else 'stream'}"
+                asked = "GET", f"{path}?cancel_on_disconnect=true", None
+            begun = asyncio.Event()
+            read = _read_to_the_end if way.endswith("stream") else _read_until_cut_off
+            reading = asyncio.create_task(read(http, asked, begun))
+            await begun.wait()
+            await held.started.wait()
+            await served.app.store.api_keys.revoke(made.key.key_id)
+            await reading
+        await asyncio.wait_for(held.cancelled.wait(), 20)
 
 
 async def _read_until_cut_off(http: httpx.AsyncClient, wait: tuple[str, str, Any], begun: asyncio.Event) -> str:

@@ -42,7 +42,9 @@ class RevocableAnswer:
         self._asking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, but no more of it once the client is not let in; then the last that a stream says is why."""
+        """Send it, but no more of it once the client is not let in; then the last that a stream says is why, and what was to
+        happen when the client goes does.
+        """
         outlet = _Watched(send)
         self._ask_later(scope)
         try:
@@ -53,6 +55,8 @@ class RevocableAnswer:
                 raise
             said = answer_of(self._refusal)
             logger.info("%s was ended: %s", "a stream" if outlet.is_stream else "an answer", said.detail)
+            if (on_disconnect := getattr(self._answer, "on_disconnect", None)) is not None:
+                await on_disconnect()
             if outlet.has_begun:
                 await outlet.end(said.detail)
             else:
