@@ -38,7 +38,8 @@ async def authenticate(authorization: str | None, path: str, method: str, header
         raise Auth.exceptions.HTTPException(status_code=403, detail="You are blocked.")
     return {"identity": name, "permissions": ["threads:read"], "org": "acme", "github_token": "ghp_" + name * 10,
             "oauth": {"scope": "repo", "access_token": "ghp_" + name},
-            "logins": [{"at": "x", "footprint": 3, "OTP": "ghp_1", "pwd": "ghp_2"}]}
+            "logins": [{"at": "x", "footprint": 3, "OTP": "ghp_1", "pwd": "ghp_2", "mfaOtp": "ghp_3",
+                        "smsOTPCode": "ghp_4", "userTotpSeed": "ghp_5", "smsotp": "ghp_6"}]}
 
 def by_key(headers):
     found = headers.get("x-api-key") or headers.get(b"x-api-key", b"").decode()

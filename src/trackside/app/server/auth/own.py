@@ -25,9 +25,10 @@ logger = logging.getLogger("trackside.server")
 
 _LONGEST_IDENTITY: Final = 255
 _SECRET: Final = re.compile(
-    r"token|secret|passw|pwd|(?<![a-z])t?otp|key|credential|cookie|session|authoriz|bearer|jwt", re.IGNORECASE
+    r"(?i:token|secret|passw|pwd|key|credential|cookie|session|authoriz|bearer|jwt)"
+    r"|(?<![A-Za-z])(?i:t?otp)|(?i:otp)(?![A-Za-z])|Totp|Otp|(?<=[a-z])T?OTP"
 )
-"""In the names of what a function says of a user and nobody keeps."""
+"""In the names of what a function says of a user and nobody keeps: `totp_seed`, `smsotp`, `mfaOtpCode`; no `footprint`."""
 
 
 class UnsuitedFunctionError(TracksideError, TypeError):
