@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -201,6 +202,41 @@ async def test_what_a_run_says_is_asked_for_again_when_it_cannot_be_had_now(serv
             await page.clock.run_for(10_000)
             assert refused == answers[: None if says == "live" else -1]
         seen.complaints.clear()  # of what was refused
+
+
+async def test_what_is_missing_of_what_a_run_said_is_said(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    talks, waits = await api.ended("talks"), await api.start("waits")
+    missed = {"first": 2, "last": 2, "why": "the last of it did not come"}
+    gap = f"event: gap\ndata: {json.dumps(missed)}\n\n"
+    end = f"event: end\ndata: {json.dumps({'run_id': waits['run_id'], 'status': 'success'})}\n\n"
+    spoken = 'event: custom\ndata: {"still":"here"}\n\n'
+    told: list[str] = []
+
+    async def tell(route: Any) -> None:
+        await route.fulfill(body=told[-1], content_type="text/event-stream")
+
+    async with visit(server.url) as seen:
+        await seen.page.route(f"**/runs/{waits['run_id']}/stream", tell)
+        missing = "Some of what it said is missing here: the last of it did not come."
+        for says, shown, state in (
+            (spoken + gap + end, ["parts", '{"still":"here"}', missing], "ended"),
+            (gap + end, [missing], "ended, no text of it is kept"),
+            (end, [], "ended, it said nothing"),
+        ):
+            told.append(says)
+            page = await seen.go(f"/ui/runs/{waits['run_id']}")
+            await expect(page.locator("#stream-state")).to_have_text(state)
+            await expect(page.locator("#stream-lines > *")).to_have_text(shown)
+
+        await asyncio.to_thread(server.restart)  # which keeps nothing of what was said
+        page = await seen.go(f"/ui/runs/{talks['run_id']}")
+        await page.locator("#stream-details > summary").click()
+        await expect(page.locator("#stream-state")).to_have_text("ended, no text of it is kept")
+        await expect(page.locator("#stream-lines > .stream-note")).to_have_text(
+            re.compile("^Some of what it said is missing here: what the run said is not kept here, or did not come; .*")
+        )
+        seen.complaints.clear()  # of the server that was away
 
 
 async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: Any) -> None:

@@ -328,7 +328,7 @@ class Playground {
           if (this.isStopped) this.cancel();
         } else if (name === "messages") shown.message(data[0]);
         else if (name === "custom") shown.part(data);
-        else if (name === "gap") shown.problem("Some of what it said went by too fast to be shown. The thread has all of it.");
+        else if (name === "gap") shown.problem("Some of what it said did not come here. The thread has all of it.");
         else if (name === "error") {
           hasEnded = true;
           if (!this.input.value) this.input.value = this.sent ?? ""; // to be sent again

@@ -139,7 +139,7 @@ function take(name, text) {
   else if (mode === "messages/partial" || mode === "messages/complete") for (const one of data) message(one, callers.get(one?.id), namespace, "whole");
   else if (mode === "custom") part(namespace, shortened(JSON.stringify(data), MOST_OF_PART));
   else if (mode === "updates") part(namespace, Object.keys(data).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
-  else if (mode === "gap") line("stream-note", "What it said before this is not kept any more.");
+  else if (mode === "gap") line("stream-note", `Some of what it said is missing here: ${data?.why ?? "it is not kept any more, or did not come"}.`);
 }
 
 function part(namespace, text) {
@@ -190,8 +190,9 @@ function end(name, data) {
   } catch {
     // then it has ended, and that is all
   }
-  const isEmpty = !lines.childElementCount;
-  const nothing = isEmpty ? (section.dataset.isOver === "yes" ? "no text of it is kept" : "it said nothing") : "";
+  const isEmpty = !lines.querySelector(":scope > :not(.stream-note)");
+  const mayHaveSpoken = section.dataset.isOver === "yes" || lines.childElementCount > 0;
+  const nothing = isEmpty ? (mayHaveSpoken ? "no text of it is kept" : "it said nothing") : "";
   state.textContent = [name === "error" ? `failed: ${said.error ?? ""}` : "ended", nothing].filter(Boolean).join(", ");
   if (section.dataset.isOver !== "yes") refresh();
 }
