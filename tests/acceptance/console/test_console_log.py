@@ -20,6 +20,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 TURNED = "evil\u202etxt.exe\u200b\u2066"
 ARABIC = "تقرير عن الأسعار"
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 def database(folder: Path) -> str:
@@ -198,10 +202,6 @@ async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
 ) -> None:
     server = await serve()
     await record(database(tmp_path), [RecordedRun()])
-    hide = """(hidden) => {
-        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
-        document.dispatchEvent(new Event("visibilitychange"));
-    }"""
     async with visit(server.url) as seen:
         asked: list[str] = []
         page = await seen.go("/ui/log?agent=talks")
@@ -209,12 +209,12 @@ async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
         page.on("request", lambda request: asked.append(request.url))
 
         async def away(runs: int) -> list[int]:
-            await page.evaluate(hide, True)
+            await page.evaluate(HIDE, True)
             await record(database(tmp_path), (RecordedRun(ago=60 - n / 100, agent="talks") for n in range(runs)))
             await record(database(tmp_path), [RecordedRun(agent="another")])
             found = await all_positions(server.url, agent="talks")
             asked.clear()
-            await page.evaluate(hide, False)
+            await page.evaluate(HIDE, False)
             await expect(page.locator("#log tbody tr").first).to_have_attribute("data-position", str(found[0]))
             return found
 
@@ -231,6 +231,31 @@ async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
         await page.get_by_role("link", name="Show what was skipped").click()
         await page.wait_for_url(f"**before={shown[-1]}")
         await has_rows(page, 100)
+
+
+async def test_of_large_events_that_came_while_nobody_looked_few_are_asked_for_at_once(
+    serve: Any, visit: Any, tmp_path: Path
+) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        sizes: list[int] = []
+        page = await seen.go("/ui/log?type=human_message")
+        await is_live(page)
+        await page.evaluate(HIDE, True)
+        large = "x" * 400_000
+        await record(database(tmp_path), (RecordedRun(ago=60 - n / 100, question=large) for n in range(100)))
+        [newest, *_] = await all_positions(server.url, type="human_message", limit=1)
+        page.on(
+            "response",
+            lambda response: "newest_first" in response.url and sizes.append(int(response.headers["content-length"])),
+        )
+        await page.evaluate(HIDE, False)
+        await is_live(page)
+        await expect(page.locator("#log tbody tr").first).to_have_attribute("data-position", str(newest))
+        await expect(page.locator("#skipped")).to_contain_text("Events were skipped")
+        assert max(sizes) < 6_000_000
+        assert 19_000_000 < sum(sizes) < 26_000_000, "as much as it keeps, and not all of 40 MB"
+        assert len(await positions(page)) > 40
 
 
 async def test_a_flood_is_drawn_as_far_as_anybody_can_read(serve: Any, visit: Any, tmp_path: Path) -> None:

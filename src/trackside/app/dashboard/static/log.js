@@ -17,7 +17,9 @@ const MOST_ROWS = Number(log.dataset.mostRows);
 const MOST_CHARS = Number(log.dataset.mostChars);
 const RETRY = 2_000; // milliseconds
 const AT_ONCE = 200; // events that are drawn in one go
-const MISSED = 250; // events that are asked for at once, of what came while nobody looked
+const MISSED = 10; // events that are asked for first, of what came while nobody looked
+const MOST_MISSED = 250; // that are asked for at once, and about how many characters these may have
+const MISSED_CHARS = 5_000_000;
 const MOST_WAITING = 20_000_000; // characters of events that have not been drawn
 const SHARE = 2; // a batch is followed by so many times as long in which nothing is drawn
 
@@ -225,14 +227,17 @@ function behind(path, more = {}) {
 async function catchUp(signal) {
   const missed = [];
   let size = 0;
+  let limit = MISSED;
   let more = {};
   while (more !== null && missed.length < MOST_ROWS && size < MOST_WAITING) {
-    const response = await fetch(behind("/events", { newest_first: true, limit: MISSED, ...more }), { signal, cache: "no-store" });
+    const response = await fetch(behind("/events", { newest_first: true, limit, ...more }), { signal, cache: "no-store" });
     if (!response.ok) throw new Error(`${response.status}`);
-    for (const event of await response.json()) {
-      missed.push({ position: event.position, data: JSON.stringify(event) });
-      size += missed.at(-1).data.length;
-    }
+    const found = (await response.json()).map((event) => ({ position: event.position, data: JSON.stringify(event) }));
+    const weight = found.reduce((sum, { data }) => sum + data.length, 0);
+    missed.push(...found);
+    size += weight;
+    // The next ones may be larger, so it asks for twice as many at most.
+    limit = Math.max(1, Math.min(2 * limit, MOST_MISSED, Math.floor((found.length * MISSED_CHARS) / weight)));
     const before = response.headers.get("x-pagination-next");
     more = before === null ? null : { before };
   }
