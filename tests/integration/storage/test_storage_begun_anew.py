@@ -75,10 +75,15 @@ async def test_runs_of_a_thread_that_is_gone_are_not_of_the_one_that_has_its_id(
     elsewhere = await ended(store, script, "another")
     await store._writer.write(RemoveRuns([old]))
     assert await store.thread("t") is None
+    deleted = await ended(store, script, "t")
+    await store.threads_of(None).remove_run("t", deleted.run_id)
+    undone = script(thread_id="t")
+    await store.append([undone.started(), undone.event("run_cancelled", cancel_mode="rollback", completion_data={})])
     await store._writer.write(admission(script, "new", "t"))
+    assert [run.run_id for run in await store.runs(thread_id="t")] == ["new"]
 
-    asked = {old.run_id, elsewhere.run_id, "new", "never"}
-    assert await RunEnds(store).runs_on("t", asked) == {"new"}
+    asked = {old.run_id, elsewhere.run_id, deleted.run_id, undone.run_id, "new", "never"}
+    assert await RunEnds(store).runs_on("t", asked) == {deleted.run_id, undone.run_id, "new"}
 
 
 async def test_who_changes_a_thread_as_it_is_pruned_finds_none_and_others_are_not_concerned(

@@ -44,8 +44,11 @@ class RunEnds:
         return None if thread is None else thread.created_at
 
     async def runs_on(self, thread_id: str, run_ids: set[str]) -> set[str]:
-        """Those of these runs that are of the thread that has this id now: with an earlier one its runs are gone, too."""
-        found = [await self._store.run(run_id) for run_id in run_ids]
+        """Those of these runs that are of the thread that has this id now, also if they were rolled back or deleted since.
+
+        No run of an earlier one is there: its id was free for another one only once they had gone.
+        """
+        found = [await self._store.run(run_id, removed=True) for run_id in run_ids]
         return {run.run_id for run in found if run is not None and run.thread_id == thread_id}
 
 
