@@ -114,6 +114,38 @@ async def test_of_a_run_that_goes_on_as_another_attempt_that_is_cancelled(serve_
 @pytest.mark.parametrize(
     ("action", "says"),
     [
+        ("interrupt", "It went on as run {last}. Cancelled: what it has done so far stays."),
+        ("rollback", "Cancelled: its thread goes back to what it was before."),
+    ],
+)
+async def test_so_is_one_as_which_it_goes_on_while_it_is_to_be_cancelled(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch, action: str, says: str
+) -> None:
+    first, look = new_id(), _run_reading.details_of
+    async with serve_agents({"sleep": sleep}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        store, last = served.app.store, (await started(http, "sleep"))["run_id"]
+        events = make_run(first, thread_id=new_id(), messages=0, status=RunStatus.error)[:3]
+        ends = [replace(events[-1], payload={**events[-1].payload, "retried_as": last})]
+        await store.append(events[:-1])
+
+        async def look_and_let_it_end(call: Call[Any, Any], run_id: str) -> RunDetails:
+            found = await look(call, run_id)
+            if ends:
+                await store.append([ends.pop()])
+            elif run_id == last:
+                async for _ in store.follow(run_id=last, types=["run_cancelled"]):
+                    break
+                found = await look(call, run_id)
+            return found
+
+        monkeypatch.setattr(_run_reading, "details_of", look_and_let_it_end)
+        said = await sent(http, f"/ui/runs/{first}/cancel", action=action)
+        assert said.text == says.format(last=last)
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
         ("interrupt", "Cancelled: what it has done so far stays."),
         ("rollback", "Cancelled: its thread goes back to what it was before."),
     ],

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from trackside.app.attempts import named_in, stopped
 from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import body_heard, body_of, body_of_ended, event_frame
 from trackside.app.server.parts import ServerParts
@@ -169,8 +170,8 @@ async def final_body(
 
 async def next_attempt(parts: ServerParts, run_id: str) -> StoredRun | None:
     """The run as which one goes on that has ended; None: it has not ended, or that is all of it."""
-    again = (await _said_last(parts, run_id)).get("retried_as")
-    return None if again is None else await parts.store.run(str(again), removed=True)
+    again = named_in(await _said_last(parts, run_id))
+    return None if again is None else await parts.store.run(again, removed=True)
 
 
 async def _said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
@@ -182,25 +183,13 @@ async def _said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
     return says
 
 
-async def last_attempt(parts: ServerParts, run: StoredRun) -> StoredRun:
-    """The run, or the last attempt as which it goes on, if it has ended."""
-    while is_final(run.status) and (again := await next_attempt(parts, run.run_id)) is not None:
-        run = again
-    return run
-
-
 async def cancelled(
     parts: ServerParts, run: StoredRun, *, action: CancelAction | str = CancelAction.interrupt
 ) -> StoredRun:
     """Cancel a run, or the last attempt as which it goes on; which one that is. One that has ended is left alone."""
-    run = await last_attempt(parts, run)
-    while not is_final(run.status):
-        await parts.manager.cancel(run.run_id, action=action)
-        again = await next_attempt(parts, run.run_id)  # it may have ended just before
-        if again is None:
-            break
-        run = await last_attempt(parts, again)
-    return run
+    return await stopped(
+        run, lambda one: next_attempt(parts, one.run_id), lambda one: parts.manager.cancel(one.run_id, action=action)
+    )
 
 
 async def _body_of_one(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from trackside.app import attempts
 from trackside.app.dashboard.declaring import API
 from trackside.app.dashboard.pages._answering import closed_questions
 from trackside.app.dashboard.pages._timeline import Happened, Ran
@@ -142,16 +143,27 @@ async def end_of(call: AnyCall, run_id: str) -> LogEvent | None:
     return found[0] if found else None
 
 
+async def next_attempt(call: AnyCall, run: RunDetails) -> RunDetails | None:
+    """The run as which one goes on; None: it has not ended, or that is all of it.
+
+    Raises:
+        UnknownRunError: it was removed.
+    """
+    end = await end_of(call, run.run_id)
+    again = None if end is None else attempts.named_in(end.payload)
+    return None if again is None else await details_of(call, again)
+
+
 async def last_attempt(call: AnyCall, run: RunDetails) -> RunDetails:
-    """The run, or the last attempt as which it goes on, if it has ended."""
-    while is_final(run.status) and (end := await end_of(call, run.run_id)) is not None:
-        if (again := end.payload.get("retried_as")) is None:
-            break
+    """The run, or the last attempt as which it goes on, if it has ended; of those that are there."""
+
+    async def after(one: RunDetails) -> RunDetails | None:
         try:
-            run = await details_of(call, str(again))
-        except UnknownRunError:  # it was removed
-            break
-    return run
+            return await next_attempt(call, one)
+        except UnknownRunError:
+            return None
+
+    return await attempts.last_attempt(run, after)
 
 
 async def page_of_events(call: AnyCall, run_id: str, after: int) -> EventPage:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
+from trackside.app.attempts import last_attempt
 from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.pages import _run_reading as reading
 from trackside.app.dashboard.pages._run_commands import create_request
@@ -31,18 +33,23 @@ class Cancel(Form, kw_only=True):
 async def cancel_run(call: Call[Cancel, None]) -> Any:
     """Stop a run, or the attempt as which it goes on, if that has not ended: its page may be a moment old."""
     run = await reading.last_attempt(call, await reading.details_of(call, call.run_id))
-    went_on = "" if run.run_id == call.run_id else f"It went on as run {run.run_id}. "
     if is_final(run.status):
-        return Said(f"{went_on}It had already ended: {run.status.value}.")
+        return Said(f"{_went_on(call, run)}It had already ended: {run.status.value}.")
     path = {"thread_id": run.thread_id, "run_id": run.run_id}
     await API.ask(call, run_cancels.cancel_run, path=path, query={"action": call.body.action})
     with suppress(UnknownRunError):  # of one that is rolled back
-        run = await reading.details_of(call, run.run_id)
+        named = await reading.details_of(call, run.run_id)
+        run = await last_attempt(named, partial(reading.next_attempt, call))  # it may have ended just before
+    went_on = _went_on(call, run)
     if is_final(run.status) and run.status is not RunStatus.cancelled:
         return Said(f"{went_on}It has ended meanwhile: {run.status.value}.")
     if call.body.action == "rollback":
         return Said(f"{went_on}Cancelled: its thread goes back to what it was before.")
     return Said(f"{went_on}Cancelled: what it has done so far stays.")
+
+
+def _went_on(call: Call[Any, Any], run: RunDetails) -> str:
+    return "" if run.run_id == call.run_id else f"It went on as run {run.run_id}. "
 
 
 @action(routes, "/ui/runs/{run_id}/delete", body=Form)

@@ -1,0 +1,47 @@
+"""From a run that has ended to the attempt as which it goes on, and what stops that, however runs are read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus
+
+
+class AnyRun(Protocol):
+    """A run, as whoever asks has it."""
+
+    @property
+    def status(self) -> RunStatus:
+        """How it stands."""
+        ...
+
+
+type After[R] = Callable[[R], Awaitable[R | None]]
+"""Finds the run as which one goes on; None: it has not ended, that is all of it, or the other one is gone."""
+
+
+def named_in(says: Mapping[str, Any]) -> str | None:
+    """The id of the run as which one goes on whose last event says this; None: that is all of it."""
+    again = says.get("retried_as")
+    return None if again is None else str(again)
+
+
+async def last_attempt[R: AnyRun](run: R, after: After[R]) -> R:
+    """The run, or the last attempt as which it goes on, if it has ended."""
+    while is_final(run.status) and (again := await after(run)) is not None:
+        run = again
+    return run
+
+
+async def stopped[R: AnyRun](run: R, after: After[R], stop: Callable[[R], Awaitable[object]]) -> R:
+    """Stop a run, or the last attempt as which it goes on; which one, as it was. One that has ended is left alone."""
+    run = await last_attempt(run, after)
+    while not is_final(run.status):
+        await stop(run)
+        again = await after(run)  # it may have ended just before
+        if again is None:
+            break
+        run = await last_attempt(again, after)
+    return run
