@@ -100,6 +100,15 @@ async def test_it_is_a_node_of_another_graph_and_streams_through_it(remote: Remo
     assert [[name.partition(":")[0] for name in space] for space, _ in parts] == [["remote", "inside"], ["remote"], []]
 
 
+async def test_a_node_that_a_human_lets_through_is_called_each_time(remote: Remote, thread_id: str) -> None:
+    builder = StateGraph(MessagesState).add_node("remote", remote("chat")).add_edge(START, "remote")
+    local = builder.compile(checkpointer=InMemorySaver(), interrupt_before=["remote"])
+    for said in ("one", "two"):
+        await local.ainvoke({"messages": [HumanMessage(said)]}, on(thread_id))
+        values = await local.ainvoke(None, on(thread_id))
+        assert values["messages"][-1].content == f"you said {said}"
+
+
 async def test_its_questions_are_asked_here_and_answered_there(remote: Remote, thread_id: str) -> None:
     graph = remote("approve")
     values = await graph.ainvoke(PAY, on(thread_id))

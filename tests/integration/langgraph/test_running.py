@@ -166,6 +166,15 @@ async def test_a_node_sees_its_config_its_context_and_its_run(stage: Any) -> Non
     assert config["configurable"] == {"shade": "dark"}
 
 
+async def test_nobody_else_tells_a_graph_what_langgraph_tells_those_inside(open_stage: Any) -> None:
+    stage = await open_stage(checkpointer=InMemorySaver())
+    graph = counting().compile()
+    own = {"__pregel_resuming": True, "__pregel_checkpointer": None, "__pregel_runtime": {}}
+    for turn in (1, 2):
+        outcome = await stage.play(graph, {"n": 1}, thread_id="t", config={"configurable": own})
+        assert outcome.values == {"n": 2 * turn}
+
+
 async def test_sync_nodes_in_threads_and_tools_see_their_run(stage: Any) -> None:
     seen: list[tuple[str, Any, bool]] = []
 

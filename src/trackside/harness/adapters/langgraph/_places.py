@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 
@@ -17,6 +17,9 @@ from trackside.harness.ids import assistant_id_of
 
 type Origin = Mapping[str, Any]
 """The checkpoint that a run begins with, as keys of a config's `configurable`; empty: the thread's newest state."""
+
+_OF_LANGGRAPH: Final = "__pregel_"
+"""How the keys begin by which LangGraph speaks to a graph inside another; a `RemoteGraph` that is a node sends some."""
 
 
 async def origin_of(run: RunContext, graph: Graph) -> Origin:
@@ -63,14 +66,16 @@ def place_of(run: RunContext, origin: Origin) -> RunnableConfig:
 
 
 def configurable_of(run: RunContext, origin: Origin) -> dict[str, Any]:
-    """What a run's config hands to its graph.
+    """What a run's config hands to its graph. Nobody else than LangGraph tells that where it is inside another.
 
     Raises:
         InvalidSpecError: it is about another thread.
     """
     configurable = section(run, "configurable")
     check_thread(configurable, run.thread_id)
-    own = {key: value for key, value in configurable.items() if key not in PLACE}
+    own = {
+        key: value for key, value in configurable.items() if key not in PLACE and not str(key).startswith(_OF_LANGGRAPH)
+    }
     if (user := own.get(USER)) is not None:
         own[USER] = user_of(user)
     if (user_id := own.get(USER_ID)) is not None:  # by his own name for whom he asks, else by whose key he does
