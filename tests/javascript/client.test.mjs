@@ -207,6 +207,12 @@ describe("runs", () => {
     assert.equal((await runs.get(thread_id, created.run_id)).status, "success");
   });
 
+  test("that come to nothing are no error", async () => {
+    const { thread_id } = await threads.create();
+    assert.deepEqual(await runs.wait(null, "quiet", { input: {} }), {});
+    assert.deepEqual(await runs.wait(thread_id, "quiet", { input: {} }), {});
+  });
+
   test("take config, context and metadata", async () => {
     const asked = { input: {}, config: { configurable: { language: "de" } }, context: { name: "Ada" } };
     // LangGraph's own server takes one of the two; both say whose they are here.

@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Tool
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_store, get_stream_writer
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
@@ -176,3 +177,8 @@ async def open_(state: Keyed) -> Keyed:
 
 gate = StateGraph(Keyed).add_node("wait", wait).add_edge(START, "wait").compile()
 release = StateGraph(Keyed).add_node("open", open_).add_edge(START, "open").compile()
+
+
+@entrypoint()
+async def quiet(input: Any) -> None:
+    """Nothing comes of it."""

@@ -152,6 +152,30 @@ async def test_where_to_go_on_is_said_relative_to_the_clients_address(serve_agen
     assert stream.headers["x-accel-buffering"] == "no"
 
 
+async def test_what_came_to_nothing_is_an_object_which_clients_look_into(serve_agents: Any) -> None:
+    gate = Gate()
+
+    async def quiet(input: Any) -> None: ...
+
+    async def saying_nothing(input: Any, run: RunContext) -> None:
+        run.send(None, "values")
+
+    agents = {"quiet": quiet, "saying": saying_nothing, "gate": gate_agent(gate)}
+    async with serve_agents(agents) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        for agent in ("quiet", "saying"):
+            assert await runs.wait(None, agent, input={}) == {}
+            assert await runs.wait(thread_id, agent, input={}) == {}
+            (run, *_) = await runs.list(thread_id)
+            assert await runs.join(thread_id, run["run_id"]) == {}
+        waited = asyncio.create_task(runs.wait(thread_id, "gate"))
+        await gate.started.wait()
+        (run, *_) = await runs.list(thread_id)
+        await runs.cancel(thread_id, run["run_id"])
+        assert await waited == {}
+
+
 async def test_a_failed_wait_is_no_failed_request(serve_agents: Any) -> None:
     async with serve_agents({"failing": failing}) as served:
         runs = served.client.runs

@@ -224,7 +224,8 @@ class _Watched:
         output = None
         if status is RunStatus.success:
             answer = await self._connection.get(f"{self._path}/join")
-            output = msgspec.json.decode(answer.body)
+            said = msgspec.json.decode(answer.body)
+            output = None if said == {} else said  # so servers say that nothing came of it
         return RunResult(
             self._run_id,
             self._thread_id,

@@ -22,6 +22,7 @@ from trackside.harness.types import RunStatus
 
 _decode = msgspec.json.Decoder().decode
 _GIVES = frozenset({RunStatus.success, RunStatus.interrupted})
+_NOTHING = b"null"
 
 
 class RunEnd(NamedTuple):
@@ -81,7 +82,8 @@ def gap_said(gap: StreamGap) -> dict[str, Any]:
 
 
 async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Caller) -> bytes:
-    """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong.
+    """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong. Clients look
+    into it, so it is an object also where nothing came of the run.
 
     Raises:
         HttpError: another process has ended the run, and what it gave back has gone with the thread.
@@ -94,13 +96,13 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Cal
     if result.status is RunStatus.interrupted:
         interrupts = says.get("interrupts", ()) if says is not None else ()
         known = _decode(values) if values is not None else await find(parts, result, agent, caller)
-        return json_bytes(with_questions(known, interrupts))
+        return _given(known, interrupts)
     if values is not None:
-        return values
+        return _said(values)
     if result.output is not None:
         output = result.output
         return json_bytes(output if isinstance(output, dict) else {"output": output})
-    return json_bytes(await find(parts, result, agent, caller))
+    return _given(await find(parts, result, agent, caller))
 
 
 async def _failure_of(parts: ServerParts, result: RunResult, says: Mapping[str, Any] | None) -> RunEnd:
@@ -123,7 +125,7 @@ def body_heard(parts: ServerParts, run_id: str) -> bytes | None:
         return _failed(end)
     if values is None or end.status not in _GIVES:
         return None
-    return json_bytes(with_questions(_decode(values), end.interrupts)) if end.interrupts else values
+    return _said(values, end.interrupts)
 
 
 async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> bytes:
@@ -138,9 +140,8 @@ async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> b
     said = parts.streams.end_of(run.run_id)
     values = parts.streams.values(run.run_id)
     if said is not None and values is not None:
-        interrupts = said.get("interrupts", ())
-        return json_bytes(with_questions(_decode(values), interrupts)) if interrupts else values
-    return json_bytes(await _values_left(parts, run, run.agent or "", caller))
+        return _said(values, said.get("interrupts", ()))
+    return _given(await _values_left(parts, run, run.agent or "", caller))
 
 
 async def thread_values(
@@ -179,6 +180,17 @@ async def _values_left(parts: ServerParts, run: RunResult | StoredRun, agent: st
 
 def _failed(end: RunEnd) -> bytes:
     return json_bytes({"__error__": end.failure})
+
+
+def _said(values: bytes, interrupts: Any = ()) -> bytes:
+    """The body for values that were said live."""
+    return _given(_decode(values), interrupts) if interrupts or values == _NOTHING else values
+
+
+def _given(values: Any, interrupts: Any = ()) -> bytes:
+    """The body for values: `{}` where there are none."""
+    found = with_questions(values, interrupts)
+    return json_bytes({} if found is None else found)
 
 
 def with_questions(values: Any, interrupts: Any) -> Any:
