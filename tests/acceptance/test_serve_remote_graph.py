@@ -138,6 +138,14 @@ async def test_its_events_are_followed_as_those_of_a_graph_here(remote: Remote, 
     assert output["messages"][-1]["content"] == "you said hi"
 
 
+async def test_a_question_is_answered_by_what_is_followed_so(remote: Remote, thread_id: str) -> None:
+    await remote("approve").ainvoke(PAY, on(thread_id))
+    answer = Command(resume="yes")
+    async with await remote("approve").astream_events(answer, on(thread_id), version="v3") as run:
+        output = await run.output()
+    assert output["messages"][-1]["content"] == "it is paid"
+
+
 def test_so_they_are_without_an_event_loop(url: str) -> None:
     with (
         get_sync_client(url=url, api_key=None) as client,

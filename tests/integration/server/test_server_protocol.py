@@ -177,6 +177,55 @@ async def test_several_questions_are_answered_at_once(serve_agents: Any) -> None
         assert sorted((await it.output)["log"]) == ["how how!", "why why!"]
 
 
+def waits(event: Any) -> bool:
+    return ends(event, "interrupted")
+
+
+async def test_an_input_is_the_answer_where_the_thread_waits_for_one(serve_agents: Any) -> None:
+    async with serve_agents({"ask": asking("why")}) as served, served.client.threads.stream(assistant_id="ask") as it:
+        first = await it.run.start(input={"log": []})
+        paused = await events_until(it, waits)
+        run = await it.run.start(input="because")
+        assert await served.client.runs.join(it.thread_id, run["run_id"]) == {"log": ["why because"]}
+        asked = await served.app.store.request_of(run["run_id"])
+        assert (asked.get("input"), asked["command"]) == (None, {"resume": "because"})
+        events = await events_until(it, ends, ["lifecycle", "input"], since=paused[-1]["seq"])
+        assert of(events, "input.answered")
+        again = await it.run.start(input={"log": ["more"]})
+        await events_until(it, waits, since=events[-1]["seq"])
+        assert len({first["run_id"], run["run_id"], again["run_id"]}) == 3
+
+
+async def test_an_input_that_names_a_checkpoint_starts_over_though_the_thread_waits(serve_agents: Any) -> None:
+    async with serve_agents({"ask": asking("why")}) as served, served.client.threads.stream(assistant_id="ask") as it:
+        await it.run.start(input={"log": []})
+        await events_until(it, waits)
+        newest = (await served.client.threads.get_state(it.thread_id))["checkpoint"]["checkpoint_id"]
+        for place in ({"forkFrom": newest}, {"config": {"configurable": {"checkpoint_id": newest}}}):
+            said = await command(served, it.thread_id, "run.start", assistant_id="ask", input={"log": ["new"]}, **place)
+            values = await served.client.runs.join(it.thread_id, said["result"]["run_id"])
+            assert (values["log"][-1], len(values["__interrupt__"])) == ("new", 1)
+
+
+async def test_a_start_that_is_made_again_means_what_it_meant(serve_agents: Any) -> None:
+    async def start(key: str, input: Any) -> Any:
+        says = {"id": 1, "method": "run.start", "params": {"assistant_id": "ask", "input": input}}
+        path, headers = f"/threads/{thread_id}/commands", {"Idempotency-Key": key}
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            return (await http.post(path, json=says, headers=headers)).json()
+
+    thread_id = new_id()
+    async with serve_agents({"ask": asking("why")}) as served:
+        asked = await start("one", {"log": []})
+        await served.client.runs.join(thread_id, asked["result"]["run_id"])
+        assert (await start("one", {"log": []}))["result"] == asked["result"]
+        answered = await start("two", "because")
+        values = await served.client.runs.join(thread_id, answered["result"]["run_id"])
+        assert values == {"log": ["why because"]}
+        assert (await start("two", "because"))["result"] == answered["result"]
+        assert (await start("two", "another"))["error"] == "invalid_argument"
+
+
 async def test_an_answer_to_what_nobody_asks_is_refused(serve_agents: Any) -> None:
     async with serve_agents({"chat": talking()}) as served, served.client.threads.stream(assistant_id="chat") as thread:
         await thread.run.start(input=HI)

@@ -114,6 +114,12 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None, part: str
         raise HttpError(status=422, detail=why) from exc
 
 
+def is_of_used_key(exc: HttpError) -> bool:
+    """Whether a run was not let in as its key was there for another one."""
+    cause = exc.__cause__
+    return isinstance(cause, InvalidSpecError) and cause.details.get("field") == "idempotency_key"
+
+
 def _own_key(principal: Principal, key: str, part: str = "") -> str:
     """A key that no other caller can have, whatever both are called.
 

@@ -11,12 +11,12 @@ import msgspec
 
 from trackside.app.server.access import agent_of_thread, thread_for
 from trackside.app.server.auth.handlers import Action
-from trackside.app.server.failures import answer_of
+from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.following import heard_thread
 from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.routing import Call
-from trackside.app.server.starting import LENIENT_RESUME, agent_named, started
+from trackside.app.server.starting import LENIENT_RESUME, agent_named, is_of_used_key, started
 from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.server.wire.protocol import (
     STARTS,
@@ -34,7 +34,7 @@ from trackside.app.server.wire.protocol import (
     StateFork,
     StateGet,
 )
-from trackside.app.server.wire.runs import CheckpointRef, RunCreate
+from trackside.app.server.wire.runs import CheckpointRef, Command, RunCreate
 from trackside.app.storage import StoredThread
 from trackside.app.streams.protocol import MARKS, log_of
 from trackside.harness.errors import (
@@ -46,7 +46,9 @@ from trackside.harness.errors import (
     UnknownRunError,
     UnknownThreadError,
 )
+from trackside.harness.questions import asked_in
 from trackside.harness.states import StateSnapshot
+from trackside.harness.types import ThreadStatus
 
 logger = logging.getLogger("trackside.server")
 
@@ -175,7 +177,35 @@ async def _start(call: CommandCall, params: RunStart) -> Any:
     asked = RunCreate(**fields)
     asked.multitask_strategy = params.multitask_strategy or params.strategy
     asked.checkpoint_id = params.checkpoint_id or params.fork_from
-    return await _run(call, asked)
+    if asked.input is None or asked.command is not None or _names_checkpoint(asked):
+        return await _run(call, asked)
+    answer = msgspec.structs.replace(asked, input=None, command=Command(resume=asked.input))
+    is_answer = await _is_asked(call, asked)
+    try:
+        return await _run(call, answer if is_answer else asked)
+    except HttpError as exc:
+        if not is_of_used_key(exc):
+            raise
+        # It may be made again: then it meant what it did when the thread was as it was then, and finds that run.
+        return await _run(call, asked if is_answer else answer)
+
+
+def _names_checkpoint(asked: RunCreate) -> bool:
+    """Whether a run says itself where it begins, also as clients do that fork by its config."""
+    own = (asked.config or {}).get("configurable")
+    named = own.get("checkpoint_id") if isinstance(own, Mapping) else None
+    return bool(named or asked.checkpoint_id or asked.checkpoint)
+
+
+async def _is_asked(call: CommandCall, asked: RunCreate) -> bool:
+    """Whether the thread waits for an answer of whoever starts this run, which its input is then, as the protocol says."""
+    manager = call.parts.manager
+    thread = await call.parts.store.thread(call.thread_id, owner=call.principal.owner)
+    if thread is None or thread.status is not ThreadStatus.interrupted:
+        return False
+    if agent_of_thread(thread, manager) != agent_named(asked.assistant_id, manager):
+        return False
+    return bool(asked_in((await StatesOfThread.of(call, thread).state()).interrupts))
 
 
 async def _run(call: CommandCall, asked: RunCreate) -> Any:

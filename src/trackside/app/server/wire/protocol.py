@@ -77,7 +77,9 @@ class EventsWanted(Struct, forbid_unknown_fields=True):
 
 
 class RunStart(RunCreate, forbid_unknown_fields=True):
-    """`run.start`: what a run that is created takes, and other names that clients have for some of it."""
+    """`run.start`: what a run that is created takes, and other names that clients have for some of it. On a thread that
+    waits for an answer its input is the answer, unless it names a checkpoint.
+    """
 
     fork_from: str | None = field(name="forkFrom", default=None)
     strategy: Literal["reject", "enqueue", "interrupt", "rollback"] | None = field(
