@@ -19,6 +19,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 from trackside import InvalidSpecError, RunSpec, RunStatus, TracksideError, as_agent, current_run, run_agent
 from trackside.harness.adapters.langgraph import LangGraphAgent, adapt
@@ -385,6 +386,19 @@ async def test_run_interrupt_inside_a_graph_says_what_to_call_instead(stage: Any
     agent = as_agent(calling(ask))
     with pytest.raises(TracksideError, match=r"langgraph\.types\.interrupt"):
         await agent.run(run_context({"n": 1}))
+
+
+@pytest.mark.parametrize("mode", ["values", "events"])
+async def test_a_graph_that_hands_over_to_one_around_it_is_told_that_there_is_none(open_stage: Any, mode: str) -> None:
+    async def hand_over(state: Count) -> Command[Any]:
+        return Command(graph=Command.PARENT, goto="bob", update={"n": 10})
+
+    stage = await open_stage(checkpointer=InMemorySaver())
+    outcome = await stage.play(calling(hand_over), {"n": 1}, thread_id="t", stream_mode=["values", mode])
+    assert (outcome.status, outcome.end["error_type"]) == (RunStatus.error, "NoParentGraphError")
+    assert "`Command.PARENT`), and there is none" in outcome.end["error"]
+    again = await stage.play(counting().compile(), {"n": 1}, thread_id="t")
+    assert again.values["n"] == 3
 
 
 @pytest.mark.parametrize("asked", [{}, {"config": {"configurable": {"name": "ada"}}}])

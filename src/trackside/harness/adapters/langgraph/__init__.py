@@ -6,7 +6,7 @@ shows what its checkpointer has kept, `_describing` what it is made of; `_factor
 """
 
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
-from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
+from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError, NoParentGraphError
 from trackside.harness.adapters.langgraph._factory import GraphFactory, adapt_factory
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "GraphPauseError",
     "LangGraphAgent",
     "NoCheckpointerError",
+    "NoParentGraphError",
     "adapt",
     "adapt_factory",
 ]

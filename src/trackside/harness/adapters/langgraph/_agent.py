@@ -12,11 +12,12 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
+from langgraph.errors import ParentCommand
 
 from trackside.harness.adapters.langgraph._asking import check_key, check_spec
 from trackside.harness.adapters.langgraph._context import completed
 from trackside.harness.adapters.langgraph._describing import drawing_of, schemas_of, subgraphs_of
-from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
+from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError, NoParentGraphError
 from trackside.harness.adapters.langgraph._graph import (
     CompiledStateGraph,
     Graph,
@@ -144,6 +145,7 @@ class LangGraphAgent:
             NotPausedError: it resumes a thread that waits for nothing.
             NoCheckpointerError: the graph has to wait, and nothing can remember it.
             GraphPauseError: a node called `run.interrupt`.
+            NoParentGraphError: a node hands over to the graph around it.
             ErrorOutputError: the last that the graph says is that a tool has failed.
         """
         saver = checkpointer_of(self._graph_for(run))
@@ -219,6 +221,8 @@ class LangGraphAgent:
             await stream.follow(value, config)
         except RunPaused as exc:
             raise GraphPauseError(graph=self.name) from exc
+        except ParentCommand as exc:
+            raise NoParentGraphError(graph=self.name) from exc
         finally:
             recorder.close()
         return await self._result(run, graph, stream)

@@ -13,3 +13,9 @@ class GraphPauseError(TracksideError):
     """A node of the graph {graph!r} called `run.interrupt`, which is for plain functions; in a graph, call `langgraph.types.interrupt`."""  # noqa: E501
 
     fault = "agent"
+
+
+class NoParentGraphError(TracksideError):
+    """The graph {graph!r} hands over to the graph around it (`Command.PARENT`), and there is none: an agent is the outermost graph."""  # noqa: E501
+
+    fault = "agent"
