@@ -134,8 +134,11 @@ async def test_a_question_stands_in_values_and_updates(serve_agents: Any) -> Non
 
 async def test_a_mode_that_graphs_do_not_have_is_refused_at_once(serve_agents: Any) -> None:
     async with serve_agents({"asking": asking()}) as served:
-        with pytest.raises(UnprocessableEntityError, match="stream_mode = lifecycle"):
+        with pytest.raises(UnprocessableEntityError, match="stream_mode = lifecycle") as refused:
             await streamed(served, "asking", {"log": []}, stream_mode=["values", "lifecycle"])
+        offered = str(refused.value).rpartition(" streams ")[2].split(", ")
+        parts = await streamed(served, "asking", {"log": []}, stream_mode=offered)
+    assert {"values", "tasks"} <= {part.event for part in parts}
 
 
 async def test_a_remote_graph_streams_as_the_graph_does(serve_agents: Any) -> None:

@@ -12,6 +12,7 @@ from trackside.app.server.calls import place_name
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
+from trackside.app.server.wire.runs import STREAM_MODES
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
@@ -81,7 +82,7 @@ def check_spec(manager: RunManager, spec: RunSpec) -> None:
     agent = manager.agents[spec.agent]
     known = getattr(agent, "stream_modes", None)
     if known is not None and (unknown := sorted({*spec.stream_mode} - known)):
-        why = f"the agent {spec.agent!r} streams {', '.join(sorted(known))}"
+        why = f"the agent {spec.agent!r} streams {', '.join(sorted(known & STREAM_MODES))}"
         raise HttpError(status=422, detail=f"stream_mode = {', '.join(unknown)}: {why}")
     check = getattr(agent, "check", None)
     if check is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -25,6 +25,8 @@ type StreamMode = Literal[
     "tools",
     "lifecycle",
 ]
+STREAM_MODES: Final[frozenset[str]] = frozenset(get_args(StreamMode.__value__))
+"""What clients may ask for, of which each agent has some."""
 
 
 class CheckpointRef(Struct, forbid_unknown_fields=True):
