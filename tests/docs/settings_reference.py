@@ -75,6 +75,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "parse_pool": "`a` to `z`, `0` to `9`, `_`, `-`",
     "_pools": "list of pools",
     "_list_of.<locals>.parse": "list of texts",
+    "parse_headers": "list of texts",
     "_events": "list of types of events",
     "_start": '`"now"`, `"beginning"` or a position',
 }

@@ -66,7 +66,7 @@ def test_agents_have_names_in_the_file_and_in_the_environment(tmp_path: Path) ->
             "[cluster]\nsize = 1",
             "unknown key cluster.size; there are the sections [agents], [checkpoints], [database], ",
         ),
-        ("[server]\nlimitt = 3", "unknown key server.limitt; [server] has app, auth, console, graceful, "),
+        ("[server]\nlimitt = 3", "unknown key server.limitt; [server] has app, auth, configurable_headers, "),
         ("[server]\nmax_strems = 3", "unknown key server.max_strems; did you mean server.max_streams?"),
         ("[server]\nshutdown_grace = 3", "unknown key server.shutdown_grace; did you mean runs.shutdown_grace?"),
         ('[checkpoints]\nsaver = "sqlite"', '\'sqlite\' is no saver; choose "store" or "langgraph"'),

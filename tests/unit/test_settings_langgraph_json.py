@@ -170,6 +170,18 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
         ({"checkpointer": {"ttl": {"default_ttl": 5}}}, "checkpointer.ttl has no effect"),
         ({"auth": {"cache": {"ttl_seconds": 1}}}, "auth.cache has no effect"),
         ({"ui": {"chat": "./ui.tsx"}}, "ui has no effect"),
+        (
+            {"http": {"configurable_headers": {"excludes": ["x-a"]}}},
+            "http.configurable_headers.excludes has no effect: only",
+        ),
+        (
+            {"http": {"configurable_headers": {"includes": ["Cookie"]}}},
+            "http.configurable_headers: Cookie has no effect: it",
+        ),
+        (
+            {"http": {"configurable_headers": {"default": 1}}},
+            "http.configurable_headers.default has no effect: it is not",
+        ),
         ({"tomorrow": 1}, "tomorrow has no effect: it is not known here"),
         ({"graphs": {"a": {"path": "a.py:b", "colour": "red"}}}, "graphs.a.colour has no effect"),
     ],
@@ -185,12 +197,52 @@ def test_switches_that_are_off_need_no_word(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"includes": ["X-Tenant", "x-user-*"], "excludes": ["x-user-key"]}, ("x-tenant", "x-user-*", "!x-user-key")),
+        ({"include": ["x-tenant"], "exclude": ["x-api-key"]}, ("x-tenant", "!x-api-key")),
+        ({"excludes": ["*"]}, ()),
+        ({"includes": [], "excludes": None}, ()),
+        (None, ()),
+    ],
+)
+def test_headers_that_graphs_get_are_those_that_it_includes(given: Any, wanted: tuple[str, ...], load: Load) -> None:
+    settings = load({"http": {"configurable_headers": given}})
+    assert settings.server.configurable_headers == wanted
+    assert settings.notes == ()
+
+
+def test_a_credential_gets_into_no_config_though_others_do(load: Load) -> None:
+    settings = load({"http": {"configurable_headers": {"includes": ["Authorization", "x-tenant"]}}})
+    assert settings.server.configurable_headers == ("x-tenant",)
+    assert len(settings.notes) == 1
+
+
+def test_headers_in_trackside_toml_take_the_place_of_all_that_it_includes(load: Load) -> None:
+    settings = load(
+        {"http": {"configurable_headers": {"includes": ["x-tenant"], "excludes": ["x-user"]}}},
+        toml='[server]\nconfigurable_headers = ["x-user"]\n',
+    )
+    assert settings.server.configurable_headers == ("x-user",)
+    assert "trackside.toml sets server.configurable_headers" in settings.notes[0]
+
+
+@pytest.mark.parametrize(
     ("document", "complaint"),
     [
         ("{", "langgraph.json: it is not JSON"),
         pytest.param("[" * 100_000, "langgraph.json: what is in it is nested too deeply", id="deep"),
         ([], "langgraph.json: it is not an object"),
         ({"graphs": []}, None),
+        ({"http": {"configurable_headers": ["x-a"]}}, "langgraph.json, http.configurable_headers: it is not an object"),
+        (
+            {"http": {"configurable_headers": {"includes": "x-a"}}},
+            "langgraph.json, http.configurable_headers.includes: it is not a list",
+        ),
+        (
+            {"http": {"configurable_headers": {"includes": ["a b"]}}},
+            "server.configurable_headers: 'a b' is not the name of a header",
+        ),
         ({"graphs": ["x"]}, "langgraph.json, graphs: it is not an object"),
         ({"graphs": {"a": 1}}, "langgraph.json, graphs.a: it is not a text"),
         ({"graphs": {"a": "a.py"}}, "langgraph.json, graphs.a: 'a.py' is not ./path/file.py:name"),

@@ -38,6 +38,8 @@ class ServerOptions:
     """How many streams a client may follow at once."""
     item_kinds: tuple[str, ...] = ("memories",)
     """Labels that may stand before that of who owns the items of a namespace."""
+    configurable_headers: tuple[str, ...] = ()
+    """Headers of requests that become part of the configs of the runs that they start."""
     descriptions: Mapping[str, str] = field(default_factory=dict)
     """What the agents are for, by their names."""
     console: bool = False

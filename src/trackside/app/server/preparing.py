@@ -38,6 +38,14 @@ def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping
     return config if own == configurable else {**(config or {}), "configurable": own}
 
 
+def with_headers(config: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """A run's config with what the headers of its request say to its graph, whatever the client has configured."""
+    own = (config or {}).get("configurable") or {}
+    if not headers or not isinstance(own, Mapping):  # which `with_user` refuses
+        return config
+    return {**(config or {}), "configurable": {**own, **headers}}
+
+
 def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """A run's config with who asked for it before, whom nobody else gets to see."""
     configurable = (before or {}).get("configurable") or {}

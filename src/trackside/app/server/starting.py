@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from trackside.app.config_headers import headers_for_config
 from trackside.app.server.authorizing import on_thread
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.preparing import prepared, with_user
+from trackside.app.server.preparing import prepared, with_headers, with_user
 from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
@@ -83,7 +84,8 @@ async def started(
         TracksideError: the run is not let in.
     """
     parts = call.parts
-    spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes)
+    headers = _headers_of(call)
+    spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes, headers=headers)
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
     return Started(await let_in(call, spec, call.header("idempotency-key")), spec, spec.thread_ends)
@@ -161,7 +163,8 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
         await on_thread(replace(call, body=one), "create_run", one.thread_id)  # type: ignore[arg-type]  # another body
         for one in asked
     ]
-    specs = [spec_of(one.body, manager, one.principal, one.body.thread_id, modes=FOLLOWED_MODES) for one in calls]
+    more: Any = {"modes": FOLLOWED_MODES, "headers": _headers_of(call)}
+    specs = [spec_of(one.body, manager, one.principal, one.body.thread_id, **more) for one in calls]
     specs = [await prepared(call.parts, one.principal, spec) for one, spec in zip(calls, specs, strict=True)]
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
@@ -195,8 +198,17 @@ def spec_of(
     thread_id: str | None,
     *,
     modes: tuple[str, ...] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> RunSpec:
     """The run that is asked for; on no thread that is there already if it names none.
+
+    Args:
+        asked: what is asked for.
+        manager: what has the agents.
+        principal: who asks.
+        thread_id: the thread; None: one of the run's own.
+        modes: what the run says if it is not said what is wanted of it.
+        headers: those of the request that a graph gets to see.
 
     Raises:
         HttpError: an option is not supported, or does not fit.
@@ -211,7 +223,7 @@ def spec_of(
         why = "the thread is not the run's own, and stays"
         raise HttpError(status=422, detail=f"on_completion = 'delete' is not supported: {why}")
     agent = agent_named(asked.assistant_id, manager)
-    config, context = _completed(manager.agents[agent], _config(asked, thread_id), asked.context)
+    config, context = _completed(manager.agents[agent], _config(asked, thread_id), asked.context, headers or {})
     return RunSpec(
         agent,
         asked.input,
@@ -238,10 +250,19 @@ def spec_of(
     )
 
 
-def _completed(agent: object, config: dict[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
-    """The config and the context, one by the other where the agent takes them for the same."""
+def _headers_of(call: Call[Any, Any]) -> dict[str, str]:
+    return headers_for_config(call.parts.options.configurable_headers, call.scope["headers"])
+
+
+def _completed(
+    agent: object, config: dict[str, Any] | None, context: Any, headers: Mapping[str, str]
+) -> tuple[Mapping[str, Any] | None, Any]:
+    """The config and the context, one by the other where the agent takes them for the same: a graph, which gets headers."""
     completed = getattr(agent, "completed", None)
-    return (config, context) if completed is None else completed(config, context)
+    if completed is None:
+        return config, context
+    config, context = completed(config, context)
+    return with_headers(config, headers), context
 
 
 def _options(asked: RunCreate) -> dict[str, Any] | None:

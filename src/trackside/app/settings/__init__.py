@@ -102,6 +102,8 @@ class ServerSettings:
     """Whether it has pages for people, at `/ui`."""
     app: str | None = None
     """A reference to an ASGI app that gets what is not ours; written as those of agents are."""
+    configurable_headers: tuple[str, ...] = ()
+    """Headers of requests that a graph finds in its `config["configurable"]`: `x-user-*`, and `!x-user-key` stays out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from trackside.app.settings._engine import ENGINE_KEYS, WORKER_KEYS, parse_pool
 from trackside.app.settings._values import (
     parse_bytes,
     parse_count,
+    parse_headers,
     parse_port,
     parse_positive_seconds,
     parse_seconds,
@@ -108,6 +109,7 @@ _PLAIN: Mapping[str, _Kinds] = {
         "console": parse_switch,
         "webhook_secret": parse_secret,
         "app": parse_text,
+        "configurable_headers": parse_headers,
         **ACCESS_KEYS,
     },
     "engine": ENGINE_KEYS,

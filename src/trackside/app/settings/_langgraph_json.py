@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from trackside.app.config_headers import CREDENTIALS
 from trackside.app.settings._dotenv import variables_in
 from trackside.app.settings._keys import Key
 from trackside.app.settings._sources import Entry, entry_of
@@ -44,7 +45,6 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "auth.cache": "who asks is asked for with each request",
     "http.mount_prefix": "mount the app of `open_app` into one of yours; behind a proxy that takes the prefix away clients "
     "find their way, and people in the console do not",
-    "http.configurable_headers": "headers do not become part of a run's config",
     "http.logging_headers": "headers are never logged",
     "http.middleware_order": "authentication comes first",
     "http.enable_custom_route_auth": "your own app's routes are behind the same authentication as ours",
@@ -65,7 +65,8 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
 _UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 _KNOWN: Final = {
     "auth": frozenset({"path"}),
-    "http": frozenset({"app", "cors"}),
+    "http": frozenset({"app", "configurable_headers", "cors"}),
+    "http.configurable_headers": frozenset({"includes", "include", "excludes", "exclude"}),
     "http.cors": frozenset({"allow_origins"}),
     "store": frozenset[str](),
     "checkpointer": frozenset[str](),
@@ -253,6 +254,24 @@ class _Reader:
         if (origins := cors.get("allow_origins")) is not None:
             source = f"{PROJECT_FILE} (http.cors.allow_origins)"
             self._entries.append(entry_of(Key("server", None, "origins"), source, origins))
+        self._headers(self._section(http, "configurable_headers", "http."))
+
+    def _headers(self, given: dict[str, Any]) -> None:
+        """Which headers runs get, under the names of today and those that these keys had before."""
+        key = "http.configurable_headers"
+        included, excluded = (
+            [_text(text, f"{key}.{name}") for name in names for text in _list(given.get(name) or [], f"{key}.{name}")]
+            for names in (("includes", "include"), ("excludes", "exclude"))
+        )
+        for name in (secret := [name for name in included if name.lower() in CREDENTIALS]):
+            self._notes.append(_has_no_effect(f"{key}: {name}", "it proves who asks, and no run's config has that"))
+        if wanted := [name for name in included if name not in secret]:
+            patterns = [*wanted, *(f"!{name}" for name in excluded)]
+            source = f"{PROJECT_FILE} ({key})"
+            self._entries.append(entry_of(Key("server", None, "configurable_headers"), source, patterns))
+        elif not included and set(excluded) - {"*"}:
+            why = "only headers that are included become part of a run's config"
+            self._notes.append(_has_no_effect(f"{key}.excludes", why))
 
     def _section(self, document: dict[str, Any], name: str, within: str = "") -> dict[str, Any]:
         """A part of the file; what of it has no effect is noted."""

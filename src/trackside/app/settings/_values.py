@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from trackside.app.config_headers import header_pattern
 from trackside.app.settings.durations import duration_of
 
 _LAST_PORT = 65_535
@@ -80,6 +81,18 @@ def parse_bytes(value: Any) -> int:
     if found is None or not int(found[1]):
         raise ValueError(f"{value!r} is not a number of bytes; write 65536, 64KB or 16MB")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def parse_headers(value: Any) -> tuple[str, ...]:
+    """Names of headers, in a list, or with commas between them, as a variable has it.
+
+    Raises:
+        ValueError: something is no such name.
+    """
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list):
+        raise ValueError(f"{value!r} is not a list of names of headers")  # noqa: TRY004  # as all that is wrong with values
+    return tuple(dict.fromkeys(map(header_pattern, listed)))
 
 
 def parse_switch(value: Any) -> bool:

@@ -143,6 +143,7 @@ class App:
                 rate=access.rate,
                 max_streams=streams_of(access),
                 item_kinds=access.item_kinds,
+                configurable_headers=server.configurable_headers,
                 descriptions=self.settings.project.descriptions,
                 console=server.console,
                 folders=_folders(self.settings),

@@ -197,8 +197,8 @@ class GraphFactory:
         use = self._uses.get(run)
         if use is None:
             use = self._uses[run] = await self._make(_call_of(run, "threads.create_run"))
-            if is_of(run.context, own := configured(section(run, "configurable"))):
-                run.context = fitting(own, use.agent.context_schema)
+            if is_of(run.context, configured(section(run, "configurable"))):
+                run.context = fitting(run.context, use.agent.context_schema)
         return use
 
     @asynccontextmanager

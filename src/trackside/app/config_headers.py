@@ -1,0 +1,58 @@
+"""Which headers of a request become part of a run's config: how settings name them, and what of a request fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from trackside.harness.asked import configured
+
+CREDENTIALS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-service-key"})
+"""Headers that prove who asks. What becomes part of a run's config is kept and shown with the run."""
+
+_NOT: Final = "!"
+_PATTERN: Final = re.compile(r"!?[#$%&'*+.^_`|~0-9a-z-]+")
+
+
+def header_pattern(value: Any) -> str:
+    """The name of a header, of which `*` stands for any part; with `!` before it, of one that stays out.
+
+    Raises:
+        ValueError: it is none, or is that of a credential.
+    """
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if not _PATTERN.fullmatch(text):
+        raise ValueError(
+            f'{value!r} is not the name of a header; write "x-tenant", "x-user-*", or "!x-user-key" for what stays out'
+        )
+    if text in CREDENTIALS:
+        raise ValueError(f"{text!r} proves who asks, and no run's config has that")
+    return text
+
+
+def headers_for_config(patterns: Iterable[str], headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """What a request's headers say to the graph of its run, by their names in small letters; several of one name as one.
+
+    Credentials are never among them, nor what only the server may say of a run, as its thread and who asks.
+
+    Args:
+        patterns: which headers are wanted, as `header_pattern` has them.
+        headers: all of the request, as ASGI has them.
+    """
+    named = [pattern.lower() for pattern in patterns]
+    wanted = [pattern for pattern in named if not pattern.startswith(_NOT)]
+    if not wanted:
+        return {}
+    unwanted = [pattern.removeprefix(_NOT) for pattern in named if pattern.startswith(_NOT)]
+    found: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        if name not in CREDENTIALS and _fits(name, wanted) and not _fits(name, unwanted):
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return configured(found)
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
