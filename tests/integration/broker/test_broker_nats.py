@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from nats_server import NatsServer
 
 from trackside.app.delivery import DeliveryError
-from trackside.app.observers.broker import BrokerObserver
+from trackside.app.observers.broker import BrokerObserver, _nats
 from trackside.harness.observer import PartlyTaken
 from trackside.testing.events import make_event, make_run
 
@@ -103,22 +103,53 @@ async def test_a_stream_that_is_deleted_meanwhile_is_made_again(stage: NatsStage
     assert len(await stage.kept()) == 1
 
 
-async def test_nothing_of_a_run_is_in_a_stream_before_what_was_to_be_there_first(stage: NatsStage) -> None:
+@pytest.mark.parametrize("runs", [("a", "a", "a"), ("a", "b", "c")])
+async def test_nothing_is_in_a_stream_before_what_was_to_be_there_first(
+    stage: NatsStage, runs: tuple[str, ...]
+) -> None:
     async with stream_of(stage.server) as stream:
         await stream.add_stream(name=stage.name, subjects=[f"{stage.name}.*"], max_bytes=2_000, discard="new")
-        first, large, third = (
-            make_event(run_id="a", sequence=n + 1, payload={"text": "x" * size}) for n, size in enumerate((9, 2_000, 9))
-        )
-        other, more = (make_event(run_id="b", sequence=n) for n in (1, 2))
+        first, large, third = events = [
+            make_event(run_id=run_id, sequence=n + 1, payload={"text": "x" * size})
+            for n, (run_id, size) in enumerate(zip(runs, (9, 2_000, 9), strict=True))
+        ]
         observer = stage.observer()
         with pytest.raises(PartlyTaken) as raised:
-            await observer.on_events([first, other, large, third, more])
-        assert raised.value.taken == 2
-        assert [message.event_id for message in await stage.kept()] == [first.event_id, other.event_id]
+            await observer.on_events(events)
+        assert raised.value.taken == 1
+        assert [message.event_id for message in await stage.kept()] == [first.event_id]
         await stream.update_stream(name=stage.name, subjects=[f"{stage.name}.*"], max_bytes=20_000, discard="new")
-        await observer.on_events([large, third, more])
-    kept = [message.event_id for message in await stage.kept() if message.attributes["run_id"] == "a"]
-    assert kept == [first.event_id, large.event_id, third.event_id]
+        await observer.on_events([large, third])
+    assert [message.event_id for message in await stage.kept()] == [event.event_id for event in events]
+
+
+async def test_others_may_publish_to_the_same_stream(stage: NatsStage) -> None:
+    batches = [[make_event(run_id=f"{lane} {n}", sequence=1) for n in range(50)] for lane in range(8)]
+    observers = [stage.observer(), stage.observer()]
+    await asyncio.gather(*(observers[lane % 2].on_events(batch) for lane, batch in enumerate(batches)))
+    kept = [message.event_id for message in await stage.kept()]
+    for batch in batches:
+        ids = [event.event_id for event in batch]
+        assert [event_id for event_id in kept if event_id in set(ids)] == ids
+
+
+async def test_what_was_taken_before_the_time_was_up_is_not_asked_for_again(
+    stage: NatsStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = _nats._Link._send
+    sent: list[str] = []
+
+    async def send_five(self: Any, message: Any, **more: Any) -> Any:
+        sent.append(message.event_id)
+        if len(sent) > 5:
+            return asyncio.get_running_loop().create_future()
+        return await send(self, message, **more)
+
+    monkeypatch.setattr(_nats._Link, "_send", send_five)
+    events = [make_event(sequence=n + 1) for n in range(10)]
+    with pytest.raises(PartlyTaken) as raised:
+        await stage.observer(timeout=1).on_events(events)
+    assert raised.value.taken == 5
 
 
 async def test_a_stream_that_is_full_blames_no_event(stage: NatsStage) -> None:

@@ -36,6 +36,7 @@ __all__ = ["JetStream", "StreamPlan"]
 _CLOSE_SECONDS: Final = 2.0
 _NAME_IN_USE: Final = 10_058  # JetStream's `err_code`s
 _TOO_LARGE_FOR_STREAM: Final = 10_054
+_NOT_BEHIND: Final = 10_070
 _HEADER_BYTES: Final = 16  # of the block of headers, besides the lines
 
 
@@ -74,21 +75,33 @@ class JetStream:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Send the messages, and wait for what the stream says to each of them."""
+        """Send the messages, and wait for what the stream says to each of them.
+
+        None is in the stream before one that was to be there first, also where the stream refuses that and takes the next,
+        as one does that is full, or is being made. Those of one run go one by one, as others publish at the same time; those
+        of several go together, each on condition that the one before it is the stream's last.
+        """
         link: _Link | None = None
+        taken, failure = 0, None
+        go_together = len({message.attributes["run_id"] for message in messages}) > 1
         try:
             async with asyncio.timeout(self._timeout):
                 link = await self._linked(messages[0])
-                outcome = await link.publish(messages)
+                while taken < len(messages) and failure is None:
+                    count, failure = await link.publish(
+                        messages[taken:] if go_together else messages[taken : taken + 1]
+                    )
+                    taken += count
         except TimeoutError:
             if link is not None:  # it may be dead without anybody having said so
                 self._leave(link)
-            return 0, self._away(messages[0].what, f"it did not answer within {self._timeout:g} s{_said(link)}")
+            why = f"it did not answer within {self._timeout:g} s{_said(link)}"
+            return taken, self._away(messages[taken].what, why)
         except DeliveryError as exc:
-            return 0, exc
+            return taken, exc
         if link.lacks_stream:  # the next connection looks for it
             self._leave(link)
-        return outcome
+        return taken, failure
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -214,32 +227,22 @@ class _Link:
             await self._see_to_stream(self._client.jetstream(timeout=timeout))
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Publish as far as the stream takes it. Of each run one is sent once the one before it is there: a stream that is
-        full, or is being made, refuses one message and takes the next.
-        """
-        taken = 0
-        while taken < len(messages):
-            together = _first_of_each_run(messages, taken)
-            count, failure = await self._publish_together(together)
-            taken += count
-            if failure is not None:
-                return taken, failure
-        return taken, None
-
-    async def _publish_together(self, messages: Sequence[Message]) -> Outcome:
-        """Send them one behind the other, then wait for what the stream says to each of them."""
+        """Publish as far as the stream takes it, and nobody else publishes in between: the first one at least."""
         acks: list[asyncio.Future[None]] = []
         failure: Exception | None = None
+        before: str | None = None
         for message in messages:
             try:
-                acks.append(await self._send(message))
+                acks.append(await self._send(message, before=before))
             except DeliveryError as exc:
                 failure = exc
                 break
+            before = message.event_id
         answers = await asyncio.gather(*acks, return_exceptions=True)
         for taken, answer in enumerate(answers):
             if isinstance(answer, BaseException):
-                return taken, self._refused(messages[taken], answer)
+                is_behind_others = isinstance(answer, APIError) and answer.err_code == _NOT_BEHIND and taken > 0
+                return taken, None if is_behind_others else self._refused(messages[taken], answer)
         return len(acks), failure
 
     async def aclose(self) -> None:
@@ -249,8 +252,10 @@ class _Link:
                 await self._client.close()
         await self._lose()
 
-    async def _send(self, message: Message) -> asyncio.Future[None]:
+    async def _send(self, message: Message, *, before: str | None) -> asyncio.Future[None]:
         headers = {"Nats-Msg-Id": message.event_id, "Nats-Expected-Stream": self._plan.name}
+        if before is not None:
+            headers["Nats-Expected-Last-Msg-Id"] = before
         for name, value in message.attributes.items():
             headers[f"Trackside-{name.replace('_', '-').title()}"] = value
         # The client counts the body alone, and the server ends the connection of who sends too much.
@@ -331,17 +336,6 @@ class _Link:
 
     def _away(self, what: str, why: str) -> DeliveryError:
         return DeliveryError(receiver=self._shown, what=what, why=why, away=True)
-
-
-def _first_of_each_run(messages: Sequence[Message], start: int) -> Sequence[Message]:
-    """From there on as many as come before a second one of a run."""
-    runs: set[str] = set()
-    for end in range(start, len(messages)):
-        run_id = messages[end].attributes["run_id"]
-        if run_id in runs:
-            return messages[start:end]
-        runs.add(run_id)
-    return messages[start:]
 
 
 async def _login_options(login: Login, is_safe: Callable[[], bool]) -> dict[str, Any]:
