@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fleet_here import fleet_here
 from nats_server import NatsServer
+from raw_postgres import RawConnection
 
 from trackside import AgentLimits, RunContext, RunSpec
 from trackside.app.settings import EngineSettings, Settings, WorkerSettings
@@ -30,6 +31,10 @@ class Crowd:
         self.now -= 1
         self.ended += 1
         return {"answer": input}
+
+
+async def _nothing(*asked: Any, **more: Any) -> list[Any]:
+    return []
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -114,6 +119,67 @@ async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> 
         await leaving.worker.until_idle()
         assert leaving.worker.stats().taken_total == 1
         assert staying.worker.stats().taken_total == 5
+
+
+async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
+    have_fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd, looked, goes_on = Crowd(), asyncio.Event(), asyncio.Event()
+    async with have_fleet({"crowd": crowd.agent}, servers=1) as fleet:
+        server, (worker,) = fleet.servers[0].app, fleet.workers
+        take_any = worker.worker._coordinator.take_any
+
+        async def take_slowly(room: int) -> list[str]:
+            if taken := await take_any(room):
+                looked.set()
+                await goes_on.wait()
+            return taken
+
+        monkeypatch.setattr(worker.worker._coordinator, "take_any", take_slowly)
+        monkeypatch.setattr(server.engine, "announce", lambda ready: None)
+        await server.manager.start(RunSpec("crowd", 1))
+        worker.worker._look_soon.set()
+        await looked.wait()
+        await worker.worker.stop()
+        goes_on.set()
+        await until(lambda: crowd.now == 1)
+        assert worker.worker.running == 1
+        crowd.go.set()
+        await worker.worker.until_idle()
+        assert (worker.worker.running, crowd.ended) == (0, 1)
+
+
+async def test_a_run_that_is_offered_while_somebody_is_at_its_thread_begins_as_soon_as_he_is_not(
+    have_fleet: Any, postgres_with_tables: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = Crowd()
+    async with have_fleet({"crowd": crowd.agent}, servers=1) as fleet:
+        server, (worker,) = fleet.servers[0].app, fleet.workers
+        monkeypatch.setattr(
+            worker.worker._coordinator, "take_any", _nothing
+        )  # neither a look finds it, nor the sweeper
+        monkeypatch.setattr(type(server.store.fleet), "ready", _nothing)
+        await server.manager.start(RunSpec("crowd", 1, thread_id="t"))
+        await until(lambda: crowd.now == 1)
+        took = worker.worker._coordinator.take
+        asked: list[list[str]] = []
+
+        async def take_beside_somebody(run_ids: list[str]) -> Any:
+            asked.append(run_ids)
+            if len(asked) > 2:
+                return await took(run_ids)
+            somebody = await asyncio.to_thread(RawConnection, postgres_with_tables)
+            try:
+                await asyncio.to_thread(somebody.execute, "BEGIN; SELECT 1 FROM threads FOR UPDATE")
+                return await took(run_ids)
+            finally:
+                await asyncio.to_thread(somebody.close)
+
+        monkeypatch.setattr(worker.worker._coordinator, "take", take_beside_somebody)
+        await server.manager.start(RunSpec("crowd", 2, thread_id="t"))
+        crowd.go.set()
+        await until(lambda: crowd.ended == 2)
+        assert len(asked) == 3
 
 
 async def test_a_worker_that_stops_is_known_to_have_no_room_while_it_finishes_its_runs(have_fleet: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from raw_postgres import RawConnection
 from tests.property.queue_hands import Gate
+from trusting import trust_leases_at_once
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
@@ -67,6 +68,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "dialect" in metafunc.fixturenames:
         dialects = getattr(metafunc.module, "DIALECTS", DIALECTS)
         metafunc.parametrize("dialect", ["sqlite"] if "path" in metafunc.fixturenames else dialects)
+
+
+@pytest.fixture(autouse=True)
+def trusting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers trust leases from the start, unless a test is about those that have only just come."""
+    if request.node.get_closest_marker("just_come") is None:
+        trust_leases_at_once(monkeypatch)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Final
 from trackside.app.engine.duties import Duty
 from trackside.app.engine.ports import Engine
 from trackside.app.storage.fleet import QueueDepth
-from trackside.app.storage.fleet_store import FleetStore
+from trackside.app.storage.fleet_store import FleetStore, TrustsLeases
 from trackside.app.vitals import QueueStats
 
 SCHEDULER: Final = "scheduler"
@@ -52,7 +52,7 @@ class FleetUpkeep:
         engine: Engine,
         member: str,
         *,
-        trusts_leases: Callable[[], bool],
+        trusts_leases: TrustsLeases,
         tidy: Sequence[Tidy] = (),
     ) -> None:
         self._fleet = fleet

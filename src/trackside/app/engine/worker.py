@@ -37,6 +37,8 @@ _LONGEST_FOREIGN: Final = 2.0
 _FOREIGN_RATE: Final = 100.0
 _FOREIGN_AT_LAST: Final = 60.0
 _FULL_PASSES: Final = 4  # so often others are offered what this worker executes as many of as it may
+_LOCKED: Final = (0.02, 0.1)  # seconds, from and to, after which it tries again to take what somebody was just at
+_LOCKED_TRIES: Final = 5
 _TROUBLE: Final = 1.0  # seconds that it leaves a database in peace that failed
 
 
@@ -199,7 +201,10 @@ class FleetWorker:
                     await self._look_soon.wait()
             self._look_soon.clear()
             await self._has_room.wait()
-            self._found += await self._take_any()
+            await asyncio.shield(self._spawn(self._look(), "trackside-take"))  # also what a stop meets is seen through
+
+    async def _look(self) -> None:
+        self._found += await self._take_any()
 
     async def _answer(self, offer: Offer) -> None:
         """See what an offer is worth; one place is reserved for it."""
@@ -210,7 +215,7 @@ class FleetWorker:
             offer.done()
             return
         try:
-            taking = (await self._coordinator.take([run_id]))[run_id]
+            taking = await self._take_one(run_id)
         except Exception as exc:  # noqa: BLE001  # whatever it is, the place and the offer must not be lost with it
             self._say_failed(exc)
             self._free(1)
@@ -231,10 +236,21 @@ class FleetWorker:
             case Taking.full if offer.passed_on >= _FULL_PASSES:  # all are: each looks when one of its runs has ended
                 self._free(1)
                 offer.done()
+            case Taking.locked:
+                self._free(1)
+                offer.decline(after=_TROUBLE)
             case Taking.foreign | Taking.full:
                 self._foreign += taking is Taking.foreign
                 self._free(1)
                 offer.decline(after=self._foreign_pauses.after(offer.passed_on) * random.uniform(0.5, 1.5))
+
+    async def _take_one(self, run_id: str) -> Taking:
+        """Take a run, also one that somebody is just at: he is done in a moment."""
+        tries = 0
+        while (taking := (await self._coordinator.take([run_id]))[run_id]) is Taking.locked and tries < _LOCKED_TRIES:
+            tries += 1
+            await asyncio.sleep(random.uniform(*_LOCKED))
+        return taking
 
     async def _take_any(self) -> int:
         """Take what is ready, as much as there is room for; how much that was."""
@@ -307,7 +323,8 @@ class FleetWorker:
             defect = None if isinstance(exc, StorageError | ClosedError) else exc
             logger.warning("no run can be taken for now: %s", exc, exc_info=defect)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._runs.add(task)
         task.add_done_callback(self._runs.discard)
+        return task

@@ -97,6 +97,11 @@ class Backend(Protocol):
         """What the writer writes with."""
         ...
 
+    @property
+    def session_beside(self) -> Callable[[], Session] | None:
+        """Makes what something else writes with at the same time; None where only one can write at a time."""
+        ...
+
     def reads(self) -> Reads:
         """What readers read with.
 

@@ -21,6 +21,7 @@ from trackside.app.storage._leases import wall_time
 from trackside.app.storage._lifetimes import Lifetime
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._recovery import is_abandoned
+from trackside.app.storage._row_locks import free_among
 from trackside.app.storage._tables import active_runs, idempotency_keys, runs, threads
 from trackside.app.storage._work import ROW_BYTES, UnitOfWork, Work
 from trackside.app.storage.fleet import DEFAULT_POOL
@@ -362,7 +363,7 @@ class PromoteDue(Work):
             active_runs.c.due_at <= now,
         )
         query = select(active_runs.c.run_id, active_runs.c.thread_id).where(*due).order_by(active_runs.c.due_at)
-        found = unit.session.execute(query.limit(self.limit))
+        found = free_among(unit, unit.session.execute(query.limit(self.limit)))
         threads_of = {thread_id for _, thread_id in found}
         unit.load(run_ids=[run_id for run_id, _ in found], thread_ids=threads_of, queues=threads_of)
         for run_id, thread_id in found:

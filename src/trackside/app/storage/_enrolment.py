@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from trackside._version import __version__
 from trackside.app.process_name import process_name
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._heart import Heart
+from trackside.app.storage._leases import LeaseClock
 from trackside.app.storage._membership import Leave, Register
 from trackside.app.storage._work import Refused
 from trackside.app.storage._writer import NoWriter, Writer
@@ -24,6 +26,7 @@ from trackside.harness.errors import ClosedError
 logger = logging.getLogger("trackside.storage")
 
 BEATS_PER_LEASE: Final = 3
+_LEAST_JUMP: Final = 1.0  # seconds by which a clock was set for sure, and not read late
 
 
 class Enrolment:
@@ -64,10 +67,14 @@ class Enrolment:
         """Up to when, by the monotonic clock, the others know for sure, and for a while longer, that it is alive."""
         self._written_at = 0.0
         """When it was known last, by the same clock."""
-        self._trusts_from = 0.0
+        self._trusts_from = inf
         """From when on a lease that has ended says something of its worker."""
+        self._clock: LeaseClock | None = None
+        """What the clock of the leases said when it was known last."""
         self._beating: asyncio.Future[Any] | None = None
         """The last sign of life that it has heard nothing of yet."""
+        self._last_beat: asyncio.Future[Any] | None = None
+        """The last one that was put there by its thread."""
         self._enrolling = asyncio.Lock()
         self._failure: StorageError | None = None
         """What the last try failed with."""
@@ -92,7 +99,7 @@ class Enrolment:
             except StorageError as exc:
                 self._failure = exc
                 raise
-            self._note_known(began, registration.written_at)
+            self._note_known(began, registration)
             self._loop = asyncio.get_running_loop()
             self._heart = Heart(self._beat, every=self._lease / BEATS_PER_LEASE)
             self._on_enrolled()
@@ -113,13 +120,25 @@ class Enrolment:
         with contextlib.suppress(ClosedError):
             self._await(self._writer.put(registration), registration, monotonic())
 
-    def trusts_leases(self) -> bool:
-        """Whether a lease that has ended says that its worker is gone; from any thread.
+    def trusts_leases(self, now: LeaseClock | None = None) -> bool:
+        """Whether a lease that has ended says that its worker is gone; from any thread. `now` is what their clock says.
 
         Not while the database is away, from here or for all, as nobody can renew one then; and when it is back, whoever is
-        alive has the length of a lease to say so.
+        alive has the length of a lease to say so. Whoever has just come does not know whether it was away. And not where
+        the clock of the leases was set, which ends those of all.
         """
-        return self._heart is None or self._trusts_from <= monotonic() < self._known_until
+        if self._heart is None:
+            return not self._says  # by hand, and nobody's duty in a fleet
+        if not self._trusts_from <= monotonic() < self._known_until:
+            return False
+        return now is None or not self._was_set(now, monotonic())
+
+    def _was_set(self, now: LeaseClock, at: float) -> bool:
+        """Whether the clock of the leases went otherwise than this machine's since it was read for a sign of life."""
+        before = self._clock
+        if before is None or before.clock != now.clock:
+            return before is not None
+        return abs((now.seconds - before.seconds) - (at - self._written_at)) > max(_LEAST_JUMP, self._lease / 4)
 
     def note_running(self, runs: int) -> None:
         """Have the next sign of life say how many runs it executes."""
@@ -159,10 +178,14 @@ class Enrolment:
         )
 
     def _beat(self) -> None:
-        """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead."""
+        """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead.
+
+        Nor is who writes something that takes long, or waits for a lock: then it is done beside that.
+        """
         began, registration = monotonic(), self._registration()
+        put = self._writer.put if self._last_beat is None or _is_written(self._last_beat) else self._writer.put_beside
         with contextlib.suppress(ClosedError, RuntimeError):  # the store is closed, or the loop
-            beat = self._writer.put(registration)
+            beat = self._last_beat = put(registration)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._await, beat, registration, began)
 
@@ -173,17 +196,25 @@ class Enrolment:
     def _hear(self, beat: asyncio.Future[Any], registration: Register, began: float) -> None:
         if beat.cancelled() or isinstance(asked_to_drain := beat.result(), Refused):
             return
-        self._note_known(began, registration.written_at)
+        self._note_known(began, registration)
         if asked_to_drain and self._says and not self.draining:
             self.draining = True
             for tell in self.on_drain:
                 tell()
 
-    def _note_known(self, began: float, written_at: float) -> None:
-        if self._heart is not None and written_at > self._written_at + self._lease / 2:  # the database was away
+    def _note_known(self, began: float, registration: Register) -> None:
+        written_at, clock = registration.written_at, registration.clock
+        was_away = (
+            written_at > self._written_at + self._lease / 2
+        )  # the database, or it may have been before this one came
+        if self._heart is None or was_away or (clock is not None and self._was_set(clock, written_at)):
             self._trusts_from = written_at + self._lease
-        self._written_at = written_at
+        self._written_at, self._clock = written_at, clock
         self._known_until = began + self._lease / 2
+
+
+def _is_written(beat: asyncio.Future[Any]) -> bool:
+    return beat.done() and not beat.cancelled() and not isinstance(beat.result(), Refused)
 
 
 def _said(member: FleetMember) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import and_, or_, select, update
 
 from trackside.app.storage._encoding import json_of
 from trackside.app.storage._fleet_reads import RunKind, agent_of_active, has_not_begun
-from trackside.app.storage._leases import has_ended
+from trackside.app.storage._leases import LeaseClock, has_ended
 from trackside.app.storage._processes import this_process
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, workers
@@ -38,12 +38,16 @@ class Register(Work):
     now: Mapping[str, Any] = field(default_factory=dict)
     written_at: float = 0.0
     """When it was written, by the monotonic clock."""
+    clock: LeaseClock | None = None
+    """What the clock of the leases said then."""
 
     may_be_forgotten = True
+    alone = True  # beside what takes long the lease would have ended by the commit, and its row be locked until then
 
     @override
     def apply(self, unit: UnitOfWork) -> bool:
-        now = unit.session.clock()
+        self.clock = now = unit.session.clock()
+        self.written_at = monotonic()
         lease = {**now.lease(self.lease_seconds), **self.now}
         renewal = update(workers).where(workers.c.worker_id == self.worker_id).values(lease)
         renewed = unit.session.execute(renewal.returning(workers.c.draining))
@@ -55,7 +59,6 @@ class Register(Work):
                 "started_at": self.started_at,
             }
             unit.session.execute(workers.insert().values({**row, **self.says, **lease}))
-        self.written_at = monotonic()
         return bool(renewed and renewed[0][0])
 
 

@@ -159,6 +159,11 @@ class PostgresBackend:
         """What the writer writes with."""
         return PostgresSession(self._database)
 
+    @property
+    def session_beside(self) -> Callable[[], PostgresSession]:
+        """Makes what something else writes with at the same time."""
+        return self.session
+
     def reads(self) -> PostgresReads:
         """What readers read with."""
         return PostgresReads(self._database)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, override
+from typing import Any, Final, Literal, NamedTuple, Protocol, override
 
 from sqlalchemy import Select, and_, exists, func, or_, select
 
 from trackside.app.storage._encoding import json_of, time_of
 from trackside.app.storage._endings import announce_rest, cancel_in_place, done_of, lose, time_out
-from trackside.app.storage._leases import has_ended
+from trackside.app.storage._leases import LeaseClock, has_ended
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
+from trackside.app.storage._row_locks import free_among
 from trackside.app.storage._tables import active_runs, runs, threads, workers
 from trackside.app.storage._work import ROW_BYTES, UnitOfWork, Work
 from trackside.app.storage.fleet import DEFAULT_POOL
@@ -40,6 +41,12 @@ _ASKED: Final = (
     runs.c.request,
 )
 """What the row of a run says of what was asked for."""
+
+
+class TrustsLeases(Protocol):
+    """Whether a lease that has ended says that its worker is gone; `now` is what their clock says."""
+
+    def __call__(self, now: LeaseClock | None = None) -> bool: ...
 
 
 class Owned(NamedTuple):
@@ -164,7 +171,7 @@ class Reap(_ClearAway):
     reaper: str
     known: Collection[str] = ()
     whose: Literal["own", "others", "all"] = "all"
-    trusts_leases: Callable[[], bool] | None = None
+    trusts_leases: TrustsLeases | None = None
 
     @override
     def apply(self, unit: UnitOfWork) -> Reaped:
@@ -179,9 +186,11 @@ class Reap(_ClearAway):
         query = select(*columns).where(sought).order_by(active_runs.c.ordinal).limit(self.limit)
         found = session.execute(query) if gone or self.whose != "others" else []
         rows = [row for row in found if row[2] != self.reaper or row[0] not in self.known]
-        of_reaper = {run_id for run_id, _, of in rows if of == self.reaper}
-        reaped = self.clear(unit, rows, lost)
-        if lost and reaped.is_all:
+        free = free_among(unit, rows)
+        of_reaper = {run_id for run_id, _, of in free if of == self.reaper}
+        reaped = self.clear(unit, free, lost)
+        reaped = reaped._replace(is_all=len(rows) < self.limit or not (reaped.ended or reaped.orphaned))
+        if lost and reaped.is_all and len(free) == len(rows):
             session.execute(workers.delete().where(workers.c.worker_id.in_([*lost])))
         return reaped._replace(ended=[run_id for run_id in reaped.ended if run_id not in of_reaper])
 
@@ -246,7 +255,7 @@ def _owners_unknown(unit: UnitOfWork, *, but: Collection[str]) -> list[str]:
     return [name for (name,) in unit.session.execute(unknown)]
 
 
-def _workers_gone(unit: UnitOfWork, *, but: str, trusts_leases: Callable[[], bool] | None) -> dict[str, str]:
+def _workers_gone(unit: UnitOfWork, *, but: str, trusts_leases: TrustsLeases | None) -> dict[str, str]:
     """Workers whose lease has ended, or whose process has, and which of it."""
     columns = (workers.c.worker_id, workers.c.process, workers.c.isolated_in)
     processes = unit.session.execute(select(*columns).where(workers.c.process.is_not(None)))
@@ -254,13 +263,17 @@ def _workers_gone(unit: UnitOfWork, *, but: str, trusts_leases: Callable[[], boo
     # The supervisor of a child process knows why that has ended, and sees to it as long as it lives itself.
     supervisors = {worker_id for worker_id, _, _ in processes} - gone.keys()
     known = {worker_id for worker_id, isolated_in in gone.items() if isolated_in not in supervisors}
-    ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+    now = unit.session.clock()
+    is_trusted = trusts_leases is None or trusts_leases(now)
+    ended = has_ended(workers.c.clock, workers.c.lease_until, now)
     # One reaper at a time, and before a renewal that comes too late: that one will find no row.
     query = select(workers.c.worker_id, workers.c.name).where(workers.c.worker_id != but)
     lost = unit.session.execute(
         query.where(or_(ended, workers.c.worker_id.in_(known))).with_for_update(skip_locked=True)
     )
-    if trusts_leases is not None and not trusts_leases():  # as of now: it may have taken long to read
+    if not is_trusted or (
+        trusts_leases is not None and not trusts_leases()
+    ):  # as of now: it may have taken long to read
         lost = [row for row in lost if row[0] in known]
     return {
         worker_id: f"process {name} has ended" if worker_id in known else f"process {name} has given no sign of life"

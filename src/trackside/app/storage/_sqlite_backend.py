@@ -82,6 +82,10 @@ class SqliteBackend:
         """What the writer writes with."""
         return SqliteSession(self._database)
 
+    @property
+    def session_beside(self) -> None:
+        """Only one can write at a time."""
+
     def reads(self) -> ThreadedReads:
         """What readers read with."""
         return ThreadedReads(reads_of(self._database))

@@ -175,7 +175,7 @@ class Take(Work):
         others = [run_id for run_id in run_ids if run_id not in outcomes]
         if not others:
             return outcomes
-        columns = ("run_id", "state", "owner", "portable", "cancel_requested", "pool", "version")
+        columns = ("run_id", "state", "owner", "portable", "cancel_requested", "pool", "version", "holds")
         query = select(*(active_runs.c[name] for name in columns), runs.c.agent)
         of_others = query.join(runs, runs.c.run_id == active_runs.c.run_id).where(active_runs.c.run_id.in_(others))
         found = {run_id: facts for run_id, *facts in unit.session.execute(of_others)}
@@ -185,11 +185,13 @@ class Take(Work):
         """What became of a run that was not to be had."""
         if facts is None:
             return Taking.gone
-        state, owner, portable, cancel_requested, pool, version, agent = facts
+        state, owner, portable, cancel_requested, pool, version, holds, agent = facts
         has_begun = state not in {Standing.pending, Standing.delayed}
         if owner is not None or has_begun or not portable or cancel_requested is not None:
             return Taking.gone
         is_foreign = pool not in self.pools or agent not in self.agents or version not in {None, self.version}
         if is_foreign or run_id in self.unfit:
             return Taking.foreign
-        return Taking.full if agent in full else Taking.busy
+        if agent in full:
+            return Taking.full
+        return Taking.locked if holds and state == Standing.pending else Taking.busy

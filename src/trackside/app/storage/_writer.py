@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
@@ -24,6 +23,7 @@ from trackside.app.storage import errors
 from trackside.app.storage._arguments import check_count_option
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._queue import Handover
+from trackside.app.storage._room import Room
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import Committed, Refused, Work, commit_together
 from trackside.app.storage.fleet import QueueNews
@@ -67,77 +67,6 @@ class WriteLimits:
             check_count_option(field.name, getattr(self, field.name))
 
 
-class _Room:
-    """The places in a bounded queue; whoever finds none waits, first come first served.
-
-    Something larger than all the room there is may enter alone.
-    """
-
-    def __init__(self, count: int, size: int) -> None:
-        self._free_count = count
-        self._free_size = size
-        self._all_free = (count, size)
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    def enter(self, size: int) -> bool:
-        """Take a place if there is one and nobody waits."""
-        if self._waiting or not self._has_room(size):
-            return False
-        self._take(size)
-        return True
-
-    async def wait(self, size: int) -> None:
-        """Take a place when it is this caller's turn. When cancelled, none is taken."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self._admit()  # it may have been this one that held up the others
-            elif turn.exception() is None:
-                self.leave([size])  # the place was given and the cancel came in the same moment
-            raise
-
-    def enlarge(self, size: int) -> bool:
-        """Take so much more at a place that is taken already, if there is room and nobody waits."""
-        if self._waiting or self._free_size < size:
-            return False
-        self._free_size -= size
-        return True
-
-    def leave(self, sizes: Sequence[int]) -> None:
-        """Give places back."""
-        self._free_count += len(sizes)
-        self._free_size += sum(sizes)
-        self._admit()
-
-    def refuse_waiting(self, error: Callable[[], TracksideError]) -> None:
-        """Tell all who wait that there will be no place for them."""
-        while self._waiting:
-            _, turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(error())
-
-    def _admit(self) -> None:
-        while self._waiting:
-            size, turn = self._waiting[0]
-            if not turn.done():
-                if not self._has_room(size):
-                    return
-                self._take(size)
-                turn.set_result(None)
-            self._waiting.popleft()
-
-    def _has_room(self, size: int) -> bool:
-        fits = self._free_count > 0 and self._free_size >= size
-        return fits or (self._free_count, self._free_size) == self._all_free
-
-    def _take(self, size: int) -> None:
-        self._free_count -= 1
-        self._free_size -= size
-
-
 @dataclass(slots=True, eq=False)
 class _Job:
     """A work on its way, and the future that its caller awaits."""
@@ -149,16 +78,33 @@ class _Job:
 
 
 class Writer:
-    """Owns the thread that writes. Belongs to the event loop in which it was made."""
+    """Owns the thread that writes. Belongs to the event loop in which it was made.
 
-    def __init__(self, session: Session, *, database: str, limits: WriteLimits, patience: float = 0.0) -> None:
+    What it writes goes together, and waits together: for a lock, for a checkpoint of many megabytes, for what is before it.
+    For what must not wait then it opens another session, with `beside`.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        database: str,
+        limits: WriteLimits,
+        patience: float = 0.0,
+        beside: Callable[[], Session] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self._session = session
+        self._session_beside = beside
+        self._beside: Writer | None = None
         self._database = database
         self._limits = limits
         self._patience = patience
-        self._loop = asyncio.get_running_loop()
-        self._room = _Room(limits.waiting_count, limits.waiting_bytes)
+        self._loop = loop or asyncio.get_running_loop()
+        self._room = Room(limits.waiting_count, limits.waiting_bytes)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._next: _Job | None = None
+        """The first of the next batch, which could not go with the last one."""
         self._lingering: dict[asyncio.Future[Any], _Job] = {}
         self._lingering_bytes = 0
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -267,6 +213,19 @@ class Writer:
         """
         return self._enqueue(work, work.size, takes_room=False)
 
+    def put_beside(self, work: Work) -> asyncio.Future[Any]:
+        """As `put`, but not behind what is being written, if the database takes that."""
+        if self._beside is None and self._session_beside is not None and not self._closing:
+            self._beside = Writer(
+                self._session_beside(),
+                database=self._database,
+                limits=self._limits,
+                patience=self._patience,
+                loop=self._loop,
+            )
+            self._beside.leave_by(self._leaves_at)
+        return (self._beside or self).put(work)
+
     def _enqueue(self, work: Work, size: int, *, takes_room: bool = True) -> asyncio.Future[Any]:
         if self._closing:
             if takes_room:
@@ -280,10 +239,21 @@ class Writer:
         """What was written so far; from any thread."""
         return replace(self._totals, pending=self._jobs.qsize())
 
+    @property
+    def leaves_at(self) -> float:
+        """Past which moment of the monotonic clock a database that is away is not waited for."""
+        return self._leaves_at
+
     def leave_within(self, seconds: float) -> None:
         """Wait for a database that is away no longer than so many seconds from now on, whatever is written then."""
-        self._leaves_at = min(self._leaves_at, monotonic() + seconds)
+        self.leave_by(monotonic() + seconds)
+
+    def leave_by(self, moment: float) -> None:
+        """Do not wait past this moment of the monotonic clock."""
+        self._leaves_at = min(self._leaves_at, moment)
         self._session.leave_by(self._leaves_at)
+        if self._beside is not None:
+            self._beside.leave_by(moment)
 
     def refuse_more(self) -> None:
         """Take nothing more, from now on; what was accepted will be written."""
@@ -296,6 +266,8 @@ class Writer:
         self.refuse_more()
         self._jobs.put(None)  # what a second call puts there, nobody reads
         await asyncio.shield(self._stopped)
+        if self._beside is not None:
+            await self._beside.aclose()
 
     def _run(self) -> None:
         try:
@@ -309,16 +281,19 @@ class Writer:
             self._tell_loop(self._stopped.set_result, None)
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
-        """All that waits now, within the limits; waits for a first one. False: nothing will come after these."""
+        """All that waits now and goes together, within the limits; waits for a first one. False: these are the last."""
         jobs: list[_Job] = []
         size = 0
         while len(jobs) < self._limits.batch_count and size < self._limits.batch_bytes:
             try:
-                job = self._jobs.get(block=not jobs)
+                job, self._next = self._next or self._jobs.get(block=not jobs), None
             except Empty:
                 break
             if job is None:
                 return jobs, False
+            if jobs and (job.work.alone or jobs[-1].work.alone):
+                self._next = job
+                break
             jobs.append(job)
             size += job.size
         return jobs, True
@@ -418,6 +393,8 @@ class Writer:
 class NoWriter:
     """In the place of a writer where nothing is to be written."""
 
+    leaves_at = inf
+
     def __init__(self, *, database: str) -> None:
         self._database = database
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
@@ -455,6 +432,8 @@ class NoWriter:
             ReadOnlyStoreError: always.
         """
         raise errors.ReadOnlyStoreError(database=self._database)
+
+    put_beside = put
 
     async def write(self, work: Work) -> Any:
         """Refuse the work.

@@ -28,6 +28,7 @@ from trackside.app.storage._coordination import (
 )
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
+from trackside.app.storage._leases import LeaseClock
 from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._own_runs import OwnRun, OwnRuns
 from trackside.app.storage._queue import Handover
@@ -92,8 +93,7 @@ class StoredCoordinator:
         self._lease = lease_seconds
         self._keeps_requests = keeps_requests
         self._host: RunHost | None = None
-        self._runs = OwnRuns(on_taken=self._arm)
-        self._fleet = fleet
+        self._fleet, self._runs = fleet, OwnRuns(on_taken=self._arm)
         self._enrolment = Enrolment(
             writer, worker_id=self.worker_id, lease_seconds=lease_seconds, on_enrolled=self._listen, member=fleet
         )
@@ -132,9 +132,9 @@ class StoredCoordinator:
         """Have others know at once that this worker of a fleet takes no more runs, and leaves when it has finished."""
         self._enrolment.note_leaving()
 
-    def trusts_leases(self) -> bool:
+    def trusts_leases(self, now: LeaseClock | None = None) -> bool:
         """Whether a lease that has ended says that its worker is gone, or that the database was away; from any thread."""
-        return self._enrolment.trusts_leases()
+        return self._enrolment.trusts_leases(now)
 
     def nudge(self) -> None:
         """Look soon what others want of the runs of this process, or have done to them."""

@@ -19,7 +19,7 @@ from trackside.app.storage._fleet_reads import (
 )
 from trackside.app.storage._membership import AskToDrain, LoosenVersions, Vouch
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
+from trackside.app.storage._recovery import Bury, Death, Reap, Reaped, TrustsLeases
 from trackside.app.storage._upkeep import say_ended
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.fleet import (
@@ -32,7 +32,7 @@ from trackside.app.storage.fleet import (
 )
 from trackside.harness.types import FailureReason
 
-__all__ = ["FleetStore", "Reaped"]
+__all__ = ["FleetStore", "Reaped", "TrustsLeases"]
 
 
 class FleetStore:
@@ -127,7 +127,7 @@ class FleetStore:
         """
         await self._writer.write_to_the_end(ReleaseDuties(holder=holder))
 
-    async def reap(self, reaper: str, *, trusts_leases: Callable[[], bool] | None = None) -> Reaped:
+    async def reap(self, reaper: str, *, trusts_leases: TrustsLeases | None = None) -> Reaped:
         """End the runs of workers that are gone, and let others have those that had not started; all that there are.
 
         A worker is gone whose lease has ended, or that was a process of this machine which has ended. The `reaper` is not.

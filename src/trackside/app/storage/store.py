@@ -140,8 +140,8 @@ class Store(StoreReading, StoreCancelling):
         if read_only:
             store = cls(NoWriter(database=database), readers, signals, feed)
         else:
-            session = await asyncio.to_thread(backend.session)
-            writer = Writer(session, database=database, limits=limits, patience=busy_timeout)
+            session, beside = await asyncio.to_thread(backend.session), backend.session_beside
+            writer = Writer(session, database=database, limits=limits, patience=busy_timeout, beside=beside)
             store = cls(writer, readers, signals, feed)
         try:
             yield store

@@ -104,6 +104,52 @@ def be_back(database: Any, hand: Hand) -> None:
     hand.coordinator._enrolment._written_at = -math.inf
 
 
+@pytest.mark.just_come
+async def test_who_has_only_just_come_gives_others_the_length_of_a_lease_to_be_heard_of(
+    hand: Any, database: Any, store: Store
+) -> None:
+    """The database may have been away until a moment ago, and nobody could renew a lease."""
+    a = hand()
+    running = await admit(a)
+    await start(a, running)
+    take_for_dead(database, a)
+
+    b = hand()
+    await b.coordinator._enrolment.enroll()
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, running) == ("claimed", a.name)
+
+    b.coordinator._enrolment._trusts_from = 0.0  # so much later
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, running) is None
+    run = await store.run(running)
+    assert run is not None
+    assert run.error_type == "worker_lost"
+
+
+async def test_where_the_clock_of_the_leases_was_set_all_have_the_length_of_a_lease_to_be_heard_of(
+    hand: Any, database: Any
+) -> None:
+    a, b = hand(), hand()
+    running = await admit(a)
+    await start(a, running)
+    await b.coordinator._enrolment.enroll()
+    session: Any = b.store._writer._session
+    later = 2 * b.coordinator._lease
+    session.clock = lambda: session._session.clock()._replace(seconds=session._session.clock().seconds + later)
+
+    await b.coordinator._upkeep.clear_up()  # before its own next sign of life
+    assert standing(database, running) == ("claimed", a.name)
+    b.coordinator._enrolment._renew()
+    await b.coordinator._enrolment._beating
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, running) == ("claimed", a.name)
+
+    b.coordinator._enrolment._trusts_from = 0.0  # so much later
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, running) is None
+
+
 async def test_whoever_is_first_when_the_database_is_back_gives_others_the_length_of_a_lease_to_be_heard_of(
     hand: Any, database: Any, store: Store
 ) -> None:

@@ -99,7 +99,7 @@ async def test_a_worker_passes_over_what_another_is_at(workers: list[Worker], di
     await asyncio.to_thread(database.execute, "BEGIN; SELECT 1 FROM threads WHERE thread_id = 't' FOR NO KEY UPDATE")
 
     async with asyncio.timeout(20):
-        assert await two.coordinator.take(["a"]) == {"a": Taking.busy}
+        assert await two.coordinator.take(["a"]) == {"a": Taking.locked}
         assert await two.coordinator.take_any(5) == ["b"]
     await asyncio.to_thread(database.execute, "ROLLBACK")
     assert await two.coordinator.take_any(5) == ["a"]

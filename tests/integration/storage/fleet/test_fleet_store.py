@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from raw_postgres import RawConnection
 from tests.integration.runs.stage import Agents
+from tests.integration.storage.conftest import held_up
 
 from trackside import RunStatus, __version__
 from trackside.app.storage import _fleet_reads, _recovery
@@ -69,8 +71,8 @@ async def test_while_leases_say_nothing_only_those_are_gone_whose_processes_have
     monkeypatch.setattr(_recovery, "is_gone", lambda process: process == "ended")
     fleet = server.store.fleet
 
-    assert (await fleet.reap(server.name, trusts_leases=lambda: False)).ended == [handles[1].run_id]
-    assert (await fleet.reap(server.name, trusts_leases=lambda: True)).ended == [handles[0].run_id]
+    assert (await fleet.reap(server.name, trusts_leases=lambda now=None: False)).ended == [handles[1].run_id]
+    assert (await fleet.reap(server.name, trusts_leases=lambda now=None: True)).ended == [handles[0].run_id]
 
 
 async def test_what_a_dead_worker_had_not_begun_is_anybodys(member: Any, agents: Agents, database: Any) -> None:
@@ -369,3 +371,44 @@ async def test_a_worker_takes_no_more_runs_of_an_agent_than_it_executes_at_once(
     agents.let("gpu 0")
     await server.ended(gpu[0])
     assert await worker.take(*gpu[1:]) == [Taking.gone, TAKEN, Taking.full]
+
+
+async def test_a_thread_that_somebody_has_locked_keeps_no_other_waiting(
+    member: Any, agents: Agents, database: Any, url: str, dialect: str
+) -> None:
+    if dialect != "postgres":
+        pytest.skip("who writes to an SQLite file is alone there")
+    server, worker, other = await member("server"), await member(), await member()
+    stuck = await running(server, worker, agents, "one", thread_id="locked")
+    lost = await running(server, worker, agents, "two", thread_id="free")
+    for thread_id in ("locked due", "due"):
+        await server.start("quick", thread_id=thread_id, after_seconds=3_600)
+    database.execute("UPDATE active_runs SET due_at = '2026-01-01T00:00:00.000000Z' WHERE state = 'delayed'")
+    end_lease(database, worker.name)
+    fleet = other.store.fleet
+    lock = "SELECT 1 FROM threads WHERE thread_id IN ('locked', 'locked due') FOR UPDATE"
+    somebody = await asyncio.to_thread(RawConnection, url)
+    try:
+        await asyncio.to_thread(somebody.execute, f"BEGIN; {lock}")
+        promoted = await fleet.promote_due()
+        reaped = await fleet.reap(other.name)
+    finally:
+        await asyncio.to_thread(somebody.close)
+    assert (len(promoted), reaped.ended) == (1, [lost.run_id])
+    assert len(await fleet.promote_due()) == 1
+    assert (await fleet.reap(other.name)).ended == [stuck.run_id]
+
+
+async def test_who_waits_with_what_it_writes_gives_its_signs_of_life_all_the_same(
+    member: Any, agents: Agents, dialect: str
+) -> None:
+    if dialect != "postgres":
+        pytest.skip("only one writes to an SQLite file at a time")
+    server, worker, other = await member("server"), await member(lease_seconds=1.0), await member()
+    handle = await running(server, worker, agents, "long", thread_id="t")
+    async with held_up(worker.store):
+        await asyncio.sleep(2.5)
+        reaped = await other.store.fleet.reap(other.name)
+    assert reaped.ended == []
+    agents.let("long")
+    assert (await server.ended(handle.run_id)).status is RunStatus.success
