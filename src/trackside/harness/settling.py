@@ -7,8 +7,10 @@ that. So whoever executes the run lets its writes settle (`Settling`), and whoev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol
 
 from trackside.harness.context import current_run
@@ -29,8 +31,10 @@ def current_settling() -> Settling | None:
 class Unsettled(Protocol):
     """What one writer has accepted for one run."""
 
-    async def settle(self) -> None:
+    async def settle(self, is_hurried: Callable[[], bool]) -> None:
         """Return when all of it is written. May be called again.
+
+        Whoever `is_hurried`, as may become so meanwhile, waits for no database that is away.
 
         Raises:
             Exception: some of it could not be written.
@@ -58,17 +62,23 @@ class Settling:
             found = self._unsettled[writer] = make()
         return found
 
-    async def settle(self) -> None:
+    async def settle(self, *, hurried: bool = False) -> None:
         """Wait until everything is written, whoever cancels the caller: `current_task().cancelling()` remembers that (I17).
+
+        A database that is away is waited for, but not if it is `hurried`, or once somebody cancels the caller.
 
         Raises:
             Exception: what could not be written was refused with this; of several the first.
         """
         self.has_settled = True
+        caller = asyncio.current_task()
+        assert caller is not None
+        cancels = caller.cancelling()
         failure: Exception | None = None
         for unsettled in [*self._unsettled.values()]:
+            settle = partial(unsettled.settle, lambda: hurried or caller.cancelling() > cancels)
             try:
-                await finish(unsettled.settle, name="settle")
+                await finish(settle, name="settle")
             except Exception as exc:  # noqa: BLE001  # a store's failure: the others' are waited for, then it is told
                 failure = failure or exc
         if failure is not None:

@@ -16,7 +16,7 @@ from langgraph.graph import START, StateGraph
 
 from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store
+from trackside.app.storage import Store, _graph_puts
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -175,3 +175,64 @@ async def test_a_run_whose_checkpoints_cannot_be_written_is_an_error(
     async with managing(store, steps(count)) as manager:  # and so has what is small
         assert (await play(manager, "after")).status is RunStatus.success
     assert await kept(store, graph) == [*left, "after", len(left) + 1]
+
+
+@asynccontextmanager
+async def away(store: Store, database: Any, dialect: str, *, failures: int) -> AsyncGenerator[None]:
+    """Nothing of a graph can be written, until what this store writes has failed so often."""
+    lock = "LOCK TABLE graph_checkpoints, graph_writes, graph_values IN ACCESS EXCLUSIVE MODE"
+    database.execute("BEGIN IMMEDIATE" if dialect == "sqlite" else f"BEGIN; {lock}")
+    yield
+    failed = store.writer_stats().failures_total
+    async with asyncio.timeout(60):
+        while store.writer_stats().failures_total < failed + failures:
+            await asyncio.sleep(0.01)
+    database.execute("COMMIT")
+
+
+@pytest.mark.parametrize("durability", ["async", "sync", "exit"])
+async def test_a_run_goes_on_while_the_database_is_away_and_loses_nothing(
+    url: str, database: Any, dialect: str, durability: Any, blockbuster: BlockBuster
+) -> None:
+    blockbuster.deactivate()  # the test waits for its own connection
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(state: Any) -> Notes:
+        reached.set()
+        await go_on.wait()
+        return {"notes": ["waited"]}
+
+    graph = steps(count, wait, again)
+    async with Store.open(url, busy_timeout=0.2) as store, managing(store, graph) as manager:
+        playing = asyncio.create_task(play(manager, "n", durability=durability))
+        await reached.wait()
+        async with away(store, database, dialect, failures=3):
+            go_on.set()
+        result = await playing
+        assert (result.status, result.error) == (RunStatus.success, None)
+        assert await kept(store, graph) == ["n", 1, "waited", 3]
+        assert (await play(manager, "more")).status is RunStatus.success
+        assert await kept(store, graph) == ["n", 1, "waited", 3, "more", 5, "waited", 7]
+
+
+async def test_a_run_does_not_wait_for_ever_for_a_database_that_is_away(
+    url: str, database: Any, dialect: str, blockbuster: BlockBuster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blockbuster.deactivate()
+    monkeypatch.setattr(_graph_puts, "LONGEST_OUTAGE", 0.5)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(state: Any) -> Notes:
+        reached.set()
+        await go_on.wait()
+        return {"notes": ["waited"]}
+
+    graph = steps(count, wait, again)
+    async with Store.open(url, busy_timeout=0.2) as store, managing(store, graph) as manager:
+        playing = asyncio.create_task(play(manager, "n"))
+        await reached.wait()
+        async with away(store, database, dialect, failures=6 if dialect == "sqlite" else 3):
+            go_on.set()
+        result = await playing
+    assert result.status is RunStatus.error
+    assert "locked" in result.error

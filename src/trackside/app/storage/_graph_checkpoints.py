@@ -28,7 +28,6 @@ from trackside.app.storage._graph_checkpoint_reads import (
 )
 from trackside.app.storage._graph_checkpoint_rows import Borrowing, Known, ValueRow
 from trackside.app.storage._graph_checkpoint_work import (
-    Chain,
     CopyGraphThread,
     Key,
     PutGraphRows,
@@ -36,6 +35,7 @@ from trackside.app.storage._graph_checkpoint_work import (
     RemoveGraphThreads,
     TakeOverThread,
 )
+from trackside.app.storage._graph_puts import AWAY, Behind, Outage
 from trackside.app.storage._old_checkpoints import OldTables, SplitCheckpoint, old_tables
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._work import Refused
@@ -50,56 +50,6 @@ _LISTED = 64  # checkpoints of which it is looked up together whether they are w
 _MOST_READ = 16  # that are read together
 _REMOVED = 200  # that are removed in one transaction
 _MOST_KNOWN = 8_192  # threads, and namespaces of theirs, of which it is remembered what is there
-
-
-class Behind:
-    """What one run has put and not waited for."""
-
-    def __init__(self, writer: Writer | NoWriter) -> None:
-        self._writer = writer
-        self._last: tuple[PutGraphRows, asyncio.Future[Any]] | None = None
-        self._pending: set[asyncio.Future[Any]] = set()
-        self.chain = Chain()
-
-    async def put(self, work: PutGraphRows, size: int) -> asyncio.Future[Any]:
-        """Have this written, with what was put before if that is still to be written.
-
-        Raises:
-            TracksideError: something that was put before was not written.
-        """
-        self.check()
-        if self._last is not None:
-            last, writing = self._last
-            if last.thread_id == work.thread_id and self._writer.extend(writing, size):
-                last.join(work)
-                return writing
-        work.chain = self.chain
-        writing = await self._writer.defer(work)
-        self._last = work, writing
-        self._pending.add(writing)
-        writing.add_done_callback(self._pending.discard)
-        return writing
-
-    def check(self) -> None:
-        """See that nothing has failed so far.
-
-        Raises:
-            TracksideError: something has; nothing that was put after it is written.
-        """
-        if (failure := self.chain.failure) is not None:
-            raise type(failure)(**failure.details) from failure
-
-    async def settle(self) -> None:
-        """Return when all is written.
-
-        Raises:
-            TracksideError: something was not.
-        """
-        for writing in [*self._pending]:
-            self._writer.hurry(writing)
-        if self._pending:
-            await asyncio.wait([*self._pending])
-        self.check()
 
 
 class GraphCheckpoints:
@@ -133,12 +83,23 @@ class GraphCheckpoints:
             self._borrow(one)
         behind = self._behind()
         if behind is not None:
-            self._note(work, await behind.put(work, size))
+            writing = await behind.put(work, size)
+            if writing is not None:
+                self._note(work, writing)
             return
-        writing = await self._writer.defer(work)
-        self._note(work, writing)
-        self._writer.hurry(writing)
-        answer_of(await asyncio.shield(writing))
+        outage = Outage(self._writer)
+        while True:
+            writing = await self._writer.defer(work)
+            self._note(work, writing)
+            self._writer.hurry(writing)
+            try:
+                answer_of(await asyncio.shield(writing))
+            except AWAY:
+                if current_run() is None or outage.is_over:
+                    raise
+                await outage.pause()
+            else:
+                return
 
     def _borrow(self, one: Borrowing) -> None:
         """Say when what a checkpoint has of those before it was there."""
@@ -163,12 +124,14 @@ class GraphCheckpoints:
 
     def _behind(self) -> Behind | None:
         settling = current_settling()
-        return None if settling is None else settling.of(self, partial(Behind, self._writer))
+        return None if settling is None else settling.of(self, partial(Behind, self._writer, self._learn))
 
     def _written(self, work: PutGraphRows, writing: asyncio.Future[Any]) -> None:
         if self._unwritten.get(work.thread_id) is writing:
             del self._unwritten[work.thread_id]
-        is_refused = isinstance(writing.result(), Refused)
+        self._learn(work, isinstance(writing.result(), Refused))
+
+    def _learn(self, work: PutGraphRows, is_refused: bool) -> None:  # noqa: FBT001
         for one in work.borrowings:
             one.known.removals = None if is_refused else one.removals
             if not is_refused:
@@ -196,7 +159,7 @@ class GraphCheckpoints:
         """
         await self._see(thread_id)
         if (behind := self._behind()) is not None:
-            behind.check()
+            await behind.caught_up()
         removals = self._removals
         found = await self._find(thread_id, namespace, checkpoint_id)
         if found is None and await self.adopt(thread_id):
@@ -227,6 +190,8 @@ class GraphCheckpoints:
     ) -> AsyncGenerator[StoredCheckpoint]:
         """Checkpoints of a thread, the newest first; `is_wanted` is asked with the metadata of each."""
         await self._see(listing.thread_id)
+        if (behind := self._behind()) is not None:
+            await behind.caught_up()
         await self.adopt(listing.thread_id)
         after: Listed | None = None
         at_once = 1

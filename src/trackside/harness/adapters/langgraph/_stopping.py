@@ -92,7 +92,7 @@ async def see_through[T](call: Coroutine[Any, Any, T], run: RunContext, saver: S
             cancel = exc
     outcome = Raised(cancel) if cancel is not None else graph_task.result()
     try:
-        await settling.settle()
+        await settling.settle(hurried=isinstance(outcome, Raised))
     except Exception as exc:  # the store's failure
         if not isinstance(outcome, Raised):  # I18: the thread's next run would go on without what this one has done
             raise
