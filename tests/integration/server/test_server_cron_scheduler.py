@@ -409,6 +409,25 @@ def test_what_no_process_of_a_fleet_knows_disables_a_cron_after_a_while(play: An
     play(scene)
 
 
+@pytest.mark.parametrize("is_server", [False, True])
+def test_a_worker_that_is_on_duty_knows_not_of_all_agents_and_disables_no_cron_for_that(
+    play: Any, is_server: bool
+) -> None:
+    async def theirs() -> list[str]:
+        return ["agent"]
+
+    async def scene(stage: Stage) -> None:
+        of_server: dict[str, Any] = {"agents_on_duty": theirs} if is_server else {}
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, on_duty=lambda: True, **of_server)
+        cron = await stage.keep("of others", "* * * * *", agent="report")
+        scheduler.begin()
+        await asyncio.sleep(60 + 700)
+        assert (await stage.found(cron)).enabled is not is_server
+        await scheduler.aclose()
+
+    play(scene)
+
+
 def test_what_whoever_is_on_duty_leaves_alone_another_starts_a_minute_later(play: Any) -> None:
     async def theirs() -> list[str]:
         return ["agent"]

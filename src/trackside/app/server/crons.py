@@ -93,6 +93,11 @@ class CronScheduler:
         self._left: dict[str, _Left] = {}
         """Crons that ask for what is not known here."""
 
+    @property
+    def _is_server(self) -> bool:
+        """Whether this process has all agents that there are, as far as it is up to date; a worker may have a few."""
+        return self._on_duty is None or self._agents_on_duty is not None
+
     def begin(self) -> None:
         """Start runs from now on."""
         if self._task is None:
@@ -140,7 +145,8 @@ class CronScheduler:
         if self._clock_was_put_back():
             await self._bring_forward()
         by = await self._start_due(agents)
-        await self._give_up_unknown()
+        if self._is_server:
+            await self._give_up_unknown()
         for left in self._lose_patience():
             minutes = _PATIENCE / 60
             await self._disable(left.cron, f"for {minutes:.0f} minutes no server could start its run: {left.why}")
