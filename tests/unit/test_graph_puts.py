@@ -14,7 +14,7 @@ from trackside.app.storage._graph_checkpoint_work import PutGraphRows
 from trackside.app.storage._graph_puts import LONGEST_OUTAGE, Behind
 from trackside.app.storage._work import Refused
 from trackside.app.storage.errors import DatabaseFullError, ServerUnreachableError
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import ClosedError, TracksideError
 
 
 class AwayWriter:
@@ -108,6 +108,20 @@ async def test_who_is_hurried_gives_it_up_soon_and_what_does_not_pass_fails_at_o
     writer.failure = DatabaseFullError(database="it", why="no room")
     await put(behind, "a")
     with pytest.raises(DatabaseFullError):
+        await behind.settle(lambda: False)
+
+
+@virtual
+async def test_what_is_not_written_as_the_store_is_closed_is_said_to_be_so() -> None:
+    class Closing(AwayWriter):
+        async def write(self, work: PutGraphRows) -> None:
+            raise ClosedError(what="store")
+
+    writer = Closing()
+    behind = Behind(writer, lambda work, refused: None)  # type: ignore[arg-type]
+    writer.failure = unreachable()
+    await put(behind, "a")
+    with pytest.raises(ClosedError):
         await behind.settle(lambda: False)
 
 

@@ -204,10 +204,9 @@ class Enrolment:
 
     def _note_known(self, began: float, registration: Register) -> None:
         written_at, clock = registration.written_at, registration.clock
-        was_away = (
-            written_at > self._written_at + self._lease / 2
-        )  # the database, or it may have been before this one came
-        if self._heart is None or was_away or (clock is not None and self._was_set(clock, written_at)):
+        # The database was away; or it may have been, before this one came.
+        was_away = self._heart is None or written_at > self._written_at + self._lease / 2
+        if was_away or (clock is not None and self._was_set(clock, written_at)):
             self._trusts_from = written_at + self._lease
         self._written_at, self._clock = written_at, clock
         self._known_until = began + self._lease / 2

@@ -138,6 +138,7 @@ class Behind:
                 self._learn(work, False)
         except TracksideError as exc:
             if is_last or not isinstance(exc, AWAY):
+                self.chain.failure = exc  # which the work itself does not hear of where the writer is closed
                 self._give_up()
 
     def _give_up(self) -> None:
