@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tests.property.queue_hands import AGENT, ForgetfulSession, Hand, Held, Step, take
 from tests.property.queue_model import RESTS, Busy, Model, Run
+from trusting import trust_leases_from_its_start
 
 from trackside.app.storage import Store
 from trackside.app.storage._tables import metadata
@@ -69,8 +70,14 @@ class Play:
         self.databases.empty()
         self.look = self.databases.look
         self.model = Model()
-        self.hands = [Hand(*each) for each in zip(self.databases.stores, self.databases.sessions, strict=True)]
+        self.hands = [self.hire(*each) for each in zip(self.databases.stores, self.databases.sessions, strict=True)]
         self.admissions = 0
+
+    def hire(self, store: Store, session: ForgetfulSession) -> Hand:
+        """A worker that is there long enough."""
+        hand = Hand(store, session)
+        trust_leases_from_its_start(hand.coordinator._enrolment)
+        return hand
 
     def run(self, coroutine: Any) -> Any:
         return self.databases.run(coroutine)

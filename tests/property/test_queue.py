@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from raw_postgres import RawConnection
-from tests.property.queue_hands import AGENT, Hand, Held, Step
+from tests.property.queue_hands import AGENT, Held, Step
 from tests.property.queue_model import Run
 from tests.property.queue_steps import WORKERS, Databases, Play
 
@@ -230,7 +230,7 @@ class Queueing(Play, RuleBasedStateMachine):
         else:
             self.end_lease(number)
             hand.die()
-        self.hands[number] = Hand(hand.store, hand.session)
+        self.hands[number] = self.hire(hand.store, hand.session)
 
     def prune(self, number: int) -> None:
         last = self.look.execute("SELECT run_id, max(position) FROM events GROUP BY run_id").fetchall()

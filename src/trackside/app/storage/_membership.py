@@ -42,7 +42,12 @@ class Register(Work):
     """What the clock of the leases said then."""
 
     may_be_forgotten = True
-    alone = True  # beside what takes long the lease would have ended by the commit, and its row be locked until then
+
+    @property
+    @override
+    def alone(self) -> bool:
+        # Beside what takes long the lease would have ended by the commit, and its row be locked until then.
+        return True
 
     @override
     def apply(self, unit: UnitOfWork) -> bool:

@@ -142,6 +142,13 @@ class RemoveRuns(Work):
 
     @property
     @override
+    def alone(self) -> bool:
+        return (
+            self.cutoff is not None
+        )  # threads that are changed with it would keep their last runs, and nobody come back
+
+    @property
+    @override
     def size(self) -> int:
         return _ROW_BYTES * sum(candidate.events for candidate in self.candidates)
 

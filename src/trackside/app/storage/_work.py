@@ -63,8 +63,11 @@ class Work(ABC):
 
     may_be_forgotten = False
     """Whether a server that crashes right after the commit may have lost it: nothing comes of it alone."""
-    alone = False
-    """Whether it has a transaction to itself."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has a transaction to itself."""
+        return False
 
     @property
     def size(self) -> int:
