@@ -90,8 +90,10 @@ def causes(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def _is_of_the_place(row: Mapping[str, Any]) -> bool:
-    """Whether a run failed with what its database was like: full, away, or in somebody's hands."""
+    """Whether a run failed with what its database was like (full, away, in somebody's hands), or for lack of memory."""
     error = str(row["error"])
+    if row["error_type"] == "MemoryError" or "can't start new thread" in error:
+        return True
     return row["error_type"] in AWAY or (
         row["error_type"] in FORGETS and any(words in error for words in ("database", "server of", "connection to"))
     )
