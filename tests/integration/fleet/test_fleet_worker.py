@@ -137,6 +137,7 @@ async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
 
         monkeypatch.setattr(worker.worker._coordinator, "take_any", take_slowly)
         monkeypatch.setattr(server.engine, "announce", lambda ready: None)
+        monkeypatch.setattr(type(server.store.fleet), "ready", _nothing)  # nor does the sweeper offer it
         await server.manager.start(RunSpec("crowd", 1))
         worker.worker._look_soon.set()
         await looked.wait()
