@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from trackside.app.storage._enrolment import Enrolment
 
+_enroll = Enrolment.enroll
+
+
+async def _enroll_and_trust(enrolment: Enrolment) -> None:
+    has_come = enrolment._heart is None
+    await _enroll(enrolment)
+    if has_come:
+        enrolment._trusts_from = 0.0
+
 
 def trust_leases_from_its_start(enrolment: Enrolment) -> None:
     """Have this one be such a worker."""
-    enroll = enrolment.enroll
-
-    async def enroll_and_trust() -> None:
-        has_come = enrolment._heart is None
-        await enroll()
-        if has_come:
-            enrolment._trusts_from = 0.0
-
-    enrolment.enroll = enroll_and_trust  # type: ignore[method-assign]
+    enrolment.enroll = partial(_enroll_and_trust, enrolment)  # type: ignore[method-assign]
 
 
 def trust_leases_at_once(patch: pytest.MonkeyPatch) -> None:
     """Have whoever enrols from now on be such a worker: else each waits for the length of a lease first."""
-    enroll = Enrolment.enroll
-
-    async def enroll_and_trust(self: Enrolment) -> None:
-        has_come = self._heart is None
-        await enroll(self)
-        if has_come:
-            self._trusts_from = 0.0
-
-    patch.setattr(Enrolment, "enroll", enroll_and_trust)
+    patch.setattr(Enrolment, "enroll", _enroll_and_trust)

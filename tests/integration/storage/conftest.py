@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from tests.property.queue_hands import Gate
 from trusting import trust_leases_at_once
 
 from trackside.app.storage import Store
+from trackside.app.storage.containment import Wanted
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -75,6 +77,21 @@ def trusting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Workers trust leases from the start, unless a test is about those that have only just come."""
     if request.node.get_closest_marker("just_come") is None:
         trust_leases_at_once(monkeypatch)
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What searches have compared so far, which has to be beside the event loop."""
+    having_been: list[Any] = []
+    is_in = Wanted.is_in
+
+    def noted(wanted: Wanted, having: Any) -> bool:
+        assert threading.current_thread() is not threading.main_thread()
+        having_been.append(having)
+        return is_in(wanted, having)
+
+    monkeypatch.setattr(Wanted, "is_in", noted)
+    return having_been
 
 
 @pytest.fixture

@@ -177,6 +177,18 @@ async def test_a_run_whose_checkpoints_cannot_be_written_is_an_error(
     assert await kept(store, graph) == [*left, "after", len(left) + 1]
 
 
+def held_graph() -> tuple[Any, asyncio.Event, asyncio.Event]:
+    """A graph that waits in its second step; set when it does, and to be set to have it go on."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(state: Any) -> Notes:
+        reached.set()
+        await go_on.wait()
+        return {"notes": ["waited"]}
+
+    return steps(count, wait, again), reached, go_on
+
+
 @asynccontextmanager
 async def away(store: Store, database: Any, dialect: str, *, failures: int) -> AsyncGenerator[None]:
     """Nothing of a graph can be written, until what this store writes has failed so often."""
@@ -195,14 +207,7 @@ async def test_a_run_goes_on_while_the_database_is_away_and_loses_nothing(
     url: str, database: Any, dialect: str, durability: Any, blockbuster: BlockBuster
 ) -> None:
     blockbuster.deactivate()  # the test waits for its own connection
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def wait(state: Any) -> Notes:
-        reached.set()
-        await go_on.wait()
-        return {"notes": ["waited"]}
-
-    graph = steps(count, wait, again)
+    graph, reached, go_on = held_graph()
     async with Store.open(url, busy_timeout=0.2) as store, managing(store, graph) as manager:
         playing = asyncio.create_task(play(manager, "n", durability=durability))
         await reached.wait()
@@ -220,14 +225,7 @@ async def test_a_run_does_not_wait_for_ever_for_a_database_that_is_away(
 ) -> None:
     blockbuster.deactivate()
     monkeypatch.setattr(_graph_puts, "LONGEST_OUTAGE", 0.5)
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def wait(state: Any) -> Notes:
-        reached.set()
-        await go_on.wait()
-        return {"notes": ["waited"]}
-
-    graph = steps(count, wait, again)
+    graph, reached, go_on = held_graph()
     async with Store.open(url, busy_timeout=0.2) as store, managing(store, graph) as manager:
         playing = asyncio.create_task(play(manager, "n"))
         await reached.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 
 from trackside.app.storage import Store
 from trackside.app.storage import crons as crons_module
-from trackside.app.storage.containment import Wanted
 from trackside.app.storage.crons import Cron
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.ids import new_id
@@ -39,17 +37,8 @@ async def kept(store: Store, *made: Cron) -> list[Cron]:
 
 
 async def test_what_a_search_compares_is_compared_beside_the_event_loop(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, compared: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared: list[Any] = []
-    is_in = Wanted.is_in
-
-    def noted(wanted: Wanted, having: Any) -> bool:
-        assert threading.current_thread() is not threading.main_thread()
-        compared.append(having)
-        return is_in(wanted, having)
-
-    monkeypatch.setattr(Wanted, "is_in", noted)
     monkeypatch.setattr(crons_module, "_ROWS_AT_ONCE", 2)
     made = await kept(store, *[cron(number, metadata={"of": {"n": number // 4}}) for number in range(7)])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -15,7 +14,6 @@ import pytest
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread, containment
-from trackside.app.storage.containment import Wanted
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
 from trackside.app.storage.threads import ThreadQuery
@@ -467,17 +465,8 @@ async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: An
 
 
 async def test_what_a_search_compares_is_compared_beside_the_event_loop(
-    store: Store, manager: RunManager, monkeypatch: pytest.MonkeyPatch
+    store: Store, manager: RunManager, compared: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared: list[Any] = []
-    is_in = Wanted.is_in
-
-    def noted(wanted: Wanted, having: Any) -> bool:
-        assert threading.current_thread() is not threading.main_thread()
-        compared.append(having)
-        return is_in(wanted, having)
-
-    monkeypatch.setattr(Wanted, "is_in", noted)
     metadata = {"deep": {"k": ["v", {"n": 1}]}}
     thread_id = (await ended(manager, thread_metadata=metadata)).thread_id
     await store.threads_of(None).create()

@@ -72,9 +72,7 @@ class Enrolment:
         self._clock: LeaseClock | None = None
         """What the clock of the leases said when it was known last."""
         self._beating: asyncio.Future[Any] | None = None
-        """The last sign of life that it has heard nothing of yet."""
-        self._last_beat: asyncio.Future[Any] | None = None
-        """The last one that was put there by its thread."""
+        """The last sign of life, be it of its thread or of the event loop."""
         self._enrolling = asyncio.Lock()
         self._failure: StorageError | None = None
         """What the last try failed with."""
@@ -183,9 +181,9 @@ class Enrolment:
         Nor is who writes something that takes long, or waits for a lock: then it is done beside that.
         """
         began, registration = monotonic(), self._registration()
-        put = self._writer.put if self._last_beat is None or _is_written(self._last_beat) else self._writer.put_beside
+        put = self._writer.put if self._beating is None or _is_written(self._beating) else self._writer.put_beside
         with contextlib.suppress(ClosedError, RuntimeError):  # the store is closed, or the loop
-            beat = self._last_beat = put(registration)
+            beat = self._beating = put(registration)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._await, beat, registration, began)
 

@@ -134,9 +134,18 @@ class _ClearAway(Work):
         return self.limit * ROW_BYTES
 
     def clear(
-        self, unit: UnitOfWork, rows: Sequence[tuple[Any, ...]], lost: Mapping[str, str], death: Death = _GONE
+        self,
+        unit: UnitOfWork,
+        rows: Sequence[tuple[Any, ...]],
+        lost: Mapping[str, str],
+        death: Death = _GONE,
+        *,
+        found: int | None = None,
     ) -> Reaped:
-        """See to these runs (id, thread, owner), of owners that were `lost` for some reason, unless somebody was faster."""
+        """See to these runs (id, thread, owner), of owners that were `lost` for some reason, unless somebody was faster.
+
+        So many were `found`, if these are not all of them.
+        """
         threads = {thread_id for _, thread_id, _ in rows}
         unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
         ended: list[str] = []
@@ -155,7 +164,8 @@ class _ClearAway(Work):
             if _bury(unit, active, retry_id, lost.get(owner), death):
                 retries[run_id] = retry_id
             ended.append(run_id)
-        return Reaped(ended, orphaned, is_all=len(rows) < self.limit or not (ended or orphaned), retries=retries)
+        is_all = (len(rows) if found is None else found) < self.limit or not (ended or orphaned)
+        return Reaped(ended, orphaned, is_all=is_all, retries=retries)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -188,8 +198,7 @@ class Reap(_ClearAway):
         rows = [row for row in found if row[2] != self.reaper or row[0] not in self.known]
         free = free_among(unit, rows)
         of_reaper = {run_id for run_id, _, of in free if of == self.reaper}
-        reaped = self.clear(unit, free, lost)
-        reaped = reaped._replace(is_all=len(rows) < self.limit or not (reaped.ended or reaped.orphaned))
+        reaped = self.clear(unit, free, lost, found=len(rows))
         if lost and reaped.is_all and len(free) == len(rows):
             session.execute(workers.delete().where(workers.c.worker_id.in_([*lost])))
         return reaped._replace(ended=[run_id for run_id in reaped.ended if run_id not in of_reaper])

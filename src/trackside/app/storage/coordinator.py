@@ -93,7 +93,8 @@ class StoredCoordinator:
         self._lease = lease_seconds
         self._keeps_requests = keeps_requests
         self._host: RunHost | None = None
-        self._fleet, self._runs = fleet, OwnRuns(on_taken=self._arm)
+        self._runs = OwnRuns(on_taken=self._arm)
+        self._fleet = fleet
         self._enrolment = Enrolment(
             writer, worker_id=self.worker_id, lease_seconds=lease_seconds, on_enrolled=self._listen, member=fleet
         )

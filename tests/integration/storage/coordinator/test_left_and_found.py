@@ -98,6 +98,14 @@ def standing(database: Any, run_id: str) -> Any:
     return database.execute(f"SELECT state, owner FROM active_runs WHERE run_id = '{run_id}'").fetchone()
 
 
+async def assert_lost(store: Store, database: Any, run_id: str) -> None:
+    """A run was ended, as its worker was lost."""
+    assert standing(database, run_id) is None
+    run = await store.run(run_id)
+    assert run is not None
+    assert run.error_type == "worker_lost"
+
+
 def be_back(database: Any, hand: Hand) -> None:
     """Have its own lease ended, too, as when the database is back that was away for all for longer than a lease."""
     take_for_dead(database, hand)
@@ -121,10 +129,7 @@ async def test_who_has_only_just_come_gives_others_the_length_of_a_lease_to_be_h
 
     b.coordinator._enrolment._trusts_from = 0.0  # so much later
     await b.coordinator._upkeep.clear_up()
-    assert standing(database, running) is None
-    run = await store.run(running)
-    assert run is not None
-    assert run.error_type == "worker_lost"
+    await assert_lost(store, database, running)
 
 
 async def test_where_the_clock_of_the_leases_was_set_all_have_the_length_of_a_lease_to_be_heard_of(
@@ -168,11 +173,8 @@ async def test_whoever_is_first_when_the_database_is_back_gives_others_the_lengt
 
     b.coordinator._enrolment._trusts_from = 0.0  # so much later
     await b.coordinator._upkeep.clear_up()
-    assert standing(database, running) is None
     assert standing(database, waiting) == ("pending", b.name)
-    run = await store.run(running)
-    assert run is not None
-    assert run.error_type == "worker_lost"
+    await assert_lost(store, database, running)
 
 
 async def test_what_was_to_be_ended_before_the_database_was_away_is_not_when_it_is_back(
