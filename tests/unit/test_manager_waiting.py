@@ -105,6 +105,18 @@ async def test_an_agent_hears_that_the_close_would_wait_for_it_whatever_its_task
     await manager.aclose()
 
 
+async def test_an_agent_that_waits_for_the_close_in_a_task_below_its_own_stops_when_the_grace_is_over() -> None:
+    async def gathering(input: Any) -> None:
+        await asyncio.gather(manager.aclose(grace=0.0))
+
+    manager = RunManager({"gathering": gathering}, shutdown_grace=3600.0)
+    run = await manager.start(RunSpec("gathering"))
+    result = await run.result()
+    assert (result.status, result.error) == (RunStatus.cancelled, None)
+    await manager.aclose()
+    assert manager.stats().stuck_total == 0
+
+
 async def test_an_agent_that_closes_before_it_begins_hears_it_too_and_what_it_has_started_may_close() -> None:
     closes: list[asyncio.Task[None]] = []
 

@@ -61,7 +61,7 @@ class Closing:
         """Close, after `grace` seconds for the runs that are there (None: `patience`), and wait until it is done.
 
         Again, a shorter grace makes it quicker, a longer one changes nothing. Cancelling the wait ends the grace, and is
-        passed on when everything is closed.
+        passed on when everything is closed; at once to who works for a run that this waits for.
 
         Raises:
             ManagerLoopError: the manager is in use on another event loop, and not closed yet.
@@ -81,8 +81,10 @@ class Closing:
             try:
                 await asyncio.wait({closing})
             except asyncio.CancelledError as exc:
-                cancelled = exc.args
                 self._grace_over.set()
+                if self._runs.waits_for_caller():
+                    raise
+                cancelled = exc.args
         if self._guard is not None and not self._guard.done():
             self._guard.cancel()
             await asyncio.wait({self._guard})

@@ -138,6 +138,12 @@ class Executions:
         if own is not None and own.worker.is_inside:
             raise ClosesItselfError(run_id=own.run_id)
 
+    def waits_for_caller(self) -> bool:
+        """Whether all is over only after the run that the calling code works for: as its agent, or in a task below."""
+        run = current_run()
+        own = None if run is None else self._by_id.get(run.run_id)
+        return own is not None and not own.worker.is_ending
+
     def take_over(self, execution: Execution) -> Execution:
         """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""
         known = self.add(execution)

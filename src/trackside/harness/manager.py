@@ -344,7 +344,7 @@ class RunManager:
         runs, its end is told to required observers and to who awaits it.
 
         Again is fine, and quicker if `grace` is shorter: the second signal of an impatient user. Cancelling this ends the
-        grace, and is passed on when everything is closed.
+        grace, and is passed on when everything is closed; at once to what works for an agent here, as a node or a tool does.
 
         Raises:
             InvalidSpecError: (a `ValueError`) the grace is not a number of seconds.
