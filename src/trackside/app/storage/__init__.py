@@ -1,7 +1,8 @@
 """The log of runs in a database: the only room that speaks SQL. It imports the harness, and nobody's web or commands."""
 
 from trackside.app.storage._facts import StoreFacts, WorkerFacts
-from trackside.app.storage._follow import Follower, FollowOptions
+from trackside.app.storage._follow import FollowOptions
+from trackside.app.storage._follower import Follower
 from trackside.app.storage._postgres_bus import PostgresBus
 from trackside.app.storage._records import (
     RunTotals,

@@ -13,19 +13,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, override
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import Connection, func, select
 
 from trackside.app.storage import _queries, errors
 from trackside.app.storage._arguments import check_count_option, check_seconds_option
 from trackside.app.storage._encoding import EventRow
-from trackside.app.storage._growth import LogGrowth, log_end
+from trackside.app.storage._growth import LogGrowth
+from trackside.app.storage._landmarks import Landmark, Sight, landmarks, last_common, look_for, sight_of
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._recent import EventFilter, RecentEvents
 from trackside.app.storage._records import StoredEvent
@@ -37,8 +36,6 @@ logger = logging.getLogger("trackside.storage")
 
 _PAGE = 500
 """Events that the feed reads at once."""
-_OWN_PAGE = 100
-"""Events that a follower reads at once, and so the most that it holds for itself."""
 _EVENT_BYTES = 500
 """About what an event takes besides its payload."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to read a database that is away
@@ -64,35 +61,33 @@ class FollowOptions:
         check_seconds_option("look_every", self.look_every, least=0.001, most=3600)
 
 
-class ReadPage(Protocol):
-    """Reads wanted events from the log, in order: `Store.events`, with the filter in it."""
-
-    def __call__(self, after: int, *, before: int, limit: int) -> Awaitable[list[StoredEvent]]:
-        """The first `limit` of them between two positions."""
-        ...
-
-
 class _Reading(NamedTuple):
-    """What was found in the log: the next events with the sizes of their payloads, and the end at that moment.
+    """What was found in the log: the next events with the sizes of their payloads.
 
-    Without a page, the feed goes on at the end.
+    Without a page, the feed goes on at the end, with what is before that.
     """
 
-    end: int
+    sight: Sight
     page: Sequence[tuple[StoredEvent, int]] | None = None
+    before: Sequence[Landmark] = ()
 
 
-def _read_on(connection: Connection, *, after: int | None, most: int | None) -> _Reading:
-    """The log after a position; its end alone if there is none, or if there are more than `most` positions in between."""
-    end = log_end(connection)  # first: then all events up to it are in the page, whatever is committed meanwhile
-    if after is None or (most is not None and end - after > most):
-        return _Reading(end)
+def _read_on(connection: Connection, *, after: Landmark | None, most: int | None) -> _Reading:
+    """The log after a place; its end alone if there is none, or if there are more than `most` positions in between."""
+    # First: then all events up to the end are in the page, whatever is committed meanwhile.
+    sight = sight_of(after, connection.execute(look_for(after)).one())
+    end = sight.end.position
+    if sight.is_other:
+        return _Reading(sight)
+    if after is None or (most is not None and end - after.position > most):
+        return _Reading(sight, before=landmarks(connection, end - _PAGE, end))
     query = select(events, func.length(events.c.payload).label("size"))
-    rows = connection.execute(query.where(events.c.position > after).order_by(events.c.position).limit(_PAGE))
-    return _Reading(end, [(_queries.event_of(row), row.size) for row in rows])
+    rows = connection.execute(query.where(events.c.position > after.position).order_by(events.c.position).limit(_PAGE))
+    return _Reading(sight, [(_queries.event_of(row), row.size) for row in rows])
 
 
-def _pause_after(failures: int) -> float:
+def pause_after(failures: int) -> float:
+    """Seconds to wait before a database that is away is asked again, which it was so often in vain."""
     return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 8))
 
 
@@ -100,6 +95,17 @@ type HearOutage = Callable[[errors.StorageError], object]
 """Called on the loop with the error, once for each time that the database is away."""
 
 type _Waiter = asyncio.Future[int | TracksideError]
+
+
+class Following(Protocol):
+    """Whoever follows, as far as the feed needs to know."""
+
+    wanted: EventFilter
+    on_outage: HearOutage | None
+
+    def wake(self) -> None:
+        """Wait for the database no longer."""
+        ...
 
 
 class EventFeed:
@@ -112,8 +118,8 @@ class EventFeed:
         self._recent = RecentEvents(count=options.recent_count, size=options.recent_bytes)
         self._recent_count = options.recent_count
         self._loop = asyncio.get_running_loop()
-        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
-        self._waiting: dict[str | None, dict[Follower, _Waiter]] = {}
+        self._followers: weakref.WeakSet[Following] = weakref.WeakSet()
+        self._waiting: dict[str | None, dict[Following, _Waiter]] = {}
         self._begun = False
         self._behind = False
         self._committed = 0
@@ -125,9 +131,11 @@ class EventFeed:
         self._is_away = False
         self.growth = LogGrowth(readers, signals, self.note_outage, self.note_return)
         """Wakes those who only want to know that there is more."""
+        self.turns: list[int] = []
+        """Each time that the log has lost events: the position up to which it stayed what it was."""
         self.closed = False
 
-    def join(self, follower: Follower) -> None:
+    def join(self, follower: Following) -> None:
         """Somebody follows from now on, until it leaves or is forgotten.
 
         Raises:
@@ -137,7 +145,7 @@ class EventFeed:
             raise ClosedError(what="store")
         self._followers.add(follower)
 
-    def leave(self, follower: Follower) -> None:
+    def leave(self, follower: Following) -> None:
         """It follows no more, also where it waits. May be called again."""
         self._followers.discard(follower)
         if (waiter := self._waiting.get(follower.wanted.subject, {}).get(follower)) is not None:
@@ -153,7 +161,7 @@ class EventFeed:
             return
         if not self._followers:
             self._pause()
-        elif rows[0].position > self._recent.end + 1:
+        elif rows[0].position > self._recent.end + 1 or self._recent.has_another(rows[0]):
             self._fall_behind()
         else:
             for row in rows:
@@ -198,7 +206,7 @@ class EventFeed:
                     await self._read_locked()
         return self._recent.end
 
-    async def wait(self, follower: Follower) -> int:
+    async def wait(self, follower: Following) -> int:
         """Wait until something may have come that a follower wants which has seen all that is here.
 
         Returns a position up to which it has missed nothing.
@@ -225,7 +233,7 @@ class EventFeed:
             raise type(outcome)(**outcome.details) from outcome
         return outcome
 
-    def _forget(self, subject: str | None, follower: Follower) -> None:
+    def _forget(self, subject: str | None, follower: Following) -> None:
         waiting = self._waiting.get(subject)
         if waiting is not None:
             waiting.pop(follower, None)
@@ -270,11 +278,11 @@ class EventFeed:
     def _pause(self) -> None:
         """Keep nothing while nobody follows."""
         self._begun = False
-        self._restart(0)
+        self._restart(Landmark(0))
 
-    def _restart(self, end: int) -> None:
+    def _restart(self, end: Landmark, before: Sequence[Landmark] = ()) -> None:
         self._untold.clear()
-        self._recent.restart(end)
+        self._recent.restart(end, before)
 
     def _fall_behind(self) -> None:
         """There may be more in the log than is here."""
@@ -297,7 +305,7 @@ class EventFeed:
                 except errors.StorageError as exc:
                     self.note_outage(exc)
                     failures += 1
-                    await asyncio.sleep(_pause_after(failures))
+                    await asyncio.sleep(pause_after(failures))
                 else:
                     failures = 0
         except TracksideError as exc:
@@ -308,7 +316,7 @@ class EventFeed:
 
     async def _read_locked(self) -> None:
         """Go on by a page; begin at the end of the log, also anew where a page would be one of many and nobody waits."""
-        after = self._recent.end if self._begun else None
+        after = self._recent.landmark if self._begun else None
         most = None if self._waiting else self._recent_count
         self._behind = False
         try:
@@ -317,19 +325,34 @@ class EventFeed:
             self._behind = True
             raise
         self.note_return()
-        if found.page is None or not self._begun:
+        if found.sight.is_other and self._begun:
+            await self._turn_back()
+        elif found.page is None or not self._begun:
             self._begun = True
-            self._restart(found.end)
+            self._restart(found.sight.end, found.before)
             self._answer_all(0)  # who has begun to wait meanwhile is behind this end
         else:
             for stored, size in found.page:
                 self._take(stored, size)
             if len(found.page) < _PAGE:
-                self._recent.reach(found.end)
+                self._recent.reach(found.sight.end)
             else:
                 self._behind = True
         if self._committed > self._recent.end:  # meanwhile, and before there was anything that it could follow on
             self._behind = True
+
+    async def _turn_back(self) -> None:
+        """Go back to where the log is the one that was read, with all followers, and read on from there."""
+        self._behind = True
+        known = self._recent.landmarks
+        common = await self._readers.run(partial(last_common, known=known))
+        what = "the log of %s has lost events that were committed, as a failover can do: it is followed anew from %d on"
+        logger.error(what, self._database, common)
+        self.turns.append(common)
+        self._committed = min(self._committed, common)
+        self.growth.turn_back(common)
+        self._restart(Landmark(common), [landmark for landmark in known if landmark.position <= common])
+        self._answer_all(0)
 
     async def _learn_agents(self) -> None:
         async with self._agents_lock:
@@ -365,129 +388,3 @@ class EventFeed:
 def _answer(waiter: _Waiter, answer: int | TracksideError) -> None:
     if not waiter.done():
         waiter.set_result(answer)
-
-
-class Follower(AsyncIterator[StoredEvent]):
-    """The events of the log after a position, one after another, without end: what `Store.follow` gives.
-
-    While the database is away, it waits. An exception does not end it: the next call goes on from where it was, and so it
-    does after a cancel. It holds nothing that has to be given back; `end` is for ending it from elsewhere.
-    """
-
-    def __init__(
-        self,
-        feed: EventFeed,
-        wanted: EventFilter,
-        after: int,
-        read: ReadPage,
-        *,
-        on_outage: HearOutage | None = None,
-    ) -> None:
-        self.wanted = wanted
-        self.on_outage = on_outage
-        self._feed = feed
-        self._read = read
-        self._cursor = after
-        self._page: deque[StoredEvent] = deque()
-        self._asked = False
-        self._ended = False
-        self._awake = asyncio.Event()
-        feed.join(self)
-
-    @property
-    def position(self) -> int:
-        """All up to this position has been given, or is not wanted: who goes on after it misses nothing."""
-        return self._page[0].position - 1 if self._page else self._cursor
-
-    @override
-    async def __anext__(self) -> StoredEvent:
-        """The next event, as soon as there is one.
-
-        Raises:
-            InvalidQueryError: the log has never been as long as the position to begin after.
-            FollowerBusyError: it is waited for already.
-            StorageError: the log cannot be read, and not because the database is away.
-        """
-        if self._asked:
-            raise errors.FollowerBusyError
-        self._asked = True
-        failures = 0
-        try:
-            while not self._page:
-                if self._ended or self._feed.closed:
-                    raise StopAsyncIteration
-                try:
-                    stored = await self._look()
-                except errors.StorageError as exc:
-                    self._feed.note_outage(exc)
-                    failures += 1
-                    await self._rest(_pause_after(failures))
-                else:
-                    failures = 0
-                    if stored is not None:
-                        return stored
-            return self._page.popleft()
-        except ClosedError:
-            raise StopAsyncIteration from None
-        finally:
-            self._asked = False
-
-    async def skip(self) -> None:
-        """Wait until there is an event that is wanted, and go past it and all that is known to be there by now.
-
-        For whoever wants to know that something has happened, and looks for himself what. Where all events are wanted, none
-        is read for that.
-
-        Raises:
-            ClosedError: the store is closed.
-            StorageError: the log cannot be read, and not because the database is away.
-        """
-        if self.wanted.wants_all and not self._page:
-            self._cursor = await self._feed.growth.beyond(self._cursor)
-            return
-        try:
-            await anext(self)
-        except StopAsyncIteration:
-            raise ClosedError(what="store") from None
-        self._page.clear()
-        self._cursor = self._feed.newest(self._cursor)
-
-    async def _look(self) -> StoredEvent | None:
-        """The next event if the feed has it; else waits, or fetches a page from the log."""
-        feed = self._feed
-        if feed.holds(self._cursor):
-            stored, self._cursor = await feed.first(self._cursor, self.wanted)
-            if stored is None and feed.holds(self._cursor):
-                self._cursor = max(self._cursor, await feed.wait(self))
-            return stored
-        end = await feed.reach(self._cursor)
-        if self._cursor > end:
-            why = f"the log ends at {end}; after that no position was ever given to an event"
-            raise errors.InvalidQueryError(field="after", value=self._cursor, why=why)
-        if not feed.holds(self._cursor):
-            page = await self._read(self._cursor, before=end + 1, limit=_OWN_PAGE)
-            self._feed.note_return()
-            self._page.extend(page)
-            self._cursor = page[-1].position if len(page) == _OWN_PAGE else end
-        return None
-
-    async def _rest(self, seconds: float) -> None:
-        """Wait so long, or until this ends."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._awake.wait()
-
-    def wake(self) -> None:
-        """Wait for the database no longer: this ends."""
-        self._awake.set()
-
-    async def aclose(self) -> None:
-        """As `end`: what closes asynchronous iterators can close this one, too."""
-        self.end()
-
-    def end(self) -> None:
-        """Give nothing more, also to who waits for the next event now. May be called again."""
-        self._ended = True
-        self.wake()
-        self._page.clear()
-        self._feed.leave(self)

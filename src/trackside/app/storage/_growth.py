@@ -49,6 +49,7 @@ class LogGrowth:
         self._note_outage = note_outage
         self._note_return = note_return
         self._end = 0
+        self._times_shorter = 0
         self._waiting: set[asyncio.Future[None]] = set()
         self._behind = False
         self._reader: asyncio.Task[None] | None = None
@@ -60,14 +61,21 @@ class LogGrowth:
             self._end = position
             self._wake()
 
+    def turn_back(self, end: int) -> None:
+        """The log has lost what came after this position: whoever waits looks anew."""
+        self._end = end
+        self._times_shorter += 1
+        self._wake()
+
     async def beyond(self, position: int) -> int:
-        """Where the log ends, as soon as that is behind this position.
+        """Where the log ends, as soon as that is behind this position, or before where it ended: then it lost events.
 
         Raises:
             ClosedError: the store is closed.
             StorageError: the log cannot be read, and not because the database is away.
         """
-        while self._end <= position:
+        times_shorter = self._times_shorter
+        while self._end <= position and times_shorter == self._times_shorter:
             if self._closed:
                 raise ClosedError(what="store")
             grown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -99,6 +107,7 @@ class LogGrowth:
         try:
             while self._behind and self._waiting:
                 self._behind = False
+                known = self._end
                 try:
                     end = await self._readers.run(log_end)
                 except errors.StorageError as exc:
@@ -109,7 +118,10 @@ class LogGrowth:
                 else:
                     self._note_return()
                     pause = _FIRST_PAUSE
-                    self.reach(end)
+                    if end < known:
+                        self.turn_back(end)
+                    else:
+                        self.reach(end)
         except TracksideError as exc:
             self._wake(exc)
         except Exception as exc:  # whatever it is, those who wait must hear of it

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 
 from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._landmarks import Landmark
 from trackside.app.storage._queries import EventListing
 from trackside.app.storage._records import StoredEvent
 from trackside.harness.types import LifecycleEventType
@@ -150,14 +152,30 @@ class RecentEvents:
         self.agents = RunAgents(count)
         self._owners: OrderedDict[str, str | None] = OrderedDict()
         self.start = self.end = 0
+        self._reached = Landmark(0)
+        self._before: list[Landmark] = []
 
-    def restart(self, end: int) -> None:
-        """Forget everything, and go on behind this position."""
+    @property
+    def landmark(self) -> Landmark:
+        """The end, by which it can be found again."""
+        if self._events and self._events[-1].position == self.end:
+            return _landmark_of(self._events[-1])
+        return self._reached
+
+    @property
+    def landmarks(self) -> list[Landmark]:
+        """What is here, and some of what was before it began, by which it can be found again."""
+        return [*self._before, *map(_landmark_of, self._events)]
+
+    def restart(self, end: Landmark, before: Sequence[Landmark] = ()) -> None:
+        """Forget everything, and go on behind this place, before which these are."""
         self._events.clear()
         self._sizes.clear()
         self._total = 0
         self.agents = RunAgents(self._count)
-        self.start = self.end = end
+        self.start = self.end = end.position
+        self._reached = end
+        self._before = [*before]
 
     def append(self, stored: StoredEvent, size: int) -> None:
         """Take the next event of the log; between `end` and it there is none."""
@@ -172,9 +190,19 @@ class RecentEvents:
             self.start = self._events.popleft().position
             self._total -= self._sizes.popleft()
 
-    def reach(self, position: int) -> None:
-        """Between the last event and this position there is nothing in the log any more."""
-        self.end = max(self.end, position)
+    def reach(self, end: Landmark) -> None:
+        """Between the last event and this place there is nothing in the log any more."""
+        if end.position > self.end:
+            self.end, self._reached = end.position, end
+
+    def has_another(self, row: EventRow) -> bool:
+        """Whether there is another event here at the position of this one."""
+        if row.position > self.end:
+            return False
+        place = bisect_right(self._events, row.position, key=_position_of) - 1
+        if place < 0 or (found := self._events[place]).position != row.position:
+            return False
+        return found.event.event_id != row.event.event_id
 
     def holds(self, cursor: int) -> bool:
         """Whether everything after this position is here, as far as it is known."""
@@ -203,3 +231,7 @@ class RecentEvents:
             self._owners[thread_id] = owners.get(thread_id)
         while len(self._owners) > 2 * self._count:
             self._owners.popitem(last=False)
+
+
+def _landmark_of(stored: StoredEvent) -> Landmark:
+    return Landmark(stored.position, stored.event.event_id)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._landmarks import Landmark
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._subscription_reads import check_grant, read_batch, read_retries
 from trackside.app.storage._subscription_records import (
@@ -46,8 +47,8 @@ class SubscriptionConsumer:
     Whoever handles events side by side reads `ahead`, may park any of them, and acknowledges up to the first that is
     neither handled nor parked yet. One that is parked ahead of the cursor comes again, too, if the process dies.
 
-    Every step raises `SubscriptionLostError`, and has changed nothing, if somebody else has the subscription by now, or
-    it was moved, changed or deleted.
+    Every step raises `SubscriptionLostError`, and has changed nothing, if somebody else has the subscription by now, it
+    was moved, changed or deleted, or the database has lost events that were read (a failover can do that).
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class SubscriptionConsumer:
         self._grant = grant
         self._on_release = on_release
         self._passed = grant.cursor  # up to here nothing is left to be handled
-        self._through = grant.cursor  # up to here was read
+        self._seen = Landmark(grant.cursor)  # up to here was read
         self._unhandled: deque[int] = deque()
         self._parked_ahead: set[int] = set()
         self._retrying: set[int] = set()
@@ -116,18 +117,19 @@ class SubscriptionConsumer:
         """
         check_number("limit", limit, least=1)
         check_number("max_bytes", max_bytes, least=1)
-        batch = await self._readers.run(
+        batch, seen = await self._readers.run(
             read_batch(
                 self.name,
                 consumer=self.consumer,
                 token=self.token,
+                seen=self._seen,
                 wanted=self.filter,
-                after=self._through if ahead else self._passed,
+                after=self._seen.position if ahead else self._passed,
                 limit=limit,
                 max_bytes=max_bytes,
             )
         )
-        self._through = batch.through
+        self._seen = seen
         if not ahead:
             self._unhandled.clear()
             self._parked_ahead.clear()
@@ -144,8 +146,8 @@ class SubscriptionConsumer:
             SubscriptionLostError: see the class.
         """
         check_number("position", position)
-        if position > self._through:
-            why = f"only what was read can be acknowledged, and that goes up to {self._through}"
+        if position > self._seen.position:
+            why = f"only what was read can be acknowledged, and that goes up to {self._seen.position}"
             raise InvalidSubscriptionError(field="position", value=position, why=why)
         await self._write(Acknowledge, position=position)
         self._pass(position)
@@ -254,6 +256,7 @@ class SubscriptionConsumer:
                 now=now,
                 consumer=self.consumer,
                 token=self.token,
+                seen=self._seen,
                 parked_ahead=frozenset(self._parked_ahead),
                 **values,
             )

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
 from trackside.app.storage import errors
+from trackside.app.storage._landmarks import Landmark, look_for, sight_of
 from trackside.app.storage._leases import LeaseClock, read_clock, seconds_left
 from trackside.app.storage._queries import event_of
 from trackside.app.storage._records import StoredEvent
@@ -115,29 +116,48 @@ def check_grant(name: str, *, consumer: str, token: int) -> Callable[[Connection
 
 
 def read_batch(
-    name: str, *, consumer: str, token: int, wanted: SubscriptionFilter, after: int, limit: int, max_bytes: int
-) -> Callable[[Connection], Batch]:
+    name: str,
+    *,
+    consumer: str,
+    token: int,
+    seen: Landmark,
+    wanted: SubscriptionFilter,
+    after: int,
+    limit: int,
+    max_bytes: int,
+) -> Callable[[Connection], tuple[Batch, Landmark]]:
     """Reads what comes next for the consumer with this token: `limit` events, or as many as come to `max_bytes`.
 
+    With it comes by what the place can be found again up to which it goes; `seen` is that of what was read before.
+
     What it gives raises:
-        SubscriptionLostError: the token does not count any more.
+        SubscriptionLostError: the token does not count any more, or the log is another one.
         SubscriptionPausedError: the subscription is paused.
     """
     check = check_grant(name, consumer=consumer, token=token)
 
-    def read(connection: Connection) -> Batch:
+    def read(connection: Connection) -> tuple[Batch, Landmark]:
         check(connection)
         # The end first: an event that is committed after this look lies behind it, and is not passed by mistake.
-        end: int = connection.execute(select(_END)).scalar_one()
+        sight = sight_of(seen, connection.execute(look_for(seen)).one())
+        if sight.is_other:
+            raise errors.SubscriptionLostError(name=name, consumer=consumer)
+        end = sight.end.position
         first = connection.execute(first_position(after)).scalar()
         if first is None or first > end:
-            return Batch((), max(after, end), at_end=True)
+            return Batch((), max(after, end), at_end=True), sight.end
         through = end if wanted.run_id is not None else min(end, first + STRETCH - 1)
         query = wanted_events(wanted.conditions(), after, through)
         found, is_cut = _first_of(connection, query, limit, max_bytes, event_of, _weight)
         if is_cut:
             through = found[-1].position
-        return Batch(tuple(found), through, at_end=through >= end)
+        if through == end:
+            place = sight.end
+        elif found and found[-1].position == through:
+            place = Landmark(through, found[-1].event.event_id)
+        else:
+            place = Landmark(through)
+        return Batch(tuple(found), through, at_end=through >= end), place
 
     return read
 

@@ -15,6 +15,7 @@ from sqlalchemy import delete, exists, insert, select, update
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import json_of, json_text
+from trackside.app.storage._landmarks import Landmark, look_for, sight_of
 from trackside.app.storage._leases import seconds_left
 from trackside.app.storage._session import Session
 from trackside.app.storage._subscription_records import (
@@ -240,14 +241,24 @@ class ConsumerWork(SubscriptionWork):
 
     consumer: str
     token: int
+    seen: Landmark
+    """How far the log was read."""
     parked_ahead: frozenset[int] = frozenset()
     """Positions that this consumer has parked without having passed what comes before them."""
 
     def _held(self, session: Session) -> _Row:
         row = self._find(session)
-        if row is None or row.token != self.token:
+        if row is None or not self._is_held(row) or self._is_of_another_log(session):
             raise errors.SubscriptionLostError(name=self.name, consumer=self.consumer)
         return row
+
+    def _is_held(self, row: _Row) -> bool:
+        # Also by the name: a database that loses its last commits gives the last tokens again.
+        return (row.token, row.consumer) == (self.token, self.consumer)
+
+    def _is_of_another_log(self, session: Session) -> bool:
+        (found,) = session.execute(look_for(self.seen))
+        return sight_of(self.seen, found).is_other
 
     def _move(self, session: Session, row: _Row, cursor: int, **values: Any) -> None:
         """Go on to a position up to which everything that is wanted is handled, also what was parked before a replay."""
@@ -303,8 +314,9 @@ class Release(ConsumerWork):
     @override
     def _take(self, session: Session) -> None:
         row = self._find(session)
-        if row is not None and row.token == self.token and row.consumer is not None:
-            self._move(session, row, max(row.cursor, self.passed), **_NOBODY)
+        if row is not None and self._is_held(row):
+            passed = row.cursor if self._is_of_another_log(session) else self.passed
+            self._move(session, row, max(row.cursor, passed), **_NOBODY)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

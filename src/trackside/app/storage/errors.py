@@ -327,7 +327,7 @@ class SubscriptionPausedError(StorageError):
 
 
 class SubscriptionLostError(StorageError):
-    """Consumer {consumer!r} has subscription {name!r} no more: its lease ended and another took over, or it was moved, changed or deleted. Nothing was changed; acquire it again."""  # noqa: E501
+    """Consumer {consumer!r} has subscription {name!r} no more: its lease ended and another took over, it was moved, changed or deleted, or the database lost events that it had read. Nothing was changed; acquire it again."""  # noqa: E501
 
     fault = "caller"
 

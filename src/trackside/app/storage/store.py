@@ -16,7 +16,8 @@ from trackside.app.storage._cancelling import StoreCancelling
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._endings import tell_ends
 from trackside.app.storage._facts import StoreFacts, read_facts
-from trackside.app.storage._follow import EventFeed, Follower, FollowOptions, HearOutage
+from trackside.app.storage._follow import EventFeed, FollowOptions, HearOutage
+from trackside.app.storage._follower import Follower
 from trackside.app.storage._graph_checkpoints import GraphCheckpoints
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._readers import Readers
