@@ -17,7 +17,7 @@ from mkdocs.structure.nav import Navigation, Section
 from mkdocs.structure.pages import Page
 
 _LONGEST: Final = 240
-_SENTENCE: Final = re.compile(r".+?[.:](?=\s|$)", re.DOTALL)
+_SENTENCE: Final = re.compile(r".+?(?:\.(?=\s|$)|:$)", re.DOTALL)
 _MARKUP: Final = re.compile(r"\[([^\]]*)\]\([^)]*\)|[*`]")
 _navigation: list[Navigation] = []
 

@@ -57,6 +57,9 @@ def test_every_page_has_its_line_for_models(site: Path) -> None:
     listed = re.findall(r"^- \[(.+)\]\((.+)\.html\): (\S.{10,})$", (site / "llms.txt").read_text("utf-8"), re.MULTILINE)
     named = {re.sub(r"(^|/)index$", r"\1README" if "observers" in url else r"\1index", url) for _, url, _ in listed}
     assert named == {page.removesuffix(".md") for page in expected}
+    for about in (about for _, _, about in listed):
+        assert about.count("(") == about.count(")"), about
+        assert len(about.split()) > 4, about
     whole = (site / "llms-full.txt").read_text(encoding="utf-8")
     assert all(f"<!-- {url}.html -->" in whole for _, url, _ in listed)
 

@@ -162,7 +162,7 @@ def import_(
 def doctor(database: Database = None, url: Url = None, api_key: ApiKey = None, json: Json = False) -> int:
     """Find what is wrong with settings, agents, database, runs, subscriptions, disks, and say what to do; changes nothing.
 
-    Of a server it shows what that finds where it is, and the commands are for there.
+    With --url it shows what the server finds on its own machine; the commands that it names are to be typed there.
     """
     from trackside.app.cli import diagnosis
     from trackside.app.cli.places import Place

@@ -252,7 +252,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Data",
         (
             Example("trackside export runs.jsonl.gz --since 7d", "a week, compressed", runs=True),
-            Example("trackside export --type run_failed | jq .payload", "failures, for a program"),
+            Example("trackside export --type run_failed | jq 'select(.payload)'", "failures, for a program"),
             Example("trackside export runs.parquet", "for a notebook (trackside[parquet])"),
         ),
     ),

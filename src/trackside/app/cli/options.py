@@ -25,7 +25,13 @@ RUN_STATUSES, THREAD_STATUSES, TYPES = map(choices, (RunStatus, ThreadStatus, Li
 
 Database = Annotated[
     str | None,
-    typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
+    typer.Option(
+        "--database",
+        "-d",
+        metavar="URL",
+        help="Where runs are recorded.",
+        show_default="what settings say, else sqlite:///trackside.db",
+    ),
 ]
 Engine = Annotated[
     str | None,

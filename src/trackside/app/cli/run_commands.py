@@ -24,18 +24,33 @@ class StreamMode(StrEnum):
 
 
 _JSON_OF_A_RUN = "Events as JSON lines; last the result, with what the agent returned as `output`."
-_Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="How long the run may take: 90, 30s, 5m.")]
+_AS_LIMITS = "what settings say, else none"
+_Timeout = Annotated[
+    str | None, typer.Option(metavar="TIME", help="How long the run may take: 90, 30s, 5m.", show_default=_AS_LIMITS)
+]
 _MaxTokens = Annotated[
-    int | None, typer.Option(metavar="N", parser=positive, help="Stop the run when it has used more tokens.")
+    int | None,
+    typer.Option(
+        metavar="N", parser=positive, help="Stop the run when it has used more tokens.", show_default=_AS_LIMITS
+    ),
 ]
 _MaxCost = Annotated[
-    str | None, typer.Option("--max-cost", metavar="USD", help="Stop the run when it has cost more US dollars.")
+    str | None,
+    typer.Option(
+        "--max-cost", metavar="USD", help="Stop the run when it has cost more US dollars.", show_default=_AS_LIMITS
+    ),
 ]
 _MaxLlmCalls = Annotated[
-    int | None, typer.Option(metavar="N", parser=positive, help="Stop the run when it has called models more often.")
+    int | None,
+    typer.Option(
+        metavar="N", parser=positive, help="Stop the run when it has called models more often.", show_default=_AS_LIMITS
+    ),
 ]
 _MaxToolCalls = Annotated[
-    int | None, typer.Option(metavar="N", parser=positive, help="Stop the run when it has called tools more often.")
+    int | None,
+    typer.Option(
+        metavar="N", parser=positive, help="Stop the run when it has called tools more often.", show_default=_AS_LIMITS
+    ),
 ]
 _Metadata = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", metavar="K=V", help="Kept with the run; may be repeated.")

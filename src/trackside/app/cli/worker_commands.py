@@ -58,7 +58,10 @@ def worker(
         typer.Option(metavar="none|process", help="Whether each run has a process of its own.", show_default="none"),
     ] = None,
     memory_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory that such a process may have, as 512MB.")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory that such a process may have, as 512MB.", show_default="as much as there is"
+        ),
     ] = None,
     drain: Annotated[
         str | None,
