@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -29,10 +30,10 @@ class AwayWriter:
         failure = self.failure or (None if work.chain is None else work.chain.failure)
         if failure is None:
             self.written.append(work.thread_id)
-            done.set_result(None)
         else:
             work.refused(failure)
-            done.set_result(Refused(failure))
+        if not done.done():  # else nobody waits any more
+            done.set_result(None if failure is None else Refused(failure))
 
     async def defer(self, work: PutGraphRows) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
@@ -52,8 +53,54 @@ class AwayWriter:
         pass
 
 
+def made(
+    writer: AwayWriter,
+    learn: Callable[[PutGraphRows, bool], object] = lambda work, refused: None,
+    has_to_stop: Callable[[], bool] = lambda: False,
+) -> Behind:
+    return Behind(writer, learn, has_to_stop)  # type: ignore[arg-type]
+
+
 def unreachable() -> TracksideError:
     return ServerUnreachableError(database="it", why="it is away")
+
+
+class PatientWriter(AwayWriter):
+    """One that writes batch by batch, and takes a while to find that the database is away: so the store's does."""
+
+    patience = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: dict[str, TracksideError] = {}
+        """What the next transaction with this fails with, before any of it is looked at."""
+        self._jobs: asyncio.Queue[tuple[PutGraphRows, asyncio.Future[Any]]] = asyncio.Queue()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def defer(self, work: PutGraphRows) -> asyncio.Future[Any]:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._jobs.put_nowait((work, done))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        return done
+
+    async def _write(self) -> None:
+        while True:
+            work, done = await self._jobs.get()
+            batch = [(work, done)]
+            while self.failure is not None and not self._jobs.empty():
+                batch.append(self._jobs.get_nowait())
+            failure, own = self.failure, self.failures.pop(work.thread_id, None)
+            await asyncio.sleep(self.patience if failure or own else 0.01)
+            for work, done in batch:
+                if own is not None:
+                    work.refused(own)
+                    done.set_result(Refused(own))
+                elif failure is not None:
+                    work.refused(failure)
+                    done.set_result(Refused(failure))
+                else:
+                    self._do(work, done)
 
 
 async def put(behind: Behind, *names: str, size: int = 100) -> None:
@@ -64,7 +111,7 @@ async def put(behind: Behind, *names: str, size: int = 100) -> None:
 @virtual
 async def test_what_is_put_while_the_database_is_away_is_written_in_its_order_when_it_is_back() -> None:
     writer = AwayWriter()
-    behind = Behind(writer, lambda work, refused: None)  # type: ignore[arg-type]
+    behind = made(writer)
     await put(behind, "a")
     await asyncio.sleep(1)
     writer.failure = unreachable()
@@ -83,7 +130,7 @@ async def test_what_is_put_while_the_database_is_away_is_written_in_its_order_wh
 async def test_a_database_that_is_away_for_too_long_is_given_up() -> None:
     learned: list[tuple[str, bool]] = []
     writer = AwayWriter()
-    behind = Behind(writer, lambda work, refused: learned.append((work.thread_id, refused)))  # type: ignore[arg-type]
+    behind = made(writer, lambda work, refused: learned.append((work.thread_id, refused)))
     writer.failure = unreachable()
     await put(behind, "a", "b")
     with pytest.raises(ServerUnreachableError):
@@ -96,7 +143,7 @@ async def test_a_database_that_is_away_for_too_long_is_given_up() -> None:
 @virtual
 async def test_who_is_hurried_gives_it_up_soon_and_what_does_not_pass_fails_at_once() -> None:
     writer = AwayWriter()
-    behind = Behind(writer, lambda work, refused: None)  # type: ignore[arg-type]
+    behind = made(writer)
     writer.failure = unreachable()
     await put(behind, "a")
     began = asyncio.get_running_loop().time()
@@ -104,7 +151,7 @@ async def test_who_is_hurried_gives_it_up_soon_and_what_does_not_pass_fails_at_o
         await behind.settle(lambda: True)
     assert asyncio.get_running_loop().time() - began < 3 < LONGEST_OUTAGE
 
-    behind = Behind(writer, lambda work, refused: None)  # type: ignore[arg-type]
+    behind = made(writer)
     writer.failure = DatabaseFullError(database="it", why="no room")
     await put(behind, "a")
     with pytest.raises(DatabaseFullError):
@@ -118,7 +165,7 @@ async def test_what_is_not_written_as_the_store_is_closed_is_said_to_be_so() -> 
             raise ClosedError(what="store")
 
     writer = Closing()
-    behind = Behind(writer, lambda work, refused: None)  # type: ignore[arg-type]
+    behind = made(writer)
     writer.failure = unreachable()
     await put(behind, "a")
     with pytest.raises(ClosedError):
@@ -128,7 +175,7 @@ async def test_what_is_not_written_as_the_store_is_closed_is_said_to_be_so() -> 
 @virtual
 async def test_a_run_that_has_put_much_meanwhile_waits() -> None:
     writer = AwayWriter()
-    behind = Behind(writer, lambda work, refused: None)  # type: ignore[arg-type]
+    behind = made(writer)
     writer.failure = unreachable()
     large = [WriteRow("t", "", "c", "task", 0, "", "channel", "bytes", b"x" * 9_000_000)]
     await behind.put(PutGraphRows(thread_id="a", run_id=None, writes=large), 9_000_000)
@@ -140,3 +187,117 @@ async def test_a_run_that_has_put_much_meanwhile_waits() -> None:
     await more
     await behind.settle(lambda: False)
     assert writer.written == ["a", "b"]
+
+
+@virtual
+async def test_what_is_put_while_it_is_found_out_that_the_database_is_away_is_written_in_its_order_too() -> None:
+    kept: set[str] = set()
+
+    def learn(work: PutGraphRows, is_kept: bool) -> None:
+        (kept.add if is_kept else kept.remove)(work.thread_id)
+
+    writer = PatientWriter()
+    behind = made(writer, learn)
+    writer.failure = unreachable()
+    for name in "abcdefghijkl":
+        await put(behind, name)
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(2)
+    assert kept == {*"abcdefghijkl"}  # nobody takes for granted that any of it is there
+    writer.failure = None
+    await behind.settle(lambda: False)
+    assert "".join(writer.written) == "abcdefghijkl"
+    assert kept == set()
+
+
+@virtual
+async def test_what_is_put_while_all_is_written_again_comes_behind_that() -> None:
+    writer = PatientWriter()
+    behind = made(writer)
+    writer.failure = unreachable()
+    await put(behind, "a", "b", "c")
+    await asyncio.sleep(0.6)
+    writer.failure = None
+    while not writer.written:
+        await asyncio.sleep(0.005)
+    await put(behind, "d")
+    await behind.settle(lambda: False)
+    await put(behind, "e")
+    await behind.settle(lambda: False)
+    assert writer.written == ["a", "b", "c", "d", "e"]
+
+
+@virtual
+async def test_what_finds_room_only_after_others_were_refused_comes_behind_them() -> None:
+    class Full(PatientWriter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.has_room = asyncio.Event()
+
+        async def defer(self, work: PutGraphRows) -> asyncio.Future[Any]:
+            if work.thread_id == "b":
+                await self.has_room.wait()
+            return await super().defer(work)
+
+    for waits in (1, 2):  # while the first is kept; and once it is written
+        writer = Full()
+        behind = made(writer)
+        writer.failure = unreachable()
+        await put(behind, "a")
+        late = asyncio.create_task(put(behind, "b"))
+        await asyncio.sleep(waits)
+        if waits > 1:
+            writer.failure = None
+            await behind.settle(lambda: False)
+        writer.has_room.set()
+        await late
+        writer.failure = None
+        await put(behind, "c")
+        await behind.settle(lambda: False)
+        assert writer.written == ["a", "b", "c"]
+
+
+@virtual
+async def test_what_is_refused_otherwise_behind_what_is_kept_is_written_in_its_turn_or_fails_the_run() -> None:
+    for fails_again in (False, True):
+        writer = PatientWriter()
+        behind = made(writer)
+        full = DatabaseFullError(database="it", why="no room")
+        writer.failures = {"a": unreachable(), "b": full}
+        await put(behind, "a", "b", "c")
+        await asyncio.sleep(1.1)
+        await put(behind, "d")
+        if fails_again:
+            writer.failures = {"b": full}
+            with pytest.raises(DatabaseFullError):
+                await behind.settle(lambda: False)
+            assert writer.written == ["a"]
+            with pytest.raises(DatabaseFullError):
+                await put(behind, "e")
+        else:
+            await behind.settle(lambda: False)
+            assert writer.written == ["a", "b", "c", "d"]
+
+
+@virtual
+async def test_an_event_loop_that_closes_while_something_is_kept_leaves_no_hole_and_nobody_who_waits() -> None:
+    for pause in (0.0, 0.1, 0.285):  # as it is put again, or is about to be
+        writer = PatientWriter()
+        behind = made(writer)
+        writer.failures = {"a": unreachable()}
+        await put(behind, "a", "b", "c")
+        while (again := find("trackside-put-again")) is None:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(pause)
+        again.cancel()  # as a closing event loop does, once, with each task that it finds
+        await asyncio.wait([again])
+        with pytest.raises(ClosedError):
+            await behind.settle(lambda: False)
+        with pytest.raises(ClosedError):
+            await put(behind, "d")
+        await asyncio.sleep(5)
+        assert writer.written == [*"abc"[: len(writer.written)]]
+
+
+def find(name: str) -> asyncio.Task[Any] | None:
+    return next((task for task in asyncio.all_tasks() if task.get_name() == name), None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import operator
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from langgraph.graph import START, StateGraph
 from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, _graph_puts
+from trackside.app.storage._graph_checkpoint_work import PutGraphRows
+from trackside.app.storage._work import UnitOfWork
+from trackside.app.storage.errors import DatabaseBusyError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -220,17 +224,96 @@ async def test_a_run_goes_on_while_the_database_is_away_and_loses_nothing(
         assert await kept(store, graph) == ["n", 1, "waited", 3, "more", 5, "waited", 7]
 
 
+def go_away(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have nothing of a graph written any more, as if the database were away; set when something was refused."""
+    refused = threading.Event()
+
+    def refuse(work: PutGraphRows, unit: UnitOfWork) -> None:
+        refused.set()
+        raise DatabaseBusyError(database="it", seconds=0.2)
+
+    monkeypatch.setattr(PutGraphRows, "apply", refuse)
+    return refused
+
+
 async def test_a_run_does_not_wait_for_ever_for_a_database_that_is_away(
-    url: str, database: Any, dialect: str, blockbuster: BlockBuster, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blockbuster.deactivate()
     monkeypatch.setattr(_graph_puts, "LONGEST_OUTAGE", 0.5)
     graph, reached, go_on = held_graph()
-    async with Store.open(url, busy_timeout=0.2) as store, managing(store, graph) as manager:
+    async with managing(store, graph) as manager:
         playing = asyncio.create_task(play(manager, "n"))
         await reached.wait()
-        async with away(store, database, dialect, failures=6 if dialect == "sqlite" else 3):
-            go_on.set()
+        go_away(monkeypatch)
+        go_on.set()
         result = await playing
     assert result.status is RunStatus.error
     assert "locked" in result.error
+
+
+@pytest.mark.parametrize("durability", ["async", "sync", "exit"])
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_a_run_that_has_to_stop_does_not_wait_for_a_database_that_is_away(
+    store: Store, durability: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_graph_puts, "_MOST_KEPT", 0)  # what it puts next waits
+    graph, reached, go_on = held_graph()
+    async with managing(store, graph) as manager, asyncio.timeout(_graph_puts.LONGEST_OUTAGE / 3):
+        handle = await manager.start(RunSpec("graph", {"notes": ["n"]}, thread_id="t", durability=durability))
+        await reached.wait()
+        refused = go_away(monkeypatch)
+        go_on.set()
+        while not refused.is_set():
+            await asyncio.sleep(0.01)
+        await (handle.cancel() if how == "cancel" else manager.aclose(grace=0))
+        result = await handle.result()
+    assert result.status is RunStatus.cancelled
+
+
+async def test_a_thread_is_whole_whatever_its_process_still_had_to_write_when_it_was_killed(
+    url: str, database: Any, dialect: str, blockbuster: BlockBuster
+) -> None:
+    """Checkpoints have what others before them have stored: none is written before those."""
+    blockbuster.deactivate()
+    names = [f"c{number}" for number in range(8)]
+    kinds: Any = TypedDict("Channels", {**dict.fromkeys(names, list), "x": str}, total=False)
+    locked = asyncio.Event()
+
+    def step(name: str) -> Any:
+        async def write(state: Any) -> Any:
+            if name == names[2]:
+                locked.set()
+            await asyncio.sleep(0.1)
+            return {name: [f"said by {name}"]}
+
+        write.__name__ = f"write_{name}"
+        return write
+
+    nodes = [step(name) for name in names]
+    graph = StateGraph(kinds).add_sequence(nodes).add_edge(START, nodes[0].__name__).compile()
+    seen: list[Any] = []
+    async with Store.open(url, busy_timeout=0.3) as store, Store.open(url) as other, managing(store, graph) as manager:
+        real = _graph_puts.Behind._put_unwritten
+
+        async def put_unwritten(behind: _graph_puts.Behind) -> None:
+            write = behind._writer.write
+
+            async def written(work: Any) -> None:
+                await write(work)
+                bound = graph.copy({"checkpointer": other.checkpointer()})
+                seen.append((await bound.aget_state({"configurable": {"thread_id": "t"}})).values)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(behind._writer, "write", written)
+                await real(behind)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_graph_puts.Behind, "_put_unwritten", put_unwritten)
+            handle = await manager.start(RunSpec("graph", {"x": "go"}, thread_id="t"))
+            await locked.wait()
+            async with away(store, database, dialect, failures=3):
+                pass
+            assert (await handle.result()).status is RunStatus.success
+    counts = [len(values) for values in seen]
+    assert counts == sorted(counts)
+    assert counts[-1] == 1 + len(names)

@@ -87,7 +87,7 @@ class GraphCheckpoints:
             if writing is not None:
                 self._note(work, writing)
             return
-        outage = Outage(self._writer)
+        outage = Outage(self._writer, _has_to_stop())
         while True:
             writing = await self._writer.defer(work)
             self._note(work, writing)
@@ -95,7 +95,7 @@ class GraphCheckpoints:
             try:
                 answer_of(await asyncio.shield(writing))
             except AWAY:
-                if current_run() is None or outage.is_over:
+                if outage.is_over:
                     raise
                 await outage.pause()
             else:
@@ -124,7 +124,9 @@ class GraphCheckpoints:
 
     def _behind(self) -> Behind | None:
         settling = current_settling()
-        return None if settling is None else settling.of(self, partial(Behind, self._writer, self._learn))
+        if settling is None:
+            return None
+        return settling.of(self, partial(Behind, self._writer, self._learn, _has_to_stop()))
 
     def _written(self, work: PutGraphRows, writing: asyncio.Future[Any]) -> None:
         if self._unwritten.get(work.thread_id) is writing:
@@ -284,6 +286,12 @@ class GraphCheckpoints:
 
 def _as_it_is(thread_id: str, namespace: str, encoded: Encoded) -> Sequence[ValueRow]:
     return ()
+
+
+def _has_to_stop() -> Callable[[], bool]:
+    """Tells whether the run that the calling code belongs to was asked to stop; what belongs to none never waits."""
+    run = current_run()
+    return lambda: run is None or run.cancelled
 
 
 def fenced_by() -> str | None:
