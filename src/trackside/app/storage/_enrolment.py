@@ -72,7 +72,7 @@ class Enrolment:
         self._clock: LeaseClock | None = None
         """What the clock of the leases said when it was known last."""
         self._beating: asyncio.Future[Any] | None = None
-        """The last sign of life, be it of its thread or of the event loop."""
+        """The last sign of life that was put behind all that is written, be it of its thread or of the event loop."""
         self._enrolling = asyncio.Lock()
         self._failure: StorageError | None = None
         """What the last try failed with."""
@@ -110,13 +110,17 @@ class Enrolment:
         """
         if monotonic() < self._known_until or self._heart is None or self._has_left:
             return
-        if self._beating is None or self._beating.done():  # else one is on its way, ahead of what comes now
+        if not self._is_beating():  # else one is on its way, ahead of what comes now
             self._renew()
+
+    def _is_beating(self) -> bool:
+        return self._beating is not None and not self._beating.done()
 
     def _renew(self) -> None:
         registration = self._registration()
         with contextlib.suppress(ClosedError):
-            self._await(self._writer.put(registration), registration, monotonic())
+            self._beating = self._writer.put(registration)
+            self._await(self._beating, registration, monotonic())
 
     def trusts_leases(self, now: LeaseClock | None = None) -> bool:
         """Whether a lease that has ended says that its worker is gone; from any thread. `now` is what their clock says.
@@ -178,23 +182,27 @@ class Enrolment:
     def _beat(self) -> None:
         """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead.
 
-        Nor is who writes something that takes long, or waits for a lock: then it is done beside that.
+        Nor is who writes something that takes long, or waits for a lock: while its last sign of life waits behind that,
+        further ones are given beside it.
         """
         began, registration = monotonic(), self._registration()
-        put = self._writer.put if self._beating is None or _is_written(self._beating) else self._writer.put_beside
         with contextlib.suppress(ClosedError, RuntimeError):  # the store is closed, or the loop
-            beat = self._beating = put(registration)
+            if self._is_beating():
+                beat = self._writer.put_beside(registration)
+            else:
+                beat = self._beating = self._writer.put(registration)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._await, beat, registration, began)
 
     def _await(self, beat: asyncio.Future[Any], registration: Register, began: float) -> None:
-        self._beating = beat
         beat.add_done_callback(lambda beat: self._hear(beat, registration, began))
 
     def _hear(self, beat: asyncio.Future[Any], registration: Register, began: float) -> None:
         if beat.cancelled() or isinstance(asked_to_drain := beat.result(), Refused):
             return
         self._note_known(began, registration)
+        if beat is self._beating:
+            self._writer.need_none_beside()
         if asked_to_drain and self._says and not self.draining:
             self.draining = True
             for tell in self.on_drain:
@@ -208,10 +216,6 @@ class Enrolment:
             self._trusts_from = written_at + self._lease
         self._written_at, self._clock = written_at, clock
         self._known_until = began + self._lease / 2
-
-
-def _is_written(beat: asyncio.Future[Any]) -> bool:
-    return beat.done() and not beat.cancelled() and not isinstance(beat.result(), Refused)
 
 
 def _said(member: FleetMember) -> dict[str, Any]:

@@ -97,6 +97,8 @@ class Writer:
         self._session = session
         self._session_beside = beside
         self._beside: Writer | None = None
+        self._done_beside: set[Writer] = set()
+        """Those that are not needed any more, until they have stopped."""
         self._database = database
         self._limits = limits
         self._patience = patience
@@ -226,6 +228,13 @@ class Writer:
             self._beside.leave_by(self._leaves_at)
         return (self._beside or self).put(work)
 
+    def need_none_beside(self) -> None:
+        """Give back the session of `put_beside`, when what was put there is written; on the loop."""
+        beside, self._beside = self._beside, None
+        if beside is not None:
+            self._done_beside.add(beside)
+            beside.stop().add_done_callback(lambda _: self._done_beside.discard(beside))
+
     def _enqueue(self, work: Work, size: int, *, takes_room: bool = True) -> asyncio.Future[Any]:
         if self._closing:
             if takes_room:
@@ -252,8 +261,9 @@ class Writer:
         """Do not wait past this moment of the monotonic clock."""
         self._leaves_at = min(self._leaves_at, moment)
         self._session.leave_by(self._leaves_at)
-        if self._beside is not None:
-            self._beside.leave_by(moment)
+        for beside in [self._beside, *self._done_beside]:
+            if beside is not None:
+                beside.leave_by(moment)
 
     def refuse_more(self) -> None:
         """Take nothing more, from now on; what was accepted will be written."""
@@ -263,11 +273,16 @@ class Writer:
 
     async def aclose(self) -> None:
         """Take nothing more, write what was accepted, and stop. May be called again."""
+        await asyncio.shield(self.stop())
+        self.need_none_beside()
+        for beside in [*self._done_beside]:
+            await beside.aclose()
+
+    def stop(self) -> asyncio.Future[None]:
+        """Take nothing more, write what was accepted, and stop; done when it has. May be called again."""
         self.refuse_more()
         self._jobs.put(None)  # what a second call puts there, nobody reads
-        await asyncio.shield(self._stopped)
-        if self._beside is not None:
-            await self._beside.aclose()
+        return self._stopped
 
     def _run(self) -> None:
         try:
@@ -434,6 +449,9 @@ class NoWriter:
         raise errors.ReadOnlyStoreError(database=self._database)
 
     put_beside = put
+
+    def need_none_beside(self) -> None:
+        """There is none."""
 
     async def write(self, work: Work) -> Any:
         """Refuse the work.

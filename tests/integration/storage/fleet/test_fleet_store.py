@@ -409,6 +409,9 @@ async def test_who_waits_with_what_it_writes_gives_its_signs_of_life_all_the_sam
     async with held_up(worker.store):
         await asyncio.sleep(2.5)
         reaped = await other.store.fleet.reap(other.name)
+        assert worker.store._writer._beside is not None
     assert reaped.ended == []
+    while worker.store._writer._beside is not None or worker.store._writer._done_beside:  # its connection is given back
+        await asyncio.sleep(0.01)
     agents.let("long")
     assert (await server.ended(handle.run_id)).status is RunStatus.success
