@@ -362,8 +362,16 @@ class PromoteDue(Work):
             active_runs.c.state == Standing.delayed.value,
             active_runs.c.due_at <= now,
         )
-        query = select(active_runs.c.run_id, active_runs.c.thread_id).where(*due).order_by(active_runs.c.due_at)
-        found = free_among(unit, unit.session.execute(query.limit(self.limit)))
+        query = select(active_runs.c.run_id, active_runs.c.thread_id).where(*due)
+        query = query.order_by(active_runs.c.due_at, active_runs.c.run_id)
+        found: list[tuple[str, str]] = []
+        seen = 0
+        while (wanted := self.limit - len(found)) > 0:  # those that somebody has locked count for nothing
+            rows = unit.session.execute(query.limit(wanted).offset(seen))
+            found += free_among(unit, rows)
+            seen += len(rows)
+            if len(rows) < wanted:
+                break
         threads_of = {thread_id for _, thread_id in found}
         unit.load(run_ids=[run_id for run_id, _ in found], thread_ids=threads_of, queues=threads_of)
         for run_id, thread_id in found:

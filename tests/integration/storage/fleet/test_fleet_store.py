@@ -399,6 +399,28 @@ async def test_a_thread_that_somebody_has_locked_keeps_no_other_waiting(
     assert (await fleet.reap(other.name)).ended == [stuck.run_id]
 
 
+async def test_a_thread_that_somebody_has_locked_ends_no_round_of_what_is_due(
+    member: Any, dialect: str, database: Any, url: str
+) -> None:
+    if dialect != "postgres":
+        pytest.skip("who writes to an SQLite file is alone there")
+    server = await member("server")
+    for number in range(6):
+        await server.start("quick", thread_id=f"t{number}", after_seconds=3_600)
+    due = "UPDATE active_runs SET due_at = '2026-01-0' || (1 + CAST(substr(thread_id, 2) AS INTEGER)) || 'T00:00:00.000000Z'"
+    database.execute(due)
+    fleet = server.store.fleet
+    somebody = await asyncio.to_thread(RawConnection, url)
+    try:
+        lock = "SELECT 1 FROM threads WHERE thread_id IN ('t0', 't1') FOR UPDATE"
+        await asyncio.to_thread(somebody.execute, f"BEGIN; {lock}")
+        promoted = [len(await fleet.promote_due(limit=2)) for _ in range(3)]
+    finally:
+        await asyncio.to_thread(somebody.close)
+    assert promoted == [2, 2, 0]
+    assert len(await fleet.promote_due()) == 2
+
+
 async def test_who_waits_with_what_it_writes_gives_its_signs_of_life_all_the_same(
     member: Any, agents: Agents, dialect: str
 ) -> None:
