@@ -341,6 +341,28 @@ async def test_what_others_commit_may_be_more_than_is_read_at_once(url: str, pus
     assert await asyncio.gather(*seen) == [list(range(1, 1_302))] * 3
 
 
+async def test_who_begins_at_the_end_of_more_than_is_read_at_once_waits_for_what_comes(
+    url: str, pushed: Store, script
+) -> None:
+    waiting = asyncio.ensure_future(take(pushed.follow(), 1_301))
+    while not waiters(pushed):
+        await asyncio.sleep(0)
+    async with Store.open(url) as other:
+        await other.append([event for _ in range(260) for event in script().whole()])
+    end = await pushed.subscriptions.end()
+    assert end == 1_300
+
+    late = asyncio.ensure_future(anext(pushed.follow(end)))
+    while not late.done() and waiters(pushed) < 2:
+        await asyncio.sleep(0)
+    with pytest.raises(InvalidQueryError, match="after=1301: the log ends at 1300"):
+        await anext(pushed.follow(end + 1))
+    await pushed.append([script().started()])
+
+    assert (await late).position == 1_301
+    assert len(await waiting) == 1_301
+
+
 async def test_who_falls_behind_what_is_kept_reads_for_itself_and_holds_up_nobody(
     url: str, store: Store, script
 ) -> None:

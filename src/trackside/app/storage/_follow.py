@@ -195,15 +195,16 @@ class EventFeed:
         return stored, self._recent.end if stored is None else stored.position
 
     async def reach(self, cursor: int) -> int:
-        """Where the log ends; it is read anew if that seems to be before this position.
+        """Where the log ends; if that seems to be before this position, it is read on, up to there at least.
 
         Raises:
             StorageError: the log could not be read.
         """
         if not self._begun or cursor > self._recent.end:
             async with self._reading_lock:
-                if not self._begun or cursor > self._recent.end:
-                    await self._read_locked()
+                ends_later = True
+                while not self._begun or (ends_later and cursor > self._recent.end):
+                    ends_later = await self._read_locked() > self._recent.end
         return self._recent.end
 
     async def wait(self, follower: Following) -> int:
@@ -314,8 +315,11 @@ class EventFeed:
             logger.exception("the log could not be followed")
             self._answer_all(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
 
-    async def _read_locked(self) -> None:
-        """Go on by a page; begin at the end of the log, also anew where a page would be one of many and nobody waits."""
+    async def _read_locked(self) -> int:
+        """Go on by a page; begin at the end of the log, also anew where a page would be one of many and nobody waits.
+
+        Returns where the log ended by then, which may be behind the page.
+        """
         after = self._recent.landmark if self._begun else None
         most = None if self._waiting else self._recent_count
         self._behind = False
@@ -340,6 +344,7 @@ class EventFeed:
                 self._behind = True
         if self._committed > self._recent.end:  # meanwhile, and before there was anything that it could follow on
             self._behind = True
+        return found.sight.end.position
 
     async def _turn_back(self) -> None:
         """Go back to where the log is the one that was read, with all followers, and read on from there."""
