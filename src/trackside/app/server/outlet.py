@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -24,6 +24,10 @@ HEARTBEAT: Final = b": heartbeat\r\n\r\n"
 CLOSES: Final = b": the server closes this stream; the run may go on\r\n\r\n"
 _AT_ONCE: Final = 262_144
 """Bytes of one `send`: what a client that reads slowly has waiting for him besides what the system buffers."""
+PORTION: Final = 2 * _AT_ONCE
+"""About so much of a ring is taken for one client before it is sent, by the sizes that are counted there, which is the data
+twice. So what he has not taken stays where all readers share it.
+"""
 
 
 class SlowReaderError(Exception):
@@ -93,23 +97,18 @@ class Outlet:
         Raises:
             SlowReaderError: the client does not take it.
         """
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._begun = self._loop.time()
-        sent = 0
+        left = sum(map(len, pieces))
         try:
-            while len(body) - sent > _AT_ONCE:
-                some, sent = body[sent : sent + _AT_ONCE], sent + _AT_ONCE
-                await self._send({"type": "http.response.body", "body": some, "more_body": True})
-                self._begun = self._loop.time()
-            await self._send(
-                {"type": "http.response.body", "body": body[sent:] if sent else body, "more_body": not last}
-            )
+            for body in [b"".join(pieces)] if left <= _AT_ONCE else _bodies(pieces):
+                left -= len(body)
+                self._last = self._begun = self._loop.time()
+                await self._send({"type": "http.response.body", "body": body, "more_body": not last or left > 0})
         except asyncio.CancelledError:
             if not self._is_slow or self._task is None:
                 raise
             self._task.uncancel()
             raise SlowReaderError from None
-        self._last, self._begun = self._begun, None
+        self._begun = None
 
     def _look_later(self) -> None:
         self._timer = self._loop.call_later(min(self._heartbeat, self._patience), self._look)
@@ -127,6 +126,23 @@ class Outlet:
             self._is_slow = True
             logger.warning("a client that follows a stream took nothing for %g s and was let go", self._patience)
             self._task.cancel()
+
+
+def _bodies(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces one after another, as much together as one `send` takes, so that nobody holds all of them joined."""
+    some: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if size + len(piece) > _AT_ONCE and some:
+            yield b"".join(some)
+            some, size = [], 0
+        if len(piece) > _AT_ONCE:
+            yield from (piece[start : start + _AT_ONCE] for start in range(0, len(piece), _AT_ONCE))
+        else:
+            some.append(piece)
+            size += len(piece)
+    if some:
+        yield b"".join(some)
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
-from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
+from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.streams import Frame, Mirror, Reader
 from trackside.app.streams.ends import ToldEnd
@@ -70,10 +70,11 @@ class RunEvents:
         while not self._is_gone:
             if (gap := reader.gap()) is not None:
                 pending.append(event_frame("gap", gap_said(gap)))
-            if frames := reader.take():
+            if frames := reader.take(PORTION):
                 pending += self._wanted(frames)
-                continue
-            if reader.is_over:
+                if not reader.has_more:
+                    continue
+            elif reader.is_over:
                 await self._write_end(outlet, receive, pending)
                 return
             if pending:

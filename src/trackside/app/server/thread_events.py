@@ -8,7 +8,7 @@ from typing import Final
 
 from trackside.app.server.following import FROM_THE_BEGINNING, LAG, heard_thread
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
-from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
+from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.wire.runs import status_of
@@ -71,13 +71,15 @@ class ThreadEvents:
         while not departure.gone:
             if (gap := reader.gap()) is not None:
                 pending.append(event_frame("gap", gap_said(gap)))
-            if items := reader.take():
+            if items := reader.take(PORTION):
                 for item in items:
                     pending += self._events(item, id_of(item.number))
+                if not reader.has_more:
+                    continue
             elif reader.is_over:
                 await outlet.write([*pending, CLOSES], last=reader.thread_is_gone)
                 return
-            elif pending:
+            if pending:
                 await outlet.write(pending)
                 pending = []
             elif not await reader.wait():

@@ -116,6 +116,19 @@ class Ring[T: Sized]:
             del found[found.index(None) :]
         return found  # type: ignore[return-value]  # None stands only for what was skipped
 
+    def portion(self, seen: int, most_bytes: int) -> list[T]:
+        """The first of what `after` gives: so many bytes of it, about, but one thing at least."""
+        items, kept = self.items, len(self.items)
+        found: list[T] = []
+        size = 0
+        for index in range(kept - min(self.added - seen, kept), kept):
+            item = items[index]
+            if item is None or size >= most_bytes:
+                break
+            found.append(item)
+            size += item.size
+        return found
+
     def add_waker(self, waker: asyncio.Future[None]) -> None:
         """Wake this one when there is more."""
         self._wakers.add(waker)
@@ -157,12 +170,18 @@ class RingReader[T: Sized]:
         self._knows_lack = True
         return StreamGap(self.seen + 1, self.seen + 1, why)
 
-    def take(self) -> list[T]:
-        """What is there now and was not taken, up to the next gap; nothing where there is one: call `gap` before."""
+    def take(self, most_bytes: int | None = None) -> list[T]:
+        """What is there now and was not taken, up to the next gap; nothing where there is one: call `gap` before.
+
+        With `most_bytes` no more than about so many bytes of it.
+        """
         ring = self._ring
         if ring.added <= self.seen or self.seen + 1 < ring.first_kept:
             return []
-        items = ring.after(self.seen)
+        if most_bytes is None or ring.size <= most_bytes:
+            items = ring.after(self.seen)
+        else:
+            items = ring.portion(self.seen, most_bytes)
         self.seen += len(items)
         return items
 

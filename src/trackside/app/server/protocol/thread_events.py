@@ -9,7 +9,7 @@ from typing import Any
 
 from trackside.app.server.following import LAG, end_of, heard_thread
 from trackside.app.server.outcomes import RunEnd
-from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
+from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.thread_states import StatesOfThread
@@ -65,7 +65,7 @@ class ProtocolEvents:
 
     async def _write(self, outlet: Outlet, reader: EventReader, departure: Departure) -> None:
         while not departure.gone:
-            if pieces := reader.pieces():
+            if pieces := reader.pieces(PORTION):
                 await outlet.write(pieces)
             elif reader.is_over:
                 await outlet.write([CLOSES], last=reader.thread_is_gone)

@@ -262,8 +262,11 @@ class EventReader(RingReader[Event]):
     ) -> None:
         self._feed.__exit__(kind, exc, trace)
 
-    def pieces(self) -> list[bytes]:
-        """What is new, and wanted, as bytes that are to be sent one after another; nothing if there is no such thing."""
+    def pieces(self, most_bytes: int | None = None) -> list[bytes]:
+        """What is new, and wanted, as bytes that are to be sent one after another; nothing if there is no such thing.
+
+        With `most_bytes` it looks no further than about so many bytes: it may `has_more` though this is nothing.
+        """
         log = self._log
         log.catch_up()
         self._feed.seen = log.seen
@@ -272,7 +275,7 @@ class EventReader(RingReader[Event]):
         pieces = [*_pieces_of(log.gap_after(self.seen, self._since))] if missed else []
         only_watches = only_lifecycle(self._wanted.channels)
         has = self._wanted.has
-        for event in self.take():
+        for event in self.take(most_bytes):
             if has(event):
                 pieces += (event.head, event.data, TAIL)
                 if only_watches and log.last is not None and event.ends == log.last.run_id:
