@@ -49,8 +49,11 @@ class Matched:
 class Answering:
     """An app that starts its answer, and goes on with it until it is told to end."""
 
-    def __init__(self, *headers: tuple[bytes, bytes], starts: bool = True, goes_on: bool = True) -> None:
+    def __init__(
+        self, *headers: tuple[bytes, bytes], starts: bool = True, goes_on: bool = True, body: bytes = b"first\r\n\r\n"
+    ) -> None:
         self.begun = asyncio.Event()
+        self._body = body
         self._headers = headers
         self._starts = starts
         self._goes_on = goes_on
@@ -61,7 +64,7 @@ class Answering:
         scope["trackside.principal"] = Principal(identity="ann", permission=Permission.run)
         if self._starts:
             await send({"type": "http.response.start", "status": 200, "headers": list(self._headers)})
-            await send({"type": "http.response.body", "body": b"first", "more_body": self._goes_on})
+            await send({"type": "http.response.body", "body": self._body, "more_body": self._goes_on})
         self.begun.set()
         if self._goes_on:
             await asyncio.get_running_loop().create_future()
@@ -83,7 +86,7 @@ async def test_a_request_is_noted_with_its_template_ids_and_who_asked() -> None:
         "method": "POST",
         "path": "/threads/{thread_id}/runs",
         "status": 200,
-        "bytes": 5,
+        "bytes": 9,
         "thread_id": "the-thread",
         "run_id": "the-run",
         "principal": "ann",
@@ -112,10 +115,23 @@ async def test_a_stream_ends_properly_when_the_server_does() -> None:
     front.end_streams()
     await asking
 
-    assert client.body == b"first"
+    assert client.body == b"first\r\n\r\n"
     assert client.is_whole
     assert not noted[0].get("cut")
     assert asking.cancelling() == 0
+
+
+async def test_a_stream_is_cut_off_in_the_middle_of_an_event() -> None:
+    app, client = Answering(_EVENTS, body=b"data: half of a va"), Client()
+    front = Front(app)
+    asking = asyncio.create_task(front(request(), client.receive, client.send))
+    await app.begun.wait()
+
+    front.begin_ending()
+    front.end_streams()
+    await asking
+
+    assert not client.is_whole
 
 
 async def test_what_is_no_stream_is_left_to_come_to_its_end() -> None:

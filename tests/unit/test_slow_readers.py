@@ -1,4 +1,4 @@
-"""What a client costs that takes slowly what he is sent, or not at all; that he gets all of it."""
+"""What a client costs that takes slowly what he is sent, or not at all; that he gets all of it; how a server leaves him."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from trackside.app.server.front import Front
 from trackside.app.server.protocol.thread_events import ProtocolEvents
 from trackside.app.server.run_events import RunEvents
 from trackside.app.server.thread_events import ThreadEvents
@@ -124,3 +125,30 @@ async def test_a_slow_client_gets_all_in_order_and_in_bounded_pieces(answer_of: 
     assert len(said) > 700 * LENGTH + 3 * AT_ONCE
     assert max(map(len, client.bodies)) <= AT_ONCE
     assert client.ends == [False] * (len(client.bodies) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("answer_of", "length", "is_ended"),
+    [
+        (run_of, 1_000, True),
+        (run_of, 2 * AT_ONCE, False),
+        (thread_of, 1_000, False),
+        (protocol_of, 1_000, False),
+    ],
+)
+async def test_a_server_that_stops_ends_only_runs_of_slow_clients_and_between_two_events(
+    answer_of: Callable[[StreamHub], Answer], length: int, is_ended: bool
+) -> None:
+    hub, client = talking(0), Client()
+    front = Front(answer_of(hub))
+    hub.publish(RUN, "custom", "x" * length)
+    task = asyncio.create_task(front({"type": "http", "method": "GET", "path": "/"}, never, client.send))
+    await client.is_asked.wait()
+
+    front.begin_ending()
+    hub.end_all()
+    front.end_streams()
+    client.may_take.set()
+    await task
+
+    assert client.ends.count(True) == is_ended

@@ -7,12 +7,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from trackside.app.server.responses import Receive, Scope, Send, failure
 
 _CLOSE = (b"connection", b"close")
 _EVENTS = b"text/event-stream"
+_EVENT_ENDS = (b"\r\n\r\n", b"\n\n")
+ENDLESS: Final = "trackside.endless"
+"""In the scope of a stream that has no end of its own: clients come back if it is cut off, and not after a proper end."""
 
 type Note = Callable[[Mapping[str, Any]], None]
 
@@ -41,7 +44,7 @@ class Front:
         self._ending = True
 
     def end_streams(self) -> None:
-        """Bring the answers that are streams of events to an end: their clients know how to go on elsewhere."""
+        """End the answers that are streams of events, or cut them off: their clients know how to go on elsewhere."""
         for answering in self._open:
             if answering.is_stream:
                 answering.task.cancel()
@@ -67,7 +70,7 @@ class Front:
 class _Answering:
     """A request while it is being answered."""
 
-    __slots__ = ("_begun", "_front", "_run", "_send", "done", "is_stream", "sent", "status", "task")
+    __slots__ = ("_begun", "_front", "_is_between", "_run", "_send", "done", "is_stream", "sent", "status", "task")
 
     def __init__(self, front: Front, send: Send) -> None:
         task = asyncio.current_task()
@@ -77,6 +80,7 @@ class _Answering:
         self.sent = 0
         self.done = False
         self.is_stream = False
+        self._is_between = True
         self._run: str | None = None
         self._send = send
         self._front = front
@@ -85,7 +89,9 @@ class _Answering:
     def send(self, message: Any) -> Any:
         """Pass a message on, and remember what it says."""
         if message["type"] == "http.response.body":
-            self.sent += len(message.get("body", b""))
+            body = message.get("body", b"")
+            self.sent += len(body)
+            self._is_between = body.endswith(_EVENT_ENDS)
             self.done = not message.get("more_body", False)
         elif message["type"] == "http.response.start":
             self.status = message["status"]
@@ -99,13 +105,13 @@ class _Answering:
         return self._send(message)
 
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
-        """End the answer in the middle: a stream where it is, one that has not begun with a sentence, another not at all, so
-        that the client sees that it is not whole.
+        """End the answer in the middle: a stream between two events, one that has not begun with a sentence, another not at
+        all, so that the client sees that it is not whole. Nor one in the middle of an event, or that is `ENDLESS`.
         """
         self.task.uncancel()
         if self.status == 0:
             await failure(503, "the server stops", {"Retry-After": "1"})(scope, receive, self.send)
-        elif self.is_stream and not self.done:
+        elif self.is_stream and self._is_between and not self.done and ENDLESS not in scope:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def facts(self, scope: Scope) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from trackside.app.server.following import FROM_THE_BEGINNING, LAG, heard_thread
+from trackside.app.server.front import ENDLESS
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
@@ -38,6 +39,7 @@ class ThreadEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, options = self.parts, self.parts.options
+        scope[ENDLESS] = True
         outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.thread):
             with parts.streams.threads.read(self.thread.thread_id) as reader:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trackside.app.server.following import LAG, end_of, heard_thread
+from trackside.app.server.front import ENDLESS
 from trackside.app.server.outcomes import RunEnd
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
@@ -39,6 +40,7 @@ class ProtocolEvents:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self.parts
         options = parts.options
+        scope[ENDLESS] = True
         outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.states.thread):
             threads, thread_id = parts.streams.threads, self.states.thread.thread_id
