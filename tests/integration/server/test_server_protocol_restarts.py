@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -48,6 +49,22 @@ async def test_who_comes_back_to_another_server_is_told_of_the_gap_and_of_the_en
         await again.run.start(input={"messages": [{"role": "user", "content": "more", "id": "5"}]})
         more = await events_until(again, ends, since=events[-1]["seq"])
         assert [said["event"] for said in of(more, "lifecycle")] == ["running", "completed"]
+
+
+async def test_who_comes_back_without_a_number_is_told_of_the_end_and_who_watches_only_what_comes(
+    database_url: str,
+) -> None:
+    async with followed(talking(), database_url) as (_, thread):
+        started = await thread.run.start(input=HI)
+        await events_until(thread, ends)
+    async with followed(talking(), database_url, thread.thread_id) as (_, again):
+        watching = asyncio.create_task(events_until(again, ends, ["lifecycle", "input"]))
+        events = await events_until(again, ends)
+        assert [event["method"] for event in events] == ["values", "lifecycle"]
+        assert events[-1]["event_id"].split(":")[1] == started["run_id"]
+        assert events == await events_until(again, ends), "it is told once, and as often as somebody comes"
+        more = await again.run.start(input={"messages": [{"role": "user", "content": "more", "id": "5"}]})
+        assert {event["event_id"].split(":")[1] for event in await watching} == {more["run_id"]}
 
 
 async def test_a_server_that_stops_cuts_streams_off_so_that_clients_come_back(database_url: str) -> None:

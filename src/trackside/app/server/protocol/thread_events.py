@@ -15,7 +15,7 @@ from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.storage import StoredRun
-from trackside.app.streams.protocol import EventReader, Wanted, read_events
+from trackside.app.streams.protocol import EventReader, Wanted, only_lifecycle, read_events
 from trackside.app.streams.thread_feed import PER_MS
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
@@ -78,18 +78,23 @@ class ProtocolEvents:
                 await outlet.write([HEARTBEAT])
 
     async def _look_back(self, reader: EventReader) -> None:
-        """Of a thread on which nothing has happened here, say what the client has missed: what is asked, or how it ended."""
+        """Of a thread on which nothing has happened here, say what the client has missed: what is asked, or how it ended.
+
+        Clients that come back give no number: they begin with the last run, and know what they had of it. Who only watches
+        would take its end for that of the next.
+        """
         thread, log = self.states.thread, reader.log
+        is_past = thread.status not in {ThreadStatus.interrupted, ThreadStatus.busy} and not self.since
+        reader.passes_past = is_past and only_lifecycle(self.wanted.channels)
         if log.last is not None or thread.last_run_id is None or self.parts.manager.has(thread.last_run_id):
             return
-        waits = thread.status is ThreadStatus.interrupted
-        if not waits and not self.since and thread.status is not ThreadStatus.busy:
+        if reader.passes_past:
             return
         run = await self.parts.store.run(thread.last_run_id)
         if run is None:
             return
         if is_final(run.status):
-            await self._recall(reader, run)
+            await self._recall(reader, run, is_past=is_past)
         elif self.parts.mirrors is None:  # else it comes here
             self._follow_elsewhere(reader, run.run_id)
 
@@ -110,7 +115,7 @@ class ProtocolEvents:
                 reader.log.moved.append(run_id)
             self._elsewhere = None
 
-    async def _recall(self, reader: EventReader, run: StoredRun) -> None:
+    async def _recall(self, reader: EventReader, run: StoredRun, *, is_past: bool = False) -> None:
         end = RunEnd.stored(run)
         says: dict[str, Any] = {"status": end.status.value, "error": end.error, "error_type": end.error_type}
         values = None
@@ -119,4 +124,4 @@ class ProtocolEvents:
             values, says["interrupts"] = state.output, state.interrupts
         except TracksideError:  # its agent is not served here: how it has ended is known all the same
             pass
-        reader.log.recall(run.run_id, run.agent or "", says, values)
+        reader.log.recall(run.run_id, run.agent or "", says, values, is_past=is_past)

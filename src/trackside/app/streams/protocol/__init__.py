@@ -6,6 +6,6 @@ become events of their blocks, `_inside` what the agents inside a run do. It kno
 
 from trackside.app.streams.protocol._runs import MARKS
 from trackside.app.streams.protocol.events import EventReader, ThreadEventLog, log_of, read_events
-from trackside.app.streams.protocol.wanted import Wanted
+from trackside.app.streams.protocol.wanted import Wanted, only_lifecycle
 
-__all__ = ["MARKS", "EventReader", "ThreadEventLog", "Wanted", "log_of", "read_events"]
+__all__ = ["MARKS", "EventReader", "ThreadEventLog", "Wanted", "log_of", "only_lifecycle", "read_events"]

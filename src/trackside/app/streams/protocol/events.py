@@ -45,6 +45,7 @@ class ThreadEventLog(Ring[Event]):
         "last",
         "moved",
         "open_questions",
+        "past",
     )
 
     def __init__(self, feed: ThreadFeed, items: int, item_bytes: int) -> None:
@@ -54,6 +55,8 @@ class ThreadEventLog(Ring[Event]):
         self.open_questions: list[str] = []
         self.moved: list[str] = []
         """Runs that another process goes on with, and whose end nobody waits for yet."""
+        self.past = range(0)
+        """The numbers of what was recalled of a thread on which nothing goes on."""
         self._feed = feed
         self.highest = feed.floor
         """The number of the newest event that was made."""
@@ -130,16 +133,22 @@ class ThreadEventLog(Ring[Event]):
             nodes.get(namespace[:-1], root).setdefault("children", []).append(node)
         return root
 
-    def recall(self, run_id: str, agent: str, says: Mapping[str, Any], values: Any) -> None:
-        """Say how a run has ended that was executed elsewhere, or before anything is known here; once."""
+    def recall(self, run_id: str, agent: str, says: Mapping[str, Any], values: Any, *, is_past: bool = False) -> None:
+        """Say how a run has ended that was executed elsewhere, or before anything is known here; once.
+
+        If it `is_past` nothing goes on there: who watches is not told.
+        """
         if self.last is not None and self.last.run_id == run_id and self.last.event != "running":
             return
+        before = self.highest
         run = RunAsEvents(run_id, self._say, agent=agent)
         self._begun(run)
         at = now_ms()
         if isinstance(values, dict):
             self._say("values", json_bytes(values), at=at)
         self._ended(run, says, at)
+        if is_past:
+            self.past = range(before + 1, self.highest + 1)
         self._feed.wake()
 
     def gap_after(self, place: int, since: int) -> Event:
@@ -243,7 +252,7 @@ class ThreadEventLog(Ring[Event]):
 class EventReader(RingReader[Event]):
     """One reader's place in the events of a thread; it has to be closed, as by `with`."""
 
-    __slots__ = ("_feed", "_log", "_missed", "_since", "_wanted")
+    __slots__ = ("_feed", "_log", "_missed", "_since", "_wanted", "passes_past")
 
     def __init__(self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None) -> None:
         place, is_whole = log.place_of(since, wanted)
@@ -253,6 +262,8 @@ class EventReader(RingReader[Event]):
         self._wanted = wanted
         self._since = since or 0
         self._missed = not is_whole
+        self.passes_past = False
+        """Whether it hears nothing of what is recalled of a thread on which nothing goes on."""
 
     def __enter__(self) -> Self:
         return self
@@ -275,8 +286,9 @@ class EventReader(RingReader[Event]):
         pieces = [*_pieces_of(log.gap_after(self.seen, self._since))] if missed else []
         only_watches = only_lifecycle(self._wanted.channels)
         has = self._wanted.has
+        passed = log.past if self.passes_past else ()
         for event in self.take(most_bytes):
-            if has(event):
+            if has(event) and event.seq not in passed:
                 pieces += (event.head, event.data, TAIL)
                 if only_watches and log.last is not None and event.ends == log.last.run_id:
                     self._feed.feed.note_watched(log.last.run_id)
