@@ -130,6 +130,66 @@ def test_a_run_that_is_tried_again_is_one_run_to_clients() -> None:
     assert {event["event_id"].split(":")[1] for event in events} == {"a"}
 
 
+def begin_attempt(hub: StreamHub, run_id: str, retry_of: str, *, started: bool = True) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    run = RunRecord(
+        run_id=run_id,
+        thread_id=THREAD,
+        agent="agent",
+        status=RunStatus.running,
+        created_at=now,
+        attempt=2,
+        retry_of=retry_of,
+    )
+    hub.begin(run, RunSpec("agent"), started=started)
+
+
+def known_ids(hub: StreamHub) -> set[str]:
+    """The runs that lifecycle events are about, as clients have it."""
+    with follow(hub, WATCH, since=0) as reader:
+        return {event["event_id"].split(":")[1] for event in events_of(reader)}
+
+
+RETRIED = {"status": "error", "error": "lost", "retried_as": "b"}
+
+
+def test_an_attempt_is_known_as_the_first_also_if_it_begins_before_the_end_of_that_is_told() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    begin_attempt(hub, "b", "a")
+    hub.close("a", end=RETRIED)
+    begin_attempt(hub, "c", "b")
+    hub.close("b", end={**RETRIED, "retried_as": "c"})
+    hub.close("c", end={"status": "success"})
+    assert known_ids(hub) == {"a"}
+
+
+def test_an_attempt_is_known_as_the_first_also_where_that_was_never_heard_of() -> None:
+    hub = StreamHub()
+    begin_attempt(hub, "b", "a")
+    assert known_ids(hub) == {"a"}
+
+
+def test_an_attempt_that_somebody_asks_for_is_known_as_itself() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end={"status": "error", "error": "no"})
+    begin_attempt(hub, "b", "a")
+    assert known_ids(hub) == {"a", "b"}
+
+
+def test_an_attempt_that_ends_before_it_has_begun_is_the_end_of_the_first() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end=RETRIED)
+    begin_attempt(hub, "b", "a", started=False)
+    hub.close("b", end={"status": "cancelled"})
+    assert known_ids(hub) == {"a"}
+    with follow(hub, since=0) as reader:
+        assert methods(events_of(reader)) == ["running", "failed"]
+        assert reader.log.tree() == {"namespace": [], "status": "failed", "graph_name": "agent"}
+
+
 @pytest.mark.parametrize(
     ("end", "event", "error"),
     [

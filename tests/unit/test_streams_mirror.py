@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from adverse_wire import AdverseWire, Adversity
 from hypothesis import given, settings
@@ -780,6 +781,30 @@ async def test_who_follows_a_thread_that_is_made_again_hears_nothing_of_the_firs
             made.end("new")
             assert await heard(reader, 1) == [("ended", "new", "success")]
             assert (reader.feed.active, reader.is_over) == (set(), False)
+
+
+@pytest.mark.parametrize("begins_first", [False, True])
+async def test_a_run_whose_worker_was_lost_goes_on_under_its_name_whatever_comes_first(begins_first: bool) -> None:
+    async with fleet(options=MirrorOptions(grace=60, patience=60)) as made:
+        threads = made.servers[0].threads
+        with made.mirrors[0].thread(THREAD) as mirror, threads.read(THREAD) as reader:
+            assert await mirror.catch_up()
+            made.begin()
+            made.say(1)
+            await heard(reader, 2)
+            if not begins_first:
+                made.log.tell(RUN, status="error", error_type="worker_lost", retried_as="run-2")
+                assert await heard(reader, 1) == [("ended", RUN, "error")], "nobody lives who would say more"
+            made.hub.begin(msgspec.structs.replace(record("run-2"), attempt=2, retry_of=RUN), SPEC)
+            await heard(reader, 1)
+            if begins_first:
+                made.log.tell(RUN, status="error", error_type="worker_lost", retried_as="run-2")
+                await heard(reader, 1)
+            made.end("run-2")
+            assert await heard(reader, 1) == [("ended", "run-2", "success")]
+            with read_events(threads, THREAD, Wanted(channels={"lifecycle"}), 0) as events:
+                said = b"".join(events.pieces())
+            assert (said.count(b"id: synth:run-1:"), said.count(b"id: synth:run-2:")) == (3, 0)
 
 
 async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:

@@ -13,12 +13,16 @@ from tests.integration.server.conftest import serve
 from tests.integration.server.protocol_agents import Held, asking, talking
 from tests.integration.server.test_server_protocol import HI, ends, events_until, interrupted, of
 
+from trackside.harness import AgentLimits
+
 
 @asynccontextmanager
-async def followed(agent: Any, database: str, thread_id: str | None = None) -> AsyncIterator[tuple[Any, Any]]:
+async def followed(
+    agent: Any, database: str, thread_id: str | None = None, **settings: Any
+) -> AsyncIterator[tuple[Any, Any]]:
     """A server, and a thread on it as the client follows it."""
     async with (
-        serve({"it": agent}, database) as served,
+        serve({"it": agent}, database, **settings) as served,
         served.client.threads.stream(thread_id, assistant_id="it") as thread,
     ):
         yield served, thread
@@ -65,6 +69,32 @@ async def test_who_comes_back_without_a_number_is_told_of_the_end_and_who_watche
         assert events == await events_until(again, ends), "it is told once, and as often as somebody comes"
         more = await again.run.start(input={"messages": [{"role": "user", "content": "more", "id": "5"}]})
         assert {event["event_id"].split(":")[1] for event in await watching} == {more["run_id"]}
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_run_that_goes_on_at_another_server_keeps_its_name_and_has_one_end(
+    database_url: str, is_over: bool
+) -> None:
+    first, second = Held(), Held()
+    tried: Any = {"limits": {"it": AgentLimits(max_attempts=2)}, "shutdown_grace": 0.0}
+    async with followed(first, database_url, **tried) as (_, thread):
+        started = await thread.run.start(input={})
+        await first.begun.wait()
+    if is_over:
+        second.let_go.set()
+    async with followed(second, database_url, thread.thread_id, **tried) as (served, again):
+        await second.begun.wait()
+        while is_over and (await served.client.threads.get(thread.thread_id))["status"] != "idle":
+            await asyncio.sleep(0.01)
+        if not is_over:
+            second.let_go.set()
+        events = [event for event in await events_until(again, ends) if event["method"] == "lifecycle"]
+        assert {event["event_id"].split(":")[1] for event in events} == {started["run_id"]}
+        assert [event["params"]["data"]["event"] for event in events][-1] == "completed"
+    async with followed(Held(), database_url, thread.thread_id, **tried) as (_, later):
+        [*_, event] = await events_until(later, ends)
+        assert event["event_id"].split(":")[1] == started["run_id"]
+        assert event["params"]["data"]["event"] == "completed"
 
 
 async def test_a_server_that_stops_cuts_streams_off_so_that_clients_come_back(database_url: str) -> None:

@@ -144,7 +144,7 @@ class Channel(Ring[Frame]):
         if begun is None:
             feed.note_active(self.run_id)
         elif begun.started:
-            start = Start(begun.agent, begun.attempt, self.modes or frozenset(), begun.answers)
+            start = Start(begun.agent, begun.attempt, self.modes or frozenset(), begun.answers, begun.retry_of)
             feed.note_start(self.run_id, start, at=begun.at)
         former = RingReader(self, 0)
         while former.has_more:
@@ -265,7 +265,8 @@ class StreamHub:
             channel.feed = threads.known(run.thread_id) if self.mirrors_threads else threads.feed_of(run.thread_id)
             if started and channel.feed is not None:
                 answers = answers_in((spec.command or {}).get("resume"))
-                channel.feed.note_start(run.run_id, Start(run.agent, run.attempt, channel.modes, answers), at=at)
+                start = Start(run.agent, run.attempt, channel.modes, answers, run.retry_of)
+                channel.feed.note_start(run.run_id, start, at=at)
         if self.on_begin is not None:
             self.on_begin(channel, run, spec, started, at)
 

@@ -41,6 +41,8 @@ class Begin(msgspec.Struct, array_like=True, frozen=True):
     at: int
     answers: tuple[str, ...] | None = None
     """To which questions it brings answers; empty if it says no names, None if it brings none."""
+    retry_of: str | None = None
+    """The run of which it is another attempt."""
 
 
 class Piece(msgspec.Struct, array_like=True, frozen=True):

@@ -48,7 +48,6 @@ _UNHEARD: Final = "what the worker said last did not come; how the run has ended
 _KNOWN_ENDS: Final = 1_000
 """Of how many runs of a thread a mirror knows that they are over, besides those that the hub knows."""
 
-
 type _Work = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -470,8 +469,9 @@ class Mirrors:
         """The log has the end of a run: give the wire a moment to bring what the worker said, if that may be under way."""
         options, run_id, began = self._options, told.run_id, self._loop.time()
         was_there = not shared.is_caught_up
+        goes_on = "retried_as" in told.says and told.says.get("error_type") in _SAID_NO_MORE  # and at once
         await shared.catch_up(options.grace)
-        while not (run_id not in shared.heard_at and (was_there or not told.started)):
+        while not goes_on and (run_id in shared.heard_at or not (was_there or not told.started)):
             heard_at = shared.heard_at.get(run_id, began)
             until = max(began + options.grace, min(heard_at + _STILL_COMING, began + options.patience))
             if (left := until - self._loop.time()) <= 0:

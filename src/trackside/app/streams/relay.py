@@ -149,6 +149,7 @@ class Relay:
             started=started,
             at=at,
             answers=answers_in((spec.command or {}).get("resume")),
+            retry_of=run.retry_of,
         )
         self._give_up(run.run_id)  # it was lost to another process, and is back: what was left to say of it is old
         run_on_way = self._runs[run.run_id] = _Run(channel, Topic(run.thread_id, run.run_id), begin)

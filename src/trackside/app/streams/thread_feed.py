@@ -62,6 +62,8 @@ class Start(NamedTuple):
     """What it was asked to say."""
     answers: tuple[str, ...] | None = None
     """To which questions it brings answers; empty if it says no names, None if it brings none."""
+    retry_of: str | None = None
+    """The run of which it is another attempt."""
 
 
 class FeedItem(NamedTuple):

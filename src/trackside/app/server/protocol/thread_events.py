@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trackside.app.server.following import LAG, end_of, heard_thread
+from trackside.app.attempts import last_attempt
+from trackside.app.server.following import LAG, end_of, heard_thread, next_attempt
 from trackside.app.server.front import ENDLESS
 from trackside.app.server.outcomes import RunEnd
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
@@ -93,29 +94,54 @@ class ProtocolEvents:
         run = await self.parts.store.run(thread.last_run_id)
         if run is None:
             return
+        if (goes_on := await self._tell(reader, run, is_past=is_past)) is not None:
+            self._follow_elsewhere(reader, goes_on)
+
+    async def _tell(self, reader: EventReader, run: StoredRun, *, is_past: bool = False) -> str | None:
+        """Say how a run, or the last attempt as which it goes on, has ended; else the one whose end nobody tells here."""
+        known_as = await self._first_attempt(run)
+
+        async def after(ended: StoredRun) -> StoredRun | None:
+            again = await next_attempt(self.parts, ended.run_id)
+            if again is not None:
+                reader.log.note_next(again.run_id, known_as)
+            return again
+
+        run = await last_attempt(run, after)
         if is_final(run.status):
-            await self._recall(reader, run, is_past=is_past)
-        elif self.parts.mirrors is None:  # else it comes here
-            self._follow_elsewhere(reader, run.run_id)
+            await self._recall(reader, run, known_as, is_past=is_past)
+            return None
+        comes_here = self.parts.mirrors is not None or self.parts.manager.has(run.run_id)
+        return None if comes_here else run.run_id
+
+    async def _first_attempt(self, run: StoredRun) -> str:
+        """The run that goes on as this one, as which clients know it; itself if it is an attempt that somebody asked for."""
+        first = run.run_id
+        while run.retry_of is not None:
+            again = await next_attempt(self.parts, run.retry_of)
+            before = await self.parts.store.run(run.retry_of, removed=True)
+            if again is None or again.run_id != first or before is None:
+                break
+            run, first = before, before.run_id
+        return first
 
     def _follow_elsewhere(self, reader: EventReader, run_id: str) -> None:
         """Wait for the end of a run that another process executes."""
         self._elsewhere = asyncio.create_task(self._end_elsewhere(reader, run_id), name=f"trackside-end-{run_id}")
 
     async def _end_elsewhere(self, reader: EventReader, run_id: str) -> None:
-        told = False
+        waits_for: str | None = run_id
         try:
-            if await end_of(self.parts, run_id) is not None:
-                run = await self.parts.store.run(run_id)
-                if run is not None:
-                    await self._recall(reader, run)
-            told = True
+            while waits_for is not None and await end_of(self.parts, waits_for) is not None:
+                run = await self.parts.store.run(waits_for)
+                waits_for = None if run is None else await self._tell(reader, run)
+            waits_for = None
         finally:
-            if not told:  # the client has gone: whoever else follows the thread waits for it
-                reader.log.moved.append(run_id)
+            if waits_for is not None:  # the client has gone: whoever else follows the thread waits for it
+                reader.log.moved.append(waits_for)
             self._elsewhere = None
 
-    async def _recall(self, reader: EventReader, run: StoredRun, *, is_past: bool = False) -> None:
+    async def _recall(self, reader: EventReader, run: StoredRun, known_as: str, *, is_past: bool) -> None:
         end = RunEnd.stored(run)
         says: dict[str, Any] = {"status": end.status.value, "error": end.error, "error_type": end.error_type}
         values = None
@@ -124,4 +150,4 @@ class ProtocolEvents:
             values, says["interrupts"] = state.output, state.interrupts
         except TracksideError:  # its agent is not served here: how it has ended is known all the same
             pass
-        reader.log.recall(run.run_id, run.agent or "", says, values, is_past=is_past)
+        reader.log.recall(run.run_id, run.agent or "", says, values, known_as=known_as, is_past=is_past)

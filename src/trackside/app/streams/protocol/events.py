@@ -7,6 +7,7 @@ before. One who comes with a number that is not known is told so.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,6 +21,7 @@ from trackside.app.streams.protocol.wanted import GAP, Wanted, only_lifecycle
 from trackside.app.streams.thread_feed import (
     FeedItem,
     FeedReader,
+    Start,
     ThreadFeed,
     ThreadFeeds,
     number_after,
@@ -30,6 +32,9 @@ from trackside.harness.payload import json_bytes
 _UNKNOWN: Final = frozenset({"tools", MARKS})
 """What a run is taken to say of which it is not known: then nothing is made of its messages that it says itself."""
 
+_KNOWN_ENDS: Final = 32
+"""Of how many runs it is known that their ends were told."""
+
 
 class ThreadEventLog(Ring[Event]):
     """The events of one thread, as far as they are kept."""
@@ -38,6 +43,7 @@ class ThreadEventLog(Ring[Event]):
         "_aliases",
         "_began_at",
         "_feed",
+        "_over",
         "_runs",
         "_seen",
         "_started",
@@ -65,6 +71,7 @@ class ThreadEventLog(Ring[Event]):
         self._started: dict[str, int] = {}
         self._began_at = 0
         self._aliases: dict[str, str] = {}
+        self._over: deque[str] = deque(maxlen=_KNOWN_ENDS)
 
     @property
     def newest(self) -> int:
@@ -133,15 +140,25 @@ class ThreadEventLog(Ring[Event]):
             nodes.get(namespace[:-1], root).setdefault("children", []).append(node)
         return root
 
-    def recall(self, run_id: str, agent: str, says: Mapping[str, Any], values: Any, *, is_past: bool = False) -> None:
+    def recall(
+        self,
+        run_id: str,
+        agent: str,
+        says: Mapping[str, Any],
+        values: Any,
+        *,
+        known_as: str | None = None,
+        is_past: bool = False,
+    ) -> None:
         """Say how a run has ended that was executed elsewhere, or before anything is known here; once.
 
-        If it `is_past` nothing goes on there: who watches is not told.
+        Clients know it as `known_as`. If it `is_past` nothing goes on there: who watches is not told.
         """
-        if self.last is not None and self.last.run_id == run_id and self.last.event != "running":
+        self.catch_up()
+        if run_id in self._runs or run_id in self._over:  # its end is told here
             return
         before = self.highest
-        run = RunAsEvents(run_id, self._say, agent=agent)
+        run = RunAsEvents(run_id, self._say, agent=agent, known_as=known_as or self._aliases.pop(run_id, None))
         self._begun(run)
         at = now_ms()
         if isinstance(values, dict):
@@ -150,6 +167,10 @@ class ThreadEventLog(Ring[Event]):
         if is_past:
             self.past = range(before + 1, self.highest + 1)
         self._feed.wake()
+
+    def note_next(self, run_id: str, known_as: str) -> None:
+        """A run that comes goes on for another one, as which clients know it."""
+        self._aliases[run_id] = known_as
 
     def gap_after(self, place: int, since: int) -> Event:
         """What tells a reader that it has missed what came before the event that it gets next."""
@@ -164,7 +185,8 @@ class ThreadEventLog(Ring[Event]):
             (run or self._found_late(item)).take(item.what)
         elif item.kind == "started":
             answered = self._answered(item.what.answers)
-            start, known_as = item.what, self._aliases.pop(item.run_id, None)
+            start: Start = item.what
+            known_as = self._name_of(item.run_id, start.retry_of)
             run = RunAsEvents(item.run_id, self._say, agent=start.agent, modes=start.modes, known_as=known_as)
             self._begun(run)
             run.begin(item.at, answered)
@@ -172,12 +194,34 @@ class ThreadEventLog(Ring[Event]):
             why = item.what.why or "what was said there has not come here"
             self._say(GAP, json_bytes({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
         elif item.kind == "ended" and item.what is not None:
-            self._ended(run or RunAsEvents(item.run_id, self._say), item.what, item.at)
+            self._ended(run or self._not_begun(item.run_id), item.what, item.at)
         elif item.kind == "ended":
             self._leave(item.run_id)
             self.moved.append(item.run_id)
         elif item.kind == "state":
             self._take_state(item)
+
+    def _name_of(self, run_id: str, retry_of: str | None) -> str | None:
+        """The run that clients know a run as that starts; None: as itself.
+
+        It is known once the run has ended for which this one goes on; that may be told later, or to another process.
+        Of one that ended and did not go on it is an attempt that somebody has asked for.
+        """
+        known_as = self._aliases.pop(run_id, None)
+        if known_as is not None or retry_of is None:
+            return known_as
+        goes_on_for = self._runs.get(retry_of)
+        if goes_on_for is not None:
+            return goes_on_for.known_as
+        return retry_of if self.last is None else None
+
+    def _not_begun(self, run_id: str) -> RunAsEvents:
+        """A run that ends without having begun. If it was to go on for the last one, that has ended with it."""
+        known_as, last = self._aliases.pop(run_id, None), self.last
+        if known_as is None or last is None or last.known_as != known_as:
+            return RunAsEvents(run_id, self._say, known_as=known_as)
+        self.last = RunAsEvents(run_id, self._say, agent=last.agent, known_as=known_as)
+        return self.last
 
     def _leave_out(self, item: FeedItem, exc: Exception) -> None:
         """Say that something is missing here of which no event could be made."""
@@ -210,10 +254,12 @@ class ThreadEventLog(Ring[Event]):
 
     def _ended(self, run: RunAsEvents, says: Mapping[str, Any], at: int) -> None:
         asked = run.end(says, at)
+        if self.last is not None:  # else nobody who comes hears of it
+            self._over.append(run.run_id)
         if run is self.last:
             self.open_questions = asked
-        if (again := says.get("retried_as")) is not None:
-            self._aliases[str(again)] = run.known_as
+        if (again := says.get("retried_as")) is not None and again not in self._runs:
+            self.note_next(str(again), run.known_as)
         self._leave(run.run_id)
 
     def _leave(self, run_id: str) -> None:
