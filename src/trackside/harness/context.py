@@ -211,6 +211,10 @@ class RunContext:
             raise InvalidReportError(field="error", value=error, why="it is the exception that the call failed with")
         self._journal.record_model_failure(error)
 
+    def record_answer(self) -> None:
+        """Say that an answer of a model came from a cache: no call is counted, but models have answered in this run."""
+        self._journal.record_answer()
+
     def record_tool_call(self, name: str, *, caller: str = LEAD_AGENT, seconds: float | None = None) -> None:
         """Say that a tool was called, by whom, and how many seconds that took, if somebody has measured it."""
         self._journal.record_tool_call(name, caller=caller, seconds=seconds)

@@ -210,6 +210,11 @@ class Journal:
             self._failed_calls += 1
             self._last_failure = error
 
+    def record_answer(self) -> None:
+        """Know that a model's answer was there without a call that counts."""
+        with self._lock:
+            self._answers += 1
+
     @property
     def lost_model(self) -> BaseException | None:
         """What the last call of a model failed with, if models were called and none ever answered."""

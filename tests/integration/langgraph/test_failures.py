@@ -1,11 +1,13 @@
 """Failures of models and tools that a graph swallows are told all the same."""
 
 from collections.abc import Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import FakeMessagesListChatModel, GenericFakeChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -85,6 +87,49 @@ async def test_half_an_answer_is_none_but_its_tokens_count(stage: Any) -> None:
     assert outcome.end["error_type"] == "ConnectionError"
     assert outcome.usage["total_tokens"] == 51
     assert [call.get("error_type") for call in outcome.usage["calls"]] == ["ConnectionError"]
+
+
+def speaking() -> GenericFakeChatModel:
+    return GenericFakeChatModel(messages=iter([AIMessage("one two three")]))
+
+
+async def break_off(state: MessagesState) -> dict[str, Any]:
+    async for part in speaking().astream("hello"):
+        if part.text.strip():
+            break
+    return {"messages": [AIMessage(part.text)]}
+
+
+async def close(state: MessagesState) -> dict[str, Any]:
+    async with aclosing(speaking().astream("hello")) as parts:
+        return {"messages": [AIMessage((await anext(parts)).text)]}
+
+
+def break_off_in_a_thread(state: MessagesState) -> dict[str, Any]:
+    for part in speaking().stream("hello"):
+        if part.text.strip():
+            break
+    return {"messages": [AIMessage(part.text)]}
+
+
+@pytest.mark.parametrize("read_half", [break_off, close, break_off_in_a_thread])
+@pytest.mark.parametrize("mode", ["values", "messages"])
+async def test_a_model_whose_stream_is_not_read_to_the_end_has_answered(stage: Any, read_half: Any, mode: str) -> None:
+    outcome = await stage.play(chat(read_half), "hello", stream_mode=mode)
+    assert outcome.status is RunStatus.success
+    assert outcome.result.output["messages"][-1]["content"] == "one"
+    assert outcome.usage["llm_call_count"] == 1
+    assert "llm_error_count" not in outcome.usage
+    assert [call.get("error_type") for call in outcome.usage["calls"]] == [None]
+
+
+async def test_an_answer_from_the_cache_is_one_though_no_call(stage: Any) -> None:
+    cached = FakeMessagesListChatModel(responses=[AIMessage("well")], cache=InMemoryCache())
+    graph = chat(asking(lost().with_fallbacks([cached])))
+    for calls in (1, 0):
+        outcome = await stage.play(graph, {"messages": [HumanMessage("hello", id="always")]})
+        assert outcome.status is RunStatus.success
+        assert (outcome.usage["llm_call_count"], outcome.usage["llm_error_count"]) == (calls, 1)
 
 
 @tool

@@ -36,7 +36,8 @@ class UsageRecorder(BaseCallbackHandler):
        that leads to it.
 
     A tool and a sub-graph are called by who would be credited there. A call of a model that fails or is cancelled counts
-    with the tokens that were reported before; an answer from LangChain's cache does not count.
+    with the tokens that were reported before; one whose reader has left its stream has answered. An answer from LangChain's
+    cache does not count as a call.
     """
 
     run_inline = True  # on the loop, before the model goes on: nothing is counted late, and no thread is needed
@@ -162,20 +163,26 @@ class UsageRecorder(BaseCallbackHandler):
         call.model = _answering_model(message, response) or call.model
         usage = message.usage_metadata if message is not None else None
         if usage and usage.get("total_cost") == 0:  # how LangChain marks an answer from its cache
+            self._run.record_answer()
             return
         self._record(call, _Tokens.of(usage or _usage_of_provider(response)))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Count the failure, and what the call reported before it."""
+        """Count the failure, and what the call reported before it; a stream whose reader has left it did not fail."""
         call = self._calls.pop(run_id, None)
         if call is None:
             return
-        call.told.end(error)
+        was_left = isinstance(error, GeneratorExit)
+        call.told.end(None if was_left else error)
         response = kwargs.get("response")
         message = _message_of(response) if isinstance(response, LLMResult) else None
         call.model = _answering_model(message, response) or call.model
         usage = message.usage_metadata if message is not None else None
-        self._record_part(call, _Tokens.of(usage) if usage else call.reported)
+        tokens = _Tokens.of(usage) if usage else call.reported
+        if was_left:
+            self._record(call, tokens)
+            return
+        self._record_part(call, tokens)
         if not isinstance(error, asyncio.CancelledError):  # the run's end, not the model's
             self._run.record_model_failure(error)
 
