@@ -9,10 +9,10 @@ import pytest
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.errors import GraphRecursionError
+from langgraph.errors import GraphRecursionError, NodeTimeoutError
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
-from langgraph.types import interrupt
+from langgraph.types import RetryPolicy, interrupt
 from tests.contract.ways_to_run import ByManager, virtual
 
 from trackside import RunSpec, RunStatus, current_run, run_agent
@@ -170,6 +170,39 @@ async def test_a_cancel_waits_until_the_nodes_have_cleaned_up(stage: Any, parall
     assert outcome.status is RunStatus.cancelled
     assert cleaning.ended
     assert not [task for task in asyncio.all_tasks() & before if "trackside-graph" in task.get_name()]
+
+
+def timed(node: Any, timeout: float, **options: Any) -> Any:
+    return StateGraph(State).add_node("node", node, timeout=timeout, **options).add_edge(START, "node").compile()
+
+
+async def test_a_cancel_waits_for_a_node_with_a_timeout(stage: Any) -> None:
+    cleaning = Cleaning()
+    handle = await stage.start(timed(cleaning.node, 60), {"notes": []}, stream_mode="custom")
+    await waiting(handle)
+    await handle.cancel()
+    await cleaning.cleaning.wait()
+    assert await goes_on(handle)
+    cleaning.may_end.set()
+    assert (await stage.outcome(handle)).status is RunStatus.cancelled
+    assert cleaning.ended
+
+
+@pytest.mark.parametrize("tried_again", [False, True])
+async def test_a_run_waits_for_a_node_that_took_too_long(stage: Any, tried_again: bool) -> None:
+    cleaning = Cleaning()
+
+    async def node(state: State) -> State:
+        return {} if cleaning.cleaning.is_set() else await cleaning.node(state)
+
+    policy = RetryPolicy(initial_interval=0.01, jitter=False, retry_on=NodeTimeoutError)
+    graph = timed(node, 0.1, retry_policy=policy if tried_again else None)
+    handle = await stage.start(graph, {"notes": []})
+    await cleaning.cleaning.wait()
+    assert await goes_on(handle)
+    cleaning.may_end.set()
+    assert (await stage.outcome(handle)).status is (RunStatus.success if tried_again else RunStatus.error)
+    assert cleaning.ended
 
 
 class SlowSaver(InMemorySaver):

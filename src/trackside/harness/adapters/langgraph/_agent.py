@@ -25,6 +25,7 @@ from trackside.harness.adapters.langgraph._graph import (
     Saver,
     StateGraph,
     checkpointer_of,
+    has_timed_nodes,
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._items import LentItems
@@ -93,6 +94,7 @@ class LangGraphAgent:
         self._bound: tuple[Saver, Graph] | None = None
         self._lent: tuple[Graph, LentItems, Graph] | None = None
         self._runs: WeakKeyDictionary[RunContext, _RunState] = WeakKeyDictionary()
+        self._has_timed_nodes = has_timed_nodes(graph)
         self._schemas: JsonObject | None = None
 
     stream_modes = STREAM_MODES
@@ -137,8 +139,9 @@ class LangGraphAgent:
     async def run(self, run: RunContext) -> AgentResult:
         """Run the graph to its end or to where it waits. What a node raises comes out as it is.
 
-        When cancelled, this waits until the graph has stopped and its checkpoints are written, however often. Only a
-        plain function as a node runs in a thread that LangGraph leaves behind: it should look at `run.cancelled`.
+        When cancelled, this waits until the graph has stopped and its checkpoints are written, however often; and always
+        for a node that took longer than its `timeout`. Only a plain function as a node runs in a thread that LangGraph
+        leaves behind: it should look at `run.cancelled`.
 
         Raises:
             InvalidSpecError: the run asks for something that the graph does not have.
@@ -149,7 +152,7 @@ class LangGraphAgent:
             ErrorOutputError: the last that the graph says is that a tool has failed.
         """
         saver = checkpointer_of(self._graph_for(run))
-        return await see_through(self._run(run), run, saver)
+        return await see_through(self._run(run), run, saver, has_timed_nodes=self._has_timed_nodes)
 
     async def rollback(self, run: RunContext) -> str | None:
         """Put the thread back to what it was before this run; returns the checkpoint id that it had then, if any."""

@@ -11,7 +11,17 @@ from langgraph.pregel import Pregel
 
 from trackside.harness.errors import InvalidSpecError
 
-__all__ = ["UNNAMED", "CompiledStateGraph", "Graph", "Pregel", "Saver", "StateGraph", "check_nodes", "checkpointer_of"]
+__all__ = [
+    "UNNAMED",
+    "CompiledStateGraph",
+    "Graph",
+    "Pregel",
+    "Saver",
+    "StateGraph",
+    "check_nodes",
+    "checkpointer_of",
+    "has_timed_nodes",
+]
 
 UNNAMED = "LangGraph"
 """What LangGraph calls a graph that was compiled without a name."""
@@ -26,6 +36,15 @@ type Saver = BaseCheckpointSaver[Any]
 def checkpointer_of(graph: Graph) -> Saver | None:
     """Where the graph keeps its threads; None if it keeps none."""
     return graph.checkpointer if isinstance(graph.checkpointer, BaseCheckpointSaver) else None
+
+
+def has_timed_nodes(graph: Graph) -> bool:
+    """Whether a node has a `timeout`, also in a graph that is a node; True where that cannot be told, of an entrypoint."""
+    if not isinstance(graph, CompiledStateGraph):
+        return True
+    nodes = graph.nodes.values()
+    inside = (found for node in nodes for found in node.subgraphs if isinstance(found, Pregel))
+    return any(getattr(node, "timeout", None) is not None for node in nodes) or any(map(has_timed_nodes, inside))
 
 
 def check_nodes(graph: Graph, field: str, names: Sequence[str]) -> None:

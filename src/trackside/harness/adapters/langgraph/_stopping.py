@@ -21,6 +21,7 @@ logger = logging.getLogger("trackside.worker")
 
 # What LangGraph's tasks do.
 _NODE = "arun_with_retry"
+_TIMED = "_arun_with_timeout.<locals>.run"  # a node with a `timeout`, which LangGraph cancels and does not wait for
 _GATED = "gated"  # a node or a write, under a limit of concurrency
 _CHECKPOINT = "AsyncPregelLoop._checkpointer_put_after_previous"
 _GRAPH_OF_EVENTS = "_astream_events_implementation_v2.<locals>.consume_astream"
@@ -70,8 +71,13 @@ _run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", 
 keep_to_run(_run_of_task, None)
 
 
-async def see_through[T](call: Coroutine[Any, Any, T], run: RunContext, saver: Saver | None) -> T:
+async def see_through[T](
+    call: Coroutine[Any, Any, T], run: RunContext, saver: Saver | None, *, has_timed_nodes: bool
+) -> T:
     """Await the running of a graph, until nothing of it runs any more and its checkpoints are written.
+
+    After a success it is only looked for nodes that took longer than their `timeout`, and only if there are such nodes: to
+    look takes as long as there are tasks.
 
     Raises:
         asyncio.CancelledError: this was cancelled, and the graph has stopped.
@@ -82,7 +88,7 @@ async def see_through[T](call: Coroutine[Any, Any, T], run: RunContext, saver: S
     settling = Settling(run.run_id)
     graph_task = start_contained(_marked(call, run, settling), name=f"trackside-graph-{run.run_id}")
     cancel: asyncio.CancelledError | None = None
-    while unfinished := _unfinished(graph_task, run, saver):
+    while unfinished := _unfinished(graph_task, run, saver, has_timed_nodes=has_timed_nodes):
         try:
             await asyncio.wait(unfinished)
         except asyncio.CancelledError as exc:
@@ -111,19 +117,24 @@ async def _marked[T](call: Coroutine[Any, Any, T], run: RunContext, settling: Se
     return await call
 
 
-def _unfinished(graph_task: asyncio.Task[Any], run: RunContext, saver: Saver | None) -> set[asyncio.Task[Any]]:
+def _unfinished(
+    graph_task: asyncio.Task[Any], run: RunContext, saver: Saver | None, *, has_timed_nodes: bool
+) -> set[asyncio.Task[Any]]:
     """What there is to wait for: the graph; once it has failed or was cancelled, what LangGraph has left behind.
 
     It notes that it cancelled a node in a write that begins when it waits for nothing any more; and a second cancel
-    breaks off its waiting for nodes and writes.
+    breaks off its waiting for nodes and writes. After a success, too, a node that took too long may still clean up.
     """
     if not graph_task.done():
         return {graph_task}
     if not (graph_task.cancelled() or isinstance(graph_task.result(), Raised)):
-        return set()
-    own = {_NODE, _GRAPH_OF_EVENTS, _GATED, _CHECKPOINT}
-    if saver is not None:
-        own.add(saver.aput_writes.__qualname__)
+        if not has_timed_nodes:
+            return set()
+        own = {_TIMED}
+    else:
+        own = {_NODE, _TIMED, _GRAPH_OF_EVENTS, _GATED, _CHECKPOINT}
+        if saver is not None:
+            own.add(saver.aput_writes.__qualname__)
     return {task for task, what in _tasks_of(run).items() if what in own}
 
 
@@ -131,7 +142,7 @@ def _cancel_nodes(run: RunContext) -> None:
     """Cancel the nodes that ignored an earlier cancel; never a write."""
     for task, what in _tasks_of(run).items():
         is_node = what == _NODE or (what == _GATED and not task.get_name().startswith("Task-"))  # it names only nodes
-        if is_node or what == _GRAPH_OF_EVENTS:
+        if is_node or what in {_TIMED, _GRAPH_OF_EVENTS}:
             task.cancel()
 
 
