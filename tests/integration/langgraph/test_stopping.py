@@ -413,6 +413,37 @@ async def test_a_rollback_puts_the_thread_back_to_the_checkpoint_before(stage: A
     assert (await state_of(graph))[0] == {"notes": ["first", "step", "done", "third", "step", "done"]}
 
 
+@pytest.mark.parametrize("knew_before", [True, False])
+async def test_a_rollback_makes_graphs_inside_forget_the_run(stage: Any, saver: Any, knew_before: bool) -> None:
+    class Memory(TypedDict, total=False):
+        notes: list[Any]
+        memory: Annotated[list[Any], operator.add]
+
+    async def remember(state: Memory) -> Memory:
+        return {"memory": state["notes"][-1:]}
+
+    async def tell(state: Memory) -> Memory:
+        return {"notes": [state["memory"]]}
+
+    inner = StateGraph(Memory).add_sequence([remember, tell]).add_edge(START, "remember").compile(checkpointer=True)
+
+    async def maybe_wait(state: State) -> State:
+        return await wait(state) if "secret" in state["notes"] else {}
+
+    async def is_for_inner(state: State) -> str:
+        return "maybe_wait" if state["notes"][-1] == "skip" else "inner"
+
+    builder = StateGraph(State).add_node("inner", inner).add_node("maybe_wait", maybe_wait)
+    builder.add_conditional_edges(START, is_for_inner, ["inner", "maybe_wait"]).add_edge("inner", "maybe_wait")
+    graph = builder.compile(checkpointer=saver)
+    await stage.play(graph, {"notes": ["first" if knew_before else "skip"]}, thread_id="t")
+    for _ in range(2):
+        await cancelled(stage, graph, {"notes": ["secret"]}, action="rollback", thread_id="t", stream_mode="custom")
+    outcome = await stage.play(graph, {"notes": ["third"]}, thread_id="t")
+    assert outcome.status is RunStatus.success
+    assert outcome.values["notes"][-1] == (["first", "third"] if knew_before else ["third"])
+
+
 async def test_two_rollbacks_in_a_row_come_to_the_same_state(stage: Any, saver: Any) -> None:
     graph = graph_of(step, checkpointer=saver)
     await stage.play(graph, {"notes": ["first"]}, thread_id="t")

@@ -7,7 +7,13 @@ from contextlib import aclosing
 from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import CheckpointTuple, PendingWrite
+from langgraph.checkpoint.base import (
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    PendingWrite,
+    empty_checkpoint,
+)
 from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
@@ -22,6 +28,7 @@ _ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes
 _RENAMED = "__trackside_renamed__"
 _NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the input of a step
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
+_KEPT_BY_COPY = frozenset({"parents", "counters_since_delta_snapshot"})  # of its metadata
 
 
 class LeftUnfinished(NamedTuple):
@@ -66,7 +73,8 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
     The old checkpoint is copied and the run's own stay as history: LangGraph's savers cannot take single ones away. A
     thread that the run began is deleted. `pending` are the questions and results that waited in the step which the run
     went on with (None: it began a step of its own); they wait again in the copy, where questions get new ids, and the
-    ids that people know them by are remembered. What waited inside a sub-graph or a functional-API task runs again.
+    ids that people know them by are remembered. What waited inside a sub-graph or a functional-API task runs again. What a
+    graph inside has learnt that keeps its state from run to run (`checkpointer=True`) is forgotten the same way.
     """
     saver = checkpointer_of(graph)
     if saver is None:
@@ -76,6 +84,7 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
         if wrote:
             await saver.adelete_thread(thread_id)
         return None
+    await _roll_back_inside(saver, run_id, thread_id)
     if wrote or (pending is not None and list(pending) != list(before.pending_writes or ())):
         copy = await graph.aupdate_state(before.config, None, as_node=_COPY)
         waiting = pending or before.pending_writes or ()
@@ -91,10 +100,43 @@ def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, st
     return next((value for _, channel, value in pending or () if channel == _RENAMED), {})
 
 
-async def _checkpoint_before(saver: Saver, run_id: str, thread_id: str) -> tuple[CheckpointTuple | None, bool]:
+async def _roll_back_inside(saver: Saver, run_id: str, thread_id: str) -> None:
+    """Make the newest state of graphs inside that keep theirs the one from before a run; an empty one if there was none.
+
+    They keep it by the names of the nodes that lead to them; the state of all other graphs inside is that of one task, whose
+    id is in the name.
+    """
+    of_run = saver.alist({"configurable": {"thread_id": thread_id}}, filter={"run_id": run_id})
+    async with aclosing(cast("AsyncGenerator[CheckpointTuple]", of_run)) as checkpoints:
+        namespaces = {
+            str(checkpoint.config.get("configurable", {}).get("checkpoint_ns", "")) async for checkpoint in checkpoints
+        }
+    for namespace in sorted(namespaces):
+        if namespace and ":" not in namespace:
+            before, wrote = await _checkpoint_before(saver, run_id, thread_id, namespace)
+            if wrote:
+                await _put_copy(saver, before, {"thread_id": thread_id, "checkpoint_ns": namespace})
+
+
+async def _put_copy(saver: Saver, old: CheckpointTuple | None, place: Mapping[str, str]) -> None:
+    """Put a new checkpoint that is like an old one, as LangGraph does by `_COPY`; None: one that has nothing."""
+    checkpoint = empty_checkpoint()
+    metadata: dict[str, Any] = {"source": "fork", "step": -2, "parents": {}}
+    parent: RunnableConfig = {"configurable": {**place}}
+    if old is not None:
+        kept = {key: said for key, said in old.metadata.items() if key in _KEPT_BY_COPY}
+        metadata |= {**kept, "step": old.metadata.get("step", -2) + 1}
+        checkpoint = cast("Checkpoint", {**old.checkpoint, "id": checkpoint["id"], "ts": checkpoint["ts"]})
+        parent = old.parent_config or parent
+    await saver.aput(parent, checkpoint, cast("CheckpointMetadata", metadata), {})
+
+
+async def _checkpoint_before(
+    saver: Saver, run_id: str, thread_id: str, namespace: str = ""
+) -> tuple[CheckpointTuple | None, bool]:
     """A thread's newest checkpoint that is not of this run (None: there is none), and whether the run wrote any."""
     wrote = False
-    newest_first = saver.alist({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}})
+    newest_first = saver.alist({"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}})
     async with aclosing(cast("AsyncGenerator[CheckpointTuple]", newest_first)) as checkpoints:
         async for checkpoint in checkpoints:
             if checkpoint.metadata.get("run_id") != run_id:
