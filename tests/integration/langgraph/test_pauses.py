@@ -250,6 +250,18 @@ async def test_a_breakpoint_at_every_node_stops_at_each(stage: Any) -> None:
     assert stops == [["plain_step"], ["after"]]
 
 
+@pytest.mark.parametrize("where", [["after"], "*"], ids=str)
+async def test_a_breakpoint_after_the_last_node_is_the_end(stage: Any, where: Any) -> None:
+    graph = graph_of(plain_step, after, checkpointer=InMemorySaver())
+    outcome = await stage.play(graph, {"notes": []}, thread_id="t", interrupt_after=where)
+    if where == "*":
+        assert outcome.interrupts[0]["next"] == ["after"]
+        outcome = await stage.play(graph, thread_id="t", interrupt_after=where)
+    assert outcome.status is RunStatus.success
+    assert outcome.result.output == {"notes": ["step", "after"]}
+    assert outcome.events[-1].payload["status"] == "idle"
+
+
 async def test_a_breakpoint_inside_a_subgraph_stops_the_run(stage: Any) -> None:
     inner = graph_of(plain_step, after, interrupt_before=["after"])
     builder = StateGraph(State).add_node("inner", inner).add_edge(START, "inner")

@@ -241,15 +241,13 @@ class LangGraphAgent:
     async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:
         output, state = stream.output(), stream.state()
         values = state if isinstance(state, dict) else None
-        if not stream.stopped:
-            if (error := stream.last_error) is not None:
-                raise ErrorOutputError(agent=self.name, why=error)
-            return AgentResult(output=output, values=values)
-        if checkpointer_of(graph) is None:
+        if stream.stopped and checkpointer_of(graph) is None:
             raise NoCheckpointerError(graph=self.name, what="wait for a human")
         interrupts = [question_of(interrupt) for interrupt in stream.interrupts.values()]
-        if not interrupts:
-            interrupts = [await _breakpoint(run, graph)]
+        if stream.stopped and not interrupts:
+            interrupts = await _breakpoints(run, graph)
+        if not interrupts and (error := stream.last_error) is not None:
+            raise ErrorOutputError(agent=self.name, why=error)
         return AgentResult(output=output, interrupts=interrupts, values=values)
 
     def _graph_for(self, run: RunContext) -> Graph:
@@ -354,8 +352,13 @@ def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHand
     return config
 
 
-async def _breakpoint(run: RunContext, graph: Graph) -> JsonObject:
-    """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint."""
+async def _breakpoints(run: RunContext, graph: Graph) -> list[JsonObject]:
+    """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint.
+
+    There is none if no node comes next: the stop was after the last one, and the graph has come to its end.
+    """
     snapshot = await graph.aget_state(newest_place(run))
+    if not snapshot.next:
+        return []
     checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
-    return {"id": checkpoint_id, "value": None, "next": list(snapshot.next)}
+    return [{"id": checkpoint_id, "value": None, "next": list(snapshot.next)}]
