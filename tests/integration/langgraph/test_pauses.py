@@ -213,6 +213,31 @@ async def test_a_question_with_a_schema_says_which(stage: Any) -> None:
     assert resumed.values == {"notes": [True]}
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["node", "sub-graph"])
+async def test_an_answer_that_does_not_fit_its_schema_leaves_the_question_open(
+    stage: Any, saver: Any, inside: bool
+) -> None:
+    class Amount(BaseModel):
+        n: int
+
+    async def count(state: State) -> State:
+        return {"notes": [interrupt("how many?", response_schema=Amount).n]}
+
+    graph = graph_of(count, checkpointer=saver)
+    if inside:
+        graph = (
+            StateGraph(State).add_node("inner", graph_of(count)).add_edge(START, "inner").compile(checkpointer=saver)
+        )
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    for _ in range(2):
+        wrong = await stage.play(graph, thread_id="t", command={"resume": {"n": "seven"}})
+        assert (wrong.status, wrong.end["error_type"]) == (RunStatus.error, "InvalidSpecError")
+        assert "valid integer" in wrong.end["error"]
+        assert wrong.events[-1].payload == {"status": "interrupted", "previous": "busy"}
+    right = await stage.play(graph, thread_id="t", command={"resume": {"n": 7}})
+    assert right.values == {"notes": [7]}
+
+
 @pytest.mark.parametrize("where", ["interrupt_before", "interrupt_after"])
 async def test_a_breakpoint_of_the_run_stops_it_and_names_what_comes_next(stage: Any, saver: Any, where: str) -> None:
     graph = graph_of(plain_step, after, checkpointer=saver)

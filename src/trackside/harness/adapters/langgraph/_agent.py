@@ -38,7 +38,7 @@ from trackside.harness.adapters.langgraph._places import (
     origin_of,
     place_of,
 )
-from trackside.harness.adapters.langgraph._questions import open_questions, question_of
+from trackside.harness.adapters.langgraph._questions import open_questions, question_of, refused_answer
 from trackside.harness.adapters.langgraph._states import last_state, read_history, read_state, replay, write_state
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import STREAM_MODES, GraphStream, ids_of
@@ -144,7 +144,7 @@ class LangGraphAgent:
         leaves behind: it should look at `run.cancelled`.
 
         Raises:
-            InvalidSpecError: the run asks for something that the graph does not have.
+            InvalidSpecError: the run asks for what the graph does not have, or its answer does not fit what was asked.
             NotPausedError: it resumes a thread that waits for nothing.
             NoCheckpointerError: the graph has to wait, and nothing can remember it.
             GraphPauseError: a node called `run.interrupt`.
@@ -226,6 +226,10 @@ class LangGraphAgent:
             raise GraphPauseError(graph=self.name) from exc
         except ParentCommand as exc:
             raise NoParentGraphError(graph=self.name) from exc
+        except Exception as exc:
+            if (refused := refused_answer(run, exc)) is not None:
+                raise refused from exc
+            raise
         finally:
             recorder.close()
         return await self._result(run, graph, stream)

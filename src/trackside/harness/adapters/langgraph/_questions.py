@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph import errors as langgraph_errors
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
@@ -16,6 +17,7 @@ from trackside.harness.adapters.langgraph._places import Origin
 from trackside.harness.adapters.langgraph._threads import renamed_questions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.failures import line_of
 from trackside.harness.payload import whole
 from trackside.harness.questions import not_paused
 from trackside.harness.types import JsonObject
@@ -67,6 +69,18 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
         inside = await look(graph, place, subgraphs=True)
         is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
     return OpenQuestions({**ids, **{old: new for old, new in renamed.items() if new in ids}}, is_stale)
+
+
+def refused_answer(run: RunContext, exc: Exception) -> InvalidSpecError | None:
+    """What to raise where an answer does not fit its question's `response_schema`, which leaves the question open.
+
+    None of all else that a graph raises, and of LangGraph's versions that do not say so.
+    """
+    is_refusal = getattr(langgraph_errors, "is_invalid_resume", None)
+    if not run.resuming or is_refusal is None or not is_refusal(exc):
+        return None
+    why = f"the question, which is still open, has a `response_schema` ({line_of(exc)})"
+    return InvalidSpecError(field="command.resume", value=run.resume, why=why)
 
 
 def _was_changed(task: PregelTask) -> bool:
