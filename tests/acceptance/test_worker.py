@@ -198,6 +198,32 @@ def test_a_worker_begins_anew_with_what_its_agents_are_by_then(
     assert httpx.get(f"{url}/ready").status_code == 200
 
 
+def test_a_worker_that_begins_anew_lets_its_runs_end_however_long_that_takes(
+    server: TracksideServer, postgres_with_tables: str
+) -> None:
+    with working(server.folder, postgres_with_tables, "--drain", "0s") as worker:
+        run_id, pid = begin(server, "anew"), worker.pid
+        worker.signal(signal.SIGHUP)
+        wait_until(lambda: "waiting for 1 run, however long that takes" in worker.log, "it waits")
+        (server.folder / "go").touch()
+        worker.wait_until_ready()
+
+        assert (status_of(server, run_id), worker.pid) == ("success", pid)
+
+
+def test_a_worker_that_is_to_begin_anew_and_is_told_to_stop_waits_as_long_as_it_is_to_and_ends(
+    server: TracksideServer, postgres_with_tables: str
+) -> None:
+    with working(server.folder, postgres_with_tables, "--drain", "0s") as worker:
+        run_id = begin(server, "stopped")
+        worker.signal(signal.SIGHUP)
+        wait_until(lambda: "waiting for 1 run, however long that takes" in worker.log, "it waits")
+        worker.signal(signal.SIGTERM)
+
+        assert worker.wait() == 0
+        assert status_of(server, run_id) == "cancelled"
+
+
 def test_a_worker_that_begins_anew_has_the_variables_that_the_project_says_by_then(
     server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:

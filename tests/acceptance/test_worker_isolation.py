@@ -84,8 +84,10 @@ def server(folder: Path, postgres_with_tables: str, forkery: Forkery) -> Iterato
         yield one
 
 
-def working(folder: Path, database: str, *, lease: str = "1m", forkery: Forkery | None = None) -> TracksideProcess:
-    arguments = ["worker", "--json", "--database", database, "--port", "0", "--drain", "1h"]
+def working(
+    folder: Path, database: str, *, lease: str = "1m", drain: str = "1h", forkery: Forkery | None = None
+) -> TracksideProcess:
+    arguments = ["worker", "--json", "--database", database, "--port", "0", "--drain", drain]
     env = {"NOTIFY_SOCKET": "/nowhere", "TRACKSIDE_ENGINE_LEASE": lease}
     return TracksideProcess(folder, arguments, name="worker", env=env, forkery=forkery)
 
@@ -273,6 +275,24 @@ def test_it_begins_anew_with_what_its_agents_are_by_then(server: TracksideServer
     worker.wait_until_ready()
 
     assert (worker.pid, ask(server, "echo")["said"]) == (pid, "after")
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_it_begins_anew_when_its_runs_have_ended_unless_it_is_told_to_stop(
+    server: TracksideServer, postgres_with_tables: str, forkery: Forkery, is_stopped: bool
+) -> None:
+    with working(server.folder, postgres_with_tables, drain="0s", forkery=forkery) as worker:
+        run_id, pid = begin(server, "anew"), worker.pid
+        worker.signal(signal.SIGHUP)
+        wait_until(lambda: "waiting for 1 run, however long that takes" in worker.log, "it waits")
+        if is_stopped:
+            worker.signal(signal.SIGTERM)
+            assert worker.wait() == 0
+            assert status_of(server, run_id) == "cancelled"
+        else:
+            (server.folder / "go").touch()
+            worker.wait_until_ready()
+            assert (status_of(server, run_id), worker.pid) == ("success", pid)
 
 
 def test_ctrl_c_in_its_terminal_drains_it_once(

@@ -30,11 +30,11 @@ _RATHER_THAN_OTHERS: Final = "500"
 
 
 class IsolatedLife(WorkerLife):
-    """The life of such a process. Its supervisor decides when it begins anew."""
+    """The life of such a process. Its supervisor decides when it begins anew, and has SIGHUP say that it is to finish."""
 
     @override
     def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
-        pass
+        self._loop.call_soon_threadsafe(self.finish, "its supervisor ends")
 
 
 class Supervised:

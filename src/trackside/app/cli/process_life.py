@@ -50,6 +50,7 @@ class ProcessLife:
         self._hurrying = asyncio.Event()
         self._stops = 0
         self._checking: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
         self._has_terminal = _has_terminal()
 
     @contextmanager
@@ -96,7 +97,7 @@ class ProcessLife:
 
         Meanwhile another process does what this one did for its fleet.
         """
-        retiring = asyncio.create_task(app.retire(), name="trackside-retire")
+        retiring = self._retire(app)
         self._say_what_is_waited_for(app)
         grace_over = self._loop.call_later(self._grace, app.store.leave_within, app.settings.shutdown_grace)
         closing = asyncio.create_task(app.manager.aclose(grace=self._grace), name="trackside-close")
@@ -121,6 +122,12 @@ class ProcessLife:
         await asyncio.wait({waiting, hurrying})
         if not waiting.cancelled():
             waiting.result()
+
+    def _retire(self, app: App) -> asyncio.Task[None]:
+        """Leave to others what this process does for its fleet; begun once."""
+        if self._retiring is None:
+            self._retiring = asyncio.create_task(app.retire(), name="trackside-retire")
+        return self._retiring
 
     def _say_what_is_waited_for(self, app: App) -> None:
         running = app.manager.stats().running

@@ -208,7 +208,7 @@ async def _work_in_loop(
             worker = app.worker
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
-            worker.on_outdated.append(life.tell_to_end)
+            worker.on_outdated.append(life.finish)
             if not life.is_told_to_end:
                 words.say_ready(app, worker.worker_id, sockets)
                 tell_service_manager("READY=1")
@@ -248,7 +248,7 @@ async def _supervise_in_loop(
             supervisor = app.supervisor
             assert supervisor is not None, "a supervisor's app has one"
             supervisor.on_drain.append(partial(life.tell_to_end, _DRAINED))
-            supervisor.on_outdated.append(life.tell_to_end)
+            supervisor.on_outdated.append(life.finish)
             beginning = asyncio.create_task(supervisor.begin(_isolation(settings)), name="trackside-begin")
             code = await life.begin_unless_told_to_end(supervisor, beginning)
             if code:

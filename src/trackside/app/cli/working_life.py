@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, override
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, override
 
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count
@@ -21,16 +22,59 @@ if TYPE_CHECKING:
 class WorkerLife(ProcessLife):
     """The life of one worker."""
 
+    @override
+    def __init__(self, grace: float, say: Say) -> None:
+        super().__init__(grace, say)
+        self._limited = asyncio.Event()
+        """Somebody waits for its end: from then on its runs have the grace, and before that all the time that they need."""
+
+    def finish(self, why: str) -> None:
+        """Have it end when its runs have, from its loop; unless it is about to end anyway."""
+        if not self.is_told_to_end:
+            self._say("stopping", why=why)
+            self._ending.set()
+
     async def end(self, app: App, worker: FleetWorker, health: WorkerHealth) -> None:
         """Stop: take no more runs, let those that were taken end, and leave. Whoever asks how it is hears of that."""
         self.say_ending(health)
         await worker.stop()
+        await self._unless_limited(worker.until_idle, app, running=worker.running)
         await self.close_runs(app)
         await self.unless_hurried(worker.until_idle())
 
+    @override
+    def _begin_to_end(self, begins_anew: bool) -> None:
+        super()._begin_to_end(begins_anew)
+        if not begins_anew:
+            self._limited.set()
+
+    async def _unless_limited(
+        self, until_ended: Callable[[], Coroutine[Any, Any, None]], app: App, *, running: int
+    ) -> None:
+        """Wait until all runs have ended, or somebody waits for that. Others do meanwhile what this did for its fleet."""
+        self._retire(app)
+        if not self._limited.is_set():
+            await self._finish_or_be_limited(until_ended, running)
+        if not self.begins_anew:
+            tell_service_manager("STOPPING=1")  # it limits from then on how long that takes
+
+    async def _finish_or_be_limited(self, until_ended: Callable[[], Coroutine[Any, Any, None]], running: int) -> None:
+        if running:
+            hint = f"stop it to limit that to {self._grace:g} s"
+            self._say(f"waiting for {count(running, 'run')}, however long that takes", runs=running, hint=hint)
+        ending = asyncio.create_task(until_ended(), name="trackside-finish")
+        limited = asyncio.create_task(self._limited.wait(), name="trackside-limit")
+        await asyncio.wait({ending, limited}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ending, limited):
+            task.cancel()
+        await asyncio.wait({ending, limited})
+        if not ending.cancelled():
+            ending.result()
+
     def say_ending(self, health: WorkerHealth) -> None:
         """Tell who asks that it is about to leave."""
-        tell_service_manager("RELOADING=1" if self.begins_anew else "STOPPING=1")
+        if self.begins_anew:
+            tell_service_manager("RELOADING=1")
         health.begin_ending("it begins anew" if self.begins_anew else "it takes no more runs, and leaves")
 
 
@@ -58,7 +102,7 @@ class SupervisorLife(WorkerLife):
     async def end_processes(self, app: App, supervisor: Supervisor, health: WorkerHealth) -> None:
         """Stop: have the processes take no more runs, let theirs end, and leave."""
         self.say_ending(health)
-        retiring = asyncio.create_task(app.retire(), name="trackside-retire")
+        await self._unless_limited(supervisor.finish, app, running=supervisor.running)
         if running := supervisor.running:
             self._say(
                 f"waiting for {count(running, 'run')}, up to {self._grace:g} s",
@@ -75,7 +119,7 @@ class SupervisorLife(WorkerLife):
             await supervisor.end(self._closing)
         else:
             ending.result()
-        await retiring
+        await self._retire(app)
 
     @override
     def _leave_at_once(self) -> None:

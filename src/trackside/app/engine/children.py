@@ -138,6 +138,14 @@ class ChildProcess:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
+    def ask_to_finish(self) -> None:
+        """Have it take no more runs, and end when it has finished, however long that takes."""
+        if self.stats is None:  # it has none, and would not heed the signal while it loads
+            self.ask_to_end()
+        elif self.is_up:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
+
     def kill(self, verdict: Verdict | None = None) -> None:
         """End it at once, and what its agent has started."""
         if self.is_up:

@@ -154,6 +154,15 @@ class Supervisor:
         for child in [*self._children]:
             child.kill()
 
+    async def finish(self) -> None:
+        """Have all processes take no more runs, finish theirs, however long that takes, and end."""
+        self._ending.set()
+        self._note_leaving()
+        for child in self._children:
+            child.ask_to_finish()
+        if self._places:
+            await asyncio.wait(self._places)
+
     async def end(self, grace: float) -> None:
         """Have all processes take no more runs, finish theirs, and end; those that have not in so many seconds are killed.
 
