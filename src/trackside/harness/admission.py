@@ -141,6 +141,13 @@ def attempts_of(request: JsonObject) -> int:
     return attempts if type(attempts) is int else 1
 
 
+def all_attempts(spec: RunSpec, limits: AgentLimits) -> int:
+    """The same by its agent's limits. One by which somebody tries a run again has all these, as if it were the first."""
+    attempts = limits.max_attempts
+    is_another = spec.retry_of is not None and type(spec.attempt) is int
+    return attempts + spec.attempt - 1 if attempts > 1 and is_another else attempts
+
+
 def seconds_before(attempt: int) -> float:
     """How long an attempt waits: the second not at all, the third 2 s, each other twice as long, a minute at most."""
     return 0.0 if attempt <= _AT_ONCE else min(_LONGEST_WAIT, 2.0 ** min(attempt - _AT_ONCE, _DOUBLINGS))

@@ -12,7 +12,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import NOTHING_LASTS, checked_limits, idempotency_of, member, record_of
+from trackside.harness.admission import NOTHING_LASTS, all_attempts, checked_limits, idempotency_of, member, record_of
 from trackside.harness.amounts import seconds_of, timeout_of
 from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed, unrecorded
 from trackside.harness.bounding import DispatchPolicy
@@ -380,7 +380,7 @@ class RunManager:
         """
         attempts = spec.max_attempts
         if attempts is None:
-            attempts = _NO_LIMITS.max_attempts if name is None else self._limits.get(name, _NO_LIMITS).max_attempts
+            attempts = all_attempts(spec, _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS))
         if type(attempts) is not int or attempts <= 1:  # what is no number of attempts, `record_of` refuses
             return spec
         if not self._services.coordinator.durable:

@@ -16,6 +16,7 @@ from tests.integration.storage.coordinator.conftest import Worker
 from trackside import AgentLimits, RunContext, RunSpec
 from trackside.app.storage import Store
 from trackside.app.storage._work import UnitOfWork, Work
+from trackside.harness.admission import another_attempt
 from trackside.harness.errors import EventOrderError, InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
@@ -192,6 +193,32 @@ async def test_attempts_may_be_the_agents_limit_and_end_with_the_last(
     assert last is not None
     assert (last.run.error_type, await c.store.retries_of(again)) == ("worker_lost", [])
     assert "retried_as" not in last.events[-2].event.payload | last.events[-1].event.payload
+
+
+async def test_a_run_that_somebody_retries_has_all_attempts_of_its_own(
+    worker: Any, agents: Agents, database: Any
+) -> None:
+    """Those that came before it, whoever wanted them, are not counted."""
+    limits = {"work": AgentLimits(max_attempts=2)}
+    a = await worker(limits=limits)
+    spec = another_attempt(
+        {"agent": "work", "input": "again"}, attempt=2, retry_of="failed", thread_id="t", parent_run_id=None
+    )
+    retried = await a.manager.start(spec)
+    await agents.until_running("again")
+    take_for_dead(database, a.coordinator.worker_id)
+
+    agents.running.clear()
+    b = await worker(limits=limits)
+    await agents.until_running("again")
+    again = await retry_of(b.store, retried.run_id)
+    take_for_dead(database, b.coordinator.worker_id)
+    c: Worker = await worker(limits=limits)
+    await c.until_ended(again)
+
+    last = await c.store.run(again)
+    assert last is not None
+    assert (last.attempt, last.error_type, await c.store.retries_of(again)) == (3, "worker_lost", [])
 
 
 async def test_an_agent_sees_which_attempt_it_is(worker: Any, database: Any, agents: Agents) -> None:
