@@ -105,6 +105,7 @@ def _take(store: Store, pools: Sequence[str], agents: Sequence[str], run_ids: li
         version=None,
         unfit=(),
         most={},
+        isolated_in=None,
         asked=run_ids,
         limit=PLACES,
         database="",

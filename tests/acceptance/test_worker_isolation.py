@@ -134,6 +134,23 @@ def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
     assert not {"_TRACKSIDE_ISOLATED", "NOTIFY_SOCKET"} & {*has["environ"]}
 
 
+def test_its_processes_execute_no_more_runs_of_an_agent_than_one_worker_may(
+    server: TracksideServer, postgres_with_tables: str, forkery: Forkery
+) -> None:
+    with (server.folder / "trackside.toml").open("a", encoding="utf-8") as settings:
+        settings.write("\n[limits.until_told]\nmax_running = 1\n")
+    with working(server.folder, postgres_with_tables, forkery=forkery):
+        first = begin(server, "first")
+        body = {"assistant_id": "until_told", "input": {"name": "second"}, "on_completion": "keep"}
+        asked = httpx.post(f"{server.url}/runs", json=body, timeout=PATIENCE).raise_for_status()
+        second = str(asked.json()["run_id"])
+
+        assert ask(server, "echo")["said"] == "before"  # the other process has a place for other agents
+        assert (status_of(server, first), status_of(server, second)) == ("running", "pending")
+        (server.folder / "go").touch()
+        wait_until(lambda: status_of(server, second) == "success", "it is executed when the first has ended")
+
+
 @pytest.mark.parametrize("lease", [A_SIGN_SOON])
 def test_places_are_counted_once_and_the_worker_answers_for_all(
     here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str

@@ -68,6 +68,7 @@ class Taker:
             version=self._member.version,
             unfit=[*self._unfit],
             most=self._member.most,
+            isolated_in=self._member.isolated_in,
             asked=run_ids,
             limit=limit,
             database=self._database,

@@ -6,20 +6,25 @@ What is asked for while a take is on its way to the database goes with it, so th
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, override
+from typing import Any, Final, NamedTuple, override
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, or_, select, text, update
 
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._recovery import UnreadableRunError, asked_for
 from trackside.app.storage._session import Wanted
-from trackside.app.storage._tables import active_runs, runs
+from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import SchemaMovedOnError
 from trackside.app.storage.fleet import Taking
 from trackside.harness.types import RunRecord, RunSpec, ThreadStatus
+
+_COUNTING: Final = 1_953_653_091  # the first of an advisory lock's two keys
+_COUNTS_EVERY: Final = 0.01  # seconds between two tries to be the one that counts
+_COUNTING_TRIES: Final = 50
 
 
 class TakenRun(NamedTuple):
@@ -45,8 +50,9 @@ class Takings(NamedTuple):
 class Take(Work):
     """Take runs that are ready, and that this worker can execute: among these, or (None) whatever came first.
 
-    Of agents with a number in `most` it executes no more than that at once. `database` and `schema` are what it knows: where
-    the tables are another version's by now it takes nothing.
+    Of agents with a number in `most` it executes no more than that at once; if it is part of another one (`isolated_in`),
+    all parts of that together do. `database` and `schema` are what it knows: where the tables are of another version, it
+    takes nothing.
     """
 
     owner: str
@@ -55,6 +61,7 @@ class Take(Work):
     version: str | None
     unfit: Collection[str]
     most: Mapping[str, int]
+    isolated_in: str | None
     asked: list[str] | None
     limit: int
     database: str
@@ -99,10 +106,28 @@ class Take(Work):
         """How many more runs may be taken of each agent with a number; those that runs have started come on top."""
         if not self.most:
             return {}
+        if self.isolated_in is not None and not self._counts_alone(unit, self.isolated_in):
+            return dict.fromkeys(self.most, 0)
+        its_own = active_runs.c.owner == self.owner
+        if self.isolated_in is not None:
+            parts = select(workers.c.worker_id).where(workers.c.isolated_in == self.isolated_in)
+            its_own = or_(its_own, active_runs.c.owner.in_(parts))
         own = select(runs.c.agent, func.count()).join(active_runs, active_runs.c.run_id == runs.c.run_id)
-        own = own.where(active_runs.c.owner == self.owner, runs.c.parent_run_id.is_(None), runs.c.agent.in_(self.most))
+        own = own.where(its_own, runs.c.parent_run_id.is_(None), runs.c.agent.in_(self.most))
         held = {str(agent): int(number) for agent, number in unit.session.execute(own.group_by(runs.c.agent))}
         return {agent: most - held.get(agent, 0) for agent, most in self.most.items()}
+
+    def _counts_alone(self, unit: UnitOfWork, whole: str) -> bool:
+        """See that no other part of the same worker counts, and takes, until this transaction is over; False: one does,
+        and for long. Waits for nobody without end, as who has the lock may wait for what this transaction has.
+        """
+        alone = select(func.pg_try_advisory_xact_lock(_COUNTING, func.hashtext(whole)))
+        for _ in range(_COUNTING_TRIES):
+            ((is_alone,),) = unit.session.execute(alone)
+            if is_alone:
+                return True
+            time.sleep(_COUNTS_EVERY)
+        return False
 
     def _take(self, unit: UnitOfWork, taken: list[TakenRun], unfit: dict[str, str], room: dict[str, int]) -> bool:
         """Take what there is room for; whether more may be there, behind runs whose agents have got full by that."""

@@ -37,7 +37,9 @@ class FleetMember:
     isolated_in: str | None = None
     """The worker of which this one is a part, in a process of its own."""
     most: Mapping[str, int] = field(default_factory=dict)
-    """How many runs of an agent a worker executes at once, of those for which that is less than its capacity."""
+    """How many runs of an agent a worker executes at once, of those for which that may be less than it has places; of
+    one that is part of another: how many all parts together do.
+    """
 
 
 class Taking(StrEnum):
@@ -54,7 +56,7 @@ class Taking(StrEnum):
     foreign = "foreign"
     """It is for workers of another pool, with other agents, or with another version of them."""
     full = "full"
-    """This worker executes as many runs of its agent as it may at once."""
+    """This worker, or that of which it is a part, executes as many runs of its agent as it may at once."""
 
 
 class ReadyRun(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -214,9 +215,13 @@ def _member(settings: Settings, role: Role, agents: Mapping[str, Any]) -> FleetM
 
 
 def _most(settings: Settings, agents: Iterable[str]) -> dict[str, int]:
-    """How many runs of an agent a worker executes at once, where that is less than it has places."""
+    """How many runs of an agent a worker executes at once, where that is less than it has places; for a process that is one
+    of its places that may always be.
+    """
+    worker = settings.worker
+    places = math.inf if worker.isolated_in is not None else worker.concurrency
     limits = {agent: settings.limits_of(agent).max_running for agent in agents}
-    return {agent: most for agent, most in limits.items() if most is not None and most < settings.worker.concurrency}
+    return {agent: most for agent, most in limits.items() if most is not None and most < places}
 
 
 def _executed(settings: Settings, agents: Iterable[str], role: Role) -> tuple[str, ...]:

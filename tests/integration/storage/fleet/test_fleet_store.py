@@ -373,6 +373,29 @@ async def test_a_worker_takes_no_more_runs_of_an_agent_than_it_executes_at_once(
     assert await worker.take(*gpu[1:]) == [Taking.gone, TAKEN, Taking.full]
 
 
+async def test_the_processes_of_a_worker_take_no_more_runs_of_an_agent_than_it_executes_at_once(
+    member: Any, agents: Agents, dialect: str
+) -> None:
+    if dialect != "postgres":
+        pytest.skip("there are no fleets on SQLite, and so no two processes of one worker")
+    server, other = await member("server"), await member()
+    parts = [await member(capacity=1, isolated_in="the worker", most={"work": 2}) for _ in range(4)]
+    run_ids = {(await server.start(f"work {number}")).run_id for number in range(5)}
+
+    took = await asyncio.gather(*(part.coordinator.take_any(1) for part in parts))
+    taken = {run_id for run_ids in took for run_id in run_ids}
+    assert len(taken) == 2
+    idle = next(part for part, its_own in zip(parts, took, strict=True) if not its_own)
+    left = sorted(run_ids - taken)
+    assert await idle.take(left[0]) == [Taking.full]
+    assert await other.take(left[0]) == [TAKEN]
+    for number in range(5):
+        agents.let(f"work {number}")
+    for run_id in taken:
+        await server.ended(run_id)
+    assert await idle.take(left[1]) == [TAKEN]
+
+
 async def test_a_thread_that_somebody_has_locked_keeps_no_other_waiting(
     member: Any, agents: Agents, database: Any, url: str, dialect: str
 ) -> None:
