@@ -450,9 +450,9 @@ async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: An
     async with managing(store, gate=gate) as manager:
         threads = store.threads_of(None)
         over, busy, later = [(await threads.create(ttl_minutes=5)).thread_id for _ in range(3)]
-        database.execute(f"UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id <> '{later}'")
         handle = await manager.start(RunSpec("gate", thread_id=busy))
         await gate.reached.wait()
+        database.execute(f"UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id <> '{later}'")
         sweeper = store.sweeper()
 
         assert (await sweeper.sweep()).expired == 1
@@ -462,6 +462,28 @@ async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: An
         assert (await sweeper.sweep()).expired == 1
         assert {thread.thread_id for thread in (await threads.search(ThreadQuery())).threads} == {later}
         assert await store.thread(over, removed=True) is None
+
+
+@pytest.mark.parametrize("ttl", [None, 60])
+async def test_a_thread_whose_time_is_over_takes_no_run_also_before_it_is_swept(
+    store: Store, database: Any, ttl: float | None
+) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        threads = store.threads_of(None)
+        over, busy = [(await threads.create(ttl_minutes=5)).thread_id for _ in range(2)]
+        first = await manager.start(RunSpec("gate", thread_id=busy))
+        await gate.reached.wait()
+        database.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z'")
+
+        with pytest.raises(UnknownThreadError):
+            await manager.start(RunSpec("gate", thread_id=over, thread_ttl=ttl))
+        second = await manager.start(RunSpec("gate", thread_id=busy))  # a run is at it, and so it stays
+        gate.opened.set()
+        await first.result()
+        await second.result()
+        assert await threads.change(over, ttl_minutes=60)
+        assert await (await manager.start(RunSpec("gate", thread_id=over))).result()
 
 
 async def test_what_a_search_compares_is_compared_beside_the_event_loop(

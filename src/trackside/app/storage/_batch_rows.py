@@ -184,7 +184,7 @@ def run_of(
 
 def lane_of(thread_id: str, thread: Row | None, holder: Row | None, waiting: Row | None) -> Lane:
     """A thread, if it has a row, who holds it, and who is the first to wait."""
-    status, owner, ends, removed, delayed = (None, None, 0, 0, None) if thread is None else thread
+    status, owner, ends, removed, delayed, expires_at = (None, None, 0, 0, None, None) if thread is None else thread
     return Lane(
         thread_id=thread_id,
         status=None if status is None else _THREAD_STATUSES[status],
@@ -192,6 +192,7 @@ def lane_of(thread_id: str, thread: Row | None, holder: Row | None, waiting: Row
         owner=owner,
         ends=bool(ends),
         removed=bool(removed),
+        expires_at=expires_at,
         delayed=delayed or [],
         holder=None if holder is None else active_of(*holder),
         waiting=deque(() if waiting is None else (active_of(*waiting),)),

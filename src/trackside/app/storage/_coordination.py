@@ -16,6 +16,7 @@ from sqlalchemy import and_, select, update
 from trackside.app.storage._attempts import Attempt, next_attempt
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._endings import cancel_in_place, cancel_unattended
+from trackside.app.storage._expiry import has_expired
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._leases import wall_time
 from trackside.app.storage._lifetimes import Lifetime
@@ -197,7 +198,7 @@ class Admit(_Entry):
         if run is not None:
             return self._again(unit, run)
         lane = unit.queue.lane(self.thread_id)
-        self._check_thread(lane)
+        self._check_thread(unit, lane)
         if self.multitask is MultitaskStrategy.reject and self.due_at is None and lane.holder is not None:
             raise ThreadBusyError(thread_id=self.thread_id, run_id=lane.holder.run_id)
         if self.idempotency is not None:
@@ -238,8 +239,9 @@ class Admit(_Entry):
         unit.session.execute(update(threads).where(threads.c.thread_id == self.thread_id).values(values))
         thread = unit.thread(self.thread_id, self.start.created_at)  # which may have no row yet
         thread.expires_at, thread.ttl_minutes = lifetime.expires_at, lifetime.ttl_minutes
+        unit.queue.lane(self.thread_id).expires_at = lifetime.expires_at
 
-    def _check_thread(self, lane: Lane) -> None:
+    def _check_thread(self, unit: UnitOfWork, lane: Lane) -> None:
         """See that the run may use its thread.
 
         Raises:
@@ -248,7 +250,8 @@ class Admit(_Entry):
         if not lane.exists:
             is_known = not self.thread_exists
         else:
-            is_known = not lane.removed and (self.any_owner or self.asks_for in {None, lane.owner})
+            is_his = self.any_owner or self.asks_for in {None, lane.owner}
+            is_known = is_his and not lane.removed and not has_expired(unit, lane, self.start.created_at)
         if not is_known:
             raise UnknownThreadError(thread_id=self.thread_id)
 

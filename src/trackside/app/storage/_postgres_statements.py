@@ -60,7 +60,7 @@ LOAD_QUEUES: Final = f"""
             thread_id,
             (SELECT json_build_array(status, owner, ends, removed_at IS NOT NULL, CASE WHEN ends THEN (
                 SELECT json_agg(run_id) FROM active_runs a WHERE a.thread_id = asked.thread_id AND state = 'delayed'
-             ) END) FROM threads t WHERE t.thread_id = asked.thread_id),
+             ) END, expires_at) FROM threads t WHERE t.thread_id = asked.thread_id),
             (SELECT json_build_array({_ACTIVE}) FROM active_runs a WHERE a.thread_id = asked.thread_id AND holds),
             (SELECT json_build_array({_ACTIVE}) FROM active_runs a
              WHERE a.thread_id = asked.thread_id AND state = 'pending' AND NOT holds ORDER BY ordinal LIMIT 1)

@@ -94,6 +94,7 @@ class Lane(Struct, kw_only=True, eq=False):
     owner: str | None = None
     ends: bool = False
     removed: bool = False
+    expires_at: str | None = None
     delayed: list[str] = field(default_factory=list)
     holder: ActiveRun | None = None
     waiting: deque[ActiveRun] = field(default_factory=deque)

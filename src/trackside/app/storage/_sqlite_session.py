@@ -111,7 +111,7 @@ _LOAD_LANES: Final = f"""
         asked.value,
         (SELECT json_array(status, owner, ends, removed_at IS NOT NULL, CASE WHEN ends THEN (
             SELECT json_group_array(run_id) FROM active_runs WHERE thread_id = asked.value AND state = 'delayed'
-         ) END) FROM threads WHERE thread_id = asked.value),
+         ) END, expires_at) FROM threads WHERE thread_id = asked.value),
         (SELECT json_array({_ACTIVE}) FROM active_runs WHERE thread_id = asked.value AND holds),
         (SELECT json_array({_ACTIVE}) FROM active_runs WHERE thread_id = asked.value AND state = 'pending' AND NOT holds
          ORDER BY ordinal LIMIT 1)

@@ -9,15 +9,15 @@ from typing import Any, Final, override
 
 from sqlalchemy import delete, exists, select, update
 
-from trackside.app.storage._conditions import heard_last, is_unattended
 from trackside.app.storage._encoding import json_of, json_text, time_of, time_text
 from trackside.app.storage._endings import cancel_unattended, rest_as
+from trackside.app.storage._expiry import active_on, unattended_on
 from trackside.app.storage._fold import ThreadRow
 from trackside.app.storage._graph_checkpoint_work import copy_checkpoints, remove_checkpoints
 from trackside.app.storage._lifetimes import FOREVER, Lifetime
-from trackside.app.storage._queue import Lane, Standing
+from trackside.app.storage._queue import Lane
 from trackside.app.storage._session import GraphAccess
-from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
+from trackside.app.storage._tables import runs, thread_labels, thread_states, threads
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import (
     RunInUseError,
@@ -172,6 +172,8 @@ class ChangeThread(OnThread):
             changes |= {"expires_at": self.lifetime.expires_at, "ttl_minutes": self.lifetime.ttl_minutes}
         if found:
             _write(unit, self.thread_id, changes)
+            if self.lifetime is not None:
+                unit.queue.lane(self.thread_id).expires_at = self.lifetime.expires_at
         else:  # it is made in this transaction, and has no row yet
             for name, value in changes.items():
                 setattr(thread, name, value)
@@ -241,8 +243,8 @@ class RemoveThread(OnThread):
         if self.expired and not (self.sees(lane) and self._has_expired(unit)):
             return False
         self.seen(unit)
-        unattended = self._unattended(unit)
-        run_id = self._active(unit, lane) or next(iter(unattended), None)
+        unattended = unattended_on(unit, self.thread_id, self.now)
+        run_id = active_on(unit, lane) or next(iter(unattended), None)
         if run_id is not None and self.expired:
             if run_id not in unattended or not self._are_left(unattended):
                 return False
@@ -259,27 +261,6 @@ class RemoveThread(OnThread):
     def _has_expired(self, unit: UnitOfWork) -> bool:
         expires_at = select(threads.c.expires_at).where(threads.c.thread_id == self.thread_id)
         return any(when is not None and when <= self.now for (when,) in unit.session.execute(expires_at))
-
-    def _active(self, unit: UnitOfWork, lane: Lane) -> str | None:
-        """A run that a coordinator has."""
-        if (holder := lane.holder or unit.queue.first_waiting(lane)) is not None:
-            return holder.run_id
-        of_thread = (active_runs.c.thread_id == self.thread_id, active_runs.c.state == Standing.delayed.value)
-        delayed = [run_id for (run_id,) in unit.session.execute(select(active_runs.c.run_id).where(*of_thread))]
-        still = (run_id for run_id in [*delayed, *lane.delayed] if run_id not in unit.queue.removed)
-        return next(still, None)
-
-    def _unattended(self, unit: UnitOfWork) -> Mapping[str, str]:
-        """Runs that have not ended and are no coordinator's, and when they were heard of last: nothing would end them here,
-        and so they would never go.
-        """
-        goes_on = select(runs.c.run_id, heard_last()).where(runs.c.thread_id == self.thread_id, is_unattended())
-        found: dict[str, str] = {}
-        for run_id, since in unit.session.execute(goes_on):
-            run = unit.run(run_id)
-            if run is None or not is_final(run.fold.status):  # which this transaction may have ended
-                found[run_id] = self.now if unit.changes_run(run_id) else since
-        return found
 
     def _are_left(self, unattended: Mapping[str, str]) -> bool:
         """Whether nobody executes these runs any more, as far as anybody can tell."""
