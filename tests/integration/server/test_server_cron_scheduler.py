@@ -212,6 +212,19 @@ def test_after_its_end_a_cron_starts_nothing(play: Any) -> None:
     play(scene)
 
 
+def test_what_is_due_at_its_very_end_a_cron_starts(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.clock.ahead = timedelta(milliseconds=1)  # who looks comes a moment later
+        cron = await stage.keep("last", "* * * * *", due=timedelta(), end_time=EPOCH)
+        stage.scheduler.begin()
+        await asyncio.sleep(600)
+
+        assert len(stage.started("last")) == 1
+        assert (await stage.found(cron)).next_run_at is None
+
+    play(scene)
+
+
 def test_a_clock_that_is_put_forward_skips_to_one_run(play: Any) -> None:
     async def scene(stage: Stage) -> None:
         await stage.keep("jumps", "*/10 * * * *", due=10 * MINUTE)

@@ -32,6 +32,8 @@ from trackside.harness.threads import in_own_thread
 logger = logging.getLogger("trackside.crons")
 
 _LOOK_EVERY: Final = 30.0
+_LATE: Final = timedelta(seconds=_LOOK_EVERY)
+"""How long after a cron's end a run is still started that was due before."""
 _OFF_DUTY: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 _PATIENCE: Final = 600.0
@@ -202,7 +204,8 @@ class CronScheduler:
         """Start the run that is due, unless that is done, and have the cron go on."""
         due = cron.next_run_at
         assert due is not None
-        is_over = cron.end_time is not None and self._clock.now() > cron.end_time
+        end = cron.end_time
+        is_over = end is not None and (due > end or self._clock.now() > end + _LATE)
         try:
             reason = None if is_over else await self._reason_against(cron, due)
         except _NotKnownHereError as exc:
