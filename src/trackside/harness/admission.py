@@ -22,7 +22,9 @@ from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import AgentLimits, JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
 
 MAX_ID_CHARS = 255
-"""How long an id may be; every database indexes this much."""
+"""How long an id may be."""
+MAX_ID_BYTES = 3 * MAX_ID_CHARS
+"""The same in UTF-8; every database indexes a run's id, its thread's and an agent's name together, if each has no more."""
 
 NOTHING_LASTS = "only a durable coordinator, as store.coordinator(), outlives its process and starts a run anew"
 """Why a run can have but one attempt."""
@@ -232,13 +234,22 @@ def _id(given: Any, field: str) -> str:
     if not is_id(given):
         value = f"{given:.40}…" if isinstance(given, str) and len(given) > MAX_ID_CHARS else given
         why = f"an id is a text of 1 to {MAX_ID_CHARS} printable characters"
+        if isinstance(given, str) and is_too_heavy(given):
+            why = f"{why}, and of {MAX_ID_BYTES} bytes at most"
         raise InvalidSpecError(field=field, value=value, why=why)
     return str(given)
 
 
 def is_id(given: Any) -> bool:
     """Whether it can be the id of something."""
-    return isinstance(given, str) and 0 < len(given) <= MAX_ID_CHARS and given.isprintable()
+    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID_CHARS:
+        return False
+    return given.isprintable() and not is_too_heavy(given)
+
+
+def is_too_heavy(text: str) -> bool:
+    """Whether a text has more bytes than an id may have."""
+    return not text.isascii() and len(text.encode(errors="surrogatepass")) > MAX_ID_BYTES
 
 
 def _check(value: Any, kind: type, field: str, what: str) -> None:

@@ -1,8 +1,9 @@
 """Sums over runs are kept with the runs: whatever happens to these, they come to what all rows together say."""
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,10 @@ from sqlalchemy import Connection, Table, select
 from trackside.app.storage import Store
 from trackside.app.storage._tables import duration_totals, run_labels, run_totals, runs, usage, usage_totals
 from trackside.app.storage._totals import NO_AGENT, PERIODS, bin_of, middle_of, nano_dollars
+from trackside.app.storage.errors import InvalidEventError
+from trackside.harness import RunSpec
+from trackside.harness.admission import record_of
+from trackside.harness.errors import InvalidSpecError
 from trackside.harness.lifecycle import FINAL_STATUSES
 
 type Sums = dict[tuple[Any, ...], list[int]]
@@ -162,6 +167,26 @@ async def test_names_that_are_longer_than_an_index_takes_are_none(store: Store, 
     assert [*stats.by_agent] == [None]
     assert [*stats.by_model] == ["m" * 255]
     await assert_totals_are_right(store)
+
+
+async def test_ids_and_names_that_have_as_many_bytes_as_they_may_are_indexed_and_no_others(
+    store: Store, script: Any
+) -> None:
+    """On every database alike: a log moves from one to the other."""
+    most, too_many = ([chr(first + number) for number in range(255)] for first in (0x4E00, 0x20000))
+    random.Random(3).shuffle(most)  # nor is it of use to an index that a text can be compressed
+    text, heavy = "".join(most), "".join(too_many)
+    run = script(run_id=text, thread_id=text[::-1])
+
+    await store.append([run.started(text), run.completed(token_usage_by_model={heavy: {"input_tokens": 1}})])
+    assert ([*(await store.stats()).by_agent], [*(await store.stats()).by_model]) == ([text], [])
+    for ids in ({"run_id": heavy, "thread_id": "t"}, {"run_id": "r", "thread_id": heavy}):
+        with pytest.raises(InvalidEventError, match="765 bytes at most"):
+            await store.append([script(**ids).started("chat")])
+    with pytest.raises(InvalidSpecError, match="765 bytes at most"):
+        record_of(RunSpec("chat", run_id=heavy), agent="chat", now=datetime.now(UTC), parent_run_id=None)
+    await store.append([(other := script()).started(heavy), other.completed()])
+    assert {*(await store.stats()).by_agent} == {text, None}
 
 
 @given(duration=st.floats(1e-6, 1e12))

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, time_of
+from trackside.app.storage._encoding import is_plain_text, time_of
 from trackside.app.storage._fold import Label, is_label, label_value
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
+from trackside.harness.admission import MAX_ID_CHARS
 from trackside.harness.amounts import is_count
 from trackside.harness.errors import TracksideError
 from trackside.harness.payload import MAX_DEPTH

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from trackside.app.storage.errors import DamagedDatabaseError, InvalidEventError
+from trackside.harness.admission import MAX_ID_BYTES, MAX_ID_CHARS, is_too_heavy
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical_text
 from trackside.harness.types import Json, LifecycleEventType
@@ -18,9 +19,6 @@ MAX_PAYLOAD_CHARS = 4 * MAX_CHARS
 
 MAX_PAYLOAD_DEPTH = 2 * MAX_DEPTH
 """How deep one event may be nested: a part that our own emitter cut at its limit lies a little deeper in the whole."""
-
-MAX_ID_CHARS = 255
-"""How long an id may be; every database indexes this much."""
 
 _TIME_CHARS = len("2026-01-31T09:30:00.123456")
 
@@ -135,6 +133,8 @@ def _check_id(field: str, value: Any) -> None:
         raise InvalidEventError(field=field, value=value, why=f"an id is a text of 1 to {MAX_ID_CHARS} characters")
     if not is_plain_text(value):
         raise InvalidEventError(field=field, value=value, why="an id has neither NUL nor half characters in it")
+    if is_too_heavy(value):
+        raise InvalidEventError(field=field, value=value, why=f"an id has {MAX_ID_BYTES} bytes at most")
 
 
 def is_plain_text(text: str) -> bool:

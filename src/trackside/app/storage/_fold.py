@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from trackside.app.storage._encoding import EventRow, json_text, time_of
 from trackside.app.storage._queue import ActiveRun
+from trackside.harness.admission import MAX_ID_CHARS, is_too_heavy
 from trackside.harness.errors import EventOrderError
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
@@ -23,7 +24,6 @@ _MAX_COUNT = 10**12  # no run uses more; sums of such numbers still fit into 64 
 _MAX_COST = 10**6  # US dollars: so do sums of such costs, in nano-dollars
 _MAX_SECONDS = 10**12
 _ONLY_IN_EVENTS = frozenset({"calls", "calls_omitted"})  # as long as a run is; a page of runs does not read them
-_MAX_NAME_CHARS = 255
 _MAX_LABEL_BYTES = 1_000  # of key and value together; every database indexes this much beside the id of a run
 
 
@@ -267,7 +267,8 @@ def _text(value: Any) -> str | None:
 
 def _name(value: Any) -> str | None:
     """A text by which runs are found and sums are kept; one that is longer than an index takes is none."""
-    return value if isinstance(value, str) and len(value) <= _MAX_NAME_CHARS else None
+    is_name = isinstance(value, str) and len(value) <= MAX_ID_CHARS and not is_too_heavy(value)
+    return value if is_name else None
 
 
 def _count(value: Any) -> int:
