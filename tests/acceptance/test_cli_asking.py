@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
+from log_check import look_into
 from sqlalchemy import Connection
 
 from trackside.app.storage import Store, _schema
@@ -181,6 +182,21 @@ def test_nobody_is_asked_about_a_place_that_is_not_there_or_where_it_stands(fill
     beyond = filled("replay", "mail", "--from", "9")
     assert (beyond.returncode, beyond.stderr) == (2, "error: --from: the last position in the log is 5.\n")
     assert filled("replay", "mail", "--from", "3").returncode == 0
+
+
+def test_who_upgrades_tables_that_others_use_hears_before_what_that_means_to_them(
+    here: Run, postgres_with_tables: str
+) -> None:
+    async def prepare() -> None:
+        async with Store.open(postgres_with_tables) as store:
+            await store.append(make_run())
+
+    asyncio.run(prepare())
+    with look_into(postgres_with_tables) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+    refused = here("db", "upgrade", "--database", postgres_with_tables)
+    assert refused.returncode == 2
+    assert "servers and workers that are up start no run" in refused.stderr.partition("error: --yes")[0]
 
 
 def test_tables_with_events_are_upgraded_only_if_somebody_says_so(here: Run, terminal: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.noticing import saying_waits
-from trackside.app.cli.output import OutputConsole, standard_output
+from trackside.app.cli.output import OutputConsole, standard_error, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.progress import Progress
 from trackside.app.cli.suggesting import suggest_at
@@ -17,6 +17,10 @@ from trackside.app.wiring import blaming
 
 _DATABASE = "database.url"
 _UP_TO_DATE = "the tables are up to date"
+_MEANWHILE = (
+    "Until that is done, servers and workers that are up start no run, and runs that end meanwhile may end as errors; "
+    "the more is in the log, the longer it takes."
+)
 
 
 def show_version(database: str | None, *, json: bool) -> ExitCode:
@@ -52,6 +56,8 @@ def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
         )
         return _written(console)
     if foreseen is not None and foreseen.events:
+        if settings.sqlite_file is None:  # of a file there are no other users that would go on
+            standard_error().print(_MEANWHILE, soft_wrap=True)
         question = f"{foreseen.what[0].upper()}{foreseen.what[1:]}? An older Trackside cannot use them afterwards."
         if not agrees(question, yes=yes, would=f"it would {foreseen.what}"):
             return not_done("Nothing was changed.")
