@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from agents import Agent, FunctionTool, RunContextWrapper, function_tool
+from agents import Agent, ApplyPatchTool, FunctionTool, RunContextWrapper, ShellTool, Tool, function_tool
+from openai.types.responses import ResponseApplyPatchToolCall, ResponseFunctionShellToolCall, ResponseOutputItem
+from openai.types.responses.response_apply_patch_tool_call import OperationDeleteFile
+from openai.types.responses.response_function_shell_tool_call import Action
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 
 from trackside import RunStatus
@@ -53,6 +56,68 @@ async def test_a_call_that_needs_an_approval_asks_and_is_made_when_approved(stag
     assert (done.usage["llm_call_count"], done.usage["tool_call_count"]) == (1, 1)
     kinds = [item.get("role") or item["type"] for item in done.values["items"]]
     assert kinds == ["user", "function_call", "function_call_output", "assistant"]
+
+
+class Editor:
+    """Changes no file."""
+
+    def create_file(self, operation: Any) -> str:
+        return "created"
+
+    update_file = delete_file = create_file
+
+
+@pytest.mark.parametrize(
+    ("tool", "call", "name", "arguments"),
+    [
+        (
+            ShellTool(executor=lambda request: "executed", needs_approval=True),
+            ResponseFunctionShellToolCall.model_validate(
+                {
+                    "id": "sh-1",
+                    "call_id": "call-1",
+                    "type": "shell_call",
+                    "status": "completed",
+                    "action": Action.model_validate({"commands": ["rm -rf data"]}),
+                }
+            ),
+            "shell",
+            {"commands": ["rm -rf data"]},
+        ),
+        (
+            ApplyPatchTool(editor=Editor(), needs_approval=True),
+            ResponseApplyPatchToolCall(
+                id="ap-1",
+                call_id="call-1",
+                type="apply_patch_call",
+                status="completed",
+                operation=OperationDeleteFile(path="orders.db", type="delete_file"),
+            ),
+            "apply_patch",
+            {"path": "orders.db", "type": "delete_file"},
+        ),
+    ],
+    ids=["shell", "patch"],
+)
+async def test_who_approves_of_a_command_or_a_patch_is_told_which(
+    stage: Any, tool: Tool, call: ResponseOutputItem, name: str, arguments: Any
+) -> None:
+    class Model(ScriptedModel):
+        async def _take_turn(self, input: Any) -> list[ResponseOutputItem]:
+            said = await super()._take_turn(input)
+            return said if len(self.heard) > 1 else [call]
+
+    agent = Agent("admin", model=Model("done"), tools=[tool])
+    asked = await stage.play(agent, "clear up", thread_id="thread", stream_mode="messages")
+    assert asked.interrupts == [
+        {"id": "call-1", "value": {"tool": name, "arguments": arguments, "agent": "admin"}},
+    ]
+    assert [message["tool_calls"] for message, _ in asked.streamed("messages")] == [
+        [{"name": name, "args": arguments, "id": "call-1"}]
+    ]
+    done = await answer(stage, agent, "yes")
+    assert (done.status, done.values["output"]) == (RunStatus.success, "done")
+    assert [called["name"] for called in done.usage["calls"] if called["kind"] == "execute_tool"] == [name]
 
 
 async def test_the_state_goes_through_json_and_another_object_of_the_same_agent_goes_on(stage: Any) -> None:

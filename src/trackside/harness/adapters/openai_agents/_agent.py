@@ -52,7 +52,8 @@ class OpenAIAgent:
     `context` the SDK's.
 
     A tool that needs an approval pauses the run: with one question `{"tool", "arguments", "agent"}` for each call, which is
-    answered as `approval_of` says. Usage is credited as `UsageRecorder` says; what is streamed, `AgentStream` says.
+    answered as `approval_of` says. The arguments of a shell are its action, those of a patch its operation. Usage is
+    credited as `UsageRecorder` says; what is streamed, `AgentStream` says.
 
     A run is an error, and what was raised comes out as it is, when the SDK raises: its model fails, it takes too many
     turns, a guardrail trips (which then says its name and what it found). The SDK itself turns errors of tools into texts

@@ -21,6 +21,9 @@ _NO_OTHER_ARGUMENTS = (
     '"message" what the model should change'
 )
 
+_SAID_IN = ("arguments", "params", "input", "action", "operation")
+"""Where the items of calls say what a tool would be called with."""
+
 
 def questions_in(result: RunResultStreaming) -> list[JsonObject]:
     """One question for each tool call that waits for an approval."""
@@ -29,7 +32,7 @@ def questions_in(result: RunResultStreaming) -> list[JsonObject]:
             "id": _id_of(item, nth),
             "value": {
                 "tool": item.qualified_name or item.name,
-                "arguments": _arguments(item),
+                "arguments": arguments_of(whole(item.raw_item)),
                 "agent": item.agent.name,
             },
         }
@@ -87,13 +90,19 @@ def waiting_tools(state: RunState[Any]) -> dict[str, str]:
     return {item.call_id: item.name for item in state.get_interruptions() if item.call_id and item.name}
 
 
+def arguments_of(call: JsonObject) -> Json:
+    """What a tool would be called with, by the item of the call: an object, or the text of what is no JSON.
+
+    A call of a shell says it in its action, one that changes files in its operation.
+    """
+    said: Json = next((call[name] for name in _SAID_IN if call.get(name)), {})
+    if isinstance(said, dict):  # of the SDK's own types, which name as None what was not said
+        return {name: value for name, value in said.items() if value is not None}
+    try:
+        return whole(json.loads(said)) if isinstance(said, str) else said
+    except ValueError:
+        return said
+
+
 def _id_of(item: ToolApprovalItem, nth: int) -> str:
     return item.call_id or f"approval-{nth}"
-
-
-def _arguments(item: ToolApprovalItem) -> Json:
-    """What the tool would be called with: an object, or the text of a call that is no JSON."""
-    try:
-        return whole(json.loads(item.arguments or "{}"))
-    except ValueError:
-        return item.arguments

@@ -19,6 +19,7 @@ from agents import (
 )
 from agents.items import TResponseOutputItem, TResponseStreamEvent
 
+from trackside.harness.adapters.openai_agents._approvals import arguments_of
 from trackside.harness.adapters.openai_agents._usage import CallWatch
 from trackside.harness.asked import check_modes
 from trackside.harness.context import RunContext
@@ -137,15 +138,8 @@ class AgentStream:
 
 def _call_of(item: ToolCallItem | HandoffCallItem) -> JsonObject:
     raw: JsonObject = whole(item.raw_item)
-    name = raw.get("name") or raw.get("type")
-    return {"name": name, "args": _parsed(raw.get("arguments")), "id": raw.get("call_id") or raw.get("id")}
-
-
-def _parsed(arguments: Any) -> Json:
-    try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments or {}
-    except ValueError:
-        return arguments
+    name = raw.get("name") or str(raw.get("type")).removesuffix("_call")
+    return {"name": name, "args": arguments_of(raw), "id": raw.get("call_id") or raw.get("id")}
 
 
 def _text(output: Any) -> str:
