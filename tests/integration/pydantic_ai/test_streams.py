@@ -2,12 +2,21 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelResponse, TextPart, ThinkingPart
+from pydantic_ai import (
+    Agent,
+    ModelMessage,
+    ModelResponse,
+    TextPart,
+    ThinkingPart,
+    ToolReturnPart,
+)
 from pydantic_ai.capabilities import ProcessEventStream
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 from tests.integration.pydantic_ai.models import USAGE, answers, call, streams
 
@@ -130,6 +139,40 @@ async def test_the_call_of_an_output_tool_is_the_answers_text(stage: Any) -> Non
     assert not any(piece["tool_call_chunks"] for piece in pieces)
     assert outcome.usage["message_count"] == 2
     assert outcome.streamed("updates")[0]["model"]["messages"][0]["tool_calls"] == []
+
+
+class Number(BaseModel):
+    n: int
+
+
+def in_pieces() -> FunctionModel:
+    """A model that streams the arguments of its first call piece by piece, the first of which is no JSON by itself."""
+
+    async def respond(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
+        if any(isinstance(part, ToolReturnPart) for part in messages[-1].parts):
+            yield "done"
+            return
+        name = info.output_tools[0].name if info.output_tools else "double"
+        yield {0: DeltaToolCall(name, '{"n"', tool_call_id="c1")}
+        yield {0: DeltaToolCall(json_args=": 4")}
+        yield {0: DeltaToolCall(json_args="2}")}
+
+    return FunctionModel(stream_function=respond)
+
+
+async def test_pieces_of_a_calls_arguments_are_streamed_as_they_come(stage: Any) -> None:
+    def double(n: int) -> int:
+        return 2 * n
+
+    outcome = await stage.play(Agent(in_pieces(), tools=[double]), "42?", stream_mode="messages")
+    calls = [call for message, _ in outcome.streamed("messages") for call in message.get("tool_call_chunks", ())]
+    assert [call["args"] for call in calls] == ['{"n"', ": 4", "2}"]
+
+
+async def test_pieces_of_a_structured_answer_are_streamed_as_they_come(stage: Any) -> None:
+    outcome = await stage.play(Agent(in_pieces(), output_type=Number), "42?", stream_mode="messages")
+    assert [message["content"] for message, _ in outcome.streamed("messages")] == ['{"n"', ": 4", "2}", ""]
+    assert outcome.result.output == {"n": 42}
 
 
 @pytest.mark.parametrize("subgraphs", [False, True])

@@ -109,7 +109,7 @@ def chunk_of(event: Any, message_id: str, output_calls: set[int], output_tools: 
         ):
             return chunk(message_id, additional_kwargs={"reasoning_content": thought}) if thought else None
         case PartStartEvent(part=ToolCallPart() as call, index=index):
-            arguments = call.args_as_json_str() if call.args else ""
+            arguments = call.args if isinstance(call.args, str) else call.args_as_json_str() if call.args else ""
             if call.tool_name in output_tools:
                 output_calls.add(index)
                 return chunk(message_id, content=arguments) if arguments else None
