@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from pydantic import BaseModel
 from pydantic_ai import (
     Agent,
     ModelMessage,
+    ModelRequest,
     ModelResponse,
+    SystemPromptPart,
     TextPart,
     ThinkingPart,
     ToolReturnPart,
 )
-from pydantic_ai.capabilities import ProcessEventStream
+from pydantic_ai.capabilities import ProcessEventStream, ProcessHistory
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 from tests.integration.pydantic_ai.models import USAGE, answers, call, streams
@@ -173,6 +176,42 @@ async def test_pieces_of_a_structured_answer_are_streamed_as_they_come(stage: An
     outcome = await stage.play(Agent(in_pieces(), output_type=Number), "42?", stream_mode="messages")
     assert [message["content"] for message, _ in outcome.streamed("messages")] == ['{"n"', ": 4", "2}", ""]
     assert outcome.result.output == {"n": 42}
+
+
+def newest(messages: list[ModelMessage]) -> list[ModelMessage]:
+    return messages[-1:] if len(messages) < 3 else messages[-3:]
+
+
+def with_hint(messages: list[ModelMessage]) -> list[ModelMessage]:
+    return [ModelRequest([SystemPromptPart("Be brief.")]), *messages]
+
+
+def copied(messages: list[ModelMessage]) -> list[ModelMessage]:
+    return [replace(message) for message in messages]
+
+
+@pytest.mark.parametrize("process", [newest, with_hint, copied])
+async def test_processing_the_history_changes_nothing_of_what_is_seen(
+    stage: Any, process: Callable[[list[ModelMessage]], list[ModelMessage]]
+) -> None:
+    async def seen(capabilities: list[ProcessHistory[None]]) -> Any:
+        turns = [[call("weather", f"c{nth}", city=f"Rome {nth}")] for nth in range(3)]
+        script = [*turns, ["sunny"], [call("weather", "c3", city="Oslo")], ["cold"]]
+        agent = Agent(streams(*script), tools=[weather], capabilities=capabilities)
+        thread = f"thread-{len(capabilities)}"
+        runs = [await stage.play(agent, "And now?", thread_id=thread, stream_mode=modes) for _ in range(2)]
+        return [(run.usage["message_count"], [told(part) for part in run.parts]) for run in runs]
+
+    def told(part: StreamPart) -> Any:
+        if part.mode == "messages":
+            message, _ = part.data
+            return message["type"], message["content"], message.get("tool_call_chunks"), message.get("tool_call_id")
+        return {node: [message["content"] for message in said["messages"]] for node, said in part.data.items()}
+
+    modes = ["updates", "messages"]
+    plain = await seen([])
+    assert [count for count, _ in plain] == [8, 4]
+    assert await seen([ProcessHistory(process)]) == plain
 
 
 @pytest.mark.parametrize("subgraphs", [False, True])

@@ -73,6 +73,7 @@ class Watch(AbstractCapability[Any]):
         self._speaker = speaker
         self._namespace = tuple(namespace)
         self._seen = 0
+        self._newest: ModelMessage | None = None
         self._streams = not namespace or run.stream_subgraphs
         self._message_id = new_id()
         self._told = False
@@ -93,7 +94,7 @@ class Watch(AbstractCapability[Any]):
 
     async def before_run(self, ctx: AgentContext[Any]) -> None:
         """Remember what was said before."""
-        self._seen = len(ctx.messages)
+        self._remember(ctx.messages)
 
     async def before_model_request(
         self, ctx: AgentContext[Any], request_context: ModelRequestContext
@@ -149,16 +150,26 @@ class Watch(AbstractCapability[Any]):
 
     def note(self, messages: Sequence[ModelMessage]) -> None:
         """Tell of what has been added to the run's messages: tools' results, and an answer that came from no model."""
-        for message in messages[self._seen :]:
+        for message in self._unseen(messages):
             if isinstance(message, ModelResponse):
-                if not self._told:
-                    self._note_answer(message)
-                self._told = False
+                self._note_answer(message)
                 continue
             for result in tool_messages(message, self._output_tools):
                 self._tell(result, "tools")
                 self._send_message(result)
+        self._told = False
+        self._remember(messages)
+
+    def _unseen(self, messages: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
+        """What has come since, wherever it stands: capabilities that process the history change all that is before it."""
+        for nth, message in reversed([*enumerate(messages, 1)]):
+            if message is self._newest or (self._told and isinstance(message, ModelResponse)):
+                return messages[nth:]
+        return messages[self._seen :]
+
+    def _remember(self, messages: Sequence[ModelMessage]) -> None:
         self._seen = len(messages)
+        self._newest = messages[-1] if messages else None
 
     def _note_answer(self, response: ModelResponse) -> None:
         message = ai_message(response, self._message_id, self._output_tools)
