@@ -13,7 +13,7 @@ from trackside.harness.errors import InvalidCallError
 from trackside.harness.payload import canonical
 from trackside.harness.types import JsonObject
 
-__all__ = ["CALL_KINDS", "MAX_CALLS", "Call", "CallKind", "CallLog"]
+__all__ = ["BROKEN_OFF", "CALL_KINDS", "MAX_CALLS", "Call", "CallKind", "CallLog"]
 
 type CallKind = Literal["chat", "execute_tool", "invoke_agent"]
 """A model is asked, a tool is run, another agent is run: the operations' names are OpenTelemetry's."""
@@ -22,6 +22,9 @@ CALL_KINDS: tuple[CallKind, ...] = ("chat", "execute_tool", "invoke_agent")
 
 MAX_CALLS = 1_000
 """How many calls of a run `completion_data` lists: those that were told of first."""
+
+BROKEN_OFF = frozenset({"cancelled", "unfinished"})
+"""What is said as `error_type` of calls that were broken off, or had not come back: nothing failed in them."""
 
 _NAME_CHARS = 200
 _CANCELLED = "cancelled"

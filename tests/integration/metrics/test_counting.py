@@ -33,8 +33,13 @@ async def waiting(begun: asyncio.Event | None) -> None:
     await asyncio.Event().wait()
 
 
+async def searching(begun: asyncio.Event, run: RunContext) -> None:
+    with run.call("execute_tool", "search"):
+        await waiting(begun)
+
+
 def manager_of(metrics: MetricsObserver) -> RunManager:
-    agents = {"spending": spending, "failing": failing, "asking": asking, "waiting": waiting}
+    agents = {"spending": spending, "failing": failing, "asking": asking, "waiting": waiting, "searching": searching}
     return RunManager(agents, observers=[ObserverBinding(metrics, required=True)])
 
 
@@ -101,6 +106,23 @@ async def test_calls_are_counted_by_how_long_they_took_and_whether_they_failed(m
     assert values["trackside_call_duration_seconds_sum"]["chat",] == 2.0
     assert values["trackside_tool_errors_total"] == {("chat",): 1}
     assert values["trackside_llm_errors_total"] == {("chat",): 3}
+
+
+async def test_a_call_of_a_tool_that_was_broken_off_has_not_failed(metrics: MetricsObserver) -> None:
+    async with manager_of(metrics) as manager:
+        begun = asyncio.Event()
+        handle = await manager.start(RunSpec("searching", begun))
+        await begun.wait()
+        await manager.cancel(handle.run_id)
+        await handle.result()
+    await metrics.on_events(
+        ended(data={"calls": [{"kind": "execute_tool", "name": "search", "seconds": 0.2, "error_type": "unfinished"}]})
+    )
+
+    values = shown(metrics)
+    assert values["trackside_tool_calls_total"]["searching",] == 1
+    assert values["trackside_tool_errors_total"] == {("searching",): 0, ("chat",): 0}
+    assert values["trackside_call_duration_seconds_count"]["execute_tool",] == 2
 
 
 async def test_durations_fall_into_the_buckets_that_were_asked_for(open_metrics: Any) -> None:

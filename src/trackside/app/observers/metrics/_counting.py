@@ -11,7 +11,7 @@ from prometheus_client import Counter, Histogram, Metric
 from trackside.app.observers.metrics import definitions as d
 from trackside.app.observers.metrics._instruments import collected, counter, histogram
 from trackside.app.observers.metrics._labels import Bounded
-from trackside.harness.calls import CALL_KINDS
+from trackside.harness.calls import BROKEN_OFF, CALL_KINDS
 from trackside.harness.lifecycle import FINAL_STATUSES, is_final, run_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
@@ -110,7 +110,7 @@ class RunCounts:
             if isinstance(kind, str) and (durations := self._calls.get(kind)) is not None:
                 if seconds := _amount(says.get("seconds")):  # 0: somebody counted it, and did not measure
                     durations.observe(seconds)
-                if kind == "execute_tool" and "error_type" in says:
+                if kind == "execute_tool" and says.get("error_type") not in (None, *BROKEN_OFF):
                     agent.tool_errors.inc()
 
     def _agent_of(self, run_id: str) -> _Agent:

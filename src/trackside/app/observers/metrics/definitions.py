@@ -87,10 +87,14 @@ RUN_COST = _counted("trackside_run_cost_usd_total", ("agent",), "What runs cost,
 MODEL_COST = _counted(
     "trackside_model_cost_usd_total", ("model",), "What calls of models cost, as far as prices are known.", "usd"
 )
-LLM_CALLS = _counted("trackside_llm_calls_total", ("agent",), "Calls of models.")
-LLM_ERRORS = _counted("trackside_llm_errors_total", ("agent",), "Calls of models that failed.")
+LLM_CALLS = _counted("trackside_llm_calls_total", ("agent",), "Calls of models that gave an answer, or used something.")
+LLM_ERRORS = _counted(
+    "trackside_llm_errors_total", ("agent",), "Calls of models that failed, also those that used nothing."
+)
 TOOL_CALLS = _counted("trackside_tool_calls_total", ("agent",), "Calls of tools.")
-TOOL_ERRORS = _counted("trackside_tool_errors_total", ("agent",), "Calls of tools that failed.")
+TOOL_ERRORS = _counted(
+    "trackside_tool_errors_total", ("agent",), "Calls of tools that failed, among the first 1,000 calls of each run."
+)
 CALL_DURATION = Definition(
     name="trackside_call_duration_seconds",
     kind=Kind.histogram,

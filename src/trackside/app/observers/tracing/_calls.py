@@ -12,6 +12,7 @@ from opentelemetry.util.types import AttributeValue
 
 from trackside.app.observers.tracing import _conventions as names
 from trackside.app.observers.tracing._reading import counts_of, is_mapping, seconds_of, text_of
+from trackside.harness.calls import BROKEN_OFF
 
 __all__ = ["tell_calls"]
 
@@ -31,7 +32,6 @@ _COUNTS: Final = {
     "cache_read_tokens": names.CACHE_READ_TOKENS,
     "reasoning_tokens": names.REASONING_TOKENS,
 }
-_BROKEN_OFF: Final = frozenset({"cancelled", "unfinished"})  # nothing failed in it
 _AT_ONCE: Final = 50  # spans; some milliseconds, after which others have a turn
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -62,7 +62,7 @@ async def tell_calls(tracer: Tracer, run: Span, calls: Any, began: int, ended: i
 def _tell_call(tracer: Tracer, tree: _Tree, call: Mapping[str, Any], start: int, end: int) -> None:
     kind: str = call["kind"]
     name, caller, error_type = text_of(call, "name"), text_of(call, "caller") or "", text_of(call, "error_type")
-    failed = error_type is not None and error_type not in _BROKEN_OFF
+    failed = error_type is not None and error_type not in BROKEN_OFF
     attributes: dict[str, AttributeValue] = {names.OPERATION_NAME: kind}
     if name is not None:
         attributes[_NAMED_BY[kind]] = name
