@@ -75,6 +75,41 @@ def test_tokens_are_summed_in_all_by_model_and_by_caller() -> None:
     }
 
 
+def test_tokens_that_were_written_to_a_cache_show_where_there_were_any() -> None:
+    journal = Journal()
+    journal.record_usage("small", input_tokens=10, output_tokens=1, cache_write_tokens=8)
+    journal.record_usage("small", input_tokens=10, output_tokens=1, cache_write_tokens=1)
+    journal.record_usage("large", input_tokens=10, output_tokens=1)
+    data = journal.completion_data(0)
+
+    assert data["token_usage_by_model"]["small"]["cache_write_tokens"] == 9
+    assert "cache_write_tokens" not in data["token_usage_by_model"]["large"]
+    assert [call.get("cache_write_tokens") for call in data["calls"]] == [8, 1, None]
+
+
+class Knowing:
+    """A price list that is asked of what was written to a cache."""
+
+    def cost_usd(self, model: str, *, cache_write_tokens: int = 0, **tokens: int) -> float:
+        return 100.0 * cache_write_tokens + tokens["input_tokens"]
+
+
+class Unknowing:
+    """A price list that knows of no caches that are written to."""
+
+    def cost_usd(
+        self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int
+    ) -> float:
+        return float(input_tokens)
+
+
+@pytest.mark.parametrize(("prices", "cost"), [(Knowing(), 810.0), (Unknowing(), 10.0)])
+def test_a_price_list_is_told_what_was_written_to_a_cache_if_it_asks(prices: Any, cost: float) -> None:
+    journal = Journal(prices)
+    journal.record_usage("small", input_tokens=10, output_tokens=1, cache_write_tokens=8)
+    assert journal.completion_data(0)["cost_usd"] == cost
+
+
 def test_cost_is_absent_until_a_call_has_a_price_and_zero_is_a_price() -> None:
     journal = Journal()
     journal.record_usage("local", input_tokens=1, output_tokens=1)
@@ -116,7 +151,9 @@ def test_cost_of_many_calls_is_a_number_however_much_it_is() -> None:
     assert all(math.isfinite(cost) for cost in costs)
 
 
-@pytest.mark.parametrize("field", ["input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens"])
+@pytest.mark.parametrize(
+    "field", ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"]
+)
 @pytest.mark.parametrize("count", [-1, 1.5, "7", None, True, math.nan], ids=repr)
 def test_count_that_is_no_whole_number_from_zero_up_is_refused_and_nothing_counted(field: str, count: Any) -> None:
     journal = Journal()

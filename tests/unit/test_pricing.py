@@ -17,13 +17,21 @@ TRAJECTORIES = Path(__file__).parents[3] / "shared" / "data" / "trajectories" / 
 
 
 def cost(
-    model: str, tokens_in: int = 0, tokens_out: int = 0, *, cached: int = 0, reasoning: int = 0, **own: ModelPrice
+    model: str,
+    tokens_in: int = 0,
+    tokens_out: int = 0,
+    *,
+    cached: int = 0,
+    written: int = 0,
+    reasoning: int = 0,
+    **own: ModelPrice,
 ) -> float | None:
     return GenaiPrices(own).cost_usd(
         model,
         input_tokens=tokens_in,
         output_tokens=tokens_out,
         cache_read_tokens=cached,
+        cache_write_tokens=written,
         reasoning_tokens=reasoning,
     )
 
@@ -103,8 +111,15 @@ def test_reasoning_is_part_of_the_output_and_not_paid_twice() -> None:
     assert cost("perplexity/sonar-deep-research", 0, 2_000, reasoning=1_500) == pytest.approx(0.0005 * 8 + 0.0015 * 3)
 
 
+def test_what_is_written_to_a_cache_costs_what_the_provider_takes_for_that() -> None:
+    assert cost("claude-sonnet-4-5", 30_500, 800, written=30_000) == pytest.approx(0.0015 + 0.03 * 3.75 + 0.012)
+    assert cost("claude-sonnet-4-5", 5_000, 0, cached=4_000, written=500) == pytest.approx(0.0015 + 0.0012 + 0.001875)
+    assert cost("gpt-4.1", 1_000, 0, written=500) == cost("gpt-4.1", 1_000, 0)
+
+
 def test_numbers_that_contradict_each_other_have_no_price() -> None:
     assert cost("gpt-4.1", 10, 10, cached=50) is None
+    assert cost("claude-sonnet-4-5", 10, 10, written=50) is None
 
 
 def test_a_price_of_ones_own_stands_in_front_of_the_list() -> None:
@@ -116,7 +131,9 @@ def test_a_price_of_ones_own_stands_in_front_of_the_list() -> None:
     ) == pytest.approx(1.0)
     assert cost("free", 1_000, 1_000, free=ModelPrice(input_per_million=0, output_per_million=0)) == 0.0
     without = ModelPrice(input_per_million=4, output_per_million=0)
-    assert cost("mine", 1_000, 0, cached=500, mine=without) == pytest.approx(0.004)
+    assert cost("mine", 1_000, 0, cached=500, written=500, mine=without) == pytest.approx(0.004)
+    dearer = ModelPrice(input_per_million=4, output_per_million=0, cache_write_per_million=5)
+    assert cost("mine", 1_000, 0, written=500, mine=dearer) == pytest.approx(0.002 + 0.0025)
 
 
 def test_the_list_is_loaded_when_a_price_is_asked_for_and_not_for_ones_own() -> None:

@@ -289,6 +289,7 @@ redact = "privacy.py:hide"
 input_per_million = 1
 output_per_million = 2.5
 cache_read_per_million = 0
+cache_write_per_million = 1.25
 """
     settings = load(tmp_path, toml=toml)
 
@@ -296,7 +297,9 @@ cache_read_per_million = 0
     assert settings.stopping == StopPolicy(cancel_after=2.5, stuck_after=20.0)
     assert settings.redact == "privacy.py:hide"
     assert settings.prices == {
-        "gpt-4.1": ModelPrice(input_per_million=1.0, output_per_million=2.5, cache_read_per_million=0.0)
+        "gpt-4.1": ModelPrice(
+            input_per_million=1.0, output_per_million=2.5, cache_read_per_million=0.0, cache_write_per_million=1.25
+        )
     }
 
 

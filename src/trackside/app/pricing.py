@@ -34,8 +34,8 @@ _BEDROCK = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPrice:
-    """What a model costs, in US dollars for a million tokens. Reasoning is output; what was read from a cache costs what
-    other input does, unless it has a price of its own.
+    """What a model costs, in US dollars for a million tokens. Reasoning is output; what was read from a cache, or written to
+    one, costs what other input does, unless it has a price of its own.
     """
 
     input_per_million: float
@@ -44,14 +44,18 @@ class ModelPrice:
     """Of what it writes."""
     cache_read_per_million: float | None = None
     """Of what it reads from a cache; None: what other input costs."""
+    cache_write_per_million: float | None = None
+    """Of what it writes to a cache; None: what other input costs."""
 
-    def cost_usd(self, *, input_tokens: int, output_tokens: int, cache_read_tokens: int) -> float:
+    def cost_usd(
+        self, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, cache_write_tokens: int = 0
+    ) -> float:
         """The price of one call in US dollars."""
         cached = self.input_per_million if self.cache_read_per_million is None else self.cache_read_per_million
-        fresh = max(0, input_tokens - cache_read_tokens)
-        return (
-            fresh * self.input_per_million + cache_read_tokens * cached + output_tokens * self.output_per_million
-        ) / _MILLION
+        written = self.input_per_million if self.cache_write_per_million is None else self.cache_write_per_million
+        fresh = max(0, input_tokens - cache_read_tokens - cache_write_tokens)
+        read = fresh * self.input_per_million + cache_read_tokens * cached + cache_write_tokens * written
+        return (read + output_tokens * self.output_per_million) / _MILLION
 
 
 class GenaiPrices:
@@ -73,12 +77,22 @@ class GenaiPrices:
         _listed("")
 
     def cost_usd(
-        self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int
+        self,
+        model: str,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        cache_read_tokens: int,
+        reasoning_tokens: int,
+        cache_write_tokens: int = 0,
     ) -> float | None:
         """The price of one call in US dollars; None if the model is not known, or the numbers contradict each other."""
         if (own := self._overrides.get(model)) is not None:
             return own.cost_usd(
-                input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cache_read_tokens
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cache_read_tokens=cache_read_tokens,
+                cache_write_tokens=cache_write_tokens,
             )
         if len(model) > _LONGEST_NAME or (listed := _listed(model)) is None:
             return None
@@ -90,10 +104,11 @@ class GenaiPrices:
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 cache_read_tokens=cache_read_tokens,
+                cache_write_tokens=cache_write_tokens,
                 output_reasoning_tokens=reasoning_tokens,
             )
             price = info.calc_price(usage, provider)
-        except ValueError:  # more tokens came from the cache than there were
+        except ValueError:  # more tokens came from the cache, or went there, than there were
             return None
         # A model in the list without any figure is one whose price is not known, unless it is called free.
         is_priced = any(figure is not None for figure in vars(price.model_price).values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from operator import attrgetter
+from operator import add, attrgetter
 from typing import Any, Literal
 
 from trackside.harness.amounts import is_seconds
@@ -46,7 +46,7 @@ class Call:
         self.at = at
         self._elapsed = elapsed
         self._seconds: float | None = None
-        self._tokens: tuple[int, int, int, int] | None = None
+        self._tokens: tuple[int, ...] | None = None
         self._error_type: str | None = None
 
     def end(self, error: BaseException | None = None) -> None:
@@ -57,10 +57,11 @@ class Call:
                 self._error_type = _error_type(error)
 
     def used(self, model: str, *tokens: int) -> None:
-        """Count what the model that answered used: tokens of input and output, read from a cache, spent on reasoning."""
+        """Count what the model that answered used: tokens of input and output, read from a cache, spent on reasoning,
+        written to a cache.
+        """
         self.name = _short(model)
-        before = self._tokens or (0, 0, 0, 0)
-        self._tokens = (before[0] + tokens[0], before[1] + tokens[1], before[2] + tokens[2], before[3] + tokens[3])
+        self._tokens = tokens if self._tokens is None else tuple(map(add, self._tokens, tokens))
 
     def as_json(self, run_seconds: float, open_as: str) -> JsonObject:
         """As `completion_data` shows it, of a run that took so long; a call that has not come back failed with `open_as`."""
@@ -75,9 +76,11 @@ class Call:
             "seconds": round(seconds, 6),
         }
         if self._tokens is not None:
-            shown["input_tokens"], shown["output_tokens"], cached, reasoning = self._tokens
+            shown["input_tokens"], shown["output_tokens"], cached, reasoning, written = self._tokens
             if cached:
                 shown["cache_read_tokens"] = cached
+            if written:
+                shown["cache_write_tokens"] = written
             if reasoning:
                 shown["reasoning_tokens"] = reasoning
         if error_type is not None:

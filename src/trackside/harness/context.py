@@ -168,6 +168,7 @@ class RunContext:
         input_tokens: int,
         output_tokens: int,
         cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
         reasoning_tokens: int = 0,
         caller: str = LEAD_AGENT,
         cost_usd: float | None = None,
@@ -177,9 +178,10 @@ class RunContext:
     ) -> None:
         """Say that a model was called, so that its use counts, also against the run's budget.
 
-        `caller` is who called it: the lead agent, a sub-agent, a middleware. `cost_usd` is what the call cost; left out,
-        the manager's price list is asked. `answered=False` says that the call failed after it had used this. `seconds` is
-        how long the call took, which has come back just now. With `call`, it is one that was begun by `run.call`, whose
+        Tokens that were read from a cache of prompts, or written to one, are part of the input, those for reasoning of the
+        output. `caller` is who called it: the lead agent, a sub-agent, a middleware. `cost_usd` is what the call cost; left
+        out, the manager's price list is asked. `answered=False` says that the call failed after it had used this. `seconds`
+        is how long the call took, which has come back just now. With `call`, it is one that was begun by `run.call`, whose
         own start, end and caller count.
 
         Raises:
@@ -192,6 +194,7 @@ class RunContext:
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             cache_read_tokens=cache_read_tokens,
+            cache_write_tokens=cache_write_tokens,
             reasoning_tokens=reasoning_tokens,
             caller=caller,
             cost_usd=cost_usd,

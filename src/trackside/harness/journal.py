@@ -16,6 +16,7 @@ from trackside.harness.errors import InvalidCallError, InvalidUsageError, Payloa
 from trackside.harness.ids import new_id
 from trackside.harness.payload import MAX_CHARS, MORE, canonical, whole
 from trackside.harness.ports import PriceList
+from trackside.harness.signatures import takes
 from trackside.harness.types import JsonObject
 
 logger = logging.getLogger("trackside.journal")
@@ -35,17 +36,26 @@ _TYPE_OF_ROLE = {"user": "human", "assistant": "ai", "function": "tool", "develo
 class Usage:
     """Tokens and cost of one model or one caller.
 
-    `cache_read_tokens` are part of the input, `reasoning_tokens` of the output; both appear only where there were any.
+    `cache_read_tokens` and `cache_write_tokens` are part of the input, `reasoning_tokens` of the output; each appears only
+    where there were any.
     `cost_usd` appears where a call had a price: unknown is not zero.
     """
 
-    __slots__ = ("cache_read_tokens", "cost_usd", "input_tokens", "output_tokens", "reasoning_tokens")
+    __slots__ = (
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "cost_usd",
+        "input_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+    )
 
     def __init__(self) -> None:
         self.input_tokens = 0
         self.output_tokens = 0
         self.cache_read_tokens = 0
         self.reasoning_tokens = 0
+        self.cache_write_tokens = 0
         self.cost_usd: float | None = None
 
     def add(
@@ -54,6 +64,7 @@ class Usage:
         output_tokens: int,
         cache_read_tokens: int,
         reasoning_tokens: int,
+        cache_write_tokens: int,
         cost_usd: float | None,
     ) -> None:
         """Count one call."""
@@ -61,6 +72,7 @@ class Usage:
         self.output_tokens += output_tokens
         self.cache_read_tokens += cache_read_tokens
         self.reasoning_tokens += reasoning_tokens
+        self.cache_write_tokens += cache_write_tokens
         if cost_usd is not None:
             self.cost_usd = min((self.cost_usd or 0.0) + cost_usd, _MOST_USD)
 
@@ -73,6 +85,8 @@ class Usage:
         }
         if self.cache_read_tokens:
             shown["cache_read_tokens"] = self.cache_read_tokens
+        if self.cache_write_tokens:
+            shown["cache_write_tokens"] = self.cache_write_tokens
         if self.reasoning_tokens:
             shown["reasoning_tokens"] = self.reasoning_tokens
         if self.cost_usd is not None:
@@ -145,6 +159,7 @@ class Journal:
         input_tokens: int,
         output_tokens: int,
         cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
         reasoning_tokens: int = 0,
         caller: str = LEAD_AGENT,
         cost_usd: float | None = None,
@@ -159,7 +174,7 @@ class Journal:
                 `answered` neither True nor False.
             InvalidCallError: (a `ValueError`) `seconds` is no number of seconds, or `call` is no call of a run.
         """
-        tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens)
+        tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens, cache_write_tokens)
         for count in tokens:
             if type(count) is not int or count < 0:
                 raise InvalidUsageError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
@@ -186,15 +201,20 @@ class Journal:
         if (on_use := self._on_use) is not None:
             on_use()
 
-    def _price_of(self, model: str, input_tokens: int, output_tokens: int, cached: int, reasoning: int) -> float | None:
+    def _price_of(
+        self, model: str, input_tokens: int, output_tokens: int, cached: int, reasoning: int, written: int
+    ) -> float | None:
         assert self._prices is not None
         try:
-            cost = self._prices.cost_usd(
+            asks: Callable[..., float | None] = self._prices.cost_usd
+            more = {"cache_write_tokens": written} if written and takes(asks, "cache_write_tokens") else {}
+            cost = asks(
                 model,
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 cache_read_tokens=cached,
                 reasoning_tokens=reasoning,
+                **more,
             )
         except Exception:  # a price list that fails costs a run its cost, and nothing else
             logger.exception("the price of a call of %s could not be found out", model)

@@ -23,6 +23,8 @@ class TokenUsage(TypedDict):
     """Both together."""
     cache_read_tokens: NotRequired[int]
     """Of the input, what came from a cache, if anything did."""
+    cache_write_tokens: NotRequired[int]
+    """Of the input, what was written to a cache, if anything was."""
     reasoning_tokens: NotRequired[int]
     """Of the output, what was reasoning, if anything was."""
     cost_usd: NotRequired[float]
@@ -48,6 +50,8 @@ class CallMade(TypedDict):
     """Tokens that the model wrote."""
     cache_read_tokens: NotRequired[int]
     """Of the input, what came from a cache."""
+    cache_write_tokens: NotRequired[int]
+    """Of the input, what was written to a cache."""
     reasoning_tokens: NotRequired[int]
     """Of the output, what was reasoning."""
     error_type: NotRequired[str]

@@ -97,8 +97,8 @@ class PriceList(Protocol):
     ) -> float | None:
         """The price of one call in US dollars; None if the model is not known, which is not the same as 0.
 
-        `cache_read_tokens` are part of the input, `reasoning_tokens` of the output. Called for each call of a model, from
-        any thread.
+        `cache_read_tokens` are part of the input, `reasoning_tokens` of the output. One that takes `cache_write_tokens` too,
+        which are part of the input, is told of them where there are any. Called for each call of a model, from any thread.
         """
         ...
 

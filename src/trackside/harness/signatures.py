@@ -30,6 +30,15 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function, **_AS_TEXT)
 
 
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function takes an argument of that name; not if nobody can tell."""
+    try:
+        parameters = signature_of(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
 def annotations_of(function: Any) -> Mapping[str, Any]:
     """The annotations of a function by its parameters' names, and `return`; of what has none an empty mapping."""
     try:

@@ -65,6 +65,20 @@ async def test_a_model_call_is_counted_by_model_and_credited_to_the_lead_agent(s
     assert outcome.usage["llm_call_count"] == 1
 
 
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"cache_creation": 60},
+        {"cache_creation": 0, "ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 40},
+        {"cache_creation": 60, "ephemeral_5m_input_tokens": 60},
+    ],
+)
+async def test_tokens_that_were_written_to_a_cache_are_counted(stage: Any, details: dict[str, int]) -> None:
+    outcome = await stage.play(asking(model(answer(tokens=(100, 20), input_token_details=details))), "hello")
+    assert outcome.usage["token_usage_by_model"]["small"]["cache_write_tokens"] == 60
+    assert outcome.usage["calls"][0]["cache_write_tokens"] == 60
+
+
 async def test_a_sync_node_in_a_thread_is_counted_too(stage: Any) -> None:
     llm = model()
 

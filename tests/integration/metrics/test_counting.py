@@ -13,7 +13,9 @@ from trackside.testing.events import make_event, make_run
 
 
 async def spending(input: str, run: RunContext) -> str:
-    run.record_usage("small", input_tokens=10, output_tokens=4, cache_read_tokens=6, cost_usd=0.25)
+    run.record_usage(
+        "small", input_tokens=10, output_tokens=4, cache_read_tokens=6, cache_write_tokens=3, cost_usd=0.25
+    )
     run.record_usage("large", input_tokens=100, output_tokens=40, reasoning_tokens=30, cost_usd=1.0)
     run.record_tool_call("search")
     return input
@@ -79,10 +81,12 @@ async def test_tokens_cost_and_calls_are_counted_by_model_and_agent(metrics: Met
         ("input", "small"): 20,
         ("output", "small"): 8,
         ("cache_read", "small"): 12,
+        ("cache_write", "small"): 6,
         ("reasoning", "small"): 0,
         ("input", "large"): 200,
         ("output", "large"): 80,
         ("cache_read", "large"): 0,
+        ("cache_write", "large"): 0,
         ("reasoning", "large"): 60,
     }
     assert values["trackside_run_cost_usd_total"] == {("spending",): 2.5}

@@ -24,7 +24,7 @@ async def test_a_hundred_thousand_agents_and_models_are_counted_under_as_many_la
         ("other",): 99_950,
     }
     assert values["trackside_run_tokens_total"]["input", "other"] == 99_950
-    assert len(values["trackside_run_tokens_total"]) == 4 * 51
+    assert len(values["trackside_run_tokens_total"]) == 5 * 51
     assert values["trackside_run_failures_total"]["other",] == 99_950
     assert sum(values["trackside_runs_total"].values()) == 100_000
     warned = [record.args[0] for record in caplog.records if record.levelno == logging.WARNING]  # type: ignore[index]

@@ -62,6 +62,12 @@ async def test_each_request_counts_under_the_model_that_answered(stage: Any) -> 
     }
 
 
+async def test_tokens_that_were_written_to_a_cache_are_counted(stage: Any) -> None:
+    usage = RequestUsage(input_tokens=100, output_tokens=9, cache_write_tokens=70)
+    outcome = await stage.play(Agent(answers(ModelResponse(parts=[TextPart("done")], usage=usage))), "go")
+    assert outcome.usage["token_usage_by_caller"][LEAD]["cache_write_tokens"] == 70
+
+
 async def test_reasoning_tokens_that_are_a_detail_count(stage: Any) -> None:
     usage = RequestUsage(input_tokens=1, output_tokens=9, details={"reasoning_tokens": 7})
     outcome = await stage.play(Agent(answers(ModelResponse(parts=[TextPart("done")], usage=usage))), "go")

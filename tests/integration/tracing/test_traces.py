@@ -35,7 +35,13 @@ def call(kind: str, name: str, at: float, seconds: float, caller: str = "lead_ag
 async def works(_: Any, run: RunContext) -> str:
     with run.call("chat", "gpt-5-mini") as call:
         run.record_usage(
-            "gpt-5-mini", input_tokens=12, output_tokens=40, cache_read_tokens=5, reasoning_tokens=7, call=call
+            "gpt-5-mini",
+            input_tokens=12,
+            output_tokens=40,
+            cache_read_tokens=5,
+            cache_write_tokens=3,
+            reasoning_tokens=7,
+            call=call,
         )
     with run.call("execute_tool", "search"):
         await asyncio.sleep(0)
@@ -73,6 +79,7 @@ async def test_a_run_is_a_span_with_its_calls_below_it(traced: Traced, receiver:
         "gen_ai.usage.input_tokens": 12,
         "gen_ai.usage.output_tokens": 40,
         "gen_ai.usage.cache_read.input_tokens": 5,
+        "gen_ai.usage.cache_creation.input_tokens": 3,
         "gen_ai.usage.reasoning.output_tokens": 7,
         "trackside.caller": "lead_agent",
     }

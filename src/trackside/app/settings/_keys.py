@@ -120,7 +120,7 @@ _OWNED: Mapping[str, _Kinds] = {
     "agents": {"": parse_text},
     "pools": {"": parse_pool},
     "limits": _LIMITS,
-    "prices": dict.fromkeys(("input_per_million", "output_per_million", "cache_read_per_million"), _number),
+    "prices": {f"{part}_per_million": _number for part in ("input", "output", "cache_read", "cache_write")},
 }
 """What can be set of things that have names; an agent is a single value, and so is its pool."""
 

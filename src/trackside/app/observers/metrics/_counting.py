@@ -161,7 +161,7 @@ class _Model:
 
     def __init__(self, name: str, counters: _Counters) -> None:
         tokens = counters[d.RUN_TOKENS]
-        directions = ("input", "output", "cache_read", "reasoning")
+        directions = ("input", "output", "cache_read", "cache_write", "reasoning")
         self._tokens = [(f"{direction}_tokens", tokens.labels(name, direction)) for direction in directions]
         self._cost = counters[d.MODEL_COST].labels(name)
 

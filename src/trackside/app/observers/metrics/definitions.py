@@ -80,7 +80,7 @@ RUN_FAILURES = _counted("trackside_run_failures_total", ("error_type",), "Runs t
 RUN_TOKENS = _counted(
     "trackside_run_tokens_total",
     ("model", "direction"),
-    "Tokens that runs used; cache_read is part of input, and reasoning part of output.",
+    "Tokens that runs used; cache_read and cache_write are part of input, and reasoning part of output.",
     "tokens",
 )
 RUN_COST = _counted("trackside_run_cost_usd_total", ("agent",), "What runs cost, as far as prices are known.", "usd")

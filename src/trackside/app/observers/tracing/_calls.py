@@ -30,6 +30,7 @@ _COUNTS: Final = {
     "input_tokens": names.INPUT_TOKENS,
     "output_tokens": names.OUTPUT_TOKENS,
     "cache_read_tokens": names.CACHE_READ_TOKENS,
+    "cache_write_tokens": names.CACHE_WRITE_TOKENS,
     "reasoning_tokens": names.REASONING_TOKENS,
 }
 _AT_ONCE: Final = 50  # spans; some milliseconds, after which others have a turn

@@ -197,6 +197,7 @@ class UsageRecorder(BaseCallbackHandler):
             input_tokens=tokens.input,
             output_tokens=tokens.output,
             cache_read_tokens=tokens.cache_read,
+            cache_write_tokens=tokens.cache_write,
             reasoning_tokens=tokens.reasoning,
             answered=answered,
             call=call.told,
@@ -290,14 +291,19 @@ class _Tokens:
     output: int = 0
     cache_read: int = 0
     reasoning: int = 0
+    cache_write: int = 0
 
     @classmethod
     def of(cls, usage: Mapping[str, Any]) -> _Tokens:
+        of_input = usage.get("input_token_details") or {}
+        # Where a provider says how long each part is kept, LangChain has 0 as the sum.
+        written = sum(_count(of_input.get(f"ephemeral_{kept}_input_tokens")) for kept in ("5m", "1h"))
         return cls(
             _count(usage.get("input_tokens")),
             _count(usage.get("output_tokens")),
-            _count((usage.get("input_token_details") or {}).get("cache_read")),
+            _count(of_input.get("cache_read")),
             _count((usage.get("output_token_details") or {}).get("reasoning")),
+            max(_count(of_input.get("cache_creation")), written),
         )
 
     def plus(self, more: _Tokens) -> _Tokens:
@@ -306,6 +312,7 @@ class _Tokens:
             self.output + more.output,
             self.cache_read + more.cache_read,
             self.reasoning + more.reasoning,
+            self.cache_write + more.cache_write,
         )
 
 

@@ -239,6 +239,7 @@ class CallWatch(RunHooks[Any]):
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cache_read_tokens=getattr(usage.input_tokens_details, "cached_tokens", None) or 0,
+            cache_write_tokens=getattr(usage.input_tokens_details, "cache_write_tokens", None) or 0,
             reasoning_tokens=getattr(usage.output_tokens_details, "reasoning_tokens", None) or 0,
             caller=self._recorder.caller(agent),
             answered=answered,

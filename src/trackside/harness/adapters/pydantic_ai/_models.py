@@ -70,6 +70,7 @@ class Ledger:
             input_tokens=max(0, usage.input_tokens),
             output_tokens=max(0, usage.output_tokens),
             cache_read_tokens=max(0, usage.cache_read_tokens),
+            cache_write_tokens=max(0, usage.cache_write_tokens),
             reasoning_tokens=max(0, usage.output_reasoning_tokens or usage.details.get("reasoning_tokens", 0)),
             caller=self._caller,
             cost_usd=None if usage.cost is None else float(usage.cost),
