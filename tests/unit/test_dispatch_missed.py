@@ -22,6 +22,7 @@ from trackside.harness import (
 from trackside.harness.bounding import MissedEvents
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.memory import MemoryStream
+from trackside.harness.observer import HearTaken
 from trackside.harness.ports import RunStream
 from trackside.testing import (
     Misbehaviour,
@@ -54,6 +55,28 @@ class Keeper(RecordingBatchObserver):
         await self._keeping.on_event(events[0])
         self.kept.append(list(events))
         return self._place
+
+
+class LateTaker(Keeper):
+    """Keeps what it missed, and takes that when it is asked to."""
+
+    def __init__(self, *plan: Misbehaviour) -> None:
+        super().__init__(*plan)
+        self.taken: list[RunLifecycleEvent] = []
+        self._later: list[tuple[Sequence[RunLifecycleEvent], HearTaken]] = []
+
+    async def on_missed(
+        self, events: Sequence[RunLifecycleEvent], failure: BaseException, on_taken: HearTaken | None = None
+    ) -> str | None:
+        assert on_taken is not None
+        self._later.append((events, on_taken))
+        return await super().on_missed(events, failure)
+
+    async def take_now(self) -> None:
+        while self._later:
+            events, on_taken = self._later.pop(0)
+            self.taken += events
+            await on_taken(events)
 
 
 async def deliver(observers: ObserverSet, *batches: Sequence[RunLifecycleEvent]) -> None:
@@ -127,6 +150,71 @@ async def test_those_bound_after_it_do_not_see_what_is_only_kept() -> None:
     await observers.finish("run-1")
 
     assert after.offered == []
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+@virtual
+async def test_those_bound_after_it_see_once_and_in_order_what_it_takes_after_all(buffer: bool) -> None:
+    late, second, last = LateTaker(Misbehaviour(how=FULL)), Keeper(), RecordingObserver()
+    before = RecordingObserver()
+    policy = DispatchPolicy(retry_for=0.0, buffer=buffer)
+    observers = ObserverSet([ObserverBinding(before), required(late), required(second), last], policy=policy)
+    events = make_run()
+    await deliver(observers, events[:3])
+    await observers.finish("run-1")
+    await deliver(observers, events[3:])
+    await observers.finish("run-1")
+    await observers.flush(10)
+    assert second.events == last.events == []
+
+    await late.take_now()
+    await observers.aclose(10)
+
+    assert late.taken == second.events == last.events == events
+    assert before.events == events
+
+
+@virtual
+async def test_what_another_required_observer_refuses_of_that_is_missed_by_it_in_turn() -> None:
+    late, second, last = LateTaker(Misbehaviour(how=FULL)), Keeper(Misbehaviour(how=FULL, on=COMPLETED)), Keeper()
+    observers = ObserverSet([required(late), required(second), last], policy=POLICY)
+    await deliver(observers, events := make_run())
+    await observers.finish("run-1")
+    await late.take_now()
+    await observers.flush(10)
+
+    assert second.kept == [events]
+    assert last.events == []
+    assert (observers.missed.kept, observers.missed.lost) == (10, 0)
+
+
+@virtual
+async def test_who_is_closed_meanwhile_is_not_told_and_does_not_fail(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    late, last = LateTaker(Misbehaviour(how=FULL)), RecordingObserver()
+    observers = ObserverSet([required(late), last], policy=POLICY)
+    await deliver(observers, make_run())
+    await observers.finish("run-1")
+    await observers.aclose(10)
+    caplog.clear()
+    await late.take_now()
+
+    assert last.events == []
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "the rest of run run-1 was taken when observers were closed" in caplog.text
+
+
+@virtual
+async def test_who_is_bound_no_more_has_nobody_told() -> None:
+    late, last = LateTaker(Misbehaviour(how=FULL)), RecordingObserver()
+    observers = ObserverSet([required(late), last], policy=POLICY)
+    await deliver(observers, make_run())
+    await observers.finish("run-1")
+    observers.remove(late)
+    await late.take_now()
+    await observers.aclose(10)
+
+    assert last.events == []
 
 
 @pytest.mark.parametrize("how", ["hang", "swallow"])

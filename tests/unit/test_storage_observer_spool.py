@@ -24,7 +24,8 @@ from trackside.harness import (
 )
 from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold, is_terminal
-from trackside.testing import VirtualClock, assert_run_order, make_event, make_run
+from trackside.harness.observer import HearTaken
+from trackside.testing import RecordingObserver, VirtualClock, assert_run_order, make_event, make_run
 
 POLICY = DispatchPolicy(call_limit=30.0, retry_for=0.0)
 
@@ -74,11 +75,13 @@ async def observing(log: Log, folder: Path) -> AsyncIterator[tuple[StorageObserv
     await observer.aclose()
 
 
-async def missed(observer: StorageObserver, events: Sequence[RunLifecycleEvent]) -> str | None:
+async def missed(
+    observer: StorageObserver, events: Sequence[RunLifecycleEvent], on_taken: HearTaken | None = None
+) -> str | None:
     """Have the observer miss these, as the harness does."""
     with pytest.raises(TracksideError) as failed:
         await observer.on_events(events)
-    return await observer.on_missed(events, failed.value)
+    return await observer.on_missed(events, failed.value, on_taken=on_taken)
 
 
 async def settled(observer: StorageObserver) -> None:
@@ -110,6 +113,96 @@ async def test_a_run_that_ends_while_the_log_is_away_is_delivered_when_it_is_bac
     )
     assert_run_order(log.events)
     assert sum(is_terminal(event.event_type) for event in log.events) == 1
+
+
+class Witness(RecordingObserver):
+    """Sees whether the log had what it is told of."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+        self.unknown: list[RunLifecycleEvent] = []
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        known = {one.event_id for one in self._log.events}
+        self.unknown += [] if event.event_id in known else [event]
+        await super().on_event(event)
+
+
+@virtual
+async def test_those_behind_it_are_told_of_an_end_once_when_the_log_has_it(tmp_path: Path) -> None:
+    async def agent(input: Any) -> str:
+        if input == "away":
+            log.away = AwayError()
+        return "done"
+
+    log = Log()
+    witness = Witness(log)
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        bound = [required(observer), witness]
+        async with RunManager({"agent": agent}, observers=bound, policy=POLICY, clock=VirtualClock()) as manager:
+            first = await (await manager.start(RunSpec("agent", "away", thread_id="t"))).result()
+            assert not any(is_terminal(event.event_type) for event in witness.events)
+            await asyncio.sleep(10)
+            assert not any(is_terminal(event.event_type) for event in witness.events)
+            log.away = None
+            second = await (await manager.start(RunSpec("agent", "back", thread_id="t"))).result()
+            await settled(observer)
+
+    assert witness.unknown == [], "I11"
+    assert [event.event_id for event in witness.events] == [event.event_id for event in log.events]
+    for result in (first, second):
+        events = [event for event in witness.events if event.run_id == result.run_id]
+        assert_run_order(events)
+        assert sum(is_terminal(event.event_type) for event in events) == 1
+
+
+@virtual
+async def test_those_behind_it_are_told_by_the_manager_of_the_run(tmp_path: Path) -> None:
+    async def agent(input: Any) -> None:
+        log.away = AwayError()
+
+    def manager_of(behind: RecordingObserver) -> RunManager:
+        return RunManager({"agent": agent}, observers=[required(observer), behind], policy=POLICY, clock=VirtualClock())
+
+    log, one, another = Log(), RecordingObserver(), RecordingObserver()
+    async with (
+        observing(log, tmp_path / "spool") as (observer, _),
+        manager_of(one) as first,
+        manager_of(another) as second,
+    ):
+        of_one = (await (await first.start(RunSpec("agent"))).result()).run_id
+        log.away = None
+        of_another = (await (await second.start(RunSpec("agent"))).result()).run_id
+        log.away = None
+        await settled(observer)
+
+    assert {event.run_id for event in one.events} == {of_one}
+    assert {event.run_id for event in another.events} == {of_another}
+    for behind in (one, another):
+        assert_run_order(behind.events)
+        assert sum(is_terminal(event.event_type) for event in behind.events) == 1
+
+
+@virtual
+async def test_what_the_log_refuses_in_the_end_is_told_to_nobody(tmp_path: Path) -> None:
+    log = Log()
+    told: list[RunLifecycleEvent] = []
+
+    async def tell(events: Sequence[RunLifecycleEvent]) -> None:
+        told.extend(events)
+
+    run = make_run()
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        await observer.on_events(run[:3])
+        log.away = AwayError()
+        await missed(observer, run[3:], tell)
+        log.events += make_run()[3:]  # by somebody else
+        log.away = None
+        await settled(observer)
+        assert (await observer.deliver_spooled()).waiting == 0
+
+    assert told == []
 
 
 @virtual

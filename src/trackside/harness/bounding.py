@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from trackside.harness.errors import InvalidSpecError
 from trackside.harness.failures import line_of, trace_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
+    HearTaken,
     PartlyTaken,
     RunLifecycleEvent,
     RunObserver,
@@ -24,6 +25,7 @@ from trackside.harness.observer import (
     observer_name,
     warn_of_failure,
 )
+from trackside.harness.signatures import signature_of
 from trackside.harness.timelimit import call_observer, settled
 
 logger = logging.getLogger("trackside.dispatch")
@@ -197,6 +199,7 @@ class RequiredObserver:
         self._calls = _Calls(observer, policy.call_limit)
         self._policy = policy
         self._on_missed = getattr(observer, "on_missed", None)
+        self._takes_late = self._on_missed is not None and _has_parameter(self._on_missed, "on_taken")
         self._held: dict[str, list[RunLifecycleEvent]] = {}
         self._missed: dict[str, tuple[list[RunLifecycleEvent], BaseException]] = {}
 
@@ -245,12 +248,15 @@ class RequiredObserver:
         self._held.pop(run_id, None)
         self._missed.pop(run_id, None)
 
-    async def give_up(self, run_id: str) -> MissedEvents | None:
-        """The run is over: hand what the observer never took of it to its `on_missed`, and say in the log what it was."""
+    async def give_up(self, run_id: str, on_taken: HearTaken) -> MissedEvents | None:
+        """The run is over: hand what the observer never took of it to its `on_missed`, and say in the log what it was.
+
+        `on_taken` hears of what it takes of that after all.
+        """
         if run_id not in self._missed:
             return None
         events, failure = self._missed.pop(run_id)
-        place, not_kept = await self._keep(events, failure)
+        place, not_kept = await self._keep(events, failure, on_taken)
         missed = MissedEvents(self._calls.name, events, place, not_kept)
         fate = "" if place is None else f"; it keeps them in {place}"
         if not_kept is not None:
@@ -264,14 +270,17 @@ class RequiredObserver:
         )
         return missed
 
-    async def _keep(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> tuple[str | None, str | None]:
+    async def _keep(
+        self, events: Sequence[RunLifecycleEvent], failure: BaseException, on_taken: HearTaken
+    ) -> tuple[str | None, str | None]:
         """Where the observer keeps what it could not take, if it does, or why it could not."""
         if (on_missed := self._on_missed) is None:
             return None, None
         places: list[str | None] = []
+        more = {"on_taken": on_taken} if self._takes_late else {}
 
         async def hand_over() -> None:
-            places.append(await on_missed(events, failure))
+            places.append(await on_missed(events, failure, **more))
 
         for _ in range(1 + REDELIVERIES):
             try:
@@ -314,3 +323,10 @@ class RequiredObserver:
             else:
                 self._miss(run_id, [event], raised)
         return taken
+
+
+def _has_parameter(function: Callable[..., object], name: str) -> bool:
+    try:
+        return name in signature_of(function).parameters
+    except (TypeError, ValueError):  # it was not written in Python
+        return False

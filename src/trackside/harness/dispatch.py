@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 from itertools import chain, count
 from typing import Any
 
@@ -153,18 +154,34 @@ class ObserverSet:
 
         Returns, for each of them that never took some, which and what it did with them instead.
         """
-        late: Sequence[RunLifecycleEvent] = ()
+        return await self._offer_rest(run_id, self._chain)
+
+    async def _offer_rest(
+        self, run_id: str, chain: Sequence[_Wrapped], late: Sequence[RunLifecycleEvent] = ()
+    ) -> list[MissedEvents]:
+        """Offer what is refused of a run that has ended, and what was taken `late` before these."""
         missed: list[MissedEvents] = []
-        for observer in self._chain:
+        for observer in chain:
             if isinstance(observer, RequiredObserver):
                 taken = (await observer.give(late))[0] if late else ()
                 late = [*taken, *await observer.give_rest(run_id)]
-                if (never_taken := await observer.give_up(run_id)) is not None:
+                if (never_taken := await observer.give_up(run_id, partial(self._hear_taken, observer))) is not None:
                     missed.append(never_taken)
                     self.missed.count(never_taken)
             elif late:
                 await _offer(observer, late)
         return missed
+
+    async def _hear_taken(self, taker: RequiredObserver, events: Sequence[RunLifecycleEvent]) -> None:
+        """A required observer has what it kept of a run that is over: tell those bound after it (I11)."""
+        if self._source.bindings is not self._seen:
+            self._rewrap()
+        chain, run_id = self._chain, events[0].run_id
+        behind = chain[chain.index(taker) + 1 :] if taker in chain else ()
+        if self._closed and any(isinstance(observer, BufferedObserver) for observer in behind):
+            logger.info("the rest of run %s was taken when observers were closed: they are not told of it", run_id)
+            behind = tuple(observer for observer in behind if not isinstance(observer, BufferedObserver))
+        await self._offer_rest(run_id, behind, events)
 
     def drop(self, run_id: str) -> None:
         """Somebody else has ended a run: what of it was refused here is offered to nobody again, nor kept."""

@@ -125,6 +125,9 @@ class BatchRunObserver(RunObserver, Protocol):
         ...
 
 
+type HearTaken = Callable[[Sequence[RunLifecycleEvent]], Awaitable[None]]
+
+
 @runtime_checkable
 class MissedEventsObserver(RunObserver, Protocol):
     """An observer that, bound as required, wants to keep elsewhere what of a run it could not take in the end."""
@@ -136,6 +139,9 @@ class MissedEventsObserver(RunObserver, Protocol):
         order: up to its terminal event and what follows that. Should the run have something to announce even then, once
         more with that. It is held to the same time limit as any call. What is kept still counts as not taken: those
         bound after this observer do not see it, and the run's result says that its end was not taken, and where it is.
+
+        One that has a parameter `on_taken`, too, may take them later: a `HearTaken`, to be awaited once with the events
+        when they are taken after all, and before any later one of the run is. Then those bound after it see them.
 
         Args:
             events: what is left of the run.

@@ -14,6 +14,8 @@ from blockbuster import BlockBuster
 from postgres_server import PostgresServer
 from sqlalchemy import event
 
+from trackside.app.observers.live import LiveEvent, LiveObserver
+from trackside.app.observers.metrics import MetricsObserver
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool import DeliveryReport, Spool
 from trackside.app.storage import Store
@@ -30,7 +32,7 @@ from trackside.harness import (
 )
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_terminal
-from trackside.testing import assert_run_order, make_event, make_run
+from trackside.testing import RecordingObserver, assert_run_order, make_event, make_run
 
 POLICY = DispatchPolicy(retry_for=0.0)
 
@@ -161,6 +163,34 @@ async def test_a_run_that_could_not_even_start_is_whole_in_the_log_when_it_is_ba
         await assert_whole(store, result, RunStatus.error)
 
     assert called == [], "I14: not stored, so the agent is never called"
+
+
+async def test_live_observers_hear_of_the_end_when_it_is_in_the_database(
+    store: Store, path: Path, tmp_path: Path
+) -> None:
+    metrics, recording = MetricsObserver(), RecordingObserver()
+    live = LiveObserver()
+    async with observing(store, tmp_path / "spool") as observer:
+        read_only = limited(store, "query_only = ON", "query_only = OFF")
+        bound = [ObserverBinding(observer, required=True), metrics, live, recording]
+        agents = {"agent": lambda _: read_only.__enter__()}
+        async with RunManager(agents, observers=bound, policy=POLICY, log=store.run_log()) as manager:
+            result = await (await manager.start(RunSpec("agent", "hello"))).result()
+            assert "kept for later" in (result.error or "")
+            assert not any(is_terminal(event.event_type) for event in recording.events)
+            read_only.__exit__(None, None, None)
+            async with live.follow(result.run_id) as followed:
+                seen = [item.event.event_id async for item in followed if isinstance(item, LiveEvent)]
+            await observer.deliver_spooled()
+    await live.aclose()
+
+    await assert_whole(store, result, RunStatus.success)
+    in_the_log = [stored.event.event_id for stored in await store.events(run_id=result.run_id)]
+    assert seen == in_the_log
+    assert [event.event_id for event in recording.events] == in_the_log
+    assert 'trackside_runs_total{agent="agent",status="success"} 1.0' in metrics.render()[0].decode()
+    assert 'trackside_runs_active{agent="agent"} 0.0' in metrics.render()[0].decode()
+    await metrics.aclose()
 
 
 async def test_a_database_that_turned_read_only(store: Store, path: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from contextvars import Context
 
 from trackside.app.spool import DeliveryReport, EventLog, Spool, SpoolError, is_refusal
 from trackside.harness.errors import TracksideError
-from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observer import HearTaken, RunLifecycleEvent
 
 __all__ = ["EventLog", "NotAnEventLogError", "StorageObserver"]
 
@@ -70,15 +70,19 @@ class StorageObserver:
             raise
         self._notice(is_away=False)
 
-    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
+    async def on_missed(
+        self, events: Sequence[RunLifecycleEvent], failure: BaseException, *, on_taken: HearTaken | None = None
+    ) -> str | None:
         """Spool the rest of a run; the folder it is in. None: there is no spool, or no log will ever take these events.
+
+        `on_taken` is called when the log has them, if this process delivers them.
 
         Raises:
             SpoolError: it could not be kept there either.
         """
         if self._spool is None or is_refusal(failure):
             return None
-        await self._spool.append(events)
+        await self._spool.append(events, on_delivered=on_taken)
         self._is_away = True
         self._look_out(self._spool)
         return str(self._spool.folder)

@@ -20,7 +20,7 @@ from trackside.app.spool._records import DamagedLineError, Refused, Waiting, enc
 from trackside.app.spool.errors import SpoolError, SpoolFullError
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.failures import text_of
-from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observer import HearTaken, RunLifecycleEvent
 
 logger = logging.getLogger("trackside.spool")
 
@@ -136,14 +136,16 @@ class Spool:
         self._waiting: dict[str, frozenset[str]] = {}  # ids of runs and threads in this process's file, by record
         self._done: set[str] = set()  # records that are done with, and whose file could not be told so
         self._appends: deque[_Append] = deque()
+        self._on_delivered: dict[str, HearTaken] = {}  # by record; on the event loop, as all that follows
         self._delivering = asyncio.Lock()
         self._closed = False
         self._spooled = 0
         self._totals = _Tally()
         _spools.add(self)
 
-    async def append(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Keep events of a run as one record; when this returns, they are on disk.
+    async def append(self, events: Sequence[RunLifecycleEvent], *, on_delivered: HearTaken | None = None) -> None:
+        """Keep events of a run as one record; when this returns, they are on disk. `on_delivered` is called when the log has
+        them, before any later record of their threads is delivered: here, or never.
 
         Raises:
             SpoolFullError: they would not fit.
@@ -156,8 +158,11 @@ class Spool:
         ids = {event.run_id for event in events} | {event.thread_id for event in events}
         append = _Append(key, line, frozenset(ids))
         self._appends.append(append)
+        if on_delivered is not None:
+            self._on_delivered[key] = on_delivered
         await self._in_thread(self._write_appends)
         if append.failure is not None:
+            self._on_delivered.pop(key, None)
             raise self._error_of(append.failure)
         self._spooled += 1
 
@@ -212,6 +217,7 @@ class Spool:
         """Let go of the file, for other processes to deliver, when a delivery under way has ended; again is fine."""
         self._closed = True
         async with self._delivering:
+            self._on_delivered.clear()
             if self._executor is not None:
                 await self._in_thread(self._close_own)
                 self._executor.shutdown(wait=False)
@@ -358,8 +364,9 @@ class Spool:
         """Whether a record is done with: delivered, or refused for good and set aside."""
         if record.thread_ids & tally.held_threads:
             return False
+        events = [event.event() for event in record.events]
         try:
-            await log.append([event.event() for event in record.events])
+            await log.append(events)
         except Exception as exc:  # noqa: BLE001  # the log's failure, which the report tells
             if is_refusal(exc):
                 return await self._refuse(key, record, exc, tally)
@@ -368,6 +375,8 @@ class Spool:
             tally.held_threads |= record.thread_ids
             return False
         tally.delivered += 1
+        if (on_delivered := self._on_delivered.pop(key, None)) is not None:
+            await on_delivered(events)
         return True
 
     async def _refuse(self, key: str, record: Waiting, failure: Exception, tally: _Tally) -> bool:
@@ -382,6 +391,7 @@ class Spool:
             tally.note(exc)
             return False
         tally.refused += 1
+        self._on_delivered.pop(key, None)
         logger.error(
             "the log will never take the rest of run %s, which is in %s now: %s", record.events[0].run_id, where, reason
         )
@@ -468,6 +478,7 @@ class Spool:
         self._close_own()  # the lock stays the parent's: it goes with the last copy of the descriptor
         self._executor = None
         self._appends.clear()
+        self._on_delivered.clear()
         self._delivering = asyncio.Lock()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from trackside.app.observers.storage import EventLog, StorageObserver
 from trackside.app.spool import DeliveryReport, Spool
-from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observer import HearTaken, RunLifecycleEvent
 
 
 class Recorder(StorageObserver):
@@ -39,10 +39,12 @@ class Recorder(StorageObserver):
         while self._on_first:
             self._on_first.pop()()
 
-    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
+    async def on_missed(
+        self, events: Sequence[RunLifecycleEvent], failure: BaseException, *, on_taken: HearTaken | None = None
+    ) -> str | None:
         """Spool the rest of a run, if a log may ever take it."""
         try:
-            place = await super().on_missed(events, failure)
+            place = await super().on_missed(events, failure, on_taken=on_taken)
         except Exception as exc:
             self.not_spooled = exc
             raise
