@@ -6,13 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from blockbuster import BlockBuster
 
 from trackside.app.delivery import Delivery, Order
 from trackside.app.settings import SettingsError, load_settings
+from trackside.app.vitals import Vitals
+from trackside.app.wiring import _show
 from trackside.app.wiring.observer_types import ObserverImportError
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.harness import CallbackObserver, LifecycleEventType
@@ -138,6 +142,17 @@ def test_a_child_process_of_a_worker_has_none_that_its_supervisor_feeds_or_that_
     child = replace(settings, worker=replace(settings.worker, isolated_in="its supervisor"))
 
     assert [built.name for built in build_observers(child, {})] == ["a"]
+
+
+@pytest.mark.parametrize(("role", "hears"), [("worker", 1), ("server", 1), ("supervisor", 0), (None, 1)])
+def test_who_isolates_runs_counts_no_ends_alone(build: Build, role: str | None, hears: int) -> None:
+    heard: list[object] = []
+    store: Any = SimpleNamespace(on_end=heard.append)
+    membership: Any = None if role is None else SimpleNamespace(role=role)
+    vitals = Vitals(manager=Mock(), observers=dict, writer=Mock(), feeds=list, spooled=int, agents=[])
+    _show(build('type = "metrics"'), vitals, store, membership)
+
+    assert len(heard) == hears
 
 
 def test_how_a_durable_observer_is_fed_its_class_says_and_the_settings_before_it(build: Build) -> None:

@@ -103,6 +103,11 @@ WELL = [
     series("trackside_build_info", "1x60"),
     series("trackside_runs_total", "0+60x60", agent="chat", status="success"),
     series("trackside_runs_total", "0+1x60", agent="chat", status="error"),
+    series("trackside_runs_started_total", "0+61x60", agent="chat"),
+    # A server of another job, which counts the runs of lost workers, and of an agent whose runs nobody counts.
+    series("trackside_runs_total", "0+1x60", agent="chat", status="error", job="servers"),
+    series("trackside_runs_total", "0+1x60", agent="isolated", status="error", job="servers"),
+    series("trackside_runs_started_total", "0x60", agent="isolated", job="servers"),
     series("trackside_missed_events_total", "0x60", outcome="lost"),
     series("trackside_run_cost_usd_total", "0+0.1x60", agent="chat"),
     series("trackside_subscription_active", "1x60", subscription="webhook"),
@@ -125,6 +130,7 @@ BADLY: dict[str, list[dict[str, str]]] = {
         WELL[1],
         series("trackside_runs_total", "0+10x60", agent="chat", status="error"),
         series("trackside_runs_total", "0+10x60", agent="chat", status="timeout"),
+        series("trackside_runs_started_total", "0+80x60", agent="chat"),
     ],
     "TracksideEventsLost": [WELL[0], series("trackside_missed_events_total", "0x50 1x10", outcome="lost")],
     "TracksideStorageIsSlow": [

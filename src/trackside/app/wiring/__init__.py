@@ -297,7 +297,7 @@ async def open_app(
         )
         fleet_part = None if membership is None else FleetPart(settings, store, membership, manager, coordinator)
         vitals = _vitals(manager, store, deliveries, spool, fleet_part)
-        _show(configured, vitals, store)
+        _show(configured, vitals, store, membership)
         authenticator = None
         if not one_run:
             authenticator = await asyncio.to_thread(authenticator_of, settings, store)
@@ -370,11 +370,18 @@ def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:
     return [observer.binding() for observer in sorted(live, key=lambda observer: not observer.settings.required)]
 
 
-def _show(configured: Sequence[ConfiguredObserver], vitals: Vitals, store: Store) -> None:
-    """Have observers see how the app does, and hear of the ends that it announces for others."""
+def _show(
+    configured: Sequence[ConfiguredObserver], vitals: Vitals, store: Store, membership: Membership | None
+) -> None:
+    """Have observers see how the app does, and hear of the ends that it announces for others.
+
+    Not those of a supervisor, which are not told of the other runs of its processes: failures alone would be counted.
+    """
+    hears = membership is None or membership.role != "supervisor"
     for observer in configured:
         observer.watch(vitals)
-        observer.hear_ends(store)
+        if hears:
+            observer.hear_ends(store)
 
 
 async def _close_all(live: Sequence[ConfiguredObserver]) -> None:
