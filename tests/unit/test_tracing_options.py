@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
-from opentelemetry.semconv.attributes import error_attributes, exception_attributes, service_attributes
+from opentelemetry.semconv.attributes import (
+    error_attributes,
+    exception_attributes,
+    service_attributes,
+    telemetry_attributes,
+)
 from opentelemetry.semconv.schemas import Schemas
 
 from trackside.app.delivery import ObserverOptionError
@@ -19,7 +24,7 @@ HERE = "http://127.0.0.1:1"
 
 def test_the_names_are_those_of_the_pinned_conventions() -> None:
     assert Schemas[f"V{names.VERSION.replace('.', '_')}"].value == names.SCHEMA_URL
-    modules = (gen_ai_attributes, error_attributes, exception_attributes, service_attributes)
+    modules = (gen_ai_attributes, error_attributes, exception_attributes, service_attributes, telemetry_attributes)
     theirs = {value for module in modules for value in vars(module).values() if isinstance(value, str)}
     operations = {operation.value for operation in gen_ai_attributes.GenAiOperationNameValues}
     ours = {name: value for name, value in vars(names).items() if name.isupper() and "." in value}

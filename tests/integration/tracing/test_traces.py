@@ -16,6 +16,7 @@ from tests.integration.tracing.conftest import Make, Traced
 
 from trackside import RunContext, RunLifecycleEvent, RunManager, RunSpec, RunStatus, current_run
 from trackside.app.observers.tracing import _observer
+from trackside.app.process_name import process_name
 from trackside.harness.ids import new_id
 from trackside.harness.types import LifecycleEventType
 
@@ -95,6 +96,24 @@ async def test_a_run_is_a_span_with_its_calls_below_it(traced: Traced, receiver:
     assert request.path == "/v1/traces"
     assert request.headers["x-key"] == "secret"
     assert request.resource["service.name"] == "shop"
+    assert request.resource["service.instance.id"] == process_name()
+    assert request.resource["telemetry.sdk.name"] == "opentelemetry"
+
+
+@pytest.mark.parametrize("variable", [True, False])
+async def test_traces_say_which_process_they_are_of_as_the_environment_does(
+    traced: Traced, receiver: Any, monkeypatch: pytest.MonkeyPatch, variable: bool
+) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod,service.instance.id=w-1")
+    if variable:
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(works, "go"))).result()
+    (request,) = receiver.requests
+
+    assert request.resource["service.name"] == ("shop" if variable else "trackside")
+    assert request.resource["deployment.environment.name"] == "prod"
+    assert request.resource["service.instance.id"] == "w-1"
 
 
 async def test_a_failed_run_and_its_failed_call_are_errors(traced: Traced) -> None:

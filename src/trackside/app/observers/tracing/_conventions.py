@@ -37,6 +37,10 @@ EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 
 SERVICE_NAME: Final = "service.name"
+SERVICE_INSTANCE: Final = "service.instance.id"
+SDK_LANGUAGE: Final = "telemetry.sdk.language"
+SDK_NAME: Final = "telemetry.sdk.name"
+SDK_VERSION: Final = "telemetry.sdk.version"
 
 RUN_ID: Final = "trackside.run.id"
 RUN_STATUS: Final = "trackside.run.status"

@@ -16,13 +16,15 @@ from typing import Final
 import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk import version
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from trackside.app.bounded_answers import bound_answers
 from trackside.app.observers.tracing import _conventions as names
 from trackside.app.observers.tracing._flushing import SpanStats, in_a_thread
+from trackside.app.process_name import process_name
 from trackside.harness.failures import line_of
 
 __all__ = ["MAX_WAITING", "Export"]
@@ -32,6 +34,7 @@ logger = logging.getLogger("trackside.tracing")
 MAX_WAITING: Final = 8_192
 """Spans that wait for the collector; what comes then is dropped."""
 
+_SERVICE: Final = "trackside"
 _BATCH: Final = 512
 _DELAY_MS: Final = 1_000
 _REQUEST_SECONDS: Final = 10.0
@@ -50,14 +53,13 @@ class Export:
     Args:
         url: where the collector takes traces.
         headers: go with each request.
-        service_name: what the app is called.
+        service_name: what the app is called; None: as the environment says, or else `trackside`.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], service_name: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], service_name: str | None) -> None:
         self._sender = _Sender(partial(_exporter, url, dict(headers)), url)
         self._queue = _Queue(self._sender)
-        resource = Resource.get_empty().merge(Resource({names.SERVICE_NAME: service_name}))
-        self.provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self.provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)
         self.provider.add_span_processor(self._queue)
 
     def stats(self) -> SpanStats:
@@ -75,6 +77,24 @@ class Export:
         lost = self._sender.drop_rest()
         if lost:
             logger.warning("%d spans were not delivered to %s before the end", lost, self._sender.url)
+
+
+def _resource(service_name: str | None) -> Resource:
+    """What says of each span which process it is of, with what the environment says of that.
+
+    As `Resource.create` makes it, which would wait for threads, and that on an event loop.
+    """
+    ours = Resource(
+        {
+            names.SERVICE_NAME: _SERVICE,
+            names.SERVICE_INSTANCE: process_name(),
+            names.SDK_LANGUAGE: "python",
+            names.SDK_NAME: "opentelemetry",
+            names.SDK_VERSION: version.__version__,
+        }
+    )
+    said = ours.merge(OTELResourceDetector().detect())
+    return said if service_name is None else said.merge(Resource({names.SERVICE_NAME: service_name}))
 
 
 def _exporter(url: str, headers: dict[str, str]) -> SpanExporter:

@@ -47,7 +47,6 @@ MAX_OPEN: Final = 10_000
 MAX_REMEMBERED: Final = 10_000
 """Runs that have ended, and threads that wait for an answer, to which a later run may refer."""
 
-_SERVICE: Final = "trackside"
 _VERSION: Final = version("trackside")
 _CLOSE_SECONDS: Final = 3.0
 _NANOSECONDS: Final = 1_000_000_000
@@ -67,7 +66,7 @@ class TracingObserver:
     Args:
         endpoint: a collector's address for OTLP over HTTP, as `http://localhost:4318`.
         headers: go with each request to the collector.
-        service_name: what the app is called in its traces; `trackside` if left out.
+        service_name: what the app is called in its traces; if left out as `OTEL_SERVICE_NAME` says, or `trackside`.
         capture_content: whether spans have what humans and agents said, not only that they did.
         tracer_provider: what makes the spans, instead of a provider of the observer's own.
 
@@ -262,7 +261,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
 def _export_to(endpoint: Any, headers: Any, service_name: Any) -> Export:
     url = traces_url(endpoint)
     headers = checked_headers("headers", headers, is_ours=OTLP_HEADERS.__contains__, owner="OTLP itself")
-    name = _SERVICE if service_name is None else checked_name(service_name)
+    name = None if service_name is None else checked_name(service_name)
     from trackside.app.observers.tracing._export import Export
 
     return Export(url, headers, name)
