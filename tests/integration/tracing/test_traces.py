@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.integration.tracing.conftest import Make, Traced
 
 from trackside import RunContext, RunLifecycleEvent, RunManager, RunSpec, RunStatus, current_run
-from trackside.app.observers.tracing import _observer
+from trackside.app.observers.tracing import TracingObserver, _observer
 from trackside.app.process_name import process_name
 from trackside.harness.ids import new_id
 from trackside.harness.types import LifecycleEventType
@@ -114,6 +114,28 @@ async def test_traces_say_which_process_they_are_of_as_the_environment_does(
     assert request.resource["service.name"] == ("shop" if variable else "trackside")
     assert request.resource["deployment.environment.name"] == "prod"
     assert request.resource["service.instance.id"] == "w-1"
+
+
+async def test_an_agent_that_ended_with_its_tool_is_below_it_however_times_were_rounded() -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    observer = TracingObserver(tracer_provider=provider)
+    calls = [
+        call("execute_tool", "delegate", 0.000001, 0.1),
+        call("invoke_agent", "sub", 0.0, 0.100003),
+        call("chat", "m", 0.01, 0.01, caller="sub"),
+    ]
+    await observer.on_event(event("r", "run_started", agent="a"))
+    await asyncio.sleep(0.2)
+    says = {"status": "success", "agent": "a", "completion_data": {"duration_seconds": 0.2, "calls": calls}}
+    await observer.on_event(event("r", "run_completed", 2, **says))
+    await observer.aclose()
+    by_name = {span.name: span for span in spans.get_finished_spans()}
+
+    above = by_name["invoke_agent sub"].parent
+    assert above is not None
+    assert above.span_id == by_name["execute_tool delegate"].context.span_id
 
 
 async def test_a_failed_run_and_its_failed_call_are_errors(traced: Traced) -> None:

@@ -35,6 +35,8 @@ _COUNTS: Final = {
 }
 _AT_ONCE: Final = 50  # spans; some milliseconds, after which others have a turn
 _NANOSECONDS: Final = 1_000_000_000
+_ROUNDED: Final = 2_000
+"""Nanoseconds by which ends may differ that are one: where calls begin and how long they take are whole microseconds."""
 
 
 async def tell_calls(tracer: Tracer, run: Span, calls: Any, began: int, ended: int) -> None:
@@ -93,7 +95,7 @@ class _Placed(NamedTuple):
     end: int
 
     def contains(self, start: int, end: int) -> bool:
-        return self.start <= start and end <= self.end
+        return self.start - _ROUNDED <= start and end <= self.end + _ROUNDED
 
 
 class _Tree:
