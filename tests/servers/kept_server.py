@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
@@ -98,7 +99,7 @@ class KeptServer:
 
     def _start_somewhere(self) -> None:
         for tries_left in reversed(range(_START_TRIES)):
-            self.port = _free_port()
+            [self.port] = free_ports()
             self._keeper = subprocess.Popen(
                 ["/bin/sh", "-c", _KEEP, "keeper", self.folder, *self.command()],
                 stdin=subprocess.PIPE,
@@ -130,7 +131,10 @@ class KeptServer:
         return log.read_text(errors="replace") if log.exists() else ""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int = 1) -> list[int]:
+    """So many ports that nobody uses now."""
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in sockets]

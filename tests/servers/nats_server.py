@@ -8,10 +8,11 @@ with NatsServer() as server:
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from kept_server import KeptServer
+from kept_server import KeptServer, free_ports
 
 
 class NatsServer(KeptServer):
@@ -36,3 +37,20 @@ class NatsServer(KeptServer):
         configuration.write_text("\n".join([f"listen: {self.host}:{self.port}", *store, *self._settings]))
         # The wheel has the server alone, beside the interpreter.
         return [Path(sys.executable).with_name("nats-server"), "-c", configuration]
+
+
+@contextmanager
+def nats_cluster(size: int = 3) -> Iterator[list[NatsServer]]:
+    """Servers of one cluster, whose streams may have replicas; it takes a moment until they have chosen a leader."""
+    ports = free_ports(size)
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
+    with ExitStack() as servers:
+        yield [
+            servers.enter_context(
+                NatsServer(
+                    f"server_name: member-{number}",
+                    f"cluster {{ name: cluster, listen: 127.0.0.1:{port}, routes: [{routes}] }}",
+                )
+            )
+            for number, port in enumerate(ports)
+        ]

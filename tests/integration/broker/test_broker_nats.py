@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import nats
+import nats.errors
 import pytest
 from brokers import BrokerStage, NatsStage
 from certificates import Certificates
 from nats.js import JetStreamContext
-from nats_server import NatsServer
+from nats_server import NatsServer, nats_cluster
 
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.broker import BrokerObserver, _nats
@@ -121,6 +122,40 @@ async def test_nothing_is_in_a_stream_before_what_was_to_be_there_first(
         await stream.update_stream(name=stage.name, subjects=[f"{stage.name}.*"], max_bytes=20_000, discard="new")
         await observer.on_events([large, third])
     assert [message.event_id for message in await stage.kept()] == [event.event_id for event in events]
+
+
+@pytest.fixture
+async def replicated() -> AsyncIterator[NatsStage]:
+    """A stream with three replicas."""
+    with nats_cluster() as servers:
+        made = NatsStage(servers[0], "place")
+        async with stream_of(made.server) as stream:
+            while True:  # until the cluster has a leader
+                with suppress(nats.errors.Error):
+                    await stream.add_stream(
+                        name=made.name, subjects=[f"{made.name}.*"], num_replicas=3, max_msg_size=1_500
+                    )
+                    break
+                await asyncio.sleep(0.1)
+        yield made
+        await made.aclose()
+
+
+async def test_what_is_refused_stops_no_stream_with_replicas(replicated: NatsStage) -> None:
+    first, large, third = (
+        make_event(run_id=f"run {n}", payload={"text": "x" * size}) for n, size in enumerate((9, 3_000, 9))
+    )
+    observer = replicated.observer()
+    with pytest.raises(PartlyTaken) as raised:
+        await observer.on_events([first, large, third])
+    assert raised.value.taken == 1
+    assert "takes less" in str(raised.value.cause)
+    await observer.on_events([third, first, make_event(run_id="another")])
+    others = [[make_event(run_id=f"{lane} {n}") for n in range(20)] for lane in range(2)]
+    await asyncio.gather(observer.on_events(others[0]), replicated.observer().on_events(others[1]))
+    kept = [message.event_id for message in await replicated.kept()]
+    assert kept[:2] == [first.event_id, third.event_id]
+    assert len(kept) == 3 + 40
 
 
 async def test_others_may_publish_to_the_same_stream(stage: NatsStage) -> None:

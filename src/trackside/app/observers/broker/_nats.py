@@ -36,7 +36,6 @@ __all__ = ["JetStream", "StreamPlan"]
 _CLOSE_SECONDS: Final = 2.0
 _NAME_IN_USE: Final = 10_058  # JetStream's `err_code`s
 _TOO_LARGE_FOR_STREAM: Final = 10_054
-_NOT_BEHIND: Final = 10_070
 _HEADER_BYTES: Final = 16  # of the block of headers, besides the lines
 
 
@@ -75,33 +74,31 @@ class JetStream:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Send the messages, and wait for what the stream says to each of them.
+        """Send each message once the stream has taken the one before it.
 
-        None is in the stream before one that was to be there first, also where the stream refuses that and takes the next,
-        as one does that is full, or is being made. Those of one run go one by one, as others publish at the same time; those
-        of several go together, each on condition that the one before it is the stream's last.
+        So none is in the stream before one that was to be there first, also where the stream refuses that and takes the
+        next, as one does that is full, or is being made. The header by which a stream would see to that itself
+        (`Nats-Expected-Last-Msg-Id`) is not for us: a stream with replicas that has to refuse a message for it stops for
+        good, for everybody.
         """
         link: _Link | None = None
-        taken, failure = 0, None
-        go_together = len({message.attributes["run_id"] for message in messages}) > 1
+        taken = 0
         try:
             async with asyncio.timeout(self._timeout):
                 link = await self._linked(messages[0])
-                while taken < len(messages) and failure is None:
-                    count, failure = await link.publish(
-                        messages[taken:] if go_together else messages[taken : taken + 1]
-                    )
-                    taken += count
+                for message in messages:
+                    await link.publish(message)
+                    taken += 1
         except TimeoutError:
             if link is not None:  # it may be dead without anybody having said so
                 self._leave(link)
             why = f"it did not answer within {self._timeout:g} s{_said(link)}"
             return taken, self._away(messages[taken].what, why)
         except DeliveryError as exc:
+            if link is not None and link.lacks_stream:  # the next connection looks for it
+                self._leave(link)
             return taken, exc
-        if link.lacks_stream:  # the next connection looks for it
-            self._leave(link)
-        return taken, failure
+        return taken, None
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -226,24 +223,17 @@ class _Link:
             await self._client.subscribe(f"{self._inbox}.*", cb=self._take_answer)
             await self._see_to_stream(self._client.jetstream(timeout=timeout))
 
-    async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Publish as far as the stream takes it, and nobody else publishes in between: the first one at least."""
-        acks: list[asyncio.Future[None]] = []
-        failure: Exception | None = None
-        before: str | None = None
-        for message in messages:
-            try:
-                acks.append(await self._send(message, before=before))
-            except DeliveryError as exc:
-                failure = exc
-                break
-            before = message.event_id
-        answers = await asyncio.gather(*acks, return_exceptions=True)
-        for taken, answer in enumerate(answers):
-            if isinstance(answer, BaseException):
-                is_behind_others = isinstance(answer, APIError) and answer.err_code == _NOT_BEHIND and taken > 0
-                return taken, None if is_behind_others else self._refused(messages[taken], answer)
-        return len(acks), failure
+    async def publish(self, message: Message) -> None:
+        """Publish it, and wait for what the stream says.
+
+        Raises:
+            DeliveryError: it was not sent, or the stream did not take it.
+        """
+        ack = await self._send(message)
+        try:
+            await ack
+        except nats.errors.Error as exc:
+            raise self._refused(message, exc) from exc
 
     async def aclose(self) -> None:
         """Close it, in bounded time."""
@@ -252,10 +242,8 @@ class _Link:
                 await self._client.close()
         await self._lose()
 
-    async def _send(self, message: Message, *, before: str | None) -> asyncio.Future[None]:
+    async def _send(self, message: Message) -> asyncio.Future[None]:
         headers = {"Nats-Msg-Id": message.event_id, "Nats-Expected-Stream": self._plan.name}
-        if before is not None:
-            headers["Nats-Expected-Last-Msg-Id"] = before
         for name, value in message.attributes.items():
             headers[f"Trackside-{name.replace('_', '-').title()}"] = value
         # The client counts the body alone, and the server ends the connection of who sends too much.
