@@ -196,6 +196,34 @@ async def test_an_input_is_the_answer_where_the_thread_waits_for_one(serve_agent
         assert len({first["run_id"], run["run_id"], again["run_id"]}) == 3
 
 
+async def test_what_is_said_after_an_answer_is_the_next_turn_also_while_the_answer_waits(serve_agents: Any) -> None:
+    held = Held()
+
+    async def next_turn(served: Any, by_answer: dict[str, Any]) -> Any:
+        async with served.client.threads.stream(assistant_id="ask") as it:
+            await it.run.start(input={"log": []})
+            await events_until(it, waits)
+            held.begun.clear()
+            held.let_go.clear()
+            other = await command(served, new_id(), "run.start", assistant_id="held", input={})
+            await held.begun.wait()
+            question = (await served.client.threads.get_state(it.thread_id))["interrupts"][0]["id"]
+            given = {key: question if value == "ID" else value for key, value in by_answer.items()}
+            answered = await command(served, it.thread_id, given.pop("method"), **given)
+            said = await command(served, it.thread_id, "run.start", assistant_id="ask", input={"log": ["more"]})
+            held.let_go.set()
+            assert "result" in other
+            assert await served.client.runs.join(it.thread_id, answered["result"]["run_id"]) == {"log": ["why yes"]}
+            values = await served.client.runs.join(it.thread_id, said["result"]["run_id"])
+            return values["log"], len(values["__interrupt__"])
+
+    async with serve_agents({"ask": asking("why"), "held": held}, max_running=1) as served:
+        respond = {"method": "input.respond", "interrupt_id": "ID", "response": "yes"}
+        assert await next_turn(served, respond) == (["why yes", "more"], 1)
+        start = {"method": "run.start", "assistant_id": "ask", "input": "yes"}
+        assert await next_turn(served, start) == (["why yes", "more"], 1)
+
+
 async def test_an_input_that_names_a_checkpoint_starts_over_though_the_thread_waits(serve_agents: Any) -> None:
     async with serve_agents({"ask": asking("why")}) as served, served.client.threads.stream(assistant_id="ask") as it:
         await it.run.start(input={"log": []})

@@ -198,14 +198,19 @@ def _names_checkpoint(asked: RunCreate) -> bool:
 
 
 async def _is_asked(call: CommandCall, asked: RunCreate) -> bool:
-    """Whether the thread waits for an answer of whoever starts this run, which its input is then, as the protocol says."""
+    """Whether the thread waits for an answer of whoever starts this run, which its input is then, as the protocol says.
+
+    While it is somebody's turn already it waits for no other, though the question is there until that run has gone past it.
+    """
     manager = call.parts.manager
     thread = await call.parts.store.thread(call.thread_id, owner=call.principal.owner)
     if thread is None or thread.status is not ThreadStatus.interrupted:
         return False
     if agent_of_thread(thread, manager) != agent_named(asked.assistant_id, manager):
         return False
-    return bool(asked_in((await StatesOfThread.of(call, thread).state()).interrupts))
+    if not asked_in((await StatesOfThread.of(call, thread).state()).interrupts):
+        return False
+    return await call.parts.store.threads_of(None).holder(thread.thread_id) is None
 
 
 async def _run(call: CommandCall, asked: RunCreate) -> Any:
