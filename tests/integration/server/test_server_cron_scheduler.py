@@ -441,6 +441,32 @@ def test_a_worker_that_is_on_duty_knows_not_of_all_agents_and_disables_no_cron_f
     play(scene)
 
 
+def test_a_server_beside_a_worker_that_is_on_duty_disables_crons_of_agents_that_are_gone(play: Any) -> None:
+    async def theirs() -> list[str]:
+        return ["agent"]
+
+    async def scene(stage: Stage) -> None:
+        worker = CronScheduler(stage.crons, stage.manager, clock=stage.clock, on_duty=lambda: True)
+        of_server: dict[str, Any] = {"on_duty": lambda: False, "agents_on_duty": theirs}
+        servers = [CronScheduler(stage.crons, stage.manager, clock=stage.clock, **of_server) for _ in range(2)]
+        gone = await stage.keep("gone", "* * * * *", agent="report")
+        goes_on = await stage.keep("goes on", "* * * * *")
+        for one in (worker, *servers):
+            one.begin()
+        await asyncio.sleep(60 + 590)
+        assert (await stage.found(gone)).enabled
+        await asyncio.sleep(60)
+        found = await stage.found(gone)
+        assert (found.enabled, found.next_run_at) == (False, None)
+        assert "no server had an agent 'report'" in str(found.disabled_because)
+        assert (await stage.found(goes_on)).enabled
+        assert stage.started("goes on") == minutes(*range(1, 12))
+        for one in (worker, *servers):
+            await one.aclose()
+
+    play(scene)
+
+
 def test_what_whoever_is_on_duty_leaves_alone_another_starts_a_minute_later(play: Any) -> None:
     async def theirs() -> list[str]:
         return ["agent"]

@@ -91,7 +91,8 @@ class CronScheduler:
         self._task: asyncio.Task[None] | None = None
         self._starts: asyncio.Future[list[BaseException | None]] | None = None
         self._offset: float | None = None
-        self._unknown: dict[str, float] = {}
+        self._unknown: dict[tuple[str, datetime | None], float] = {}
+        self._gives_up_at = 0.0
         self._left: dict[str, _Left] = {}
         """Crons that ask for what is not known here."""
 
@@ -147,8 +148,7 @@ class CronScheduler:
         if self._clock_was_put_back():
             await self._bring_forward()
         by = await self._start_due(agents)
-        if self._is_server:
-            await self._give_up_unknown()
+        await self._give_up_unknown()
         for left in self._lose_patience():
             minutes = _PATIENCE / 60
             await self._disable(left.cron, f"for {minutes:.0f} minutes no server could start its run: {left.why}")
@@ -165,6 +165,7 @@ class CronScheduler:
         """
         agents = self._manager.agents
         self._lose_patience()
+        await self._give_up_unknown()
         if self._agents_on_duty is not None and await self._due(agents, self._clock.now()):
             theirs = await self._agents_on_duty()
             if lacking := [agent for agent in agents if agent not in theirs]:
@@ -280,12 +281,20 @@ class CronScheduler:
             logger.warning("cron %s is disabled: %s", cron.cron_id, reason)
 
     async def _give_up_unknown(self) -> None:
-        """Disable crons of agents that are not here, and that no other process has started for a while."""
-        unknown = await self._crons.unknown(self._clock.now(), self._manager.agents, limit=_AT_ONCE)
+        """Disable crons of agents that are not here, and whose run no other process has started for a while.
+
+        Each server looks for them, on duty or not, as whoever is on duty may be a worker, which knows not of all agents.
+        """
         now = self._clock.monotonic()
-        self._unknown = {cron.cron_id: self._unknown.get(cron.cron_id, now) for cron in unknown}
+        if not self._is_server or now < self._gives_up_at:
+            return
+        self._gives_up_at = now + self._look_every
+        unknown = await self._crons.unknown(self._clock.now(), self._manager.agents, limit=_AT_ONCE)
+        known_since, self._unknown = self._unknown, {}
         for cron in unknown:
-            if now - self._unknown[cron.cron_id] >= _PATIENCE:
+            run = cron.cron_id, cron.next_run_at
+            self._unknown[run] = known_since.get(run, now)
+            if now - self._unknown[run] >= _PATIENCE:
                 minutes = _PATIENCE / 60
                 await self._disable(cron, f"for {minutes:.0f} minutes no server had an agent {cron.agent!r}")
 
