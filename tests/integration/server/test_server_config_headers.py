@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import httpx
@@ -62,6 +63,24 @@ async def test_a_graph_finds_the_headers_that_are_named_and_no_others(serve_agen
             said = await wait(None, agent, input={}, context={"x-own": "mine"}, headers=SENT)
             assert said["headers"] == {"x-tenant": "acme", "x-own": "mine"}
             assert said["context"] == "{'x-own': 'mine'}"
+
+
+@dataclass
+class Choice:
+    model: str = "small"
+
+
+def graph_of_choice(config: RunnableConfig) -> Any:
+    return StateGraph(Seen, context_schema=Choice).add_node("look", look).add_edge(START, "look").compile()
+
+
+async def test_one_that_replaces_what_is_configured_leaves_the_context_as_it_is(serve_agents: Any) -> None:
+    mine: Any = {"configurable": {"x-tenant": "mine", "model": "big"}}
+    async with serve_agents({"plain": graph_of_choice({}), "made": graph_of_choice}, **NAMED) as served:
+        for agent in ("plain", "made"):
+            said: Any = await served.client.runs.wait(None, agent, input={}, config=mine, headers=SENT)
+            assert said["headers"] == {"x-tenant": "acme"}
+            assert said["context"] == "Choice(model='big')"
 
 
 async def test_without_the_setting_there_are_none(serve_agents: Any) -> None:

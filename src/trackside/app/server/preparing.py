@@ -46,6 +46,14 @@ def with_headers(config: Mapping[str, Any] | None, headers: Mapping[str, str]) -
     return {**(config or {}), "configurable": {**own, **headers}}
 
 
+def without_headers(config: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """A run's config without what the client has configured under the names of these headers, which counts for nothing."""
+    own = (config or {}).get("configurable") or {}
+    if not isinstance(own, Mapping) or own.keys().isdisjoint(headers):
+        return config
+    return {**(config or {}), "configurable": {name: own[name] for name in own if name not in headers}}
+
+
 def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """A run's config with who asked for it before, whom nobody else gets to see."""
     configurable = (before or {}).get("configurable") or {}

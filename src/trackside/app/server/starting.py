@@ -17,7 +17,7 @@ from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.preparing import prepared, with_headers, with_user
+from trackside.app.server.preparing import prepared, with_headers, with_user, without_headers
 from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
@@ -261,7 +261,7 @@ def _completed(
     completed = getattr(agent, "completed", None)
     if completed is None:
         return config, context
-    config, context = completed(config, context)
+    config, context = completed(without_headers(config, headers), context)
     return with_headers(config, headers), context
 
 
