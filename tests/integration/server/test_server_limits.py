@@ -93,6 +93,19 @@ async def test_who_asks_too_often_is_told_when_to_ask_again(serve_agents: ServeA
         assert guesses == [401] * 5 + [429]
 
 
+@pytest.mark.parametrize("auth", ["none", "keys"])
+async def test_whether_a_server_lives_is_told_however_often_others_have_asked(
+    serve_agents: ServeAgents, auth: Any
+) -> None:
+    access = AccessSettings(auth=auth, rate="2/hour")
+    async with serve_agents({"echo": echo}, access=access) as served, httpx.AsyncClient(base_url=served.url) as http:
+        probes = ["/health/live", "/health/ready", "/ok", "/ok?check_db=1"]
+        assert [(await http.get(path)).status_code for path in probes] == [200] * 4
+        assert [(await http.get("/info")).status_code for _ in range(3)] == [200, 200, 429]
+        assert [(await http.get(path)).status_code for path in probes] == [200] * 4
+        assert (await http.head("/health/live")).status_code == 200
+
+
 async def test_a_client_follows_so_many_streams_and_no_more(serve_agents: ServeAgents) -> None:
     access = AccessSettings(auth="keys", max_streams=3)
     settings = {"access": access, "server": ServerSettings(heartbeat=0.05)}

@@ -14,7 +14,7 @@ from trackside.app.server.parts import ServerOptions, ServerParts
 from trackside.app.server.principal import Permission
 from trackside.app.server.rates import Rate
 from trackside.app.server.responses import Receive, Scope, Send, header_of
-from trackside.app.server.routing import Endpoint
+from trackside.app.server.routing import PROBES, Endpoint
 from trackside.app.server.secure_headers import SecureHeaders
 
 _EXPOSED: Final = (
@@ -54,7 +54,8 @@ def middleware_of(
     if parts.authenticator is None:
         found.append(Middleware(LocalOnly, hosts=options.hosts, origins=options.origins))
     found += before
-    found.append(Middleware(Authentication, parts.authenticator, public=_public(endpoints), rate=rate))
+    public = _public(endpoints)
+    found.append(Middleware(Authentication, parts.authenticator, public=public, rate=rate, uncounted=public & PROBES))
     return found
 
 

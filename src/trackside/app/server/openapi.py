@@ -15,7 +15,7 @@ from trackside._version import __version__
 from trackside.app.server.examples import example_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Problem
-from trackside.app.server.routing import EVENT_STREAM, Endpoint
+from trackside.app.server.routing import EVENT_STREAM, PROBES, Endpoint
 from trackside.harness.types import JsonObject
 
 _REF: Final = "#/components/schemas/{name}"
@@ -199,7 +199,7 @@ def _errors_of(endpoint: Endpoint) -> list[int]:
     """The statuses that an endpoint may fail with."""
     if endpoint.refuses is not None:
         return [401, 403, 429, 501, 503]
-    found = [429]
+    found = [] if endpoint.path in PROBES else [429]
     if endpoint.needs is not Permission.public:
         found += [401, 403, 404, 503]
     if endpoint.method != "GET" or endpoint.path.startswith(_STATES):

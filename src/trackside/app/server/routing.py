@@ -23,9 +23,11 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import Answer, Failure, failure, failure_reply
 
-__all__ = ["EVENT_STREAM", "Call", "Endpoint", "Routes", "all_endpoints"]
+__all__ = ["EVENT_STREAM", "PROBES", "Call", "Endpoint", "Routes", "all_endpoints"]
 
 EVENT_STREAM = "text/event-stream"
+PROBES = frozenset({"/health/live", "/health/ready", "/ok"})
+"""What tells whether a server answers: whoever looks after it is told so however often others have asked."""
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 type Failing = Callable[[Failure], Answer]

@@ -25,6 +25,7 @@ class Authentication:
         authenticator: who knows who asks; None: everybody may do everything.
         public: paths for which nobody is asked.
         rate: how often a client may ask; None: as often as he likes.
+        uncounted: paths of which all may ask as often as they like, and that count for nobody.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Authentication:
         *,
         public: Collection[str] = (),
         rate: Rate | None = None,
+        uncounted: Collection[str] = (),
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._public = frozenset(public)
         self._rate = rate
+        self._uncounted = frozenset(uncounted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -69,7 +72,7 @@ class Authentication:
         return await self._authenticator(scope)
 
     def _count(self, identity: str | None, scope: Scope) -> None:
-        if self._rate is not None:
+        if self._rate is not None and (scope["type"] != "http" or path_of(scope) not in self._uncounted):
             self._rate.take(client_of(identity, scope))
 
 
