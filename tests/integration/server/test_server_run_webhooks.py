@@ -217,6 +217,24 @@ async def test_a_receiver_is_told_who_has_asked_for_the_run_and_no_client_says_t
     assert "bob" not in json.dumps(said)
 
 
+async def test_metrics_have_what_receivers_do_not_take(serve_agents: Any) -> None:
+    async with WebhookReceiver(NEW) as receiver, serve_agents({"echo": echo}, server=PRIVATE) as served:
+        feeds = served.app.vitals.feeds
+        assert feeds() == []
+        receiver.answers.append(status(413))
+        for n in range(2):
+            await served.client.runs.wait(None, "echo", input={"n": n}, webhook=receiver.url)
+        async with asyncio.timeout(30):
+            while not feeds() or feeds()[0].handled_total + feeds()[0].parked_total < 2:
+                await asyncio.sleep(0.02)
+        (found,) = feeds()
+        assert (found.subscription, found.active, found.handled_total, found.parked_total) == (RUN_WEBHOOKS, True, 1, 1)
+        await served.app.store.subscriptions.delete(RUN_WEBHOOKS)
+        async with asyncio.timeout(30):
+            while feeds():  # nobody is to be told that nobody feeds what there is not
+                await asyncio.sleep(0.02)
+
+
 async def test_runs_without_a_receiver_need_no_subscription(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
         await served.client.runs.wait(None, "echo")

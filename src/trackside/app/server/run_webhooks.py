@@ -29,6 +29,7 @@ from trackside.app.storage.errors import UnknownSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy
 from trackside.app.storage.subscriptions import SubscriptionFilter
 from trackside.app.streams import Mirrors, StreamHub
+from trackside.app.vitals import FeedStats
 from trackside.harness import RunManager
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import TERMINAL_EVENTS
@@ -98,6 +99,10 @@ class RunWebhooks:
     def begin(self) -> None:
         """Feed the receivers, as soon as any run was ever asked for with one, whichever process was asked."""
         self._looking = asyncio.create_task(self._look(), name="trackside-run-webhooks")
+
+    def stats(self) -> list[FeedStats]:
+        """How the subscription goes, as far as it is there. From any thread."""
+        return self._dispatcher.stats() if self._dispatcher is not None and not self._dispatcher.failures else []
 
     async def aclose(self) -> None:
         """Stop; what is not delivered is for whoever feeds next. May be called again."""

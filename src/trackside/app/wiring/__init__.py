@@ -179,6 +179,7 @@ class App:
             private=self.settings.server.private_webhooks,
         )
         webhooks.begin()
+        self.deliveries.others.append(webhooks.stats)
         self.closing.push_async_callback(webhooks.aclose)
         return webhooks
 
@@ -399,7 +400,7 @@ def _vitals(
         manager=manager.stats,
         observers=manager.observers.stats,
         writer=store.writer_stats,
-        feeds=deliveries.dispatcher.stats,
+        feeds=deliveries.stats,
         spooled=lambda: spool.waiting,
         agents=[*manager.agents],
     )

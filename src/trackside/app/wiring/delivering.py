@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -13,6 +13,7 @@ from trackside.harness.errors import TracksideError
 if TYPE_CHECKING:
     from trackside.app.storage import Store
     from trackside.app.storage.subscriptions import Subscription
+    from trackside.app.vitals import FeedStats
 
 IN_HAND_SECONDS: Final = 1.0
 """How long closing waits for calls of observers that take too long to be waited for."""
@@ -47,6 +48,8 @@ class Deliveries:
         self.names = [observer.name for observer in durable]
         self.left: list[LeftForLater] = []
         """What `drain` left for later."""
+        self.others: list[Callable[[], Sequence[FeedStats]]] = []
+        """How subscriptions go that this process feeds besides."""
         self._store = store
         self._grace = grace
         self._drained = not durable
@@ -59,6 +62,10 @@ class Deliveries:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.dispatcher.aclose()
+
+    def stats(self) -> list[FeedStats]:
+        """How each subscription goes that this process feeds. From any thread."""
+        return [*self.dispatcher.stats(), *(one for stats in [*self.others] for one in stats())]
 
     async def drain(self, seconds: float) -> None:
         """Wait until all that is in the log is delivered. Only the first call waits.
