@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from trackside.app.storage._arguments import plain
-from trackside.app.storage._coordination import PromoteDue
+from trackside.app.storage._delays import PromoteDue
 from trackside.app.storage._duties import HoldDuties, ReleaseDuties
 from trackside.app.storage._fleet_reads import (
     read_duties,
