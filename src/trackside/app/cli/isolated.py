@@ -65,10 +65,7 @@ class Supervised:
         threading.Thread(target=self._watch, name="trackside-supervised", daemon=True).start()
 
     def report(self, worker: FleetWorker, duties: Duties) -> None:
-        """Say from now on how the worker does, which duties it has, and that there is no more for it to do, of which the
-        supervisor has to draw the conclusion: another process in its place would be as old.
-        """
-        outdated: str | None = None
+        """Say from now on how the worker does, and which duties it has."""
 
         def tell() -> None:
             now = worker.stats()
@@ -80,20 +77,14 @@ class Supervised:
                 missed=now.missed_total,
                 foreign=now.foreign_total,
                 lost=now.lost_total,
-                outdated=outdated,
                 duties=tuple(duties.held),
             )
             with suppress(OSError):  # the supervisor stands still, or is gone
                 self._socket.send(msgspec.json.encode(said) + b"\n", _WITHOUT_WAITING)
 
-        def tell_outdated(why: str) -> None:
-            nonlocal outdated
-            outdated = why
-            tell()
-
         worker.on_change.append(tell)
         duties.on_look.append(tell)
-        worker.on_outdated.append(tell_outdated)
+        worker.on_outdated.append(lambda _: None)  # its supervisor sees that, too, and ends it
         tell()
 
     def _watch(self) -> None:

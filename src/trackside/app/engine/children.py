@@ -47,8 +47,6 @@ class ChildStats(msgspec.Struct, kw_only=True):
     missed: int = 0
     foreign: int = 0
     lost: int = 0
-    outdated: str | None = None
-    """Why there will be no more runs for it: the tables are a newer version's."""
     duties: tuple[str, ...] = ()
     """What it does for all of the fleet."""
 

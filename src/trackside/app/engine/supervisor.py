@@ -20,7 +20,7 @@ from trackside.app.engine.children import ChildProcess, ChildStats, Verdict, end
 from trackside.app.engine.duties import LEASE_SECONDS
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.engine.upkeep import OF_AGENTS
-from trackside.app.storage.errors import StorageError
+from trackside.app.storage.errors import SchemaMovedOnError, StorageError
 from trackside.app.storage.fleet_store import FleetStore
 from trackside.app.vitals import WorkerStats
 from trackside.harness.errors import ClosedError, TracksideError
@@ -32,6 +32,8 @@ LOOK_EVERY: Final = 1.0
 """Seconds between two looks what is wanted of the runs."""
 WEIGH_EVERY: Final = 0.1
 """Seconds between two looks how much memory processes have."""
+SCHEMA_EVERY: Final = 2.0
+"""Seconds between two looks whether the tables are those of a newer version."""
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 _LAST_WORDS: Final = 10.0
@@ -286,11 +288,13 @@ class Supervisor:
 
     async def _look(self) -> None:
         """See whether a run has not stopped as it should, and end its process."""
-        vouched_at = monotonic()
+        vouched_at = schema_seen_at = monotonic()
         while True:
             await asyncio.sleep(LOOK_EVERY)
             self._note()
-            self._see_whether_outdated()
+            if monotonic() >= schema_seen_at + SCHEMA_EVERY:
+                schema_seen_at = monotonic()
+                await self._see_whether_outdated()
             said = [(child, child.stats) for child in self._children if child.running]
             busy = {stats.worker_id: child for child, stats in said if stats is not None}
             if not busy:
@@ -308,12 +312,18 @@ class Supervisor:
             for worker_id, verdict in self._overdue.judge(held, monotonic()).items():
                 busy[worker_id].kill(verdict)
 
-    def _see_whether_outdated(self) -> None:
-        why = next((child.stats.outdated for child in self._children if child.stats and child.stats.outdated), None)
-        if why is not None and not self._is_outdated:
+    async def _see_whether_outdated(self) -> None:
+        """Tell if a newer version has changed the tables; processes that are busy, or cannot start, would not notice."""
+        if self._is_outdated:
+            return
+        try:
+            await self._fleet.check_schema()
+        except SchemaMovedOnError as exc:
             self._is_outdated = True
             for tell in self.on_outdated:
-                tell(why)
+                tell(str(exc))
+        except (StorageError, ClosedError):  # the next look tells
+            pass
 
     async def _weigh(self, limit: int) -> None:
         """End processes that have more memory than they may."""

@@ -150,14 +150,14 @@ def stated_version(backend: Backend) -> str | None:
 
     def look(connection: Connection) -> str | None:
         backend.check_owner(connection)
-        return _revision(connection)
+        return revision_of(connection)
 
     return backend.look(look)
 
 
 def _bring_up_to_date(connection: Connection, backend: Backend, on_step: OnStep | None) -> None:
     # Looked at again: another process may have done it while this one waited for the lock.
-    if _known(_revision(connection), backend) != REVISIONS[-1]:
+    if _known(revision_of(connection), backend) != REVISIONS[-1]:
         try:
             _upgrade(connection, on_step)
         except msgspec.DecodeError as exc:  # a migration reads what an older version has written
@@ -170,7 +170,8 @@ def _known(found: str | None, backend: Backend) -> str | None:
     return found
 
 
-def _revision(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
+    """Which revision of the schema the tables have; None if there are none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return str(connection.scalar(text("SELECT version_num FROM alembic_version")))

@@ -20,8 +20,10 @@ from trackside.app.storage._fleet_reads import (
 from trackside.app.storage._membership import AskToDrain, LoosenVersions, Vouch
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._recovery import Bury, Death, Reap, Reaped, TrustsLeases
+from trackside.app.storage._schema import REVISIONS, revision_of
 from trackside.app.storage._upkeep import say_ended
 from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import SchemaMovedOnError
 from trackside.app.storage.fleet import (
     HeldDuty,
     HeldRun,
@@ -72,6 +74,17 @@ class FleetStore:
             StorageError: the database failed.
         """
         return await self._readers.run(read_ready(pools, older_than, limit))
+
+    async def check_schema(self) -> None:
+        """See that the tables are those of this version of Trackside.
+
+        Raises:
+            SchemaMovedOnError: a newer one has changed them.
+            StorageError: the database failed.
+        """
+        found, known = await self._readers.run(revision_of), REVISIONS[-1]
+        if found != known:
+            raise SchemaMovedOnError(database=self._readers.database, found=found, known=known)
 
     async def workers(self) -> list[StoredWorker]:
         """The processes of the fleet, and others on the same database, also such as seem to be dead and were not reaped yet.
