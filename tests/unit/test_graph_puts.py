@@ -12,7 +12,8 @@ from tests.contract.ways_to_run import virtual
 
 from trackside.app.storage._graph_checkpoint_rows import WriteRow
 from trackside.app.storage._graph_checkpoint_work import PutGraphRows
-from trackside.app.storage._graph_puts import LONGEST_OUTAGE, Behind
+from trackside.app.storage._graph_puts import Behind
+from trackside.app.storage._outages import LONGEST_OUTAGE
 from trackside.app.storage._work import Refused
 from trackside.app.storage.errors import DatabaseFullError, ServerUnreachableError
 from trackside.harness.errors import ClosedError, TracksideError

@@ -29,7 +29,8 @@ logger = logging.getLogger("trackside.worker")
 class ThreadMemory:
     """One run's way to what its thread remembers.
 
-    A step whose failure says `retryable = True` is taken again inside the policy's deadline, as a required observer's is.
+    A step whose failure says `retryable = True` is taken again inside the policy's deadline, as a required observer's is;
+    the time counts that the store itself has waited.
     """
 
     def __init__(self, states: ThreadStates, run: RunContext, policy: DispatchPolicy) -> None:
@@ -115,12 +116,11 @@ class ThreadMemory:
         self, step: Callable[[], Coroutine[Any, Any, T]], failure: type[ThreadMemoryError], **says: str
     ) -> T:
         run = self._run
-        retries: Retries | None = None
+        retries = Retries(self._policy, f"what thread {run.thread_id} remembers")
         while True:
             try:
                 return await step()
             except Exception as exc:  # the store's or the checkpointer's failure
-                retries = retries or Retries(self._policy, f"what thread {run.thread_id} remembers")
                 may_pass = getattr(exc, "retryable", False) and not self._left
                 if not may_pass or (pause := retries.pause_after(exc)) is None:
                     for_good = failure(thread_id=run.thread_id, why=line_of(exc), **says)

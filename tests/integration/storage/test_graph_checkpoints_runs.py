@@ -17,7 +17,7 @@ from langgraph.graph import START, StateGraph
 
 from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store, _graph_puts
+from trackside.app.storage import Store, _graph_puts, _outages
 from trackside.app.storage._graph_checkpoint_work import PutGraphRows
 from trackside.app.storage._work import UnitOfWork
 from trackside.app.storage.errors import DatabaseBusyError
@@ -239,7 +239,7 @@ def go_away(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 async def test_a_run_does_not_wait_for_ever_for_a_database_that_is_away(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_graph_puts, "LONGEST_OUTAGE", 0.5)
+    monkeypatch.setattr(_outages, "LONGEST_OUTAGE", 0.5)
     graph, reached, go_on = held_graph()
     async with managing(store, graph) as manager:
         playing = asyncio.create_task(play(manager, "n"))
@@ -258,7 +258,7 @@ async def test_a_run_that_has_to_stop_does_not_wait_for_a_database_that_is_away(
 ) -> None:
     monkeypatch.setattr(_graph_puts, "_MOST_KEPT", 0)  # what it puts next waits
     graph, reached, go_on = held_graph()
-    async with managing(store, graph) as manager, asyncio.timeout(_graph_puts.LONGEST_OUTAGE / 3):
+    async with managing(store, graph) as manager, asyncio.timeout(_outages.LONGEST_OUTAGE / 3):
         handle = await manager.start(RunSpec("graph", {"notes": ["n"]}, thread_id="t", durability=durability))
         await reached.wait()
         refused = go_away(monkeypatch)

@@ -35,8 +35,9 @@ from trackside.app.storage._graph_checkpoint_work import (
     RemoveGraphThreads,
     TakeOverThread,
 )
-from trackside.app.storage._graph_puts import AWAY, Behind, Outage
+from trackside.app.storage._graph_puts import Behind
 from trackside.app.storage._old_checkpoints import OldTables, SplitCheckpoint, old_tables
+from trackside.app.storage._outages import AWAY, Outage, has_to_stop
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._work import Refused
 from trackside.app.storage._writer import NoWriter, Writer, answer_of
@@ -87,7 +88,7 @@ class GraphCheckpoints:
             if writing is not None:
                 self._note(work, writing)
             return
-        outage = Outage(self._writer, _has_to_stop())
+        outage = Outage(self._writer, has_to_stop())
         while True:
             writing = await self._writer.defer(work)
             self._note(work, writing)
@@ -126,7 +127,7 @@ class GraphCheckpoints:
         settling = current_settling()
         if settling is None:
             return None
-        return settling.of(self, partial(Behind, self._writer, self._learn, _has_to_stop()))
+        return settling.of(self, partial(Behind, self._writer, self._learn, has_to_stop()))
 
     def _written(self, work: PutGraphRows, writing: asyncio.Future[Any]) -> None:
         if self._unwritten.get(work.thread_id) is writing:
@@ -286,12 +287,6 @@ class GraphCheckpoints:
 
 def _as_it_is(thread_id: str, namespace: str, encoded: Encoded) -> Sequence[ValueRow]:
     return ()
-
-
-def _has_to_stop() -> Callable[[], bool]:
-    """Tells whether the run that the calling code belongs to was asked to stop; what belongs to none never waits."""
-    run = current_run()
-    return lambda: run is None or run.cancelled
 
 
 def fenced_by() -> str | None:

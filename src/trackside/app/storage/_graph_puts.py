@@ -24,55 +24,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, Final
 
-from trackside.app.storage import errors
 from trackside.app.storage._graph_checkpoint_work import Chain, PutGraphRows
+from trackside.app.storage._outages import AWAY, Outage
 from trackside.app.storage._work import Refused
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.harness.errors import ClosedError, TracksideError
 
-AWAY: Final = (
-    errors.ConnectionLostError,
-    errors.DatabaseBusyError,
-    errors.OutcomeUnknownError,
-    errors.ServerUnreachableError,
-    errors.TooManyConnectionsError,
-)
-"""What passes by itself, mostly within minutes."""
-LONGEST_OUTAGE: Final = 300.0
-"""Seconds for which it is waited for."""
 _MOST_KEPT: Final = 16 * 1_048_576
 """Bytes of one run that are kept meanwhile; one step may have more."""
-_FIRST_PAUSE: Final = 0.25
-_LONGEST_PAUSE: Final = 1.0
-
-
-class Outage:
-    """A time in which the database is away: how long it is waited for, with growing pauses.
-
-    Args:
-        writer: that of the store.
-        is_hurried: whether it is not to be waited for, as may become so meanwhile.
-    """
-
-    def __init__(self, writer: Writer | NoWriter, is_hurried: Callable[[], bool]) -> None:
-        self._writer = writer
-        self._is_hurried = is_hurried
-        self._loop = asyncio.get_running_loop()
-        self._until = self._loop.time() + LONGEST_OUTAGE
-        self._pause = _FIRST_PAUSE
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is waited for no longer: it lasts too long, who waits is hurried, or the process leaves."""
-        return self._is_hurried() or self._loop.time() >= self._until or monotonic() >= self._writer.leaves_at
-
-    async def pause(self) -> None:
-        """Wait before the next try."""
-        await asyncio.sleep(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 class Behind:

@@ -10,6 +10,7 @@ from typing import Any, override
 from sqlalchemy import Row
 
 from trackside.app.storage._encoding import json_of, json_text, time_text
+from trackside.app.storage._outages import write_patiently
 from trackside.app.storage._queries import one_thread_state
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._thread_works import OnThread, last_run_of, remembered_by
@@ -95,7 +96,8 @@ class StoredThreadStates:
         return await self._readers.first(one_thread_state(thread_id), _state_of)
 
     async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
-        """Remember this from now on; it is on disk when this returns.
+        """Remember this from now on; it is on disk when this returns. For a run it waits while the database is away, five
+        minutes at most, or until the run is to stop.
 
         Raises:
             RunEndedError: the log has the end of the run that wants it; another process wrote that.
@@ -107,9 +109,8 @@ class StoredThreadStates:
         paused = None if state.paused is None else _text(_json_of_paused(state.paused))
         _check_size(thread_id, remembered, paused)
         now = time_text(datetime.now(UTC))
-        await self._writer.write(
-            SaveThreadState(thread_id=thread_id, run_id=run_id, remembered=remembered, paused=paused, updated_at=now)
-        )
+        work = SaveThreadState(thread_id=thread_id, run_id=run_id, remembered=remembered, paused=paused, updated_at=now)
+        await write_patiently(self._writer, work, f"what thread {thread_id} remembers")
 
     async def change(self, thread_id: str, values: Mapping[str, Any]) -> None:
         """Remember these values on behalf of no run, in the place of those of their names; all others stay.
