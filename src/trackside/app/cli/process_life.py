@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -114,14 +114,7 @@ class ProcessLife:
 
     async def unless_hurried(self, awaitable: Any) -> None:
         """Wait for something that may be cut short, by the second signal."""
-        waiting = asyncio.ensure_future(awaitable)
-        hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-hurry")
-        await asyncio.wait({waiting, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, hurrying):
-            task.cancel()
-        await asyncio.wait({waiting, hurrying})
-        if not waiting.cancelled():
-            waiting.result()
+        await unless(self._hurrying, awaitable)
 
     def _retire(self, app: App) -> asyncio.Task[None]:
         """Leave to others what this process does for its fleet; begun once."""
@@ -173,6 +166,22 @@ class ProcessLife:
         elif not self._ending.is_set():
             self._say("beginning anew")
             self._begin_to_end(True)
+
+
+async def unless(event: asyncio.Event, awaitable: Awaitable[Any]) -> None:
+    """Wait for something, and break that off when the event is set.
+
+    Raises:
+        BaseException: what it raised.
+    """
+    waiting = asyncio.ensure_future(awaitable)
+    broken_off = asyncio.create_task(event.wait(), name="trackside-unless")
+    await asyncio.wait({waiting, broken_off}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiting, broken_off):
+        task.cancel()
+    await asyncio.wait({waiting, broken_off})
+    if not waiting.cancelled():
+        waiting.result()
 
 
 def _has_terminal() -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, override
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count
 from trackside.app.cli.notifying import tell_service_manager
-from trackside.app.cli.process_life import ProcessLife, Say
+from trackside.app.cli.process_life import ProcessLife, Say, unless
 
 if TYPE_CHECKING:
     from trackside.app.engine.supervisor import Supervisor
@@ -54,22 +54,12 @@ class WorkerLife(ProcessLife):
         """Wait until all runs have ended, or somebody waits for that. Others do meanwhile what this did for its fleet."""
         self._retire(app)
         if not self._limited.is_set():
-            await self._finish_or_be_limited(until_ended, running)
+            if running:
+                hint = f"stop it to limit that to {self._grace:g} s"
+                self._say(f"waiting for {count(running, 'run')}, however long that takes", runs=running, hint=hint)
+            await unless(self._limited, until_ended())
         if not self.begins_anew:
             tell_service_manager("STOPPING=1")  # it limits from then on how long that takes
-
-    async def _finish_or_be_limited(self, until_ended: Callable[[], Coroutine[Any, Any, None]], running: int) -> None:
-        if running:
-            hint = f"stop it to limit that to {self._grace:g} s"
-            self._say(f"waiting for {count(running, 'run')}, however long that takes", runs=running, hint=hint)
-        ending = asyncio.create_task(until_ended(), name="trackside-finish")
-        limited = asyncio.create_task(self._limited.wait(), name="trackside-limit")
-        await asyncio.wait({ending, limited}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (ending, limited):
-            task.cancel()
-        await asyncio.wait({ending, limited})
-        if not ending.cancelled():
-            ending.result()
 
     def say_ending(self, health: WorkerHealth) -> None:
         """Tell who asks that it is about to leave."""
