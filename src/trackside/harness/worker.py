@@ -118,14 +118,12 @@ class RunWorker:
         self._outbox = Outbox()
 
     def stop(self, stop: Stop) -> bool:
-        """Ask the run to end; False if it is ending by itself already.
-
-        The first reason counts. Asked again, the agent is cancelled again, in case it swallowed the first cancel.
-        """
+        """Ask the run to end, also again: the first reason counts. False if it is ending by itself, which hurries then."""
         if self._ending or (self._calling and self._stopper.has_finished):
+            self._run.cancelled = True  # so that a store waits no longer for a database that is away
             return False
         self._stop = self._stop or stop
-        self._stopper.stop()
+        self._stopper.stop()  # also again, in case the agent swallowed the first cancel
         return True
 
     def abandon(self, stop: Stop) -> None:

@@ -213,6 +213,31 @@ async def test_a_run_whose_end_meets_a_lock_that_goes_in_time_succeeds(run_while
 
 
 @pytest.mark.usefixtures("path")
+async def test_a_manager_that_closes_has_what_threads_remember_wait_for_no_database(
+    url: str, database: sqlite3.Connection, blockbuster: BlockBuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    blockbuster.deactivate()
+
+    async def agent(input: str) -> dict[str, Any]:
+        database.execute("BEGIN IMMEDIATE")
+        return {"messages": [{"type": "ai", "content": "the answer"}]}
+
+    async with Store.open(url, busy_timeout=0.02) as store:
+        recorder = ObserverBinding(StorageObserver(store), required=True)
+        policy = DispatchPolicy(retry_for=0)
+        manager = RunManager({"a": agent}, observers=[recorder], states=store.thread_states(), policy=policy)
+        run = await manager.start(RunSpec("a", "hi", thread_id="t"))
+        async with asyncio.timeout(_outages.LONGEST_OUTAGE / 5):
+            while "is tried again until the database is there" not in caplog.text:
+                await asyncio.sleep(0.01)
+            await manager.aclose(grace=0)
+            result = await run.result()
+        database.rollback()
+    assert "is left behind" not in caplog.text
+    assert result.status is RunStatus.error
+
+
+@pytest.mark.usefixtures("path")
 async def test_a_run_that_its_thread_does_not_remember_says_that_its_agent_had_finished(
     run_while_locked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
