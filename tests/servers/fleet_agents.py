@@ -49,7 +49,8 @@ async def _passed(gate: str) -> None:
 async def talks(input: Any, run: RunContext) -> dict[str, Any]:
     """Say numbers, with a pause after each; give back the token that was brought, and what the thread had before.
 
-    With a `gate` the first attempt stands before its last number until `Fleet.open` opens that.
+    With a `gate` the first attempt stands before its last number until `Fleet.open` opens that; where it `breaks`,
+    it fails then.
     """
     with executing(run) as hold:
         for number in range(parts := input.get("parts", 1)):
@@ -58,6 +59,8 @@ async def talks(input: Any, run: RunContext) -> dict[str, Any]:
             hold.write(str(number))
             run.send({"number": number, "pid": os.getpid(), "attempt": run.attempt})
             await asyncio.sleep(input.get("pause", 0.0))
+    if input.get("breaks") and run.attempt == 1:
+        raise ValueError(input["token"])
     tokens = [*run.values.get("tokens", ()), input["token"]]
     return {"token": input["token"], "tokens": tokens, "attempt": run.attempt}
 

@@ -14,10 +14,10 @@ async def started(
 ) -> Asked:
     """A run that was let in by one of the servers; with a gate it ends when that is open, if nobody is in its way.
 
-    `more` is for `runs.create`, but for `pause`, which is what the agent waits after each part.
+    `more` is for `runs.create`, but for `pause`, which is what the agent waits after each part, and `breaks`.
     """
     thread_id, token = str(uuid.uuid4()), uuid.uuid4().hex
-    work = {"token": token, "parts": parts, "pause": more.pop("pause", 0.0)}
+    work = {"token": token, "parts": parts, "pause": more.pop("pause", 0.0), "breaks": more.pop("breaks", False)}
     run = await fleet.clients[at].runs.create(
         more.pop("thread_id", thread_id),
         agent,
