@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, select
 
-from trackside.app.storage._tables import POSITION, counters, events
-
-_END = select(counters.c.value).where(counters.c.name == POSITION).scalar_subquery()
+from trackside.app.storage._growth import LOG_END, log_end
+from trackside.app.storage._tables import events
 
 
 class Landmark(NamedTuple):
@@ -38,7 +37,7 @@ class Sight(NamedTuple):
 def look_for(landmark: Landmark | None) -> Select[int, str | None, str | None]:
     """What `sight_of` needs."""
     position = 0 if landmark is None else landmark.position
-    return select(_END, _event_id_at(_END), _event_id_at(position))
+    return select(LOG_END, _event_id_at(LOG_END), _event_id_at(position))
 
 
 def sight_of(landmark: Landmark | None, row: Sequence[Any]) -> Sight:
@@ -64,7 +63,7 @@ def last_common(connection: Connection, known: Sequence[Landmark]) -> int:
         connection: to the database.
         known: what was read, in order; if nothing of it is there any more, the position before it is given.
     """
-    end: int = connection.execute(select(_END)).scalar_one()
+    end = log_end(connection)
     if not known:
         return end
     start = known[0].position - 1

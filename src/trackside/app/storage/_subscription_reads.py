@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
 from trackside.app.storage import errors
+from trackside.app.storage._growth import LOG_END
 from trackside.app.storage._landmarks import Landmark, look_for, sight_of
 from trackside.app.storage._leases import LeaseClock, read_clock, seconds_left
 from trackside.app.storage._queries import event_of
@@ -25,13 +26,11 @@ from trackside.app.storage._subscription_records import (
     SubscriptionFilter,
     SubscriptionState,
 )
-from trackside.app.storage._tables import POSITION, counters, events, parked_events, subscriptions
+from trackside.app.storage._tables import events, parked_events, subscriptions
 from trackside.harness.weighing import weight_of
 
 STRETCH: Final = 10_000
 """Positions that are looked through at once: some milliseconds."""
-
-_END = select(counters.c.value).where(counters.c.name == POSITION).scalar_subquery()
 
 
 def standing(name: str | None = None) -> Select[Any]:
@@ -40,7 +39,7 @@ def standing(name: str | None = None) -> Select[Any]:
     parked = select(func.count()).where(parked_events.c.subscription == subscriptions.c.name)
     query = select(
         subscriptions,
-        (_END - subscriptions.c.cursor).label("behind"),
+        (LOG_END - subscriptions.c.cursor).label("behind"),
         oldest.order_by(events.c.position).limit(1).scalar_subquery().label("oldest_at"),
         parked.scalar_subquery().label("parked"),
     ).order_by(subscriptions.c.name)

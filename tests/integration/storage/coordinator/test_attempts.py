@@ -172,6 +172,21 @@ async def test_a_run_that_is_shut_down_goes_on_in_another_process(worker: Any, a
     ]
 
 
+async def lost_twice(
+    a: Worker, run_id: str, says: str, worker: Any, agents: Agents, database: Any, limits: Any
+) -> tuple[Worker, str]:
+    """A run's worker is lost as it runs, and that of its next attempt: who has seen the end of that one, and its id."""
+    take_for_dead(database, a.coordinator.worker_id)
+    agents.running.clear()
+    b = await worker(limits=limits)
+    await agents.until_running(says)
+    again = await retry_of(b.store, run_id)
+    take_for_dead(database, b.coordinator.worker_id)
+    c: Worker = await worker(limits=limits)
+    await c.until_ended(again)
+    return c, again
+
+
 async def test_attempts_may_be_the_agents_limit_and_end_with_the_last(
     worker: Any, agents: Agents, database: Any
 ) -> None:
@@ -179,15 +194,7 @@ async def test_attempts_may_be_the_agents_limit_and_end_with_the_last(
     a = await worker(limits=limits)
     first = await a.start("one")
     await agents.until_running("one")
-    take_for_dead(database, a.coordinator.worker_id)
-    agents.running.clear()
-    b = await worker(limits=limits)
-    await agents.until_running("one")
-    again = await retry_of(b.store, first.run_id)
-    take_for_dead(database, b.coordinator.worker_id)
-
-    c: Worker = await worker(limits=limits)
-    await c.until_ended(again)
+    c, again = await lost_twice(a, first.run_id, "one", worker, agents, database, limits)
 
     last = await c.store.run_with_events(again)
     assert last is not None
@@ -206,15 +213,7 @@ async def test_a_run_that_somebody_retries_has_all_attempts_of_its_own(
     )
     retried = await a.manager.start(spec)
     await agents.until_running("again")
-    take_for_dead(database, a.coordinator.worker_id)
-
-    agents.running.clear()
-    b = await worker(limits=limits)
-    await agents.until_running("again")
-    again = await retry_of(b.store, retried.run_id)
-    take_for_dead(database, b.coordinator.worker_id)
-    c: Worker = await worker(limits=limits)
-    await c.until_ended(again)
+    c, again = await lost_twice(a, retried.run_id, "again", worker, agents, database, limits)
 
     last = await c.store.run(again)
     assert last is not None
