@@ -21,13 +21,15 @@ _FIRST_PAUSE: Final = 0.1  # seconds before a database that is away is asked aga
 _LONGEST_PAUSE: Final = 2.0
 
 
-LOG_END: Final = select(counters.c.value).where(counters.c.name == POSITION).scalar_subquery()
+_ASK_FOR_END: Final = select(counters.c.value).where(counters.c.name == POSITION)
+
+LOG_END: Final = _ASK_FOR_END.scalar_subquery()
 """What `log_end` gives, inside of another query."""
 
 
 def log_end(connection: Connection) -> int:
     """The last position that was given to an event, whether it still is in the log or not."""
-    end: int = connection.execute(select(LOG_END)).scalar_one()
+    end: int = connection.execute(_ASK_FOR_END).scalar_one()
     return end
 
 
