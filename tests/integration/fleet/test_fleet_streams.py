@@ -18,6 +18,8 @@ from webhook_receiver import NEW, WebhookReceiver
 
 from trackside import RunContext
 from trackside.app.settings import ServerSettings
+from trackside.app.streams.live_messages import message_of
+from trackside.app.streams.mirror import Mirrors
 
 
 async def failing(input: Any, run: RunContext) -> dict[str, Any]:
@@ -323,6 +325,24 @@ async def test_one_client_may_speak_about_a_thread_with_one_server_after_the_oth
         thread_id = (await one.threads.create())["thread_id"]
         for number, client in enumerate((one, other, one, other), 1):
             # Which watches the thread from before the run is started, and must not take the end of the last one for its own.
+            async with client.threads.stream(thread_id, assistant_id="counting") as thread:
+                await thread.run.start(input={"to": number})
+                assert await asyncio.wait_for(thread.output, 20) == {"counted": number}
+
+
+async def test_the_end_of_a_run_is_not_that_of_the_next_where_word_of_who_watched_it_comes_late(
+    have_fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hear(self: Mirrors, shared: Any, data: bytes) -> None:
+        later = 0.05 if message_of(data).watched is not None else 0
+        asyncio.get_running_loop().call_later(later, hear_now, self, shared, data)
+
+    hear_now = Mirrors._hear
+    monkeypatch.setattr(Mirrors, "_hear", hear)
+    async with have_fleet({"counting": counting}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread_id = (await one.threads.create())["thread_id"]
+        for number, client in enumerate((one, other, one), 1):
             async with client.threads.stream(thread_id, assistant_id="counting") as thread:
                 await thread.run.start(input={"to": number})
                 assert await asyncio.wait_for(thread.output, 20) == {"counted": number}

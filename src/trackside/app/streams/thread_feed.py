@@ -26,6 +26,8 @@ from trackside.harness.ports import StreamGap
 _SMALL = 500  # bytes: what an item takes that is no part, besides what it says
 _KNOWN_STATES: Final = 1_000
 """How many changes of a thread's state are known again if they come once more."""
+_LOOK_AGAIN: Final = 0.01
+"""Seconds after which it is looked again whether a run was watched, which is no item."""
 PER_MS: Final = 1_000
 """Numbers for each millisecond: nothing is said faster."""
 
@@ -379,6 +381,16 @@ class FeedReader(RingReader[FeedItem]):
         finally:
             self.seen = before
         return self.feed.newest >= number
+
+    async def is_watched(self, run_id: str, seconds: float) -> bool:
+        """Wait until it is known that somebody has watched how this run has ended, for so long at most; whether it is."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self.feed.watched != run_id and not self.is_over:  # noqa: ASYNC110  # to wake it, all would be woken
+                    await asyncio.sleep(_LOOK_AGAIN)
+        except TimeoutError:
+            pass
+        return self.feed.watched == run_id
 
     @property
     def thread_is_gone(self) -> bool:

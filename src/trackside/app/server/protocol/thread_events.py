@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from trackside.app.attempts import last_attempt
 from trackside.app.server.following import LAG, end_of, heard_thread, next_attempt
@@ -16,11 +16,15 @@ from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.storage import StoredRun
-from trackside.app.streams.protocol import EventReader, Wanted, only_lifecycle, read_events
-from trackside.app.streams.thread_feed import PER_MS
+from trackside.app.streams.frames import now_ms
+from trackside.app.streams.protocol import EventReader, Wanted, log_of, only_lifecycle, read_events
+from trackside.app.streams.thread_feed import PER_MS, FeedReader
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import ThreadStatus
+
+_WORD_OF_WATCHERS: Final = 0.25
+"""Seconds after the end of a run in which it may still be under way, from another server, that somebody has watched it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,13 +49,35 @@ class ProtocolEvents:
         outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.states.thread):
             threads, thread_id = parts.streams.threads, self.states.thread.thread_id
-            if parts.mirrors is not None and self.since:
+            if parts.mirrors is not None:
                 with threads.read(thread_id) as feed:
-                    await feed.comes_to(self.since - self.since % PER_MS, LAG)
+                    await self._hear_of(feed)
             with read_events(threads, thread_id, self.wanted, self.since) as reader:
                 await outlet.begin(self.headers)
                 await self._look_back(reader)
                 await self._follow(outlet, reader, receive)
+
+    async def _hear_of(self, feed: FeedReader) -> None:
+        """Wait a moment for what the client knows from another server, and for what that may have said of it."""
+        if self.since:
+            await feed.comes_to(self.since - self.since % PER_MS, LAG)
+            return
+        ended = self.states.thread.last_run_id
+        if ended is None or not self._only_watches_what_is_past:
+            return
+        log = log_of(feed.feed)
+        seconds_ago = now_ms() / 1000 - log.newest / PER_MS / 1000
+        if log.last is not None and (log.last.run_id != ended or seconds_ago < _WORD_OF_WATCHERS):
+            await feed.is_watched(ended, _WORD_OF_WATCHERS)
+
+    @property
+    def _only_watches_what_is_past(self) -> bool:
+        """Whether the client wants to know how runs end, and begins on a thread on which nothing goes on."""
+        return self._is_past and only_lifecycle(self.wanted.channels)
+
+    @property
+    def _is_past(self) -> bool:
+        return self.states.thread.status not in {ThreadStatus.interrupted, ThreadStatus.busy} and not self.since
 
     async def _follow(self, outlet: Outlet, reader: EventReader, receive: Receive) -> None:
         departure = Departure(receive, reader.rouse)
@@ -85,8 +111,7 @@ class ProtocolEvents:
         would take its end for that of the next.
         """
         thread, log = self.states.thread, reader.log
-        is_past = thread.status not in {ThreadStatus.interrupted, ThreadStatus.busy} and not self.since
-        reader.passes_past = is_past and only_lifecycle(self.wanted.channels)
+        reader.passes_past = self._only_watches_what_is_past
         if log.last is not None or thread.last_run_id is None or self.parts.manager.has(thread.last_run_id):
             return
         if reader.passes_past:
@@ -94,7 +119,7 @@ class ProtocolEvents:
         run = await self.parts.store.run(thread.last_run_id)
         if run is None:
             return
-        if (goes_on := await self._tell(reader, run, is_past=is_past)) is not None:
+        if (goes_on := await self._tell(reader, run, is_past=self._is_past)) is not None:
             self._follow_elsewhere(reader, goes_on)
 
     async def _tell(self, reader: EventReader, run: StoredRun, *, is_past: bool = False) -> str | None:
