@@ -113,6 +113,13 @@ def workers(here: Run, database: str) -> list[dict[str, Any]]:
     return [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "worker"]
 
 
+def default_pool(server: TracksideServer) -> dict[str, Any]:
+    """What the server knows of the pool."""
+    pools = httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()["pools"]
+    (pool,) = [one for one in pools if one["pool"] == "default"]
+    return pool
+
+
 def said(worker: TracksideProcess) -> list[str]:
     """The events of its log."""
     return [json.loads(line)["event"] for line in worker.log.splitlines()]
@@ -157,18 +164,19 @@ def test_places_are_counted_once_and_the_worker_answers_for_all(
 ) -> None:
     begin(server, "one")
     wait_until(lambda: len(workers(here, postgres_with_tables)) == 3, "both processes are there")
+    # A place that looks for work is taken for a moment, too.
     wait_until(
-        lambda: any(one["running"] for one in supervisors(here, postgres_with_tables)), "it says what it executes"
+        lambda: [one["running"] for one in supervisors(here, postgres_with_tables)] == [1], "it says what it executes"
     )
+    wait_until(lambda: default_pool(server)["running"] == 1, "the server says it")
     (supervisor,) = supervisors(here, postgres_with_tables)
-    queue = httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()
+    pool = default_pool(server)
 
     assert worker.ready["isolation"] == "process"
     assert supervisor["worker_id"] == worker.ready["worker_id"]
-    assert (supervisor["capacity"], supervisor["running"], supervisor["address"]) == (2, 1, worker.ready["url"])
-    (pool,) = [one for one in queue["pools"] if one["pool"] == "default"]
-    assert (pool["workers"], pool["places"], pool["running"]) == (1, 2, 1)
-    assert queue["unserved"] == []
+    assert (supervisor["capacity"], supervisor["address"]) == (2, worker.ready["url"])
+    assert (pool["workers"], pool["places"]) == (1, 2)
+    assert httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()["unserved"] == []
     with httpx.Client(base_url=worker.ready["url"]) as health:
         assert health.get("/live").json() == {"status": "live"}
         assert health.get("/ready").status_code == 200

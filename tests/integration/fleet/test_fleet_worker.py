@@ -143,8 +143,9 @@ async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
         await looked.wait()
         await worker.worker.stop()
         goes_on.set()
-        await until(lambda: crowd.now == 1)
-        assert worker.worker.running == 1
+        await until(
+            lambda: (crowd.now, worker.worker.running) == (1, 1)
+        )  # the places that it looked for are free again
         crowd.go.set()
         await worker.worker.until_idle()
         assert (worker.worker.running, crowd.ended) == (0, 1)
