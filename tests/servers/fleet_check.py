@@ -57,7 +57,7 @@ class Counts:
     answered: int
     """Clients that waited, and were told the truth."""
     lost: int
-    """Runs that were acknowledged and are not there, or have not ended."""
+    """Runs that were acknowledged and are not there, or have not ended, and acknowledged events that are not in the log."""
     doubles: int
     """Runs that were executed twice, or by two workers at once."""
     double_ends: int
@@ -87,6 +87,7 @@ def look_over(url: str, journal: FencedJournal, words: Words, bodies: Bodies = (
         gone = words.deleted | words.unsure
         events = {event_id: digest for event_id, (digest, thread_id) in words.events.items() if thread_id not in gone}
         wrong += found_wrong(database, Told(events=events), cleared=words.cleared)
+    unstored = events.keys() - {event["event_id"] for event in kept.events}
     entries = journal.entries()
     doubles = [*twice(entries), *overlaps(kept, entries)]
     lost = [*missing(kept, words)]
@@ -103,7 +104,7 @@ def look_over(url: str, journal: FencedJournal, words: Words, bodies: Bodies = (
         by_status=dict(Counter(row["status"] for row in kept.runs.values())),
         asked=len(words.asked),
         answered=sum(one.is_answered for one in words.asked.values()),
-        lost=len(lost) + len(unended),
+        lost=len(lost) + len(unended) + len(unstored),
         doubles=len(doubles),
         double_ends=sum(number > 1 for number in ends_of.values()),
         stuck=sum(row["status"] == "busy" for row in kept.threads.values()),

@@ -98,6 +98,17 @@ def test_who_only_watches_does_not_hear_again_of_an_end_that_was_watched() -> No
         assert methods(events_of(second)) == ["running"]
 
 
+def test_the_end_of_the_last_run_is_not_told_behind_the_beginning_of_the_next() -> None:
+    hub = StreamHub()
+    with follow(hub) as reader, follow(hub, WATCH) as watching:
+        begin(hub, "b")
+        reader.log.recall("a", "agent", {"status": "success"}, {"x": 1}, is_first=True, is_past=True)
+        assert {event["event_id"].split(":")[1] for event in events_of(reader)} == {"b"}
+        hub.close("b", end={"status": "success"})
+        assert methods(events_of(watching)) == ["running", "completed"]
+        assert reader.log.watched
+
+
 def test_who_watches_a_thread_that_waits_hears_what_it_asks() -> None:
     hub = StreamHub()
     begin(hub, "a")

@@ -93,6 +93,17 @@ async def test_a_request_is_noted_with_its_template_ids_and_who_asked() -> None:
     }
 
 
+async def test_an_app_may_answer_with_a_view_of_what_it_has() -> None:
+    async def picture(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": memoryview(b"pixels")})
+
+    noted: list[Mapping[str, Any]] = []
+    await Front(picture, note=noted.append)(request(), None, Client().send)
+
+    assert noted[0]["bytes"] == 6
+
+
 async def test_a_path_that_there_is_not_is_noted_as_far_as_it_is_short() -> None:
     async def missing(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 404, "headers": []})

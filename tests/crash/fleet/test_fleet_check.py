@@ -116,6 +116,10 @@ def lost(kept: Kept) -> None:
     kept.words.asked["four"] = Asked("four", "t", "four")
 
 
+def an_event_lost(kept: Kept) -> None:
+    kept.words.events["e"] = ("digest", "t")
+
+
 def untrue(kept: Kept) -> None:
     kept.words.asked["two"].answer = {"token": "three"}
 
@@ -161,6 +165,7 @@ PLANTED = {
     never_executed: "no agent came to its end",
     executed_in_secret: "its start is not in the log",
     lost: "was acknowledged, and is lost",
+    an_event_lost: "event e was acknowledged, and is lost",
     untrue: "was told {'token': 'three'}, and not two",
     told_of_a_failure: "and it ended as success",
     twice_in_a_stream: "got the parts [0, 1, 1]",
@@ -177,6 +182,13 @@ async def test_what_is_wrong_is_found(plant: Callable[[Kept], None], kept: Kept)
     await asyncio.to_thread(plant, kept)
     _, wrong = await asyncio.to_thread(kept.look)
     assert any(PLANTED[plant] in what for what in wrong), wrong
+
+
+@pytest.mark.parametrize("plant", [lost, an_event_lost, has_not_ended], ids=lambda plant: plant.__name__)
+async def test_what_is_lost_is_counted(plant: Callable[[Kept], None], kept: Kept) -> None:
+    await asyncio.to_thread(plant, kept)
+    counts, _ = await asyncio.to_thread(kept.look)
+    assert counts.lost == 1
 
 
 async def test_a_worker_that_was_taken_for_dead_may_come_too_late(kept: Kept) -> None:

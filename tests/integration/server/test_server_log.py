@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -253,6 +254,16 @@ async def test_what_is_kept_encoded_is_bounded_in_count_and_bytes(serve_agents: 
         assert frames.of(stored[-1]) is frames.of(stored[-1])  # the newest stays, however large
         again = frames.of(stored[0])
         assert (again, again is before) == (before, False)
+
+
+async def test_what_took_the_position_of_a_lost_event_is_not_sent_as_that(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served:
+        await served.client.runs.wait(None, "echo", input={})
+        one, other, *_ = await served.app.store.events()
+    frames = EventFrames()
+    frames.of(one)
+
+    assert other.event.event_id.encode() in frames.of(replace(other, position=one.position))
 
 
 async def test_a_database_that_is_away_is_a_comment_and_no_end(own_postgres_server: PostgresServer) -> None:

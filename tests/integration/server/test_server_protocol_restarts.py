@@ -71,6 +71,29 @@ async def test_who_comes_back_without_a_number_is_told_of_the_end_and_who_watche
         assert {event["event_id"].split(":")[1] for event in await watching} == {more["run_id"]}
 
 
+async def test_who_has_started_a_run_that_has_not_begun_is_not_told_of_the_end_of_the_last_one(
+    database_url: str,
+) -> None:
+    before, held = Held(), Held()
+    before.let_go.set()
+    async with followed(before, database_url) as (_, thread):
+        await thread.run.start(input={})
+        await events_until(thread, ends)
+    one_place: Any = {"limits": {"it": AgentLimits(max_running=1)}}
+    async with followed(held, database_url, thread.thread_id, **one_place) as (served, again):
+        await served.client.runs.create(None, "it", input={})
+        await held.begun.wait()
+        started = await again.run.start(input={})
+        following = asyncio.create_task(events_until(again, ends, since=0))
+        await asyncio.wait({following}, timeout=0.3)  # it is told nothing
+        held.let_go.set()
+        events = await following
+        assert [said["event"] for said in of(events, "lifecycle")] == ["running", "completed"]
+        assert {event["event_id"].split(":")[1] for event in events if event["method"] == "lifecycle"} == {
+            started["run_id"]
+        }
+
+
 @pytest.mark.parametrize("is_over", [False, True])
 async def test_a_run_that_goes_on_at_another_server_keeps_its_name_and_has_one_end(
     database_url: str, is_over: bool

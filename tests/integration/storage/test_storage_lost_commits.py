@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import delete, update
 from tests.integration.storage.test_storage_subscriptions import OnSession
 
-from trackside.app.storage import Follower, Store
+from trackside.app.storage import Follower, FollowOptions, Store, _follow, _landmarks
 from trackside.app.storage._tables import POSITION, TOKEN, counters, events, runs, subscriptions, threads
 from trackside.app.storage.errors import SubscriptionLostError
+from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.harness.lifecycle import TERMINAL_EVENTS
+from trackside.harness.observer import RunLifecycleEvent
 
 
 async def lose(url: str, *, after: int, **cursors: int) -> None:
@@ -37,6 +39,12 @@ async def append_elsewhere(url: str, *scripts: Any) -> None:
     async with Store.open(url) as store:
         for script in scripts:
             await store.append(script.whole())
+
+
+async def append_elsewhere_events(url: str, some: list[Any]) -> None:
+    async with Store.open(url) as store:
+        for event in some:
+            await store.append([event])
 
 
 async def next_ids(follower: Follower, count: int) -> list[str]:
@@ -101,6 +109,81 @@ async def test_what_this_process_commits_in_lost_positions_is_heard_of(
     assert await next_ids(follower, 5) == [new.run_id] * 5
 
 
+async def test_who_comes_when_what_this_process_has_committed_is_lost_waits_and_does_not_read_on_and_on(
+    store: Store, url: str, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.append(script().whole())
+    await lose(url, after=0)
+    reads = 0
+    read_on = _follow._read_on
+
+    def read(*arguments: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return read_on(*arguments, **options)
+
+    monkeypatch.setattr(_follow, "_read_on", read)
+    async with aclosing(store.follow(0)) as follower:
+        waiting = asyncio.create_task(next_ids(follower, 1))
+        await asyncio.sleep(0.3)
+        assert reads <= 3
+        new = script()
+        await append_elsewhere(url, new)
+        assert await waiting == [new.run_id]
+
+
+async def test_what_was_written_once_more_behind_something_new_does_not_hide_that(
+    store: Store, url: str, script: Any, follower: Follower
+) -> None:
+    kept, lost, again, new, other = (script() for _ in range(5))
+    written = again.whole()
+    await append_elsewhere(url, kept)
+    await store.append([lost.started()])
+    await append_elsewhere_events(url, written)
+    assert len(await next_ids(follower, 11)) == 11
+    await lose(url, after=5)
+    await append_elsewhere_events(url, [new.started(), *written[:4], other.started()])
+    assert await next_ids(follower, 6) == [new.run_id, *[again.run_id] * 4, other.run_id]
+
+
+async def test_nothing_that_this_process_commits_next_hides_the_loss_before_it_is_read(
+    store: Store, url: str, script: Any, follower: Follower
+) -> None:
+    await append_elsewhere(url, script(), script())
+    assert len(await next_ids(follower, 10)) == 10
+    await lose(url, after=5)
+    first, second = script(), script()
+    async with store._feed._reading_lock:  # as where the database is away for the reader still
+        await store.append(first.whole())
+        await store.append(second.whole())
+    assert await next_ids(follower, 10) == [first.run_id] * 5 + [second.run_id] * 5
+
+
+async def test_what_is_looked_for_behind_a_loss_is_bounded(
+    url: str, dialect: str, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def landmarks(connection: Any, start: int, through: int) -> Any:
+        asked.append(through - start)
+        return landmarks_of(connection, start, through)
+
+    landmarks_of = _landmarks.landmarks
+    await append_elsewhere(url, *(script() for _ in range(3)))
+    async with Store.open(url, follow=FollowOptions(recent_count=4)) as store, aclosing(store.follow(15)) as follower:
+        waiting = asyncio.create_task(next_ids(follower, 5))
+        await asyncio.sleep(0.1)
+        await store.append(script().whole())
+        await waiting
+        monkeypatch.setattr(_landmarks, "landmarks", landmarks)
+        await lose(url, after=17)
+        new = script()
+        waiting = asyncio.create_task(next_ids(follower, 5))
+        await append_elsewhere(url, new)
+        assert await waiting == [new.run_id] * 5
+    assert max(asked) <= 5
+
+
 @pytest.mark.parametrize("looks_between", [True, False])
 async def test_who_only_wants_to_know_that_the_log_grows_hears_of_it(
     store: Store, url: str, script: Any, follower: Follower, looks_between: bool
@@ -163,6 +246,30 @@ async def test_one_that_waits_at_the_end_goes_on_behind_what_took_its_place(
         await consumer.renew()
     await consumer.release()
     assert (await store.subscriptions.get("s")).cursor == 5
+
+
+async def test_who_feeds_a_subscription_goes_on_at_once_and_waits_for_no_lease_of_its_own(
+    store: Store, url: str, script: Any
+) -> None:
+    handled: list[str] = []
+
+    async def handle(event: RunLifecycleEvent) -> None:
+        handled.append(event.run_id)
+
+    await append_elsewhere(url, script(), script())
+    await store.subscriptions.open("s", start="beginning")
+    async with (
+        SubscriptionFeed(store.subscriptions, "s", handle, policy=FeedPolicy(lease_seconds=600)),
+        asyncio.timeout(60),
+    ):
+        while len(handled) < 10 or (await store.subscriptions.get("s")).cursor < 10:
+            await asyncio.sleep(0.01)
+        await lose(url, after=5, s=5)
+        new = script()
+        await append_elsewhere(url, new)
+        while new.run_id not in handled:
+            await asyncio.sleep(0.01)
+    assert handled[10:] == [new.run_id] * 5
 
 
 async def test_a_token_that_is_given_again_is_not_taken_for_ones_own(store: Store, url: str, script: Any) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from trackside.app.storage import Store, _queries
+from trackside.app.storage import Store, _listings, _queries
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -149,6 +149,23 @@ async def test_runs_that_wait_for_a_human_and_have_one_of_no_statuses_are_none(s
 
     assert await found() == await found(status="interrupted") == [asking.run_id]
     assert await found(status=[]) == await found(status="success") == []
+
+
+@pytest.mark.parametrize("few", [True, False])
+async def test_a_run_waits_for_a_human_also_behind_an_answer_that_failed(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch, few: bool
+) -> None:
+    monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
+    start = script().start
+    former = script(start=start)
+    asking, wrong = (script(thread_id=former.thread_id, start=start + timedelta(minutes=n)) for n in (1, 2))
+    await store.append([former.started(), former.event("run_completed", status="interrupted")])
+    await store.append([asking.started(), asking.event("run_completed", status="interrupted")])
+    await store.append([asking.thread("interrupted")])
+    await store.append([wrong.started(), wrong.failed(), wrong.thread("interrupted")])
+
+    assert [run.run_id for run in await store.runs(waiting=True)] == [asking.run_id]
+    assert [run.run_id for run in await store.runs(waiting=True, metadata={})] == [asking.run_id]
 
 
 async def test_runs_page_by_cursor_though_they_began_in_the_same_moment(store: Store, script) -> None:

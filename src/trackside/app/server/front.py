@@ -14,6 +14,7 @@ from trackside.app.server.responses import Receive, Scope, Send, failure
 _CLOSE = (b"connection", b"close")
 _EVENTS = b"text/event-stream"
 _EVENT_ENDS = (b"\r\n\r\n", b"\n\n")
+_LONGEST_END = 4
 ENDLESS: Final = "trackside.endless"
 """In the scope of a stream that has no end of its own: clients come back if it is cut off, and not after a proper end."""
 
@@ -91,7 +92,7 @@ class _Answering:
         if message["type"] == "http.response.body":
             body = message.get("body", b"")
             self.sent += len(body)
-            self._is_between = body.endswith(_EVENT_ENDS)
+            self._is_between = bytes(body[-_LONGEST_END:]).endswith(_EVENT_ENDS)  # an app of the user's may send a view
             self.done = not message.get("more_body", False)
         elif message["type"] == "http.response.start":
             self.status = message["status"]

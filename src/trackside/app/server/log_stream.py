@@ -34,11 +34,12 @@ class EventFrames:
         self._count = count
         self._most = size
         self._size = 0
-        self._frames: dict[int, bytes] = {}
+        self._frames: dict[tuple[int, str], bytes] = {}
 
     def of(self, stored: StoredEvent) -> bytes:
         """The whole server-sent event. Its id is the event's position."""
-        frame = self._frames.get(stored.position)
+        key = stored.position, stored.event.event_id  # a database that loses commits gives positions again
+        frame = self._frames.get(key)
         if frame is not None:
             return frame
         frame = b"id: %d\r\nevent: %b\r\ndata: %b\r\n\r\n" % (
@@ -46,7 +47,7 @@ class EventFrames:
             stored.event.event_type.value.encode(),
             encode(event_on_wire(stored)),
         )
-        self._frames[stored.position] = frame
+        self._frames[key] = frame
         self._size += len(frame)
         while len(self._frames) > self._count or (self._size > self._most and len(self._frames) > 1):
             self._size -= len(self._frames.pop(next(iter(self._frames))))

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    FromClause,
     Table,
     and_,
     exists,
@@ -134,11 +135,14 @@ def waits_for_human() -> Conditions:
 
 
 def are_newest_of_waiting() -> ColumnElement[bool]:
-    """That a run is the newest of a thread that waits for a human, in a way that leads from these threads to it."""
+    """That a run asks what its thread waits for a human to answer, in a way that leads from these threads to it.
+
+    It is the newest that has stopped to ask: one behind it brought an answer that was none, and failed.
+    """
     run = runs.alias()
     newest = (
         select(run.c.run_id)
-        .where(run.c.thread_id == threads.c.thread_id, run.c.removed_at.is_(None))
+        .where(run.c.thread_id == threads.c.thread_id, _asks(run), run.c.removed_at.is_(None))
         .order_by(run.c.created_at.desc(), run.c.run_id.desc())
         .limit(1)
         .scalar_subquery()
@@ -153,8 +157,12 @@ def is_newest_of_waiting(of: Table) -> Conditions:
     is_behind = tuple_(later.c.created_at, later.c.run_id) > tuple_(of.c.created_at, of.c.run_id)
     return [
         there_is(thread.c.thread_id == of.c.thread_id, waits, thread.c.removed_at.is_(None)),
-        ~there_is(later.c.thread_id == of.c.thread_id, is_behind, later.c.removed_at.is_(None)),
+        ~there_is(later.c.thread_id == of.c.thread_id, is_behind, _asks(later), later.c.removed_at.is_(None)),
     ]
+
+
+def _asks(run: FromClause) -> ColumnElement[bool]:
+    return unindexed(run.c.status) == RunStatus.interrupted.value
 
 
 def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

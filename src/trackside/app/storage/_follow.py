@@ -122,6 +122,8 @@ class EventFeed:
         self._waiting: dict[str | None, dict[Following, _Waiter]] = {}
         self._begun = False
         self._behind = False
+        self._is_doubtful = False
+        """Whether a commit has shown that the log has lost what is here: nothing goes behind that before it is read."""
         self._committed = 0
         self._untold: set[str] = set()
         self._told = 0
@@ -161,7 +163,10 @@ class EventFeed:
             return
         if not self._followers:
             self._pause()
-        elif rows[0].position > self._recent.end + 1 or self._recent.has_another(rows[0]):
+        elif self._is_doubtful or rows[0].position > self._recent.end + 1:
+            self._fall_behind()
+        elif self._recent.has_another(rows[0]):
+            self._is_doubtful = True
             self._fall_behind()
         else:
             for row in rows:
@@ -322,7 +327,8 @@ class EventFeed:
         """
         after = self._recent.landmark if self._begun else None
         most = None if self._waiting else self._recent_count
-        self._behind = False
+        committed = self._committed
+        self._behind = self._is_doubtful = False
         try:
             found = await self._readers.run(partial(_read_on, after=after, most=most))
         except BaseException:
@@ -342,6 +348,8 @@ class EventFeed:
                 self._recent.reach(found.sight.end)
             else:
                 self._behind = True
+        if found.sight.end.position < committed == self._committed:  # the database has lost it
+            self._committed = found.sight.end.position
         if self._committed > self._recent.end:  # meanwhile, and before there was anything that it could follow on
             self._behind = True
         return found.sight.end.position

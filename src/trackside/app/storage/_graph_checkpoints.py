@@ -37,7 +37,7 @@ from trackside.app.storage._graph_checkpoint_work import (
 )
 from trackside.app.storage._graph_puts import Behind
 from trackside.app.storage._old_checkpoints import OldTables, SplitCheckpoint, old_tables
-from trackside.app.storage._outages import AWAY, Outage, has_to_stop
+from trackside.app.storage._outages import has_to_stop, patiently
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._work import Refused
 from trackside.app.storage._writer import NoWriter, Writer, answer_of
@@ -88,19 +88,14 @@ class GraphCheckpoints:
             if writing is not None:
                 self._note(work, writing)
             return
-        outage = Outage(self._writer, has_to_stop())
-        while True:
-            writing = await self._writer.defer(work)
-            self._note(work, writing)
-            self._writer.hurry(writing)
-            try:
-                answer_of(await asyncio.shield(writing))
-            except AWAY:
-                if outage.is_over:
-                    raise
-                await outage.pause()
-            else:
-                return
+        what = f"what a step of a graph leaves on thread {work.thread_id}"
+        await patiently(self._writer, partial(self._put, work), what)
+
+    async def _put(self, work: PutGraphRows) -> None:
+        writing = await self._writer.defer(work)
+        self._note(work, writing)
+        self._writer.hurry(writing)
+        answer_of(await asyncio.shield(writing))
 
     def _borrow(self, one: Borrowing) -> None:
         """Say when what a checkpoint has of those before it was there."""

@@ -66,6 +66,11 @@ def last_common(connection: Connection, known: Sequence[Landmark]) -> int:
     end = log_end(connection)
     if not known:
         return end
-    start = known[0].position - 1
-    common = {*known}.intersection(landmarks(connection, start, known[-1].position))
-    return min(end, max((landmark.position for landmark in common), default=start))
+    common = known[0].position - 1
+    there = dict(landmarks(connection, common, known[-1].position))
+    for position, event_id in known:
+        if (found := there.get(position)) == event_id:
+            common = position
+        elif found is not None:  # what is the same behind this was written once more, as from a spool
+            break
+    return min(end, common)

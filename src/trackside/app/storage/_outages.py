@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from trackside.app.storage import errors
-from trackside.app.storage._work import Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.harness.context import current_run
 
@@ -64,13 +63,13 @@ def has_to_stop() -> Callable[[], bool]:
     return lambda: run is None or run.cancelled
 
 
-async def write_patiently(writer: Writer | NoWriter, work: Work, what: str) -> Any:
-    """Have this written for the run that the calling code belongs to, also if the database is away for a while.
+async def patiently[T](writer: Writer | NoWriter, write: Callable[[], Awaitable[T]], what: str) -> T:
+    """Have something written for the run that the calling code belongs to, also if the database is away for a while.
 
     Args:
         writer: that of the store.
-        work: what is to be written, as often as it takes.
-        what: the same, for the log.
+        write: has it written, as often as it takes.
+        what: is written, for the log.
 
     Raises:
         StorageError: it could not be written, and that does not pass by itself, or it was waited for long enough.
@@ -79,7 +78,7 @@ async def write_patiently(writer: Writer | NoWriter, work: Work, what: str) -> A
     is_said = False
     while True:
         try:
-            return await writer.write(work)
+            return await write()
         except AWAY as exc:
             if outage.is_over:
                 raise

@@ -189,6 +189,7 @@ class RecentEvents:
         while len(self._events) > self._count or (self._total > self._size and len(self._events) > 1):
             self.start = self._events.popleft().position
             self._total -= self._sizes.popleft()
+            self._before = []  # there is enough here to go back to
 
     def reach(self, end: Landmark) -> None:
         """Between the last event and this place there is nothing in the log any more."""
@@ -196,13 +197,15 @@ class RecentEvents:
             self.end, self._reached = end.position, end
 
     def has_another(self, row: EventRow) -> bool:
-        """Whether there is another event here at the position of this one."""
+        """Whether another event was here at the position of this one."""
         if row.position > self.end:
             return False
-        place = bisect_right(self._events, row.position, key=_position_of) - 1
-        if place < 0 or (found := self._events[place]).position != row.position:
+        known: Sequence[StoredEvent | Landmark] = self._before if row.position <= self.start else self._events
+        place = bisect_right(known, row.position, key=_position_of) - 1
+        if place < 0 or (found := known[place]).position != row.position:
             return False
-        return found.event.event_id != row.event.event_id
+        event_id = found.event_id if isinstance(found, Landmark) else found.event.event_id
+        return event_id != row.event.event_id
 
     def holds(self, cursor: int) -> bool:
         """Whether everything after this position is here, as far as it is known."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, override
 
 from sqlalchemy import Row
 
 from trackside.app.storage._encoding import json_of, json_text, time_text
-from trackside.app.storage._outages import write_patiently
+from trackside.app.storage._outages import patiently
 from trackside.app.storage._queries import one_thread_state
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._thread_works import OnThread, last_run_of, remembered_by
@@ -110,7 +111,7 @@ class StoredThreadStates:
         _check_size(thread_id, remembered, paused)
         now = time_text(datetime.now(UTC))
         work = SaveThreadState(thread_id=thread_id, run_id=run_id, remembered=remembered, paused=paused, updated_at=now)
-        await write_patiently(self._writer, work, f"what thread {thread_id} remembers")
+        await patiently(self._writer, partial(self._writer.write, work), f"what thread {thread_id} remembers")
 
     async def change(self, thread_id: str, values: Mapping[str, Any]) -> None:
         """Remember these values on behalf of no run, in the place of those of their names; all others stay.

@@ -165,8 +165,8 @@ class SubscriptionFeed:
                     self.failure = exc
                     return
                 except SubscriptionLostError as exc:
-                    self._held = self._delivery = None
                     logger.info("%s", exc)
+                    await self._let_go()
                 except StorageError as exc:
                     self._say_store_is_away(exc)
                     await self._pause(_STORE_PAUSE)
@@ -236,6 +236,13 @@ class SubscriptionFeed:
             await self._delivery.acknowledge()
         await self._held.release()
         self._held = self._delivery = None
+
+    async def _let_go(self) -> None:
+        """Forget what was lost; its lease is still there if it is the log that has lost events."""
+        lost, self._held, self._delivery = self._held, None, None
+        if lost is not None:
+            with suppress(StorageError):  # then it ends by itself
+                await lost.release()
 
     def _tell_changed(self) -> None:
         self._changed.set()

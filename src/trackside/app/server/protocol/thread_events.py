@@ -59,7 +59,7 @@ class ProtocolEvents:
 
     async def _hear_of(self, feed: FeedReader) -> None:
         """Wait a moment for what the client knows from another server, and for what that may have said of it."""
-        if self.since:
+        if self.since is not None:
             await feed.comes_to(self.since - self.since % PER_MS, LAG)
             return
         ended = self.states.thread.last_run_id
@@ -114,15 +114,23 @@ class ProtocolEvents:
         reader.passes_past = self._only_watches_what_is_past
         if log.last is not None or thread.last_run_id is None or self.parts.manager.has(thread.last_run_id):
             return
-        if reader.passes_past:
+        if reader.passes_past or (run := await self._last_run()) is None:
             return
-        run = await self.parts.store.run(thread.last_run_id)
-        if run is None:
-            return
-        if (goes_on := await self._tell(reader, run, is_past=self._is_past)) is not None:
+        if (goes_on := await self._tell(reader, run, looks_back=True)) is not None:
             self._follow_elsewhere(reader, goes_on)
 
-    async def _tell(self, reader: EventReader, run: StoredRun, *, is_past: bool = False) -> str | None:
+    async def _last_run(self) -> StoredRun | None:
+        """The run that the thread had last; None where one is let in that has not begun: whoever has just asked for it would
+        take the end of the last one for that of his.
+        """
+        store, thread = self.parts.store, self.states.thread
+        if thread.status is not ThreadStatus.busy:
+            if await store.threads_of(None).holder(thread.thread_id) is not None:
+                return None
+            thread = await store.thread(thread.thread_id) or thread  # as what held it before may have ended
+        return None if thread.last_run_id is None else await store.run(thread.last_run_id)
+
+    async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
         """Say how a run, or the last attempt as which it goes on, has ended; else the one whose end nobody tells here."""
         known_as = await self._first_attempt(run)
 
@@ -134,7 +142,7 @@ class ProtocolEvents:
 
         run = await last_attempt(run, after)
         if is_final(run.status):
-            await self._recall(reader, run, known_as, is_past=is_past)
+            await self._recall(reader, run, known_as, looks_back=looks_back)
             return None
         comes_here = self.parts.mirrors is not None or self.parts.manager.has(run.run_id)
         return None if comes_here else run.run_id
@@ -166,7 +174,7 @@ class ProtocolEvents:
                 reader.log.moved.append(waits_for)
             self._elsewhere = None
 
-    async def _recall(self, reader: EventReader, run: StoredRun, known_as: str, *, is_past: bool) -> None:
+    async def _recall(self, reader: EventReader, run: StoredRun, known_as: str, *, looks_back: bool) -> None:
         end = RunEnd.stored(run)
         says: dict[str, Any] = {"status": end.status.value, "error": end.error, "error_type": end.error_type}
         values = None
@@ -175,4 +183,12 @@ class ProtocolEvents:
             values, says["interrupts"] = state.output, state.interrupts
         except TracksideError:  # its agent is not served here: how it has ended is known all the same
             pass
-        reader.log.recall(run.run_id, run.agent or "", says, values, known_as=known_as, is_past=is_past)
+        reader.log.recall(
+            run.run_id,
+            run.agent or "",
+            says,
+            values,
+            known_as=known_as,
+            is_first=looks_back,
+            is_past=looks_back and self._is_past,
+        )

@@ -148,14 +148,18 @@ class ThreadEventLog(Ring[Event]):
         values: Any,
         *,
         known_as: str | None = None,
+        is_first: bool = False,
         is_past: bool = False,
     ) -> None:
         """Say how a run has ended that was executed elsewhere, or before anything is known here; once.
 
-        Clients know it as `known_as`. If it `is_past` nothing goes on there: who watches is not told.
+        Clients know it as `known_as`. If it `is_first` it is what is told before anything else, so not where a run has begun
+        meanwhile; if it `is_past` nothing goes on there, and who watches is not told.
         """
         self.catch_up()
         if run_id in self._runs or run_id in self._over:  # its end is told here
+            return
+        if is_first and self.last is not None:
             return
         before = self.highest
         run = RunAsEvents(run_id, self._say, agent=agent, known_as=known_as or self._aliases.pop(run_id, None))
