@@ -94,6 +94,23 @@ async def test_who_has_started_a_run_that_has_not_begun_is_not_told_of_the_end_o
         }
 
 
+async def test_who_has_started_a_run_for_later_is_not_told_of_the_end_of_the_last_one(database_url: str) -> None:
+    held = Held()
+    held.let_go.set()
+    async with followed(held, database_url) as (_, thread):
+        await thread.run.start(input={})
+        await events_until(thread, ends)
+    async with followed(held, database_url, thread.thread_id) as (served, again):
+        later = {"assistant_id": "it", "input": {}, "after_seconds": 1}
+        command = {"id": 1, "method": "run.start", "params": later}
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            answer = (await http.post(f"/threads/{thread.thread_id}/commands", json=command)).json()
+        events = await events_until(again, ends, since=0)
+        assert {event["event_id"].split(":")[1] for event in events if event["method"] == "lifecycle"} == {
+            answer["result"]["run_id"]
+        }
+
+
 @pytest.mark.parametrize("is_over", [False, True])
 async def test_a_run_that_goes_on_at_another_server_keeps_its_name_and_has_one_end(
     database_url: str, is_over: bool

@@ -11,7 +11,7 @@ from tests.integration.storage.test_storage_subscriptions import OnSession
 
 from trackside.app.storage import Follower, FollowOptions, Store, _follow, _landmarks
 from trackside.app.storage._tables import POSITION, TOKEN, counters, events, runs, subscriptions, threads
-from trackside.app.storage.errors import SubscriptionLostError
+from trackside.app.storage.errors import ReadLostError, SubscriptionLostError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
@@ -157,6 +157,34 @@ async def test_nothing_that_this_process_commits_next_hides_the_loss_before_it_i
         await store.append(first.whole())
         await store.append(second.whole())
     assert await next_ids(follower, 10) == [first.run_id] * 5 + [second.run_id] * 5
+
+
+@pytest.mark.parametrize("who", ["this process", "another one"])
+async def test_nothing_hides_the_loss_while_the_log_cannot_be_read(
+    store: Store, url: str, script: Any, follower: Follower, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append_elsewhere(url, script(), script())
+    assert len(await next_ids(follower, 10)) == 10
+    await lose(url, after=5)
+
+    async def away(*arguments: Any) -> Any:
+        tried.set()
+        raise ReadLostError(database="it", why="it is away")
+
+    tried, (first, second) = asyncio.Event(), (script(), script())
+    run = store._readers.run
+    monkeypatch.setattr(store._readers, "run", away)
+    waiting = asyncio.create_task(next_ids(follower, 10))
+    await asyncio.sleep(0)
+    if who == "this process":
+        await store.append(first.whole())
+    else:
+        await append_elsewhere(url, first)
+    store._feed._fall_behind()
+    await tried.wait()
+    await store.append(second.whole())
+    monkeypatch.setattr(store._readers, "run", run)
+    assert await waiting == [first.run_id] * 5 + [second.run_id] * 5
 
 
 async def test_what_is_looked_for_behind_a_loss_is_bounded(

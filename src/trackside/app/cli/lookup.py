@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NAMED = 3  # ids that a complaint about an ambiguous one lists
 _CUT = "…"  # how lists show that they left out the beginning of an id
 _LEAST_OF_AN_END = 6  # characters, without `…`: less is rather mistyped than the end of an id
-_STEPS = 3  # of a search, each among some thousand runs
+_STEPS = 5  # of a search, each among some hundred runs
 _LOOKED_AT = 500  # runs with such a text somewhere, and threads
 _CLOSE_QUESTIONS = (RunStatus.success, RunStatus.interrupted, RunStatus.running, RunStatus.pending)
 STANDINGS = {

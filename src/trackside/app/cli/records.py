@@ -118,7 +118,7 @@ class Records(Protocol):
         limit: int = 50,
         **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
-        """Runs that fit, those created last first. A search ends after so many steps, each of some thousand runs; None: it
+        """Runs that fit, those created last first. A search ends after so many steps, each of some hundred runs; None: it
         looks at all.
         """
         ...

@@ -57,7 +57,7 @@ class StatesOfThread:
         else:
             found = await self._only_state(agent, at)
         state = found or empty_state(self.thread.thread_id)
-        if at is None and not state.next and await self._goes_on():
+        if at is None and not state.next and await self.goes_on():
             return replace(state, next=(_START,))
         return state
 
@@ -135,7 +135,7 @@ class StatesOfThread:
         await self.parts.store.thread_states().change(thread.thread_id, change.values)
         return self._only_place()
 
-    async def _goes_on(self) -> bool:
+    async def goes_on(self) -> bool:
         """Whether a run of the thread is not over; one that has not begun has not changed the thread's status yet."""
         if self.thread.status is ThreadStatus.busy:
             return True

@@ -241,7 +241,7 @@ class SubscriptionFeed:
         """Forget what was lost; its lease is still there if it is the log that has lost events."""
         lost, self._held, self._delivery = self._held, None, None
         if lost is not None:
-            with suppress(StorageError):  # then it ends by itself
+            with suppress(TracksideError):  # then it ends by itself
                 await lost.release()
 
     def _tell_changed(self) -> None:

@@ -121,14 +121,18 @@ class ProtocolEvents:
 
     async def _last_run(self) -> StoredRun | None:
         """The run that the thread had last; None where one is let in that has not begun: whoever has just asked for it would
-        take the end of the last one for that of his.
+        take the end of the last one for that of his. He has a number from then; who has none asks for no run of tomorrow.
         """
         store, thread = self.parts.store, self.states.thread
         if thread.status is not ThreadStatus.busy:
-            if await store.threads_of(None).holder(thread.thread_id) is not None:
+            is_let_in = self.states.goes_on if self.since is not None else self._is_held
+            if await is_let_in():
                 return None
             thread = await store.thread(thread.thread_id) or thread  # as what held it before may have ended
         return None if thread.last_run_id is None else await store.run(thread.last_run_id)
+
+    async def _is_held(self) -> bool:
+        return await self.parts.store.threads_of(None).holder(self.states.thread.thread_id) is not None
 
     async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
         """Say how a run, or the last attempt as which it goes on, has ended; else the one whose end nobody tells here."""
