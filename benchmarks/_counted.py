@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from _databases import SqliteFiles
 from _rounds import Work
 from append import stored
-from memory_runs import managed
+from memory_runs import NoOp, managed
 
-from trackside import CompositeObserver, NullObserver
+from trackside import CompositeObserver, NullObserver, ObserverBinding
 from trackside.testing.events import make_event
 
 MARK = "sched_get_priority_max"
@@ -28,7 +28,9 @@ _FOR_EVER = 1e6  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A piece of work: dispatch to so many observers, appends by so many producers, or so many runs at once in memory."""
+    """A piece of work: dispatch to so many observers, appends by so many producers, or so many runs at once in memory,
+    without an observer, with a required one or with an optional one.
+    """
 
     words: str
     kind: str
@@ -48,6 +50,8 @@ WORKS: Sequence[Counted] = (
     Counted("CompositeObserver.on_event, 1 observer", "dispatch", 1, 60_000),
     Counted("CompositeObserver.on_event, 4 observers", "dispatch", 4, 60_000),
     Counted("RunManager in memory, 32 runs at once", "run", 32, 9_600),
+    Counted("the same with a required observer", "required", 32, 3_200),
+    Counted("the same with an optional observer", "optional", 32, 3_200),
     Counted("Store.append on SQLite, 1 producer", "append", 1, 600),
     Counted("Store.append on SQLite, 16 producers", "append", 16, 2_400, tolerance=0.05),
 )
@@ -79,10 +83,22 @@ def run(at_once: int) -> AbstractAsyncContextManager[Work]:
     return managed(at_once, observers=tuple)
 
 
+def required(at_once: int) -> AbstractAsyncContextManager[Work]:
+    """The same, and an observer that does nothing is waited for."""
+    return managed(at_once, observers=lambda: [ObserverBinding(NoOp(), required=True)])
+
+
+def optional(at_once: int) -> AbstractAsyncContextManager[Work]:
+    """The same, and one is told behind the runs' backs."""
+    return managed(at_once, observers=lambda: [NoOp()])
+
+
 KINDS: Mapping[str, Callable[[int], AbstractAsyncContextManager[Work]]] = {
     "dispatch": dispatch,
     "append": append,
     "run": run,
+    "required": required,
+    "optional": optional,
 }
 
 

@@ -58,14 +58,19 @@ class Growth:
         return Fit.of((size, cost) for size, costs in self.rounds for cost in costs if cost > 0)
 
     @property
+    def upper(self) -> Fit:
+        """Through the three largest sizes alone: of many sizes the small ones would hide a line that bends upwards."""
+        return Growth(self.must, self.rounds[-3:]).fit
+
+    @property
     def last_step(self) -> float:
         """The exponent from the largest size but one to the largest, where a cost that bends upwards shows first."""
         return Fit.of(self.medians[-2:]).exponent
 
     @property
     def excess(self) -> float:
-        """How much larger the exponent is than it must be."""
-        return self.fit.exponent - self.must
+        """How much larger the exponent is than it must be, through all sizes or through the largest ones."""
+        return max(self.fit.exponent, self.upper.exponent) - self.must
 
     @property
     def met(self) -> bool:

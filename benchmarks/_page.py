@@ -86,7 +86,7 @@ def _budgets(results: Mapping[str, Result]) -> Iterable[str]:
     header = ["work", "budget", "reached", "", "Trackside", "beside it", "command"]
     yield table(header, [_row(line, results.get(line.benchmark)) for line in LINES], words=(0, 1, 3, 4, 5, 6))
     reasons = [
-        f"* {line.work} ({line.budget}): {line.why}."
+        f"* {line.work} ({line.budget}): {line.reason(results[line.benchmark])}."
         for line in LINES
         if line.benchmark in results and any(not one.met for one in line.budgets_in(results[line.benchmark]))
     ]

@@ -204,7 +204,13 @@ def exponents(grown: Grown) -> dict[str, object]:
     """What only the JSON has."""
     return {
         name: {
-            clock: {"exponent": one.fit.exponent, "error": one.fit.error, "last_step": one.last_step, "must": one.must}
+            clock: {
+                "exponent": one.fit.exponent,
+                "error": one.fit.error,
+                "upper": one.upper.exponent,
+                "last_step": one.last_step,
+                "must": one.must,
+            }
             for clock, one in by.items()
         }
         for name, by in grown.items()

@@ -293,6 +293,15 @@ def test_a_round_that_seems_to_have_cost_less_than_nothing_says_nothing_of_growt
     assert growth.fit.exponent == pytest.approx(0)
 
 
+def test_a_line_that_bends_upwards_is_not_met_because_of_what_one_thing_alone_costs(growth_fit: ModuleType) -> None:
+    sizes = {1: 2.0, 10: 4.5, 100: 26.0, 1_000: 291.0, 10_000: 6_830.0}
+    growth = growth_fit.Growth(1, [(size, [cost]) for size, cost in sizes.items()])
+
+    assert growth.fit.exponent < 1
+    assert growth.upper.exponent == pytest.approx(1.21, abs=0.005)
+    assert not growth.met
+
+
 def test_a_cost_that_bends_upwards_shows_in_its_last_step(growth_fit: ModuleType) -> None:
     growth = growth_fit.Growth(0, [(10, [1.0, 1.0]), (100, [1.0, 1.0]), (1_000, [10.0, 10.0])])
 
