@@ -281,8 +281,7 @@ LINES: Final[Sequence[Line]] = (
         ),
         peers=timed("/s", ["asyncio, 32 at once"], "naive loop"),
         why="it was met when it was measured first; limits, budgets, calls, attempts and what a thread remembers have come"
-        " since: a run is 4,650 bytecodes of Python, the naive loop 1,660; an optional observer has a buffer, for which"
-        " the result waits",
+        " since; an optional observer has a buffer, for which the result waits",
     ),
     _appends("SQLite"),
     _appends("PostgreSQL"),

@@ -81,8 +81,8 @@ def _check_command(words: Sequence[str]) -> None:
     program, *rest = words
     if Path(program).name == "trackside":
         understood([*rest])
-    elif program.startswith("./scripts/"):
-        assert (ROOT / program).exists(), f"there is no {program}"
+    elif (script := re.fullmatch(r"(?:\.|\.\./trackside)/(scripts/.+)", program)) is not None:
+        assert (ROOT / script[1]).exists(), f"there is no {program}"
     elif program == "pip":
         for extra in re.findall(r"(?:trackside|\.)\[([\w,-]+)\]", " ".join(rest)):
             assert set(extra.split(",")) <= _EXTRAS.keys(), f"there is no extra {extra}"
