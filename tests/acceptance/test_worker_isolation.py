@@ -232,7 +232,8 @@ def test_it_drains_as_one(
     assert worker.wait() == 0
     assert status_of(server, run_id) == "success"
     assert [one for one in said(worker) if one in {"stopping", "stopped"}] == ["stopping", "stopped"]
-    assert workers(here, postgres_with_tables) == []
+    # One that was about to begin, and was ended then, is known for a while as one that is dead.
+    assert [one for one in workers(here, postgres_with_tables) if one["seconds_left"] > 0] == []
 
 
 def test_the_second_signal_cancels_what_runs_also_in_a_process_that_hears_both_at_once(

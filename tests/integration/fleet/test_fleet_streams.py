@@ -17,6 +17,7 @@ from speaking_agents import Held, counting
 from webhook_receiver import NEW, WebhookReceiver
 
 from trackside import RunContext
+from trackside.app.server.protocol import thread_events
 from trackside.app.settings import ServerSettings
 from trackside.app.streams.live_messages import message_of
 from trackside.app.streams.mirror import Mirrors
@@ -334,11 +335,14 @@ async def test_the_end_of_a_run_is_not_that_of_the_next_where_word_of_who_watche
     have_fleet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hear(self: Mirrors, shared: Any, data: bytes) -> None:
-        later = 0.05 if message_of(data).watched is not None else 0
-        asyncio.get_running_loop().call_later(later, hear_now, self, shared, data)
+        if message_of(data).watched is None:
+            hear_now(self, shared, data)
+        else:
+            asyncio.get_running_loop().call_later(0.05, hear_now, self, shared, data)
 
     hear_now = Mirrors._hear
     monkeypatch.setattr(Mirrors, "_hear", hear)
+    monkeypatch.setattr(thread_events, "_WORD_OF_WATCHERS", 20.0)  # on a busy machine it comes later still
     async with have_fleet({"counting": counting}) as fleet:
         one, other = (server.client for server in fleet.servers)
         thread_id = (await one.threads.create())["thread_id"]

@@ -124,8 +124,8 @@ class EventFeed:
         self._behind = False
         self._is_doubtful = False
         """Whether a commit has shown that the log has lost what is here: nothing goes behind that before it is read."""
-        self._unsure: Landmark | None = None
-        """Where this was when the log could not be read: only when it is, it is seen whether it is the same log."""
+        self._is_unread = False
+        """Whether the log could not be read when it was tried last: when it can, it is seen whether it is the same log."""
         self._committed = 0
         self._untold: set[str] = set()
         self._told = 0
@@ -165,7 +165,7 @@ class EventFeed:
             return
         if not self._followers:
             self._pause()
-        elif self._is_doubtful or self._unsure is not None or rows[0].position > self._recent.end + 1:
+        elif self._is_doubtful or self._is_unread or rows[0].position > self._recent.end + 1:
             self._fall_behind()
         elif self._recent.has_another(rows[0]):
             self._is_doubtful = True
@@ -290,7 +290,7 @@ class EventFeed:
 
     def _restart(self, end: Landmark, before: Sequence[Landmark] = ()) -> None:
         self._untold.clear()
-        self._unsure = None
+        self._is_unread = False
         self._recent.restart(end, before)
 
     def _fall_behind(self) -> None:
@@ -335,9 +335,9 @@ class EventFeed:
         try:
             found = await self._readers.run(partial(_read_on, after=after, most=most))
         except BaseException:
-            self._behind, self._unsure = True, after
+            self._behind = self._is_unread = True
             raise
-        self._unsure = None
+        self._is_unread = False
         self.note_return()
         if found.sight.is_other and self._begun:
             await self._turn_back()

@@ -23,7 +23,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import ThreadStatus
 
-_WORD_OF_WATCHERS: Final = 0.25
+_WORD_OF_WATCHERS: Final = 0.5
 """Seconds after the end of a run in which it may still be under way, from another server, that somebody has watched it."""
 
 
