@@ -250,7 +250,7 @@ async def test_a_changed_state_is_told_on_all_servers(have_fleet: Any) -> None:
         told = [asyncio.create_task(stream.until("state_update")) for stream in streams]
         async with asyncio.timeout(20):
             for server in fleet.servers:
-                while not server.app.parts.mirrors.stats.open:
+                while (feed := server.app.streams.threads.known(thread)) is None or not feed.readers:
                     await asyncio.sleep(0.01)
         await one.threads.update_state(thread, {"counted": 7})
         got = [said(await one) for one in told]
