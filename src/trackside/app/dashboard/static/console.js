@@ -307,11 +307,18 @@ document.getElementById("theme").addEventListener("click", () => {
 
 let goes = false;
 const rows = () => [...document.querySelectorAll("[data-row]")];
+let current = null; // the row that the keys are at, whose mark the server knows nothing of
+document.addEventListener("htmx:before:swap", (event) => {
+  if (isRefresh(event)) current = document.querySelector("[data-row].is-current")?.id ?? null;
+});
+document.addEventListener("htmx:after:swap", (event) => {
+  if (isRefresh(event) && current !== null) document.getElementById(current)?.classList.add("is-current");
+});
 
 function move(step) {
   const all = rows();
   if (!all.length) return;
-  // The page may have fetched itself anew, and knows nothing of the class then; what has the focus keeps it.
+  // The row may be gone since, and what has the focus is another one then.
   const focused = document.activeElement?.closest("[data-row]");
   const marked = all.findIndex((row) => row.classList.contains("is-current"));
   all[marked]?.classList.remove("is-current");

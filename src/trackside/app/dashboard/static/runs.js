@@ -157,16 +157,13 @@ function keepWhatIsGone(area) {
   }
 }
 
-let current = null; // the row that the keys are at
 document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
   if (ctx.sourceElement.id !== "refresh") return;
-  current = document.querySelector("#runs tr.is-current")?.id ?? null;
   const area = tasks.find((task) => task.fragment?.querySelector?.("#runs"))?.fragment.querySelector("#runs");
   if (top !== null && area) keepWhatIsGone(area);
 });
 document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   if (ctx.sourceElement.id !== "refresh") return;
-  if (current !== null) document.getElementById(current)?.classList.add("is-current");
   rendered = performance.now();
   showSelection();
 });
