@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from _databases import SqliteFiles
 from _rounds import Work
 from append import stored
-from memory_runs import NoOp, managed
+from memory_runs import MANAGED, WAYS
 
-from trackside import CompositeObserver, NullObserver, ObserverBinding
+from trackside import CompositeObserver, NullObserver
 from trackside.testing.events import make_event
 
 MARK = "sched_get_priority_max"
@@ -78,27 +78,12 @@ def append(producers: int) -> AbstractAsyncContextManager[Work]:
     return stored(SqliteFiles(), producers)
 
 
-def run(at_once: int) -> AbstractAsyncContextManager[Work]:
-    """Runs of an agent that does nothing, in waves of so many, and nobody who is told, as in `memory_runs`."""
-    return managed(at_once, observers=tuple)
-
-
-def required(at_once: int) -> AbstractAsyncContextManager[Work]:
-    """The same, and an observer that does nothing is waited for."""
-    return managed(at_once, observers=lambda: [ObserverBinding(NoOp(), required=True)])
-
-
-def optional(at_once: int) -> AbstractAsyncContextManager[Work]:
-    """The same, and one is told behind the runs' backs."""
-    return managed(at_once, observers=lambda: [NoOp()])
-
-
 KINDS: Mapping[str, Callable[[int], AbstractAsyncContextManager[Work]]] = {
     "dispatch": dispatch,
     "append": append,
-    "run": run,
-    "required": required,
-    "optional": optional,
+    "run": WAYS[MANAGED[0]],
+    "required": WAYS[MANAGED[1]],
+    "optional": WAYS[MANAGED[2]],
 }
 
 

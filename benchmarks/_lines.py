@@ -353,8 +353,8 @@ LINES: Final[Sequence[Line]] = (
         keeps="any page at most 10 ms (p99)",
         ours=_slowest_pages,
         peers=nothing,
-        why="no index has what a search looks for, so it looks at 750 runs one by one and says where it goes on; and of"
-        " threads with a run of an agent or with metadata each is looked up, and all are sorted, for a page of fifty",
+        why="no index has what a search looks for, so it looks at some hundred runs one by one and says where it goes on;"
+        " and of threads with a run of an agent or with metadata each is looked up, and all are sorted, for a page of fifty",
     ),
     Line(
         work="growth with the data: figures that grow no faster than they must",

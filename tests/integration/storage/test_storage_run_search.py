@@ -66,7 +66,7 @@ WANTED: list[tuple[dict[str, Any], Callable[[StoredRun], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize("looked_at", [3, 750])
+@pytest.mark.parametrize("looked_at", [3, _run_search.LOOKED_AT])
 async def test_what_is_found_is_what_fits_both_ways_however_few_are_looked_at_once(
     store: Store, said_runs, monkeypatch: pytest.MonkeyPatch, looked_at: int
 ) -> None:

@@ -14,7 +14,7 @@ from trackside.app.server.responses import Receive, Scope, Send, failure
 _CLOSE = (b"connection", b"close")
 _EVENTS = b"text/event-stream"
 _EVENT_ENDS = (b"\r\n\r\n", b"\n\n")
-_LONGEST_END = 4
+_LONGEST_END = max(map(len, _EVENT_ENDS))
 ENDLESS: Final = "trackside.endless"
 """In the scope of a stream that has no end of its own: clients come back if it is cut off, and not after a proper end."""
 

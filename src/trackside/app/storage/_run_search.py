@@ -27,7 +27,7 @@ from trackside.harness.types import JsonObject, RunStatus
 
 LOOKED_AT: Final = 750
 """So many runs are looked at in less than ten milliseconds."""
-LEFT_OUT: Final = "…"
+_LEFT_OUT: Final = "…"
 """What lists show before the end of an id, in the place of its beginning."""
 
 _FIRST_LOOK: Final = 250  # in which a page is found that most runs fit
@@ -171,7 +171,7 @@ class RunSearch:
         said = [text for text in (run.title, run.error, run.error_type, run.agent) if text is not None]
         if run.metadata is not None:
             said += _texts_in(json_of(run.metadata))
-        if wanted.removeprefix(LEFT_OUT) not in "\0".join((*ids, *said)).casefold():  # as of most runs, at one look
+        if wanted.removeprefix(_LEFT_OUT) not in "\0".join((*ids, *said)).casefold():  # as of most runs, at one look
             return False
         return any(_is_at_an_end(wanted, id_.casefold()) for id_ in ids) or any(
             wanted in text.casefold() for text in said
@@ -192,7 +192,7 @@ def _at_least(field: str, said: Any) -> float | None:
 
 def _is_at_an_end(wanted: str, id_: str) -> bool:
     """Whether an id begins or ends like this, if need be behind what says that its beginning was left out."""
-    return id_.startswith(wanted) or id_.endswith(wanted.removeprefix(LEFT_OUT))
+    return id_.startswith(wanted) or id_.endswith(wanted.removeprefix(_LEFT_OUT))
 
 
 def _behind(listing: RunListing, place: Place) -> RunListing:
