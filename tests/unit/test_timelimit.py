@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from trackside.harness.errors import ObserverCancelledError, ObserverExitError, ObserverTimeoutError
-from trackside.harness.timelimit import Raised, call_observer, leave_behind, left_behind, settled, start_contained
+from trackside.harness.timelimit import (
+    Raised,
+    call_observer,
+    leave_behind,
+    left_behind,
+    outlived,
+    settled,
+    start_contained,
+)
 from trackside.testing import run_virtual
 
 
@@ -304,6 +312,48 @@ async def test_settled_waits_to_the_end_however_often_it_is_cancelled() -> None:
 
     assert await waiter == (7, 2)
     assert now() == 5
+
+
+@virtual
+async def test_what_outlives_its_caller_goes_on_and_its_failure_is_told_to_nobody() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what))
+
+    async def refused_later() -> None:
+        await asyncio.sleep(5)
+        raise RefusedError
+
+    work = asyncio.ensure_future(refused_later())
+    callers = [asyncio.create_task(outlived(work)) for _ in range(2)]
+    await asyncio.sleep(1)
+    assert callers[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await callers[0]
+    assert now() == 1
+    with pytest.raises(RefusedError):
+        await callers[1]
+    assert now() == 5
+
+    alone = asyncio.create_task(outlived(asyncio.ensure_future(refused_later())))
+    await asyncio.sleep(1)
+    alone.cancel()
+    await asyncio.sleep(10)
+    gc.collect()
+    assert told == []
+
+
+@virtual
+async def test_what_is_over_or_cancelled_is_told_as_what_it_is() -> None:
+    async def seven() -> int:
+        return 7
+
+    work = asyncio.ensure_future(seven())
+    assert await outlived(work) == 7
+    assert await outlived(work) == 7
+    work = asyncio.ensure_future(seven())
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await outlived(work)
 
 
 @virtual

@@ -56,7 +56,7 @@ from trackside.harness.redaction import Redact, redacted
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
-from trackside.harness.timelimit import cancel_held_off
+from trackside.harness.timelimit import cancel_held_off, outlived
 from trackside.harness.types import (
     AgentLimits,
     CancelAction,
@@ -283,7 +283,7 @@ class RunManager:
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
         asking = self._runs.spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}")
         try:
-            await asyncio.shield(asking)
+            await outlived(asking)
         except asyncio.CancelledError:
             asking.add_done_callback(_say_if_failed)  # which nobody else is there for any more
             raise

@@ -101,6 +101,22 @@ async def settled[F: asyncio.Future[Any]](future: F, limit: float | None = None)
     return future
 
 
+async def outlived[T](future: asyncio.Future[T]) -> T:
+    """What comes of something that goes on where its caller is cancelled, and whose failure concerns nobody here then.
+
+    That is `asyncio.shield`, which has the event loop report that failure, with a traceback, from Python 3.14 on.
+
+    Raises:
+        BaseException: what it raised.
+    """
+    try:
+        await _wait(future, None, to_the_end=False)
+    except asyncio.CancelledError:
+        future.add_done_callback(_pass_over)
+        raise
+    return future.result()
+
+
 async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end: bool) -> None:
     """Wait until something is done or the limit is up. What `asyncio.wait` does for many, at half its price."""
     loop = asyncio.get_running_loop()
@@ -140,6 +156,11 @@ def cancel_held_off() -> asyncio.CancelledError:
 def _wake(over: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
     if not over.done():
         over.set_result(None)
+
+
+def _pass_over(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()  # which is looked at now, so that nobody is told that it was not
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:

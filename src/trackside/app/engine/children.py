@@ -16,6 +16,7 @@ from typing import Final, Self
 import msgspec
 
 from trackside.app.vitals import WorkerStats
+from trackside.harness.timelimit import outlived
 from trackside.harness.types import FailureReason
 
 VARIABLE: Final = "_TRACKSIDE_ISOLATED"
@@ -152,7 +153,7 @@ class ChildProcess:
 
     async def wait(self) -> Verdict | None:
         """Wait until it has ended; why it died, and then nothing is left of what it had started. None: it left as asked."""
-        code = await asyncio.shield(self._end)
+        code = await outlived(self._end)
         if self.verdict is None and code == 0 and not (self.stats is not None and self.stats.running):
             return None
         self._kill_group()

@@ -22,6 +22,7 @@ from trackside.app.storage.fleet import Taking
 from trackside.app.vitals import WorkerStats
 from trackside.harness import RunManager
 from trackside.harness.errors import ClosedError, NoResultHereError
+from trackside.harness.timelimit import outlived
 
 logger = logging.getLogger("trackside.worker")
 
@@ -201,7 +202,7 @@ class FleetWorker:
                     await self._look_soon.wait()
             self._look_soon.clear()
             await self._has_room.wait()
-            await asyncio.shield(self._spawn(self._look(), "trackside-take"))  # also what a stop meets is seen through
+            await outlived(self._spawn(self._look(), "trackside-take"))  # also what a stop meets is seen through
 
     async def _look(self) -> None:
         self._found += await self._take_any()

@@ -11,6 +11,7 @@ from contextvars import Context
 from trackside.app.spool import DeliveryReport, EventLog, Spool, SpoolError, is_refusal
 from trackside.harness.errors import TracksideError
 from trackside.harness.observer import HearTaken, RunLifecycleEvent
+from trackside.harness.timelimit import outlived
 
 __all__ = ["EventLog", "NotAnEventLogError", "StorageObserver"]
 
@@ -140,7 +141,7 @@ class StorageObserver:
             self._delivery = asyncio.create_task(
                 self._deliver_all(spool), name="trackside-spool-delivery", context=Context()
             )
-        return await asyncio.shield(self._delivery)
+        return await outlived(self._delivery)
 
     async def _deliver_all(self, spool: Spool) -> DeliveryReport:
         try:

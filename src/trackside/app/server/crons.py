@@ -28,6 +28,7 @@ from trackside.harness import RunManager, RunSpec
 from trackside.harness.errors import ClosedError, InvalidSpecError, ThreadBusyError, TracksideError
 from trackside.harness.ports import Clock, SystemClock
 from trackside.harness.threads import in_own_thread
+from trackside.harness.timelimit import outlived
 
 logger = logging.getLogger("trackside.crons")
 
@@ -179,7 +180,7 @@ class CronScheduler:
             # Together, for one commit does for many. Never cancelled: a start that is cancelled cancels its run, and of that
             # time there will be no other.
             self._starts = asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
-            for failure in await asyncio.shield(self._starts):
+            for failure in await outlived(self._starts):
                 if failure is not None:
                     raise failure
         return by

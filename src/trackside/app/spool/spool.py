@@ -21,6 +21,7 @@ from trackside.app.spool.errors import SpoolError, SpoolFullError
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.failures import text_of
 from trackside.harness.observer import HearTaken, RunLifecycleEvent
+from trackside.harness.timelimit import outlived
 
 logger = logging.getLogger("trackside.spool")
 
@@ -232,7 +233,7 @@ class Spool:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="trackside-spool")
         try:
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, call, *args))
+            return await outlived(asyncio.get_running_loop().run_in_executor(self._executor, call, *args))
         except OSError as exc:
             raise self._error_of(exc) from exc
 

@@ -43,6 +43,7 @@ from trackside.app.storage._work import Refused
 from trackside.app.storage._writer import NoWriter, Writer, answer_of
 from trackside.harness.context import current_run
 from trackside.harness.settling import current_settling
+from trackside.harness.timelimit import outlived
 
 MAX_PUT_BYTES = 256 * 1_048_576
 """How much one step of a graph may add. It is never cut: the graph would go on with half of its state."""
@@ -95,7 +96,7 @@ class GraphCheckpoints:
         writing = await self._writer.defer(work)
         self._note(work, writing)
         self._writer.hurry(writing)
-        answer_of(await asyncio.shield(writing))
+        answer_of(await outlived(writing))
 
     def _borrow(self, one: Borrowing) -> None:
         """Say when what a checkpoint has of those before it was there."""

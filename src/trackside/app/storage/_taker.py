@@ -15,6 +15,7 @@ from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness.errors import ClosedError
 from trackside.harness.ports import RunHost
+from trackside.harness.timelimit import outlived
 
 logger = logging.getLogger("trackside.storage")
 
@@ -50,14 +51,14 @@ class Taker:
         if gathering is None or gathering[1].done() or not gathering[0].add(run_ids):
             work = self._work(host, [*run_ids], limit=0)
             gathering = self._gathering = work, self._begin(host, work)
-        takings = await asyncio.shield(gathering[1])
+        takings = await outlived(gathering[1])
         return {run_id: takings.outcomes[run_id] for run_id in run_ids}
 
     async def take_any(self, host: RunHost, limit: int) -> list[str]:
         """Take so many runs at most, those that came first; which."""
         if limit < 1 or not host.agents:
             return []
-        takings = await asyncio.shield(self._begin(host, self._work(host, None, limit=limit)))
+        takings = await outlived(self._begin(host, self._work(host, None, limit=limit)))
         return [run.record.run_id for run in takings.taken]
 
     def _work(self, host: RunHost, run_ids: list[str] | None, *, limit: int) -> Take:

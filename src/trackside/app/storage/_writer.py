@@ -29,7 +29,7 @@ from trackside.app.storage._work import Committed, Refused, Work, commit_togethe
 from trackside.app.storage.fleet import QueueNews
 from trackside.app.vitals import WriterStats
 from trackside.harness.errors import ClosedError, TracksideError
-from trackside.harness.timelimit import settled
+from trackside.harness.timelimit import outlived, settled
 
 logger = logging.getLogger("trackside.storage")
 
@@ -273,7 +273,7 @@ class Writer:
 
     async def aclose(self) -> None:
         """Take nothing more, write what was accepted, and stop. May be called again."""
-        await asyncio.shield(self.stop())
+        await outlived(self.stop())
         self.need_none_beside()
         for beside in [*self._done_beside]:
             await beside.aclose()

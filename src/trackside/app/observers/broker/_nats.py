@@ -30,6 +30,7 @@ from trackside.app.delivery import DeliveryError, ObserverOptionError
 from trackside.app.observers.broker._message import Message, Outcome, too_large
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
+from trackside.harness.timelimit import outlived
 
 __all__ = ["JetStream", "StreamPlan"]
 
@@ -128,7 +129,7 @@ class JetStream:
             )
         connecting = self._connecting
         try:
-            link = await asyncio.shield(connecting)
+            link = await outlived(connecting)
         except asyncio.CancelledError:
             if connecting.cancelled():  # by `aclose`
                 raise ClosedError(what="broker observer") from None

@@ -18,6 +18,7 @@ from trackside.harness.amounts import is_count
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.timelimit import outlived
 
 _GATHER: Final = 2.0
 """Seconds for which a digest waits for more that belong into it."""
@@ -165,7 +166,7 @@ class NotifyObserver:
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
         digest.add(event, subject)
-        return await asyncio.shield(digest.failures)
+        return await outlived(digest.failures)
 
     async def _tell_all(self, digest: Digest) -> None:
         """Wait for more, and send each receiver one message about all that it lacks."""
