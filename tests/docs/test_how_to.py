@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 from blocks import DOCS, ROOT
+from forking import STRICT
 from reading import SQLITE, Do, Reader, Step, steps
 
 PAGES = sorted(
@@ -49,7 +50,7 @@ ONLY_POSTGRES = ("-- PostgreSQL\n",)
 @pytest.fixture(scope="module")
 def do() -> Iterator[Do]:
     """Does a step in a process of its own, and gives the exit code, or the id of a process that goes on."""
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("forked.py"))]
+    command = [sys.executable, *STRICT, str(Path(__file__).with_name("forked.py"))]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRACKSIDE_")}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, process_group=0

@@ -30,6 +30,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, Final, NoReturn, Self
 
+STRICT: Final = ("-W", "error", "-W", "ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning")
+"""Each warning fails a program, but for what libraries do on Python 3.14."""
+
 _ROOMS: Final = ("trackside.app.cli", "trackside.app.engine", "trackside.app.server", "trackside.app.storage")
 _USED_BY_AGENTS: Final = (
     "trackside.harness.adapters.langgraph",
@@ -49,7 +52,7 @@ class Forkery:
     def __init__(self) -> None:
         self._orders, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)  # so that no two orders come as one
         with theirs:
-            command = [sys.executable, "-W", "error", __file__, str(theirs.fileno())]
+            command = [sys.executable, *STRICT, __file__, str(theirs.fileno())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def start(

@@ -100,7 +100,19 @@ def stats(accepted: int, *, delivered: int = 0, failed: int = 0, deaths: int = 0
     }
 
 
-@pytest.mark.parametrize("mode", ["before a call", "in a call", "child goes on"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "before a call",
+        "in a call",
+        pytest.param(
+            "child goes on",
+            marks=pytest.mark.skipif(
+                sys.version_info >= (3, 14), reason="asyncio lets no child go on in the loop of its parent any more"
+            ),
+        ),
+    ],
+)
 def test_child_starts_empty_and_the_parent_gives_on_all_it_accepted(mode: str) -> None:
     parent, child = run(mode)
 

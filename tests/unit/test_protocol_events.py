@@ -240,7 +240,7 @@ def call(args: Any, **more: Any) -> list[dict[str, Any]]:
     return [{"name": "f", "args": args, "id": "c", "index": 0, **more}]
 
 
-def deep(depth: int = 20_000) -> str:
+def deep(depth: int = 60_000) -> str:
     return '{"a": ' + "[" * depth + "]" * depth + "}"
 
 

@@ -14,6 +14,9 @@ from trackside.app.streams import StreamHub
 from trackside.app.streams._messages import MessageSteps
 from trackside.app.streams._partial_json import whole_json
 
+TOO_DEEP = 60_000
+"""More levels than are read on any Python with the stack that a thread has."""
+
 
 def steps(*pieces: Any) -> list[tuple[str, Any]]:
     taking = MessageSteps()
@@ -125,8 +128,8 @@ def test_a_message_that_comes_alone_is_a_part_of_both_modes() -> None:
         ("[1, 2", [1, 2]),
         ("no", None),
         ('{"a": 1}}', None),
-        ('{"a": ' + "[" * 20_000, None),
-        ("[" * 20_000 + "]" * 20_000, None),
+        ('{"a": ' + "[" * TOO_DEEP, None),
+        ("[" * TOO_DEEP + "]" * TOO_DEEP, None),
     ],
 )
 def test_json_is_read_as_far_as_it_goes(text: str, value: Any) -> None:
@@ -195,7 +198,7 @@ def test_what_a_text_says_so_far_is_what_one_finds_sign_by_sign(text: str) -> No
 ODD: list[dict[str, Any]] = [
     {"tool_call_chunks": [{"name": "f", "args": {"a": 1}, "id": "c", "index": 0}]},
     {"tool_call_chunks": [{"name": "f", "args": [1], "id": "c", "index": [0]}]},
-    {"tool_call_chunks": [{"name": "f", "args": '{"a": ' + "[" * 20_000, "id": "c", "index": 0}]},
+    {"tool_call_chunks": [{"name": "f", "args": '{"a": ' + "[" * TOO_DEEP, "id": "c", "index": 0}]},
     {"tool_call_chunks": 7},
     {"tool_call_chunks": {"a": 1}},
     {"content": 7},
@@ -221,7 +224,7 @@ def test_arguments_that_are_no_text_are_shown_as_they_are() -> None:
     shown = [steps(chunk(**more))[-1][1][0] for more in ODD[:3]]
     assert [call["args"] for call in shown[0]["tool_calls"]] == [{"a": 1}]
     assert [call["args"] for call in shown[1]["invalid_tool_calls"]] == [[1]]
-    assert [len(call["args"]) for call in shown[2]["invalid_tool_calls"]] == [20_006]
+    assert [len(call["args"]) for call in shown[2]["invalid_tool_calls"]] == [TOO_DEEP + 6]
 
 
 class Unequal:

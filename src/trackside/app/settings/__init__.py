@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from trackside.app.paths import is_file
 from trackside.app.pricing import ModelPrice
 from trackside.app.settings._access import ACCESS_KEYS, AccessSettings
 from trackside.app.settings._engine import DEFAULT_POOL, ENGINE_FILES, EngineKind, EngineSettings, WorkerSettings
@@ -301,7 +302,7 @@ def _with_engine_files(settings: Settings, folder: Path) -> Settings:
             continue
         found[name] = (folder / path.expanduser()).absolute()
         try:
-            is_there = found[name].is_file()
+            is_there = is_file(found[name])
         except OSError as exc:  # its folder is closed to this user, or no file can be called that
             raise settings.complaint(f"engine.{name}", f"{path} cannot be looked at: {exc.strerror}") from exc
         if not is_there:

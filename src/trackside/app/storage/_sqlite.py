@@ -21,6 +21,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from trackside.app.paths import is_folder, is_there
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import UndecodableError, is_plain_text, undecodable
 from trackside.app.storage._old_checkpoints import tables_of_others
@@ -85,11 +86,11 @@ class SqliteDatabase:
 
     def _check_file(self, *, create: bool) -> None:
         folder = self.path.parent
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise errors.FolderMissingError(database=str(self), folder=str(folder))
-        if self.path.is_dir():
+        if is_folder(self.path):
             raise errors.NotADatabaseError(database=str(self), why="it is a folder")
-        if not self.path.exists() and not create:
+        if not is_there(self.path) and not create:
             raise errors.DatabaseMissingError(database=str(self))
 
     def why_read_only(self) -> str | None:

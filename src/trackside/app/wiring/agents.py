@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from trackside.app.paths import is_file
 from trackside.harness.adapters import as_agent
 from trackside.harness.errors import NotAnAgentError, TracksideError
 from trackside.harness.states import KeepsThreads
@@ -180,7 +181,7 @@ def _is_graph(agent: Any) -> bool:
 def _import_file(reference: AgentReference) -> ModuleType:
     path = Path(reference.module).absolute()
     try:
-        is_there = path.is_file()
+        is_there = is_file(path)
     except OSError as exc:  # its folder is closed to this user, or no file can be called that
         why = f"{reference.module} cannot be looked at: {exc.strerror}"
         raise AgentReferenceError(reference=reference, why=why) from exc
