@@ -19,6 +19,8 @@ def main() -> int:
         heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if heard:
             signal.signal(signal.SIGINT, _leave)
+        import unicodedata as unicodedata  # as compiling a character's name does, to which Ctrl-C in it is a SyntaxError
+
         from trackside.app.cli import main as command
 
         if heard:

@@ -53,3 +53,12 @@ def test_no_package_of_an_observer_is_loaded_unless_one_is_configured_that_needs
     loaded = loaded_after(run)
     assert "trackside.app.observers.logging" in loaded
     assert not loaded & (OF_OBSERVERS - {"structlog"})
+
+
+def test_what_a_character_by_name_is_compiled_with_is_there_before_a_command_begins() -> None:
+    loaded = loaded_after(
+        "commands = sys.modules['trackside.app.cli'] = type(sys)('trackside.app.cli')\n"
+        "commands.main = lambda: None if 'unicodedata' in sys.modules else sys.exit('it is not')\n"
+        "import trackside_command; trackside_command.main()"
+    )
+    assert "trackside_command" in loaded
