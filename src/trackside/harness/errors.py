@@ -124,6 +124,12 @@ class UnshownStateError(TracksideError):
     """The agent cannot show a state of thread {thread_id}: {why:.600}."""
 
 
+class AgentFailedError(TracksideError):
+    """The agent {agent!r} failed when it was asked about itself or a thread: {why:.600}."""
+
+    fault = "agent"
+
+
 class DuplicateRunError(TracksideError, ValueError):
     """Run id {run_id!r} is taken: an id names one run. Leave it out, or pass a new one."""
 

@@ -5,11 +5,12 @@ All of it is optional. An agent without them has what `ThreadStates` remembers, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from trackside.harness.errors import UnshownStateError
+from trackside.harness.errors import AgentFailedError, TracksideError, UnshownStateError
+from trackside.harness.failures import line_of
 from trackside.harness.types import Json, JsonObject
 
 
@@ -151,18 +152,36 @@ class ShowsLastStates(Protocol):
         ...
 
 
+async def asked_of[T](agent: object, answer: Awaitable[T]) -> T:
+    """What an agent answers who was asked by one of the protocols here, for who has more to do than to ask: its own code,
+    that of the function which makes it, or what keeps its threads may raise anything.
+
+    Raises:
+        AgentFailedError: it has failed.
+        TracksideError: as the protocol says.
+    """
+    try:
+        return await answer
+    except TracksideError:
+        raise
+    except Exception as exc:  # the agent's own
+        name = getattr(agent, "name", type(agent).__name__)
+        raise AgentFailedError(agent=name, why=line_of(exc)) from exc
+
+
 async def last_shown(agent: KeepsThreads, place: ThreadPlace) -> StateSnapshot | None:
     """The state at a place, or what its agent can show instead.
 
     Raises:
         UnshownStateError: it can show nothing.
+        AgentFailedError: it has failed.
     """
     try:
-        return await agent.state(place)
+        return await asked_of(agent, agent.state(place))
     except UnshownStateError:
         if not isinstance(agent, ShowsLastStates):
             raise
-        return await agent.last_state(place)
+        return await asked_of(agent, agent.last_state(place))
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from trackside.app.storage.errors import (
     UnknownSubscriptionError,
 )
 from trackside.harness.errors import (
+    AgentFailedError,
     ClosedError,
     DuplicateRunError,
     Fault,
@@ -76,6 +77,7 @@ _STATUS: Final[Mapping[type[TracksideError], int]] = {
 
 
 FAILED: Final = "the server failed; its log says why"
+_AGENT_FAILED: Final = "failed when it was asked; the server's log says why"
 _DATABASE_FAILED: Final = "the server's database failed; its log says why"
 _AWAY: Final = "the server's database cannot be reached for the moment, or is busy: try again"
 
@@ -102,6 +104,8 @@ def answer_of(exc: TracksideError) -> Failure:
         logger.error("a request failed: %s", exc)
         return answer_without(exc)
     logger.error("a request failed: %s", exc, exc_info=exc)
+    if isinstance(exc, AgentFailedError):
+        return Failure(500, f"the agent {exc.details['agent']!r} {_AGENT_FAILED}", code=exc.code)
     return Failure(500, FAILED)
 
 

@@ -16,7 +16,7 @@ from trackside.app.server.wire.runs import STREAM_MODES
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
-from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
+from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, asked_of
 
 _USER: Final = "langgraph_auth_user"
 _OF_USERS: Final = "langgraph_auth_"
@@ -128,5 +128,5 @@ async def _placed(
         checkpointer=parts.checkpointer,
         caller=caller_of(parts, principal),
     )
-    await agent.state(place)
+    await asked_of(agent, agent.state(place))
     return configurable

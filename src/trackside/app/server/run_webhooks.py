@@ -25,7 +25,7 @@ from trackside.app.server.preparing import caller_of_request
 from trackside.app.server.wire.runs import run_on_wire
 from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
-from trackside.app.storage.errors import UnknownSubscriptionError
+from trackside.app.storage.errors import StorageError, UnknownSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy
 from trackside.app.storage.subscriptions import SubscriptionFilter
 from trackside.app.streams import Mirrors, StreamHub
@@ -35,6 +35,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import json_bytes
+from trackside.harness.states import Caller
 
 if TYPE_CHECKING:
     from trackside.app.observers.webhook import Poster
@@ -209,7 +210,7 @@ class RunEndTeller:
 
     async def _body(self, event: RunLifecycleEvent, request: Mapping[str, Any] | None) -> bytes:
         """The run as clients see it, who has asked for it, how it has ended, and what its thread is then, or, if that is not
-        known, now.
+        known, now; nothing (`null`) where its agent cannot say that.
 
         Of a run that is an attempt it says of which (`retry_of`), and of one that goes on, as which (`retried_as`): who does
         not know would take what a later attempt makes good for the end of it all.
@@ -230,11 +231,20 @@ class RunEndTeller:
         if said is not None:
             says["values"] = with_questions(msgspec.json.decode(said), end.interrupts)
         else:
-            agents = self._manager.agents
-            says["values"] = await thread_values(
-                agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=run.thread_id, caller=caller
-            )
+            says["values"] = await self._values_now(run, caller)
         return json_bytes(says)
+
+    async def _values_now(self, run: StoredRun, caller: Caller) -> Any:
+        agents, thread_id = self._manager.agents, run.thread_id
+        try:
+            return await thread_values(
+                agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=thread_id, caller=caller
+            )
+        except StorageError:  # which has them, and comes back
+            raise
+        except TracksideError as exc:  # the receiver waits for how the run has ended, and would wait for ever
+            logger.warning("the webhook of run %s says no values: %s", run.run_id, exc, exc_info=exc.__cause__)
+            return None
 
     async def _said(self, run: StoredRun) -> bytes | None:
         """The newest values that a run has said, as far as that is known here, or comes here."""

@@ -20,7 +20,7 @@ from trackside.app.storage import StoredThread
 from trackside.harness.context import Agent
 from trackside.harness.errors import InvalidSpecError, ThreadBusyError, UnknownCheckpointError
 from trackside.harness.payload import json_bytes
-from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace, asked_of
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 _START: Final = "__start__"
@@ -50,10 +50,11 @@ class StatesOfThread:
         Raises:
             UnknownCheckpointError: the thread has no such checkpoint.
             HttpError: it is one of another thread, or its agent is not served here.
+            AgentFailedError: the agent's own code has failed.
         """
         agent = self._agent()
         if agent is not None and isinstance(agent, KeepsThreads):
-            found = await agent.state(self._place(at), subgraphs=subgraphs)
+            found = await asked_of(agent, agent.state(self._place(at), subgraphs=subgraphs))
         else:
             found = await self._only_state(agent, at)
         state = found or empty_state(self.thread.thread_id)
@@ -72,13 +73,15 @@ class StatesOfThread:
         """The states, newest first.
 
         Raises:
-            UnknownCheckpointError, HttpError, InvalidSpecError: as `state`, or the metadata cannot be looked for.
+            UnknownCheckpointError, HttpError, AgentFailedError: as `state`.
+            InvalidSpecError: the metadata cannot be looked for.
         """
         if before is not None:
             place_name("before", before)
         agent = self._agent()
         if agent is not None and isinstance(agent, KeepsThreads):
-            return await agent.history(self._place(at), limit=limit, before=before, metadata=metadata)
+            asked = agent.history(self._place(at), limit=limit, before=before, metadata=metadata)
+            return await asked_of(agent, asked)
         state = await self._only_state(agent, at)
         if state is None or before is not None:
             return []
@@ -94,7 +97,7 @@ class StatesOfThread:
         Raises:
             ThreadBusyError: a run of the thread is not over.
             InvalidSpecError: the values, or the node, do not fit the agent.
-            UnknownCheckpointError, HttpError: as `state`, or nobody knows the thread's agent.
+            UnknownCheckpointError, HttpError, AgentFailedError: as `state`, or nobody knows the thread's agent.
         """
         agent, thread = self._agent(), self.thread
         if agent is None:
@@ -104,7 +107,8 @@ class StatesOfThread:
         if holder is not None or thread.status is ThreadStatus.busy:
             raise ThreadBusyError(thread_id=thread.thread_id, run_id=holder or thread.last_run_id)
         if isinstance(agent, KeepsThreads):
-            checkpoint = await agent.update_state(self._place(at), change.values, as_node=change.as_node)
+            asked = agent.update_state(self._place(at), change.values, as_node=change.as_node)
+            checkpoint = await asked_of(agent, asked)
         else:
             checkpoint = await self._update_only_state(agent, change, at)
         await self.note_change()

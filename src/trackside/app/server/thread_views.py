@@ -15,7 +15,7 @@ from trackside.app.server.principal import Principal
 from trackside.app.server.wire.threads import LastError, ThreadView
 from trackside.app.storage import StoredThread
 from trackside.app.storage.threads import ThreadContents
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import AgentFailedError, TracksideError
 from trackside.harness.states import KeepsThreads, StateSnapshot, ThreadPlace, last_shown
 from trackside.harness.types import ThreadStatus
 
@@ -59,10 +59,10 @@ async def _state(parts: ServerParts, principal: Principal, thread: StoredThread)
     assert keeper is not None
     try:
         return await last_shown(keeper, place_of(parts, principal, thread.thread_id))
+    except AgentFailedError as exc:  # its code may be of another version than the thread
+        logger.warning("the state of thread %s cannot be shown: %s", thread.thread_id, exc, exc_info=exc)
     except TracksideError as exc:
         logger.warning("the state of thread %s cannot be shown: %s", thread.thread_id, exc)
-    except Exception:  # the agent's own code, which may be of another version than the thread
-        logger.warning("the state of thread %s cannot be shown", thread.thread_id, exc_info=True)
     return None
 
 

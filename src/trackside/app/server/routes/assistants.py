@@ -29,7 +29,7 @@ from trackside.app.server.wire.assistants import (
 )
 from trackside.harness.context import Agent
 from trackside.harness.ids import assistant_id_of
-from trackside.harness.states import Describes
+from trackside.harness.states import Describes, asked_of
 from trackside.harness.types import JsonObject
 
 routes = Routes("Assistants")
@@ -99,7 +99,8 @@ async def get_graph(call: Call[None, DrawingQuery]) -> Any:
     name = _named(call)
     agent = _agent(call, name)
     if isinstance(agent, Describes):
-        return await agent.drawing(xray=call.query.xray, caller=caller_of(call.parts, call.principal))
+        drawing = agent.drawing(xray=call.query.xray, caller=caller_of(call.parts, call.principal))
+        return await asked_of(agent, drawing)
     return {"nodes": [{"id": name, "type": "runnable", "data": {"name": name}}], "edges": []}
 
 
@@ -114,7 +115,8 @@ async def get_schemas(call: Call[None, None]) -> Any:
     name = _named(call)
     agent = _agent(call, name)
     caller = caller_of(call.parts, call.principal)
-    return Schemas(graph_id=name, **(await agent.schemas(caller=caller) if isinstance(agent, Describes) else {}))
+    known = await asked_of(agent, agent.schemas(caller=caller)) if isinstance(agent, Describes) else {}
+    return Schemas(graph_id=name, **known)
 
 
 @routes.get(
@@ -173,7 +175,7 @@ async def _subgraphs(call: Call[None, SubgraphQuery], namespace: str | None) -> 
     if not isinstance(agent, Describes):
         return {}
     caller = caller_of(call.parts, call.principal)
-    return await agent.subgraphs(namespace=namespace, recurse=call.query.recurse, caller=caller)
+    return await asked_of(agent, agent.subgraphs(namespace=namespace, recurse=call.query.recurse, caller=caller))
 
 
 def _all(call: Call[Any, Any]) -> list[Assistant]:

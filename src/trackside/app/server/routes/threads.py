@@ -42,7 +42,7 @@ from trackside.app.storage.containment import Wanted
 from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
-from trackside.harness.states import KeepsThreads, StateUpdate
+from trackside.harness.states import KeepsThreads, StateUpdate, asked_of
 from trackside.harness.steady import finish
 
 routes = Routes("Threads")
@@ -347,7 +347,7 @@ async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[S
     keeper = keeper_of(call.parts, thread)
     assert keeper is not None
     try:
-        await keeper.replay(place_of(call.parts, call.principal, thread.thread_id), steps)
+        await asked_of(keeper, keeper.replay(place_of(call.parts, call.principal, thread.thread_id), steps))
     except TracksideError:
         await _threads(call).remove(thread.thread_id)
         raise
