@@ -239,6 +239,28 @@ async def test_what_is_missing_of_what_a_run_said_is_said(serving: Any, visit: A
         seen.complaints.clear()  # of the server that was away
 
 
+async def test_of_a_run_that_says_much_the_newest_lines_are_shown_and_how_many_came_before(
+    serving: Any, visit: Any
+) -> None:
+    server, api = await serving()
+    waits = await api.start("waits")
+    spoken = "".join(f'event: custom\ndata: {{"n":{n}}}\n\n' for n in range(1_100))
+    end = f"event: end\ndata: {json.dumps({'run_id': waits['run_id'], 'status': 'success'})}\n\n"
+
+    async def tell(route: Any) -> None:
+        await route.fulfill(body=spoken + end, content_type="text/event-stream")
+
+    async with visit(server.url) as seen:
+        await seen.page.route(f"**/runs/{waits['run_id']}/stream", tell)
+        page = await seen.go(f"/ui/runs/{waits['run_id']}")
+        await expect(page.locator("#stream-state")).to_have_text("ended")
+        lines = page.locator("#stream-lines > :not(.stream-note)")
+        await expect(lines).to_have_count(1_000)
+        await expect(lines.first).to_have_text('{"n":100}')
+        note = page.locator("#stream-lines > :first-child")
+        await expect(note).to_have_text("101 lines before this are not shown any more.")  # with the one that says whose
+
+
 async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: Any) -> None:
     server, api = await serving()
     asks = await api.ended("asks")

@@ -55,22 +55,21 @@ function clear() {
 function add(element) {
   const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
   lines.append(element);
-  if (lines.childElementCount > MOST_LINES) {
-    lines.firstElementChild.remove();
-    dropped += 1;
-    note(lines.firstElementChild, `${dropped.toLocaleString()} lines before this are not shown any more.`);
-  }
+  if (lines.childElementCount > MOST_LINES) drop();
   if (isAtEnd) lines.scrollTop = lines.scrollHeight;
 }
 
-function note(before, text) {
-  let element = lines.querySelector(":scope > .stream-dropped");
-  if (!element) {
-    element = document.createElement("p");
-    element.className = "stream-note stream-dropped";
-    before.before(element);
+/** Drops the oldest line, which is the one behind the note that says how many were dropped. */
+function drop() {
+  let note = lines.querySelector(":scope > .stream-dropped");
+  if (!note) {
+    note = document.createElement("p");
+    note.className = "stream-note stream-dropped";
+    lines.prepend(note);
   }
-  element.textContent = text;
+  note.nextElementSibling.remove();
+  dropped += 1;
+  note.textContent = `${dropped.toLocaleString()} lines before this are not shown any more.`;
 }
 
 function line(className, text) {
