@@ -52,3 +52,19 @@ async def test_a_run_that_is_to_begin_later_keeps_nobody_from_its_thread(serve_a
         await threads.update_state(thread_id, {"a": 1})
         assert (await threads.get_state(thread_id))["values"] == {"a": 1}
         await runs.cancel(thread_id, later["run_id"], wait=True)
+
+
+async def test_a_thread_that_is_changed_before_a_later_run_waits_for_nobody(serve_agents: Any) -> None:
+    async def echo(input: Any) -> Any:
+        return input
+
+    async with serve_agents({"echo": echo}) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = (await threads.create(graph_id="echo"))["thread_id"]
+        later = await runs.create(thread_id, "echo", input={}, after_seconds=3_600)
+        await threads.update_state(thread_id, {"a": 1})
+        changed, waiting = await threads.get(thread_id), await threads.search(status="interrupted")
+        await runs.cancel(thread_id, later["run_id"], wait=True)
+        cancelled = await threads.get(thread_id)
+
+    assert (changed["status"], waiting, cancelled["status"]) == ("idle", [], "idle")

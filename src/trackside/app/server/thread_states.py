@@ -52,12 +52,7 @@ class StatesOfThread:
             HttpError: it is one of another thread, or its agent is not served here.
             AgentFailedError: the agent's own code has failed.
         """
-        agent = self._agent()
-        if agent is not None and isinstance(agent, KeepsThreads):
-            found = await asked_of(agent, agent.state(self._place(at), subgraphs=subgraphs))
-        else:
-            found = await self._only_state(agent, at)
-        state = found or empty_state(self.thread.thread_id)
+        state = await self._kept(at, subgraphs=subgraphs)
         if at is None and not state.next and await self.goes_on():
             return replace(state, next=(_START,))
         return state
@@ -122,11 +117,20 @@ class StatesOfThread:
             StorageError: that could not be stored.
         """
         parts, thread_id = self.parts, self.thread.thread_id
-        state = await self.state()
+        state = await self._kept()  # a run that is to begin later is next for clients, and asks nobody anything
         await parts.store.threads_of(None).note_state(thread_id, waits=bool(state.next))
         if parts.streams.threads.is_heard(thread_id):
             says = state.as_json() if state.outputs is None else {**state.as_json(), "output": state.output}
             parts.streams.threads.note_state(thread_id, json_bytes(says))
+
+    async def _kept(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
+        """A state as it is kept, whatever runs are not over."""
+        agent = self._agent()
+        if agent is not None and isinstance(agent, KeepsThreads):
+            found = await asked_of(agent, agent.state(self._place(at), subgraphs=subgraphs))
+        else:
+            found = await self._only_state(agent, at)
+        return found or empty_state(self.thread.thread_id)
 
     async def _update_only_state(self, agent: Agent, change: StateUpdate, at: CheckpointRef | None) -> JsonObject:
         thread = self.thread
