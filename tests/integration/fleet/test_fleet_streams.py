@@ -255,7 +255,8 @@ async def test_a_changed_state_is_told_on_all_servers(have_fleet: Any) -> None:
         await one.threads.update_state(thread, {"counted": 7})
         got = [said(await one) for one in told]
         assert got[0] == got[1]
-        assert got[0][0][1]["values"] == {"counted": 7}
+        assert got[0][0][1]["state"]["values"] == {"counted": 7}
+        assert got[0][0][1]["thread_id"] == thread
 
 
 async def test_a_changed_state_is_told_where_the_thread_is_followed_if_it_is_not_where_it_was_changed(
@@ -272,7 +273,7 @@ async def test_a_changed_state_is_told_where_the_thread_is_followed_if_it_is_not
                 await asyncio.sleep(0.01)
         assert here.known(thread) is None
         await one.threads.update_state(thread, {"counted": 7})
-        assert said(await told)[0][1]["values"] == {"counted": 7}
+        assert said(await told)[0][1]["state"]["values"] == {"counted": 7}
 
 
 async def test_the_stream_of_a_thread_ends_with_the_thread_on_whichever_server_that_is_deleted(have_fleet: Any) -> None:

@@ -11,6 +11,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import interrupt
 from tests.integration.server.test_server_protocol import ends, events_until, of
+from tests.integration.server.test_server_streams import RawClient, events_in
 
 DIALECTS = ("sqlite",)
 
@@ -228,3 +229,18 @@ async def test_so_does_the_channel_of_values_when_the_state_was_changed_by_hand(
         await served.client.threads.update_state(thread.thread_id, {"answer": "no"}, as_node="answer")
         said = await events_until(thread, lambda event: "no" in str(event["params"]["data"]), ["values"])
     assert of(said, "values")[-1] == {"answer": "no"}
+
+
+async def test_who_follows_the_threads_state_gets_it_as_clients_of_langgraph_know_states(serve_agents: Any) -> None:
+    async with serve_agents({"keeping": keeping()}) as served:
+        threads = served.client.threads
+        thread_id = (await threads.create(graph_id="keeping"))["thread_id"]
+        path = f"/threads/{thread_id}/stream?stream_mode=state_update"
+        async with RawClient.asking(served, "GET", path) as client:
+            await threads.update_state(thread_id, {"answer": "no", "secret": "43"}, as_node="answer")
+            await client.read_until(b"\r\n\r\n")
+        ((_, said, _),) = events_in(client.body)
+        state = await threads.get_state(thread_id)
+
+    assert (said["thread_id"], said["state"]["values"]) == (thread_id, {"answer": "no", "secret": "43"})
+    assert set(said["state"]) <= set(state)

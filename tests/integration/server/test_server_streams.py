@@ -491,8 +491,8 @@ async def test_who_follows_a_thread_hears_of_its_state_that_is_changed_by_hand_a
             await served.client.threads.delete(thread_id)
             while await client.read_chunk():  # to its end
                 pass
-        ((event, state, _),) = events_in(client.body)
-        assert (event, state["values"]) == ("state_update", {"counted": 7})
+        ((event, said, _),) = events_in(client.body)
+        assert (event, said["state"]["values"], said["thread_id"]) == ("state_update", {"counted": 7}, thread_id)
         assert served.app.streams.threads.known(thread_id) is None
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from trackside.app.server.following import FROM_THE_BEGINNING, LAG, heard_thread
 from trackside.app.server.front import ENDLESS
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
@@ -20,6 +22,8 @@ from trackside.app.streams.thread_feed import id_of, number_of
 _RUN_MODES: Final = "run_modes"
 _LIFECYCLE: Final = "lifecycle"
 _STATE_UPDATE: Final = "state_update"
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,7 +94,7 @@ class ThreadEvents:
     def _events(self, item: FeedItem, item_id: str) -> Sequence[bytes]:
         """What one thing that happened is to this client."""
         if item.kind == "state":
-            return [sse_of("state_update", item.what, item_id)] if _STATE_UPDATE in self.modes else []
+            return [sse_of("state_update", self._state(item), item_id)] if _STATE_UPDATE in self.modes else []
         if item.kind == "part":
             return [sse_of(item.what.event, item.what.data, item_id)] if _RUN_MODES in self.modes else []
         if item.kind == "missed":
@@ -102,6 +106,12 @@ class ThreadEvents:
             says = {"run_id": item.run_id, "attempt": item.what.attempt, "status": "run_started"}
             return [event_frame("metadata", says, item_id)]
         return self._end(item, item_id)
+
+    def _state(self, item: FeedItem) -> bytes:
+        """A changed state in the form in which LangGraph's clients have it, without what is only said for other streams."""
+        state = _fields(item.what)
+        state.pop("output", None)
+        return _encode({"state": state, "thread_id": self.thread.thread_id})
 
     def _end(self, item: FeedItem, item_id: str) -> Sequence[bytes]:
         end = None if item.what is None else RunEnd.said(item.what)
