@@ -353,3 +353,47 @@ async def test_who_follows_in_the_process_gets_messages_as_the_run_said_them() -
     hub.close("r")
 
     assert [part.data async for part in hub.follow("r", modes=["messages"]) if isinstance(part, StreamPart)] == pieces
+
+
+@pytest.mark.parametrize(
+    ("modes", "happened", "is_known"),
+    [
+        (["values"], "nothing", True),
+        (["custom"], "nothing", False),
+        (["values"], "not counted", False),
+        (["values"], "not begun", False),
+        (["values"], "missed", False),
+        (["values"], "lacked", False),
+        (["values"], "said", False),
+    ],
+)
+def test_that_a_run_of_another_process_said_no_values_is_known_only_if_all_of_it_was_heard(
+    modes: list[str], happened: str, is_known: bool
+) -> None:
+    hub = StreamHub()
+    channel = hub.mirror(RUN)
+    assert channel is not None
+    channel.modes, channel.begun, channel.counted = (
+        frozenset(modes),
+        None if happened == "not begun" else object(),
+        True,
+    )
+    channel.take(Frame(1, "values" if happened == "said" else "custom", "said", b'{"n":1}', (), 1))
+    if happened == "not counted":
+        channel.counted = False
+    elif happened == "missed":
+        channel.miss(2, at=1)
+    elif happened == "lacked":
+        channel.lack("it did not come", at=None)
+    assert not hub.said_no_values(RUN)  # it has not ended
+    hub.close_mirror(RUN, {"status": "success"}, at=2)
+    assert hub.said_no_values(RUN) is is_known
+
+
+def test_that_a_run_of_this_process_said_no_values_is_known_when_it_has_ended_here() -> None:
+    hub = StreamHub()
+    hub.begin(record(), RunSpec("a", {}))
+    hub.publish(RUN, "custom", 1)
+    hub.close(RUN, end={"status": "success"})
+    assert hub.said_no_values(RUN)
+    assert not hub.said_no_values("run-2")

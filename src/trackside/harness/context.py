@@ -362,6 +362,8 @@ class Agent(Protocol):
     If that raises, the log says so, and the run ends all the same as what it failed of or was stopped for.
     One whose `human_messages` waits for nothing may have `prepares_at_once = True`: it is called without a task of its own.
     One that streams only some modes may name them, as `stream_modes`, so that others can be refused before a run starts.
+    One that streams all that it gives back as `values`, where it is asked for these, may have `says_values = True`: if there
+    were none, who waits for a run whose thread went with it is told that it gave nothing back.
     One that knows by what is asked for alone that it would refuse a run may say so in a method `check(spec)`, by raising
     `InvalidSpecError`; it looks nowhere for that.
     One for which a run's context is what clients configure may have a method `completed(config, context)`: both as the

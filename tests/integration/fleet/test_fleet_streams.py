@@ -17,10 +17,14 @@ from speaking_agents import Held, counting
 from webhook_receiver import NEW, WebhookReceiver
 
 from trackside import RunContext
+from trackside.app.server.failures import HttpError
+from trackside.app.server.following import final_body
 from trackside.app.server.protocol import thread_events
 from trackside.app.settings import ServerSettings
 from trackside.app.streams.live_messages import message_of
 from trackside.app.streams.mirror import Mirrors
+from trackside.harness.context import AgentResult
+from trackside.harness.states import Caller
 
 
 async def failing(input: Any, run: RunContext) -> dict[str, Any]:
@@ -82,6 +86,57 @@ async def test_who_waits_gets_what_the_run_gave_or_why_it_failed(have_fleet: Any
         run = await one.runs.create(thread["thread_id"], "counting", input={"to": 2})
         for client in (other, one):
             assert await client.runs.join(thread["thread_id"], run["run_id"]) == {"counted": 2}
+
+
+async def test_who_waits_for_a_run_that_gives_nothing_back_gets_an_object_on_each_server(have_fleet: Any) -> None:
+    go_on = asyncio.Event()
+
+    async def quiet(input: Any) -> None:
+        return None
+
+    async def slow(input: Any, run: RunContext) -> None:
+        run.send("begun")
+        await go_on.wait()
+
+    async with have_fleet({"quiet": quiet, "slow": slow}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        assert await one.runs.wait(None, "quiet", input={}) == {}
+        run = await one.runs.create(None, "slow", input={}, stream_mode=["custom", "values"])
+        place = run["thread_id"], run["run_id"]
+        begun = [Events(client.runs.join_stream(*place)) for client in (one, other)]
+        for stream in begun:
+            await stream.until("custom")
+        waiting = [asyncio.create_task(client.runs.join(*place)) for client in (one, other)]
+        await asyncio.sleep(0)
+        go_on.set()
+        async with asyncio.timeout(20):
+            assert await asyncio.gather(*waiting) == [{}, {}]
+        assert [await client.runs.join(*place) for client in (one, other)] == [{}, {}]  # from what is kept
+
+
+async def test_who_waits_for_a_run_that_did_not_say_values_is_not_told_that_there_were_none(have_fleet: Any) -> None:
+    class Unsaid:
+        """An agent that gives something back, and neither says it nor has its thread remember it."""
+
+        name = "unsaid"
+        uses_thread_state = True
+
+        async def human_messages(self, run: RunContext) -> list[Any]:
+            return []
+
+        async def run(self, run: RunContext) -> AgentResult:
+            return AgentResult(output={"n": 1})
+
+        async def rollback(self, run: RunContext) -> None:
+            return None
+
+    async with have_fleet({"unsaid": Unsaid()}) as fleet:
+        run = await fleet.servers[0].client.runs.create(None, "unsaid", input={})
+        for server in fleet.servers:
+            parts = server.app.parts
+            record = await parts.store.run(run["run_id"], removed=True)
+            with pytest.raises(HttpError, match="what it gave back went with its thread"):
+                await asyncio.wait_for(final_body(parts, record, Caller()), 20)
 
 
 async def test_a_graph_finds_the_ids_of_its_run_in_a_worker_as_in_a_server(have_fleet: Any) -> None:

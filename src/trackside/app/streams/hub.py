@@ -65,6 +65,7 @@ class Channel(Ring[Frame]):
         "ended_at",
         "feed",
         "mirrored",
+        "missed",
         "modes",
         "resumable",
         "run_id",
@@ -96,6 +97,8 @@ class Channel(Ring[Frame]):
         """What that process said of its beginning."""
         self.counted = False
         """Whether that process has said its end, and so how many parts there are."""
+        self.missed = False
+        """Whether any of these will not come."""
 
     def say(
         self,
@@ -123,6 +126,7 @@ class Channel(Ring[Frame]):
         first = self.added + 1
         if through >= first:
             self.skip(through, why)
+            self.missed = True
             self.values = None  # newer ones may be among them
             if self.feed is not None:
                 self.feed.note_missed(self.run_id, StreamGap(first, through, why), at=at)
@@ -137,6 +141,13 @@ class Channel(Ring[Frame]):
     def may_lack(self, at: int) -> bool:
         """Whether the run may have said something `at` that time, in milliseconds since 1970, that has not come here."""
         return self.mirrored and not self.counted and self.begun is not None and at >= self.begun.at
+
+    @property
+    def said_no_values(self) -> bool:
+        """Whether it was asked for values and has ended without any: all that it said has come here."""
+        is_whole = self.counted and self.begun is not None if self.mirrored else self.end is not None
+        lacks = self.missed or self.lacks is not None
+        return is_whole and not lacks and self.values is None and _VALUES in (self.modes or ())
 
     def retell(self, feed: ThreadFeed) -> None:
         """Tell a thread's feed who the run is, and what it has said by now."""
@@ -365,6 +376,11 @@ class StreamHub:
         """The newest state that a run has said, as JSON; None if none is known here."""
         channel = self._channels.get(run_id) or self._ended.get(run_id)
         return None if channel is None else channel.values
+
+    def said_no_values(self, run_id: str) -> bool:
+        """Whether it is known here that a run has ended which was asked for values and has said none."""
+        channel = self._ended.get(run_id)
+        return channel is not None and channel.said_no_values
 
     def end_of(self, run_id: str) -> Mapping[str, Any] | None:
         """What the last event of a run says, as `end_as_said`; None if it has not ended here, or long ago."""

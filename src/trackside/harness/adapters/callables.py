@@ -52,6 +52,8 @@ class CallableAgent:
 
     uses_thread_state = True
     """It has no checkpointer of its own: the harness remembers its threads' values and interrupts for it."""
+    says_values = True
+    """What it gives back, it has said as `values` before, if it was asked for these."""
     prepares_at_once = True
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
 
