@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trackside.app.settings import EngineSettings, Settings, SettingsError, WorkerSettings, load_settings
+from trackside.app.storage._backends import is_postgres
 from trackside.app.wiring.system import system_sources
 
 POSTGRES = "postgresql://trackside@db/trackside"
@@ -113,6 +114,16 @@ def test_a_fleet_is_refused_a_database_that_processes_cannot_share(tmp_path: Pat
 
     with pytest.raises(SettingsError, match="^TRACKSIDE_ENGINE_URL: a fleet needs PostgreSQL, and the database is sql"):
         load_settings(environ=environ, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "scheme", ["postgres", "postgresql", "PostgreSQL", "postgresql+asyncpg", "postgresql+psycopg", "postgres+psycopg2"]
+)
+def test_a_fleet_has_a_database_for_whatever_driver_its_address_was_written(tmp_path: Path, scheme: str) -> None:
+    settings = load(tmp_path, '[engine]\nurl = "postgres"', environ={"TRACKSIDE_DATABASE_URL": f"{scheme}://db/runs"})
+
+    assert settings.is_postgres
+    assert is_postgres(settings.database_url), "the store opens it as what the settings take it for"
 
 
 def test_whoever_names_a_database_that_no_fleet_can_have_is_told_what_has_said_so(tmp_path: Path) -> None:

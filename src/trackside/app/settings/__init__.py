@@ -75,7 +75,7 @@ _FLAGS: Mapping[str, tuple[Key, str]] = {
     "worker.drain": (Key("worker", None, "drain"), "--drain"),
 }
 _URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_POSTGRES = re.compile(r"\Apostgres(ql)?://", re.IGNORECASE)
+_POSTGRES = re.compile(r"\Apostgres(ql)?(\+[^:/]*)?://", re.IGNORECASE)
 _PASSWORDS = (re.compile(r"(\A[^:/?]+://[^:@/?]*:).*(?=@)"), re.compile(r"([?&](?:ssl)?password=)[^&]*"))
 
 
