@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from distribution import PROJECT, ROOT, build
+
+from trackside.app.storage._schema import _PATIENCE as UPGRADE_PATIENCE
 
 UNIT = ROOT / "deploy" / "trackside.service"
 CONTAINER = ROOT / "deploy" / "Containerfile"
@@ -71,6 +74,20 @@ def test_the_container_runs_as_nobody_and_says_how_it_is() -> None:
     named = re.search(r"EXTRAS=([\w,-]+)", CONTAINER.read_text("utf-8"))
     assert named is not None
     assert set(named[1].split(",")) <= set(PROJECT["optional-dependencies"])
+
+
+def test_probes_leave_a_start_the_time_that_an_upgrade_of_the_tables_may_take() -> None:
+    period = re.search(r"--start-period=(\d+)m ", dict(container_steps())["HEALTHCHECK"])
+    (deployment,) = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "deploying.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (container,) = yaml.safe_load(deployment)["spec"]["containers"]
+    startup, liveness = container["startupProbe"], container["livenessProbe"]
+
+    assert startup["httpGet"] == liveness["httpGet"], "until the one has an answer, the other is not asked"
+    assert startup["periodSeconds"] * startup["failureThreshold"] > UPGRADE_PATIENCE
+    assert period is not None
+    assert int(period[1]) * 60 > UPGRADE_PATIENCE
 
 
 def test_the_container_copies_what_there_is_and_what_is_not_ignored() -> None:

@@ -5,16 +5,65 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+from typing import Final
+
+_ASKS_EVERY: Final = 5.0  # seconds
+_ASKS_FOR: Final = 60.0  # seconds, of which a busy machine may take most before the next time
+_LONGEST_START: Final = 3_600.0  # seconds, after which a start that hangs is the manager's to end
+_nobody_waits: Final = Event()
+"""No start goes on for which somebody is to wait."""
 
 
 def tell_service_manager(what: str) -> None:
     """Say `READY=1`, `RELOADING=1` or `STOPPING=1`."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if what.startswith("READY"):
+        _nobody_waits.set()
+    address = _address()
+    if address is None:
         return
     if what.startswith("RELOADING"):
         what += f"\nMONOTONIC_USEC={time.monotonic_ns() // 1_000}"
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
         telling.setblocking(False)
         telling.sendto(what.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+@contextmanager
+def starting() -> Generator[None]:
+    """Have a service manager wait, an hour at most, until the process says `READY=1`, is told to stop, or the block is over.
+
+    A start may take long, as one does that brings the tables of a large database up to date: who kills it then has all of it
+    begin again. A thread asks for the time, since agents are imported in that of the event loop.
+    """
+    if _address() is None:
+        yield
+        return
+    _nobody_waits.clear()
+    asking = Thread(target=_ask_for_time, name="trackside-starting", daemon=True)
+    asking.start()
+    try:
+        yield
+    finally:
+        _nobody_waits.set()
+        asking.join()
+
+
+def wait_no_longer() -> None:
+    """Ask for no more time, as the process is told to stop. Not to be called in a signal's handler."""
+    _nobody_waits.set()
+
+
+def _ask_for_time() -> None:
+    until = time.monotonic() + _LONGEST_START
+    while not _nobody_waits.is_set() and time.monotonic() < until:
+        tell_service_manager(f"EXTEND_TIMEOUT_USEC={_ASKS_FOR * 1_000_000:.0f}")
+        _nobody_waits.wait(_ASKS_EVERY)
+
+
+def _address() -> str | None:
+    """Where somebody listens; None: nobody does."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    return address if address.startswith(("/", "@")) else None

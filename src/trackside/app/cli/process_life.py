@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trackside.app.cli import beginning_anew
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count
+from trackside.app.cli.notifying import wait_no_longer
 from trackside.app.wiring import DELIVERY_SECONDS
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class ProcessLife:
     def _begin_to_end(self, begins_anew: bool) -> None:
         self.begins_anew = begins_anew
         self._ending.set()
+        wait_no_longer()
 
     def _begin_check(self) -> None:
         if self._ending.is_set() or (self._checking is not None and not self._checking.done()):

@@ -13,7 +13,7 @@ from typing import Any
 from trackside.app.cli import beginning_anew
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.leftovers import event_loop
-from trackside.app.cli.notifying import tell_service_manager
+from trackside.app.cli.notifying import starting, tell_service_manager
 from trackside.app.cli.output import JsonOutput
 from trackside.app.cli.process_words import notes_of, say_notes
 from trackside.app.cli.served_agents import with_agents
@@ -80,6 +80,7 @@ def serve(options: ServeOptions) -> ExitCode:
     beginning_anew.remember_environment()
     try:
         with ExitStack() as stack:
+            stack.enter_context(starting())
             settings = options.settings()
             loaded = stack.enter_context(prepared())
             sockets = [stack.enter_context(one) for one in _sockets(settings)]

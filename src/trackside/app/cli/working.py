@@ -16,7 +16,7 @@ from trackside.app.cli import beginning_anew
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.isolated import IsolatedLife, Supervised, supervised
 from trackside.app.cli.leftovers import event_loop
-from trackside.app.cli.notifying import tell_service_manager
+from trackside.app.cli.notifying import starting, tell_service_manager
 from trackside.app.cli.output import JsonOutput
 from trackside.app.cli.process_words import notes_of, say_notes
 from trackside.app.cli.served_agents import with_agents
@@ -134,6 +134,7 @@ def work(options: WorkOptions) -> ExitCode:
     beginning_anew.remember_environment()
     try:
         with ExitStack() as stack:
+            stack.enter_context(starting())
             if supervisor is not None:
                 supervisor.live_no_longer()
             settings = options.settings()
