@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,6 +197,46 @@ async def test_ends_that_wait_on_disk_are_a_warning(serve_agents: Any, tmp_path:
 
     assert found.status == "ready"
     assert [warning.why for warning in found.warnings] == ["the ends of 3 runs wait on disk for the database"]
+
+
+LOOKED_AT_BY_SOMEBODY_ELSE = """
+import os, sys
+from trackside.app.server.health import _space
+
+if os.getuid() == 0:  # root may look everywhere
+    os.setgid(65534), os.setuid(65534)
+print(_space(sys.argv[1:]))
+"""
+
+
+def test_a_folder_that_this_user_cannot_get_to_is_no_reason_to_answer_nobody(tmp_path: Path) -> None:
+    """As a home that is somebody else's, below which the spool would be: runs go on without it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    command = [sys.executable, "-c", LOOKED_AT_BY_SOMEBODY_ELSE, str(closed / "state" / "spool")]
+
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    closed.chmod(0o700)
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("folder", ["a" * 300, "not/there"])
+async def test_a_disk_that_cannot_be_looked_at_is_a_warning(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    def gone(path: Path) -> Usage:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        well = await parts.health.look(parts.store, parts.vitals, [str(tmp_path / folder)])
+        monkeypatch.setattr(shutil, "disk_usage", gone)
+        found = await health.Health().look(parts.store, parts.vitals, [str(tmp_path / folder)])
+
+    assert (well.status, well.warnings) == ("ready", [])
+    assert found.status == "ready"
+    assert [warning.why for warning in found.warnings] == [f"how much is free cannot be seen: {os.strerror(errno.EIO)}"]
 
 
 async def test_transactions_that_fail_are_a_reason_until_one_does_not(serve_agents: Any) -> None:

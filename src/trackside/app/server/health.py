@@ -15,6 +15,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from trackside.app.spool.standing import nearest_place
 from trackside.app.storage import Store
 from trackside.app.vitals import EngineVitals, Vitals, WriterStats
 from trackside.harness.errors import TracksideError
@@ -182,10 +183,14 @@ def _unfinished(vitals: Vitals) -> Iterator[Finding]:
 
 def _space(folders: Sequence[str]) -> list[tuple[Finding, bool]]:
     """Where there is little left, and whether that is a reason."""
-    found: dict[int, tuple[Finding, bool]] = {}
+    found: dict[int | str, tuple[Finding, bool]] = {}
     for folder in folders:
-        there = next(place for place in (Path(folder), *Path(folder).parents) if place.is_dir())
-        free = shutil.disk_usage(there).free
+        there = nearest_place(Path(folder))
+        try:
+            free, disk = shutil.disk_usage(there).free, there.stat().st_dev
+        except OSError as exc:  # it is gone meanwhile, or its disk is: that is no reason to answer nobody
+            found[folder] = Finding("disk", f"how much is free cannot be seen: {exc.strerror}"), False
+            continue
         if free < _LITTLE_SPACE:
-            found[there.stat().st_dev] = Finding("disk", f"{free // 1_048_576} MiB are free"), free < _NO_SPACE
+            found[disk] = Finding("disk", f"{free // 1_048_576} MiB are free"), free < _NO_SPACE
     return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,19 @@ def look_into(folder: Path) -> SpoolStanding:
         damaged=_lines_in(folder / DAMAGED_FILE),
         bytes=bytes_in(folder),
     )
+
+
+def nearest_place(path: Path) -> Path:
+    """The path, or the nearest of the folders above it that can be seen to be there; never raises."""
+    return next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), Path("/"))
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Why nothing could be kept in the folder of a spool, which need not be there yet; None if it could."""
+    place = nearest_place(folder)
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return None
+    return f"ends of runs that the database does not take could not be kept: {place} is no folder that can be written"
 
 
 def _waiting_in(path: Path) -> int:

@@ -6,7 +6,6 @@ Each finding says what is wrong, where, and what to do; whoever shows them adds 
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from trackside.app.delivery import RUN_WEBHOOKS
 from trackside.app.settings import SETTINGS_FILE, Settings
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
-from trackside.app.spool.standing import look_into
+from trackside.app.spool.standing import look_into, nearest_place, why_unwritable
 from trackside.app.wiring.access_doctor import examine_access
 from trackside.app.wiring.database import blaming
 from trackside.app.wiring.errors import NothingRecordedError
@@ -262,7 +261,7 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
         fix = f"take that right away: `chmod o= {shlex.join(map(str, found))}`"
         yield Finding(severity=Severity.warning, what=what, where=str(found[0]), fix=fix)
     looked_at: set[int] = set()
-    for place in (_existing(path) for path in (file, folder) if path is not None):
+    for place in (nearest_place(path) for path in (file, folder) if path is not None):
         free, disk = shutil.disk_usage(place).free, place.stat().st_dev
         if free < least_room and disk not in looked_at:
             looked_at.add(disk)
@@ -273,11 +272,8 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
 
 
 def _spool(folder: Path, flags: str) -> Iterator[Finding]:
-    place, where = _existing(folder), str(folder)
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = (
-            f"ends of runs that the database does not take could not be kept: {place} is no folder that can be written"
-        )
+    place, where = nearest_place(folder), str(folder)
+    if (what := why_unwritable(folder)) is not None:
         quoted, in_place = shlex.quote(where), shlex.quote(str(place))
         fix = f"set database.spool, or give the right to write there: `mkdir -p {quoted} && chmod u+rwx {quoted}`"
         if not place.is_dir():
@@ -307,8 +303,3 @@ def _spool(folder: Path, flags: str) -> Iterator[Finding]:
         what = f"{standing.damaged} records could not be read"
         fix = f"see whether it still says something, then remove it: `less {shlex.quote(str(folder / DAMAGED_FILE))}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest of the folders above it that can be seen to be there."""
-    return next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), Path("/"))
