@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -175,6 +176,23 @@ def test_a_check_says_what_of_a_project_has_no_effect(here: Command, tmp_path: P
     assert "warning: langgraph.json, grahs has no effect: it is not known here; did you mean graphs?\n" in done.stderr
     assert "warning: langgraph.json, dependencies: no-such-thing is not installed" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("All is well: ")
+
+
+def test_a_start_warns_of_a_spool_that_could_keep_nothing(here: Command, tmp_path: Path) -> None:
+    """Else it would be noticed when the database is away, and ends of runs are lost."""
+    in_the_way = tmp_path / "trackside.db-spool"
+    in_the_way.write_text("no folder", encoding="utf-8")
+    says = (
+        f"ends of runs that the database does not take could not be kept: {in_the_way} is no folder that can be written;"
+        " set database.spool to another"
+    )
+
+    checked = here("serve", "--check", "agents.py:echo")
+    with TracksideServer(tmp_path, "agents.py:echo", database="sqlite:///trackside.db") as server:
+        told = [json.loads(line) for line in server.log.splitlines()]
+
+    assert (checked.returncode, checked.stderr.splitlines()[0]) == (0, f"warning: {says}")
+    assert [line["level"] for line in told if line["event"] == says] == ["warning"]
 
 
 def test_two_servers_share_an_sqlite_file(tmp_path: Path) -> None:

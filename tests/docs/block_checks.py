@@ -148,7 +148,9 @@ class _Tags(HTMLParser):
 
 
 def check_unit(block: Block, folder: Path) -> None:
-    """It is a unit of systemd, by its form; one of ours has only its first process told to stop, which tells the others."""
+    """It is a unit of systemd, by its form; one of ours has only its first process told to stop, which tells the others, and
+    a place for what the database does not take.
+    """
     parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # as the documentation of the module says
     parser.read_string(block.text)
@@ -159,6 +161,9 @@ def check_unit(block: Block, folder: Path) -> None:
     service = dict(parser["Service"]) if parser.has_section("Service") else {}
     if re.search(r"\btrackside (serve|worker)\b", service.get("ExecStart", "")):
         assert service.get("KillMode") == "mixed", "its processes would be told to stop by systemd, too"
+        told = re.findall(r"^Environment=(.*)$", block.text, re.MULTILINE)
+        has_place = service.get("StateDirectory") == "trackside" and "XDG_STATE_HOME=/var/lib" in told
+        assert has_place, "its user has no home where ends of runs could be kept"
 
 
 def check_dockerfile(block: Block, folder: Path) -> None:

@@ -82,6 +82,7 @@ def test_a_block_that_is_wrong_is_found(tmp_path: Path) -> None:
         ("html", "<p><b></p>\n"),
         ("ini", "[Service]\nexec start=x\n"),
         ("ini", "[Service]\nExecStart=/opt/trackside/bin/trackside worker\n"),
+        ("ini", "[Service]\nExecStart=/opt/trackside/bin/trackside worker\nKillMode=mixed\n"),
         ("conf", "listen: [\n"),
         ("dockerfile", "RUN pip install trackside\n"),
         ("py", "def f(:\n"),

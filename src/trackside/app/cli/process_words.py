@@ -15,6 +15,7 @@ from trackside.app.cli.output import JsonOutput, OutputConsole, standard_error
 from trackside.app.settings import Settings
 from trackside.app.wiring import App
 from trackside.app.wiring.projects import missing_packages
+from trackside.app.wiring.spooling import unwritable_spool
 from trackside.harness.types import JsonObject
 
 _REQUEST: Final = "request"
@@ -24,6 +25,7 @@ def notes_of(settings: Settings) -> Iterator[str]:
     """What whoever starts a server or worker should know of its settings, a sentence for each."""
     yield from settings.notes
     yield from missing_packages(settings)
+    yield from unwritable_spool(settings)
 
 
 def say_notes(settings: Settings) -> None:

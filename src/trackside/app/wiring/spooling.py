@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from trackside.app.settings import Settings
+from trackside.app.spool.standing import why_unwritable
 
 
 def spool_folder(settings: Settings) -> Path:
@@ -25,6 +27,12 @@ def spool_folder(settings: Settings) -> Path:
     else:
         name, identity = _on_server(settings.database_url)
     return _of_all(settings) / f"{_file_name(name)}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def unwritable_spool(settings: Settings) -> Iterator[str]:
+    """What to say where the folder is not this user's to write: nobody notices before the database is away."""
+    if (why := why_unwritable(spool_folder(settings))) is not None:
+        yield f"{why}; set database.spool to another"
 
 
 def _on_server(url: str) -> tuple[str, str]:
