@@ -128,6 +128,20 @@ def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: 
     assert "No module named 'nowhere'" in server.log
 
 
+def test_sockets_for_others_are_not_taken_over_by_a_server_that_asks_nobody_who_he_is(tmp_path: Path) -> None:
+    """Where it listens does not change with the settings: the new process would refuse to serve there, and be gone."""
+    write(tmp_path, "before")
+    (tmp_path / "trackside.toml").write_text('[server]\nhost = "0.0.0.0"\nauth = "keys"\n', encoding="utf-8")
+    with TracksideServer(tmp_path, "agents.py:said") as server:
+        settings = '[server]\nhost = "127.0.0.1"\nauth = "none"\n'
+        (tmp_path / "trackside.toml").write_text(settings, encoding="utf-8")
+        server.signal(signal.SIGHUP)
+        said(server, "does not begin anew, and goes on as before")
+
+        assert "a server at 0.0.0.0 is open to others" in server.log
+        assert httpx.get(f"http://127.0.0.1:{server.port}/health/ready", timeout=PATIENCE).status_code == 200
+
+
 def test_a_syntax_error_is_said_with_its_place(server: TracksideServer) -> None:
     (server.folder / "agents.py").write_text("import asyncio\n\nasync def said(input) return\n", encoding="utf-8")
 

@@ -68,6 +68,39 @@ def test_what_cannot_work_is_one_line(here: Command, arguments: tuple[str, ...],
     assert refused(here("worker", "--check", *arguments)) == error
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ('url = "nats://127.0.0.1:9"\nca = "file.pem"', "engine.ca: it is for tls:// alone"),
+        ('url = "tls://127.0.0.1:9"\nca = "file.pem"', "engine.ca: "),
+        (
+            'url = "nats://127.0.0.1:9"\ncertificate = "file.pem"\nkey = "file.pem"',
+            "engine.certificate: it is for tls://",
+        ),
+        ('url = "tls://127.0.0.1:9"\ncertificate = "file.pem"\nkey = "file.pem"', "engine.certificate: "),
+        ('url = "nats://127.0.0.1:9"\ncredentials = "file.pem"', "engine.credentials: "),
+        (
+            'url = "nats://a@127.0.0.1:9"\ncredentials = "file.pem"',
+            "engine.credentials: there are credentials in the URL",
+        ),
+        ('url = "nats://a:9,tls://b:9"', "engine.url: its servers have different schemes"),
+        ('url = "nats://one@a:9,nats://two@b:9"', "engine.url: its servers have different credentials"),
+    ],
+)
+def test_a_check_refuses_an_engine_that_a_start_refuses(
+    here: Command, tmp_path: Path, postgres_with_tables: str, command: str, engine: str, says: str
+) -> None:
+    (tmp_path / "file.pem").write_text("no certificate, and no seed\n", encoding="utf-8")
+    (tmp_path / "trackside.toml").write_text(f"[engine]\n{engine}\n", encoding="utf-8")
+    typed = (command, "agents.py:echo", "--database", postgres_with_tables)
+
+    error = refused(here(*typed, "--port", "0"))
+
+    assert error.startswith(f"error: trackside.toml, {says}")
+    assert refused(here(*typed, "--check")) == error
+
+
 def test_a_health_port_that_is_taken_is_said_with_what_to_do(here: Command, taken_port: int) -> None:
     error = refused(here("worker", "agents.py:echo", *FLEET, "--port", str(taken_port)))
 

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -17,6 +17,8 @@ from trackside.app.wiring.elsewhere import tried_elsewhere
 _COMMANDS: Final = ("serve", "worker")
 _CHECK_SECONDS: Final = 120.0
 _MOST_SAID: Final = 65_536
+_LISTENS_AT: Final = "_TRACKSIDE_LISTENS_AT"
+"""The variable with the addresses of sockets that a server would begin anew with, for who sees whether it could."""
 _started_with: Final[dict[str, str]] = {}
 
 
@@ -29,16 +31,22 @@ def remember_environment() -> None:
     _started_with.update(os.environ)
 
 
-async def why_not() -> str | None:
-    """Why a new process could not do its work, found out in one; None if it could."""
+async def why_not(hosts: Sequence[str] = ()) -> str | None:
+    """Why a new process could not do its work, found out in one; None if it could. Its sockets listen at these hosts."""
     if not hasattr(os, "fork"):
         return "this system cannot hand sockets over; stop it and start it again"
     if sys.argv[1:2] not in ([name] for name in _COMMANDS):
         return "it was started by another program, which can stop it and start it again"
-    tried = await tried_elsewhere(command_of_this("--check"), seconds=_CHECK_SECONDS, environ=_started_with)
+    environ = {**_started_with, _LISTENS_AT: ",".join(hosts)} if hosts else _started_with
+    tried = await tried_elsewhere(command_of_this("--check"), seconds=_CHECK_SECONDS, environ=environ)
     if tried is None:
         return f"what it would begin with has not loaded in {_CHECK_SECONDS:g} s"
     return None if tried.returncode == 0 else _reason(tried.said)
+
+
+def taken_over(environ: MutableMapping[str, str]) -> list[str]:
+    """Where a server would listen, whatever its settings say, whose check this process is. Agents learn nothing of it."""
+    return [host for host in environ.pop(_LISTENS_AT, "").split(",") if host]
 
 
 def begin(sockets: Sequence[socket.socket]) -> NoReturn:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -39,13 +39,15 @@ class ProcessLife:
     Args:
         grace: seconds that its runs have to end.
         say: is told what happens.
+        hosts: the addresses at which it listens for whoever is let in, and would go on to when it begins anew.
     """
 
-    def __init__(self, grace: float, say: Say) -> None:
+    def __init__(self, grace: float, say: Say, hosts: Sequence[str] = ()) -> None:
         self.begins_anew = False
         """Whether the process shall begin anew when everything is closed."""
         self._grace = grace
         self._say = say
+        self._hosts = hosts
         self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
         self._hurrying = asyncio.Event()
@@ -162,7 +164,7 @@ class ProcessLife:
 
     async def _check(self) -> None:
         """Begin anew, if what there is to begin with can be loaded."""
-        why = await beginning_anew.why_not()
+        why = await beginning_anew.why_not(self._hosts)
         if why is not None:
             self._say("does not begin anew, and goes on as before", level="warning", why=why)
         elif not self._ending.is_set():

@@ -27,8 +27,6 @@ from trackside.app.wiring.checking import check_app
 from trackside.app.wiring.guests import load_guest
 from trackside.app.wiring.secrets import webhook_secret_of
 
-_UNIX = getattr(socket, "AF_UNIX", None)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
@@ -65,7 +63,7 @@ def check(options: ServeOptions) -> ExitCode:
     from trackside.app.server.auth.exposure import check_exposure
 
     settings = options.settings()
-    check_exposure([settings.server.host], settings.access.auth)
+    check_exposure([settings.server.host, *beginning_anew.taken_over(os.environ)], settings.access.auth)
     agents, _ = _loaded(settings)
     say_notes(settings)
     check_app(settings, agents)
@@ -111,11 +109,11 @@ def _loaded(settings: Settings) -> tuple[dict[str, Any], Any]:
 
 def _sockets(settings: Settings) -> list[socket.socket]:
     from trackside.app.server.auth.exposure import check_exposure
-    from trackside.app.server.sockets import handed_over, listen_at
+    from trackside.app.server.sockets import handed_over, hosts_of, listen_at
 
     auth = settings.access.auth
     if given := handed_over(os.environ):
-        check_exposure([str(one.getsockname()[0]) for one in given if one.family != _UNIX], auth)
+        check_exposure(hosts_of(given), auth)
         return given
     check_exposure([settings.server.host], auth)
     return listen_at(settings.server.host, settings.server.port)
@@ -134,9 +132,10 @@ class _Served:
 async def _serve_in_loop(served: _Served, words: ServerWords, loaded: Callable[[], None]) -> bool:
     from trackside.app.server.front import Front
     from trackside.app.server.http import HttpServer
+    from trackside.app.server.sockets import hosts_of
 
     settings, guest = served.settings, served.guest
-    life = ServerLife(settings, words.say)
+    life = ServerLife(settings, words.say, hosts_of(served.sockets))
     with life.signals():
         async with open_app(settings, served.agents) as app, _asgi(app, guest, settings) as asgi:
             front = Front(asgi, note=words.note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, override
 
 from trackside.app.cli.notifying import tell_service_manager
@@ -23,8 +24,8 @@ class ServerLife(ProcessLife):
     """The life of one server."""
 
     @override
-    def __init__(self, settings: Settings, say: Say) -> None:
-        super().__init__(settings.shutdown_grace, say)
+    def __init__(self, settings: Settings, say: Say, hosts: Sequence[str]) -> None:
+        super().__init__(settings.shutdown_grace, say, hosts)
         self._graceful = settings.server.graceful
 
     async def end(self, app: App, front: Front, server: HttpServer) -> None:

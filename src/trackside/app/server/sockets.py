@@ -16,6 +16,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.types import JsonObject
 
 _FIRST_HANDED_OVER: Final = 3
+_UNIX: Final = getattr(socket, "AF_UNIX", None)
 _BACKLOG: Final = 2_048
 """Connections that wait while the server is busy, or begins anew; the system may allow fewer."""
 _TAKES_NOTHING: Final = 60_000
@@ -60,6 +61,11 @@ def place_of(listening: socket.socket) -> JsonObject:
         host, port = bound[:2]
         return {"url": f"http://{address_of(host, port)}", "host": host, "port": port}
     return {"url": f"unix:{os.fsdecode(bound)}", "host": None, "port": None}
+
+
+def hosts_of(sockets: Iterable[socket.socket]) -> list[str]:
+    """The addresses at which sockets listen; those with a path have none."""
+    return [str(one.getsockname()[0]) for one in sockets if one.family != _UNIX]
 
 
 def handed_over(environ: MutableMapping[str, str]) -> list[socket.socket]:

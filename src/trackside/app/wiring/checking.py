@@ -10,6 +10,7 @@ from trackside.app.settings import Settings
 from trackside.app.wiring.access import storeless_authenticator_of
 from trackside.app.wiring.checkpointers import check_saver
 from trackside.app.wiring.database import blaming
+from trackside.app.wiring.fleet import check_engine_access
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.redaction import load_redaction
@@ -32,6 +33,7 @@ def check_app(settings: Settings, agents: Mapping[str, Any]) -> None:
     with blaming(settings):
         check_usable(settings.database_url)
     check_saver(settings, agents)
+    check_engine_access(settings)
     storeless_authenticator_of(settings)
 
 

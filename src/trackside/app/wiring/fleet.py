@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -245,11 +245,34 @@ async def _engine_of(settings: Settings, store: Store, role: Role) -> AsyncGener
         async with open_postgres(store) as postgres:
             yield postgres
         return
-    from trackside.app.engine.nats import EngineOptionError, open_nats
+    from trackside.app.engine.nats import open_nats
 
-    try:
+    with _blaming_engine(settings):
         async with open_nats(nats_options(settings, role, f"{role} {process_name()}")) as nats:
             yield nats
+
+
+def check_engine_access(settings: Settings) -> None:
+    """See that the engine can be used as it is set, by what its start makes of that before anything is connected. Blocks.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if settings.engine.kind != "nats":
+        return
+    from trackside.app.engine.nats import load_access
+
+    with _blaming_engine(settings):
+        load_access(nats_options(settings, "worker", "check"))
+
+
+@contextmanager
+def _blaming_engine(settings: Settings) -> Generator[None]:
+    """Says of what is wrong with the engine's options who set them."""
+    from trackside.app.engine.nats import EngineOptionError
+
+    try:
+        yield
     except EngineOptionError as exc:
         raise settings.complaint(f"engine.{exc.details['option']}", str(exc.details["why"])) from exc
 

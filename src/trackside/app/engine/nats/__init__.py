@@ -17,7 +17,7 @@ from trackside.app.engine.nats._server_config import NatsUser, ServerTls, server
 if TYPE_CHECKING:
     from trackside.app.engine.nats._engine import NatsEngine
 
-__all__ = ["EngineOptionError", "NatsOptions", "NatsUser", "ServerTls", "open_nats", "server_config"]
+__all__ = ["EngineOptionError", "NatsOptions", "NatsUser", "ServerTls", "load_access", "open_nats", "server_config"]
 
 
 @asynccontextmanager
