@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from trackside.app.server.worker_health import WorkerHealth
 
 
+_CONCURRENCY: Final = "worker.concurrency"
+_MAX_RUNNING: Final = "runs.max_running"
 _STATM: Final = Path("/proc/self/statm")
 _DRAINED: Final = "somebody has this worker drained"
 _SUPERVISORS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -83,7 +85,7 @@ class WorkOptions:
             "database.url": self.database,
             "engine.url": self.engine,
             "worker.pools": ",".join(self.pools) if self.pools else None,
-            "worker.concurrency": self.concurrency,
+            _CONCURRENCY: self.concurrency,
             "worker.host": self.host,
             "worker.port": self.port,
             "worker.isolation": self.isolation,
@@ -99,22 +101,33 @@ class WorkOptions:
 
 
 def _with_places(settings: Settings) -> Settings:
-    """The settings with as many places as there are processors, if each of them is a process and nobody has said how many.
+    """The settings with as many places as there are processors, if each of them is a process and nobody has said how many;
+    and with no more than `runs.max_running`, if somebody has set that.
 
     Raises:
         SettingsError: runs cannot have processes of their own on this system, or their memory cannot be seen.
     """
+    worker, places = settings.worker, settings.worker.concurrency
+    if worker.isolation == "process":
+        _check_isolation(settings)
+        if _CONCURRENCY not in settings.sources:
+            places = os.cpu_count() or 1
+    notes = settings.notes
+    if _MAX_RUNNING in settings.sources and settings.max_running < places:
+        places = settings.max_running
+        if _CONCURRENCY in settings.sources:
+            beyond = f"{settings.place_of(_CONCURRENCY)} has no effect beyond {places:,}"
+            notes = (*notes, f"{beyond}: {settings.place_of(_MAX_RUNNING)} allows a process no more")
+    return replace(settings, worker=replace(worker, concurrency=places), notes=notes)
+
+
+def _check_isolation(settings: Settings) -> None:
     worker = settings.worker
-    if worker.isolation == "none":
-        return settings
     if not hasattr(os, "killpg"):
         raise settings.complaint("worker.isolation", "this system has no processes of the kind that is needed for it")
     if worker.memory_limit is not None and not _STATM.exists():
         why = "this system does not say how much memory a process has; Linux does"
         raise settings.complaint("worker.memory_limit", why)
-    if "worker.concurrency" in settings.sources:
-        return settings
-    return replace(settings, worker=replace(worker, concurrency=os.cpu_count() or 1))
 
 
 def check(options: WorkOptions) -> ExitCode:

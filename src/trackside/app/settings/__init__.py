@@ -128,7 +128,7 @@ class Settings:
     limits: Mapping[str, AgentLimits] = field(default_factory=lambda: MappingProxyType({}))
     """What the runs of an agent may take, by its name: its own limits, and for the rest the default ones."""
     max_running: int = 256
-    """How many runs execute at once in a process."""
+    """How many runs execute at once in a process; a worker of a fleet heeds it if it is set, beside `worker.concurrency`."""
     shutdown_grace: float = 10.0
     """Seconds that a process which ends waits for its runs."""
     stopping: StopPolicy = field(default_factory=StopPolicy)

@@ -75,7 +75,7 @@ class WorkerSettings:
     pools: tuple[str, ...] = (DEFAULT_POOL,)
     """Whose runs it takes."""
     concurrency: int = 16
-    """How many runs it executes at once."""
+    """How many runs it executes at once; no more than `runs.max_running`, if that is set."""
     host: str = "127.0.0.1"
     """The address where it can be asked how it is."""
     port: int | None = None
