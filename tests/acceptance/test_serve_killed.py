@@ -15,10 +15,17 @@ from trackside_server import PATIENCE, TracksideServer
 
 AGENTS = """
 import asyncio
+import os
 
 async def works(input, run):
     for number in range(20):
         run.send({"number": number})
+        await asyncio.sleep(0.02)
+    return {"worked": input}
+
+async def until_told(input, run):
+    while not os.path.exists("go"):
+        run.send({"still": "here"})
         await asyncio.sleep(0.02)
     return {"worked": input}
 
@@ -101,11 +108,11 @@ def test_who_follows_a_run_whose_server_is_killed_gets_its_end_from_the_next_one
 ) -> None:
     """LangGraph's client connects again by itself, with the id of the last event that it has."""
     with (
-        TracksideServer(folder, "agents.py:works", database=database, forkery=forkery) as server,
+        TracksideServer(folder, "agents.py:until_told", database=database, forkery=forkery) as server,
         get_sync_client(url=server.url, api_key=None) as client,
     ):
         thread = client.threads.create()["thread_id"]
-        run = client.runs.create(thread, "works", input={}, stream_mode="custom", stream_resumable=True)["run_id"]
+        run = client.runs.create(thread, "until_told", stream_mode="custom", stream_resumable=True)["run_id"]
         events: list[str] = []
         for part in client.runs.join_stream(thread, run):
             events.append(part.event)
@@ -153,14 +160,17 @@ def end_of_stream(client: httpx.Client, run: dict[str, Any]) -> bytes:
 def test_a_run_that_may_be_tried_again_is_after_a_kill(folder: Path, database: str, forkery: Forkery) -> None:
     settings = "[limits]\nmax_attempts = 2\n"
     with (
-        TracksideServer(folder, "agents.py:works", database=database, settings=settings, forkery=forkery) as server,
+        TracksideServer(
+            folder, "agents.py:until_told", database=database, settings=settings, forkery=forkery
+        ) as server,
         get_sync_client(url=server.url, api_key=None) as client,
     ):
         thread = client.threads.create()["thread_id"]
-        run = client.runs.create(thread, "works", input={"up": "to two"})["run_id"]
+        run = client.runs.create(thread, "until_told", input={"up": "to two"})["run_id"]
         next(part for part in client.runs.join_stream(thread, run, stream_mode="custom") if part.event == "custom")
         server.kill()
 
+        (folder / "go").touch()
         server.restart()
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as again:
             end_of(again, f"/threads/{thread}/runs/{run}")
