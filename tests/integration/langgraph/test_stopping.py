@@ -14,8 +14,9 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import RetryPolicy, interrupt
 from tests.contract.ways_to_run import ByManager, virtual
+from tests.integration.langgraph.conftest import Stage
 
-from trackside import RunSpec, RunStatus, current_run, run_agent
+from trackside import RunManager, RunSpec, RunStatus, current_run, run_agent
 from trackside.harness.adapters.langgraph import LangGraphAgent
 from trackside.testing import RecordingObserver, assert_run_order
 
@@ -121,8 +122,11 @@ async def test_a_cancelled_error_of_a_node_is_a_failure_and_not_a_cancel(stage: 
     assert outcome.end["error_type"] == "NodeCancelledError"
 
 
-async def test_a_timeout_stops_the_graph(stage: Any) -> None:
-    outcome = await stage.play(graph_of(step, wait), {"notes": []}, timeout=0.05)
+@virtual
+async def test_a_timeout_stops_the_graph() -> None:
+    recorder = RecordingObserver()
+    async with RunManager(observers=[recorder]) as manager:
+        outcome = await Stage(manager, recorder).play(graph_of(step, wait), {"notes": []}, timeout=0.05)
     assert outcome.status is RunStatus.timeout
     assert outcome.values == {"notes": ["step"]}
 

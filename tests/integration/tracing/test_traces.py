@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.contract.ways_to_run import virtual
 from tests.integration.tracing.conftest import Make, Traced
 
 from trackside import RunContext, RunLifecycleEvent, RunManager, RunSpec, RunStatus, current_run
@@ -161,6 +162,7 @@ async def waits(_: Any, run: RunContext) -> None:
         await asyncio.Event().wait()
 
 
+@virtual
 async def test_a_run_that_takes_too_long_is_an_error_and_its_call_broken_off(traced: Traced) -> None:
     async with traced.manager() as manager:
         await (await manager.start(RunSpec(waits, "go", timeout=0.01))).result()
