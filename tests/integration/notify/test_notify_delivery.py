@@ -85,13 +85,23 @@ async def test_a_receiver_that_never_answers_holds_up_its_own_messages_for_a_bou
 ) -> None:
     inbox.status = None
     observer = await notifier(inbox, second, timeout=0.1)
-    with pytest.raises(
-        DeliveryError, match=r"receiver 1 \(JSON\) did not take .* has not answered after 0.1 s"
-    ) as refused:
-        await observer.on_event(failed("a"))
-    assert refused.value.away
-    with pytest.raises(DeliveryError, match=r"still busy with another message"):
-        await observer.on_event(failed("b"))
+
+    async def refused(event: RunLifecycleEvent) -> list[DeliveryError]:
+        """What is said until only the first lacks it: the second answers, but maybe not within so short a time."""
+        said: list[DeliveryError] = []
+        while not said or "receiver 2" in str(said[-1]):
+            (failure,) = await offer(observer, event)
+            assert failure is not None
+            said.append(failure)
+        return said
+
+    first = await refused(failed("a"))
+    assert "has not answered after 0.1 s" in str(first[0])
+    later = await refused(failed("b"))
+    assert "still busy with another message" in str(later[0])
+    for last in (first[-1], later[-1]):
+        assert "receiver 1 (JSON) did not take " in str(last)
+        assert last.away
     assert [one["title"] for one in said(second)] == ["billing: error (ValueError)"] * 2
     assert len(inbox.requests) == 1
     inbox.released.set()
@@ -109,7 +119,9 @@ async def test_who_takes_a_message_too_late_does_not_get_it_again(inbox: HttpInb
         pass
     assert len(inbox.requests) == 1
     inbox.status = 200
-    await observer.on_event(failed("b"))
+    event = failed("b")
+    while (await offer(observer, event))[0] is not None:
+        pass
     assert len(inbox.requests) == 2
 
 
