@@ -75,7 +75,7 @@ async def test_a_run_that_waits_is_started_by_the_end_before_it_and_not_by_a_clo
                 fired.append(callback)
                 callback(*args)
 
-            return type(loop).call_at(loop, max(when, loop.time() + 1.0), fire, *args, **options)
+            return type(loop).call_at(loop, max(when, loop.time() + 60.0), fire, *args, **options)
 
         with monkeypatch.context() as changes:
             changes.setattr(loop, "call_at", call_at)
