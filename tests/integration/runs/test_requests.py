@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from tests.integration.runs.stage import Agents, Backend, turns, within_patience
 
-from trackside import InvalidSpecError, LifecycleEventType, RunSpec, RunStatus
+from trackside import InvalidSpecError, LifecycleEventType, RunResult, RunSpec, RunStatus
 from trackside.harness.types import AgentLimits
 
 
@@ -83,11 +84,18 @@ async def test_a_run_for_later_holds_no_thread_until_it_is_due_and_then_starts_b
     backend: Backend, agents: Agents
 ) -> None:
     async with backend.open({"work": agents.work}) as stage:
-        later = await stage.start("work", "quick later", thread_id="t", after_seconds=0.5)
         never = await stage.start("work", "quick never", thread_id="t", after_seconds=3_600)
-        now = await stage.run("work", "quick now", thread_id="t", multitask="reject")
+        for seconds in (0.5, 3.0, 15.0):  # one after the other, until a run comes and goes in less
+            agents.begun.clear()
+            later = await stage.start("work", "quick later", thread_id="t", after_seconds=seconds)
+            record = await stage.record(later)
+            overtaking = stage.run("work", "quick now", thread_id="t", multitask="reject")
+            (now,) = await asyncio.gather(overtaking, return_exceptions=True)
+            if record.due_at is not None and datetime.now(UTC) < record.due_at:
+                break
+            await within_patience(later.result())
+        assert isinstance(now, RunResult), now
         assert now.status is RunStatus.success
-        record = await stage.record(later)
         assert record.due_at is not None
         assert record.due_at > record.created_at
         assert (await within_patience(later.result())).status is RunStatus.success
