@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, override
 
 import pytest
@@ -16,6 +16,7 @@ from tests.integration.storage.conftest import held_up
 from trackside import RunSpec, RunStatus, ThreadBusyError
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool.spool import is_refusal
+from trackside.app.storage._encoding import time_text
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import ReadersBusyError
@@ -240,10 +241,14 @@ async def test_a_worker_that_leaves_runs_says_so(worker: Any) -> None:
         assert signals.notifications > sent
 
 
-async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(worker: Any, agents: Agents) -> None:
+async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(
+    worker: Any, agents: Agents, database: Any
+) -> None:
     async with worker.make() as a:
-        delayed = await a.start("quick later", after_seconds=0.2)
+        delayed = await a.start("quick later", after_seconds=3_600)
         assert agents.begun == []
+    due_at = datetime.now(UTC) + timedelta(seconds=0.2)  # and not while the first one closes
+    database.execute(f"UPDATE active_runs SET due_at = '{time_text(due_at)}' WHERE run_id = '{delayed.run_id}'")
 
     b = await worker()
     await b.until_ended(delayed.run_id)
@@ -251,6 +256,7 @@ async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(worker: 
     run = await b.store.run(delayed.run_id)
     assert (run.status, agents.begun) == (RunStatus.success, ["quick later"])
     assert (run.started_at - run.created_at).total_seconds() >= 0.2
+    assert run.started_at >= due_at
 
 
 async def test_a_cancel_from_elsewhere_reaches_a_running_run(worker: Any, agents: Agents) -> None:
@@ -458,12 +464,23 @@ async def test_what_was_withdrawn_by_a_worker_that_died_is_announced_by_the_next
     assert database.execute("SELECT count(*) FROM active_runs").fetchall() == [(0,)]
 
 
-async def test_an_agent_that_blocks_the_loop_is_not_taken_for_dead(worker: Any, blockbuster: Any) -> None:
+async def test_an_agent_that_blocks_the_loop_is_not_taken_for_dead(
+    worker: Any, blockbuster: Any, database: Any
+) -> None:
     blockbuster.deactivate()
-    a, b = await worker(lease_seconds=0.3), await worker(lease_seconds=0.3)
+    lease = 1.5
+    a, b = await worker(lease_seconds=lease), await worker(lease_seconds=lease)
+
+    def known_until() -> float:
+        select = f"SELECT lease_until FROM workers WHERE worker_id = '{a.coordinator.worker_id}'"
+        ((until,),) = database.execute(select).fetchall()
+        return float(until)
 
     async def block(input: Any) -> str:
-        time.sleep(1.0)
+        end, patience = known_until() + lease, time.monotonic() + 20
+        while known_until() <= end:  # there was no sign of life after the lease of now would have ended
+            assert time.monotonic() < patience
+            time.sleep(0.01)
         return "done"
 
     handle = await a.manager.start(RunSpec(block, thread_id="t"))

@@ -189,7 +189,7 @@ async def test_of_many_who_want_a_duty_at_once_one_has_it(member: Any, database:
 
 
 async def test_a_worker_hears_that_it_shall_drain_with_its_next_sign_of_life(member: Any) -> None:
-    server, worker = await member("server"), await member(lease_seconds=0.3)
+    server, worker = await member("server"), await member(lease_seconds=3.0)
     asked = asyncio.Event()
     worker.coordinator.on_drain.append(asked.set)
     await worker.coordinator.take_any(0)
@@ -207,7 +207,7 @@ async def test_a_worker_hears_that_it_shall_drain_with_its_next_sign_of_life(mem
 async def test_workers_say_what_they_are(member: Any) -> None:
     server = await member("server", address="http://here:8000")
     worker = await member(
-        lease_seconds=0.3, pools=("gpu", "default"), agents=("a", "b"), version="v1", capacity=3, isolated_in="w"
+        lease_seconds=3.0, pools=("gpu", "default"), agents=("a", "b"), version="v1", capacity=3, isolated_in="w"
     )
     inline = await member(None)
     for each in (server, worker, inline):
@@ -445,14 +445,24 @@ async def test_a_thread_that_somebody_has_locked_ends_no_round_of_what_is_due(
 
 
 async def test_who_waits_with_what_it_writes_gives_its_signs_of_life_all_the_same(
-    member: Any, agents: Agents, dialect: str
+    member: Any, agents: Agents, dialect: str, database: Any
 ) -> None:
     if dialect != "postgres":
         pytest.skip("only one writes to an SQLite file at a time")
-    server, worker, other = await member("server"), await member(lease_seconds=1.0), await member()
+    lease = 2.5
+    server, worker, other = await member("server"), await member(lease_seconds=lease), await member()
     handle = await running(server, worker, agents, "long", thread_id="t")
+
+    async def known_until() -> float:
+        select = f"SELECT lease_until FROM workers WHERE worker_id = '{worker.name}'"
+        ((until,),) = (await asyncio.to_thread(database.execute, select)).fetchall()
+        return float(until)
+
     async with held_up(worker.store):
-        await asyncio.sleep(2.5)
+        end = await known_until() + lease
+        async with asyncio.timeout(20):
+            while await known_until() <= end:  # no sign of life came after the lease of now would have ended
+                await asyncio.sleep(0.01)
         reaped = await other.store.fleet.reap(other.name)
         assert worker.store._writer._beside is not None
     assert reaped.ended == []
