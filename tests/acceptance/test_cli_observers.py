@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trackside.app.storage import Store
+from trackside.app.cli.delivering import _Report
+from trackside.app.storage import Store, feeding
 from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
 from trackside.testing import make_run
 
@@ -209,17 +212,32 @@ def test_who_is_not_fed_is_closed_as_deliver_begins(here: Trackside, folder: Pat
     assert noted(folder, "note") == []
 
 
-def test_what_another_process_has_not_delivered_is_waited_for(here: Trackside, folder: Path) -> None:
+def test_what_another_process_has_not_delivered_is_waited_for(
+    here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure(folder, table("Mail", "mail"))
     run(here)
 
     async def leave_behind() -> None:
         async with Store.open(f"sqlite:///{folder / 'trackside.db'}") as store:
             await store.append(make_run("by-another"))
-            consumer = await store.subscriptions.acquire("mail", consumer="killed", lease_seconds=1)
-            assert consumer.lease_seconds == 1  # never released
+            consumer = await store.subscriptions.acquire("mail", consumer="killed", lease_seconds=600)
+            assert consumer.lease_seconds == 600  # never released
+
+    def end_lease() -> None:
+        with closing(sqlite3.connect(folder / "trackside.db", isolation_level=None)) as database:
+            database.execute("UPDATE subscriptions SET lease_until = 0 WHERE consumer = 'killed'")
+
+    say = _Report.say
+
+    def say_before_it_ends(self: _Report, name: str, what: str, text: str, **more: Any) -> None:
+        say(self, name, what, text, **more)
+        if what == "elsewhere":
+            asyncio.get_running_loop().run_in_executor(None, end_lease)
 
     asyncio.run(leave_behind())
+    monkeypatch.setattr(_Report, "say", say_before_it_ends)
+    monkeypatch.setattr(feeding, "LOOK_EVERY", 0.05)
     done = here("deliver", "--until-idle")
 
     assert done.returncode == 0

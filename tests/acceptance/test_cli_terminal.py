@@ -112,10 +112,11 @@ def test_in_the_end_the_screen_has_each_event_once_and_the_streamed_text_in_full
 
 
 def test_a_spinner_turns_while_the_agent_thinks_and_is_gone_in_the_end(terminal: OpenTerminal) -> None:
-    shown = terminal("run", "agents.py:sleep", "hello", "--timeout", "400ms")
+    shown = terminal("run", "agents.py:sleep", "hello")
     shown.wait_for("thinking")
+    shown.press(b"\x03")
 
-    assert shown.wait() == 124
+    assert shown.wait() == 130
     assert "thinking" not in "\n".join(shown.lines)
     assert shown.output.count(b"\x1b[?25l") == shown.output.count(b"\x1b[?25h") == 1, "the cursor comes back"
 
@@ -295,9 +296,11 @@ def test_threads_that_an_agent_left_are_waited_for_aloud_and_ctrl_c_leaves_them(
 
 
 def test_the_live_row_is_no_wider_than_what_it_says(terminal: OpenTerminal) -> None:
-    shown = terminal("run", "agents.py:sleep", "hello", "--timeout", "300ms", columns=120)
+    shown = terminal("run", "agents.py:sleep", "hello", columns=120)
+    shown.wait_for("thinking")
+    shown.press(b"\x03")
 
-    assert shown.wait() == 124
+    assert shown.wait() == 130
     live = [row for row in shown.text.replace("\r", "\n").splitlines() if "thinking" in row]
     assert live
     assert max(map(len, live)) < 60

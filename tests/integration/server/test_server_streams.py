@@ -346,12 +346,15 @@ async def test_a_client_that_takes_nothing_is_let_go_and_the_others_get_everythi
 ) -> None:
     held = Held()
     async with serve_agents({"held": held.agent()}) as served:
-        object.__setattr__(served.app.parts.options, "patience", 0.2)
+        options = served.app.parts.options
         thread_id = await new_thread(served)
         run = await served.client.runs.create(thread_id, "held", stream_mode="custom")
         path = f"/threads/{thread_id}/runs/{run['run_id']}/stream"
+        patience = options.patience
+        object.__setattr__(options, "patience", 0.2)
         async with RawClient.asking(served, "GET", path) as slow:
             await slow.read_until(b"metadata")
+            object.__setattr__(options, "patience", patience)
             quick = asyncio.create_task(parts(served.client.runs.join_stream(thread_id, run["run_id"])))
             said = 0
             while "took nothing" not in caplog.text:  # until the buffers between the two are full
