@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from left_processes import processes_left
 from prometheus_server import NoPrometheusError, program
 
 ROOT = Path(__file__).parents[2]
@@ -33,11 +34,6 @@ def checks(output: str) -> dict[str, tuple[str, str, str]]:
     lines = output.partition("What the log has, and what arrived")[2].splitlines()
     found = (re.match(r"(✓|✗)  (\w+) +(\d+) of (\d+) ", line) for line in lines)
     return {line[2]: (line[1], line[3], line[4]) for line in found if line is not None}
-
-
-def listens(port: str) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 def broker_at(port: str) -> str | None:
@@ -138,7 +134,7 @@ def test_it_leaves_no_file_and_no_server(demo: Done) -> None:
     introduction = done.stdout.partition("Runs, as the database has them")[0]
     ports = re.findall(r"127\.0\.0\.1:(\d+)", introduction)
     assert len(ports) == 7
-    assert not any(map(listens, ports))
+    assert processes_left(folder) == []
     assert [path.name for path in folder.iterdir() if path.name != "home"] == []
 
 
@@ -169,16 +165,14 @@ def test_without_a_prometheus_it_says_so_and_shows_the_rest_until_ctrl_c(tmp_pat
 def test_ctrl_c_while_agents_run_leaves_nothing_behind(tmp_path: Path) -> None:
     with demo_without_prometheus(tmp_path) as process:
         assert process.stdout is not None
-        introduction = ""
         for line in process.stdout:
-            introduction += line
             if line.startswith("log "):
                 break
         process.send_signal(signal.SIGINT)
         _, complaints = process.communicate(timeout=MINUTE)
     assert process.returncode == 130, complaints
     assert complaints.splitlines()[-1] == "demo: stopped"
-    assert not any(map(listens, re.findall(r"127\.0\.0\.1:(\d+)", introduction)))
+    assert processes_left(tmp_path / "temporary") == []
     assert [path.name for path in (tmp_path / "temporary").iterdir() if path.name != "home"] == []
 
 

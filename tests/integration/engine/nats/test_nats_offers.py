@@ -42,6 +42,17 @@ async def worker(shared_nats: NatsServer, fleet: str, open_engine: Open) -> Nats
 
 
 @pytest.fixture
+async def patient_server(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
+    """For what is to stay whose it is; whoever is first makes the queue of a pool, and so both have to be patient."""
+    return await open_engine(shared_nats.url, prefix=fleet, ack_wait=3_600)
+
+
+@pytest.fixture
+async def patient_worker(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
+    return await open_engine(shared_nats.url, prefix=fleet, role="worker", ack_wait=3_600)
+
+
+@pytest.fixture
 async def client(shared_nats: NatsServer) -> AsyncIterator[Client]:
     """Somebody else at the same NATS."""
     async with await nats.connect(shared_nats.url) as connected:
@@ -157,9 +168,10 @@ async def test_what_one_worker_declines_another_is_offered(
 
 
 async def test_an_offer_stays_the_workers_while_it_lives(
-    server: NatsEngine, shared_nats: NatsServer, open_engine: Open, client: Client, queue: Queue
+    shared_nats: NatsServer, fleet: str, open_engine: Open, client: Client, queue: Queue
 ) -> None:
-    patient = await open_engine(shared_nats.url, prefix=server._options.prefix, ack_wait=2, role="worker")
+    server = await open_engine(shared_nats.url, prefix=fleet, ack_wait=2)
+    worker = await open_engine(shared_nats.url, prefix=fleet, ack_wait=2, role="worker")
     signs = 0
 
     async def count(_: object) -> None:
@@ -168,11 +180,13 @@ async def test_an_offer_stays_the_workers_while_it_lives(
 
     await client.subscribe(f"$JS.ACK.{queue.stream}.>", cb=count)
     await client.flush()
-    async with patient.join("w", ["slow"], on_stop=ignore) as offers:
-        server.announce([ReadyRun("long", "slow"), ReadyRun("longer", "slow")])
+    async with worker.join("w", ["default"], on_stop=ignore) as offers:
+        server.announce([ReadyRun("long"), ReadyRun("longer")])
         held = [await soon(offers), await soon(offers)]
-        await until(lambda: signs >= 10)  # more than one and a half times the time after which it would be another's
-        assert await queue.offered("slow") == (2, 0)
+        async with worker.join("would take it", ["default"], on_stop=ignore) as others:
+            others.note_free(1)
+            await until(lambda: signs >= 10)  # longer than an offer stays whose worker says nothing
+            assert await queue.offered() == (2, 0)
         for offer in held:
             offer.done()
         await queue.until_kept(0)
@@ -233,30 +247,28 @@ async def test_cancelling_next_loses_no_offer(server: NatsEngine, worker: NatsEn
 
 
 async def test_who_leaves_gives_back_what_was_not_taken(
-    server: NatsEngine, shared_nats: NatsServer, open_engine: Open, queue: Queue
+    patient_server: NatsEngine, patient_worker: NatsEngine, queue: Queue
 ) -> None:
-    patient = await open_engine(shared_nats.url, prefix=server._options.prefix, ack_wait=3_600, role="worker")
-    async with patient.join("leaves", ["slow"], on_stop=ignore) as offers:
-        server.announce([ReadyRun("taken", "slow")])
+    async with patient_worker.join("leaves", ["default"], on_stop=ignore) as offers:
+        patient_server.announce([ReadyRun("taken")])
         assert (await soon(offers)).run_id == "taken"
         offers.note_free(3)
-        server.announce([ReadyRun(f"left {number}", "slow") for number in range(3)])
+        patient_server.announce([ReadyRun(f"left {number}") for number in range(3)])
         async with asyncio.timeout(30):
-            while (await queue.offered("slow"))[0] < 4:
+            while (await queue.offered())[0] < 4:
                 pass
-    async with patient.join("stays", ["slow"], on_stop=ignore) as offers:
+    async with patient_worker.join("stays", ["default"], on_stop=ignore) as offers:
         assert {(await soon(offers)).run_id for _ in range(3)} == {"left 0", "left 1", "left 2"}
 
 
 async def test_what_a_worker_declines_that_has_left_another_is_offered_at_once(
-    server: NatsEngine, shared_nats: NatsServer, open_engine: Open
+    patient_server: NatsEngine, patient_worker: NatsEngine
 ) -> None:
-    patient = await open_engine(shared_nats.url, prefix=server._options.prefix, ack_wait=3_600, role="worker")
-    async with patient.join("leaves", ["slow"], on_stop=ignore) as offers:
-        server.announce([ReadyRun("too late", "slow")])
+    async with patient_worker.join("leaves", ["default"], on_stop=ignore) as offers:
+        patient_server.announce([ReadyRun("too late")])
         offer = await soon(offers)
     offer.decline(after=0.0)
-    async with patient.join("stays", ["slow"], on_stop=ignore) as offers:
+    async with patient_worker.join("stays", ["default"], on_stop=ignore) as offers:
         assert (await soon(offers)).run_id == "too late"
 
 
@@ -353,23 +365,22 @@ async def test_a_pool_whose_name_can_be_no_subject_is_refused(
 
 
 async def test_a_message_that_many_want_goes_to_one_and_a_burst_to_all(
-    server: NatsEngine, shared_nats: NatsServer, open_engine: Open
+    patient_server: NatsEngine, patient_worker: NatsEngine
 ) -> None:
-    patient = await open_engine(shared_nats.url, prefix=server._options.prefix, ack_wait=3_600, role="worker")
     got: list[str | None] = []
 
     async def work(number: int) -> None:
-        async with patient.join(f"w{number}", ["slow"], on_stop=ignore) as offers:
+        async with patient_worker.join(f"w{number}", ["default"], on_stop=ignore) as offers:
             while True:
                 offer = await offers.next()
                 got.append(offer.run_id)
                 offer.done()
 
     workers = [asyncio.create_task(work(number)) for number in range(8)]
-    server.announce([ReadyRun(f"run {number}", "slow") for number in range(2_000)])
+    patient_server.announce([ReadyRun(f"run {number}") for number in range(2_000)])
     await until(lambda: len(got) >= 2_000)
     for each in workers:
         each.cancel()
     await asyncio.wait(workers)
     assert len(set(got)) == len(got) == 2_000
-    assert patient.stats().redelivered_total == 0
+    assert patient_worker.stats().redelivered_total == 0

@@ -1,0 +1,32 @@
+"""Processes that whoever has ended has left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+PATIENCE: Final = 20.0  # seconds in which those end that are about to
+
+
+def processes_left(folder: Path) -> list[int]:
+    """Those whose folder for temporary files this is, once the ones have gone that are about to.
+
+    A port would say less: somebody else may listen there by now.
+    """
+    until = time.monotonic() + PATIENCE
+    while (left := _processes_of(folder)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
+
+
+def _processes_of(folder: Path) -> list[int]:
+    wanted, found = b"TMPDIR=" + os.fsencode(folder), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
