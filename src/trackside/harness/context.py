@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol
 
 from trackside.harness.calls import Call, CallKind
@@ -16,6 +17,7 @@ from trackside.harness.items import ItemStore
 from trackside.harness.journal import LEAD_AGENT, Journal
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
+from trackside.harness.questions import mark_of
 from trackside.harness.types import JsonObject, RunSpec
 
 MAX_DEPTH = 8
@@ -51,7 +53,10 @@ def depth_below(parent: RunContext | None) -> int:
 
 
 class RunPaused(BaseException):
-    """An agent waits for a human. Not an `Exception`, so that an agent's own `except Exception` cannot swallow it."""
+    """An agent waits for a human. Not an `Exception`, so that an agent's own `except Exception` cannot swallow it.
+
+    Whichever call of a run raises it, `interrupt` is the question that the run asked first.
+    """
 
     def __init__(self, interrupt: Mapping[str, Any]) -> None:
         super().__init__("the run waits for an answer")
@@ -83,9 +88,10 @@ class RunContext:
     manager's event loop. `attempt` counts the tries of a run that was started anew, 1 for the first, and `retry_of` is the
     run that was tried before.
 
-    For adapters: `answers` are all answers to the run's questions so far, `answers_by_id` those that it brings by the ids of
-    the questions, `paused` is what was remembered when they were asked; `is_named` says that the manager knows the agent by
-    its name, as who looks at its runs does.
+    For adapters: `answers` are all answers to the run's questions so far, `answered` by what these questions are known again
+    (`questions.mark_of`; None: that was not kept), `answers_by_id` the answers that it brings by the ids of the questions,
+    `paused` is what was remembered when they were asked; `is_named` says that the manager knows the agent by its name, as
+    who looks at its runs does.
     """
 
     def __init__(
@@ -132,8 +138,11 @@ class RunContext:
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
         self.paused = paused
         self.answers: Sequence[Any] = ()
+        self.answered: Sequence[str | None] = ()
         self.answers_by_id: Mapping[str, Any] = {}
-        self._asked = 0
+        self._asking = Lock()
+        self._given: set[int] = set()  # which of the answers have been
+        self._open: JsonObject | None = None
         self._journal = journal
         self._port = port
 
@@ -279,13 +288,30 @@ class RunContext:
 
         The run ends as `interrupted` with `value` as its question. The answer starts a new run of the agent with the
         same input, in which this call returns it. So code before this call runs again: keep it free of effects, or
-        after.
+        after. An answer is given to nothing but its question: where the new run asks something else, that is asked.
+
+        Of questions that tasks or threads ask at once, the run ends with the one that was asked first; the others are
+        asked when that has been answered.
+
+        Raises:
+            PayloadError: reading the question, to find its answer, has failed.
         """
-        index = self._asked
-        self._asked += 1
-        if index < len(self.answers):
-            return self.answers[index]
-        raise RunPaused({"id": new_id(), "value": value})
+        mark = mark_of(value) if self.answers else None
+        with self._asking:
+            if (place := self._place_of_answer(mark)) is not None:
+                self._given.add(place)
+                return self.answers[place]
+            if self._open is None:
+                self._open = {"id": new_id(), "value": value}
+        raise RunPaused(self._open)
+
+    def _place_of_answer(self, mark: str | None) -> int | None:
+        """Where the answer is to a question with this mark: the first left of those to it or to one that was not kept."""
+        for place in range(len(self.answers)):
+            known = self.answered[place] if place < len(self.answered) else None
+            if place not in self._given and known in (None, mark):
+                return place
+        return None
 
     def close(self) -> None:
         """The run has ended: what leftover code still sends or says through this goes nowhere."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from trackside.harness.errors import NotPausedError, UnansweredError, UnknownInterruptError, UnknownQuestionError
 from trackside.harness.ids import is_uuid
+from trackside.harness.payload import whole
 from trackside.harness.ports import PausedRun
 
 INTERRUPTS: Final = "__interrupt__"
 """Under which name what a run streams has the questions that it stops with."""
+
+ANSWERED: Final = "answered_questions"
+"""Under which name an agent that asks one question after the other keeps what it asked before, in `AgentResult.paused`."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the `repr` of an object, which is at another one each time
 
 
 def is_breakpoint(interrupt: Mapping[str, Any]) -> bool:
@@ -38,6 +47,28 @@ def answers_of(paused: PausedRun, resume: Any, *, thread_id: str, strict: bool =
     ids = {question: question for question in open_ids}
     answers = answers_by_id(resume, ids, thread_id=thread_id, is_id=_is_id, strict=strict)
     return {question: answers[question] for question in open_ids if question in answers}
+
+
+def mark_of(question: Any) -> str:
+    """By what a question is known again when it is asked once more, after whatever has kept it.
+
+    Raises:
+        PayloadError: its own code failed while it was read.
+    """
+    plain = whole({"interrupts": [{"value": question}]}, path="question")  # cut where it is when it is kept
+    text = _ADDRESS.sub("", json.dumps(plain, sort_keys=True))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def marks_of(paused: PausedRun, answered: Iterable[str]) -> list[str | None]:
+    """By what the questions of a paused run are known again: those it had answers to, and these that are `answered` now.
+
+    None is one that was not kept, as by a release that kept none.
+    """
+    kept = paused.state.get(ANSWERED) if isinstance(paused.state, Mapping) else None
+    before = kept if isinstance(kept, list) and len(kept) == len(paused.answers) else [None] * len(paused.answers)
+    asked = {str(question.get("id")): question.get("value") for question in paused.interrupts}
+    return [*before, *(mark_of(asked[each]) for each in answered)]
 
 
 def answers_by_id(

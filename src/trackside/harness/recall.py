@@ -19,7 +19,7 @@ from trackside.harness.errors import (
 )
 from trackside.harness.failures import line_of, trace_of
 from trackside.harness.ports import ThreadState, ThreadStates
-from trackside.harness.questions import answers_of, not_paused
+from trackside.harness.questions import answers_of, marks_of, not_paused
 from trackside.harness.steady import Begun
 from trackside.harness.stopping import Stopper
 
@@ -89,6 +89,7 @@ class ThreadMemory:
         run.input = paused.input
         run.answers_by_id = answers
         run.answers = (*paused.answers, *answers.values())
+        run.answered = marks_of(paused, answers)
         run.resume = run.answers[-1] if len(paused.interrupts) == 1 else answers
 
     async def roll_back(self, agent: Agent, stopper: Stopper) -> str | None:

@@ -21,6 +21,7 @@ from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAg
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.kept_context import kept_context, recall_context
 from trackside.harness.payload import whole
+from trackside.harness.questions import ANSWERED
 from trackside.harness.signatures import signature_of
 from trackside.harness.states import Caller
 from trackside.harness.threads import AGENT_THREADS
@@ -133,12 +134,12 @@ class CallableAgent:
                 if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
                     output = await output
         except RunPaused as pause:
-            return AgentResult(interrupts=[pause.interrupt], paused=kept_context(run))
+            return _asking(pause, run)
         except BaseExceptionGroup as group:  # of a task group, some of whose tasks asked
             asked, others = group.split(RunPaused)
             if asked is None or others is not None:
                 raise
-            return AgentResult(interrupts=[_first_of(asked).interrupt], paused=kept_context(run))
+            return _asking(_one_of(asked), run)
         return self._result(output, run)
 
     async def rollback(self, run: RunContext) -> None:
@@ -172,10 +173,14 @@ def _check(run: RunContext | RunSpec) -> None:
             raise InvalidSpecError(field=f"command.{name}", value=value, why=_FOR_GRAPHS)
 
 
-def _first_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:
-    """The question that was asked first; the others are asked again when it has been answered."""
-    first = group.exceptions[0]
-    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+def _asking(pause: RunPaused, run: RunContext) -> AgentResult:
+    return AgentResult(interrupts=[pause.interrupt], paused={**kept_context(run), ANSWERED: list(run.answered)})
+
+
+def _one_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:
+    """Whichever: they all have the question that was asked first."""
+    one = group.exceptions[0]
+    return _one_of(one) if isinstance(one, BaseExceptionGroup) else one
 
 
 async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:

@@ -1,0 +1,184 @@
+"""What functions ask: which of several questions is put to a human, and that his answer reaches that one alone."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from tests.contract.ways_to_run import virtual
+
+from trackside.harness import RunContext, RunLifecycleEvent, RunManager, RunResult, RunSpec, RunStatus
+from trackside.harness.memory import MemoryThreadStates
+from trackside.harness.ports import PausedRun, ThreadState
+
+
+class Office:
+    """Runs one agent on one thread, and has what was asked in each run."""
+
+    def __init__(self, agent: Callable[..., Any], states: MemoryThreadStates | None = None) -> None:
+        self.asked: list[Any] = []
+        self._agent = agent
+        self._states = states or MemoryThreadStates()
+
+    async def run(self, **given: Any) -> RunResult:
+        async with RunManager(observers=[self._note], states=self._states) as manager:
+            handle = await manager.start(RunSpec(self._agent, thread_id="t", **given))
+            return await handle.result()
+
+    async def answer(self, answer: Any) -> RunResult:
+        return await self.run(command={"resume": answer})
+
+    async def _note(self, event: RunLifecycleEvent) -> None:
+        self.asked += [asked["value"] for asked in event.payload.get("interrupts", ())]
+
+
+async def in_a_group(*asking: Awaitable[None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for each in asking:
+            group.create_task(each)  # type: ignore[arg-type]
+
+
+async def gathered(*asking: Awaitable[None]) -> None:
+    await asyncio.gather(*asking)
+
+
+@pytest.mark.parametrize("at_once", [in_a_group, gathered])
+@virtual
+async def test_of_two_tasks_that_ask_the_one_that_asked_first_is_answered_also_if_it_ends_last(at_once: Any) -> None:
+    deleted: list[str] = []
+
+    async def agent(input: Any, run: RunContext) -> None:
+        async def delete(what: str, seconds: float) -> None:
+            try:
+                if run.interrupt(f"Delete {what}?"):
+                    deleted.append(what)
+            finally:
+                await asyncio.sleep(seconds)
+
+        await at_once(delete("prod", 0.01), delete("test", 0))
+
+    office = Office(agent)
+    await office.run()
+    assert (await office.answer(False)).status is RunStatus.interrupted
+    assert (await office.answer(True)).status is RunStatus.success
+
+    assert (office.asked, deleted) == (["Delete prod?", "Delete test?"], ["test"])
+
+
+async def test_of_two_threads_that_ask_the_one_that_asked_first_is_answered() -> None:
+    answers: dict[str, Any] = {}
+
+    def agent(input: Any, run: RunContext) -> None:
+        second_has_asked = threading.Event()
+
+        def ask(question: str) -> None:
+            if question == "one?":
+                second_has_asked.wait()
+            try:
+                answers[question] = run.interrupt(question)
+            finally:
+                second_has_asked.set()
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(ask, ["one?", "two?"]))
+
+    office = Office(agent)
+    for answer in (None, 2, 1):
+        await (office.run() if answer is None else office.answer(answer))
+
+    assert (office.asked, answers) == (["two?", "one?"], {"one?": 1, "two?": 2})
+
+
+async def test_an_answer_finds_its_question_also_where_another_one_is_asked_first_now() -> None:
+    answers: dict[str, Any] = {}
+    orders = iter([("one?", "two?"), ("two?", "one?"), ("two?", "one?", "three?"), ("three?", "one?", "two?")])
+
+    async def agent(input: Any, run: RunContext) -> None:
+        for question in next(orders):
+            answers[question] = run.interrupt(question)
+
+    office = Office(agent)
+    await office.run()
+    for answer in (1, 2, 3):
+        result = await office.answer(answer)
+
+    assert office.asked == ["one?", "two?", "three?"]
+    assert (result.status, answers) == (RunStatus.success, {"one?": 1, "two?": 2, "three?": 3})
+
+
+async def test_an_answer_to_what_is_not_asked_any_more_answers_nothing() -> None:
+    drafts = iter(["Dear Ada", "Dear Bob", "Dear Bob"])
+    sent: list[str] = []
+
+    async def agent(input: Any, run: RunContext) -> None:
+        draft = next(drafts)
+        if run.interrupt({"send": draft}):
+            sent.append(draft)
+
+    office = Office(agent)
+    await office.run()
+    assert ((await office.answer(True)).status, sent) == (RunStatus.interrupted, [])
+    assert ((await office.answer(True)).status, sent) == (RunStatus.success, ["Dear Bob"])
+    assert office.asked == [{"send": "Dear Ada"}, {"send": "Dear Bob"}]
+
+
+async def test_the_same_question_asked_several_times_gets_its_answers_in_order() -> None:
+    async def agent(input: Any, run: RunContext) -> list[Any]:
+        return [run.interrupt("more?") for _ in range(3)]
+
+    office = Office(agent)
+    await office.run()
+    for answer in (True, None):
+        await office.answer(answer)
+    assert (await office.answer(False)).output == [True, None, False]
+
+
+class Order:
+    pass
+
+
+@pytest.mark.parametrize("plain", [Order, lambda: {1, "two", None}, lambda: b"raw", lambda: {1: [("a", float("nan"))]}])
+async def test_a_question_is_known_again_whatever_it_is(plain: Callable[[], Any]) -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        return [run.interrupt({"sure?": plain()}), run.interrupt("really?")]
+
+    office = Office(agent)
+    await office.run()
+    await office.answer(1)
+    assert (await office.answer(2)).output == [1, 2]
+
+
+async def test_a_run_that_goes_on_after_it_has_asked_waits_for_the_answer_to_what_it_asked_first() -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        try:
+            first = run.interrupt("one?")
+        except BaseException:  # as code does that cleans up and forgets to raise
+            first = None
+        return [first, run.interrupt("two?")]
+
+    office = Office(agent)
+    await office.run()
+    await office.answer(1)
+    assert ((await office.answer(2)).output, office.asked) == ([1, 2], ["one?", "two?"])
+
+
+@pytest.mark.parametrize("state", [{"context": None}, None, {"answered_questions": []}])
+@pytest.mark.parametrize("questions", [("what was asked then", "and then"), ("which?", "sure?")])
+async def test_answers_that_were_kept_without_their_questions_go_by_number(
+    state: Any, questions: Sequence[str]
+) -> None:
+    states = MemoryThreadStates()
+    asked = [{"id": "b", "value": "sure?"}]
+    await states.save("t", ThreadState({}, PausedRun(input="x", answers=["this"], interrupts=asked, state=state)))
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        return [run.interrupt(questions[0]), run.interrupt(questions[1])]
+
+    office = Office(agent, states)
+    result = await office.answer("yes")
+    if questions[1] == "sure?":
+        assert result.output == ["this", "yes"]
+    else:
+        assert (result.status, office.asked) == (RunStatus.interrupted, ["and then"])
