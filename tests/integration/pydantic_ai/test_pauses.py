@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, ApprovalRequired, CallDeferred, DeferredToolRequests, RunContext
+from pydantic_ai import Agent, ApprovalRequired, CallDeferred, DeferredToolRequests, RunContext, ToolReturn
 from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.tools import Tool
 from tests.integration.pydantic_ai.models import answers, call, texts
@@ -180,6 +180,14 @@ async def test_tools_beside_the_one_that_waits_run_once(stage: Any) -> None:
     assert ran == ["note"]
     assert (first.usage["tool_call_count"], second.usage["tool_call_count"]) == (1, 1)
     assert sorted(cashier.told[-2:]) == ["noted", "paid Ann"]
+
+
+async def test_what_a_tool_leaves_for_the_program_may_be_anything_where_another_one_asks(stage: Any) -> None:
+    cashier = Cashier(call("query", "query"), ANN)
+    cashier.agent.tool_plain(lambda: ToolReturn("412 rows", metadata=object()), name="query")
+    assert (await stage.play(cashier.agent, "pay Ann", thread_id="t")).status is RunStatus.interrupted
+    assert (await answered(stage, cashier, True)).status is RunStatus.success
+    assert cashier.paid == [("Ann", 3)]
 
 
 async def test_a_run_that_answers_and_is_cancelled_leaves_no_question_answered(stage: Any) -> None:

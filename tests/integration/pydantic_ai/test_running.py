@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
-from pydantic_ai import Agent, ImageUrl, RunContext, Tool, UsageLimits
+from pydantic_ai import Agent, ImageUrl, RunContext, Tool, ToolReturn, UsageLimits
 from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.models.test import TestModel
 from tests.integration.pydantic_ai.models import answers, call, texts
@@ -120,6 +120,25 @@ async def test_the_next_run_of_a_thread_goes_on_with_its_messages(stage: Any) ->
     await stage.play(Agent(answers("third", heard=heard)), "three", thread_id="other")
     assert [texts(parts) for parts in heard] == [["one"], ["one", "two"], ["three"]]
     assert [message["kind"] for message in outcome.values["message_history"]] == ["request", "response"] * 2
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+async def test_what_a_tool_leaves_for_the_program_may_be_anything(stage: Any, cut_off: bool) -> None:
+    heard: list[Any] = []
+    last: Any = RuntimeError("no more credit") if cut_off else "412 rows"
+    agent = Agent(answers([call("query", "one")], last, "412", heard=heard))
+
+    @agent.tool_plain
+    def query() -> ToolReturn:
+        return ToolReturn("412 rows", metadata={"frame": object(), "place": Place("Paris")})
+
+    first = await stage.play(agent, "how many?", thread_id="t")
+    assert first.status is (RunStatus.error if cut_off else RunStatus.success)
+    second = await stage.play(agent, "how many, please?", thread_id="t")
+    assert second.status is RunStatus.success
+    (result,) = [part for part in heard[-1] if part.part_kind == "tool-return"]
+    assert (result.content, result.metadata["place"]) == ("412 rows", {"name": "Paris"})
+    assert result.metadata["frame"].startswith("<object object")
 
 
 async def test_a_run_that_fails_leaves_what_it_was_asked_in_its_thread(stage: Any) -> None:

@@ -28,8 +28,10 @@ from trackside.harness.types import Json, JsonObject
 
 
 def kept(messages: Sequence[ModelMessage]) -> Json:
-    """Messages in the form in which a thread keeps them."""
-    return whole(ModelMessagesTypeAdapter.dump_python(list(messages), mode="json"))
+    """Messages in the form in which a thread keeps them. What a tool has left beside its result for the program itself may
+    be anything, and is kept as far as it is JSON.
+    """
+    return whole(ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=whole))
 
 
 def recalled(history: Any, *, thread_id: str) -> list[ModelMessage]:
