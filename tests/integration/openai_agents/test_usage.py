@@ -252,6 +252,34 @@ async def test_an_answer_that_makes_no_sense_counts_as_an_answer(stage: Any) -> 
     assert "llm_error_count" not in outcome.usage
 
 
+async def test_an_answer_with_a_call_that_is_like_another_counts_as_an_answer(stage: Any) -> None:
+    turns = Calls("look", {"place": "here"}, id="c1"), Calls("look", {"place": "there"}, id="c1")
+    outcome = await stage.play(
+        agent(*turns, tools=[function_tool(lambda place: "nothing", name_override="look")]), "go"
+    )
+    assert outcome.end["error_type"] == "ModelBehaviorError"
+    assert (outcome.usage["llm_call_count"], outcome.usage["total_tokens"]) == (2, 30)
+    assert "llm_error_count" not in outcome.usage
+    assert [call for call in outcome.usage["calls"] if call["kind"] == "chat" and "error_type" in call] == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_answer_below_that_is_refused_counts_once_beside_others(stage: Any, streams: bool) -> None:
+    """Agents as tools share what the SDK counts with the agent above, and with each other."""
+    refused = agent(
+        Calls("look", {"place": "here"}, id="c1"), Calls("look", {"place": "there"}, id="c1"), name="clumsy"
+    )
+    refused.tools = [function_tool(lambda place: "nothing", name_override="look")]
+    fails = agent(ConnectionError("no model"), name="away")
+    well = agent(Calls("look"), "well", tools=[nothing()], name="well")
+    below = [as_tool(each, on_stream=(lambda _: None) if streams else None) for each in (refused, fails, well)]
+    outcome = await stage.play(agent([Calls(tool.name, {"input": "go"}) for tool in below], "done", tools=below), "go")
+    assert outcome.status is RunStatus.success
+    twice = {name: 2 * tokens for name, tokens in USED.items()}
+    assert outcome.usage["token_usage_by_caller"] == {"lead_agent": twice, "clumsy": twice, "well": twice}
+    assert (outcome.usage["llm_call_count"], outcome.usage["llm_error_count"]) == (6, 1)
+
+
 async def test_a_stream_that_breaks_off_counts_what_it_had_reported(stage: Any) -> None:
     async def breaks(items: list[Any]) -> str:
         await asyncio.sleep(0)

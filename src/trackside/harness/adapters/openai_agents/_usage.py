@@ -21,10 +21,12 @@ from agents import (
     RunState,
     Tool,
     TResponseInputItem,
+    Usage,
 )
 from agents.models import get_default_model
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from agents.run_config import RunOptions
+from agents.usage import RequestUsage
 
 from trackside.harness.adapters.openai_agents._errors import StoppingError
 from trackside.harness.calls import Call
@@ -56,7 +58,8 @@ class UsageRecorder:
     our runs it does nothing.
 
     A call is credited to `lead_agent` if the agent that is run made it, else to its agent by name, under the model's name
-    as agent or config have it. A call that fails or is cut off counts with what its stream has reported by then.
+    as agent or config have it. A call that fails or is cut off counts with what its stream has reported by then. An answer
+    that the SDK refuses before it tells of it, as for a call of a tool without an id, counts with what the SDK has used.
 
     Args:
         run: whose usage this is.
@@ -70,6 +73,9 @@ class UsageRecorder:
         self.tool_errors: dict[str, Exception] = {}
         """What tools raised of which the SDK made a text for the model, by the id of the call."""
         self._lead = lead
+        self._seen: dict[
+            int, tuple[Usage, int]
+        ] = {}  # how many answers of the SDK's counts, which runs share, are known
 
     @staticmethod
     def current() -> UsageRecorder | None:
@@ -87,6 +93,15 @@ class UsageRecorder:
     def owns(self, task: asyncio.Task[Any]) -> bool:
         """Whether a task began within this run."""
         return task.get_context().get(_listening) is self
+
+    def see(self, used: Usage) -> None:
+        """What the SDK has counted by now is known: it was there before, or is recorded."""
+        self._seen[id(used)] = used, len(used.request_usage_entries)
+
+    def unseen(self, used: Usage) -> RequestUsage | None:
+        """The answer that the SDK has counted since; None if there is none."""
+        _, seen = self._seen[id(used)]
+        return used.request_usage_entries[-1] if len(used.request_usage_entries) > seen else None
 
     def caller(self, agent: Agent[Any]) -> str:
         """Who is credited with what an agent does."""
@@ -116,6 +131,7 @@ class CallWatch(RunHooks[Any]):
         self._then = then or RunHooks()
         self._caller: Agent[Any] | None = None  # of the call of a model that is under way
         self._asked: Call | None = None  # that call
+        self._used = Usage()  # what the SDK has counted
         self._reported: Any = None
         self._speaker: Agent[Any] | None = None
         self._invoked = invoked
@@ -133,7 +149,12 @@ class CallWatch(RunHooks[Any]):
             self._reported = usage
 
     def fail(self, error: BaseException) -> None:
-        """The SDK's run has failed; if it was waiting for the model, it is the model's failure."""
+        """The SDK's run has failed; if it was waiting for the model, it is the model's failure.
+
+        Not of one that had answered: the SDK looks whether it takes an answer before it tells of it.
+        """
+        if self._caller is not None and (refused := self._recorder.unseen(self._used)) is not None:
+            self._answered(self._caller, refused)
         # A guardrail beside the model breaks the call off, as a cancel does.
         broken_off = isinstance(error, InputGuardrailTripwireTriggered | asyncio.CancelledError)
         if self._caller is not None and not broken_off:
@@ -157,7 +178,7 @@ class CallWatch(RunHooks[Any]):
     def close_with(self, task: asyncio.Task[Any]) -> None:
         """The task that is the SDK's run has ended."""
         if task.cancelled():
-            self.close(asyncio.CancelledError())
+            self.fail(asyncio.CancelledError())
         elif (error := task.exception()) is not None:
             self.fail(error)
         self.close()
@@ -173,15 +194,14 @@ class CallWatch(RunHooks[Any]):
         self._go_on(agent, "model")
         self._speaker = agent
         await self._then.on_llm_start(context, agent, system_prompt, input_items)
+        self._used = context.usage
+        self._recorder.see(self._used)
         self._asked = self._run.begin_call("chat", self._model_of(agent), caller=self.speaker)
         self._caller = agent
 
     async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
         """The model has answered."""
-        asked, self._caller, self._asked, self._reported = self._asked, None, None, None
-        if asked is not None:
-            asked.end()
-        self._record(agent, response.usage, asked)
+        self._answered(agent, response.usage)
         for item in response.output:
             if item.type in _AT_THE_PROVIDER:
                 name = str(_AT_THE_PROVIDER[item.type] or getattr(item, "name", item.type))
@@ -229,6 +249,13 @@ class CallWatch(RunHooks[Any]):
         """Begin nothing any more that costs something once the run has been asked to stop, as when its budget is used up."""
         if self._run.cancelled:
             raise StoppingError(agent=agent.name, what=what)
+
+    def _answered(self, agent: Agent[Any], usage: Usage | RequestUsage) -> None:
+        asked, self._caller, self._asked, self._reported = self._asked, None, None, None
+        if asked is not None:
+            asked.end()
+        self._record(agent, usage, asked)
+        self._recorder.see(self._used)
 
     def _model_of(self, agent: Agent[Any]) -> str:
         return _name_of(self._model or agent.model)
