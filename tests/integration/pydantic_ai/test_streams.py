@@ -13,12 +13,13 @@ from pydantic_ai import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    RetryModelRequest,
     SystemPromptPart,
     TextPart,
     ThinkingPart,
     ToolReturnPart,
 )
-from pydantic_ai.capabilities import ProcessEventStream, ProcessHistory
+from pydantic_ai.capabilities import Hooks, ProcessEventStream, ProcessHistory
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 from tests.integration.pydantic_ai.models import USAGE, answers, call, streams
@@ -259,3 +260,54 @@ async def test_an_agents_own_handler_of_events_gets_them_too(stage: Any) -> None
     outcome = await stage.play(agent, "How is Rome?", stream_mode="messages")
     assert "part_delta" in seen
     assert "".join(message["content"] for message, _ in outcome.streamed("messages")) == "It is sunny."
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_an_answer_is_told_as_the_agents_own_capabilities_leave_it(stage: Any, live: bool) -> None:
+    hooks: Hooks[None] = Hooks()
+
+    @hooks.on.after_model_request
+    async def take_out(ctx: Any, *, request_context: Any, response: ModelResponse) -> ModelResponse:
+        return replace(response, parts=[TextPart("card [gone]") if response.text else part for part in response.parts])
+
+    model = streams([call("weather", "c1", city="Rome")], ["card 4111"]) if live else answers("card 4111")
+    agent = Agent(model, tools=[weather], capabilities=[hooks])
+    outcome = await stage.play(
+        agent, "which card?", thread_id="t", stream_mode=["values", "updates", *["messages"] * live]
+    )
+    said = [update["model"]["messages"][0]["content"] for update in outcome.streamed("updates") if "model" in update]
+    assert said[-1] == outcome.usage["last_ai_message"] == outcome.values["output"] == "card [gone]"
+    assert outcome.usage["message_count"] == (4 if live else 2)
+
+
+async def test_an_answer_that_a_capability_rejects_is_counted_and_not_told(stage: Any) -> None:
+    hooks: Hooks[None] = Hooks()
+
+    @hooks.on.after_model_request
+    async def reject(ctx: Any, *, request_context: Any, response: ModelResponse) -> ModelResponse:
+        if response.text == "bad":
+            raise RetryModelRequest
+        return response
+
+    agent = Agent(answers("bad", "good"), capabilities=[hooks])
+    outcome = await stage.play(agent, "well?", thread_id="t", stream_mode="updates")
+    assert [update["model"]["messages"][0]["content"] for update in outcome.streamed("updates")] == ["good"]
+    assert (outcome.usage["message_count"], outcome.usage["llm_call_count"]) == (2, 2)
+
+
+async def test_an_answer_below_is_told_as_the_capabilities_of_its_agent_leave_it(stage: Any) -> None:
+    hooks: Hooks[None] = Hooks()
+
+    @hooks.on.after_model_request
+    async def take_out(ctx: Any, *, request_context: Any, response: ModelResponse) -> ModelResponse:
+        return replace(response, parts=[TextPart("card [gone]")])
+
+    below = Agent(answers("card 4111"), name="below", capabilities=[hooks])
+    above = Agent(answers([call("ask")], "done"))
+
+    @above.tool_plain
+    async def ask() -> str:
+        return (await below.run("which card?")).output
+
+    outcome = await stage.play(above, "go", stream_mode="updates", stream_subgraphs=True)
+    assert "4111" not in json.dumps([part.data for part in outcome.parts])

@@ -133,7 +133,7 @@ class PydanticAIAgent:
                         message_history=history,
                         deps=deps_of(self._agent, run.context),
                         output_type=_output_type(self._agent),
-                        capabilities=[watch],
+                        capabilities=watch.capabilities,
                         conversation_id=run.thread_id,
                         run_id=run.run_id,
                         infer_name=False,

@@ -48,7 +48,7 @@ def _watch_iter() -> None:
         run = _watched.get()
         given = options.get("capabilities") or ()
         if run is not None and not any(isinstance(one, Watch) for one in given):
-            options["capabilities"] = [*given, _watch_on(self, run)]
+            options["capabilities"] = [*given, *_watch_on(self, run).capabilities]
         return original(self, *arguments, **options)
 
     setattr(Agent, "iter", watched)  # noqa: B010  # an assignment would be one to a method

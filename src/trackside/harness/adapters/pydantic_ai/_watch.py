@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from pydantic_ai.capabilities import AbstractCapability, ValidatedToolArgs, WrapRunHandler, WrapToolExecuteHandler
+from pydantic_ai.capabilities import (
+    AbstractCapability,
+    CapabilityOrdering,
+    ValidatedToolArgs,
+    WrapRunHandler,
+    WrapToolExecuteHandler,
+)
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailedError, ToolRetryError
 from pydantic_ai.messages import AgentStreamEvent, ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models import Model, ModelRequestContext
@@ -39,8 +45,27 @@ def tool_under_way() -> tuple[str | None, str]:
     return _tool.get()
 
 
+class AnswersTold(AbstractCapability[Any]):
+    """Hears of an answer of a model when the agent's own capabilities have: each may change it, or reject it for another."""
+
+    def __init__(self, tell: Callable[[ModelResponse], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def get_ordering(self) -> CapabilityOrdering:
+        """Around all others, so that of what comes back this one is told last."""
+        return CapabilityOrdering(position="outermost")
+
+    async def after_model_request(
+        self, ctx: AgentContext[Any], *, request_context: ModelRequestContext, response: ModelResponse
+    ) -> ModelResponse:
+        """Tell of what the model is taken to have answered."""
+        self._tell(response)
+        return response
+
+
 class Watch(AbstractCapability[Any]):
-    """Belongs to one run of one agent, and tells the harness's run of what it does.
+    """Belongs to one run of one agent, and tells the harness's run of what it does. The agent is given its `capabilities`.
 
     Each request to a model counts when it is answered, has failed, or is cut off; each tool when it is called, before it
     runs. Both go no further in a run that shall stop. Messages count for the lead agent alone.
@@ -81,6 +106,11 @@ class Watch(AbstractCapability[Any]):
         self._output_tools: frozenset[str] = frozenset()
         self._output_calls: set[int] = set()
 
+    @property
+    def capabilities(self) -> list[AbstractCapability[Any]]:
+        """This, as near to model and tools as it can be, and what hears of answers."""
+        return [self, AnswersTold(self._note_answer)]
+
     def get_wrapper_model(self, model: Model) -> Model:
         """Count the model's calls."""
         return counted(model, self._ledger)
@@ -111,13 +141,9 @@ class Watch(AbstractCapability[Any]):
     async def after_model_request(
         self, ctx: AgentContext[Any], *, request_context: ModelRequestContext, response: ModelResponse
     ) -> ModelResponse:
-        """Tell of what the model has answered.
-
-        A wrapper around it that sends requests by another way, as in batches, has its calls counted here.
-        """
+        """Count a call that a wrapper around the model has sent by another way, as in batches."""
         if self._ledger.calls == self._calls_before:
             self._ledger.answered(response.model_name or request_context.model.model_name, response.usage)
-        self._note_answer(response)
         return response
 
     async def wrap_tool_execute(
