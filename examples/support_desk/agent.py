@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agents import Agent, Model, ModelSettings, OpenAIChatCompletionsModel, RunContextWrapper, function_tool
+from agents import Agent, Model, OpenAIChatCompletionsModel, RunContextWrapper, function_tool
 from openai import AsyncOpenAI
 
 if __package__ != "support_desk":  # loaded by its path
@@ -21,7 +21,6 @@ from support_desk.orders import OrderError, Shop
 from support_desk.rules import Decision, RuleModel, Talk, at_orders, at_refunds, at_the_front
 
 DEFAULT_MODEL = "gpt-5-mini"
-_SETTINGS = ModelSettings(include_usage=True)  # OpenAI's older interface tells of a stream's tokens only if asked to
 
 
 def build_desk(shop: Shop, think: Callable[[Callable[[Talk], Decision]], Model | str]) -> Agent[Any]:
@@ -47,7 +46,6 @@ def build_desk(shop: Shop, think: Callable[[Callable[[Talk], Decision]], Model |
         instructions="Tell the customer about an order. Ask for its number if you do not know it. Be brief.",
         handoff_description="knows where orders are",
         model=think(at_orders),
-        model_settings=_SETTINGS,
         tools=[look_up_order],
     )
     refunds = Agent[Any](
@@ -55,14 +53,12 @@ def build_desk(shop: Shop, think: Callable[[Callable[[Talk], Decision]], Model |
         instructions="Look the order up, then refund what the customer may ask for. If that is rejected, say why. Be brief.",
         handoff_description="gives money back",
         model=think(at_refunds),
-        model_settings=_SETTINGS,
         tools=[look_up_order, refund],
     )
     return Agent[Any](
         "Front desk",
         instructions="Hand the customer over to who can help; if nobody can, say what the desk is for. Be brief.",
         model=think(at_the_front),
-        model_settings=_SETTINGS,
         handoffs=[orders, refunds],
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, function_tool
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, function_tool, handoff
 from openai import AsyncOpenAI
 
 from trackside import RunStatus
@@ -67,10 +67,11 @@ async def test_text_tools_and_tokens_come_through(stage: Any, client: Any) -> No
     second = [chunk({"content": "A "}), chunk({"content": "cat."}), USAGE]
     server = Server(first, second)
     look = function_tool(lambda: "a cat", name_override="look")
-    agent = Agent("lead", model=client(server), tools=[look], model_settings=ModelSettings(include_usage=True))
+    agent = Agent("lead", model=client(server), tools=[look])
     outcome = await stage.play(agent, "what is it?", thread_id="thread", stream_mode=["messages", "values"])
     assert outcome.status is RunStatus.success
     assert outcome.values["output"] == "A cat."
+    assert [asked["stream_options"] for asked in server.asked] == [{"include_usage": True}] * 2
     texts: dict[str, str] = {}
     for message, _ in outcome.streamed("messages"):
         texts[message["id"]] = texts.get(message["id"], "") + message["content"]
@@ -89,6 +90,32 @@ async def test_text_tools_and_tokens_come_through(stage: Any, client: Any) -> No
     assert more.values["output"] == "Black."
     roles = [message["role"] for message in server.asked[-1]["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
+HELPER = Agent[Any]("helper", model_settings=ModelSettings(include_usage=False))
+
+
+@pytest.mark.parametrize(
+    ("config", "own", "asked"),
+    [
+        ({}, {"model_settings": ModelSettings(temperature=0.5)}, {"include_usage": True}),
+        ({"model_settings": ModelSettings(temperature=0.5)}, {}, {"include_usage": True}),
+        ({"model_settings": ModelSettings(include_usage=False)}, {}, {"include_usage": False}),
+        ({}, {"model_settings": ModelSettings(include_usage=False)}, {"include_usage": False}),
+        ({}, {"handoffs": [HELPER]}, None),
+        ({}, {"handoffs": [handoff(HELPER)]}, None),
+        ({}, {"tools": [HELPER.as_tool(tool_name="helper", tool_description="Helps.")]}, None),
+    ],
+)
+async def test_a_server_is_asked_for_usage_unless_agents_or_config_say_otherwise(
+    stage: Any, client: Any, config: dict[str, Any], own: dict[str, Any], asked: Any
+) -> None:
+    server = Server([chunk({"content": "Hello."})])
+    outcome = await stage.play(Agent("lead", model=client(server), **own), "hello", config=config)
+    assert outcome.status is RunStatus.success
+    (sent,) = server.asked
+    assert sent.get("stream_options") == asked
+    assert sent.get("temperature") == (0.5 if "temperature=0.5" in repr({**config, **own}) else None)
 
 
 async def test_a_server_that_refuses_is_a_failure_in_its_own_words(stage: Any, client: Any) -> None:

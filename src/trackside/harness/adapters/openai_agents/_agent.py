@@ -16,7 +16,12 @@ from trackside.harness.adapters.openai_agents._approvals import (
     questions_in,
     waiting_tools,
 )
-from trackside.harness.adapters.openai_agents._config import NOT_HERE, RunnerOptions, prepare_tracing
+from trackside.harness.adapters.openai_agents._config import (
+    NOT_HERE,
+    RunnerOptions,
+    asking_for_usage,
+    prepare_tracing,
+)
 from trackside.harness.adapters.openai_agents._ending import FailedTools, as_raised, see_through
 from trackside.harness.adapters.openai_agents._errors import ToolPauseError
 from trackside.harness.adapters.openai_agents._exits import carry_exits_of_tools
@@ -103,7 +108,8 @@ class OpenAIAgent:
         options = RunnerOptions.of(run)
         recorder = UsageRecorder(run, self._agent)
         failed = FailedTools(options.run_config.tool_error_formatter, recorder.tool_errors)
-        options = replace(options, run_config=replace(options.run_config, tool_error_formatter=failed))
+        run_config = asking_for_usage(replace(options.run_config, tool_error_formatter=failed), self._agent)
+        options = replace(options, run_config=run_config)
         watch = CallWatch(recorder, options.run_config, options.hooks)
         given = await self._given(run, options)
         waiting = waiting_tools(given) if isinstance(given, RunState) else {}

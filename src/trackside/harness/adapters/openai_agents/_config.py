@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents import Model, RunConfig, RunErrorHandlers, RunHooks
+from agents import Agent, Handoff, Model, ModelSettings, RunConfig, RunErrorHandlers, RunHooks
 from agents.lifecycle import RunHooksBase
 from agents.run_config import DEFAULT_MAX_TURNS
 from agents.tracing import get_trace_provider
@@ -71,6 +71,37 @@ class RunnerOptions:
             config.get("error_handlers"),
             "max_turns" in config,
         )
+
+
+def asking_for_usage(run_config: RunConfig, agent: Agent[Any]) -> RunConfig:
+    """A config by which models say in a stream what they have used, unless it, or an agent that may come to work, says not.
+
+    The SDK streams each run here, and by itself asks only the servers of OpenAI. It lets a config overrule agents, so one
+    agent whose server is not to be asked speaks for all.
+    """
+    settings = run_config.model_settings or ModelSettings()
+    if settings.include_usage is not None or any(one.model_settings.include_usage is False for one in _within(agent)):
+        return run_config
+    return dataclasses.replace(run_config, model_settings=dataclasses.replace(settings, include_usage=True))
+
+
+def _within(agent: Agent[Any]) -> list[Agent[Any]]:
+    """An agent, and those that it may hand over to or call as tools, as far as the SDK says which."""
+    found = {id(agent): agent}
+    left = [agent]
+    while left:
+        one = left.pop()
+        targets = [_target_of(handoff) if isinstance(handoff, Handoff) else handoff for handoff in one.handoffs]
+        for each in (*targets, *(getattr(tool, "_agent_instance", None) for tool in one.tools)):
+            if isinstance(each, Agent) and id(each) not in found:
+                found[id(each)] = each
+                left.append(each)
+    return [*found.values()]
+
+
+def _target_of(handoff: Handoff[Any, Any]) -> Any:
+    reference = getattr(handoff, "_agent_ref", None)
+    return None if reference is None else reference()
 
 
 _tracing_ready = False
