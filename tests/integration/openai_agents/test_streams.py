@@ -1,5 +1,6 @@
 """What a follower sees of an agent's run."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -74,6 +75,23 @@ async def test_a_follower_sees_who_speaks_after_a_handoff(stage: Any) -> None:
     speakers = [(message["name"], message["content"]) for message, _ in outcome.streamed("messages")]
     assert ("specialist", "know.") in speakers
     assert not any(name == "lead" and content for name, content in speakers)
+
+
+async def test_a_handoff_is_a_call_that_gets_its_result(stage: Any) -> None:
+    specialist = Agent("specialist", model=ScriptedModel("I know."))
+    agent = Agent("lead", model=ScriptedModel(Calls("transfer_to_specialist", id="c1")), handoffs=[specialist])
+    outcome = await stage.play(agent, "who knows?", stream_mode="messages")
+    messages = [message for message, _ in outcome.streamed("messages")]
+    (called,) = [message["tool_calls"] for message in messages if message.get("tool_calls")]
+    (result,) = [message for message in messages if message["type"] == "tool"]
+    assert (
+        (result["tool_call_id"], result["name"])
+        == (called[0]["id"], "transfer_to_specialist")
+        == ("c1", called[0]["name"])
+    )
+    assert json.loads(result["content"]) == {"assistant": "specialist"}
+    assert outcome.usage["message_count"] == 4
+    assert outcome.usage["tool_call_count"] == 0
 
 
 async def test_events_are_the_models_own_and_come_only_if_asked_for(stage: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from agents import (
     AgentUpdatedStreamEvent,
     HandoffCallItem,
+    HandoffOutputItem,
     ItemHelpers,
     MessageOutputItem,
     RawResponsesStreamEvent,
@@ -108,13 +109,18 @@ class AgentStream:
                 self._tools[call["id"]] = call["name"]
                 self._say({"type": "ai", "content": "", "id": new_id(), "tool_calls": [call]})
             case ToolCallOutputItem():
-                call_id = item.call_id or ""
-                named = {"name": self._tools[call_id]} if call_id in self._tools else {}
-                said = {"type": "tool", "content": _text(item.output), "id": new_id(), "tool_call_id": call_id, **named}
-                self._run.record_message(said)
-                self._say(said)
+                self._take_output(item.call_id or "", item.output)
+            case HandoffOutputItem():
+                raw = whole(item.raw_item)
+                self._take_output(raw.get("call_id") or "", raw.get("output"))
             case _:
                 pass
+
+    def _take_output(self, call_id: str, output: Any) -> None:
+        named = {"name": self._tools[call_id]} if call_id in self._tools else {}
+        said = {"type": "tool", "content": _text(output), "id": new_id(), "tool_call_id": call_id, **named}
+        self._run.record_message(said)
+        self._say(said)
 
     def _take_message(self, item: MessageOutputItem) -> None:
         """A message is whole now; one that was streamed is not said again."""
