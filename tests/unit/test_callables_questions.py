@@ -182,3 +182,30 @@ async def test_answers_that_were_kept_without_their_questions_go_by_number(
         assert result.output == ["this", "yes"]
     else:
         assert (result.status, office.asked) == (RunStatus.interrupted, ["and then"])
+
+
+async def test_an_input_that_a_function_changes_before_it_asks_is_as_it_was_when_it_is_answered() -> None:
+    seen: list[Any] = []
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        seen.append(list(input["items"]))
+        input["items"].append("fee")
+        return run.interrupt("sure?") and run.interrupt("really?") and input
+
+    office = Office(agent)
+    await office.run(input={"items": ["book"]})
+    await office.answer(True)
+    assert (await office.answer(True)).output == {"items": ["book", "fee"]}
+    assert seen == [["book"]] * 3
+
+
+async def test_an_input_that_is_no_json_is_kept_as_it_is() -> None:
+    lock = threading.Lock()
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        run.interrupt("sure?")
+        return input[0] is lock
+
+    office = Office(agent)
+    await office.run(input=[lock])
+    assert (await office.answer(True)).output is True

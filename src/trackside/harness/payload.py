@@ -118,6 +118,12 @@ def whole(value: Any, *, path: str = "value") -> Json:
     return canonical(value, max_chars=WHOLE_CHARS, path=path)[0]
 
 
+def copy_of_plain(value: Any) -> Json | None:
+    """A copy of what is plain JSON already; None of all else, into which this does not look any further."""
+    copied = _copy_of_plain(value, WHOLE_CHARS, MAX_DEPTH)
+    return None if copied is None else copied[0]
+
+
 def json_bytes(value: Any) -> bytes:
     """A value as JSON on one line; what JSON lacks is in its canonical form.
 

@@ -20,7 +20,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.kept_context import kept_context, recall_context
-from trackside.harness.payload import whole
+from trackside.harness.payload import copy_of_plain, whole
 from trackside.harness.questions import ANSWERED
 from trackside.harness.signatures import signature_of
 from trackside.harness.states import Caller
@@ -124,6 +124,7 @@ class CallableAgent:
         if not self._takes_run:
             _check(run)
         arguments = (run.input, run) if self._takes_run else (run.input,)
+        given = copy_of_plain(run.input) if isinstance(run.input, dict | list) else None
         try:
             if self._streams:
                 output = await _last_of(self._function(*arguments), run)
@@ -134,12 +135,12 @@ class CallableAgent:
                 if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
                     output = await output
         except RunPaused as pause:
-            return _asking(pause, run)
+            return _asking(pause, run, given)
         except BaseExceptionGroup as group:  # of a task group, some of whose tasks asked
             asked, others = group.split(RunPaused)
             if asked is None or others is not None:
                 raise
-            return _asking(_one_of(asked), run)
+            return _asking(_one_of(asked), run, given)
         return self._result(output, run)
 
     async def rollback(self, run: RunContext) -> None:
@@ -173,7 +174,9 @@ def _check(run: RunContext | RunSpec) -> None:
             raise InvalidSpecError(field=f"command.{name}", value=value, why=_FOR_GRAPHS)
 
 
-def _asking(pause: RunPaused, run: RunContext) -> AgentResult:
+def _asking(pause: RunPaused, run: RunContext, given: Json) -> AgentResult:
+    if given is not None:  # what the function has got it may have changed; it begins again with what it was given
+        run.input = given
     return AgentResult(interrupts=[pause.interrupt], paused={**kept_context(run), ANSWERED: list(run.answered)})
 
 
