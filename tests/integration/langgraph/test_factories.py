@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -72,6 +73,47 @@ async def test_a_function_that_says_that_it_makes_graphs_is_called_for_each_run(
 ) -> None:
     outcome = await stage.play(factory, {}, config={"configurable": {"language": "de"}}, context={"name": "ada"})
     assert outcome.values == {"said": says}
+
+
+tenant = ContextVar("tenant", default="nobody")
+
+
+def of_tenant() -> Any:
+    return saying("?", node=lambda state: {"said": tenant.get()}).compile()
+
+
+def sets_plainly(config: RunnableConfig) -> Any:
+    tenant.set(config["configurable"]["tenant"])
+    return of_tenant()
+
+
+async def sets_in_a_coroutine(config: RunnableConfig) -> Any:
+    await asyncio.sleep(0)
+    return sets_plainly(config)
+
+
+@contextmanager
+def sets_for_a_while(config: RunnableConfig) -> Iterator[Any]:
+    token = tenant.set(config["configurable"]["tenant"])
+    yield of_tenant()
+    tenant.reset(token)
+
+
+@asynccontextmanager
+async def sets_for_a_while_in_a_coroutine(config: RunnableConfig) -> AsyncIterator[Any]:
+    token = tenant.set(config["configurable"]["tenant"])
+    await asyncio.sleep(0)
+    yield of_tenant()
+    tenant.reset(token)
+
+
+@pytest.mark.parametrize(
+    "factory", [sets_plainly, sets_in_a_coroutine, sets_for_a_while, sets_for_a_while_in_a_coroutine]
+)
+async def test_context_variables_that_a_function_sets_are_set_in_its_graph_alone(factory: Any, stage: Any) -> None:
+    graphs = [stage.play(factory, {}, config={"configurable": {"tenant": name}}) for name in ("acme", "bolt")]
+    assert [outcome.values["said"] for outcome in await asyncio.gather(*graphs)] == ["acme", "bolt"]
+    assert (await stage.play(of_tenant(), {})).values["said"] == tenant.get() == "nobody"
 
 
 def unannotated():

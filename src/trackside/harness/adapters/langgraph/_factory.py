@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -80,7 +81,8 @@ class GraphFactory:
     """Runs the graph that a function makes: once for each run, and for each look at a thread or at the graph itself.
 
     The function may be `async`, or a context manager, sync or async, that gives the graph; that is left when the run is
-    over, however it ended, and hears of a run's failure. It is called on the event loop. `Arguments` says what it takes.
+    over, however it ended, and hears of a run's failure. It is called on the event loop. Context variables that it sets are
+    set for the graph's run. `Arguments` says what it takes.
 
     Args:
         function: what makes the graph.
@@ -117,6 +119,8 @@ class GraphFactory:
             Exception: what the graph raised, else what closing raised.
         """
         use = await self._use_of(run)
+        for variable, value in use.variables.items():  # they were set in another task
+            variable.set(value)
         try:
             result = await use.agent.run(run)
         except Exception as exc:
@@ -226,15 +230,17 @@ class GraphFactory:
             await use.close()
 
     async def _make(self, call: Call) -> _Use:
+        before = copy_context()
         made = self._function(**self._arguments.of(call))
         if isinstance(made, Awaitable):
             made = await made
-        keeper = None
+        keeper, variables = None, _set_since(before)
         if not isinstance(made, Pregel) and isinstance(made, AbstractAsyncContextManager | AbstractContextManager):
             keeper = _Keeper(made, name=self.name)
             made = await keeper.enter()
+            variables |= keeper.variables
         try:
-            return _Use(self._agent_of(made, stays=keeper is None), keeper)
+            return _Use(self._agent_of(made, stays=keeper is None), keeper, variables)
         except NotAnAgentError as exc:
             if keeper is not None:
                 await keeper.leave(exc)
@@ -268,8 +274,10 @@ class GraphFactory:
 class _Use:
     """A graph, and what has to be closed when it is not needed any more."""
 
-    def __init__(self, agent: LangGraphAgent, keeper: _Keeper | None) -> None:
+    def __init__(self, agent: LangGraphAgent, keeper: _Keeper | None, variables: Mapping[ContextVar[Any], Any]) -> None:
         self.agent = agent
+        self.variables = variables
+        """What its making has set of context variables."""
         self.failure: Exception | None = None
         """What its run failed with."""
         self.is_closed = False
@@ -292,6 +300,8 @@ class _Keeper:
         loop = asyncio.get_running_loop()
         self._entered: asyncio.Future[Any] = loop.create_future()
         self._leaving: asyncio.Future[Exception | None] = loop.create_future()
+        self.variables: dict[ContextVar[Any], Any] = {}
+        """What entering the context has set."""
         self._task = start_contained(self._hold(), name=f"trackside-graph-of-{name}")
 
     async def enter(self) -> Any:
@@ -334,14 +344,16 @@ class _Keeper:
             raise cancel
 
     async def _hold(self) -> None:
+        before = copy_context()
         if isinstance(self._context, AbstractAsyncContextManager):
             async with self._context as made:
-                await self._keep(made)
+                await self._keep(made, before)
         else:
             with self._context as made:
-                await self._keep(made)
+                await self._keep(made, before)
 
-    async def _keep(self, made: Any) -> None:
+    async def _keep(self, made: Any, before: Context) -> None:
+        self.variables = _set_since(before)
         self._entered.set_result(made)
         if (failure := await self._leaving) is not None:
             raise failure
@@ -352,6 +364,10 @@ class _Keeper:
         outcome = self._task.result()
         if isinstance(outcome, Raised) and outcome.exception is not but:
             raise outcome.exception
+
+
+def _set_since(before: Context) -> dict[ContextVar[Any], Any]:
+    return {variable: value for variable, value in copy_context().items() if before.get(variable, before) is not value}
 
 
 def _call_of(run: RunContext, access: Access) -> Call:
