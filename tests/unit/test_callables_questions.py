@@ -108,7 +108,7 @@ async def test_an_answer_finds_its_question_also_where_another_one_is_asked_firs
     assert (result.status, answers) == (RunStatus.success, {"one?": 1, "two?": 2, "three?": 3})
 
 
-async def test_an_answer_to_what_is_not_asked_any_more_answers_nothing() -> None:
+async def test_an_answer_to_what_is_not_asked_any_more_answers_nothing(caplog: pytest.LogCaptureFixture) -> None:
     drafts = iter(["Dear Ada", "Dear Bob", "Dear Bob"])
     sent: list[str] = []
 
@@ -119,7 +119,10 @@ async def test_an_answer_to_what_is_not_asked_any_more_answers_nothing() -> None
 
     office = Office(agent)
     await office.run()
+    assert caplog.messages == []
     assert ((await office.answer(True)).status, sent) == (RunStatus.interrupted, [])
+    (said,) = caplog.messages
+    assert "asks something else than what was answered (1 of 1 answers have found no question)" in said
     assert ((await office.answer(True)).status, sent) == (RunStatus.success, ["Dear Bob"])
     assert office.asked == [{"send": "Dear Ada"}, {"send": "Dear Bob"}]
 

@@ -305,6 +305,11 @@ class RunContext:
                 self._open = {"id": new_id(), "value": value}
         raise RunPaused(self._open)
 
+    @property
+    def answers_left(self) -> int:
+        """For adapters: how many answers no call of `interrupt` has got."""
+        return len(self.answers) - len(self._given)
+
     def _place_of_answer(self, mark: str | None) -> int | None:
         """Where the answer is to a question with this mark: the first left of those to it or to one that was not kept."""
         for place in range(len(self.answers)):

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from trackside.harness.states import Caller
 from trackside.harness.threads import AGENT_THREADS
 from trackside.harness.types import Json, JsonObject, RunSpec
 
+logger = logging.getLogger("trackside.worker")
 _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, point at what it returns"
 _SCHEMAS = ("input_schema", "output_schema", "state_schema", "config_schema", "context_schema")
 _SAY_NOTHING = (None, type(None), Any, object)
@@ -177,6 +179,14 @@ def _check(run: RunContext | RunSpec) -> None:
 def _asking(pause: RunPaused, run: RunContext, given: Json) -> AgentResult:
     if given is not None:  # what the function has got it may have changed; it begins again with what it was given
         run.input = given
+    if run.answers_left:
+        logger.warning(
+            "run %s asks something else than what was answered (%d of %d answers have found no question): what changes each"
+            " time, as the time of day, is not to be in a question",
+            run.run_id,
+            run.answers_left,
+            len(run.answers),
+        )
     return AgentResult(interrupts=[pause.interrupt], paused={**kept_context(run), ANSWERED: list(run.answered)})
 
 
