@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -266,11 +268,118 @@ async def test_a_file_gets_a_line_for_each_event_and_nothing_of_the_environment(
     assert len(events) == 40
 
 
+async def test_of_several_transports_each_has_to_take_an_event(tmp_path: Path, receiver: LineageReceiver) -> None:
+    files = [{"type": "file", "log_file_path": str(tmp_path / name), "append": True} for name in ("a", "b")]
+    both = OpenLineageObserver(transport=composite(*files))
+    await both.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    await both.aclose()
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() != ""
+    receiver.status = 500
+    one = OpenLineageObserver(
+        transport=composite(files[0], {"type": "http", "url": receiver.url, "retry": {"total": 0}})
+    )
+    with pytest.raises(RuntimeError):
+        await one.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    await one.aclose()
+
+
+class KafkaError:
+    """As that of `confluent_kafka`."""
+
+    def __init__(self, name: str, code: int) -> None:
+        self._name, self._code = name, code
+
+    def name(self) -> str:
+        return self._name
+
+    def code(self) -> int:
+        return self._code
+
+    def str(self) -> str:
+        return f"Broker: {self._name.lower()}"
+
+
+class Cluster:
+    """A producer of `confluent_kafka` and its cluster, which reports as it is told to, or not at all."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.report: KafkaError | None = None
+        self.is_mute = False
+        self.left = 0
+
+    def produce(self, **message: Any) -> None:
+        self.messages.append(message)
+        self.left += 1
+
+    def flush(self, timeout: float) -> int:
+        assert timeout >= 0, "nobody waits without an end"
+        if not self.is_mute and self.left:
+            self.left = 0
+            self.messages[-1]["on_delivery"](self.report, object())
+        return self.left
+
+    def purge(self) -> None:
+        self.left = 0
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    made = Cluster()
+    monkeypatch.setitem(sys.modules, "confluent_kafka", SimpleNamespace(Producer=lambda config: made))
+    return made
+
+
+KAFKA = {"type": "kafka", "topic": "lineage", "config": {"bootstrap.servers": "127.0.0.1:9092"}}
+
+
+@pytest.mark.parametrize(
+    ("report", "away"),
+    [
+        (KafkaError("TOPIC_AUTHORIZATION_FAILED", 29), True),
+        (KafkaError("_MSG_TIMED_OUT", -192), True),
+        (KafkaError("MSG_SIZE_TOO_LARGE", 10), False),
+    ],
+)
+async def test_what_kafka_reports_of_a_message_is_said(cluster: Cluster, report: KafkaError, away: bool) -> None:
+    observer = OpenLineageObserver(transport=KAFKA)
+    event = make_event(LifecycleEventType.RUN_STARTED)
+    cluster.report = report
+    with pytest.raises(DeliveryError if away else RuntimeError, match=report.str()) as raised:
+        await observer.on_event(event)
+    assert getattr(raised.value, "away", False) is away
+    cluster.report = None
+    await observer.on_event(event)
+    await observer.aclose()
+    assert [(message["topic"], message["key"]) for message in cluster.messages] == [
+        ("lineage", "run:trackside/unnamed")
+    ] * 2
+
+
+async def test_a_message_that_kafka_says_nothing_of_is_waited_for_and_not_kept(cluster: Cluster) -> None:
+    observer = OpenLineageObserver(transport=KAFKA)
+    cluster.is_mute = True
+    with pytest.raises(DeliveryError, match="it did not take it within 3 s") as raised:
+        await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    assert (raised.value.away, cluster.left) == (True, 0)
+    await observer.aclose()
+
+
+def test_kafka_has_to_report_at_once(cluster: Cluster) -> None:
+    for transport in ({**KAFKA, "flush": False}, composite({**KAFKA, "flush": False})):
+        with pytest.raises(ObserverOptionError, match="leave out flush = false"):
+            OpenLineageObserver(transport=transport)
+
+
 async def test_what_comes_after_it_is_closed_is_refused(observer: OpenLineageObserver) -> None:
     await observer.aclose()
     await observer.aclose()
     with pytest.raises(ClosedError):
         await observer.on_event(make_event())
+
+
+def composite(*transports: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "composite", "transports": [*transports], "continue_on_failure": False}
 
 
 @pytest.mark.parametrize(
@@ -302,6 +411,13 @@ async def test_what_comes_after_it_is_closed_is_refused(observer: OpenLineageObs
         ({"transport": {"type": "no.such.Transport"}}, "transport"),
         ({"transport": {"type": "http", "auth": {"type": "api_key", "key": "hunter2"}}}, "transport"),
         ({"transport": {"type": "async_http", "url": "http://a"}}, "transport"),
+        ({"transport": {"type": "composite", "transports": [{"type": "console"}]}}, "transport"),
+        ({"transport": composite({"type": "composite", "transports": {"a": {"type": "console"}}})}, "transport"),
+        ({"transport": composite({"type": "async_http", "url": "http://a"})}, "transport"),
+        (
+            {"transport": {"type": "datadog", "apiKey": "hunter2", "async_transport_rules": {"*": {"*": True}}}},
+            "transport",
+        ),
     ],
 )
 def test_an_option_that_does_not_fit_is_named_and_not_shown(options: dict[str, Any], option: str) -> None:

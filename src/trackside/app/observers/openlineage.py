@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
@@ -34,6 +34,7 @@ try:
     from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, job_type_job, parent_run
     from openlineage.client.transport import Transport, get_default_factory
     from openlineage.client.transport.http import HttpTransport
+    from openlineage.client.transport.kafka import KafkaTransport
     from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
     from trackside.app.bounded_answers import bound_answers
@@ -46,12 +47,15 @@ except ModuleNotFoundError as missing:
 __all__ = ["OpenLineageObserver", "TracksideRunFacet"]
 
 _PRODUCER: Final = "urn:trackside"
+_INTEGRATION: Final = "TRACKSIDE"
 _OURS: Final[dict[str, Any]] = {"producer": _PRODUCER}  # of facets, whose classes say it under another name
 _RUN_IDS: Final = uuid5(NAMESPACE_URL, "urn:trackside:run")
 _KNOWN_AGENTS: Final = 10_000
 _SIDE_BY_SIDE: Final = 8
 _CLOSE_SECONDS: Final = 2.0
 _TIMEOUT: Final = 5.0
+_KAFKA_SECONDS: Final = LONGEST_TRY / _SIDE_BY_SIDE
+"""For a message, which all that are being sent wait for: together they fit into the time that each of them has."""
 _STATES: Final = {
     LifecycleEventType.RUN_STARTED: RunState.START,
     LifecycleEventType.RUN_COMPLETED: RunState.COMPLETE,
@@ -98,7 +102,8 @@ class OpenLineageObserver:
     Args:
         url: where the events are posted to, up to the path of the API, which is the library's (`api/v1/lineage`).
         api_key: for the receiver of `url`.
-        transport: instead of these, a transport as the library's own configuration has it, with its `type`.
+        transport: instead of these, a transport as the library's own configuration has it, with its `type`. It has to say
+            what became of an event.
         namespace: of the jobs.
         timeout: seconds for one request to `url`, half of which may go to connecting; 5 if left out, and at most 25, as its
             subscription gives up after 30.
@@ -187,7 +192,7 @@ class OpenLineageObserver:
             )
         kind: dict[str, JobFacet] = {
             "jobType": job_type_job.JobTypeJobFacet(
-                processingType="BATCH", integration="TRACKSIDE", jobType="AGENT", **_OURS
+                processingType="BATCH", integration=_INTEGRATION, jobType="AGENT", **_OURS
             )
         }
         return RunEvent(
@@ -271,8 +276,6 @@ def _made_of(transport: Any, option: str) -> Transport:
     if not isinstance(transport, Mapping) or not isinstance(transport.get("type"), str):
         raise ObserverOptionError(option="transport", why="it is a table with a `type`, as `http` or `file`")
     said: dict[str, Any] = {**transport}
-    if said["type"] == "async_http":
-        raise ObserverOptionError(option="transport", why="async_http does not say what became of an event; take http")
     if said["type"] == "http":
         said = {"retry": {"total": 0, "status_forcelist": []}} | said
     try:
@@ -283,7 +286,76 @@ def _made_of(transport: Any, option: str) -> Transport:
     if isinstance(made, HttpTransport):
         checked_number(f"{option}.timeout", made.timeout, least=0.1, most=LONGEST_TRY)
         bound_answers(made.session).trust_env = False  # neither proxies nor `.netrc`
+    for part in _parts_of(made):
+        if (why := _why_silent(part)) is not None:
+            made.close(0)
+            raise ObserverOptionError(
+                option="transport", why=f"{part.kind} does not say what became of an event; {why}"
+            )
+        if isinstance(part, KafkaTransport):
+            part.producer = _ReportingProducer(part.producer)
     return made
+
+
+def _parts_of(transport: Any) -> Iterator[Any]:
+    """A transport, and those that it passes events on to."""
+    yield transport
+    for inner in (*getattr(transport, "transports", ()), getattr(transport, "transport", None)):
+        if isinstance(inner, Transport):
+            yield from _parts_of(inner)
+
+
+def _why_silent(transport: Any) -> str | None:
+    """What to write instead of a transport that takes what it does not pass on, or None if it is none."""
+    match transport.kind:
+        case "async_http":
+            return "take http"
+        case "composite" if transport.config.continue_on_failure:
+            return "say continue_on_failure = false"
+        case "kafka" | "msk-iam" if not transport.flush:
+            return "leave out flush = false"
+        case "datadog" if any(
+            any(kinds.values())
+            for integration, kinds in transport.config.async_transport_rules.items()
+            if integration.lower() in {"*", _INTEGRATION.lower()}
+        ):
+            return "leave our events out of async_transport_rules"
+        case _:
+            return None
+
+
+class _ReportingProducer:
+    """A producer of Kafka that raises what became of a message: the library's transport only has it logged."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+        self._reports: list[Any] = []
+
+    def produce(self, **message: Any) -> None:
+        """Give it a message, as the transport does."""
+        reports = self._reports = list[Any]()
+        self._producer.produce(**message | {"on_delivery": lambda error, _: reports.append(error)})
+
+    def flush(self, timeout: float) -> int:
+        """What the transport calls behind each message, without a time limit, and where it is closed.
+
+        Raises:
+            OSError: nobody takes messages now.
+            RuntimeError: this one was not taken.
+        """
+        if timeout >= 0:
+            return int(self._producer.flush(timeout))
+        left = int(self._producer.flush(_KAFKA_SECONDS))
+        if not self._reports:
+            self._producer.purge()  # else it would be there once more for each try
+            raise TimeoutError(f"it did not take it within {_KAFKA_SECONDS:.0f} s")
+        (error,) = self._reports
+        if error is None:
+            return left
+        said = f"{error.str()} ({error.name()})"
+        if error.code() < 0 or "AUTHORIZATION" in error.name():  # the client's own: there is no connection, for one
+            raise ConnectionError(said)
+        raise RuntimeError(said)
 
 
 def _named(transport: Transport, kind: str) -> str:
