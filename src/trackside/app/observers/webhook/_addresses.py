@@ -25,6 +25,11 @@ _METADATA: Final = frozenset(
             "169.254.169.254",  # most clouds
             "fd00:ec2::254",
             "fd20:ce::254",
+            "fe80::a9fe:a9fe",
+            "fd00:c1::a9fe:a9fe",
+            "169.254.0.23",
+            "169.254.42.42",
+            "fd00:42::42",
             "169.254.170.2",  # credentials of containers and pods
             "169.254.170.23",
             "fd00:ec2::23",
