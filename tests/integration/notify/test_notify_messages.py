@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -84,6 +85,9 @@ async def test_a_text_of_an_agent_calls_nobody_in_a_chat(inbox: HttpInbox) -> No
         ("@**all** come and see", "@*"),
         ("@_**everyone** come and see", "@_*"),
         ("@*developers* come and see", "@*"),
+        ('<at user_id="all"></at> come and see', "<at"),
+        ("come </AT>", "</"),
+        ("see <https://evil.example>", "<h"),
     ],
 )
 async def test_a_text_of_an_agent_leads_nowhere_under_a_false_name_and_calls_nobody_in_any_syntax(
@@ -97,6 +101,21 @@ async def test_a_text_of_an_agent_leads_nowhere_under_a_false_name_and_calls_nob
     assert said["message"].replace("\u2060", "") == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["see <https://evil.example|https://bank.example>", "a | b: <<evil.example|bank|more>", "<a>|<evil.example\n|b>"],
+)
+async def test_a_text_of_an_agent_has_no_link_of_slack_which_others_make_their_own_of(
+    inbox: HttpInbox, text: str
+) -> None:
+    observer = await notifier(inbox, templates={"run_failed": {"title": "$error", "body": "$error"}})
+    await observer.on_event(failed(text))
+    said = json.loads(inbox.requests[0].body)
+    for place in ("title", "message"):
+        assert re.search(r"<[^<|]+\|[^>]+>", said[place]) is None  # as Mattermost looks for them
+    assert said["message"].replace("\u2060", "").replace("\u01c0", "|") == text
+
+
 async def test_a_run_is_told_as_xml(inbox: HttpInbox) -> None:
     observer = await made(to=f"xml://127.0.0.1:{inbox.port}/hook")
     await observer.on_event(failed(HOSTILE))
@@ -104,7 +123,7 @@ async def test_a_run_is_told_as_xml(inbox: HttpInbox) -> None:
     assert request.path == "/hook"
     said = {element.tag.rpartition("}")[2]: element.text for element in ET.fromstring(request.body).iter()}
     assert said["Subject"] == "billing: error (ValueError)"
-    assert "<script>" in (said["Message"] or "")
+    assert "<script>" in (said["Message"] or "").replace("\u2060", "")
 
 
 async def test_a_run_is_told_by_ntfy(inbox: HttpInbox) -> None:

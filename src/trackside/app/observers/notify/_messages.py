@@ -75,8 +75,11 @@ _DEFAULTS: Final = {
 # What would be a header's end, a terminal's command, a turn in the direction of writing, or cannot be encoded.
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What chats take for a call of everybody, or of somebody; and for a link that hides where it leads, or where one is said to.
-_MEANT = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b|room\b|_?\*)|<(?=[@!#])|\](?=[(:])", re.IGNORECASE)
+_MEANT = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b|room\b|_?\*)|<(?=[@!#/a-z])|\](?=[(:])", re.IGNORECASE)
 _WORD_JOINER = "\u2060"  # takes no room, and is not looked for
+_LIKE_A_BAR = (
+    "\u01c0"  # a letter. Behind a "<", a bar divides an address from the name of its link, whatever else is there
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,8 @@ def cut(text: str, limit: int) -> str:
 def harmless(text: str) -> str:
     """A text that means in a mail or chat no more than what it says."""
     lines = _UNFIT.sub(" ", text.replace("\r\n", "\n"))
+    before, bracket, behind = lines.partition("<")
+    lines = f"{before}{bracket}{behind.replace('|', _LIKE_A_BAR)}"
     return _MEANT.sub(lambda found: found[0] + _WORD_JOINER, cut(lines, _FIELD_CHARS))
 
 
