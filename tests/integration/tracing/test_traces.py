@@ -203,6 +203,48 @@ async def test_an_answer_links_to_the_run_that_asked(traced: Traced) -> None:
     assert third.links == ()
 
 
+async def links_of(make: Make, *events: RunLifecycleEvent) -> dict[str, int]:
+    """How many links the span of each run has, once an observer has seen these events."""
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    observer = make(tracer_provider=provider)
+    for one in events:
+        await observer.on_event(one)
+    return {str((span.attributes or {})["trackside.run.id"]): len(span.links) for span in kept.get_finished_spans()}
+
+
+def told(run_id: str, before: str | None, status: str, after: str | None) -> list[RunLifecycleEvent]:
+    """What is told of a run before which its thread was in one status, and after which it is in another."""
+    events = [event(run_id, "run_started")]
+    if before is not None:
+        events.append(event(run_id, "thread_status_updated", 2, status="busy", previous=before))
+    kind = "run_cancelled" if status == "cancelled" else "run_completed"
+    events.append(event(run_id, kind, 3, status=status))
+    if after is not None:
+        events.append(event(run_id, "thread_status_updated", 4, status=after, previous="busy"))
+    return events
+
+
+ASKED = told("asks", "idle", "interrupted", "interrupted")
+
+
+async def test_a_run_after_an_answer_that_was_executed_elsewhere_links_to_nothing(make: Make) -> None:
+    later = told("later", "idle", "success", "idle")
+    assert await links_of(make, *ASKED, *later) == {"asks": 0, "later": 0}
+
+
+async def test_a_run_that_waited_behind_an_answer_links_to_nothing(make: Make) -> None:
+    answers, behind = told("answers", "interrupted", "success", None), told("behind", None, "success", "idle")
+    assert await links_of(make, *ASKED, *answers, *behind) == {"asks": 0, "answers": 1, "behind": 0}
+
+
+async def test_an_answer_links_to_the_run_that_asked_also_if_one_before_it_was_taken_back(make: Make) -> None:
+    taken_back = told("taken back", "interrupted", "cancelled", "interrupted")
+    answers = told("answers", "interrupted", "success", "idle")
+    assert await links_of(make, *ASKED, *taken_back, *answers) == {"asks": 0, "taken back": 1, "answers": 1}
+
+
 async def test_another_attempt_links_to_the_one_before(traced: Traced) -> None:
     async with traced.manager() as manager:
         first = await (await manager.start(RunSpec(works, "go"))).result()

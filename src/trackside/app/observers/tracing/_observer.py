@@ -182,7 +182,7 @@ class TracingObserver:
             self._parent_of(says),
             SpanKind.INTERNAL,
             known(attributes),
-            self._links_of(event),
+            self._links_of(says),
             start_time=began,
         )
         return OpenRun(span, began)
@@ -198,12 +198,9 @@ class TracingObserver:
             return trace.set_span_in_context(trace.NonRecordingSpan(above), Context())
         return ambient.get_current()
 
-    def _links_of(self, event: RunLifecycleEvent) -> list[Link]:
-        before = {
-            "retry_of": self._context_of(event.payload.get("retry_of")),
-            "interrupted_run": self._waiting.get(event.thread_id),
-        }
-        return [Link(context, {names.LINK: how}) for how, context in before.items() if context is not None]
+    def _links_of(self, says: Mapping[str, Any]) -> list[Link]:
+        before = self._context_of(says.get("retry_of"))
+        return [] if before is None else [Link(before, {names.LINK: "retry_of"})]
 
     def _context_of(self, run_id: Any) -> SpanContext | None:
         if not isinstance(run_id, str):
@@ -217,9 +214,14 @@ class TracingObserver:
             tell_message(run.span, event, captures=self._captures)
 
     def _note_thread(self, event: RunLifecycleEvent) -> None:
-        if event.thread_id not in self._waiting:
+        asked = self._waiting.get(event.thread_id)
+        if asked is None:
             return
-        if thread_status_of(event.event_type, event.payload) in (ThreadStatus.idle, ThreadStatus.error):
+        status = thread_status_of(event.event_type, event.payload)
+        if status is ThreadStatus.busy and event.payload.get("previous") == ThreadStatus.interrupted:
+            if (run := self._open.get(event.run_id)) is not None:
+                run.span.add_link(asked, {names.LINK: "interrupted_run"})
+        elif status is not ThreadStatus.interrupted:  # nor was it before: what was asked was answered, by whomever
             self._waiting.take(event.thread_id)
 
     async def _end(self, event: RunLifecycleEvent) -> None:
