@@ -296,7 +296,7 @@ class Echoing(ThreadingHTTPServer):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 answer = f"not with {self.path} {self.headers}".encode() + body
-                self.send_response(401)
+                self.send_response(401, " ".join(f"not with {self.headers}".split()))
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -308,14 +308,14 @@ class Echoing(ThreadingHTTPServer):
 
 
 class Babbling(ThreadingHTTPServer):
-    """A receiver that says the same to whatever is said to it, and hangs up."""
+    """A receiver that says in one line what is said to it, and hangs up."""
 
     def __init__(self) -> None:
         class Handler(BaseHTTPRequestHandler):
             @override
             def handle(self) -> None:
                 said = self.connection.recv(65_536)
-                self.connection.sendall(b"-ERR what is " + said + b"\r\n\r\n")
+                self.connection.sendall(b"-ERR what is " + b" ".join(said.split()) + b"\r\n\r\n")
 
         super().__init__(("127.0.0.1", 0), Handler)
 

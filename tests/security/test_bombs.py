@@ -110,6 +110,41 @@ def test_who_sends_on_to_elsewhere_gets_nothing_there(answering: str) -> None:
         session.post(f"{answering}/elsewhere", data=b"event", headers={"x-key": "secret"})
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "HTTP/1.1 401 not with {key}\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 300 go with {key}\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n{key} is no header\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 {key}\r\n\r\n",
+        "HTTP/{key} 200 OK\r\n\r\n",
+        "{key}\r\n\r\n",
+    ],
+)
+def test_of_an_answer_no_word_is_said_again(answer: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        @override
+        def handle(self) -> None:
+            self.connection.recv(65_536)
+            self.connection.sendall(answer.format(key="hunter2").encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], name="repeating", daemon=True)
+        thread.start()
+        said = []
+        with bound_answers(requests.Session()) as session:
+            try:
+                response = session.post(f"http://127.0.0.1:{server.server_address[1]}", data=b"event", timeout=5)
+                said.append(f"{response.status_code} {response.reason}")
+                response.raise_for_status()
+            except requests.RequestException as exc:
+                said.append(f"{exc!r} {exc}")
+        server.shutdown()
+        thread.join()
+    assert said
+    assert "hunter2" not in f"{said}{caplog.text}"
+
+
 def test_an_import_whose_line_has_no_end_is_refused_before_all_of_it_is_read(bomb: bytes) -> None:
     before = highest()
     file: Any = gzip.GzipFile(fileobj=io.BytesIO(bomb), mode="rb")

@@ -1,10 +1,12 @@
 """Has `requests` take of what a receiver answers no more than its head, in bounded time, and follows it nowhere.
 
-For libraries that send with it: what they want to know of an answer is its status.
+For libraries that send with it: what they want to know of an answer is its status, which is all that they can say of it. A
+receiver's own words may be what it was sent, with the key that went with it.
 """
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 from collections.abc import Generator, Mapping
@@ -21,7 +23,7 @@ __all__ = ["bound_answers"]
 
 def bound_answers(session: requests.Session) -> requests.Session:
     """Have a session read no bodies of answers, and break off what takes longer than its `timeout` in all, however often a
-    bit of an answer comes; half of that may go to connecting. Retries stay.
+    bit of an answer comes; half of that may go to connecting. Retries stay. The reason beside a status is HTTP's own phrase.
 
     What is neither a success nor an error raises `requests.HTTPError`, as errors do where they are asked for: `requests` and
     its users take a 304 for success, and where a session is sent on to another address, what it says, and the keys that go
@@ -66,8 +68,24 @@ class _BoundedAdapter(HTTPAdapter):
         return response
 
 
+class _Answer(http.client.HTTPResponse):
+    @override
+    def begin(self) -> None:
+        try:
+            super().begin()
+        except http.client.RemoteDisconnected:
+            raise
+        except http.client.HTTPException:
+            raise http.client.HTTPException("what it answered is no HTTP") from None
+        self.reason = http.client.responses.get(self.status, "")
+        self.msg.set_payload("")  # of lines that are no headers, which urllib3 would have in the log
+        self.msg.defects.clear()
+
+
 # These are called as those of urllib3, whose names stand in what people read.
 class HTTPConnection(urllib3.connection.HTTPConnection):
+    response_class = _Answer
+
     @override
     def getresponse(self) -> Any:
         with _broken_off_after(self.timeout, self.sock):
@@ -75,6 +93,8 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
 
 
 class HTTPSConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Answer
+
     @override
     def getresponse(self) -> Any:
         with _broken_off_after(self.timeout, self.sock):

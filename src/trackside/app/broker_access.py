@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from dataclasses import dataclass, field
 from typing import Any, Final, override
@@ -26,6 +27,12 @@ class Login:
     token: str | None = field(default=None, repr=False)
     credentials: str | None = field(default=None, repr=False)
     """The path of a NATS credentials file."""
+
+    @property
+    def secrets(self) -> list[str]:
+        """What the broker is told and nobody else, as it is, and as it is within JSON, in which NATS is told it."""
+        told = [secret for secret in (self.password, self.token) if secret is not None]
+        return told + [json.dumps(secret)[1:-1] for secret in told]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

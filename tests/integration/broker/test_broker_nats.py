@@ -291,3 +291,24 @@ async def test_nothing_is_said_in_the_clear_to_a_server_that_offers_no_tls(login
     assert failure.away
     assert b"hunter2" not in heard
     assert b"PUB" not in heard
+
+
+@pytest.mark.parametrize(
+    ("login", "told"), [({"username": "anna", "password": 'hunter "2"'}, "hunter "), ({"token": "hunter2"}, "hunter2")]
+)
+async def test_what_a_server_was_told_is_in_no_message_also_if_it_says_it_again(
+    login: dict[str, str], told: str
+) -> None:
+    async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.11.0","headers":true,"max_payload":1048576}\r\n')
+        writer.write(b"-ERR 'what is " + (await reader.readline()).strip() + b"'\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(repeat, "127.0.0.1", 0)
+    observer = BrokerObserver(url=f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=5, **login)
+    failure = await failure_of(observer)
+    await observer.aclose()
+    server.close()
+    await server.wait_closed()
+    assert "what is" in str(failure)
+    assert told not in str(failure)

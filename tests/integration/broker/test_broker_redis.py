@@ -8,6 +8,7 @@ import pytest
 from brokers import BrokerStage, RedisStage
 from redis.asyncio import Redis
 from tests.contract.ways_to_run import virtual
+from valkey_server import ValkeyServer
 
 from trackside.app.broker_access import addresses_in
 from trackside.app.delivery import DeliveryError
@@ -195,3 +196,13 @@ async def test_an_answer_that_comes_in_the_very_moment_in_which_the_time_is_up_c
     asyncio.get_running_loop().call_later(5.0, answered.set_result, None)
     assert await broker.publish([Message(topic="t", event_id="e", body=b"{}", attributes={})]) == (1, None)
     await broker.aclose()
+
+
+async def test_a_password_is_in_no_message_of_a_server_that_does_not_know_its_command() -> None:
+    with ValkeyServer(rename_command="AUTH gone") as server:
+        observer = BrokerObserver(url=server.url, username="anna", password="hunter2")
+        with pytest.raises(DeliveryError, match="unknown command 'AUTH'") as raised:
+            await observer.on_event(make_event())
+        await observer.aclose()
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.away

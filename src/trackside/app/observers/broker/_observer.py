@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from trackside.app.broker_access import NATS_SCHEMES, Address, Login, addresses_in, tls_context
-from trackside.app.delivery import LONGEST_TRY, Delivery, ObserverOptionError, Order
+from trackside.app.delivery import LONGEST_TRY, Delivery, DeliveryError, ObserverOptionError, Order
+from trackside.app.masking import without_secrets
 from trackside.app.observers.broker._message import Broker, message_of
 from trackside.app.observers.broker._options import topic_for, topic_template
 from trackside.app.options import checked_number, checked_text
@@ -87,6 +88,7 @@ class BrokerObserver:
             else checked_number("max_length", max_length, least=1, most=10**12, whole=True),
         }
         self._topics = {kind: topic_for(template, kind.value) for kind in LifecycleEventType}
+        self._login = login
         self._broker = self._nats(addresses, stream, checked) if nats else _redis(addresses[0], stream, checked)
         self._closed = False
 
@@ -115,12 +117,21 @@ class BrokerObserver:
         taken, failure = await self._broker.publish(messages)
         if failure is None:
             return
+        failure = self._without_secrets(failure)
         raise PartlyTaken(taken, failure) if taken else failure
 
     async def aclose(self) -> None:
         """Leave the broker; again is fine."""
         self._closed = True
         await self._broker.aclose()
+
+    def _without_secrets(self, failure: Exception) -> Exception:
+        """What is shown of a failure: a broker may repeat what it was told."""
+        if not isinstance(failure, DeliveryError):
+            return failure
+        why = without_secrets(failure.details["why"], dict.fromkeys(self._login.secrets, "…"))
+        said: dict[str, Any] = {**failure.details, "why": why}
+        return DeliveryError(**said)
 
     def _nats(self, addresses: Sequence[Address], stream: str | None, checked: dict[str, Any]) -> Broker:
         name = "TRACKSIDE" if stream is None else checked_text("stream", stream)

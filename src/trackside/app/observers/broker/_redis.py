@@ -66,6 +66,7 @@ return #KEYS - 1
 _AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 4_194_304
 _AGAIN: Final = Exception("behind one that was not taken")
+_ARGUMENTS: Final = ", with args beginning with"
 _CLOSE_SECONDS: Final = 2.0
 _LIMIT: Final = 536_870_912
 """Bytes of a value that a server takes which does not say what its limit is: the usual one."""
@@ -207,6 +208,8 @@ class RedisStreams:
                 return self._away(message.what, f"it does not let us in: {line_of(exc)}")
             case NoPermissionError():
                 return self._away(message.what, f"it does not allow that: {line_of(exc)}")
+            case ResponseError() if _ARGUMENTS in str(exc):  # the beginning of what it was told, as a password
+                return self._away(message.what, line_of(exc).partition(_ARGUMENTS)[0])
             case ResponseError():
                 code = getattr(exc, "status_code", None)
                 return self._away(message.what, f"{code}: {line_of(exc)}" if code else line_of(exc))
