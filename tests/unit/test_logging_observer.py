@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -308,6 +309,10 @@ class Rows(int):
     """A number of a kind of its own."""
 
 
+class Seconds(float):
+    """Another one."""
+
+
 async def test_lines_of_other_loggers_are_written_with_their_tracebacks_and_no_longer_after_closing(
     tmp_path: Path,
 ) -> None:
@@ -324,6 +329,22 @@ async def test_lines_of_other_loggers_are_written_with_their_tracebacks_and_no_l
     assert (line["customer"], line["rows"]) == ("acme", 3)
     assert line["exception"].endswith("ValueError: it broke")
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+
+
+async def test_numbers_of_other_loggers_are_numbers_in_json(tmp_path: Path) -> None:
+    async with logging_to(tmp_path / "log", loggers=["my_agent"]):
+        for took in (1, 0.25, Seconds(0.5), math.inf):
+            logging.getLogger("my_agent").info("done", extra={"took": took})
+    assert [line["took"] for line in lines(tmp_path / "log")] == [1, 0.25, 0.5, "inf"]
+
+
+async def test_no_name_of_a_field_makes_a_line_of_its_own(tmp_path: Path) -> None:
+    forged = "x\n12:00:00 ERROR    run failed"
+    async with logging_to(tmp_path / "log", format="console", loggers=["my_agent"]):
+        logging.getLogger("my_agent").info("done", extra={forged: 1, "a=b c": 2})
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert r"x\\n12:00:00 ERROR" in line
+    assert '"a=b c"=2' in line
 
 
 async def test_a_line_is_written_once_where_a_logger_and_those_below_it_are_named(tmp_path: Path) -> None:

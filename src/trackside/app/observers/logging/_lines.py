@@ -190,7 +190,7 @@ def _json_escape(found: re.Match[str]) -> str:
 def console_line(at: datetime, level: int, name: str, message: str, fields: Mapping[str, Any]) -> bytes:
     """A line for people."""
     time = at.astimezone().strftime("%H:%M:%S")
-    pairs = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
+    pairs = " ".join(f"{_shown(key)}={_shown(value)}" for key, value in fields.items())
     line = f"{time} {logging.getLevelName(level):<8} {one_line(message, 10 * TEXT_CHARS)}  {pairs}"
     return (line.rstrip() + "\n").encode()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import select
 from collections.abc import Callable, Sequence
@@ -148,7 +149,9 @@ class CapturingHandler(logging.Handler):
             self.handleError(record)
 
 
-def _plain(value: object) -> str | int | bool | None:
+def _plain(value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, float) and math.isfinite(value):  # JSON has no others
+        return float(value)
     return one_line(str(value), 10_000)
