@@ -1,15 +1,17 @@
 """Brokers that are away, that refuse, and that come back: nothing waits for ever, nothing is blamed on an event."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from brokers import BrokerStage, NatsStage, RedisStage
 
 from trackside.app.delivery import DeliveryError
-from trackside.app.observers.broker import BrokerObserver
+from trackside.app.observers.broker import BrokerObserver, _nats
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.testing.events import make_event, make_run
@@ -162,6 +164,19 @@ async def test_credentials_that_are_wrong_blame_no_event_and_are_shown_nowhere(
     assert "does not let us in" in str(failure)
     for text in (str(failure), repr(failure), repr(observer), repr(vars(observer)), caplog.text):
         assert "hunter2" not in text
+
+
+async def test_a_credentials_file_that_is_gone_is_named_and_nothing_else_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_nats, "_check_nkeys", lambda: None)
+    observer = BrokerObserver(url="nats://127.0.0.1:1", credentials=str(tmp_path / "user.creds"))
+    failure = await failure_of(observer)
+    await observer.aclose()
+    await asyncio.sleep(0)
+    gc.collect()  # a failure that nobody looked at is told when its task goes
+    assert "user.creds" in str(failure)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("in_url", [False, True])

@@ -183,6 +183,7 @@ class _Link:
         """Of what is under way, by the last word of the subject on which the stream answers."""
         self._numbers = count(1)
         self._patience = asyncio.timeout(None)
+        self._has_begun = False
         self.lacks_stream = False
         self.said: Exception | None = None
         """What the client or the server complained of last, besides what is raised."""
@@ -204,6 +205,8 @@ class _Link:
         def is_safe() -> bool:
             return tls is None or tls.handshakes > handshakes
 
+        credentials = await _login_options(login, is_safe)
+        self._has_begun = True
         await self._client.connect(
             servers,
             name="trackside",
@@ -215,7 +218,7 @@ class _Link:
             error_cb=self._note,
             closed_cb=self._lose,
             tls=tls,
-            **await _login_options(login, is_safe),
+            **credentials,
         )
         if not is_safe():
             raise nats.errors.Error("the server offers no TLS; nats:// is for servers without")
@@ -238,9 +241,10 @@ class _Link:
 
     async def aclose(self) -> None:
         """Close it, in bounded time."""
-        with suppress(TimeoutError, nats.errors.Error, OSError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._client.close()
+        if self._has_begun:  # else there is nothing that the client could close, and it fails
+            with suppress(TimeoutError, nats.errors.Error, OSError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._client.close()
         await self._lose()
 
     async def _send(self, message: Message) -> asyncio.Future[None]:
