@@ -283,6 +283,23 @@ async def test_of_several_transports_each_has_to_take_an_event(tmp_path: Path, r
     await one.aclose()
 
 
+async def test_answers_to_a_transport_within_another_are_bounded_too() -> None:
+    async with endless_answers("refusal") as url:
+        observer = OpenLineageObserver(
+            transport={
+                "type": "datadog",
+                "apiKey": "hunter2",
+                "site": url,
+                "retry": {"total": 0, "status_forcelist": []},
+            }
+        )
+        with pytest.raises(DeliveryError, match="it answered 500"):
+            await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+        await observer.aclose()
+    with pytest.raises(ObserverOptionError, match=r"transport\.timeout"):
+        OpenLineageObserver(transport=composite({"type": "http", "url": "http://a", "timeout": 26}))
+
+
 class KafkaError:
     """As that of `confluent_kafka`."""
 

@@ -283,15 +283,15 @@ def _made_of(transport: Any, option: str) -> Transport:
     except Exception as exc:
         # The library raises whatever it comes across; what it says of values may be secret.
         raise ObserverOptionError(option=option, why=f"the library does not take it: {type(exc).__name__}") from exc
-    if isinstance(made, HttpTransport):
-        checked_number(f"{option}.timeout", made.timeout, least=0.1, most=LONGEST_TRY)
-        bound_answers(made.session).trust_env = False  # neither proxies nor `.netrc`
     for part in _parts_of(made):
         if (why := _why_silent(part)) is not None:
             made.close(0)
             raise ObserverOptionError(
                 option="transport", why=f"{part.kind} does not say what became of an event; {why}"
             )
+        if isinstance(part, HttpTransport):
+            checked_number(f"{option}.timeout", part.timeout, least=0.1, most=LONGEST_TRY)
+            bound_answers(part.session).trust_env = False  # neither proxies nor `.netrc`
         if isinstance(part, KafkaTransport):
             part.producer = _ReportingProducer(part.producer)
     return made
@@ -300,7 +300,8 @@ def _made_of(transport: Any, option: str) -> Transport:
 def _parts_of(transport: Any) -> Iterator[Any]:
     """A transport, and those that it passes events on to."""
     yield transport
-    for inner in (*getattr(transport, "transports", ()), getattr(transport, "transport", None)):
+    passed_on_to = (getattr(transport, name, None) for name in ("transport", "http"))
+    for inner in (*getattr(transport, "transports", ()), *passed_on_to):
         if isinstance(inner, Transport):
             yield from _parts_of(inner)
 
