@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from trackside.app.server.front import Front
+from trackside.app.dashboard.browsing import Browsing
+from trackside.app.server.front import ENDLESS, Front
 from trackside.app.server.principal import Permission, Principal
 
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -91,6 +92,29 @@ async def test_a_request_is_noted_with_its_template_ids_and_who_asked() -> None:
         "run_id": "the-run",
         "principal": "ann",
     }
+
+
+async def test_a_request_by_cookie_is_noted_and_cut_off_as_any_other() -> None:
+    class Endless(Answering):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            assert (b"x-api-key", b"the-key") in scope["headers"]
+            scope[ENDLESS] = True
+            await super().__call__(scope, receive, send)
+
+    app, client, noted = Endless(_EVENTS), Client(), list[Mapping[str, Any]]()
+    front = Front(Browsing(app), note=noted.append)
+    headers = [(b"cookie", b"trackside_session=the-key"), (b"sec-fetch-site", b"same-origin")]
+    asked = {**request(), "method": "GET", "headers": headers}
+    asking = asyncio.create_task(front(asked, client.receive, client.send))
+    await app.begun.wait()
+
+    front.begin_ending()
+    front.end_streams()
+    await asking
+
+    assert not client.is_whole
+    assert noted[0]["path"] == "/threads/{thread_id}/runs"
+    assert (noted[0]["principal"], noted[0]["thread_id"]) == ("ann", "the-thread")
 
 
 async def test_an_app_may_answer_with_a_view_of_what_it_has() -> None:

@@ -9,7 +9,7 @@ import asyncio
 import html
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -630,6 +630,20 @@ async def test_no_key_and_no_cookie_is_logged(serve_agents: ServeAgents, tmp_pat
     assert "/ui/sign-out" in said
     for secret in (keys["root"], "a-wrong-key", token):
         assert secret not in said
+
+
+async def test_what_somebody_does_in_the_console_is_logged_with_who_he_is(serve_agents: ServeAgents) -> None:
+    noted: list[Mapping[str, Any]] = []
+    async with served_with_keys(serve_agents) as (served, keys):
+        things = await things_of_ada(served.url, keys["ada"])
+        async with serving(Front(served.app.asgi, note=noted.append)) as url, browsing(url, keys["ada"]) as ada:
+            await ada.http.get(f"/ui/runs/{things['run_id']}")
+            await ada.http.get(f"/threads/{things['thread_id']}/state", headers={"sec-fetch-site": "same-origin"})
+    by_path = {facts["path"]: facts for facts in noted}
+    page, state = by_path["/ui/runs/{run_id}"], by_path["/threads/{thread_id}/state"]
+    assert (page["principal"], page["run_id"]) == ("ada", things["run_id"])
+    assert (state["principal"], state["thread_id"]) == ("ada", things["thread_id"])
+    assert page["status"] == state["status"] == 200
 
 
 async def test_a_subscription_is_moved_to_no_place_that_nobody_named(serve_agents: ServeAgents) -> None:

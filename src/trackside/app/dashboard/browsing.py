@@ -42,7 +42,7 @@ class Browsing:
             except HttpError as exc:
                 await failure_reply(answer_of(exc))(scope, receive, send)
                 return
-            scope = with_credential(scope, signed_in)
+            scope.update(with_credential(scope, signed_in))  # in place: who stands before us reads it afterwards
         if is_page:
             send = _Readable(scope, receive, send, path).send
         await self._app(scope, receive, send)
