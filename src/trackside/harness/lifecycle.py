@@ -37,6 +37,14 @@ STATUSES_OF_EVENT: Mapping[LifecycleEventType, tuple[RunStatus, ...]] = {
 FAILED_STATUSES: tuple[RunStatus, ...] = STATUSES_OF_EVENT[LifecycleEventType.RUN_FAILED]
 """How runs end that did not come to what they were asked for."""
 
+CLOSE_QUESTIONS: tuple[RunStatus, ...] = (
+    *(status for status in RunStatus if status not in FINAL_STATUSES),
+    *STATUSES_OF_EVENT[LifecycleEventType.RUN_COMPLETED],
+)
+"""Runs of these statuses leave nothing open of what a run of their thread has asked before: they go on with it, or came to
+something, which may be questions of their own. An answer that failed, or was cancelled, closes none.
+"""
+
 TERMINAL_EVENTS: frozenset[LifecycleEventType] = frozenset(
     kind for kind, statuses in STATUSES_OF_EVENT.items() if statuses[0] in FINAL_STATUSES
 )

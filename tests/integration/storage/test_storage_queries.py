@@ -1,13 +1,16 @@
 """Looking things up: filters, order, pages, totals, and arguments that do not fit."""
 
 from collections import Counter
-from datetime import datetime, timedelta, timezone
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
 from trackside.app.storage import Store, _listings, _queries
 from trackside.app.storage.errors import InvalidQueryError
-from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.ids import new_id
+from trackside.harness.types import LifecycleEventType, RunRecord, RunStatus, ThreadStatus
 
 
 async def test_events_come_in_pages_by_position(store: Store, script) -> None:
@@ -166,6 +169,38 @@ async def test_a_run_waits_for_a_human_also_behind_an_answer_that_failed(
 
     assert [run.run_id for run in await store.runs(waiting=True)] == [asking.run_id]
     assert [run.run_id for run in await store.runs(waiting=True, metadata={})] == [asking.run_id]
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("then", ["pending", "running", "success"])
+async def test_a_run_does_not_wait_for_a_human_behind_which_another_closes_its_question(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch, then: str, few: bool
+) -> None:
+    monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
+    asking = script()
+    await store.append([asking.started(metadata={"user": "ada"}), asking.event("run_completed", status="interrupted")])
+    await store.append([asking.thread("interrupted")])
+    waiting: dict[str, Any] = {"waiting": True, "metadata": {"user": "ada"}}
+    assert [run.run_id for run in await store.runs(**waiting)] == [asking.run_id]
+
+    async with aclosing(store.coordinator()) as coordinator:
+        if then == "pending":
+            await coordinator.admit(
+                RunRecord(
+                    run_id=new_id(),
+                    thread_id=asking.thread_id,
+                    agent="chat",
+                    status=RunStatus.pending,
+                    created_at=datetime.now(UTC),
+                )
+            )
+        else:
+            answer = script(thread_id=asking.thread_id, start=asking.start + timedelta(minutes=1))
+            await store.append([answer.started(), *([answer.completed()] if then == "success" else [])])
+        thread = await store.thread(asking.thread_id)
+        assert thread is not None
+        assert thread.status is ThreadStatus.interrupted
+        assert await store.runs(waiting=True) == await store.runs(**waiting) == []
 
 
 async def test_runs_page_by_cursor_though_they_began_in_the_same_moment(store: Store, script) -> None:

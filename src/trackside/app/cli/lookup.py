@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from trackside.app.cli.arguments import ArgumentError, check_whole
 from trackside.app.cli.questions import interrupts_of
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import is_final
-from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.lifecycle import CLOSE_QUESTIONS, is_final
+from trackside.harness.types import JsonObject, LifecycleEventType, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.cli.records import Records
@@ -20,7 +20,6 @@ _CUT = "…"  # how lists show that they left out the beginning of an id
 _LEAST_OF_AN_END = 6  # characters, without `…`: less is rather mistyped than the end of an id
 _STEPS = 5  # of a search, each among some hundred runs
 _LOOKED_AT = 500  # runs with such a text somewhere, and threads
-_CLOSE_QUESTIONS = (RunStatus.success, RunStatus.interrupted, RunStatus.running, RunStatus.pending)
 STANDINGS = {
     ThreadStatus.idle: "it is idle",
     ThreadStatus.busy: "it is busy",
@@ -148,8 +147,8 @@ async def open_questions(records: Records, thread: StoredThread) -> list[JsonObj
 
 
 async def _asked(records: Records, thread: StoredThread) -> tuple[StoredRun | None, list[JsonObject]]:
-    """The run that paused the thread, and its questions. An answer that failed, or was cancelled, closes none."""
-    for run in await records.runs(thread_id=thread.thread_id, status=_CLOSE_QUESTIONS, limit=1):
+    """The run that paused the thread, and its questions; or one that closes them, and its own, if it has any."""
+    for run in await records.runs(thread_id=thread.thread_id, status=CLOSE_QUESTIONS, limit=1):
         ends = await records.events(run_id=run.run_id, types=[LifecycleEventType.RUN_COMPLETED])
         return run, [interrupt for stored in ends for interrupt in interrupts_of(stored.event.payload)]
     return None, []

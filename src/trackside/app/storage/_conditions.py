@@ -27,6 +27,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from trackside.app.storage._arguments import id_range
 from trackside.app.storage._fold import Label
 from trackside.app.storage._tables import active_runs, events, run_labels, runs, threads
+from trackside.harness.lifecycle import CLOSE_QUESTIONS
 from trackside.harness.types import RunStatus, ThreadStatus
 
 type Conditions = list[ColumnElement[bool]]
@@ -135,14 +136,13 @@ def waits_for_human() -> Conditions:
 
 
 def are_newest_of_waiting() -> ColumnElement[bool]:
-    """That a run asks what its thread waits for a human to answer, in a way that leads from these threads to it.
-
-    It is the newest that has stopped to ask: one behind it brought an answer that was none, and failed.
+    """That a run, if it has stopped to ask, asks what its thread waits for a human to answer; in a way that leads from these
+    threads to it. None behind it closes its questions, as one that brings an answer does, and one that fails does not.
     """
     run = runs.alias()
     newest = (
         select(run.c.run_id)
-        .where(run.c.thread_id == threads.c.thread_id, _asks(run), run.c.removed_at.is_(None))
+        .where(run.c.thread_id == threads.c.thread_id, _closes_questions(run), run.c.removed_at.is_(None))
         .order_by(run.c.created_at.desc(), run.c.run_id.desc())
         .limit(1)
         .scalar_subquery()
@@ -157,12 +157,14 @@ def is_newest_of_waiting(of: Table) -> Conditions:
     is_behind = tuple_(later.c.created_at, later.c.run_id) > tuple_(of.c.created_at, of.c.run_id)
     return [
         there_is(thread.c.thread_id == of.c.thread_id, waits, thread.c.removed_at.is_(None)),
-        ~there_is(later.c.thread_id == of.c.thread_id, is_behind, _asks(later), later.c.removed_at.is_(None)),
+        ~there_is(
+            later.c.thread_id == of.c.thread_id, is_behind, _closes_questions(later), later.c.removed_at.is_(None)
+        ),
     ]
 
 
-def _asks(run: FromClause) -> ColumnElement[bool]:
-    return unindexed(run.c.status) == RunStatus.interrupted.value
+def _closes_questions(run: FromClause) -> ColumnElement[bool]:
+    return unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS])
 
 
 def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

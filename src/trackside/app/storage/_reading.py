@@ -174,7 +174,8 @@ class StoreReading:
             id_prefix: how their ids begin.
             owner: only of threads of this owner.
             removed: also runs that clients do not see: they, or their threads, were removed, or they were rolled back.
-            waiting: only runs whose question to a human is still open: the newest ones of threads that wait for an answer.
+            waiting: only runs whose question to a human is still open: their threads wait for an answer, and none has been
+                given since but such as failed, or was cancelled.
             after: only runs that are newer than this `cursor`, next to it.
             before: only runs that are older than this `cursor`.
             limit: how many at most.
