@@ -337,6 +337,18 @@ async def test_a_memory_that_stays_away_is_said_to_be_so_and_what_the_agent_did_
 
 
 @virtual
+async def test_a_memory_that_fails_only_after_a_while_is_tried_again() -> None:
+    policy = DispatchPolicy()
+    states = SlowStates(policy.retry_for + 3.0)  # as a database is that does not answer
+    states.broken, states.loses = Away(), True
+    async with ByManager(states=states, policy=policy) as runs:
+        back = asyncio.create_task(after(states.seconds + 1.0, states))
+        result = await runs.run(remembers, thread_id="t")
+        await back
+    assert (result.status, result.error) == (RunStatus.success, None)
+
+
+@virtual
 async def test_a_memory_that_cannot_be_read_means_that_the_agent_was_not_called() -> None:
     seen = RecordingObserver()
     states = SlowStates()
@@ -367,14 +379,16 @@ async def test_a_question_that_is_not_remembered_is_said_to_be_so() -> None:
     assert result.error == "The agent waits for an answer, but its thread 't' does not remember it: disk full."
 
 
+@pytest.mark.parametrize("seconds", [0.0, 15.0])
 @virtual
-async def test_a_rollback_is_tried_again_while_its_store_is_away() -> None:
+async def test_a_rollback_is_tried_again_while_its_store_is_away(seconds: float) -> None:
     seen = RecordingObserver()
 
     class BackAgain(Scripted):
         async def rollback(self, run: RunContext) -> str | None:
             self.rolled_back += 1
             if self.rolled_back < 3:
+                await asyncio.sleep(seconds)
                 raise Away
             return "checkpoint-1"
 

@@ -42,7 +42,8 @@ class DispatchPolicy:
 
     `call_limit` bounds one call. A required observer that fails is tried again after `first_pause`, then after twice
     that …, for `retry_for` in all; 0 means that it has one try. What a thread remembers is loaded, saved and rolled back
-    with the same patience. With `buffer` optional observers take events from a queue of their own and cost the run
+    with the same patience, but that to save it is begun once more only within `retry_for` of its begin: stores wait
+    themselves then. With `buffer` optional observers take events from a queue of their own and cost the run
     nothing; without, they are called in line and cost it up to `call_limit` each.
 
     Raises:

@@ -29,8 +29,7 @@ logger = logging.getLogger("trackside.worker")
 class ThreadMemory:
     """One run's way to what its thread remembers.
 
-    A step whose failure says `retryable = True` is taken again inside the policy's deadline, as a required observer's is;
-    the time counts that the store itself has waited.
+    A step whose failure says `retryable = True` is taken again inside the policy's deadline, as a required observer's is.
     """
 
     def __init__(self, states: ThreadStates, run: RunContext, policy: DispatchPolicy) -> None:
@@ -67,7 +66,7 @@ class ThreadMemory:
         """
         step = partial(self._states.save, self._run.thread_id, state, run_id=self._run.run_id)
         did = "waits for an answer" if state.paused is not None else "has finished" if finished else "has not finished"
-        return Begun(lambda: self._patiently(step, ThreadNotSavedError, did=did), name="save")
+        return Begun(lambda: self._patiently(step, ThreadNotSavedError, waits=True, did=did), name="save")
 
     def take_answers(self, agents: Collection[str]) -> None:
         """Give the run what it goes on with, as its thread remembers it: the input, and all answers, this one too.
@@ -114,14 +113,22 @@ class ThreadMemory:
         return bool(await Begun(lambda: agent_asks(self._run), name="asks").end(self._policy.call_limit))
 
     async def _patiently[T](
-        self, step: Callable[[], Coroutine[Any, Any, T]], failure: type[ThreadMemoryError], **says: str
+        self,
+        step: Callable[[], Coroutine[Any, Any, T]],
+        failure: type[ThreadMemoryError],
+        *,
+        waits: bool = False,
+        **says: str,
     ) -> T:
+        """Take a step, again if need be; where the store itself `waits` for its database, what it has waited counts."""
         run = self._run
-        retries = Retries(self._policy, f"what thread {run.thread_id} remembers")
+        what = f"what thread {run.thread_id} remembers"
+        retries = Retries(self._policy, what) if waits else None
         while True:
             try:
                 return await step()
             except Exception as exc:  # the store's or the checkpointer's failure
+                retries = retries or Retries(self._policy, what)
                 may_pass = getattr(exc, "retryable", False) and not self._left
                 if not may_pass or (pause := retries.pause_after(exc)) is None:
                     for_good = failure(thread_id=run.thread_id, why=line_of(exc), **says)
