@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trackside.app.streams import FeedLimits, HubLimits, StreamHub
+from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.streams.protocol import EventReader, Wanted, log_of, read_events
 from trackside.harness import RunSpec
 from trackside.harness.types import RunRecord, RunStatus
@@ -178,6 +179,21 @@ def test_an_attempt_is_known_as_the_first_also_if_it_begins_before_the_end_of_th
 def test_an_attempt_is_known_as_the_first_also_where_that_was_never_heard_of() -> None:
     hub = StreamHub()
     begin_attempt(hub, "b", "a")
+    assert known_ids(hub) == {"a"}
+
+
+def test_an_attempt_is_known_as_the_first_of_those_that_were_never_heard_of_where_that_is_noted() -> None:
+    hub = StreamHub()
+    log_of(hub.threads.feed_of(THREAD)).note_next("b", "a")
+    begin_attempt(hub, "c", "b")
+    assert known_ids(hub) == {"a"}
+
+
+def test_an_attempt_whose_begin_was_not_heard_is_known_as_it_was_noted() -> None:
+    hub = StreamHub()
+    feed = hub.threads.feed_of(THREAD)
+    log_of(feed).note_next("b", "a")
+    feed.note_part("b", Frame(700, "values", "values", b'{"x":1}', (), now_ms(), None))
     assert known_ids(hub) == {"a"}
 
 

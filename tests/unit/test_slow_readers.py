@@ -57,7 +57,7 @@ def protocol_of(hub: StreamHub) -> Answer:
     return ProtocolEvents(parts=parts_of(hub), states=states, wanted=Wanted(channels=("custom",)), since=0)
 
 
-THREAD_ROW: Any = SimpleNamespace(thread_id=THREAD, status=ThreadStatus.busy)
+THREAD_ROW: Any = SimpleNamespace(thread_id=THREAD, status=ThreadStatus.busy, last_run_id=None)
 
 
 def parts_of(hub: StreamHub) -> Any:

@@ -137,6 +137,47 @@ async def test_a_run_that_goes_on_at_another_server_keeps_its_name_and_has_one_e
         assert event["params"]["data"]["event"] == "completed"
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_third_attempt_keeps_the_name_of_the_first_whenever_the_client_comes_back(
+    database_url: str, is_late: bool
+) -> None:
+    first, second, third = Held(), Held(), Held()
+    tried: Any = {"limits": {"it": AgentLimits(max_attempts=3)}, "shutdown_grace": 0.0}
+    async with followed(first, database_url, **tried) as (_, thread):
+        started = await thread.run.start(input={})
+        await first.begun.wait()
+    async with serve({"it": second}, database_url, **tried):
+        await second.begun.wait()
+    async with serve({"it": third}, database_url, **tried) as served:
+        if is_late:
+            await third.begun.wait()
+        async with served.client.threads.stream(thread.thread_id, assistant_id="it") as again:
+            following = asyncio.create_task(events_until(again, ends))
+            await third.begun.wait()
+            third.let_go.set()
+            events = [event for event in await following if event["method"] == "lifecycle"]
+    assert {event["event_id"].split(":")[1] for event in events} == {started["run_id"]}
+    assert events[-1]["params"]["data"]["event"] == "completed"
+
+
+async def test_an_attempt_that_somebody_has_asked_for_is_known_as_itself_after_a_restart(database_url: str) -> None:
+    async def fails(input: Any) -> None:
+        raise LookupError("no")
+
+    async with followed(fails, database_url) as (_, thread):
+        started = await thread.run.start(input={})
+        await events_until(thread, ends)
+    held = Held()
+    async with serve({"it": held}, database_url) as served:
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            again = (await http.post(f"/runs/{started['run_id']}/retry")).json()
+        await held.begun.wait()
+        async with served.client.threads.stream(thread.thread_id, assistant_id="it") as stream:
+            held.let_go.set()
+            events = [event for event in await events_until(stream, ends) if event["method"] == "lifecycle"]
+    assert {event["event_id"].split(":")[1] for event in events} == {again["run_id"]}
+
+
 async def test_a_server_that_stops_cuts_streams_off_so_that_clients_come_back(database_url: str) -> None:
     held = Held()
     async with followed(held, database_url) as (served, thread), httpx.AsyncClient(base_url=served.url) as http:

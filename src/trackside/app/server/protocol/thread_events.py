@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.storage import StoredRun
 from trackside.app.streams.frames import now_ms
-from trackside.app.streams.protocol import EventReader, Wanted, log_of, only_lifecycle, read_events
+from trackside.app.streams.protocol import EventReader, ThreadEventLog, Wanted, log_of, only_lifecycle, read_events
 from trackside.app.streams.thread_feed import PER_MS, FeedReader
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
@@ -49,13 +49,26 @@ class ProtocolEvents:
         outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.states.thread):
             threads, thread_id = parts.streams.threads, self.states.thread.thread_id
-            if parts.mirrors is not None:
-                with threads.read(thread_id) as feed:
+            with threads.read(thread_id) as feed:
+                await self._note_attempts(log_of(feed.feed))
+                if parts.mirrors is not None:
                     await self._hear_of(feed)
-            with read_events(threads, thread_id, self.wanted, self.since) as reader:
+                reader = read_events(threads, thread_id, self.wanted, self.since)
+            with reader:
                 await outlet.begin(self.headers)
                 await self._look_back(reader)
                 await self._follow(outlet, reader, receive)
+
+    async def _note_attempts(self, log: ThreadEventLog) -> None:
+        """Before events are made here of the thread's last run, see that clients know it if it goes on for another one."""
+        last_run_id = self.states.thread.last_run_id
+        if log.last is not None or last_run_id is None:
+            return
+        run = await self.parts.store.run(last_run_id)
+        if run is not None and run.retry_of is not None:
+            attempts = await self._attempts(run)
+            for run_id in attempts:
+                log.note_next(run_id, attempts[0])
 
     async def _hear_of(self, feed: FeedReader) -> None:
         """Wait a moment for what the client knows from another server, and for what that may have said of it."""
@@ -136,7 +149,7 @@ class ProtocolEvents:
 
     async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
         """Say how a run, or the last attempt as which it goes on, has ended; else the one whose end nobody tells here."""
-        known_as = await self._first_attempt(run)
+        known_as = (await self._attempts(run))[0]
 
         async def after(ended: StoredRun) -> StoredRun | None:
             again = await next_attempt(self.parts, ended.run_id)
@@ -151,16 +164,19 @@ class ProtocolEvents:
         comes_here = self.parts.mirrors is not None or self.parts.manager.has(run.run_id)
         return None if comes_here else run.run_id
 
-    async def _first_attempt(self, run: StoredRun) -> str:
-        """The run that goes on as this one, as which clients know it; itself if it is an attempt that somebody asked for."""
-        first = run.run_id
+    async def _attempts(self, run: StoredRun) -> Sequence[str]:
+        """The runs that went on as this one, and it, the last. Clients know it as the first, which is itself if it is an
+        attempt that somebody asked for.
+        """
+        attempts = [run.run_id]
         while run.retry_of is not None:
             again = await next_attempt(self.parts, run.retry_of)
             before = await self.parts.store.run(run.retry_of, removed=True)
-            if again is None or again.run_id != first or before is None:
+            if again is None or again.run_id != run.run_id or before is None:
                 break
-            run, first = before, before.run_id
-        return first
+            run = before
+            attempts.insert(0, run.run_id)
+        return attempts
 
     def _follow_elsewhere(self, reader: EventReader, run_id: str) -> None:
         """Wait for the end of a run that another process executes."""

@@ -173,7 +173,7 @@ class ThreadEventLog(Ring[Event]):
         self._feed.wake()
 
     def note_next(self, run_id: str, known_as: str) -> None:
-        """A run that comes goes on for another one, as which clients know it."""
+        """A run that comes goes on for another one, as which clients know it; or it is known as itself."""
         self._aliases[run_id] = known_as
 
     def gap_after(self, place: int, since: int) -> Event:
@@ -217,7 +217,7 @@ class ThreadEventLog(Ring[Event]):
         goes_on_for = self._runs.get(retry_of)
         if goes_on_for is not None:
             return goes_on_for.known_as
-        return retry_of if self.last is None else None
+        return self._aliases.get(retry_of, retry_of) if self.last is None else None
 
     def _not_begun(self, run_id: str) -> RunAsEvents:
         """A run that ends without having begun. If it was to go on for the last one, that has ended with it."""
