@@ -187,6 +187,30 @@ async def test_nothing_hides_the_loss_while_the_log_cannot_be_read(
     assert await waiting == [first.run_id] * 5 + [second.run_id] * 5
 
 
+async def test_nothing_hides_a_loss_that_was_seen_until_it_is_known_from_where_on(
+    store: Store, url: str, script: Any, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append_elsewhere(url, script(), script())
+    assert len(await next_ids(follower, 10)) == 10
+    loop, failed, last_common = asyncio.get_running_loop(), asyncio.Event(), _follow.last_common
+
+    def away(connection: Any, known: Any) -> int:
+        loop.call_soon_threadsafe(failed.set)
+        raise ReadLostError(database="it", why="it is away")
+
+    monkeypatch.setattr(_follow, "last_common", away)
+    waiting = asyncio.create_task(next_ids(follower, 10))
+    new, own = script(), script()
+    async with store._feed._reading_lock:
+        await lose(url, after=5)
+        await append_elsewhere(url, new)
+    store._feed._fall_behind()
+    await failed.wait()
+    await store.append(own.whole())
+    monkeypatch.setattr(_follow, "last_common", last_common)
+    assert await waiting == [new.run_id] * 5 + [own.run_id] * 5
+
+
 async def test_what_is_looked_for_behind_a_loss_is_bounded(
     url: str, dialect: str, script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

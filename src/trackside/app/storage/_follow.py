@@ -123,7 +123,7 @@ class EventFeed:
         self._begun = False
         self._behind = False
         self._is_doubtful = False
-        """Whether a commit has shown that the log has lost what is here: nothing goes behind that before it is read."""
+        """Whether it was seen that the log has lost what is here: nothing goes behind that before it is known how much."""
         self._is_unread = False
         """Whether the log could not be read when it was tried last: when it can, it is seen whether it is the same log."""
         self._committed = 0
@@ -360,7 +360,7 @@ class EventFeed:
 
     async def _turn_back(self) -> None:
         """Go back to where the log is the one that was read, with all followers, and read on from there."""
-        self._behind = True
+        self._behind = self._is_doubtful = True  # until it is known how far, which may take more than one try
         known = self._recent.landmarks
         common = await self._readers.run(partial(last_common, known=known))
         what = "the log of %s has lost events that were committed, as a failover can do: it is followed anew from %d on"
@@ -369,6 +369,7 @@ class EventFeed:
         self._committed = min(self._committed, common)
         self.growth.turn_back(common)
         self._restart(Landmark(common), [landmark for landmark in known if landmark.position <= common])
+        self._is_doubtful = False
         self._answer_all(0)
 
     async def _learn_agents(self) -> None:
