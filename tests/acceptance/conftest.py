@@ -26,6 +26,7 @@ from forked_command import ForkedCommand
 from forking import Forkery
 from postgres_server import RunningServer
 from served_project import ServedProject
+from strictness import WARNINGS
 
 from trackside.app.cli import main
 
@@ -41,7 +42,7 @@ def environment(**more: str) -> dict[str, str]:
         if name not in {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM", "TZ"}
         and not name.startswith("TRACKSIDE_")
     }
-    return {**own, "PYTHONWARNINGS": "error", "TERM": "xterm-256color", "PYTHONUTF8": "1", **more}
+    return {**own, "PYTHONWARNINGS": WARNINGS, "TERM": "xterm-256color", "PYTHONUTF8": "1", **more}
 
 
 @pytest.fixture

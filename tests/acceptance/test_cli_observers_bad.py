@@ -8,6 +8,7 @@ import inspect
 import json
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -22,6 +23,9 @@ from trackside.app.wiring.observer_types import BUILT_IN
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 
+UNAWAITED = (
+    "'int' object can't be awaited" if sys.version_info >= (3, 14) else "object int can't be used in 'await' expression"
+)
 BAD = """
 import asyncio
 from trackside.app.delivery import DeliveryError
@@ -180,7 +184,7 @@ def test_an_observer_that_exits_while_it_is_made_is_an_error_of_the_settings(
         ("Boom", "boom (and 4 more times)"),
         ("Cancel", "although nobody had cancelled it (and 4 more times)"),
         ("Exit", "SystemExit: 3 (and 4 more times)"),
-        ("Nothing", "object int can't be used in 'await' expression (and 4 more times)"),
+        ("Nothing", f"{UNAWAITED} (and 4 more times)"),
         ("Closing", "observer bad could not be closed: SystemExit: not closed"),
     ],
 )

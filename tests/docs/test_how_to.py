@@ -26,8 +26,8 @@ from typing import Any
 
 import pytest
 from blocks import DOCS, ROOT
-from forking import STRICT
 from reading import SQLITE, Do, Reader, Step, steps
+from strictness import STRICT
 
 PAGES = sorted(
     str(path.relative_to(DOCS))

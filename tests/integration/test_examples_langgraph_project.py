@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from strictness import WARNINGS
 from trackside_server import TracksideServer
 
 import javascript
@@ -39,7 +40,7 @@ def conversation() -> str:
 
 def printed(command: list[str], folder: Path) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LANG", "TRACKSIDE_"))}
-    environment = {**kept, "PYTHONUTF8": "1", "PYTHONWARNINGS": "error"}
+    environment = {**kept, "PYTHONUTF8": "1", "PYTHONWARNINGS": WARNINGS}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False
     )

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from strictness import STRICT
 
 SOURCE = Path(__file__).parents[2] / "examples" / "observer_plugin"
 TRACKSIDE = Path(sys.executable).with_name("trackside")
@@ -83,7 +84,7 @@ def test_a_mistake_in_its_table_is_one_line(installed: Path, tmp_path: Path) -> 
 
 def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(SOURCE / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider"]
+    command = [sys.executable, *STRICT, "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider"]
     done = do(installed, folder, *command)
 
     assert done.returncode == 0, done.stdout

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from expenses.agent import agent, classifier
 from expenses.offline import Checking, Classifying
+from strictness import WARNINGS
 
 from trackside import RunManager, RunResult, RunSpec, RunStatus, StreamPart
 from trackside.testing import RecordingObserver
@@ -111,7 +112,7 @@ def test_the_command_line_asks_and_takes_the_answer_in_another_process(tmp_path:
     def trackside(*arguments: str) -> subprocess.CompletedProcess[str]:
         executable = Path(sys.executable).with_name("trackside")
         own = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TRACKSIDE_"))}
-        environment = {**own, "PYTHONWARNINGS": "error"}
+        environment = {**own, "PYTHONWARNINGS": WARNINGS}
         return subprocess.run(
             [executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

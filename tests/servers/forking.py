@@ -30,8 +30,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, Final, NoReturn, Self
 
-STRICT: Final = ("-W", "error", "-W", "ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning")
-"""Each warning fails a program, but for what libraries do on Python 3.14."""
+from strictness import STRICT
 
 _ROOMS: Final = ("trackside.app.cli", "trackside.app.engine", "trackside.app.server", "trackside.app.storage")
 _USED_BY_AGENTS: Final = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self, override
 
 from forking import ForkedProcess, Forkery
+from strictness import WARNINGS
 
 EXECUTABLE: Final = Path(sys.executable).with_name("trackside")
 PATIENCE: Final = 60.0  # seconds after which something that does not come counts as hanging
@@ -284,4 +285,4 @@ class TracksideServer(TracksideProcess):
 def _environment() -> dict[str, str]:
     """This process's environment without what settings would be read from."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKSIDE_", "LISTEN_"))}
-    return {**own, "PYTHONWARNINGS": "error", "PYTHONUTF8": "1", "NO_COLOR": "1"}
+    return {**own, "PYTHONWARNINGS": WARNINGS, "PYTHONUTF8": "1", "NO_COLOR": "1"}

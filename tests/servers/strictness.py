@@ -1,0 +1,12 @@
+"""How tests start programs: a warning is an error, but for what libraries use that Python 3.14 calls old."""
+
+from typing import Final
+
+_OLD: Final = tuple(
+    f"ignore:'asyncio.{name}' is deprecated:DeprecationWarning"
+    for name in ("iscoroutinefunction", "get_event_loop_policy")
+)
+STRICT: Final = ("-W", "error", *(word for ignored in _OLD for word in ("-W", ignored)))
+"""Words of a Python's command line."""
+WARNINGS: Final = ",".join(("error", *_OLD))
+"""The variable `PYTHONWARNINGS`."""
