@@ -444,6 +444,14 @@ def test_an_option_that_does_not_fit_is_named_and_not_shown(options: dict[str, A
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize("option", ["url", "transport"])
+def test_a_library_that_is_switched_off_takes_nothing(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENLINEAGE_DISABLED", "true")
+    given: Any = "http://a" if option == "url" else {"type": "console"}
+    with pytest.raises(ObserverOptionError, match=f"{option}: .*unset OPENLINEAGE_DISABLED"):
+        OpenLineageObserver(**{option: given})
+
+
 async def test_credentials_in_the_url_of_a_transport_are_in_no_message() -> None:
     observer = OpenLineageObserver(transport={"type": "http", "url": "http://me:hunter2@127.0.0.1:9"})
     with pytest.raises(DeliveryError, match=r"http://127\.0\.0\.1:9 did not take") as raised:

@@ -286,9 +286,7 @@ def _made_of(transport: Any, option: str) -> Transport:
     for part in _parts_of(made):
         if (why := _why_silent(part)) is not None:
             made.close(0)
-            raise ObserverOptionError(
-                option="transport", why=f"{part.kind} does not say what became of an event; {why}"
-            )
+            raise ObserverOptionError(option=option, why=f"{part.kind} does not say what became of an event; {why}")
         if isinstance(part, HttpTransport):
             checked_number(f"{option}.timeout", part.timeout, least=0.1, most=LONGEST_TRY)
             bound_answers(part.session).trust_env = False  # neither proxies nor `.netrc`
@@ -311,6 +309,8 @@ def _why_silent(transport: Any) -> str | None:
     match transport.kind:
         case "async_http":
             return "take http"
+        case "noop":  # as the library makes of every other one, too, if its variable says so
+            return "unset OPENLINEAGE_DISABLED, or leave the observer out"
         case "composite" if transport.config.continue_on_failure:
             return "say continue_on_failure = false"
         case "kafka" | "msk-iam" if not transport.flush:
