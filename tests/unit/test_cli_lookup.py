@@ -1,6 +1,7 @@
 """Finding runs and threads in a real store."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from trackside.app.cli.records import Home
 from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.storage import Store
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import LifecycleEventType
+from trackside.harness.types import LifecycleEventType, RunRecord, RunSpec, RunStatus
 
 BEGIN = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -149,3 +150,21 @@ async def test_an_answer_that_failed_closes_no_question(store: Store, records: S
     assert await open_questions(records, await find_thread(records, "asked")) == [question]
     with pytest.raises(NotWaitingError):
         await find_paused_run(records, "failed")
+
+
+async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(
+    store: Store, records: StoredRecords
+) -> None:
+    question = {"id": "q", "value": "May I?"}
+    await record(store, "r-1", "asked", minute=1, status="interrupted", interrupts=[question])
+    now = datetime.now(UTC)
+    async with aclosing(store.coordinator()) as coordinator:
+        for run_id, seconds in (("r-2", 3_600.0), ("r-3", None)):
+            spec = RunSpec("a", "remind", run_id=run_id, thread_id="asked", after_seconds=seconds)
+            due_at = None if seconds is None else now + timedelta(seconds=seconds)
+            pending = RunRecord(
+                run_id=run_id, thread_id="asked", agent="a", status=RunStatus.pending, created_at=now, due_at=due_at
+            )
+            await coordinator.admit(pending, spec=spec)
+            asks = await open_questions(records, await find_thread(records, "asked"))
+            assert asks == ([question] if seconds is not None else [])

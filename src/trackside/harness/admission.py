@@ -155,6 +155,12 @@ def seconds_before(attempt: int) -> float:
     return 0.0 if attempt <= _AT_ONCE else min(_LONGEST_WAIT, 2.0 ** min(attempt - _AT_ONCE, _DOUBLINGS))
 
 
+def begins_later(created_at: datetime, request: Mapping[str, Any] | None, *, now: datetime) -> bool:
+    """Whether a pending run that was let in then, and asked for so, is not due yet and keeps nobody from its thread."""
+    seconds = (request or {}).get("after_seconds")
+    return isinstance(seconds, int | float) and (now - created_at).total_seconds() < seconds
+
+
 def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     """The caller's idempotency key with a digest of all that it asks for; None without a key.
 

@@ -203,6 +203,25 @@ async def test_a_run_does_not_wait_for_a_human_behind_which_another_closes_its_q
         assert await store.runs(waiting=True) == await store.runs(**waiting) == []
 
 
+async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(store: Store, script) -> None:
+    asking = script()
+    await store.append([asking.started(), asking.event("run_completed", status="interrupted")])
+    await store.append([asking.thread("interrupted")])
+    now = datetime.now(UTC)
+    later = RunRecord(
+        run_id=new_id(),
+        thread_id=asking.thread_id,
+        agent="chat",
+        status=RunStatus.pending,
+        created_at=now,
+        due_at=now + timedelta(days=7),
+    )
+    async with aclosing(store.coordinator()) as coordinator:
+        await coordinator.admit(later)
+        assert [run.run_id for run in await store.runs(waiting=True)] == [asking.run_id]
+        assert [run.run_id for run in await store.runs(waiting=True, thread_id=asking.thread_id)] == [asking.run_id]
+
+
 async def test_runs_page_by_cursor_though_they_began_in_the_same_moment(store: Store, script) -> None:
     runs = [script() for _ in range(7)]
     for run in runs:

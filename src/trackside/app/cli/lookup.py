@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from trackside.app.cli.arguments import ArgumentError, check_whole
 from trackside.app.cli.questions import interrupts_of
+from trackside.harness.admission import begins_later
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import CLOSE_QUESTIONS, is_final
-from trackside.harness.types import JsonObject, LifecycleEventType, ThreadStatus
+from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.cli.records import Records
@@ -19,6 +21,7 @@ _NAMED = 3  # ids that a complaint about an ambiguous one lists
 _CUT = "…"  # how lists show that they left out the beginning of an id
 _LEAST_OF_AN_END = 6  # characters, without `…`: less is rather mistyped than the end of an id
 _STEPS = 5  # of a search, each among some hundred runs
+_FOR_LATER = 50  # runs that are to begin later and are looked past
 _LOOKED_AT = 500  # runs with such a text somewhere, and threads
 STANDINGS = {
     ThreadStatus.idle: "it is idle",
@@ -148,7 +151,11 @@ async def open_questions(records: Records, thread: StoredThread) -> list[JsonObj
 
 async def _asked(records: Records, thread: StoredThread) -> tuple[StoredRun | None, list[JsonObject]]:
     """The run that paused the thread, and its questions; or one that closes them, and its own, if it has any."""
-    for run in await records.runs(thread_id=thread.thread_id, status=CLOSE_QUESTIONS, limit=1):
+    for run in await records.runs(thread_id=thread.thread_id, status=CLOSE_QUESTIONS, limit=_FOR_LATER):
+        if run.status is RunStatus.pending:
+            request = await records.request_of(run.run_id)
+            if begins_later(run.created_at, request, now=datetime.now(UTC)):
+                continue
         ends = await records.events(run_id=run.run_id, types=[LifecycleEventType.RUN_COMPLETED])
         return run, [interrupt for stored in ends for interrupt in interrupts_of(stored.event.payload)]
     return None, []

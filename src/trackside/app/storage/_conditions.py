@@ -26,6 +26,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from trackside.app.storage._arguments import id_range
 from trackside.app.storage._fold import Label
+from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, events, run_labels, runs, threads
 from trackside.harness.lifecycle import CLOSE_QUESTIONS
 from trackside.harness.types import RunStatus, ThreadStatus
@@ -164,7 +165,10 @@ def is_newest_of_waiting(of: Table) -> Conditions:
 
 
 def _closes_questions(run: FromClause) -> ColumnElement[bool]:
-    return unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS])
+    """That nothing is open any more that was asked before a run; one that is to begin later lets that be answered before."""
+    active = active_runs.alias()
+    begins_later = there_is(active.c.run_id == run.c.run_id, unindexed(active.c.state) == Standing.delayed.value)
+    return and_(unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS]), ~begins_later)
 
 
 def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -13,6 +13,7 @@ from trackside.app.dashboard.questions import closed_by
 from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import run_records
 from trackside.app.server.routing import Call
+from trackside.harness.admission import begins_later
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.types import RunStatus
 
@@ -34,6 +35,7 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
     except (HttpError, UnknownThreadError):
         return frozenset(open_ids)
     closed: frozenset[str] = frozenset()
+    now = datetime.now(UTC)
     for one in listed.value:
         if one.status not in {RunStatus.running, RunStatus.pending}:
             continue
@@ -42,13 +44,6 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
         except UnknownRunError:  # removed meanwhile
             continue
         asked = None if run.kwargs is UNSET else run.kwargs
-        if one.status == RunStatus.running or not _begins_later(run.created_at, (asked or {}).get("after_seconds")):
+        if one.status == RunStatus.running or not begins_later(run.created_at, asked, now=now):
             closed |= closed_by(asked, open_ids)
     return closed
-
-
-def _begins_later(created_at: datetime, seconds: Any) -> bool:
-    """Whether a run that was let in then is not due yet, and so keeps nobody from its thread."""
-    if not isinstance(seconds, int | float):
-        return False
-    return (datetime.now(UTC) - created_at).total_seconds() < seconds
