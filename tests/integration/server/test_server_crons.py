@@ -22,7 +22,8 @@ from trackside.app.storage.crons import Cron
 from trackside.harness.ids import assistant_id_of
 
 LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
-HOURLY = "0 * * * *"
+HOURLY = f"{(datetime.now(UTC).minute + 30) % 60} * * * *"
+"""In half an hour for the first time, so that nothing becomes due by itself while a test looks."""
 
 
 class Counting:
@@ -64,12 +65,17 @@ async def store_again(served: Any, cron_id: str, **changes: Any) -> None:
 
 async def disabled(served: Any, cron_id: str) -> Cron:
     """The cron, once it is disabled."""
+    return await cron_once(served, cron_id, lambda cron: not cron.enabled)
+
+
+async def cron_once(served: Any, cron_id: str, holds: Callable[[Cron], bool]) -> Cron:
+    """The cron, once that is so: it changes after the run that it starts is there."""
     changed = asyncio.Event()
     served.app.store.crons.on_change.append(changed.set)
-    while (cron := await served.app.store.crons.get(cron_id)).enabled:
+    while not holds(cron := await served.app.store.crons.get(cron_id)):
         await changed.wait()
         changed.clear()
-    return cron  # type: ignore[no-any-return]  # `served` is any
+    return cron
 
 
 async def test_a_cron_is_made_with_every_option(served: Any) -> None:
@@ -198,6 +204,7 @@ async def test_a_run_that_is_due_is_started_and_its_thread_removed(served: Any, 
     started = await _whole(served, run.run_id)
     assert started["trigger"] == "cron"
     assert await served.app.store.thread(run.thread_id) is None
+    await cron_once(served, cron["cron_id"], lambda after: after.next_run_at != LONG_AGO)
     (after,) = await served.client.crons.search()
     assert datetime.fromisoformat(after["next_run_date"]) > datetime.now(UTC)
     assert counting.runs.empty(), "one run for all that was missed"
