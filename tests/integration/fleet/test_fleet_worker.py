@@ -141,14 +141,16 @@ async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
         await server.manager.start(RunSpec("crowd", 1))
         worker.worker._look_soon.set()
         await looked.wait()
+        assert (worker.worker.running, worker.worker.executing) == (worker.worker.stats().places, 0)
         await worker.worker.stop()
         goes_on.set()
         await until(
             lambda: (crowd.now, worker.worker.running) == (1, 1)
         )  # the places that it looked for are free again
         crowd.go.set()
+        assert worker.worker.executing == 1
         await worker.worker.until_idle()
-        assert (worker.worker.running, crowd.ended) == (0, 1)
+        assert (worker.worker.running, worker.worker.executing, crowd.ended) == (0, 0, 1)
 
 
 async def test_a_run_that_is_offered_while_somebody_is_at_its_thread_begins_as_soon_as_he_is_not(

@@ -72,6 +72,7 @@ class Supervised:
             said = ChildStats(
                 worker_id=worker.worker_id,
                 running=now.running,
+                executing=worker.executing,
                 taken=now.taken_total,
                 found=now.found_total,
                 missed=now.missed_total,

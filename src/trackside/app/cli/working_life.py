@@ -38,7 +38,7 @@ class WorkerLife(ProcessLife):
         """Stop: take no more runs, let those that were taken end, and leave. Whoever asks how it is hears of that."""
         self.say_ending(health)
         await worker.stop()
-        await self._unless_limited(worker.until_idle, app, running=worker.running)
+        await self._unless_limited(worker.until_idle, app, running=worker.executing)
         await self.close_runs(app)
         await self.unless_hurried(worker.until_idle())
 
@@ -92,8 +92,8 @@ class SupervisorLife(WorkerLife):
     async def end_processes(self, app: App, supervisor: Supervisor, health: WorkerHealth) -> None:
         """Stop: have the processes take no more runs, let theirs end, and leave."""
         self.say_ending(health)
-        await self._unless_limited(supervisor.finish, app, running=supervisor.running)
-        if running := supervisor.running:
+        await self._unless_limited(supervisor.finish, app, running=supervisor.executing)
+        if running := supervisor.executing:
             self._say(
                 f"waiting for {count(running, 'run')}, up to {self._grace:g} s",
                 runs=running,

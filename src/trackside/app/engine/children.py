@@ -43,6 +43,8 @@ class ChildStats(msgspec.Struct, kw_only=True):
 
     worker_id: str
     running: int = 0
+    """Places that are taken, also while it looks whether there is a run."""
+    executing: int = 0
     taken: int = 0
     found: int = 0
     missed: int = 0
@@ -118,8 +120,13 @@ class ChildProcess:
 
     @property
     def running(self) -> int:
-        """How many runs it executes, as it said last."""
+        """How many runs it may have, as it said last."""
         return 0 if self.stats is None or not self.is_up else self.stats.running
+
+    @property
+    def executing(self) -> int:
+        """How many runs it has, as it said last."""
+        return 0 if self.stats is None or not self.is_up else self.stats.executing
 
     def resident(self) -> int:
         """Bytes of memory that it has; 0 if it has ended. Reads a file."""

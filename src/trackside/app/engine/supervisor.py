@@ -110,8 +110,13 @@ class Supervisor:
 
     @property
     def running(self) -> int:
-        """How many runs are executed."""
+        """How many places are taken."""
         return sum(child.running for child in self._children)
+
+    @property
+    def executing(self) -> int:
+        """How many runs are executed."""
+        return sum(child.executing for child in self._children)
 
     def stats(self) -> WorkerStats | None:
         """What it does, and has done; from any thread. None: it has not begun."""

@@ -100,7 +100,7 @@ class FleetWorker:
         self._look_every = look_every
         self._is_choosy = is_choosy
         self._foreign_pauses = ForeignPauses()
-        self._busy = 0
+        self._busy = self._executing = 0
         self._offers: Offers | None = None
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -129,8 +129,13 @@ class FleetWorker:
 
     @property
     def running(self) -> int:
-        """How many places are taken."""
+        """How many places are taken, also while it looks whether there is a run for them."""
         return self._busy
+
+    @property
+    def executing(self) -> int:
+        """How many runs it has."""
+        return self._executing
 
     def stats(self) -> WorkerStats:
         """What it does, and has done; from any thread."""
@@ -224,7 +229,7 @@ class FleetWorker:
             return
         match taking:
             case Taking.taken:
-                self._taken += 1
+                self._count_taken(1)
                 await self._see_through(run_id)
                 offer.done()
             case _ if self._stopping:  # whoever goes on sees what it is worth
@@ -267,7 +272,7 @@ class FleetWorker:
         finally:
             self._more_waits = len(taken) == room
             self._free(room - len(taken))
-        self._taken += len(taken)
+        self._count_taken(len(taken))
         for run_id in taken:
             self._spawn(self._see_through(run_id), f"trackside-taken-{run_id}")
         return len(taken)
@@ -279,9 +284,17 @@ class FleetWorker:
         except NoResultHereError:
             self._lost += 1
         finally:
+            self._executing -= 1
             self._free(1)
             if self._is_choosy:
                 self._look_soon.set()
+
+    def _count_taken(self, runs: int) -> None:
+        self._taken += runs
+        self._executing += runs
+        if runs:
+            for tell in self.on_change:
+                tell()
 
     def _reserve(self, places: int) -> bool:
         if self._busy + places > self._places:
