@@ -115,6 +115,7 @@ class WorkerStats:
 
     places: int
     running: int
+    """Places that are taken, also while it looks whether there is a run for them."""
     taken_total: int
     found_total: int
     missed_total: int

@@ -53,7 +53,7 @@ async def test_no_more_runs_than_places_and_each_once(have_fleet: Any) -> None:
         crowd.go.set()
         await until(lambda: crowd.ended == len(runs))
         assert crowd.most == 6
-        await until(lambda: sum(worker.worker.running for worker in fleet.workers) == 0)
+        await until(lambda: sum(worker.worker.stats().running for worker in fleet.workers) == 0)
         assert sum(worker.worker.stats().taken_total for worker in fleet.workers) == len(runs)
 
 
@@ -78,7 +78,7 @@ async def test_an_offer_of_a_run_that_is_not_to_be_had_costs_nothing(have_fleet:
             server.engine.announce([ReadyRun(run_id)])
         again = await server.manager.start(RunSpec("crowd", 2))
         await until(lambda: crowd.ended == 2)
-        await until(lambda: worker.worker.running == 0)
+        await until(lambda: worker.worker.stats().running == 0)
         assert (await server.store.run(again.run_id)).status == "success"
 
 
@@ -102,7 +102,7 @@ async def test_a_defect_costs_a_worker_no_place_and_no_run(have_fleet: Any, monk
             monkeypatch.setattr(coordinator, name, fails(name))
         await fleet.servers[0].app.manager.start(RunSpec("crowd", 1))
         await until(lambda: failed.is_set() and crowd.ended == 1)
-        await until(lambda: worker.running == 0)
+        await until(lambda: worker.stats().running == 0)
         assert not any(loop.done() for loop in worker._loops)
 
 
@@ -141,16 +141,16 @@ async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
         await server.manager.start(RunSpec("crowd", 1))
         worker.worker._look_soon.set()
         await looked.wait()
-        assert (worker.worker.running, worker.worker.executing) == (worker.worker.stats().places, 0)
+        assert (worker.worker.stats().running, worker.worker.executing) == (worker.worker.stats().places, 0)
         await worker.worker.stop()
         goes_on.set()
         await until(
-            lambda: (crowd.now, worker.worker.running) == (1, 1)
+            lambda: (crowd.now, worker.worker.stats().running) == (1, 1)
         )  # the places that it looked for are free again
         crowd.go.set()
         assert worker.worker.executing == 1
         await worker.worker.until_idle()
-        assert (worker.worker.running, worker.worker.executing, crowd.ended) == (0, 0, 1)
+        assert (worker.worker.stats().running, worker.worker.executing, crowd.ended) == (0, 0, 1)
 
 
 async def test_a_run_that_is_offered_while_somebody_is_at_its_thread_begins_as_soon_as_he_is_not(
@@ -264,7 +264,7 @@ async def test_a_worker_that_is_cut_off_waits_for_no_look_that_was_meant_for_lat
             await until(lambda: crowd.ended == 1)
             worker.worker._look_every = 3_600.0
             worker.worker._look_soon.set()
-            await until(lambda: not worker.worker._look_soon.is_set() and worker.worker.running == 0)
+            await until(lambda: not worker.worker._look_soon.is_set() and worker.worker.stats().running == 0)
 
             await asyncio.to_thread(nats.stop, "KILL")
             await until(lambda: not (worker.engine.status().connected or server.engine.status().connected))

@@ -128,11 +128,6 @@ class FleetWorker:
         return self._coordinator.on_drain
 
     @property
-    def running(self) -> int:
-        """How many places are taken, also while it looks whether there is a run for them."""
-        return self._busy
-
-    @property
     def executing(self) -> int:
         """How many runs it has."""
         return self._executing
