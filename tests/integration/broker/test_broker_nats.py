@@ -1,7 +1,7 @@
 """What is JetStream's own: the stream that has to be there, and TLS that has to be."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -273,21 +273,33 @@ async def test_with_tls_the_server_has_to_be_the_one_that_it_says_it_is(
     assert "certificate verify failed" in str(failure)
 
 
+async def failure_with(
+    talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], *, scheme: str, **options: Any
+) -> DeliveryError:
+    """What an observer says of a server that begins as NATS does, goes on so, and hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.11.0","headers":true,"max_payload":1048576}\r\n')
+        await talk(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    observer = BrokerObserver(url=f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", **options)
+    failure = await failure_of(observer)
+    await observer.aclose()
+    server.close()
+    await server.wait_closed()
+    return failure
+
+
 @pytest.mark.parametrize("login", [{}, {"username": "anna", "password": "hunter2"}, {"token": "hunter2"}])
 async def test_nothing_is_said_in_the_clear_to_a_server_that_offers_no_tls(login: dict[str, str]) -> None:
     heard = bytearray()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'INFO {"server_id":"x","version":"2.11.0","headers":true,"max_payload":1048576}\r\n')
         heard.extend(await reader.read())
-        writer.close()
 
-    server = await asyncio.start_server(listen, "127.0.0.1", 0)
-    observer = BrokerObserver(url=f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=0.5, **login)
-    failure = await failure_of(observer)
-    await observer.aclose()
-    server.close()
-    await server.wait_closed()
+    failure = await failure_with(listen, scheme="tls", timeout=0.5, **login)
     assert failure.away
     assert b"hunter2" not in heard
     assert b"PUB" not in heard
@@ -300,15 +312,8 @@ async def test_what_a_server_was_told_is_in_no_message_also_if_it_says_it_again(
     login: dict[str, str], told: str
 ) -> None:
     async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'INFO {"server_id":"x","version":"2.11.0","headers":true,"max_payload":1048576}\r\n')
         writer.write(b"-ERR 'what is " + (await reader.readline()).strip() + b"'\r\n")
-        writer.close()
 
-    server = await asyncio.start_server(repeat, "127.0.0.1", 0)
-    observer = BrokerObserver(url=f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=5, **login)
-    failure = await failure_of(observer)
-    await observer.aclose()
-    server.close()
-    await server.wait_closed()
+    failure = await failure_with(repeat, scheme="nats", timeout=5, **login)
     assert "what is" in str(failure)
     assert told not in str(failure)
