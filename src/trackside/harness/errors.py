@@ -138,6 +138,10 @@ class ThreadBusyError(TracksideError):
     """Thread {thread_id!r} is busy with run {run_id!r}; wait for it, cancel it, or start with another multitask strategy than "reject"."""  # noqa: E501
 
 
+class BusyMeanwhileError(ThreadBusyError):
+    """Run {run_id!r} began on thread {thread_id!r} while its state was changed, and may not have seen the change; look at the state when the run is over, and change it again if it is not there."""  # noqa: E501
+
+
 class NoResultHereError(TracksideError):
     """Run {run_id!r} has no result here: {why}. `RunManager.get` and the log know how it ends."""
 

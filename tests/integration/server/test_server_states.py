@@ -22,8 +22,11 @@ from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
 from trackside import RunContext
+from trackside.harness.adapters.langgraph import LangGraphAgent
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import TERMINAL_EVENTS
+from trackside.harness.states import ThreadPlace
+from trackside.harness.types import JsonObject
 
 
 class Log(TypedDict, total=False):
@@ -346,6 +349,43 @@ async def test_a_busy_thread_is_not_changed(serve_agents: Any) -> None:
             await served.client.threads.update_state(thread_id, {"a": 1})
         go_on.set()
         await served.client.runs.join(thread_id, run["run_id"])
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["goes_on", "is_over"])
+async def test_who_changes_a_thread_is_told_of_a_run_that_began_meanwhile(serve_agents: Any, is_over: bool) -> None:
+    written, answered, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Slow(LangGraphAgent):
+        async def update_state(self, place: ThreadPlace, values: Any, *, as_node: str | None = None) -> JsonObject:
+            checkpoint = await super().update_state(place, values, as_node=as_node)
+            written.set()
+            await answered.wait()
+            return checkpoint
+
+    async def wait(state: Log) -> Log:
+        await end.wait()
+        return {"log": ["run"]}
+
+    graph = StateGraph(Log).add_node("wait", wait).add_edge(START, "wait").compile()
+    async with serve_agents({"waiting": Slow(graph, name="waiting")}) as served:
+        threads, runs = served.client.threads, served.client.runs
+        await threads.create(thread_id=(thread_id := new_id()), graph_id="waiting")
+        changing = asyncio.create_task(threads.update_state(thread_id, {"log": ["by hand"]}, as_node="wait"))
+        await written.wait()
+        run = await runs.create(thread_id, "waiting", input={"log": []})
+        if is_over:
+            end.set()
+            await runs.join(thread_id, run["run_id"])
+        answered.set()
+        with pytest.raises(ConflictError, match=f"{run['run_id']}.*may not have seen"):
+            await changing
+        end.set()
+        await runs.join(thread_id, run["run_id"])
+        thread = await threads.get(thread_id)
+        state = await threads.get_state(thread_id)
+
+    assert thread["status"] == "idle"
+    assert state["values"] == {"log": ["by hand", "run"]}
 
 
 @pytest.mark.parametrize(

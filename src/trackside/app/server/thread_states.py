@@ -18,7 +18,7 @@ from trackside.app.server.wire.runs import CheckpointRef
 from trackside.app.server.wire.states import empty_state
 from trackside.app.storage import StoredThread
 from trackside.harness.context import Agent
-from trackside.harness.errors import InvalidSpecError, ThreadBusyError, UnknownCheckpointError
+from trackside.harness.errors import BusyMeanwhileError, InvalidSpecError, ThreadBusyError, UnknownCheckpointError
 from trackside.harness.payload import json_bytes
 from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace, asked_of
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
@@ -90,7 +90,7 @@ class StatesOfThread:
         and so does an open question.
 
         Raises:
-            ThreadBusyError: a run of the thread is not over.
+            ThreadBusyError: a run of the thread is not over; `BusyMeanwhileError`: one began while the state was changed.
             InvalidSpecError: the values, or the node, do not fit the agent.
             UnknownCheckpointError, HttpError, AgentFailedError: as `state`, or nobody knows the thread's agent.
         """
@@ -101,12 +101,16 @@ class StatesOfThread:
         holder = await self.parts.store.threads_of(None).holder(thread.thread_id)
         if holder is not None or thread.status is ThreadStatus.busy:
             raise ThreadBusyError(thread_id=thread.thread_id, run_id=holder or thread.last_run_id)
+        came: str | None = None
         if isinstance(agent, KeepsThreads):
             asked = agent.update_state(self._place(at), change.values, as_node=change.as_node)
             checkpoint = await asked_of(agent, asked)
+            came = await self._run_since()
         else:
             checkpoint = await self._update_only_state(agent, change, at)
         await self.note_change()
+        if came is not None:
+            raise BusyMeanwhileError(thread_id=thread.thread_id, run_id=came)
         return checkpoint
 
     async def note_change(self) -> None:
@@ -122,6 +126,13 @@ class StatesOfThread:
         if parts.streams.threads.is_heard(thread_id):
             says = state.as_json() if state.outputs is None else {**state.as_json(), "output": state.output}
             parts.streams.threads.note_state(thread_id, json_bytes(says))
+
+    async def _run_since(self) -> str | None:
+        """A run that was let in since the thread was looked at: it may have begun with the state as it was then."""
+        threads, before = self.parts.store.threads_of(None), self.thread
+        holder = await threads.holder(before.thread_id)
+        last = (await threads.get(before.thread_id)).last_run_id
+        return holder or (last if last != before.last_run_id else None)
 
     async def _kept(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
         """A state as it is kept, whatever runs are not over."""
