@@ -26,6 +26,11 @@ async def moody(input, run):
         raise LookupError("not today")
     return {"attempt": run.attempt, "of": run.retry_of, "input": input, "customer": run.metadata.get("customer")}
 
+async def refunds(input, run):
+    for order in input["orders"]:
+        run.interrupt(f"Refund {order}?")
+    return "done"
+
 async def ask(input, run):
     return f"You said {run.interrupt('May I?')!r}"
 """
@@ -135,6 +140,18 @@ def test_an_answer_is_not_given_twice(here: Trackside) -> None:
 
     assert "does not wait for an answer" in again.stderr
     assert len(runs_of(here)) == 2
+
+
+def test_an_answer_is_not_given_to_what_was_asked_since(here: Trackside) -> None:
+    here("run", "agents.py:refunds", '{"orders": [7, 8]}', "--thread", "t")
+    here("resume", "t", "yes")
+    answer, _ = runs_of(here)
+
+    again = here("retry", answer["run_id"])
+
+    assert (again.returncode, "has asked something else since" in again.stderr) == (2, True)
+    assert len(runs_of(here)) == 2
+    assert here("resume", "t", "yes").returncode == 0
 
 
 def test_attempts_in_the_settings_are_for_processes_that_others_follow(here: Trackside, tmp_path: Path) -> None:

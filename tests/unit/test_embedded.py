@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -242,6 +243,26 @@ def test_what_a_thread_remembers_outlives_the_event_loop() -> None:
     assert asyncio.run(run_agent(agent, 2, thread_id=thread)).status is RunStatus.interrupted
     resumed = asyncio.run(run_agent(agent, command={"resume": True}, thread_id=thread))
     assert resumed.status is RunStatus.success
+
+
+async def test_of_two_answers_at_once_the_second_is_none_to_the_next_question() -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        for order in input:
+            run.interrupt(f"Refund {order}?")
+            reached.set()
+            await go_on.wait()
+        return "done"
+
+    thread = new_id()
+    await run_agent(agent, [7, 8], thread_id=thread)
+    answer = partial(run_agent, agent, command={"resume": True}, thread_id=thread)
+    tasks = [asyncio.create_task(answer()) for _ in range(2)]
+    await reached.wait()
+    go_on.set()
+    first, second = await asyncio.gather(*tasks)
+    assert (first.status, second.status) == (RunStatus.interrupted, RunStatus.error)
 
 
 @virtual

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
+
+
+class AskedSinceError(TracksideError):
+    """Run {run_id!r} has brought an answer, and its thread {thread_id!r} has asked something else since, by run {asked_by!r}: what is asked now is answered by a run of its own."""  # noqa: E501
+
+    fault: ClassVar[Fault] = "caller"
+
+
+class ReadsQuestions(Protocol):
+    """A log that knows what runs have asked."""
+
+    async def asked_since(self, run_id: str) -> str | None:
+        """The run by which the thread of a run has asked something since that was let in, or that itself."""
+        ...
 
 
 class AnyRun(Protocol):
@@ -26,6 +41,20 @@ def named_in(says: Mapping[str, Any]) -> str | None:
     """The id of the run as which one goes on whose last event says this; None: that is all of it."""
     again = says.get("retried_as")
     return None if again is None else str(again)
+
+
+async def check_that_it_answers(
+    store: ReadsQuestions, run_id: str, request: Mapping[str, Any], *, thread_id: str
+) -> None:
+    """See that the answer which a run has brought, if it has, is given once more to nothing but what it was given to.
+
+    Raises:
+        AskedSinceError: its thread has asked something since, itself or by this run.
+    """
+    if "resume" not in (request.get("command") or {}):
+        return
+    if (asked_by := await store.asked_since(run_id)) is not None:
+        raise AskedSinceError(run_id=run_id, thread_id=thread_id, asked_by=asked_by)
 
 
 async def last_attempt[R: AnyRun](run: R, after: After[R]) -> R:

@@ -143,8 +143,31 @@ def attempts_of(request: JsonObject) -> int:
     return attempts if type(attempts) is int else 1
 
 
-def all_attempts(spec: RunSpec, limits: AgentLimits) -> int:
-    """The same by its agent's limits. One by which somebody tries a run again has all these, as if it were the first."""
+def with_attempts(spec: RunSpec, limits: AgentLimits, *, is_named: bool, durable: bool) -> RunSpec:
+    """The spec with as many attempts as its run has, if these are several: the coordinator sees to them.
+
+    Args:
+        spec: what was asked for.
+        limits: its agent's.
+        is_named: whether other processes know the agent, too.
+        durable: whether what lets runs in outlives its process.
+
+    Raises:
+        InvalidSpecError: there can be but one.
+    """
+    attempts = _all_attempts(spec, limits) if spec.max_attempts is None else spec.max_attempts
+    if type(attempts) is not int or attempts <= 1:  # what is no number of attempts, `record_of` refuses
+        return spec
+    if not durable:
+        raise InvalidSpecError(field="max_attempts", value=attempts, why=NOTHING_LASTS)
+    if not is_named:
+        why = "nobody else knows its agent, to start the run anew: name it in RunManager({…})"
+        raise InvalidSpecError(field="max_attempts", value=attempts, why=why)
+    return spec if spec.max_attempts == attempts else replace(spec, max_attempts=attempts)
+
+
+def _all_attempts(spec: RunSpec, limits: AgentLimits) -> int:
+    """By its agent's limits. A run by which somebody tries another again has all these, as if it were the first."""
     attempts = limits.max_attempts
     is_another = spec.retry_of is not None and type(spec.attempt) is int
     return attempts + spec.attempt - 1 if attempts > 1 and is_another else attempts

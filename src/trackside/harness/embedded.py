@@ -24,6 +24,7 @@ from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThre
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
 from trackside.harness.payload import whole
 from trackside.harness.ports import PriceList, SystemClock
+from trackside.harness.recall import addressed
 from trackside.harness.services import Services
 from trackside.harness.types import AgentLimits, CancelMode, RunSpec, RunStatus
 from trackside.harness.worker import RunWorker
@@ -166,6 +167,8 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     parent = current_run()
     services = embedded.services if prices is None else replace(embedded.services, prices=prices)
     agent = as_agent(spec.agent)
+    if spec.command is not None:
+        spec = await addressed(services.states, spec, agent.name)
     record = record_of(
         spec,
         agent=agent.name,

@@ -12,7 +12,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import NOTHING_LASTS, all_attempts, checked_limits, idempotency_of, member, record_of
+from trackside.harness.admission import checked_limits, idempotency_of, member, record_of, with_attempts
 from trackside.harness.amounts import seconds_of, timeout_of
 from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed, unrecorded
 from trackside.harness.bounding import DispatchPolicy
@@ -24,7 +24,6 @@ from trackside.harness.ending import Stop, StopPolicy
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
-    InvalidSpecError,
     NoResultHereError,
     NoStreamHereError,
     NotASpecError,
@@ -52,6 +51,7 @@ from trackside.harness.ports import (
     SystemClock,
     ThreadStates,
 )
+from trackside.harness.recall import addressed
 from trackside.harness.redaction import Redact, redacted
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
@@ -199,7 +199,10 @@ class RunManager:
         self._closing.watch_the_loop()
         name = self._name_of(spec.agent)
         idempotency = idempotency_of(spec)  # by what the caller asks for, whatever the limits are by now
-        spec = self._with_attempts(spec, name)
+        limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
+        spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
+        if spec.command is not None:
+            spec = await addressed(self._services.states, spec, name or as_agent(spec.agent).name)
         execution = self._prepare(spec, name)
         record = execution.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
@@ -371,24 +374,6 @@ class RunManager:
         # A run that waits for runs it started must not keep the place that they need.
         worker = self._worker_of(spec, record, agent, depth)
         return Execution(record.run_id, record.agent, worker, copy_context(), needs_place=depth == 0)
-
-    def _with_attempts(self, spec: RunSpec, name: str | None) -> RunSpec:
-        """The spec with as many attempts as its run has, if these are several: the coordinator sees to them.
-
-        Raises:
-            InvalidSpecError: there can be but one.
-        """
-        attempts = spec.max_attempts
-        if attempts is None:
-            attempts = all_attempts(spec, _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS))
-        if type(attempts) is not int or attempts <= 1:  # what is no number of attempts, `record_of` refuses
-            return spec
-        if not self._services.coordinator.durable:
-            raise InvalidSpecError(field="max_attempts", value=attempts, why=NOTHING_LASTS)
-        if name is None:
-            why = "nobody else knows its agent, to start the run anew: name it in RunManager({…})"
-            raise InvalidSpecError(field="max_attempts", value=attempts, why=why)
-        return spec if spec.max_attempts == attempts else replace(spec, max_attempts=attempts)
 
     def _as_seen(self, record: RunRecord) -> RunRecord:
         """The record without what nobody may see."""

@@ -117,6 +117,43 @@ async def test_a_wrong_answer_that_came_behind_the_run_that_asks_leaves_the_ques
         assert (await stage.run("slow", thread_id="t", command={"resume": "yes"})).status is RunStatus.success
 
 
+async def test_an_answer_that_waits_behind_another_is_none_to_the_question_that_comes_then(backend: Backend) -> None:
+    go_on = asyncio.Event()
+
+    async def refunds(orders: Any, run: RunContext) -> Any:
+        for order in orders:
+            run.interrupt(f"Refund {order}?")
+            await go_on.wait()
+        return "done"
+
+    async with backend.open({"refunds": refunds}) as stage:
+        await stage.run("refunds", [7, 8], thread_id="t")
+        first, again = [await stage.start("refunds", thread_id="t", command={"resume": "yes"}) for _ in range(2)]
+        go_on.set()
+        assert (await within_patience(first.result())).status is RunStatus.interrupted
+        refused = await within_patience(again.result())
+        assert (refused.status, stage.end(refused).payload["error_type"]) == (RunStatus.error, "UnknownQuestionError")
+        assert stage.told(refused)[-1] == "thread_status_updated interrupted"
+        assert (await stage.run("refunds", thread_id="t", command={"resume": "yes"})).status is RunStatus.success
+
+
+async def test_an_answer_whose_run_failed_is_the_answer_of_the_one_behind_it(backend: Backend) -> None:
+    answered = asyncio.Event()
+
+    async def fails_once(input: Any, run: RunContext) -> Any:
+        run.interrupt("sure?")
+        if not answered.is_set():
+            answered.set()
+            raise ValueError("the bank is away")
+        return "done"
+
+    async with backend.open({"pays": fails_once}) as stage:
+        await stage.run("pays", thread_id="t")
+        first, second = [await stage.start("pays", thread_id="t", command={"resume": "yes"}) for _ in range(2)]
+        assert (await within_patience(first.result())).status is RunStatus.error
+        assert (await within_patience(second.result())).status is RunStatus.success
+
+
 async def test_an_answer_where_nothing_was_asked_fails_its_run_and_leaves_the_thread_as_it_was(
     backend: Backend,
 ) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 from tests.integration.server.test_server_walk import keys_of
 
 from trackside.app.settings import AccessSettings
 from trackside.harness import RunContext
+from trackside.harness.ids import new_id
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
@@ -28,6 +31,19 @@ class Mending:
             raise ValueError("not yet")
         user = ((run.config or {}).get("configurable") or {}).get("langgraph_auth_user_id")
         return {"input": input, "user": user, "attempt": run.attempt}
+
+
+class Said(TypedDict, total=False):
+    said: str
+
+
+def asking_twice() -> Any:
+    """A graph that asks twice in one node."""
+
+    def ask(state: Said) -> Said:
+        return {"said": f"{interrupt('one?')} {interrupt('two?')}"}
+
+    return StateGraph(Said).add_node("ask", ask).add_edge(START, "ask").compile()
 
 
 async def failed_run(http: httpx.AsyncClient, **asked: Any) -> dict[str, Any]:
@@ -117,6 +133,59 @@ async def test_retries_that_are_asked_for_again_find_their_runs(serve_agents: An
     assert one[0] == one[1]
     assert len({run["new_run_id"] for run in [*many[0], *others]} | {*one}) == 5
     assert "printable" in refused[0]["error"]
+
+
+async def test_an_answer_is_given_once_more_to_no_other_question(serve_agents: Any) -> None:
+    async def deletes(input: Any, run: RunContext) -> str:
+        if (target := (input or {}).get("delete")) is not None:
+            run.interrupt(f"Delete {target}?")
+        if run.attempt == 1 and target == "staging":
+            raise LookupError("away")
+        return "deleted"
+
+    agents = {"deletes": deletes, "graph": asking_twice()}
+    async with serve_agents(agents) as served, httpx.AsyncClient(base_url=served.url) as http:
+        runs, key = served.client.runs, {"Idempotency-Key": "k"}
+        thread_id = new_id()
+        await runs.wait(thread_id, "deletes", input={"delete": "staging"}, if_not_exists="create")
+        failed = await runs.create(thread_id, "deletes", command={"resume": True})
+        await runs.join(thread_id, failed["run_id"])
+        await runs.wait(thread_id, "deletes", input={"delete": "production"})
+        several = (await http.post("/runs/retry", json={"run_ids": [failed["run_id"]]})).json()
+        one = await http.post(f"/runs/{failed['run_id']}/retry", headers=key)
+        state = await served.client.threads.get_state(thread_id)
+
+        in_a_graph = new_id()
+        await runs.wait(in_a_graph, "graph", input={}, if_not_exists="create")
+        asked = await runs.create(in_a_graph, "graph", command={"resume": True})
+        await runs.join(in_a_graph, asked["run_id"])
+        of_graph = await http.post(f"/runs/{asked['run_id']}/retry")
+
+    assert (one.status_code, one.json()["code"]) == (409, "asked-since")
+    assert several == [{"run_id": failed["run_id"], "new_run_id": None, "error": one.json()["detail"]}]
+    assert [each["value"] for each in state["interrupts"]] == ["Delete production?"]
+    assert (of_graph.status_code, of_graph.json()["code"]) == (409, "asked-since")
+
+
+async def test_a_retry_that_asks_is_found_again_by_its_key(serve_agents: Any) -> None:
+    async def asks(input: Any, run: RunContext) -> str:
+        run.interrupt("first?")
+        if run.attempt == 1:
+            raise LookupError("away")
+        return str(run.interrupt("second?"))
+
+    async with serve_agents({"asks": asks}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "asks", input={}, if_not_exists="create")
+        failed = await runs.create(thread_id, "asks", command={"resume": True})
+        await runs.join(thread_id, failed["run_id"])
+        again = (await http.post(f"/runs/{failed['run_id']}/retry", headers={"Idempotency-Key": "k"})).json()
+        await runs.join(thread_id, again["run_id"])
+        same = (await http.post(f"/runs/{failed['run_id']}/retry", headers={"Idempotency-Key": "k"})).json()
+        other = await http.post(f"/runs/{failed['run_id']}/retry", headers={"Idempotency-Key": "l"})
+
+    assert same["run_id"] == again["run_id"]
+    assert (other.status_code, other.json()["code"]) == (409, "asked-since")
 
 
 async def test_an_admin_does_it_for_who_had_asked_and_nobody_else_does_it_at_all(serve_agents: Any) -> None:

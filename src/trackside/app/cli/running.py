@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from msgspec.structs import replace
 
+from trackside.app.attempts import check_that_it_answers
 from trackside.app.cli.arguments import (
     ArgumentError,
     read_answer,
@@ -109,6 +110,7 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
 
     Raises:
         NotEndedError, RequestNotKeptError: it has not ended, or nobody knows what it was asked for.
+        AskedSinceError: it has brought an answer, and something else is asked by now.
     """
     if (server := options.place.server) is not None:
         from trackside.app.cli import remote_running
@@ -356,6 +358,7 @@ async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObje
     """An ended run, what it was asked for, and the thread to do that on: a new one, if its own ended with it."""
     async with open_store(settings, create=False) as store:
         ended, request = await find_ended_run(StoredRecords(store, home_of(settings)), run)
+        await check_that_it_answers(store, ended.run_id, request, thread_id=ended.thread_id)
         is_gone = request.get("thread_ends") and await store.thread(ended.thread_id) is None
         return ended, request, new_id() if is_gone else ended.thread_id
 

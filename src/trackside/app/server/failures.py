@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from trackside.app.attempts import AskedSinceError
 from trackside.app.server.responses import Failure, Unfit
 from trackside.app.storage.errors import (
     CheckpointTooLargeError,
@@ -56,6 +57,7 @@ _STATUS: Final[Mapping[type[TracksideError], int]] = {
     UnknownCheckpointError: 404,
     UnknownAgentError: 422,
     ThreadBusyError: 409,
+    AskedSinceError: 409,
     ThreadExistsError: 409,
     ThreadInUseError: 409,
     DuplicateRunError: 409,

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from trackside.app.attempts import check_that_it_answers
 from trackside.app.server.authorizing import on_run, on_thread
 from trackside.app.server.failures import HttpError
 from trackside.app.server.following import visible_run
 from trackside.app.server.preparing import prepared, with_user, with_user_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call
-from trackside.app.server.starting import Started, expect_webhook, let_in
+from trackside.app.server.starting import Started, expect_webhook, let_in, own_key
 from trackside.app.server.wire.runs import RunCreate, config_shown
 from trackside.app.storage import StoredRun
 from trackside.harness import RunSpec
@@ -44,10 +45,14 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, 
     Raises:
         UnknownRunError: there is no such run for whoever asks.
         HttpError: it has not ended, or nobody knows what it was asked for.
+        AskedSinceError: it has brought an answer, and something else is asked by now.
         TracksideError: the run is not let in.
     """
     readable = await on_run(call, "read", run_id)
     ended = await _ended(readable, run_id)
+    store = call.parts.store
+    if key is None or await store.run_of_key(own_key(call.principal, key, part)) is None:  # else it has been let in
+        await check_that_it_answers(store, run_id, ended.request, thread_id=ended.run.thread_id)
     spec = another_attempt(
         ended.request,
         attempt=ended.run.attempt + 1,

@@ -105,7 +105,7 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None, part: str
         TracksideError: the run is not let in.
     """
     if key is not None:
-        spec = msgspec.structs.replace(spec, idempotency_key=_own_key(call.principal, key, part))
+        spec = msgspec.structs.replace(spec, idempotency_key=own_key(call.principal, key, part))
     try:
         return await call.parts.manager.start(spec)
     except InvalidSpecError as exc:
@@ -122,7 +122,7 @@ def is_of_used_key(exc: HttpError) -> bool:
     return isinstance(cause, InvalidSpecError) and cause.details.get("field") == "idempotency_key"
 
 
-def _own_key(principal: Principal, key: str, part: str = "") -> str:
+def own_key(principal: Principal, key: str, part: str = "") -> str:
     """A key that no other caller can have, whatever both are called.
 
     Raises:
@@ -169,7 +169,7 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
     if key is not None:
-        _own_key(call.principal, key, part_of(len(specs)))  # no shorter than theirs, of whom none is let in yet
+        own_key(call.principal, key, part_of(len(specs)))  # no shorter than theirs, of whom none is let in yet
     runs = enumerate(zip(calls, specs, strict=True))
     handles = await asyncio.gather(*(let_in(one, spec, key, part_of(number)) for number, (one, spec) in runs))
     return [Started(handle, spec, spec.thread_ends) for handle, spec in zip(handles, specs, strict=True)]

@@ -19,6 +19,7 @@ from trackside.app.storage._tables import (
     RARE_EVENTS,
     event_times,
     events,
+    idempotency_keys,
     runs,
     thread_states,
     threads,
@@ -296,6 +297,20 @@ def one_run(run_id: str, *, owner: str | None = None, removed: bool = True) -> S
 def request_of_run(run_id: str) -> Select[Any]:
     """What was asked for when a run was started."""
     return select(runs.c.request).where(_is(runs.c.run_id, run_id))
+
+
+def asked_since(run_id: str) -> Select[Any]:
+    """The last run of a run's thread that has asked something, of those that were let in with it or later."""
+    others = runs.alias("others")
+    on_its_thread = (others.c.thread_id == runs.c.thread_id) & (others.c.created_at >= runs.c.created_at)
+    asked = select(others.c.run_id).join_from(runs, others, on_its_thread).where(_is(runs.c.run_id, run_id))
+    has_asked = (others.c.status == RunStatus.interrupted) & others.c.removed_at.is_(None)
+    return asked.where(has_asked).order_by(others.c.created_at.desc()).limit(1)
+
+
+def run_of_key(key: str) -> Select[Any]:
+    """The run that a caller's idempotency key names."""
+    return select(idempotency_keys.c.run_id).where(idempotency_keys.c.key == key)
 
 
 def retries_of_run(run_id: str) -> Select[Any]:

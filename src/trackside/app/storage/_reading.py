@@ -114,6 +114,20 @@ class StoreReading:
         """
         return await self._readers.first(_queries.request_of_run(run_id), lambda row: row.request)
 
+    async def run_of_key(self, key: str) -> str | None:
+        """The id of the run that was started under this idempotency key; None if there is none, or no more."""
+        return await self._readers.first(_queries.run_of_key(key), lambda row: str(row.run_id))
+
+    async def asked_since(self, run_id: str) -> str | None:
+        """The run by which the thread of a run has asked something since that was let in: that itself, or a later one.
+
+        None if there is no such run, or its thread has asked nothing since.
+
+        Raises:
+            InvalidQueryError: `run_id` is not a text.
+        """
+        return await self._readers.first(_queries.asked_since(run_id), lambda row: str(row.run_id))
+
     async def retries_of(self, run_id: str) -> list[str]:
         """The ids of the runs that are another attempt of this one, oldest first.
 
