@@ -228,7 +228,13 @@ class World:
     def cancel(self, run_id: str, action: str) -> asyncio.Task[Any]:
         """Somebody cancels a run of the manager."""
         self.stoppable.add(run_id)
-        return self._call(partial(self.manager.cancel, run_id, action=action, wait=True), "cancels")
+        return self._call(partial(self._cancel, run_id, action), "cancels")
+
+    async def _cancel(self, run_id: str, action: str) -> None:
+        try:
+            await self.manager.cancel(run_id, action=action, wait=True)
+        except NoResultHereError as exc:
+            self.wrong.append(f"whoever cancels is to wait, if anything, and got {exc!r}")
 
     def cancel_caller(self, index: int, *names: str) -> None:
         """Whoever starts, awaits, cancels or closes is cancelled."""

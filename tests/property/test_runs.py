@@ -227,6 +227,22 @@ def test_manager_can_be_closed_at_any_await_point(what: str, grace: float) -> No
             return
 
 
+def test_who_waits_for_the_end_of_a_run_that_he_stops_is_not_refused_where_another_process_takes_it() -> None:
+    world = World(seed=1, max_running=1, buffer=False, slow=True)
+    world.run(world.others.hand_over("quick", "t0"))
+    world.close(0)
+    world.turn(2)
+    world.run(world.others.hold(world.run_ids[0], 0))
+    world.cancel(world.run_ids[0], "interrupt")
+    world.turn(2)
+    world.advance(0.25)
+    world.cancel_caller(0)
+    world.run(world.others.end(world.run_ids[0], tells=True))
+    world.cancel_caller(0)
+    world.settle_down()
+    world.end()
+
+
 def test_schedules() -> None:
     """The same schedules each time, so that what fails here was broken by the change at hand; a long run finds others."""
     run_state_machine_as_test(Schedules, settings=settings(SETTINGS, max_examples=300, derandomize=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Self
@@ -291,7 +292,8 @@ class RunManager:
             asking.add_done_callback(_say_if_failed)  # which nobody else is there for any more
             raise
         if wait and execution is not None:
-            await execution.outcome.wait()
+            with suppress(NoResultHereError):  # it is another manager's by now
+                await execution.outcome.wait()
         return await self.get(run_id)
 
     def abandon(self, run_id: str, reason: str) -> None:
