@@ -603,3 +603,16 @@ async def test_a_run_that_is_due_later_can_be_joined_now(serve_agents: Any) -> N
         parts = await _parts(runs.join_stream(thread_id, run["run_id"]))
         assert [event for event, _ in parts] == ["metadata", "values", "end"]
         assert await joining == {"given": None, "attempt": 1}
+
+
+async def test_who_waits_for_a_run_that_a_closing_server_leaves_to_others_is_to_ask_again(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = await new_thread(served)
+        run = await served.client.runs.create(thread_id, "echo", after_seconds=3_600)
+        joining = asyncio.create_task(http.get(f"/threads/{thread_id}/runs/{run['run_id']}/join"))
+        while not served.app.manager._runs.get(run["run_id"]).outcome._waiters:
+            await asyncio.sleep(0.01)
+        await served.app.manager.aclose(grace=0)
+        answer = await joining
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "closed")

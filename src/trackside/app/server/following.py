@@ -154,8 +154,7 @@ async def final_body(
 
     Raises:
         UnknownRunError: it was removed meanwhile.
-        ClosedError: the store is closed before the run has ended, or another process goes on with it.
-        NoResultHereError: this process ends before the run has begun.
+        ClosedError: this process ends before the run has, and another one goes on with it.
         HttpError: it has ended elsewhere, and what it gave back has gone with its thread.
     """
     while True:
@@ -202,7 +201,7 @@ async def _body_of_one(
             return await body_of(parts, result, run.agent or "", caller)
         except NoResultHereError:  # another process goes on with it
             if parts.manager.closing:  # and is asked next
-                raise
+                raise ClosedError(what="run manager") from None
     if (mirror := mirror_of(parts, run)) is not None:
         with mirror:
             body = await _body_heard(parts, run_id)
