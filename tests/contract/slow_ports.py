@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from trackside.harness.memory import MemoryCoordinator, MemoryThreadStates
+from trackside.harness.memory import MemoryCoordinator
 from trackside.harness.ports import RunHost, ThreadState
+from trackside.harness.remembered import MemoryThreadStates
 
 
 class SlowCoordinator:

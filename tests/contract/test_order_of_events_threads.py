@@ -9,7 +9,7 @@ from tests.contract.ways_to_run import ByManager, Gate, Way, both_ways, end_of, 
 
 from trackside.harness import LifecycleEventType, RunContext, RunManager, RunResult, RunSpec, RunStatus
 from trackside.harness.ids import new_id
-from trackside.harness.memory import MemoryThreadStates
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.testing import RecordingObserver, assert_run_order
 
 BUSY = "thread_status_updated busy"

@@ -10,8 +10,8 @@ import pytest
 from tests.contract.ways_to_run import virtual
 
 from trackside.harness import RunContext, RunLifecycleEvent, RunManager, RunResult, RunSpec, RunStatus
-from trackside.harness.memory import MemoryThreadStates
 from trackside.harness.ports import PausedRun, ThreadState
+from trackside.harness.remembered import MemoryThreadStates
 
 
 class Office:

@@ -19,8 +19,9 @@ from trackside.harness import (
     UnknownRunError,
     run_agent,
 )
-from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.ports import SystemClock
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.testing import RecordingObserver, VirtualClock
 
 

@@ -24,7 +24,7 @@ from trackside.harness import (
     ThreadStatus,
     UnknownRunError,
 )
-from trackside.harness.memory import KEEP_THREADS, MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.memory import KEEP_THREADS, MemoryCoordinator, MemoryStream
 from trackside.harness.ports import (
     Admission,
     IdempotencyKey,
@@ -35,6 +35,7 @@ from trackside.harness.ports import (
     StreamPart,
     ThreadState,
 )
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.types import CancelAction, CancelMode
 from trackside.testing import VirtualClock
 from trackside.testing.loop import EPOCH

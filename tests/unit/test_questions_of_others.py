@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trackside import RunContext, RunManager, RunSpec, RunStatus
-from trackside.harness.memory import MemoryThreadStates
+from trackside.harness.remembered import MemoryThreadStates
 
 
 async def asks(input: Any, run: RunContext) -> Any:

@@ -31,8 +31,9 @@ from trackside.harness import (
     RunStatus,
 )
 from trackside.harness.errors import ThreadMemoryError
-from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.ports import ThreadState
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.testing import RecordingObserver, assert_run_order
 
 

@@ -18,8 +18,8 @@ from trackside.harness import (
     RunStatus,
     StopPolicy,
 )
-from trackside.harness.memory import MemoryThreadStates
 from trackside.harness.ports import ThreadState
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
 from trackside.testing.loop import EPOCH
 

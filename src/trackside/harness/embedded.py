@@ -11,6 +11,7 @@ from typing import Any, override
 from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
+from trackside.harness.addressing import addressed
 from trackside.harness.admission import record_of
 from trackside.harness.amounts import timeout_of
 from trackside.harness.arguments import check_ports
@@ -20,11 +21,11 @@ from trackside.harness.context import current_run, depth_below
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop
 from trackside.harness.errors import ThreadBusyError
-from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
 from trackside.harness.payload import whole
 from trackside.harness.ports import PriceList, SystemClock
-from trackside.harness.recall import addressed
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.services import Services
 from trackside.harness.types import AgentLimits, CancelMode, RunSpec, RunStatus
 from trackside.harness.worker import RunWorker
@@ -168,7 +169,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     services = embedded.services if prices is None else replace(embedded.services, prices=prices)
     agent = as_agent(spec.agent)
     if spec.command is not None:
-        spec = await addressed(services.states, spec, agent.name)
+        spec = await addressed(services, spec, agent, agent.name)
     record = record_of(
         spec,
         agent=agent.name,

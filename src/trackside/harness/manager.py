@@ -13,6 +13,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from trackside.harness.adapters import as_agent
+from trackside.harness.addressing import addressed
 from trackside.harness.admission import checked_limits, idempotency_of, member, record_of, with_attempts
 from trackside.harness.amounts import seconds_of, timeout_of
 from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed, unrecorded
@@ -36,7 +37,7 @@ from trackside.harness.handle import RunHandle
 from trackside.harness.hosting import Host, asked_for
 from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
-from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunEventCallback, RunObserver, RunResult
 from trackside.harness.outcome import ELSEWHERE, outcome_elsewhere
 from trackside.harness.places import Places
@@ -52,8 +53,8 @@ from trackside.harness.ports import (
     SystemClock,
     ThreadStates,
 )
-from trackside.harness.recall import addressed
 from trackside.harness.redaction import Redact, redacted
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
@@ -203,7 +204,8 @@ class RunManager:
         limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
         if spec.command is not None:
-            spec = await addressed(self._services.states, spec, name or as_agent(spec.agent).name)
+            agent = as_agent(spec.agent) if name is None else self._agent_named(name)
+            spec = await addressed(self._services, spec, agent, name or agent.name)
         execution = self._prepare(spec, name)
         record = execution.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.

@@ -1,8 +1,7 @@
-"""Coordinator, stream and thread states in one process: the embedded default, and the double that tests use.
+"""Coordinator and stream in one process: the embedded default, and the double that tests use.
 
 Everything is bounded, by number, and by size what may be large: what has ended is kept for late questions only while
-there is room, so a million runs do not grow the process. Nothing here is shared between event loops, except
-`MemoryThreadStates`, which may be.
+there is room, so a million runs do not grow the process. Nothing here is shared between event loops.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Collection, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Lock
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,7 +29,6 @@ from trackside.harness.ports import (
     StreamGap,
     StreamPart,
     SystemClock,
-    ThreadState,
 )
 from trackside.harness.types import (
     CancelAction,
@@ -47,7 +43,6 @@ from trackside.harness.weighing import size_of
 
 KEEP_ENDED_RUNS = 256
 KEEP_THREADS = 10_000
-KEEP_THREADS_BYTES = 256 * 1_048_576
 KEEP_STREAMS = 256
 KEEP_STREAMS_BYTES = 64 * 1_048_576
 KEEP_PARTS = 1_000
@@ -128,6 +123,11 @@ class MemoryCoordinator:
         self._resting: OrderedDict[str, _Thread] = OrderedDict()
         self._keys: dict[str, _Run] = {}
         self._host: RunHost | None = None
+
+    async def holder(self, thread_id: str) -> str | None:
+        """The run that has a thread, from its admission on."""
+        thread = self._threads.get(thread_id)
+        return None if thread is None or thread.head is None else thread.head.record.run_id
 
     def attach(self, host: RunHost) -> None:
         """Name the manager that executes what is admitted here from now on."""
@@ -443,58 +443,3 @@ def _parts_after(channel: _Channel, seen: int) -> list[StreamPart | StreamGap]:
         return [StreamGap(seen + 1, first_kept - 1), *channel.parts]
     fresh = channel.published - seen
     return [channel.parts[i] for i in range(len(channel.parts) - fresh, len(channel.parts))]
-
-
-class MemoryThreadStates:
-    """What threads remember, for as long as the process lives and there is room. From any event loop, in any thread.
-
-    The oldest are forgotten first, those that wait for an answer last, and never what was saved last.
-    """
-
-    immediate = True
-
-    def __init__(self, *, keep_threads: int = KEEP_THREADS, keep_bytes: int = KEEP_THREADS_BYTES) -> None:
-        self._keep = keep_threads
-        self._keep_bytes = keep_bytes
-        self._states: OrderedDict[str, tuple[ThreadState, int]] = OrderedDict()
-        self._asking: OrderedDict[str, tuple[ThreadState, int]] = OrderedDict()
-        self._bytes = 0
-        self._lock = Lock()
-
-    async def load(self, thread_id: str) -> ThreadState | None:
-        """What the thread remembers."""
-        with self._lock:
-            kept = self._states.get(thread_id) or self._asking.get(thread_id)
-        # A copy, as from a database: what an agent does to its values is remembered only when its run has succeeded.
-        return None if kept is None else _copy_of(kept[0])
-
-    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
-        """Remember this from now on, whichever run wants it: in one process nobody ends the run of another."""
-        # A copy once more: the caller gets the same values as the run's output, and may do to his what he likes.
-        state = _copy_of(state)
-        size = self._size_of(state)
-        with self._lock:
-            former = self._states.pop(thread_id, None) or self._asking.pop(thread_id, None)
-            self._bytes += size - (0 if former is None else former[1])
-            (self._states if state.paused is None else self._asking)[thread_id] = (state, size)
-            self._make_room_locked(thread_id)
-
-    def _size_of(self, state: ThreadState) -> int:
-        size = size_of(state.values, self._keep_bytes)
-        if (paused := state.paused) is not None:  # its input may contain itself, so that it is not looked at as long
-            size += size_of({"": [paused.input, [*paused.answers], [*paused.interrupts], paused.state]})
-        return size
-
-    def _make_room_locked(self, newest: str) -> None:
-        states, asking = self._states, self._asking
-        while (kept := len(states) + len(asking)) > self._keep or (self._bytes > self._keep_bytes and kept > 1):
-            oldest = states if states and next(iter(states)) != newest else asking or states
-            self._bytes -= oldest.popitem(last=False)[1][1]
-
-
-def _copy_of(state: ThreadState) -> ThreadState:
-    try:
-        paused = deepcopy(state.paused)
-    except Exception:  # noqa: BLE001  # an input may be anything here, also what cannot be copied: that is kept as it is
-        paused = state.paused
-    return ThreadState(deepcopy(state.values), paused)

@@ -19,6 +19,9 @@ INTERRUPTS: Final = "__interrupt__"
 ANSWERED: Final = "answered_questions"
 """Under which name an agent that asks one question after the other keeps what it asked before, in `AgentResult.paused`."""
 
+NO_QUESTION: Final = "00000000-0000-0000-0000-000000000000"
+"""The id of the question that an answer is to which came when none was open: there is never one."""
+
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the `repr` of an object, which is at another one each time
 
 
@@ -93,7 +96,8 @@ def answers_by_id(
         if unknown := [str(key) for key in resume if key not in open_ids]:
             waits_for = ", ".join(ids) or "nobody's answer"
             kind = UnknownInterruptError if strict else UnknownQuestionError
-            raise kind(thread_id=thread_id, open=waits_for, unknown=", ".join(unknown))
+            named = "what was open when it came, which was nothing" if unknown == [NO_QUESTION] else ", ".join(unknown)
+            raise kind(thread_id=thread_id, open=waits_for, unknown=named)
         return {open_ids[key]: answer for key, answer in resume.items()}
     if len(ids) > 1:
         raise UnansweredError(thread_id=thread_id, open=", ".join(ids))

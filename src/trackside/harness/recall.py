@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any
 
-from msgspec.structs import replace
-
-from trackside.harness.admission import is_id
 from trackside.harness.bounding import DispatchPolicy, Retries
 from trackside.harness.context import Agent, RunContext
 from trackside.harness.errors import (
@@ -19,40 +16,14 @@ from trackside.harness.errors import (
     ThreadNotLoadedError,
     ThreadNotRolledBackError,
     ThreadNotSavedError,
-    UnansweredError,
-    UnknownQuestionError,
 )
 from trackside.harness.failures import line_of, trace_of
 from trackside.harness.ports import ThreadState, ThreadStates
 from trackside.harness.questions import answers_of, marks_of, not_paused
 from trackside.harness.steady import Begun
 from trackside.harness.stopping import Stopper
-from trackside.harness.types import RunSpec
 
 logger = logging.getLogger("trackside.worker")
-
-
-async def addressed(states: ThreadStates, spec: RunSpec, agent: str) -> RunSpec:
-    """The spec with its answer addressed to the question that is open now, if its thread remembers one of this agent.
-
-    An answer is to what could be seen when it was given. Without this it would be to whatever is open at its run's turn: of
-    two people who say yes to one question, the second would say it to the next one, which nobody has seen yet; and so would
-    another attempt at a run that has brought an answer.
-
-    Raises:
-        Exception: the store's, if it does not say what the thread remembers.
-    """
-    command = spec.command
-    if not isinstance(command, Mapping) or "resume" not in command or not is_id(spec.thread_id):
-        return spec
-    state = await states.load(str(spec.thread_id))
-    if state is None or state.paused is None or state.paused.agent != agent:
-        return spec
-    try:
-        answers = answers_of(state.paused, command["resume"], thread_id=str(spec.thread_id))
-    except (UnansweredError, UnknownQuestionError):  # as its run will be told, unless others' answers make it fit
-        return spec
-    return replace(spec, command={**command, "resume": answers})
 
 
 class ThreadMemory:

@@ -152,6 +152,19 @@ class ShowsLastStates(Protocol):
         ...
 
 
+@runtime_checkable
+class AddressesAnswers(Protocol):
+    """An agent that keeps its questions itself, and knows which of those that are open an answer is to."""
+
+    async def answers_at(self, place: ThreadPlace, resume: Any) -> Mapping[str, Any]:
+        """The answers in what a run is to bring, by the ids of their questions; none where no question is open.
+
+        Raises:
+            UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_by_id`.
+        """
+        ...
+
+
 async def asked_of[T](agent: object, answer: Awaitable[T]) -> T:
     """What an agent answers who was asked by one of the protocols here, for who has more to do than to ask: its own code,
     that of the function which makes it, or what keeps its threads may raise anything.

@@ -86,6 +86,7 @@ class _SteadyCoordinator:
         self.durable = coordinator.durable
         self.lose = getattr(coordinator, "lose", None)
         self.give_up = getattr(coordinator, "give_up", None)
+        self.holder = getattr(coordinator, "holder", None)
 
     def attach(self, host: RunHost) -> None:
         self._coordinator.attach(host)

@@ -106,9 +106,10 @@ class RunSpec(_Asked, frozen=True, kw_only=True):
 
     `agent` is a name that the manager knows, or an agent object. Times are seconds. `multitask` says what happens if
     the thread is busy; with `after_seconds` the run takes its place there only then. `command` is `{"resume": answer}`
-    (also `update`, `goto` for LangGraph) and takes the place of `input`. `stream_mode` lists what the agent should stream
-    besides its lifecycle. `durability` is LangGraph's: when checkpoints are written (`sync`, `async`, `exit`). A run that
-    answers what nobody asks fails; with `strict_resume` as `UnknownInterruptError`, by which LangGraph's clients know that.
+    (also `update`, `goto` for LangGraph) and takes the place of `input`; an answer that names no question is to the one that
+    is open when the run is asked for. `stream_mode` lists what the agent should stream besides its lifecycle. `durability`
+    is LangGraph's: when checkpoints are written (`sync`, `async`, `exit`). A run that answers what nobody asks fails; with
+    `strict_resume` as `UnknownInterruptError`, by which LangGraph's clients know that.
 
     `timeout` and the budgets (`max_tokens`, `max_cost_usd`, `max_llm_calls`, `max_tool_calls`) end the run when they are
     used up; None means what the agent's `AgentLimits` say. A run whose worker is lost or shut down is started anew, as

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, Text, case, select, type_coerce
 
 from trackside.app.storage._arguments import is_plain
+from trackside.app.storage._conditions import HOLDS_ITS_THREAD
 from trackside.app.storage._encoding import UndecodableError, json_text, time_text
 from trackside.app.storage._fold import RunStart, labels_of
 from trackside.app.storage._readers import Readers
@@ -40,6 +41,14 @@ async def find_run(readers: Readers, run_id: str) -> RunRecord | None:
     if not is_plain(run_id):  # no run can have such an id
         return None
     return await readers.first(RECORDS.where(runs.c.run_id == run_id), record_of)
+
+
+async def find_holder(readers: Readers, thread_id: str) -> str | None:
+    """The run that has a thread, from its admission on; None: none has it."""
+    if not is_plain(thread_id):
+        return None
+    query = select(active_runs.c.run_id).where(active_runs.c.thread_id == thread_id, HOLDS_ITS_THREAD)
+    return await readers.first(query, lambda row: str(row.run_id))
 
 
 def start_of(record: RunRecord, request: str | None) -> RunStart:

@@ -33,7 +33,7 @@ from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._own_runs import OwnRun, OwnRuns
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._run_records import find_run, start_of
+from trackside.app.storage._run_records import find_holder, find_run, start_of
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._taker import Taker
 from trackside.app.storage._upkeep import Upkeep
@@ -380,6 +380,10 @@ class StoredCoordinator:
     async def get(self, run_id: str) -> RunRecord | None:
         """What is known about a run."""
         return await find_run(self._readers, run_id)
+
+    async def holder(self, thread_id: str) -> str | None:
+        """The run that has a thread, from its admission on."""
+        return await find_holder(self._readers, thread_id)
 
     async def aclose(self) -> None:
         """Stop looking after runs: those that have not started wait for another worker. May be called again."""

@@ -20,7 +20,7 @@ from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import run_of, thread_of
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import StoredRun, StoredThread
-from trackside.app.storage._run_records import RUNS, strategies_of
+from trackside.app.storage._run_records import RUNS, find_holder, strategies_of
 from trackside.app.storage._tables import active_runs, runs, thread_states, threads
 from trackside.app.storage._thread_search import MOST, SortBy, ThreadPage, ThreadQuery, ThreadSearch
 from trackside.app.storage._thread_works import (
@@ -255,8 +255,7 @@ class Threads:
 
     async def holder(self, thread_id: str) -> str | None:
         """The run that has a thread, which he may see, from the admission of that on; None: none has it."""
-        query = select(active_runs.c.run_id).where(active_runs.c.thread_id == thread_id, HOLDS_ITS_THREAD)
-        return await self._readers.first(query, lambda row: str(row.run_id))
+        return await find_holder(self._readers, thread_id)
 
     async def run(self, thread_id: str, run_id: str) -> StoredRun | None:
         """A run of a thread; None if there is no such run."""

@@ -7,8 +7,8 @@ from typing import Any
 from tests.integration.runs.stage import Agents
 
 from trackside.app.storage import Store
-from trackside.harness.memory import MemoryThreadStates
 from trackside.harness.ports import ThreadState
+from trackside.harness.remembered import MemoryThreadStates
 
 
 class AskedStates(MemoryThreadStates):

@@ -38,7 +38,7 @@ from trackside.harness.adapters.langgraph._places import (
     origin_of,
     place_of,
 )
-from trackside.harness.adapters.langgraph._questions import open_questions, question_of, refused_answer
+from trackside.harness.adapters.langgraph._questions import answers_at, open_questions, question_of, refused_answer
 from trackside.harness.adapters.langgraph._states import last_state, read_history, read_state, replay, write_state
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import STREAM_MODES, GraphStream, ids_of
@@ -168,6 +168,10 @@ class LangGraphAgent:
         """Whether the run's thread waits for an answer to what the graph has asked."""
         graph = self._graph_for(run)
         return checkpointer_of(graph) is not None and bool((await look(graph, newest_place(run))).interrupts)
+
+    async def answers_at(self, place: ThreadPlace, resume: Any) -> Mapping[str, Any]:
+        """As `AddressesAnswers`."""
+        return await answers_at(self._graph_with(place.checkpointer), place, resume)
 
     async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
         """As `KeepsThreads`."""

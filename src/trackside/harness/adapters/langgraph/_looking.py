@@ -6,7 +6,7 @@ fit the state, it raises what the step has raised; a new run of the thread leave
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import InvalidUpdateError
@@ -15,6 +15,7 @@ from langgraph.types import StateSnapshot
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.errors import TracksideError, UnshownStateError
 from trackside.harness.failures import line_of
+from trackside.harness.states import ThreadPlace
 
 GRAPH_FAILURES: Final = (
     InvalidUpdateError,
@@ -29,6 +30,16 @@ GRAPH_FAILURES: Final = (
 
 _STEPS_BACK: Final = 20
 """So far back a state is looked for that can be shown."""
+
+
+def address_of(place: ThreadPlace) -> RunnableConfig:
+    """A place in a thread as LangGraph names it."""
+    configurable: dict[str, Any] = {"thread_id": place.thread_id, "checkpoint_ns": place.namespace}
+    if place.checkpoint_id is not None:
+        configurable["checkpoint_id"] = place.checkpoint_id
+    if place.checkpoints:
+        configurable["checkpoint_map"] = dict(place.checkpoints)
+    return {"configurable": configurable}
 
 
 async def state_at(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:

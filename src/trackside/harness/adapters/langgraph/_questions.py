@@ -12,14 +12,15 @@ from langgraph import errors as langgraph_errors
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
-from trackside.harness.adapters.langgraph._looking import look
+from trackside.harness.adapters.langgraph._looking import address_of, look
 from trackside.harness.adapters.langgraph._places import Origin
 from trackside.harness.adapters.langgraph._threads import renamed_questions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.failures import line_of
 from trackside.harness.payload import whole
-from trackside.harness.questions import not_paused
+from trackside.harness.questions import answers_by_id, not_paused
+from trackside.harness.states import ThreadPlace
 from trackside.harness.types import JsonObject
 
 # LangGraph's own ids, and UUIDs, as other agents' questions have.
@@ -55,9 +56,8 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     thread = await look(graph, place)
     if not thread.next:
         raise not_paused(run.resume, thread_id=run.thread_id, strict=run.strict_resume, is_id=is_question_id)
-    # A task with a result has finished, though an old checkpoint still says what it has asked.
-    waiting = [task for task in thread.tasks if task.result is None]
-    ids = {question.id: question.id for task in waiting for question in task.interrupts}
+    waiting = _waiting(thread)
+    ids = _ids_of(waiting)
     if thread.interrupts and not ids:
         why = "what was asked there is answered; a run from the checkpoint without a command asks it again"
         raise InvalidSpecError(field="command.resume", value=run.resume, why=why)
@@ -69,6 +69,23 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
         inside = await look(graph, place, subgraphs=True)
         is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
     return OpenQuestions({**ids, **{old: new for old, new in renamed.items() if new in ids}}, is_stale)
+
+
+async def answers_at(graph: Graph, place: ThreadPlace, resume: Any) -> dict[str, Any]:
+    """As `AddressesAnswers`."""
+    if checkpointer_of(graph) is None:
+        return {}
+    ids = _ids_of(_waiting(await look(graph, address_of(place))))
+    return answers_by_id(resume, ids, thread_id=place.thread_id, is_id=is_question_id)
+
+
+def _waiting(thread: StateSnapshot) -> list[PregelTask]:
+    """A task with a result has finished, though an old checkpoint still says what it has asked."""
+    return [task for task in thread.tasks if task.result is None]
+
+
+def _ids_of(waiting: list[PregelTask]) -> dict[str, str]:
+    return {question.id: question.id for task in waiting for question in task.interrupts}
 
 
 def refused_answer(run: RunContext, exc: Exception) -> InvalidSpecError | None:

@@ -14,7 +14,7 @@ from langgraph.types import PregelTask
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of, names_of_nodes
 from trackside.harness.adapters.langgraph._input import pairs_as_tuples
-from trackside.harness.adapters.langgraph._looking import GRAPH_FAILURES, look, state_at
+from trackside.harness.adapters.langgraph._looking import GRAPH_FAILURES, address_of, look, state_at
 from trackside.harness.adapters.langgraph._output import outputs_of
 from trackside.harness.adapters.langgraph._questions import question_of
 from trackside.harness.errors import (
@@ -37,7 +37,7 @@ async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> St
     """As `KeepsThreads.state`."""
     if checkpointer_of(graph) is None:
         return None
-    state = await state_at(graph, _address(place), subgraphs=subgraphs)
+    state = await state_at(graph, address_of(place), subgraphs=subgraphs)
     if state.created_at is not None:
         return await _snapshot(graph, place, state)
     if place.checkpoint_id is not None:
@@ -49,7 +49,7 @@ async def last_state(graph: Graph, place: ThreadPlace) -> StateSnapshot | None:
     """As `ShowsLastStates.last_state`."""
     if checkpointer_of(graph) is None:
         return None
-    state = await look(graph, _address(place))
+    state = await look(graph, address_of(place))
     return None if state.created_at is None else await _snapshot(graph, place, state)
 
 
@@ -66,9 +66,9 @@ async def read_history(
     saver = checkpointer_of(graph)
     if saver is None:
         return []
-    older: RunnableConfig | None = None if before is None else _address(_at(place, before))
+    older: RunnableConfig | None = None if before is None else address_of(_at(place, before))
     history = graph.aget_state_history(
-        _address(place), filter=dict(metadata) if metadata else None, before=older, limit=limit
+        address_of(place), filter=dict(metadata) if metadata else None, before=older, limit=limit
     )
     try:
         async with aclosing(cast("AsyncGenerator[langgraph.StateSnapshot]", history)) as states:
@@ -83,7 +83,7 @@ async def read_history(
 
 async def _check_metadata(saver: Saver, place: ThreadPlace, metadata: Mapping[str, Any]) -> None:
     """See that a saver can look for what is asked."""
-    found = saver.alist(_address(place), filter=dict(metadata), limit=1)
+    found = saver.alist(address_of(place), filter=dict(metadata), limit=1)
     try:
         async with aclosing(cast("AsyncGenerator[CheckpointTuple]", found)) as checkpoints:
             async for _ in checkpoints:
@@ -110,7 +110,7 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
     await _check_there(saver, place)
     given = [[langgraph.StateUpdate(pairs_as_tuples(one.values), one.as_node) for one in step] for step in steps]
     try:
-        config = await graph.abulk_update_state(_address(place), given)
+        config = await graph.abulk_update_state(address_of(place), given)
     except TracksideError:
         raise
     except GRAPH_FAILURES as exc:  # of nodes and reducers
@@ -184,20 +184,11 @@ def _checkpoint_of(config: Any) -> JsonObject | None:
     return place
 
 
-def _address(place: ThreadPlace) -> RunnableConfig:
-    configurable: dict[str, Any] = {"thread_id": place.thread_id, "checkpoint_ns": place.namespace}
-    if place.checkpoint_id is not None:
-        configurable["checkpoint_id"] = place.checkpoint_id
-    if place.checkpoints:
-        configurable["checkpoint_map"] = dict(place.checkpoints)
-    return {"configurable": configurable}
-
-
 def _at(place: ThreadPlace, checkpoint_id: str) -> ThreadPlace:
     return ThreadPlace(thread_id=place.thread_id, namespace=place.namespace, checkpoint_id=checkpoint_id)
 
 
 async def _check_there(saver: Saver, place: ThreadPlace) -> None:
     """See that the checkpoint is there: from one that is not, LangGraph would begin with nothing."""
-    if place.checkpoint_id is not None and await saver.aget_tuple(_address(place)) is None:
+    if place.checkpoint_id is not None and await saver.aget_tuple(address_of(place)) is None:
         raise UnknownCheckpointError(thread_id=place.thread_id, checkpoint_id=place.checkpoint_id)

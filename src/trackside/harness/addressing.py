@@ -1,0 +1,78 @@
+"""Which question a human's answer is to: one that was open when it came, and none that is asked while its run waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from trackside.harness.admission import is_id
+from trackside.harness.context import Agent
+from trackside.harness.errors import TracksideError, UnansweredError, UnknownQuestionError
+from trackside.harness.questions import NO_QUESTION, answers_of
+from trackside.harness.services import Services
+from trackside.harness.states import AddressesAnswers, Caller, ThreadPlace, asked_of
+from trackside.harness.types import MultitaskStrategy, RunSpec
+
+_DISPLACING: Final = frozenset({MultitaskStrategy.interrupt, MultitaskStrategy.rollback})
+_CHECKPOINT: Final = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
+
+
+async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) -> RunSpec:
+    """The spec with its answer addressed to the question that is open now.
+
+    Without this an answer that names no question would be to whatever is open at its run's turn: of two people who say yes
+    to one question, the second would say it to the next one, which nobody has read yet; and so would another attempt at a
+    run that has brought an answer.
+
+    Left as it is: what answers nothing, names its questions, goes on from a checkpoint, or cannot be told, as of an agent
+    that does not say what it has asked. It is for its run, then.
+
+    Args:
+        services: what says which run has the thread, and what that remembers.
+        spec: what is asked for.
+        agent: whose run it is to be.
+        name: the name of the agent in its runs.
+
+    Raises:
+        Exception: the store's, if it does not say what the thread remembers.
+    """
+    command = spec.command
+    if not isinstance(command, Mapping) or "resume" not in command or not is_id(spec.thread_id):
+        return spec
+    thread_id = str(spec.thread_id)
+    holder_of = getattr(services.coordinator, "holder", None)
+    holder = None if holder_of is None else await holder_of(thread_id)
+    try:
+        answers = await _answers(services, spec, agent, name)
+    except (UnansweredError, UnknownQuestionError):  # as its run will be told
+        return spec
+    if answers is None:
+        return spec
+    if not answers and holder is not None and spec.multitask not in _DISPLACING:
+        answers = {NO_QUESTION: command["resume"]}  # what that run asks in the end, nobody has read
+    return replace(spec, command={**command, "resume": answers}) if answers else spec
+
+
+async def _answers(services: Services, spec: RunSpec, agent: Agent, name: str) -> Mapping[str, Any] | None:
+    """The answers that a spec brings, by the ids of questions that are open; None if that cannot be told."""
+    thread_id, resume = str(spec.thread_id), (spec.command or {})["resume"]
+    if getattr(agent, "uses_thread_state", False):
+        state = await services.states.load(thread_id)
+        if state is None or state.paused is None:
+            return {}
+        return answers_of(state.paused, resume, thread_id=thread_id) if state.paused.agent == name else None
+    config = spec.config if isinstance(spec.config, Mapping) else {}
+    configurable = config.get("configurable")
+    is_forked = isinstance(configurable, Mapping) and any(configurable.get(key) for key in _CHECKPOINT)
+    if is_forked or not isinstance(agent, AddressesAnswers):
+        return None
+    caller = Caller(items=services.items, config=config)
+    place = ThreadPlace(thread_id=thread_id, checkpointer=services.checkpointer, caller=caller)
+    try:
+        return await asked_of(agent, agent.answers_at(place, resume))
+    except (UnansweredError, UnknownQuestionError):
+        raise
+    except TracksideError:  # its run meets that, too, and says so
+        return None

@@ -1,0 +1,129 @@
+"""Answers without an id, as unmodified clients send them: each is to what was open when it came."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+
+from trackside import RunContext
+from trackside.harness.ids import new_id
+
+YES = {"resume": "yes"}
+
+
+class Orders(TypedDict, total=False):
+    refunded: Annotated[list[int], operator.add]
+
+
+class Refunds:
+    """Asks of two orders, and takes a while for what is between the questions, until it may go on."""
+
+    def __init__(self) -> None:
+        self.busy, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def pay(self) -> None:
+        self.busy.set()
+        await self.go_on.wait()
+
+    def in_one_node(self) -> Any:
+        async def refund(state: Orders) -> Orders:
+            interrupt("Refund 7?")
+            await self.pay()
+            interrupt("Refund 8?")
+            return {"refunded": [7, 8]}
+
+        return StateGraph(Orders).add_node("refund", refund).add_edge(START, "refund").compile()
+
+    def in_nodes(self) -> Any:
+        async def ask(state: Orders) -> Orders:
+            interrupt("Refund 7?")
+            return {}
+
+        async def pay(state: Orders) -> Orders:
+            await self.pay()
+            return {"refunded": [7]}
+
+        async def ask_again(state: Orders) -> Orders:
+            interrupt("Refund 8?")
+            return {"refunded": [8]}
+
+        nodes = {"ask": ask, "pay": pay, "ask_again": ask_again}
+        builder = StateGraph(Orders)
+        for name, node in nodes.items():
+            builder.add_node(name, node)
+        for before, after in zip([START, *nodes], nodes, strict=False):
+            builder.add_edge(before, after)
+        return builder.compile()
+
+    def as_function(self) -> Any:
+        async def refund(input: Any, run: RunContext) -> dict[str, Any]:
+            run.interrupt("Refund 7?")
+            await self.pay()
+            run.interrupt("Refund 8?")
+            return {"refunded": [7, 8]}
+
+        return refund
+
+
+def questions(state: Any) -> list[Any]:
+    return [each["value"] for each in state["interrupts"]]
+
+
+@pytest.mark.parametrize("kind", ["in_one_node", "in_nodes", "as_function"])
+async def test_a_second_yes_to_one_question_is_none_to_the_next(serve_agents: Any, kind: str) -> None:
+    agent = Refunds()
+    async with serve_agents({"refunds": getattr(agent, kind)()}) as served:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        first = await runs.create(thread_id, "refunds", command=YES)
+        await agent.busy.wait()
+        again = await runs.create(thread_id, "refunds", command=YES)
+        agent.go_on.set()
+        await runs.join(thread_id, first["run_id"])
+        await runs.join(thread_id, again["run_id"])
+        ended = await runs.get(thread_id, again["run_id"])
+        state = await served.client.threads.get_state(thread_id)
+        thread = await served.client.threads.get(thread_id)
+        done = await runs.wait(thread_id, "refunds", command=YES)
+
+    assert (ended["status"], thread["status"], questions(state)) == ("error", "interrupted", ["Refund 8?"])
+    assert done["refunded"] == [7, 8]
+
+
+@pytest.mark.parametrize("kind", ["in_nodes", "as_function"])
+async def test_an_answer_to_a_question_that_was_not_asked_yet_is_none(serve_agents: Any, kind: str) -> None:
+    agent = Refunds()
+    async with serve_agents({"refunds": getattr(agent, kind)()}, max_running=1) as served:
+        runs, thread_id, first = served.client.runs, new_id(), new_id()
+        await runs.wait(first, "refunds", input={}, if_not_exists="create")
+        await runs.create(first, "refunds", command=YES)  # which keeps the place of the others
+        await agent.busy.wait()
+        asks = await runs.create(thread_id, "refunds", input={}, if_not_exists="create")
+        early = await runs.create(thread_id, "refunds", command=YES)
+        agent.go_on.set()
+        await runs.join(thread_id, asks["run_id"])
+        await runs.join(thread_id, early["run_id"])
+        ended = await runs.get(thread_id, early["run_id"])
+        state = await served.client.threads.get_state(thread_id)
+
+    assert (ended["status"], questions(state)) == ("error", ["Refund 7?"])
+
+
+async def test_what_stops_without_a_question_goes_on_with_whatever_it_is_answered(serve_agents: Any) -> None:
+    agent = Refunds()
+    agent.go_on.set()
+    async with serve_agents({"refunds": agent.in_nodes()}) as served:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        await runs.wait(thread_id, "refunds", command=YES, interrupt_before=["pay"])
+        stopped = await served.client.threads.get_state(thread_id)
+        await runs.wait(thread_id, "refunds", command=YES)
+        state = await served.client.threads.get_state(thread_id)
+
+    assert (stopped["next"], questions(stopped)) == (["pay"], [])
+    assert questions(state) == ["Refund 8?"]
