@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, function_tool, handoff
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, omit
 
 from trackside import RunStatus
 
@@ -93,6 +93,7 @@ async def test_text_tools_and_tokens_come_through(stage: Any, client: Any) -> No
 
 
 HELPER = Agent[Any]("helper", model_settings=ModelSettings(include_usage=False))
+IN_ITS_WORDS = {"include_usage": True, "continuous_usage_stats": True}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,9 @@ HELPER = Agent[Any]("helper", model_settings=ModelSettings(include_usage=False))
         ({"model_settings": ModelSettings(temperature=0.5)}, {}, {"include_usage": True}),
         ({"model_settings": ModelSettings(include_usage=False)}, {}, {"include_usage": False}),
         ({}, {"model_settings": ModelSettings(include_usage=False)}, {"include_usage": False}),
+        ({"model_settings": ModelSettings(extra_args={"stream_options": omit})}, {}, None),
+        ({}, {"model_settings": ModelSettings(extra_args={"stream_options": omit})}, None),
+        ({}, {"model_settings": ModelSettings(extra_args={"stream_options": IN_ITS_WORDS})}, IN_ITS_WORDS),
         ({}, {"handoffs": [HELPER]}, None),
         ({}, {"handoffs": [handoff(HELPER)]}, None),
         ({}, {"tools": [HELPER.as_tool(tool_name="helper", tool_description="Helps.")]}, None),

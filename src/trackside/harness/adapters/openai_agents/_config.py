@@ -74,15 +74,20 @@ class RunnerOptions:
 
 
 def asking_for_usage(run_config: RunConfig, agent: Agent[Any]) -> RunConfig:
-    """A config by which models say in a stream what they have used, unless it, or an agent that may come to work, says not.
+    """A config by which models say in a stream what they have used; as it is where that is said otherwise.
 
     The SDK streams each run here, and by itself asks only the servers of OpenAI. It lets a config overrule agents, so one
-    agent whose server is not to be asked speaks for all.
+    agent whose server is not to be asked, or asked in its own words, speaks for all that may come to work.
     """
     settings = run_config.model_settings or ModelSettings()
-    if settings.include_usage is not None or any(one.model_settings.include_usage is False for one in _within(agent)):
+    if settings.include_usage or any(map(_says_otherwise, (settings, *(one.model_settings for one in _within(agent))))):
         return run_config
     return dataclasses.replace(run_config, model_settings=dataclasses.replace(settings, include_usage=True))
+
+
+def _says_otherwise(settings: ModelSettings) -> bool:
+    """Whether a server is not to be asked, or asked in the words of the settings: the SDK refuses both at once."""
+    return settings.include_usage is False or "stream_options" in (settings.extra_args or {})
 
 
 def _within(agent: Agent[Any]) -> list[Agent[Any]]:
