@@ -441,11 +441,14 @@ async def test_messages_in_the_output_are_counted_once() -> None:
     assert result.completion_data["last_ai_message"] == "last"
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @virtual
-async def test_a_conversation_that_a_thread_remembers_is_not_counted_again() -> None:
+async def test_a_conversation_that_a_thread_remembers_is_not_counted_again(in_place: bool) -> None:
     async def agent(input: Any, run: RunContext) -> Any:
         before = run.values.get("messages", [])
-        return {"messages": [*before, {"role": "user", "content": input}, {"role": "assistant", "content": "well"}]}
+        messages = before if in_place else [*before]
+        messages += [{"role": "user", "content": input}, {"role": "assistant", "content": "well"}]
+        return {"messages": messages}
 
     thread = new_id()
     results = [await run_agent(agent, "hello", thread_id=thread) for _ in range(3)]

@@ -1,6 +1,7 @@
 """What functions ask: which of several questions is put to a human, and that his answer reaches that one alone."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -187,19 +188,72 @@ async def test_answers_that_were_kept_without_their_questions_go_by_number(
         assert (result.status, office.asked) == (RunStatus.interrupted, ["and then"])
 
 
-async def test_an_input_that_a_function_changes_before_it_asks_is_as_it_was_when_it_is_answered() -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"lines": [{"n": n} for n in range(150)]},
+        {"page": "[a](b)" * 120},
+        {"number": "1" * 19},
+        {"who": ("Ada", threading.Lock())},
+        pytest.param({"deep": functools.reduce(lambda inner, _: [inner], range(200), [])}, id="deep"),
+    ],
+)
+async def test_an_input_that_a_function_changes_before_it_asks_is_as_it_was_when_it_is_answered(more: Any) -> None:
     seen: list[Any] = []
 
     async def agent(input: Any, run: RunContext) -> Any:
         seen.append(list(input["items"]))
         input["items"].append("fee")
-        return run.interrupt("sure?") and run.interrupt("really?") and input
+        return run.interrupt("sure?") and run.interrupt("really?") and input["items"]
 
     office = Office(agent)
-    await office.run(input={"items": ["book"]})
+    await office.run(input={"items": ["book"], **more})
     await office.answer(True)
-    assert (await office.answer(True)).output == {"items": ["book", "fee"]}
+    assert (await office.answer(True)).output == ["book", "fee"]
     assert seen == [["book"]] * 3
+
+
+async def test_an_answer_that_a_function_changes_before_it_asks_again_is_as_it_was_given() -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        answer = run.interrupt("change what?")
+        return [answer.pop("ok"), answer["lines"].pop(), run.interrupt("sure?"), run.interrupt("really?")]
+
+    office = Office(agent)
+    await office.run()
+    await office.answer({"ok": True, "lines": [1, 2]})
+    await office.answer("yes")
+    assert (await office.answer("yes!")).output == [True, 2, "yes", "yes!"]
+    assert office.asked == ["change what?", "sure?", "really?"]
+
+
+async def test_a_context_that_a_function_changes_before_it_asks_is_as_it_was_when_it_is_answered() -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        run.context["spent"] += 1
+        return run.interrupt("sure?") and run.context
+
+    office = Office(agent)
+    await office.run(context={"spent": 1})
+    assert (await office.answer(True)).output == {"spent": 2}
+
+
+@pytest.mark.parametrize("gives", [True, False])
+async def test_what_a_function_does_to_the_values_of_its_thread_is_not_remembered_while_it_asks(gives: bool) -> None:
+    states = MemoryThreadStates()
+    await states.save("t", ThreadState({"messages": ["hello"]}))
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        run.values["messages"].append("bye")
+        run.interrupt("sure?")
+        return dict(run.values) if gives else None
+
+    office = Office(agent, states)
+    await office.run()
+    asking = await states.load("t")
+    assert asking is not None
+    assert asking.values == {"messages": ["hello"]}
+    await office.answer(True)
+    assert await states.load("t") == ThreadState({"messages": ["hello", "bye"] if gives else ["hello"]})
 
 
 async def test_an_input_that_is_no_json_is_kept_as_it_is() -> None:

@@ -18,7 +18,7 @@ from uuid import UUID
 import pytest
 
 from trackside.harness.errors import PayloadError
-from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical, canonical_payload
+from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical, canonical_payload, copied
 
 
 class Mood(StrEnum):
@@ -394,3 +394,21 @@ def test_mark_that_is_there_already_stays() -> None:
     once = canonical_payload({"a": {1}})
 
     assert canonical_payload(once) == once == {"a": [1], "sanitized": True}
+
+
+def test_what_is_copied_stays_as_it_is_and_what_it_holds_is_the_same() -> None:
+    held = object()
+    value: Any = {"list": [1, (held, [2])], 3: {"text": "x"}}
+    value["itself"] = value
+    copy = copied(value)
+    value["list"][1][1].append(4)
+    value[3].clear()
+    assert copy["itself"] is copy
+    assert {**copy, "itself": None} == {"list": [1, (held, [2])], 3: {"text": "x"}, "itself": None}
+
+
+def test_what_is_nested_too_deep_to_be_copied_is_itself() -> None:
+    value: list[Any] = []
+    for _ in range(sys.getrecursionlimit()):
+        value = [value]
+    assert copied(value) is value

@@ -49,6 +49,7 @@ _LONG_NUMBER = b"0" * 19  # digits, perhaps too many for 64 bits
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MARKER = "sanitized"
+_CONTAINERS = frozenset({dict, list, tuple})
 
 
 def canonical_payload(
@@ -118,10 +119,15 @@ def whole(value: Any, *, path: str = "value") -> Json:
     return canonical(value, max_chars=WHOLE_CHARS, path=path)[0]
 
 
-def copy_of_plain(value: Any) -> Json | None:
-    """A copy of what is plain JSON already; None of all else, into which this does not look any further."""
-    copied = _copy_of_plain(value, WHOLE_CHARS, MAX_DEPTH)
-    return None if copied is None else copied[0]
+def copied(value: Any) -> Any:
+    """The same in dicts, lists and tuples of its own, so that it stays what it is whatever somebody does to `value`.
+
+    What else is in these is the same object, and what is nested too deep to be followed is `value` itself.
+    """
+    try:
+        return _copied(value, {})
+    except RecursionError:
+        return value
 
 
 def json_bytes(value: Any) -> bytes:
@@ -156,6 +162,24 @@ def _walked(value: Any, max_chars: int, max_depth: int, path: str) -> tuple[Json
         raise
     except BaseException as exc:  # a property, __iter__ or __repr__ of the caller's object failed; ours does not raise
         raise PayloadError(path=path, why=f"reading it raised {type(exc).__name__}: {exc}") from exc
+
+
+def _copied(value: Any, known: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        return value
+    if (copy := known.get(id(value))) is not None:  # it contains itself, or stands in several places
+        return copy
+    if kind is dict:
+        copy = known[id(value)] = {}
+        for key, item in value.items():
+            copy[key] = _copied(item, known) if type(item) in _CONTAINERS else item
+        return copy
+    if kind is tuple:
+        return tuple(_copied(item, known) for item in value)
+    copy = known[id(value)] = []
+    copy.extend([_copied(item, known) if type(item) in _CONTAINERS else item for item in value])
+    return copy
 
 
 def _copy_of_plain(value: Any, max_chars: int, max_depth: int) -> tuple[Json, bytes] | None:

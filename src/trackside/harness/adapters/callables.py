@@ -21,7 +21,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.kept_context import kept_context, recall_context
-from trackside.harness.payload import copy_of_plain, whole
+from trackside.harness.payload import copied, whole
 from trackside.harness.questions import ANSWERED
 from trackside.harness.signatures import signature_of
 from trackside.harness.states import Caller
@@ -33,6 +33,7 @@ _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, poi
 _SCHEMAS = ("input_schema", "output_schema", "state_schema", "config_schema", "context_schema")
 _SAY_NOTHING = (None, type(None), Any, object)
 _NOT_SAID = (None, "human", "user")
+_GIVEN = ("input", "context", "values", "answers")
 _FOR_GRAPHS = "that is for graphs; a function that shall see it takes the run, too"
 _MODES = frozenset({"values", "updates", "custom", "messages", "messages-tuple"})
 
@@ -125,28 +126,35 @@ class CallableAgent:
         """Call the function; a pause becomes an interrupted result."""
         if not self._takes_run:
             _check(run)
-        arguments = (run.input, run) if self._takes_run else (run.input,)
-        given = copy_of_plain(run.input) if isinstance(run.input, dict | list) else None
         try:
-            if self._streams:
-                output = await _last_of(self._function(*arguments), run)
-            elif self._is_async:
-                output = await self._function(*arguments)
-            else:
-                output = await _in_thread(self._function, arguments, run)
-                if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
-                    output = await output
+            output = await self._output(run)
         except RunPaused as pause:
-            return _asking(pause, run, given)
+            return _asking(pause, run)
         except BaseExceptionGroup as group:  # of a task group, some of whose tasks asked
             asked, others = group.split(RunPaused)
             if asked is None or others is not None:
                 raise
-            return _asking(_one_of(asked), run, given)
+            return _asking(_one_of(asked), run)
         return self._result(output, run)
 
     async def rollback(self, run: RunContext) -> None:
         """Nothing to do: a thread's values are only kept of runs that came to an end."""
+
+    async def _output(self, run: RunContext) -> Any:
+        """What the function comes to. Whatever it does to what it was given, the run has that as it was, to begin again."""
+        arguments = (run.input, run) if self._takes_run else (run.input,)
+        given = {name: copied(getattr(run, name)) for name in _GIVEN}
+        try:
+            if self._streams:
+                return await _last_of(self._function(*arguments), run)
+            if self._is_async:
+                return await self._function(*arguments)
+            output = await _in_thread(self._function, arguments, run)
+            if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
+                output = await output
+            return output
+        finally:
+            vars(run).update(given)
 
     def _result(self, output: Any, run: RunContext) -> AgentResult:
         if inspect.isgenerator(output) or inspect.isasyncgen(output):
@@ -176,9 +184,7 @@ def _check(run: RunContext | RunSpec) -> None:
             raise InvalidSpecError(field=f"command.{name}", value=value, why=_FOR_GRAPHS)
 
 
-def _asking(pause: RunPaused, run: RunContext, given: Json) -> AgentResult:
-    if given is not None:  # what the function has got it may have changed; it begins again with what it was given
-        run.input = given
+def _asking(pause: RunPaused, run: RunContext) -> AgentResult:
     if run.answers_left:
         logger.warning(
             "run %s asks something else than what was answered (%d of %d answers have found no question): what changes each"
