@@ -201,6 +201,8 @@ async def test_a_run_does_not_wait_for_a_human_behind_which_another_closes_its_q
         assert thread is not None
         assert thread.status is ThreadStatus.interrupted
         assert await store.runs(waiting=True) == await store.runs(**waiting) == []
+        if then == "pending":  # one that has begun has said so of its thread, too, where agents run
+            assert (await store.live_counts()).waiting_for_human == 0
 
 
 async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(store: Store, script) -> None:
@@ -220,6 +222,7 @@ async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(
         await coordinator.admit(later)
         assert [run.run_id for run in await store.runs(waiting=True)] == [asking.run_id]
         assert [run.run_id for run in await store.runs(waiting=True, thread_id=asking.thread_id)] == [asking.run_id]
+        assert (await store.live_counts()).waiting_for_human == 1
 
 
 async def test_runs_page_by_cursor_though_they_began_in_the_same_moment(store: Store, script) -> None:

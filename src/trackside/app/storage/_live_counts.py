@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
-from trackside.app.storage._conditions import are_few, unindexed, waits_for_human
+from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_few, there_is, unindexed, waits_for_human
 from trackside.app.storage._listings import FEW
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, runs, threads
@@ -24,8 +24,9 @@ MOST_WAITING: Final = 10_000
 class LiveCounts:
     """Runs that go on, or wait: for a place in a process, for the run before them on their thread, for their time.
 
-    `stuck` ones are among those that run. `waiting_for_human` counts threads, up to `MOST_WAITING`. `oldest_waiting_at` is
-    since when the first of those waits that could run if there was a place.
+    `stuck` ones are among those that run. `waiting_for_human` counts threads, up to `MOST_WAITING`, and none for which an
+    answer has come, though its run waits for a place. `oldest_waiting_at` is since when the first of those waits that could
+    run if there was a place.
     """
 
     running: int
@@ -101,7 +102,13 @@ def _waiting_for_human(connection: Connection, owner: str | None) -> int:
         some = some.where(threads.c.owner == owner, unindexed(threads.c.status) == waits, is_there)
     else:
         some = some.where(*waits_for_human()).order_by(threads.c.updated_at.desc())
-    found = some.subquery()
+    found = some.where(~_goes_on()).subquery()
     his = [] if owner is None else [found.c.owner == owner]
     count: int = connection.execute(select(func.count()).select_from(found).where(*his)).scalar_one()
     return count
+
+
+def _goes_on() -> ColumnElement[bool]:
+    """That a run has the thread and has not begun: as long, the log says of the thread what it was before."""
+    is_to_begin = unindexed(active_runs.c.state).in_([Standing.pending.value, Standing.withdrawn.value])
+    return there_is(active_runs.c.thread_id == threads.c.thread_id, HOLDS_ITS_THREAD, is_to_begin)
