@@ -114,6 +114,22 @@ async def test_who_waits_for_a_run_that_gives_nothing_back_gets_an_object_on_eac
         assert [await client.runs.join(*place) for client in (one, other)] == [{}, {}]  # from what is kept
 
 
+async def test_who_waits_for_a_run_that_asked_gets_its_question_also_when_its_thread_has_gone(have_fleet: Any) -> None:
+    async def asking(input: Any, run: RunContext) -> None:
+        run.interrupt("sure?")
+
+    async with have_fleet({"asking": asking}) as fleet:
+        runs = fleet.servers[0].client.runs
+        run = await runs.create(None, "asking", input={})
+        place = run["thread_id"], run["run_id"]
+        body = await runs.join(*place)
+        assert [asked["value"] for asked in body["__interrupt__"]] == ["sure?"]
+        store = fleet.servers[0].app.parts.store
+        await store.sweeper().forget()
+        assert await store.thread_states().load(run["thread_id"]) is None
+        assert await runs.join(*place) == body
+
+
 async def test_who_waits_for_a_run_that_did_not_say_values_is_not_told_that_there_were_none(have_fleet: Any) -> None:
     class Unsaid:
         """An agent that gives something back, and neither says it nor has its thread remember it."""

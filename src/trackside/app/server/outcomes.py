@@ -166,15 +166,18 @@ async def _values_now(parts: ServerParts, run: RunResult | StoredRun, agent: str
 
 
 async def _values_left(parts: ServerParts, run: RunResult | StoredRun, agent: str, caller: Caller) -> Any:
-    """The values of a run that none were heard of here, as its thread has them.
+    """The values of a run that none were heard of here, as its thread has them, with the questions that are open.
 
     Raises:
-        HttpError: they have gone with the thread; nobody is told that there were none, unless that is known.
+        HttpError: they have gone with the thread; nobody is told that there were none, unless that is known, and what the
+            run has asked.
     """
     values = await _values_now(parts, run, agent, caller)
     if values is None and run.status in _GIVES and await parts.store.thread(run.thread_id) is None:
         if getattr(parts.manager.agents.get(agent), "says_values", False) and parts.streams.said_no_values(run.run_id):
-            return None
+            asked = (parts.streams.end_of(run.run_id) or {}).get("interrupts", ())
+            if asked or run.status is RunStatus.success:
+                return with_questions(None, asked)
         why = f"run {run.run_id} has ended as {status_of(run.status)!r}, and what it gave back went with its thread"
         raise HttpError(status=404, detail=f"{why}; on_completion=keep keeps that")
     return values
