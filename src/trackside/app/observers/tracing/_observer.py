@@ -58,7 +58,8 @@ class TracingObserver:
 
     A run's span belongs below the caller's, if the run's metadata has a W3C `traceparent`; else below the run that started
     it, if that one ran in this process; else below the span that was current where the run was started. It links to the
-    attempt before it, and to the run that has asked what its thread waits to be answered, if these ran in this process.
+    attempt before it, and to the run that has asked what its thread waits to be answered, if these ran in this process; of
+    several questions of a thread, to that which was asked last in this process.
 
     Whoever has a tracer provider, passes it, or has it set as OpenTelemetry's global one. With an `endpoint` the observer
     has its own, and sends to that collector.
