@@ -122,11 +122,12 @@ def whole(value: Any, *, path: str = "value") -> Json:
 def copied(value: Any) -> Any:
     """The same in dicts, lists and tuples of its own, so that it stays what it is whatever somebody does to `value`.
 
-    What else is in these is the same object, and what is nested too deep to be followed is `value` itself.
+    What else is in these is the same object. What is nested too deep to be followed, or changed by another thread
+    meanwhile, is `value` itself.
     """
     try:
         return _copied(value, {})
-    except RecursionError:
+    except RuntimeError:
         return value
 
 
