@@ -5,6 +5,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -314,6 +315,31 @@ async def test_a_required_observer_that_hangs_costs_its_limit(how: Any) -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert left_behind() == 0
+
+
+@virtual
+async def test_a_call_that_was_left_behind_and_returns_has_taken_nothing_of_what_is_given_again() -> None:
+    class GivesUp(RecordingObserver):
+        """Its first call comes to nothing, and does not say so."""
+
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            if not self.offered:
+                self.offered.append(event)
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                return
+            await asyncio.sleep(0.01)  # so that two calls under way would mix
+            await super().on_event(event)
+
+    audit, behind = GivesUp(), RecordingObserver()
+    observers = ObserverSet([required(audit), behind], policy=replace(POLICY, buffer=False))
+    events = make_run()
+
+    await observers.deliver(events)
+
+    assert left_behind() == 0
+    assert audit.events == behind.events == events
+    assert audit.offered == [events[0], *events]
 
 
 @virtual

@@ -218,7 +218,7 @@ class RequiredObserver:
         try:
             taken, raised = await self._calls.take(waiting, left=left)
             if raised is not None:
-                left[:] = waiting[taken:]
+                left = list(waiting[taken:])  # not the list of the call that failed, which may be left behind
                 raised = await self._try_again(left, raised)
                 taken = len(waiting) - len(left)
         except KeyboardInterrupt as exc:  # somebody at the keyboard: nothing is tried again now, and nothing forgotten
