@@ -365,6 +365,45 @@ async def test_an_optional_batch_observer_gets_a_bad_batch_one_by_one(caplog: py
     ]
 
 
+@pytest.mark.parametrize("kind", [RecordingObserver, RecordingBatchObserver])
+@pytest.mark.parametrize("how", ["hang", "swallow"])
+@virtual
+async def test_an_optional_observer_that_hangs_in_line_holds_a_run_up_for_its_whole_limit_only_once(
+    kind: type[RecordingObserver], how: Any
+) -> None:
+    hangs = kind(Misbehaviour(how=how))
+    loop = asyncio.get_running_loop()
+    observers = ObserverSet([hangs], policy=IN_LINE)
+
+    await deliver_run(observers)
+
+    assert len({event.event_id for event in hangs.offered}) == 5, "each is offered all the same"
+    assert 30.0 < loop.time() <= 30.0 + 6 * 3.0
+    before = loop.time()
+    await observers.deliver(make_run("run-2")[:1])
+    assert loop.time() == before + 30.0, "what it did to a run that is over is not held against it"
+    hangs.release()
+    await asyncio.sleep(0)
+
+
+@virtual
+async def test_an_optional_observer_that_hung_once_has_its_whole_limit_again_when_a_call_ends_in_time() -> None:
+    class Slow(RecordingObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            await asyncio.sleep([100.0, 2.0, 20.0][event.sequence - 1])
+            await super().on_event(event)
+
+    slow = Slow()
+    observers = ObserverSet([slow], policy=IN_LINE)
+    events = make_run()[:3]
+
+    for event in events:
+        await observers.deliver([event])
+
+    assert slow.events == events[1:]
+    assert asyncio.get_running_loop().time() == 30.0 + 2.0 + 20.0
+
+
 @virtual
 async def test_methods_that_raise_before_they_can_be_awaited_are_failures_like_any_other() -> None:
     class Eager(RecordingObserver):

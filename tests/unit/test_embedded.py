@@ -95,6 +95,37 @@ async def test_a_failing_optional_observer_raises_nothing() -> None:
     assert (await run_agent(echo, "x", observer=watch)).status is RunStatus.success
 
 
+@pytest.mark.parametrize("is_required", [False, True])
+@virtual
+async def test_the_time_that_observers_take_to_hear_of_the_start_is_not_the_runs(is_required: bool) -> None:
+    async def post(event: RunLifecycleEvent) -> None:
+        await asyncio.sleep(2)
+
+    async def works(input: Any) -> str:
+        await asyncio.sleep(4)
+        return "done"
+
+    observer = CompositeObserver()
+    observer.add(post, required=is_required)
+
+    result = await run_agent(works, "x", observer=observer, timeout=5)
+
+    assert (result.status, result.output) == (RunStatus.success, "done")
+    result = await run_agent(works, "x", observer=observer, timeout=3)
+    assert (result.status, result.error) == (RunStatus.timeout, "the run took longer than its timeout of 3 s")
+
+
+@virtual
+async def test_an_observer_that_hangs_holds_a_run_up_but_not_with_each_event_again() -> None:
+    hangs = RecordingObserver(Misbehaviour(how="hang"))
+
+    result = await run_agent(echo, "x", observer=hangs, timeout=5)
+
+    assert result.status is RunStatus.success
+    assert [event.sequence for event in hangs.offered] == [1, 2, 3, 4, 5]
+    assert asyncio.get_running_loop().time() == pytest.approx(30.0 + 4 * 3.0)
+
+
 @virtual
 async def test_everything_that_can_be_asked_for_reaches_the_agent() -> None:
     seen = RecordingObserver()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from trackside.harness.amounts import seconds_of, timeout_of
-from trackside.harness.errors import InvalidSpecError
+from trackside.harness.errors import InvalidSpecError, ObserverTimeoutError
 from trackside.harness.failures import line_of, trace_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
@@ -34,6 +34,7 @@ REDELIVERIES = 2
 """How often what a closing event loop has cut off is begun again."""
 
 _LEAST_PAUSE = 0.001  # seconds
+_OF_ONE_LEFT_BEHIND = 0.1  # of the limit of a call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,8 @@ class DispatchPolicy:
     that …, for `retry_for` in all; 0 means that it has one try. What a thread remembers is loaded, saved and rolled back
     with the same patience, but that to save it is begun once more only within `retry_for` of its begin: stores wait
     themselves then. With `buffer` optional observers take events from a queue of their own and cost the run
-    nothing; without, they are called in line and cost it up to `call_limit` each.
+    nothing; without, they are called in line and cost it up to `call_limit` each, a tenth of that once a call was left
+    behind, until one ends in time.
 
     Raises:
         InvalidSpecError: (a `ValueError`) one of them is no such time, a pause is shorter than a millisecond, or `buffer` is
@@ -134,18 +136,25 @@ class _Calls:
         self._limit = limit
 
     async def take(
-        self, events: Sequence[RunLifecycleEvent], *, singly: bool = False, left: list[RunLifecycleEvent] | None = None
+        self,
+        events: Sequence[RunLifecycleEvent],
+        *,
+        singly: bool = False,
+        left: list[RunLifecycleEvent] | None = None,
+        patience: float = 1.0,
     ) -> tuple[int, BaseException | None]:
         """How many of the events the observer took from the front, and what it raised instead of taking the next.
 
-        What is somebody else's failure is raised; `left`, the same events, then has those that were not taken.
+        What is somebody else's failure is raised; `left`, the same events, then has those that were not taken. `patience`
+        is the part of the limit for which the call is waited for.
         """
         left = list(events) if left is None else left
         batch = self._on_events is not None and not singly
         try:
             taking = self._on_events if batch else None
             call = self._one_by_one(left) if taking is None else taking([*events])  # of its own, to do with as it likes
-            await call_observer(call, observer=self.name, limit=self._limit, to_the_end=True)
+            limit = None if self._limit is None else patience * self._limit
+            await call_observer(call, observer=self.name, limit=limit, to_the_end=True)
         except BaseException as exc:  # the observer's failure; whoever called decides what it means
             if not is_own_failure(exc):
                 raise
@@ -164,11 +173,16 @@ class _Calls:
 
 
 class OptionalObserver:
-    """Bounds each call of an observer, and keeps its failures to it: each is logged and costs it that one event."""
+    """Bounds each call of an observer, and keeps its failures to it: each is logged and costs it that one event.
+
+    Of a run that it has held up until a call was left behind, each further call is waited for a short while only, until one
+    ends in that time.
+    """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
         self._observer = observer
         self._calls = _Calls(observer, policy.call_limit)
+        self._held_up: set[str] = set()
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Pass the event on."""
@@ -176,14 +190,32 @@ class OptionalObserver:
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Pass the events on, those of a batch that failed one by one, so that a bad one fails alone."""
-        taken, raised = await self._calls.take(events)
+        run_id, is_over = events[0].run_id, any(is_terminal(event.event_type) for event in events)
+        taken, raised = await self._take(run_id, events)
         if raised is not None and self._calls.in_batches and len(events) > 1:
             events = events[taken:]
-            taken, raised = await self._calls.take(events, singly=True)
+            taken, raised = await self._take(run_id, events, singly=True)
         while raised is not None:
             warn_of_failure(self._observer, events[taken], raised)
             events = events[taken + 1 :]
-            taken, raised = await self._calls.take(events, singly=True)
+            taken, raised = await self._take(run_id, events, singly=True)
+        if is_over:
+            self._held_up.discard(run_id)
+
+    def drop(self, run_id: str) -> None:
+        """Nothing of this run comes any more."""
+        self._held_up.discard(run_id)
+
+    async def _take(
+        self, run_id: str, events: Sequence[RunLifecycleEvent], *, singly: bool = False
+    ) -> tuple[int, BaseException | None]:
+        patience = _OF_ONE_LEFT_BEHIND if run_id in self._held_up else 1.0
+        taken, raised = await self._calls.take(events, singly=singly, patience=patience)
+        if isinstance(raised, ObserverTimeoutError):
+            self._held_up.add(run_id)
+        elif events:
+            self._held_up.discard(run_id)
+        return taken, raised
 
 
 class RequiredObserver:

@@ -186,7 +186,7 @@ class ObserverSet:
     def drop(self, run_id: str) -> None:
         """Somebody else has ended a run: what of it was refused here is offered to nobody again, nor kept."""
         for observer in self._chain:
-            if isinstance(observer, RequiredObserver):
+            if not isinstance(observer, BufferedObserver):
                 observer.drop(run_id)
 
     async def catch_up(self) -> None:

@@ -103,7 +103,8 @@ async def run_agent(
 ) -> RunResult:
     """Run an agent once and tell an observer what happens.
 
-    The observer is called in line, event by event, and has seen everything when this returns. Runs of one event loop
+    The observer is called in line, event by event, and has seen everything when this returns. An optional one that hangs
+    is waited for, for 30 seconds, then for 3 with each further event until it takes one in time. Runs of one event loop
     that name the same thread take turns, and the process remembers what their threads need to go on, while there is room
     (`MemoryThreadStates`).
 
@@ -115,7 +116,8 @@ async def run_agent(
         run_id: the run's id; made if left out.
         thread_id: the thread's id; made if left out.
         metadata: what `run_started` shall say about the run.
-        timeout: seconds after which the run is stopped as timed out.
+        timeout: seconds that the run may take before it is stopped as timed out; what observers take to hear of its start is
+            not counted.
         max_tokens: how many tokens it may use; it is stopped when it has used more.
         max_cost_usd: what its calls of models may cost, in US dollars.
         max_llm_calls: how many calls of models it may make.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 
 from trackside.harness.budget import Budget
 from trackside.harness.ending import Stop
@@ -35,3 +37,30 @@ class Spending:
             logger.warning(warning, self._record.run_id, models, extra=fields_of(self._record))
         excess = self._budget.excess(self._journal.used())
         return None if excess is None else Stop(RunStatus.error, excess, failure=FailureReason.budget_exceeded)
+
+
+class Deadline:
+    """The time that a run may take (None: as long as it takes), of which nothing passes while it is held.
+
+    What is called when it is over must not be kept here: it leads to the worker, and an ended run would wait for the garbage
+    collector.
+    """
+
+    __slots__ = ("_left", "_seconds", "_timer")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = self._left = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def go_on(self, stop: Callable[[Stop], None]) -> None:
+        """Have the time pass, and the run stopped when it is over."""
+        if self._left is not None:
+            over = Stop(RunStatus.timeout, f"the run took longer than its timeout of {self._seconds:g} s")
+            self._timer = asyncio.get_running_loop().call_later(self._left, stop, over)
+
+    def hold(self) -> None:
+        """Have no time pass from now on."""
+        if self._timer is not None:
+            self._left = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
+            self._timer.cancel()
+            self._timer = None

@@ -40,7 +40,7 @@ from trackside.harness.payload import whole
 from trackside.harness.ports import Claim, Settlement, ThreadState
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
-from trackside.harness.spending import Spending
+from trackside.harness.spending import Deadline, Spending
 from trackside.harness.steady import Begun, finish
 from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
@@ -88,7 +88,7 @@ class RunWorker:
         self._agent = agent
         self._services = services
         self._observers = observers
-        self._timeout = timeout
+        self._deadline = Deadline(timeout)
         self._on_released = on_released
         self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
         self._journal = Journal(
@@ -203,14 +203,10 @@ class RunWorker:
         self._claimed = True
         bind_run(self._run)
         self._journal.start()
-        deadline: asyncio.TimerHandle | None = None
-        if self._timeout is not None:
-            over = Stop(RunStatus.timeout, f"the run took longer than its timeout of {self._timeout:g} s")
-            deadline = asyncio.get_running_loop().call_later(self._timeout, self._stop_once, over)
+        self._deadline.go_on(self._stop_once)
         end = await self._execute(claim)
         self._ending = True
-        if deadline is not None:
-            deadline.cancel()
+        self._deadline.hold()
         return await self._finish(end)
 
     async def see_off(self) -> None:
@@ -261,8 +257,10 @@ class RunWorker:
         opening = self._opening(claim)
         if not isinstance(messages, End):
             opening += [self._says.human(message) for message in messages]
+        self._deadline.hold()  # what observers take to hear of the start is not the agent's time
         if not await self._announce(opening):  # I14: not stored, so the agent is never called
             return undelivered(self.delivery_error)
+        self._deadline.go_on(self._stop_once)
         begin_stream(self._services.stream, self.record, self._spec)
         if isinstance(messages, End):
             return messages
