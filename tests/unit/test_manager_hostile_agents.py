@@ -326,6 +326,35 @@ async def test_a_close_does_not_wait_longer_for_one_that_looks_than_for_others(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("hurries", [False, True])
+@virtual
+async def test_a_close_cancels_those_that_have_longer_to_stop_by_themselves_than_it_waits(
+    hurries: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cancels: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def puts_away(input: Any) -> None:
+        try:
+            await asyncio.sleep(1e5)
+        finally:
+            cancels.append(loop.time())
+            await asyncio.sleep(0.5)  # which a second cancel would break off
+            cancels.append(loop.time())
+
+    manager = RunManager(clock=VirtualClock(), stopping=StopPolicy(cancel_after=30.0), shutdown_grace=10.0)
+    run = await manager.start(RunSpec(puts_away))
+    closes = asyncio.create_task(manager.aclose(grace=0.0))
+    await asyncio.sleep(0)
+    if hurries:
+        await manager.aclose(grace=0.0)
+    await closes
+
+    assert cancels == ([0.0, 0.5] if hurries else [9.0, 9.5])
+    assert (await run.result()).status is RunStatus.cancelled
+    assert not caplog.records
+
+
 @both_ways
 @virtual
 async def test_a_result_that_cannot_be_read_fails_its_run(way: Way) -> None:

@@ -39,6 +39,7 @@ class Closing:
         self._clock = clock
         self._patience = patience
         self._grace_over = asyncio.Event()
+        self._politeness_over = asyncio.Event()
         self._patience_over = asyncio.Event()
         self._least = _LEAST_PATIENCE
         self._stopping = False
@@ -129,10 +130,12 @@ class Closing:
         self._patience = min(self._patience, max(grace, _LEAST_PATIENCE))
         _set_after(self._grace_over, grace)
         if self._stopping:
+            _set_after(self._politeness_over, grace - _LEAST_PATIENCE)
             _set_after(self._patience_over, max(grace, self._least))
 
     def _be_patient(self, least: float) -> None:
         self._least, self._patience_over = least, asyncio.Event()
+        _set_after(self._politeness_over, self._patience - _LEAST_PATIENCE)
         _set_after(self._patience_over, max(self._patience, least))
 
     async def _close(self) -> None:
@@ -142,6 +145,8 @@ class Closing:
         self._stopping = True
         self._be_patient(_LEAST_PATIENCE)
         runs.part_with(runs.all(), _SHUTDOWN)
+        await runs.drain(self._politeness_over)
+        runs.hurry()  # however long their policy has agents stop by themselves: this does not wait for that
         await runs.drain(self._patience_over)
         self._be_patient(_LEAST_KEEPING)
         # I14: also to a log that is away, for which each is kept elsewhere.

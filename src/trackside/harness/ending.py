@@ -31,10 +31,10 @@ class Stop:
 class StopPolicy:
     """How agents are stopped. Times are seconds.
 
-    An agent that shall stop sees `run.cancelled` at once, and gets a `CancelledError` after `cancel_after`. If it still
-    goes on `stuck_after` later, the run is reported as stuck: it keeps its place and its thread until its agent has stopped,
-    and whoever asks once more has it cancelled once more. So is a run that is over and whose end waits as long for its
-    thread to remember it, or for what it did to be undone.
+    An agent that shall stop sees `run.cancelled` at once, and gets a `CancelledError` after `cancel_after`, or a second
+    before a manager that closes stops waiting for it. If it still goes on `stuck_after` later, the run is reported as stuck:
+    it keeps its place and its thread until its agent has stopped, and whoever asks once more has it cancelled once more. So
+    is a run that is over and whose end waits as long for its thread to remember it, or for what it did to be undone.
 
     Raises:
         InvalidSpecError: (a `ValueError`) one of them is not a number of seconds.

@@ -212,6 +212,11 @@ class Executions:
             else:
                 self.stop_soon(execution, stop)
 
+    def hurry(self) -> None:
+        """Cancel those agents now that were asked to stop and have not been cancelled: their time for that is over."""
+        for execution in self.all():
+            execution.worker.hurry()
+
     def forget(self, execution: Execution, *, why: str = _NOT_LET_IN) -> None:
         """Know a run no more; who waits for a result that is not there is told why."""
         execution.outcome.abandon(partial(NoResultHereError, run_id=execution.run_id, why=why))
@@ -257,8 +262,10 @@ class Executions:
         """Say which runs have not ended. Who waits for one that has not begun, and now never will here, is told so."""
         for execution in self.all():
             is_lost = execution.waits and execution.stranded
-            what = "could not be taken out of the queue" if is_lost else "was cancelled, has not stopped"
-            if execution.worker.is_ending:
+            what = "was cancelled, has not stopped" if execution.worker.stopping else "could not be cancelled"
+            if is_lost:
+                what = "could not be taken out of the queue"
+            elif execution.worker.is_ending:
                 what = "has stopped, does not come to its end"
             extra = fields_of(execution.worker.record)
             logger.error("run %s %s, and is left behind", execution.run_id, what, extra=extra)

@@ -43,6 +43,7 @@ class Stopper:
         self._inside: asyncio.Task[Any] | None = None
         self._asked = False
         self._looks = False
+        self._hurries = False
         self._patience: asyncio.TimerHandle | None = None
         """Until the agent is cancelled, if it does not stop by itself."""
         self._watch: asyncio.TimerHandle | None = None
@@ -111,8 +112,14 @@ class Stopper:
         else:
             self._ask(self._task)
 
+    def hurry(self) -> None:
+        """Have an agent that was asked to stop be cancelled now, unless it has been; at once where it is asked later."""
+        self._hurries = True
+        if self._patience is not None and self._task is not None:
+            self._cancel(self._task)
+
     def _ask(self, task: asyncio.Task[Any]) -> None:
-        if self._looks and self._policy.cancel_after > 0:
+        if self._looks and not self._hurries and self._policy.cancel_after > 0:
             self._patience = task.get_loop().call_later(self._policy.cancel_after, self._cancel, task)
         else:
             self._cancel(task)
@@ -121,6 +128,7 @@ class Stopper:
         task.cancel()
         if self._patience is not None:
             self._patience.cancel()
+            self._patience = None
         if self._watch is None:
             self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task, _GOES_ON)
 

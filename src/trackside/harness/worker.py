@@ -139,6 +139,10 @@ class RunWorker:
         if self._stop is None and self.delivery_error is None:
             self.stop(stop)
 
+    def hurry(self) -> None:
+        """Leave its agent no more time to stop by itself, if it has to stop."""
+        self._stopper.hurry()
+
     def lose(self) -> None:
         """The run is somebody else's, or was ended by him: its agent has to stop, and nothing it says counts any more."""
         if not self._end_taken:
