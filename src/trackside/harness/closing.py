@@ -55,8 +55,13 @@ class Closing:
 
     @property
     def begun(self) -> bool:
-        """Whether nobody is let in any more."""
+        """Whether nobody is let in any more, but what runs start that are at work."""
         return self._task is not None
+
+    @property
+    def lets_caller_start(self) -> bool:
+        """Whether the calling code may start runs: in the grace only that of a run which is at work, as it needs them."""
+        return self._task is None or (not self._stopping and self._runs.waits_for_caller())
 
     async def close(self, grace: float | None) -> None:
         """Close, after `grace` seconds for the runs that are there (None: `patience`), and wait until it is done.
@@ -139,9 +144,11 @@ class Closing:
         _set_after(self._patience_over, max(self._patience, least))
 
     async def _close(self) -> None:
-        runs, now = self._runs, self._clock.now()
-        runs.part_with([run for run in runs.all() if run.waits_for(now)], _SHUTDOWN)  # nobody waits for their time
-        await runs.drain(self._grace_over)
+        runs = self._runs
+        while runs.remain and not self._grace_over.is_set():  # again for what was started meanwhile
+            runs.part_with(runs.not_due(self._clock.now()), _SHUTDOWN)
+            await runs.drain(self._grace_over)
+        # In one step with the stop: a run that is refused a start from here on is cancelled, and did not fail.
         self._stopping = True
         self._be_patient(_LEAST_PATIENCE)
         runs.part_with(runs.all(), _SHUTDOWN)

@@ -141,7 +141,10 @@ class Executions:
     def waits_for_caller(self) -> bool:
         """Whether all is over only after the run that the calling code works for: as its agent, or in a task below."""
         run = current_run()
-        own = None if run is None else self._by_id.get(run.run_id)
+        return run is not None and self._is_at_work(run.run_id)
+
+    def _is_at_work(self, run_id: str | None) -> bool:
+        own = None if run_id is None else self._by_id.get(run_id)
         return own is not None and not own.worker.is_ending
 
     def take_over(self, execution: Execution) -> Execution:
@@ -229,9 +232,19 @@ class Executions:
         if revoked:
             self.spawn(self._revoke(execution.run_id), f"trackside-revoke-{execution.run_id}")
 
+    @property
+    def remain(self) -> bool:
+        """Whether there are runs that have not ended, or something is being done about one."""
+        return bool(self._by_id or self._tasks)
+
+    def not_due(self, now: datetime) -> list[Execution]:
+        """The runs for whose time nobody waits: those that are not due, unless one that is at work has started them."""
+        not_due = (execution for execution in self.all() if execution.waits_for(now))
+        return [each for each in not_due if not self._is_at_work(each.worker.record.parent_run_id)]
+
     async def drain(self, enough: asyncio.Event) -> None:
-        """Wait until every run has ended, or until somebody says that this is enough."""
-        if not (self._by_id or self._tasks) or enough.is_set():
+        """Wait until every run has ended that is there, or until somebody says that this is enough."""
+        if not self.remain or enough.is_set():
             return
         outcomes = [execution.outcome for execution in self._by_id.values()]
         ended = asyncio.create_task(_all_done(outcomes, list(self._tasks)), name="trackside-drain")

@@ -182,7 +182,7 @@ class RunManager:
         """Let a run in; it executes as soon as it is due and its thread and a place are free.
 
         Raises:
-            ClosedError: the manager is closing.
+            ClosedError: the manager is closing, and this is no run of its own that still has time to finish.
             ManagerLoopError: it is in use on another event loop.
             NotASpecError, UnknownAgentError, InvalidSpecError, NotAnAgentError: this does not make a run; or the
                 coordinator is durable, and no observer is required, so that nothing would be there to be read by it.
@@ -192,7 +192,7 @@ class RunManager:
             RunDepthError: runs that start runs went too deep.
             PayloadError: (a `ValueError`) what was asked for cannot be read.
         """
-        if self._closing.begun:
+        if not self._closing.lets_caller_start:
             raise ClosedError(what="run manager")
         if not isinstance(spec, RunSpec):
             raise NotASpecError(passed=f"{spec!r:.80}")
@@ -343,12 +343,12 @@ class RunManager:
         """Stop letting runs in, let those that are there finish for `grace` seconds, cancel the rest, flush, close.
 
         In this order: `start` raises `ClosedError`; runs that are not due yet are cancelled, the others get `grace`
-        (`shutdown_grace` if left out); who is left is cancelled (`cancel_mode="shutdown"`) and gets `shutdown_grace`,
-        one second at least, to stop; what its thread is to remember, or is undone, has as long, half a minute at least;
-        observers get as long to take what waits for them. An end that is being told to a required observer is waited for,
-        two minutes at most. With a durable coordinator runs that have not started are not cancelled but left to it. A run
-        that does not stop, or come to its end, is left behind, and the log says so; if it does later, while the event loop
-        runs, its end is told to required observers and to who awaits it.
+        (`shutdown_grace` if left out), in which they may start runs, also such as are not due; who is left is cancelled
+        (`cancel_mode="shutdown"`) and gets `shutdown_grace`, one second at least, to stop; what its thread is to remember,
+        or is undone, has as long, half a minute at least; observers get as long to take what waits for them. An end that
+        is being told to a required observer is waited for, two minutes at most. With a durable coordinator runs that have
+        not started are not cancelled but left to it. A run that does not stop, or come to its end, is left behind, and the
+        log says so; if it does later, while the event loop runs, its end is told to required observers and who awaits it.
 
         Again is fine, and quicker if `grace` is shorter: the second signal of an impatient user. Cancelling this ends the
         grace, and is passed on when everything is closed; at once to what works for an agent here, as a node or a tool does.

@@ -41,6 +41,67 @@ async def test_running_runs_may_finish_and_a_start_meanwhile_is_refused(backend:
     assert agents.begun == ["long"]
 
 
+@pytest.mark.parametrize("after_seconds", [None, 0.05])
+async def test_a_run_that_may_finish_may_start_runs_and_wait_for_them(
+    backend: Backend, agents: Agents, after_seconds: float | None
+) -> None:
+    asked, closes = asyncio.Event(), asyncio.Event()
+
+    async def leads(input: Any) -> list[Any]:
+        before = await stage.start("work", "quick before", after_seconds=after_seconds)
+        asked.set()
+        await closes.wait()
+        await stage.start("work", "long")  # which it does not wait for
+        meanwhile = await stage.start("work", "quick meanwhile", after_seconds=after_seconds)
+        await stage.start("work", "quick, some day", after_seconds=3_600)
+        return [(await run.result()).output["did"] for run in (before, meanwhile)]
+
+    async with backend.open({"work": agents.work, "leads": leads}, shutdown_grace=3_600.0) as stage:
+        run = await stage.start("leads")
+        await within_patience(asked.wait())
+        closing = asyncio.create_task(stage.manager.aclose())
+        await turns(3)
+        closes.set()
+        result = await within_patience(run.result())
+        assert (result.status, result.output) == (RunStatus.success, ["quick before", "quick meanwhile"])
+        with pytest.raises(ClosedError):
+            await stage.start("work", "quick, from outside")
+        await agents.until_running("long")
+        assert not closing.done(), "what it has started may finish, too"
+        agents.let("long")
+        await within_patience(closing)
+    backend.at_rest = not backend.durable
+    assert sorted(agents.begun) == ["long", "quick before", "quick meanwhile"]
+
+
+@pytest.mark.parametrize("waits_for", ["long", "a day"])
+async def test_a_run_that_waits_for_one_of_its_own_when_the_grace_is_over_is_stopped_and_did_not_fail(
+    backend: Backend, agents: Agents, waits_for: str
+) -> None:
+    asked, refused = asyncio.Event(), asyncio.Event()
+
+    async def leads(input: Any) -> None:
+        try:
+            run = await stage.start("work", "long", after_seconds=86_400 if waits_for == "a day" else None)
+            asked.set()
+            await run.result()
+        finally:
+            try:
+                await stage.start("work", "quick")
+            except ClosedError:
+                refused.set()
+
+    async with backend.open({"work": agents.work, "leads": leads}) as stage:
+        run = await stage.start("leads", max_attempts=3 if backend.durable else None)
+        await within_patience(asked.wait())
+        await within_patience(stage.manager.aclose(grace=0.05))
+        assert refused.is_set()
+        assert (await within_patience(run.result())).status is RunStatus.cancelled
+        end = stage.end(run).payload
+        assert (end["cancel_mode"], "retried_as" in end) == ("shutdown", backend.durable)
+    backend.at_rest = not backend.durable
+
+
 async def test_what_runs_waits_or_is_due_later_is_ended_as_shutdown_or_left_to_the_next_start(
     backend: Backend, agents: Agents
 ) -> None:
