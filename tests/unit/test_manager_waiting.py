@@ -56,6 +56,89 @@ async def test_a_run_that_waits_for_the_next_of_its_thread_hears_that_this_would
         assert (await started[0].result()).output == "later", "nobody is refused the result who is not in its way"
 
 
+@pytest.mark.parametrize("wait", WAITING.values(), ids=WAITING)
+async def test_a_run_hears_that_one_that_waits_for_it_is_before_what_it_waits_for(wait: Any) -> None:
+    behind: list[RunHandle] = []
+
+    async def supervises(input: Any) -> Any:
+        return (await (await manager.start(RunSpec("asks"))).result()).output
+
+    async def asks(input: Any) -> Any:
+        return (await (await manager.start(RunSpec("notes"))).result()).output
+
+    async def notes(input: Any, run: RunContext) -> str:
+        behind.append(await manager.start(RunSpec("answers", thread_id="customer")))
+        match = f"has to end before run '{behind[0].run_id}', which is waiting for this run through others"
+        with pytest.raises(WaitsForItselfError, match=match):
+            await wait(manager, behind[0])
+        return "noted"
+
+    async def answers(input: Any) -> str:
+        return "later"
+
+    agents = {"supervises": supervises, "asks": asks, "notes": notes, "answers": answers}
+    async with RunManager(agents) as manager:
+        result = await (await manager.start(RunSpec("supervises", thread_id="customer"))).result()
+        assert (result.status, result.output) == (RunStatus.success, "noted"), result.error
+        assert (await behind[0].result()).output == "later"
+        assert manager._runs.waits._by_thread == {}
+
+
+async def test_of_runs_that_wait_for_what_is_behind_each_other_the_last_hears_that_this_would_be_for_ever() -> None:
+    both = asyncio.Barrier(2)
+
+    async def crosses(other: str) -> str:
+        await both.wait()
+        following = await manager.start(RunSpec("answers", thread_id=other))
+        await both.wait()
+        try:
+            return (await following.result()).output
+        except WaitsForItselfError:
+            return "goes on"
+
+    async def answers(input: Any) -> str:
+        return "an answer"
+
+    async with RunManager({"crosses": crosses, "answers": answers}) as manager:
+        runs = [await manager.start(RunSpec("crosses", other, thread_id=own)) for own, other in ("ab", "ba")]
+        assert sorted([(await run.result()).output for run in runs]) == ["an answer", "goes on"]
+
+
+async def test_a_run_hears_that_one_for_whose_result_it_waits_waits_for_it() -> None:
+    async def asks(input: Any, run: RunContext) -> Any:
+        return (await (await manager.start(RunSpec("asks back", run.run_id))).result()).error
+
+    async def asks_back(asking: str) -> None:
+        await manager.result(asking)
+
+    async with RunManager({"asks": asks, "asks back": asks_back}) as manager:
+        result = await (await manager.start(RunSpec("asks", run_id="first"))).result()
+        assert "before run 'first', which is waiting for this run through others" in result.output
+
+
+async def test_a_run_may_wait_for_those_behind_others_whatever_these_wait_for() -> None:
+    begun = asyncio.Event()
+
+    async def supervises(input: Any) -> list[Any]:
+        first = await manager.start(RunSpec("asks", thread_id="shared"))
+        await begun.wait()  # and waits for one of its own
+        second = await manager.start(RunSpec("answers", thread_id="shared"))
+        again = await manager.start(RunSpec("answers", thread_id="shared", multitask="enqueue"))
+        return [(await run.result()).output for run in (again, second, first)]
+
+    async def asks(input: Any) -> Any:
+        below = await manager.start(RunSpec("answers", thread_id="another"))
+        begun.set()
+        return (await below.result()).output
+
+    async def answers(input: Any) -> str:
+        return "an answer"
+
+    async with RunManager({"supervises": supervises, "asks": asks, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("supervises", thread_id="own"))).result()
+        assert result.output == ["an answer"] * 3, result.error
+
+
 async def test_a_run_that_waits_for_itself_hears_that_this_would_be_for_ever() -> None:
     async def waits(input: Any, run: RunContext) -> None:
         await manager.result(run.run_id)

@@ -16,7 +16,7 @@ from typing import Any
 from trackside.harness.bounding import MissedStats
 from trackside.harness.context import current_run
 from trackside.harness.ending import Stop
-from trackside.harness.errors import ClosesItselfError, NoResultHereError, WaitsForItselfError
+from trackside.harness.errors import ClosesItselfError, NoResultHereError
 from trackside.harness.exits import interrupt_loop
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
@@ -25,7 +25,8 @@ from trackside.harness.places import Places
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats, Tally
 from trackside.harness.streaming import close_stream
-from trackside.harness.types import CancelAction, CancelMode, MultitaskStrategy, RunRecord, RunStatus
+from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunStatus
+from trackside.harness.waiting import Waits
 from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker
 
@@ -94,6 +95,8 @@ class Executions:
         self._tally = Tally()
         self._by_id: dict[str, Execution] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.waits = Waits(self._caller)
+        """Which of them waits for which."""
 
     def get(self, run_id: str) -> Execution | None:
         """A run that has not ended."""
@@ -106,26 +109,6 @@ class Executions:
     def add(self, execution: Execution) -> Execution:
         """Know a run from now on; the one with its id that was known before, if there is one."""
         return self._by_id.setdefault(execution.run_id, execution)
-
-    def check_turn(self, awaited: RunRecord) -> None:
-        """See that the calling code does not wait for a run that cannot end before the run that the code belongs to.
-
-        Args:
-            awaited: one that has not ended.
-
-        Raises:
-            WaitsForItselfError: it would: for its own run, or for one that is behind it on their thread.
-        """
-        run = current_run()
-        if run is None or run.thread_id != awaited.thread_id:
-            return
-        own = self._by_id.get(run.run_id)
-        if own is None or own.worker.is_ending:  # what an agent leaves behind may wait for whatever comes next
-            return
-        if awaited.run_id == run.run_id:
-            raise WaitsForItselfError(run_id=run.run_id, awaited=awaited.run_id, who="itself")
-        if awaited.multitask is MultitaskStrategy.enqueue:  # others have it make room
-            raise WaitsForItselfError(run_id=run.run_id, awaited=awaited.run_id, who="the next of the same thread")
 
     def check_close(self) -> None:
         """See that no agent of a run here waits for what waits for all of them.
@@ -140,12 +123,16 @@ class Executions:
 
     def waits_for_caller(self) -> bool:
         """Whether all is over only after the run that the calling code works for: as its agent, or in a task below."""
-        run = current_run()
-        return run is not None and self._is_at_work(run.run_id)
+        return self._caller() is not None
 
-    def _is_at_work(self, run_id: str | None) -> bool:
-        own = None if run_id is None else self._by_id.get(run_id)
-        return own is not None and not own.worker.is_ending
+    def _caller(self) -> RunWorker | None:
+        """The run at work that the calling code belongs to. What an agent leaves behind may wait for whatever comes next."""
+        run = current_run()
+        return None if run is None else self._at_work(run.run_id)
+
+    def _at_work(self, run_id: str | None) -> RunWorker | None:
+        execution = None if run_id is None else self._by_id.get(run_id)
+        return None if execution is None or execution.worker.is_ending else execution.worker
 
     def take_over(self, execution: Execution) -> Execution:
         """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""
@@ -239,8 +226,8 @@ class Executions:
 
     def not_due(self, now: datetime) -> list[Execution]:
         """The runs for whose time nobody waits: those that are not due, unless one that is at work has started them."""
-        not_due = (execution for execution in self.all() if execution.waits_for(now))
-        return [each for each in not_due if not self._is_at_work(each.worker.record.parent_run_id)]
+        not_due = (run for run in self.all() if run.waits_for(now))
+        return [run for run in not_due if not self._at_work(run.worker.record.parent_run_id)]
 
     async def drain(self, enough: asyncio.Event) -> None:
         """Wait until every run has ended that is there, or until somebody says that this is enough."""

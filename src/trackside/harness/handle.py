@@ -47,11 +47,9 @@ class RunHandle:
 
         Raises:
             NoResultHereError: another process executes the run, or it waits for one: `RunManager.get` knows how it ends.
-            WaitsForItselfError: it is called by this run itself, or by one that this one waits for on their thread.
+            WaitsForItselfError: it is called by this run itself, or by one that has to end before this one can.
         """
-        if not self._outcome.settled:
-            self._runs.check_turn(self.record)
-        return await self._outcome.wait()
+        return await self._runs.waits.result_of(self.record, self._outcome)
 
     def stream(
         self, *, after: int | None = None, modes: Collection[str] | None = None

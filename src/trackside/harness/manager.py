@@ -255,8 +255,7 @@ class RunManager:
         execution = self._runs.get(run_id)
         if execution is None:
             raise NoResultHereError(run_id=run_id, why="it is no run of this process, or has ended")
-        self._runs.check_turn(execution.worker.record)
-        return await execution.outcome.wait()
+        return await self._runs.waits.result_of(execution.worker.record, execution.outcome)
 
     async def get(self, run_id: str) -> RunRecord:
         """What is known about a run.
@@ -315,11 +314,11 @@ class RunManager:
         Raises:
             UnknownRunError, InvalidSpecError: there is no such run, or no such part or mode can be.
             NoStreamHereError: another process executes it, whose output does not come here.
-            WaitsForItselfError: it is called by a run that has to end before this one begins on their thread.
+            WaitsForItselfError: it is called by a run that has to end before this one begins.
         """
         self._closing.check_the_loop()
         if (execution := self._runs.get(run_id)) is not None and execution.waits:
-            self._runs.check_turn(execution.worker.record)
+            self._runs.waits.check_turn(execution.worker.record)
         after, modes = followed(after, modes)
         stream = self._services.stream
         try:
