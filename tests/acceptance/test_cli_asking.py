@@ -135,13 +135,56 @@ def test_what_is_named_twice_is_deleted_once_and_so_is_what_follows(here: Run, t
             await store.append(make_run(f"{name}-1", thread_id=f"{name}-1"))
 
     in_store(tmp_path, prepare)
-    done = here("delete", kind, "alpha-1", "alp", "beta-1", "--yes", "--json")
+    done = here("delete", kind, "alpha-1", "alpha-1", "beta-1", "--yes", "--json")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {f"{kind}_id": f"{name}-1", "deleted": True, "was_deleted_before": False} for name in ("alpha", "beta")
     ]
     assert all(json.loads(line)["removed_at"] for line in here(f"{kind}s", "--json").stdout.splitlines())
+
+
+@pytest.mark.parametrize("command", ["delete thread", "delete run", "prune --older-than 0d --thread"])
+def test_who_names_one_that_is_gone_removes_no_other_whose_id_is_longer(
+    here: Run, tmp_path: Path, command: str
+) -> None:
+    """As a script does that forgets somebody, and is run twice."""
+
+    async def prepare(store: Store) -> None:
+        for name in ("anna@example.org", "joanna@example.org"):
+            await store.append(make_run(name, thread_id=name))
+
+    in_store(tmp_path, prepare)
+    for done in (
+        here("delete", "thread", "anna@example.org", "--yes"),
+        here("prune", "--older-than", "0d", "--thread", "anna@example.org", "--yes"),
+    ):
+        assert done.returncode == 0, done.stderr
+    for typed in ("anna@example.org", "joanna@", "…@example.org"):
+        refused = here(*command.split(), typed, "--yes")
+        kind = "run" if command.endswith("run") else "thread"
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert f"No {kind} here has the id {typed!r}; joanna@example.org would fit" in refused.stderr
+
+    threads = [json.loads(line) for line in here("threads", "--json").stdout.splitlines()]
+    assert [(thread["thread_id"], thread["removed_at"]) for thread in threads] == [("joanna@example.org", None)]
+    assert [json.loads(line)["removed_at"] for line in here("runs", "--json").stdout.splitlines()] == [None]
+
+
+@pytest.mark.parametrize("command", ["delete thread", "delete run", "prune --older-than 0d --thread"])
+def test_where_somebody_is_asked_a_part_of_an_id_will_do(
+    here: Run, terminal: Any, tmp_path: Path, command: str
+) -> None:
+    in_store(tmp_path, lambda store: store.append(make_run("joanna", thread_id="joanna")))
+
+    asked = terminal(*command.split(), "jo", columns=160)
+    asked.wait_for("joanna")
+    asked.wait_for("[y/N]")
+    asked.press(b"y\n")
+
+    assert asked.wait() == 0
+    left = [json.loads(line)["removed_at"] for line in here("runs", "--json").stdout.splitlines()]
+    assert None not in left
 
 
 def test_a_run_that_is_named_twice_is_cancelled_once(here: Run, tmp_path: Path) -> None:

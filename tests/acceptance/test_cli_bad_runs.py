@@ -87,6 +87,15 @@ def test_an_answer_that_nobody_waits_for_is_refused_and_says_what_to_do(here: He
     assert "does not wait for an answer" in the_one_line(here("resume", "t-2", "yes")), "an answer is given once"
 
 
+def test_an_answer_to_a_thread_that_is_gone_is_none_to_one_whose_id_is_longer(here: Here) -> None:
+    assert here("run", "agents.py:ask", "x", "--thread", "order-71").returncode == 75
+
+    for typed in ("order-7", "der-71", "…71"):
+        said = the_one_line(here("resume", typed, "yes"))
+        assert f"No thread here has the id {typed!r}; order-71 would fit" in said
+    assert here("resume", "order-71", "no").returncode == 0, "nobody had answered it"
+
+
 def test_ten_megabytes_of_input_reach_the_agent_whole_and_the_log_cut(here: Here, tmp_path: Path) -> None:
     (tmp_path / "large.txt").write_text("x" * 10_000_000)
 

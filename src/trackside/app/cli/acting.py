@@ -82,9 +82,9 @@ def cancel(options: CancelOptions) -> ExitCode:
     return ExitCode.reader_gone if console.reader_gone else ExitCode.success
 
 
-async def _found_runs(records: Records, beginnings: Sequence[str]) -> list[StoredRun]:
-    """The runs that are meant, each once, however often it was typed, and in whatever length."""
-    found = [await find_run(records, beginning) for beginning in dict.fromkeys(beginnings)]
+async def _found_runs(records: Records, typed: Sequence[str], *, whole: bool = False) -> list[StoredRun]:
+    """The runs that are meant, each once, however often it was typed, and in whatever length, unless in `whole`."""
+    found = [await find_run(records, each, whole=whole) for each in dict.fromkeys(typed)]
     return [*{run.run_id: run for run in found}.values()]
 
 
@@ -121,7 +121,7 @@ def delete_runs(options: DeleteOptions) -> ExitCode:
     """Remove runs that have ended from the sight of clients, if that is what the person wants.
 
     Raises:
-        UnknownIdError, AmbiguousIdError, StillActiveError: one of them cannot be deleted, and none was.
+        UnknownIdError, AmbiguousIdError, ShortenedIdError, StillActiveError: one of them cannot be deleted, and none was.
         ArgumentError: nobody can be asked.
     """
     interrupt_on_stop_signals()
@@ -129,7 +129,7 @@ def delete_runs(options: DeleteOptions) -> ExitCode:
 
     async def look() -> list[StoredRun]:
         async with open_records(options.place, read_only=True) as records:
-            found = await _found_runs(records, options.ids)
+            found = await _found_runs(records, options.ids, whole=options.yes)
             for run in found:
                 if not is_final(run.status):
                     raise StillActiveError(what=f"Run {run.run_id}", run_id=run.run_id, flags=records.home.flags)
@@ -155,7 +155,7 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
     """Remove threads with their runs and what they remember, if that is what the person wants.
 
     Raises:
-        UnknownIdError, AmbiguousIdError, StillActiveError: one of them cannot be deleted, and none was.
+        UnknownIdError, AmbiguousIdError, ShortenedIdError, StillActiveError: one of them cannot be deleted, and none was.
         ArgumentError: nobody can be asked.
     """
     interrupt_on_stop_signals()
@@ -163,8 +163,8 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
     async def look() -> list[tuple[StoredThread, int]]:
         found: dict[str, tuple[StoredThread, int]] = {}
         async with open_records(options.place, read_only=True) as records:
-            for beginning in dict.fromkeys(options.ids):
-                thread = await find_thread(records, beginning)
+            for typed in dict.fromkeys(options.ids):
+                thread = await find_thread(records, typed, whole=options.yes)
                 runs = await records.runs(thread_id=thread.thread_id, limit=_COUNTED)
                 if thread.removed_at is None:
                     await _check_over(records, thread)

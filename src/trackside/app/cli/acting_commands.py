@@ -57,7 +57,10 @@ def cancel(
 @app.command()
 def delete(
     kind: Annotated[Deleted, typer.Argument(metavar="|".join(Deleted), help="Of what the ids are.")],
-    id: Annotated[list[str], typer.Argument(metavar="ID…", help="The beginning or end of each is enough.")],
+    id: Annotated[
+        list[str],
+        typer.Argument(metavar="ID…", help="The beginning or end of each is enough, but not with --yes."),
+    ],
     yes: Yes = False,
     database: Database = None,
     url: Url = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trackside.app.cli import completing
 from trackside.app.cli.options import (
     TYPES,
     Agent,
@@ -57,7 +58,14 @@ def prune(
         typer.Option(metavar="STATUS", help=f"Only those that ended with this status ({_ENDS}); may be repeated."),
     ] = None,
     agent: Agent = None,
-    thread: Thread = None,
+    thread: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Only of this thread; its beginning or end is enough, but not with --yes.",
+            autocompletion=completing.thread_ids,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     database: Database = None,

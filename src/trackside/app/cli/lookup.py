@@ -39,6 +39,10 @@ class AmbiguousIdError(TracksideError, LookupError):
     """{typed!r} is the {part} of the ids of more than one {kind}: {found}; write more of it."""
 
 
+class ShortenedIdError(TracksideError, LookupError):
+    """No {kind} here has the id {typed!r}; {found} would fit, but nobody is asked here whether it is meant: write its id out."""  # noqa: E501
+
+
 class NotWaitingError(TracksideError):
     """Thread {thread_id!r} does not wait for an answer, {standing}; start a run on it with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
 
@@ -51,13 +55,26 @@ class RequestNotKeptError(TracksideError, LookupError):
     """What run {run_id!r} was asked for is not kept: an older version let it in, or another program recorded it, or it was imported, or events are redacted here; start another one with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
 
 
-async def find_run(records: Records, typed: str) -> StoredRun:
+async def find_run(records: Records, typed: str, *, whole: bool = False) -> StoredRun:
     """The run whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
+
+    Args:
+        records: where it is looked for.
+        typed: its id, or a part of it.
+        whole: whether it has to be the whole id, as where nobody is asked before something is done to the run: else who
+            names one that is gone would mean another one.
 
     Raises:
         ArgumentError: nothing was typed, or what is no text.
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
+        ShortenedIdError: there is only one with a longer id, and this has to be the whole one.
     """
+    run = await _run_like(records, typed)
+    _check_whole("run", typed, run.run_id, whole=whole)
+    return run
+
+
+async def _run_like(records: Records, typed: str) -> StoredRun:
     _check_typed("run", typed)
     if not typed.startswith(_CUT):
         if (found := await records.run(typed)) is not None:
@@ -68,13 +85,23 @@ async def find_run(records: Records, typed: str) -> StoredRun:
     return _only("run", typed, "end", ended, lambda run: run.run_id)
 
 
-async def find_thread(records: Records, typed: str) -> StoredThread:
+async def find_thread(records: Records, typed: str, *, whole: bool = False) -> StoredThread:
     """The thread whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
 
+    Args:
+        records: where it is looked for.
+        typed: its id, or a part of it.
+        whole: as in `find_run`. People name threads, so that one's id may well be the beginning of another's.
+
     Raises:
-        ArgumentError: nothing was typed, or what is no text.
-        UnknownIdError, AmbiguousIdError: there is none, or more than one.
+        ArgumentError, UnknownIdError, AmbiguousIdError, ShortenedIdError: as `find_run` does.
     """
+    thread = await _thread_like(records, typed)
+    _check_whole("thread", typed, thread.thread_id, whole=whole)
+    return thread
+
+
+async def _thread_like(records: Records, typed: str) -> StoredThread:
     _check_typed("thread", typed)
     if not typed.startswith(_CUT):
         if (found := await records.thread(typed)) is not None:
@@ -96,6 +123,11 @@ def _check_typed(kind: str, typed: str) -> None:
             name=f"the id of a {kind}", why="it is empty; was it taken from a variable that is not set?"
         )
     check_whole(typed)
+
+
+def _check_whole(kind: str, typed: str, found: str, *, whole: bool) -> None:
+    if whole and typed != found:
+        raise ShortenedIdError(kind=kind, typed=typed, found=found)
 
 
 async def _ending(records: Records, typed: str) -> Sequence[StoredRun]:
@@ -130,13 +162,13 @@ async def find_ended_run(records: Records, beginning: str) -> tuple[StoredRun, J
 
 
 async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, list[JsonObject]]:
-    """The run that waits for an answer on this thread, and its questions.
+    """The run that waits for an answer on the thread with this id, which has to be the whole one, and its questions.
 
     Raises:
         NotWaitingError: there is none.
-        UnknownIdError, AmbiguousIdError: there is no such thread, or more than one.
+        UnknownIdError, AmbiguousIdError, ShortenedIdError: there is no such thread.
     """
-    found = await find_thread(records, thread)
+    found = await find_thread(records, thread, whole=True)
     run, questions = await _asked(records, found)
     if run is None or not questions:
         raise NotWaitingError(thread_id=found.thread_id, standing=STANDINGS[found.status])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -52,16 +52,19 @@ def prune(options: PruneOptions) -> ExitCode:
     foreseen: PruneReport | None = None
     if options.dry_run or not options.yes:
         # Nothing is held open while somebody thinks about it.
-        foreseen = run_loop(_prune, settings, options, older_than, dry_run=True)
+        foreseen, thread_id = run_loop(_prune, settings, options, older_than, dry_run=True)
         if options.dry_run or not foreseen.runs:
             return _show(console, options, foreseen, removed=False)
-        question = f"Remove {_amount(foreseen)} from {settings.database_shown} for good?"
-        if not agrees(question, yes=False, would=f"{_amount(foreseen)} would be removed for good"):
+        of_thread = "" if thread_id is None else f"of thread {thread_id}: "
+        question = f"{of_thread}remove {_amount(foreseen)} from {settings.database_shown} for good?"
+        would = f"{of_thread}{_amount(foreseen)} would be removed for good"
+        if not agrees(question[0].upper() + question[1:], yes=False, would=would):
             return not_done("Nothing was removed.")
+        options = replace(options, thread=thread_id)  # which was said, and is meant even if it has gone meanwhile
     # With --yes nobody has counted before; a bar wants to know how much there is.
     total = None if foreseen is None else foreseen.runs
     with Progress("Removing", "run", total=total, broken_off=_broken_off) as progress:
-        report = run_loop(_prune, settings, options, older_than, dry_run=False, progress=progress)
+        report, _ = run_loop(_prune, settings, options, older_than, dry_run=False, progress=progress)
     return _show(console, options, report, removed=True)
 
 
@@ -76,13 +79,16 @@ async def _prune(
     *,
     dry_run: bool,
     progress: Progress | None = None,
-) -> PruneReport:
+) -> tuple[PruneReport, str | None]:
+    """Remove what is meant, or count it; and the thread that was meant by what was typed."""
     async with open_store(settings, create=False, read_only=dry_run) as store:
         records = StoredRecords(store, home_of(settings))
-        thread_id = None if options.thread is None else (await find_thread(records, options.thread)).thread_id
+        thread_id: str | None = None
+        if options.thread is not None:
+            thread_id = (await find_thread(records, options.thread, whole=not dry_run)).thread_id
         if not dry_run:
             await records.forget_threads()
-        return await store.prune(
+        report = await store.prune(
             older_than=older_than,
             status=options.status,
             agent=options.agent,
@@ -90,6 +96,7 @@ async def _prune(
             dry_run=dry_run,
             on_removed=None if progress is None else lambda report: progress.reach(report.runs),
         )
+        return report, thread_id
 
 
 def _show(console: OutputConsole, options: PruneOptions, report: PruneReport, *, removed: bool) -> ExitCode:

@@ -120,7 +120,7 @@ def resume(
         str,
         typer.Argument(
             metavar="THREAD",
-            help="The thread that waits; its beginning or end is enough.",
+            help="The thread that waits, by its whole id.",
             autocompletion=completing.thread_ids,
         ),
     ],
