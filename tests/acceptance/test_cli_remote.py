@@ -44,12 +44,15 @@ async def ask(input, run):
 async def sleep(input):
     await asyncio.Event().wait()
 
+async def refund(input, run):
+    return {order: run.interrupt(f"refund order {order}?") for order in (7, 8)}
+
 async def sign(input, run):
     run.interrupt("may I?")
     await asyncio.Event().wait()
 """
 SETTINGS = '[server]\nauth = "keys"\n[agents]\n' + "".join(
-    f'{name} = "agents.py:{name}"\n' for name in ("echo", "fail", "ask", "sleep", "sign")
+    f'{name} = "agents.py:{name}"\n' for name in ("echo", "fail", "ask", "sleep", "sign", "refund")
 )
 
 
@@ -307,6 +310,28 @@ def test_who_answers_when_somebody_has_just_answered_is_told_so(
     assert (late.returncode, late.stdout, late.stderr.count("\n")) == (2, "", 1)
     assert late.stderr.startswith(f"error: Thread {thread!r} does not wait for an answer, it is busy; ")
     assert here("cancel", first[0]["run_id"], "--wait", *at).returncode == 0
+
+
+def test_an_answer_is_none_to_what_is_asked_after_somebody_has_answered(
+    served: Served, here: Trackside, piped: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = served.at("server", "run")
+    thread = objects(here("run", "refund", "x", "--json", *at), 75)[-1]["result"]["thread_id"]
+
+    async def find(*args: Any) -> Any:
+        found = await find_paused_run(*args)
+        faster = await asyncio.to_thread(piped, "resume", thread, "yes", "--json", *at)
+        assert await asyncio.to_thread(faster.wait) == 75
+        return found
+
+    with monkeypatch.context() as changes:
+        changes.setattr(remote_running, "find_paused_run", find)
+        late = here("resume", thread, "yes", "--json", *at)
+    assert late.returncode != 0
+    assert "UnknownQuestionError" in late.stdout + late.stderr
+    assert "refund order 8?" in here("threads", thread, *at).stdout
+    read = objects(here("resume", thread, "no", "--json", *at))
+    assert read[-1]["result"]["output"] == {"7": "yes", "8": "no"}
 
 
 def test_a_run_is_cancelled_and_deleted_wherever_that_is_said(

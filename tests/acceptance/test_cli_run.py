@@ -45,6 +45,9 @@ async def sleep(input):
 async def ask(input, run):
     return f"You said {run.interrupt('May I?')!r} to {input!r}"
 
+async def refund(input, run):
+    return {order: run.interrupt(f"Refund order {order}?") for order in (7, 8)}
+
 async def sign(input, run):
     run.interrupt("May I?")
     await asyncio.Event().wait()
@@ -277,6 +280,27 @@ def test_who_answers_when_somebody_has_just_answered_is_told_so(
 
     assert (late.returncode, late.stdout, late.stderr.count("\n")) == (2, "", 1)
     assert late.stderr.startswith(f"error: Thread 't-1' does not wait for an answer, {standing}; ")
+
+
+def test_an_answer_is_none_to_what_is_asked_after_somebody_has_answered(
+    here: Trackside, piped: Piped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here("run", "agents.py:refund", "hello", "--thread", "t-1")
+
+    def load(*args: Any, **options: Any) -> Any:
+        assert piped("resume", "t-1", "yes", "--json").wait() == 75
+        return load_agent(*args, **options)
+
+    with monkeypatch.context() as changes:
+        changes.setattr(running, "load_agent", load)
+        late = here("resume", "t-1", "yes")
+
+    assert (late.returncode, late.stdout, late.stderr.count("\n")) == (2, "", 1)
+    assert late.stderr.startswith("error: Thread 't-1' waits for ")
+    assert len(json_lines(here("runs", "--json").stdout)) == 2, "no run was started for nothing"
+    assert "Refund order 8?" in here("threads", "t-1").stdout
+    read = here("resume", "t-1", "no", "--json")
+    assert json_lines(read.stdout)[-1]["result"]["output"] == {"7": "yes", "8": "no"}
 
 
 def test_an_agent_that_has_moved_is_named_for_the_answer(trackside: Trackside, tmp_path: Path) -> None:

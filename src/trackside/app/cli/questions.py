@@ -9,7 +9,8 @@ from typing import Any
 
 from trackside.app.cli.formatting import count, json_line
 from trackside.app.cli.records import Home
-from trackside.harness.questions import is_breakpoint
+from trackside.harness.ports import PausedRun
+from trackside.harness.questions import answers_of, asked_in, is_breakpoint
 from trackside.harness.types import Json, JsonObject
 
 
@@ -17,6 +18,18 @@ def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
     """The questions that a `run_completed` leaves open."""
     interrupts = payload.get("interrupts") or ()
     return [interrupt for interrupt in interrupts if isinstance(interrupt, dict)]
+
+
+def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) -> Json:
+    """What a run brings as `resume` to questions that somebody has looked at: the answers by their ids, so that none reaches
+    another question that is asked meanwhile. To go on past a stop without a question takes no id.
+
+    Raises:
+        UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_of`.
+    """
+    answers = answers_of(PausedRun(input=None, interrupts=questions), answer, thread_id=thread_id)
+    is_by_id = asked_in(questions) and all(question.get("id") is not None for question in questions)
+    return answers if is_by_id else answer
 
 
 def question_text(interrupt: JsonObject) -> str:

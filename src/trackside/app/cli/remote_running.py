@@ -15,6 +15,7 @@ from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run,
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import say_away
+from trackside.app.cli.questions import answer_to
 from trackside.app.cli.remote_connection import (
     Connection,
     RefusedError,
@@ -32,8 +33,7 @@ from trackside.harness.errors import ThreadBusyError
 from trackside.harness.ids import is_uuid, new_id
 from trackside.harness.lifecycle import is_terminal, run_status_of
 from trackside.harness.observer import RunLifecycleEvent, RunResult
-from trackside.harness.ports import PausedRun, StreamGap, StreamPart
-from trackside.harness.questions import answers_of
+from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 _SHOWN: Final = ("messages-tuple", "custom")
@@ -73,11 +73,11 @@ def run(server: str, agent: str, input: str | None, options: RunOptions, *, thre
 
 def resume(server: str, thread: str, answer: str, options: RunOptions, *, agent: str | None) -> ExitCode:
     """Answer what a thread of the server waits for, and show it go on."""
-    answered, asked = read_answer(answer), _asked(options)
+    given, asked = read_answer(answer), _asked(options)
 
     async def start(connection: Connection, records: RemoteRecords) -> Started:
         paused, questions = await find_paused_run(records, thread)
-        answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
+        answered = answer_to(questions, given, thread_id=paused.thread_id)
         body = {"assistant_id": agent or paused.agent or "", "command": {"resume": answered}, **asked}
         try:
             return await _start(connection, paused.thread_id, {**body, "multitask_strategy": "reject"})

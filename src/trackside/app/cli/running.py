@@ -24,11 +24,12 @@ from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
-from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run
+from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run, open_questions
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.noticing import Notices, saying_waits
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
+from trackside.app.cli.questions import answer_to
 from trackside.app.cli.run_options import RunOptions, View
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, ended_by_stop_signals, interrupt_on_stop_signals
@@ -45,8 +46,6 @@ from trackside.harness.admission import another_attempt, record_of
 from trackside.harness.errors import Fault, ThreadBusyError
 from trackside.harness.failures import line_of
 from trackside.harness.ids import new_id
-from trackside.harness.ports import PausedRun
-from trackside.harness.questions import answers_of
 from trackside.harness.threads import AGENT_THREADS
 from trackside.harness.types import JsonObject, ThreadStatus
 
@@ -99,8 +98,7 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
     settings = options.settings()
     paused, questions = run_loop(_find_paused, settings, thread)
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
-    answered = read_answer(answer)
-    answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
+    answered = answer_to(questions, read_answer(answer), thread_id=paused.thread_id)
     spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": answered}, multitask="reject")
     return _run(settings, reference, spec, json=options.json)
 
@@ -281,11 +279,16 @@ async def _see_that_it_waits(app: App, agent: Any, spec: RunSpec, settings: Sett
 
     Raises:
         NotWaitingError: somebody has answered meanwhile, or the thread does not remember that it asked.
+        UnknownQuestionError: somebody has answered meanwhile, and the thread asks something else by now.
     """
     if spec.command is None or spec.thread_id is None:
         return
+    records = StoredRecords(app.store, home_of(settings))
+    thread = await records.thread(spec.thread_id)
+    if spec.retry_of is None and thread is not None and (questions := await open_questions(records, thread)):
+        answer_to(questions, spec.command.get("resume"), thread_id=spec.thread_id)
     if not await remembers_question(app, agent, spec.thread_id):
-        await find_paused_run(StoredRecords(app.store, home_of(settings)), spec.thread_id)
+        await find_paused_run(records, spec.thread_id)
         standing = "nor remember what it asked: an export leaves out what threads remember"
         raise NotWaitingError(thread_id=spec.thread_id, standing=standing)
 
