@@ -26,6 +26,13 @@ def test_a_key_is_shown_once_and_alone_on_standard_output(here: Here) -> None:
     assert key[16:] not in listed.stdout + listed.stderr
 
 
+def test_whoever_makes_a_key_hears_for_which_database_it_is(here: Here) -> None:
+    made = here("auth", "create", "laptop")
+    assert ", at sqlite:///trackside.db. It is shown this once:" in made.stderr
+    made = here("auth", "create", "laptop", TRACKSIDE_DATABASE_URL="sqlite:///other.db")
+    assert ", at sqlite:///other.db. It is shown this once:" in made.stderr
+
+
 def test_keys_for_programs(here: Here) -> None:
     made = json.loads(here("auth", "create", "ci", "--json").stdout)
     assert made["owner"] == made["name"] == "ci"

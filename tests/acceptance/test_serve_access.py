@@ -13,7 +13,7 @@ import httpx
 import pytest
 from forking import Forkery
 from langgraph_sdk import get_sync_client
-from trackside_server import TracksideServer
+from trackside_server import TracksideProcess, TracksideServer
 
 type Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -46,6 +46,18 @@ def test_keys_are_made_and_revoked_while_it_serves(tmp_path: Path, trackside: Co
             assert status_in_the_end(client) == 401
         assert made["secret"] not in server.log
     assert server.log.count("no API key is good here, so nobody is let in; `trackside auth create NAME") == 1
+
+
+def test_a_server_that_lets_nobody_in_says_where_a_key_has_to_be_made(tmp_path: Path, forkery: Forkery) -> None:
+    (tmp_path / "trackside.toml").write_text(KEYS)
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    arguments = ["serve", "agents.py:echo", "--port", "0", "--json"]
+    with TracksideProcess(
+        tmp_path, arguments, name="server", env={"TRACKSIDE_DATABASE_URL": url}, forkery=forkery
+    ) as server:
+        assert server.terminate() == 0
+    hint = f"`trackside auth create NAME` makes one at {url}, if TRACKSIDE_DATABASE_URL is the same there"
+    assert hint in server.log
 
 
 def status_in_the_end(client: Any) -> int:

@@ -1,8 +1,9 @@
-"""What is in deploy/: the unit for systemd, and the container file, as far as they can be looked over without either."""
+"""What is in deploy/: what systemd runs, and the container file, as far as they can be looked over without either."""
 
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from distribution import PROJECT, ROOT, build
 from trackside.app.storage._schema import _PATIENCE as UPGRADE_PATIENCE
 
 UNIT = ROOT / "deploy" / "trackside.service"
+AS_SERVER = ROOT / "deploy" / "trackside-as-server"
 CONTAINER = ROOT / "deploy" / "Containerfile"
 MOST_EXPOSED = 2.5
 """Of 10, by what systemd thinks of how much a unit may do; below 3 it calls it OK."""
@@ -58,6 +60,20 @@ def test_the_unit_says_when_it_is_ready_and_has_time_to_stop() -> None:
     assert service["Type"] == "notify"
     assert int(service["TimeoutStopSec"]) > 10, "longer than runs.shutdown_grace"
     assert unit["Unit"]["StartLimitIntervalSec"] == "0", "a database may be away for longer than a few starts take"
+
+
+def test_a_command_as_the_server_has_what_the_unit_has() -> None:
+    names = {"DynamicUser", "User", "UMask", "StateDirectory", "StateDirectoryMode", "WorkingDirectory"}
+    names |= {"Environment", "EnvironmentFile"}
+    unit = re.findall(r"^(\w+)=(.*)$", UNIT.read_text("utf-8"), re.MULTILINE)
+    command = AS_SERVER.read_text("utf-8")
+    given = re.findall(r"--property (\w+)=(\S+)", command)
+
+    # Without `User=` a dynamic user is called like the unit.
+    wanted = [*(pair for pair in unit if pair[0] in names), ("User", UNIT.stem)]
+    assert sorted(given) == sorted(wanted)
+    assert ("ExecStart", f"{command.split()[-2]} serve") in unit
+    assert os.access(AS_SERVER, os.X_OK)
 
 
 def test_the_container_runs_as_nobody_and_says_how_it_is() -> None:

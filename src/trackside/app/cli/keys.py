@@ -65,7 +65,8 @@ def create(options: KeyOptions) -> ExitCode:
     else:
         until = "" if expires_at is None else f", until {moment(expires_at, datetime.now(UTC))}"
         may = "is good for everything (admin)" if options.permission == "admin" else f"may {options.permission}"
-        said = f"Key {made.key.key_id} of {one_line(options.owner)} {may}{until}. It is shown this once:"
+        where = one_line(settings.database_shown)
+        said = f"Key {made.key.key_id} of {one_line(options.owner)} {may}{until}, at {where}. It is shown this once:"
         standard_error().print(said, soft_wrap=True)
         console.print(made.secret, soft_wrap=True)
         if settings.access.auth != "keys":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from trackside._version import __version__
 from trackside.app.cli.formatting import one_line
@@ -14,6 +15,8 @@ from trackside.app.cli.suggesting import suggest_at
 from trackside.app.settings import Settings
 from trackside.app.wiring import App
 from trackside.harness.types import JsonObject
+
+_DATABASE_VARIABLE: Final = "TRACKSIDE_DATABASE_URL"
 
 
 def say_all_is_well(settings: Settings) -> None:
@@ -34,7 +37,11 @@ class ServerWords(ProcessWords):
     def say_nobody_has_a_key(self) -> None:
         """Say that the server lets nobody in yet, and what to do about it."""
         make = suggest_at(home_of(self.settings).flags, "`trackside auth create NAME` makes one")
-        self.say(f"no API key is good here, so nobody is let in; {make}", level="warning")
+        # Whoever types it may have another environment than the server, as under systemd, and so another database.
+        source = self.settings.database_source
+        given = f", if {source} is the same there" if source == _DATABASE_VARIABLE else ""
+        where = f"at {one_line(self.settings.database_shown)}{given}"
+        self.say(f"no API key is good here, so nobody is let in; {make} {where}", level="warning")
 
     def say_ready(self, app: App, sockets: Sequence[socket.socket]) -> None:
         """Say that the server answers, where, and what with."""
