@@ -9,7 +9,8 @@ from typing import Any
 from crash_freezing import die
 
 from trackside.app.storage import _recovery, _work, _writer
-from trackside.app.storage._work import Append, UnitOfWork
+from trackside.app.storage._appending import Append
+from trackside.app.storage._work import UnitOfWork
 from trackside.app.storage._writer import Writer
 from trackside.harness.lifecycle import is_terminal
 

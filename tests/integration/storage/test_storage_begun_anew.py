@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from trackside import CompositeObserver, ObserverBinding, run_agent
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.server.run_ends import RunEnds
 from trackside.app.storage import Store
+from trackside.app.storage._appending import Append
 from trackside.app.storage._coordination import Admit
 from trackside.app.storage._encoding import encode_events, time_text
 from trackside.app.storage._fold import RunStart
 from trackside.app.storage._removal import Candidate, RemoveRuns
 from trackside.app.storage._thread_works import ForgetThreads
-from trackside.app.storage._work import Append
 from trackside.app.storage.crons import Cron
+from trackside.app.storage.errors import ImportConflictError, PartialExportError, RemovedThreadError
 from trackside.app.storage.retention import prune_threads
-from trackside.harness.errors import UnknownThreadError
+from trackside.harness.errors import ThreadInUseError, UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import ThreadState
 from trackside.harness.types import MultitaskStrategy
@@ -211,3 +218,103 @@ async def test_a_follower_is_told_of_what_another_owner_begins_under_the_same_id
             follower.cancel()
 
     assert {owner: {*run_ids} for owner, run_ids in told.items()} == {"ada": {"of ada"}, "eve": {"of eve"}}
+
+
+async def test_nobody_records_a_run_of_a_thread_that_is_gone_as_long_as_the_log_has_anything_of_it(
+    store: Store, script: Any
+) -> None:
+    """A harness that asks no coordinator before: what it recorded would go with what was there before."""
+    old = await ended(store, script, "ada")
+    await store.thread_states().save("ada", ThreadState({"said": "hello"}))
+    await store.threads_of(None).remove("ada")
+    late = script(thread_id="ada").whole()
+
+    for _ in ("deleted", "forgotten"):
+        with pytest.raises(RemovedThreadError, match="'ada'"):
+            await store.append(late)
+        await store.sweeper().forget()
+    assert [stored.event.run_id for stored in await store.events()] == [old.run_id] * 5
+
+    assert (await store.sweeper().sweep()).runs == 1
+    await store.append(late)
+
+    assert [run.run_id for run in await store.runs(thread_id="ada")] == [late[0].run_id]
+    assert (await store.sweeper().sweep()).runs == 0
+    assert await store.thread_states().load("ada") is None
+
+
+async def test_an_agent_without_a_coordinator_is_not_called_on_a_thread_that_is_gone(store: Store, script: Any) -> None:
+    await ended(store, script, "ada")
+    await store.threads_of(None).remove("ada")
+    called = []
+
+    def chat(text: str) -> str:
+        called.append(text)
+        return text
+
+    storage = CompositeObserver([ObserverBinding(StorageObserver(store), required=True)])
+    with pytest.raises(RemovedThreadError, match="'ada'"):
+        await run_agent(chat, "hello", thread_id="ada", observer=storage)
+    await store.sweeper().sweep()
+    taken = await run_agent(chat, "hello again", thread_id="ada", observer=storage)
+
+    assert (taken.status, called) == ("success", ["hello again"])
+    assert [run.run_id for run in await store.runs()] == [taken.run_id]
+
+
+async def test_a_run_that_had_begun_before_its_thread_was_gone_is_told_to_its_end(store: Store, script: Any) -> None:
+    told = script(thread_id="t").whole()
+    await store.append(told[:4])
+    await store.threads_of(None).remove("t")
+    await store.append(told)
+
+    assert len(await store.events(run_id=told[0].run_id)) == 5
+
+
+async def test_no_run_begins_on_a_thread_in_the_moment_in_which_it_is_deleted(
+    store: Store, script: Any, together: Together
+) -> None:
+    told = script(thread_id="t").whole()
+    await ended(store, script, "t")
+    await ended(store, script, "later")
+    late = script(thread_id="later").whole()
+    threads = store.threads_of(None)
+
+    begun, kept = await together(store.append(told[:3]), threads.remove("t"))
+    removed, refused = await together(threads.remove("later"), store.append(late[:3]))
+
+    assert (len(begun), type(kept)) == (3, ThreadInUseError)
+    assert (removed, type(refused)) == (None, RemovedThreadError)
+
+
+async def test_a_thread_whose_time_is_over_takes_no_run_until_it_is_swept(store: Store, script: Any) -> None:
+    before = await store.threads_of(None).create("t", ttl_minutes=0.001)
+    assert before.expires_at is not None
+    late = script(thread_id="t", start=before.expires_at + timedelta(seconds=1)).whole()
+
+    with pytest.raises(RemovedThreadError):
+        await store.append(late)
+
+
+async def test_an_import_takes_no_run_of_a_thread_that_is_gone_and_says_in_which_line(
+    store: Store, script: Any, tmp_path: Path
+) -> None:
+    whole, part = BytesIO(), BytesIO()
+    async with Store.open(f"sqlite:///{tmp_path}/elsewhere.db") as other:
+        await other.append(script(run_id="of somebody else").whole())
+        await other.append(script(run_id="of ada", thread_id="ada").whole())
+        await other.export_events(whole)
+        await other.export_events(part, since=datetime(2020, 1, 1, tzinfo=UTC))
+    await ended(store, script, "ada")
+    await store.threads_of(None).remove("ada")
+
+    for export in (whole, part):
+        export.seek(0)
+        with pytest.raises(ImportConflictError, match=r"Line 7 .*'ada'") as raised:
+            await store.import_events(export)
+        assert not isinstance(raised.value, PartialExportError)
+
+    await store.sweeper().sweep()
+    whole.seek(0)
+    await store.import_events(whole)
+    assert {run.run_id for run in await store.runs()} == {"of somebody else", "of ada"}

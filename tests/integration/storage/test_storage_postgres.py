@@ -18,13 +18,14 @@ from raw_postgres import RawConnection
 from sqlalchemy import Connection, text
 
 from trackside.app.storage import Store
+from trackside.app.storage._appending import Append
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._fleet_tables import server_metadata
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_backend import PostgresBackend
 from trackside.app.storage._session import CollisionError
 from trackside.app.storage._tables import metadata
-from trackside.app.storage._work import Append, commit_together
+from trackside.app.storage._work import commit_together
 from trackside.app.storage.errors import (
     AccessRefusedError,
     ConnectionLostError,

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from trackside.app.storage import Store
+from trackside.app.storage._appending import Append
 from trackside.app.storage._batch_rows import Step
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_statements import LOCK, TAKE_FIRST, writing
-from trackside.app.storage._work import Append, UnitOfWork, Work
+from trackside.app.storage._work import UnitOfWork, Work
 
 DIALECTS = ["postgres"]
 TABLES = ("threads", "runs", "active_runs", "counters")

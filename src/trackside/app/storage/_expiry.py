@@ -40,4 +40,4 @@ def unattended_on(unit: UnitOfWork, thread_id: str, now: str) -> Mapping[str, st
         run = unit.run(run_id)
         if run is None or not is_final(run.fold.status):  # which this transaction may have ended
             found[run_id] = now if unit.changes_run(run_id) else since
-    return found
+    return found | dict.fromkeys(unit.begun_on(thread_id), now)

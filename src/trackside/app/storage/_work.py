@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic, sleep
-from typing import Any, Final, override
+from typing import Any, Final
 
 from sqlalchemy import delete
 
@@ -46,7 +46,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 ROW_BYTES: Final = 600
 """About what a run takes in the queue besides what was asked for."""
 _NONE: Final[Mapping[str, RunAge]] = {}
-_ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its share of other rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,33 +103,6 @@ class Work(ABC):
         Raises:
             TracksideError: it may not be written; the unit is as it was.
         """
-
-
-@dataclass(slots=True, eq=False)
-class Append(Work):
-    """Events to append, in this order. Its result is these events as stored.
-    `workers` are those of this process: a run that another one looks after cannot be started here.
-    """
-
-    rows: Sequence[EventRow]
-    workers: Collection[str] = ()
-
-    @property
-    @override
-    def size(self) -> int:
-        return sum([_ROW_BYTES + len(row.payload) for row in self.rows])
-
-    @override
-    def run_ids(self) -> Iterable[str]:
-        return (row.event.run_id for row in self.rows)
-
-    @override
-    def thread_ids(self) -> Iterable[str]:
-        return (row.event.thread_id for row in self.rows if row.event.sequence == 1 or concerns_thread(row.event))
-
-    @override
-    def apply(self, unit: UnitOfWork) -> list[EventRow]:
-        return unit.append(self.rows, self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +173,11 @@ class UnitOfWork:
     def changes_run(self, run_id: str) -> bool:
         """Whether something is to be written about a run."""
         return run_id in self._changed
+
+    def begun_on(self, thread_id: str) -> list[str]:
+        """Runs of a thread that are new in the log, no coordinator's, and have not ended."""
+        new = (run for run in self._changed.values() if run.thread_id == thread_id and run.stored is None)
+        return [id_ for run in new if self.queue.find(id_ := run.fold.run_id) is None and not is_final(run.fold.status)]
 
     def changes_thread(self, thread_id: str) -> bool:
         """Whether something is to be written about a thread."""

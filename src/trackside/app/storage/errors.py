@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from trackside.harness.errors import Fault, TracksideError
+from trackside.harness.errors import EventOrderError, Fault, TracksideError
 
 
 class StorageError(TracksideError):
@@ -233,6 +233,10 @@ class EventConflictError(StorageError, ValueError):
     """Event id {event_id!r} is taken by another event, {sequence} of run {run_id!r}: an id names one event for ever."""
 
     fault = "caller"
+
+
+class RemovedThreadError(EventOrderError):
+    """Run {run_id!r} cannot begin: thread {thread_id!r} was removed, or its time is over, and its id is not given again as long as the log has anything of it. Take another id, or have the log cleared of it: a server or a worker that is up does so within a minute, or `trackside prune --older-than 0d --thread ID`."""  # noqa: E501
 
 
 class StateTooLargeError(StorageError, ValueError):

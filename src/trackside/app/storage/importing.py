@@ -15,6 +15,7 @@ from typing import override
 
 from sqlalchemy import Connection, func, select, update
 
+from trackside.app.storage._appending import Append
 from trackside.app.storage._conditions import is_unattended
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunAge
@@ -22,12 +23,13 @@ from trackside.app.storage._left_busy import RestThreads
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import POSITION, counters, events, runs, threads
 from trackside.app.storage._transfer_format import ExportHeader, ImportedRow
-from trackside.app.storage._work import Append, UnitOfWork, Work
+from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import (
     EventConflictError,
     ImportConflictError,
     PartialExportError,
+    RemovedThreadError,
     StorageError,
 )
 from trackside.app.storage.transfer import RUNS_IN_PART, OpenedExport
@@ -64,7 +66,8 @@ async def import_events(
 
     Raises:
         ExportDamagedError: a line of it is wrong; what came before it is imported.
-        ImportConflictError: an event cannot follow what its run has here, or its id is another event's.
+        ImportConflictError: an event cannot follow what its run has here, or its id is another event's, or a run is of a
+            thread that is gone here and not yet out of the log.
         PartialExportError: an event cannot follow, and only some events of each run were exported.
         StorageError: the database failed; what was imported before stays.
     """
@@ -133,7 +136,8 @@ def _conflict(
     exc: EventOrderError | EventConflictError, batch: Sequence[ImportedRow], header: ExportHeader
 ) -> ImportConflictError:
     line = _line_of(exc, batch)
-    if isinstance(exc, EventOrderError) and (left_out := RUNS_IN_PART & header.chosen.keys()):
+    may_be_cut = isinstance(exc, EventOrderError) and not isinstance(exc, RemovedThreadError)
+    if may_be_cut and (left_out := RUNS_IN_PART & header.chosen.keys()):
         return PartialExportError(line=line, chosen=" and ".join(sorted(left_out)), why=str(exc))
     return ImportConflictError(line=line, why=str(exc))
 
@@ -238,6 +242,7 @@ class ImportEvents(Append):
 
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
+        self.check_threads(unit)
         last_runs = {} if self.busy is None else self._last_runs(unit, self.busy)
         stored = unit.append(self.rows, last_runs=last_runs)
         for number, (row, mine) in enumerate(zip(stored, self.rows, strict=True)):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
+from trackside.app.storage._appending import Append
 from trackside.app.storage._arguments import AnyOf, check_option, check_seconds_option
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
@@ -27,7 +28,6 @@ from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._schema import make_ready
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._thread_states import StoredThreadStates
-from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.api_keys import ApiKeys
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
@@ -174,7 +174,7 @@ class Store(StoreReading, StoreCancelling):
         canonical (I9). Cancelling the caller does not take back what was begun.
 
         Raises:
-            EventOrderError: an event cannot follow what its run has.
+            EventOrderError: an event cannot follow, or begins a run of a thread that is gone (`RemovedThreadError`).
             EventConflictError: an event id belongs to another event.
             InvalidEventError: an event has a field that cannot be stored.
             PayloadError: a payload cannot be read.
