@@ -150,6 +150,21 @@ async def test_a_page_is_a_part_and_says_how_many_there_are(store: Store) -> Non
         await store.crons.search(sort_by="payload")  # type: ignore[arg-type]  # on purpose
 
 
+async def test_a_search_by_metadata_reads_whole_only_what_it_shows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What crons ask for may be long, and is decoded on the event loop."""
+    made = await kept(store, *[cron(number, metadata={"team": "red"}) for number in range(250)])
+    whole: list[Any] = []
+    read = crons_module._cron_of
+    monkeypatch.setattr(crons_module, "_cron_of", lambda row: whole.append(row) or read(row))
+
+    page = await store.crons.search(metadata={"team": "red"}, limit=120, offset=3)
+
+    assert page == (made[::-1][3:123], 250)
+    assert len(whole) == 120
+
+
 async def test_what_is_due_longest_comes_first(store: Store) -> None:
     late, later, other, never = await kept(
         store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from trackside.app.storage import Store
-from trackside.app.storage._items import SWEPT_AT_ONCE
+from trackside.app.storage import Store, _items
+from trackside.app.storage._items import SWEPT_AT_ONCE, ItemSearch
 from trackside.app.storage.errors import InvalidItemError, InvalidQueryError, ReadOnlyStoreError
 from trackside.app.storage.items import ItemChange, Items
 
@@ -139,6 +140,54 @@ async def test_a_prefix_is_of_whole_labels(items: Items) -> None:
     assert await names(items, ("u", "1")) == ["u/1"]
     assert await names(items, ("u", "2")) == []
     assert len(await names(items)) == 8
+
+
+async def test_long_values_are_looked_at_a_few_at_a_time_and_not_on_the_event_loop(
+    items: Items, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may keep items may keep many long ones, and would keep the event loop from all others by a search."""
+    long, at_once = "x" * 1_000_000, []
+    decode, fitting = _items.json_of, ItemSearch._fitting
+
+    def noted(text: str) -> Any:
+        assert len(text) < 50_000 or threading.current_thread() is not threading.main_thread()
+        return decode(text)
+
+    def counted(search: ItemSearch, rows: Any) -> Any:
+        at_once.append(sum(len(row.value) for row in rows))
+        return fitting(search, rows)
+
+    monkeypatch.setattr(_items, "json_of", noted)
+    monkeypatch.setattr(ItemSearch, "_fitting", counted)
+    for number in range(12):
+        await items.put(("a", "long"), str(number), {"n": number, "said": long})
+        await items.put(("a", "short"), str(number), {"n": number})
+
+    found = await items.search(("a",), filter={"n": {"$gte": 10}}, limit=3)
+    one = await items.get(("a", "long"), "3")
+
+    assert [(item.namespace, item.key) for item in found] == [
+        (("a", "short"), "11"),
+        (("a", "long"), "11"),
+        (("a", "short"), "10"),
+    ]
+    assert found[1].value == {"n": 11, "said": long}
+    assert one is not None
+    assert one.value["n"] == 3
+    assert [item.key for item in await items.search(("a", "long"), limit=2)] == ["11", "10"]
+    assert sum(at_once) > 12_000_000
+    assert max(at_once) < 5_000_000
+
+
+async def test_a_filter_looks_at_more_items_than_are_read_at_once(items: Items) -> None:
+    many = [ItemChange(namespace=("a", str(n % 7)), key=str(n), value={"n": n}) for n in range(450)]
+    await items.change(many)
+    await items.put(("a", "3"), "10", {"n": 10})
+
+    assert sorted(await names(items, ("a",), filter={"n": {"$gte": 0}}, limit=1_000), key=int) == [
+        *map(str, range(450))
+    ]
+    assert await names(items, ("a",), filter={"n": {"$lt": 11}}, limit=1) == ["10"]
 
 
 FILTERS: list[tuple[dict[str, Any], list[str]]] = [

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, override
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     Text,
     and_,
+    case,
     delete,
+    func,
     or_,
     select,
     text,
@@ -25,7 +29,9 @@ from sqlalchemy import (
 
 from trackside.app.storage._arguments import id_range
 from trackside.app.storage._client_tables import items
-from trackside.app.storage._item_records import fits, fixed_part, labels_of, matches, needles_of
+from trackside.app.storage._encoding import json_of
+from trackside.app.storage._item_records import fits, fixed_part, labels_of, matches, needles_of, stored_prefix
+from trackside.app.storage._readers import beside_the_loop
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.items import Item
 
@@ -35,6 +41,14 @@ SWEPT_AT_ONCE: Final = 1_000
 _ROW_BYTES: Final = 300
 _NAMES_AT_ONCE: Final = 500
 _ROWS_AT_ONCE: Final = 200
+_LONG: Final = 16_384  # bytes of a value: so many can be read of a page of rows, and decoded on an event loop
+_BYTES_AT_ONCE: Final = 4 * 1_048_576
+
+_TEXT: Final = type_coerce(items.c.value, Text).label("value")
+_ITEM: Final = (*(column for column in items.c if column is not items.c.value), _TEXT)
+_NAME: Final = (items.c.namespace, items.c.key)
+
+type _Row = Row[*tuple[Any, ...]]
 
 type ItemName = tuple[str, str]
 """The namespace of an item as it is stored, and its key."""
@@ -99,9 +113,9 @@ class WriteItems(Work):
         return len(names)
 
 
-def one_item(namespace: str, key: str, now: datetime) -> Any:
-    """The query for an item that has not expired."""
-    return select(items).where(items.c.namespace == namespace, items.c.key == key, _is_alive(now))
+def one_item(connection: Connection, *, namespace: str, key: str, now: datetime) -> list[Item]:
+    """The item, if it is there and has not expired."""
+    return _read(connection, select(*_ITEM).where(items.c.namespace == namespace, items.c.key == key, _is_alive(now)))
 
 
 def one_expired(now: datetime) -> Any:
@@ -109,17 +123,26 @@ def one_expired(now: datetime) -> Any:
     return select(items.c.key).where(items.c.expires_at <= now)
 
 
-def item_of(row: Row[Any]) -> Item:
-    """The item in a row."""
-    return Item(
-        namespace=labels_of(row.namespace),
-        key=row.key,
-        value=row.value,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        expires_at=row.expires_at,
-        ttl=row.ttl_minutes,
-    )
+def _read(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[Item]:
+    """The items that a query finds, as few as are wanted; long ones are not decoded on an event loop."""
+    rows = connection.execute(query).all()
+    make = partial(_items_of, rows)
+    return make() if sum(len(row.value) for row in rows) < _LONG else beside_the_loop(connection, make)
+
+
+def _items_of(rows: Sequence[_Row]) -> list[Item]:
+    return [
+        Item(
+            namespace=labels_of(row.namespace),
+            key=row.key,
+            value=json_of(row.value),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            expires_at=row.expires_at,
+            ttl=row.ttl_minutes,
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,16 +168,45 @@ class ItemSearch:
         found = found.order_by(*order).limit(self.limit).offset(self.offset)
         names = found.subquery()
         of_them = and_(items.c.namespace == names.c.namespace, items.c.key == names.c.key)
-        return [item_of(row) for row in connection.execute(select(items).join(names, of_them).order_by(*order))]
+        return _read(connection, select(*_ITEM).join(names, of_them).order_by(*order))
 
     def _filtered(self, connection: Connection) -> list[Item]:
-        value = type_coerce(items.c.value, Text)
-        likely = [value.contains(needle, autoescape=True) for needle in needles_of(self.wanted)]
-        query = select(items).where(*_below(self.prefix), _is_alive(self.now), *likely)
-        rows = connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
-        fitting = (row for row in rows if fits(row.value, self.wanted))
-        newest = heapq.nsmallest(self.offset + self.limit, fitting, key=_newest_first)
-        return [item_of(row) for row in newest[self.offset :]]
+        fitting = (
+            found
+            for rows in self._likely(connection)
+            for found in beside_the_loop(connection, partial(self._fitting, rows))
+        )
+        newest = heapq.nsmallest(self.offset + self.limit, fitting)[self.offset :]
+        found: list[Item] = []
+        for names in _parts([(namespace, key) for _, namespace, key in newest]):
+            found += _read(connection, select(*_ITEM).where(_is_one_of(names)))
+        places = {(namespace, key): place for place, (_, namespace, key) in enumerate(newest)}
+        return sorted(found, key=lambda item: places[stored_prefix(item.namespace), item.key])
+
+    def _fitting(self, rows: Sequence[_Row]) -> list[tuple[float, str, str]]:
+        """Those of these, of which the values are texts, that have what is wanted: their places, and so their names."""
+        return [_place(row) for row in rows if fits(json_of(row.value), self.wanted)]
+
+    def _likely(self, connection: Connection) -> Iterator[Sequence[_Row]]:
+        """Those that may have what is wanted, with their values as texts; never many bytes of these at once."""
+        likely = [_TEXT.contains(needle, autoescape=True) for needle in needles_of(self.wanted)]
+        chosen = [*_below(self.prefix), _is_alive(self.now), *likely]
+        columns = (*_NAME, items.c.updated_at)
+        with_values: Select[*tuple[Any, ...]] = select(*columns, _TEXT)
+        if connection.dialect.name == "sqlite":  # which gives one row after another
+            yield from ([row] for row in connection.execute(with_values.where(*chosen)))
+            return
+        size = func.octet_length(_TEXT)
+        short = case((size < _LONG, _TEXT)).label("value")
+        query: Select[*tuple[Any, ...]] = select(*columns, short, size.label("size")).where(*chosen).order_by(*_NAME)
+        query = query.limit(_ROWS_AT_ONCE)
+        page = connection.execute(query).all()
+        while page:
+            yield [row for row in page if row.value is not None]
+            for names in _within_bytes([row for row in page if row.value is None]):
+                yield connection.execute(with_values.where(_is_one_of(names))).all()
+            last = page[-1]
+            page = connection.execute(query.where(tuple_(*_NAME) > (last.namespace, last.key))).all()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +233,23 @@ class NamespaceListing:
         return begins and (not self.suffix or matches(labels[-len(self.suffix) :], self.suffix))
 
 
-def _newest_first(row: Row[Any]) -> tuple[float, str, str]:
+def _place(row: _Row) -> tuple[float, str, str]:
+    """What sorts the items that were written last first."""
     return -row.updated_at.timestamp(), row.namespace, row.key
+
+
+def _within_bytes(rows: Sequence[_Row]) -> Iterator[list[ItemName]]:
+    """The names of these, as many at once as come to so many bytes, or one."""
+    names: list[ItemName] = []
+    size = 0
+    for row in rows:
+        if names and size + row.size > _BYTES_AT_ONCE:
+            yield names
+            names, size = [], 0
+        names.append((row.namespace, row.key))
+        size += row.size
+    if names:
+        yield names
 
 
 def _below(prefix: str) -> list[ColumnElement[bool]]:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import partial
+from itertools import batched
 from typing import Any, Final, Literal, NamedTuple, get_args, override
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, delete, func, insert, select, type_coerce, update
 
 from trackside.app.storage._arguments import check_size, plain, plain_or_none, short, short_or_none, time
 from trackside.app.storage._client_tables import crons
-from trackside.app.storage._encoding import json_text, time_text
+from trackside.app.storage._encoding import json_of, json_text, time_text
 from trackside.app.storage._item_records import checked_number
 from trackside.app.storage._readers import Readers, beside_the_loop
 from trackside.app.storage._work import UnitOfWork, Work
@@ -155,16 +156,22 @@ class Crons:
         first, count = checked_number("offset", offset), checked_number("limit", limit)
         texts, contained = _texts_of(metadata or {}), Wanted("wanted", dict(wanted or {}))
 
-        def fitting(some: Sequence[Cron]) -> list[Cron]:
-            return [one for one in some if _has(one, texts) and contained.is_in(one.metadata)]
+        def fitting(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[str]:
+            said = ((row.cron_id, json_of(row.metadata)) for row in rows)
+            return [cron_id for cron_id, one in said if _has(one, texts) and contained.is_in(one)]
 
         def read(connection: Connection) -> CronPage:
             if metadata or wanted:
-                found: list[Cron] = []
-                rows = connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE})
+                found: list[str] = []
+                said = type_coerce(crons.c.metadata, Text).label("metadata")
+                looked_at: Select[*tuple[Any, ...]] = query.with_only_columns(crons.c.cron_id, said)
+                rows = connection.execute(looked_at, execution_options={"yield_per": _ROWS_AT_ONCE})
                 for some in rows.partitions():
-                    found += beside_the_loop(connection, partial(fitting, [_cron_of(row) for row in some]))
-                return CronPage(found[first : first + count], len(found))
+                    found += beside_the_loop(connection, partial(fitting, some))
+                page = []
+                for ids in batched(found[first : first + count], _ROWS_AT_ONCE):  # in order, as they were found
+                    page += [_cron_of(row) for row in connection.execute(query.where(crons.c.cron_id.in_(ids)))]
+                return CronPage(page, len(found))
             page = [_cron_of(row) for row in connection.execute(query.offset(first).limit(count))]
             return CronPage(
                 page, connection.execute(select(func.count()).select_from(crons).where(*conditions)).scalar_one()
@@ -240,8 +247,7 @@ def _texts_of(metadata: Mapping[str, Json]) -> Mapping[str, str]:
     return {key: json_text(value) for key, value in metadata.items()}
 
 
-def _has(cron: Cron, texts: Mapping[str, str]) -> bool:
-    said = cron.metadata
+def _has(said: Mapping[str, Json], texts: Mapping[str, str]) -> bool:
     return all(key in said and json_text(said[key]) == text for key, text in texts.items())
 
 

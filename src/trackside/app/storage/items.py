@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from trackside.app.storage._encoding import time_text
@@ -33,7 +34,6 @@ from trackside.app.storage._items import (
     NamespaceListing,
     WriteItems,
 )
-from trackside.app.storage._items import item_of as _item_of
 from trackside.app.storage._items import one_expired as _one_expired
 from trackside.app.storage._items import one_item as _one_item
 from trackside.app.storage._readers import Readers
@@ -128,10 +128,9 @@ class Items:
             StorageError: the database cannot be read.
         """
         now = self._now()
-        found = await self._readers.first(_one_item(stored_namespace(namespace), stored_key(key), now), _item_of)
-        if found is None or not refresh_ttl:
-            return found
-        return (await self._refreshed([found], now))[0]
+        read = partial(_one_item, namespace=stored_namespace(namespace), key=stored_key(key), now=now)
+        found = await self._readers.run(read)
+        return next(iter(await self._refreshed(found, now) if refresh_ttl else found), None)
 
     async def search(
         self,
