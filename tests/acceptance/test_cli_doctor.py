@@ -106,6 +106,33 @@ def test_what_the_database_did_not_take_is_found_until_it_is_delivered(trackside
     assert here("doctor").returncode == 0
 
 
+def test_what_a_database_did_not_take_that_has_another_address_now_is_found_and_can_be_brought(
+    trackside: Trackside, here: Trackside, tmp_path: Path
+) -> None:
+    """As after a failover, or a restore into a database of another name."""
+    (tmp_path / "trackside.toml").write_text('[database]\nspool = "spools"\n')
+    trackside("run", "agents.py:fills", "hello", "--database", "sqlite:///old.db")
+    for path in tmp_path.glob("old.db*"):  # with what is in the journal beside it
+        path.rename(tmp_path / path.name.replace("old", "new"))
+    new = ("--database", "sqlite:///new.db")
+    (kept,) = (tmp_path / "spools").iterdir()
+
+    checked = here("serve", "--check", "agents.py:echo", *new)
+    found = [finding for finding in findings(here("doctor", "--json", *new)) if finding["where"] == str(kept)]
+    finding = only(found)
+    subprocess.run(finding["fix"].split("`")[1], shell=True, check=True)
+    brought = here("run", "agents.py:echo", "hello", *new)
+
+    assert finding["what"].startswith(
+        "1 ends of runs are kept here for a database at another address, and by no process"
+    )
+    assert f"warning: 1 end of a run waits in {kept} for a database at another address; " in checked.stderr
+    assert "had kept of 1 earlier run is in the database now" in brought.stderr
+    assert [
+        finding for finding in findings(here("doctor", "--json", *new), code=0) if finding["severity"] != "note"
+    ] == []
+
+
 def test_records_that_nobody_could_use_are_found(here: Trackside, tmp_path: Path) -> None:
     here("run", "agents.py:echo", "hello")
     spool = tmp_path / "trackside.db-spool"

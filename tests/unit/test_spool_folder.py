@@ -1,12 +1,16 @@
 """Where what a database could not take is kept: one folder for each database, and never another's."""
 
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from trackside.app.settings import Settings, SettingsError, load_settings
-from trackside.app.wiring.spooling import spool_folder
+from trackside.app.spool._file import SpoolFile
+from trackside.app.spool._records import encode, waiting
+from trackside.app.wiring.spooling import ends_elsewhere, spool_folder, spools_elsewhere
+from trackside.testing import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +134,27 @@ def test_the_setting_names_the_folder_of_all(tmp_path: Path) -> None:
     settings = load_settings(environ={"TRACKSIDE_DATABASE_SPOOL": "~/spools"}, folder=tmp_path)
 
     assert spool_folder(settings).parent == Path("~/spools").expanduser()
+
+
+def test_what_waits_for_a_server_at_another_address_is_told_from_what_a_process_has_in_hand(tmp_path: Path) -> None:
+    def settings(address: str) -> Settings:
+        return Settings(database_url=f"postgresql://{address}", database_spool=str(tmp_path / "all of them"))
+
+    lost, lives, empty = (spool_folder(settings(address)) for address in ("db1/runs", "db2/runs", "db3/runs"))
+    for folder in (lost, lives):
+        file = SpoolFile.create(folder)
+        file.append(encode(waiting(make_run("r"), datetime.now(UTC)))[1])
+        if folder == lost:
+            file.close()
+    SpoolFile.create(empty).close()
+
+    for here in ("restored", "db1,db4/runs"):
+        assert [(one.folder, one.waiting) for one in spools_elsewhere(settings(here))] == [(lost, 1)]
+        (said,) = ends_elsewhere(settings(here))
+        assert f"mv '{lost}'/waiting-*.jsonl '{spool_folder(settings(here))}'" in said
+    assert [*spools_elsewhere(settings("db1/runs"))] == []
+    assert [*spools_elsewhere(Settings(database_url=f"sqlite:///{lost}.db"))] == [], "it is beside that file alone"
+    file.close()
 
 
 def test_a_setting_that_names_no_folder_is_refused(tmp_path: Path) -> None:

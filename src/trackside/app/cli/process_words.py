@@ -15,7 +15,7 @@ from trackside.app.cli.output import JsonOutput, OutputConsole, standard_error
 from trackside.app.settings import Settings
 from trackside.app.wiring import App
 from trackside.app.wiring.projects import missing_packages
-from trackside.app.wiring.spooling import unwritable_spool
+from trackside.app.wiring.spooling import ends_elsewhere, unwritable_spool
 from trackside.harness.types import JsonObject
 
 _REQUEST: Final = "request"
@@ -26,6 +26,7 @@ def notes_of(settings: Settings) -> Iterator[str]:
     yield from settings.notes
     yield from missing_packages(settings)
     yield from unwritable_spool(settings)
+    yield from ends_elsewhere(settings)
 
 
 def say_notes(settings: Settings) -> None:

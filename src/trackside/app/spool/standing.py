@@ -1,4 +1,4 @@
-"""What is in a spool, for whoever only looks: takes no lock and changes nothing."""
+"""What is in a spool, for whoever only looks: changes nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trackside.app.spool._file import bytes_in, entries_in, waiting_files
+from trackside.app.spool._file import SpoolFile, bytes_in, entries_in, waiting_files
 from trackside.app.spool.spool import DAMAGED_FILE, REFUSED_FILE
 
 
@@ -21,7 +21,7 @@ class SpoolStanding:
 
 
 def look_into(folder: Path) -> SpoolStanding:
-    """What is in the folder of a spool; nothing, if there is none. Blocks.
+    """What is in the folder of a spool; nothing, if there is none. Takes no lock. Blocks.
 
     Raises:
         OSError: it cannot be read.
@@ -32,6 +32,15 @@ def look_into(folder: Path) -> SpoolStanding:
         damaged=_lines_in(folder / DAMAGED_FILE),
         bytes=bytes_in(folder),
     )
+
+
+def left_in(folder: Path) -> int:
+    """How many records wait in the folder of a spool that no process has in hand, as far as this user may see; blocks."""
+    try:
+        found = {path: _waiting_in(path) for path in waiting_files(folder)}
+        return sum(waiting for path, waiting in found.items() if waiting and _is_left(path))
+    except OSError:
+        return 0
 
 
 def nearest_place(path: Path) -> Path:
@@ -52,6 +61,14 @@ def _waiting_in(path: Path) -> int:
         return len(entries_in(path))
     except FileNotFoundError:  # it has been delivered meanwhile
         return 0
+
+
+def _is_left(path: Path) -> bool:
+    file = SpoolFile.adopt(path)
+    if file is None:
+        return False
+    file.close()
+    return True
 
 
 def _lines_in(path: Path) -> int:

@@ -25,7 +25,7 @@ from trackside.app.wiring.file_modes import open_to_others
 from trackside.app.wiring.findings import Finding, Severity, long_time
 from trackside.app.wiring.fleet_doctor import examine_fleet
 from trackside.app.wiring.loading_doctor import examine_code
-from trackside.app.wiring.spooling import spool_folder
+from trackside.app.wiring.spooling import spool_folder, spools_elsewhere
 from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
@@ -255,6 +255,10 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
 
     folder, flags = spool_folder(settings), _flags(settings)
     yield from _spool(folder, flags)
+    for elsewhere, waiting, bring in spools_elsewhere(settings):
+        what = f"{waiting} ends of runs are kept here for a database at another address, and by no process that runs"
+        fix = f"if it has this address now, bring them, and start what records here: `{bring}`"
+        yield Finding(severity=Severity.warning, what=what, where=str(elsewhere), fix=fix)
     file = database_file(settings.database_url)
     if found := open_to_others(settings.sqlite_files, folder):
         what = "every user of this machine may read in it what runs were asked and what they answered"

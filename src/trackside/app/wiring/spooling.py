@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from trackside.app.settings import Settings
-from trackside.app.spool.standing import why_unwritable
+from trackside.app.spool.standing import left_in, why_unwritable
 
 
 def spool_folder(settings: Settings) -> Path:
@@ -17,7 +19,8 @@ def spool_folder(settings: Settings) -> Path:
 
     Beside an SQLite file, and named after it; for a database on a server in this user's state directory. With the
     setting `database.spool` in that folder instead. There each database has one of its own, and each schema that an address
-    names as `search_path`, so that what is spooled for one is never delivered to another.
+    names as `search_path`, so that what is spooled for one is never delivered to another. One that has another address than
+    before, as after a failover, has another folder, too: see `spools_elsewhere`.
     """
     if settings.sqlite_file is not None:
         path = Path(settings.sqlite_file).absolute()
@@ -33,6 +36,40 @@ def unwritable_spool(settings: Settings) -> Iterator[str]:
     """What to say where the folder is not this user's to write: nobody notices before the database is away."""
     if (why := why_unwritable(spool_folder(settings))) is not None:
         yield f"{why}; set database.spool to another"
+
+
+class SpoolElsewhere(NamedTuple):
+    """A folder that is not this database's, so many ends of runs that wait in it, and the command that would bring them."""
+
+    folder: Path
+    waiting: int
+    bring: str
+
+
+def spools_elsewhere(settings: Settings) -> Iterator[SpoolElsewhere]:
+    """Folders beside that of this database in which ends of runs wait whose processes are gone; blocks.
+
+    They are kept for a database at another address. Nobody but a human knows whether it has this one now.
+    """
+    own = spool_folder(settings)
+    if own.parent != _of_all(settings):  # it is beside its SQLite file, and goes where that goes
+        return
+    try:
+        folders = sorted(own.parent.iterdir())
+    except OSError:
+        return
+    for folder in folders:
+        if folder != own and (waiting := left_in(folder)):
+            here = shlex.quote(str(own))
+            bring = f"mkdir -p -m 700 {here} && mv {shlex.quote(str(folder))}/waiting-*.jsonl {here}"
+            yield SpoolElsewhere(folder, waiting, bring)
+
+
+def ends_elsewhere(settings: Settings) -> Iterator[str]:
+    """What to say of these to whoever starts with an address that may be new."""
+    for folder, waiting, bring in spools_elsewhere(settings):
+        ends = "1 end of a run waits" if waiting == 1 else f"{waiting} ends of runs wait"
+        yield f"{ends} in {folder} for a database at another address; if it is this one now, stop, `{bring}`, start again"
 
 
 def _on_server(url: str) -> tuple[str, str]:
