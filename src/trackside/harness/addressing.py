@@ -50,8 +50,9 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
         return spec
     if answers is None:
         return spec
-    if not answers and holder is not None and spec.multitask not in _DISPLACING:
-        answers = {NO_QUESTION: command["resume"]}  # what that run asks in the end, nobody has read
+    if holder is not None and (answers or spec.multitask not in _DISPLACING):
+        # What that run asks in the end, nobody has read.
+        answers = {**answers, NO_QUESTION: None if answers else command["resume"]}
     return replace(spec, command={**command, "resume": answers}) if answers else spec
 
 

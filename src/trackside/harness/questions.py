@@ -20,7 +20,9 @@ ANSWERED: Final = "answered_questions"
 """Under which name an agent that asks one question after the other keeps what it asked before, in `AgentResult.paused`."""
 
 NO_QUESTION: Final = "00000000-0000-0000-0000-000000000000"
-"""The id of the question that an answer is to which came when none was open: there is never one."""
+"""Beside answers by the ids of their questions it says that they are that, also where these are none that look like ids, as
+those of calls of tools. Alone it is the question of an answer which came when none was open: there is never one.
+"""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the `repr` of an object, which is at another one each time
 
@@ -92,13 +94,15 @@ def answers_by_id(
     """
     ids = list(dict.fromkeys(open_ids.values()))
     is_by_id = isinstance(resume, Mapping) and bool(resume)
-    if is_by_id and (any(key in open_ids for key in resume) or all(map(is_id, resume))):
-        if unknown := [str(key) for key in resume if key not in open_ids]:
+    if is_by_id and (NO_QUESTION in resume or any(key in open_ids for key in resume) or all(map(is_id, resume))):
+        answers = {key: answer for key, answer in resume.items() if key != NO_QUESTION}
+        unknown = [str(key) for key in answers if key not in open_ids]
+        if unknown or not answers:
+            named = ", ".join(unknown) or "what was open when it came, which was nothing"
             waits_for = ", ".join(ids) or "nobody's answer"
             kind = UnknownInterruptError if strict else UnknownQuestionError
-            named = "what was open when it came, which was nothing" if unknown == [NO_QUESTION] else ", ".join(unknown)
             raise kind(thread_id=thread_id, open=waits_for, unknown=named)
-        return {open_ids[key]: answer for key, answer in resume.items()}
+        return {open_ids[key]: answer for key, answer in answers.items()}
     if len(ids) > 1:
         raise UnansweredError(thread_id=thread_id, open=", ".join(ids))
     return dict.fromkeys(ids, resume)

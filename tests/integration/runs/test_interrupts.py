@@ -137,6 +137,40 @@ async def test_an_answer_that_waits_behind_another_is_none_to_the_question_that_
         assert (await stage.run("refunds", thread_id="t", command={"resume": "yes"})).status is RunStatus.success
 
 
+async def test_an_answer_to_a_call_of_a_tool_is_none_to_the_next_call(backend: Backend) -> None:
+    go_on = asyncio.Event()
+
+    class Calls:
+        """An agent of a framework that asks of one call of a tool after the other, by the ids that models give these."""
+
+        name = "calls"
+        uses_thread_state = True
+
+        async def human_messages(self, run: RunContext) -> Sequence[dict[str, Any]]:
+            return []
+
+        async def run(self, run: RunContext) -> AgentResult:
+            done = len(run.answers)
+            if done:
+                await go_on.wait()
+            if done == 2:
+                return AgentResult(list(run.answers))
+            return AgentResult(interrupts=[{"id": f"call-{done + 1}", "value": "?"}], paused=None)
+
+        async def rollback(self, run: RunContext) -> None:
+            return None
+
+    async with backend.open({"calls": Calls()}) as stage:
+        await stage.run("calls", "go", thread_id="t")
+        first, again = [await stage.start("calls", thread_id="t", command={"resume": "yes"}) for _ in range(2)]
+        go_on.set()
+        assert (await within_patience(first.result())).status is RunStatus.interrupted
+        refused = await within_patience(again.result())
+        assert (refused.status, stage.end(refused).payload["error_type"]) == (RunStatus.error, "UnknownQuestionError")
+        done = await stage.run("calls", thread_id="t", command={"resume": "yes"})
+        assert done.output == ["yes", "yes"]
+
+
 async def test_an_answer_whose_run_failed_is_the_answer_of_the_one_behind_it(backend: Backend) -> None:
     answered = asyncio.Event()
 
