@@ -15,6 +15,7 @@ from trackside.app.dashboard.questions import (
     is_yes_no,
     questions_of,
     request_of,
+    stop_in,
 )
 from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import Approval, approval_of
@@ -60,12 +61,15 @@ def test_decisions_are_made_on_each_action_that_is_asked_for() -> None:
 
 
 def test_a_breakpoint_is_gone_on_from() -> None:
-    (question,) = questions_of([{"next": ["send"], "value": None}])
-    assert (question.id, question.text.text, question.choices[0].label) == (
-        None,
-        "It has stopped before send.",
-        "Go on",
-    )
+    stop = stop_in({"next": ["send"], "checkpoint": {"checkpoint_id": "c-1"}})
+    (question,) = questions_of([stop])
+    shown = (question.id, question.text.text, question.choices[0].label, question.is_stop)
+    assert shown == ("c-1", "It has stopped before send.", "Go on", True)
+
+
+@pytest.mark.parametrize("place", [{"checkpoint_id": "c-1"}, None])
+def test_a_thread_with_nothing_ahead_of_it_is_at_no_stop(place: Any) -> None:
+    assert stop_in({"next": [], "checkpoint": place}) is None
 
 
 @pytest.mark.parametrize("nonsense", [None, "text", 7, [None, 3, "x"], {"id": 1}])
@@ -114,7 +118,7 @@ def test_a_run_closes_what_it_answers_and_one_that_begins_anew_closes_all(asked:
 
 def test_an_answer_to_a_thread_that_is_free_is_refused_where_another_is_faster() -> None:
     assert request_of({"a": 1}, is_first=True) == {"command": {"resume": {"a": 1}}, "multitask_strategy": "reject"}
-    assert request_of({"": None}, is_first=True) == {"input": None, "multitask_strategy": "reject"}
+    assert request_of({"c-1": True}, is_stop=True, is_first=True) == {"input": None, "multitask_strategy": "reject"}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +207,8 @@ def test_a_rejection_says_why(label: str, typed: str, decision: dict[str, Any]) 
 
 
 def test_what_has_stopped_without_a_question_goes_on() -> None:
-    (question,) = questions_of([{"next": ["send"], "value": None}])
-    given = Answers(question=[""], answer=[""], chosen=question.chosen(question.choices[0]))
-    assert request_of(answers_of(given, set())) == {"input": None}
+    (question,) = questions_of([{"id": "c-1", "next": ["send"], "value": None}])
+    given = Answers(question=["c-1"], answer=[""], chosen=question.chosen(question.choices[0]))
+    assert request_of(answers_of(given, {"c-1"}), is_stop=True) == {"input": None}
+    with pytest.raises(HttpError, match="somebody has answered already"):
+        answers_of(given, {"c-2"})

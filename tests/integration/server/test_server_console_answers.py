@@ -8,8 +8,9 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from operator import add
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
@@ -47,7 +48,12 @@ class Office:
     def __init__(self) -> None:
         self.got: list[Any] = []
         self.goes_on = asyncio.Event()
-        self.agents = {"function": self.function, "graph": self.graph("only"), "two": self.graph("left", "right")}
+        self.agents = {
+            "function": self.function,
+            "graph": self.graph("only"),
+            "two": self.graph("left", "right"),
+            "steps": self.steps("pay", "ship"),
+        }
 
     async def work(self, answer: Any) -> Any:
         self.got.append(answer)
@@ -73,6 +79,23 @@ class Office:
             builder.add_edge(START, f"asks_{name}")
             builder.add_edge(f"asks_{name}", END)
         return builder.compile()
+
+    def steps(self, *names: str) -> Any:
+        """A graph that stops before each of its steps."""
+
+        class Kept(TypedDict):
+            done: Annotated[list[str], add]
+
+        builder, before = StateGraph(Kept), START
+        for name in names:
+
+            async def does(state: Any, name: str = name) -> Any:
+                return {"done": [await self.work(name)]}
+
+            builder.add_node(name, does)
+            builder.add_edge(before, name)
+            before = name
+        return builder.compile(interrupt_before=[*names])
 
 
 class Desk:
@@ -226,6 +249,49 @@ async def test_of_two_who_have_a_stopped_thread_go_on_one_is_the_first(
         office.goes_on.set()
         assert sorted(status for status, _ in both) == [200, 409]
         assert await thread.runs() == ["interrupted", "interrupted"]
+
+
+async def test_that_a_thread_shall_go_on_is_said_of_the_stop_that_was_seen_and_of_no_later_one(
+    office: Office, desk: Callable[..., Any]
+) -> None:
+    async with desk("steps") as thread:
+        first, late = await thread.answer(None), await thread.answer(None)
+        office.goes_on.set()
+        await thread.runs()
+        again, for_the_playground = await thread.answer(None), await thread.answer(None, starts="false")
+        state = (await thread.http.get(f"/threads/{thread.thread_id}/state")).json()
+        assert (first[0], late, again, for_the_playground) == (200, (409, GONE), (409, GONE), (409, GONE))
+        assert (state["next"], office.got, await thread.status()) == (["ship"], ["pay"], "interrupted")
+
+        (second,) = await thread.asked()
+        assert (await thread.answer(None, second))[0] == 200
+        assert (await thread.runs(), office.got) == (["interrupted", "interrupted", "success"], ["pay", "ship"])
+
+
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+async def test_a_stop_is_one_on_the_page_of_its_run_until_a_run_goes_on(
+    office: Office, desk: Callable[..., Any], is_withdrawn: bool
+) -> None:
+    async with desk("steps") as thread:
+        (first,) = (await thread.http.get("/runs", params={"thread_id": thread.thread_id})).json()
+        later = {"assistant_id": "steps", "input": {}, "after_seconds": 3_600}
+        path = f"/threads/{thread.thread_id}/runs"
+        run = (await thread.http.post(path, json=later)).json()
+        if is_withdrawn:
+            await thread.http.post(f"{path}/{run['run_id']}/cancel", params={"wait": True})
+
+        async def shown() -> tuple[list[str], bool]:
+            page = (await thread.http.get(f"/ui/runs/{first['run_id']}")).text
+            return re.findall(r'name="question" value="([^"]*)"', page), "was answered: the thread went on with" in page
+
+        stopped = await shown()
+        assert stopped == (thread.questions, False)
+        assert (await thread.answer(None))[0] == 200
+        while_it_goes_on = await shown()
+        office.goes_on.set()
+        await thread.http.post(f"{path}/{run['run_id']}/cancel", params={"wait": True})
+        assert (while_it_goes_on, (await thread.runs())[-1]) == (([], True), "interrupted")
+        assert await shown() == ([], True)
 
 
 async def test_who_may_not_see_which_runs_a_thread_has_answers_when_it_has_none(

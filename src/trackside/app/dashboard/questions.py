@@ -2,7 +2,7 @@
 
 All pages have the same form (`templates/answer.html`), with all questions that are open: a button for each answer that a
 question is likely to want, and a field for any other. Answers go by the ids of their questions, so that none reaches
-another question that is asked meanwhile.
+another question that is asked meanwhile; that a stopped thread shall go on, by the checkpoint that it has stopped at.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import approval_of
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.questions import is_breakpoint
+from trackside.harness.types import JsonObject
 
 _MOST_CHOICES: Final = 12
 _MOST_OF_CHOICE: Final = 100
 _MOST_OF_CALL: Final = 200
+
+STOP: Final = {"select": ["next", "checkpoint"]}
+"""What of a thread's state `stop_in` reads."""
 
 ANSWERED: Final = "this is not asked any more: somebody has answered already"
 
@@ -51,7 +55,7 @@ class Question:
     """What a run or a thread waits for."""
 
     id: str | None
-    """None: it asks nothing, and has stopped between two steps."""
+    """That of a stop is its checkpoint's. None: nothing is an answer to it."""
     text: Cut
     more: Cut | None
     """What else was said with it, as JSON."""
@@ -61,6 +65,8 @@ class Question:
     """Whether what is typed goes along with a choice."""
     is_approval: bool = False
     """Whether nothing fits but a yes, or a no that may say why."""
+    is_stop: bool = False
+    """Whether it asks nothing, and has stopped between two steps."""
 
     def chosen(self, choice: Choice) -> str:
         """What a form says when this choice is made: to which question it is the answer, and which."""
@@ -73,13 +79,24 @@ def questions_of(interrupts: Any) -> tuple[Question, ...]:
     return tuple(_question(one) for one in listed if isinstance(one, Mapping))
 
 
+def stop_in(state: Mapping[str, Any]) -> JsonObject | None:
+    """Where a thread stands that has stopped between two steps, as its run has ended with it; None: at none.
+
+    Args:
+        state: what the thread is now, its `next` and `checkpoint`.
+    """
+    if not state["next"]:
+        return None
+    return {"id": (state["checkpoint"] or {}).get("checkpoint_id"), "value": None, "next": state["next"]}
+
+
 def _question(interrupt: Mapping[str, Any]) -> Question:
     said_id = interrupt.get("id")
     own = None if said_id is None else str(said_id)
     value = interrupt.get("value")
     if is_breakpoint(interrupt):
         text = f"It has stopped before {', '.join(map(str, interrupt['next']))}."
-        return Question(id=None, text=cut(text), more=None, choices=_GO_ON)
+        return Question(id=own, text=cut(text), more=None, choices=_GO_ON, is_stop=True)
     if isinstance(value, str):
         return Question(id=own, text=cut(value), more=None, choices=_YES if is_yes_no(value) else ())
     if not isinstance(value, Mapping):
@@ -161,7 +178,7 @@ class Answers(Struct, kw_only=True):
 
     csrf: str | None = None
     question: list[str]
-    """The ids; empty: of a stop."""
+    """The ids."""
     answer: list[str] = []
     read_as: list[Literal["auto", "text", "json"]] = []
     """What is typed is JSON, a text, or whichever it looks like."""
@@ -179,11 +196,11 @@ class _Chosen(Struct, kw_only=True):
 
 
 def answers_of(given: Answers, open_ids: Collection[str], approvals: Collection[str] = ()) -> dict[str, Any]:
-    """The answers by the ids of their questions; an empty id is that a stopped thread shall go on.
+    """The answers by the ids of their questions.
 
     Args:
         given: what the form says.
-        open_ids: the questions that the thread waits for.
+        open_ids: the questions that the thread waits for, or the stop at which it stands.
         approvals: those of them that only a yes or a no answers (`is_approval`).
 
     Raises:
@@ -193,7 +210,7 @@ def answers_of(given: Answers, open_ids: Collection[str], approvals: Collection[
     answers = _together(given, typed, approvals) if given.chosen is None else _chosen(given.chosen, typed, approvals)
     if not answers:
         raise HttpError(status=422, detail="there is no answer yet: write one")
-    if not {*answers} <= ({*open_ids} or {""}):
+    if not {*answers} <= {*open_ids}:
         raise HttpError(status=409, detail=ANSWERED)
     for question in {*approvals} & answers.keys():
         _check_approval(answers[question])
@@ -224,14 +241,15 @@ def closed_by(asked: Mapping[str, Any] | None, open_ids: Collection[str]) -> fro
     return frozenset(by_id or open_ids)
 
 
-def request_of(answers: Mapping[str, Any], *, is_first: bool = False) -> dict[str, Any]:
+def request_of(answers: Mapping[str, Any], *, is_stop: bool = False, is_first: bool = False) -> dict[str, Any]:
     """What a run is asked for that goes on with answers; one that goes on behind a stop gets nothing new.
 
     Args:
         answers: by the ids of their questions.
+        is_stop: whether they are that it shall go on behind a stop.
         is_first: whether the run is refused if another has the thread, instead of waiting for that.
     """
-    asked: dict[str, Any] = {"input": None} if "" in answers else {"command": {"resume": answers}}
+    asked: dict[str, Any] = {"input": None} if is_stop else {"command": {"resume": answers}}
     return {**asked, "multitask_strategy": "reject"} if is_first else asked
 
 
@@ -298,7 +316,8 @@ def answers_read(resume: Any, questions: Collection[Question]) -> list[tuple[str
         resume: what the run was asked to go on with.
         questions: those that were open.
     """
-    texts = {question.id: question.text.text for question in questions if question.id is not None}
+    asked = (question for question in questions if not question.is_stop)
+    texts = {question.id: question.text.text for question in asked if question.id is not None}
     if not isinstance(resume, Mapping) or not resume or not resume.keys() <= texts.keys():
         only = next(iter(texts.values())) if len(texts) == 1 else None
         return [(only, answer_read(resume))]

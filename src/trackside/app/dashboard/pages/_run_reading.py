@@ -12,15 +12,16 @@ from trackside.app import attempts
 from trackside.app.dashboard.declaring import API
 from trackside.app.dashboard.pages._answering import closed_questions
 from trackside.app.dashboard.pages._timeline import Happened, Ran
+from trackside.app.dashboard.questions import STOP, stop_in
 from trackside.app.server.failures import answer_of
 from trackside.app.server.principal import Permission
-from trackside.app.server.routes import events, records, states, subscriptions
+from trackside.app.server.routes import events, records, states, subscriptions, threads
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.log import LogEvent, RecordedRun, RunDetails
 from trackside.harness.errors import TracksideError, UnknownRunError
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
-from trackside.harness.types import RunStatus
+from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 EVENTS_OF_PAGE: Final = 25
 _DRAWN: Final = 200
@@ -238,14 +239,19 @@ async def state_after(call: AnyCall, run: RunDetails) -> Any:
 
 
 async def open_questions(call: AnyCall, run: RunDetails) -> frozenset[str] | None:
-    """The ids of the questions that the run's thread still waits for, and no run answers yet; None of one that has asked
-    nothing.
+    """The ids of the questions that the run's thread still waits for, or of the stop at which it stands, and no run answers
+    yet; None of one that has asked nothing.
     """
     if run.status is not RunStatus.interrupted:
         return None
-    query = {"select": ["interrupts"]}
-    state = (await API.ask(call, states.get_state, path={"thread_id": run.thread_id}, query=query)).value
-    asked = frozenset(str(one.get("id")) for one in state.get("interrupts") or ())
+    path = {"thread_id": run.thread_id}
+    query = {"select": ["interrupts", *STOP["select"]]}
+    state = (await API.ask(call, states.get_state, path=path, query=query)).value
+    waits: Sequence[JsonObject] = state.get("interrupts") or ()
+    if not waits and (stop := stop_in(state)) is not None:
+        thread = (await API.ask(call, threads.get_thread, path=path)).value
+        waits = [stop] if thread.status == ThreadStatus.interrupted else ()  # what has failed stands before a step, too
+    asked = frozenset(str(one.get("id")) for one in waits)
     return asked - await closed_questions(call, run.thread_id, asked) if asked else asked
 
 

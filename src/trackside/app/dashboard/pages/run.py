@@ -197,9 +197,7 @@ def _asked(run: RunDetails, found: reading.Found, end: Mapping[str, Any]) -> Ask
     questions, known = questions_of(end.get("interrupts")), found.open_questions
     if known.value is None:
         return Asked(answered=questions, why_unknown=known.why_not)
-    # A stop between two steps is one until another run goes on.
-    is_last, open_ids = found.around.later is None, known.value
-    still = [is_last if one.id is None else one.id in open_ids for one in questions]
+    still = [one.id in known.value for one in questions]
     return Asked(
         open=tuple(compress(questions, still)),
         answered=tuple(one for one, is_open in zip(questions, still, strict=True) if not is_open),

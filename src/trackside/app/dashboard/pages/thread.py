@@ -12,7 +12,7 @@ from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
 from trackside.app.dashboard.pages._answering import closed_questions
-from trackside.app.dashboard.questions import Question, answers_read, questions_of
+from trackside.app.dashboard.questions import STOP, Question, answers_read, questions_of, stop_in
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.routes import events, records, states, thread_records, threads
@@ -90,9 +90,9 @@ async def _asked(call: PageCall, thread: Any) -> Sequence[JsonObject]:
         return [one for one in asked if str(one.get("id")) not in closed]
     if asked or thread.status != ThreadStatus.interrupted:
         return asked
-    state, _ = await value_or_why(call, states.get_state, query={"select": ["next"]})
-    following = [] if state is None else state["next"]
-    return [{"value": None, "next": following}] if following else []
+    state, _ = await value_or_why(call, states.get_state, query=STOP)
+    stop = None if state is None else stop_in(state)
+    return [] if stop is None else [stop]
 
 
 async def _conversation(call: PageCall, thread: Any, runs: Sequence[Any], *, keeps: bool) -> JsonObject:

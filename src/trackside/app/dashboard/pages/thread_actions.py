@@ -8,11 +8,21 @@ import msgspec
 
 from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.pages._answering import closed_questions
-from trackside.app.dashboard.questions import ANSWERED, Answers, answers_of, is_approval, request_of, value_of
+from trackside.app.dashboard.questions import (
+    ANSWERED,
+    STOP,
+    Answers,
+    answers_of,
+    is_approval,
+    questions_of,
+    request_of,
+    stop_in,
+    value_of,
+)
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
 from trackside.app.server.responses import json_reply
-from trackside.app.server.routes import runs, threads
+from trackside.app.server.routes import runs, states, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
 from trackside.harness.errors import ThreadBusyError
@@ -42,8 +52,7 @@ class Change(Form, kw_only=True):
 async def answer_thread(call: Call[Answers, None]) -> Any:
     """Answer what a thread waits for, and go on with it. Of all who answer the same question, one is the first."""
     while True:
-        agent, answers, is_free = await _answered(call)
-        request = request_of(answers, is_first=is_free)
+        agent, answers, request = await _answered(call)
         if not call.body.starts:
             return json_reply({"request": request, "answers": [*answers.values()]})
         try:
@@ -53,8 +62,8 @@ async def answer_thread(call: Call[Answers, None]) -> Any:
         return Said(f"Answered: it goes on as run …{run.run_id[-8:]}.")
 
 
-async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, Any], bool]:
-    """The agent of a thread, the answers to what it asks, and whether no run has it.
+async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """The agent of a thread, the answers to what it asks, and what the run is asked for that goes on with them.
 
     Raises:
         HttpError: they are none, or not asked for any more: a run that has the thread, or waits for it, brings one already.
@@ -69,10 +78,14 @@ async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, An
         if is_free or closed or not asked or looks == _LOOKS:
             break  # else the run that had the thread has just ended
     open_ids -= closed
-    if not open_ids and thread.status != ThreadStatus.interrupted:
+    is_stop = not open_ids and thread.status == ThreadStatus.interrupted
+    if is_stop:
+        stop = stop_in((await API.ask(call, states.get_state, query=STOP)).value)
+        open_ids = {one.id for one in questions_of([stop]) if one.id is not None}
+    if not open_ids:
         raise HttpError(status=409, detail=ANSWERED)
     answers = answers_of(call.body, open_ids, {str(one["id"]) for one in asked if is_approval(one.get("value"))})
-    return (thread.metadata or {}).get(GRAPH), answers, is_free
+    return (thread.metadata or {}).get(GRAPH), answers, request_of(answers, is_stop=is_stop, is_first=is_free)
 
 
 @action(routes, "/ui/threads/{thread_id}/fork", body=Fork)
