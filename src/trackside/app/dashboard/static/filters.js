@@ -1,9 +1,46 @@
-// Forms with filters: an address says what is filtered, and nothing of filters that are empty.
+// Forms with filters: an address says what is filtered, and nothing of filters that are empty. Times are typed and shown as
+// they are where the browser is, and the address says them so that the server, which knows only its own zone, reads the same.
+
+const ahead = -new Date().getTimezoneOffset();
+const two = (number) => String(number).padStart(2, "0");
+
+/** This day, in an address. */
+export const TODAY = ahead ? `today${ahead < 0 ? "-" : "+"}${two(Math.trunc(Math.abs(ahead) / 60))}:${two(Math.abs(ahead) % 60)}` : "today";
+
+const TIME = /^([1-9]\d{3})-?(\d\d)-?(\d\d)(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?(Z|[+-]\d\d:\d\d)?)?$/;
+
+/** The moment that a date or time means, in a zone where it says none; null: it is none. */
+function moment(said, zone = "") {
+  const found = TIME.exec(said);
+  if (!found) return null;
+  const [, year, month, day, hour = "00", minute = "00", second = "00", fraction = "0", own = zone] = found;
+  // Of a day that its month does not have browsers make one of the next month.
+  if (Number(day) > new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate()) return null;
+  const when = new Date(`${year}-${month}-${day}T${hour}:${minute}:${second}.${fraction.slice(0, 3)}${own}`);
+  return Number.isNaN(when.getTime()) ? null : when;
+}
+
+function inAddress(typed) {
+  if (typed === "today") return TODAY;
+  return moment(typed)?.toISOString() ?? typed;
+}
+
+function inField(said) {
+  if (said === "today" && said !== TODAY) return "today+00:00";
+  if (said === TODAY) return "today";
+  const when = moment(said, "Z");
+  if (when === null) return said;
+  const here = new Date(when.getTime() - when.getTimezoneOffset() * 60_000).toISOString();
+  return here.slice(0, -1).replace(/(T00:00)?(:00)?\.000$/, "");
+}
 
 for (const form of document.querySelectorAll("form.filters")) {
+  const times = [...form.querySelectorAll("[data-time]")];
+  for (const input of times) input.value = inField(input.defaultValue);
   form.addEventListener("formdata", ({ formData }) => {
     for (const [name, value] of [...formData]) {
       if (value.trim() === "") formData.delete(name);
+      else if (times.some((input) => input.name === name)) formData.set(name, inAddress(value.trim()));
     }
   });
   form.addEventListener("change", (event) => {

@@ -1,6 +1,7 @@
 // The page of runs: which are selected, new ones that wait while somebody is at work in the table, and saved views.
 
 import { refresh, toast } from "./console.js";
+import { TODAY } from "./filters.js";
 
 const region = () => document.getElementById("runs");
 const rows = () => [...document.querySelectorAll("#runs tr[data-run]")];
@@ -260,12 +261,9 @@ dialog.addEventListener("close", () => {
   showViews();
 });
 
-// The server knows only its own day; whoever looks means his.
-const ahead = -new Date().getTimezoneOffset();
-const zone = `${ahead < 0 ? "-" : "+"}${String(Math.trunc(Math.abs(ahead) / 60)).padStart(2, "0")}:${String(Math.abs(ahead) % 60).padStart(2, "0")}`;
 for (const link of views.querySelectorAll("a[href*='since=today']")) {
   const url = new URL(link.href);
-  url.searchParams.set("since", ahead ? `today${zone}` : "today");
+  url.searchParams.set("since", TODAY);
   link.href = url;
 }
 
