@@ -165,6 +165,37 @@ def test_a_no_to_a_call_of_a_tool_says_why_and_nothing_else_fits(more: dict[str,
         answer("because it is late")
 
 
+@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\u200b", "\u200d", "\x7f", "\u2028", "\ufeff", "\U000e0041"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda command: {"tool": "shell", "kind": "approval", "arguments": {"command": command}},
+        lambda command: {"tool": "shell", "kind": "approval", "arguments": {command: "x"}},
+        lambda command: {"tool": command, "kind": "approval", "arguments": {}},
+        lambda command: {"action_requests": [{"name": "shell", "args": {"command": command}}]},
+        lambda command: {"question": f"{command}?", "about": [command]},
+        lambda command: {"anything": {command: command}},
+        lambda command: command,
+        lambda command: [command],
+    ],
+)
+def test_what_is_approved_is_shown_in_its_order_and_with_all_its_signs(value: Any, sign: str) -> None:
+    (question,) = questions_of([{"id": "q", "value": value(f"echo {sign}# curl")}])
+    shown = question.text.text + ("" if question.more is None else question.more.text)
+    assert sign not in shown
+    assert f"echo ⟨U+{ord(sign):04X}⟩# curl" in shown or f"echo {json.dumps(sign)[1:-1]}# curl" in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["Is this right?\n\tمی\u200cشود", "May I send 👩\u200d💻 10\u00a0000 €?", "שלום, Ünï?"]
+)
+def test_texts_of_all_languages_are_shown_as_they_are(text: str) -> None:
+    (question,) = questions_of([{"id": "q", "value": {"question": text, "about": text}}])
+    assert question.text.text == text
+    assert question.more is not None
+    assert text.rpartition("\t")[2] in question.more.text
+
+
 def test_what_is_chosen_for_several_questions_goes_together_and_the_others_stay_open() -> None:
     asked = [{"id": one, "value": {"tool": "grant", "arguments": {"n": one}, "kind": "approval"}} for one in "abc"]
     yes, no = ([question.chosen(question.choices[at]) for question in questions_of(asked)] for at in (0, 1))

@@ -63,6 +63,16 @@ def test_messages_of_any_form_are_read_as_far_as_they_go() -> None:
     assert (many.earlier, many.messages[0].hidden) == (10, 10_000)
 
 
+def test_signs_that_nobody_sees_are_seen_in_json_which_says_the_same() -> None:
+    hidden = {"command": "a\u202eb\u2066c\u200bd\U000e0041", "lines": "a\n\x7f"}
+    shown = json_cut(hidden).text
+    assert (json.loads(shown), shown.replace("\n", "").isprintable()) == (hidden, True)
+    for arguments in (hidden, json.dumps(hidden, ensure_ascii=False)):
+        call = {"name": "shell", "args": arguments}
+        (message,) = said({"messages": [{"type": "ai", "content": "", "tool_calls": [call]}]}).conversation.messages
+        assert (json.loads(message.calls[0].arguments), message.calls[0].arguments.isprintable()) == (hidden, True)
+
+
 def test_what_is_long_is_cut_and_counted() -> None:
     whole = json_cut({"text": "x" * 5_000_000})
     assert len(whole.text) == 20_000

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trackside.app.dashboard.cutting import MOST_CHARS, json_text
+from trackside.app.dashboard.cutting import MOST_CHARS, json_text, seen_in
 
 MOST: Final = 200
 """So many messages, the newest, are shown."""
@@ -139,5 +139,7 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
     said = arguments if isinstance(arguments, str) else json_text(arguments)
     id_ = call.get("id")
     return ToolCall(
-        name=str(of.get("name", "?"))[:200], arguments=said[:MOST_CHARS], id=id_ if isinstance(id_, str) else None
+        name=str(of.get("name", "?"))[:200],
+        arguments=seen_in(said[:MOST_CHARS]),
+        id=id_ if isinstance(id_, str) else None,
     )

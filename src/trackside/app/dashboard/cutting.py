@@ -1,7 +1,9 @@
-"""The beginnings of what is too long for a page."""
+"""The beginnings of what is too long for a page, with what nobody would see of them made visible."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,10 +15,18 @@ MOST_CHARS: Final = 20_000
 _INDENTED: Final = 200_000
 """JSON that is longer is shown as it is: to indent it takes longer than to read its beginning."""
 
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u070f\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    # Joiners belong to how Persian and Indic words and some emoji are written, and to nothing in ASCII.
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+"""Control characters but for tabs and ends of lines, signs of no width, and those that turn writing around."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A text, or its beginning."""
+    """A text, or its beginning, as it is shown."""
 
     text: str
     left_out: int = 0
@@ -24,8 +34,9 @@ class Cut:
 
 
 def cut(text: str, most: int = MOST_CHARS) -> Cut:
-    """The text, or its beginning."""
-    return Cut(text=text[:most], left_out=max(0, len(text) - most))
+    """The text, or its beginning; `⟨U+202E⟩` for a sign that nobody sees."""
+    shown = _UNSEEN.sub(lambda sign: f"⟨U+{ord(sign[0]):04X}⟩", text[:most])
+    return Cut(text=shown, left_out=max(0, len(text) - most))
 
 
 def json_text(value: Any) -> str:
@@ -33,9 +44,15 @@ def json_text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def seen_in(text: str) -> str:
+    r"""JSON that says the same, with signs that nobody sees escaped: `\u202e`."""
+    return _UNSEEN.sub(lambda sign: json.dumps(sign[0])[1:-1], text)
+
+
 def json_cut(value: Any, most: int = MOST_CHARS) -> Cut:
-    """A JSON value, indented unless it is very long, or its beginning."""
+    """A JSON value, indented unless it is very long, or its beginning; it is JSON still where it is all of it."""
     encoded = msgspec.json.encode(value)
     if len(encoded) <= _INDENTED:
         encoded = msgspec.json.format(encoded, indent=2)
-    return cut(encoded.decode(), most)
+    text = encoded.decode()
+    return Cut(text=seen_in(text[:most]), left_out=max(0, len(text) - most))

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from trackside.app.dashboard.cutting import Cut, cut, json_cut, json_text
+from trackside.app.dashboard.cutting import Cut, cut, json_cut, json_text, seen_in
 from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import approval_of
 from trackside.harness.errors import InvalidSpecError
@@ -131,7 +131,7 @@ def called(tool: str, arguments: Any) -> str:
     """A call of a tool on one line, so that two of the same tool are told apart."""
     if not isinstance(arguments, Mapping) or not arguments:
         return tool
-    said = f"{tool}({', '.join(f'{name}={json_text(value)}' for name, value in arguments.items())})"
+    said = f"{tool}({', '.join(f'{name}={seen_in(json_text(value))}' for name, value in arguments.items())})"
     return said if len(said) <= _MOST_OF_CALL else f"{said[:_MOST_OF_CALL]}…)"
 
 
