@@ -352,6 +352,49 @@ async def in_shell(command: str) -> tuple[str, int | None]:
         return (await process.communicate())[0].decode(), process.returncode
 
 
+async def test_a_thread_that_the_command_line_has_named_is_shown_with_the_command_that_answers_it(
+    serving: Any, visit: Any, tmp_path: Path
+) -> None:
+    server, api = await serving()
+    there = f"cd {tmp_path} && export TRACKSIDE_DATABASE_URL=sqlite:///runs.db &&"
+    _, status = await in_shell(f"{there} trackside run asks --thread 'order 7'")
+    (run,) = await api.get("/runs")
+    async with visit(server.url, permissions=["clipboard-read", "clipboard-write"]) as seen:
+        page = await seen.go("/ui/threads")
+        await page.get_by_role("link", name="order 7").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Thread order 7")
+        asks = page.locator("#thread-asks")
+        await expect(asks.get_by_role("heading")).to_have_text("It waits for your answer")
+        await expect(asks).to_contain_text("May I send the mail?")
+        await expect(asks.locator("code")).to_have_text("trackside resume 'order 7' ANSWER")
+        assert await seen.violations() == []
+
+        await page.locator("#thread-runs a").click()
+        await expect(page.locator("#run-questions")).to_contain_text("May I send the mail?")
+        await expect(page.locator("#run-questions form")).to_have_count(0)
+        for name in ("Delete", "Fork"):
+            await expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
+        await expect(page.locator("#run-top")).to_contain_text(f"trackside delete {run['run_id']}")
+        await page.locator("#stream-details > summary").click()
+        await expect(page.locator("#stream-state")).to_have_text("nothing can be had here now")
+        assert await seen.violations() == []
+        seen.complaints.clear()  # of the one 422
+
+        await page.locator("#run-questions").get_by_role("button", name="Copy the command that answers").click()
+        await expect(page.locator(".toast")).to_have_text("Copied.")
+        command = await page.evaluate("navigator.clipboard.readText()")
+        answered = await in_shell(f"{there} {command.replace('ANSWER', 'yes')}")
+        await expect(page.locator("#run-questions")).to_contain_text("was answered: the thread went on with")
+        await seen.go("/ui/threads/order%207")
+        await expect(page.locator("#thread-runs .run-block")).to_contain_text(["interrupted", "success"])
+        await expect(page.locator("#thread-asks h2")).to_have_count(0)
+        assert (status, answered[1]) == (75, 0)
+
+        await seen.go("/ui/threads/order")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such thread")
+        seen.complaints.clear()
+
+
 async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> None:
     server, api = await serving()
     waits = await api.start("waits")

@@ -1,4 +1,6 @@
-"""Asks the API which of a thread's questions nobody has to answer any more, though the thread still has them."""
+"""Asks the API which of a thread's questions nobody has to answer any more, though the thread still has them, and which run
+a thread waits with that the API does not serve.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from msgspec import UNSET
 from trackside.app.dashboard.declaring import API
 from trackside.app.dashboard.questions import closed_by
 from trackside.app.server.failures import HttpError
-from trackside.app.server.routes import run_records
+from trackside.app.server.routes import records, run_records
 from trackside.app.server.routing import Call
+from trackside.app.server.wire.log import RecordedRun
 from trackside.harness.admission import begins_later
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.types import RunStatus
@@ -47,3 +50,10 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
         if one.status == RunStatus.running or not begins_later(run.created_at, asked, now=now):
             closed |= closed_by(asked, open_ids)
     return closed
+
+
+async def waiting_run(call: Call[Any, Any], thread_id: str) -> RecordedRun | None:
+    """The run whose questions a thread waits to have answered, whatever the thread is called; None: there is none."""
+    query = {"thread_id": thread_id, "waiting": True, "limit": 1}
+    found = (await API.ask(call, records.list_recorded_runs, query=query)).value
+    return found[0] if found else None

@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from trackside.app.dashboard.questions import Question
 
 _MOST_CHARS: Final = 30_000
 """One argument of a command line may have 128 KiB, as UTF-8; the quotes in it take more."""
@@ -100,6 +102,14 @@ def commands_of(
         curl=curl,
         input_file="request.json" if is_long else None,
     )
+
+
+def answer_command(thread_id: str, questions: Sequence[Question]) -> str:
+    """How the command line answers what a thread asks, where its database is."""
+    answers = {one.id: True if one.is_approval or one.is_stop else "ANSWER" for one in questions}
+    several, first = len(answers) > 1, next(iter(answers.values()), "ANSWER")
+    answer = _json(answers) if several else _json(first) if first is True else "ANSWER"
+    return f"trackside resume {_arguments(thread_id, answer)}"
 
 
 def _run(

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from trackside.app import attempts
 from trackside.app.dashboard.declaring import API
-from trackside.app.dashboard.pages._answering import closed_questions
+from trackside.app.dashboard.pages._answering import closed_questions, waiting_run
 from trackside.app.dashboard.pages._timeline import Happened, Ran
-from trackside.app.dashboard.questions import STOP, stop_in
+from trackside.app.dashboard.questions import STOP, questions_of, stop_in
 from trackside.app.server.failures import answer_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import events, records, states, subscriptions, threads
@@ -20,6 +20,7 @@ from trackside.app.server.routing import Call
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.log import LogEvent, RecordedRun, RunDetails
 from trackside.harness.errors import TracksideError, UnknownRunError
+from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
@@ -244,6 +245,11 @@ async def open_questions(call: AnyCall, run: RunDetails) -> frozenset[str] | Non
     """
     if run.status is not RunStatus.interrupted:
         return None
+    if not is_uuid(run.thread_id):  # whose state the API does not say
+        waiting, end = await waiting_run(call, run.thread_id), await end_of(call, run.run_id)
+        if waiting is None or waiting.run_id != run.run_id or end is None:
+            return frozenset()
+        return frozenset(one.id for one in questions_of(end.payload.get("interrupts")) if one.id is not None)
     path = {"thread_id": run.thread_id}
     query = {"select": ["interrupts", *STOP["select"]]}
     state = (await API.ask(call, states.get_state, path=path, query=query)).value

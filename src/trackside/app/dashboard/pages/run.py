@@ -11,7 +11,7 @@ from typing import Any, Final
 from trackside.app.dashboard.cutting import Cut, cut, json_cut
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.pages import _run_reading as reading
-from trackside.app.dashboard.pages._run_commands import Commands, commands_of
+from trackside.app.dashboard.pages._run_commands import Commands, answer_command, commands_of
 from trackside.app.dashboard.pages._run_texts import Said, Used, said, used_by
 from trackside.app.dashboard.pages._timeline import MOST_ROWS, Timeline, timeline_of
 from trackside.app.dashboard.questions import Question, questions_of
@@ -22,6 +22,7 @@ from trackside.app.server.routes import events
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import LogEvent, RunDetails
 from trackside.harness.errors import UnknownRunError
+from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
@@ -68,6 +69,8 @@ class Shown:
     calls_omitted: int | None
     commands: Commands
     choices: Choices
+    answer_command: str | None
+    """What answers it; None: a form does. The API serves no thread whose id is no UUID."""
     fork_input: str | None
     """The input as JSON, to be changed before a fork gets it; None: it is an answer, or too long for that."""
     due_at: datetime | None
@@ -129,11 +132,12 @@ async def _shown(call: Call[None, None], run: RunDetails) -> Shown:
     request = run.request or {}
     goes_on = bool(request.get("thread_exists")) or around.earlier is not None
     output, missing = _output(run, found.state, data)
+    asked = _asked(run, found, end)
     return Shown(
         end=end,
         found=found,
         timeline=_timeline(run, found, data, callers, most=None if given.get("rows") == ["all"] else MOST_ROWS),
-        asked=_asked(run, found, end),
+        asked=asked,
         input=_input(run, data),
         answer=_answer(request),
         output=output,
@@ -153,6 +157,7 @@ async def _shown(call: Call[None, None], run: RunDetails) -> Shown:
             asks_who=call.parts.authenticator is not None,
         ),
         choices=_choices(run, found),
+        answer_command=None if is_uuid(run.thread_id) else answer_command(run.thread_id, asked.open),
         fork_input=_fork_input(request),
         due_at=_due_at(run),
         request=None if run.request is None else json_cut(run.request),
@@ -272,6 +277,8 @@ def _choices(run: RunDetails, found: reading.Found) -> Choices:
     if agent is None:
         why = f"the agent {run.agent!r:.80} is not served here"
         return Choices(fork=why, retry=why)
+    if not is_uuid(run.thread_id):
+        return Choices(fork="the id of its thread is no UUID", retry=None)
     if not agent.keeps_threads and found.around.earlier is not None:
         why = f"the agent {agent.name!r:.80} keeps only what its thread is now, and not what it was before this run"
         return Choices(fork=why, retry=None)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from trackside.app.dashboard.asking import value_or_why
 from trackside.app.dashboard.conversation import Conversation, Message, conversation_in
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
-from trackside.app.dashboard.pages._answering import closed_questions
+from trackside.app.dashboard.pages._answering import closed_questions, waiting_run
+from trackside.app.dashboard.pages._run_commands import answer_command
 from trackside.app.dashboard.questions import STOP, Question, answers_read, questions_of, stop_in
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import HttpError, answer_of
@@ -40,13 +42,12 @@ type Given = Mapping[str, list[str]]
 @page(routes, "/ui/threads/{thread_id}")
 async def show_thread(call: PageCall) -> Any:
     """One thread, in one of three views: the conversation, the state, or the history of states."""
-    said_id = call.path["thread_id"]
     try:
         thread = (await API.ask(call, threads.get_thread)).value
     except (HttpError, UnknownThreadError) as exc:
         if answer_of(exc).status not in {404, 422}:
             raise
-        return Page("thread_gone", place="threads", status=404, thread_id=said_id, is_id=is_uuid(said_id))
+        return await _not_served(call, call.path["thread_id"])
     given = params_of(call)
     view = given.get("view", ["conversation"])[0]
     record, _ = await value_or_why(
@@ -79,6 +80,35 @@ async def show_thread(call: PageCall) -> Any:
         own_metadata={key: value for key, value in thread.metadata.items() if key not in {GRAPH, "assistant_id"}},
         ttl=thread.ttl if isinstance(thread.ttl, dict) else None,
         **more,
+    )
+
+
+async def _not_served(call: PageCall, thread_id: str) -> Page:
+    """A thread that the API does not know, which knows only UUIDs: of one that the command line or a program has named there
+    are runs, and a command that answers what it asks.
+    """
+    is_id, runs = is_uuid(thread_id), list[Any]()
+    if not is_id:
+        try:
+            query = {"thread_id": thread_id, "limit": SHOWN_RUNS}
+            runs = (await API.ask(call, records.list_recorded_runs, query=query)).value
+        except HttpError as exc:
+            if answer_of(exc).status != 422:  # no thread can be called so
+                raise
+    if not runs:
+        return Page("thread_gone", place="threads", status=404, thread_id=thread_id, is_id=is_id)
+    waiting = await waiting_run(call, thread_id)
+    questions = () if waiting is None else await _questions_of(call, waiting)
+    return Page(
+        "thread_named",
+        place="threads",
+        twins=(f"/runs?{urlencode({'thread_id': thread_id})}",),
+        thread_id=thread_id,
+        runs=list(reversed(runs)),
+        has_more=len(runs) == SHOWN_RUNS,
+        waiting=waiting,
+        questions=questions,
+        command=answer_command(thread_id, questions),
     )
 
 

@@ -11,7 +11,7 @@ const MOST_LINES = 1_000; // what is older is dropped, and said to be
 const MOST_CHARS = 20_000; // of one message: its end is what is new
 const MOST_OF_PART = 2_000;
 const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
-const FOR_GOOD = [401, 403, 404]; // statuses with which asking again makes no sense
+const FOR_GOOD = [401, 403, 404, 422]; // statuses with which asking again makes no sense
 
 // Server-sent events, read by hand: an `EventSource` hears only events whose names it knows, and those of agents inside have
 // any name.
