@@ -123,6 +123,16 @@ async def test_parked_events_are_seen_tried_again_and_dropped(serve: Any, visit:
         await page.locator("#confirm [value=yes]").click()
         await expect(parked).to_have_count(1)
         await expect(page.locator("#parked")).to_be_focused()  # and not the top of the page
+        # What is parked while somebody makes up his mind is not what he was asked about.
+        await page.get_by_role("button", name="Drop all").click()
+        await expect(page.locator("#confirm")).to_contain_text("Drop all 1 parked events?")
+        async with await store.subscriptions.acquire("mail", consumer="the postman") as consumer:
+            await consumer.read()
+            await consumer.park(4, "the receiver is away")
+        await expect(parked).to_have_count(2)
+        await page.locator("#confirm [value=yes]").click()
+        await expect(parked).to_have_count(1)
+        assert [one.stored.position for one in await store.subscriptions.parked("mail")] == [4]
         await page.get_by_role("button", name="Drop all").click()
         await page.locator("#confirm [value=yes]").click()
         await expect(page.get_by_text("Nothing is parked")).to_be_visible()

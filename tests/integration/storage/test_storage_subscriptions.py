@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
@@ -640,6 +641,24 @@ class TestParking:
         assert await subs.drop_parked("mail") == 2
         assert await subs.drop_parked("mail") == 0
         assert len(await store.events()) == 5
+
+    @pytest.mark.parametrize("drops", [True, False])
+    async def test_what_was_parked_since_somebody_has_looked_is_not_decided_on(
+        self, subs: Subscriptions, drops: bool
+    ) -> None:
+        await subs.open("mail", start="beginning")
+        consumer = await subs.acquire("mail")
+        await consumer.read()
+        for position in (1, 3):
+            await consumer.park(position, "no")
+        until = max(parked.parked_at for parked in await subs.parked("mail"))
+        await consumer.park(2, "the receiver is away")
+
+        decide = subs.drop_parked if drops else subs.retry_parked
+        assert await decide("mail", until=until.astimezone(timezone(timedelta(hours=2)))) == 2
+        left = {parked.stored.position: parked.state.value for parked in await subs.parked("mail")}
+        assert left == ({2: "parked"} if drops else {1: "retry", 2: "parked", 3: "retry"})
+        assert await decide("mail") == len(left)
 
     async def test_failures_are_shown_until_something_is_handled(self, subs: Subscriptions) -> None:
         await subs.open("mail", start="beginning", on_failure="block")

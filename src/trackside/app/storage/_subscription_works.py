@@ -380,9 +380,10 @@ class SettleRetry(ConsumerWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class DecideParked(SubscriptionWork):
-    """Have parked events tried again, or drop them: one, or all. Its result is how many."""
+    """Have parked events tried again, or drop them: one, or all that were parked until then. Its result is how many."""
 
     position: int | None
+    until: str | None
     retry: bool
     _decided: set[int] = field(default_factory=set)
 
@@ -396,6 +397,8 @@ class DecideParked(SubscriptionWork):
         which = [parked_events.c.subscription == self.name]
         if self.position is not None:
             which.append(parked_events.c.position == self.position)
+        if self.until is not None:
+            which.append(parked_events.c.parked_at <= self.until)
         found = {position for (position,) in session.execute(select(parked_events.c.position).where(*which))}
         self._decided |= found  # what an earlier commit has dropped whose reply was lost counts as well
         if self.position is not None and not self._decided:

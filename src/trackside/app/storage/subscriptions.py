@@ -245,23 +245,31 @@ class Subscriptions:
         """
         return await self._readers.run(read_deliveries(plain("run_id", run_id)))
 
-    async def retry_parked(self, name: str, position: int | None = None) -> int:
+    async def retry_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
         """Have the consumer try a parked event again, or all of them; how many. What it can handle is not parked then.
 
+        Args:
+            name: the subscription.
+            position: of the event; None: all.
+            until: of those alone that were parked, or tried once more in vain, until then.
+
         Raises:
             UnknownSubscriptionError: there is none with this name.
             NotParkedError: nothing is parked at this position.
         """
-        return await self._decide(name, position, retry=True)
+        return await self._decide(name, position, until, retry=True)
 
-    async def drop_parked(self, name: str, position: int | None = None) -> int:
+    async def drop_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
         """Give a parked event up, or all of them; how many. They stay in the log.
 
+        Args:
+            name, position, until: as of `retry_parked`.
+
         Raises:
             UnknownSubscriptionError: there is none with this name.
             NotParkedError: nothing is parked at this position.
         """
-        return await self._decide(name, position, retry=False)
+        return await self._decide(name, position, until, retry=False)
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called on the loop when something was committed, here or elsewhere, that may matter to a consumer.
@@ -276,10 +284,11 @@ class Subscriptions:
         self._listeners.discard(listener)
         self._signals.stop_listening(listener)
 
-    async def _decide(self, name: str, position: int | None, *, retry: bool) -> int:
+    async def _decide(self, name: str, position: int | None, until: datetime | None, *, retry: bool) -> int:
         if position is not None:
             check_number("position", position)
-        decided: int = await self._write(DecideParked, name, position=position, retry=retry)
+        moment = None if until is None else time_text(until)
+        decided: int = await self._write(DecideParked, name, position=position, until=moment, retry=retry)
         return decided
 
     async def _write(self, work: type[SubscriptionWork], name: str, **values: Any) -> Any:

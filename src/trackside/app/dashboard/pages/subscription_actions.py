@@ -32,10 +32,11 @@ class Named(Form, kw_only=True):
 
 
 class Parked(Form, kw_only=True):
-    """Which of its parked events; all if no position is said."""
+    """Which of its parked events; all that were parked when the page was made if no position is said."""
 
     name: str
     position: str = ""
+    until: str | None = None
 
 
 class Seek(Form, kw_only=True):
@@ -78,14 +79,14 @@ async def delete(call: Call[Named, None]) -> Any:
 
 @action(routes, "/ui/subscription/retry", body=Parked, needs=Permission.admin)
 async def retry(call: Call[Parked, None]) -> Any:
-    """Have a parked event delivered again, or all of them."""
+    """Have a parked event delivered again, or all that were shown."""
     decided = (await API.ask(call, api.retry_parked, path=_path(call), body=_choice(call.body))).value
     return Said(f"{_events(decided.count)} will be delivered again.")
 
 
 @action(routes, "/ui/subscription/drop", body=Parked, needs=Permission.admin)
 async def drop(call: Call[Parked, None]) -> Any:
-    """Give a parked event up, or all of them."""
+    """Give a parked event up, or all that were shown: of those that are parked since then nobody knows yet."""
     decided = (await API.ask(call, api.drop_parked, path=_path(call), body=_choice(call.body))).value
     return Said(f"{_events(decided.count)} dropped. They stay in the log.")
 
@@ -122,8 +123,8 @@ def _start(body: Seek) -> str | int:
     return body.to if body.to != "position" else _number(body.position) - 1
 
 
-def _choice(body: Parked) -> dict[str, int]:
-    return {"position": _number(body.position)} if body.position else {}
+def _choice(body: Parked) -> dict[str, Any]:
+    return {"position": _number(body.position)} if body.position else {"until": body.until}
 
 
 def _number(said: str) -> int:

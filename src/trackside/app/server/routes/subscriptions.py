@@ -113,13 +113,15 @@ async def list_parked(call: Call[None, ParkedQuery]) -> Any:
 )
 async def retry_parked(call: Call[ParkedChoice, None]) -> Any:
     """Have a parked event delivered again, or all of them."""
-    return ParkedDecided(await call.parts.store.subscriptions.retry_parked(call.path["name"], call.body.position))
+    which, subscriptions = call.body, call.parts.store.subscriptions
+    return ParkedDecided(await subscriptions.retry_parked(call.path["name"], which.position, until=which.until))
 
 
 @routes.post(f"{_PATH}/parked/drop", Permission.admin, about=OPERATION, body=ParkedChoice, answers={200: ParkedDecided})
 async def drop_parked(call: Call[ParkedChoice, None]) -> Any:
     """Give a parked event up, or all of them. They stay in the log."""
-    return ParkedDecided(await call.parts.store.subscriptions.drop_parked(call.path["name"], call.body.position))
+    which, subscriptions = call.body, call.parts.store.subscriptions
+    return ParkedDecided(await subscriptions.drop_parked(call.path["name"], which.position, until=which.until))
 
 
 @routes.get("/runs/{run_id}/deliveries", Permission.admin, about=OPERATION, answers={200: list[RunDeliveries]})

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from trackside.app.server.wire.log import Id, Limit, LogEvent, Position, event_on_wire
+from trackside.app.server.wire.log import Id, Limit, LogEvent, Position, Time, event_on_wire
 from trackside.app.storage.subscriptions import OnFailure, ParkedEvent, ParkedState, Subscription, SubscriptionState
 from trackside.harness.types import LifecycleEventType
 
@@ -34,9 +34,10 @@ class SubscriptionSeek(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ParkedChoice(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One parked event, or all if it is left out."""
+    """One parked event; without a position all, or with `until` all that were parked until then."""
 
     position: Position | None = None
+    until: Time | None = None
 
 
 class ParkedQuery(Struct, kw_only=True):
