@@ -118,7 +118,7 @@ def test_a_run_closes_what_it_answers_and_one_that_begins_anew_closes_all(asked:
 
 def test_an_answer_to_a_thread_that_is_free_is_refused_where_another_is_faster() -> None:
     assert request_of({"a": 1}, is_first=True) == {"command": {"resume": {"a": 1}}, "multitask_strategy": "reject"}
-    assert request_of({"c-1": True}, is_stop=True, is_first=True) == {"input": None, "multitask_strategy": "reject"}
+    assert request_of({"c-1": True}, stops={}, is_first=True) == {"input": None, "multitask_strategy": "reject"}
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,7 @@ def test_a_rejection_says_why(label: str, typed: str, decision: dict[str, Any]) 
 def test_what_has_stopped_without_a_question_goes_on() -> None:
     (question,) = questions_of([{"id": "c-1", "next": ["send"], "value": None}])
     given = Answers(question=["c-1"], answer=[""], chosen=question.chosen(question.choices[0]))
-    assert request_of(answers_of(given, {"c-1"}), is_stop=True) == {"input": None}
+    stops = {"interrupt_before": ["send", "file"]}
+    assert request_of(answers_of(given, {"c-1"}), stops=stops) == {"input": None, **stops}
     with pytest.raises(HttpError, match="somebody has answered already"):
         answers_of(given, {"c-2"})

@@ -52,7 +52,8 @@ class Office:
             "function": self.function,
             "graph": self.graph("only"),
             "two": self.graph("left", "right"),
-            "steps": self.steps("pay", "ship"),
+            "steps": self.steps("pay", "ship").compile(interrupt_before=["pay", "ship"]),
+            "walks": self.steps("read", "pay", "ship").compile(),
         }
 
     async def work(self, answer: Any) -> Any:
@@ -81,7 +82,7 @@ class Office:
         return builder.compile()
 
     def steps(self, *names: str) -> Any:
-        """A graph that stops before each of its steps."""
+        """A graph with these steps, one after the other."""
 
         class Kept(TypedDict):
             done: Annotated[list[str], add]
@@ -95,7 +96,7 @@ class Office:
             builder.add_node(name, does)
             builder.add_edge(before, name)
             before = name
-        return builder.compile(interrupt_before=[*names])
+        return builder
 
 
 class Desk:
@@ -266,6 +267,20 @@ async def test_that_a_thread_shall_go_on_is_said_of_the_stop_that_was_seen_and_o
         (second,) = await thread.asked()
         assert (await thread.answer(None, second))[0] == 200
         assert (await thread.runs(), office.got) == (["interrupted", "interrupted", "success"], ["pay", "ship"])
+
+
+@pytest.mark.parametrize("stops", [{"interrupt_before": ["pay", "ship"]}, {"interrupt_after": ["read", "pay"]}])
+async def test_a_run_that_was_asked_to_stop_at_two_steps_stops_at_both(
+    office: Office, desk: Callable[..., Any], stops: dict[str, Any]
+) -> None:
+    office.goes_on.set()
+    async with desk("walks", **stops) as thread:
+        for got in (["read"], ["read", "pay"]):
+            assert (office.got, await thread.status()) == (got, "interrupted")
+            (stop,) = await thread.asked()
+            assert (await thread.answer(None, stop))[0] == 200
+            await thread.runs()
+        assert (office.got, await thread.status()) == (["read", "pay", "ship"], "idle")
 
 
 @pytest.mark.parametrize("is_withdrawn", [False, True])

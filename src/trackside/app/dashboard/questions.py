@@ -26,8 +26,8 @@ _MOST_CHOICES: Final = 12
 _MOST_OF_CHOICE: Final = 100
 _MOST_OF_CALL: Final = 200
 
-STOP: Final = {"select": ["next", "checkpoint"]}
-"""What of a thread's state `stop_in` reads."""
+STOP: Final = {"select": ["next", "checkpoint", "metadata"]}
+"""What of a thread's state `stop_in` reads, and by which run it is."""
 
 ANSWERED: Final = "this is not asked any more: somebody has answered already"
 
@@ -241,15 +241,17 @@ def closed_by(asked: Mapping[str, Any] | None, open_ids: Collection[str]) -> fro
     return frozenset(by_id or open_ids)
 
 
-def request_of(answers: Mapping[str, Any], *, is_stop: bool = False, is_first: bool = False) -> dict[str, Any]:
+def request_of(
+    answers: Mapping[str, Any], *, stops: Mapping[str, Any] | None = None, is_first: bool = False
+) -> dict[str, Any]:
     """What a run is asked for that goes on with answers; one that goes on behind a stop gets nothing new.
 
     Args:
         answers: by the ids of their questions.
-        is_stop: whether they are that it shall go on behind a stop.
+        stops: if they are that it shall go on behind a stop, where it shall stop once more.
         is_first: whether the run is refused if another has the thread, instead of waiting for that.
     """
-    asked: dict[str, Any] = {"input": None} if is_stop else {"command": {"resume": answers}}
+    asked: dict[str, Any] = {"command": {"resume": answers}} if stops is None else {"input": None, **stops}
     return {**asked, "multitask_strategy": "reject"} if is_first else asked
 
 

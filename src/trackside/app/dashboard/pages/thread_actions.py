@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from trackside.app.dashboard.asking import value_or_why
 from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.pages._answering import closed_questions
 from trackside.app.dashboard.questions import (
@@ -22,7 +23,7 @@ from trackside.app.dashboard.questions import (
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
 from trackside.app.server.responses import json_reply
-from trackside.app.server.routes import runs, states, threads
+from trackside.app.server.routes import records, runs, states, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
 from trackside.harness.errors import ThreadBusyError
@@ -78,14 +79,24 @@ async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, An
         if is_free or closed or not asked or looks == _LOOKS:
             break  # else the run that had the thread has just ended
     open_ids -= closed
-    is_stop = not open_ids and thread.status == ThreadStatus.interrupted
-    if is_stop:
-        stop = stop_in((await API.ask(call, states.get_state, query=STOP)).value)
-        open_ids = {one.id for one in questions_of([stop]) if one.id is not None}
+    stops: dict[str, Any] | None = None
+    if not open_ids and thread.status == ThreadStatus.interrupted:
+        state = (await API.ask(call, states.get_state, query=STOP)).value
+        open_ids = {one.id for one in questions_of([stop_in(state)]) if one.id is not None}
+        stops = await _own_stops(call, (state["metadata"] or {}).get("run_id"))
     if not open_ids:
         raise HttpError(status=409, detail=ANSWERED)
     answers = answers_of(call.body, open_ids, {str(one["id"]) for one in asked if is_approval(one.get("value"))})
-    return (thread.metadata or {}).get(GRAPH), answers, request_of(answers, is_stop=is_stop, is_first=is_free)
+    return (thread.metadata or {}).get(GRAPH), answers, request_of(answers, stops=stops, is_first=is_free)
+
+
+async def _own_stops(call: Call[Any, Any], run_id: Any) -> dict[str, Any]:
+    """Where a run was asked to stop, besides where its graph does."""
+    if not isinstance(run_id, str):  # somebody has changed the state
+        return {}
+    run, _ = await value_or_why(call, records.get_recorded_run, path={"run_id": run_id})
+    asked = (None if run is None else run.request) or {}
+    return {name: asked[name] for name in ("interrupt_before", "interrupt_after") if asked.get(name)}
 
 
 @action(routes, "/ui/threads/{thread_id}/fork", body=Fork)
