@@ -287,6 +287,20 @@ async def test_what_is_deleted_while_it_is_looked_at_is_said_to_be_gone(serve: A
         seen.complaints.clear()
 
 
+async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_happens(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await run_some(server.url)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/runs")
+        await expect(page.locator("#liveness")).to_have_text("live")
+        await page.route("**/ui/runs", lambda route: route.fulfill(status=503, body="not now"), times=1)
+        await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
+        await expect(page.locator("#stale")).to_contain_text("cannot look this up now")
+        await expect(page.locator("#stale")).to_be_hidden()
+        await expect(page.locator("#liveness")).to_have_text("live")
+        seen.complaints.clear()  # of the 503
+
+
 async def test_the_database_away_is_said_on_a_page(serve: Any, visit: Any, own_postgres_server: Any) -> None:
     """Pages that are open say that they are old; new ones why there is nothing to see."""
     database = own_postgres_server

@@ -143,7 +143,10 @@ function listen() {
     refresh(); // what has happened since the page was written, or was missed meanwhile
   });
   stream.addEventListener("message", isOpen);
-  stream.addEventListener("beat", isOpen);
+  stream.addEventListener("beat", () => {
+    isOpen();
+    if (isBehind) refreshSoon(); // nothing else may happen any more that has it look again
+  });
   stream.addEventListener("changed", () => {
     isOpen();
     refreshSoon();
@@ -269,11 +272,14 @@ const WHY_OLD = {
   404: "This is not there any more. What you see is how it was.",
 };
 
+let isBehind = false;
+
 function sayHowOld(status) {
   const shown = document.getElementById("stale");
   shown.hidden = status < 400;
   if (status >= 400) shown.textContent = WHY_OLD[status] ?? "The server cannot look this up now. What you see may be old.";
   if (status === 404) takeBack();
+  isBehind = status >= 400 && !(status in WHY_OLD);
 }
 
 // Copies.
