@@ -6,13 +6,14 @@ import asyncio
 import html
 import re
 from dataclasses import replace
-from typing import Any
+from operator import add
+from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from trackside.app.dashboard.pages import _run_reading
+from trackside.app.dashboard.pages import _run_reading, run_actions
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.log import RunDetails
 from trackside.harness.ids import new_id
@@ -52,6 +53,30 @@ async def started(http: httpx.AsyncClient, agent: str) -> dict[str, Any]:
     body = {"assistant_id": agent, "input": 1}
     run: dict[str, Any] = (await http.post(f"/threads/{thread_id}/runs", json=body)).json()
     return run
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 1_000])
+async def test_a_run_of_many_steps_is_forked_from_its_beginning(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    class Kept(TypedDict):
+        steps: Annotated[list[str], add]
+
+    builder, names = StateGraph(Kept), ["a", "b", "c", "d"]
+    builder.add_sequence([(name, lambda state, name=name: {"steps": [name]}) for name in names])
+    builder.add_edge(START, names[0])
+    monkeypatch.setattr(run_actions, "_CHECKPOINTS", most)
+    async with serve_agents({"steps": builder.compile()}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        path = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}"
+        for said in ("first", "second"):
+            body = {"assistant_id": "steps", "input": {"steps": [said]}}
+            await http.post(f"{path}/runs/wait", json=body)
+        (run, _) = (await http.get(f"{path}/runs")).json()
+        forked = (await sent(http, f"/ui/runs/{run['run_id']}/fork")).headers["hx-redirect"].rpartition("/")[2]
+        await http.get(f"/runs/{forked}/join")
+        thread = (await http.get(f"/runs/{forked}")).json()["thread_id"]
+        states = [(await http.get(f"{one}/state")).json()["values"] for one in (path, f"/threads/{thread}")]
+        assert states == [{"steps": ["first", *names, "second", *names]}] * 2
 
 
 @pytest.mark.parametrize("action", ["interrupt", "rollback"])

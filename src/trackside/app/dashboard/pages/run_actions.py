@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from trackside.app.attempts import last_attempt
 from trackside.app.dashboard.declaring import API, Form, action
@@ -21,6 +21,9 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
 routes = Routes("Console")
+
+_CHECKPOINTS: Final = 1_000
+"""So many checkpoints of a run are looked at at once, the newest first."""
 
 
 class Cancel(Form, kw_only=True):
@@ -114,10 +117,12 @@ async def _checkpoint_before(call: Call[Any, Any], run: RunDetails) -> str | Non
     Raises:
         HttpError: the agent keeps only what its thread is now, and the thread had other runs before.
     """
-    body = {"limit": 1_000, "metadata": {"run_id": run.run_id}, "select": ["checkpoint", "parent_checkpoint"]}
-    path = {"thread_id": run.thread_id}
-    found = (await API.ask(call, states.search_history, path=path, body=body)).value
-    parent = found[-1]["parent_checkpoint"] if found else None
+    body = {"limit": _CHECKPOINTS, "metadata": {"run_id": run.run_id}, "select": ["checkpoint", "parent_checkpoint"]}
+    path, parent, before_these = {"thread_id": run.thread_id}, None, None
+    while found := (await API.ask(call, states.search_history, path=path, body={**body, "before": before_these})).value:
+        parent, before_these = found[-1]["parent_checkpoint"], found[-1]["checkpoint"]["checkpoint_id"]
+        if len(found) < _CHECKPOINTS:
+            break
     if parent is not None:
         before: str | None = parent["checkpoint_id"]
         return before
