@@ -244,7 +244,10 @@ async def test_of_a_run_that_says_much_the_newest_lines_are_shown_and_how_many_c
 ) -> None:
     server, api = await serving()
     waits = await api.start("waits")
-    spoken = "".join(f'event: custom\ndata: {{"n":{n}}}\n\n' for n in range(1_100))
+    tells = [{"id": "m1", "type": "AIMessageChunk", "content": "Once upon "}, {"langgraph_node": "teller"}]
+    goes_on = [{**tells[0], "content": "a time."}, tells[1]]
+    begin, last = (f"event: messages\ndata: {json.dumps(said)}\n\n" for said in (tells, goes_on))
+    spoken = begin + "".join(f'event: custom\ndata: {{"n":{n}}}\n\n' for n in range(1_100)) + last
     end = f"event: end\ndata: {json.dumps({'run_id': waits['run_id'], 'status': 'success'})}\n\n"
 
     async def tell(route: Any) -> None:
@@ -256,9 +259,11 @@ async def test_of_a_run_that_says_much_the_newest_lines_are_shown_and_how_many_c
         await expect(page.locator("#stream-state")).to_have_text("ended")
         lines = page.locator("#stream-lines > :not(.stream-note)")
         await expect(lines).to_have_count(1_000)
-        await expect(lines.first).to_have_text('{"n":100}')
+        await expect(lines.first).to_have_text('{"n":102}')
         note = page.locator("#stream-lines > :first-child")
-        await expect(note).to_have_text("101 lines before this are not shown any more.")  # with the one that says whose
+        await expect(note).to_have_text("105 lines before this are not shown any more.")  # with those that say whose
+        # What goes on though its line was dropped is there once more.
+        assert texts(await lines.all_inner_texts())[-3:] == ['{"n":1099}', "teller", "Once upon a time."]
 
 
 async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: Any) -> None:

@@ -110,11 +110,16 @@ function message(said, about, namespace, way) {
   if (!known) {
     if (!text && !calls.length) return;
     const caller = about?.langgraph_node ?? said.name ?? about?.caller ?? "agent";
-    who([namespace, String(kind).startsWith("tool") ? `tool ${said.name ?? caller}` : caller].filter(Boolean).join(" › "));
-    known = { element: line("words", ""), text: "", calls: new Set(), way };
+    const by = [namespace, String(kind).startsWith("tool") ? `tool ${said.name ?? caller}` : caller].filter(Boolean).join(" › ");
+    who(by);
+    known = { element: line("words", ""), text: "", calls: new Set(), way, by };
     messages.set(key, known);
   }
   if (known.way !== way) return; // a run may stream the same in two ways
+  if (!known.element.isConnected) { // it was dropped, and goes on
+    who(known.by);
+    known.element = line("words", "");
+  }
   known.text = isPiece ? known.text + text : text || known.text;
   calls.forEach((name) => known.calls.add(name));
   const shown = known.text.length > MOST_CHARS ? `…${known.text.slice(-MOST_CHARS)}` : known.text;
