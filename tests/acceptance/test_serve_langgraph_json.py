@@ -44,6 +44,37 @@ async def ask(config):
     yield saying(lambda state: {"said": interrupt("what?")}).compile()
 """
 
+CHAT = """
+from typing import TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph_sdk import get_client
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+
+class State(TypedDict, total=False):
+    said: object
+
+
+client = get_client()
+
+
+async def schedule(state):
+    run = await get_client().runs.create(None, "memory", input={"said": 1}, on_completion="keep", after_seconds=0.1)
+    await client.runs.join(run["thread_id"], run["run_id"])
+    return {"said": (await client.threads.get(run["thread_id"]))["values"]}
+
+
+async def how_many(request):
+    return JSONResponse(await client.threads.count())
+
+
+chat = StateGraph(State).add_node("schedule", schedule).add_edge(START, "schedule").compile()
+memory = StateGraph(State).add_node("form", lambda state: {"said": "formed"}).add_edge(START, "form").compile()
+app = Starlette(routes=[Route("/how-many", how_many)])
+"""
 
 WATCH = """
 from helping import greet
@@ -99,6 +130,14 @@ def write(folder: Path, **more: Any) -> None:
         **more,
     }
     (folder / "langgraph.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_a_project_asks_its_own_server_by_clients_without_an_address(folder: Path, forkery: Forkery) -> None:
+    (folder / "chat.py").write_text(CHAT, encoding="utf-8")
+    write(folder, graphs={"chat": "./chat.py:chat", "memory": "./chat.py:memory"}, http={"app": "./chat.py:app"})
+    with TracksideServer(folder, forkery=forkery) as server, get_sync_client(url=server.url, api_key=None) as client:
+        assert client.runs.wait(None, "chat", input={}) == {"said": {"said": "formed"}}
+        assert client.http.get("/how-many") == 1
 
 
 def test_a_project_is_served_and_what_has_no_effect_is_said(folder: Path, forkery: Forkery) -> None:

@@ -86,7 +86,8 @@ class RunContext:
     interrupt; `checkpointer` is what the manager was given for frameworks that keep their own state. `items` is where
     things are kept beyond threads, None if the manager has no such place; other than all else here it belongs to the
     manager's event loop. `attempt` counts the tries of a run that was started anew, 1 for the first, and `retry_of` is the
-    run that was tried before.
+    run that was tried before. `owner` is on whose behalf it was asked for; of a run that another has started, and that says
+    nobody, on whose behalf that one was.
 
     For adapters: `answers` are all answers to the run's questions so far, `answered` by what these questions are known again
     (`questions.mark_of`; None: that was not kept), `answers_by_id` the answers that it brings by the ids of the questions,
@@ -134,6 +135,9 @@ class RunContext:
         self.checkpointer = checkpointer
         self.items = items
         self.depth = depth
+        self.owner: str | None = spec.owner
+        if depth and self.owner is None and (starter := _current.get()) is not None:
+            self.owner = starter.owner
         self.cancelled = False
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
         self.paused = paused

@@ -13,7 +13,7 @@ from trackside.app.server.authorizing import authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError, answer_of
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.principal import NOBODY
+from trackside.app.server.principal import ANYBODY, NOBODY, WITHIN
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.reading import BodyReader, query_of
 from trackside.app.server.responses import Answer, Failure, Receive, Reply, Scope, Send, json_reply
@@ -74,7 +74,7 @@ class EndpointApp:
         answer = await self._answer(scope, receive)
         if not isinstance(answer, Reply):  # it takes long
             authenticator = self._parts.authenticator
-            if getattr(authenticator, "asks_again", False):
+            if getattr(authenticator, "asks_again", False) and WITHIN not in scope:
                 again = self._parts.options.heartbeat
                 answer = RevocableAnswer(answer, cast("Authenticator", authenticator), seconds=again)
         await answer(scope, receive, send)
@@ -88,7 +88,7 @@ class EndpointApp:
             body = None if self._body is None else await self._body.read(scope, receive)
             query = None if endpoint.query is None else query_of(scope, endpoint.query)
             call = Call(self._parts, principal, body, query, scope.get("path_params", {}), scope, receive)
-            if self._handlers is not None:
+            if self._handlers is not None and principal is not ANYBODY:
                 call = await authorized(replace(call, handlers=self._handlers), endpoint.about)
             result = await endpoint.handler(call)
         except TracksideError as exc:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+from trackside.harness.context import keep_to_run
 
 
 class Permission(StrEnum):
@@ -52,3 +55,21 @@ ANYBODY = Principal(identity=None, permission=Permission.admin)
 
 NOBODY = Principal(identity=None, permission=Permission.public)
 """Who asks without having said who he is."""
+
+WITHIN: Final = "trackside.within"
+"""In the scope of a request of code in this process (`within`), which has no key that could be looked at again."""
+
+
+@dataclass(slots=True)
+class Asking:
+    """A request while it is answered: by which app, and who asks."""
+
+    app: Any
+    principal: Principal | None
+    """None once it has been answered: what it has left behind, as a task, goes on in nobody's name."""
+
+
+asking: Final[ContextVar[Asking | None]] = ContextVar("trackside_asking", default=None)
+"""The request that the calling code belongs to, if it is no run's."""
+
+keep_to_run(asking, None)

@@ -26,6 +26,7 @@ from trackside.app.wiring.delivering import Deliveries
 from trackside.app.wiring.errors import MissingExtraError, NothingRecordedError
 from trackside.app.wiring.fleet import FleetPart, Membership, Role, joined, with_fleet
 from trackside.app.wiring.forgetting import forgotten_by
+from trackside.app.wiring.loopback import Loopback, answering_clients
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.recorder import Recorder
@@ -85,6 +86,8 @@ class App:
     """What knows who asks the server."""
     closing: AsyncExitStack
     """What is closed with this app, before its manager."""
+    loopback: Loopback
+    """What LangGraph's clients without an address have of it."""
     fleet_part: FleetPart | None = None
     """What it does in the fleet of which it is one; None: it executes what it lets in."""
 
@@ -202,6 +205,7 @@ class App:
         else:
             app = create_app(self.parts, guest=guest)
         self.closing.callback(app.state.failed_runs.say_rest)
+        self.loopback.serve(app)
         return app
 
     @property
@@ -224,10 +228,11 @@ def load_agents(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _check_settings(settings: Any) -> None:
+def _check(settings: Any, agents: Any) -> None:
     if not isinstance(settings, Settings):
         why = f"it takes what load_settings() reads from files and variables, or Settings(…), not {settings!r:.60}"
         raise SettingsError(where="open_app", why=why)
+    check_agents(agents)
 
 
 @asynccontextmanager
@@ -260,10 +265,8 @@ async def open_app(
         InvalidSpecError: an agent has a name that no database can keep.
         MissingExtraError: an agent needs a package that is not installed.
     """
-    _check_settings(settings)
-    check_agents(agents)
+    _check(settings, agents)
     given = CompositeObserver(observers).bindings
-    enter_project(settings)
     agents, redact, configured = await _imported(settings, agents)
     async with AsyncExitStack() as stack:
         live = [observer for observer in configured if not observer.is_durable]
@@ -303,6 +306,7 @@ async def open_app(
         if not one_run:
             authenticator = await asyncio.to_thread(authenticator_of, settings, store)
             await stack.enter_async_context(_sweeper(settings, store, checkpointer))
+        loopback = await stack.enter_async_context(answering_clients(manager))
         await stack.enter_async_context(manager)
         if fleet_part is not None:
             await stack.enter_async_context(fleet_part)
@@ -318,6 +322,7 @@ async def open_app(
             settings,
             authenticator,
             stack,
+            loopback,
             fleet_part,
         )
 
@@ -326,6 +331,7 @@ async def _imported(
     settings: Settings, agents: Mapping[str, Any] | None
 ) -> tuple[Mapping[str, Any], Redact | None, Sequence[ConfiguredObserver]]:
     """What is code of others: agents, the hook that redacts, observers. Importing it may take long, and start loops."""
+    enter_project(settings)
     if agents is None:
         agents = await asyncio.to_thread(load_agents, settings)
     redact = await asyncio.to_thread(load_redaction, settings)

@@ -11,3 +11,9 @@ class MissingExtraError(TracksideError, ImportError):
 
 class NothingRecordedError(TracksideError, LookupError):
     """nothing recorded at {database} yet; `trackside run AGENT INPUT` makes it."""
+
+
+class AddressNeededError(TracksideError, RuntimeError):
+    """LangGraph's client has no address, and {why}; give it one, as get_client(url="http://…:2024", api_key="…")."""
+
+    fault = "agent"

@@ -7,7 +7,7 @@ from typing import Any
 
 from trackside.app.server.auth.authenticator import Authenticator, path_of
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.principal import ANYBODY, NOBODY, Principal
+from trackside.app.server.principal import ANYBODY, NOBODY, Asking, Principal, asking
 from trackside.app.server.rates import Rate
 from trackside.app.server.responses import Receive, Scope, Send, failure_reply
 
@@ -48,11 +48,16 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         try:
-            scope["trackside.principal"] = await self._admitted(scope)
+            principal = scope["trackside.principal"] = await self._admitted(scope)
         except HttpError as exc:
             await _refuse(exc, scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        asked = Asking(scope.get("app"), principal)
+        asking.set(asked)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            asked.principal = None
 
     async def _admitted(self, scope: Scope) -> Principal:
         try:

@@ -1,0 +1,137 @@
+"""Answers requests of code in this process: by the same endpoints, behind the door at which others say who they are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, override
+
+import httpx
+from starlette.applications import Starlette
+
+from trackside.app.server.principal import ANYBODY, WITHIN, Asking, Permission, Principal, asking
+from trackside.app.server.responses import Scope
+from trackside.harness.context import RunContext, bind_run, current_run
+
+logger = logging.getLogger("trackside.server")
+
+_USER: Final = "langgraph_auth_user"
+_WAITED: Final = ("/wait", "/stream", "/join")
+"""Ends of the paths at which somebody waits for a run: one that is started there needs no place beside its starter's."""
+_SAME: Final = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "root_path": "", "client": None}
+
+
+class Within:
+    """The endpoints of an app for code of its own process, which may be on another event loop than the app's.
+
+    Nothing that is sent to the server gets here, whatever its address, headers or scope say: who asks is an argument.
+    """
+
+    def __init__(self, app: Starlette, loop: asyncio.AbstractEventLoop) -> None:
+        self.app = app
+        self.asks_nobody = app.state.parts.authenticator is None
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def principal_of(self, run: RunContext) -> Principal:
+        """Who asks by the code of a run: on whose behalf that is, who may no more by it than run agents."""
+        if self.asks_nobody or run.owner is None:
+            return ANYBODY
+        user = (run.config.get("configurable") or {}).get(_USER)
+        known = user if isinstance(user, Mapping) and user.get("identity") == run.owner else {}
+        said = {"identity": run.owner, "display_name": run.owner, "is_authenticated": True, "permissions": [], **known}
+        return Principal(identity=run.owner, permission=Permission.run, user=said)
+
+    async def answer(self, request: httpx.Request, principal: Principal) -> httpx.Response:
+        """The answer to a request, with a body that comes as the app says it.
+
+        Raises:
+            httpx.RemoteProtocolError: there is none, as the server stops, or an app behind ours has failed.
+        """
+        exchange = _Exchange(await request.aread(), self._loop)
+        scope = _SAME | {
+            "method": request.method,
+            "scheme": request.url.scheme,
+            "server": (request.url.host, request.url.port),
+            "path": request.url.path,
+            "raw_path": request.url.raw_path.partition(b"?")[0],
+            "query_string": request.url.query,
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "app": self.app,
+            "trackside.principal": principal,
+            WITHIN: True,
+        }
+        self._loop.call_soon_threadsafe(self._begin, scope, exchange)
+        try:
+            start = await exchange.said()
+        except asyncio.CancelledError:
+            await exchange.aclose()
+            raise
+        return httpx.Response(start["status"], headers=start.get("headers", ()), stream=exchange)
+
+    async def aclose(self) -> None:
+        """Cut off what is being answered."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, scope: Scope, exchange: _Exchange) -> None:
+        task = self._loop.create_task(self._answer(scope, exchange), name="trackside-within")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
+        # A run is no run's but of one that waits for it, and nothing that a graph says within its nodes holds here.
+        bind_run(current_run() if scope["path"].endswith(_WAITED) else None)
+        asking.set(Asking(self.app, scope["trackside.principal"]))
+        try:
+            await self.app.router(scope, exchange.receive, exchange.send)
+        except Exception:  # of an app behind ours: its client learns only that there is no answer, as over a network
+            logger.exception("%s %.200s failed", scope["method"], scope["path"])
+        finally:
+            await exchange.send(None)
+
+
+class _Exchange(httpx.AsyncByteStream):
+    """A request and its answer: the app has one end of it, and the client the other, on its own event loop."""
+
+    def __init__(self, body: bytes, apps: asyncio.AbstractEventLoop) -> None:
+        self._body: bytes | None = body
+        self._apps, self._clients = apps, asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self._said: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def receive(self) -> Any:
+        """For the app: the whole body, and then, as soon as it is so, that the client has gone."""
+        if self._body is None:
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        """For the app: say the next part of the answer; None: nothing more comes."""
+        with suppress(RuntimeError):  # the client's loop is closed, which was there for it alone
+            self._clients.call_soon_threadsafe(self._said.put_nowait, message)
+
+    async def said(self) -> Any:
+        """For the client: the next part of the answer."""
+        if (message := await self._said.get()) is None:
+            raise httpx.RemoteProtocolError("the server has cut its answer off")
+        return message
+
+    @override
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            part = await self.said()
+            yield part.get("body", b"")
+            more = part.get("more_body", False)
+
+    @override
+    async def aclose(self) -> None:
+        with suppress(RuntimeError):  # the app's loop is closed, and so is the app
+            self._apps.call_soon_threadsafe(self._gone.set)

@@ -1,0 +1,400 @@
+"""LangGraph's client without an address, in code that the server runs: `get_client()`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+import httpx
+import langgraph_sdk._async.client
+import langgraph_sdk._shared.utilities
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import START, StateGraph
+from langgraph.pregel.remote import RemoteGraph
+from langgraph_sdk import get_client
+from running_server import serving
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from tests.integration.server.test_server_fleet import fleet_on
+
+from trackside import RunSpec, RunStatus
+from trackside.app.server.guest import Guest
+from trackside.app.server.principal import ANYBODY, WITHIN
+from trackside.app.settings import AccessSettings, ServerSettings, Settings
+from trackside.app.wiring import App, open_app
+from trackside.app.wiring.errors import AddressNeededError
+
+type ServeAgents = Callable[..., Any]
+
+NONE, KEYS = AccessSettings(), AccessSettings(auth="keys")
+
+
+class Said(TypedDict, total=False):
+    said: Any
+
+
+def graph_of(node: Callable[..., Any]) -> Any:
+    return StateGraph(Said).add_node("node", node).add_edge(START, "node").compile()
+
+
+early = get_client()
+"""Made before there is a server, as a module of a project does."""
+
+OTHER = graph_of(lambda state: {"said": f"other: {state.get('said')}"})
+
+
+async def count(state: Said) -> Said:
+    return {"said": await get_client().threads.count()}
+
+
+COUNT = graph_of(count)
+
+
+@asynccontextmanager
+async def client_of(served: Any, owner: str, permission: Any = "run") -> AsyncIterator[Any]:
+    made = await served.app.store.api_keys.create("laptop", owner=owner, permission=permission)
+    async with get_client(url=served.url, api_key=made.secret) as client:
+        yield client
+
+
+@pytest.mark.parametrize("access", [NONE, KEYS], ids=["open", "keys"])
+async def test_a_node_asks_its_own_server(serve_agents: ServeAgents, access: AccessSettings) -> None:
+    async def ask(state: Said) -> Said:
+        said: list[Any] = []
+        for client in (early, get_client()):
+            thread_id = (await client.threads.create())["thread_id"]
+            run = await client.runs.create(thread_id, "other", input={"said": 1})
+            said.append(await client.runs.join(thread_id, run["run_id"]))
+            said.append(await client.runs.wait(thread_id, "other", input={"said": 2}))
+            said.append((await client.threads.get_state(thread_id))["values"])
+            said.append([part.event async for part in client.runs.stream(None, "other", input={"said": 3})])
+        remote = RemoteGraph("other", client=get_client())
+        return {"said": [*said, await remote.ainvoke({"said": 4})]}
+
+    agents = {"ask": graph_of(ask), "other": OTHER}
+    async with serve_agents(agents, access=access) as served, client_of(served, "ada") as client:
+        values = await client.runs.wait(None, "ask", input={})
+        runs = await served.app.store.runs(agent="other")
+
+    once = [{"said": "other: 1"}, {"said": "other: 2"}, {"said": "other: 2"}, ["metadata", "values", "values", "end"]]
+    assert values == {"said": [*once, *once, {"said": "other: 4"}]}
+    assert {run.status for run in runs} == {RunStatus.success}
+
+
+async def test_a_run_that_waits_for_another_does_not_keep_the_place_that_it_needs(serve_agents: ServeAgents) -> None:
+    async def ask(state: Said) -> Said:
+        values = await early.runs.wait(None, "other", input={"said": 1})
+        return {"said": [values, [part.event async for part in early.runs.stream(None, "other", input={"said": 2})]]}
+
+    async with serve_agents({"ask": graph_of(ask), "other": OTHER}, max_running=1) as served:
+        said = (await served.client.runs.wait(None, "ask", input={}))["said"]
+
+    assert said == [{"said": "other: 1"}, ["metadata", "values", "values", "end"]]
+
+
+async def test_a_node_in_a_thread_asks_on_a_loop_of_its_own(serve_agents: ServeAgents) -> None:
+    async def ask() -> Any:
+        return await early.runs.wait(None, "other", input={"said": 1}), await get_client().threads.count()
+
+    agents = {"ask": graph_of(lambda state: {"said": asyncio.run(ask())}), "other": OTHER}
+    async with serve_agents(agents) as served:
+        assert await served.client.runs.wait(None, "ask", input={}) == {"said": [{"said": "other: 1"}, 1]}
+
+
+async def test_who_asks_is_the_owner_of_the_run_and_sees_what_is_his(serve_agents: ServeAgents) -> None:
+    hers: list[str] = []
+
+    async def look(state: Said) -> Said:
+        client = get_client()
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            await client.threads.get(hers[0])
+        with pytest.raises(httpx.HTTPStatusError) as forbidden:
+            await client.http.get("/subscriptions")
+        statuses = [failure.value.response.status_code for failure in (refused, forbidden)]
+        run = await client.runs.create(None, "other", input={}, on_completion="keep")
+        return {
+            "said": [await client.threads.count(), *statuses, (await client.threads.get(run["thread_id"]))["status"]]
+        }
+
+    async with serve_agents({"look": graph_of(look), "other": OTHER}, access=KEYS) as served:
+        async with client_of(served, "ada") as ada, client_of(served, "bob") as bob:
+            hers.append((await ada.threads.create())["thread_id"])
+            (seen, *statuses, status) = (await bob.runs.wait(None, "look", input={}))["said"]
+        async with client_of(served, "root", "admin") as root:
+            assert await root.threads.count() > 1
+            admins = (await root.runs.wait(None, "look", input={}))["said"]
+
+    assert (seen, statuses) == (2, [404, 403])  # the thread of his run, and of that which it has started
+    assert status in {"busy", "idle"}
+    assert admins[:3] == [2, 404, 403]
+
+
+async def test_a_run_of_nobody_sees_all_and_one_that_another_starts_what_that_one_sees(
+    serve_agents: ServeAgents,
+) -> None:
+    apps: list[App] = []
+
+    async def start(state: Said) -> Said:
+        result = await (await apps[0].manager.start(RunSpec("count", {}))).result()
+        return {"said": result.output["said"]}
+
+    async with serve_agents({"start": graph_of(start), "count": COUNT}, access=KEYS) as served:
+        apps.append(served.app)
+        async with client_of(served, "ada") as ada, client_of(served, "bob") as bob:
+            for client in (ada, ada, bob):
+                await client.threads.create()
+            seen = await bob.runs.wait(None, "start", input={})
+        result = await (await served.app.manager.start(RunSpec("count", {}))).result()
+
+    assert seen == {"said": 2}  # hers, and that of her run
+    assert result.output["said"] >= 4
+
+
+async def test_nobody_comes_in_by_what_is_sent(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"other": OTHER}, access=KEYS) as served:
+        headers = {"root_path": "/noauth", "trackside.within": "1", "x-forwarded-prefix": "/noauth", "host": "api"}
+        async with httpx.AsyncClient(base_url=served.url, headers=headers) as http:
+            for path in ("/threads/search", "/noauth/threads/search", "/%2Fnoauth/threads/search"):
+                assert (await http.post(path, json={})).status_code == 401
+        asked = {"trackside.principal": ANYBODY, WITHIN: True}
+        around = Around(served.app.asgi, {"root_path": "/noauth", **asked})
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=around), base_url="http://api") as http:
+            assert (await http.post("/threads/search", json={})).status_code == 401
+
+
+class Around:
+    """An app that says in each scope what a client would like to have there."""
+
+    def __init__(self, app: Any, said: dict[str, Any]) -> None:
+        self._app, self._said = app, said
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app({**scope, **self._said}, receive, send)
+
+
+async def test_a_route_asks_as_whoever_asks_it_and_what_it_leaves_behind_as_nobody(database_url: str) -> None:
+    left: list[asyncio.Task[Any]] = []
+    answered = asyncio.Event()
+
+    async def later() -> int:
+        await answered.wait()
+        return await early.threads.count()
+
+    async def mine(request: Request) -> JSONResponse:
+        left.append(asyncio.create_task(later()))
+        run = await early.runs.wait(None, "count", input={})
+        await early.threads.create()
+        return JSONResponse([run["said"], await early.threads.count()])
+
+    guest = Guest(Starlette(routes=[Route("/mine", mine)]), {})
+    async with open_app(Settings(database_url=database_url, access=KEYS), {"count": COUNT}) as app:
+        keys = [await app.store.api_keys.create("laptop", owner=name) for name in ("ada", "bob")]
+        async with serving(app.asgi_before(guest)) as url, httpx.AsyncClient(base_url=url) as http:
+            seen = [(await http.get("/mine", headers={"x-api-key": keys[who].secret})).json() for who in (0, 0, 1)]
+        answered.set()
+        whys = [str(failure) for failure in await asyncio.gather(*left, return_exceptions=True)]
+
+    assert seen == [[1, 1], [2, 2], [1, 1]]
+    assert all("in nobody's name" in why for why in whys)
+
+
+async def test_what_makes_graphs_asks_as_whoever_looks_at_a_thread(serve_agents: ServeAgents) -> None:
+    seen: list[int] = []
+
+    async def make(config: RunnableConfig) -> Any:
+        seen.append(await get_client().threads.count())
+        return OTHER
+
+    async with serve_agents({"made": make}, access=KEYS) as served, client_of(served, "ada") as ada:
+        async with client_of(served, "bob") as bob:
+            await bob.threads.create()
+        thread_id = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(thread_id, "made", input={})
+        await ada.threads.get_state(thread_id)
+
+    assert len(seen) >= 2
+    assert set(seen) == {1}
+
+
+AUTH = """
+from langgraph_sdk import Auth
+
+auth = Auth()
+asked = []
+
+@auth.authenticate
+async def authenticate(authorization: str):
+    return {"identity": authorization, "org": "acme", "permissions": ["tools"], "token": "secret"}
+
+@auth.on.threads
+async def mark(ctx, value):
+    asked.append((ctx.action, ctx.user.identity, ctx.user["org"], ctx.permissions))
+    value["metadata"]["owner"] = ctx.user.identity
+    return {"owner": ctx.user.identity}
+"""
+
+
+async def test_handlers_decide_on_what_a_run_asks_for_as_on_what_its_owner_asks_for(
+    serve_agents: ServeAgents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loopback_auth.py").write_text(AUTH, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def ask(state: Said) -> Said:
+        client = get_client()
+        await client.threads.create(metadata={"made": "within"})
+        return {"said": [await client.runs.wait(None, "other", input={}), await client.threads.count()]}
+
+    access = AccessSettings(auth="loopback_auth:auth")
+    async with serve_agents({"ask": graph_of(ask), "other": OTHER, "count": COUNT}, access=access) as served:
+        clients = [get_client(url=served.url, api_key=None, headers={"authorization": who}) for who in ("ada", "bob")]
+        async with clients[0] as ada, clients[1] as bob:
+            await bob.threads.create()
+            values = await ada.runs.wait(None, "ask", input={})
+            (made,) = await ada.threads.search(metadata={"made": "within"})
+        result = await (await served.app.manager.start(RunSpec("count", {}))).result()
+        asked = __import__("loopback_auth").asked
+
+    assert values == {"said": [{"said": "other: None"}, 2]}  # its own and the one that it has made
+    assert made["metadata"]["owner"] == "ada"
+    assert ("create", "ada", "acme", ["tools"]) in asked
+    assert result.output["said"] >= 3  # nobody's run, of which nothing is left out
+
+
+async def test_what_another_run_says_comes_while_it_runs_and_who_breaks_off_ends_it(serve_agents: ServeAgents) -> None:
+    is_heard, was_cancelled = asyncio.Event(), asyncio.Event()
+
+    async def speak(input: Any, run: Any) -> str:
+        run.send("hello")
+        try:
+            await (is_heard if input == "wait" else asyncio.Event()).wait()
+        except asyncio.CancelledError:
+            was_cancelled.set()
+            raise
+        return "done"
+
+    async def follow(state: Said) -> Said:
+        said: list[Any] = []
+        more: Any = {"stream_mode": ["custom"], "on_disconnect": "cancel"}
+        async for part in get_client().runs.stream(None, "speak", input="wait", **more):
+            said.append(part.data)
+            if part.event == "custom":
+                is_heard.set()
+        async for part in get_client().runs.stream(None, "speak", input="for ever", **more):
+            if part.event == "custom":
+                break
+        await was_cancelled.wait()
+        return {"said": said[1]}
+
+    agents = {"follow": graph_of(follow), "speak": speak}
+    async with serve_agents(agents, access=KEYS) as served, client_of(served, "ada") as ada:
+        assert await ada.runs.wait(None, "follow", input={}) == {"said": "hello"}
+
+
+async def test_a_stream_goes_on_though_no_key_of_its_run_can_be_looked_at_again(serve_agents: ServeAgents) -> None:
+    goes_on = asyncio.Event()
+
+    async def speak(input: Any) -> str:
+        await goes_on.wait()
+        return "done"
+
+    async def follow(state: Said) -> Said:
+        said: list[str] = []
+        asked = {"assistant_id": "speak", "input": 1}
+        async with get_client().http.client.stream("POST", "/runs/stream", json=asked) as answer:
+            async for line in answer.aiter_lines():
+                said.append(line)
+                if len([one for one in said if one.startswith(":")]) == 3:  # each time keys are looked at again
+                    goes_on.set()
+        return {"said": said}
+
+    more = {"access": KEYS, "server": ServerSettings(heartbeat=0.05)}
+    agents = {"follow": graph_of(follow), "speak": speak}
+    async with serve_agents(agents, **more) as served, client_of(served, "ada") as ada:
+        values = await ada.runs.wait(None, "follow", input={})
+
+    assert "event: end" in values["said"]
+
+
+async def test_a_run_that_is_started_and_not_waited_for_stands_by_itself(serve_agents: ServeAgents) -> None:
+    async def start(state: Said) -> Said:
+        client = get_client()
+        await client.runs.create(None, "other", input={}, on_completion="keep")
+        await client.runs.wait(None, "count", input={}, on_completion="keep")
+        return {}
+
+    agents = {"start": graph_of(start), "other": OTHER, "count": COUNT}
+    async with serve_agents(agents) as served:
+        run = await served.client.runs.create(None, "start", input={}, on_completion="keep")
+        await served.client.runs.join(run["thread_id"], run["run_id"])
+        (other,), (waited,) = [await served.app.store.runs(agent=name) for name in ("other", "count")]
+
+    assert other.parent_run_id is None
+    assert waited.parent_run_id == run["run_id"]
+
+
+async def test_where_no_server_answers_the_run_says_what_to_do(database_url: str) -> None:
+    async with open_app(Settings(database_url=database_url), {"count": COUNT}) as app:
+        result = await (await app.manager.start(RunSpec("count", {}))).result()
+
+    assert result.status is RunStatus.error
+    assert "no server answers in this process" in str(result.error)
+    assert "get_client(url=" in str(result.error)
+
+
+async def test_a_run_on_a_worker_says_so_too_though_a_server_is_near_that_asks_nobody(postgres_url: str) -> None:
+    async with fleet_on(postgres_url, {"count": COUNT}, {"count": COUNT}) as (_, http, _):
+        values = (await http.post("/runs/wait", json={"assistant_id": "count", "input": {}}, timeout=30)).json()
+
+    assert values["__error__"]["error"] == "AddressNeededError"
+    assert "as in a worker of a fleet" in values["__error__"]["message"]
+
+
+async def test_each_run_asks_the_app_that_it_is_a_run_of(database_url: str, tmp_path: Path) -> None:
+    second = Settings(database_url=f"sqlite:///{tmp_path / 'second.db'}")
+    async with (
+        open_app(Settings(database_url=database_url), {"count": COUNT}) as one,
+        open_app(second, {"count": COUNT}) as two,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=one.asgi), base_url="http://localhost") as first,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=two.asgi), base_url="http://localhost") as other,
+    ):
+        for http, threads in ((first, 2), (other, 1)):
+            for _ in range(threads):
+                await http.post("/threads", json={})
+        seen = [
+            (await http.post("/runs/wait", json={"assistant_id": "count", "input": {}})).json()
+            for http in (first, other)
+        ]
+
+    assert seen == [{"said": 3}, {"said": 2}]
+
+
+async def test_what_was_taken_over_of_the_sdk_is_given_back_with_the_last_app(database_url: str) -> None:
+    modules = langgraph_sdk._shared.utilities, langgraph_sdk._async.client
+    before = [module._registered_transports for module in modules]
+    known = list(before[0])
+    settings = Settings(database_url=database_url)
+    async with open_app(settings, {"count": COUNT}) as app:
+        assert app.asgi is not None
+        async with open_app(settings, {"count": COUNT}):
+            pass
+        made = [get_client() for _ in range(3)]
+        assert [await client.threads.count() for client in (early, *made)] == [0, 0, 0, 0]
+        assert before[0] == known  # else each client that a node makes would stay
+        assert os.environ["__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"] == "true"
+
+    assert [module._registered_transports for module in modules] == before
+    assert all("handle_async_request" not in vars(transport) for transport in known)
+    assert "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT" not in os.environ
+    with pytest.raises(AddressNeededError):
+        await made[0].threads.count()
+    async with open_app(settings, {"count": COUNT}) as app:
+        assert app.asgi is not None
+        assert [await client.threads.count() for client in (early, made[0])] == [0, 0]
