@@ -409,7 +409,8 @@ async def test_crons_have_metadata_of_their_own(serve_auth: Any) -> None:
     async with serve_auth(SHARED) as place, place.clients("ada", "eve") as (ada, eve):
         cron = await ada.crons.create("chat", schedule="0 0 1 1 *", input={"text": "x"}, metadata={"a": 1})
         cron_id = cron["cron_id"]
-        assert [one["metadata"] for one in await ada.crons.search()] == [{"a": 1, "made_by": "ada"}]
+        marked = {"a": 1, "members": ["ada"], "made_by": "ada"}
+        assert [one["metadata"] for one in await ada.crons.search()] == [marked]
         assert await ada.crons.count(metadata={"a": 1}) == 1
         assert await eve.crons.search() == []
         assert await refused(eve.crons.update(cron_id, enabled=False)) == 404
@@ -661,6 +662,50 @@ async def test_a_handler_makes_of_what_a_crons_runs_get_what_it_makes_of_it_once
         assert named["payload"]["config"]["configurable"]["tone"] == "loud"
         assert named["metadata"].keys() == made["metadata"].keys()
         assert [one["cron_id"] for one in await ada.crons.search()] == [cron_id]
+
+
+async def test_who_may_not_start_runs_makes_no_cron_that_starts_them(serve_auth: Any) -> None:
+    code = """
+@auth.on.threads.create_run
+async def two_people(ctx, value):
+    return ctx.user.identity in ("ada", "grace")
+
+@auth.on.crons.update
+async def everybodys(ctx, value):
+    return True
+"""
+    asked: Any = {"schedule": "0 0 1 1 *", "input": {"text": "x"}}
+    async with serve_auth(AUTH + code) as place, place.clients("ada", "eve") as (ada, eve):
+        assert await refused(eve.runs.create(None, "chat", input={"text": "x"})) == 403
+        assert await refused(eve.crons.create("chat", **asked)) == 403
+        assert await eve.crons.search() == []
+        cron_id = (await ada.crons.create("chat", **asked))["cron_id"]
+        for update in ({"input": {"text": "y"}}, {"schedule": "* * * * *"}, {"enabled": True}):
+            assert await refused(eve.crons.update(cron_id, **update)) == 403
+        assert (await eve.crons.update(cron_id, enabled=False))["enabled"] is False  # it starts nothing any more
+
+
+async def test_what_a_handler_makes_of_runs_holds_for_those_of_crons_without_a_thread(serve_auth: Any) -> None:
+    code = """
+@auth.on.threads
+async def mine(ctx, value):
+    value["metadata"]["owner"] = ctx.user.identity
+    if ctx.action == "create_run":
+        value["kwargs"]["config"] = {"configurable": {"tenant": ctx.user.identity}}
+        assert value["thread_id"] is None
+    return {"owner": ctx.user.identity}
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        asked: Any = {"schedule": "0 0 1 1 *", "input": {"text": "x"}, "metadata": {"n": 1}}
+        cron = await ada.crons.create("chat", on_run_completed="keep", **asked)
+        changed = await ada.crons.update(cron["cron_id"], config={"configurable": {"tenant": "bob"}})
+        assert changed["payload"]["config"] == cron["payload"]["config"] == {"configurable": {"tenant": "ada"}}
+        app = place.served.app
+        spec = spec_for(app, await app.store.crons.get(cron["cron_id"]))
+        assert spec.thread_metadata == {"n": 1, "owner": "ada", "cron_id": cron["cron_id"]}
+        await (await app.manager.start(spec)).result()
+        [kept] = await ada.threads.search()
+        assert kept["values"] == {"text": "x!"}
 
 
 async def test_who_may_change_a_cron_may_not_for_that_reason_start_runs_on_its_thread(serve_auth: Any) -> None:

@@ -45,13 +45,17 @@ _PATH = "/runs/crons/{cron_id}"
 
 
 @routes.post(
-    "/runs/crons", Permission.run, about=About("crons", "create", "many"), body=CronCreate, answers={200: CronInfo}
+    "/runs/crons", Permission.run, about=About("crons", "create", "each"), body=CronCreate, answers={200: CronInfo}
 )
 async def create_cron(call: Call[CronCreate, None]) -> Any:
     """Have runs started again and again, each on a thread of its own.
 
     A thread is removed when its run has ended, unless `on_run_completed` is `keep`.
     """
+    on = await on_thread(call, "create_run", None)  # which each of its runs makes
+    call = replace(call, body=on.body)
+    if call.handlers is not None:
+        call = await ask(call, "crons", "create")
     return await _create(call, None, call.principal.identity)
 
 
@@ -163,7 +167,7 @@ async def _create(
 
 
 async def _decided(call: Call[CronUpdate, None], changed: Cron, before: Cron) -> Cron:
-    """The cron with what a handler changes of the runs that it starts on a thread, of that which is new in them.
+    """The cron with what a handler changes of the runs that it starts, of that which is new in them.
 
     What is as it was the handler has seen before: made of it once more it would be something else, or another one's.
 
@@ -171,7 +175,7 @@ async def _decided(call: Call[CronUpdate, None], changed: Cron, before: Cron) ->
         HttpError: it may not start them.
         UnknownThreadError: the thread does not fit.
     """
-    if call.handlers is None or changed.thread_id is None:
+    if call.handlers is None:
         return changed
     if not changed.enabled and not is_more_than_switched(changed, before):
         return changed
