@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.config_headers import CREDENTIALS, headers_for_config
+from trackside.app.config_headers import CREDENTIALS, headers_for_config, is_said_by_headers
 from trackside.app.settings import SettingsError, load_settings
 
 SENT = [(b"x-tenant", b"acme"), (b"x-user-name", b"ada"), (b"x-user-key", b"s3cret"), (b"accept", b"*/*")]
@@ -29,6 +29,23 @@ SENT = [(b"x-tenant", b"acme"), (b"x-user-name", b"ada"), (b"x-user-key", b"s3cr
 )
 def test_headers_fit_by_their_names(patterns: tuple[str, ...], found: dict[str, str]) -> None:
     assert headers_for_config(patterns, SENT) == found
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ((), ()),
+        (("X-Tenant",), ("x-tenant",)),
+        (("x-*",), ("x-tenant", "x-user-key")),
+        (("x-*", "!x-user-*"), ("x-tenant",)),
+        (("*", "**"), ()),
+        (("*", "x-tenant"), ("x-tenant",)),
+        (("thread*", "langgraph_*", "model"), ("model",)),
+    ],
+)
+def test_names_are_those_of_headers_if_one_is_named_for_them(patterns: tuple[str, ...], said: tuple[str, ...]) -> None:
+    names = ("x-tenant", "x-user-key", "x-api-key", "cookie", "thread_id", "langgraph_auth_user", "model")
+    assert tuple(name for name in names if is_said_by_headers(name, patterns)) == said
 
 
 def test_credentials_fit_nothing() -> None:

@@ -41,17 +41,40 @@ def headers_for_config(patterns: Iterable[str], headers: Iterable[tuple[bytes, b
         patterns: which headers are wanted, as `header_pattern` has them.
         headers: all of the request, as ASGI has them.
     """
-    named = [pattern.lower() for pattern in patterns]
-    wanted = [pattern for pattern in named if not pattern.startswith(_NOT)]
+    wanted, unwanted = _told_apart(patterns)
     if not wanted:
         return {}
-    unwanted = [pattern.removeprefix(_NOT) for pattern in named if pattern.startswith(_NOT)]
     found: dict[str, str] = {}
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        if name not in CREDENTIALS and _fits(name, wanted) and not _fits(name, unwanted):
+        if _gets_in(name, wanted, unwanted):
             found[name] = f"{found[name]}, {value}" if name in found else value
     return configured(found)
+
+
+def is_said_by_headers(name: str, patterns: Iterable[str]) -> bool:
+    """Whether it is a header that says what has this name in a config, and nobody else where a run has no request.
+
+    What only `*` fits is said by anybody: every name fits it.
+
+    Args:
+        name: a name in the config.
+        patterns: as above.
+    """
+    wanted, unwanted = _told_apart(patterns)
+    naming = [pattern for pattern in wanted if pattern.strip("*")]
+    return _gets_in(name, naming, unwanted) and name in configured({name: None})
+
+
+def _told_apart(patterns: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The patterns of what is wanted, and those of what stays out."""
+    named = [pattern.lower() for pattern in patterns]
+    wanted = [pattern for pattern in named if not pattern.startswith(_NOT)]
+    return wanted, [pattern.removeprefix(_NOT) for pattern in named if pattern.startswith(_NOT)]
+
+
+def _gets_in(name: str, wanted: Iterable[str], unwanted: Iterable[str]) -> bool:
+    return name not in CREDENTIALS and _fits(name, wanted) and not _fits(name, unwanted)
 
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:

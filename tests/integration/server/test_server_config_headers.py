@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 import httpx
+import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
@@ -133,3 +136,81 @@ async def test_a_request_that_is_made_again_is_the_same_with_the_same_headers(se
         ]
         assert first.json()["run_id"] == again.json()["run_id"]
         assert other.status_code == 422
+
+
+async def wait_for_run(served: Any, thread_id: str, cron_id: str) -> Any:
+    """What a cron's run on a thread says, which is due now."""
+    changed = asyncio.Event()
+    crons = served.app.store.crons
+    crons.on_change.append(changed.set)
+    cron = await crons.get(cron_id)
+    assert await crons.replace(cron, replace(cron, next_run_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    while not (runs := await served.client.runs.list(thread_id)):
+        await changed.wait()
+        changed.clear()
+    return await served.client.runs.join(thread_id, runs[0]["run_id"])
+
+
+@pytest.mark.parametrize("agent", ["chat", "made"])
+@pytest.mark.parametrize("stored_before", [False, True])
+async def test_a_cron_says_nothing_for_its_runs_by_the_names_of_headers(
+    serve_agents: Any, agent: str, stored_before: bool
+) -> None:
+    theirs: Any = {"configurable": {"x-tenant": "theirs", "x-secret": "mine", "x-api-key": "mine", "y": "mine"}}
+    seen = {"x-secret": "mine", "x-api-key": "mine", "y": "mine"}  # no header gets in by these names
+    async with serve_agents({"chat": graph(), "made": make_graph}, **NAMED) as served:
+        crons = served.client.crons
+        thread_id = (await served.client.threads.create())["thread_id"]
+        asked: Any = {"schedule": "0 0 1 1 *", "input": {}, "headers": SENT}
+        cron = await crons.create_for_thread(thread_id, agent, config=theirs, **asked)
+        assert cron["payload"]["config"] == {"configurable": seen}
+        if stored_before:
+            was = await served.app.store.crons.get(cron["cron_id"])
+            stored = replace(was, payload={**was.payload, "config": theirs})
+            assert await served.app.store.crons.replace(was, stored)
+        else:
+            changed = await crons.update(cron["cron_id"], config=theirs)
+            assert changed["payload"]["config"] == {"configurable": seen}
+        said = await wait_for_run(served, thread_id, cron["cron_id"])
+    assert said["headers"] == seen
+    assert (said["tenant"], said.get("made_for", "nobody")) == ("nobody", "nobody")
+
+
+class Known(TypedDict, total=False):
+    y: str
+
+
+Tenanted = TypedDict("Tenanted", {"x-tenant": str, "y": str}, total=False)  # a schema by whose name a header goes
+
+
+async def test_nor_does_its_context_say_it_in_the_config(serve_agents: Any) -> None:
+    def of(schema: Any) -> Any:
+        return StateGraph(Seen, context_schema=schema).add_node("look", look).add_edge(START, "look").compile()
+
+    async with serve_agents({"known": of(Known), "tenanted": of(Tenanted)}, **NAMED) as served:
+        thread_ids = [(await served.client.threads.create())["thread_id"] for _ in range(2)]
+        asked: Any = {"schedule": "0 0 1 1 *", "input": {}}
+        mine: Any = {"x-tenant": "theirs", "y": "mine"}
+        create = served.client.crons.create_for_thread
+        by_context = await create(thread_ids[0], "known", context=mine, **asked)
+        by_config = await create(thread_ids[1], "tenanted", config={"configurable": mine}, **asked)
+        crons = zip(thread_ids, (by_context, by_config), strict=True)
+        said = [await wait_for_run(served, thread_id, cron["cron_id"]) for thread_id, cron in crons]
+    assert [one["tenant"] for one in said] == ["nobody", "nobody"]
+    assert [one["headers"] for one in said] == [{"y": "mine"}, {"y": "mine"}]
+    assert said[1]["context"] == "{'y': 'mine'}"
+
+
+async def test_where_every_header_gets_in_a_cron_can_configure_what_none_is_named_for(serve_agents: Any) -> None:
+    every = {"server": ServerSettings(configurable_headers=("*", "x-tenant"))}
+    async with serve_agents({"chat": graph()}, **every) as served:
+        mine: Any = {"configurable": {"x-tenant": "mine", "model": "big"}}
+        cron = await served.client.crons.create("chat", schedule="0 0 1 1 *", input={}, config=mine)
+    assert cron["payload"]["config"] == {"configurable": {"model": "big"}}
+
+
+async def test_an_agent_that_gets_no_headers_has_of_a_cron_all_that_is_configured(serve_agents: Any) -> None:
+    async with serve_agents({"plain": plain}, **NAMED) as served:
+        mine: Any = {"configurable": {"x-tenant": "mine"}}
+        cron = await served.client.crons.create("plain", schedule="0 0 1 1 *", input={}, config=mine)
+    assert cron["payload"]["config"] == mine

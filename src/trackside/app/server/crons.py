@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -70,6 +70,8 @@ class CronScheduler:
         agents_on_duty: which agents the process has that is on duty; asked when a run is due while that is another process.
             Runs of other agents, which it cannot start, are started all the same, and others that it leaves alone. Without
             it they are not.
+        configurable_headers: which headers graphs find in the configs of runs that are asked for, of which those of crons
+            have none.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class CronScheduler:
         look_every: float = _LOOK_EVERY,
         on_duty: Callable[[], bool] | None = None,
         agents_on_duty: Callable[[], Awaitable[Collection[str]]] | None = None,
+        configurable_headers: Sequence[str] = (),
     ) -> None:
         self._crons = crons
         self._manager = manager
@@ -88,6 +91,7 @@ class CronScheduler:
         self._look_every = look_every
         self._on_duty = on_duty
         self._agents_on_duty = agents_on_duty
+        self._headers = configurable_headers
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._starts: asyncio.Future[list[BaseException | None]] | None = None
@@ -249,7 +253,8 @@ class CronScheduler:
             raise ClosedError(what="run manager")
         owner = Principal(identity=cron.owner, permission=Permission.run)
         try:
-            spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, modes=FOLLOWED_MODES)
+            more: Any = {"modes": FOLLOWED_MODES, "unasked": self._headers}
+            spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, **more)
             if self._on_duty is None:  # else another version of the agent may execute it, which knows better
                 check_spec(self._manager, spec)
         except (TracksideError, msgspec.ValidationError) as exc:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -46,12 +46,12 @@ def with_headers(config: Mapping[str, Any] | None, headers: Mapping[str, str]) -
     return {**(config or {}), "configurable": {**own, **headers}}
 
 
-def without_headers(config: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """A run's config without what the client has configured under the names of these headers, which counts for nothing."""
+def without_headers(config: Mapping[str, Any] | None, is_header: Callable[[str], bool]) -> Mapping[str, Any] | None:
+    """A run's config without what the client has configured under the names of headers, which counts for nothing."""
     own = (config or {}).get("configurable") or {}
-    if not isinstance(own, Mapping) or own.keys().isdisjoint(headers):
+    if not isinstance(own, Mapping) or not any(map(is_header, own)):
         return config
-    return {**(config or {}), "configurable": {name: own[name] for name in own if name not in headers}}
+    return {**(config or {}), "configurable": {name: own[name] for name in own if not is_header(name)}}
 
 
 def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

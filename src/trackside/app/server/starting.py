@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
-from trackside.app.config_headers import headers_for_config
+from trackside.app.config_headers import headers_for_config, is_said_by_headers
 from trackside.app.server.authorizing import on_thread
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
@@ -199,6 +200,7 @@ def spec_of(
     *,
     modes: tuple[str, ...] | None = None,
     headers: Mapping[str, str] | None = None,
+    unasked: Sequence[str] = (),
 ) -> RunSpec:
     """The run that is asked for; on no thread that is there already if it names none.
 
@@ -209,6 +211,7 @@ def spec_of(
         thread_id: the thread; None: one of the run's own.
         modes: what the run says if it is not said what is wanted of it.
         headers: those of the request that a graph gets to see.
+        unasked: patterns of those that it has of requests, if there is none for this run: it has nothing by their names.
 
     Raises:
         HttpError: an option is not supported, or does not fit.
@@ -223,7 +226,8 @@ def spec_of(
         why = "the thread is not the run's own, and stays"
         raise HttpError(status=422, detail=f"on_completion = 'delete' is not supported: {why}")
     agent = agent_named(asked.assistant_id, manager)
-    config, context = _completed(manager.agents[agent], _config(asked, thread_id), asked.context, headers or {})
+    said = _config(asked, thread_id), asked.context
+    config, context = _completed(manager.agents[agent], *said, headers or {}, unasked)
     return RunSpec(
         agent,
         asked.input,
@@ -254,15 +258,25 @@ def _headers_of(call: Call[Any, Any]) -> dict[str, str]:
     return headers_for_config(call.parts.options.configurable_headers, call.scope["headers"])
 
 
+def unasked_config(
+    agent: object, config: Mapping[str, Any] | None, patterns: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """What is configured for a run that no request asks for, without what headers alone say to its agent, if it gets any."""
+    if getattr(agent, "completed", None) is None:
+        return config
+    return without_headers(config, partial(is_said_by_headers, patterns=patterns))
+
+
 def _completed(
-    agent: object, config: dict[str, Any] | None, context: Any, headers: Mapping[str, str]
+    agent: object, config: Mapping[str, Any] | None, context: Any, headers: Mapping[str, str], unasked: Sequence[str]
 ) -> tuple[Mapping[str, Any] | None, Any]:
     """The config and the context, one by the other where the agent takes them for the same: a graph, which gets headers."""
     completed = getattr(agent, "completed", None)
     if completed is None:
         return config, context
-    config, context = completed(without_headers(config, headers), context)
-    return with_headers(config, headers), context
+    config = without_headers(unasked_config(agent, config, unasked), headers.__contains__)
+    config, context = completed(config, context)
+    return with_headers(unasked_config(agent, config, unasked), headers), context
 
 
 def _options(asked: RunCreate) -> dict[str, Any] | None:

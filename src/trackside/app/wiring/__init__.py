@@ -165,7 +165,8 @@ class App:
     def _begin_crons(self) -> None:
         from trackside.app.server.crons import CronScheduler
 
-        crons = CronScheduler(self.store.crons, self.manager)
+        headers = self.settings.server.configurable_headers
+        crons = CronScheduler(self.store.crons, self.manager, configurable_headers=headers)
         crons.begin()
         self.closing.push_async_callback(crons.aclose)
 

@@ -107,6 +107,7 @@ class FleetPart:
             on_duty=partial(self.duties.holds, SCHEDULER),
             # Servers alone, which are few: whoever makes a cron asks one that has its agent.
             agents_on_duty=partial(self.upkeep.agents_on_duty, SCHEDULER) if membership.role == "server" else None,
+            configurable_headers=settings.server.configurable_headers,
         )
         self.worker: FleetWorker | None = None
         self.supervisor: Supervisor | None = None

@@ -17,7 +17,7 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.schedules import next_run
-from trackside.app.server.starting import FOLLOWED_MODES, agent_named, expect_webhook, spec_of
+from trackside.app.server.starting import FOLLOWED_MODES, agent_named, expect_webhook, spec_of, unasked_config
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.crons import (
     CronCount,
@@ -160,6 +160,7 @@ async def _create(
         updated_at=now,
     )
     _check_end(cron)
+    cron = _without_headers(call.parts, cron)
     await _expect_runs(call.parts, cron)
     cron = await _due(cron, now)
     await call.parts.store.crons.create(cron)
@@ -189,7 +190,7 @@ async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
     now = datetime.now(UTC)
     changed = replace(with_changes(cron, call.body), updated_at=now)
     _check_end(changed)
-    changed = await _decided(call, changed, cron)
+    changed = _without_headers(call.parts, await _decided(call, changed, cron))
     if changed.enabled:
         await _expect_runs(call.parts, changed)
     return changed if _times(changed) == _times(cron) else await _due(changed, now)
@@ -219,9 +220,18 @@ async def _expect_runs(parts: ServerParts, cron: Cron) -> None:
         InvalidSpecError: the agent would refuse them.
     """
     asked, manager = _asked(cron), parts.manager
-    owner = Principal(identity=cron.owner, permission=Permission.run)
-    check_spec(manager, spec_of(asked, manager, owner, cron.thread_id, modes=FOLLOWED_MODES))
+    owner, headers = Principal(identity=cron.owner, permission=Permission.run), parts.options.configurable_headers
+    check_spec(manager, spec_of(asked, manager, owner, cron.thread_id, modes=FOLLOWED_MODES, unasked=headers))
     await expect_webhook(parts, asked.webhook)
+
+
+def _without_headers(parts: ServerParts, cron: Cron) -> Cron:
+    """The cron without what counts for nothing, as whoever looks at it, or starts its runs, is to see it."""
+    config, agent = cron.payload.get("config"), parts.manager.agents.get(cron.agent)
+    if not isinstance(config, dict):  # there is none, or one of another version's
+        return cron
+    kept = unasked_config(agent, config, parts.options.configurable_headers)
+    return cron if kept is config else replace(cron, payload={**cron.payload, "config": kept})
 
 
 def _asked(cron: Cron) -> RunCreate:
