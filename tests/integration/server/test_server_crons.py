@@ -416,3 +416,18 @@ async def test_nobody_sees_the_crons_of_somebody_else(serve_agents: Any, countin
             _, run = await counting.runs.get()
             assert run.thread_id == thread_id
             assert (await adas.runs.get(run.thread_id, run.run_id))["run_id"] == run.run_id
+
+
+async def test_an_admins_cron_runs_on_a_thread_that_is_nobodys(serve_agents: Any, counting: Counting) -> None:
+    async with serve_agents({"counting": counting}, access=AccessSettings(auth="keys")) as served:
+        thread_id = await new_thread(served)
+        root = (await served.app.store.api_keys.create("key", owner="root", permission="admin")).secret
+        async with get_client(url=served.url, api_key=root) as roots:
+            cron = await roots.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            assert cron["user_id"] == "root"
+            await become_due(served, cron["cron_id"])
+            went_on = await cron_once(served, cron["cron_id"], lambda cron: cron.next_run_at != LONG_AGO)
+            assert went_on.disabled_because is None
+            _, run = await counting.runs.get()
+            assert run.thread_id == thread_id
+            assert (await roots.runs.get(thread_id, run.run_id))["run_id"] == run.run_id

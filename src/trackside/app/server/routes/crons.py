@@ -73,10 +73,11 @@ async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
     call = replace(call, body=on.body)
     if call.handlers is not None:
         call = await ask(call, "crons", "create", thread_id=UUID(thread.thread_id))
-    if on.principal.sees_all and thread.owner != call.principal.identity:
+    is_his = thread.owner == call.principal.identity
+    if not is_his and (on.principal.sees_all or thread.owner is None):  # an admin may use what is nobody's, too
         return await _create(call, thread.thread_id, call.principal.identity, is_shared=True)
     # Runs of a thread are its owner's, whoever asks for them.
-    return await _create(call, thread.thread_id, thread.owner or call.principal.identity)
+    return await _create(call, thread.thread_id, thread.owner)
 
 
 @routes.patch(_PATH, Permission.run, about=About("crons", "update", "cron"), body=CronUpdate, answers={200: CronInfo})

@@ -68,7 +68,9 @@ class CronOptions(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 SHARED: Final = "shared_thread"
-"""In the payload of a cron whose thread an authorization handler lets somebody use who does not own it."""
+"""In the payload of a cron whose thread is not its owner's: an authorization handler lets him use it, or the thread is
+nobody's, and he an admin.
+"""
 _NAMES: Final = CronOptions.__struct_fields__
 _HANDLED: Final = ("input", "config", "context")
 
