@@ -108,10 +108,14 @@ class Model:
         if run.multitask == "reject" and not delayed and self.thread(run.thread_id).holder is not None:
             raise Busy
         self._know(run)
+        displaced: list[tuple[str, bool]] = []
         if delayed:
             run.state = "delayed"
-            return []
-        return self.take_place(run)
+        else:
+            displaced = self.take_place(run)
+        others = [other for other in self.runs.values() if other.state == "delayed" and other is not run]
+        here = [other for other in others if other.thread_id == run.thread_id]
+        return sorted([*displaced, *self._make_room(run, here)])
 
     def _know(self, run: Run) -> None:
         run.number = run.number or self._last_number() + 1
@@ -124,7 +128,7 @@ class Model:
     def take_place(self, run: Run) -> list[tuple[str, bool]]:
         """A run holds its thread, or stands in line at its place, which mostly is the last."""
         thread = self.thread(run.thread_id)
-        displaced = sorted(self._make_room(run, thread)) if run.multitask in {"interrupt", "rollback"} else []
+        displaced = sorted(self._make_room(run, [*thread.line, *([thread.holder] if thread.holder else ())]))
         run.state = "pending"
         if thread.holder is None:
             thread.holder = run
@@ -151,19 +155,19 @@ class Model:
         else:
             run.state = "delayed"
 
-    def _make_room(self, coming: Run, thread: Thread) -> Iterator[tuple[str, bool]]:
-        for run in [*thread.line, *([thread.holder] if thread.holder else ())]:
+    def _make_room(self, coming: Run, present: list[Run]) -> Iterator[tuple[str, bool]]:
+        for run in present if coming.multitask in {"interrupt", "rollback"} else ():
             is_own = run.owner == coming.owner
             if run.state == "claimed" or (
                 run.state == "pending" and is_own and (run.owner, run.run_id) in self.starting
             ):
                 run.cancel = run.cancel or coming.multitask
                 yield run.run_id, True
-            elif run.state == "pending" and is_own:
+            elif run.waits and is_own:
                 run.cancel = run.cancel or coming.multitask
                 self._withdraw(run)
                 yield run.run_id, False
-            elif run.state == "pending":
+            elif run.waits:
                 self.end_for_others(run, "cancelled")
 
     def _withdraw(self, run: Run) -> None:

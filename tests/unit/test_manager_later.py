@@ -64,12 +64,32 @@ async def test_a_run_that_is_not_due_neither_holds_its_thread_nor_waits_for_it()
     seen = RecordingObserver()
     async with manager_of(seen) as manager:
         later = await manager.start(RunSpec("sleeper", thread_id="t", run_id="later", after_seconds=500))
-        for multitask in ("reject", "interrupt"):
+        for multitask in ("reject", "enqueue"):
             now = await manager.start(RunSpec("sleeper", thread_id="t", multitask=multitask))
             assert (await now.result()).status is RunStatus.success
         assert (await manager.get("later")).status is RunStatus.pending, "displaced by nobody"
         assert (await later.result()).status is RunStatus.success
     assert started_at(seen, "later") == 500
+    assert_run_order(seen.events)
+
+
+@pytest.mark.parametrize("multitask", ["interrupt", "rollback"])
+@virtual
+async def test_of_runs_that_are_for_later_and_displace_the_last_one_runs(multitask: str) -> None:
+    seen = RecordingObserver()
+    async with manager_of(seen) as manager:
+        active = await manager.start(RunSpec("sleeper", thread_id="t", run_id="active"))
+        later = [
+            await manager.start(
+                RunSpec("sleeper", thread_id="t", run_id=f"later-{i}", after_seconds=500, multitask=multitask)
+            )
+            for i in range(3)
+        ]
+        assert [(await run.result()).status for run in later[:2]] == [RunStatus.cancelled] * 2
+        assert (await active.result()).status is RunStatus.success, "displaced before the other one was due"
+        assert (await later[2].result()).status is RunStatus.success
+    assert [told(seen.events, f"later-{i}") for i in range(2)] == [[f"run_cancelled {multitask}"]] * 2
+    assert started_at(seen, "later-2") == 500
     assert_run_order(seen.events)
 
 

@@ -175,7 +175,7 @@ def due_in(seconds: float, run: RunRecord) -> RunRecord:
 async def test_a_run_that_is_due_takes_its_place_and_its_host_hears_of_it() -> None:
     coordinator, host = MemoryCoordinator(clock=VirtualClock()), Host()
     coordinator.attach(host)
-    for run in (due_in(10, record("a")), due_in(20, record("b")), due_in(30, record("c", multitask="rollback"))):
+    for run in (due_in(30, record("c", multitask="rollback")), due_in(10, record("a")), due_in(20, record("b"))):
         assert await coordinator.admit(run) == Admission(record=run, ready=False, displaced=[])
         assert await coordinator.claim(run.run_id) is None
     await asyncio.sleep(15)
@@ -193,9 +193,9 @@ async def test_a_run_that_is_cancelled_before_it_is_due_displaces_nobody() -> No
     coordinator, host = MemoryCoordinator(clock=VirtualClock()), Host()
     coordinator.attach(host)
     await coordinator.admit(record("active"))
-    for run_id in ("withdrawn", "asked to stop"):
-        await coordinator.admit(due_in(10, record(run_id, multitask="interrupt")))
+    await coordinator.admit(due_in(10, record("withdrawn", multitask="interrupt")))
     assert await coordinator.withdraw("withdrawn")
+    await coordinator.admit(due_in(10, record("asked to stop", multitask="interrupt")))
     await coordinator.request_cancel("asked to stop", CancelAction.interrupt)
     await asyncio.sleep(20)
     assert host.told == []
@@ -204,7 +204,7 @@ async def test_a_run_that_is_cancelled_before_it_is_due_displaces_nobody() -> No
         assert await end(coordinator, run_id, RunStatus.cancelled) == (Settlement(IDLE, IDLE), Release())
     assert await coordinator.claim("active")
     await end(coordinator, "active")
-    assert coordinator._runs == coordinator._threads == {}
+    assert coordinator._runs == coordinator._threads == coordinator._delayed == {}
 
 
 @virtual

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -121,6 +121,7 @@ class MemoryCoordinator:
         self._ended: OrderedDict[str, _Run] = OrderedDict()
         self._threads: dict[str, _Thread] = {}
         self._resting: OrderedDict[str, _Thread] = OrderedDict()
+        self._delayed: dict[str, dict[_Run, None]] = {}
         self._keys: dict[str, _Run] = {}
         self._host: RunHost | None = None
 
@@ -147,15 +148,16 @@ class MemoryCoordinator:
             return Admission(record=known.snapshot(), ready=False, existing=True)
         if record.run_id in self._runs or record.run_id in self._ended:
             raise DuplicateRunError(run_id=record.run_id)
+        delayed = self._delayed.get(record.thread_id, ())
         if record.due_at is not None:
+            displaced = self._make_room(delayed, record.multitask)
             run = self._delay(record, record.due_at)
-            displaced: list[RunRecord] = []
         else:
             thread = self._threads.get(record.thread_id)
             if thread is not None and thread.head is not None and record.multitask is MultitaskStrategy.reject:
                 raise ThreadBusyError(thread_id=record.thread_id, run_id=thread.head.record.run_id)
             run = _Run(record, thread or self._wake(record.thread_id))
-            displaced = self._take_place(run)
+            displaced = [*self._take_place(run), *self._make_room(delayed, record.multitask)]
         self._runs[record.run_id] = run
         if idempotency is not None:
             run.idempotency = idempotency
@@ -166,11 +168,12 @@ class MemoryCoordinator:
         run = _Run(record, _Thread(record.thread_id))
         seconds = (due_at - self._now()).total_seconds()
         run.timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._on_due, run)
+        self._delayed.setdefault(record.thread_id, {})[run] = None
         return run
 
     def _on_due(self, run: _Run) -> None:
         """Let a delayed run in, as if it came now."""
-        run.timer = None
+        self._delay_no_more(run)
         if run.cancel_requested is not None:
             return  # whoever asked for that is about to withdraw it
         run.thread = self._threads.get(run.thread.thread_id) or self._wake(run.thread.thread_id)
@@ -182,6 +185,12 @@ class MemoryCoordinator:
         if run.claimable:
             self._host.on_ready(run.record.run_id)
 
+    def _delay_no_more(self, run: _Run) -> None:
+        delayed, run.timer = self._delayed[run.record.thread_id], None
+        del delayed[run]
+        if not delayed:
+            del self._delayed[run.record.thread_id]
+
     def _wake(self, thread_id: str) -> _Thread:
         """A thread that nobody holds; held from now on."""
         resting = self._resting.pop(thread_id, None)
@@ -190,20 +199,20 @@ class MemoryCoordinator:
 
     def _take_place(self, run: _Run) -> list[RunRecord]:
         """Put a run on its thread, at the head if that is free; those that have to make room for it."""
-        thread, strategy = run.thread, run.record.multitask
+        thread = run.thread
         if thread.head is None:
             thread.head = run
             return []
-        displaced: list[RunRecord] = []
-        if strategy is MultitaskStrategy.interrupt or strategy is MultitaskStrategy.rollback:
-            displaced = self._make_room(thread, CancelAction(strategy.value))
+        displaced = self._make_room([thread.head, *(thread.queue or ())], run.record.multitask)
         thread.wait(run)
         return displaced
 
-    def _make_room(self, thread: _Thread, action: CancelAction) -> list[RunRecord]:
+    def _make_room(self, present: Iterable[_Run], strategy: MultitaskStrategy) -> list[RunRecord]:
         displaced: list[RunRecord] = []
-        for run in [thread.head, *(thread.queue or ())]:
-            if run is None or run.withdrawn:
+        if (action := strategy.displaces) is None:
+            return displaced
+        for run in [*present]:
+            if run.withdrawn:
                 continue
             run.cancel_requested = run.cancel_requested or action
             if run.status is RunStatus.pending:
@@ -233,7 +242,7 @@ class MemoryCoordinator:
         run.withdrawn = True
         if run.timer is not None:
             run.timer.cancel()
-            run.timer = None
+            self._delay_no_more(run)
         if run.thread.queue and run.thread.head is not run:
             run.thread.queue.remove(run)
 

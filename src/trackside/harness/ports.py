@@ -181,7 +181,9 @@ class RunCoordinator(Protocol):
         """Let a run in under `record.multitask`; all or nothing. A known key gives the run that it named before.
 
         A run with `record.due_at` neither holds its thread nor waits for it before that time; then it takes its place as
-        if it came in now (under `reject`, which nobody could be told any more, it waits). `RunHost.on_ready` says so.
+        if it came in now (under `reject`, which nobody could be told any more, it waits). `RunHost.on_ready` says so. Under
+        `interrupt` and `rollback` runs that are not due are displaced by who comes in, be that due or not, and by nobody
+        who becomes due.
 
         Args:
             record: the run.

@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, make_dataclass
 from dataclasses import fields as fields_of
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -58,9 +58,14 @@ class MultitaskStrategy(StrEnum):
     enqueue = "enqueue"
     """Let it wait its turn, first come first served."""
     interrupt = "interrupt"
-    """Stop the active run, keep what it did, drop what waits, then start."""
+    """Stop the active run, keep what it did, drop what waits or is not due, then start."""
     rollback = "rollback"
     """As `interrupt`, and put the thread's state back to what it was before the stopped run."""
+
+    @property
+    def displaces(self) -> CancelAction | None:
+        """What other runs of the thread, which have to make room, are asked for; None: they need not."""
+        return _DISPLACES.get(self)
 
 
 class CancelAction(StrEnum):
@@ -68,6 +73,12 @@ class CancelAction(StrEnum):
 
     interrupt = "interrupt"
     rollback = "rollback"
+
+
+_DISPLACES: Final = {
+    MultitaskStrategy.interrupt: CancelAction.interrupt,
+    MultitaskStrategy.rollback: CancelAction.rollback,
+}
 
 
 class CancelMode(StrEnum):
@@ -110,6 +121,10 @@ class RunSpec(_Asked, frozen=True, kw_only=True):
     is open when the run is asked for. `stream_mode` lists what the agent should stream besides its lifecycle. `durability`
     is LangGraph's: when checkpoints are written (`sync`, `async`, `exit`). A run that answers what nobody asks fails; with
     `strict_resume` as `UnknownInterruptError`, by which LangGraph's clients know that.
+
+    Until a run with `after_seconds` is due it holds up nobody: `reject` is refused because of runs that hold the thread or
+    wait for it, and never with `after_seconds`, when it waits instead. With `interrupt` and `rollback` such runs make room
+    when the new one takes its place; those that are not due make room at once, also for one that is for later itself.
 
     `timeout` and the budgets (`max_tokens`, `max_cost_usd`, `max_llm_calls`, `max_tool_calls`) end the run when they are
     used up; None means what the agent's `AgentLimits` say. A run whose worker is lost or shut down is started anew, as

@@ -1,6 +1,7 @@
 """Coordinators that are broken in one way each, and which test of the contract has to notice."""
 
 import asyncio
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -158,12 +159,28 @@ class CallsAThreadIdleWhileAnotherWaits(MemoryCoordinator):
 
 
 class DisplacesOnlyTheActiveRun(MemoryCoordinator):
-    def _make_room(self, thread: Any, action: CancelAction) -> list[RunRecord]:
-        queue, thread.queue = thread.queue, None
-        try:
-            return super()._make_room(thread, action)
-        finally:
-            thread.queue = queue
+    def _make_room(self, present: Iterable[Any], strategy: MultitaskStrategy) -> list[RunRecord]:
+        return super()._make_room([*present][:1], strategy)
+
+
+class LeavesDelayedRunsAlone(MemoryCoordinator):
+    def _make_room(self, present: Iterable[Any], strategy: MultitaskStrategy) -> list[RunRecord]:
+        return super()._make_room([run for run in present if run.timer is None], strategy)
+
+
+class DisplacesBeforeItIsDue(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        admission = await super().admit(record, **asked)
+        if record.due_at is None or (thread := self._threads.get(record.thread_id)) is None:
+            return admission
+        displaced = self._make_room([thread.head, *(thread.queue or ())], record.multitask)
+        return admission._replace(displaced=[*admission.displaced, *displaced])
+
+
+class DisplacesDelayedRunsWhenItIsDue(MemoryCoordinator):
+    def _on_due(self, run: Any) -> None:
+        self._make_room(self._delayed[run.record.thread_id], run.record.multitask)
+        super()._on_due(run)
 
 
 class HoldsAThreadForADelayedRun(MemoryCoordinator):
@@ -216,6 +233,9 @@ MUTANTS: dict[type[MemoryCoordinator], str] = {
     CallsEveryThreadIdle: "test_a_claim_carries_what_was_last_announced_of_the_thread",
     CallsAThreadIdleWhileAnotherWaits: "test_a_thread_stays_busy_while_another_run_waits",
     DisplacesOnlyTheActiveRun: "test_interrupt_and_rollback_withdraw_the_runs_that_wait",
+    LeavesDelayedRunsAlone: "test_runs_that_are_not_due_make_room_at_once",
+    DisplacesBeforeItIsDue: "test_runs_that_are_not_due_make_room_at_once",
+    DisplacesDelayedRunsWhenItIsDue: "test_a_run_that_has_become_due_leaves_those_alone_that_are_not",
     HoldsAThreadForADelayedRun: "test_a_delayed_run_holds_nothing_and_nobody_waits_for_it",
     TellsNobodyWhatIsDue: "test_a_delayed_run_may_be_claimed_when_it_is_due",
     ForgetsWhatIsStuck: "test_a_run_that_does_not_stop_is_known_to_be_stuck_until_it_has_ended",

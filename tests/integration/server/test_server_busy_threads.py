@@ -68,3 +68,59 @@ async def test_a_thread_that_is_changed_before_a_later_run_waits_for_nobody(serv
         cancelled = await threads.get(thread_id)
 
     assert (changed["status"], waiting, cancelled["status"]) == ("idle", [], "idle")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "seen"), [("interrupt", ["interrupted", "interrupted", "pending"]), ("rollback", ["pending"])]
+)
+async def test_of_runs_that_are_to_begin_later_the_last_one_is_left(
+    serve_agents: Any, strategy: Any, seen: list[str]
+) -> None:
+    async def echo(input: Any) -> Any:
+        return input
+
+    async with serve_agents({"echo": echo}) as served:
+        runs = served.client.runs
+        thread_id = (await served.client.threads.create())["thread_id"]
+        asked: Any = {"input": {}, "after_seconds": 3_600, "multitask_strategy": strategy}
+        first, second, third = [await runs.create(thread_id, "echo", **asked) for _ in range(3)]
+        for displaced in (first, second):
+            await until_left(served, displaced["run_id"])
+        listed = await runs.list(thread_id)
+        message = await runs.create(thread_id, "echo", input={"a": 1}, multitask_strategy=strategy)
+        said = await runs.join(thread_id, message["run_id"])
+        await until_left(served, third["run_id"])
+        after = await runs.list(thread_id, status="pending")
+
+    assert (listed[0]["run_id"], sorted(run["status"] for run in listed)) == (third["run_id"], seen)
+    assert (said, after) == ({"a": 1}, [])
+
+
+async def test_a_run_that_is_to_begin_later_displaces_nobody_before(serve_agents: Any) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(input: Any) -> Any:
+        await go_on.wait()
+        return input
+
+    async with serve_agents({"waits": waits}) as served:
+        runs = served.client.runs
+        thread_id = (await served.client.threads.create())["thread_id"]
+        active, waiting = [await runs.create(thread_id, "waits", input={"n": n}) for n in range(2)]
+        await runs.create(thread_id, "waits", input={}, after_seconds=3_600, multitask_strategy="rollback")
+        message = await runs.create(thread_id, "waits", input={"n": 2}, multitask_strategy="enqueue")
+        with pytest.raises(ConflictError):
+            await runs.create(thread_id, "waits", input={}, multitask_strategy="reject")
+        go_on.set()
+        said = [await runs.join(thread_id, run["run_id"]) for run in (active, waiting, message)]
+        refused_by_none = await runs.wait(thread_id, "waits", input={"n": 3}, multitask_strategy="reject")
+        left = await runs.list(thread_id, status="pending")
+
+    assert [*said, refused_by_none] == [{"n": n} for n in range(4)]
+    assert len(left) == 1
+
+
+async def until_left(served: Any, run_id: str) -> None:
+    """Wait for the end of a run, which is written a moment after it had to make room."""
+    async for _ in served.app.store.follow(run_id=run_id, types=["run_cancelled"]):
+        return

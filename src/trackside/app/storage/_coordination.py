@@ -16,7 +16,7 @@ from sqlalchemy import and_, select, update
 from trackside.app.storage._attempts import Attempt, next_attempt
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._endings import cancel_in_place, cancel_unattended
-from trackside.app.storage._expiry import has_expired
+from trackside.app.storage._expiry import delayed_on, has_expired
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._leases import wall_time
 from trackside.app.storage._lifetimes import Lifetime
@@ -117,23 +117,34 @@ class _Entry(_ThreadWork):
         self.withdrawn.clear()
 
     def make_room(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:
-        """Have all runs of the thread make room, if the one that comes asks for that."""
-        strategy = MultitaskStrategy(coming.multitask)
-        if strategy is not MultitaskStrategy.interrupt and strategy is not MultitaskStrategy.rollback:
+        """Have all runs that hold the thread or wait for it make room, if the one that comes asks for that."""
+        if (action := MultitaskStrategy(coming.multitask).displaces) is None:
             return []
         lane = unit.queue.lane(coming.thread_id)
         # Who holds the thread comes last: else it would be given to each of the others, only to be taken away again.
         present = [*unit.queue.all_waiting(lane), *([lane.holder] if lane.holder else ())]
         unit.load(run_ids=[run.run_id for run in present if not self._is_own(run)], thread_ids=(), queues=())
-        action = CancelAction(strategy.value)
         moved = [self._displace(unit, run, action) for run in present]
         return [displaced for displaced in [*moved[-1:], *moved[:-1]] if displaced is not None]
+
+    def take_away_delayed(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:
+        """Have the other runs of the thread that are not due yet make room, if the one that comes asks for that.
+
+        It is on its thread by now, which else might end with the last of them.
+        """
+        if (action := MultitaskStrategy(coming.multitask).displaces) is None:
+            return []
+        delayed = [run_id for run_id in delayed_on(unit, unit.queue.lane(coming.thread_id)) if run_id != coming.run_id]
+        unit.load(run_ids=delayed, thread_ids=(), queues=())
+        found = [run for run_id in delayed if (run := unit.queue.find(run_id)) and run.state is Standing.delayed]
+        moved = [self._displace(unit, run, action) for run in found]
+        return [displaced for displaced in moved if displaced is not None]
 
     def _displace(self, unit: UnitOfWork, run: ActiveRun, action: CancelAction) -> Displaced | None:
         if run.state is Standing.claimed or (run.state is Standing.pending and self._is_starting(run)):
             unit.queue.ask_to_stop(run, action)
             return Displaced(run.run_id, running=True)
-        if run.state is not Standing.pending:
+        if not run.has_not_begun:
             return None
         if self._is_own(run):
             run.cancel_requested = run.cancel_requested or action
@@ -221,6 +232,7 @@ class Admit(_Entry):
         unit.admit(run, active, owner=self.asks_for, ends=self.thread_ends, metadata=self.thread_metadata)
         if self.lifetime is not None:
             self._let_live(unit, self.lifetime)
+        displaced += self.take_away_delayed(unit, active)
         status = unit.thread_status(self.thread_id)
         self.given = Admitted(active.holds, status, displaced, new_thread=is_new and active.holds)
         return self.given

@@ -24,10 +24,15 @@ def active_on(unit: UnitOfWork, lane: Lane) -> str | None:
     """A run of a thread that a coordinator has."""
     if (holder := lane.holder or unit.queue.first_waiting(lane)) is not None:
         return holder.run_id
+    return next(iter(delayed_on(unit, lane)), None)
+
+
+def delayed_on(unit: UnitOfWork, lane: Lane) -> list[str]:
+    """The runs of a thread that are not due yet, and those that were not before this transaction, unless it removes them."""
     of_thread = (active_runs.c.thread_id == lane.thread_id, active_runs.c.state == Standing.delayed.value)
-    delayed = [run_id for (run_id,) in unit.session.execute(select(active_runs.c.run_id).where(*of_thread))]
-    still = (run_id for run_id in [*delayed, *lane.delayed] if run_id not in unit.queue.removed)
-    return next(still, None)
+    in_order = select(active_runs.c.run_id).where(*of_thread).order_by(active_runs.c.ordinal)
+    delayed = [run_id for (run_id,) in unit.session.execute(in_order)]
+    return [run_id for run_id in dict.fromkeys([*delayed, *lane.delayed]) if run_id not in unit.queue.removed]
 
 
 def unattended_on(unit: UnitOfWork, thread_id: str, now: str) -> Mapping[str, str]:

@@ -73,6 +73,14 @@ class FleetPromises(Contract):
         await a.end(running, RunStatus.cancelled)
         await b.host.told(lambda: record.run_id in b.host.ready, "that its run may be claimed")
 
+    @promise("shared", claim="shared")
+    async def test_a_delayed_run_of_another_process_makes_room_at_once(self, coordinators: Coordinators) -> None:
+        a, b = await coordinators.worker(), await coordinators.worker()
+        delayed = await a.let_in("t", due_in=3_600)
+        assert (await b.admit(b.record("t", multitask="rollback"))).ready, "a delayed run held its thread"
+        said = (delayed, CancelAction.rollback)  # or that somebody has ended it already, which is as good
+        await a.host.told(lambda: said in a.host.cancels or delayed in a.host.lost, "that its run has to make room")
+
     @promise("idempotency", claim="shared")
     async def test_a_key_is_known_to_all_coordinators(self, coordinators: Coordinators) -> None:
         a, b = await coordinators.worker(), await coordinators.worker()

@@ -175,6 +175,56 @@ class RequestPromises(Contract):
 
         await self._in_time(story)
 
+    @pytest.mark.parametrize("strategy", ["interrupt", "rollback"])
+    @promise("due_at")
+    async def test_runs_that_are_not_due_make_room_at_once(self, coordinators: Coordinators, strategy: str) -> None:
+        worker = await coordinators.worker()
+        active, waiting = await worker.run_on("t"), await worker.let_in("t")
+        first, second = [await worker.let_in("t", due_in=3_600) for _ in range(2)]
+        elsewhere = await worker.let_in("t2", due_in=3_600)
+
+        later = worker.record("t", multitask=strategy, due_in=3_600)
+        displaced = [r.run_id for r in (await worker.admit(later)).displaced]
+        assert sorted(displaced) == sorted([first, second]), (
+            f"of two runs that were not due {len(displaced)} were displaced by one that comes later"
+        )
+        for run_id in (first, second):
+            asked = (await worker.get(run_id)).cancel_requested
+            assert asked == CancelAction(strategy), f"it was asked for {asked}"
+            assert not await worker.coordinator.withdraw(run_id), "a displaced run was withdrawn once more"
+            await worker.end(run_id, RunStatus.cancelled)
+        for run_id in (active, waiting, elsewhere):
+            asked = (await worker.get(run_id)).cancel_requested
+            assert asked is None, "a run had to make room before the other one was due"
+
+        record = worker.record("t", multitask=strategy)
+        displaced = [r.run_id for r in (await worker.admit(record)).displaced]
+        assert sorted(displaced) == sorted([active, waiting, later.run_id]), (
+            f"of an active run, one that waits and one that is not due {len(displaced)} were displaced"
+        )
+        for run_id in (later.run_id, waiting):
+            await worker.end(run_id, RunStatus.cancelled)
+        release = await worker.end(active, RunStatus.cancelled)
+        assert release.next_run_id == record.run_id, f"the thread was given to {release.next_run_id}"
+        await worker.start(record.run_id)
+        assert (await worker.end(record.run_id)).next_run_id is None, "a displaced run was given the thread"
+        await worker.drop(elsewhere)
+
+    @promise("due_at")
+    async def test_a_run_that_has_become_due_leaves_those_alone_that_are_not(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+
+        async def story(thread: str, delay: float) -> None:
+            record = worker.record(thread, multitask="rollback", due_in=delay)
+            await worker.admit(record)
+            later = await worker.let_in(thread, due_in=3_600)
+            _check_in_time(worker, record)
+            await worker.host.told(lambda: record.run_id in worker.host.ready, "that a run is due")
+            assert (await worker.get(later)).cancel_requested is None, "a run that came after it had to make room"
+            await worker.drop(later)
+
+        await self._in_time(story)
+
     @promise("due_at")
     async def test_a_delayed_run_that_is_cancelled_or_withdrawn_never_becomes_due(
         self, coordinators: Coordinators

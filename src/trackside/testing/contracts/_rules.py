@@ -46,7 +46,7 @@ RULES: Mapping[str, str] = {
     "RunCoordinator.get": "what is known about a run is true",
     "one active run": "at most one run of a thread is active, whoever admits and ends how many",
     "idempotency": "a key names one request for ever: the same body gives the same run, another is refused",
-    "due_at": "a run that is not due holds nothing and waits for nothing; then it takes its place as if it came in now",
+    "due_at": "a run that is not due holds nothing and gives way at once; due, it takes its place as if it came in now",
     "repeatable": "a step whose reply was lost, and that its caller takes again, answers as it would have",
     "durable": "a pending run outlives its process, and starts elsewhere in its order (I7)",
     "attempts": "a run that was lost or shut down, and has attempts left, goes on as exactly one other run",
