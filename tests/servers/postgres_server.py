@@ -144,6 +144,12 @@ class PostgresServer(RunningServer):
                 self._url = f"postgresql://{SUPERUSER}@/postgres?{urlencode({'host': str(self.folder), 'port': port})}"
                 return
 
+    def become_standby(self) -> None:
+        """Restart it as one that takes no writes, and to which nobody sends any."""
+        self.stop()
+        (self.data / "standby.signal").touch()
+        self.start()
+
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop it: `fast` ends the sessions, `immediate` is like a power cut."""
         self._run("pg_ctl", "-w", "-m", mode, "stop")

@@ -9,13 +9,17 @@ from typing import Annotated, Any, TypedDict
 
 import asyncpg
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
-from postgres_server import RunningServer
+from leading_address import LeadingAddress
+from postgres_server import PostgresServer, RunningServer
+from psycopg_pool import PoolTimeout
 from raw_postgres import RawConnection
 
 from trackside import CancelAction, RunSpec, RunStatus
 from trackside.app.settings import Settings
+from trackside.app.storage.checkpoints import open_checkpoints
 from trackside.app.wiring import App, MissingExtraError, open_app
 
 
@@ -101,6 +105,28 @@ async def test_threads_go_on_after_the_server_has_closed_the_connection(
         assert await asyncio.to_thread(executed, postgres_url, close)
         assert (await play(app, {"notes": ["b"]})).status is RunStatus.success
         assert await notes(app, graph) == ["a", 1, "b", 3]
+
+
+async def test_threads_go_on_at_the_new_primary_after_the_address_has_led_to_a_standby(
+    own_postgres_server: PostgresServer,
+) -> None:
+    with await asyncio.to_thread(PostgresServer, fsync=False) as primary:
+        for server in (own_postgres_server, primary):
+            await asyncio.to_thread(server.create_database, "runs")
+            await asyncio.to_thread(server.execute, "CREATE ROLE me SUPERUSER LOGIN PASSWORD 'mine'")
+        async with (
+            open_checkpoints(f"postgresql://me:mine@127.0.0.1:{primary.port}/runs"),
+            LeadingAddress(own_postgres_server.port) as address,
+            open_checkpoints(f"postgresql://me:mine@127.0.0.1:{address.port}/runs?connect_timeout=1") as saver,
+        ):
+            config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+            await asyncio.to_thread(own_postgres_server.become_standby)
+            with pytest.raises(PoolTimeout):
+                await saver.aget(config)
+
+            address.leads_to = primary.port
+            await saver.aput(config, empty_checkpoint(), {}, {})
+            assert await saver.aget(config) is not None
 
 
 def executed(url: str, sql: str) -> Any:

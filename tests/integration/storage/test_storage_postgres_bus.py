@@ -297,6 +297,20 @@ async def test_a_bus_that_is_closed_while_the_server_is_away_does_not_wait_for_i
         await here.aclose()
 
 
+async def test_what_is_told_while_the_address_leads_to_a_standby_is_sent_by_who_takes_writes(
+    bus, own_postgres_server: PostgresServer
+) -> None:
+    url = await asyncio.to_thread(own_postgres_server.create_database, "runs")
+    await asyncio.to_thread(own_postgres_server.become_standby)
+    here = bus(url)
+    here.notify("a", "kept")
+    await until(lambda: "it is a standby" in (here.status.why or "") or here.dropped_total)
+
+    await asyncio.to_thread(own_postgres_server.execute, "SELECT pg_promote()")
+    await until(lambda: here.sent_total or here.dropped_total)
+    assert (here.sent_total, here.dropped_total) == (1, 0)
+
+
 async def test_a_store_has_one_connection_for_commits_and_all_else(
     postgres_url: str, server: RawConnection, script
 ) -> None:

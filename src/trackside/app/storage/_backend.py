@@ -102,8 +102,8 @@ class Backend(Protocol):
         """Makes what something else writes with at the same time; None where only one can write at a time."""
         ...
 
-    def reads(self) -> Reads:
-        """What readers read with.
+    def reads(self, *, standby: bool) -> Reads:
+        """What readers read with; a `standby`, which has what is written a moment later, will do for who writes nothing.
 
         Raises:
             StorageError: this user may not read the database.

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
@@ -160,21 +161,36 @@ class PostgresDatabase:
         )
         return connection
 
-    async def connect_reader(self) -> asyncpg.Connection:
-        """A connection that only reads; a transaction of it sees one moment."""
-        connection = await self.connect(default_transaction_isolation="repeatable read")
+    async def connect_primary(self, *, within: float = inf, **settings: str) -> asyncpg.Connection:
+        """As `connect`, but not to a standby. After a failover an address may lead to one for a moment, and who stayed
+        connected to it would not see what is written from then on.
+
+        Raises:
+            ConnectionError: the server is a standby.
+        """
+        connection = await self.connect(within=within, **settings)
+        try:
+            await _execute_first(connection, "BEGIN READ WRITE; ROLLBACK")
+        except load_driver().FeatureNotSupportedError as exc:
+            raise ConnectionError("it is a standby, which takes no writes") from exc
+        return connection
+
+    async def connect_reader(self, *, standby: bool) -> asyncpg.Connection:
+        """A connection that only reads, if need be from a `standby`; a transaction of it sees one moment."""
+        connect = self.connect if standby else self.connect_primary
+        connection = await connect(default_transaction_isolation="repeatable read")
         # Not set as it connects: with `target_session_attrs=read-write` the driver takes that for the server's own.
         await _execute_first(connection, "SET default_transaction_read_only = on")
         return connection
 
-    def reading(self) -> AsyncEngine:
-        """An engine for a few connections that only read, on the running loop."""
+    def reading(self, *, standby: bool) -> AsyncEngine:
+        """An engine for a few connections that only read, if need be from a `standby`, on the running loop."""
         load_driver()
         from sqlalchemy.ext.asyncio import create_async_engine  # which fails without greenlet
 
         return create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self.connect_reader,
+            async_creator=partial(self.connect_reader, standby=standby),
             pool_size=READERS,
             max_overflow=0,
             pool_timeout=self.busy_timeout,

@@ -38,9 +38,9 @@ class PostgresReads:
 
     dialect: Dialect = "postgresql"
 
-    def __init__(self, database: PostgresDatabase) -> None:
+    def __init__(self, database: PostgresDatabase, *, standby: bool) -> None:
         self._database = database
-        self._engine = database.reading()
+        self._engine = database.reading(standby=standby)
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same connections
         self._closed = False
         self._under_way = 0
@@ -115,7 +115,7 @@ class PostgresBackend:
         """What `read` finds, at once and on a connection of its own; not for a thread with a running loop."""
 
         async def look() -> T:
-            engine = self._database.reading()
+            engine = self._database.reading(standby=True)
             try:
                 return await _run(self._database, engine, read)
             finally:
@@ -164,9 +164,9 @@ class PostgresBackend:
         """Makes what something else writes with at the same time."""
         return self.session
 
-    def reads(self) -> PostgresReads:
-        """What readers read with."""
-        return PostgresReads(self._database)
+    def reads(self, *, standby: bool) -> PostgresReads:
+        """What readers read with; unless it may be a `standby`, from the server that takes writes alone."""
+        return PostgresReads(self._database, standby=standby)
 
     def signals(self, *, every: float) -> PostgresSignals:
         """Hears of commits from the server; looks of its own are rare, however often `every` asks for them."""

@@ -214,7 +214,8 @@ class PostgresBus:
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[asyncpg.Connection]:
         # That a notice is lost with a server that crashes does no harm: its connections are lost, too.
-        connection = await self._database.connect(synchronous_commit="off")
+        # A standby sends no notices, and lets nobody listen to them.
+        connection = await self._database.connect_primary(synchronous_commit="off")
         try:
             connection.add_termination_listener(self._note_ended)
             ((schema,),) = await self._fetch(connection, "SELECT coalesce(current_schema(), '')::text")

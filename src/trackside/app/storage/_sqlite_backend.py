@@ -86,7 +86,7 @@ class SqliteBackend:
     def session_beside(self) -> None:
         """Only one can write at a time."""
 
-    def reads(self) -> ThreadedReads:
+    def reads(self, *, standby: bool) -> ThreadedReads:
         """What readers read with."""
         return ThreadedReads(reads_of(self._database))
 

@@ -34,7 +34,7 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
         timeout=database.address.connect_timeout,
         # The first two as LangGraph's own connections have them.
         kwargs={"autocommit": True, "prepare_threshold": 0, "fallback_application_name": "trackside-checkpoints"},
-        check=pool_type.check_connection,
+        check=_check,
         name="trackside-checkpoints",
         open=False,
     )
@@ -43,6 +43,16 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
         async with database.locked(_SETUP_LOCK):  # LangGraph does not expect two processes that begin at once
             await saver.setup()
         yield saver
+
+
+async def _check(connection: Any) -> None:
+    """See that a connection is one, and leads to a server that takes writes. After a failover an address may lead to a
+    standby for a moment: such a connection is let go, and the pool makes another one.
+    """
+    found = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
+    if found[0]:
+        await connection.close()
+        raise ConnectionError("it is a standby, which takes no writes")
 
 
 def _load() -> tuple[Any, Any]:

@@ -135,7 +135,7 @@ class Store(StoreReading, StoreCancelling):
         backend = await asyncio.to_thread(backend_at, url, synchronous=synchronous, busy_timeout=busy_timeout)
         database = str(backend)
         await make_ready(backend, create=create, read_only=read_only)
-        readers = Readers(await asyncio.to_thread(backend.reads), database=database)
+        readers = Readers(await asyncio.to_thread(backend.reads, standby=read_only), database=database)
         signals = await asyncio.to_thread(backend.signals, every=following.look_every)
         feed = EventFeed(readers, signals, following, database=database)
         if read_only:
