@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from brokers import BrokerStage, RedisStage
+from leading_address import LeadingAddress
 from redis.asyncio import Redis
 from tests.contract.ways_to_run import virtual
 from valkey_server import ValkeyServer
@@ -111,6 +112,32 @@ async def test_a_server_that_takes_nothing_now_blames_no_event(
     await mend_it(client)
     await observer.on_event(make_event())
     assert len(await stage.kept()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        pytest.param({}, "READONLY", id="replica"),
+        pytest.param({"replica_serve_stale_data": "no"}, "MASTERDOWN", id="replica-that-shows-nothing"),
+    ],
+)
+async def test_after_a_failover_events_go_to_the_server_to_which_the_address_leads_then(
+    make_server: Make, settings: dict[str, str], says: str
+) -> None:
+    one, other = make_server(RedisStage, **settings), make_server(RedisStage)
+    async with LeadingAddress(one.server.port) as address:
+        observer = one.observer(url=f"redis://127.0.0.1:{address.port}")
+        await observer.on_event(make_event())
+        async with Redis.from_url(one.server.url, protocol=2) as client:
+            await _replica(client)
+        address.leads_to = other.server.port
+        failure = await failure_of(observer)
+        assert failure.away
+        assert says in str(failure)
+
+        await observer.on_event(event := make_event())
+        assert [message.event_id for message in await other.kept()] == [event.event_id]
+        await observer.aclose()
 
 
 async def test_nothing_is_in_a_stream_before_what_was_to_be_there_first(stage: RedisStage, client: Redis) -> None:

@@ -22,7 +22,14 @@ from redis.asyncio import Redis, SSLConnection
 from redis.asyncio.connection import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as ConnectionLostError
 
 from trackside.app.broker_access import Address, Login
@@ -65,6 +72,7 @@ return #KEYS - 1
 """How many entries are added, from the first on; or why the first is not."""
 _AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 4_194_304
+_OF_A_REPLICA: Final = (ReadOnlyError, MasterDownError)
 _AGAIN: Final = Exception("behind one that was not taken")
 _ARGUMENTS: Final = ", with args beginning with"
 _CLOSE_SECONDS: Final = 2.0
@@ -142,6 +150,14 @@ class RedisStreams:
                 self._waiting.clear()
                 answers = [exc] * len(chunk)
             self._settle(chunk, answers)
+            if any(isinstance(answer, _OF_A_REPLICA) for answer in answers):
+                await self._leave()
+
+    async def _leave(self) -> None:
+        """Let go of a server that has become a replica: it keeps its connections, but the address may lead elsewhere."""
+        self._limit = None
+        with suppress(RedisError, OSError):
+            await self._client.connection_pool.disconnect()
 
     def _settle(self, chunk: Sequence[tuple[_Group, Message]], answers: Sequence[Exception | None]) -> None:
         """Tell each group of its messages, in their order: what is behind one that is to come again comes again, too."""
