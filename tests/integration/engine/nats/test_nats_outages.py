@@ -168,6 +168,26 @@ async def test_what_is_said_of_an_offer_is_not_understood_as_said_of_another_one
             assert (await client.jetstream().stream_info("TRACKSIDE_RUNS")).state.messages == 1
 
 
+async def test_nothing_is_said_of_an_offer_that_is_done_when_nats_is_back_with_an_empty_disk(
+    own_nats: NatsServer, server: NatsEngine, worker: NatsEngine
+) -> None:
+    async with worker.join("w", ["default"], on_stop=ignore) as offers:
+        server.announce([ReadyRun("old")])
+        old = await soon(offers)  # number 1 of the queue
+        await restart(own_nats, server, worker, empty=True)
+        server.announce([ReadyRun("new")])  # number 1 of another queue
+        new = await soon(offers)
+        async with await nats.connect(own_nats.url) as client:
+            said = await client.subscribe("$JS.ACK.TRACKSIDE_RUNS.>")
+            await client.flush()
+            old.done()
+            new.done()
+            while (message := await said.next_msg(30)).data == b"+WPI":
+                pass
+            assert message.subject == new.subject
+        assert not worker._offers[0].is_owing
+
+
 async def test_a_queue_and_a_consumer_that_are_deleted_are_made_again(
     own_nats: NatsServer, server: NatsEngine, worker: NatsEngine
 ) -> None:

@@ -216,7 +216,9 @@ class NatsOffers:
             del self._runs[offer.run_id]
         link = self._connection.link
         pool = self._pool(offer.pool)
-        if link is None or not pool.is_there or not link.publish(offer.subject, answer):
+        # A consumer that was made since would understand it as said about another run.
+        is_for_it = not pool.is_there or offer.made == pool.made
+        if is_for_it and (link is None or not pool.is_there or not link.publish(offer.subject, answer)):
             self._owed.append((offer, answer))
         self._has_said.set()
 
