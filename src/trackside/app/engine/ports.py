@@ -79,7 +79,8 @@ class Engine(Protocol):
     ) -> AbstractAsyncContextManager[Offers]:
         """Be offered runs of these pools, for the length of an `async with`; `on_stop` gets ids of runs that shall stop.
 
-        What was offered by then may be answered later, while the engine is open.
+        What was offered by then may be answered later, while the engine is open; `on_stop` is called as long, too, for the
+        worker may still execute runs.
         """
         ...
 

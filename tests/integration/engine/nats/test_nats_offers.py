@@ -353,6 +353,25 @@ async def test_a_stop_reaches_its_worker_alone(
         await until(lambda: others == ["run 2", "run 4"])
 
 
+async def test_a_stop_reaches_a_worker_that_has_left_also_on_another_connection(
+    server: NatsEngine, worker: NatsEngine
+) -> None:
+    heard: list[str] = []
+    for _ in range(2):  # who leaves and comes back hears of each stop once
+        async with worker.join("leaves", ["default"], on_stop=heard.append):
+            await until(lambda: server._stops._users)
+    await until(lambda: not worker._offers)
+    server.ask_to_stop("leaves", "run 1")
+    await until(lambda: heard)
+
+    worker._connection.link.lose("the test has it so")
+    server._stops._users.clear()
+    await until(lambda: server._stops._users)  # it has said that it is there
+    server.ask_to_stop("leaves", "run 2")
+    await until(lambda: len(heard) >= 2)
+    assert heard == ["run 1", "run 2"]
+
+
 async def test_a_pool_whose_name_can_be_no_subject_is_refused(
     server: NatsEngine, worker: NatsEngine, caplog: pytest.LogCaptureFixture
 ) -> None:

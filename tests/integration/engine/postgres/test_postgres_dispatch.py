@@ -11,7 +11,7 @@ from postgres_server import PostgresServer
 from raw_postgres import RawConnection
 from tests.integration.engine.postgres.conftest import Fleet, end_sessions, until
 
-from trackside.app.engine.postgres._notices import MAX_HOPS, WORKERS, channel_of
+from trackside.app.engine.postgres._notices import MAX_HOPS, WORKERS, Told, channel_of
 from trackside.app.storage.fleet import ReadyRun
 
 
@@ -261,6 +261,41 @@ async def test_stops_reach_the_worker_that_has_the_run(fleet: Fleet) -> None:
 
     assert sorted(fleet.stops) == [("a", "run 2"), ("b", "run 1")]
     assert (server.stats().stops_sent_total, one.stats().stops_heard_total) == (3, 2)
+
+
+async def test_stops_reach_a_worker_that_has_left_until_its_engine_is_closed(
+    fleet: Fleet, database: RawConnection
+) -> None:
+    server, one = await fleet.engine(), await fleet.engine()
+    for _ in range(2):  # who leaves and comes back hears of each stop once
+        async with fleet.working(one, "leaving") as worker:
+            await worker.until_idle()
+
+    server.ask_to_stop("leaving", "run 1")
+    await until(lambda: fleet.stops)
+    reconnects = one.stats().reconnects_total
+    await end_sessions(database)
+    await until(lambda: one.stats().reconnects_total > reconnects and one.status().connected)
+    server.ask_to_stop("leaving", "run 2")
+    one.ask_to_stop("leaving", "run 3")
+    await until(lambda: len(fleet.stops) >= 3)
+    await one.aclose()
+    server.ask_to_stop("leaving", "run 4")
+    await fleet.heard_by(server, one)
+
+    assert sorted(fleet.stops) == [("leaving", f"run {n}") for n in (1, 2, 3)]
+
+
+async def test_what_a_worker_is_told_after_it_has_left_another_is_told(fleet: Fleet) -> None:
+    server, one, two = [await fleet.engine() for _ in range(3)]
+    async with fleet.working(one, "leaving") as worker:
+        await worker.until_idle()
+    staying = await fleet.worker(two, "staying", places=5)
+    await staying.until_idle()
+    await fleet.heard_by(server, one, two)
+
+    server._dispatch._tell("leaving", Told("default", ("run",), 0))  # as who has not heard that it has left
+    await until(lambda: staying.runs == ["run"])
 
 
 async def test_nonsense_on_the_channels_is_ignored(fleet: Fleet, database: RawConnection) -> None:

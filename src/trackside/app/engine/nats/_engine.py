@@ -76,10 +76,9 @@ class NatsEngine:
             if not is_token(pool):
                 why = f"{pool!r:.80} is no name of a pool: up to 64 letters, digits, _ and -"
                 raise EngineOptionError(option="pools", why=why)
+        self._stops.hear(worker_id, on_stop)
         offers = NatsOffers(
-            worker_id,
             pools,
-            on_stop=on_stop,
             connection=self._connection,
             jetstream=self._jetstream,
             names=self._options.names,

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from trackside.app.engine.nats._connection import Connection
 from trackside.app.engine.nats._jetstream import JetStream
 from trackside.app.engine.nats._link import Link
-from trackside.app.engine.nats._messages import Counts, Here, RunNotice, encoded, read
+from trackside.app.engine.nats._messages import Counts, RunNotice, read
 from trackside.app.engine.nats._names import Names
 from trackside.app.engine.nats._pool import Pool
 
@@ -63,20 +63,15 @@ class NatsOffers:
 
     def __init__(
         self,
-        worker_id: str,
         pools: Sequence[str],
         *,
-        on_stop: Callable[[str], object],
         connection: Connection,
         jetstream: JetStream,
         names: Names,
         counts: Counts,
         ack_wait: float,
     ) -> None:
-        self._worker_id = worker_id
-        self._on_stop = on_stop
         self._connection = connection
-        self._names = names
         self._counts = counts
         self._ack_wait = ack_wait
         self._pools = [
@@ -127,17 +122,10 @@ class NatsOffers:
 
     async def attend(self, link: Link) -> None:
         """Get offers on this connection."""
-        stops = link.subscribe(self._names.stop(link.user, self._worker_id), self._take_stop)
-        calls = link.subscribe(self._names.roll_call, lambda _: self._say_here(link))
-        self._say_here(link)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for pool in self._pools:
-                    group.create_task(pool.attend(link, self._settle_owed), name=f"trackside-nats-pool-{pool.name}")
-                group.create_task(self._say_alive(link), name="trackside-nats-alive")
-        finally:
-            link.unsubscribe(stops)
-            link.unsubscribe(calls)
+        async with asyncio.TaskGroup() as group:
+            for pool in self._pools:
+                group.create_task(pool.attend(link, self._settle_owed), name=f"trackside-nats-pool-{pool.name}")
+            group.create_task(self._say_alive(link), name="trackside-nats-alive")
 
     async def leave(self) -> None:
         """Give back what was offered and not taken."""
@@ -251,17 +239,6 @@ class NatsOffers:
             for pool in self._pools:
                 pool.forget_lost(now)
             self._pull()
-
-    def _say_here(self, link: Link) -> None:
-        link.publish(self._names.here(link.user), encoded(Here(self._worker_id)))
-
-    def _take_stop(self, message: Msg) -> None:
-        notice = read(RunNotice, message.data)
-        if notice is None:
-            self._counts.note_unreadable(message.subject)
-            return
-        self._counts.stops_heard += 1
-        self._on_stop(notice.run)
 
 
 def _deliveries(subject: str) -> int:

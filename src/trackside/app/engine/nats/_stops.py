@@ -1,4 +1,4 @@
-"""Asks workers to stop runs, and does for workers what they may not do themselves.
+"""Asks workers to stop runs, hears what those of this process are asked, and does for workers what they may not do.
 
 A worker hears of stops on a subject below the name of its user, so that NATS can keep others from it. A worker says that it
 is there, and as whom; it is known by its id, which nobody can guess and only the database has. So one who has the rights of
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -26,7 +28,7 @@ _MOST_WORKERS: Final = 20_000
 
 
 class Stops:
-    """A `Part`: a server's, with what it has heard of workers; a worker's asks servers."""
+    """A `Part`: a server's, with what it has heard of workers; a worker's asks servers, and hears what it is asked."""
 
     def __init__(
         self, connection: Connection, announcer: Announcer, names: Names, counts: Counts, *, lead: bool
@@ -38,6 +40,18 @@ class Stops:
         self._leads = lead
         self._users: OrderedDict[str, str] = OrderedDict()
         """As whom a worker comes, by the token of its id."""
+        self._hearers: dict[str, Callable[[str], object]] = {}
+        """What is told which runs shall stop, by the worker of this process that may have them."""
+        self._link: Link | None = None
+
+    def hear(self, worker_id: str, on_stop: Callable[[str], object]) -> None:
+        """Have `on_stop` told which runs of a worker of this process shall stop, until the end: it may execute some long
+        after it has left.
+        """
+        is_new = worker_id not in self._hearers
+        self._hearers[worker_id] = on_stop
+        if is_new and self._link is not None:
+            self._hear_on(self._link, worker_id)
 
     def ask_to_stop(self, worker_id: str, run_id: str) -> None:
         """Tell a worker, as far as that can be done now."""
@@ -52,12 +66,34 @@ class Stops:
         self._counts.stops_sent += sent
 
     async def attend(self, link: Link) -> None:
-        """Of a server: hear which workers there are, and what they ask for."""
+        """Hear what workers of this process are asked; of a server also which workers there are, and what they ask for."""
         if self._leads:
             link.subscribe(self._names.here("*"), self._take_here)
             link.subscribe(self._names.asks("*"), self._take_ask, queue=self._names.servers)
             link.publish(self._names.roll_call)
-        await asyncio.wait([link.lost])
+        self._link = link
+        for worker_id in self._hearers:
+            self._hear_on(link, worker_id)
+        try:
+            await asyncio.wait([link.lost])
+        finally:
+            self._link = None
+
+    def _hear_on(self, link: Link, worker_id: str) -> None:
+        def say_here(_: Msg | None = None) -> None:
+            link.publish(self._names.here(link.user), encoded(Here(worker_id)))
+
+        link.subscribe(self._names.stop(link.user, worker_id), partial(self._take_stop, worker_id))
+        link.subscribe(self._names.roll_call, say_here)
+        say_here()
+
+    def _take_stop(self, worker_id: str, message: Msg) -> None:
+        notice = read(RunNotice, message.data)
+        if notice is None:
+            self._counts.note_unreadable(message.subject)
+            return
+        self._counts.stops_heard += 1
+        self._hearers[worker_id](notice.run)
 
     def _take_here(self, message: Msg) -> None:
         here = read(Here, message.data)

@@ -29,6 +29,8 @@ class PostgresEngine:
         self.on_lost = self._bus.on_lost
         self._counts = Counts()
         self._dispatch = Dispatch(self._bus, read_workers, self._counts)
+        self._left: dict[str, PostgresOffers] = {}
+        """Of workers that have left, and may still execute runs, by the worker."""
         self._closed = False
         self._wire = PostgresWire(self._bus, store.live_parts())
         self.live: LiveWire = self._wire
@@ -64,15 +66,19 @@ class PostgresEngine:
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
     ) -> AbstractAsyncContextManager[Offers]:
         """Be offered runs."""
-        return self._joined(PostgresOffers(worker_id, pools, self._bus, self._dispatch, self._counts, on_stop))
+        offers = PostgresOffers(worker_id, pools, self._bus, self._dispatch, self._counts, on_stop)
+        return self._joined(worker_id, offers)
 
     @asynccontextmanager
-    async def _joined(self, offers: PostgresOffers) -> AsyncGenerator[Offers]:
+    async def _joined(self, worker_id: str, offers: PostgresOffers) -> AsyncGenerator[Offers]:
+        if (before := self._left.pop(worker_id, None)) is not None:
+            before.close()
         offers.begin()
         try:
             yield offers
         finally:
-            offers.close()
+            offers.leave()
+            self._left[worker_id] = offers
 
     def status(self) -> EngineStatus:
         """Whether there is a connection."""
@@ -104,6 +110,8 @@ class PostgresEngine:
     async def aclose(self) -> None:
         """Send what waits to be sent, for a moment; the store has the connection."""
         self._closed = True
+        for offers in self._left.values():
+            offers.close()
         await self._dispatch.aclose()
         await self._wire.aclose()
 

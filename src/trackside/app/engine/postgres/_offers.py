@@ -67,7 +67,7 @@ class _Said:
 
 
 class PostgresOffers:
-    """The offers of one worker, as long as it is joined.
+    """The offers of one worker, as long as it is joined; after that, until it is closed, the stops alone.
 
     It says that it is full, or has room again, when that has lasted for a moment: short runs, and its own looks, which
     take all places for as long as they last, would have it say so all the time.
@@ -97,6 +97,7 @@ class PostgresOffers:
         self._said = _Said()
         self._declined: set[asyncio.TimerHandle] = set()
         self._changed = asyncio.Event()
+        self._left = False
 
     def begin(self) -> None:
         """Hear what this worker is told."""
@@ -168,11 +169,10 @@ class PostgresOffers:
         if self._has_missed and self._free > 0:
             self._look()
 
-    def close(self) -> None:
-        """Hear no more, and have others told of what was not taken."""
-        self._bus.unlisten(channel_of(self._worker_id), self._hear)
+    def leave(self) -> None:
+        """Take no more, and have others told of what was not taken, and of what this is told yet."""
+        self._left = True
         self._bus.on_connected.remove(self._changed.set)
-        self._dispatch.remove_here(self._worker_id)
         self._dispatch.say(Room(self._worker_id, self._pools, 0, gone=True))
         for timer in (self._said.timer, *self._declined):
             if timer is not None:
@@ -180,14 +180,20 @@ class PostgresOffers:
         self._free = 0
         self._pass_on_told()
 
+    def close(self) -> None:
+        """Hear no more."""
+        self._bus.unlisten(channel_of(self._worker_id), self._hear)
+        self._dispatch.remove_here(self._worker_id)
+
     def _hear(self, payload: str) -> None:
         if isinstance(notice := notice_of(payload), Told | Stop):
             self.hear(notice)
 
     def _begin_anew(self) -> None:
         """Others may have told what was not heard, and do not know whether there is room."""
-        self._say()
-        self._look()
+        if not self._left:
+            self._say()
+            self._look()
 
     def _look(self) -> None:
         self._must_look, self._has_missed = True, False
