@@ -130,6 +130,16 @@ async def test_a_folder_that_is_kept_is_found_again_with_what_was_in_it(folder: 
         assert await value_of(fleet.database_url, "SHOW fsync") == "on"
 
 
+@pytest.mark.parametrize(("workers", "children"), [(3, 0), (64, 0), (3, 32)])
+async def test_postgresql_takes_six_connections_of_each_process(folder: Path, workers: int, children: int) -> None:
+    plan = FleetPlan(folder=folder, engine="postgres", servers=2, workers=workers, children=children)
+    async with LocalFleet(plan) as fleet:
+        await fleet.start_stores()
+        most = int(str(await value_of(fleet.database_url, "SHOW max_connections")))
+    assert most >= 6 * (2 + workers + workers * children)
+    assert most >= 300
+
+
 async def test_two_fleets_do_not_share_a_folder(folder: Path) -> None:
     async with stores(folder, engine="postgres"):
         with pytest.raises(DataFolderError, match="another fleet uses it"):

@@ -76,25 +76,36 @@ def up(options: UpOptions) -> ExitCode:
         raise NoFleetHereError
     interrupt_on_stop_signals()
     settings = options.check()
-    from trackside.app.engine.local import FleetPlan
-
     with ExitStack() as stack:
         view = stack.enter_context(open_view(json=options.json))
         folder = stack.enter_context(_folder(options.data))
-        plan = FleetPlan(
-            folder=folder,
-            kept=options.data is not None,
-            agents=options.agents,
-            servers=options.servers,
-            workers=options.workers,
-            engine=options.engine,
-            # Nobody else is there for the runs of an agent whose pool is another one than workers have otherwise.
-            pools=sorted({*settings.worker.pools, *map(settings.pool_of, settings.agents)}),
-            first_port=options.first_port,
-        )
-        run_loop(_live, plan, view, settings)
+        run_loop(_live, plan_of(options, settings, folder), view, settings)
     view.check()
     return ExitCode.success
+
+
+def plan_of(options: UpOptions, settings: Settings, folder: Path) -> FleetPlan:
+    """What is to be started; its processes read the settings, too.
+
+    Raises:
+        SettingsError: runs shall have processes of their own, and cannot have them here.
+    """
+    from trackside.app.cli.working import with_places
+    from trackside.app.engine.local import FleetPlan
+
+    worker = with_places(settings).worker
+    return FleetPlan(
+        folder=folder,
+        kept=options.data is not None,
+        agents=options.agents,
+        servers=options.servers,
+        workers=options.workers,
+        children=worker.concurrency if worker.isolation == "process" else 0,
+        engine=options.engine,
+        # Nobody else is there for the runs of an agent whose pool is another one than workers have otherwise.
+        pools=sorted({*worker.pools, *map(settings.pool_of, settings.agents)}),
+        first_port=options.first_port,
+    )
 
 
 async def _live(plan: FleetPlan, view: FleetLines, settings: Settings) -> None:

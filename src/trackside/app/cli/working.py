@@ -96,11 +96,11 @@ class WorkOptions:
         if settings.engine_kind == "inline":
             raise NoFleetError
         settings.check_engine()
-        chosen = with_agents(_with_places(settings), self.agents)
+        chosen = with_agents(with_places(settings), self.agents)
         return replace(chosen, notes=(*chosen.notes, *left_out(chosen, named=bool(self.agents))))
 
 
-def _with_places(settings: Settings) -> Settings:
+def with_places(settings: Settings) -> Settings:
     """The settings with as many places as there are processors, if each of them is a process and nobody has said how many;
     and with no more than `runs.max_running`, if somebody has set that.
 

@@ -41,6 +41,7 @@ class FleetPlan:
         agents: what is served, as on the command line; none: what the settings name.
         servers: how many servers.
         workers: how many workers.
+        children: how many processes each worker has for its runs; none: it executes them itself.
         engine: what moves work between them.
         pools: whose runs each worker takes; none: what the settings say.
         first_port: of the first server, the others follow; None: any that are free.
@@ -54,12 +55,18 @@ class FleetPlan:
     agents: Sequence[str] = ()
     servers: int = 2
     workers: int = 3
+    children: int = 0
     engine: Literal["nats", "postgres"] = "nats"
     pools: Sequence[str] = ()
     first_port: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     pause: float = 1.0
+
+    @property
+    def processes(self) -> int:
+        """How many processes use the database, whoever starts them among them."""
+        return 1 + self.servers + self.workers * (1 + self.children)
 
 
 class LocalFleet:
@@ -225,7 +232,9 @@ class LocalFleet:
 
     def _prepare(self, stack: AsyncExitStack) -> None:
         """Find the programs, and have the folder for ourselves until we are gone."""
-        self._postgres = LocalPostgres(self.plan.folder / "postgres", kept=self.plan.kept)
+        self._postgres = LocalPostgres(
+            self.plan.folder / "postgres", kept=self.plan.kept, processes=self.plan.processes
+        )
         if self.plan.engine == "nats":
             self._nats = LocalNats(self.plan.folder / "nats")
         lock = stack.enter_context((self.plan.folder / "lock").open("w"))

@@ -28,8 +28,10 @@ _STATUS_LINE: Final = 7  # of postmaster.pid, as `pg_ctl -w` reads it
 _SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # a path to a socket may be no longer than 107 bytes
-    "max_connections": "300",
 }
+_OF_A_PROCESS: Final = 6  # connections that one of ours has at most
+_OF_OTHERS: Final = 20
+_LEAST_CONNECTIONS: Final = 300
 _ACCESS: Final = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
 
@@ -39,15 +41,22 @@ class LocalPostgres:
     Args:
         folder: where it is; made if it is not there.
         kept: whether the folder outlives it, so that a power cut must not harm it.
+        processes: how many processes of ours it takes connections of.
     """
 
-    def __init__(self, folder: Path, *, kept: bool) -> None:
+    def __init__(self, folder: Path, *, kept: bool, processes: int) -> None:
         self.port = free_port()
         self._folder = folder
         self._data = folder / "data"
         self._kept_secret = folder / "password"
         self._user = unprivileged_user()
-        self._settings = {**_SETTINGS, "port": str(self.port), "fsync": "on" if kept else "off"}
+        connections = max(_LEAST_CONNECTIONS, _OF_A_PROCESS * processes + _OF_OTHERS)
+        self._settings = {
+            **_SETTINGS,
+            "port": str(self.port),
+            "max_connections": str(connections),
+            "fsync": "on" if kept else "off",
+        }
         self._programs = postgres_programs()
         self._password = ""
 

@@ -1,0 +1,34 @@
+"""What `fleet up` starts, as it was asked for and as the settings say."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trackside.app.cli.local_fleet import UpOptions, plan_of
+from trackside.app.engine.local import FleetPlan
+from trackside.app.settings import load_settings
+
+
+def planned(folder: Path) -> FleetPlan:
+    options = UpOptions(agents=(), workers=3, servers=2, engine="nats", first_port=None, data=None, json=False)
+    return plan_of(options, load_settings(), folder)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_workers_execute_runs_themselves(project: Path) -> None:
+    assert planned(project).processes == 1 + 2 + 3
+
+
+def test_processes_of_runs_are_counted_with_their_workers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 20)
+    (project / "trackside.toml").write_text('[worker]\nisolation = "process"\n')
+    assert planned(project).processes == 1 + 2 + 3 * 21
+
+    (project / "trackside.toml").write_text('[worker]\nisolation = "process"\nconcurrency = 4\n')
+    assert planned(project).processes == 1 + 2 + 3 * 5
