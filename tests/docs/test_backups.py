@@ -1,12 +1,16 @@
-"""What the how-to about backups says of PostgreSQL is done, word for word, and what comes back is what was there."""
+"""What the how-to about backups says is done, word for word, and what comes back is what was there."""
 
 import asyncio
 import os
 import re
+import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +63,42 @@ def test_a_copy_of_a_file_is_for_its_user_alone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, "kept.db", "copy.db"], cwd=tmp_path, umask=0, check=True)
 
     assert mode_of(tmp_path / "copy.db") == 0o600
+
+
+def test_a_copy_by_the_program_of_sqlite_is_done_however_much_is_committed_meanwhile(tmp_path: Path) -> None:
+    if shutil.which("sqlite3") is None:
+        pytest.skip("SQLite's program is not installed")
+    file = tmp_path / "trackside.db"
+    before = asyncio.run(leave_something(f"sqlite:///{file}"))
+    (said,) = (block.text for block in blocks_of(DOCS / "howto/backups.md") if "sqlite3 trackside.db" in block.text)
+    (tmp_path / "copy.db.unfinished").write_text("what one that was killed has left")
+    is_done = threading.Event()
+
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=60)) as database:
+        database.execute("CREATE TABLE long AS SELECT randomblob(60000000) AS much")
+        database.execute("CREATE TABLE short AS SELECT 0 AS n")
+
+        def commit() -> None:
+            while not is_done.is_set():
+                database.execute("UPDATE short SET n = n + 1")
+
+        writer = threading.Thread(target=commit)
+        writer.start()
+        try:
+            subprocess.run(["bash", "-euc", said], cwd=tmp_path, umask=0, timeout=120, check=True)
+        finally:
+            is_done.set()
+            writer.join()
+
+    copy = tmp_path / "copy.db"
+    assert mode_of(copy) == 0o600
+    with closing(sqlite3.connect(copy)) as copied:
+        assert copied.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert copied.execute("SELECT length(much) FROM long").fetchall() == [(60_000_000,)]
+        copied.executescript("DROP TABLE long; DROP TABLE short")
+    after, cursor, positions = asyncio.run(look_and_go_on(f"sqlite:///{copy}"))
+    assert (after, cursor) == (before, 3)
+    assert positions == [len(before) + number for number in range(1, len(positions) + 1)]
 
 
 def test_an_address_with_a_schema_is_one_for_programs_of_postgresql_too(
