@@ -124,7 +124,9 @@ class _Entry(_ThreadWork):
         # Who holds the thread comes last: else it would be given to each of the others, only to be taken away again.
         present = [*unit.queue.all_waiting(lane), *([lane.holder] if lane.holder else ())]
         unit.load(run_ids=[run.run_id for run in present if not self._is_own(run)], thread_ids=(), queues=())
+        ends, lane.ends = lane.ends, False  # not with the last of these: one is coming
         moved = [self._displace(unit, run, action) for run in present]
+        lane.ends = ends
         return [displaced for displaced in [*moved[-1:], *moved[:-1]] if displaced is not None]
 
     def take_away_delayed(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:

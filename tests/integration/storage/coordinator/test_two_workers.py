@@ -381,6 +381,24 @@ async def test_who_waits_for_a_run_that_another_process_executes_by_now_is_told_
     assert agents.begun == ["one", "two"]
 
 
+async def test_a_thread_that_ends_with_its_last_run_stays_for_one_that_displaces_it_elsewhere(
+    worker: Any, agents: Agents
+) -> None:
+    a, b = await worker(max_running=1), await worker()
+    await a.start("one")
+    await agents.until_running("one")
+    waiting = await a.start("two", thread_id="t", thread_ends=True)  # for a place
+    coming = await b.start("three", thread_id="t", multitask="interrupt")
+    await agents.until_running("three")
+    assert await b.store.thread("t") is not None
+    assert (await b.store.run(coming.run_id)).status is RunStatus.running
+    agents.let("three")
+    assert (await within_patience(coming.result())).status is RunStatus.success
+    assert await b.store.thread("t") is None
+    assert (await b.store.run(waiting.run_id, removed=True)).status is RunStatus.cancelled
+    agents.let("one")
+
+
 async def test_a_run_whose_start_was_refused_is_executed_when_it_comes_back(
     worker: Any, agents: Agents, database: Any
 ) -> None:
