@@ -516,8 +516,11 @@ async def test_a_factory_knows_who_asks(stage: Any) -> None:
 
     ada = {"identity": "ada", "team": "x"}
     agent = as_agent(make)
-    outcome = await stage.play(agent, {}, config={"configurable": {"langgraph_auth_user": ada}})
+    config = {"configurable": {"langgraph_auth_user": ada}}
+    outcome = await stage.play(agent, {}, config=config)
     assert outcome.values == {"said": "ada x True"}
+    place = ThreadPlace(thread_id="t", caller=Caller(config=config))  # as where a run of his is asked for
+    assert await agent.answers_at(place, "yes") == {}  # type: ignore[attr-defined]  # it knows what it has asked
     drawing = await agent.drawing(caller=Caller(user=ada))  # type: ignore[attr-defined]  # it describes itself
     assert [node["id"] for node in drawing["nodes"]] == ["__start__", "say", "__end__"]
     with pytest.raises(PermissionError):

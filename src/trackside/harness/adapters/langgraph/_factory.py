@@ -396,6 +396,6 @@ def _read_by(caller: Caller | None) -> Call:
 
 def _with_user(caller: Caller, access: Access, configurable: dict[str, Any]) -> Call:
     own = caller.config.get("configurable", {})
-    user = {} if caller.user is None else {USER: caller.user}
-    config = {**caller.config, "configurable": {**own, **configurable, **user}}
-    return Call(access=access, config=config, user=caller.user, items=caller.items)
+    user = own.get(USER) if caller.user is None else caller.user  # as a run's config has him
+    config = {**caller.config, "configurable": {**own, **configurable, **({} if user is None else {USER: user})}}
+    return Call(access=access, config=config, user=user, items=caller.items)
