@@ -210,10 +210,17 @@ async def test_an_answer_where_nothing_was_asked_fails_its_run_and_leaves_the_th
 
 
 async def test_a_question_stays_open_whatever_becomes_of_the_runs_behind_it(backend: Backend) -> None:
-    async with backend.open({"asks": asks}) as stage:
+    may_ask = asyncio.Event()
+
+    async def asks_late(input: Any, run: RunContext) -> dict[str, Any]:
+        await may_ask.wait()
+        return await asks(input, run)
+
+    async with backend.open({"asks": asks_late}) as stage:
         first = await stage.start("asks", "go", thread_id="t")
         gone = await stage.start("asks", thread_id="t", command={"resume": "never given"})
         await within_patience(gone.cancel(wait=True))
+        may_ask.set()
         assert (await within_patience(first.result())).status is RunStatus.interrupted
         for action in ("interrupt", "rollback"):
             late = await stage.start("asks", thread_id="t", command={"resume": "x"}, after_seconds=3_600)
