@@ -185,10 +185,11 @@ async def test_an_input_is_the_answer_where_the_thread_waits_for_one(serve_agent
     async with serve_agents({"ask": asking("why")}) as served, served.client.threads.stream(assistant_id="ask") as it:
         first = await it.run.start(input={"log": []})
         paused = await events_until(it, waits)
+        (question,) = (await served.client.threads.get_state(it.thread_id))["interrupts"]
         run = await it.run.start(input="because")
         assert await served.client.runs.join(it.thread_id, run["run_id"]) == {"log": ["why because"]}
         asked = await served.app.store.request_of(run["run_id"])
-        assert (asked.get("input"), asked["command"]) == (None, {"resume": "because"})
+        assert (asked.get("input"), asked["command"]) == (None, {"resume": {question["id"]: "because"}})
         events = await events_until(it, ends, ["lifecycle", "input"], since=paused[-1]["seq"])
         assert of(events, "input.answered")
         again = await it.run.start(input={"log": ["more"]})
