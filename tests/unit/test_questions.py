@@ -1,7 +1,13 @@
 """Which answer belongs to which question, as far as a run that answers cannot show it."""
 
+import pytest
+
+from trackside.app.dashboard.questions import answers_read, closed_by, only_answer, questions_of
+from trackside.app.streams.live_messages import answers_in
+from trackside.harness.errors import UnknownQuestionError
+from trackside.harness.ids import new_id
 from trackside.harness.ports import PausedRun
-from trackside.harness.questions import answers_of
+from trackside.harness.questions import NO_QUESTION, answers_of, answers_said
 
 
 def test_answers_come_in_the_order_of_their_questions_whoever_gave_them_in_which() -> None:
@@ -17,3 +23,26 @@ def test_an_answer_by_the_id_of_its_question_is_that_also_where_a_framework_make
 
     assert answers_of(paused, {"call_1": "yes"}, thread_id="t") == {"call_1": "yes"}
     assert answers_of(paused, {"mood": "good"}, thread_id="t") == {"call_1": {"mood": "good"}}
+
+
+def test_an_answer_that_waited_is_by_the_id_of_its_question_whatever_that_looks_like() -> None:
+    paused = PausedRun(input="?", interrupts=[{"id": "call_2", "value": "?"}])
+
+    assert answers_of(paused, {"call_2": "yes", NO_QUESTION: None}, thread_id="t") == {"call_2": "yes"}
+    with pytest.raises(UnknownQuestionError, match="call_1"):
+        answers_of(paused, {"call_1": "yes", NO_QUESTION: None}, thread_id="t")
+    with pytest.raises(UnknownQuestionError, match="what was open when it came, which was nothing"):
+        answers_of(paused, {NO_QUESTION: "yes"}, thread_id="t")
+
+
+def test_people_read_what_was_answered_and_not_how_it_was_addressed() -> None:
+    one, asked = new_id(), questions_of([{"id": "call_1", "value": "Which?"}])
+    assert answers_said("yes") == "yes"
+    assert answers_said({NO_QUESTION: "yes"}) == "yes"
+    assert answers_said({"call_1": "yes", NO_QUESTION: None}) == {"call_1": "yes"}
+    assert answers_read({"call_1": "yes", NO_QUESTION: None}, asked) == [("Which?", "yes")]
+    assert answers_in({"call_1": "yes", NO_QUESTION: None}) == ("call_1",)
+    assert closed_by({"command": {"resume": {"call_1": 1, NO_QUESTION: None}}}, ["call_1", "call_2"]) == {"call_1"}
+    assert only_answer({one: {"approved": True}}) == {"approved": True}
+    assert only_answer({"mood": "good"}) == {"mood": "good"}
+    assert only_answer({one: 1, "other": 2}) == {one: 1, "other": 2}

@@ -54,6 +54,13 @@ def answers_of(paused: PausedRun, resume: Any, *, thread_id: str, strict: bool =
     return {question: answers[question] for question in open_ids if question in answers}
 
 
+def answers_said(resume: Any) -> Any:
+    """What a run brings as `resume`, as it was said: without the mark that these are answers by ids."""
+    if not isinstance(resume, Mapping) or NO_QUESTION not in resume:
+        return resume
+    return {key: answer for key, answer in resume.items() if key != NO_QUESTION} or resume[NO_QUESTION]
+
+
 def mark_of(question: Any) -> str:
     """By what a question is known again when it is asked once more, after whatever has kept it.
 

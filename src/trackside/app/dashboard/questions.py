@@ -19,7 +19,7 @@ from trackside.app.dashboard.cutting import Cut, cut, json_cut, json_text, seen_
 from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import approval_of
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.questions import is_breakpoint
+from trackside.harness.questions import answers_said, is_breakpoint
 from trackside.harness.types import JsonObject
 
 _MOST_CHOICES: Final = 12
@@ -36,6 +36,7 @@ _YES_NO: Final = re.compile(
     r"really|send|delete)\b.{0,400}\?\s*$",
     re.IGNORECASE | re.DOTALL,
 )
+_QUESTION_ID: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EITHER_OR: Final = re.compile(r"\bor\b", re.IGNORECASE)
 
 
@@ -236,7 +237,7 @@ def closed_by(asked: Mapping[str, Any] | None, open_ids: Collection[str]) -> fro
         open_ids: the questions that its thread waits for.
     """
     command = (asked or {}).get("command")
-    resume = command.get("resume") if isinstance(command, Mapping) else None
+    resume = answers_said(command.get("resume")) if isinstance(command, Mapping) else None
     by_id = resume.keys() & {*open_ids} if isinstance(resume, Mapping) else ()
     return frozenset(by_id or open_ids)
 
@@ -318,12 +319,21 @@ def answers_read(resume: Any, questions: Collection[Question]) -> list[tuple[str
         resume: what the run was asked to go on with.
         questions: those that were open.
     """
+    resume = answers_said(resume)
     asked = (question for question in questions if not question.is_stop)
     texts = {question.id: question.text.text for question in asked if question.id is not None}
     if not isinstance(resume, Mapping) or not resume or not resume.keys() <= texts.keys():
         only = next(iter(texts.values())) if len(texts) == 1 else None
         return [(only, answer_read(resume))]
     return [(texts[question], answer_read(answer)) for question, answer in resume.items()]
+
+
+def only_answer(resume: Any) -> Any:
+    """The answer where a run brings one, whether it says to which question or not; else all of them by their ids."""
+    if not isinstance(resume, Mapping) or len(resume) != 1:
+        return resume
+    ((question, answer),) = resume.items()
+    return answer if _QUESTION_ID.fullmatch(str(question)) else resume
 
 
 def answer_read(answer: Any) -> str:

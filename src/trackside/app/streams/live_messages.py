@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from trackside.app.streams.frames import Frame
+from trackside.harness.questions import answers_said
 
 VERSION: Final = b"\x01"
 MOST_BYTES: Final = 480 * 1024
@@ -151,6 +152,7 @@ def bytes_about(frame: Frame) -> int:
 
 def answers_in(resume: Any) -> tuple[str, ...] | None:
     """Which questions an answer is about, without what it says."""
+    resume = answers_said(resume)
     if resume is None:
         return None
     if not isinstance(resume, Mapping):

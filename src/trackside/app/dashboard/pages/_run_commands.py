@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trackside.app.dashboard.questions import Question
+from trackside.harness.questions import answers_said
 
 _MOST_CHARS: Final = 30_000
 """One argument of a command line may have 128 KiB, as UTF-8; the quotes in it take more."""
@@ -124,7 +125,7 @@ def _run(
 ) -> str:
     command = request.get("command")
     if isinstance(command, Mapping) and "resume" in command:
-        return f"trackside resume {place} {_arguments(thread_id, _json(command['resume']))}"
+        return f"trackside resume {place} {_arguments(thread_id, _json(answers_said(command['resume'])))}"
     words: list[str] = []
     if goes_on:
         words += ["--thread", thread_id]

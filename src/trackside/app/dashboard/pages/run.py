@@ -14,7 +14,7 @@ from trackside.app.dashboard.pages import _run_reading as reading
 from trackside.app.dashboard.pages._run_commands import Commands, answer_command, commands_of
 from trackside.app.dashboard.pages._run_texts import Said, Used, said, used_by
 from trackside.app.dashboard.pages._timeline import MOST_ROWS, Timeline, timeline_of
-from trackside.app.dashboard.questions import Question, questions_of
+from trackside.app.dashboard.questions import Question, only_answer, questions_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
@@ -24,6 +24,7 @@ from trackside.app.server.wire.log import LogEvent, RunDetails
 from trackside.harness.errors import UnknownRunError
 from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import is_final
+from trackside.harness.questions import answers_said
 from trackside.harness.types import RunStatus
 
 routes = Routes("Console")
@@ -221,7 +222,7 @@ def _answer(request: Mapping[str, Any]) -> Cut | None:
     command = _mapping(request.get("command"))
     if "resume" not in command:
         return None
-    resume = command["resume"]
+    resume = only_answer(answers_said(command["resume"]))
     return cut(resume) if isinstance(resume, str) else json_cut(resume)
 
 
