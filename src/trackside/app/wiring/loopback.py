@@ -35,15 +35,27 @@ class Loopback:
 
     def __init__(self, manager: RunManager) -> None:
         self.manager = manager
-        self.within: Within | None = None
-        """Its server; None: there is none, as on a worker of a fleet."""
+        self._app: Starlette | None = None
+        self._within: Within | None = None
         self._loop = asyncio.get_running_loop()
 
     def serve(self, app: Starlette) -> None:
         """Have the server answer from now on."""
-        from trackside.app.server.within import Within
+        self._app = app
 
-        self.within = Within(app, self._loop)
+    @property
+    def within(self) -> Within | None:
+        """Its server, for who has such a client, and so what that takes; None: there is none, as on a worker."""
+        if self._within is None and self._app is not None:
+            from trackside.app.server.within import Within
+
+            self._within = Within(self._app, self._loop)
+        return self._within
+
+    async def aclose(self) -> None:
+        """Cut off what is being answered."""
+        if self._within is not None:
+            await self._within.aclose()
 
 
 @asynccontextmanager
@@ -58,8 +70,7 @@ async def answering_clients(manager: RunManager) -> AsyncGenerator[Loopback]:
         _open.remove(one)
         if not _open:
             _taken_over.close()
-        if one.within is not None:
-            await one.within.aclose()
+        await one.aclose()
 
 
 async def _answer(request: httpx.Request) -> httpx.Response:
