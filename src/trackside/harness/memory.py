@@ -150,14 +150,16 @@ class MemoryCoordinator:
             raise DuplicateRunError(run_id=record.run_id)
         delayed = self._delayed.get(record.thread_id, ())
         if record.due_at is not None:
-            displaced = self._make_room(delayed, record.multitask)
+            displaced = self._make_room(delayed, record.multitask) if delayed else []
             run = self._delay(record, record.due_at)
         else:
             thread = self._threads.get(record.thread_id)
             if thread is not None and thread.head is not None and record.multitask is MultitaskStrategy.reject:
                 raise ThreadBusyError(thread_id=record.thread_id, run_id=thread.head.record.run_id)
             run = _Run(record, thread or self._wake(record.thread_id))
-            displaced = [*self._take_place(run), *self._make_room(delayed, record.multitask)]
+            displaced = self._take_place(run)
+            if delayed:
+                displaced = [*displaced, *self._make_room(delayed, record.multitask)]
         self._runs[record.run_id] = run
         if idempotency is not None:
             run.idempotency = idempotency

@@ -125,8 +125,10 @@ def copied(value: Any) -> Any:
     What else is in these is the same object. What is nested too deep to be followed, or changed by another thread
     meanwhile, is `value` itself.
     """
+    if (kind := type(value)) not in _CONTAINERS:
+        return value
     try:
-        return _copied(value, {})
+        return _copied(value, {}) if value else kind()
     except RuntimeError:
         return value
 

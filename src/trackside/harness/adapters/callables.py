@@ -33,7 +33,6 @@ _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, poi
 _SCHEMAS = ("input_schema", "output_schema", "state_schema", "config_schema", "context_schema")
 _SAY_NOTHING = (None, type(None), Any, object)
 _NOT_SAID = (None, "human", "user")
-_GIVEN = ("input", "context", "values", "answers")
 _FOR_GRAPHS = "that is for graphs; a function that shall see it takes the run, too"
 _MODES = frozenset({"values", "updates", "custom", "messages", "messages-tuple"})
 
@@ -143,7 +142,7 @@ class CallableAgent:
     async def _output(self, run: RunContext) -> Any:
         """What the function comes to. Whatever it does to what it was given, the run has that as it was, to begin again."""
         arguments = (run.input, run) if self._takes_run else (run.input,)
-        given = {name: copied(getattr(run, name)) for name in _GIVEN}
+        given = copied(run.input), copied(run.context), copied(run.values), copied(run.answers)
         try:
             if self._streams:
                 return await _last_of(self._function(*arguments), run)
@@ -154,7 +153,7 @@ class CallableAgent:
                 output = await output
             return output
         finally:
-            vars(run).update(given)
+            run.input, run.context, run.values, run.answers = given
 
     def _result(self, output: Any, run: RunContext) -> AgentResult:
         if inspect.isgenerator(output) or inspect.isasyncgen(output):
