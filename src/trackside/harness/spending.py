@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from trackside.harness.budget import Budget
 from trackside.harness.ending import Stop
@@ -64,3 +65,7 @@ class Deadline:
             self._left = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
             self._timer.cancel()
             self._timer = None
+
+
+UNLIMITED: Final = Deadline(None)
+"""Of every run that may take as long as it takes."""

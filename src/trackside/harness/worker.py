@@ -40,7 +40,7 @@ from trackside.harness.payload import whole
 from trackside.harness.ports import Claim, Settlement, ThreadState
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
-from trackside.harness.spending import Deadline, Spending
+from trackside.harness.spending import UNLIMITED, Deadline, Spending
 from trackside.harness.steady import Begun, finish
 from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
@@ -88,7 +88,7 @@ class RunWorker:
         self._agent = agent
         self._services = services
         self._observers = observers
-        self._deadline = Deadline(timeout)
+        self._deadline = UNLIMITED if timeout is None else Deadline(timeout)
         self._on_released = on_released
         self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
         self._journal = Journal(

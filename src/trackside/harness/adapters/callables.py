@@ -122,11 +122,28 @@ class CallableAgent:
         return [] if run.input is None else human_messages(run.input)
 
     async def run(self, run: RunContext) -> AgentResult:
-        """Call the function; a pause becomes an interrupted result."""
+        """Call the function; a pause becomes an interrupted result.
+
+        Whatever the function does to what it was given, the run has that as it was, to begin again.
+        """
         if not self._takes_run:
             _check(run)
+        arguments = (run.input, run) if self._takes_run else (run.input,)
+        given = copied(run.input), copied(run.context), copied(run.values), run.answers and copied(run.answers)
         try:
-            output = await self._output(run)
+            try:
+                if self._streams:
+                    output = await _last_of(self._function(*arguments), run)
+                elif self._is_async:
+                    output = await self._function(*arguments)
+                else:
+                    output = await _in_thread(self._function, arguments, run)
+                    if isinstance(
+                        output, Awaitable
+                    ):  # a function that hands back a coroutine, as a partial or decorator
+                        output = await output
+            finally:
+                run.input, run.context, run.values, run.answers = given
         except RunPaused as pause:
             return _asking(pause, run)
         except BaseExceptionGroup as group:  # of a task group, some of whose tasks asked
@@ -138,22 +155,6 @@ class CallableAgent:
 
     async def rollback(self, run: RunContext) -> None:
         """Nothing to do: a thread's values are only kept of runs that came to an end."""
-
-    async def _output(self, run: RunContext) -> Any:
-        """What the function comes to. Whatever it does to what it was given, the run has that as it was, to begin again."""
-        arguments = (run.input, run) if self._takes_run else (run.input,)
-        given = copied(run.input), copied(run.context), copied(run.values), copied(run.answers)
-        try:
-            if self._streams:
-                return await _last_of(self._function(*arguments), run)
-            if self._is_async:
-                return await self._function(*arguments)
-            output = await _in_thread(self._function, arguments, run)
-            if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
-                output = await output
-            return output
-        finally:
-            run.input, run.context, run.values, run.answers = given
 
     def _result(self, output: Any, run: RunContext) -> AgentResult:
         if inspect.isgenerator(output) or inspect.isasyncgen(output):
