@@ -1,6 +1,8 @@
 """A graph as an agent: what it gets, what it gives back, what surrounds it while it runs."""
 
 import operator
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
@@ -416,3 +418,22 @@ async def test_a_context_is_what_the_caller_gives_as_with_a_plain_graph(stage: A
     outcome = await stage.play(graph, given, **asked)
     plain = await graph.ainvoke(given, asked.get("config"))
     assert outcome.values["messages"][0]["content"] == plain["messages"][0].content == "None"
+
+
+_FIRST_RUN = """
+import asyncio, sys
+import trackside.harness.adapters.langgraph
+from langgraph.graph import START, StateGraph
+from trackside import run_agent
+
+graph = StateGraph(dict).add_node("say", lambda state: {}).add_edge(START, "say").compile()
+known = {*sys.modules}
+print((asyncio.run(run_agent(graph, {}))).status)
+print([name for name in {*sys.modules} - known if name.startswith(("langchain", "langgraph", "langsmith"))])
+"""
+
+
+def test_the_first_run_of_a_process_imports_nothing_more_of_langchain() -> None:
+    """A process that has no more descriptors goes on with what it has; what it would import then fails its runs."""
+    done = subprocess.run([sys.executable, "-c", _FIRST_RUN], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["success", "[]"]

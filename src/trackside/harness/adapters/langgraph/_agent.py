@@ -8,6 +8,9 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+# LangChain imports these two within the first run of a process, which fails where that has no more descriptors.
+import langchain_core.tracers.context
+import langchain_core.tracers.stdout  # noqa: F401
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
