@@ -24,7 +24,7 @@ from trackside.harness import (
     ThreadStatus,
     UnknownRunError,
 )
-from trackside.harness.memory import KEEP_THREADS, MemoryCoordinator, MemoryStream
+from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.ports import (
     Admission,
     IdempotencyKey,
@@ -35,7 +35,7 @@ from trackside.harness.ports import (
     StreamPart,
     ThreadState,
 )
-from trackside.harness.remembered import MemoryThreadStates
+from trackside.harness.remembered import KEEP_THREADS, MemoryThreadStates
 from trackside.harness.types import CancelAction, CancelMode
 from trackside.testing import VirtualClock
 from trackside.testing.loop import EPOCH

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from trackside.harness.admission import is_id
+from trackside.harness.admission import is_id, member
 from trackside.harness.context import Agent
 from trackside.harness.errors import TracksideError, UnansweredError, UnknownQuestionError
 from trackside.harness.questions import NO_QUESTION, answers_of
@@ -15,7 +15,6 @@ from trackside.harness.services import Services
 from trackside.harness.states import AddressesAnswers, Caller, ThreadPlace, asked_of
 from trackside.harness.types import MultitaskStrategy, RunSpec
 
-_DISPLACING: Final = frozenset({MultitaskStrategy.interrupt, MultitaskStrategy.rollback})
 _CHECKPOINT: Final = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 
 
@@ -36,6 +35,7 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
         name: the name of the agent in its runs.
 
     Raises:
+        InvalidSpecError: there is no such strategy.
         Exception: the store's, if it does not say what the thread remembers.
     """
     command = spec.command
@@ -50,7 +50,7 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
         return spec
     if answers is None:
         return spec
-    if holder is not None and (answers or spec.multitask not in _DISPLACING):
+    if holder is not None and (answers or member(MultitaskStrategy, spec.multitask, "multitask").displaces is None):
         # What that run asks in the end, nobody has read.
         answers = {**answers, NO_QUESTION: None if answers else command["resume"]}
     return replace(spec, command={**command, "resume": answers}) if answers else spec

@@ -30,6 +30,7 @@ from trackside.harness.ports import (
     StreamPart,
     SystemClock,
 )
+from trackside.harness.remembered import KEEP_THREADS
 from trackside.harness.types import (
     CancelAction,
     CancelMode,
@@ -42,7 +43,6 @@ from trackside.harness.types import (
 from trackside.harness.weighing import size_of
 
 KEEP_ENDED_RUNS = 256
-KEEP_THREADS = 10_000
 KEEP_STREAMS = 256
 KEEP_STREAMS_BYTES = 64 * 1_048_576
 KEEP_PARTS = 1_000

@@ -24,7 +24,13 @@ NO_QUESTION: Final = "00000000-0000-0000-0000-000000000000"
 those of calls of tools. Alone it is the question of an answer which came when none was open: there is never one.
 """
 
+_QUESTION_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the `repr` of an object, which is at another one each time
+
+
+def is_question_id(key: Any) -> bool:
+    """Whether something looks like the id of a question: a UUID, or LangGraph's own."""
+    return _QUESTION_ID.fullmatch(str(key)) is not None
 
 
 def is_breakpoint(interrupt: Mapping[str, Any]) -> bool:

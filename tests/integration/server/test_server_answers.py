@@ -70,6 +70,14 @@ class Refunds:
         return refund
 
 
+async def answered(served: Any, agent: Refunds, thread_id: str) -> Any:
+    """The run that brings the first yes, and is at work between the questions."""
+    await served.client.runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+    run = await served.client.runs.create(thread_id, "refunds", command=YES)
+    await agent.busy.wait()
+    return run
+
+
 def questions(state: Any) -> list[Any]:
     return [each["value"] for each in state["interrupts"]]
 
@@ -79,9 +87,7 @@ async def test_a_second_yes_to_one_question_is_none_to_the_next(serve_agents: An
     agent = Refunds()
     async with serve_agents({"refunds": getattr(agent, kind)()}) as served:
         runs, thread_id = served.client.runs, new_id()
-        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
-        first = await runs.create(thread_id, "refunds", command=YES)
-        await agent.busy.wait()
+        first = await answered(served, agent, thread_id)
         again = await runs.create(thread_id, "refunds", command=YES)
         agent.go_on.set()
         await runs.join(thread_id, first["run_id"])
@@ -99,10 +105,8 @@ async def test_a_second_yes_to_one_question_is_none_to_the_next(serve_agents: An
 async def test_an_answer_to_a_question_that_was_not_asked_yet_is_none(serve_agents: Any, kind: str) -> None:
     agent = Refunds()
     async with serve_agents({"refunds": getattr(agent, kind)()}, max_running=1) as served:
-        runs, thread_id, first = served.client.runs, new_id(), new_id()
-        await runs.wait(first, "refunds", input={}, if_not_exists="create")
-        await runs.create(first, "refunds", command=YES)  # which keeps the place of the others
-        await agent.busy.wait()
+        runs, thread_id = served.client.runs, new_id()
+        await answered(served, agent, new_id())  # which keeps the place of the others
         asks = await runs.create(thread_id, "refunds", input={}, if_not_exists="create")
         early = await runs.create(thread_id, "refunds", command=YES)
         agent.go_on.set()

@@ -19,7 +19,7 @@ from trackside.app.dashboard.cutting import Cut, cut, json_cut, json_text, seen_
 from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import approval_of
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.questions import answers_said, is_breakpoint
+from trackside.harness.questions import answers_said, is_breakpoint, is_question_id
 from trackside.harness.types import JsonObject
 
 _MOST_CHOICES: Final = 12
@@ -36,7 +36,6 @@ _YES_NO: Final = re.compile(
     r"really|send|delete)\b.{0,400}\?\s*$",
     re.IGNORECASE | re.DOTALL,
 )
-_QUESTION_ID: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EITHER_OR: Final = re.compile(r"\bor\b", re.IGNORECASE)
 
 
@@ -333,7 +332,7 @@ def only_answer(resume: Any) -> Any:
     if not isinstance(resume, Mapping) or len(resume) != 1:
         return resume
     ((question, answer),) = resume.items()
-    return answer if _QUESTION_ID.fullmatch(str(question)) else resume
+    return answer if is_question_id(question) else resume
 
 
 def answer_read(answer: Any) -> str:

@@ -64,10 +64,14 @@ def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | N
     return {**(config or {}), "configurable": {**own, **user}}
 
 
+def user_in(config: Mapping[str, Any] | None) -> Any:
+    """Who has asked for a run, as its config has him; None: nobody is known."""
+    return ((config or {}).get("configurable") or {}).get(_USER)
+
+
 def caller_of_request(request: Mapping[str, Any] | None, items: Any) -> Caller:
     """Who has asked for a run, by what is kept of his request, where nobody asks now."""
-    configurable = ((request or {}).get("config") or {}).get("configurable") or {}
-    return Caller(user=configurable.get(_USER), items=items)
+    return Caller(user=user_in((request or {}).get("config")), items=items)
 
 
 async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> RunSpec:

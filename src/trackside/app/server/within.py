@@ -11,13 +11,13 @@ from typing import Any, Final, override
 import httpx
 from starlette.applications import Starlette
 
+from trackside.app.server.preparing import user_in
 from trackside.app.server.principal import ANYBODY, WITHIN, Asking, Permission, Principal, asking
 from trackside.app.server.responses import Scope
 from trackside.harness.context import RunContext, bind_run, current_run
 
 logger = logging.getLogger("trackside.server")
 
-_USER: Final = "langgraph_auth_user"
 _WAITED: Final = ("/wait", "/stream", "/join")
 """Ends of the paths at which somebody waits for a run: one that is started there needs no place beside its starter's."""
 _SAME: Final = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "root_path": "", "client": None}
@@ -39,7 +39,7 @@ class Within:
         """Who asks by the code of a run: on whose behalf that is, who may no more by it than run agents."""
         if self.asks_nobody or run.owner is None:
             return ANYBODY
-        user = (run.config.get("configurable") or {}).get(_USER)
+        user = user_in(run.config)
         known = user if isinstance(user, Mapping) and user.get("identity") == run.owner else {}
         said = {"identity": run.owner, "display_name": run.owner, "is_authenticated": True, "permissions": [], **known}
         return Principal(identity=run.owner, permission=Permission.run, user=said)

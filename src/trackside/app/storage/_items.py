@@ -31,6 +31,7 @@ from trackside.app.storage._arguments import id_range
 from trackside.app.storage._client_tables import items
 from trackside.app.storage._encoding import json_of
 from trackside.app.storage._item_records import fits, fixed_part, labels_of, matches, needles_of, stored_prefix
+from trackside.app.storage._parts import parts_of
 from trackside.app.storage._readers import beside_the_loop
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.items import Item
@@ -203,7 +204,9 @@ class ItemSearch:
         page = connection.execute(query).all()
         while page:
             yield [row for row in page if row.value is not None]
-            for names in _within_bytes([row for row in page if row.value is None]):
+            long = (row for row in page if row.value is None)
+            for part in parts_of(long, lambda row: int(row.size), _BYTES_AT_ONCE):
+                names = [(row.namespace, row.key) for row in part]
                 yield connection.execute(with_values.where(_is_one_of(names))).all()
             last = page[-1]
             page = connection.execute(query.where(tuple_(*_NAME) > (last.namespace, last.key))).all()
@@ -236,20 +239,6 @@ class NamespaceListing:
 def _place(row: _Row) -> tuple[float, str, str]:
     """What sorts the items that were written last first."""
     return -row.updated_at.timestamp(), row.namespace, row.key
-
-
-def _within_bytes(rows: Sequence[_Row]) -> Iterator[list[ItemName]]:
-    """The names of these, as many at once as come to so many bytes, or one."""
-    names: list[ItemName] = []
-    size = 0
-    for row in rows:
-        if names and size + row.size > _BYTES_AT_ONCE:
-            yield names
-            names, size = [], 0
-        names.append((row.namespace, row.key))
-        size += row.size
-    if names:
-        yield names
 
 
 def _below(prefix: str) -> list[ColumnElement[bool]]:

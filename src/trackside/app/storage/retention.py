@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -33,6 +33,7 @@ from sqlalchemy import (
 
 from trackside.app.storage._arguments import AnyOf, limit_of, members
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._parts import parts_of
 from trackside.app.storage._queries import runs_that_fit
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._removal import (
@@ -244,7 +245,7 @@ async def _prune(
 ) -> None:
     async for page in _pages(readers, chosen):
         free = tally.sort_out(page)
-        for part in _parts(free, batch):
+        for part in parts_of(free, lambda run: run.events, batch):  # a run is never divided
             tally.add(await _write(writer, RemoveRuns(part, of_gone, cutoff)))
             if on_removed is not None:
                 on_removed(tally.report())
@@ -279,20 +280,6 @@ async def _pages(readers: Readers, chosen: _Conditions) -> AsyncIterator[_Page]:
             break
         after = page.candidates[-1]
         yield page
-
-
-def _parts(candidates: Iterable[Candidate], batch: int) -> Iterator[list[Candidate]]:
-    """Runs with about so many events together; a run is never divided."""
-    part: list[Candidate] = []
-    size = 0
-    for candidate in candidates:
-        if part and size + candidate.events > batch:
-            yield part
-            part, size = [], 0
-        part.append(candidate)
-        size += candidate.events
-    if part:
-        yield part
 
 
 def _look(connection: Connection, *, chosen: _Conditions, after: Candidate | None) -> _Page:

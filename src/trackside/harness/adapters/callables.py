@@ -129,7 +129,7 @@ class CallableAgent:
         if not self._takes_run:
             _check(run)
         arguments = (run.input, run) if self._takes_run else (run.input,)
-        given = copied(run.input), copied(run.context), copied(run.values), run.answers and copied(run.answers)
+        given = copied(run.input), copied(run.context), copied(run.values), copied(run.answers)
         try:
             try:
                 if self._streams:
@@ -138,10 +138,8 @@ class CallableAgent:
                     output = await self._function(*arguments)
                 else:
                     output = await _in_thread(self._function, arguments, run)
-                    if isinstance(
-                        output, Awaitable
-                    ):  # a function that hands back a coroutine, as a partial or decorator
-                        output = await output
+                    if isinstance(output, Awaitable):
+                        output = await output  # of a function that hands back a coroutine, as a partial or decorator
             finally:
                 run.input, run.context, run.values, run.answers = given
         except RunPaused as pause:

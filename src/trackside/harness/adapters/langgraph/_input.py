@@ -10,12 +10,12 @@ from langchain_core.messages import BaseMessage, RemoveMessage
 from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
-from trackside.harness.adapters.langgraph._questions import OpenQuestions, is_question_id
+from trackside.harness.adapters.langgraph._questions import OpenQuestions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import answer_message, human_messages
-from trackside.harness.questions import answers_by_id
+from trackside.harness.questions import answers_by_id, is_question_id
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})

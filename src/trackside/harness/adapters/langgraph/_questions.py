@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,17 +18,9 @@ from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.failures import line_of
 from trackside.harness.payload import whole
-from trackside.harness.questions import answers_by_id, not_paused
+from trackside.harness.questions import answers_by_id, is_question_id, not_paused
 from trackside.harness.states import ThreadPlace
 from trackside.harness.types import JsonObject
-
-# LangGraph's own ids, and UUIDs, as other agents' questions have.
-_QUESTION_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def is_question_id(key: Any) -> bool:
-    """Whether something looks like the id of a question."""
-    return _QUESTION_ID.fullmatch(str(key)) is not None
 
 
 @dataclass(frozen=True, slots=True)

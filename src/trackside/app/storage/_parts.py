@@ -1,0 +1,19 @@
+"""Things that are too many to be handled at once, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+
+def parts_of[T](things: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """The things in their order, in parts that come to no more than `most` together; what is larger by itself is alone."""
+    part: list[T] = []
+    size = 0
+    for thing in things:
+        if part and size + size_of(thing) > most:
+            yield part
+            part, size = [], 0
+        part.append(thing)
+        size += size_of(thing)
+    if part:
+        yield part
