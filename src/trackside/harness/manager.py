@@ -204,7 +204,7 @@ class RunManager:
         limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
         if spec.command is not None:
-            agent = self._agent_of(spec, name)
+            agent = as_agent(spec.agent) if name is None else self._agent_named(name)
             spec = await addressed(self._services, spec, agent, name or agent.name)
         execution = self._prepare(spec, name)
         record = execution.worker.record
@@ -366,7 +366,7 @@ class RunManager:
         """A run as it is asked for, not let in yet."""
         parent = current_run()
         depth = depth_below(parent)
-        agent = self._agent_of(spec, name)
+        agent = as_agent(spec.agent) if name is None else self._agent_named(name)
         record = record_of(
             spec,
             agent=name or agent.name,
@@ -414,9 +414,6 @@ class RunManager:
     def _name_of(self, agent: Any) -> str | None:
         """The name under which other processes know an agent, too; None if it has none."""
         return agent if isinstance(agent, str) else self._names.get(id(agent))
-
-    def _agent_of(self, spec: RunSpec, name: str | None) -> Agent:
-        return as_agent(spec.agent) if name is None else self._agent_named(name)
 
     def _agent_named(self, name: str) -> Agent:
         known = self._agents.get(name)
