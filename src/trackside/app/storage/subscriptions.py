@@ -263,7 +263,9 @@ class Subscriptions:
         """Give a parked event up, or all of them; how many. They stay in the log.
 
         Args:
-            name, position, until: as of `retry_parked`.
+            name: the subscription.
+            position: of the event; None: all.
+            until: of those alone that were parked, or tried once more in vain, until then.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
