@@ -54,6 +54,52 @@ async def test_plain_functions_that_wait_for_plain_functions_leave_them_threads(
     assert [result.output for result in results] == [4, 4]
 
 
+@pytest.fixture
+def startable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many threads may still be started for agents, as under a limit of processes or of memory."""
+    left = [0]
+    start = threading.Thread.start
+
+    def start_one(thread: threading.Thread) -> None:
+        if thread.name.startswith("trackside-agent"):
+            if not left[0]:
+                raise RuntimeError("can't start new thread")
+            left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    callables._threads.cache_clear()
+    yield left
+    callables._threads.cache_clear()
+
+
+@both_ways
+async def test_a_plain_function_that_gets_no_thread_is_not_called_after_its_run(way: Way, startable: list[int]) -> None:
+    called: list[str] = []
+
+    async with way() as runs:
+        refused = await runs.run(called.append, "refused")
+        startable[0] = 1
+        taken = await runs.run(called.append, "taken")
+    assert (refused.status, taken.status) == (RunStatus.error, RunStatus.success)
+    assert "can't start new thread" in str(refused.error)
+    assert called == ["taken"]
+
+
+@both_ways
+async def test_plain_functions_wait_for_the_threads_that_could_be_started(way: Way, startable: list[int]) -> None:
+    startable[0] = 2
+    together = threading.Barrier(2, timeout=20)
+
+    def agent(input: int) -> int:
+        together.wait()
+        return input
+
+    async with way() as runs:
+        results = await asyncio.gather(*(runs.run(agent, i) for i in range(8)))
+    assert [result.output for result in results] == [*range(8)]
+
+
 @both_ways
 async def test_a_cancelled_plain_function_is_waited_for(way: Way) -> None:
     running, stop = threading.Event(), threading.Event()

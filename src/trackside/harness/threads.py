@@ -19,6 +19,22 @@ AGENT_THREADS: Final = 256
 _OWN_THREADS: Final = 8
 
 
+class Threads(ThreadPoolExecutor):
+    """A pool that goes on with the threads it has where no more can be started, and forgets what it has refused.
+
+    The library's raises then although it has put the call into its queue: a run that failed for that would begin later.
+    """
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if self._threads:
+                return  # one of these takes it
+            self._work_queue.get_nowait()  # the one call there: no thread could take it, and none is given meanwhile
+            raise
+
+
 async def in_thread_of[**P, T](
     pool: ThreadPoolExecutor, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
 ) -> T:
@@ -34,7 +50,7 @@ async def in_own_thread[**P, T](look: Callable[P, T], /, *args: P.args, **kwargs
 
 @functools.cache
 def _own() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_OWN_THREADS, thread_name_prefix="trackside-look")
+    return Threads(_OWN_THREADS, thread_name_prefix="trackside-look")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import UserList
@@ -235,6 +236,22 @@ async def test_permissions_that_nobody_can_read_are_the_functions_mistake(
         await asked(lambda: {"identity": "ada", "permissions": permissions})
     assert refused.value.details["status"] == 500
     assert f"permissions that are {type(permissions).__name__}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "short", [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")]
+)
+async def test_what_is_short_for_the_moment_is_nobodys_mistake(
+    short: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def starved() -> None:
+        raise short
+
+    with pytest.raises(HttpError) as refused:
+        await asked(starved)
+    assert refused.value.details["status"] == 503
+    assert refused.value.details["headers"] == {"Retry-After": "1"}
+    assert f"failed: {type(short).__name__}" in caplog.text
 
 
 async def test_what_it_fails_with_is_logged_without_what_was_sent(caplog: pytest.LogCaptureFixture) -> None:

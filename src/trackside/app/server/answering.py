@@ -11,12 +11,12 @@ from trackside.app.server.auth.middleware import client_of
 from trackside.app.server.auth.revoking import RevocableAnswer
 from trackside.app.server.authorizing import authorized
 from trackside.app.server.calls import Call
-from trackside.app.server.failures import FAILED, HttpError, answer_of
+from trackside.app.server.failures import HttpError, answer_of, answer_to_unexpected
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import ANYBODY, NOBODY, WITHIN
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.reading import BodyReader, query_of
-from trackside.app.server.responses import Answer, Failure, Receive, Reply, Scope, Send, json_reply
+from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, json_reply
 from trackside.app.server.routing import EVENT_STREAM, Endpoint
 from trackside.harness.errors import TracksideError
 
@@ -93,7 +93,7 @@ class EndpointApp:
             result = await endpoint.handler(call)
         except TracksideError as exc:
             return endpoint.failing(answer_of(exc))
-        except Exception:  # our own failure: the client hears that there was one, and the log what
+        except Exception as exc:  # our own failure: the client hears that there was one, and the log what
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
-            return endpoint.failing(Failure(500, FAILED))
+            return endpoint.failing(answer_to_unexpected(exc))
         return cast("Answer", result) if callable(result) else json_reply(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from typing import Final
@@ -82,6 +83,9 @@ FAILED: Final = "the server failed; its log says why"
 _AGENT_FAILED: Final = "failed when it was asked; the server's log says why"
 _DATABASE_FAILED: Final = "the server's database failed; its log says why"
 _AWAY: Final = "the server's database cannot be reached for the moment, or is busy: try again"
+_SHORT: Final = "the server has no memory, thread or descriptor to spare at the moment: try again"
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NO_THREAD: Final = "can't start new thread"
 
 
 def status_of(kind: type[TracksideError], fault: Fault | None = None) -> int:
@@ -109,6 +113,23 @@ def answer_of(exc: TracksideError) -> Failure:
     if isinstance(exc, AgentFailedError):
         return Failure(500, f"the agent {exc.details['agent']!r} {_AGENT_FAILED}", code=exc.code)
     return Failure(500, FAILED)
+
+
+def answer_to_unexpected(exc: BaseException) -> Failure:
+    """What a client is told of what nobody has foreseen; whoever asks this says it in the log.
+
+    That something was short which all share is nobody's defect, and over soon: a client that tries again succeeds.
+    """
+    match exc:
+        case MemoryError():
+            is_short = True
+        case OSError():
+            is_short = exc.errno in _SHORTAGES
+        case RuntimeError():
+            is_short = str(exc) == _NO_THREAD
+        case _:
+            is_short = False
+    return Failure(503, _SHORT, {"Retry-After": "1"}) if is_short else Failure(500, FAILED)
 
 
 def _unfit(exc: TracksideError) -> Unfit:

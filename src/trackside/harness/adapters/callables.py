@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, get_type_hints
 
 import msgspec
@@ -25,7 +24,7 @@ from trackside.harness.payload import copied, whole
 from trackside.harness.questions import ANSWERED
 from trackside.harness.signatures import signature_of
 from trackside.harness.states import Caller
-from trackside.harness.threads import AGENT_THREADS
+from trackside.harness.threads import AGENT_THREADS, Threads
 from trackside.harness.types import Json, JsonObject, RunSpec
 
 logger = logging.getLogger("trackside.worker")
@@ -214,9 +213,9 @@ async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
 
 
 @functools.cache
-def _threads(depth: int) -> ThreadPoolExecutor:
+def _threads(depth: int) -> Threads:
     """Of each depth its own: a function that waits for a run it has started must not keep the thread which that needs."""
-    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix=f"trackside-agent-{depth}")
+    return Threads(AGENT_THREADS, thread_name_prefix=f"trackside-agent-{depth}")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork

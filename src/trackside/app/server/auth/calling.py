@@ -7,14 +7,13 @@ import inspect
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from types import CodeType
 from typing import Any, Final
 
 from trackside.app.masking import without_secrets
-from trackside.app.server.failures import FAILED, HttpError
+from trackside.app.server.failures import FAILED, HttpError, answer_to_unexpected
 from trackside.app.server.responses import Scope
-from trackside.harness.threads import in_thread_of
+from trackside.harness.threads import Threads, in_thread_of
 
 logger = logging.getLogger("trackside.server")
 
@@ -45,7 +44,7 @@ class Called:
             getattr(function, "__call__", None)  # noqa: B004  # an object that is called
         )
         # Its own: none of agents' functions is in its way, and it is in nobody's.
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="trackside-auth")
+        self._threads = Threads(_AT_ONCE, thread_name_prefix="trackside-auth")
         self._shown: set[tuple[CodeType | None, int]] = set()
 
     async def __call__(
@@ -87,7 +86,9 @@ class Called:
             frames = traceback.extract_tb(exc.__traceback__)
             way = "\n" + "".join(traceback.format_list([one for one in frames if one.filename != __file__])).rstrip()
         last = "" if place[0] is None else f" ({place[0].co_filename}:{place[1]})"
-        return Failure(f"{what} failed: {_without_headers(exc, scope)}{last}{way}").answer()
+        logger.error("%s failed: %s%s%s", what, _without_headers(exc, scope), last, way)
+        told = answer_to_unexpected(exc)
+        return HttpError(status=told.status, detail=told.detail, headers=told.headers)
 
     async def _ask(self, given: Mapping[str, Any]) -> Any:
         if self._is_async:

@@ -9,14 +9,14 @@ import asyncio
 import functools
 import os
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic_ai.agent import AbstractAgent
 
 from trackside.harness.context import RunContext, current_run
-from trackside.harness.threads import AGENT_THREADS
+from trackside.harness.threads import AGENT_THREADS, Threads
 
 
 @asynccontextmanager
@@ -76,9 +76,9 @@ def _contained[T](function: Callable[[], T]) -> T:
 
 
 @functools.cache
-def _pool(depth: int) -> ThreadPoolExecutor:
+def _pool(depth: int) -> Threads:
     """Of each depth its own: a function that waits for a run it has started must not keep the thread which that needs."""
-    return ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix=f"trackside-pydantic-ai-{depth}")
+    return Threads(AGENT_THREADS, thread_name_prefix=f"trackside-pydantic-ai-{depth}")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
