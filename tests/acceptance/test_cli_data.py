@@ -217,6 +217,17 @@ def test_some_events_as_lines(here: Run) -> None:
     assert lines[0]["chosen"].keys() == {"from", "types", "agent", "since"}
 
 
+def test_events_of_somebody_who_is_gone_are_nobody_elses(here: Run, database: Path, tmp_path: Path) -> None:
+    (whole,) = rows(database, "SELECT thread_id FROM threads LIMIT 1")[0]
+
+    said = here("export", "theirs.jsonl", "--thread", whole[:-1])
+
+    assert said.returncode == 2
+    assert said.stderr.startswith(f"error: No thread here has the id '{whole[:-1]}'; {whole} would fit, but nobody is")
+    assert not (tmp_path / "theirs.jsonl").exists()
+    assert here("export", "theirs.jsonl", "--thread", whole).returncode == 0
+
+
 def test_a_reader_that_goes_away_is_no_error(trackside: Run) -> None:
     said = trackside(shell='"$0" export | head -n 1')
 

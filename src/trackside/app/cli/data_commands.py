@@ -15,7 +15,6 @@ from trackside.app.cli.options import (
     Database,
     DryRun,
     Json,
-    Thread,
     Url,
     Yes,
     only_here,
@@ -113,7 +112,10 @@ def export(
     run: Annotated[
         str | None, typer.Option(metavar="ID", help="Only of this run; its beginning or end is enough.")
     ] = None,
-    thread: Thread = None,
+    thread: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only of this thread, by its whole id.", autocompletion=completing.thread_ids),
+    ] = None,
     agent: Agent = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only those that occurred since: 2h, 3d, 2026-01-31.")

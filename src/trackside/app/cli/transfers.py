@@ -122,6 +122,7 @@ async def _export(
         progress.reach(position - options.start + 1, counted=events, total=max(1, to - options.start + 1))
 
     since = None if options.since is None else read_since(options.since, now=datetime.now(UTC))
+    thread = options.thread
     async with open_store(settings, read_only=True) as store:
         records = StoredRecords(store, home_of(settings))
         return await store.export_events(
@@ -130,7 +131,7 @@ async def _export(
             start=options.start,
             to=options.to,
             run_id=None if options.run is None else (await find_run(records, options.run)).run_id,
-            thread_id=None if options.thread is None else (await find_thread(records, options.thread)).thread_id,
+            thread_id=None if thread is None else (await find_thread(records, thread, whole=True)).thread_id,
             agent=options.agent,
             types=options.types,
             since=since,
