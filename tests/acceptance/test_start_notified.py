@@ -97,7 +97,7 @@ async def test_a_start_that_is_told_to_stop_asks_for_no_more_time(
     life = ProcessLife(1.0, lambda event, **facts: None)
     with notifying.starting():
         (asking,) = [thread for thread in threading.enumerate() if thread.name == "trackside-starting"]
-        life.tell_to_end("somebody says so")
+        life._begin_to_end(False)
         await asyncio.to_thread(asking.join, PATIENCE)
 
         assert not asking.is_alive()

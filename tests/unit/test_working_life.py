@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,7 @@ async def test_a_service_manager_hears_that_it_stops_when_that_is_limited_or_its
         await asyncio.sleep(0)
     assert (heard, waiting.done(), life.is_told_to_end) == ([], False, True)
     if is_limited:
-        life.tell_to_end("somebody has this worker drained")
+        life._on_stop(signal.SIGTERM, None)
     else:
         ended.set()
     await waiting

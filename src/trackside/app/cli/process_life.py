@@ -82,13 +82,6 @@ class ProcessLife:
             self._checking.cancel()
             await asyncio.wait({self._checking})
 
-    def tell_to_end(self, why: str) -> None:
-        """Have it end as with the first signal, from its loop."""
-        if not self._stops:
-            self._stops = 1
-            self._say("stopping", why=why)
-            self._begin_to_end(False)
-
     async def deliver(self, app: App) -> None:
         """Let durable observers have what is in the log, for a while; the rest is for whoever feeds them next."""
         await self.unless_hurried(app.deliveries.drain(DELIVERY_SECONDS))

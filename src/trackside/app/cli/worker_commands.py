@@ -135,7 +135,7 @@ def workers(
 ) -> int:
     """Show the processes of a fleet, and what waits for its workers; or drain workers, which asks before.
 
-    A worker that is drained takes no more runs, and ends when those that it has are over, or its time for that is.
+    A worker that is drained takes no more runs, and ends when those that it has are over, however long that is.
     """
     from trackside.app.cli import fleets
     from trackside.app.cli.places import Place

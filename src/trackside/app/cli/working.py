@@ -221,7 +221,7 @@ async def _work_in_loop(
             loaded()
             worker = app.worker
             assert worker is not None, "a worker's app has one"
-            worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            worker.on_drain.append(partial(life.finish, _DRAINED))
             worker.on_outdated.append(life.finish)
             if not life.is_told_to_end:
                 words.say_ready(app, worker.worker_id, sockets)
@@ -244,7 +244,7 @@ async def _work_for(
             part, worker = app.fleet_part, app.worker
             assert part is not None
             assert worker is not None, "a worker's app has one"
-            worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            worker.on_drain.append(partial(life.finish, _DRAINED))
             supervisor.report(worker, part.duties)
             await life.until_told_to_end()
             await life.end(app, worker, health)
@@ -261,7 +261,7 @@ async def _supervise_in_loop(
             loaded()
             supervisor = app.supervisor
             assert supervisor is not None, "a supervisor's app has one"
-            supervisor.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            supervisor.on_drain.append(partial(life.finish, _DRAINED))
             supervisor.on_outdated.append(life.finish)
             beginning = asyncio.create_task(supervisor.begin(_isolation(settings)), name="trackside-begin")
             code = await life.begin_unless_told_to_end(supervisor, beginning)
