@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from fleet_here import fleet_here
@@ -104,6 +105,17 @@ async def test_a_defect_costs_a_worker_no_place_and_no_run(have_fleet: Any, monk
         await until(lambda: failed.is_set() and crowd.ended == 1)
         await until(lambda: worker.stats().running == 0)
         assert not any(loop.done() for loop in worker._loops)
+
+
+async def test_a_first_run_that_waited_for_its_time_knows_what_its_thread_was_given_meanwhile(have_fleet: Any) -> None:
+    async def agent(input: Any, run: RunContext) -> dict[str, Any]:
+        return {"known": dict(run.values)}
+
+    async with have_fleet({"agent": agent}, servers=1) as fleet:
+        client, thread_id = fleet.servers[0].client, str(uuid4())
+        run = await client.runs.create(thread_id, "agent", input={}, if_not_exists="create", after_seconds=1)
+        await client.threads.update_state(thread_id, {"customer": "ada"})
+        assert (await client.runs.join(thread_id, run["run_id"]))["known"] == {"customer": "ada"}
 
 
 async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> None:
