@@ -118,6 +118,20 @@ async def test_a_first_run_that_waited_for_its_time_knows_what_its_thread_was_gi
         assert (await client.runs.join(thread_id, run["run_id"]))["known"] == {"customer": "ada"}
 
 
+async def test_a_worker_that_gives_a_later_run_its_place_stops_what_that_displaces_here(have_fleet: Any) -> None:
+    """Nobody tells it, as it knows: it does not find that out at its next round only, a third of a lease later."""
+    crowd = Crowd()
+    async with have_fleet({"crowd": crowd.agent}, servers=1, lease=600.0) as fleet:
+        client, thread_id = fleet.servers[0].client, str(uuid4())
+        run = await client.runs.create(thread_id, "crowd", input={}, if_not_exists="create")
+        await until(lambda: crowd.now == 1)
+        assert fleet.workers[0].fleet_part.duties.holds("scheduler")
+        await client.runs.create(thread_id, "crowd", input={}, multitask_strategy="interrupt", after_seconds=1)
+        async with asyncio.timeout(30):
+            await client.runs.join(thread_id, run["run_id"])
+        crowd.go.set()
+
+
 async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> None:
     crowd = Crowd()
     async with have_fleet({"crowd": crowd.agent}, workers=2, servers=1, worker=WorkerSettings(concurrency=1)) as fleet:

@@ -81,9 +81,8 @@ _MAY_BE_TAKEN: Final = """
     AND (a.version IS NULL OR a.version = $3::text) AND r.agent = ANY($2::text[]) AND a.run_id <> ALL($4::text[])
     AND (SELECT version_num FROM alembic_version) = $5::text"""
 # A thread that waited with its first run for a time of its own may have been given a state meanwhile: nothing held it.
-_OF_PICKED: Final = (
-    "a.run_id, a.ordinal, t.status, t.last_run_id IS NULL AND t.created_at = r.created_at AND a.due_at IS NULL AS is_new"
-)
+_OF_PICKED: Final = """
+    a.run_id, a.ordinal, t.status, t.last_run_id IS NULL AND t.created_at = r.created_at AND a.due_at IS NULL AS is_new"""
 _TAKE: Final = """
     WITH picked AS MATERIALIZED ({picked}), taken AS (
         UPDATE active_runs a SET owner = $1 FROM picked WHERE a.run_id = picked.run_id

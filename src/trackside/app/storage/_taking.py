@@ -29,7 +29,8 @@ _COUNTING_TRIES: Final = 50
 
 class TakenRun(NamedTuple):
     """A run that is a worker's now, and what was asked for. `new_thread`: it has begun its thread, so that nothing
-    can be remembered of that."""
+    can be remembered of that.
+    """
 
     record: RunRecord
     spec: RunSpec

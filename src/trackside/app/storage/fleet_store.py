@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from trackside.app.storage._arguments import plain
 from trackside.app.storage._delays import PromoteDue
@@ -34,6 +35,9 @@ from trackside.app.storage.fleet import (
 )
 from trackside.harness.types import FailureReason
 
+if TYPE_CHECKING:
+    from trackside.app.storage.coordinator import StoredCoordinator
+
 __all__ = ["FleetStore", "Reaped", "TrustsLeases"]
 
 
@@ -46,20 +50,31 @@ class FleetStore:
         writer: that of the store.
         readers: those of the store.
         own: the ids of this process's workers.
+        coordinators: theirs.
     """
 
-    def __init__(self, writer: Writer | NoWriter, readers: Readers, own: Collection[str]) -> None:
+    def __init__(
+        self,
+        writer: Writer | NoWriter,
+        readers: Readers,
+        own: Collection[str],
+        coordinators: Collection[StoredCoordinator] = (),
+    ) -> None:
         self._writer = writer
         self._readers = readers
         self._own = own
+        self._coordinators = coordinators
         self.on_news: list[Callable[[QueueNews], object]] = []
         """Called, on the event loop, after each commit of this process that others have to hear of, before it is known to
         whoever wanted it. Must not wait and must not raise."""
         writer.on_news.append(self._tell)
 
     def _tell(self, news: QueueNews) -> None:
-        # What is asked of this process's own workers is known here.
+        # Nobody tells this process's own workers: they look for what is asked of them.
         stops = tuple([stop for stop in news.stops if stop.worker_id not in self._own])
+        if len(stops) < len(news.stops):
+            for coordinator in self._coordinators:
+                coordinator.nudge()
         if not (news.ready or stops):
             return
         for tell in self.on_news:

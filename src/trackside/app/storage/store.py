@@ -89,7 +89,7 @@ class Store(StoreReading, StoreCancelling):
         """What agents keep beyond their threads."""
         self.crons = Crons(writer, readers)
         """Runs that are to be started again and again."""
-        self.fleet = FleetStore(writer, readers, self._workers)
+        self.fleet = FleetStore(writer, readers, self._workers, self._coordinators)
         """What servers and workers that share the database do and know together."""
 
     @classmethod
