@@ -83,6 +83,15 @@ def test_what_json_lacks_is_converted_and_that_is_said() -> None:
     assert spec_of(request).input == {"when": when.isoformat(), "5": "aGk="}
 
 
+def test_callbacks_are_this_processs_alone_and_make_no_other_request() -> None:
+    def spec() -> RunSpec:
+        config = {"callbacks": [object()], "tags": ["x"]}
+        return RunSpec("chat", config=config, thread_id="t", idempotency_key="once")
+
+    assert through_json(spec()).config == {"tags": ["x"]}
+    assert idempotency_of(spec()) == idempotency_of(spec())
+
+
 def test_a_long_input_is_not_cut() -> None:
     text = "x" * (MAX_CHARS + 1)
     assert through_json(RunSpec("chat", text)).input == text

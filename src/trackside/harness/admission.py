@@ -36,6 +36,7 @@ _DEFAULT_STREAM_MODE = _DEFAULTS["stream_mode"]
 _LISTS = ("stream_mode", "interrupt_before", "interrupt_after")
 _NOT_ASKED = frozenset({"idempotency_key", "any_owner"})  # it depends on the thread, which the first request may make
 _ASKED_ONCE = frozenset({"run_id", "idempotency_key", "after_seconds", "multitask", "thread_exists", "thread_ttl"})
+_CALLBACKS = "callbacks"  # of LangChain
 _AT_ONCE = 2  # the last attempt that does not wait
 _DOUBLINGS, _LONGEST_WAIT = 6, 60.0
 _WHOLE = sys.maxsize  # characters: of what is executed later, nothing is cut off
@@ -78,7 +79,8 @@ def request_of(spec: RunSpec, agent: str) -> JsonObject:
     """What was asked for as plain JSON, so that another process can execute it; `spec_of` makes a spec of it again.
 
     What JSON lacks is converted and what is nested too deep is cut, as in an event's payload, and `"sanitized": true`
-    says so; text is not cut. Fields that have their default are left out.
+    says so; text is not cut. Fields that have their default are left out, and so are callbacks in the config: they are
+    objects of the process that asks.
 
     Args:
         spec: what was asked for.
@@ -92,7 +94,14 @@ def request_of(spec: RunSpec, agent: str) -> JsonObject:
     for name in _LISTS:  # what is plain already costs a quarter
         if type(modes := asked.get(name)) is tuple:
             asked[name] = [*modes]
+    if spec.config is not None:
+        asked["config"] = _lasting(spec.config)
     return canonical_payload(asked | {"agent": agent}, max_chars=_WHOLE, path="spec")
+
+
+def _lasting(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config without what is of use to nobody elsewhere, and another object each time that the same is asked for."""
+    return {name: value for name, value in config.items() if name != _CALLBACKS} if _CALLBACKS in config else config
 
 
 def spec_of(request: Mapping[str, Any]) -> RunSpec:
@@ -196,6 +205,8 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     # Without defaults: a version that knows more to ask for finds the same in the same request.
     given = ((name, default, getattr(spec, name)) for name, default in _DEFAULTS.items() if name not in _NOT_ASKED)
     asked = {name: value for name, default, value in given if value is not default}
+    if spec.config is not None:
+        asked["config"] = _lasting(spec.config)
     plain, _ = canonical(asked, max_chars=_WHOLE)
     body = json.dumps(plain, sort_keys=True).encode()
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())
