@@ -292,7 +292,8 @@ class RunContext:
 
         The run ends as `interrupted` with `value` as its question. The answer starts a new run of the agent with the
         same input, in which this call returns it. So code before this call runs again: keep it free of effects, or
-        after. What it has changed in its input, its context, an answer or `values` before it asked is as it was given.
+        after. What it has changed in dicts and lists of its input, its context, an answer or `values` before it asked is
+        as it was given; other objects are not copied.
         An answer is given to nothing but its question: where the new run asks something else, that is asked.
 
         Of questions that tasks or threads ask at once, the run ends with the one that was asked first; the others are
