@@ -291,7 +291,13 @@ def test_profiles_of_all_paths_are_taken(tmp_path: Path) -> None:
     assert len(found) == 6
     for profile in found.values():
         for what in ("time", "memory"):
-            assert 0.7 < sum(part["share"] for part in profile[what]) <= 1.000_001
+            shares = [part["share"] for part in profile[what]]
+            assert shares == sorted(shares, reverse=True)
+            assert shares[-1] > 0
+            # Those with most are kept: all of it, where there are no more. How much that is else, the samples decide.
+            assert (
+                sum(shares) == pytest.approx(1) if len(shares) < module("profiles").KEPT else sum(shares) <= 1.000_001
+            )
         assert profile["peak_mib"] > 1
     assert any(part["module"].startswith("harness/") for part in found["dispatch to 4 observers"]["time"])
     assert any(part["module"].startswith("app/") for part in found["HTTP wait, a function, 32 at once"]["time"])

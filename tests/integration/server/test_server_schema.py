@@ -106,9 +106,11 @@ import schemathesis
 
 @schemathesis.hook
 def filter_path_parameters(context, path_parameters):
-    return not any("#" in str(value) for value in (path_parameters or {}).values() if not isinstance(value, str))
+    lists = [str(value) for value in (path_parameters or {}).values() if not isinstance(value, str)]
+    return not any(sign in text for text in lists for sign in "#?")
 """
-"""In the place of a text it sends lists, too, with a `#` as it is: what is behind that is cut off; another path is asked."""
+"""In the place of a text it sends lists, too, with `#` and `?` as they are: what is behind that is no part of the path, so
+that another one is asked."""
 
 
 async def schemathesis(where: Path, url: str, *options: str) -> tuple[int, str]:
