@@ -59,17 +59,18 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         _name(spec.owner, "owner")
     _check_stream_mode(spec.stream_mode)
     _check_limits(spec)
+    parent = spec.parent_run_id or parent_run_id
     return RunRecord(
-        run_id=_id(spec.run_id, "run_id"),
-        thread_id=_id(spec.thread_id, "thread_id"),
+        run_id=new_id() if spec.run_id is None else _id(spec.run_id, "run_id"),
+        thread_id=new_id() if spec.thread_id is None else _id(spec.thread_id, "thread_id"),
         agent=_plain(agent),
         status=RunStatus.pending,
         created_at=now,
         metadata=canonical_payload(spec.metadata, path="metadata") if spec.metadata else {},
         multitask=_strategy(spec.multitask),
         due_at=None if spec.after_seconds is None else _due_at(spec.after_seconds, now),
-        parent_run_id=_name(spec.parent_run_id or parent_run_id, "parent_run_id"),
-        trigger=_text(spec.trigger, "trigger"),
+        parent_run_id=None if parent is None else _name(parent, "parent_run_id"),
+        trigger=None if spec.trigger is None else _text(spec.trigger, "trigger"),
         attempt=1 if spec.attempt == 1 else count_of(spec.attempt, "attempt"),
         retry_of=None if spec.retry_of is None else _id(spec.retry_of, "retry_of"),
     )
@@ -269,8 +270,6 @@ def member[E: StrEnum](kind: type[E], value: Any, field: str) -> E:
 
 
 def _id(given: Any, field: str) -> str:
-    if given is None:
-        return new_id()
     if not is_id(given):
         value = f"{given:.40}…" if isinstance(given, str) and len(given) > MAX_ID_CHARS else given
         why = f"an id is a text of 1 to {MAX_ID_CHARS} printable characters"
@@ -316,18 +315,16 @@ def _check_command(spec: RunSpec) -> None:
         )
 
 
-def _text(value: Any, field: str) -> str | None:
-    if value is None:
-        return None
+def _text(value: Any, field: str) -> str:
     _check(value, str, field, "a text")
     if _plain(value) != value:
         raise InvalidSpecError(field=field, value=value, why="it is a text without NUL and half characters")
     return str(value)
 
 
-def _name(value: Any, field: str) -> str | None:
+def _name(value: Any, field: str) -> str:
     text = _text(value, field)
-    if text is not None and len(text) > MAX_ID_CHARS:
+    if len(text) > MAX_ID_CHARS:
         why = f"it is a text of {MAX_ID_CHARS} characters at most"
         raise InvalidSpecError(field=field, value=f"{text:.40}…", why=why)
     return text

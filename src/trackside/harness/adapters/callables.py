@@ -128,7 +128,12 @@ class CallableAgent:
         if not self._takes_run:
             _check(run)
         arguments = (run.input, run) if self._takes_run else (run.input,)
-        given = copied(run.input), copied(run.context), copied(run.values), run.answers and copied(run.answers)
+        given = (
+            None if run.input is None else copied(run.input),
+            None if run.context is None else copied(run.context),
+            copied(run.values),
+            run.answers and copied(run.answers),
+        )
         try:
             try:
                 if self._streams:
