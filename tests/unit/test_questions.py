@@ -4,7 +4,7 @@ import pytest
 
 from trackside.app.dashboard.questions import answers_read, closed_by, only_answer, questions_of
 from trackside.app.streams.live_messages import answers_in
-from trackside.harness.errors import UnknownQuestionError
+from trackside.harness.errors import UnansweredError, UnknownQuestionError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import NO_QUESTION, answers_of, answers_said
@@ -31,7 +31,14 @@ def test_an_answer_that_waited_is_by_the_id_of_its_question_whatever_that_looks_
     assert answers_of(paused, {"call_2": "yes", NO_QUESTION: None}, thread_id="t") == {"call_2": "yes"}
     with pytest.raises(UnknownQuestionError, match="call_1"):
         answers_of(paused, {"call_1": "yes", NO_QUESTION: None}, thread_id="t")
-    with pytest.raises(UnknownQuestionError, match="what was open when it came, which was nothing"):
+    with pytest.raises(UnknownQuestionError, match="what was open when it came, if anything was"):
+        answers_of(paused, {NO_QUESTION: "yes"}, thread_id="t")
+
+
+def test_an_answer_that_is_to_nothing_hears_of_several_questions_that_it_has_to_name_one() -> None:
+    paused = PausedRun(input="?", interrupts=[{"id": "call_1", "value": "?"}, {"id": "call_2", "value": "?"}])
+
+    with pytest.raises(UnansweredError, match="call_1, call_2"):
         answers_of(paused, {NO_QUESTION: "yes"}, thread_id="t")
 
 

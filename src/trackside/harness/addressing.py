@@ -25,6 +25,9 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
     to one question, the second would say it to the next one, which nobody has read yet; and so would another attempt at a
     run that has brought an answer.
 
+    One that does not say which of several it answers is to none of what is open at its run's turn: the first run behind
+    which it waits may leave one open that nobody has read.
+
     Left as it is: what answers nothing, names its questions, goes on from a checkpoint, or cannot be told, as of an agent
     that does not say what it has asked. It is for its run, then.
 
@@ -46,7 +49,10 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
     holder = None if holder_of is None else await holder_of(thread_id)
     try:
         answers = await _answers(services, spec, agent, name)
-    except (UnansweredError, UnknownQuestionError):  # as its run will be told
+    except UnansweredError:
+        answers = {NO_QUESTION: command["resume"]}
+        return replace(spec, command={**command, "resume": answers})
+    except UnknownQuestionError:  # as its run will be told
         return spec
     if answers is None:
         return spec

@@ -21,7 +21,8 @@ ANSWERED: Final = "answered_questions"
 
 NO_QUESTION: Final = "00000000-0000-0000-0000-000000000000"
 """Beside answers by the ids of their questions it says that they are that, also where these are none that look like ids, as
-those of calls of tools. Alone it is the question of an answer which came when none was open: there is never one.
+those of calls of tools. Alone it is the question of an answer which came when none was open, or several were, of which it
+names none: there is never one.
 """
 
 _QUESTION_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -109,9 +110,11 @@ def answers_by_id(
     is_by_id = isinstance(resume, Mapping) and bool(resume)
     if is_by_id and (NO_QUESTION in resume or any(key in open_ids for key in resume) or all(map(is_id, resume))):
         answers = {key: answer for key, answer in resume.items() if key != NO_QUESTION}
+        if not answers and len(ids) > 1:
+            raise UnansweredError(thread_id=thread_id, open=", ".join(ids))
         unknown = [str(key) for key in answers if key not in open_ids]
         if unknown or not answers:
-            named = ", ".join(unknown) or "what was open when it came, which was nothing"
+            named = ", ".join(unknown) or "what was open when it came, if anything was"
             waits_for = ", ".join(ids) or "nobody's answer"
             kind = UnknownInterruptError if strict else UnknownQuestionError
             raise kind(thread_id=thread_id, open=waits_for, unknown=named)

@@ -171,6 +171,37 @@ async def test_an_answer_to_a_call_of_a_tool_is_none_to_the_next_call(backend: B
         assert done.output == ["yes", "yes"]
 
 
+async def test_an_answer_to_one_of_several_that_names_none_is_none_to_the_question_that_comes_then(
+    backend: Backend,
+) -> None:
+    go_on = asyncio.Event()
+
+    class Orders(AsksSeveral):
+        """Asks of two calls at once, and of a third one when these are answered."""
+
+        async def run(self, run: RunContext) -> AgentResult:
+            if run.paused is None:
+                asked = "call-1", "call-2"
+            elif len(run.answers_by_id) == 2:
+                await go_on.wait()
+                asked = ("call-3",)
+            else:
+                return AgentResult(dict(run.answers_by_id))
+            return AgentResult(interrupts=[{"id": each, "value": "?"} for each in asked], paused={})
+
+    async with backend.open({"orders": Orders()}) as stage:
+        await stage.run("orders", "go", thread_id="t")
+        both = await stage.start("orders", thread_id="t", command={"resume": {"call-1": "yes", "call-2": "yes"}})
+        bare = await stage.start("orders", thread_id="t", command={"resume": "yes"}, multitask="enqueue")
+        go_on.set()
+        assert (await within_patience(both.result())).status is RunStatus.interrupted
+        refused = await within_patience(bare.result())
+        assert (refused.status, stage.end(refused).payload["error_type"]) == (RunStatus.error, "UnknownQuestionError")
+        assert stage.told(refused)[-1] == "thread_status_updated interrupted"
+        done = await stage.run("orders", thread_id="t", command={"resume": "yes"})
+        assert done.output == {"call-3": "yes"}
+
+
 async def test_an_answer_whose_run_failed_is_the_answer_of_the_one_behind_it(backend: Backend) -> None:
     answered = asyncio.Event()
 
