@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -14,8 +14,6 @@ from trackside.harness.questions import NO_QUESTION, answers_of
 from trackside.harness.services import Services
 from trackside.harness.states import AddressesAnswers, Caller, ThreadPlace, asked_of
 from trackside.harness.types import MultitaskStrategy, RunSpec
-
-_CHECKPOINT: Final = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 
 
 async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) -> RunSpec:
@@ -28,8 +26,10 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
     One that does not say which of several it answers is to none of what is open at its run's turn: the first run behind
     which it waits may leave one open that nobody has read.
 
-    Left as it is: what answers nothing, names its questions, goes on from a checkpoint, or cannot be told, as of an agent
-    that does not say what it has asked. It is for its run, then.
+    One that says where it goes on is to what is open at that checkpoint, which may be the newest one.
+
+    Left as it is: what answers nothing, names its questions, goes on inside a graph, or cannot be told, as of an agent that
+    does not say what it has asked. It is for its run, then.
 
     Args:
         services: what says which run has the thread, and what that remembers.
@@ -72,11 +72,15 @@ async def _answers(services: Services, spec: RunSpec, agent: Agent, name: str) -
         return answers_of(state.paused, resume, thread_id=thread_id) if state.paused.agent == name else None
     config = spec.config if isinstance(spec.config, Mapping) else {}
     configurable = config.get("configurable")
-    is_forked = isinstance(configurable, Mapping) and any(configurable.get(key) for key in _CHECKPOINT)
-    if is_forked or not isinstance(agent, AddressesAnswers):
+    named: Mapping[str, Any] = configurable if isinstance(configurable, Mapping) else {}
+    if named.get("checkpoint_ns") or not isinstance(agent, AddressesAnswers):
         return None
-    caller = Caller(items=services.items, config=config)
-    place = ThreadPlace(thread_id=thread_id, checkpointer=services.checkpointer, caller=caller)
+    place = ThreadPlace(
+        thread_id=thread_id,
+        checkpoint_id=str(checkpoint_id) if (checkpoint_id := named.get("checkpoint_id")) else None,
+        checkpointer=services.checkpointer,
+        caller=Caller(items=services.items, config=config),
+    )
     try:
         return await asked_of(agent, agent.answers_at(place, resume))
     except (UnansweredError, UnknownQuestionError):

@@ -70,10 +70,11 @@ class Refunds:
         return refund
 
 
-async def answered(served: Any, agent: Refunds, thread_id: str) -> Any:
+async def answered(served: Any, agent: Refunds, thread_id: str, checkpoint_id: str | None = None) -> Any:
     """The run that brings the first yes, and is at work between the questions."""
-    await served.client.runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
-    run = await served.client.runs.create(thread_id, "refunds", command=YES)
+    if checkpoint_id is None:
+        await served.client.runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+    run = await served.client.runs.create(thread_id, "refunds", command=YES, checkpoint_id=checkpoint_id)
     await agent.busy.wait()
     return run
 
@@ -98,6 +99,30 @@ async def test_a_second_yes_to_one_question_is_none_to_the_next(serve_agents: An
         done = await runs.wait(thread_id, "refunds", command=YES)
 
     assert (ended["status"], thread["status"], questions(state)) == ("error", "interrupted", ["Refund 8?"])
+    assert done["refunded"] == [7, 8]
+
+
+@pytest.mark.parametrize("is_newest", [True, False], ids=["newest", "older"])
+async def test_a_second_yes_to_the_question_of_a_checkpoint_is_none_to_the_next(
+    serve_agents: Any, is_newest: bool
+) -> None:
+    agent = Refunds()
+    async with serve_agents({"refunds": agent.in_one_node()}) as served:
+        runs, threads, thread_id = served.client.runs, served.client.threads, new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        seen = (await threads.get_state(thread_id))["checkpoint"]["checkpoint_id"]
+        if not is_newest:
+            await threads.update_state(thread_id, {"refunded": [6]}, as_node="__start__")
+        first = await answered(served, agent, thread_id, seen)
+        again = await runs.create(thread_id, "refunds", command=YES, checkpoint_id=seen)
+        agent.go_on.set()
+        await runs.join(thread_id, first["run_id"])
+        await runs.join(thread_id, again["run_id"])
+        ended = await runs.get(thread_id, again["run_id"])
+        state = await threads.get_state(thread_id, checkpoint_id=seen)
+        done = await runs.wait(thread_id, "refunds", command=YES, checkpoint_id=seen)
+
+    assert (ended["status"], questions(state)) == ("error", ["Refund 8?"])
     assert done["refunded"] == [7, 8]
 
 
