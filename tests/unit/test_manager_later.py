@@ -9,7 +9,16 @@ from tests.contract.shared_ports import SharedCoordinator
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import end_of, required, told, virtual
 
-from trackside.harness import NoResultHereError, RunHandle, RunManager, RunSpec, RunStatus, current_run
+from trackside.harness import (
+    AgentResult,
+    NoResultHereError,
+    RunContext,
+    RunHandle,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    current_run,
+)
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
 from trackside.testing.loop import EPOCH
 
@@ -259,3 +268,36 @@ async def test_a_delayed_run_belongs_to_whoever_started_it_and_not_to_whom_it_di
         await asyncio.sleep(20)
         assert (await manager.get("child")).parent_run_id == "parent"
     assert seen == ["parent", "child"]
+
+
+class Calls:
+    """An agent of a framework that asks of two calls of a tool, one after the other."""
+
+    name = "calls"
+    uses_thread_state = True
+
+    async def human_messages(self, run: RunContext) -> list[Any]:
+        return []
+
+    async def run(self, run: RunContext) -> AgentResult:
+        had = [*(run.paused.state if run.paused else ()), *run.answers_by_id.values()]
+        if len(had) == 2:
+            return AgentResult(had)
+        return AgentResult(interrupts=[{"id": f"call-{len(had) + 1}", "value": "?"}], paused=had)
+
+    async def rollback(self, run: RunContext) -> None:
+        return None
+
+
+@virtual
+async def test_an_answer_for_later_is_none_to_the_call_that_is_asked_by_then() -> None:
+    async with RunManager({"calls": Calls()}, clock=VirtualClock(), shutdown_grace=10_000.0) as manager:
+        await (await manager.start(RunSpec("calls", "go", thread_id="t"))).result()
+        answer = RunSpec("calls", thread_id="t", command={"resume": "M"}, after_seconds=60)
+        default = await manager.start(answer)
+        await (await manager.start(RunSpec("calls", thread_id="t", command={"resume": "L"}))).result()
+        late = await default.result()
+        last = await (await manager.start(RunSpec("calls", thread_id="t", command={"resume": "home"}))).result()
+
+    assert (late.status, "not for an answer to call-1" in str(late.error)) == (RunStatus.error, True)
+    assert last.output == ["L", "home"]

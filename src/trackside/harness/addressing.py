@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from msgspec.structs import replace
@@ -10,7 +11,8 @@ from msgspec.structs import replace
 from trackside.harness.admission import is_id, member
 from trackside.harness.context import Agent
 from trackside.harness.errors import TracksideError, UnansweredError, UnknownQuestionError
-from trackside.harness.questions import NO_QUESTION, answers_of
+from trackside.harness.ports import PausedRun
+from trackside.harness.questions import NO_QUESTION, answers_of, answers_said, is_own_id, is_question_id
 from trackside.harness.services import Services
 from trackside.harness.states import AddressesAnswers, Caller, ThreadPlace, asked_of
 from trackside.harness.types import MultitaskStrategy, RunSpec
@@ -44,22 +46,36 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
     command = spec.command
     if not isinstance(command, Mapping) or "resume" not in command or not is_id(spec.thread_id):
         return spec
-    thread_id = str(spec.thread_id)
+    thread_id, resume = str(spec.thread_id), command["resume"]
     holder_of = getattr(services.coordinator, "holder", None)
     holder = None if holder_of is None else await holder_of(thread_id)
+    to_none = {NO_QUESTION: answers_said(resume)}
     try:
         answers = await _answers(services, spec, agent, name)
     except UnansweredError:
-        answers = {NO_QUESTION: command["resume"]}
-        return replace(spec, command={**command, "resume": answers})
-    except UnknownQuestionError:  # as its run will be told
-        return spec
-    if answers is None:
-        return spec
-    if holder is not None and (answers or member(MultitaskStrategy, spec.multitask, "multitask").displaces is None):
-        # What that run asks in the end, nobody has read.
-        answers = {**answers, NO_QUESTION: None if answers else command["resume"]}
+        answers = to_none
+    except UnknownQuestionError:  # as its run will be told, whatever is open by then
+        answers = _known_by_id(agent, resume)
+    else:
+        if answers:
+            answers = _known_by_id(agent, answers)
+        elif answers is not None and holder is not None:
+            # What that run asks in the end, nobody has read.
+            waits = member(MultitaskStrategy, spec.multitask, "multitask").displaces is None
+            answers = to_none if waits else None
     return replace(spec, command={**command, "resume": answers}) if answers else spec
+
+
+def _known_by_id(agent: Agent, answers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Answers by the ids of their questions, which their run will know for that, whatever these look like to it."""
+    looks_like_id = is_own_id if getattr(agent, "uses_thread_state", False) else is_question_id
+    return answers if all(map(looks_like_id, answers)) else {**answers, NO_QUESTION: None}
+
+
+def _called(agent: Agent, paused: PausedRun) -> AbstractSet[str]:
+    """The ids of the calls of tools by which a thread has been asked so far, where its agent knows of them."""
+    calls_in: Callable[[Any], AbstractSet[str]] | None = getattr(agent, "calls_in", None)
+    return frozenset() if calls_in is None else calls_in(paused.state)
 
 
 async def _answers(services: Services, spec: RunSpec, agent: Agent, name: str) -> Mapping[str, Any] | None:
@@ -67,9 +83,13 @@ async def _answers(services: Services, spec: RunSpec, agent: Agent, name: str) -
     thread_id, resume = str(spec.thread_id), (spec.command or {})["resume"]
     if getattr(agent, "uses_thread_state", False):
         state = await services.states.load(thread_id)
-        if state is None or state.paused is None:
+        if state is None or (paused := state.paused) is None:
             return {}
-        return answers_of(state.paused, resume, thread_id=thread_id) if state.paused.agent == name else None
+        if paused.agent != name:
+            return None
+        if isinstance(resume, Mapping) and resume and resume.keys() <= _called(agent, paused):
+            resume = {**resume, NO_QUESTION: None}
+        return answers_of(paused, resume, thread_id=thread_id)
     config = spec.config if isinstance(spec.config, Mapping) else {}
     configurable = config.get("configurable")
     named: Mapping[str, Any] = configurable if isinstance(configurable, Mapping) else {}

@@ -405,6 +405,8 @@ class Agent(Protocol):
     `InvalidSpecError`; it looks nowhere for that.
     One for which a run's context is what clients configure may have a method `completed(config, context)`: both as the
     server hands them on, where a client has said only one.
+    One that asks by the ids of calls of tools may have a method `calls_in(paused)`: the ids of all calls so far, by what it
+    has kept as `AgentResult.paused`. Answers by ids of such calls are never taken for the answer to another one.
     One that opens something for a run may have an async method `leave(run)`, called when the run is over, however it ended.
     One that keeps its threads itself may have an async method `asks(run)`: whether the thread waits for an answer; and
     let others look at them and change them (`states.KeepsThreads`). It may describe itself (`states.Describes`).

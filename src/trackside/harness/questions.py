@@ -34,6 +34,11 @@ def is_question_id(key: Any) -> bool:
     return _QUESTION_ID.fullmatch(str(key)) is not None
 
 
+def is_own_id(key: Any) -> bool:
+    """Whether something looks like the id of a question that is made here, and not by a framework: a UUID."""
+    return isinstance(key, str) and is_uuid(key)
+
+
 def is_breakpoint(interrupt: Mapping[str, Any]) -> bool:
     """Whether a run has stopped there without asking anything: it only says what comes `next`."""
     return interrupt.get("value") is None and isinstance(interrupt.get("next"), list)
@@ -57,7 +62,7 @@ def answers_of(paused: PausedRun, resume: Any, *, thread_id: str, strict: bool =
     """
     open_ids = [str(question.get("id")) for question in paused.interrupts]
     ids = {question: question for question in open_ids}
-    answers = answers_by_id(resume, ids, thread_id=thread_id, is_id=_is_id, strict=strict)
+    answers = answers_by_id(resume, ids, thread_id=thread_id, is_id=is_own_id, strict=strict)
     return {question: answers[question] for question in open_ids if question in answers}
 
 
@@ -66,6 +71,11 @@ def answers_said(resume: Any) -> Any:
     if not isinstance(resume, Mapping) or NO_QUESTION not in resume:
         return resume
     return {key: answer for key, answer in resume.items() if key != NO_QUESTION} or resume[NO_QUESTION]
+
+
+def by_their_ids(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers of somebody who has looked at the questions, for a run that knows them for that, whatever is open by then."""
+    return dict(answers) if all(map(is_question_id, answers)) else {**answers, NO_QUESTION: None}
 
 
 def mark_of(question: Any) -> str:
@@ -133,9 +143,5 @@ def not_paused(
         UnknownInterruptError: (a `ValueError`) if `strict`, the answer says to which questions it is.
     """
     if strict:
-        answers_by_id(resume, {}, thread_id=thread_id, is_id=is_id or _is_id, strict=True)
+        answers_by_id(resume, {}, thread_id=thread_id, is_id=is_id or is_own_id, strict=True)
     return NotPausedError(thread_id=thread_id)
-
-
-def _is_id(key: Any) -> bool:
-    return isinstance(key, str) and is_uuid(key)

@@ -253,6 +253,22 @@ async def test_a_question_of_the_agents_own_gets_its_answer(stage: Any) -> None:
     assert texts(heard[-1])[-1] == "Rome"
 
 
+async def test_an_answer_by_the_id_of_a_call_that_has_its_own_is_none_to_the_next_call(stage: Any) -> None:
+    async def ask(question: str) -> str:
+        raise CallDeferred(kind="question")
+
+    heard: list[Any] = []
+    size, place = call("ask", "call_1", question="Which size?"), call("ask", "call_2", question="Which address?")
+    agent = Agent(answers([size], [place], "done", heard=heard), tools=[ask])
+    by_id = {"resume": {"call_1": "M"}}
+    await stage.play(agent, "go", thread_id="t")
+    await stage.play(agent, thread_id="t", command=by_id)
+    again = await stage.play(agent, thread_id="t", command=by_id)
+    assert (again.end["error_type"], again.humans) == ("UnknownQuestionError", [])
+    await stage.play(agent, thread_id="t", command={"resume": {"street": "High Street 7"}})
+    assert texts(heard[-1])[-2:] == ["M", "{'street': 'High Street 7'}"]
+
+
 @dataclass
 class Till:
     money: int

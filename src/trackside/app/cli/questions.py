@@ -10,7 +10,7 @@ from typing import Any
 from trackside.app.cli.formatting import count, json_line
 from trackside.app.cli.records import Home
 from trackside.harness.ports import PausedRun
-from trackside.harness.questions import answers_of, asked_in, is_breakpoint
+from trackside.harness.questions import answers_of, asked_in, by_their_ids, is_breakpoint
 from trackside.harness.types import Json, JsonObject
 
 
@@ -29,7 +29,7 @@ def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) 
     """
     answers = answers_of(PausedRun(input=None, interrupts=questions), answer, thread_id=thread_id)
     is_by_id = asked_in(questions) and all(question.get("id") is not None for question in questions)
-    return answers if is_by_id else answer
+    return by_their_ids(answers) if is_by_id else answer
 
 
 def question_text(interrupt: JsonObject) -> str:

@@ -17,7 +17,7 @@ from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
 from trackside.harness.adapters.pydantic_ai._input import Prompt
 from trackside.harness.adapters.pydantic_ai._messages import kept, recalled, unfinished
 from trackside.harness.adapters.pydantic_ai._options import STREAM_MODES, check_spec, deps_of, options_of
-from trackside.harness.adapters.pydantic_ai._questions import Waiting
+from trackside.harness.adapters.pydantic_ai._questions import Waiting, calls_in
 from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
 from trackside.harness.adapters.pydantic_ai._watch import watch_of
 from trackside.harness.context import AgentResult, RunContext, RunPaused
@@ -112,6 +112,10 @@ class PydanticAIAgent:
             return waiting.result(run)
         messages = waiting.messages(run.thread_id)
         return await self._run(run, messages, deferred_tool_results=waiting.results())
+
+    def calls_in(self, paused: Any) -> frozenset[str]:
+        """The ids of all calls so far, as `Agent` says."""
+        return calls_in(paused)
 
     async def rollback(self, run: RunContext) -> None:
         """Nothing to do: a thread's messages are only kept at a run's end, and of none that is rolled back."""

@@ -83,6 +83,13 @@ class Waiting:
         return results
 
 
+def calls_in(paused: Any) -> frozenset[str]:
+    """The ids of all calls of tools in what was remembered of an agent that waits."""
+    history = paused.get("history") if isinstance(paused, Mapping) else None
+    parts = (part for message in history or () for part in message.get("parts") or ())
+    return frozenset(part["tool_call_id"] for part in parts if part.get("tool_call_id"))
+
+
 def _question(call: ToolCallPart, requests: DeferredToolRequests) -> JsonObject:
     call_id = call.tool_call_id
     value = {"tool": call.tool_name, "arguments": whole(call.args_as_dict()), "kind": requests.kind(call_id)}
