@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.contract.shared_ports import SharedCoordinator
-from tests.contract.slow_ports import SlowCoordinator
+from tests.contract.slow_ports import SlowCoordinator, SlowStates
 from tests.contract.ways_to_run import end_of, required, told, virtual
 
 from trackside.harness import (
@@ -404,6 +404,19 @@ async def test_a_close_during_a_start_ends_that_run_or_refuses_it() -> None:
             assert (await handle.result()).status is RunStatus.cancelled
             assert_run_order(seen.events)
         assert tasks() == set()
+
+
+@virtual
+async def test_an_answer_whose_question_is_still_looked_for_as_a_manager_closes_is_refused() -> None:
+    states = SlowStates(1.0)
+    seen = RecordingObserver()
+    manager = manager_of(seen, states=states, shutdown_grace=10.0)
+    starts = asyncio.create_task(manager.start(RunSpec("sleeper", thread_id="t", command={"resume": "yes"})))
+    await asyncio.sleep(0.5)
+    await manager.aclose()
+    with pytest.raises(ClosedError, match="run manager"):
+        await starts
+    assert seen.events == []
 
 
 @virtual

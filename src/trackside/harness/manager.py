@@ -206,6 +206,8 @@ class RunManager:
         if spec.command is not None:
             agent = as_agent(spec.agent) if name is None else self._agent_named(name)
             spec = await addressed(self._services, spec, agent, name or agent.name)
+            if not self._closing.lets_caller_start:  # a close that has begun meanwhile does not know of this run
+                raise ClosedError(what="run manager")
         execution = self._prepare(spec, name)
         record = execution.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
