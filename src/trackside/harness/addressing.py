@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -15,10 +16,13 @@ from trackside.harness.ports import PausedRun
 from trackside.harness.questions import NO_QUESTION, answers_of, answers_said, is_own_id, is_question_id
 from trackside.harness.services import Services
 from trackside.harness.states import AddressesAnswers, Caller, ThreadPlace, asked_of
+from trackside.harness.timelimit import within
 from trackside.harness.types import MultitaskStrategy, RunSpec
 
+logger = logging.getLogger("trackside.manager")
 
-async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) -> RunSpec:
+
+async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, *, limit: float | None) -> RunSpec:
     """The spec with its answer addressed to the question that is open now.
 
     Without this an answer that names no question would be to whatever is open at its run's turn: of two people who say yes
@@ -31,13 +35,15 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
     One that says where it goes on is to what is open at that checkpoint, which may be the newest one.
 
     Left as it is: what answers nothing, names its questions, goes on inside a graph, or cannot be told, as of an agent that
-    does not say what it has asked. It is for its run, then.
+    does not say what it has asked. It is for its run, then. Where an agent fails to say it, or takes too long, nothing is
+    taken to be open.
 
     Args:
         services: what says which run has the thread, and what that remembers.
         spec: what is asked for.
         agent: whose run it is to be.
         name: the name of the agent in its runs.
+        limit: how many seconds the agent has to say what it has asked; None: as many as it takes.
 
     Raises:
         InvalidSpecError: there is no such strategy.
@@ -51,7 +57,7 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str) 
     holder = None if holder_of is None else await holder_of(thread_id)
     to_none = {NO_QUESTION: answers_said(resume)}
     try:
-        answers = await _answers(services, spec, agent, name)
+        answers = await _answers(services, spec, agent, name, limit)
     except UnansweredError:
         answers = to_none
     except UnknownQuestionError:  # as its run will be told, whatever is open by then
@@ -78,7 +84,9 @@ def _called(agent: Agent, paused: PausedRun) -> AbstractSet[str]:
     return frozenset() if calls_in is None else calls_in(paused.state)
 
 
-async def _answers(services: Services, spec: RunSpec, agent: Agent, name: str) -> Mapping[str, Any] | None:
+async def _answers(
+    services: Services, spec: RunSpec, agent: Agent, name: str, limit: float | None
+) -> Mapping[str, Any] | None:
     """The answers that a spec brings, by the ids of questions that are open; None if that cannot be told."""
     thread_id, resume = str(spec.thread_id), (spec.command or {})["resume"]
     if getattr(agent, "uses_thread_state", False):
@@ -101,9 +109,11 @@ async def _answers(services: Services, spec: RunSpec, agent: Agent, name: str) -
         checkpointer=services.checkpointer,
         caller=Caller(items=services.items, config=config),
     )
+    looking = agent.answers_at(place, resume)
     try:
-        return await asked_of(agent, agent.answers_at(place, resume))
+        return await asked_of(agent, within(limit, looking, name=f"trackside-asked-on-{thread_id}"))
     except (UnansweredError, UnknownQuestionError):
         raise
-    except TracksideError:  # its run meets that, too, and says so
-        return None
+    except TracksideError as exc:  # its run meets that, too, and says so
+        logger.warning("thread %s: it could not be told to which question an answer is: %s", thread_id, exc)
+        return {}

@@ -171,7 +171,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     services = embedded.services if prices is None else replace(embedded.services, prices=prices)
     agent = as_agent(spec.agent)
     if spec.command is not None:
-        spec = await addressed(services, spec, agent, agent.name)
+        spec = await addressed(services, spec, agent, agent.name, limit=observers.policy.call_limit)
     record = record_of(
         spec,
         agent=agent.name,

@@ -205,7 +205,8 @@ class RunManager:
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
         if spec.command is not None:
             agent = as_agent(spec.agent) if name is None else self._agent_named(name)
-            spec = await addressed(self._services, spec, agent, name or agent.name)
+            limit = self.observers.policy.call_limit
+            spec = await addressed(self._services, spec, agent, name or agent.name, limit=limit)
             if not self._closing.lets_caller_start:  # a close that has begun meanwhile does not know of this run
                 raise ClosedError(what="run manager")
         execution = self._prepare(spec, name)

@@ -94,6 +94,31 @@ async def call_observer(
             del task, outcome  # its traceback leads to this frame: a circle that only the garbage collector would find
 
 
+async def within[T](limit: float | None, call: Coroutine[Any, Any, T], *, name: str) -> T:
+    """What a call comes to in at most `limit` seconds (None: as long as it takes). A cancel of the caller gives it up.
+
+    Raises:
+        TimeoutError: it took longer; the call was cancelled and is no longer waited for.
+        BaseException: what the call raised.
+    """
+    task = start_contained(call, name=name)
+    try:
+        await _wait(task, limit, to_the_end=False)
+    except asyncio.CancelledError:
+        leave_behind(task)
+        raise
+    if not task.done():
+        leave_behind(task)
+        raise TimeoutError(f"it took longer than {limit:g} s, and was left behind")
+    outcome = task.result()
+    if not isinstance(outcome, Raised):
+        return outcome
+    try:
+        raise outcome.exception
+    finally:
+        del task, outcome  # as above
+
+
 async def settled[F: asyncio.Future[Any]](future: F, limit: float | None = None) -> F:
     """Wait until something is done, or for `limit` seconds, whoever cancels the waiting; `cancelling()` remembers that."""
     if not future.done():

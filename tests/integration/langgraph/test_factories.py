@@ -15,12 +15,14 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import interrupt
 from langgraph_sdk.runtime import ServerRuntime
 from tests.contract.ways_to_run import ByManager, required, told, virtual
 
 from trackside import NotAnAgentError, RunStatus, as_agent
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.adapters.langgraph import GraphFactory
+from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.states import Caller, Describes, KeepsThreads, ThreadPlace
 from trackside.testing import RecordingObserver
 
@@ -525,6 +527,48 @@ async def test_a_factory_knows_who_asks(stage: Any) -> None:
     assert [node["id"] for node in drawing["nodes"]] == ["__start__", "say", "__end__"]
     with pytest.raises(PermissionError):
         await agent.schemas()  # type: ignore[attr-defined]
+
+
+class Slow:
+    """Makes a graph that asks twice; from the time on at which it `hangs`, it takes for ever."""
+
+    def __init__(self) -> None:
+        self.hangs = False
+        self.busy, self.go_on = asyncio.Event(), asyncio.Event()
+        self._saver = InMemorySaver()
+
+    async def ask(self, state: Said) -> Said:
+        first = interrupt("Refund 7?")
+        self.busy.set()
+        await self.go_on.wait()
+        return {"said": f"{first} {interrupt('Refund 8?')}"}
+
+    async def make(self, config: RunnableConfig) -> Any:
+        if self.hangs:
+            await asyncio.Event().wait()
+        return saying("", node=self.ask).compile(checkpointer=self._saver)
+
+
+async def test_an_answer_to_a_graph_whose_making_hangs_is_a_run_that_times_out(open_stage: Any) -> None:
+    slow, stage = Slow(), await open_stage(policy=DispatchPolicy(call_limit=0.1), default_timeout=5.0)
+    await stage.play(slow.make, {}, thread_id="t")
+    slow.hangs = True
+    async with asyncio.timeout(60):
+        answer = await stage.play(slow.make, thread_id="t", command={"resume": "yes"}, timeout=0.1)
+    assert answer.status is RunStatus.timeout
+
+
+async def test_an_answer_whose_question_nobody_could_find_is_none_to_the_next_one(open_stage: Any) -> None:
+    slow, stage = Slow(), await open_stage(policy=DispatchPolicy(call_limit=0.1))
+    await stage.play(slow.make, {}, thread_id="t")
+    first = await stage.start(slow.make, thread_id="t", command={"resume": "yes"})
+    await slow.busy.wait()
+    slow.hangs = True
+    again = await stage.start(slow.make, thread_id="t", command={"resume": "yes"})
+    slow.hangs = False
+    slow.go_on.set()
+    assert [each["value"] for each in (await stage.outcome(first)).interrupts] == ["Refund 8?"]
+    assert (await stage.outcome(again)).end["error_type"] == "UnknownQuestionError"
 
 
 async def test_a_context_that_does_not_fit_is_the_callers_fault(stage: Any) -> None:
