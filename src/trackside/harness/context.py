@@ -81,13 +81,13 @@ class RunContext:
     Get it as the second parameter of an agent or by `current_run()`. Everything here may be called from any thread and
     returns at once.
 
-    `run_id`, `thread_id`, `agent` (name), `metadata`, `config`, `context`, `input`, `command`, `stream_modes` are what
-    was asked for; `values` is what the thread remembers; `resume` is the human's answer if this run resumes an
-    interrupt; `checkpointer` is what the manager was given for frameworks that keep their own state. `items` is where
-    things are kept beyond threads, None if the manager has no such place; other than all else here it belongs to the
-    manager's event loop. `attempt` counts the tries of a run that was started anew, 1 for the first, and `retry_of` is the
-    run that was tried before. `owner` is on whose behalf it was asked for; of a run that another has started, and that says
-    nobody, on whose behalf that one was.
+    `run_id`, `thread_id`, `agent` (name), `metadata`, `config`, `context`, `input`, `command`, `stream_modes` are what was
+    asked for; `values` is what the thread remembers; `resume` is the human's answer if this run resumes an interrupt, all
+    of them by the ids of their questions where several were open; `checkpointer` is what the manager was given for
+    frameworks that keep their own state. `items` is where things are kept beyond threads, None if the manager has no such
+    place; other than all else here it belongs to the manager's event loop. `attempt` counts the tries of a run that was
+    started anew, 1 for the first, and `retry_of` is the run that was tried before. `owner` is on whose behalf it was asked
+    for; of a run that another has started, and that says nobody, on whose behalf that one was.
 
     For adapters: `answers` are all answers to the run's questions so far, `answered` by what these questions are known again
     (`questions.mark_of`; None: that was not kept), `answers_by_id` the answers that it brings by the ids of the questions,

@@ -73,6 +73,18 @@ def answers_said(resume: Any) -> Any:
     return {key: answer for key, answer in resume.items() if key != NO_QUESTION} or resume[NO_QUESTION]
 
 
+def answer_among(resume: Any, open_ids: Mapping[str, str]) -> Any:
+    """What a run brings as `resume`, as its agent is shown it: where one question is open, the answer to that.
+
+    Args:
+        resume: what it brings, which fits the questions.
+        open_ids: the ids that open questions go by, and their own.
+    """
+    said = answers_said(resume)
+    is_one = isinstance(said, Mapping) and len(said) == 1 and len({*open_ids.values()}) == 1
+    return next(iter(said.values())) if is_one and said.keys() <= open_ids.keys() else said
+
+
 def by_their_ids(answers: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of somebody who has looked at the questions, for a run that knows them for that, whatever is open by then."""
     return dict(answers) if all(map(is_question_id, answers)) else {**answers, NO_QUESTION: None}

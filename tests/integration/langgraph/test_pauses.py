@@ -10,7 +10,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send, interrupt
 from pydantic import BaseModel
 
-from trackside import RunStatus
+from trackside import RunStatus, current_run
 from trackside.harness.adapters.langgraph import LangGraphAgent, NoCheckpointerError
 from trackside.harness.errors import InvalidSpecError, NotPausedError
 
@@ -50,6 +50,32 @@ async def test_a_question_interrupts_the_run_and_its_answer_ends_the_next(stage:
     assert resumed.status is RunStatus.success
     assert resumed.values == {"notes": ["before", "three", "after"]}
     assert [human["content"] for human in resumed.humans] == ["three"]
+
+
+async def test_code_in_a_graph_sees_what_the_human_has_answered(stage: Any, saver: Any) -> None:
+    seen: list[Any] = []
+
+    async def asks(state: State) -> State:
+        answer = interrupt("?")
+        run = current_run()
+        assert run is not None
+        seen.append(run.resume)
+        return {"notes": [answer]}
+
+    builder = (
+        StateGraph(State).add_node("one", asks).add_node("two", asks).add_edge(START, "one").add_edge("one", "two")
+    )
+    graph = builder.compile(checkpointer=saver)
+    first = await stage.play(graph, {}, thread_id="t")
+    await stage.play(graph, thread_id="t", command={"resume": "yes"})
+    second = await stage.play(graph, {}, thread_id="u")
+    await stage.play(graph, thread_id="u", command={"resume": {second.interrupts[0]["id"]: {"a": 1}}})
+    assert (len(first.interrupts), seen) == (1, ["yes", {"a": 1}])
+
+    both = builder.add_edge(START, "two").compile(checkpointer=saver)
+    answers = {each["id"]: "yes" for each in (await stage.play(both, {}, thread_id="v")).interrupts}
+    await stage.play(both, thread_id="v", command={"resume": answers})
+    assert (len(answers), seen[2:4]) == (2, [answers, answers])
 
 
 async def test_followers_of_values_and_updates_see_the_question(stage: Any) -> None:

@@ -51,6 +51,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused, keep_t
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.ids import is_uuid
 from trackside.harness.items import ItemStore
+from trackside.harness.questions import answer_among
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.threads import in_own_thread
 from trackside.harness.types import JsonObject, RunSpec
@@ -310,7 +311,9 @@ class LangGraphAgent:
             given = GraphInput(None)
         else:
             place = place_of(run, origin)
-            given = GraphInput.of(run, graph, await open_questions(run, graph, place, origin))
+            questions = await open_questions(run, graph, place, origin)
+            given = GraphInput.of(run, graph, questions)
+            run.resume = answer_among(run.resume, questions.ids)
         known: frozenset[str] = frozenset()
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
