@@ -93,8 +93,8 @@ async def _answers(
         state = await services.states.load(thread_id)
         if state is None or (paused := state.paused) is None:
             return {}
-        if paused.agent != name:
-            return None
+        if paused.agent != name and paused.agent in services.agents:  # else it may have got another name
+            return {}
         if isinstance(resume, Mapping) and resume and resume.keys() <= _called(agent, paused):
             resume = {**resume, NO_QUESTION: None}
         return answers_of(paused, resume, thread_id=thread_id)

@@ -137,6 +137,28 @@ async def test_an_answer_that_waits_behind_another_is_none_to_the_question_that_
         assert (await stage.run("refunds", thread_id="t", command={"resume": "yes"})).status is RunStatus.success
 
 
+async def test_an_answer_to_an_agent_that_had_another_name_is_none_to_the_question_that_comes_then(
+    backend: Backend,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def refunds(input: Any, run: RunContext) -> Any:
+        run.interrupt("Refund 7?")
+        await go_on.wait()
+        return run.interrupt("Refund 8?")
+
+    async def payments(input: Any, run: RunContext) -> Any:
+        return await refunds(input, run)
+
+    async with backend.open({"payments": payments}) as stage:
+        await stage.run(refunds, thread_id="t")
+        first, again = [await stage.start("payments", thread_id="t", command={"resume": "yes"}) for _ in range(2)]
+        go_on.set()
+        assert (await within_patience(first.result())).status is RunStatus.interrupted
+        refused = await within_patience(again.result())
+        assert (refused.status, stage.end(refused).payload["error_type"]) == (RunStatus.error, "UnknownQuestionError")
+
+
 async def test_an_answer_to_a_call_of_a_tool_is_none_to_the_next_call(backend: Backend) -> None:
     go_on = asyncio.Event()
 
