@@ -15,7 +15,7 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, interrupt
 from langgraph_sdk import get_sync_client
@@ -55,6 +55,20 @@ def asking(*names: str) -> Any:
 
 def nested() -> Any:
     return StateGraph(Log).add_node("inside", asking("ask")).add_edge(START, "inside").compile()
+
+
+def routed() -> tuple[Any, asyncio.Event, asyncio.Event]:
+    """Where it goes on is found out slowly, unless it may go on; and it is said that it is being found out."""
+    routing, go_on = asyncio.Event(), asyncio.Event()
+    go_on.set()
+
+    async def route(state: Log) -> str:
+        routing.set()
+        await go_on.wait()
+        return END
+
+    builder = StateGraph(Log).add_node("talk", step("talked")).add_edge(START, "talk")
+    return builder.add_conditional_edges("talk", route, [END]).compile(), routing, go_on
 
 
 def talking() -> Any:
@@ -246,6 +260,50 @@ async def test_an_update_goes_on_as_if_a_node_had_returned_it(serve_agents: Any)
     assert state["checkpoint"] == answer["checkpoint"]
     assert (state["next"], state["values"]) == (["second"], {"log": ["first", "by hand"]})
     assert values == {"log": ["first", "by hand", "second"]}
+
+
+@pytest.mark.parametrize("kept_by", ["store", "langgraph"])
+async def test_what_is_changed_by_hand_of_a_thread_that_is_deleted_meanwhile_is_not_left(
+    serve_agents: Any, kept_by: Any
+) -> None:
+    graph, routing, go_on = routed()
+    async with serve_agents({"routed": graph}, checkpoints_saver=kept_by) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "routed", {"log": ["I am Ada"]})
+        routing.clear(), go_on.clear()
+        change = asyncio.create_task(threads.update_state(thread_id, {"log": ["born 1815"]}, as_node="talk"))
+        await routing.wait()
+        await threads.delete(thread_id)
+        await served.app.store.sweeper().sweep()
+        go_on.set()
+        with pytest.raises(NotFoundError):
+            await change
+        made = await threads.create(thread_id=thread_id, graph_id="routed")
+        state = await threads.get_state(thread_id)
+
+    assert (made["status"], made["values"]) == ("idle", None)
+    assert (state["values"], state["checkpoint"]["checkpoint_id"]) == ({}, None)
+
+
+async def test_what_is_changed_by_hand_of_a_thread_is_not_of_one_that_is_begun_anew_meanwhile(
+    serve_agents: Any,
+) -> None:
+    graph, routing, go_on = routed()
+    async with serve_agents({"routed": graph}) as served:
+        threads, log = served.client.threads, {"log": ["I am Ada"]}
+        thread_id = await thread_of(served.client, "routed", log)
+        routing.clear(), go_on.clear()
+        change = asyncio.create_task(threads.update_state(thread_id, {"log": ["born 1815"]}, as_node="talk"))
+        await routing.wait()
+        await threads.delete(thread_id)
+        await served.app.store.sweeper().sweep()
+        await threads.create(thread_id=thread_id, graph_id="routed")
+        go_on.set()
+        with pytest.raises(NotFoundError):
+            await change
+        values = await served.client.runs.wait(thread_id, "routed", input={"log": ["I am Bob"]})
+
+    assert values == {"log": ["I am Bob", "talked"]}
 
 
 async def test_a_thread_forks_and_both_branches_stay(serve_agents: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of whole threads: copied to another one, or all but the latest removed, by whatever keeps them."""
+"""Checkpoints of whole threads: copied to another one, or all or all but the latest removed, by whatever keeps them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads, thread_id: 
         await finish(lambda: saver.adelete_thread(copy_id), name=f"trackside-uncopied-{copy_id}")
         raise
     return True
+
+
+async def forget_checkpoints(parts: ServerParts, keeper: object, thread_id: str) -> None:
+    """Remove what was put of a thread after it was gone, where its checkpoints are kept outside of the store."""
+    saver = parts.checkpointer
+    if saver is not None and getattr(keeper, "lacks_checkpointer", False) and not hasattr(saver, "agather"):
+        await finish(lambda: saver.adelete_thread(thread_id), name=f"trackside-forgotten-{thread_id}")
 
 
 def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads]) -> None:

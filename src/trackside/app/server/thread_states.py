@@ -6,19 +6,27 @@ checkpoints, so that those who look for one, as front ends do, find it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from trackside.app.server.access import agent_of_thread, caller_of
 from trackside.app.server.calls import Call, place_name
+from trackside.app.server.copying import forget_checkpoints
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.wire.runs import CheckpointRef
 from trackside.app.server.wire.states import empty_state
 from trackside.app.storage import StoredThread
 from trackside.harness.context import Agent
-from trackside.harness.errors import BusyMeanwhileError, InvalidSpecError, ThreadBusyError, UnknownCheckpointError
+from trackside.harness.errors import (
+    BusyMeanwhileError,
+    InvalidSpecError,
+    ThreadBusyError,
+    UnknownCheckpointError,
+    UnknownThreadError,
+)
 from trackside.harness.payload import json_bytes
 from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace, asked_of
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
@@ -91,6 +99,7 @@ class StatesOfThread:
 
         Raises:
             ThreadBusyError: a run of the thread is not over; `BusyMeanwhileError`: one began while the state was changed.
+            UnknownThreadError: it was removed meanwhile, and nothing is left of the change.
             InvalidSpecError: the values, or the node, do not fit the agent.
             UnknownCheckpointError, HttpError, AgentFailedError: as `state`, or nobody knows the thread's agent.
         """
@@ -102,16 +111,34 @@ class StatesOfThread:
         if holder is not None or thread.status is ThreadStatus.busy:
             raise ThreadBusyError(thread_id=thread.thread_id, run_id=holder or thread.last_run_id)
         came: str | None = None
-        if isinstance(agent, KeepsThreads):
-            asked = agent.update_state(self._place(at), change.values, as_node=change.as_node)
-            checkpoint = await asked_of(agent, asked)
-            came = await self._run_since()
-        else:
-            checkpoint = await self._update_only_state(agent, change, at)
-        await self.note_change()
+        async with self.changing():
+            if isinstance(agent, KeepsThreads):
+                asked = agent.update_state(self._place(at), change.values, as_node=change.as_node)
+                checkpoint = await asked_of(agent, asked)
+                came = await self._run_since()
+            else:
+                checkpoint = await self._update_only_state(agent, change, at)
+            await self.note_change()
         if came is not None:
             raise BusyMeanwhileError(thread_id=thread.thread_id, run_id=came)
         return checkpoint
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncGenerator[None]:
+        """While the thread is changed on behalf of no run: if it is removed meanwhile, nothing is left of the change.
+
+        What is put then the store refuses. Another checkpointer takes it, and is asked to forget the thread once more.
+
+        Raises:
+            UnknownThreadError: it was removed.
+        """
+        parts, thread = self.parts, self.thread
+        try:
+            with parts.store.threads_of(None).changing(thread):
+                yield
+        except UnknownThreadError:
+            await forget_checkpoints(parts, self._agent(), thread.thread_id)
+            raise
 
     async def note_change(self) -> None:
         """Let those know who look for the thread, or follow it, that it was changed on behalf of no run.

@@ -10,6 +10,7 @@ from typing import override
 from sqlalchemy import and_, delete, or_, select, text, tuple_
 
 from trackside.app.storage._encoding import json_of
+from trackside.app.storage._fences import check_run, check_thread
 from trackside.app.storage._graph_checkpoint_rows import Borrowing, CheckpointRow, ValueRow, WriteRow
 from trackside.app.storage._graph_checkpoint_tables import (
     GRAPH_CHECKPOINT,
@@ -23,9 +24,7 @@ from trackside.app.storage._graph_checkpoint_tables import (
 from trackside.app.storage._old_checkpoints import OldTables, remove_old
 from trackside.app.storage._session import GraphAccess, Session
 from trackside.app.storage._work import UnitOfWork, Work
-from trackside.app.storage.errors import RunEndedError
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import is_final
 
 _ROW_BYTES = 400  # what a row takes besides its bytes: ids, three or four times
 _SMALL = 1_000
@@ -45,10 +44,15 @@ class Chain:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class PutGraphRows(Work):
-    """What a step of a graph leaves; nothing of a run that has ended without its process."""
+    """What a step of a graph leaves; nothing of a run that has ended without its process.
+
+    `held` says that its process claimed the run here, `made_at` when the thread was made that is changed by hand.
+    """
 
     thread_id: str
     run_id: str | None
+    held: bool = False
+    made_at: str | None = None
     checkpoints: list[CheckpointRow] = field(default_factory=list)
     values: list[ValueRow] = field(default_factory=list)
     writes: list[WriteRow] = field(default_factory=list)
@@ -78,6 +82,14 @@ class PutGraphRows(Work):
         return () if self.run_id is None else (self.run_id,)
 
     @override
+    def thread_ids(self) -> Iterable[str]:
+        return () if self.made_at is None else (self.thread_id,)
+
+    @override
+    def queues(self) -> Iterable[str]:
+        return self.thread_ids()
+
+    @override
     def refused(self, error: TracksideError) -> None:
         if self.chain is not None and self.chain.failure is None:
             self.chain.failure = error
@@ -86,9 +98,9 @@ class PutGraphRows(Work):
     def apply(self, unit: UnitOfWork) -> None:
         if self.chain is not None and self.chain.failure is not None:
             raise self.chain.failure
-        run = None if self.run_id is None else unit.run(self.run_id)
-        if run is not None and is_final(run.fold.status):
-            raise RunEndedError(thread_id=self.thread_id, run_id=run.fold.run_id, status=run.fold.status.value)
+        check_run(unit, self.thread_id, self.run_id, held=self.held)
+        if self.made_at is not None:
+            check_thread(unit, self.thread_id, self.made_at)
         unit.graph.add(self.checkpoints, self.values, self.writes)
         unit.graph.borrowings += self.borrowings
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import json_of
+from trackside.app.storage._fences import changed_thread, holds_run
 from trackside.app.storage._graph_checkpoint_reads import (
     NEWEST,
     ONE,
@@ -76,11 +77,14 @@ class GraphCheckpoints:
 
         Raises:
             CheckpointTooLargeError: it is larger than `MAX_PUT_BYTES`.
-            RunEndedError: the log has the end of the run that puts it.
+            RunEndedError: the run that puts it has ended.
+            UnknownThreadError: the thread is changed on behalf of no run, and is gone.
             StorageError: it, or something that the run has put before, could not be written.
         """
         if (size := work.size) > MAX_PUT_BYTES:
             raise errors.CheckpointTooLargeError(thread_id=work.thread_id, size=size, limit=MAX_PUT_BYTES)
+        work.held = holds_run(self._writer, work.run_id)
+        work.made_at = changed_thread(self._writer, work.thread_id)
         for one in work.borrowings:
             self._borrow(one)
         behind = self._behind()

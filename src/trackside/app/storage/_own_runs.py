@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from trackside.app.storage._coordination import Fates
+from trackside.app.storage._fences import hold_run
 from trackside.app.storage._queue import Handover
 from trackside.harness.types import CancelAction, RunRecord, RunStatus, ThreadStatus
 
@@ -53,14 +54,16 @@ class OwnRuns:
 
     Args:
         on_taken: is called with each run that this worker gets, also with one that it had before.
+        store: stands for the store that has them.
     """
 
-    def __init__(self, on_taken: Callable[[OwnRun], object]) -> None:
+    def __init__(self, on_taken: Callable[[OwnRun], object], store: object = None) -> None:
         self.fates: Fates = {}
         """What was decided of runs whose step is not committed yet."""
         self.untold: set[str] = set()
         """Runs that have ended here, of which it is not known that the log has that: it may come later, from the spool."""
         self._on_taken = on_taken
+        self._store = store
         self._runs: dict[str, OwnRun] = {}
         self._of_thread: dict[str, dict[str, OwnRun]] = {}
         """The same, by thread, in the order of coming."""
@@ -114,6 +117,11 @@ class OwnRuns:
         self._of_thread.setdefault(record.thread_id, {})[record.run_id] = own
         self._on_taken(own)
         return own
+
+    def hold(self, own: OwnRun) -> None:
+        """A run is claimed, by the task that executes it."""
+        own.claimed = True
+        hold_run(self._store, own.record.run_id)
 
     def give(self, run_id: str, thread_status: ThreadStatus) -> None:
         """A run has its thread that is yet to be taken: whoever waits for its admission has not heard of that."""

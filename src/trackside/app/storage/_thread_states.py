@@ -11,15 +11,15 @@ from typing import Any, override
 from sqlalchemy import Row
 
 from trackside.app.storage._encoding import json_of, json_text, time_text
+from trackside.app.storage._fences import check_run, holds_run
 from trackside.app.storage._outages import patiently
 from trackside.app.storage._queries import one_thread_state
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._thread_works import OnThread, last_run_of, remembered_by
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.errors import RunEndedError, StateTooLargeError
+from trackside.app.storage.errors import StateTooLargeError
 from trackside.harness.errors import ThreadBusyError
-from trackside.harness.lifecycle import is_final
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun, ThreadState
 from trackside.harness.types import JsonObject, ThreadStatus
@@ -30,10 +30,14 @@ MAX_STATE_BYTES = 16 * 1_048_576
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveThreadState(Work):
-    """What a thread shall remember from now on, as JSON text; nothing of a run that has ended without its process."""
+    """What a thread shall remember from now on, as JSON text; nothing of a run that has ended without its process.
+
+    `held` says that its process claimed the run here.
+    """
 
     thread_id: str
     run_id: str | None
+    held: bool
     remembered: str
     paused: str | None
     updated_at: str
@@ -49,9 +53,7 @@ class SaveThreadState(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        run = None if self.run_id is None else unit.run(self.run_id)
-        if run is not None and is_final(run.fold.status):
-            raise RunEndedError(thread_id=self.thread_id, run_id=run.fold.run_id, status=run.fold.status.value)
+        check_run(unit, self.thread_id, self.run_id, held=self.held)
         unit.thread_states[self.thread_id] = (self.thread_id, self.remembered, self.paused, self.updated_at)
 
 
@@ -101,7 +103,7 @@ class StoredThreadStates:
         minutes at most, or until the run is to stop.
 
         Raises:
-            RunEndedError: the log has the end of the run that wants it; another process wrote that.
+            RunEndedError: the run that wants it has ended; another process wrote that.
             StateTooLargeError: it is larger than `MAX_STATE_BYTES`.
             PayloadError: a value's own code failed while it was read.
             StorageError: it could not be written; a store that is `read_only` writes nothing.
@@ -110,7 +112,14 @@ class StoredThreadStates:
         paused = None if state.paused is None else _text(_json_of_paused(state.paused))
         _check_size(thread_id, remembered, paused)
         now = time_text(datetime.now(UTC))
-        work = SaveThreadState(thread_id=thread_id, run_id=run_id, remembered=remembered, paused=paused, updated_at=now)
+        work = SaveThreadState(
+            thread_id=thread_id,
+            run_id=run_id,
+            held=holds_run(self._writer, run_id),
+            remembered=remembered,
+            paused=paused,
+            updated_at=now,
+        )
         await patiently(self._writer, partial(self._writer.write, work), f"what thread {thread_id} remembers")
 
     async def change(self, thread_id: str, values: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ class StoredCoordinator:
         self._lease = lease_seconds
         self._keeps_requests = keeps_requests
         self._host: RunHost | None = None
-        self._runs = OwnRuns(on_taken=self._arm)
+        self._runs = OwnRuns(on_taken=self._arm, store=writer)
         self._fleet = fleet
         self._enrolment = Enrolment(
             writer, worker_id=self.worker_id, lease_seconds=lease_seconds, on_enrolled=self._listen, member=fleet
@@ -255,7 +255,7 @@ class StoredCoordinator:
                 return None
             if own is None:
                 return None
-        own.claimed = True
+        self._runs.hold(own)
         return ports.Claim(own.record, own.thread_status, own.new_thread)
 
     async def _claim_stored(self, run_id: str) -> OwnRun | None:

@@ -61,6 +61,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
 
     **Who may put.** A run that has ended puts nothing more: what a worker does that was taken for dead is refused with
     `RunEndedError` from the moment at which somebody else has ended its run.
+    What is put while `Threads.changing` lasts is refused once that thread is removed.
 
     A value of a channel is stored once for each version, however many checkpoints have it. Threads that `AsyncSqliteSaver`
     or `AsyncPostgresSaver` has left in the same database are taken over, each when it is first used. The methods that are

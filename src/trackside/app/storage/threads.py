@@ -6,6 +6,7 @@ What is removed is gone for clients at once, and stays in the log until `sweepin
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,7 @@ from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, short, short_or_none
 from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_of, is_owned, unindexed
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._fences import changing_thread
 from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import run_of, thread_of
 from trackside.app.storage._readers import Readers
@@ -169,6 +171,12 @@ class Threads:
         )
         await self._writer.write(work)
         return await self.get(thread_id)
+
+    def changing(self, thread: StoredThread) -> AbstractContextManager[None]:
+        """While a thread is changed on behalf of no run: what is put of it into this store's checkpoints is refused with
+        `UnknownThreadError` once it is removed.
+        """
+        return changing_thread(self._writer, thread.thread_id, time_text(thread.created_at))
 
     async def note_state(self, thread_id: str, *, waits: bool) -> None:
         """Note that somebody has changed what a thread remembers, on behalf of no run: it changed now, and rests.

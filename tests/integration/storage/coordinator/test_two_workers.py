@@ -10,19 +10,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, override
 
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 from tests.integration.runs.stage import Agents, within_patience
 from tests.integration.storage.conftest import held_up
 
-from trackside import RunSpec, RunStatus, ThreadBusyError
+from trackside import RunContext, RunSpec, RunStatus, ThreadBusyError
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool.spool import is_refusal
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
-from trackside.app.storage.errors import ReadersBusyError
+from trackside.app.storage.errors import ReadersBusyError, RunEndedError
 from trackside.harness.errors import InvalidSpecError, NoResultHereError, TakenOverError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.ports import ThreadState
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import assert_run_order
 
@@ -81,6 +83,46 @@ async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(
     ]
     for run in await b.store.runs():
         assert_run_order([stored.event for stored in await b.store.events(run_id=run.run_id)])
+
+
+async def test_a_run_that_was_taken_for_dead_leaves_nothing_of_a_thread_that_was_removed_since(
+    worker: Any, agents: Agents, database: Any
+) -> None:
+    running, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    refusals: list[RunEndedError] = []
+
+    async def late(input: Any, run: RunContext) -> None:
+        saver, place = a.store.checkpointer(), {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:  # as who was suspended, and goes on where it was
+            await go_on.wait()
+            with pytest.raises(RunEndedError) as refused:
+                await a.store.thread_states().save("t", ThreadState({"said": "I am Ada"}), run_id=run.run_id)
+            refusals.append(refused.value)
+            with pytest.raises(RunEndedError) as refused:
+                await saver.aput(place, empty_checkpoint(), {}, {})
+            refusals.append(refused.value)
+            done.set()
+
+    agents.work = late  # type: ignore[method-assign]
+    a = await worker()
+    lost = await a.start("one", thread_id="t")
+    await within_patience(running.wait())
+    take_for_dead(database, a.coordinator.worker_id)
+    agents.work = Agents().work  # type: ignore[method-assign]
+    b = await worker()
+    await b.until_ended(lost.run_id)
+    await b.store.threads_of(None).remove("t")
+    await b.store.sweeper().sweep()
+    assert await b.store.threads(removed=True) == []
+    go_on.set()
+    await within_patience(done.wait())
+
+    assert [(error.run_id, error.status) for error in refusals] == [(lost.run_id, "lost, and was removed")] * 2
+    assert await b.store.thread_states().load("t") is None
+    assert database.execute("SELECT * FROM graph_checkpoints").fetchall() == []
 
 
 async def test_what_a_dead_worker_had_waiting_starts_elsewhere_in_its_order(

@@ -346,9 +346,11 @@ async def _as_it_was_left(call: Call[Any, Any], thread: StoredThread) -> StoredT
 async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[StateUpdate]]) -> None:
     keeper = keeper_of(call.parts, thread)
     assert keeper is not None
-    try:
-        await asked_of(keeper, keeper.replay(place_of(call.parts, call.principal, thread.thread_id), steps))
-    except TracksideError:
-        await _threads(call).remove(thread.thread_id)
-        raise
-    await StatesOfThread.of(call, thread).note_change()
+    states = StatesOfThread.of(call, thread)
+    async with states.changing():
+        try:
+            await asked_of(keeper, keeper.replay(place_of(call.parts, call.principal, thread.thread_id), steps))
+        except TracksideError:
+            await _threads(call).remove(thread.thread_id)
+            raise
+        await states.note_change()
