@@ -130,6 +130,32 @@ def test_a_prune_forgets_threads_that_were_deleted_before(here: Run, database: P
     assert traces_of(database, "I am Ada") == traces_of(database, "visit") == []
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_thread_whose_time_is_over_and_that_nobody_swept_is_cleared_away_by_a_prune(
+    here: Run, database: Path, tmp_path: Path, *, asked: bool
+) -> None:
+    (tmp_path / "agents.py").write_text("async def ask(text, run): return {'answer': run.interrupt('Sure?')}\n")
+
+    async def make() -> None:
+        async with Store.open(f"sqlite:///{database}") as store:
+            await store.threads_of(None).create("visit", ttl_minutes=60)
+
+    def run() -> str:
+        return here("run", "agents.py:ask", "I am Ada", "--thread", "visit").stderr
+
+    asyncio.run(make())
+    if asked:
+        run()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id = 'visit'")
+    assert "There is no thread 'visit'" in run()
+
+    assert here("prune", "--older-than", "0d", "--thread", "visit", "--yes").returncode == 0
+    assert traces_of(database, "visit") == []
+    assert "There is no thread 'visit'" not in run()
+    assert rows(database, "SELECT status FROM runs WHERE thread_id = 'visit'") == [("interrupted",)]
+
+
 @pytest.mark.parametrize(("answer", "left", "code"), [(b"y\r", 2, 0), (b"no\r", 5, 130), (b"\r", 5, 130)])
 def test_prune_asks_on_a_terminal(terminal, database: Path, answer: bytes, left: int, code: int) -> None:
     one = terminal("prune", "--older-than", "30d", columns=120)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select
 
+from trackside import ObserverBinding, RunManager, RunSpec
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import PruneReport, Store
 from trackside.app.storage._removal import Candidate, RemoveRuns
 from trackside.app.storage._tables import (
@@ -250,6 +252,28 @@ async def test_a_question_to_a_human_stays_and_so_does_its_thread(store: Store, 
     answered = script(thread_id="t", start=LONG_AGO + 3 * DAY)
     await store.append([answered.started(), answered.completed(), answered.thread("idle")])
     assert await store.prune(older_than=DAY) == removed(2, 6, 1)
+
+
+async def test_a_question_on_a_thread_whose_time_is_over_is_nobodys_to_answer_and_goes(
+    store: Store, script, database: Any
+) -> None:
+    question = {"status": "interrupted", "interrupts": [{"id": "1", "value": "Sure?"}]}
+    for thread_id in ("over", "not over", "a run waits"):
+        await store.threads_of(None).create(thread_id, ttl_minutes=60)
+        run = script(thread_id=thread_id)
+        await store.append([run.started(), run.event("run_completed", **question), run.thread("interrupted")])
+        await store.thread_states().save(thread_id, ThreadState({"x": 1}))
+    storage = [ObserverBinding(StorageObserver(store), required=True)]
+    async with RunManager({"chat": print}, observers=storage, coordinator=store.coordinator()) as manager:
+        later = await manager.start(RunSpec("chat", thread_id="a run waits", after_seconds=3_600))
+        database.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00Z' WHERE thread_id <> 'not over'")
+
+        assert await store.prune(older_than=timedelta(0), dry_run=True) == removed(1, 3, 1, waiting=2)
+        assert await store.prune(older_than=timedelta(0)) == removed(1, 3, 1, waiting=2)
+        await later.cancel()
+    assert {thread.thread_id for thread in await store.threads()} == {"not over", "a run waits"}
+    assert await store.thread_states().load("over") is None
+    await store.append(script(thread_id="over").whole())
 
 
 async def test_the_question_that_stays_is_the_one_that_was_asked_last_whoever_came_first(store: Store, script) -> None:

@@ -87,7 +87,7 @@ async def _prune(
         if options.thread is not None:
             thread_id = (await find_thread(records, options.thread, whole=not dry_run)).thread_id
         if not dry_run:
-            await records.forget_threads()
+            await records.forget_threads(expired=True)
         report = await store.prune(
             older_than=older_than,
             status=options.status,

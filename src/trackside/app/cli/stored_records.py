@@ -141,11 +141,11 @@ class StoredRecords:
         await self._store.threads_of(None).remove(thread.thread_id)
         await self.forget_threads()
 
-    async def forget_threads(self) -> None:
-        """Remove what threads remember that are gone, as servers do all the time."""
+    async def forget_threads(self, *, expired: bool = False) -> None:
+        """Remove what threads remember that are gone, as servers do all the time; and those before whose time is over."""
         from trackside.app.wiring import RESULTS_LINGER
 
-        await self._store.sweeper(linger=RESULTS_LINGER).forget()
+        await self._store.sweeper(linger=RESULTS_LINGER).forget(expired=expired)
 
     async def subscriptions(self) -> list[Subscription]:
         """All subscriptions."""

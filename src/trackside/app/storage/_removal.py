@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple, override
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, FromClause, and_, delete, exists, func, not_, or_, select, tuple_, update
 
 from trackside.app.storage._client_tables import crons
 from trackside.app.storage._conditions import unindexed
@@ -58,11 +58,14 @@ def is_released() -> ColumnElement[bool]:
     return ~exists().where(active_runs.c.run_id == runs.c.run_id)
 
 
-def may_go() -> ColumnElement[bool]:
-    """Whether a thread without runs goes: it is at rest and no cron's, or gone for clients with what it remembered."""
+def may_go(now: datetime | str) -> ColumnElement[bool]:
+    """Whether a thread without runs goes: it is at rest and no cron's, or gone for clients with what it remembered, or is
+    about to be, as its time is over.
+    """
     of_crons = select(crons.c.thread_id).where(crons.c.thread_id.is_not(None))
     is_at_rest = and_(threads.c.removed_at.is_(None), threads.c.status.in_(_AT_REST))
-    return or_(and_(is_at_rest, threads.c.thread_id.not_in(of_crons)), is_gone())
+    is_over = and_(threads.c.removed_at.is_(None), threads.c.status != ThreadStatus.busy, has_expired(threads, now))
+    return or_(and_(is_at_rest, threads.c.thread_id.not_in(of_crons)), is_gone(), is_over)
 
 
 def is_gone() -> ColumnElement[bool]:
@@ -75,7 +78,14 @@ def is_of_one_gone() -> ColumnElement[bool]:
     return exists().where(threads.c.thread_id == runs.c.thread_id, is_gone())
 
 
-def asks() -> ColumnElement[bool]:
+def has_expired(its_thread: FromClause, now: datetime | str) -> ColumnElement[bool]:
+    """Whether a thread's time is over and no coordinator has a run of it: it takes no run any more."""
+    expires_at = its_thread.c.expires_at
+    is_held = exists().where(active_runs.c.thread_id == its_thread.c.thread_id)
+    return and_(expires_at.is_not(None), expires_at <= now, ~is_held)
+
+
+def asks(now: datetime | str) -> ColumnElement[bool]:
     """Whether a run asked what its thread waits to be answered: of those that asked it is the last one."""
     later, its_thread = runs.alias(), threads.alias()
     asked = RunStatus.interrupted.value
@@ -85,6 +95,7 @@ def asks() -> ColumnElement[bool]:
             its_thread.c.thread_id == runs.c.thread_id,
             its_thread.c.status == ThreadStatus.interrupted.value,
             its_thread.c.removed_at.is_(None),
+            ~has_expired(its_thread, now),
         ),
         ~exists().where(
             later.c.thread_id == runs.c.thread_id,
@@ -105,11 +116,11 @@ def is_of_one_changed_since(cutoff: datetime | str) -> ColumnElement[bool]:
     )
 
 
-def is_free() -> list[ColumnElement[bool]]:
+def is_free(now: datetime | str) -> list[ColumnElement[bool]]:
     """What holds for runs that nobody needs any more (I30)."""
     its_event_is_parked = and_(parked_events.c.position == events.c.position, events.c.run_id == runs.c.run_id)
     return [
-        not_(asks()),
+        not_(asks(now)),
         ~exists().where(subscriptions.c.cursor < last_position()),
         ~exists().where(its_event_is_parked),
     ]
@@ -169,13 +180,13 @@ class RemoveRuns(Work):
         run_ids, removed = self.done
         if run_ids and unit.run(run_ids[0]) is None:
             return removed
-        session = unit.session
+        session, now = unit.session, time_text(datetime.now(UTC))
         found = session.execute(
             select(runs.c.run_id, runs.c.thread_id, runs.c.last_sequence).where(
                 runs.c.run_id.in_(self._untouched(unit)),
                 runs.c.ended_at.is_not(None),
                 is_released(),
-                *is_free(),
+                *is_free(now),
                 *([is_of_one_gone()] if self.of_gone else []),
                 *([] if self.cutoff is None else [~is_of_one_changed_since(time_text(self.cutoff))]),
             )
@@ -188,7 +199,7 @@ class RemoveRuns(Work):
             session.execute(delete(table).where(table.c.run_id.in_(run_ids)))
         for run_id in run_ids:
             unit.forget_run(run_id)
-        gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids)
+        gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids, now)
         removed = Removed(len(found), sum(count for _, _, count in found), gone)
         self.done = run_ids, removed
         return removed
@@ -202,12 +213,13 @@ class RemoveRuns(Work):
             and (self.cutoff is None or not unit.changes_thread(candidate.thread_id))
         ]
 
-    def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str]) -> int:
+    def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str], now: str) -> int:
         """Remove threads that have no run any more, with what they remember; the others name the last run they have."""
         session = unit.session
         unused = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
         has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-        found = session.execute(select(threads.c.thread_id).where(threads.c.thread_id.in_(unused), may_go(), ~has_run))
+        goes = (threads.c.thread_id.in_(unused), may_go(now), ~has_run)
+        found = session.execute(select(threads.c.thread_id).where(*goes))
         gone = [thread_id for (thread_id,) in found]
         remove_checkpoints(session, gone)
         for table in (thread_labels, thread_states, threads):

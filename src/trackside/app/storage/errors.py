@@ -236,7 +236,7 @@ class EventConflictError(StorageError, ValueError):
 
 
 class RemovedThreadError(EventOrderError):
-    """Run {run_id!r} cannot begin: thread {thread_id!r} was removed, or its time is over, and its id is not given again as long as the log has anything of it. Take another id, or have the log cleared of it: a server or a worker that is up does so within a minute, or `trackside prune --older-than 0d --thread ID`."""  # noqa: E501
+    """Run {run_id!r} cannot begin: thread {thread_id!r} was removed, or its time is over, and its id is not given again as long as the log has anything of it. Take another id, or have the log cleared of it: a server or a worker that is up does so within a minute, or `trackside prune --older-than 0d --thread ID --yes`."""  # noqa: E501
 
 
 class StateTooLargeError(StorageError, ValueError):

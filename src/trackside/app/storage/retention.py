@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -283,14 +283,15 @@ async def _pages(readers: Readers, chosen: _Conditions) -> AsyncIterator[_Page]:
 
 
 def _look(connection: Connection, *, chosen: _Conditions, after: Candidate | None) -> _Page:
-    rows = connection.execute(_oldest(chosen, after)).all()
+    rows = connection.execute(_oldest(chosen, after, datetime.now(UTC))).all()
     candidates = [Candidate(*row) for row in rows]
     return _Page(candidates, _needed_by(connection, candidates))
 
 
-def _oldest(chosen: _Conditions, after: Candidate | None) -> Executable:
+def _oldest(chosen: _Conditions, after: Candidate | None, now: datetime) -> Executable:
+    facts = (runs.c.run_id, runs.c.thread_id, runs.c.created_at, runs.c.last_sequence)
     query = (
-        select(runs.c.run_id, runs.c.thread_id, runs.c.created_at, runs.c.last_sequence, last_position(), asks())
+        select(*facts, last_position(), asks(now))
         .where(*chosen, is_released())
         .order_by(runs.c.created_at, runs.c.run_id)
         .limit(_PAGE)
@@ -315,9 +316,10 @@ def _needed_by(connection: Connection, candidates: Sequence[Candidate]) -> dict[
 
 
 def _threads_left_empty(connection: Connection, outdated: Outdated) -> int:
-    goes = or_(*(and_(*chosen, is_released(), *is_free()) for chosen in outdated.each()))
+    now = datetime.now(UTC)
+    goes = or_(*(and_(*chosen, is_released(), *is_free(now)) for chosen in outdated.each()))
     its_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-    query = select(func.count()).select_from(threads).where(may_go(), its_run)
+    query = select(func.count()).select_from(threads).where(may_go(now), its_run)
     # Where a condition is about nothing (a run without an agent), it does not hold.
     stays = its_run.where(not_(func.coalesce(goes, false())))
     return connection.execute(query.where(not_(stays))).scalar_one()

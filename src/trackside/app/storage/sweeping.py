@@ -109,13 +109,18 @@ class Sweeper:
         _raise_one_of(failures)
         return swept
 
-    async def forget(self) -> int:
+    async def forget(self, *, expired: bool = False) -> int:
         """Remove now what threads remember that are gone, and nothing else; returns of how many it is gone.
+
+        Args:
+            expired: also remove threads whose time is over, which are gone by that.
 
         Raises:
             StorageError: the store failed; the next round goes on from there.
             Exception: what a checkpointer of somebody else's raised, as for `sweep`.
         """
+        if expired:
+            await self._expire()
         forgotten, failures = await self._forget_all()
         _raise_one_of(failures)
         return forgotten
