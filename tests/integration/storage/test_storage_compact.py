@@ -1,15 +1,18 @@
-"""An SQLite file gives the room that nothing fills back to the disk, unless somebody reads what was there."""
+"""An SQLite file has nothing in it of what was removed, and gives that room back to the disk unless somebody reads there."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trackside.app.storage import Store, maintenance
 from trackside.app.storage.errors import CompactBlockedError
 from trackside.app.storage.maintenance import compact_database
+from trackside.harness.ports import ThreadState
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -21,6 +24,33 @@ async def pruned(url: str, script) -> None:
     async with Store.open(url) as store:
         await store.append([run.started(), *(run.message("x" * 10_000) for _ in range(100)), run.completed()])
         assert (await store.prune(older_than=None)).runs == 1
+
+
+async def test_what_was_removed_is_not_in_the_file_however_sqlite_was_built(
+    url: str, path: Path, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def as_by_default(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", as_by_default)
+    run = script(start=LONG_AGO, thread_id="ada")
+    said = ["I am Ada", *("I am Ada, and there is more to say: " + "x" * 10_000 for _ in range(10))]
+    async with Store.open(url) as store:
+        await store.append([run.started(), *map(run.message, said), run.completed()])
+        await store.thread_states().save("ada", ThreadState({"name": "I am Ada"}))
+        await store.items.put(("memories", "ada"), "name", {"text": "I am Ada"})
+    assert b"I am Ada" in await asyncio.to_thread(path.read_bytes)
+
+    async with Store.open(url) as store:
+        await store.items.delete(("memories", "ada"), "name")
+        await store.threads_of(None).remove("ada")
+        await store.sweeper().sweep()
+
+    assert b"I am Ada" not in await asyncio.to_thread(path.read_bytes)
 
 
 @pytest.mark.usefixtures("pruned")

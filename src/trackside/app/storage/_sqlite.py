@@ -152,6 +152,7 @@ class SqliteDatabase:
             connection.execute(f"PRAGMA journal_size_limit = {BEGUN_ANEW}")
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA secure_delete = ON")  # what is removed is overwritten, however SQLite was built
         except BaseException:
             connection.close()
             raise
