@@ -292,6 +292,26 @@ async def test_a_breakpoint_compiled_in_is_passed_by_any_answer(stage: Any, answ
     assert resumed.values == {"notes": ["step", "after"]}
 
 
+@pytest.mark.parametrize("is_inside", [False, True], ids=["", "inside"])
+@pytest.mark.parametrize("answer", ["yes", True, {"approved": True}], ids=repr)
+@pytest.mark.parametrize("update", [None, {"notes": ["changed"]}], ids=repr)
+async def test_what_lets_a_graph_go_on_past_a_stop_answers_nothing_that_is_asked_behind_it(
+    stage: Any, answer: Any, update: Any, is_inside: bool
+) -> None:
+    nodes = graph_of(plain_step, ask, interrupt_before=["ask"])
+    builder = StateGraph(State).add_node("inner", nodes).add_edge(START, "inner") if is_inside else nodes.builder
+    graph = builder.compile(checkpointer=InMemorySaver(), interrupt_before=[] if is_inside else ["ask"])
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    command = {"resume": answer} if update is None else {"resume": answer, "update": update}
+    asked = await stage.play(graph, thread_id="t", command=command)
+    assert asked.status is RunStatus.interrupted
+    assert [question["value"] for question in asked.interrupts] == [{"question": "how many?"}]
+    assert asked.humans == []  # it is said to nobody
+    resumed = await stage.play(graph, thread_id="t", command={"resume": "three"})
+    assert resumed.values["notes"][-1] == "three"
+    assert [human["content"] for human in resumed.humans] == ["three"]
+
+
 async def test_a_breakpoint_at_every_node_stops_at_each(stage: Any) -> None:
     graph = graph_of(plain_step, after, checkpointer=InMemorySaver())
     outcome = await stage.play(graph, {"notes": []}, thread_id="t", interrupt_before="*")

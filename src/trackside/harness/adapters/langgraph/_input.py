@@ -51,13 +51,14 @@ class GraphInput:
             brought.value = Command(update=update, goto=goto)
             return brought
         by_id = _answers_of(run, questions.ids)
-        resume = by_id or run.resume
+        # At a stop, where nobody asked anything, an answer lets it go on: given to the graph it would be the answer to what
+        # that asks next, which nobody has read yet.
+        resume = by_id or None
         if questions.are_stale and len(by_id) == 1:
             resume = next(iter(by_id.values()))
-        # Past a breakpoint, where nobody asked anything, there may be nothing to bring.
         given = resume is not None or update is not None or goto
         brought.value = Command(update=update, goto=goto, resume=resume) if given else None
-        answers = [answer_message(answer) for answer in list(by_id.values()) or [run.resume]]
+        answers = [answer_message(answer) for answer in by_id.values()]
         brought.answers = [answer["content"] for answer in answers]
         brought.humans = [*answers, *brought.humans]
         return brought
