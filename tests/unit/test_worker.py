@@ -375,7 +375,9 @@ async def test_a_question_that_is_not_remembered_is_said_to_be_so() -> None:
         run.interrupt("Shall I?")
 
     async with ByManager(states=states) as runs:
-        result = await runs.run(asks, thread_id="t")
+        run = await runs.manager.start(RunSpec(asks, thread_id="t", stream_mode=["values", "updates"]))
+        said, result = [part async for part in run.stream()], await run.result()
+    assert said == []  # nobody could answer it
     assert result.error == "The agent waits for an answer, but its thread 't' does not remember it: disk full."
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from trackside.harness.context import Agent, AgentResult, RunContext, flaw_of
 from trackside.harness.ending import End, failed, unanswered
 from trackside.harness.errors import AgentOutputError, PayloadError
 from trackside.harness.journal import Journal
+from trackside.harness.logs import fields_of
 from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload, shortened
 from trackside.harness.ports import PausedRun, ThreadState
 from trackside.harness.questions import INTERRUPTS
 from trackside.harness.types import JsonObject, RunStatus
+
+logger = logging.getLogger("trackside.worker")
 
 
 def end_by(result: AgentResult, run: RunContext, journal: Journal, *, remembers: bool) -> End:
@@ -42,6 +46,23 @@ def left_by(agent: Agent, run: RunContext) -> ThreadState | None:
     return None if values is None else ThreadState(dict(values))
 
 
+def say_questions(end: End, run: RunContext) -> None:
+    """Have those who follow a run see what it has asked, once its thread remembers that: whoever answers may do so at once.
+
+    A graph, whose thread the harness does not keep, streams its questions itself.
+    """
+    state = end.remembers
+    if state is None or state.paused is None:
+        return
+    asks: JsonObject = {INTERRUPTS: state.paused.interrupts}
+    for mode, said in (("updates", asks), ("values", {**state.values, **asks})):
+        if mode in run.stream_modes:
+            try:
+                run.send(said, mode)
+            except Exception:  # the stream's failure: the question is open, and its run's end says so, too
+                logger.exception("what run %s asks could not be streamed", run.run_id, extra=fields_of(run))
+
+
 def _success(result: AgentResult, run: RunContext, *, remembers: bool) -> End:
     values = result.values
     if values is None and run.paused is not None:  # the question has been answered or overtaken
@@ -62,8 +83,6 @@ def _interrupted(result: AgentResult, run: RunContext, *, remembers: bool) -> En
         state=result.paused,
         agent=run.agent,
     )
-    if remembers:  # a graph has streamed them itself
-        _show(asks["interrupts"], run)
     return End(RunStatus.interrupted, _announced(asks), ThreadState(dict(run.values), paused) if remembers else None)
 
 
@@ -76,11 +95,3 @@ def _announced(asks: JsonObject) -> JsonObject:
     share = MAX_CHARS // len(questions)
     short = [{**shortened(question, share), "id": question["id"]} for question in questions]
     return {"interrupts": short, "sanitized": True}
-
-
-def _show(questions: Sequence[JsonObject], run: RunContext) -> None:
-    """Have those who follow a run see what it asks."""
-    asks: JsonObject = {INTERRUPTS: questions}
-    for mode, said in (("updates", asks), ("values", {**run.values, **asks})):
-        if mode in run.stream_modes:
-            run.send(said, mode)

@@ -46,7 +46,7 @@ from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
-from trackside.harness.verdict import end_by, left_by
+from trackside.harness.verdict import end_by, left_by, say_questions
 
 logger = logging.getLogger("trackside.worker")
 
@@ -413,7 +413,7 @@ class RunWorker:
         closing = [*self._outbox.take(), terminal]
         if settlement.status is not settlement.previous:
             closing.append(self._says.thread(settlement.previous, settlement.status))
-        told: JsonObject | None = dict(says)
+        told = dict(says)
         result = result_told(self.record, end, says)  # before observers get hold of what it says
         await self._announce(closing)
         if self._lost:
@@ -424,8 +424,7 @@ class RunWorker:
             missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
             result = as_missed(result, missed, self.delivery_error)
             is_lost = is_kept_nowhere(missed)
-            told = None if is_lost else told  # I14: what nobody keeps is not told
-            close_stream(self._services.stream, self.record, told)
+            close_stream(self._services.stream, self.record, None if is_lost else told)  # I14: nobody keeps it
         except BaseException as exc:  # noqa: BLE001  # whatever it is: the thread is given back, the end is announced and true
             self._say_failed("run %s has ended, but not all could be told", exc)
         await self._release(settlement.status)
@@ -481,6 +480,7 @@ class RunWorker:
         """Wait until the thread remembers. If it does not, that is how the run ends, unless it failed before."""
         try:
             await (saving.end() if saving.task.done() else self._stopper.watched(saving))
+            say_questions(end, self._run)
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             if "error" not in end.says:
                 return self._failed(exc)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
 import pytest
 from fleet_here import fleet_here
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
 from looking_graph import ids, looking
@@ -24,6 +27,7 @@ from trackside.app.settings import ServerSettings
 from trackside.app.streams.live_messages import message_of
 from trackside.app.streams.mirror import Mirrors
 from trackside.harness.context import AgentResult
+from trackside.harness.ids import new_id
 from trackside.harness.states import Caller
 
 
@@ -128,6 +132,29 @@ async def test_who_waits_for_a_run_that_asked_gets_its_question_also_when_its_th
         await store.sweeper().forget()
         assert await store.thread_states().load(run["thread_id"]) is None
         assert await runs.join(*place) == body
+
+
+@pytest.mark.parametrize("kind", ["function", "graph"])
+async def test_who_answers_as_soon_as_the_stream_asks_has_answered(have_fleet: Any, kind: str) -> None:
+    async def function(input: Any, run: RunContext) -> dict[str, Any]:
+        return {"answer": run.interrupt("sure?")}
+
+    def node(state: dict[str, Any]) -> dict[str, Any]:
+        return {"answer": interrupt("sure?")}
+
+    graph = StateGraph(dict).add_node("node", node).add_edge(START, "node").compile()
+    async with have_fleet({"asking": {"function": function, "graph": graph}[kind]}) as fleet:
+        one, other = (server.client.runs for server in fleet.servers)
+        for _ in range(3):
+            thread_id = new_id()
+            stream = one.stream(thread_id, "asking", input={"of": 1}, if_not_exists="create", stream_mode="updates")
+            async with asyncio.timeout(20):
+                async with aclosing(stream) as parts:
+                    async for part in parts:
+                        if "__interrupt__" in part.data:
+                            break
+                done = await other.wait(thread_id, "asking", command={"resume": "yes"})
+            assert done["answer"] == "yes"
 
 
 async def test_who_waits_for_a_run_that_did_not_say_values_is_not_told_that_there_were_none(have_fleet: Any) -> None:

@@ -1,5 +1,6 @@
 """Runs that wait for a human, and how they go on."""
 
+import asyncio
 import operator
 from typing import Annotated, Any, TypedDict
 
@@ -356,6 +357,30 @@ async def test_a_pause_without_a_checkpointer_is_an_error_that_says_so(
     agent = LangGraphAgent(graph_of(*nodes, **compiled))
     with pytest.raises(NoCheckpointerError, match="without a checkpointer: compile it with `checkpointer=`"):
         await agent.run(run_context({"notes": []}, **spec))
+
+
+async def test_a_question_that_nothing_can_remember_is_not_said(stage: Any) -> None:
+    outcome = await stage.play(graph_of(ask), {"notes": []}, stream_mode=["values", "updates"])
+    assert outcome.status is RunStatus.error
+    assert not [part for part in outcome.parts if "__interrupt__" in part.data]
+
+
+async def test_a_question_is_said_once_it_is_kept_behind_all_that_nodes_beside_it_say(stage: Any, saver: Any) -> None:
+    kept: list[Any] = []
+
+    async def beside(state: State) -> State:
+        await asyncio.sleep(0.1)  # in which it is asked
+        return {"notes": ["beside"]}
+
+    builder = StateGraph(State).add_node("ask", ask).add_node("beside", beside)
+    graph = builder.add_edge(START, "ask").add_edge(START, "beside").compile(checkpointer=saver)
+    run = await stage.start(graph, {"notes": []}, thread_id="t", durability="exit", stream_mode=["updates", "values"])
+    async for part in run.stream():
+        if "__interrupt__" in part.data:
+            kept += (await graph.aget_state({"configurable": {"thread_id": "t"}})).interrupts
+        said = part.data
+    assert [question.value for question in kept] == [{"question": "how many?"}] * 2
+    assert (said["notes"], len(said["__interrupt__"])) == (["beside"], 1)
 
 
 async def test_resuming_a_thread_that_waits_for_nothing_is_an_error(stage: Any, run_context: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from contextlib import aclosing
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -18,6 +19,10 @@ YES = {"resume": "yes"}
 
 class Orders(TypedDict, total=False):
     refunded: Annotated[list[int], operator.add]
+
+
+class Answers(TypedDict, total=False):
+    answers: Annotated[list[str], operator.add]
 
 
 class Refunds:
@@ -124,6 +129,62 @@ async def test_a_second_yes_to_the_question_of_a_checkpoint_is_none_to_the_next(
 
     assert (ended["status"], questions(state)) == ("error", ["Refund 8?"])
     assert done["refunded"] == [7, 8]
+
+
+class Approvals:
+    """Asks once, as a function or in a graph: there beside a node that takes longer, also from within a graph inside."""
+
+    def as_function(self) -> Any:
+        async def approve(input: Any, run: RunContext) -> dict[str, Any]:
+            return {"answers": [run.interrupt("Sure?")]}
+
+        return approve
+
+    def in_a_graph(self) -> Any:
+        return self._beside(self._ask).compile()
+
+    def inside(self) -> Any:
+        return self._beside(StateGraph(Answers).add_node("ask", self._ask).add_edge(START, "ask").compile()).compile()
+
+    def _beside(self, ask: Any) -> Any:
+        builder = StateGraph(Answers).add_node("asks", ask).add_node("slow", self._slow)
+        return builder.add_edge(START, "asks").add_edge(START, "slow")
+
+    async def _ask(self, state: Answers) -> Answers:
+        return {"answers": [interrupt("Sure?")]}
+
+    async def _slow(self, state: Answers) -> Answers:
+        await asyncio.sleep(0.2)  # in which the question is asked
+        return {"answers": ["slow"]}
+
+
+@pytest.mark.parametrize("mode", ["values", "updates"])
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        ("as_function", {}),
+        ("in_a_graph", {}),
+        ("in_a_graph", {"durability": "exit"}),
+        ("inside", {"durability": "exit", "stream_subgraphs": True}),
+    ],
+)
+async def test_who_answers_as_soon_as_the_stream_asks_has_answered(
+    serve_agents: Any, kind: str, asked: Any, mode: Any
+) -> None:
+    async with serve_agents({"approve": getattr(Approvals(), kind)()}) as served:
+        runs, thread_id, said = served.client.runs, new_id(), []
+        stream = runs.stream(thread_id, "approve", input={}, if_not_exists="create", stream_mode=mode, **asked)
+        async with aclosing(stream) as parts:
+            async for part in parts:
+                said.append(part.data)
+                if "__interrupt__" in part.data:
+                    break
+        done = await runs.wait(thread_id, "approve", command=YES)
+
+    assert [each["value"] for each in said[-1]["__interrupt__"]] == ["Sure?"]
+    assert "yes" in done["answers"]
+    if mode == "values" and kind != "as_function" and "stream_subgraphs" not in asked:
+        assert said[-1]["answers"] == ["slow"]  # what the node beside it has come to meanwhile
 
 
 @pytest.mark.parametrize("kind", ["in_nodes", "as_function"])

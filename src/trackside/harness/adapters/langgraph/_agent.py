@@ -155,8 +155,15 @@ class LangGraphAgent:
             NoParentGraphError: a node hands over to the graph around it.
             ErrorOutputError: the last that the graph says is that a tool has failed.
         """
-        saver = checkpointer_of(self._graph_for(run))
-        return await see_through(self._run(run), run, saver, has_timed_nodes=self._has_timed_nodes)
+        graph, state = self._graph_for(run), await self._state_of(run)
+        stream = GraphStream(run, graph, state.given, state.known_ids)
+        return await see_through(
+            self._run(run, graph, state, stream),
+            run,
+            checkpointer_of(graph),
+            has_timed_nodes=self._has_timed_nodes,
+            on_written=stream.say_questions,
+        )
 
     async def rollback(self, run: RunContext) -> str | None:
         """Put the thread back to what it was before this run; returns the checkpoint id that it had then, if any."""
@@ -221,12 +228,9 @@ class LangGraphAgent:
         """As `Describes`."""
         return await in_own_thread(subgraphs_of, self._graph, namespace, recurse=recurse)
 
-    async def _run(self, run: RunContext) -> AgentResult:
-        graph = self._graph_for(run)
-        state = await self._state_of(run)
+    async def _run(self, run: RunContext, graph: Graph, state: _RunState, stream: GraphStream) -> AgentResult:
         recorder = UsageRecorder(run)
         config = _config(run, state.origin, [recorder, StopGate(run)])
-        stream = GraphStream(run, graph, state.given, state.known_ids)
         try:
             value = await self._begin(run, graph, state)
             await stream.follow(value, config)

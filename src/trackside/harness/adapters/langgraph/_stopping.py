@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
 
@@ -72,9 +72,15 @@ keep_to_run(_run_of_task, None)
 
 
 async def see_through[T](
-    call: Coroutine[Any, Any, T], run: RunContext, saver: Saver | None, *, has_timed_nodes: bool
+    call: Coroutine[Any, Any, T],
+    run: RunContext,
+    saver: Saver | None,
+    *,
+    has_timed_nodes: bool,
+    on_written: Callable[[], None],
 ) -> T:
-    """Await the running of a graph, until nothing of it runs any more and its checkpoints are written.
+    """Await the running of a graph, until nothing of it runs any more and its checkpoints are written; then `on_written` is
+    called, if there is a checkpointer and this was not cancelled.
 
     After a success it is only looked for nodes that took longer than their `timeout`, and only if there are such nodes: to
     look takes as long as there are tasks.
@@ -97,15 +103,20 @@ async def see_through[T](
                 _cancel_nodes(run)
             cancel = exc
     outcome = Raised(cancel) if cancel is not None else graph_task.result()
+    is_written = saver is not None
     try:
         await settling.settle(hurried=isinstance(outcome, Raised))
     except Exception as exc:  # the store's failure
         if not isinstance(outcome, Raised):  # I18: the thread's next run would go on without what this one has done
             raise
         logger.warning("run %s: checkpoints could not be written: %s", run.run_id, exc, extra=fields_of(run))
+        is_written = False
+    has_to_stop = task is not None and task.cancelling() > cancels  # maybe since the checkpoints were written
+    if is_written and not has_to_stop:
+        on_written()
     if isinstance(outcome, Raised):
         raise outcome.exception
-    if task is not None and task.cancelling() > cancels:  # while the checkpoints were written
+    if has_to_stop:
         raise asyncio.CancelledError
     return outcome
 

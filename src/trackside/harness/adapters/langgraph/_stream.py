@@ -44,7 +44,8 @@ class GraphStream:
 
     A part goes out under the mode that was asked for; `messages` and `messages-tuple` are the same thing, as
     `[message or chunk, metadata]`. Of the state, `values` and `updates` show what the graph gives back by its output schema.
-    `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint.
+    `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint. What it asks is not passed on before
+    `say_questions`: an answer to it, which may come at once, is looked for among what the thread's checkpointer has.
 
     Raises:
         InvalidSpecError: a mode is not one that a graph streams.
@@ -56,7 +57,7 @@ class GraphStream:
         self.stopped = False
         self._run = run
         self._graph = graph
-        self._task = asyncio.current_task()
+        self._task: asyncio.Task[Any] | None = None
         self._asked: dict[str, tuple[str, ...]] = {mode: (mode,) for mode in run.stream_modes if mode in _GRAPH_MODES}
         if messages := tuple(sorted(run.stream_modes & _MESSAGES)):
             self._asked["messages"] = messages
@@ -65,11 +66,12 @@ class GraphStream:
         self._outlet = Outlet(graph)
         self._state: Any = None
         self._shown: Json = None
+        self._asking: list[tuple[str, JsonObject, tuple[str, ...]]] = []
         self._title: str | None = None
 
     async def follow(self, value: Any, config: RunnableConfig) -> None:
         """Let the graph run to its end, or to where it waits."""
-        run = self._run
+        run, self._task = self._run, asyncio.current_task()
         modes = list(_NEEDED | self._asked.keys() | ({"checkpoints"} if self._marks else set()))
         subgraphs = run.stream_subgraphs and bool(self._asked)
         options: dict[str, Any] = {
@@ -105,6 +107,14 @@ class GraphStream:
                     self._take(event["data"]["chunk"])
                 elif TAG_HIDDEN not in event.get("tags", ()):
                     self._run.send(whole(event), _EVENTS)
+
+    def say_questions(self) -> None:
+        """Pass on what the graph has asked: all that it has put is where those who answer look for it."""
+        asking, self._asking = self._asking, []
+        for mode, asked, inside in asking:
+            newest = self._shown if mode == "values" and not inside else None  # nodes beside it have come to their ends
+            said = {**newest, INTERRUPT: asked[INTERRUPT]} if isinstance(newest, dict) else asked
+            self._run.send(said, mode, namespace=inside)
 
     def _stops(self, field: str, names: Sequence[str] | str | None) -> Sequence[str] | str | None:
         if names is None or names == "*":
@@ -155,6 +165,9 @@ class GraphStream:
             return shown  # what has changed is nothing that goes out
         if self._marks and mode == "messages":
             _add_blocks(shown, payload[0])
+        if mode in _NEEDED and isinstance(shown, dict) and INTERRUPT in shown:
+            self._asking.append((mode, shown, inside))
+            return shown
         for name in self._asked[mode]:
             self._run.send(shown, name, namespace=inside)
         return shown
