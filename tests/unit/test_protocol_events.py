@@ -344,3 +344,29 @@ def test_what_no_event_can_be_made_of_is_a_gap_and_is_said_once(
     assert [record.message for record in caplog.records] == [
         "something that run a has said is missing to those who follow its thread: KeyError"
     ]
+
+
+def test_a_question_that_was_answered_in_vain_is_said_again_once() -> None:
+    hub = StreamHub()
+    question = {"id": "q", "value": "why?"}
+    begin(hub, "a")
+    hub.close("a", end={"status": "interrupted", "interrupts": [question]})
+    with follow(hub, WATCH, since=0) as reader:
+        begin(hub, "b", command={"resume": {"q": "because"}})
+        hub.close("b", end={"status": "error", "retried_as": "c"})
+        begin_attempt(hub, "c", "b")
+        hub.close("c", end={"status": "error", "error": "no"})
+        said = ["running", "input.requested", "interrupted", "running", "input.answered", "running", "failed"]
+        assert methods(events_of(reader)) == said
+        assert reader.log.in_doubt == "c"
+        reader.log.ask_again("a", [question])
+        assert events_of(reader) == []
+        reader.log.ask_again("c", [question, {"id": "stays", "value": "?"}, {"next": ["node"]}])
+        reader.log.ask_again("c", [question])
+        assert methods(events_of(reader)) == ["input.requested"]
+        begin(hub, "d", command={"resume": {"q": "because"}})
+        reader.log.catch_up()
+        reader.log.ask_again("c", [question])
+        assert methods(events_of(reader)) == ["running", "input.answered"]
+        hub.close("d", end={"status": "success"})
+        assert (methods(events_of(reader)), reader.log.in_doubt) == (["completed"], None)

@@ -3,7 +3,7 @@
 import pytest
 
 from trackside.app.dashboard.questions import answers_read, closed_by, only_answer, questions_of
-from trackside.app.streams.live_messages import answers_in
+from trackside.app.streams.live_messages import answers_in, names_questions
 from trackside.harness.errors import UnansweredError, UnknownQuestionError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import PausedRun
@@ -48,8 +48,26 @@ def test_people_read_what_was_answered_and_not_how_it_was_addressed() -> None:
     assert answers_said({NO_QUESTION: "yes"}) == "yes"
     assert answers_said({"call_1": "yes", NO_QUESTION: None}) == {"call_1": "yes"}
     assert answers_read({"call_1": "yes", NO_QUESTION: None}, asked) == [("Which?", "yes")]
-    assert answers_in({"call_1": "yes", NO_QUESTION: None}) == ("call_1",)
     assert closed_by({"command": {"resume": {"call_1": 1, NO_QUESTION: None}}}, ["call_1", "call_2"]) == {"call_1"}
     assert only_answer({one: {"approved": True}}) == {"approved": True}
     assert only_answer({"mood": "good"}) == {"mood": "good"}
     assert only_answer({one: 1, "other": 2}) == {one: 1, "other": 2}
+
+
+@pytest.mark.parametrize(
+    ("resume", "is_by_id"),
+    [
+        ({"call_1": "yes", NO_QUESTION: None}, True),
+        ({NO_QUESTION: "yes"}, True),
+        ({new_id(): "yes"}, True),
+        ({"call_1": "yes"}, False),
+        ("yes", False),
+        ({}, False),
+    ],
+)
+def test_an_answer_by_ids_is_told_from_a_mapping_that_is_one(resume: object, is_by_id: bool) -> None:
+    answers = answers_in(resume)
+
+    assert answers == (tuple(resume) if isinstance(resume, dict) else ())
+    assert names_questions(answers) is is_by_id
+    assert answers_in(None) is None

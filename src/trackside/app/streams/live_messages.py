@@ -7,13 +7,13 @@ at the end, with a default; what is more than that is another version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from trackside.app.streams.frames import Frame
-from trackside.harness.questions import answers_said
+from trackside.harness.questions import NO_QUESTION, is_question_id
 
 VERSION: Final = b"\x01"
 MOST_BYTES: Final = 480 * 1024
@@ -151,13 +151,17 @@ def bytes_about(frame: Frame) -> int:
 
 
 def answers_in(resume: Any) -> tuple[str, ...] | None:
-    """Which questions an answer is about, without what it says."""
-    resume = answers_said(resume)
+    """Which questions an answer is about, without what it says; with the mark that these are ids, if it has that."""
     if resume is None:
         return None
     if not isinstance(resume, Mapping):
         return ()
     return tuple(str(name)[:200] for name in list(resume)[:100])
+
+
+def names_questions(answers: Collection[str]) -> bool:
+    """Whether these are ids of questions, and not names in an answer that is a mapping itself, or none."""
+    return NO_QUESTION in answers or (bool(answers) and all(map(is_question_id, answers)))
 
 
 def end_as_said(says: Mapping[str, Any]) -> dict[str, Any]:

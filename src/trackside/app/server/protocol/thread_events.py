@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from trackside.app.attempts import last_attempt
@@ -22,6 +23,8 @@ from trackside.app.streams.thread_feed import PER_MS, FeedReader
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import ThreadStatus
+
+logger = logging.getLogger("trackside.server")
 
 _WORD_OF_WATCHERS: Final = 0.5
 """Seconds after the end of a run in which it may still be under way, from another server, that somebody has watched it."""
@@ -114,8 +117,23 @@ class ProtocolEvents:
                 return
             elif reader.log.moved and self._elsewhere is None:
                 self._follow_elsewhere(reader, reader.log.moved.pop())
+            elif reader.log.in_doubt is not None:
+                await self._ask_again(reader.log, reader.log.in_doubt)
             elif not await reader.wait():
                 await outlet.write([HEARTBEAT])
+
+    async def _ask_again(self, log: ThreadEventLog, run_id: str) -> None:
+        """Say what is open still of what a run was to answer that has failed: it is off every page since it began."""
+        log.in_doubt = None  # the others, who read the same, wait for this
+        try:
+            thread = await self.parts.store.thread(self.states.thread.thread_id)
+            if thread is not None:
+                log.ask_again(run_id, (await replace(self.states, thread=thread).state()).interrupts)
+        except TracksideError as exc:  # the thread's agent is not served here, or cannot say
+            logger.warning("what run %s has left open is not said to those who follow its thread: %s", run_id, exc)
+        except BaseException:
+            log.in_doubt = run_id  # the client has gone: whoever else follows the thread looks
+            raise
 
     async def _look_back(self, reader: EventReader) -> None:
         """Of a thread on which nothing has happened here, say what the client has missed: what is asked, or how it ended.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -116,14 +116,19 @@ class RunAsEvents:
         if says.get("retried_as") is not None:  # it goes on, as another run
             return []
         stops = says.get("interrupts") or () if event == "interrupted" else ()
+        asked = self.ask(stops, at)
+        self._lifecycle(event, at, status=status.value, error=error)
+        if event == "interrupted" and self._values is not None:
+            self._say("values", self._values, at=at)
+        return asked
+
+    def ask(self, stops: Iterable[Mapping[str, Any]], at: int) -> list[str]:
+        """Say what of this is a question; the ids of these."""
         asked: list[str] = []
         for stop in stops:
             with self._harmless():
                 if not is_breakpoint(stop):
                     asked.append(self._ask(stop, at))
-        self._lifecycle(event, at, status=status.value, error=error)
-        if event == "interrupted" and self._values is not None:
-            self._say("values", self._values, at=at)
         return asked
 
     def complain(self, exc: Exception) -> None:

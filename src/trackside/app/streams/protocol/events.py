@@ -14,11 +14,13 @@ from typing import Any, Final, Self
 
 from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import now_ms
+from trackside.app.streams.live_messages import names_questions
 from trackside.app.streams.protocol._event import TAIL, Event
 from trackside.app.streams.protocol._inside import Namespace
 from trackside.app.streams.protocol._runs import MARKS, RunAsEvents, parts_of_state
 from trackside.app.streams.protocol.wanted import GAP, Wanted, only_lifecycle
 from trackside.app.streams.thread_feed import (
+    PER_MS,
     FeedItem,
     FeedReader,
     Start,
@@ -43,11 +45,13 @@ class ThreadEventLog(Ring[Event]):
         "_aliases",
         "_began_at",
         "_feed",
+        "_hidden",
         "_over",
         "_runs",
         "_seen",
         "_started",
         "highest",
+        "in_doubt",
         "last",
         "moved",
         "open_questions",
@@ -59,6 +63,11 @@ class ThreadEventLog(Ring[Event]):
         self.last: RunAsEvents | None = None
         """The run that has begun last."""
         self.open_questions: list[str] = []
+        """Those that nobody has answered yet, and no run has begun without regard to them."""
+        self._hidden: set[str] = set()
+        """The others, until the run that they are off every page for has come to something."""
+        self.in_doubt: str | None = None
+        """A run that has failed, so that what it was to answer may be open still: the thread's state says so."""
         self.moved: list[str] = []
         """Runs that another process goes on with, and whose end nobody waits for yet."""
         self.past = range(0)
@@ -122,7 +131,8 @@ class ThreadEventLog(Ring[Event]):
             return (0, True) if since == 0 else place_among(self, since, _number_of)
         if self._started:
             return min(self._started.values()) - 1, True
-        if self.last is None or (only_lifecycle(wanted.channels) and self.watched and not self.open_questions):
+        asks = bool(self.open_questions) and self.last is not None and self.last.event == "interrupted"
+        if self.last is None or (only_lifecycle(wanted.channels) and self.watched and not asks):
             return self.added, True
         return self._began_at - 1, True
 
@@ -172,6 +182,18 @@ class ThreadEventLog(Ring[Event]):
             self.past = range(before + 1, self.highest + 1)
         self._feed.wake()
 
+    def ask_again(self, run_id: str, questions: Iterable[Mapping[str, Any]]) -> None:
+        """Say again which questions are open that a run was to answer which has failed, unless another one has begun."""
+        self.catch_up()
+        run = self.last
+        if run is None or run.run_id != run_id or run_id in self._runs:
+            return
+        open_ids = {str(question.get("id")): question for question in questions}
+        run.ask((open_ids[each] for each in open_ids if each in self._hidden), self.highest // PER_MS)
+        self.open_questions = [each for each in open_ids if each in self._hidden or each in self.open_questions]
+        self._hidden.clear()
+        self._feed.wake()
+
     def note_next(self, run_id: str, known_as: str) -> None:
         """A run that comes goes on for another one, as which clients know it; or it is known as itself."""
         self._aliases[run_id] = known_as
@@ -188,12 +210,12 @@ class ThreadEventLog(Ring[Event]):
         if item.kind == "part":
             (run or self._found_late(item)).take(item.what)
         elif item.kind == "started":
-            answered = self._answered(item.what.answers)
             start: Start = item.what
+            answered = None if start.answers is None else self._answered(start.answers)
             known_as = self._name_of(item.run_id, start.retry_of)
             run = RunAsEvents(item.run_id, self._say, agent=start.agent, modes=start.modes, known_as=known_as)
-            self._begun(run)
-            run.begin(item.at, answered)
+            self._begun(run, answered)
+            run.begin(item.at, answered or [])
         elif item.kind == "missed":
             why = item.what.why or "what was said there has not come here"
             self._say(GAP, json_bytes({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
@@ -250,9 +272,11 @@ class ThreadEventLog(Ring[Event]):
                 self._say("checkpoints", json_bytes(mark), at=item.at)
             self._say("values", values, at=item.at)
 
-    def _begun(self, run: RunAsEvents) -> None:
-        self.last = run
-        self.open_questions = []
+    def _begun(self, run: RunAsEvents, answered: Collection[str] | None = None) -> None:
+        """A run has begun that brings these answers, or (None) begins without regard to what is asked."""
+        self.last, self.in_doubt = run, None
+        self._hidden.update(self.open_questions if answered is None else answered)
+        self.open_questions = [question for question in self.open_questions if question not in self._hidden]
         self._runs[run.run_id] = run
         self._started[run.run_id] = self._began_at = self.added + 1
 
@@ -260,8 +284,11 @@ class ThreadEventLog(Ring[Event]):
         asked = run.end(says, at)
         if self.last is not None:  # else nobody who comes hears of it
             self._over.append(run.run_id)
-        if run is self.last:
+        if run is self.last and run.event == "failed":
+            self.in_doubt = run.run_id if self._hidden or self.open_questions else None
+        elif run is self.last and run.event != "running":
             self.open_questions = asked
+            self._hidden.clear()
         if (again := says.get("retried_as")) is not None and again not in self._runs:
             self.note_next(str(again), run.known_as)
         self._leave(run.run_id)
@@ -270,12 +297,12 @@ class ThreadEventLog(Ring[Event]):
         self._runs.pop(run_id, None)
         self._started.pop(run_id, None)
 
-    def _answered(self, answers: Collection[str] | None) -> list[str]:
+    def _answered(self, answers: Collection[str]) -> list[str]:
         """The open questions that a run brings answers to, by what it says of them."""
         asked = self.open_questions
-        if answers is None:
-            return []
-        return [question for question in asked if question in answers] or (asked if len(asked) == 1 else [])
+        named = [question for question in asked if question in answers]
+        is_for_any = not named and len(asked) == 1 and not names_questions(answers)
+        return asked if is_for_any else named
 
     def _say(
         self,
