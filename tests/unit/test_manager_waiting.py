@@ -56,17 +56,24 @@ async def test_a_run_that_waits_for_the_next_of_its_thread_hears_that_this_would
         assert (await started[0].result()).output == "later", "nobody is refused the result who is not in its way"
 
 
+@pytest.mark.parametrize("above", WAITING.values(), ids=WAITING)
 @pytest.mark.parametrize("wait", WAITING.values(), ids=WAITING)
-async def test_a_run_hears_that_one_that_waits_for_it_is_before_what_it_waits_for(wait: Any) -> None:
+async def test_a_run_hears_that_one_that_waits_for_it_is_before_what_it_waits_for(wait: Any, above: Any) -> None:
     behind: list[RunHandle] = []
 
     async def supervises(input: Any) -> Any:
-        return (await (await manager.start(RunSpec("asks"))).result()).output
+        below = await manager.start(RunSpec("asks"))
+        await above(manager, below)
+        return (await below.result()).output
 
     async def asks(input: Any) -> Any:
-        return (await (await manager.start(RunSpec("notes"))).result()).output
+        below = await manager.start(RunSpec("notes"))
+        await above(manager, below)
+        return (await below.result()).output
 
     async def notes(input: Any, run: RunContext) -> str:
+        while len(manager._runs.waits._by_thread) < 2:  # until both wait: a task of theirs may not have begun
+            await asyncio.sleep(0)
         behind.append(await manager.start(RunSpec("answers", thread_id="customer")))
         match = f"has to end before run '{behind[0].run_id}', which is waiting for this run through others"
         with pytest.raises(WaitsForItselfError, match=match):
@@ -82,6 +89,95 @@ async def test_a_run_hears_that_one_that_waits_for_it_is_before_what_it_waits_fo
         assert (result.status, result.output) == (RunStatus.success, "noted"), result.error
         assert (await behind[0].result()).output == "later"
         assert manager._runs.waits._by_thread == {}
+
+
+async def test_a_run_that_follows_another_hears_it_as_soon_as_that_waits_for_what_can_never_come() -> None:
+    said = asyncio.Event()
+
+    async def supervises(input: Any) -> list[Any]:
+        heard = []
+        with pytest.raises(WaitsForItselfError):
+            async for part in (await manager.start(RunSpec("reports"))).stream(modes=["custom"]):
+                heard.append(part.data)  # type: ignore[union-attr]  # it misses none
+                await said.wait()
+        return heard
+
+    async def reports(input: Any, run: RunContext) -> Any:
+        run.send("begun")
+        behind = await manager.start(RunSpec("answers", thread_id="customer"))
+        run.send("nobody asked for that", mode="debug")
+        run.send("waits")
+        asyncio.get_running_loop().call_soon(said.set)
+        return (await behind.result()).output
+
+    async def answers(input: Any) -> str:
+        return "later"
+
+    async with RunManager({"supervises": supervises, "reports": reports, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("supervises", thread_id="customer"))).result()
+        assert result.output == ["begun", "waits"], result.error
+
+
+async def test_a_run_that_follows_another_until_it_has_heard_enough_is_in_nobodys_way() -> None:
+    below: list[RunHandle] = []
+
+    async def supervises(input: Any) -> str:
+        below.append(await manager.start(RunSpec("reports")))
+        async for _ in below[0].stream():
+            return "heard"
+        return "heard nothing"
+
+    async def reports(input: Any, run: RunContext) -> Any:
+        await asyncio.sleep(0)  # until somebody waits for what it says
+        behind = await manager.start(RunSpec("answers", thread_id="customer"))
+        run.send("begun")
+        return (await behind.result()).output
+
+    async def answers(input: Any) -> str:
+        return "later"
+
+    async with RunManager({"supervises": supervises, "reports": reports, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("supervises", thread_id="customer"))).result()
+        assert result.output == "heard", result.error
+        assert (await below[0].result()).output == "later"
+        assert manager._runs.waits._by_thread == {}
+
+
+async def test_a_run_may_follow_itself_beside_its_work() -> None:
+    following: list[asyncio.Task[None]] = []
+    heard: list[Any] = []
+
+    async def says(input: Any, run: RunContext) -> None:
+        async def follow() -> None:
+            heard.extend([part.data async for part in manager.stream(run.run_id)])  # type: ignore[union-attr]
+
+        following.append(asyncio.create_task(follow()))
+        await asyncio.sleep(0)
+        run.send("a word")
+
+    async with RunManager({"says": says}) as manager:
+        await (await manager.start(RunSpec("says"))).result()
+        await following[0]
+        assert heard == ["a word"]
+
+
+@pytest.mark.parametrize("wait", WAITING.values(), ids=WAITING)
+async def test_a_run_that_comes_later_waits_for_its_turn_though_it_would_have_been_refused_now(wait: Any) -> None:
+    later: list[RunHandle] = []
+
+    async def delegates(input: Any, run: RunContext) -> None:
+        spec = RunSpec("answers", thread_id=run.thread_id, after_seconds=0.01, multitask="reject")
+        later.append(await manager.start(spec))
+        with pytest.raises(WaitsForItselfError):
+            await wait(manager, later[0])
+
+    async def answers(input: Any) -> str:
+        return "later"
+
+    async with RunManager({"delegates": delegates, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("delegates"))).result()
+        assert result.status is RunStatus.success, result.error
+        assert (await later[0].result()).output == "later"
 
 
 async def test_of_runs_that_wait_for_what_is_behind_each_other_the_last_hears_that_this_would_be_for_ever() -> None:

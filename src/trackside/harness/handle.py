@@ -54,7 +54,7 @@ class RunHandle:
     def stream(
         self, *, after: int | None = None, modes: Collection[str] | None = None
     ) -> AsyncIterator[StreamPart | StreamGap]:
-        """The run's live output, from the part after `after`, to the end."""
+        """The run's live output, from the part after `after`, to the end; raises as `RunManager.stream`."""
         return self._manager.stream(self.run_id, after=after, modes=modes)
 
     async def cancel(self, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False) -> RunRecord:

@@ -317,11 +317,10 @@ class RunManager:
         Raises:
             UnknownRunError, InvalidSpecError: there is no such run, or no such part or mode can be.
             NoStreamHereError: another process executes it, whose output does not come here.
-            WaitsForItselfError: it is called by a run that has to end before this one begins.
+            WaitsForItselfError: it is called by a run that has to end before this one can say more.
         """
         self._closing.check_the_loop()
-        if (execution := self._runs.get(run_id)) is not None and execution.waits:
-            self._runs.waits.check_turn(execution.worker.record)
+        execution = self._runs.get(run_id)
         after, modes = followed(after, modes)
         stream = self._services.stream
         try:
@@ -338,7 +337,10 @@ class RunManager:
                 raise NoStreamHereError(run_id=run_id, why=ELSEWHERE)
         if is_final(status):
             stream.close(run_id)  # so that whoever joins late gets to the end, also if nothing is kept
-        async for part in stream.follow(run_id, after=after, modes=modes):
+        parts = stream.follow(run_id, after=after, modes=modes)
+        if execution is not None:
+            parts = self._runs.waits.followed(parts, execution.worker.record, execution.outcome)
+        async for part in parts:
             yield part
 
     async def aclose(self, *, grace: float | None = None) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from types import coroutine
+from typing import Any, NamedTuple
 
 from trackside.harness.errors import WaitsForItselfError
 from trackside.harness.observer import RunResult
@@ -17,14 +20,21 @@ class _Wait(NamedTuple):
     own: RunWorker
     awaited: RunRecord
     outcome: Outcome
+    pending: asyncio.Future[Any] | None = None
+    """What comes next of what is followed, if that is what is waited for."""
 
     @property
     def is_over(self) -> bool:
-        return self.outcome.settled or self.own.is_ending
+        is_heard = self.pending is not None and self.pending.done()
+        return is_heard or self.outcome.settled or self.own.is_ending
 
 
 class Waits:
-    """The waits of a manager's runs for the results of others.
+    """The waits of a manager's runs for the results of others, and for what they say.
+
+    Whatever code of a run waits, the run counts as waiting: nobody can tell a task for which its agent waits, as a node of a
+    graph, from one that the agent lets be. One that was made with a context of its own belongs to no run. What is followed
+    over HTTP is not known here, as a client may go at any part.
 
     Args:
         caller: gives the run at work that the calling code belongs to, if there is one.
@@ -39,7 +49,8 @@ class Waits:
         """The result of a run, for the calling code.
 
         Raises:
-            WaitsForItselfError: as `check_turn`.
+            WaitsForItselfError: its own run has to end before that one can: it is the same, or behind it on their thread, or
+                waits, through whatever others, for one of these.
             NoResultHereError, ManagerLoopError: as `Outcome.wait`.
         """
         own = None if outcome.settled else self._caller()
@@ -49,18 +60,18 @@ class Waits:
         with self._under_way(_Wait(own, awaited, outcome)):
             return await outcome.wait()
 
-    def check_turn(self, awaited: RunRecord) -> None:
-        """See that the calling code does not wait for a run that cannot end before the run that the code belongs to.
+    def followed[T](self, parts: AsyncIterator[T], said_by: RunRecord, outcome: Outcome) -> AsyncIterator[T]:
+        """What a run says, for the calling code, which waits for that run as long as there is nothing to be had of it.
 
-        Args:
-            awaited: one that has not ended.
+        What follows its own run is beside its agent, and waits for nothing that this does not come to.
 
         Raises:
-            WaitsForItselfError: it would: for its own run, for one that is behind it on their thread, or for one that waits,
-                through whatever others, for one of these.
+            WaitsForItselfError: as `result_of`, for the first part, or for a later one.
         """
-        if (own := self._caller()) is not None:
-            self._check(own, awaited)
+        own = self._caller()
+        if own is None or own.record.run_id == said_by.run_id:
+            return parts
+        return self._parts(parts, _Wait(own, said_by, outcome))
 
     def _check(self, own: RunWorker, awaited: RunRecord) -> None:
         record, seen = own.record, {awaited.run_id}
@@ -82,6 +93,33 @@ class Waits:
             if not wait.is_over and (wait.own.record.run_id == run.run_id or _queues(run)):
                 yield wait.awaited
 
+    async def _parts[T](self, parts: AsyncIterator[T], wait: _Wait) -> AsyncIterator[T]:
+        while True:
+            try:
+                part = await self._noted(_next_of(parts), wait)
+            except StopAsyncIteration:
+                return
+            yield part
+
+    @coroutine
+    def _noted[T](self, steps: Coroutine[Any, Any, T], wait: _Wait) -> Generator[Any, Any, T]:
+        """What these steps come to. It is a wait from where they cannot go on by themselves, until they may."""
+        go_on: Callable[[], Any] = partial(steps.send, None)
+        while True:
+            try:
+                pending = go_on()
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            go_on = partial(steps.send, None)
+            one = wait._replace(pending=pending)
+            try:
+                if not one.is_over:  # its run may have ended, and left this behind
+                    self._check(one.own, one.awaited)
+                with self._under_way(one):
+                    yield pending
+            except BaseException as exc:  # noqa: BLE001  # as the steps say, which have to end properly
+                go_on = partial(steps.throw, exc)
+
     @contextmanager
     def _under_way(self, wait: _Wait) -> Generator[None]:
         thread_id, key = wait.own.record.thread_id, object()
@@ -95,5 +133,12 @@ class Waits:
                 self._by_thread.pop(thread_id, None)
 
 
+async def _next_of[T](parts: AsyncIterator[T]) -> T:
+    return await anext(parts)
+
+
 def _queues(run: RunRecord) -> bool:
-    return run.multitask is MultitaskStrategy.enqueue  # others have those before them make room
+    """Whether it waits for those before it on its thread. Others have them make room, or were refused if it was taken."""
+    if run.multitask is MultitaskStrategy.reject:
+        return run.due_at is not None
+    return run.multitask is MultitaskStrategy.enqueue
