@@ -146,8 +146,9 @@ class Closing:
     async def _close(self) -> None:
         runs = self._runs
         while runs.remain and not self._grace_over.is_set():  # again for what was started meanwhile
-            runs.part_with(runs.not_due(self._clock.now()), _SHUTDOWN)
-            await runs.drain(self._grace_over)
+            now = self._clock.now()
+            runs.part_with(runs.not_due(now), _SHUTDOWN)
+            await runs.drain(self._grace_over, due=now)
         # In one step with the stop: a run that is refused a start from here on is cancelled, and did not fail.
         self._stopping = True
         self._be_patient(_LEAST_PATIENCE)

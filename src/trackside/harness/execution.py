@@ -226,14 +226,21 @@ class Executions:
 
     def not_due(self, now: datetime) -> list[Execution]:
         """The runs for whose time nobody waits: those that are not due, unless one that is at work has started them."""
-        not_due = (run for run in self.all() if run.waits_for(now))
-        return [run for run in not_due if not self._at_work(run.worker.record.parent_run_id)]
+        return [run for run in self.all() if run.waits_for(now) and not self._may_be_awaited(run)]
 
-    async def drain(self, enough: asyncio.Event) -> None:
-        """Wait until every run has ended that is there, or until somebody says that this is enough."""
+    def _may_be_awaited(self, run: Execution) -> bool:
+        return self._at_work(run.worker.record.parent_run_id) is not None
+
+    async def drain(self, enough: asyncio.Event, *, due: datetime | None = None) -> None:
+        """Wait until every run has ended that is there, or until somebody says that this is enough.
+
+        With `due` not for a run that is to begin after that: whoever is at work and has started it ends first, and then
+        nobody waits for its time.
+        """
         if not self.remain or enough.is_set():
             return
-        outcomes = [execution.outcome for execution in self._by_id.values()]
+        here = self._by_id.values()
+        outcomes = [run.outcome for run in here if not (due and run.waits_for(due) and self._may_be_awaited(run))]
         ended = asyncio.create_task(_all_done(outcomes, list(self._tasks)), name="trackside-drain")
         over = asyncio.create_task(enough.wait(), name="trackside-enough")
         await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)

@@ -49,6 +49,7 @@ async def test_a_run_that_may_finish_may_start_runs_and_wait_for_them(
 
     async def leads(input: Any) -> list[Any]:
         before = await stage.start("work", "quick before", after_seconds=after_seconds)
+        await stage.start("work", "quick, another day", after_seconds=86_400)  # nor for that
         asked.set()
         await closes.wait()
         await stage.start("work", "long")  # which it does not wait for
