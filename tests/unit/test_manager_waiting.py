@@ -16,6 +16,7 @@ from trackside.harness import (
     RunStatus,
     WaitsForItselfError,
     current_run,
+    run_agent,
 )
 
 
@@ -198,6 +199,60 @@ async def test_of_runs_that_wait_for_what_is_behind_each_other_the_last_hears_th
     async with RunManager({"crosses": crosses, "answers": answers}) as manager:
         runs = [await manager.start(RunSpec("crosses", other, thread_id=own)) for own, other in ("ab", "ba")]
         assert sorted([(await run.result()).output for run in runs]) == ["an answer", "goes on"]
+
+
+@pytest.mark.parametrize("wait", WAITING.values(), ids=WAITING)
+async def test_what_a_run_calls_in_place_waits_for_no_run_that_waits_for_its_caller(wait: Any) -> None:
+    behind: list[RunHandle] = []
+
+    async def calls(input: Any) -> Any:
+        result = await run_agent(passes_on)
+        return result.output or result.error
+
+    async def passes_on(input: Any) -> Any:
+        return (await run_agent(asks)).output
+
+    async def asks(input: Any) -> str:
+        behind.append(await manager.start(RunSpec("answers", thread_id="customer")))
+        with pytest.raises(WaitsForItselfError, match=f"has to end before run '{behind[0].run_id}'"):
+            await wait(manager, behind[0])
+        return "goes on"
+
+    async def answers(input: Any) -> str:
+        return "later"
+
+    async with RunManager({"calls": calls, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("calls", thread_id="customer"))).result()
+        assert (result.status, result.output) == (RunStatus.success, "goes on"), result.error
+        assert (await behind[0].result()).output == "later"
+
+
+async def test_what_a_run_that_was_called_in_place_has_left_behind_may_wait_for_what_comes_behind_its_caller() -> None:
+    heard: list[asyncio.Task[Any]] = []
+    over, waits = asyncio.Event(), asyncio.Event()
+
+    async def calls(input: Any) -> str:
+        await run_agent(leaves)
+        over.set()
+        await waits.wait()
+        return "called"
+
+    async def leaves(input: Any) -> None:
+        async def later() -> Any:
+            await over.wait()
+            behind = await manager.start(RunSpec("answers", thread_id="customer"))
+            asyncio.get_running_loop().call_soon(waits.set)
+            return (await behind.result()).output
+
+        heard.append(asyncio.create_task(later()))
+
+    async def answers(input: Any) -> str:
+        return "later"
+
+    async with RunManager({"calls": calls, "answers": answers}) as manager:
+        result = await (await manager.start(RunSpec("calls", thread_id="customer"))).result()
+        assert result.output == "called", result.error
+        assert await heard[0] == "later"
 
 
 async def test_a_run_hears_that_one_for_whose_result_it_waits_waits_for_it() -> None:

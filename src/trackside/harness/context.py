@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from trackside.harness.calls import Call, CallKind
@@ -26,6 +27,8 @@ MAX_DEPTH = 8
 _VALUES = frozenset({"values"})  # what nearly every run asks for: one set serves them all
 
 _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=None)
+_callers: ContextVar[Mapping[str, RunContext]] = ContextVar("trackside_callers", default=MappingProxyType({}))
+"""By the ids of runs that were called in place: the runs whose code has called them, and waits for them."""
 _of_one_run: list[tuple[ContextVar[Any], Any]] = []
 """What is said within one run for itself, and what each run that it starts begins with instead."""
 
@@ -38,6 +41,16 @@ def current_run() -> RunContext | None:
 def run_of(task: asyncio.Task[Any]) -> RunContext | None:
     """The run that a task belongs to, which may be asked from any thread."""
     return task.get_context().get(_current)
+
+
+def caller_of(run: RunContext) -> RunContext | None:
+    """For code of this run: the run that has called it in place, and waits for it; None if none has, or it has ended."""
+    return None if run.is_closed else _callers.get().get(run.run_id)
+
+
+def call_in_place(run_id: str, caller: RunContext) -> None:
+    """Say in a context of its own which run waits for this one, the code of which begins in it."""
+    _callers.set({**_callers.get(), run_id: caller})
 
 
 def depth_below(parent: RunContext | None) -> int:
@@ -323,6 +336,11 @@ class RunContext:
             if place not in self._given and known in (None, mark):
                 return place
         return None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run has ended, so that what is left of its code is by itself."""
+        return self._port is _NOWHERE
 
     def close(self) -> None:
         """The run has ended: what leftover code still sends or says through this goes nowhere."""

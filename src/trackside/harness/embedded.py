@@ -17,7 +17,7 @@ from trackside.harness.amounts import timeout_of
 from trackside.harness.arguments import check_ports
 from trackside.harness.bounding import IN_LINE
 from trackside.harness.budget import Budget
-from trackside.harness.context import current_run, depth_below
+from trackside.harness.context import call_in_place, current_run, depth_below
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop
 from trackside.harness.errors import ThreadBusyError
@@ -198,6 +198,8 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     turn = None if admission.ready else embedded.turn_of(record.run_id)
     context = copy_context()
     context.run(_above.set, {**above, record.thread_id: record.run_id})
+    if parent is not None:
+        context.run(call_in_place, record.run_id, parent)
     name, loop = f"trackside-run-{record.run_id}", asyncio.get_running_loop()
     task = asyncio.Task(_take_turn(worker, turn), loop=loop, name=name, context=context, eager_start=True)
     cancelled: tuple[Any, ...] | None = None  # what the cancel says, by which its sender knows it

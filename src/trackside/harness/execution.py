@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from trackside.harness.bounding import MissedStats
-from trackside.harness.context import current_run
+from trackside.harness.context import caller_of, current_run
 from trackside.harness.ending import Stop
 from trackside.harness.errors import ClosesItselfError, NoResultHereError
 from trackside.harness.exits import interrupt_loop
@@ -126,8 +126,13 @@ class Executions:
         return self._caller() is not None
 
     def _caller(self) -> RunWorker | None:
-        """The run at work that the calling code belongs to. What an agent leaves behind may wait for whatever comes next."""
+        """The run at work that the calling code belongs to, or that has called that one in place, and waits for it.
+
+        What an agent leaves behind may wait for whatever comes next.
+        """
         run = current_run()
+        while run is not None and run.run_id not in self._by_id:
+            run = caller_of(run)
         return None if run is None else self._at_work(run.run_id)
 
     def _at_work(self, run_id: str | None) -> RunWorker | None:
