@@ -14,6 +14,7 @@ from raw_postgres import RawConnection
 
 from trackside import AgentLimits, RunContext, RunSpec
 from trackside.app.settings import EngineSettings, Settings, WorkerSettings
+from trackside.app.storage.errors import ServerUnreachableError
 from trackside.app.storage.fleet import ReadyRun
 from trackside.app.wiring import open_app
 
@@ -105,6 +106,34 @@ async def test_a_defect_costs_a_worker_no_place_and_no_run(have_fleet: Any, monk
         await until(lambda: failed.is_set() and crowd.ended == 1)
         await until(lambda: worker.stats().running == 0)
         assert not any(loop.done() for loop in worker._loops)
+
+
+async def test_a_worker_that_the_database_does_not_answer_leaves_offers_to_others(
+    have_fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd, asked = Crowd(), []
+    crowd.go.set()
+    async with have_fleet({"crowd": crowd.agent}, workers=2, servers=1, worker=WorkerSettings(concurrency=1)) as fleet:
+        manager, (away, well) = fleet.servers[0].app.manager, (worker.worker for worker in fleet.workers)
+
+        async def fails(*runs: Any) -> Any:
+            asked.append(runs[0])
+            raise ServerUnreachableError(database="db", why="it does not answer")
+
+        with monkeypatch.context() as cut:
+            cut.setattr(away._coordinator, "take", fails)
+            cut.setattr(away._coordinator, "take_any", fails)
+            for number in range(12):
+                await manager.start(RunSpec("crowd", number))
+                await until(lambda ended=number + 1: crowd.ended == ended)
+            assert well.stats().taken_total == 12
+            assert len([runs for runs in asked if isinstance(runs, list)]) <= 1
+        crowd.go.clear()
+        for number in range(2):
+            await manager.start(RunSpec("crowd", number))
+        await until(lambda: crowd.now == 2)
+        assert away.stats().taken_total == 1
+        crowd.go.set()
 
 
 async def test_a_first_run_that_waited_for_its_time_knows_what_its_thread_was_given_meanwhile(have_fleet: Any) -> None:

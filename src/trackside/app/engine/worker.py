@@ -104,6 +104,9 @@ class FleetWorker:
         self._offers: Offers | None = None
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self._is_answered = asyncio.Event()
+        self._is_answered.set()
+        """Whether the database does, as far as is known. Else all offers are left to others, until a look finds that it does."""
         self._look_soon = asyncio.Event()
         self._stopping = False
         self._more_waits = False
@@ -180,12 +183,15 @@ class FleetWorker:
     async def _accept_offers(self) -> None:
         async with self._engine.join(self.worker_id, self._pools, on_stop=self._hear_stop) as offers:
             self._offers = offers
-            offers.note_free(self._places - self._busy)
+            offers.note_free(self._room)
             try:
                 while True:
-                    await self._has_room.wait()
+                    while not (self._has_room.is_set() and self._is_answered.is_set()):
+                        await self._has_room.wait()
+                        await self._is_answered.wait()
                     offer = await offers.next()
-                    if not self._reserve(1):  # a look has filled the last place meanwhile
+                    # A look may have filled the last place meanwhile, or the database be away.
+                    if not (self._is_answered.is_set() and self._reserve(1)):
                         offer.decline(after=0.0)
                         continue
                     self._spawn(self._answer(offer), f"trackside-offer-{offer.run_id or 'look'}")
@@ -261,6 +267,7 @@ class FleetWorker:
         taken: list[str] = []
         try:
             taken = await self._coordinator.take_any(room)
+            self._is_answered.set()
         except Exception as exc:  # noqa: BLE001  # whatever it is, nobody would look any more if this went on
             self._say_failed(exc)
             await asyncio.sleep(_TROUBLE)
@@ -303,7 +310,7 @@ class FleetWorker:
             return
         self._busy -= places
         self._note()
-        if self._more_waits:
+        if self._more_waits or not self._is_answered.is_set():
             self._look_soon.set()
 
     def _note(self) -> None:
@@ -316,7 +323,12 @@ class FleetWorker:
         for tell in self.on_change:
             tell()
         if self._offers is not None:
-            self._offers.note_free(0 if self._stopping else free)
+            self._offers.note_free(self._room)
+
+    @property
+    def _room(self) -> int:
+        """How many offers it takes now."""
+        return 0 if self._stopping or not self._is_answered.is_set() else self._places - self._busy
 
     def _hear_stop(self, run_id: str) -> None:
         self._coordinator.nudge()  # which runs shall stop, the database says
@@ -324,13 +336,17 @@ class FleetWorker:
     def _say_failed(self, exc: Exception) -> None:
         if self._stopping or self._is_outdated:
             return
+        was_answered = self._is_answered.is_set()
+        self._is_answered.clear()
+        self._look_soon.set()
         if isinstance(exc, SchemaMovedOnError) and self.on_outdated:
             self._is_outdated = True
             for tell in self.on_outdated:
                 tell(str(exc))
         else:
             defect = None if isinstance(exc, StorageError | ClosedError) else exc
-            logger.warning("no run can be taken for now: %s", exc, exc_info=defect)
+            if defect is not None or was_answered:
+                logger.warning("no run can be taken for now: %s", exc, exc_info=defect)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
