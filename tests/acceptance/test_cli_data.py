@@ -166,6 +166,17 @@ def test_prune_asks_on_a_terminal(terminal, database: Path, answer: bytes, left:
     assert rows(database, "SELECT count(*) FROM runs") == [(left,)]
 
 
+async def test_what_has_ended_since_prune_asked_stays(terminal: Any, database: Path) -> None:
+    one = terminal("prune", "--older-than", "0d", columns=120)
+    await asyncio.to_thread(one.wait_for, "Remove 5 runs with 10 events, and 5 threads")
+    await record(f"sqlite:///{database}", runs=4)
+    one.press(b"y\r")
+
+    assert await asyncio.to_thread(one.wait) == 0
+    assert "Removed 5 runs with 10 events, and 5 threads." in one.text
+    assert rows(database, "SELECT count(*) FROM runs") == [(4,)]
+
+
 @pytest.mark.parametrize("age", ["30", "soon", "-3d", "99999999999999w"])
 def test_an_age_that_is_none(here: Run, age: str) -> None:
     said = here("prune", f"--older-than={age}", "--yes")

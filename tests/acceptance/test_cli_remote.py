@@ -409,6 +409,28 @@ def test_subscriptions_are_seen_to_wherever_that_is_said(served: Served, here: T
     assert objects(here("parked", "mail", "-n", "1", "--json", *at))[0]["state"] == "retry"
 
 
+async def test_what_is_parked_while_somebody_is_asked_is_not_given_up(
+    served: Served, terminal: Any, place: str
+) -> None:
+    name = f"post-{place}"
+    async with Store.open(served.database) as store:
+        await store.subscriptions.open(name, start="beginning")
+        async with await store.subscriptions.acquire(name) as consumer:
+            await consumer.read()
+            await consumer.park(1, "no such user")
+            await consumer.park(3, "no such user")
+            shown = terminal("parked", name, "drop", *served.at(place), columns=120)
+            await asyncio.to_thread(shown.wait_for, f"Give up 2 events that {name} has parked, for good? [y/N]")
+            await consumer.park(2, "the receiver is away")
+        shown.press(b"y\r")
+        assert await asyncio.to_thread(shown.wait) == 0
+        left = [one.stored.position for one in await store.subscriptions.parked(name)]
+        await store.subscriptions.delete(name)
+
+    assert "2 events dropped." in shown.text
+    assert left == [2]
+
+
 def test_a_key_does_what_it_may(served: Served, here: Trackside) -> None:
     for permission, code in {"read": 2, "run": 0}.items():
         at = served.at("server", permission)

@@ -11,11 +11,11 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, override
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -38,8 +38,10 @@ from trackside.app.server.log import ServerLog
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import EVENT_STREAM, Endpoint, all_endpoints
 from trackside.app.settings import AccessSettings, ServerSettings, Settings
+from trackside.app.storage import _subscription_consumer
 from trackside.app.wiring import open_app
 from trackside.harness import RunContext
+from trackside.testing import make_run
 
 DIALECTS = ("sqlite",)
 
@@ -656,6 +658,35 @@ async def test_a_subscription_is_moved_to_no_place_that_nobody_named(serve_agent
             answer = await somebody.http.post("/ui/subscription/seek", data=form, headers={"hx-request": "true"})
             assert answer.status_code == 422, (to, position, answer.text)
         assert await inventory(served.app.store) == before
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=1), -timedelta(minutes=1)], ids=["ahead", "behind"])
+async def test_what_a_page_has_counted_is_what_is_dropped_whatever_the_clock_of_who_parks_says(
+    serve_agents: ServeAgents, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        @override
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + ahead
+
+    monkeypatch.setattr(_subscription_consumer, "datetime", Clock)
+    async with serve_agents(AGENTS) as served, browsing(served.url) as somebody:
+        await served.app.store.append(make_run())
+        subscriptions = served.app.store.subscriptions
+        await subscriptions.open("mail", start="beginning")
+        async with await subscriptions.acquire("mail") as consumer:
+            await consumer.read()
+            for position in (1, 2):
+                await consumer.park(position, "no such user")
+            shown = await somebody.http.get("/ui/subscriptions/mail")
+            await consumer.park(3, "the receiver is away")
+        until = re.findall(r'name="until" value="([^"]*)"', shown.text)[-1]
+        form = {"name": "mail", "until": until, "csrf": await somebody.token("/ui")}
+        answer = await somebody.http.post("/ui/subscription/drop", data=form, headers={"hx-request": "true"})
+        left = [one.stored.position for one in await subscriptions.parked("mail")]
+
+    assert (answer.status_code, left) == (200, [3])
 
 
 async def test_it_is_there_where_it_is_mounted(database_url: str) -> None:

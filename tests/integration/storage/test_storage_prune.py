@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -170,6 +170,16 @@ async def test_only_runs_that_fit(store: Store, script, filter: dict[str, Any], 
 
     assert {run.run_id for run in await store.runs()} == set("abcd") - gone
     assert (done, done.runs) == (foreseen, len(gone))
+
+
+async def test_a_moment_is_as_good_as_an_age(store: Store, script) -> None:
+    first, second = script("a", "t-a", LONG_AGO), script("b", "t-b", LONG_AGO + DAY)
+    await store.append([*first.whole(), *second.whole()])
+    before = (LONG_AGO + DAY).astimezone(timezone(timedelta(hours=2)))
+
+    assert await store.prune(older_than=before, dry_run=True) == removed(1, 5, 1)
+    assert await store.prune(older_than=before) == removed(1, 5, 1)
+    assert [run.run_id for run in await store.runs()] == ["b"]
 
 
 async def test_a_thread_goes_with_its_last_run_and_else_names_the_last_that_it_has(store: Store, script) -> None:
@@ -425,6 +435,7 @@ async def test_a_big_run_goes_in_one_piece_and_small_ones_together(store: Store,
         ("older_than", -DAY),
         ("older_than", timedelta.max),
         ("older_than", 3),
+        ("older_than", datetime(2026, 1, 31)),  # which lacks its offset
         ("status", "running"),
         ("status", "asleep"),
         ("status", 7),

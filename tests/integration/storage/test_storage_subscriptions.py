@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -652,6 +652,7 @@ class TestParking:
         for position in (1, 3):
             await consumer.park(position, "no")
         until = max(parked.parked_at for parked in await subs.parked("mail"))
+        assert (await subs.get("mail")).last_parked_at == until
         await consumer.park(2, "the receiver is away")
 
         decide = subs.drop_parked if drops else subs.retry_parked
@@ -659,6 +660,11 @@ class TestParking:
         left = {parked.stored.position: parked.state.value for parked in await subs.parked("mail")}
         assert left == ({2: "parked"} if drops else {1: "retry", 2: "parked", 3: "retry"})
         assert await decide("mail") == len(left)
+        assert (await subs.get("mail")).last_parked_at == (None if drops else max(await self.times(subs)))
+
+    @staticmethod
+    async def times(subs: Subscriptions) -> list[datetime]:
+        return [parked.parked_at for parked in await subs.parked("mail")]
 
     async def test_failures_are_shown_until_something_is_handled(self, subs: Subscriptions) -> None:
         await subs.open("mail", start="beginning", on_failure="block")

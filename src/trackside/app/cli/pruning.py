@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from trackside.app.cli.arguments import read_age
@@ -47,12 +47,13 @@ def prune(options: PruneOptions) -> ExitCode:
     """Remove old runs, if that is what the person wants."""
     interrupt_on_stop_signals()
     settings = load_settings({"database.url": options.database})
-    older_than = read_age(options.older_than, _OLDER_THAN, now=datetime.now(UTC))
+    # One moment for the question and for what is done then: nothing is removed that has grown old enough in between.
+    before = (now := datetime.now(UTC)) - read_age(options.older_than, _OLDER_THAN, now=now)
     console = standard_output()
     foreseen: PruneReport | None = None
     if options.dry_run or not options.yes:
         # Nothing is held open while somebody thinks about it.
-        foreseen, thread_id = run_loop(_prune, settings, options, older_than, dry_run=True)
+        foreseen, thread_id = run_loop(_prune, settings, options, before, dry_run=True)
         if options.dry_run or not foreseen.runs:
             return _show(console, options, foreseen, removed=False)
         of_thread = "" if thread_id is None else f"of thread {thread_id}: "
@@ -64,7 +65,7 @@ def prune(options: PruneOptions) -> ExitCode:
     # With --yes nobody has counted before; a bar wants to know how much there is.
     total = None if foreseen is None else foreseen.runs
     with Progress("Removing", "run", total=total, broken_off=_broken_off) as progress:
-        report, _ = run_loop(_prune, settings, options, older_than, dry_run=False, progress=progress)
+        report, _ = run_loop(_prune, settings, options, before, dry_run=False, progress=progress)
     return _show(console, options, report, removed=True)
 
 
@@ -75,7 +76,7 @@ def _broken_off(runs: int) -> str:
 async def _prune(
     settings: Settings,
     options: PruneOptions,
-    older_than: timedelta,
+    before: datetime,
     *,
     dry_run: bool,
     progress: Progress | None = None,
@@ -89,7 +90,7 @@ async def _prune(
         if not dry_run:
             await records.forget_threads(expired=True)
         report = await store.prune(
-            older_than=older_than,
+            older_than=before,
             status=options.status,
             agent=options.agent,
             thread_id=thread_id,

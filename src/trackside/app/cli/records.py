@@ -237,8 +237,8 @@ class Records(Protocol):
         """Have a parked event delivered again, or all of them; how many that are."""
         ...
 
-    async def drop_parked(self, name: str, position: int | None = None) -> int:
-        """Give a parked event up, or all of them; how many that are."""
+    async def drop_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
+        """Give a parked event up, or all of them, or all that were parked until then; how many that are."""
         ...
 
     async def workers(self) -> list[WorkerNow]:

@@ -213,9 +213,9 @@ class RemoteRecords:
         """Have parked events delivered again."""
         return await self._decide(name, "parked/retry", position)
 
-    async def drop_parked(self, name: str, position: int | None = None) -> int:
+    async def drop_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
         """Give parked events up."""
-        return await self._decide(name, "parked/drop", position)
+        return await self._decide(name, "parked/drop", position, until)
 
     async def workers(self) -> list[WorkerNow]:
         """The processes that look after runs."""
@@ -233,8 +233,9 @@ class RemoteRecords:
             return False
         return True
 
-    async def _decide(self, name: str, what: str, position: int | None) -> int:
-        body = await self._subscription("POST", name, what, {"position": position})
+    async def _decide(self, name: str, what: str, position: int | None, until: datetime | None = None) -> int:
+        moment = {} if until is None else {"until": until.isoformat()}
+        body = await self._subscription("POST", name, what, {"position": position, **moment})
         return self._connection.decode(body, Decided).count
 
     async def _subscription(self, method: str, name: str, what: str = "", body: Any = None) -> bytes:

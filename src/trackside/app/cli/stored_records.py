@@ -179,9 +179,9 @@ class StoredRecords:
         """Have parked events delivered again."""
         return await self._store.subscriptions.retry_parked(name, position)
 
-    async def drop_parked(self, name: str, position: int | None = None) -> int:
+    async def drop_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
         """Give parked events up."""
-        return await self._store.subscriptions.drop_parked(name, position)
+        return await self._store.subscriptions.drop_parked(name, position, until=until)
 
     async def workers(self) -> list[WorkerNow]:
         """The processes that look after runs."""

@@ -174,11 +174,16 @@ def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, dr
     if dry_run:
         stands = _stands(place, name, positions)
         return _foretell(stands, f"would be given {_chosen(stands, positions)} again", json=json)
-    return _decide(place, name, lambda records: records.retry_parked, positions, "will be delivered again", json=json)
+
+    async def decide(records: Records, position: int | None) -> int:
+        return await records.retry_parked(name, position)
+
+    return _decide(place, name, decide, positions, "will be delivered again", json=json)
 
 
 def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consent: Consent, *, json: bool) -> ExitCode:
-    """Give parked events up, if that is what the person wants."""
+    """Give parked events up, if that is what the person wants; who is asked about all gives up those that were counted."""
+    until: datetime | None = None
     if consent.dry_run or not consent.yes:
         stands = _stands(place, name, positions)
         dropped = _chosen(stands, positions)
@@ -189,7 +194,15 @@ def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consen
             f"Give up {what}, for good?", yes=False, would=f"{what} would be given up for good"
         ):
             return not_done("Nothing was given up.")
-    return _decide(place, name, lambda records: records.drop_parked, positions, "dropped", json=json)
+        if not positions:
+            if not stands.parked:
+                return _decided(name, 0, "dropped", json=json)
+            until = stands.last_parked_at
+
+    async def decide(records: Records, position: int | None) -> int:
+        return await records.drop_parked(name, position, until=until)
+
+    return _decide(place, name, decide, positions, "dropped", json=json)
 
 
 def _chosen(stands: Subscription, positions: Sequence[int] | None) -> str:
@@ -242,18 +255,21 @@ def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], s
 def _decide(
     place: Place,
     name: str,
-    method: Callable[[Records], Callable[[str, int | None], Awaitable[int]]],
+    decide: Callable[[Records, int | None], Awaitable[int]],
     positions: Sequence[int] | None,
     done: str,
     *,
     json: bool,
 ) -> ExitCode:
-    async def decide(records: Records) -> int:
+    async def decide_all(records: Records) -> int:
         await _see_parked(records, name, positions)
         chosen: Sequence[int | None] = sorted({*positions}) if positions else [None]
-        return sum([await method(records)(name, position) for position in chosen])
+        return sum([await decide(records, position) for position in chosen])
 
-    number = _in_records(place, decide)
+    return _decided(name, _in_records(place, decide_all), done, json=json)
+
+
+def _decided(name: str, number: int, done: str, *, json: bool) -> ExitCode:
     told: JsonObject = {"subscription": name, "events": number}
     return _show([told], lambda console: console.print(f"{count(number, 'event')} {done}."), json=json)
 

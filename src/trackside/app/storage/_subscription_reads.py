@@ -36,12 +36,13 @@ STRETCH: Final = 10_000
 def standing(name: str | None = None) -> Select[Any]:
     """How subscriptions stand: all of them by name, or one. It does not matter how long the log is."""
     oldest = select(events.c.occurred_at).where(events.c.position > subscriptions.c.cursor)
-    parked = select(func.count()).where(parked_events.c.subscription == subscriptions.c.name)
+    its_parked = parked_events.c.subscription == subscriptions.c.name
     query = select(
         subscriptions,
         (LOG_END - subscriptions.c.cursor).label("behind"),
         oldest.order_by(events.c.position).limit(1).scalar_subquery().label("oldest_at"),
-        parked.scalar_subquery().label("parked"),
+        select(func.count()).where(its_parked).scalar_subquery().label("parked"),
+        select(func.max(parked_events.c.parked_at)).where(its_parked).scalar_subquery().label("last_parked_at"),
     ).order_by(subscriptions.c.name)
     return query if name is None else query.where(subscriptions.c.name == name)
 
@@ -57,6 +58,7 @@ def subscription_of(row: Row[Any], now: LeaseClock) -> Subscription:
         behind=row.behind,
         oldest_at=row.oldest_at,
         parked=row.parked,
+        last_parked_at=row.last_parked_at,
         consumer=row.consumer if seconds_left(row.clock, row.lease_until, now) else None,
         failures=row.failures,
         last_error=row.last_error,

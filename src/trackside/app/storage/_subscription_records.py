@@ -132,6 +132,11 @@ class Subscription:
     """When the first event after the cursor occurred, wanted or not; None if there is none."""
     parked: int
     """How many events are parked."""
+    last_parked_at: datetime | None = None
+    """When the last of them was parked, or tried once more in vain; None if there are none.
+
+    By the clock of who parked it: as `until` it has just those decided on that are counted here.
+    """
     consumer: str | None
     """Who reads it now; None if nobody has a lease."""
     failures: int

@@ -106,13 +106,13 @@ class Outdated:
     def since(
         cls,
         now: datetime,
-        older_than: timedelta | None,
+        older_than: timedelta | datetime | None,
         *,
         status: AnyOf[RunStatus] | None,
         agent: str | None,
         thread_id: str | None,
     ) -> Outdated:
-        """Those that ended so long before `now`.
+        """Those that ended so long before `now`, or before a moment.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -143,11 +143,17 @@ def _cutoff(now: datetime, older_than: Any) -> datetime | None:
     if older_than is None:
         return None
     try:
-        if older_than >= timedelta(0):
+        if isinstance(older_than, datetime):
+            if older_than.tzinfo is not None:
+                return older_than.astimezone(UTC)
+        elif older_than >= timedelta(0):
             return now - older_than  # type: ignore[no-any-return]  # a time less a length of time
     except (TypeError, OverflowError):
         pass
-    why = "it is a timedelta from 0 up that does not reach behind the year 1, or None for all that have ended"
+    why = (
+        "it is a timedelta from 0 up that does not reach behind the year 1, a moment with its offset, or None for all that "
+        "have ended"
+    )
     raise InvalidQueryError(field="older_than", value=older_than, why=why)
 
 

@@ -278,7 +278,7 @@ class Store(StoreReading, StoreCancelling):
     async def prune(
         self,
         *,
-        older_than: timedelta | None,
+        older_than: timedelta | datetime | None,
         status: AnyOf[RunStatus] | None = None,
         agent: str | None = None,
         thread_id: str | None = None,
@@ -293,8 +293,8 @@ class Store(StoreReading, StoreCancelling):
         A prune that was cut short has removed some of the runs, and the next one goes on.
 
         Args:
-            older_than: how long ago they ended, and with a thread's last run how long ago the thread was changed; None:
-                whenever.
+            older_than: how long ago they ended, and with a thread's last run how long ago the thread was changed, or before
+                which moment; None: whenever.
             status: only runs that ended with this status, or one of these, of which there has to be one.
             agent: only of this agent.
             thread_id: only of this thread.

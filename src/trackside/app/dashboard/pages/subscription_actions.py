@@ -32,7 +32,7 @@ class Named(Form, kw_only=True):
 
 
 class Parked(Form, kw_only=True):
-    """Which of its parked events; all that were parked when the page was made if no position is said."""
+    """Which of its parked events; without a position all that the page has counted."""
 
     name: str
     position: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -41,7 +40,7 @@ async def show_subscriptions(call: Call[None, None]) -> Any:
 @page(routes, "/ui/subscriptions/{name:path}")
 async def show_subscription(call: Call[None, None]) -> Any:
     """One subscription: where it stands, what it wants, what it has parked."""
-    name, now = call.path["name"], datetime.now(UTC)
+    name = call.path["name"]
     refused, one = await _asked(call, api.get_subscription, path={"name": name})
     after, complaint = _after_of(call)
     parked: Sequence[ParkedInfo] = ()
@@ -56,7 +55,6 @@ async def show_subscription(call: Call[None, None]) -> Any:
         place="subscriptions",
         twins=(twin, f"{twin}/parked") if "/" not in name else (),
         name=name,
-        now=now,
         refused=refused,
         one=one,
         parked=parked,

@@ -34,7 +34,10 @@ class SubscriptionSeek(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ParkedChoice(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One parked event; without a position all, or with `until` all that were parked until then."""
+    """One parked event; without a position all, or with `until` all that were parked until then.
+
+    The `last_parked_at` of a subscription as `until` means those that it had parked when that was read.
+    """
 
     position: Position | None = None
     until: Time | None = None
@@ -58,6 +61,8 @@ class SubscriptionInfo(Struct, frozen=True, kw_only=True):
     behind: int
     oldest_at: datetime | None
     parked: int
+    last_parked_at: datetime | None
+    """When the last of them was parked or tried once more in vain; as `until` it means those that are counted here."""
     consumer: str | None
     failures: int
     last_error: str | None
