@@ -283,6 +283,7 @@ def test_a_run_goes_on_in_the_server_and_is_watched_here(served: Served, here: T
     answered = objects(here("resume", thread, "7", "--json", *at))
     assert answered[-1]["result"]["output"] == {"said": 7}
     assert here("resume", thread, "7", *at).returncode == 2  # it waits no more
+    assert "does not wait for an answer" in here("resume", thread.upper(), "7", *at).stderr  # which is whole
     (run,) = objects(here("runs", "--text", "acme", "--json", *at))
     assert run["metadata"] == {"customer": "acme"}
     again = objects(here("retry", run["run_id"], "--json", *at))

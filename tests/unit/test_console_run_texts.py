@@ -16,6 +16,7 @@ from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of
 from trackside.app.dashboard.pages._run_texts import said, used_by
 
+THREAD = "01a21687-8cbe-7000-8b6d-14a2352dfe24"
 NASTY = 'it\'s $HOME `id` "quoted" \\ \n!! <b>&amp; \u202e --flag ünï'
 
 
@@ -92,7 +93,7 @@ def test_tables_of_what_was_used_add_up() -> None:
 
 
 def commands(request: Any, *, goes_on: bool = False, **fields: Any) -> Commands:
-    known = {"run_id": "r-1", "thread_id": "t-1", "agent": "chat", "metadata": {}, "base_url": "http://h:1", **fields}
+    known = {"run_id": "r-1", "thread_id": THREAD, "agent": "chat", "metadata": {}, "base_url": "http://h:1", **fields}
     return commands_of(request=request, goes_on=goes_on, asks_who=True, **known)
 
 
@@ -127,15 +128,16 @@ def test_what_is_copied_is_what_was_asked_for_to_a_shell(text: str) -> None:
     request = {"input": {"messages": [{"role": "user", "content": text}]}}
     copied = commands(request, metadata={"who": NASTY, "n": 3}, goes_on=True)
     place = ["--url", "http://h:1", "--api-key", "the key"]
-    assert words(copied.run)[:10] == ["trackside", "run", *place, "--thread", "t-1", "--metadata", f"who={NASTY}"]
+    assert words(copied.run)[:10] == ["trackside", "run", *place, "--thread", THREAD, "--metadata", f"who={NASTY}"]
     name, values = parsed(copied.run)
     assert (name, values["url"], values["api_key"]) == ("run", "http://h:1", "the key")
-    assert (values["agent"], values["thread"], values["metadata"]) == ("chat", "t-1", [f"who={NASTY}"])
+    assert (values["agent"], values["thread"], values["metadata"]) == ("chat", THREAD, [f"who={NASTY}"])
     given = words(copied.run)[-1]
     assert given == text or json.loads(given) == request["input"]
     assert given == text or not text[:1].isalpha() or text == "true"
+    assert copied.curl is not None
     sent = words(copied.curl)
-    assert sent[4] == "http://h:1/threads/t-1/runs"
+    assert sent[4] == f"http://h:1/threads/{THREAD}/runs"
     assert sent[6] == "X-Api-Key: the key"
     assert json.loads(sent[-1]) == {"assistant_id": "chat", **request, "metadata": {"who": NASTY, "n": 3}}
 
@@ -147,6 +149,7 @@ def test_what_is_copied_has_nothing_that_a_terminal_obeys(sign: str) -> None:
     copied = commands(request, metadata={"who": text, text: "who", "n": "1"}, goes_on=True)
     resumed = commands({"command": {"resume": text}}, goes_on=True)
     for command in (copied.run, copied.curl, resumed.run, resumed.curl):
+        assert command is not None
         assert command.replace(" \\\n", "").isprintable()
     assert json.loads(words(copied.run)[-1]) == request["input"]
     assert words(copied.run).count("--metadata") == 1
@@ -157,8 +160,20 @@ def test_what_is_copied_has_nothing_that_a_terminal_obeys(sign: str) -> None:
 def test_an_answer_is_copied_as_one() -> None:
     copied = commands({"command": {"resume": {"q": NASTY}}}, goes_on=True)
     name, values = parsed(copied.run)
-    assert (name, values["thread"], values["url"]) == ("resume", "t-1", "http://h:1")
+    assert (name, values["thread"], values["url"]) == ("resume", THREAD, "http://h:1")
     assert json.loads(values["answer"]) == {"q": NASTY}
+
+
+@pytest.mark.parametrize("thread", ["order 7", "acme/42", THREAD.upper()])
+def test_on_a_thread_that_is_not_served_over_http_no_command_goes_over_http(thread: str) -> None:
+    copied = commands({"input": "hello"}, thread_id=thread, goes_on=True)
+    assert words(copied.run) == ["trackside", "run", "--thread", thread, "chat", '"hello"']
+    answered = commands({"command": {"resume": True}}, thread_id=thread, goes_on=True)
+    assert words(answered.run) == ["trackside", "resume", thread, "true"]
+    assert copied.curl is answered.curl is None
+    anew = commands({"input": "hello"}, thread_id=thread)  # which gets a thread of its own
+    assert words(anew.run)[2:4] == ["--url", "http://h:1"]
+    assert "http://h:1/runs" in words(anew.curl or "")
 
 
 @pytest.mark.parametrize("agent", ["chat", "-x"])
@@ -176,6 +191,7 @@ def test_what_is_copied_is_what_the_command_line_reads(agent: str, given: Any) -
 
 def test_what_no_command_line_holds_is_saved_first() -> None:
     copied = commands({"input": "x" * 100_000})
+    assert copied.curl is not None
     assert len(copied.run) + len(copied.curl) < 1_000
     assert shlex.split(copied.run)[-1] == "@input.json"
     assert copied.input_file == "request.json"

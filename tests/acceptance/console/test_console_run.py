@@ -379,7 +379,8 @@ async def test_a_thread_that_the_command_line_has_named_is_shown_with_the_comman
         await expect(page.locator("#run-questions form")).to_have_count(0)
         for name in ("Delete", "Fork"):
             await expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
-        await expect(page.locator("#run-top")).to_contain_text(f"trackside delete {run['run_id']}")
+        delete = await page.locator("#run-top code").filter(has_text="delete").inner_text()
+        assert delete == f"trackside delete run {run['run_id']}"
         await page.locator("#stream-details > summary").click()
         await expect(page.locator("#stream-state")).to_have_text("nothing can be had here now")
         assert await seen.violations() == []
@@ -394,6 +395,8 @@ async def test_a_thread_that_the_command_line_has_named_is_shown_with_the_comman
         await expect(page.locator("#thread-runs .run-block")).to_contain_text(["interrupted", "success"])
         await expect(page.locator("#thread-asks h2")).to_have_count(0)
         assert (status, answered[1]) == (75, 0)
+        said, code = await in_shell(f"{there} {delete} --yes")
+        assert (said.splitlines()[0], code) == (f"Deleted run {run['run_id']}.", 0)
 
         await seen.go("/ui/threads/order")
         await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such thread")

@@ -19,8 +19,11 @@ from starlette.routing import Mount
 from trackside.app import dashboard
 from trackside.app.server.routing import EVENT_STREAM, all_endpoints
 from trackside.app.settings import Settings
+from trackside.app.storage import Store
 from trackside.app.wiring import open_app
 from trackside.harness import RunContext
+from trackside.harness.ids import new_id
+from trackside.testing import make_run
 
 DIALECTS = ("sqlite",)
 ROOT = "/some/where"
@@ -133,6 +136,31 @@ async def test_every_link_and_every_form_leads_somewhere(database_url: str, arou
             "/threads/*/state",
         } <= paths
         assert any(path.startswith("/ui/subscriptions/") for path in paths)
+
+
+@pytest.mark.parametrize("name", ["order 7", "acme/42", "/acme//42/", "01A21687-8CBE-7000-8B6D-14A2352DFE24"])
+async def test_a_thread_has_a_page_however_it_is_called(database_url: str, name: str) -> None:
+    async with visiting(database_url, mounted) as http, Store.open(database_url) as store:
+        # One that differs only by its capitals is another thread, which the API serves.
+        of_it, of_another = new_id(), new_id()
+        await store.append(make_run(of_it, thread_id=name))
+        if name != name.lower():
+            await store.append(make_run(of_another, thread_id=name.lower()))
+        listed = (await http.get(f"{ROOT}/ui/threads")).text
+        links = re.findall(rf'href="({ROOT}/ui/threads/[^"?]+)" title="{re.escape(name)}"', listed)
+        page = await http.get(links[0])
+        run = (await http.get(f"{ROOT}/ui/runs/{of_it}")).text
+
+        assert (page.status_code, len(links)) == (200, 1)
+        assert f"Thread <bdi>{name}</bdi>" in page.text
+        assert of_it in page.text
+        assert of_another not in page.text
+        assert f"trackside delete run {of_it}" in run
+        assert "/threads/" not in "".join(re.findall(r"<pre[^>]*Commands.*?</pre>", run, re.DOTALL))
+
+        gone = await http.get(f"{ROOT}/ui/threads/acme/43")
+        slash = await http.get(f"{ROOT}/ui/threads/acme/")
+        assert (gone.status_code, slash.status_code, slash.headers["location"]) == (404, 308, f"{ROOT}/ui/threads/acme")
 
 
 async def test_numbers_lead_to_as_many_runs_as_they_say(database_url: str) -> None:

@@ -10,6 +10,7 @@ from trackside.app.cli.arguments import ArgumentError, check_whole
 from trackside.app.cli.questions import interrupts_of
 from trackside.harness.admission import begins_later
 from trackside.harness.errors import TracksideError
+from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import CLOSE_QUESTIONS, is_final
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
@@ -126,7 +127,8 @@ def _check_typed(kind: str, typed: str) -> None:
 
 
 def _check_whole(kind: str, typed: str, found: str, *, whole: bool) -> None:
-    if whole and typed != found:
+    is_whole = typed == found or (is_uuid(typed) and typed.lower() == found)
+    if whole and not is_whole:
         raise ShortenedIdError(kind=kind, typed=typed, found=found)
 
 

@@ -90,6 +90,11 @@ def uuid_of(value: str, name: str) -> str:
     return value.lower()
 
 
+def is_served(thread_id: str) -> bool:
+    """Whether clients can name a thread that is called so: an id that they write in capitals is another one's."""
+    return is_uuid(thread_id) and thread_id == thread_id.lower()
+
+
 def place_name(field: str, said: str) -> str:
     """What somebody calls a place in a thread.
 

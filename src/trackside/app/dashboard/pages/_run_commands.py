@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trackside.app.dashboard.questions import Question
+from trackside.app.server.calls import is_served
 from trackside.harness.questions import answers_said
 
 _MOST_CHARS: Final = 30_000
@@ -42,7 +43,8 @@ class Commands:
     show: str
     retry: str
     run: str
-    curl: str
+    """Of a run that can be started again over HTTP; else it is to be typed where the database is."""
+    curl: str | None
     input_file: str | None = None
     """What has to be saved first, as the command line would be too long; what it is called."""
 
@@ -88,6 +90,7 @@ def commands_of(
     data = _json(body)
     is_long = len(data) > _MOST_CHARS
     place = f"--url {shlex.quote(base_url)}" + (f" --api-key {_KEY}" if asks_who else "")
+    is_over_http = is_served(thread_id) or not goes_on
     curl = " \\\n  ".join(
         [
             f"curl -sS -X POST {shlex.quote(address)}",
@@ -99,8 +102,10 @@ def commands_of(
     return Commands(
         show=f"trackside runs {place} {run_id}",
         retry=f"trackside retry {place} {run_id}",
-        run=_run(place, thread_id, agent, request, metadata, goes_on=goes_on, is_long=is_long),
-        curl=curl,
+        run=_run(
+            place if is_over_http else None, thread_id, agent, request, metadata, goes_on=goes_on, is_long=is_long
+        ),
+        curl=curl if is_over_http else None,
         input_file="request.json" if is_long else None,
     )
 
@@ -114,7 +119,7 @@ def answer_command(thread_id: str, questions: Sequence[Question]) -> str:
 
 
 def _run(
-    place: str,
+    place: str | None,
     thread_id: str,
     agent: str,
     request: Mapping[str, Any],
@@ -123,9 +128,12 @@ def _run(
     goes_on: bool,
     is_long: bool,
 ) -> str:
+    def start(command: str) -> list[str]:
+        return ["trackside", command] + ([] if place is None else [place])
+
     command = request.get("command")
     if isinstance(command, Mapping) and "resume" in command:
-        return f"trackside resume {place} {_arguments(thread_id, _json(answers_said(command['resume'])))}"
+        return " ".join([*start("resume"), _arguments(thread_id, _json(answers_said(command["resume"])))])
     words: list[str] = []
     if goes_on:
         words += ["--thread", thread_id]
@@ -134,7 +142,7 @@ def _run(
             words += ["--metadata", f"{name}={value}"]
     given = request.get("input")
     rest = [] if given is None else ["@input.json" if is_long else _argument(given)]
-    return " ".join(["trackside run", place, *map(shlex.quote, words), _arguments(agent, *rest)])
+    return " ".join([*start("run"), *map(shlex.quote, words), _arguments(agent, *rest)])
 
 
 def _arguments(*given: str) -> str:

@@ -13,6 +13,7 @@ from trackside.app.dashboard.declaring import API
 from trackside.app.dashboard.pages._answering import closed_questions, waiting_run
 from trackside.app.dashboard.pages._timeline import Happened, Ran
 from trackside.app.dashboard.questions import STOP, questions_of, stop_in
+from trackside.app.server.calls import is_served
 from trackside.app.server.failures import answer_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import events, records, states, subscriptions, threads
@@ -20,7 +21,6 @@ from trackside.app.server.routing import Call
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.log import LogEvent, RecordedRun, RunDetails
 from trackside.harness.errors import TracksideError, UnknownRunError
-from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
@@ -245,7 +245,7 @@ async def open_questions(call: AnyCall, run: RunDetails) -> frozenset[str] | Non
     """
     if run.status is not RunStatus.interrupted:
         return None
-    if not is_uuid(run.thread_id):  # whose state the API does not say
+    if not is_served(run.thread_id):  # whose state the API does not say
         waiting, end = await waiting_run(call, run.thread_id), await end_of(call, run.run_id)
         if waiting is None or waiting.run_id != run.run_id or end is None:
             return frozenset()

@@ -16,13 +16,12 @@ from trackside.app.dashboard.pages._run_texts import Said, Used, said, used_by
 from trackside.app.dashboard.pages._timeline import MOST_ROWS, Timeline, timeline_of
 from trackside.app.dashboard.questions import Question, only_answer, questions_of
 from trackside.app.dashboard.rendering import Page
-from trackside.app.server.calls import uuid_of
+from trackside.app.server.calls import is_served, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import events
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import LogEvent, RunDetails
 from trackside.harness.errors import UnknownRunError
-from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import is_final
 from trackside.harness.questions import answers_said
 from trackside.harness.types import RunStatus
@@ -71,7 +70,7 @@ class Shown:
     commands: Commands
     choices: Choices
     answer_command: str | None
-    """What answers it; None: a form does. The API serves no thread whose id is no UUID."""
+    """What answers it; None: a form does. The API serves no thread whose id is no UUID in lower case."""
     fork_input: str | None
     """The input as JSON, to be changed before a fork gets it; None: it is an answer, or too long for that."""
     due_at: datetime | None
@@ -158,7 +157,7 @@ async def _shown(call: Call[None, None], run: RunDetails) -> Shown:
             asks_who=call.parts.authenticator is not None,
         ),
         choices=_choices(run, found),
-        answer_command=None if is_uuid(run.thread_id) else answer_command(run.thread_id, asked.open),
+        answer_command=None if is_served(run.thread_id) else answer_command(run.thread_id, asked.open),
         fork_input=_fork_input(request),
         due_at=_due_at(run),
         request=None if run.request is None else json_cut(run.request),
@@ -278,8 +277,8 @@ def _choices(run: RunDetails, found: reading.Found) -> Choices:
     if agent is None:
         why = f"the agent {run.agent!r:.80} is not served here"
         return Choices(fork=why, retry=why)
-    if not is_uuid(run.thread_id):
-        return Choices(fork="the id of its thread is no UUID", retry=None)
+    if not is_served(run.thread_id):
+        return Choices(fork="the id of its thread is no UUID in lower case", retry=None)
     if not agent.keeps_threads and found.around.earlier is not None:
         why = f"the agent {agent.name!r:.80} keeps only what its thread is now, and not what it was before this run"
         return Choices(fork=why, retry=None)

@@ -14,8 +14,10 @@ from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
 from trackside.app.dashboard.pages._answering import closed_questions, waiting_run
 from trackside.app.dashboard.pages._run_commands import answer_command
+from trackside.app.dashboard.pages.nowhere import show_nothing
 from trackside.app.dashboard.questions import STOP, Question, answers_read, questions_of, stop_in
 from trackside.app.dashboard.rendering import Page
+from trackside.app.server.calls import is_served
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.routes import events, records, states, thread_records, threads
 from trackside.app.server.routing import Call, Routes
@@ -39,15 +41,24 @@ type PageCall = Call[None, None]
 type Given = Mapping[str, list[str]]
 
 
+@page(routes, "/ui/threads/{name:path}")
+async def show_path(call: PageCall) -> Any:
+    """One thread that has slashes in its name."""
+    return await _named(call, call.path["name"]) or await show_nothing(call)
+
+
 @page(routes, "/ui/threads/{thread_id}")
 async def show_thread(call: PageCall) -> Any:
     """One thread, in one of three views: the conversation, the state, or the history of states."""
+    called = call.path["thread_id"]
+    if (named := await _named(call, called)) is not None:
+        return named
     try:
         thread = (await API.ask(call, threads.get_thread)).value
     except (HttpError, UnknownThreadError) as exc:
         if answer_of(exc).status not in {404, 422}:
             raise
-        return await _not_served(call, call.path["thread_id"])
+        return Page("thread_gone", place="threads", status=404, thread_id=called, is_id=is_uuid(called))
     given = params_of(call)
     view = given.get("view", ["conversation"])[0]
     record, _ = await value_or_why(
@@ -83,20 +94,21 @@ async def show_thread(call: PageCall) -> Any:
     )
 
 
-async def _not_served(call: PageCall, thread_id: str) -> Page:
-    """A thread that the API does not know, which knows only UUIDs: of one that the command line or a program has named there
-    are runs, and a command that answers what it asks.
+async def _named(call: PageCall, thread_id: str) -> Page | None:
+    """A thread that the API does not serve, as the command line or a program has named it: its runs, and the command that
+    answers what it asks. None where there is none that is called just so.
     """
-    is_id, runs = is_uuid(thread_id), list[Any]()
-    if not is_id:
-        try:
-            query = {"thread_id": thread_id, "limit": SHOWN_RUNS}
-            runs = (await API.ask(call, records.list_recorded_runs, query=query)).value
-        except HttpError as exc:
-            if answer_of(exc).status != 422:  # no thread can be called so
-                raise
+    if is_served(thread_id):
+        return None
+    try:
+        query = {"thread_id": thread_id, "limit": SHOWN_RUNS}
+        runs = (await API.ask(call, records.list_recorded_runs, query=query)).value
+    except HttpError as exc:
+        if answer_of(exc).status != 422:  # no thread can be called so
+            raise
+        return None
     if not runs:
-        return Page("thread_gone", place="threads", status=404, thread_id=thread_id, is_id=is_id)
+        return None
     waiting = await waiting_run(call, thread_id)
     questions = () if waiting is None else await _questions_of(call, waiting)
     return Page(
