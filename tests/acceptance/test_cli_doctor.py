@@ -102,7 +102,7 @@ def test_what_the_database_did_not_take_is_found_until_it_is_delivered(trackside
     kept = [finding for finding in findings(here("doctor", "--json")) if "trackside.db-spool" in finding["where"]]
     here("run", "agents.py:echo", "hello")
 
-    assert [finding["what"] for finding in kept] == ["1 ends of runs are kept here that the database has not taken"]
+    assert [finding["what"] for finding in kept] == ["1 end of a run is kept here that the database has not taken"]
     assert here("doctor").returncode == 0
 
 
@@ -124,7 +124,7 @@ def test_what_a_database_did_not_take_that_has_another_address_now_is_found_and_
     brought = here("run", "agents.py:echo", "hello", *new)
 
     assert finding["what"].startswith(
-        "1 ends of runs are kept here for a database at another address, and by no process"
+        "1 end of a run is kept here for a database at another address, and by no process"
     )
     assert f"warning: 1 end of a run waits in {kept} for a database at another address; " in checked.stderr
     assert "had kept of 1 earlier run is in the database now" in brought.stderr

@@ -1,5 +1,6 @@
 """Where what a database could not take is kept: one folder for each database, and never another's."""
 
+import subprocess
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from trackside.app.settings import Settings, SettingsError, load_settings
 from trackside.app.spool._file import SpoolFile
 from trackside.app.spool._records import encode, waiting
+from trackside.app.spool.standing import left_in
 from trackside.app.wiring.spooling import ends_elsewhere, spool_folder, spools_elsewhere
 from trackside.testing import make_run
 
@@ -151,10 +153,35 @@ def test_what_waits_for_a_server_at_another_address_is_told_from_what_a_process_
     for here in ("restored", "db1,db4/runs"):
         assert [(one.folder, one.waiting) for one in spools_elsewhere(settings(here))] == [(lost, 1)]
         (said,) = ends_elsewhere(settings(here))
-        assert f"mv '{lost}'/waiting-*.jsonl '{spool_folder(settings(here))}'" in said
+        assert f"`(cd '{lost.parent}' && if [ -d ./{spool_folder(settings(here)).name} ]; then " in said
     assert [*spools_elsewhere(settings("db1/runs"))] == []
     assert [*spools_elsewhere(Settings(database_url=f"sqlite:///{lost}.db"))] == [], "it is beside that file alone"
     file.close()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_command_that_brings_what_waits_leaves_it_to_whose_it_is(tmp_path: Path, is_there: bool) -> None:
+    """Typed by root, under systemd: the server's user has to get at the folder, and at what is in it."""
+
+    def settings(address: str) -> Settings:
+        return Settings(database_url=f"postgresql://{address}/runs", database_spool=str(tmp_path / "all of 'them'"))
+
+    lost, own = spool_folder(settings("db1")), spool_folder(settings("db2"))
+    file = SpoolFile.create(lost)
+    file.append(encode(waiting(make_run("r"), datetime.now(UTC)))[1])
+    file.close()
+    if is_there:
+        SpoolFile.create(own).close()
+        own.mkdir(exist_ok=True)
+    (elsewhere,) = spools_elsewhere(settings("db2"))
+    folder = (own if is_there else lost).stat()
+
+    subprocess.run(["/bin/sh", "-c", elsewhere.bring], check=True)
+
+    assert left_in(own) == 1
+    assert own.stat().st_ino == folder.st_ino
+    assert [path.suffix for path in own.iterdir() if path.is_dir()] == []
+    assert [*spools_elsewhere(settings("db2"))] == []
 
 
 def test_a_setting_that_names_no_folder_is_refused(tmp_path: Path) -> None:

@@ -256,7 +256,8 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
     folder, flags = spool_folder(settings), _flags(settings)
     yield from _spool(folder, flags)
     for elsewhere, waiting, bring in spools_elsewhere(settings):
-        what = f"{waiting} ends of runs are kept here for a database at another address, and by no process that runs"
+        ends = "1 end of a run is" if waiting == 1 else f"{waiting} ends of runs are"
+        what = f"{ends} kept here for a database at another address, and by no process that runs"
         fix = f"if it has this address now, bring them, and start what records here: `{bring}`"
         yield Finding(severity=Severity.warning, what=what, where=str(elsewhere), fix=fix)
     file = database_file(settings.database_url)
@@ -296,7 +297,8 @@ def _spool(folder: Path, flags: str) -> Iterator[Finding]:
         )
         return
     if standing.waiting:
-        what = f"{standing.waiting} ends of runs are kept here that the database has not taken"
+        ends = "1 end of a run is" if standing.waiting == 1 else f"{standing.waiting} ends of runs are"
+        what = f"{ends} kept here that the database has not taken"
         fix = f"whoever records here next delivers them, as a server that starts: `trackside serve{flags}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if standing.refused:

@@ -60,9 +60,18 @@ def spools_elsewhere(settings: Settings) -> Iterator[SpoolElsewhere]:
         return
     for folder in folders:
         if folder != own and (waiting := left_in(folder)):
-            here = shlex.quote(str(own))
-            bring = f"mkdir -p -m 700 {here} && mv {shlex.quote(str(folder))}/waiting-*.jsonl {here}"
-            yield SpoolElsewhere(folder, waiting, bring)
+            yield SpoolElsewhere(folder, waiting, _bring(folder, own))
+
+
+def _bring(folder: Path, own: Path) -> str:
+    """The command that brings what waits in one folder to the other beside it, which may be there by the time it is typed.
+
+    Whoever types it may be root, and the files have to stay those of the user who records: a folder that is not there is not
+    made, but becomes of the one that is.
+    """
+    parent, source, target = (shlex.quote(name) for name in (str(own.parent), f"./{folder.name}", f"./{own.name}"))
+    move = f"if [ -d {target} ]; then mv {source}/waiting-*.jsonl {target}; else mv {source} {target}; fi"
+    return f"(cd {parent} && {move})"
 
 
 def ends_elsewhere(settings: Settings) -> Iterator[str]:
