@@ -1,14 +1,23 @@
 """A live observer gets the events that it wants, as it takes them."""
 
+import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
 from trackside.app.wiring.choosing import ChosenEvents, EventChoice
 from trackside.harness import LifecycleEventType, RunLifecycleEvent
-from trackside.harness.buffered import EventGap, GapObserver
-from trackside.harness.observer import MissedEventsObserver, PartlyTaken, observer_name
-from trackside.testing import RecordingBatchObserver, RecordingObserver, make_event, make_run
+from trackside.harness.buffered import BufferedObserver, EventGap, GapObserver
+from trackside.harness.observer import (
+    BatchRunObserver,
+    CallbackObserver,
+    HearTaken,
+    MissedEventsObserver,
+    PartlyTaken,
+    observer_name,
+)
+from trackside.testing import RecordingBatchObserver, RecordingObserver, make_event, make_run, run_virtual
 
 MESSAGES = EventChoice([LifecycleEventType.HUMAN_MESSAGE], None)
 
@@ -40,7 +49,7 @@ async def test_a_batch_comes_as_a_batch_and_an_empty_one_not_at_all() -> None:
 
 
 async def test_only_runs_of_the_agent_come_from_start_to_end_and_what_follows() -> None:
-    seen = RecordingObserver()
+    seen = RecordingBatchObserver()
     chosen = ChosenEvents(seen, EventChoice(None, "chat"))
     mine, others = run_of("chat", "mine"), run_of("search", "others")
     for pair in zip(mine, others, strict=True):
@@ -50,7 +59,7 @@ async def test_only_runs_of_the_agent_come_from_start_to_end_and_what_follows() 
 
 
 async def test_a_run_that_never_started_is_known_by_its_end() -> None:
-    seen = RecordingObserver()
+    seen = RecordingBatchObserver()
     chosen = ChosenEvents(seen, EventChoice(None, "chat"))
     end = make_event(LifecycleEventType.RUN_CANCELLED, payload={"agent": "chat"})
     await chosen.on_events([end, make_event(LifecycleEventType.RUN_CANCELLED, run_id="run-2")])
@@ -66,13 +75,15 @@ async def test_runs_that_ended_long_ago_are_forgotten() -> None:
     assert len(choice._is_wanted) <= 1_001
 
 
-class Failing:
+class Failing(RecordingBatchObserver):
     def __init__(self, at: RunLifecycleEvent) -> None:
+        super().__init__()
         self.at = at
 
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        if event is self.at:
-            raise ConnectionError("away")
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for number, event in enumerate(events):
+            if event is self.at:
+                raise PartlyTaken(number, ConnectionError("away"))
 
 
 async def test_of_a_batch_that_is_taken_in_part_the_unwanted_events_before_the_failure_are_taken_too() -> None:
@@ -83,6 +94,47 @@ async def test_of_a_batch_that_is_taken_in_part_the_unwanted_events_before_the_f
 
     assert caught.value.taken == 7
     assert isinstance(caught.value.cause, ConnectionError)
+
+
+def test_whoever_takes_single_events_gets_no_batches() -> None:
+    assert not isinstance(ChosenEvents(RecordingObserver(), MESSAGES), BatchRunObserver)
+    assert isinstance(ChosenEvents(RecordingBatchObserver(), MESSAGES), BatchRunObserver)
+
+
+def test_a_slow_one_that_takes_single_events_gets_each_once_however_many_wait() -> None:
+    ends = EventChoice([LifecycleEventType.RUN_COMPLETED], None)
+    begun: list[str] = []
+
+    async def say(event: RunLifecycleEvent) -> None:
+        begun.append(event.run_id)
+        await asyncio.sleep(1)
+
+    async def give() -> None:
+        buffer = BufferedObserver(ChosenEvents(CallbackObserver(say), ends), call_limit=30)
+        for number in range(40):
+            await buffer.on_events(make_run(f"run-{number}"))
+        assert (await buffer.aclose(timeout=60)).complete
+
+    run_virtual(give())
+    assert begun == [f"run-{number}" for number in range(40)]
+
+
+def test_it_is_called_where_the_run_was_started_however_many_wait() -> None:
+    whose: ContextVar[str] = ContextVar("whose", default="nobody")
+    seen: list[tuple[str, str]] = []
+
+    async def look(event: RunLifecycleEvent) -> None:
+        seen.append((event.run_id, whose.get()))
+
+    async def give() -> None:
+        buffer = BufferedObserver(ChosenEvents(CallbackObserver(look), MESSAGES))
+        for run_id in ("run-1", "run-2"):
+            whose.set(run_id)
+            await buffer.on_events(make_run(run_id))
+        await buffer.aclose()
+
+    run_virtual(give())
+    assert seen == [("run-1", "run-1"), ("run-2", "run-2")]
 
 
 async def test_a_batch_of_which_all_was_taken_in_part_is_taken() -> None:
@@ -122,6 +174,36 @@ async def test_it_hears_of_gaps_and_of_what_it_missed_if_it_wants_to() -> None:
     assert await chosen.on_missed(events[:1], OSError()) is None
     assert careful.missed == [[events[2]]]
     assert not isinstance(simple, GapObserver | MissedEventsObserver)
+
+
+class TakesLate(RecordingObserver):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hear: HearTaken | None = None
+
+    async def on_missed(
+        self, events: Sequence[RunLifecycleEvent], failure: BaseException, *, on_taken: HearTaken
+    ) -> str | None:
+        self.events.extend(events)
+        self.hear = on_taken
+        return "a drawer"
+
+
+async def test_those_behind_it_hear_of_all_that_it_takes_later_also_of_what_it_does_not_want() -> None:
+    late = TakesLate()
+    chosen = ChosenEvents(late, MESSAGES)
+    assert isinstance(chosen, MissedEventsObserver)
+    events, taken = make_run(), list[RunLifecycleEvent]()
+
+    async def hear(some: Sequence[RunLifecycleEvent]) -> None:
+        taken.extend(some)
+
+    assert await chosen.on_missed(events, OSError(), on_taken=hear) == "a drawer"  # type: ignore[call-arg]
+    assert late.events == [events[2]]
+    assert late.hear is not None
+    await late.hear(late.events)
+
+    assert taken == events
 
 
 def test_messages_call_it_as_the_observer_behind_it() -> None:

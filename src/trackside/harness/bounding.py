@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from trackside.harness.observer import (
     observer_name,
     warn_of_failure,
 )
-from trackside.harness.signatures import signature_of
+from trackside.harness.signatures import takes
 from trackside.harness.timelimit import call_observer, settled
 
 logger = logging.getLogger("trackside.dispatch")
@@ -232,7 +232,7 @@ class RequiredObserver:
         self._calls = _Calls(observer, policy.call_limit)
         self._policy = policy
         self._on_missed = getattr(observer, "on_missed", None)
-        self._takes_late = self._on_missed is not None and _has_parameter(self._on_missed, "on_taken")
+        self._takes_late = self._on_missed is not None and takes(self._on_missed, "on_taken")
         self._held: dict[str, list[RunLifecycleEvent]] = {}
         self._missed: dict[str, tuple[list[RunLifecycleEvent], BaseException]] = {}
 
@@ -356,10 +356,3 @@ class RequiredObserver:
             else:
                 self._miss(run_id, [event], raised)
         return taken
-
-
-def _has_parameter(function: Callable[..., object], name: str) -> bool:
-    try:
-        return name in signature_of(function).parameters
-    except (TypeError, ValueError):  # it was not written in Python
-        return False

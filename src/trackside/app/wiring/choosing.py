@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from trackside.harness.buffered import GapObserver
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
+    BatchRunObserver,
+    HearTaken,
     MissedEventsObserver,
     PartlyTaken,
     RunLifecycleEvent,
     RunObserver,
     take_in_order,
 )
+from trackside.harness.signatures import takes
 from trackside.harness.types import LifecycleEventType
 
 _ENDS_KEPT: Final = 1_000
@@ -64,19 +67,22 @@ class ChosenEvents:
         self.__wrapped__ = observer
         self._choice = choice
         # Whoever calls it looks at what it has: it must not promise what the observer does not do.
+        if isinstance(observer, BatchRunObserver):
+            self.on_events = self._on_events
         if isinstance(observer, GapObserver):
             self.on_gap = observer.on_gap
         if isinstance(observer, MissedEventsObserver):
-            self._keep = observer.on_missed
-            self.on_missed = self._on_missed
+            self._keep: Callable[..., Awaitable[str | None]] = observer.on_missed
+            takes_late = takes(observer.on_missed, "on_taken")
+            self.on_missed = self._on_missed_for_now if takes_late else self._on_missed
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Pass the event on if it is wanted."""
         if self._choice.of([event]):
             await self.__wrapped__.on_event(event)
 
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Pass those on that are wanted, as one batch to an observer that takes batches.
+    async def _on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Pass those on that are wanted, as one batch.
 
         Raises:
             PartlyTaken: the observer did not take one of them; what was taken includes what it does not want.
@@ -91,3 +97,15 @@ class ChosenEvents:
     async def _on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
         wanted = self._choice.of(events)
         return await self._keep(wanted, failure) if wanted else None
+
+    async def _on_missed_for_now(
+        self, events: Sequence[RunLifecycleEvent], failure: BaseException, on_taken: HearTaken | None = None
+    ) -> str | None:
+        """What the observer may take later; with what it wants of the events it has taken all of them."""
+
+        async def hear(_: Sequence[RunLifecycleEvent]) -> None:
+            if on_taken is not None:
+                await on_taken(events)
+
+        wanted = self._choice.of(events)
+        return await self._keep(wanted, failure, on_taken=hear) if wanted else None
