@@ -15,6 +15,7 @@ from uuid import UUID
 import pytest
 from endless_answers import endless_answers
 from lineage_receiver import LineageReceiver, check_run_event
+from openlineage.client.transport.http import ApiKeyTokenProvider
 
 from trackside.app.delivery import DeliveryError, ObserverOptionError
 from trackside.app.observers.openlineage import OpenLineageObserver
@@ -399,6 +400,10 @@ def composite(*transports: dict[str, Any]) -> dict[str, Any]:
     return {"type": "composite", "transports": [*transports], "continue_on_failure": False}
 
 
+def posting(**more: Any) -> dict[str, Any]:
+    return {"type": "http", "url": "http://127.0.0.1:9"} | more
+
+
 @pytest.mark.parametrize(
     ("options", "option"),
     [
@@ -427,6 +432,12 @@ def composite(*transports: dict[str, Any]) -> dict[str, Any]:
         ({"transport": {}}, "transport"),
         ({"transport": {"type": "no.such.Transport"}}, "transport"),
         ({"transport": {"type": "http", "auth": {"type": "api_key", "key": "hunter2"}}}, "transport"),
+        ({"transport": posting(auth={"type": "api_key", "apiKey": "hunter2\n"})}, "transport"),
+        ({"transport": posting(custom_headers={"x-api-key": "hunter2\r"})}, "transport"),
+        ({"transport": posting(custom_headers="hunter2")}, "transport"),
+        ({"transport": composite(posting(auth={"type": "api_key", "apiKey": "hun\nter2"}))}, "transport"),
+        ({"transport": {"type": "datadog", "apiKey": "hunter2\n", "async_transport_rules": {}}}, "transport"),
+        ({"transport": {"type": "http", "url": "http://me:hunter2@/"}}, "transport"),
         ({"transport": {"type": "async_http", "url": "http://a"}}, "transport"),
         ({"transport": {"type": "composite", "transports": [{"type": "console"}]}}, "transport"),
         ({"transport": composite({"type": "composite", "transports": {"a": {"type": "console"}}})}, "transport"),
@@ -457,4 +468,16 @@ async def test_credentials_in_the_url_of_a_transport_are_in_no_message() -> None
     with pytest.raises(DeliveryError, match=r"http://127\.0\.0\.1:9 did not take") as raised:
         await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
     assert "hunter2" not in str(raised.value)
+    await observer.aclose()
+
+
+async def test_a_token_that_cannot_be_sent_is_not_shown_and_no_fault_of_the_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observer = OpenLineageObserver(transport=posting(auth={"type": "api_key", "apiKey": "short"}))
+    monkeypatch.setattr(ApiKeyTokenProvider, "get_bearer", lambda _: "Bearer hunter2\n")  # as one that was asked for it
+    with pytest.raises(DeliveryError, match="what is set for it cannot be sent: InvalidHeader") as raised:
+        await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.away
     await observer.aclose()

@@ -33,7 +33,7 @@ try:
     from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
     from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, job_type_job, parent_run
     from openlineage.client.transport import Transport, get_default_factory
-    from openlineage.client.transport.http import HttpTransport
+    from openlineage.client.transport.http import ApiKeyTokenProvider, HttpTransport
     from openlineage.client.transport.kafka import KafkaTransport
     from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
@@ -64,6 +64,13 @@ _STATES: Final = {
 }
 _OUTAGES: Final = frozenset({401, 403, 407, 408, 425, 429, 502, 503, 504})
 """Answers that say nothing of the event: who we are is not accepted now, it is too much, or nobody is there."""
+_UNSENDABLE: Final = (
+    requests.exceptions.InvalidHeader,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+)
+"""What was set is no request. Their texts show what it is, as a key."""
 
 
 @attr.define(kw_only=True)
@@ -216,7 +223,12 @@ class OpenLineageObserver:
         what = f"{event.event_type.value} of run {event.run_id}"
         answer = exc.response if isinstance(exc, requests.HTTPError) else None
         if answer is None:
-            why = f"no answer within {self._timeout:g} s" if isinstance(_cause(exc), ReadTimeoutError) else line_of(exc)
+            if isinstance(exc, _UNSENDABLE):
+                why = f"what is set for it cannot be sent: {type(exc).__name__}"
+            elif isinstance(_cause(exc), ReadTimeoutError):
+                why = f"no answer within {self._timeout:g} s"
+            else:
+                why = line_of(exc)
             return DeliveryError(receiver=self._receiver, what=what, why=why, away=_was_not_reached(exc))
         status = answer.status_code
         return DeliveryError(
@@ -233,6 +245,8 @@ def _was_not_reached(exc: requests.RequestException | OSError) -> bool:
     """Whether nothing was sent; else it may be the event that the receiver fails on."""
     if not isinstance(exc, requests.RequestException):
         return True  # a file that cannot be written to
+    if isinstance(exc, _UNSENDABLE):
+        return True
     if isinstance(exc, (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)):
         return True
     return isinstance(_cause(exc), NewConnectionError)
@@ -289,6 +303,10 @@ def _made_of(transport: Any, option: str) -> Transport:
             raise ObserverOptionError(option=option, why=f"{part.kind} does not say what became of an event; {why}")
         if isinstance(part, HttpTransport):
             checked_number(f"{option}.timeout", part.timeout, least=0.1, most=LONGEST_TRY)
+            if not _can_send(part):
+                made.close(0)
+                why = "its url, a key or a header cannot be sent; there may be a line break at the end of one"
+                raise ObserverOptionError(option=option, why=why)
             bound_answers(part.session).trust_env = False  # neither proxies nor `.netrc`
         if isinstance(part, KafkaTransport):
             part.producer = _ReportingProducer(part.producer)
@@ -302,6 +320,17 @@ def _parts_of(transport: Any) -> Iterator[Any]:
     for inner in (*getattr(transport, "transports", ()), *passed_on_to):
         if isinstance(inner, Transport):
             yield from _parts_of(inner)
+
+
+def _can_send(transport: HttpTransport) -> bool:
+    """Whether there are requests with its address and with its headers, as far as these are known without asking anybody."""
+    auth = transport.config.auth
+    headers: dict[str, Any] = {"Authorization": auth.get_bearer()} if isinstance(auth, ApiKeyTokenProvider) else {}
+    try:
+        requests.Request("POST", transport.url, headers=headers | transport.config.custom_headers).prepare()
+    except (requests.RequestException, TypeError):  # the latter of a table that is none
+        return False
+    return True
 
 
 def _why_silent(transport: Any) -> str | None:
