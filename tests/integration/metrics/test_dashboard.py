@@ -170,6 +170,12 @@ async def test_alerts_fire_when_something_is_wrong_and_only_then(tmp_path: Path)
     assert "SUCCESS" in await asked("test", "rules", path)
 
 
+def test_events_that_another_required_observer_lost_are_not_said_to_be_lost_to_the_database() -> None:
+    (alert,) = re.findall(r"alert: TracksideEventsLost\n(?:.+\n)+", ALERTS.read_text())
+    assert "another observer\n            with `required`" in alert
+    assert "which observer" in alert
+
+
 def firing(name: str | None, names: list[str]) -> dict[str, Any]:
     """That of all alerts this one alone fires after an hour."""
     assert name is None or name in names
