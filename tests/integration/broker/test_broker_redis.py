@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -138,6 +139,41 @@ async def test_after_a_failover_events_go_to_the_server_to_which_the_address_lea
         await observer.on_event(event := make_event())
         assert [message.event_id for message in await other.kept()] == [event.event_id]
         await observer.aclose()
+
+
+async def _answers_as_an_old_replica(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Up to 6.2, and in what was made of that, what fails in a script is said with its place before it."""
+    with suppress(asyncio.IncompleteReadError, OSError):
+        while count := int((await reader.readuntil())[1:]):
+            words = []
+            for _ in range(count):
+                length = int((await reader.readuntil())[1:])
+                words.append((await reader.readexactly(length + 2))[:-2])
+            match words[0].upper():
+                case b"EVAL":
+                    said = b"-@user_script: 6: -READONLY You can't write against a read only replica.  \r\n"
+                case b"CONFIG":
+                    said = b"*2\r\n$18\r\nproto-max-bulk-len\r\n$9\r\n536870912\r\n"
+                case _:
+                    said = b"+OK\r\n"
+            writer.write(said)
+    writer.close()
+
+
+async def test_after_a_failover_of_an_old_redis_they_do_so_too(make_server: Make) -> None:
+    other = make_server(RedisStage)
+    async with await asyncio.start_server(_answers_as_an_old_replica, "127.0.0.1", 0) as old:
+        async with LeadingAddress(old.sockets[0].getsockname()[1]) as address:
+            observer = other.observer(url=f"redis://127.0.0.1:{address.port}")
+            failure = await failure_of(observer)
+            assert failure.away
+            assert "READONLY" in str(failure)
+
+            address.leads_to = other.server.port
+            await observer.on_event(event := make_event())
+            assert [message.event_id for message in await other.kept()] == [event.event_id]
+            await observer.aclose()
+        old.close_clients()
 
 
 async def test_nothing_is_in_a_stream_before_what_was_to_be_there_first(stage: RedisStage, client: Redis) -> None:

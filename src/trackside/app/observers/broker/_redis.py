@@ -22,14 +22,7 @@ from redis.asyncio import Redis, SSLConnection
 from redis.asyncio.connection import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    MasterDownError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as ConnectionLostError
 
 from trackside.app.broker_access import Address, Login
@@ -72,7 +65,6 @@ return #KEYS - 1
 """How many entries are added, from the first on; or why the first is not."""
 _AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 4_194_304
-_OF_A_REPLICA: Final = (ReadOnlyError, MasterDownError)
 _AGAIN: Final = Exception("behind one that was not taken")
 _ARGUMENTS: Final = ", with args beginning with"
 _CLOSE_SECONDS: Final = 2.0
@@ -150,11 +142,13 @@ class RedisStreams:
                 self._waiting.clear()
                 answers = [exc] * len(chunk)
             self._settle(chunk, answers)
-            if any(isinstance(answer, _OF_A_REPLICA) for answer in answers):
+            if any(isinstance(answer, ResponseError) for answer in answers):
                 await self._leave()
 
     async def _leave(self) -> None:
-        """Let go of a server that has become a replica: it keeps its connections, but the address may lead elsewhere."""
+        """Let go of a server that refuses something, for it may be a replica now, which keeps its connections, and the
+        address may lead elsewhere. Of an error in a script no kind is known: up to 6.2 its text begins with its place.
+        """
         self._limit = None
         with suppress(RedisError, OSError):
             await self._client.connection_pool.disconnect()
