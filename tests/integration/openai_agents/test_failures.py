@@ -95,6 +95,45 @@ async def test_an_output_guardrail_says_its_name_and_what_it_found(stage: Any) -
     assert outcome.streamed("values") == []
 
 
+@output_guardrail(name="no_secrets")
+async def no_secrets(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
+    return GuardrailFunctionOutput(output_info=None, tripwire_triggered="4711" in str(output))
+
+
+@pytest.mark.parametrize("said", ["the code is 4711", ["let me see", "the code is 4711"]], ids=["one", "two"])
+async def test_an_answer_that_an_output_guardrail_blocks_is_not_remembered(stage: Any, said: Any) -> None:
+    look = function_tool(lambda: "a note", name_override="look")
+    model = ScriptedModel("hello", ["I look", Calls("look")], said, "no")
+    guarded = Agent("lead", model=model, tools=[look], output_guardrails=[no_secrets])
+    await stage.play(guarded, "hi", thread_id="thread")
+    blocked = await stage.play(guarded, "what is the code?", thread_id="thread")
+    assert blocked.end["error_type"] == "OutputGuardrailTripwireTriggered"
+    assert blocked.usage["last_ai_message"] == "I look"
+    assert blocked.usage["message_count"] == (4 if said == "the code is 4711" else 5)
+
+    await stage.play(guarded, "please", thread_id="thread")
+    said_so_far = [item.get("output") or texts_of(item) for item in model.heard[-1] if item.get("name") != "look"]
+    assert said_so_far == ["hi", "hello", "what is the code?", "I look", "a note", "please"]
+
+
+async def test_of_a_tools_output_that_an_output_guardrail_blocks_the_call_is_remembered(stage: Any) -> None:
+    look = function_tool(lambda: "the code is 4711", name_override="look")
+    model = ScriptedModel(Calls("look"), "no")
+    guarded = Agent(
+        "lead", model=model, tools=[look], output_guardrails=[no_secrets], tool_use_behavior="stop_on_first_tool"
+    )
+    await stage.play(guarded, "what is the code?", thread_id="thread")
+    await stage.play(guarded, "please", thread_id="thread")
+    _, call, output, _ = model.heard[-1]
+    assert call["name"] == "look"
+    assert "4711" not in output["output"]
+
+
+def texts_of(item: dict[str, Any]) -> str:
+    content = item["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
 async def test_a_tools_guardrail_says_its_name_and_what_it_found(stage: Any) -> None:
     @tool_input_guardrail
     def no_peeking(data: Any) -> ToolGuardrailFunctionOutput:

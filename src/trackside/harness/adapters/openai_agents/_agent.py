@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from agents import Agent, Runner, RunResultStreaming, RunState, TResponseInputItem
+from agents import (
+    Agent,
+    OutputGuardrailTripwireTriggered,
+    Runner,
+    RunResultStreaming,
+    RunState,
+    TResponseInputItem,
+)
 
 from trackside.harness.adapters.openai_agents._approvals import (
     answered_state,
@@ -31,6 +38,7 @@ from trackside.harness.adapters.openai_agents._input import (
     items_of,
     others_in,
     unfinished_values,
+    without_answer,
 )
 from trackside.harness.adapters.openai_agents._stream import STREAM_MODES, AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
@@ -53,7 +61,8 @@ class OpenAIAgent:
 
     The conversation is the thread: its items are in the thread's values as `items`, next to the last `output`, and each run
     adds to them and begins with this agent, whichever it was handed to before. A run that fails or is stopped adds its
-    input and each answer of a model whose calls all have answers. A run's `config` is what `RunnerOptions` says, its
+    input and each answer of a model whose calls all have answers, but none that an output guardrail blocks, as in the SDK's
+    sessions. A run's `config` is what `RunnerOptions` says, its
     `context` the SDK's.
 
     A tool that needs an approval pauses the run: with one question `{"tool", "arguments", "agent"}` for each call, which is
@@ -150,10 +159,16 @@ class OpenAIAgent:
     async def _follow(
         self, run: RunContext, result: RunResultStreaming, stream: AgentStream, recorder: UsageRecorder
     ) -> None:
+        blocked = False
         try:
             await see_through(result, stream.take, recorder)
+        except OutputGuardrailTripwireTriggered:
+            blocked = True
+            raise
         finally:
-            self._items[run] = whole(result.to_input_list())  # the SDK adds an answer when its calls have theirs
+            stream.settle(blocked=blocked)
+            items = result.to_input_list()  # the SDK adds an answer when its calls have theirs
+            self._items[run] = whole(without_answer(items, result.input) if blocked else items)
 
     async def _given(self, run: RunContext, options: RunnerOptions) -> list[TResponseInputItem] | RunState[Any]:
         """The conversation up to here, or the state in which it waits."""

@@ -47,6 +47,15 @@ def history_of(run: RunContext) -> list[TResponseInputItem]:
     return list(items)[:before] if isinstance(items, list) else []
 
 
+def without_answer(items: list[TResponseInputItem], given: str | list[TResponseInputItem]) -> list[TResponseInputItem]:
+    """The items up to a model's last answer, without that. What the run was given stays, and so does what a tool said."""
+    least = 1 if isinstance(given, str) else len(given)
+    end = len(items)
+    while end > least and not str(items[end - 1].get("type")).endswith("_output"):
+        end -= 1
+    return items[:end]
+
+
 def unfinished_values(run: RunContext, items: Json) -> JsonObject:
     """What the thread remembers of a run that came to no end: its items, and where they begin."""
     return {**run.values, "items": items, _UNFINISHED: {"run_id": run.run_id, "before": len(history_of(run))}}

@@ -58,6 +58,7 @@ class AgentStream:
         self._watch = watch
         self._tools = dict(waiting)  # names, by the id of the call
         self._message_modes = sorted(run.stream_modes & _MESSAGES)
+        self._answers: list[JsonObject] = []  # texts of the response that came last, which a guardrail may still block
         self._streamed: dict[int, str] = {}  # the ids of messages that were streamed, by their place in the response
 
     def take(self, event: StreamEvent) -> None:
@@ -70,6 +71,12 @@ class AgentStream:
             case AgentUpdatedStreamEvent():
                 self._agent = event.new_agent.name
 
+    def settle(self, *, blocked: bool = False) -> None:
+        """Count the texts of the last response, for the run goes on or is over; where they are `blocked`, without them."""
+        for message in self._answers:
+            self._run.record_message({**message, "content": ""} if blocked else message)
+        self._answers.clear()
+
     def show(self, values: JsonObject) -> None:
         """Say what the thread remembers now."""
         self._send("values", values)
@@ -81,6 +88,7 @@ class AgentStream:
             case "response.created" | "response.in_progress" | "response.failed" | "response.incomplete":
                 self._watch.reported(event.response.usage)
                 if event.type == "response.created":
+                    self.settle()
                     self._streamed.clear()
             case "response.completed":
                 self._count_calls(event.response.output)
@@ -119,6 +127,7 @@ class AgentStream:
     def _take_output(self, call_id: str, output: Any) -> None:
         named = {"name": self._tools[call_id]} if call_id in self._tools else {}
         said = {"type": "tool", "content": _text(output), "id": new_id(), "tool_call_id": call_id, **named}
+        self.settle()
         self._run.record_message(said)
         self._say(said)
 
@@ -127,7 +136,7 @@ class AgentStream:
         text = ItemHelpers.text_message_output(item) or ItemHelpers.extract_refusal(item.raw_item) or ""
         first = next(iter(self._streamed), None)
         message_id = new_id() if first is None else self._streamed.pop(first)
-        self._run.record_message({"type": "ai", "content": text, "id": message_id})
+        self._answers.append({"type": "ai", "content": text, "id": message_id})
         if first is None:
             self._say({"type": "ai", "content": text, "id": message_id})
         else:
