@@ -113,6 +113,9 @@ class Waits:
             go_on = partial(steps.send, None)
             one = wait._replace(pending=pending)
             try:
+                if pending is None:  # it only lets others have a turn
+                    yield
+                    continue
                 if not one.is_over:  # its run may have ended, and left this behind
                     self._check(one.own, one.awaited)
                 with self._under_way(one):

@@ -106,7 +106,7 @@ class FleetWorker:
         self._has_room.set()
         self._is_answered = asyncio.Event()
         self._is_answered.set()
-        """Whether the database does, as far as is known. Else all offers are left to others, until a look finds that it does."""
+        """Whether the database does, as far as is known. Else offers are left to others, until a look finds that it does."""
         self._look_soon = asyncio.Event()
         self._stopping = False
         self._more_waits = False
