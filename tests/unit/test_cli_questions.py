@@ -6,32 +6,28 @@ import pytest
 
 from trackside.app.cli.questions import answer_to
 from trackside.harness.errors import UnansweredError, UnknownQuestionError
-from trackside.harness.questions import NO_QUESTION
+from trackside.harness.questions import by_their_ids
 
 STOP = {"id": "0199f3c2-0000-7000-8000-000000000000", "value": None, "next": ["think"]}
-BY_ID = {NO_QUESTION: None}
 
 
 @pytest.mark.parametrize(
     ("asked", "answer", "sent"),
     [
-        ([{"id": "q-1", "value": "May I?"}], "yes", {"q-1": "yes", **BY_ID}),
-        ([{"id": "q-1", "value": "May I?"}], {}, {"q-1": {}, **BY_ID}),
-        ([{"id": "q-1", "value": "May I?"}], {"approved": True}, {"q-1": {"approved": True}, **BY_ID}),
-        ([{"id": "q-1", "value": "May I?"}], {"q-1": None}, {"q-1": None, **BY_ID}),
-        (
-            [{"id": "q-1", "value": 1}, {"id": "q-2", "value": 2}],
-            {"q-2": "b", "q-1": "a"},
-            {"q-1": "a", "q-2": "b", **BY_ID},
-        ),
-        ([{"id": "q-1", "value": 1}, {"id": "q-2", "value": 2}], {"q-2": "b"}, {"q-2": "b", **BY_ID}),
+        ([{"id": "q-1", "value": "May I?"}], "yes", {"q-1": "yes"}),
+        ([{"id": "q-1", "value": "May I?"}], {}, {"q-1": {}}),
+        ([{"id": "q-1", "value": "May I?"}], {"approved": True}, {"q-1": {"approved": True}}),
+        ([{"id": "q-1", "value": "May I?"}], {"q-1": None}, {"q-1": None}),
+        ([{"id": "q-1", "value": 1}, {"id": "q-2", "value": 2}], {"q-2": "b", "q-1": "a"}, {"q-1": "a", "q-2": "b"}),
+        ([{"id": "q-1", "value": 1}, {"id": "q-2", "value": 2}], {"q-2": "b"}, {"q-2": "b"}),
         ([STOP], "go on", "go on"),
         ([{"value": "of another program"}], "yes", "yes"),
     ],
     ids=["text", "empty", "object", "by its id", "several", "one of several", "a stop", "no id"],
 )
 def test_an_answer_goes_by_the_id_of_its_question(asked: list[dict[str, Any]], answer: Any, sent: Any) -> None:
-    assert answer_to(asked, answer, thread_id="t") == sent
+    expected = by_their_ids(sent) if isinstance(sent, dict) else sent
+    assert answer_to(asked, answer, thread_id="t") == expected
 
 
 def test_what_answers_one_call_of_a_tool_answers_no_other_that_is_asked_before_it_comes() -> None:

@@ -7,7 +7,7 @@ from trackside.app.streams.live_messages import answers_in, names_questions
 from trackside.harness.errors import UnansweredError, UnknownQuestionError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import PausedRun
-from trackside.harness.questions import NO_QUESTION, answers_of, answers_said
+from trackside.harness.questions import NO_QUESTION, answers_of, answers_said, by_their_ids
 
 
 def test_answers_come_in_the_order_of_their_questions_whoever_gave_them_in_which() -> None:
@@ -40,6 +40,12 @@ def test_an_answer_that_is_to_nothing_hears_of_several_questions_that_it_has_to_
 
     with pytest.raises(UnansweredError, match="call_1, call_2"):
         answers_of(paused, {NO_QUESTION: "yes"}, thread_id="t")
+
+
+def test_answers_say_that_they_are_by_ids_where_these_look_like_none() -> None:
+    one, of_graph = new_id(), "0" * 32
+    assert by_their_ids({one: 1, of_graph: 2}) == {one: 1, of_graph: 2}
+    assert by_their_ids({one: 1, "call_1": 2}) == {one: 1, "call_1": 2, NO_QUESTION: None}
 
 
 def test_people_read_what_was_answered_and_not_how_it_was_addressed() -> None:

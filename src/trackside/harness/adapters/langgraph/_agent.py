@@ -317,7 +317,8 @@ class LangGraphAgent:
             place = place_of(run, origin)
             questions = await open_questions(run, graph, place, origin)
             given = GraphInput.of(run, graph, questions)
-            run.resume = answer_among(run.resume, questions.ids)
+            if run.resuming:
+                run.resume = answer_among(run.resume, questions.ids)
         known: frozenset[str] = frozenset()
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
