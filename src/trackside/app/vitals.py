@@ -140,7 +140,9 @@ class PoolDepth:
     running: int
     """Are some worker's."""
     oldest_ready_at: datetime | None
-    """When the first of those that are ready was let in."""
+    """Since when that one is ready which has been so for longest: it was let in, it was due, and the run before it on its
+    thread had ended.
+    """
     workers: int
     """Those that are alive and do not drain."""
     places: int

@@ -46,7 +46,7 @@ def print_queue(console: OutputConsole, queue: QueueNow, now: datetime) -> None:
     columns: list[Column[PoolNow]] = [
         Column(title="POOL", cell=lambda pool: one_line(pool.pool), least=8),
         Column(title="READY", cell=_ready, right=True),
-        Column(title="OLDEST", cell=lambda pool: _waited(pool.oldest_ready_at, now), rank=1),
+        Column(title="READY FOR", cell=lambda pool: _waited(pool.oldest_ready_at, now), rank=1),
         Column(title="WAITING", cell=lambda pool: f"{pool.waiting:,}", rank=3, right=True),
         Column(title="DELAYED", cell=lambda pool: f"{pool.delayed:,}", rank=4, right=True),
         Column(title="RUNNING", cell=lambda pool: f"{pool.running:,}", rank=2, right=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column, or_, select
 
@@ -28,6 +28,9 @@ from trackside.harness.types import CancelAction
 
 MOST_EXAMINED: Final = 10_000
 """Of so many runs that are ready, the first of each pool, it is told whether somebody serves them."""
+
+_MOST_DATED: Final = 1_000
+"""Of so many runs that are ready in a pool, the first, it is looked which one has waited longest."""
 
 _agent_of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
 agent_of_active = case((active_runs.c.agent == "", _agent_of_run), else_=active_runs.c.agent)
@@ -127,6 +130,10 @@ class _Group:
     count: int
     oldest_at: datetime
 
+    @classmethod
+    def of(cls, pool: str, agent: str | None, version: str | None, count: int, *times: datetime | None) -> Self:
+        return cls(pool, agent, version, count, _ready_since(*times))
+
 
 class _Counts(NamedTuple):
     """How many runs there are in a pool."""
@@ -198,17 +205,36 @@ def read_queue(connection: Connection) -> FoundQueue:
     counts = {row.pool: _Counts(row.ready, row.waiting, row.delayed, row.running) for row in rows}
     oldest: dict[str, datetime] = {}
     for pool in counts:
-        found = connection.execute(_first_of(pool)).scalar()
-        if found is not None:
-            oldest[pool] = found
-    groups = [_Group(*row) for pool in sorted(oldest) for row in connection.execute(_groups(pool, of=len(oldest)))]
+        since = [_ready_since(*times) for times in connection.execute(_times_of_first(pool))]
+        if since:
+            oldest[pool] = min(since)
+    groups = [_Group.of(*row) for pool in sorted(oldest) for row in connection.execute(_groups(pool, of=len(oldest)))]
     return FoundQueue(counts, oldest, groups)
 
 
-def _first_of(pool: str) -> Select[Any]:
-    """When the first run of a pool that is ready was let in."""
-    first = _of_pool(select(active_runs.c.run_id), pool).limit(1).scalar_subquery()
-    return select(runs.c.created_at).where(runs.c.run_id == first)
+_before = runs.alias()
+_end_before = (
+    select(_before.c.ended_at)
+    .where(_before.c.thread_id == active_runs.c.thread_id, _before.c.started_at.is_not(None))
+    .order_by(_before.c.created_at.desc())
+    .limit(1)
+    .correlate(active_runs)
+    .scalar_subquery()
+)
+"""When the run before one that is ready ended, of those that had started: others may have been cancelled behind this one."""
+_READY_SINCE: Final = (runs.c.created_at, active_runs.c.due_at, _end_before)
+"""When an active run was let in, was due and got its thread, as far as it had to wait for that: the last of these counts."""
+
+
+def _ready_since(*times: datetime | None) -> datetime:
+    return max([when for when in times if when is not None])
+
+
+def _times_of_first(pool: str) -> Select[*tuple[Any, ...]]:
+    """Of the first runs of a pool that are ready, since when each of them may be."""
+    first = _of_pool(select(active_runs.c.ordinal), pool).limit(_MOST_DATED).subquery()
+    dated = select(*_READY_SINCE).join_from(first, active_runs, active_runs.c.ordinal == first.c.ordinal)
+    return dated.join(runs, runs.c.run_id == active_runs.c.run_id)
 
 
 def _groups(pool: str, *, of: int) -> Select[*tuple[Any, ...]]:
@@ -219,9 +245,8 @@ def _groups(pool: str, *, of: int) -> Select[*tuple[Any, ...]]:
     count, first = func.count().label("count"), func.min(some.c.ordinal).label("first")
     groups = select(*keys, count, first).group_by(*keys).subquery()
     named = (groups.c.pool, groups.c.agent, groups.c.version)
-    dated = select(*named, groups.c.count, runs.c.created_at).join_from(
-        groups, active_runs, active_runs.c.ordinal == groups.c.first
-    )
+    dated = select(*named, groups.c.count, *_READY_SINCE)
+    dated = dated.join_from(groups, active_runs, active_runs.c.ordinal == groups.c.first)
     return dated.join(runs, runs.c.run_id == active_runs.c.run_id).order_by(*named)
 
 

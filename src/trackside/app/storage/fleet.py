@@ -138,7 +138,7 @@ class StoredWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnservedRuns:
-    """Runs that are ready, and that no live worker can execute: of how many the first was let in when."""
+    """Runs that are ready, and that no live worker can execute: how many, and since when the first of them is ready."""
 
     agent: str
     version: str | None

@@ -253,6 +253,39 @@ async def test_the_queue_says_what_waits_for_whom(member: Any, agents: Agents) -
     ]
 
 
+async def test_a_run_waits_for_a_worker_since_it_was_due_and_had_its_thread(
+    member: Any, agents: Agents, database: Any
+) -> None:
+    server, worker = await member("server"), await member()
+    before = await running(server, worker, agents, "long", thread_id="t")
+    following = await server.start("quick", thread_id="t")
+    cancelled = await server.start("quick", thread_id="t")
+    delayed = await server.start("quick", after_seconds=3_600)
+    database.execute("UPDATE runs SET created_at = '2026-01-01T00:00:00.000000Z'")
+    agents.let("long")
+    ended = await server.ended(before.run_id)
+    await cancelled.cancel()
+    fleet = server.store.fleet
+
+    (pool,) = (await fleet.queue()).pools
+    assert (pool.ready, pool.delayed) == (1, 1)
+    assert pool.oldest_ready_at == ended.ended_at
+
+    due_at = "2026-01-02T00:00:00.000000Z"
+    database.execute(f"UPDATE active_runs SET due_at = '{due_at}' WHERE run_id = '{delayed.run_id}'")
+    assert await fleet.promote_due() == [delayed.run_id]
+    (pool,) = (await fleet.queue()).pools
+    assert pool.ready == 2
+    assert pool.oldest_ready_at == datetime.fromisoformat(due_at)
+    assert await worker.take(delayed.run_id) == [TAKEN]
+    await server.ended(delayed.run_id)
+
+    await worker.coordinator.aclose()
+    queue = await fleet.queue()
+    assert [(one.count, one.oldest_at) for one in queue.unserved] == [(1, ended.ended_at)]
+    assert following.run_id in server.announced or following.run_id in worker.announced
+
+
 @pytest.mark.parametrize("drains", [False, True])
 async def test_runs_of_a_version_that_no_live_worker_has_are_for_all(
     member: Any, database: Any, *, drains: bool

@@ -252,7 +252,7 @@ _ROWS: Sequence[Row] = (
                 "short",
                 [Query(highest(d.QUEUE_RUNS, "pool", "state"), "{{pool}}: {{state}}")],
             ),
-            Panel("Oldest run that is ready", "s", [Query(highest(d.QUEUE_OLDEST, "pool"), "{{pool}}")]),
+            Panel("Longest wait for a worker", "s", [Query(highest(d.QUEUE_OLDEST, "pool"), "{{pool}}")]),
             Panel(
                 "Runs that no worker serves, by agent",
                 "short",

@@ -302,7 +302,7 @@ QUEUE_OLDEST = _seen(
     Kind.gauge,
     "trackside_queue_oldest_ready_seconds",
     ("pool",),
-    "How long the first of the runs has waited that are ready to be taken.",
+    "How long a run has waited for a worker, at the most: since it was let in, was due and had its thread.",
     "seconds",
 )
 QUEUE_WORKERS = _seen(Kind.gauge, "trackside_queue_workers", ("pool",), "Workers that are alive and do not drain.")

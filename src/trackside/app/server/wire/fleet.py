@@ -52,6 +52,7 @@ class PoolInfo(Struct, frozen=True, kw_only=True):
     """Runs whose time has not come."""
     running: int
     oldest_ready_at: datetime | None
+    """Since when that one is ready which has been so for longest; null: none is."""
     workers: int
     """Those that are alive and do not drain."""
     places: int
@@ -66,7 +67,7 @@ class UnservedInfo(Struct, frozen=True, kw_only=True):
     """Of the agents that it was let in for; null: any."""
     count: int
     oldest_at: datetime
-    """When the first of them was let in."""
+    """Since when the first of them is ready."""
 
 
 class DutyInfo(Struct, frozen=True, kw_only=True):
