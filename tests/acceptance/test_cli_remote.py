@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from forking import Forkery
 from trackside_server import TracksideServer
@@ -18,6 +19,7 @@ from trackside_server import TracksideServer
 from trackside.app.cli import remote_records, remote_running
 from trackside.app.cli.lookup import find_paused_run
 from trackside.app.storage import Store
+from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import RunStatus
@@ -27,6 +29,10 @@ Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 
 AGENTS = """
 import asyncio
+import operator
+from typing import Annotated, TypedDict
+
+from langgraph.graph import START, StateGraph
 
 async def echo(input, run):
     run.set_title("On \\u2028 trains")
@@ -50,9 +56,17 @@ async def refund(input, run):
 async def sign(input, run):
     run.interrupt("may I?")
     await asyncio.Event().wait()
+
+class Walked(TypedDict):
+    steps: Annotated[list, operator.add]
+
+steps = StateGraph(Walked)
+for before, name in zip([START, "read", "pay"], ["read", "pay", "ship"]):
+    steps.add_node(name, lambda state, name=name: {"steps": [name]}).add_edge(before, name)
+walk = steps.compile()
 """
 SETTINGS = '[server]\nauth = "keys"\n[agents]\n' + "".join(
-    f'{name} = "agents.py:{name}"\n' for name in ("echo", "fail", "ask", "sleep", "sign", "refund")
+    f'{name} = "agents.py:{name}"\n' for name in ("echo", "fail", "ask", "sleep", "sign", "refund", "walk")
 )
 
 
@@ -333,6 +347,29 @@ def test_an_answer_is_none_to_what_is_asked_after_somebody_has_answered(
     assert "refund order 8?" in here("threads", thread, *at).stdout
     read = objects(here("resume", thread, "no", "--json", *at))
     assert read[-1]["result"]["output"] == {"7": "yes", "8": "no"}
+
+
+def test_what_goes_on_past_a_stop_stops_where_it_was_asked_to(served: Served, here: Trackside, place: str) -> None:
+    thread, at = new_id(), served.at(place, "run")
+    body = {
+        "assistant_id": "walk",
+        "input": {"steps": []},
+        "interrupt_before": ["pay", "ship"],
+        "if_not_exists": "create",
+    }
+    key = {"x-api-key": served.keys["run"]}
+    httpx.post(f"{served.url}/threads/{thread}/runs/wait", json=body, headers=key).raise_for_status()
+    shown = here("threads", thread, *at).stdout
+    if place == "database":
+        at += ["--agent", f"{Path(served.database.removeprefix('sqlite:///')).parent / 'agents.py'}:walk"]
+    first = objects(here("resume", thread, "true", "--json", *at), 75)
+    second = objects(here("resume", thread, "true", "--json", *at))
+
+    assert "It has stopped, and asks nothing; this lets it go on:" in shown
+    assert f"trackside resume {thread} true" in shown
+    ends = [line["payload"]["interrupts"] for line in first if line.get("event_type") == "run_completed"]
+    assert [[stop["next"] for stop in stops] for stops in ends] == [[["ship"]]]
+    assert second[-1]["result"]["output"] == {"steps": ["read", "pay", "ship"]}
 
 
 def test_a_run_is_cancelled_and_deleted_wherever_that_is_said(

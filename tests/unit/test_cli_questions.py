@@ -20,7 +20,7 @@ STOP = {"id": "0199f3c2-0000-7000-8000-000000000000", "value": None, "next": ["t
         ([{"id": "q-1", "value": "May I?"}], {"q-1": None}, {"q-1": None}),
         ([{"id": "q-1", "value": 1}, {"id": "q-2", "value": 2}], {"q-2": "b", "q-1": "a"}, {"q-1": "a", "q-2": "b"}),
         ([{"id": "q-1", "value": 1}, {"id": "q-2", "value": 2}], {"q-2": "b"}, {"q-2": "b"}),
-        ([STOP], "go on", "go on"),
+        ([STOP], "go on", {STOP["id"]: "go on"}),
         ([{"value": "of another program"}], "yes", "yes"),
     ],
     ids=["text", "empty", "object", "by its id", "several", "one of several", "a stop", "no id"],

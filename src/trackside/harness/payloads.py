@@ -149,7 +149,9 @@ class RunCompletedPayload(_Payload):
     completion_data: CompletionData
     """What it used and said."""
     interrupts: NotRequired[list[JsonObject]]
-    """The questions that it waits for: each has an `id` and a `value`, which is what the agent asks."""
+    """The questions that it waits for: each has an `id` and a `value`, which is what the agent asks. A graph that has
+    stopped at a breakpoint asks nothing: it says which nodes are `next`, and in `interrupt_before` and `interrupt_after`
+    where its run was asked to stop, if it was."""
 
 
 class RunFailedPayload(_Payload):

@@ -49,6 +49,11 @@ def asked_in[T: Mapping[str, Any]](interrupts: Iterable[T]) -> list[T]:
     return [interrupt for interrupt in interrupts if not is_breakpoint(interrupt)]
 
 
+def stops_said(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a run was asked to stop, for the one that goes on: as its request says it, and the stop that it ends with."""
+    return {name: asked[name] for name in ("interrupt_before", "interrupt_after") if asked.get(name)}
+
+
 def answers_of(paused: PausedRun, resume: Any, *, thread_id: str, strict: bool = False) -> dict[str, Any]:
     """The answers in what a run brings as `resume`, by the ids of their questions, in the order of these.
 

@@ -272,7 +272,7 @@ async def test_a_breakpoint_of_the_run_stops_it_and_names_what_comes_next(stage:
     paused = await stage.play(graph, {"notes": []}, thread_id="t", **{where: node})
     assert paused.status is RunStatus.interrupted
     (stop,) = paused.interrupts
-    assert stop == {"id": stop["id"], "value": None, "next": ["after"]}
+    assert stop == {"id": stop["id"], "value": None, "next": ["after"], where: node}  # for the run that goes on there
     assert paused.values == {"notes": ["step"]}
     resumed = await stage.play(graph, thread_id="t")
     assert resumed.status is RunStatus.success

@@ -156,10 +156,10 @@ def desk(serve_agents: Any, office: Office) -> Callable[..., Any]:
     """`async with desk("graph") as found`: a thread of that agent, which asks."""
 
     @asynccontextmanager
-    async def at(agent: str, auth: str = "none", **asked: Any) -> AsyncIterator[Desk]:
+    async def at(agent: str, auth: str = "none", redact: str | None = None, **asked: Any) -> AsyncIterator[Desk]:
         who = {"authorization": "Bearer ada"}
         async with (
-            serve_agents(office.agents, access=AccessSettings(auth=auth)) as served,
+            serve_agents(office.agents, access=AccessSettings(auth=auth), redact=redact) as served,
             httpx.AsyncClient(base_url=served.url, headers=who, timeout=30) as http,
         ):
             yield await Desk(http, agent).sit_down(**asked)
@@ -281,6 +281,25 @@ async def test_a_run_that_was_asked_to_stop_at_two_steps_stops_at_both(
             assert (await thread.answer(None, stop))[0] == 200
             await thread.runs()
         assert (office.got, await thread.status()) == (["read", "pay", "ship"], "idle")
+
+
+@pytest.mark.parametrize("loss", ["deleted", "not kept"])
+async def test_it_stops_at_both_also_where_nobody_knows_any_more_what_it_was_asked_for(
+    office: Office, desk: Callable[..., Any], tmp_path: Path, loss: str
+) -> None:
+    office.goes_on.set()
+    (tmp_path / "hook.py").write_text("def keep(kind, payload):\n    return payload\n")
+    redact = f"{tmp_path / 'hook.py'}:keep" if loss == "not kept" else None
+    async with desk("walks", redact=redact, interrupt_before=["pay", "ship"]) as thread:
+        (run,) = (await thread.http.get("/runs", params={"thread_id": thread.thread_id})).json()
+        path = f"/threads/{thread.thread_id}/runs/{run['run_id']}"
+        if loss == "deleted":
+            assert (await thread.http.delete(path)).status_code == 204
+        else:
+            assert (await thread.http.get(f"/runs/{run['run_id']}")).json().get("request") is None
+        assert (await thread.answer(None))[0] == 200
+        await thread.runs()
+        assert (office.got, await thread.status()) == (["read", "pay"], "interrupted")
 
 
 @pytest.mark.parametrize("is_withdrawn", [False, True])

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from trackside.app.cli.arguments import ArgumentError, check_whole
-from trackside.app.cli.questions import interrupts_of
+from trackside.app.cli.questions import interrupts_of, is_stop
 from trackside.harness.admission import begins_later
 from trackside.harness.errors import TracksideError
 from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import CLOSE_QUESTIONS, is_final
+from trackside.harness.questions import stops_said
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
@@ -175,6 +176,19 @@ async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, lis
     if run is None or not questions:
         raise NotWaitingError(thread_id=found.thread_id, standing=STANDINGS[found.status])
     return run, questions
+
+
+async def stops_behind(records: Records, paused: StoredRun, questions: Sequence[JsonObject]) -> JsonObject:
+    """Where a run stops that goes on behind the stop of this one: where that was asked to, so that it goes no further.
+
+    Args:
+        records: what says what it was asked for, if that is kept: runs of an earlier release have it there alone.
+        paused: the run that has stopped.
+        questions: what it has stopped with. Behind a question all stops are said anew.
+    """
+    if not is_stop(questions):
+        return {}
+    return stops_said(questions[0]) or stops_said(await records.request_of(paused.run_id) or {})
 
 
 async def open_questions(records: Records, thread: StoredThread) -> list[JsonObject]:

@@ -22,14 +22,18 @@ def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
 
 def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) -> Json:
     """What a run brings as `resume` to questions that somebody has looked at: the answers by their ids, so that none reaches
-    another question that is asked meanwhile. To go on past a stop without a question takes no id.
+    another question that is asked meanwhile, and none lets a thread go on past another stop.
 
     Raises:
         UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_of`.
     """
     answers = answers_of(PausedRun(input=None, interrupts=questions), answer, thread_id=thread_id)
-    is_by_id = asked_in(questions) and all(question.get("id") is not None for question in questions)
-    return by_their_ids(answers) if is_by_id else answer
+    return by_their_ids(answers) if all(question.get("id") is not None for question in questions) else answer
+
+
+def is_stop(questions: Sequence[JsonObject]) -> bool:
+    """Whether a run has stopped with these between two steps, and asks nothing."""
+    return bool(questions) and not asked_in(questions)
 
 
 def question_text(interrupt: JsonObject) -> str:
@@ -56,6 +60,8 @@ def question_lines(interrupts: Sequence[JsonObject]) -> list[str]:
 
 def answer_note(interrupts: Sequence[JsonObject]) -> str:
     """What to say above the command that answers."""
+    if is_stop(interrupts):
+        return "It has stopped, and asks nothing; this lets it go on:"
     approvals = sum(_is_approval(interrupt.get("value")) for interrupt in interrupts)
     form = ' (true, false, or {"approved": false, "message": "why not"})' if approvals else ""
     if len(interrupts) == 1:
@@ -73,7 +79,7 @@ def resume_command(thread_id: str, interrupts: Sequence[JsonObject], home: Home)
 
 
 def _form_of(interrupt: JsonObject) -> Json:
-    return True if _is_approval(interrupt.get("value")) else "ANSWER"
+    return True if is_breakpoint(interrupt) or _is_approval(interrupt.get("value")) else "ANSWER"
 
 
 def _is_call(value: Json) -> bool:

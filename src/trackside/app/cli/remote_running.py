@@ -11,11 +11,11 @@ import msgspec
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
-from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run
+from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run, stops_behind
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import say_away
-from trackside.app.cli.questions import answer_to
+from trackside.app.cli.questions import answer_to, is_stop
 from trackside.app.cli.remote_connection import (
     Connection,
     RefusedError,
@@ -78,7 +78,9 @@ def resume(server: str, thread: str, answer: str, options: RunOptions, *, agent:
     async def start(connection: Connection, records: RemoteRecords) -> Started:
         paused, questions = await find_paused_run(records, thread)
         answered = answer_to(questions, given, thread_id=paused.thread_id)
-        body = {"assistant_id": agent or paused.agent or "", "command": {"resume": answered}, **asked}
+        stops = await stops_behind(records, paused, questions)
+        brings = {"input": None, **stops} if is_stop(questions) else {"command": {"resume": answered}}
+        body = {"assistant_id": agent or paused.agent or "", **brings, **asked}
         try:
             return await _start(connection, paused.thread_id, {**body, "multitask_strategy": "reject"})
         except RefusedError as exc:

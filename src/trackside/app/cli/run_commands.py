@@ -138,7 +138,7 @@ def resume(
     stream: _Stream = None,
     json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
 ) -> int:
-    """Answer the question that a thread waits for, and watch it go on."""
+    """Answer the question that a thread waits for, and watch it go on. Past a stop any answer lets it go on to the next."""
     from trackside.app.cli import running
     from trackside.app.cli.places import Place
     from trackside.app.cli.run_options import RunOptions

@@ -24,12 +24,19 @@ from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
-from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run, open_questions
+from trackside.app.cli.lookup import (
+    STANDINGS,
+    NotWaitingError,
+    find_ended_run,
+    find_paused_run,
+    open_questions,
+    stops_behind,
+)
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.noticing import Notices, saying_waits
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
-from trackside.app.cli.questions import answer_to
+from trackside.app.cli.questions import answer_to, is_stop
 from trackside.app.cli.run_options import RunOptions, View
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, ended_by_stop_signals, interrupt_on_stop_signals
@@ -96,10 +103,10 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
         return remote_running.resume(server, thread, answer, options, agent=agent)
     settings = options.settings()
-    paused, questions = run_loop(_find_paused, settings, thread)
+    paused, questions, stops = run_loop(_find_paused, settings, thread)
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
-    answered = answer_to(questions, read_answer(answer), thread_id=paused.thread_id)
-    spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": answered}, multitask="reject")
+    command = {"resume": answer_to(questions, read_answer(answer), thread_id=paused.thread_id)}
+    spec = options.spec(reference.text, thread_id=paused.thread_id, command=command, multitask="reject", **stops)
     return _run(settings, reference, spec, json=options.json)
 
 
@@ -234,8 +241,7 @@ async def _run_and_close(
     closing = contextlib.ExitStack()
     try:
         async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False, one_run=True) as app:
-            await _see_that_it_waits(app, agent, spec, settings)
-            handle = await _start(app, spec)
+            handle = await _start(app, await _as_it_waits(app, agent, spec, settings))
             waiting.cancel()
             waiting = loop.call_later(_WAITING_AFTER, view.waiting, f"for thread {handle.thread_id}, which is busy")
             app.recorder.on_first(waiting.cancel)
@@ -274,23 +280,24 @@ async def _deliver(app: App, view: View) -> None:
         delivering.result()
 
 
-async def _see_that_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) -> None:
-    """See that an answer finds its question before there is a run of it.
+async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) -> RunSpec:
+    """See that an answer finds its question before there is a run of it; one that goes on past a stop brings none.
 
     Raises:
         NotWaitingError: somebody has answered meanwhile, or the thread does not remember that it asked.
         UnknownQuestionError: somebody has answered meanwhile, and the thread asks something else by now.
     """
     if spec.command is None or spec.thread_id is None:
-        return
+        return spec
     records = StoredRecords(app.store, home_of(settings))
-    thread = await records.thread(spec.thread_id)
+    thread, questions = await records.thread(spec.thread_id), list[JsonObject]()
     if spec.retry_of is None and thread is not None and (questions := await open_questions(records, thread)):
         answer_to(questions, spec.command.get("resume"), thread_id=spec.thread_id)
     if not await remembers_question(app, agent, spec.thread_id):
         await find_paused_run(records, spec.thread_id)
         standing = "nor remember what it asked: an export leaves out what threads remember"
         raise NotWaitingError(thread_id=spec.thread_id, standing=standing)
+    return replace(spec, command=None) if is_stop(questions) else spec
 
 
 async def _start(app: App, spec: RunSpec) -> RunHandle:
@@ -366,6 +373,8 @@ async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObje
         return ended, request, new_id() if is_gone else ended.thread_id
 
 
-async def _find_paused(settings: Settings, thread: str) -> tuple[StoredRun, list[JsonObject]]:
+async def _find_paused(settings: Settings, thread: str) -> tuple[StoredRun, list[JsonObject], JsonObject]:
     async with open_store(settings, read_only=True) as store:
-        return await find_paused_run(StoredRecords(store, home_of(settings)), thread)
+        records = StoredRecords(store, home_of(settings))
+        paused, questions = await find_paused_run(records, thread)
+        return paused, questions, await stops_behind(records, paused, questions)

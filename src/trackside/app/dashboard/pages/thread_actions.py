@@ -23,11 +23,12 @@ from trackside.app.dashboard.questions import (
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
 from trackside.app.server.responses import json_reply
-from trackside.app.server.routes import records, runs, states, threads
+from trackside.app.server.routes import events, records, runs, states, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
 from trackside.harness.errors import ThreadBusyError
-from trackside.harness.types import ThreadStatus
+from trackside.harness.questions import stops_said
+from trackside.harness.types import LifecycleEventType, ThreadStatus
 
 routes = Routes("Console")
 
@@ -94,9 +95,13 @@ async def _own_stops(call: Call[Any, Any], run_id: Any) -> dict[str, Any]:
     """Where a run was asked to stop, besides where its graph does."""
     if not isinstance(run_id, str):  # somebody has changed the state
         return {}
+    query = {"run_id": run_id, "type": [LifecycleEventType.RUN_COMPLETED.value], "newest_first": True, "limit": 1}
+    ends, _ = await value_or_why(call, events.list_events, query=query)  # which are there also if it was deleted
+    for stop in (ends[0].payload.get("interrupts") if ends else None) or ():
+        if stops := stops_said(stop):
+            return stops
     run, _ = await value_or_why(call, records.get_recorded_run, path={"run_id": run_id})
-    asked = (None if run is None else run.request) or {}
-    return {name: asked[name] for name in ("interrupt_before", "interrupt_after") if asked.get(name)}
+    return stops_said((None if run is None else run.request) or {})  # of an earlier release, which said it here alone
 
 
 @action(routes, "/ui/threads/{thread_id}/fork", body=Fork)

@@ -51,7 +51,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused, keep_t
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.ids import is_uuid
 from trackside.harness.items import ItemStore
-from trackside.harness.questions import answer_among
+from trackside.harness.questions import answer_among, stops_said
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.threads import in_own_thread
 from trackside.harness.types import JsonObject, RunSpec
@@ -372,7 +372,8 @@ def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHand
 
 
 async def _breakpoints(run: RunContext, graph: Graph) -> list[JsonObject]:
-    """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint.
+    """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint, and where else
+    the run was asked to stop.
 
     There is none if no node comes next: the stop was after the last one, and the graph has come to its end.
     """
@@ -380,4 +381,5 @@ async def _breakpoints(run: RunContext, graph: Graph) -> list[JsonObject]:
     if not snapshot.next:
         return []
     checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
-    return [{"id": checkpoint_id, "value": None, "next": list(snapshot.next)}]
+    stops = stops_said({"interrupt_before": run.interrupt_before, "interrupt_after": run.interrupt_after})
+    return [{"id": checkpoint_id, "value": None, "next": list(snapshot.next), **stops}]
