@@ -161,6 +161,27 @@ async def test_a_worker_that_gives_a_later_run_its_place_stops_what_that_displac
         crowd.go.set()
 
 
+async def test_what_a_run_starts_behind_a_run_of_another_worker_begins_when_that_has_ended(have_fleet: Any) -> None:
+    crowd, waits = Crowd(), asyncio.Event()
+
+    async def leads(input: Any, run: RunContext) -> dict[str, Any]:
+        (manager,) = [app.manager for app in fleet.workers if app.manager.has(run.run_id)]
+        below = await manager.start(RunSpec("crowd", "below", thread_id="shared"))
+        waits.set()
+        return {"below": (await below.result()).output}
+
+    agents, settings = {"crowd": crowd.agent, "leads": leads}, WorkerSettings(concurrency=1)
+    async with have_fleet(agents, workers=2, servers=1, worker=settings, lease=600.0) as fleet:
+        client, manager = fleet.servers[0].client, fleet.servers[0].app.manager
+        await manager.start(RunSpec("crowd", "before", thread_id="shared"))
+        await until(lambda: crowd.now == 1)
+        run = await manager.start(RunSpec("leads"))
+        async with asyncio.timeout(30):
+            await waits.wait()
+            crowd.go.set()
+            assert await client.runs.join(run.thread_id, run.run_id) == {"below": {"answer": "below"}}
+
+
 async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> None:
     crowd = Crowd()
     async with have_fleet({"crowd": crowd.agent}, workers=2, servers=1, worker=WorkerSettings(concurrency=1)) as fleet:

@@ -67,7 +67,7 @@ class Engine(Protocol):
         ...
 
     def ask_to_stop(self, worker_id: str, run_id: str) -> None:
-        """Somebody wants a run of this worker to stop, as the database says by now. Does not raise; may be lost."""
+        """A run of this worker is to stop, or its turn has come, as the database says. Does not raise; may be lost."""
         ...
 
     def note_gone(self, worker_id: str) -> None:

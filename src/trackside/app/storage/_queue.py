@@ -145,6 +145,8 @@ class Queue:
         self.made_ready: list[ReadyRun] = []
         """Runs that a statement of its own has made ready, and that need not be known here."""
         self._stopped: list[ActiveRun] = []
+        self._handed_on: list[tuple[ActiveRun, str]] = []
+        """Runs that have got their thread of another owner's, and whose they are."""
 
     def know(self, run: ActiveRun) -> ActiveRun:
         """Take a stored row in; what is known of it already counts."""
@@ -247,6 +249,7 @@ class Queue:
             for run in self._stopped
             if run.owner is not None and run.state is Standing.claimed and run.run_id not in self.removed
         ]
+        stops += [StopAsked(run.run_id, owner) for run, owner in self._handed_on if run.run_id not in self.removed]
         if not (ready or stops or self.made_ready):
             return None
         return QueueNews(ready=(*ready, *self.made_ready), stops=(*stops,))
@@ -275,6 +278,8 @@ class Queue:
             return
         following.at_rest = run.at_rest or at_rest
         self._hold(lane, following)
+        if following.owner is not None and following.owner != run.owner:
+            self._handed_on.append((following, following.owner))
         self.handovers.append(
             Handover(run.run_id, run.thread_id, status, next_run_id=following.run_id, next_owner=following.owner)
         )

@@ -67,7 +67,10 @@ class ReadyRun(NamedTuple):
 
 
 class StopAsked(NamedTuple):
-    """A run that somebody wants to stop, and the worker that executes it."""
+    """A run that somebody wants to stop, and the worker that executes it; or one whose turn has come, and whose run it is.
+
+    The worker looks into the database, which says what is to be done.
+    """
 
     run_id: str
     worker_id: str

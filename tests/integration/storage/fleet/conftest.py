@@ -46,7 +46,7 @@ class Member:
     def stops(self) -> list[tuple[str, str]]:
         return [(*stop,) for news in self.news for stop in news.stops]
 
-    async def start(self, input: Any = None, *, agent: str = "work", **options: Any) -> RunHandle:
+    async def start(self, input: Any = None, *, agent: Any = "work", **options: Any) -> RunHandle:
         return await self.manager.start(RunSpec(agent, input, **options))
 
     async def take(self, *run_ids: str) -> list[Taking]:

@@ -156,6 +156,22 @@ async def test_who_executes_a_run_is_named_when_it_shall_stop(member: Any, agent
     assert worker.stops == []
 
 
+async def test_whose_run_gets_a_thread_is_named_when_another_has_had_it(member: Any, agents: Agents) -> None:
+    server, one, other = await member("server"), await member(), await member()
+    first = await server.start("first", thread_id="t")
+    await one.take(first.run_id)
+    await agents.until_running("first")
+    # Of an agent that nobody else knows: they are its own, as what its runs start.
+    second, third = [await other.start(agent=lambda _: "done", thread_id="t") for _ in range(2)]
+
+    agents.let("first")
+    await one.ended(first.run_id)
+    assert one.stops == [(second.run_id, other.name)]
+    other.coordinator.nudge()
+    await other.ended(third.run_id)
+    assert other.stops == [], "it knows"
+
+
 class SlowHost:
     """A host that gets to what it is given when it is told."""
 
