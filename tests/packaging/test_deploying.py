@@ -76,6 +76,11 @@ def test_a_command_as_the_server_has_what_the_unit_has() -> None:
     assert os.access(AS_SERVER, os.X_OK)
 
 
+def test_a_command_as_the_server_has_a_terminal_where_there_is_one_so_that_it_can_be_broken_off() -> None:
+    words = AS_SERVER.read_text("utf-8").partition("exec systemd-run ")[2].split()
+    assert {"--pty", "--pipe", "--wait"} <= {*words[: words.index("--property")]}
+
+
 def test_the_container_runs_as_nobody_and_says_how_it_is() -> None:
     steps = container_steps()
     last = dict(steps)
