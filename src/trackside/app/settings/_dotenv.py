@@ -15,7 +15,7 @@ _NAME: Final = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.-]*)[ \
 _SINGLE: Final = re.compile(r"'([^']*)'")
 _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN: Final = re.compile(r"[^\r\n]*")
-_COMMENT: Final = re.compile(r"(?:^|[ \t]+)#.*")
+_COMMENT: Final = re.compile(r"[ \t]+#.*")  # without a blank before it `#` belongs to the value, also at its beginning
 _REST: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)")
 _SKIPPED: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?\r?\n")
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
@@ -57,7 +57,8 @@ def _assignments(text: str, source: str) -> Iterator[tuple[str, str, bool]]:
 def _value(text: str, at: int, source: str) -> tuple[str, int, bool]:
     quote = text[at : at + 1]
     if quote not in {"'", '"'}:
-        plain = _PLAIN.match(text, at)
+        before = at - 1 if text[at - 1] in " \t" else at
+        plain = _PLAIN.match(text, before)
         assert plain is not None
         end = plain.end() + (2 if text.startswith("\r\n", plain.end()) else 1)
         return _COMMENT.sub("", plain[0]).strip(), end, False
