@@ -172,7 +172,7 @@ class Settings:
 
     @property
     def drain_seconds(self) -> float:
-        """Seconds that a worker which shall end waits for its runs."""
+        """Seconds that a worker which a signal has end waits for its runs."""
         return self.shutdown_grace if self.worker.drain is None else self.worker.drain
 
     def check_engine(self) -> None:

@@ -85,7 +85,7 @@ class WorkerSettings:
     memory_limit: int | None = None
     """Bytes that such a process may have."""
     drain: float | None = None
-    """Seconds that it waits for its runs when it shall end; None: as long as every process does."""
+    """Seconds that it waits for its runs when a signal has it end; None: as long as every process does."""
     isolated_in: str | None = None
     """The worker of which this process is a part; no setting, as nobody but that worker knows."""
 

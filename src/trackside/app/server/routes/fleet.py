@@ -61,7 +61,8 @@ async def get_queue(call: Call[None, None]) -> Any:
 async def drain_worker(call: Call[None, None]) -> Any:
     """Have a worker take no more runs, and leave when those that it has are over; 404 if no live one has this id.
 
-    It hears of that within a third of its lease, and does what it does at SIGTERM.
+    It hears of that within a third of its lease. Its runs may take as long as they take: SIGTERM limits that, to its
+    `worker.drain`.
     """
     worker_id = call.path["worker_id"]
     if not await call.parts.store.fleet.ask_to_drain(worker_id):
