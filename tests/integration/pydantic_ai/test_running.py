@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
-from pydantic_ai import Agent, ImageUrl, RunContext, Tool, ToolReturn, UsageLimits
+from pydantic_ai import Agent, BinaryContent, BinaryImage, ImageUrl, RunContext, Tool, ToolReturn, UsageLimits
 from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.models.test import TestModel
 from tests.integration.pydantic_ai.models import answers, call, texts
@@ -64,8 +64,34 @@ async def test_the_model_gets_all_of_a_message_and_the_event_what_it_has_room_fo
     outcome = await stage.play(Agent(answers("a tower", heard=heard)), given)
     assert outcome.status is RunStatus.success
     ((prompt,),) = heard
-    assert prompt.content == ["x" * 1_500_000, ImageUrl(url), "What is it?"]
+    assert prompt.content == ["x" * 1_500_000, BinaryContent.from_data_uri(url), "What is it?"]
     assert all(len(str(message)) < 1_100_000 and message["sanitized"] is True for message in outcome.humans)
+
+
+async def test_an_image_in_a_url_reaches_the_model_itself_and_is_remembered(stage: Any) -> None:
+    url, heard = "data:image/png;base64,iVBORw0KGgo=", list[Any]()
+    blocks = [
+        {"type": "image_url", "image_url": {"url": url, "detail": "high"}},
+        {"type": "image_url", "image_url": url},
+        {"type": "image_url", "image_url": {"url": "https://example.com/tower.png", "detail": "low"}},
+        {"type": "image_url", "image_url": "data:image/svg+xml,%3Csvg/%3E"},
+    ]
+    painter = Agent(answers("a tower", "the same", heard=heard))
+    await stage.play(painter, [{"role": "user", "content": blocks}], thread_id="thread")
+    await stage.play(painter, "And now?", thread_id="thread")
+    for prompt, *_ in heard:
+        high, plain, low, svg = prompt.content
+        assert high == BinaryImage(b"\x89PNG\r\n\x1a\n", media_type="image/png", vendor_metadata={"detail": "high"})
+        assert plain == BinaryImage(b"\x89PNG\r\n\x1a\n", media_type="image/png")
+        assert (low.url, low.vendor_metadata) == ("https://example.com/tower.png", {"detail": "low"})
+        assert svg == ImageUrl("data:image/svg+xml,%3Csvg/%3E")
+
+
+async def test_an_image_that_cannot_be_read_is_refused(stage: Any) -> None:
+    block = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo"}}
+    outcome = await stage.play(tall(), [{"role": "user", "content": [block]}])
+    assert outcome.end["error_type"] == "InvalidSpecError"
+    assert "its image is no Base64" in outcome.end["error"]
 
 
 async def test_any_other_json_reaches_the_agent_as_its_text_and_is_said_by_nobody(stage: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_ai import ImageUrl
+from pydantic_ai import BinaryContent, ImageUrl
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -24,6 +24,7 @@ from trackside.harness.payload import WHOLE_CHARS, whole
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer"})
+_ENCODED = ";base64,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +120,29 @@ def _part(block: Any) -> UserContent:
             return block
         case {"type": "text", "text": str() as text}:
             return text
-        case {"type": "image_url", "image_url": {"url": str() as url}} | {
-            "type": "image_url",
-            "image_url": str() as url,
-        }:
-            return ImageUrl(url)
+        case {"type": "image_url", "image_url": {"url": str() as url, **more}}:
+            return _image(url, {"detail": more["detail"]} if more.get("detail") else None)
+        case {"type": "image_url", "image_url": str() as url}:
+            return _image(url)
         case _:
             why = 'a block is a text, {"type": "text", "text": …} or {"type": "image_url", "image_url": {"url": …}}'
             raise InvalidSpecError(field="input.content", value=block, why=why)
+
+
+def _image(url: str, settings: dict[str, Any] | None = None) -> UserContent:
+    """An image by its address; itself if that is what the address has, for not every model's maker takes it as one.
+
+    Raises:
+        InvalidSpecError: it has an image that cannot be read.
+    """
+    if not (url.startswith("data:") and _ENCODED in url):
+        return ImageUrl(url, vendor_metadata=settings)
+    try:
+        image = BinaryContent.from_data_uri(url)
+    except ValueError as exc:
+        raise InvalidSpecError(field="input.content", value=url[:80], why=f"its image is no Base64: {exc}") from exc
+    image.vendor_metadata = settings
+    return image
 
 
 def _as_model_message(message: JsonObject) -> ModelMessage:
