@@ -74,6 +74,7 @@ def manager_of(*observers: Any, **options: Any) -> RunManager:
         ({"idempotency_key": ""}, "idempotency_key"),
         ({"idempotency_key": ["k"]}, "idempotency_key"),
         ({"parent_run_id": 5}, "parent_run_id"),
+        ({"options": 5}, "options"),
         ({"parent_run_id": "a\0b"}, "parent_run_id"),
         ({"parent_run_id": "p" * 256}, "parent_run_id"),
         ({"owner": "o" * 256}, "owner"),

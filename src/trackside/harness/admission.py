@@ -19,7 +19,15 @@ from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical, canonical_payload
 from trackside.harness.ports import IdempotencyKey
-from trackside.harness.types import AgentLimits, JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import (
+    ON_BEHALF_OF,
+    AgentLimits,
+    JsonObject,
+    MultitaskStrategy,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+)
 
 MAX_ID_CHARS = 255
 """How long an id may be."""
@@ -55,6 +63,8 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         _check(spec.config, Mapping, "config", "a mapping of names to values")
     if spec.metadata is not None:
         _check(spec.metadata, Mapping, "metadata", "a mapping of names to values")
+    if spec.options is not None:
+        _check(spec.options, Mapping, "options", "a mapping of names to values")
     if spec.owner is not None:
         _name(spec.owner, "owner")
     _check_stream_mode(spec.stream_mode)
@@ -74,6 +84,13 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         attempt=1 if spec.attempt == 1 else count_of(spec.attempt, "attempt"),
         retry_of=None if spec.retry_of is None else _id(spec.retry_of, "retry_of"),
     )
+
+
+def as_of(owner: str | None, spec: RunSpec) -> RunSpec:
+    """What a run of this owner asks for when it starts another: on his behalf, unless that says on whose it is."""
+    if owner is None or spec.owner is not None:
+        return spec
+    return replace(spec, options={**(spec.options or {}), ON_BEHALF_OF: owner})
 
 
 def request_of(spec: RunSpec, agent: str) -> JsonObject:

@@ -19,7 +19,7 @@ from trackside.harness.journal import LEAD_AGENT, Journal
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import mark_of
-from trackside.harness.types import JsonObject, RunSpec
+from trackside.harness.types import ON_BEHALF_OF, JsonObject, RunSpec
 
 MAX_DEPTH = 8
 """How deep runs may start runs."""
@@ -149,8 +149,8 @@ class RunContext:
         self.items = items
         self.depth = depth
         self.owner: str | None = spec.owner
-        if depth and self.owner is None and (starter := _current.get()) is not None:
-            self.owner = starter.owner
+        if self.owner is None and spec.options is not None:
+            self.owner = spec.options.get(ON_BEHALF_OF)
         self.cancelled = False
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
         self.paused = paused

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.addressing import addressed
-from trackside.harness.admission import record_of
+from trackside.harness.admission import as_of, record_of
 from trackside.harness.amounts import timeout_of
 from trackside.harness.arguments import check_ports
 from trackside.harness.bounding import IN_LINE
@@ -168,6 +168,8 @@ async def run_agent(
 
 async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, prices: PriceList | None) -> RunResult:
     parent = current_run()
+    if parent is not None:
+        spec = as_of(parent.owner, spec)
     services = embedded.services if prices is None else replace(embedded.services, prices=prices)
     agent = as_agent(spec.agent)
     if spec.command is not None:

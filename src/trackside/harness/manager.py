@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.addressing import addressed
-from trackside.harness.admission import checked_limits, idempotency_of, member, record_of, with_attempts
+from trackside.harness.admission import as_of, checked_limits, idempotency_of, member, record_of, with_attempts
 from trackside.harness.amounts import seconds_of, timeout_of
 from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed, unrecorded
 from trackside.harness.bounding import DispatchPolicy
@@ -203,6 +203,8 @@ class RunManager:
         idempotency = idempotency_of(spec)  # by what the caller asks for, whatever the limits are by now
         limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
+        if (starter := current_run()) is not None:
+            spec = as_of(starter.owner, spec)
         if spec.command is not None:
             agent = as_agent(spec.agent) if name is None else self._agent_named(name)
             limit = self.observers.policy.call_limit

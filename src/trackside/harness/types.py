@@ -112,6 +112,12 @@ class _Asked(msgspec.Struct, frozen=True):
     input: Any = None
 
 
+ON_BEHALF_OF: Final = "on_behalf_of"
+"""Among the options of a run that another has started, and that says nobody itself: on whose behalf that one was. It is kept
+with the rest of what is asked for, and no thread becomes anybody's by it.
+"""
+
+
 class RunSpec(_Asked, frozen=True, kw_only=True):
     """A run that somebody asks for.
 
@@ -136,7 +142,8 @@ class RunSpec(_Asked, frozen=True, kw_only=True):
     there yet; with `thread_ends` a thread that is new is gone for everybody when its last run has ended, while the log
     keeps what happened; `thread_metadata` are those of a thread that is new; with `thread_ttl` the thread, new or not, is
     removed so many minutes later. A coordinator with a store sees to all of that, in the step that lets the run in.
-    `options` are what the app wants to know again of the request; the harness does not look at them.
+    `options` are what the app wants to know again of the request; the harness only adds on whose behalf a run was that has
+    started this one, if neither says more.
     """
 
     # A frozen data class of as many fields takes sixty times as long to make, and there is one for each run.

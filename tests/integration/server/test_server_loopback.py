@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -26,10 +27,11 @@ from tests.integration.server.test_server_fleet import fleet_on
 
 from trackside import RunSpec, RunStatus
 from trackside.app.server.guest import Guest
-from trackside.app.server.principal import ANYBODY, WITHIN
+from trackside.app.server.principal import ANYBODY, WITHIN, Permission, Principal
 from trackside.app.settings import AccessSettings, ServerSettings, Settings
 from trackside.app.wiring import App, open_app
 from trackside.app.wiring.errors import AddressNeededError
+from trackside.harness.ids import new_id
 
 type ServeAgents = Callable[..., Any]
 
@@ -62,6 +64,11 @@ async def client_of(served: Any, owner: str, permission: Any = "run") -> AsyncIt
     made = await served.app.store.api_keys.create("laptop", owner=owner, permission=permission)
     async with get_client(url=served.url, api_key=made.secret) as client:
         yield client
+
+
+def within(app: App, key: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app.asgi)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers={"x-api-key": key.secret})
 
 
 @pytest.mark.parametrize("access", [NONE, KEYS], ids=["open", "keys"])
@@ -157,6 +164,51 @@ async def test_a_run_of_nobody_sees_all_and_one_that_another_starts_what_that_on
     assert result.output["said"] >= 4
 
 
+async def test_whose_a_run_is_that_another_has_started_is_known_to_whoever_goes_on_with_it(database_url: str) -> None:
+    apps: list[App] = []
+    started: list[str] = []
+    seen: list[tuple[int, str | None, int]] = []
+    has_begun, is_over, thread_id = asyncio.Event(), asyncio.Event(), new_id()
+
+    async def helper(input: Any, run: Any) -> None:
+        if len(apps) == 1:
+            has_begun.set()
+            await asyncio.Event().wait()
+        seen.append((run.attempt, run.owner, await early.threads.count()))
+        if len(seen) == 2:
+            is_over.set()
+
+    async def start(input: Any) -> None:
+        for _ in range(2):  # the second of them waits for the first, and has not begun when its process ends
+            handle = await apps[0].manager.start(RunSpec("helper", thread_id=thread_id, max_attempts=2))
+            started.append(handle.run_id)
+
+    agents, settings = {"helper": helper, "start": start}, Settings(database_url=database_url, access=KEYS)
+    async with open_app(replace(settings, shutdown_grace=0.0), agents) as app:
+        apps.append(app)
+        keys = [await app.store.api_keys.create("laptop", owner=name) for name in ("ada", "bob")]
+        for key in (*keys, keys[1]):
+            async with within(app, key) as http:
+                await http.post("/threads", json={})
+        async with within(app, keys[0]) as http:
+            await http.post("/runs/wait", json={"assistant_id": "start"})
+        await has_begun.wait()
+    async with open_app(settings, agents) as app:
+        apps.append(app)
+        admin = await app.store.api_keys.create("laptop", owner="root", permission="admin")
+        async with within(app, admin) as http:
+            await is_over.wait()
+            await http.get(f"/threads/{thread_id}/runs/{started[1]}/join")
+            made = (await http.post(f"/runs/{started[1]}/retry")).json()
+            await http.get(f"/threads/{thread_id}/runs/{made['run_id']}/join")
+        thread = await app.store.thread(thread_id)
+
+    assert sorted(seen) == [(1, "ada", 1), (2, "ada", 1), (2, "ada", 1)]
+    assert thread is not None
+    assert thread.owner is None  # as of all that is started in nobody's name
+    assert "on_behalf_of" not in made["kwargs"]
+
+
 async def test_nobody_comes_in_by_what_is_sent(serve_agents: ServeAgents) -> None:
     async with serve_agents({"other": OTHER}, access=KEYS) as served:
         headers = {"root_path": "/noauth", "trackside.within": "1", "x-forwarded-prefix": "/noauth", "host": "api"}
@@ -202,6 +254,45 @@ async def test_a_route_asks_as_whoever_asks_it_and_what_it_leaves_behind_as_nobo
         whys = [str(failure) for failure in await asyncio.gather(*left, return_exceptions=True)]
 
     assert seen == [[1, 1], [2, 2], [1, 1]]
+    assert all("in nobody's name" in why for why in whys)
+
+
+async def test_who_is_known_to_an_app_around_this_one_asks_in_his_own_name(database_url: str) -> None:
+    left: list[asyncio.Task[Any]] = []
+    answered = asyncio.Event()
+
+    async def look(state: Said) -> Said:
+        client = get_client()
+        with pytest.raises(httpx.HTTPStatusError) as forbidden:
+            await client.http.get("/subscriptions")
+        return {"said": [await client.threads.count(), forbidden.value.response.status_code]}
+
+    async def later() -> int:
+        await answered.wait()
+        return await early.threads.count()
+
+    async def mine(request: Request) -> JSONResponse:
+        left.append(asyncio.create_task(later()))
+        return JSONResponse([await early.threads.count()])
+
+    guest = Guest(Starlette(routes=[Route("/mine", mine)]), {})
+    async with open_app(Settings(database_url=database_url), {"look": graph_of(look)}) as app:
+        served = app.asgi_before(guest)
+        principals = [Principal(identity=name, permission=Permission.run) for name in ("ada", "bob")]
+        seen: list[Any] = []
+        for who in (*principals, principals[0]):
+            around = Around(served, {"trackside.principal": who})
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app=around), base_url="http://localhost"
+            ) as http:
+                thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+                run = {"assistant_id": "look", "input": {}}
+                seen += (await http.post(f"/threads/{thread_id}/runs/wait", json=run)).json()["said"]
+                seen += (await http.get("/mine")).json()
+        answered.set()
+        whys = [str(failure) for failure in await asyncio.gather(*left, return_exceptions=True)]
+
+    assert seen == [1, 403, 1, 1, 403, 1, 2, 403, 2]
     assert all("in nobody's name" in why for why in whys)
 
 

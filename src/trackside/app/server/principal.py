@@ -67,6 +67,8 @@ class Asking:
     app: Any
     principal: Principal | None
     """None once it has been answered: what it has left behind, as a task, goes on in nobody's name."""
+    is_somebodys: bool
+    """Who asks had to be known, by this server or by an app around it. So that counts for what is left behind, too."""
 
 
 asking: Final[ContextVar[Asking | None]] = ContextVar("trackside_asking", default=None)

@@ -37,8 +37,8 @@ class Within:
 
     def principal_of(self, run: RunContext) -> Principal:
         """Who asks by the code of a run: on whose behalf that is, who may no more by it than run agents."""
-        if self.asks_nobody or run.owner is None:
-            return ANYBODY
+        if run.owner is None:
+            return ANYBODY  # a name that is known counts, also where it is an app around this one that asks for names
         user = user_in(run.config)
         known = user if isinstance(user, Mapping) and user.get("identity") == run.owner else {}
         said = {"identity": run.owner, "display_name": run.owner, "is_authenticated": True, "permissions": [], **known}
@@ -86,12 +86,15 @@ class Within:
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         # A run is no run's but of one that waits for it, and nothing that a graph says within its nodes holds here.
         bind_run(current_run() if scope["path"].endswith(_WAITED) else None)
-        asking.set(Asking(self.app, scope["trackside.principal"]))
+        principal = scope["trackside.principal"]
+        asked = Asking(self.app, principal, is_somebodys=principal is not ANYBODY)
+        asking.set(asked)
         try:
             await self.app.router(scope, exchange.receive, exchange.send)
         except Exception:  # of an app behind ours: its client learns only that there is no answer, as over a network
             logger.exception("%s %.200s failed", scope["method"], scope["path"])
         finally:
+            asked.principal = None
             await exchange.send(None)
 
 

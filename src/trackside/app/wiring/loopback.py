@@ -86,8 +86,9 @@ async def _answer(request: httpx.Request) -> httpx.Response:
             return await within.answer(request, within.principal_of(run))
         if run is None and asked is not None and within is not None and asked.app is within.app and asked.principal:
             return await within.answer(request, asked.principal)
+    is_somebodys = (run is not None and run.owner is not None) or (asked is not None and asked.is_somebodys)
     for one in reversed(_open):
-        if one.within is not None and one.within.asks_nobody:
+        if not is_somebodys and one.within is not None and one.within.asks_nobody:
             return await one.within.answer(request, ANYBODY)
     raise AddressNeededError(why="asks in nobody's name, as no run and no request goes on here")
 

@@ -52,7 +52,7 @@ class Authentication:
         except HttpError as exc:
             await _refuse(exc, scope, receive, send)
             return
-        asked = Asking(scope.get("app"), principal)
+        asked = Asking(scope.get("app"), principal, is_somebodys=principal is not ANYBODY)
         asking.set(asked)
         try:
             await self._app(scope, receive, send)

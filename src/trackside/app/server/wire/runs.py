@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.storage import StoredRun
 from trackside.harness.ids import assistant_id_of
-from trackside.harness.types import RunRecord, RunSpec, RunStatus
+from trackside.harness.types import ON_BEHALF_OF, RunRecord, RunSpec, RunStatus
 
 type StreamMode = Literal[
     "values",
@@ -264,4 +264,5 @@ def _kwargs(asked: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = {name: value for name in _ASKED if (value := asked.get(name)) is not None and value is not False}
     if "config" in kwargs:
         kwargs["config"] = config_shown(kwargs["config"])
-    return {**kwargs, **(asked.get("options") or {})}
+    options = asked.get("options") or {}
+    return {**kwargs, **{name: value for name, value in options.items() if name != ON_BEHALF_OF}}
