@@ -62,6 +62,8 @@ class Execution:
     """It may be claimed already: until then it waits, though it may have a place and a task."""
     left: bool = False
     """It stays where it waits, and is not claimed here any more."""
+    taken_over: bool = False
+    """It was let in by another process, or by this one while another manager was here."""
 
     @property
     def waits(self) -> bool:

@@ -250,6 +250,10 @@ class RunManager:
         """Whether this is a run of this manager's that has not ended."""
         return self._runs.get(run_id) is not None
 
+    def has_taken_over(self, run_id: str) -> bool:
+        """Whether this is such a run, and was let in elsewhere, or before there was this manager."""
+        return (execution := self._runs.get(run_id)) is not None and execution.taken_over
+
     async def result(self, run_id: str) -> RunResult:
         """How a run of this manager's ends that has not ended yet, as `RunHandle.result`.
 
@@ -468,7 +472,7 @@ class RunManager:
             return None
         self._closing.watch_the_loop()
         worker = self._worker_of(spec, record, self._agents[record.agent], 0)
-        return self._runs.take_over(Execution(record.run_id, record.agent, worker, Context()))
+        return self._runs.take_over(Execution(record.run_id, record.agent, worker, Context(), taken_over=True))
 
     async def _cancel(self, run_id: str, action: CancelAction) -> None:
         await self._services.coordinator.request_cancel(run_id, action)

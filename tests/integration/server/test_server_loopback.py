@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, override
 
 import httpx
 import langgraph_sdk._async.client
@@ -438,6 +439,86 @@ async def test_where_no_server_answers_the_run_says_what_to_do(database_url: str
     assert result.status is RunStatus.error
     assert "no server answers in this process" in str(result.error)
     assert "get_client(url=" in str(result.error)
+
+
+async def leave_waiting(settings: Settings, agents: dict[str, Any], *names: str) -> None:
+    """Runs of these agents, each on a thread of its own, which the next process takes over."""
+    begun = asyncio.Queue[None]()
+
+    async def stay(input: Any) -> None:
+        begun.put_nowait(None)
+        await asyncio.Event().wait()
+
+    async with open_app(settings, {**agents, "stay": stay}) as app:
+        for name in names:
+            before = await app.manager.start(RunSpec("stay"))
+            await begun.get()
+            await app.manager.start(RunSpec(name, thread_id=before.thread_id))
+
+
+class Heard(logging.Handler):
+    """What the log says, as it comes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._said = asyncio.Queue[str]()
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self._loop.call_soon_threadsafe(self._said.put_nowait, record.getMessage())
+
+    async def until(self, words: str) -> None:
+        while words not in await self._said.get():
+            pass
+
+
+@pytest.fixture
+async def heard(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Heard]:
+    logger, heard = logging.getLogger("trackside.server"), Heard(asyncio.get_running_loop())
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addHandler(heard)
+    yield heard
+    logger.removeHandler(heard)
+
+
+async def test_a_run_that_is_taken_over_waits_until_its_server_answers(database_url: str, heard: Heard) -> None:
+    counted = asyncio.Queue[int]()
+
+    async def ask(input: Any) -> None:
+        counted.put_nowait(await early.threads.count())
+
+    async def ask_on_its_own_loop() -> int:
+        return await get_client().threads.count()
+
+    async def ask_elsewhere(input: Any) -> None:
+        counted.put_nowait(await asyncio.to_thread(asyncio.run, ask_on_its_own_loop()))
+
+    agents = {"ask": ask, "ask-elsewhere": ask_elsewhere}
+    settings = Settings(database_url=database_url, shutdown_grace=0.0)
+    await leave_waiting(settings, agents, *agents)
+    async with open_app(settings, agents) as app:
+        for _ in agents:
+            await heard.until("waits until the server answers")
+        assert app.asgi is not None
+        assert [await counted.get() for _ in agents] == [2, 2]
+
+
+async def test_nobody_waits_for_a_server_whose_app_has_been_closed(database_url: str, heard: Heard) -> None:
+    left: list[asyncio.Task[int]] = []
+
+    async def ask(input: Any) -> None:
+        left.append(asyncio.create_task(early.threads.count()))
+        await asyncio.wait(left)
+
+    settings = Settings(database_url=database_url, shutdown_grace=0.0)
+    await leave_waiting(settings, {"ask": ask}, "ask")
+    async with open_app(settings, {"ask": ask}):
+        await heard.until("waits until the server answers")
+    (ended,) = await asyncio.gather(*left, return_exceptions=True)
+
+    assert isinstance(ended, AddressNeededError)
+    assert "has ended before it answered anything" in str(ended)
 
 
 async def test_a_run_on_a_worker_says_so_too_though_a_server_is_near_that_asks_nobody(postgres_url: str) -> None:

@@ -7,6 +7,7 @@ answered here, for the app whose run or request the calling code belongs to. Not
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncGenerator
@@ -14,13 +15,15 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, override
 
 from trackside.app.wiring.errors import AddressNeededError
-from trackside.harness import RunManager, current_run
+from trackside.harness import RunContext, RunManager, current_run
 
 if TYPE_CHECKING:
     import httpx
     from starlette.applications import Starlette
 
     from trackside.app.server.within import Within
+
+logger = logging.getLogger("trackside.server")
 
 _MODULES: Final = ("langgraph_sdk._shared.utilities", "langgraph_sdk._async.client")
 _TRANSPORTS: Final = "_registered_transports"
@@ -31,17 +34,26 @@ _taken_over = ExitStack()
 
 
 class Loopback:
-    """What clients without an address have of an app with this manager, while it is open."""
+    """What clients without an address have of an app with this manager, while it is open.
 
-    def __init__(self, manager: RunManager) -> None:
+    Args:
+        manager: the manager.
+        serves: whether its server may begin to answer later.
+    """
+
+    def __init__(self, manager: RunManager, *, serves: bool) -> None:
         self.manager = manager
         self._app: Starlette | None = None
         self._within: Within | None = None
         self._loop = asyncio.get_running_loop()
+        self._decided = asyncio.Event() if serves else None
+        """Set as soon as the server answers, or never will."""
 
     def serve(self, app: Starlette) -> None:
         """Have the server answer from now on."""
         self._app = app
+        if self._decided is not None:
+            self._decided.set()
 
     @property
     def within(self) -> Within | None:
@@ -52,16 +64,38 @@ class Loopback:
             self._within = Within(self._app, self._loop)
         return self._within
 
+    async def server_for(self, run: RunContext) -> Within:
+        """Its server, for a run of its manager's. One that was taken over waits until it answers: runs are, before it does,
+        and whoever has let it in was a server, too.
+
+        Raises:
+            AddressNeededError: there is none, or it has ended before it answered anything.
+        """
+        why = "no server answers in this process, as in a worker of a fleet"
+        if self._app is None and self._decided is not None and self.manager.has_taken_over(run.run_id):
+            logger.info("run %s waits until the server answers in this process, which it asks", run.run_id)
+            # The code of the run may be on another event loop.
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._decided.wait(), self._loop))
+            why = "the server of this process has ended before it answered anything"
+        if (within := self.within) is None:
+            raise AddressNeededError(why=why)
+        return within
+
     async def aclose(self) -> None:
-        """Cut off what is being answered."""
+        """Cut off what is being answered, and let nobody wait any more."""
+        if self._decided is not None:
+            self._decided.set()
         if self._within is not None:
             await self._within.aclose()
 
 
 @asynccontextmanager
-async def answering_clients(manager: RunManager) -> AsyncGenerator[Loopback]:
-    """Answer clients without an address that were made already, or are made meanwhile."""
-    one = Loopback(manager)
+async def answering_clients(manager: RunManager, *, serves: bool) -> AsyncGenerator[Loopback]:
+    """Answer clients without an address that were made already, or are made meanwhile.
+
+    Enter it as soon as there is the manager, before anything else is awaited: it takes runs over, which may ask at once.
+    """
+    one = Loopback(manager, serves=serves)
     _open.append(one)
     _take_over()
     try:
@@ -79,11 +113,10 @@ async def _answer(request: httpx.Request) -> httpx.Response:
 
     run, asked = current_run(), asking.get()
     for one in _open:
-        within = one.within
         if run is not None and one.manager.has(run.run_id):
-            if within is None:
-                raise AddressNeededError(why="no server answers in this process, as in a worker of a fleet")
-            return await within.answer(request, within.principal_of(run))
+            server = await one.server_for(run)
+            return await server.answer(request, server.principal_of(run))
+        within = one.within
         if run is None and asked is not None and within is not None and asked.app is within.app and asked.principal:
             return await within.answer(request, asked.principal)
     is_somebodys = (run is not None and run.owner is not None) or (asked is not None and asked.is_somebodys)
