@@ -151,6 +151,8 @@ class RunContext:
         self.owner: str | None = spec.owner
         if self.owner is None and spec.options is not None:
             self.owner = spec.options.get(ON_BEHALF_OF)
+        self.starter: RunContext | None = _current.get() if depth else None
+        """The run that has started this one, or called it in place, in this process."""
         self.cancelled = False
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
         self.paused = paused

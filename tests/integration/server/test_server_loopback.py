@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from tests.integration.server.test_server_fleet import fleet_on
 
-from trackside import RunSpec, RunStatus
+from trackside import RunSpec, RunStatus, run_agent
 from trackside.app.server.guest import Guest
 from trackside.app.server.principal import ANYBODY, WITHIN, Permission, Principal
 from trackside.app.settings import AccessSettings, ServerSettings, Settings
@@ -163,6 +163,45 @@ async def test_a_run_of_nobody_sees_all_and_one_that_another_starts_what_that_on
 
     assert seen == {"said": 2}  # hers, and that of her run
     assert result.output["said"] >= 4
+
+
+@pytest.mark.parametrize("access", [NONE, KEYS], ids=["open", "keys"])
+async def test_an_agent_that_a_run_calls_in_place_asks_as_that_run(
+    serve_agents: ServeAgents, access: AccessSettings
+) -> None:
+    async def call(state: Said) -> Said:
+        async def call_another(input: Any, run: Any) -> Any:
+            return [run.owner, (await run_agent(COUNT, {})).output["said"]]
+
+        return {"said": (await run_agent(call_another)).output}
+
+    async with (
+        serve_agents({"call": graph_of(call)}, access=access) as served,
+        client_of(served, "ada") as ada,
+        client_of(served, "bob") as bob,
+    ):
+        await bob.threads.create()
+        seen = await ada.runs.wait(None, "call", input={})
+
+    assert seen == {"said": [None, 2] if access is NONE else ["ada", 1]}
+
+
+async def test_what_an_agent_in_place_asks_goes_by_what_is_known_of_whose_run_it_is(
+    serve_agents: ServeAgents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loopback_auth_in_place.py").write_text(AUTH, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def call(state: Said) -> Said:
+        return {"said": (await run_agent(COUNT, {})).output["said"]}
+
+    access = AccessSettings(auth="loopback_auth_in_place:auth")
+    async with serve_agents({"call": graph_of(call)}, access=access) as served:
+        async with get_client(url=served.url, api_key=None, headers={"authorization": "ada"}) as ada:
+            assert await ada.runs.wait(None, "call", input={}) == {"said": 1}
+        asked = __import__("loopback_auth_in_place").asked
+
+    assert ("search", "ada", "acme", ["tools"]) in asked
 
 
 async def test_whose_a_run_is_that_another_has_started_is_known_to_whoever_goes_on_with_it(database_url: str) -> None:
@@ -494,14 +533,19 @@ async def test_a_run_that_is_taken_over_waits_until_its_server_answers(database_
     async def ask_elsewhere(input: Any) -> None:
         counted.put_nowait(await asyncio.to_thread(asyncio.run, ask_on_its_own_loop()))
 
-    agents = {"ask": ask, "ask-elsewhere": ask_elsewhere}
+    async def have_another_ask(input: Any) -> None:
+        await (await (await opened).manager.start(RunSpec("ask"))).result()
+
+    opened: asyncio.Future[App] = asyncio.get_running_loop().create_future()
+    agents = {"ask": ask, "ask-elsewhere": ask_elsewhere, "have-another-ask": have_another_ask}
     settings = Settings(database_url=database_url, shutdown_grace=0.0)
     await leave_waiting(settings, agents, *agents)
     async with open_app(settings, agents) as app:
+        opened.set_result(app)
         for _ in agents:
             await heard.until("waits until the server answers")
         assert app.asgi is not None
-        assert [await counted.get() for _ in agents] == [2, 2]
+        assert [await counted.get() for _ in agents] == [4, 4, 4]
 
 
 async def test_nobody_waits_for_a_server_whose_app_has_been_closed(database_url: str, heard: Heard) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, override
 
@@ -65,14 +65,15 @@ class Loopback:
         return self._within
 
     async def server_for(self, run: RunContext) -> Within:
-        """Its server, for a run of its manager's. One that was taken over waits until it answers: runs are, before it does,
-        and whoever has let it in was a server, too.
+        """Its server, for a run of its manager's. One that was taken over, or that such a run has started, waits until it
+        answers: runs are taken over before it does, and whoever has let them in was a server, too.
 
         Raises:
             AddressNeededError: there is none, or it has ended before it answered anything.
         """
         why = "no server answers in this process, as in a worker of a fleet"
-        if self._app is None and self._decided is not None and self.manager.has_taken_over(run.run_id):
+        taken_over = (self.manager.has_taken_over(each.run_id) for each in _line_of(run))
+        if self._app is None and self._decided is not None and any(taken_over):
             logger.info("run %s waits until the server answers in this process, which it asks", run.run_id)
             # The code of the run may be on another event loop.
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._decided.wait(), self._loop))
@@ -112,10 +113,12 @@ async def _answer(request: httpx.Request) -> httpx.Response:
     from trackside.app.server.principal import ANYBODY, asking
 
     run, asked = current_run(), asking.get()
+    if run is not None and (found := _of_an_app(run)) is not None:
+        one, own = found
+        server = await one.server_for(own)
+        # What is known of its owner is with the run of the app.
+        return await server.answer(request, server.principal_of(own if own.owner == run.owner else run))
     for one in _open:
-        if run is not None and one.manager.has(run.run_id):
-            server = await one.server_for(run)
-            return await server.answer(request, server.principal_of(run))
         within = one.within
         if run is None and asked is not None and within is not None and asked.app is within.app and asked.principal:
             return await within.answer(request, asked.principal)
@@ -123,7 +126,19 @@ async def _answer(request: httpx.Request) -> httpx.Response:
     for one in reversed(_open):
         if not is_somebodys and one.within is not None and one.within.asks_nobody:
             return await one.within.answer(request, ANYBODY)
-    raise AddressNeededError(why="asks in nobody's name, as no run and no request goes on here")
+    raise AddressNeededError(why="asks in nobody's name, as no run of a server's and no request goes on here")
+
+
+def _of_an_app(run: RunContext) -> tuple[Loopback, RunContext] | None:
+    """The app of a run, with that run, or with the next one above it that an app has: an agent may call others in place."""
+    return next(((one, each) for each in _line_of(run) for one in _open if one.manager.has(each.run_id)), None)
+
+
+def _line_of(run: RunContext | None) -> Iterator[RunContext]:
+    """A run, the run that has started it, and so on."""
+    while run is not None:
+        yield run
+        run = run.starter
 
 
 class _Transports(list[Any]):
