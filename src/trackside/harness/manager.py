@@ -20,7 +20,7 @@ from trackside.harness.arguments import check_agents, check_ports, check_rules, 
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
-from trackside.harness.context import Agent, current_run, depth_below
+from trackside.harness.context import Agent, RunContext, current_run, depth_below
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop, StopPolicy
 from trackside.harness.errors import (
@@ -203,15 +203,16 @@ class RunManager:
         idempotency = idempotency_of(spec)  # by what the caller asks for, whatever the limits are by now
         limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
-        if (starter := current_run()) is not None:
-            spec = as_of(starter.owner, spec)
+        parent = current_run()
+        if parent is not None:
+            spec = as_of(parent.owner, spec)
         if spec.command is not None:
             agent = as_agent(spec.agent) if name is None else self._agent_named(name)
             limit = self.observers.policy.call_limit
             spec = await addressed(self._services, spec, agent, name or agent.name, limit=limit)
             if not self._closing.lets_caller_start:  # a close that has begun meanwhile does not know of this run
                 raise ClosedError(what="run manager")
-        execution = self._prepare(spec, name)
+        execution = self._prepare(spec, name, parent)
         record = execution.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
         # A start that is repeated under its idempotency key finds the run that is there.
@@ -373,9 +374,8 @@ class RunManager:
         """What the manager is doing and has done, in numbers; it takes a moment for each run that has not ended."""
         return self._runs.stats(self._services.clock.now(), self.observers.missed)
 
-    def _prepare(self, spec: RunSpec, name: str | None) -> Execution:
-        """A run as it is asked for, not let in yet."""
-        parent = current_run()
+    def _prepare(self, spec: RunSpec, name: str | None, parent: RunContext | None) -> Execution:
+        """A run as it is asked for, and by which run, not let in yet."""
         depth = depth_below(parent)
         agent = as_agent(spec.agent) if name is None else self._agent_named(name)
         record = record_of(
