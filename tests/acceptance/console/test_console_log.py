@@ -19,6 +19,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 TURNED = "evil\u202etxt.exe\u200b\u2066"
+JOINED = "a\u200db \u0645\u06cc\u200c\u062e x\u200c\u0645 \x7f\u2028\ufeff\U000e0041"
+JOINED_SEEN = "a\\u200db \u0645\u06cc\u200c\u062e x\\u200c\u0645 \\u007f\\u2028\\ufeff\\udb40\\udc41"
+"""The same where it is JSON: a joiner inside of a Persian word stays as it is."""
 ARABIC = "تقرير عن الأسعار"
 HIDE = """(hidden) => {
     Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -303,7 +306,7 @@ async def test_what_others_write_stays_text(serve: Any, visit: Any, tmp_path: Pa
         RecordedRun(
             title=MARKUP, status="error", error=MARKUP, agent=MARKUP, thread_id=f"{MARKUP}/?#", question=MARKUP
         ),
-        RecordedRun(title=TURNED, agent=TURNED, thread_id=TURNED, question=ARABIC),
+        RecordedRun(title=TURNED, agent=TURNED, thread_id=TURNED, question=f"{ARABIC} {JOINED}"),
         RecordedRun(
             payloads={
                 LifecycleEventType.THREAD_STATUS_UPDATED: {},
@@ -324,6 +327,10 @@ async def test_what_others_write_stays_text(serve: Any, visit: Any, tmp_path: Pa
             for summary in await page.locator("#log summary").all():
                 await summary.click()
             lines.append(await page.locator("#log .says").all_inner_texts())
+            payloads = await page.locator("#log .payload").all_text_contents()
+            assert any(r"evil\u202etxt.exe\u200b\u2066" in payload for payload in payloads)
+            assert any(JOINED_SEEN in payload for payload in payloads)
+            assert not [payload for payload in payloads if TURNED in payload]
             assert await page.title() == "Log · Trackside"
             assert await page.locator("#log img, #log script").count() == 0
             shown = await page.locator("#log").inner_text()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from trackside.app.dashboard.cutting import seen_in
 from trackside.harness.ids import assistant_id_of
 
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -126,6 +127,7 @@ FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "iso": iso,
     "moment": moment,
     "pretty": pretty,
+    "seen_in": seen_in,
     "size": size,
     "visible": visible,
     "in_path": in_path,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from trackside.app.dashboard.cutting import MOST_CHARS, json_text
+from trackside.app.dashboard.cutting import MOST_CHARS, json_text, seen_in
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.filters import Filters
 from trackside.app.dashboard.rendering import Page
@@ -148,7 +148,9 @@ def _entries(found: Sequence[LogEvent]) -> list[Entry]:
         payload = pretty(event.payload)
         most = min(MOST_CHARS, max(left, 500))
         left -= min(len(payload), most)
-        entries.append(Entry(event=event, says=says(event), payload=payload[:most], is_cut=len(payload) > most))
+        entries.append(
+            Entry(event=event, says=says(event), payload=seen_in(payload[:most]), is_cut=len(payload) > most)
+        )
     return entries
 
 

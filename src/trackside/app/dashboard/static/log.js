@@ -28,13 +28,24 @@ const SHARE = 2; // a batch is followed by so many times as long in which nothin
 function lineOf(type, payload) {
   const found = (says[type] ?? []).map((path) => path.split(".").reduce((value, name) => value?.[name], payload));
   const values = found.filter((one) => one !== null && one !== undefined).map((one) => (typeof one === "string" ? one : JSON.stringify(one)));
-  const texts = values.map((value) => value.slice(0, 400).trim().split(/\s+/).join(" "));
+  const texts = values.map((value) => value.slice(0, 400).split(/[^\S\ufeff]+/).filter(Boolean).join(" "));
   const kept = texts.filter((text, number) => !(texts[number + 1] ?? "").startsWith(text)); // many errors begin with their type
   return kept.join(type === "thread_status_updated" ? " → " : " · ").slice(0, 300) || "payload";
 }
 
 // Signs that nobody sees, or that have a text read in another order.
 const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (sign) => `⟨U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+// The same in JSON, which says what it said: as `seen_in` of the server escapes them.
+const UNSEEN = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+const escaped = (sign) => sign.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join("");
+
+function seenIn(text) {
+  const isAscii = (at) => !(text.charCodeAt(at) > 0x7f);
+  // Joiners belong to how Persian and Indic words and some emoji are written, and to nothing in ASCII.
+  const belongs = (sign, place) => /[\u200c\u200d]/.test(sign) && !isAscii(place - 1) && !isAscii(place + 1);
+  return text.replace(UNSEEN, (sign, place) => (belongs(sign, place) ? sign : escaped(sign)));
+}
+
 const shortId = (id) => (id.length <= 12 ? id : `…${id.slice(-8)}`);
 
 const payloads = new WeakMap(); // of rows that have not been opened: a text that is made when somebody wants it
@@ -75,7 +86,7 @@ log.addEventListener("toggle", (event) => {
   const payload = payloads.get(row);
   if (payload === undefined) return;
   payloads.delete(row);
-  row.querySelector(".payload").textContent = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
+  row.querySelector(".payload").textContent = seenIn(typeof payload === "string" ? payload : JSON.stringify(payload, null, 2));
 }, true);
 
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
