@@ -413,8 +413,7 @@ class RunWorker:
         closing = [*self._outbox.take(), terminal]
         if settlement.status is not settlement.previous:
             closing.append(self._says.thread(settlement.previous, settlement.status))
-        told = dict(says)
-        result = result_told(self.record, end, says)  # before observers get hold of what it says
+        told, result = dict(says), result_told(self.record, end, says)  # before observers get hold of what it says
         await self._announce(closing)
         if self._lost:
             return None
@@ -480,7 +479,8 @@ class RunWorker:
         """Wait until the thread remembers. If it does not, that is how the run ends, unless it failed before."""
         try:
             await (saving.end() if saving.task.done() else self._stopper.watched(saving))
-            say_questions(end, self._run)
+            if end.status is RunStatus.interrupted:
+                say_questions(end, self._run)
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             if "error" not in end.says:
                 return self._failed(exc)
