@@ -11,17 +11,19 @@ from uuid import UUID
 import pytest
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.language_models import FakeMessagesListChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.channels import EphemeralValue, LastValue
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import Runtime
 from langgraph.types import Command
+from pydantic import BaseModel
 
 from trackside import InvalidSpecError, RunSpec, RunStatus, TracksideError, as_agent, current_run, run_agent
 from trackside.harness.adapters.langgraph import LangGraphAgent, adapt
@@ -128,6 +130,46 @@ async def test_a_message_object_of_the_caller_is_not_changed(stage: Any) -> None
     message = HumanMessage("hello")
     await stage.play(calling(lambda state: {}, MessagesState), {"messages": [message]})
     assert message.id is None
+
+
+class Chat(BaseModel):
+    messages: Annotated[list[AnyMessage], add_messages] = []
+    mood: str | None = None
+
+
+@dataclass(frozen=True)
+class Talk:
+    messages: Annotated[list[AnyMessage], add_messages]
+    mood: str | None = None
+
+
+@dataclass(slots=True)
+class Chatter:
+    messages: Annotated[list[AnyMessage], add_messages]
+    mood: str | None = None
+
+
+@pytest.mark.parametrize("kind", [Chat, Talk, Chatter])
+async def test_messages_in_an_object_of_the_states_class_are_those_in_a_mapping(stage: Any, kind: Any) -> None:
+    async def reply(state: Any) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"you said {state.messages[-1].content}")]}
+
+    given = kind(messages=[AIMessage("well?"), message := HumanMessage("hello")], mood="fine")
+    outcome = await stage.play(calling(reply, kind), given)
+    _, asked, replied = outcome.values["messages"]
+    assert replied["content"] == "you said hello"
+    assert [(human["id"], human["content"]) for human in outcome.humans] == [(asked["id"], "hello")]
+    assert outcome.usage["message_count"] == 3
+    assert outcome.usage["first_human_message"] == "hello"
+    assert outcome.values["mood"] == "fine"
+    assert message.id is None
+    assert given == kind(messages=[AIMessage("well?"), HumanMessage("hello")], mood="fine")
+
+
+async def test_a_command_as_input_is_refused_for_it_would_be_announced_nowhere(stage: Any) -> None:
+    outcome = await stage.play(calling(lambda state: {}, MessagesState), Command(resume="yes"))
+    assert outcome.end["error_type"] == "InvalidSpecError"
+    assert "goes into the run's `command`" in outcome.end["error"]
 
 
 async def test_text_for_a_graph_without_messages_stays_text(run_context: Any) -> None:

@@ -75,9 +75,9 @@ class LangGraphAgent:
     """Runs a graph: any compiled `StateGraph`, `Pregel`, or functional-API entrypoint.
 
     Text, a message or a list of messages become the `messages` of a graph that keeps such; every other input reaches the
-    graph as it is, but that messages without an id get theirs now. A run's `command` is LangGraph's `Command`. The
-    graph's own checkpointer is used, else the one that the manager was given, on a copy of the graph; without either,
-    nothing is kept, and a graph that wants to wait fails with `NoCheckpointerError`.
+    graph as it is, but that messages without an id get theirs now. A run's `command` is LangGraph's `Command`, which as an
+    input is refused. The graph's own checkpointer is used, else the one that the manager was given, on a copy of it; without
+    either, nothing is kept, and a graph that wants to wait fails with `NoCheckpointerError`.
 
     A run whose config names a checkpoint goes on from that one, with its input or without, and what the thread has become
     since stays in its history. Another attempt at a run (`retry_of`) goes on from the last checkpoint of the one before, if

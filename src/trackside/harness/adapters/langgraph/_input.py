@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage, RemoveMessage
@@ -19,6 +20,7 @@ from trackside.harness.questions import answers_by_id, is_question_id
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
+_COMMAND_AS_INPUT = 'a Command goes into the run\'s `command`, as {"resume": …}, {"update": …} or {"goto": …}'
 
 
 @dataclass(slots=True)
@@ -41,8 +43,11 @@ class GraphInput:
         """What `run` asks for, in the form that `graph` takes; `questions` are those that its thread waits for.
 
         Raises:
-            InvalidSpecError: the command names something that the graph does not have, or answers what nobody asked.
+            InvalidSpecError: the command names something that the graph does not have, or answers what nobody asked, or it
+                is the input.
         """
+        if isinstance(run.input, Command):
+            raise InvalidSpecError(field="input", value=run.input, why=_COMMAND_AS_INPUT)
         if not run.command:
             return cls._of_state(run.input, graph)
         brought = cls._of_state(pairs_as_tuples(run.command.get("update")), graph)
@@ -70,13 +75,13 @@ class GraphInput:
             return cls(None)
         messages = _messages_in(value)
         given = frozenset(filter(None, map(id_of, messages)))
-        if messages and isinstance(value, Mapping) and _merges_messages(graph):
+        if messages and (isinstance(value, Mapping) or _is_state_object(value)) and _merges_messages(graph):
             # With ids from here on, the message that is announced is the message that the thread keeps.
             messages = [_with_id(message) for message in messages]
-            value = {**value, "messages": messages}
+            value = _with_messages(value, messages)
         return cls(
             value,
-            humans=human_messages(value),
+            humans=human_messages({"messages": _kept_in(value)} if _is_state_object(value) else value),
             brought=sum(not isinstance(message, RemoveMessage) for message in messages),
             given_ids=given,
         )
@@ -131,8 +136,8 @@ def _as_state(value: Any, graph: Graph) -> Any:
 
 def _messages_in(value: Any) -> list[Any]:
     """The messages in an input: under `messages`, alone or in a list, or as the input itself."""
-    if isinstance(value, Mapping):
-        value = value.get("messages")
+    if isinstance(value, Mapping) or _is_state_object(value):
+        value = _kept_in(value)
         if isinstance(value, str):
             return [{"role": "user", "content": value}]
     if _is_message(value):
@@ -140,6 +145,27 @@ def _messages_in(value: Any) -> list[Any]:
     if isinstance(value, list | tuple) and all(isinstance(item, str) or _is_message(item) for item in value):
         return [{"role": "user", "content": item} if isinstance(item, str) else item for item in value]
     return []
+
+
+def _is_state_object(value: Any) -> bool:
+    """Whether it is an object of a state's class, of pydantic or a data class, that keeps `messages`: LangGraph takes it as
+    it takes a mapping.
+    """
+    return (is_dataclass(value) or hasattr(type(value), "model_fields")) and hasattr(value, "messages")
+
+
+def _kept_in(state: Any) -> Any:
+    """What a state, a mapping or an object, has as its messages."""
+    return state.get("messages") if isinstance(state, Mapping) else state.messages
+
+
+def _with_messages(state: Any, messages: list[Any]) -> Any:
+    """A copy of a state, a mapping or an object, with these messages."""
+    if isinstance(state, Mapping):
+        return {**state, "messages": messages}
+    changed = copy(state)
+    object.__setattr__(changed, "messages", messages)  # it may be frozen
+    return changed
 
 
 def _is_message(value: Any) -> bool:
