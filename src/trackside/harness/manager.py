@@ -58,6 +58,7 @@ from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
+from trackside.harness.streaming import is_heard
 from trackside.harness.timelimit import cancel_held_off, outlived
 from trackside.harness.types import (
     AgentLimits,
@@ -267,6 +268,15 @@ class RunManager:
             raise NoResultHereError(run_id=run_id, why="it is no run of this process, or has ended")
         return await self._runs.waits.result_of(execution.worker.record, execution.outcome)
 
+    def check_turn(self, run_id: str) -> None:
+        """See that the calling code may wait for a run to begin. For who follows runs by another way than `stream`.
+
+        Raises:
+            WaitsForItselfError: as `stream`, if the run is one of this manager's that has not begun.
+        """
+        if (execution := self._runs.get(run_id)) is not None and execution.waits:
+            self._runs.waits.check(execution.worker.record)
+
     async def get(self, run_id: str) -> RunRecord:
         """What is known about a run.
 
@@ -338,7 +348,7 @@ class RunManager:
             if not self.has(run_id):
                 raise
             status = RunStatus.running  # what goes on here is heard, whether its store can be read or not
-        if not self.has(run_id) and not _is_heard(stream, run_id):
+        if not self.has(run_id) and not is_heard(stream, run_id):
             status = (await self.get(run_id)).status  # it may have ended here meanwhile
             if not is_final(status):
                 raise NoStreamHereError(run_id=run_id, why=ELSEWHERE)
@@ -483,14 +493,6 @@ class RunManager:
 def _say_if_failed(asking: asyncio.Task[None]) -> None:
     if not asking.cancelled() and (failure := asking.exception()) is not None:
         logger.warning("a cancel whose caller has gone came to nothing: %s", failure)
-
-
-def _is_heard(stream: RunStream, run_id: str) -> bool:
-    """Whether what a run says that another process executes comes to a stream (`RunStream`)."""
-    if not getattr(stream, "local", False):
-        return True
-    is_mirrored = getattr(stream, "is_mirrored", None)
-    return is_mirrored is not None and bool(is_mirrored(run_id))
 
 
 def _watchdog_of(block_warning_after: float | None, clock: Clock) -> LoopWatchdog | None:

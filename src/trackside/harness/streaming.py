@@ -1,4 +1,6 @@
-"""The beginning and the end of a run's live output, which may fail without the run being any the worse for it."""
+"""The beginning and the end of a run's live output, which may fail without the run being any the worse for it; and where
+it is to be had.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +35,11 @@ def close_stream(stream: RunStream, run: RunRecord, end: Mapping[str, Any] | Non
     except Exception:  # the stream's failure, and its followers'; the run's thread has to be given back all the same
         text = "the stream of run %s could not be closed; whoever follows it may wait in vain"
         logger.exception(text, run.run_id, extra=fields_of(run))
+
+
+def is_heard(stream: RunStream, run_id: str) -> bool:
+    """Whether what a run says that another process executes comes to a stream (`RunStream`)."""
+    if not getattr(stream, "local", False):
+        return True
+    is_mirrored = getattr(stream, "is_mirrored", None)
+    return is_mirrored is not None and bool(is_mirrored(run_id))

@@ -33,8 +33,8 @@ class Waits:
     """The waits of a manager's runs for the results of others, and for what they say.
 
     Whatever code of a run waits, the run counts as waiting: nobody can tell a task for which its agent waits, as a node of a
-    graph, from one that the agent lets be. One that was made with a context of its own belongs to no run. What is followed
-    over HTTP is not known here, as a client may go at any part.
+    graph, from one that the agent lets be. One that was made with a context of its own belongs to no run. Who follows
+    a run over HTTP is checked once, if that has not begun, and does not count as waiting: he may go at any part.
 
     Args:
         caller: gives the run at work that the calling code belongs to, if there is one.
@@ -72,6 +72,15 @@ class Waits:
         if own is None or own.record.run_id == said_by.run_id:
             return parts
         return self._parts(parts, _Wait(own, said_by, outcome))
+
+    def check(self, awaited: RunRecord) -> None:
+        """See that the calling code may wait for a run that has not ended.
+
+        Raises:
+            WaitsForItselfError: as `result_of`.
+        """
+        if (own := self._caller()) is not None:
+            self._check(own, awaited)
 
     def _check(self, own: RunWorker, awaited: RunRecord) -> None:
         record, seen = own.record, {awaited.run_id}

@@ -107,6 +107,29 @@ async def test_a_run_that_waits_for_another_does_not_keep_the_place_that_it_need
     assert said == [{"said": "other: 1"}, ["metadata", "values", "values", "end"]]
 
 
+@pytest.mark.parametrize("how", ["wait", "stream", "join", "join_stream"])
+async def test_a_node_that_waits_for_a_run_behind_its_own_hears_that_this_would_be_for_ever(
+    serve_agents: ServeAgents, how: str
+) -> None:
+    async def ask(state: Said, config: RunnableConfig) -> Said:
+        thread_id, asked = config["configurable"]["thread_id"], early.runs
+        run = await asked.create(thread_id, "other", input={"said": 1})
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            match how:
+                case "wait":
+                    await asked.wait(thread_id, "other", input={"said": 2})
+                case "join":
+                    await asked.join(thread_id, run["run_id"])
+                case "stream":
+                    [part async for part in asked.stream(thread_id, "other", input={"said": 2})]
+                case "join_stream":
+                    [part async for part in asked.join_stream(thread_id, run["run_id"])]
+        return {"said": refused.value.response.json()["code"]}
+
+    async with serve_agents({"ask": graph_of(ask), "other": OTHER}) as served:
+        assert await served.client.runs.wait(None, "ask", input={}) == {"said": "waits-for-itself"}
+
+
 async def test_a_node_in_a_thread_asks_on_a_loop_of_its_own(serve_agents: ServeAgents) -> None:
     async def ask() -> Any:
         return await early.runs.wait(None, "other", input={"said": 1}), await get_client().threads.count()

@@ -77,7 +77,12 @@ def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
 
 
 def reader_of(parts: ServerParts, run_id: str) -> Reader:
-    """Go along what a run says; if that does not come here there is nothing, and the reader is at the end."""
+    """Go along what a run says; if that does not come here there is nothing, and the reader is at the end.
+
+    Raises:
+        WaitsForItselfError: it is a run that asks, which has to end before this one begins.
+    """
+    parts.manager.check_turn(run_id)
     streams = parts.streams
     is_here = parts.manager.has(run_id) or streams.is_mirrored(run_id)
     return streams.read(run_id) if is_here else streams.read_kept(run_id)
