@@ -15,6 +15,11 @@ def test_every_method_of_the_client_works_or_says_why_not(project: ServedProject
     javascript.run_tests("client.test.mjs", url=project.on(place).url)
 
 
+@pytest.mark.parametrize("place", ["sqlite", "nats-fleet", pytest.param("postgres-fleet", marks=pytest.mark.long)])
+def test_pages_hear_what_became_of_answers(project: ServedProject, place: str) -> None:
+    javascript.run_tests("answers_v2.test.mjs", url=project.on(place).url)
+
+
 @pytest.mark.parametrize("script", ["use_stream.test.mjs", "use_stream_v2.test.mjs"])
 @pytest.mark.parametrize("place", ["sqlite", "nats-fleet", pytest.param("postgres-fleet", marks=pytest.mark.long)])
 def test_both_kinds_of_use_stream_work_unchanged(project: ServedProject, script: str, place: str) -> None:

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 from trackside.harness.amounts import seconds_of
 from trackside.harness.bounding import MissedEvents
-from trackside.harness.errors import InvalidSpecError, NoAnswerError, NotPausedError, ThreadMemoryError
+from trackside.harness.errors import (
+    InvalidSpecError,
+    NoAnswerError,
+    NotPausedError,
+    ThreadMemoryError,
+    UnknownInterruptError,
+)
 from trackside.harness.failures import is_of, line_of, text_of, traceback_of
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
@@ -78,7 +84,9 @@ def stopped(stop: Stop) -> End:
 
 def failed(exc: BaseException) -> End:
     """The end of a run that raised this. Its traceback is kept if it leads to the agent, and not into a store's driver."""
-    says = {"error": text_of(exc), "error_type": type(exc).__qualname__}
+    says: JsonObject = {"error": text_of(exc), "error_type": type(exc).__qualname__}
+    if is_of(exc, UnknownInterruptError):
+        says["refused"] = exc.refusal
     if not is_of(exc, ThreadMemoryError):
         says["traceback"] = traceback_of(exc)
     asked_wrongly = is_of(exc, InvalidSpecError, NotPausedError) and exc.fault == "caller"

@@ -213,6 +213,16 @@ class UnknownQuestionError(InvalidSpecError):
 class UnknownInterruptError(UnknownQuestionError):
     """Thread {thread_id!r} waits for {open}, and not for an answer to {unknown}."""
 
+    @property
+    def refusal(self) -> dict[str, Any]:
+        """What LangGraph's error of this name has: why, of which questions, and which ones are open."""
+        says = self.details
+        return {
+            "reason": "not_pending",
+            "interrupt_ids": says.get("interrupt_ids", ()),
+            "pending_ids": says.get("pending_ids", ()),
+        }
+
 
 class UnansweredError(InvalidSpecError):
     """Thread {thread_id!r} waits for answers to several questions: pass a mapping of ids to answers; open are {open}."""

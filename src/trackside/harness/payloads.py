@@ -154,6 +154,17 @@ class RunCompletedPayload(_Payload):
     where its run was asked to stop, if it was."""
 
 
+class Refusal(TypedDict):
+    """Why a strict answer (`strict_resume`) was not taken, as LangGraph's `UnknownInterruptError` says it."""
+
+    reason: str
+    """`not_pending`: it names questions that are not open."""
+    interrupt_ids: list[str]
+    """These questions."""
+    pending_ids: list[str]
+    """The questions that are open."""
+
+
 class RunFailedPayload(_Payload):
     """A run has failed, or took longer than it may."""
 
@@ -167,6 +178,8 @@ class RunFailedPayload(_Payload):
     """The type of the exception, or `budget_exceeded`, `memory_limit`, `process_crashed`, `stuck`, `worker_lost`."""
     traceback: NotRequired[str]
     """Where the exception came from."""
+    refused: NotRequired[Refusal]
+    """Why its answer was not taken, if it had said that it is a strict one."""
     retried_as: NotRequired[str]
     """The run that is another attempt of it."""
     title: NotRequired[str | None]

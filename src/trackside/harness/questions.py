@@ -144,7 +144,7 @@ def answers_by_id(
             named = ", ".join(unknown) or "what was open when it came, if anything was"
             waits_for = ", ".join(ids) or "nobody's answer"
             kind = UnknownInterruptError if strict else UnknownQuestionError
-            raise kind(thread_id=thread_id, open=waits_for, unknown=named)
+            raise kind(thread_id=thread_id, open=waits_for, unknown=named, pending_ids=ids, interrupt_ids=unknown)
         return {open_ids[key]: answer for key, answer in answers.items()}
     if len(ids) > 1:
         raise UnansweredError(thread_id=thread_id, open=", ".join(ids))

@@ -1,7 +1,7 @@
 """Graphs as somebody would have written them for LangGraph's server: they know nothing of Trackside.
 
-`gate`, `speak` and `deep` wait until `release` is run with the same key, so that tests know how far a run is without
-looking at a clock.
+`gate`, `speak`, `deep` and `twice` wait until `release` is run with the same key, so that tests know how far a run is
+without looking at a clock.
 """
 
 from __future__ import annotations
@@ -177,6 +177,26 @@ async def open_(state: Keyed) -> Keyed:
 
 gate = StateGraph(Keyed).add_node("wait", wait).add_edge(START, "wait").compile()
 release = StateGraph(Keyed).add_node("open", open_).add_edge(START, "open").compile()
+
+
+async def first(state: Keyed) -> Keyed:
+    return {"log": [interrupt("first?")]}
+
+
+async def second(state: Keyed) -> Keyed:
+    return {"log": [interrupt("second?")]}
+
+
+twice = (
+    StateGraph(Keyed)
+    .add_node("first", first)
+    .add_node("wait", wait)
+    .add_node("second", second)
+    .add_edge(START, "first")
+    .add_edge("first", "wait")
+    .add_edge("wait", "second")
+    .compile()
+)
 
 
 @entrypoint()

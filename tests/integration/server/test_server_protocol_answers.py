@@ -10,7 +10,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 from tests.integration.server.test_server_answers import YES, Refunds, answered
-from tests.integration.server.test_server_protocol import ends, events_until, of
+from tests.integration.server.test_server_protocol import command, ends, events_until, of
 
 from trackside import RunContext
 from trackside.harness.ids import new_id
@@ -47,6 +47,30 @@ async def test_a_second_answer_to_one_question_takes_the_next_one_off_no_page(se
     assert of(events, "input.answered") == [{"interrupt_ids": asked[:1]}]
     assert of(later, "input.answered") == [{"interrupt_ids": asked[1:]}]
     assert of(later, "input.requested") == []
+
+
+@pytest.mark.parametrize("kind", ["in_nodes", "as_function"])
+async def test_the_end_of_a_strict_answer_to_what_is_not_open_says_what_is(serve_agents: Any, kind: str) -> None:
+    agent = Refunds()
+    agent.go_on.set()
+    async with serve_agents({"refunds": getattr(agent, kind)()}) as served:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        first = await open_question(served, thread_id)
+        await runs.wait(thread_id, "refunds", command={"resume": {first: "yes"}})
+        second = await open_question(served, thread_id)
+        async with served.client.threads.stream(thread_id, assistant_id="refunds") as thread:
+            answers = {"interrupt_id": first, "response": "yes"}
+            refused = await command(served, thread_id, "input.respond", **answers)
+            run = (await command(served, thread_id, "input.respond", **answers, strict_resume=True))["result"]
+            *_, failed = await events_until(thread, end_of(run), WATCH, since=0)
+        thread_after = await served.client.threads.get(thread_id)
+
+    says = failed["params"]["data"]
+    assert (says["reason"], says["interrupt_ids"], says["pending_ids"]) == ("not_pending", [first], [second])
+    assert says["error"].startswith("UnknownInterruptError: ")
+    assert refused["error"] == "no_such_interrupt"
+    assert thread_after["status"] == "interrupted"
 
 
 class Amounts(TypedDict, total=False):

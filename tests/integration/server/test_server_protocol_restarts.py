@@ -14,6 +14,7 @@ from tests.integration.server.protocol_agents import Held, asking, talking
 from tests.integration.server.test_server_protocol import HI, ends, events_until, interrupted, of
 
 from trackside.harness import AgentLimits
+from trackside.harness.ids import new_id
 
 
 @asynccontextmanager
@@ -53,6 +54,20 @@ async def test_who_comes_back_to_another_server_is_told_of_the_gap_and_of_the_en
         await again.run.start(input={"messages": [{"role": "user", "content": "more", "id": "5"}]})
         more = await events_until(again, ends, since=events[-1]["seq"])
         assert [said["event"] for said in of(more, "lifecycle")] == ["running", "completed"]
+
+
+async def test_who_comes_to_another_server_hears_why_a_strict_answer_was_refused(database_url: str) -> None:
+    async with followed(asking("why"), database_url) as (served, thread):
+        await thread.run.start(input={"log": []})
+        await events_until(thread, lambda event: ends(event, "interrupted"))
+        (question,) = (await served.client.threads.get_state(thread.thread_id))["interrupts"]
+        answer = {"resume": {new_id(): "because"}}
+        await served.client.runs.wait(thread.thread_id, "it", command=answer, strict_resume=True, raise_error=False)
+    async with followed(asking("why"), database_url, thread.thread_id) as (_, again):
+        *_, failed = await events_until(again, ends)
+    says = failed["params"]["data"]
+    assert (says["reason"], says["interrupt_ids"]) == ("not_pending", [*answer["resume"]])
+    assert says["pending_ids"] == [question["id"]]
 
 
 async def test_who_comes_back_without_a_number_is_told_of_the_end_and_who_watches_only_what_comes(

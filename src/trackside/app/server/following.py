@@ -60,7 +60,7 @@ async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | N
     thread = None if run is None else await parts.store.thread(run.thread_id, owner=owner, removed=True)
     if thread is None or not thread.ends:
         return None
-    return None if (await _said_last(parts, run_id)).get("cancel_mode") == CancelMode.rollback else run
+    return None if (await said_last(parts, run_id)).get("cancel_mode") == CancelMode.rollback else run
 
 
 def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
@@ -174,11 +174,11 @@ async def final_body(
 
 async def next_attempt(parts: ServerParts, run_id: str) -> StoredRun | None:
     """The run as which one goes on that has ended; None: it has not ended, or that is all of it."""
-    again = named_in(await _said_last(parts, run_id))
+    again = named_in(await said_last(parts, run_id))
     return None if again is None else await parts.store.run(again, removed=True)
 
 
-async def _said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
+async def said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
     """What the event says that ends a run, as it was said live or else as the log has it; nothing if it has not ended."""
     says = parts.streams.end_of(run_id)
     if says is None:

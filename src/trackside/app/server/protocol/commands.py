@@ -235,12 +235,8 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
         raise CommandError("invalid_argument", "input.respond: give an interrupt_id and a response, or responses")
     thread = await thread_for(call)
     agent = _agent_of(call, thread)
-    state = await StatesOfThread.of(call, thread).state()
-    open_ids = {str(question.get("id")) for question in state.interrupts}
-    if unknown := sorted(answers.keys() - open_ids):
-        waits_for = ", ".join(sorted(open_ids)) or "nobody's answer"
-        why = f"no open question has the id {', '.join(unknown):.200}; the thread waits for {waits_for}"
-        raise CommandError("no_such_interrupt", why)
+    if not params.strict_resume:  # else the client looks for it in the end of the run
+        await _check_answers(call, thread, answers)
     return await _run(
         call,
         RunCreate(
@@ -252,6 +248,20 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
             strict_resume=params.strict_resume,
         ),
     )
+
+
+async def _check_answers(call: CommandCall, thread: StoredThread, answers: Mapping[str, Any]) -> None:
+    """See that these are answers to questions that are open.
+
+    Raises:
+        CommandError: one of them is not.
+    """
+    state = await StatesOfThread.of(call, thread).state()
+    open_ids = {str(question.get("id")) for question in state.interrupts}
+    if unknown := sorted(answers.keys() - open_ids):
+        waits_for = ", ".join(sorted(open_ids)) or "nobody's answer"
+        why = f"no open question has the id {', '.join(unknown):.200}; the thread waits for {waits_for}"
+        raise CommandError("no_such_interrupt", why)
 
 
 async def _fork(call: CommandCall, params: StateFork) -> Any:

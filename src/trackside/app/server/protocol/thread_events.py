@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from trackside.app.attempts import last_attempt
-from trackside.app.server.following import LAG, end_of, heard_thread, next_attempt
+from trackside.app.server.following import LAG, end_of, heard_thread, next_attempt, said_last
 from trackside.app.server.front import ENDLESS
 from trackside.app.server.outcomes import RunEnd
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
@@ -20,7 +20,7 @@ from trackside.app.storage import StoredRun
 from trackside.app.streams.frames import now_ms
 from trackside.app.streams.protocol import EventReader, ThreadEventLog, Wanted, log_of, only_lifecycle, read_events
 from trackside.app.streams.thread_feed import PER_MS, FeedReader
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import TracksideError, UnknownInterruptError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import ThreadStatus
 
@@ -215,6 +215,8 @@ class ProtocolEvents:
     async def _recall(self, reader: EventReader, run: StoredRun, known_as: str, *, looks_back: bool) -> None:
         end = RunEnd.stored(run)
         says: dict[str, Any] = {"status": end.status.value, "error": end.error, "error_type": end.error_type}
+        if end.error_type == UnknownInterruptError.__name__:
+            says["refused"] = (await said_last(self.parts, run.run_id)).get("refused")
         values = None
         try:
             state = await self.states.state()

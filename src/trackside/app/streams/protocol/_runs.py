@@ -21,6 +21,8 @@ logger = logging.getLogger("trackside.stream")
 MARKS: Final = "checkpoint-marks"
 """Parts that say of each checkpoint only which one it is."""
 _INTERRUPT: Final = "__interrupt__"
+_REFUSAL: Final = ("reason", "interrupt_ids", "pending_ids")
+"""By what the JavaScript client knows that an answer was refused."""
 _decode = msgspec.json.Decoder().decode
 _members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _SAID: Final[Mapping[RunStatus, str]] = {
@@ -117,7 +119,9 @@ class RunAsEvents:
             return []
         stops = says.get("interrupts") or () if event == "interrupted" else ()
         asked = self.ask(stops, at)
-        self._lifecycle(event, at, status=status.value, error=error)
+        refused = says.get("refused") if event == "failed" else None
+        more = {name: refused.get(name) for name in _REFUSAL} if isinstance(refused, Mapping) else {}
+        self._lifecycle(event, at, status=status.value, error=error, **more)
         if event == "interrupted" and self._values is not None:
             self._say("values", self._values, at=at)
         return asked
@@ -156,7 +160,7 @@ class RunAsEvents:
             for step in self.inside.end(event, error):
                 self._say("lifecycle", json_bytes(step.data), at=at, namespace=step.namespace)
 
-    def _lifecycle(self, event: str, at: int, **more: str | None) -> None:
+    def _lifecycle(self, event: str, at: int, **more: Any) -> None:
         self.event = event
         data: dict[str, Any] = {"event": event, "graph_name": self.agent, "run_id": self.run_id}
         data |= {name: value for name, value in more.items() if value is not None}
