@@ -13,6 +13,7 @@ from langgraph.types import interrupt
 
 from trackside import RunContext
 from trackside.harness.ids import new_id
+from trackside.harness.questions import NO_QUESTION
 
 YES = {"resume": "yes"}
 
@@ -202,6 +203,32 @@ async def test_an_answer_to_a_question_that_was_not_asked_yet_is_none(serve_agen
         state = await served.client.threads.get_state(thread_id)
 
     assert (ended["status"], questions(state)) == ("error", ["Refund 7?"])
+
+
+async def test_what_was_asked_for_is_shown_without_the_mark_of_an_answer_that_waited(serve_agents: Any) -> None:
+    agent = Refunds()
+    async with serve_agents({"refunds": agent.as_function()}, max_running=1) as served:
+        runs, thread_id, other = served.client.runs, new_id(), new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        (question,) = (await served.client.threads.get_state(thread_id))["interrupts"]
+        await runs.create(thread_id, "refunds", command=YES)
+        await agent.busy.wait()
+        second = await runs.create(thread_id, "refunds", command=YES)
+        await runs.create(other, "refunds", input={}, if_not_exists="create")
+        early = await runs.create(other, "refunds", command=YES)
+        asked = [await served.app.store.request_of(run["run_id"]) for run in (second, early)]
+        shown = []
+        for run in (second, early):
+            listed = await runs.list(run["thread_id"], select=["run_id", "kwargs"])
+            got = await runs.get(run["thread_id"], run["run_id"])
+            record = await served.client.http.get(f"/runs/{run['run_id']}")
+            assert {"run_id": run["run_id"], "kwargs": got["kwargs"]} in listed
+            assert got["kwargs"]["command"] == record["request"]["command"]
+            shown.append(got["kwargs"]["command"])
+        agent.go_on.set()
+
+    assert all(NO_QUESTION in request["command"]["resume"] for request in asked)
+    assert shown == [{"resume": {question["id"]: "yes"}}, YES]
 
 
 async def test_what_stops_without_a_question_goes_on_with_whatever_it_is_answered(serve_agents: Any) -> None:

@@ -15,7 +15,7 @@ from trackside.app.server.preparing import prepared, with_user, with_user_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call
 from trackside.app.server.starting import Started, expect_webhook, let_in, own_key
-from trackside.app.server.wire.runs import RunCreate, config_shown
+from trackside.app.server.wire.runs import RunCreate, request_shown
 from trackside.app.storage import StoredRun
 from trackside.harness import RunSpec
 from trackside.harness.admission import another_attempt
@@ -98,11 +98,11 @@ def _as_asked(spec: RunSpec) -> RunCreate:
         "assistant_id": spec.agent,
         "input": spec.input,
         "command": spec.command,
-        "config": config_shown(spec.config),
+        "config": spec.config,
         "context": spec.context,
         "metadata": spec.metadata,
     }
-    return msgspec.convert(asked, RunCreate)
+    return msgspec.convert(request_shown(asked), RunCreate)
 
 
 def _with_changes(spec: RunSpec, body: RunCreate) -> RunSpec:

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, convert
 
 from trackside.app.event_json import data_of
 from trackside.app.server.wire.fleet import ExecutedBy, WaitingFor
-from trackside.app.server.wire.runs import config_shown
+from trackside.app.server.wire.runs import request_shown
 from trackside.app.storage import StoredEvent, StoredRun
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus
 
@@ -190,6 +190,6 @@ def run_details(
 ) -> RunDetails:
     """A run by itself."""
     fields = {name: getattr(run, name) for name in WholeRun.__struct_fields__}
-    if request is not None and "config" in request:
-        request = {**request, "config": config_shown(request["config"])}
+    if request is not None:
+        request = request_shown(request)
     return RunDetails(**fields, request=request, retries=retries, waiting_for=waiting_for, executed_by=executed_by)

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.storage import StoredRun
 from trackside.harness.ids import assistant_id_of
+from trackside.harness.questions import answers_said
 from trackside.harness.types import ON_BEHALF_OF, RunRecord, RunSpec, RunStatus
 
 type StreamMode = Literal[
@@ -260,9 +261,17 @@ def config_shown(config: Any) -> Any:
     return {**config, "configurable": {name: own[name] for name in own if not name.startswith("langgraph_auth_")}}
 
 
+def request_shown(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was asked for, without what the server keeps with it: who asks, and a mark of how answers are addressed."""
+    shown = dict(asked)
+    if "config" in shown:
+        shown["config"] = config_shown(shown["config"])
+    if isinstance(command := shown.get("command"), Mapping) and "resume" in command:
+        shown["command"] = {**command, "resume": answers_said(command["resume"])}
+    return shown
+
+
 def _kwargs(asked: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = {name: value for name in _ASKED if (value := asked.get(name)) is not None and value is not False}
-    if "config" in kwargs:
-        kwargs["config"] = config_shown(kwargs["config"])
     options = asked.get("options") or {}
-    return {**kwargs, **{name: value for name, value in options.items() if name != ON_BEHALF_OF}}
+    return {**request_shown(kwargs), **{name: value for name, value in options.items() if name != ON_BEHALF_OF}}
