@@ -422,6 +422,25 @@ async def test_handlers_decide_on_what_a_run_asks_for_as_on_what_its_owner_asks_
     assert result.output["said"] >= 3  # nobody's run, of which nothing is left out
 
 
+@pytest.mark.parametrize("page", ["/ui/threads", "/ui/agents"])
+async def test_a_page_leaves_nothing_out_for_nobodys_run_as_the_api_does(
+    serve_agents: ServeAgents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    (tmp_path / "loopback_auth.py").write_text(AUTH, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def look(state: Said) -> Said:
+        answer = await get_client().http.client.get(page)
+        return {"said": [answer.status_code, answer.text]}
+
+    access = AccessSettings(auth="loopback_auth:auth")
+    async with serve_agents({"look": graph_of(look)}, access=access) as served:
+        result = await (await served.app.manager.start(RunSpec("look", {}))).result()
+
+    status, text = result.output["said"]
+    assert (status, "look" in text) == (200, True)
+
+
 async def test_what_another_run_says_comes_while_it_runs_and_who_breaks_off_ends_it(serve_agents: ServeAgents) -> None:
     is_heard, was_cancelled = asyncio.Event(), asyncio.Event()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import cast
 
 from trackside.app.server.auth.authenticator import Authenticator
@@ -13,7 +12,7 @@ from trackside.app.server.authorizing import authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import HttpError, answer_of, answer_to_unexpected
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.principal import ANYBODY, NOBODY, WITHIN
+from trackside.app.server.principal import NOBODY, WITHIN
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.reading import BodyReader, query_of
 from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, json_reply
@@ -88,8 +87,8 @@ class EndpointApp:
             body = None if self._body is None else await self._body.read(scope, receive)
             query = None if endpoint.query is None else query_of(scope, endpoint.query)
             call = Call(self._parts, principal, body, query, scope.get("path_params", {}), scope, receive)
-            if self._handlers is not None and principal is not ANYBODY:
-                call = await authorized(replace(call, handlers=self._handlers), endpoint.about)
+            if self._handlers is not None:
+                call = await authorized(call, endpoint.about, self._handlers)
             result = await endpoint.handler(call)
         except TracksideError as exc:
             return endpoint.failing(answer_of(exc))

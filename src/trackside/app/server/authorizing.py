@@ -17,11 +17,11 @@ from uuid import UUID
 import msgspec
 
 from trackside.app.server.access import agent_of_thread
-from trackside.app.server.auth.handlers import Action, Resource
+from trackside.app.server.auth.handlers import Action, Handlers, Resource
 from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, narrowed_by, value_of
 from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
-from trackside.app.server.principal import Permission
+from trackside.app.server.principal import ANYBODY, Permission
 from trackside.app.server.wire.protocol import STARTS
 from trackside.app.server.wire.threads import ThreadCreate
 from trackside.app.storage import StoredThread
@@ -61,13 +61,18 @@ class Inside:
 INSIDE: Final = Inside()
 
 
-async def authorized(call: AnyCall, about: About | Operation | Inside | None) -> AnyCall:
+async def authorized(call: AnyCall, about: About | Operation | Inside | None, handlers: Handlers) -> AnyCall:
     """The call as its endpoint may go on with it, on a server that has handlers.
+
+    Who asks as `ANYBODY`, as the code of a run that is nobody's does, is nobody whom they could know: nothing is left out.
 
     Raises:
         HttpError: a handler has refused it, or failed; or nothing says what the endpoint is about.
         UnknownThreadError, UnknownRunError: what it names does not fit the handler's filter.
     """
+    if call.principal is ANYBODY:
+        return call
+    call = replace(call, handlers=handlers)
     if isinstance(about, Inside):
         return call
     if isinstance(about, Operation):

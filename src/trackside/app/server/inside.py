@@ -71,7 +71,7 @@ class Api:
             path=call.path if path is None else path,
         )
         if call.parts.handlers is not None and endpoint.is_decided_on:
-            asked = await authorized(replace(asked, handlers=call.parts.handlers), endpoint.about)
+            asked = await authorized(asked, endpoint.about, call.parts.handlers)
         result = await endpoint.handler(asked)
         return _read(result, endpoint) if isinstance(result, Reply) else Answered(result)
 
