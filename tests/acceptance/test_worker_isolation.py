@@ -216,9 +216,12 @@ def supervisors(here: Run, database: str) -> list[dict[str, Any]]:
     return [one for one in workers(here, database) if one["isolated_in"] is None]
 
 
-@pytest.mark.parametrize(("how", "lease"), [("signal", "1m"), ("command", A_SIGN_SOON)])
+@pytest.mark.parametrize(
+    ("how", "limit", "lease"),
+    [("signal", "up to 3600 s", "1m"), ("command", "however long that takes", A_SIGN_SOON)],
+)
 def test_it_drains_as_one(
-    how: str, here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
+    how: str, limit: str, here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     run_id = begin(server, "drained")
     wait_until(
@@ -229,7 +232,7 @@ def test_it_drains_as_one(
     else:
         asked = here("workers", "drain", worker.ready["worker_id"], "--yes", "--database", postgres_with_tables)
         assert asked.returncode == 0, asked.stderr
-    wait_until(lambda: "waiting for 1 run, up to 3600 s" in worker.log, "it waits")
+    wait_until(lambda: f"waiting for 1 run, {limit}" in worker.log, "it waits")
     (server.folder / "go").touch()
 
     assert worker.wait() == 0
