@@ -293,9 +293,10 @@ async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_hap
     async with visit(server.url) as seen:
         page = await seen.go("/ui/runs")
         await expect(page.locator("#liveness")).to_have_text("live")
-        await page.route("**/ui/runs", lambda route: route.fulfill(status=503, body="not now"), times=1)
+        await page.route("**/ui/runs", lambda route: route.fulfill(status=503, body="not now"))
         await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
         await expect(page.locator("#stale")).to_contain_text("cannot look this up now")
+        await page.unroute("**/ui/runs")
         await expect(page.locator("#stale")).to_be_hidden()
         await expect(page.locator("#liveness")).to_have_text("live")
         seen.complaints.clear()  # of the 503
