@@ -293,8 +293,18 @@ async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_hap
     async with visit(server.url) as seen:
         page = await seen.go("/ui/runs")
         await expect(page.locator("#liveness")).to_have_text("live")
-        await page.route("**/ui/runs", lambda route: route.fulfill(status=503, body="not now"))
-        await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
+        refused = asyncio.Event()
+
+        async def refuse(route: Route) -> None:
+            refused.set()
+            await route.fulfill(status=503, body="not now")
+
+        await page.route("**/ui/runs", refuse)
+        while (
+            not refused.is_set()
+        ):  # what comes while the page is being looked up, as when it has gone live, is left out
+            await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
+            await asyncio.wait([asyncio.ensure_future(refused.wait())], timeout=0.5)
         await expect(page.locator("#stale")).to_contain_text("cannot look this up now")
         await page.unroute("**/ui/runs")
         await expect(page.locator("#stale")).to_be_hidden()
