@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
@@ -546,6 +548,34 @@ async def test_a_new_file_is_not_taken_away_before_its_process_has_locked_it(fol
 
     assert_run_order(log.events)
     assert len(log.events) == 5 * 50
+
+
+async def test_a_folder_that_is_removed_as_it_is_found_to_be_there_is_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, seen = Path.mkdir, list[Path]()
+
+    def make_after_another(path: Path, *args: Any, **options: Any) -> None:
+        if path == folder and not seen:  # there, as it is to be made, and gone as it is looked at
+            seen.append(path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        make(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", make_after_another)
+    spool, log = Spool(folder), ListLog()
+    await spool.append(make_run("run"))
+    assert await spool.deliver(log) == DeliveryReport(delivered=1)
+    await spool.aclose()
+    assert seen == [folder]
+
+
+async def test_a_file_in_the_place_of_the_folder_is_said(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    spool = Spool(folder)
+    with pytest.raises(SpoolError, match="cannot be used: "):
+        await spool.append(make_run("run"))
+    await spool.aclose()
 
 
 async def test_a_forked_child_neither_delivers_nor_frees_what_is_its_parents(

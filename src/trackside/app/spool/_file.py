@@ -40,7 +40,12 @@ class SpoolFile:
     def create(cls, folder: Path) -> Self:
         """A new file in this folder, which is made if need be; empty, but there also after a power cut."""
         while True:
-            folder.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
+            except FileExistsError:
+                if os.path.lexists(folder) and not folder.is_dir():
+                    raise
+                continue  # another process has removed it between two looks at what is there
             path = folder / f"{_PREFIX}{new_id()}{_SUFFIX}"
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, _FILE_MODE)
