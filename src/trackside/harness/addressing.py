@@ -13,7 +13,14 @@ from trackside.harness.admission import is_id, member
 from trackside.harness.context import Agent
 from trackside.harness.errors import TracksideError, UnansweredError, UnknownQuestionError
 from trackside.harness.ports import PausedRun
-from trackside.harness.questions import NO_QUESTION, answers_of, answers_said, is_own_id, is_question_id
+from trackside.harness.questions import (
+    NO_QUESTION,
+    answers_of,
+    answers_said,
+    by_their_ids,
+    is_own_id,
+    is_question_id,
+)
 from trackside.harness.services import Services
 from trackside.harness.states import AddressesAnswers, Caller, ThreadPlace, asked_of
 from trackside.harness.timelimit import within
@@ -56,26 +63,22 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
     holder_of = getattr(services.coordinator, "holder", None)
     holder = None if holder_of is None else await holder_of(thread_id)
     to_none = {NO_QUESTION: answers_said(resume)}
+    is_its_id = is_own_id if getattr(agent, "uses_thread_state", False) else is_question_id
+    answers: Mapping[str, Any] | None
     try:
         answers = await _answers(services, spec, agent, name, limit)
     except UnansweredError:
         answers = to_none
     except UnknownQuestionError:  # as its run will be told, whatever is open by then
-        answers = _known_by_id(agent, resume)
+        answers = by_their_ids(resume, is_its_id)
     else:
         if answers:
-            answers = _known_by_id(agent, answers)
+            answers = by_their_ids(answers, is_its_id)
         elif answers is not None and holder is not None:
             # What that run asks in the end, nobody has read.
             waits = member(MultitaskStrategy, spec.multitask, "multitask").displaces is None
             answers = to_none if waits else None
     return replace(spec, command={**command, "resume": answers}) if answers else spec
-
-
-def _known_by_id(agent: Agent, answers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Answers by the ids of their questions, which their run will know for that, whatever these look like to it."""
-    looks_like_id = is_own_id if getattr(agent, "uses_thread_state", False) else is_question_id
-    return answers if all(map(looks_like_id, answers)) else {**answers, NO_QUESTION: None}
 
 
 def _called(agent: Agent, paused: PausedRun) -> AbstractSet[str]:

@@ -90,9 +90,12 @@ def answer_among(resume: Any, open_ids: Mapping[str, str]) -> Any:
     return next(iter(said.values())) if is_one and said.keys() <= open_ids.keys() else said
 
 
-def by_their_ids(answers: Mapping[str, Any]) -> dict[str, Any]:
-    """Answers of somebody who has looked at the questions, for a run that knows them for that, whatever is open by then."""
-    return dict(answers) if all(map(is_question_id, answers)) else {**answers, NO_QUESTION: None}
+def by_their_ids(answers: Mapping[str, Any], is_id: Callable[[Any], bool] = is_question_id) -> dict[str, Any]:
+    """Answers of somebody who has looked at the questions, for a run that knows them for that, whatever is open by then.
+
+    `is_id` is what looks like an id to that run: where one does not, a mark says that it is one.
+    """
+    return dict(answers) if all(map(is_id, answers)) else {**answers, NO_QUESTION: None}
 
 
 def mark_of(question: Any) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, override
+from typing import Any, NamedTuple, TypedDict, override
 
 import httpx
 import langgraph_sdk._async.client
@@ -37,6 +39,40 @@ from trackside.harness.ids import new_id
 type ServeAgents = Callable[..., Any]
 
 NONE, KEYS = AccessSettings(), AccessSettings(auth="keys")
+
+
+AUTH = """
+from langgraph_sdk import Auth
+
+auth = Auth()
+asked = []
+
+@auth.authenticate
+async def authenticate(authorization: str):
+    return {"identity": authorization, "org": "acme", "permissions": ["tools"], "token": "secret"}
+
+@auth.on.threads
+async def mark(ctx, value):
+    asked.append((ctx.action, ctx.user.identity, ctx.user["org"], ctx.permissions))
+    value["metadata"]["owner"] = ctx.user.identity
+    return {"owner": ctx.user.identity}
+"""
+
+
+class Deciding(NamedTuple):
+    """A server's handlers, as a project has them in a module, and what they were asked."""
+
+    access: AccessSettings
+    asked: list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def deciding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deciding:
+    """Handlers that everybody has what is his by, whom the header `authorization` says."""
+    (tmp_path / "loopback_auth.py").write_text(AUTH, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "loopback_auth", raising=False)  # another test's
+    return Deciding(AccessSettings(auth="loopback_auth:auth"), importlib.import_module("loopback_auth").asked)
 
 
 class Said(TypedDict, total=False):
@@ -210,21 +246,18 @@ async def test_an_agent_that_a_run_calls_in_place_asks_as_that_run(
 
 
 async def test_what_an_agent_in_place_asks_goes_by_what_is_known_of_whose_run_it_is(
-    serve_agents: ServeAgents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve_agents: ServeAgents, deciding: Deciding
 ) -> None:
-    (tmp_path / "loopback_auth_in_place.py").write_text(AUTH, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-
     async def call(state: Said) -> Said:
         return {"said": (await run_agent(COUNT, {})).output["said"]}
 
-    access = AccessSettings(auth="loopback_auth_in_place:auth")
-    async with serve_agents({"call": graph_of(call)}, access=access) as served:
-        async with get_client(url=served.url, api_key=None, headers={"authorization": "ada"}) as ada:
-            assert await ada.runs.wait(None, "call", input={}) == {"said": 1}
-        asked = __import__("loopback_auth_in_place").asked
+    async with (
+        serve_agents({"call": graph_of(call)}, access=deciding.access) as served,
+        get_client(url=served.url, api_key=None, headers={"authorization": "ada"}) as ada,
+    ):
+        assert await ada.runs.wait(None, "call", input={}) == {"said": 1}
 
-    assert ("search", "ada", "acme", ["tools"]) in asked
+    assert ("search", "ada", "acme", ["tools"]) in deciding.asked
 
 
 async def test_whose_a_run_is_that_another_has_started_is_known_to_whoever_goes_on_with_it(database_url: str) -> None:
@@ -377,64 +410,37 @@ async def test_what_makes_graphs_asks_as_whoever_looks_at_a_thread(serve_agents:
     assert set(seen) == {1}
 
 
-AUTH = """
-from langgraph_sdk import Auth
-
-auth = Auth()
-asked = []
-
-@auth.authenticate
-async def authenticate(authorization: str):
-    return {"identity": authorization, "org": "acme", "permissions": ["tools"], "token": "secret"}
-
-@auth.on.threads
-async def mark(ctx, value):
-    asked.append((ctx.action, ctx.user.identity, ctx.user["org"], ctx.permissions))
-    value["metadata"]["owner"] = ctx.user.identity
-    return {"owner": ctx.user.identity}
-"""
-
-
 async def test_handlers_decide_on_what_a_run_asks_for_as_on_what_its_owner_asks_for(
-    serve_agents: ServeAgents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve_agents: ServeAgents, deciding: Deciding
 ) -> None:
-    (tmp_path / "loopback_auth.py").write_text(AUTH, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-
     async def ask(state: Said) -> Said:
         client = get_client()
         await client.threads.create(metadata={"made": "within"})
         return {"said": [await client.runs.wait(None, "other", input={}), await client.threads.count()]}
 
-    access = AccessSettings(auth="loopback_auth:auth")
-    async with serve_agents({"ask": graph_of(ask), "other": OTHER, "count": COUNT}, access=access) as served:
+    async with serve_agents({"ask": graph_of(ask), "other": OTHER, "count": COUNT}, access=deciding.access) as served:
         clients = [get_client(url=served.url, api_key=None, headers={"authorization": who}) for who in ("ada", "bob")]
         async with clients[0] as ada, clients[1] as bob:
             await bob.threads.create()
             values = await ada.runs.wait(None, "ask", input={})
             (made,) = await ada.threads.search(metadata={"made": "within"})
         result = await (await served.app.manager.start(RunSpec("count", {}))).result()
-        asked = __import__("loopback_auth").asked
 
     assert values == {"said": [{"said": "other: None"}, 2]}  # its own and the one that it has made
     assert made["metadata"]["owner"] == "ada"
-    assert ("create", "ada", "acme", ["tools"]) in asked
+    assert ("create", "ada", "acme", ["tools"]) in deciding.asked
     assert result.output["said"] >= 3  # nobody's run, of which nothing is left out
 
 
 @pytest.mark.parametrize("page", ["/ui/threads", "/ui/agents"])
 async def test_a_page_leaves_nothing_out_for_nobodys_run_as_the_api_does(
-    serve_agents: ServeAgents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+    serve_agents: ServeAgents, deciding: Deciding, page: str
 ) -> None:
-    (tmp_path / "loopback_auth.py").write_text(AUTH, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-
     async def look(state: Said) -> Said:
         answer = await get_client().http.client.get(page)
         return {"said": [answer.status_code, answer.text]}
 
-    access = AccessSettings(auth="loopback_auth:auth")
-    async with serve_agents({"look": graph_of(look)}, access=access) as served:
+    async with serve_agents({"look": graph_of(look)}, access=deciding.access) as served:
         result = await (await served.app.manager.start(RunSpec("look", {}))).result()
 
     status, text = result.output["said"]

@@ -73,15 +73,15 @@ class GraphInput:
         value = _as_state(value, graph)
         if value is None:
             return cls(None)
-        messages = _messages_in(value)
+        messages, is_object = _messages_in(value), _is_state_object(value)
         given = frozenset(filter(None, map(id_of, messages)))
-        if messages and (isinstance(value, Mapping) or _is_state_object(value)) and _merges_messages(graph):
+        if messages and (is_object or isinstance(value, Mapping)) and _merges_messages(graph):
             # With ids from here on, the message that is announced is the message that the thread keeps.
             messages = [_with_id(message) for message in messages]
             value = _with_messages(value, messages)
         return cls(
             value,
-            humans=human_messages({"messages": _kept_in(value)} if _is_state_object(value) else value),
+            humans=human_messages({"messages": _kept_in(value)} if is_object else value),
             brought=sum(not isinstance(message, RemoveMessage) for message in messages),
             given_ids=given,
         )
