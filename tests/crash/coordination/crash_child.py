@@ -8,7 +8,7 @@ from crash_cast import clear_up, perform
 from crash_forking import fork_for_orders
 from crash_log import append_runs, follow_log, page_log
 from crash_manager import manage_runs
-from crash_zombie import haunt
+from crash_zombie import haunt, talk
 
 WORK = {
     "manage": manage_runs,
@@ -19,6 +19,7 @@ WORK = {
     "perform": perform,
     "clear up": clear_up,
     "haunt": haunt,
+    "talk": talk,
 }
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
 """A process that is stopped in the middle of a run, until others take it for dead, and then goes on."""
 
 import asyncio
+import json
+import operator
 import signal
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypedDict
 
 from crash_freezing import freeze, keep_transactions_whole
 from crash_manager import Follower, Told, until_nothing_is_active
 from crash_points import DeadlyPoint
 from crash_steps import STEPS_OF_RUN, DeadlyStep
 from crash_voice import Voice, digest_of
+from langgraph.graph import START, StateGraph
 
-from trackside import ObserverBinding, RunContext, RunManager, RunSpec
+from trackside import ObserverBinding, RunContext, RunManager, RunSpec, current_run
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.harness import RunLifecycleEvent
@@ -42,29 +47,78 @@ async def haunt(
                 run.message({"type": "human", "content": "of a zombie"})
         return {"attempt": run.attempt}
 
-    async def acknowledge(event: RunLifecycleEvent) -> None:
-        voice.say(f"event {event.event_id} {digest_of(event.payload)}")
-
-    async with (
-        Store.open(url) as store,
-        RunManager(
-            {"remembers": remembers},
-            observers=[
-                ObserverBinding(StorageObserver(store), required=True),
-                ObserverBinding(Told(acknowledge), required=True),
-            ],
-            coordinator=store.coordinator(lease_seconds=0.5),
-            states=store.thread_states(),
-        ) as manager,
-    ):
-        voice.say("ready")
+    async with Store.open(url) as store, managing(voice, store, {"remembers": remembers}) as manager:
         if starts:
             run = await manager.start(RunSpec("remembers", run_id="first", thread_id="t", max_attempts=ATTEMPTS))
             result = await run.result()
             voice.say(f"ended {result.run_id} {result.status.value}")
-            return
-        follower = Follower(voice, store, 0)
-        following = asyncio.create_task(follower.follow(), name="follower")
-        await until_nothing_is_active(voice, store, follower)
-        following.cancel()
-        await asyncio.wait({following})
+        else:
+            await until_others_have_ended(voice, store)
+
+
+class Talk(TypedDict):
+    """What the graph keeps of its threads: all that was said to it."""
+
+    said: Annotated[list[str], operator.add]
+
+
+async def talk(number: int, url: str, *, says: str, unsays: bool = False) -> None:
+    """Say something to a graph, on a thread where others have left off, and what that thread remembers by then.
+
+    With `unsays` it is taken back, and the process stops itself as all of the thread is about to be removed for that.
+    """
+    voice = Voice(number)
+    keep_transactions_whole()
+    if unsays:
+        DeadlyPoint("before", "RemoveGraphThreads", 1, end=freeze).install()
+    heard = asyncio.Event()
+
+    async def hear(state: Talk) -> dict[str, Any]:
+        run = current_run()
+        assert run is not None
+        voice.say(f"begun {run.run_id}")
+        voice.say(f"remembers {json.dumps(state['said'])}")
+        heard.set()
+        if unsays:
+            await asyncio.Event().wait()
+        return {}
+
+    graph = StateGraph(Talk).add_node("hear", hear).add_edge(START, "hear").compile()
+    async with Store.open(url) as store, managing(voice, store, {"hears": graph}) as manager:
+        await until_others_have_ended(voice, store)
+        run = await manager.start(RunSpec("hears", {"said": [says]}, run_id=says, thread_id="t", durability="sync"))
+        if unsays:
+            await heard.wait()
+            await run.cancel(action="rollback")
+        result = await run.result()
+        voice.say(f"ended {result.run_id} {result.status.value}")
+
+
+@asynccontextmanager
+async def managing(voice: Voice, store: Store, agents: Mapping[str, Any]) -> AsyncGenerator[RunManager]:
+    """A manager that says which events the store has acknowledged, and that is soon taken for dead."""
+
+    async def acknowledge(event: RunLifecycleEvent) -> None:
+        voice.say(f"event {event.event_id} {digest_of(event.payload)}")
+
+    async with RunManager(
+        agents,
+        observers=[
+            ObserverBinding(StorageObserver(store), required=True),
+            ObserverBinding(Told(acknowledge), required=True),
+        ],
+        coordinator=store.coordinator(lease_seconds=0.5),
+        states=store.thread_states(),
+        checkpointer=store.checkpointer(),
+    ) as manager:
+        voice.say("ready")
+        yield manager
+
+
+async def until_others_have_ended(voice: Voice, store: Store) -> None:
+    """Take over what others have left, to its end."""
+    follower = Follower(voice, store, 0)
+    following = asyncio.create_task(follower.follow(), name="follower")
+    await until_nothing_is_active(voice, store, follower)
+    following.cancel()
+    await asyncio.wait({following})

@@ -1,5 +1,6 @@
 """SIGSTOP in the middle of a run until its lease is over and another attempt has ended; then SIGCONT (I5, I7)."""
 
+import json
 import signal
 from typing import Any
 
@@ -22,12 +23,14 @@ CASES = [
 ]
 
 
-def outlive(zombie: Child, url: str, children: Children) -> None:
-    """Let another process do all of it again, and only then the first one go on, to its end."""
+def outlive(zombie: Child, children: Children, kind: str, url: str, **options: Any) -> Child:
+    """Let another process come to the end of what it does, and only then the first one go on, to its end."""
     assert zombie.wait_for("begun")
-    assert children.make("haunt", url, starts=False).wait() == 0
+    other = children.make(kind, url, **options)
+    assert other.wait() == 0
     zombie.signal(signal.SIGCONT)
     assert zombie.wait() == 0
+    return other
 
 
 def assert_second_attempt_counts(url: str, children: Children) -> None:
@@ -50,7 +53,7 @@ def ask(url: str, query: str) -> list[tuple[Any, ...]]:
 def test_a_zombie_changes_nothing_that_another_attempt_has_done(
     stop_at: tuple[str, str], url: str, children: Children
 ) -> None:
-    outlive(children.make("haunt", url, starts=True, stop_at=stop_at), url, children)
+    outlive(children.make("haunt", url, starts=True, stop_at=stop_at), children, "haunt", url, starts=False)
 
     assert_second_attempt_counts(url, children)
 
@@ -60,7 +63,23 @@ def test_the_agent_of_a_zombie_is_stopped_and_not_heard(url: str, children: Chil
     assert zombie.wait_for("begun")
     zombie.signal(signal.SIGUSR1)  # not SIGSTOP, which might come in the middle of a transaction
 
-    outlive(zombie, url, children)
+    outlive(zombie, children, "haunt", url, starts=False)
 
     assert zombie.said["stopped"] == 1
     assert_second_attempt_counts(url, children)
+
+
+def test_a_zombie_that_takes_back_a_threads_first_run_removes_nothing_that_later_ones_have_left(
+    url: str, children: Children
+) -> None:
+    zombie = children.make("talk", url, says="one", unsays=True)
+
+    second = outlive(zombie, children, "talk", url, says="two")
+    third = children.make("talk", url, says="three")
+    assert third.wait() == 0
+
+    assert_whole(url, children.told)
+    assert children.told.ended == {"one": "error", "two": "success", "three": "success"}
+    assert ask(url, "SELECT error_type FROM runs WHERE run_id = 'one'") == [("worker_lost",)]
+    assert json.loads(second.last["remembers"]) == ["one", "two"]
+    assert json.loads(third.last["remembers"]) == ["one", "two", "three"]

@@ -204,6 +204,31 @@ async def test_after_a_failure_nothing_more_is_written_and_the_run_hears_of_it(
     assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) == 1
 
 
+async def test_a_run_takes_back_a_thread_only_until_it_has_ended(store: Store, bound: RunContext, script: Any) -> None:
+    run, saver = script(run_id=bound.run_id, thread_id="t"), store.checkpointer()
+    await put(saver, n=1)
+    await saver.adelete_begun_thread("t", bound.run_id)
+    assert await listed(saver) == []
+
+    await put(saver, n=2)
+    await store.append([run.started(), run.completed()])  # somebody else ends the run
+    with pytest.raises(RunEndedError, match="takes nothing more from run 'run', which has ended as success"):
+        await saver.adelete_begun_thread("t", bound.run_id)
+    assert len(await listed(saver)) == 1
+
+
+@pytest.mark.parametrize("removal", ["adelete_thread", "aprune"])
+async def test_a_thread_is_removed_for_who_asks_in_the_name_of_a_run_that_has_ended(
+    store: Store, bound: RunContext, script: Any, removal: str
+) -> None:
+    """As an observer does that hears of the end, whose code belongs to the run."""
+    run, saver = script(run_id=bound.run_id, thread_id="t"), store.checkpointer()
+    await put(saver, n=1)
+    await store.append([run.started(), run.completed()])
+    await (saver.adelete_thread("t") if removal == "adelete_thread" else saver.aprune(["t"], strategy="delete"))
+    assert await listed(saver) == []
+
+
 async def test_what_is_too_large_is_refused_by_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_graph_checkpoints, "MAX_PUT_BYTES", 100_000)
     saver = store.checkpointer()

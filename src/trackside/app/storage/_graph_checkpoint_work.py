@@ -107,9 +107,14 @@ class PutGraphRows(Work):
 
 @dataclass(frozen=True, slots=True)
 class RemoveGraphThreads(Work):
-    """Removes all that threads' graphs have left."""
+    """Removes all that threads' graphs have left; for a run, which takes it back, only while that has not ended.
+
+    `held` says that its process claimed the run here.
+    """
 
     threads: Sequence[str]
+    run_id: str | None = None
+    held: bool = False
 
     @property
     @override
@@ -122,7 +127,13 @@ class RemoveGraphThreads(Work):
         return _SMALL * len(self.threads)
 
     @override
+    def run_ids(self) -> Iterable[str]:
+        return () if self.run_id is None else (self.run_id,)
+
+    @override
     def apply(self, unit: UnitOfWork) -> None:
+        for thread_id in self.threads:
+            check_run(unit, thread_id, self.run_id, held=self.held)
         unit.session.note_graph_removal()
         remove_checkpoints(unit.session, self.threads)
 

@@ -247,10 +247,14 @@ class GraphCheckpoints:
             for thread_id in left:
                 await self._take_over(thread_id, old)
 
-    async def remove_threads(self, thread_ids: Sequence[str]) -> None:
-        """Remove all that is stored of threads."""
+    async def remove_threads(self, thread_ids: Sequence[str], *, run_id: str | None = None) -> None:
+        """Remove all that is stored of threads, for whoever asks or for this run, which takes it back.
+
+        Raises:
+            RunEndedError: the run has ended.
+        """
         await self._see(*thread_ids)
-        await self._writer.write(RemoveGraphThreads(thread_ids))
+        await self._writer.write(RemoveGraphThreads(thread_ids, run_id, held=holds_run(self._writer, run_id)))
 
     async def remove_of_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints that these runs have made."""

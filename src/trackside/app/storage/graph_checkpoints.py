@@ -59,8 +59,8 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
 
     **Who sees it.** In this process at once; in others when it is committed.
 
-    **Who may put.** A run that has ended puts nothing more: what a worker does that was taken for dead is refused with
-    `RunEndedError` from the moment at which somebody else has ended its run.
+    **Who may put.** A run that has ended puts nothing more, and takes nothing back: what a worker does that was taken for
+    dead is refused with `RunEndedError` from the moment at which somebody else has ended its run.
     What is put while `Threads.changing` lasts is refused once that thread is removed.
 
     A value of a channel is stored once for each version, however many checkpoints have it. Threads that `AsyncSqliteSaver`
@@ -230,8 +230,17 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
 
     @override
     async def adelete_thread(self, thread_id: str) -> None:
-        """Remove all that is stored of a thread."""
+        """Remove all that is stored of a thread, whoever asks for it."""
         await self._checkpoints.remove_threads([str(thread_id)])
+
+    async def adelete_begun_thread(self, thread_id: str, run_id: str) -> None:
+        """Remove all that is stored of a thread that a run began, as that run is rolled back.
+
+        Raises:
+            RunEndedError: the run has ended; others may have gone on with what it left.
+            StorageError: the database failed.
+        """
+        await self._checkpoints.remove_threads([thread_id], run_id=run_id)
 
     @override
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:

@@ -104,6 +104,9 @@ async def test_a_run_that_was_taken_for_dead_leaves_nothing_of_a_thread_that_was
             with pytest.raises(RunEndedError) as refused:
                 await saver.aput(place, empty_checkpoint(), {}, {})
             refusals.append(refused.value)
+            with pytest.raises(RunEndedError) as refused:
+                await saver.adelete_begun_thread("t", run.run_id)
+            refusals.append(refused.value)
             done.set()
 
     agents.work = late  # type: ignore[method-assign]
@@ -120,7 +123,7 @@ async def test_a_run_that_was_taken_for_dead_leaves_nothing_of_a_thread_that_was
     go_on.set()
     await within_patience(done.wait())
 
-    assert [(error.run_id, error.status) for error in refusals] == [(lost.run_id, "lost, and was removed")] * 2
+    assert [(error.run_id, error.status) for error in refusals] == [(lost.run_id, "lost, and was removed")] * 3
     assert await b.store.thread_states().load("t") is None
     assert database.execute("SELECT * FROM graph_checkpoints").fetchall() == []
 

@@ -82,7 +82,7 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
     before, wrote = await _checkpoint_before(saver, run_id, thread_id)
     if before is None:
         if wrote:
-            await saver.adelete_thread(thread_id)
+            await _delete_begun(saver, run_id, thread_id)
         return None
     await _roll_back_inside(saver, run_id, thread_id)
     if wrote or (pending is not None and list(pending) != list(before.pending_writes or ())):
@@ -98,6 +98,14 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
 def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, str]:
     """The ids that questions which wait on a thread had before rollbacks, and the ids that they have now."""
     return next((value for _, channel, value in pending or () if channel == _RENAMED), {})
+
+
+async def _delete_begun(saver: Saver, run_id: str, thread_id: str) -> None:
+    """Delete a thread that a run began; a saver that knows of runs refuses if this one has ended, and others went on."""
+    if (delete_begun := getattr(saver, "adelete_begun_thread", None)) is not None:
+        await delete_begun(thread_id, run_id)
+    else:
+        await saver.adelete_thread(thread_id)
 
 
 async def _roll_back_inside(saver: Saver, run_id: str, thread_id: str) -> None:
