@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
-from collections.abc import Mapping
-from html.entities import codepoint2name
-from typing import Final
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 __all__ = ["parts_of", "without_secrets"]
 
 _SEPARATORS: Final = re.compile(r"[/:@?&=,;#]+")
 _SHORTEST: Final = 4  # characters; a shorter one stands in too many words, which tell it then
-_PIECES: Final = re.compile(r"\\+|.", re.DOTALL)  # backslashes are doubled all together, or not at all
-_PLAIN: Final = re.compile("[0-9A-Za-z]+")  # written as they are everywhere
 
 
 def without_secrets(text: str, shown: Mapping[str, str]) -> str:
     """A text with something else in the place of each secret. Of less than four characters, none is hidden.
 
-    One is also found as JSON, HTML or an address has it: who repeats what he was sent does so in one of these.
+    One is also found as JSON, HTML or an address has it, or one of these in another, as who repeats it may write it.
+    Whatever it is made of, it costs no more than a plain search: it may be what a stranger has sent.
 
     Args:
         text: the text.
         shown: what to show, by secret.
     """
-    for secret in sorted(shown, key=len, reverse=True):  # one may be part of another
-        if len(secret) >= _SHORTEST and all(word in text for word in _PLAIN.findall(secret)):
-            text = re.sub("".join(map(_spelt, _PIECES.findall(secret))), shown[secret].replace("\\", r"\\"), text)
-    return text
+    readings = _readings_of(text)
+    found = [
+        (*place, shown[secret])
+        for secret in sorted(shown, key=len, reverse=True)  # one may be part of another
+        if len(secret) >= _SHORTEST
+        for reading in readings
+        for place in reading.places_of(secret)
+    ]
+    pieces, at = [], 0
+    for begin, end, instead in sorted(found, key=lambda each: each[0]):
+        if begin >= at:
+            pieces += [text[at:begin], instead]
+        at = max(at, end)
+    return "".join([*pieces, text[at:]])
 
 
 def parts_of(address: str) -> set[str]:
@@ -38,19 +47,56 @@ def parts_of(address: str) -> set[str]:
     return parts | {unquote(part) for part in parts}
 
 
-def _spelt(piece: str) -> str:
-    """A pattern of a character, or of several backslashes, and of all that stands for it elsewhere."""
-    sign = piece[0]
-    if _PLAIN.fullmatch(sign):
-        return sign
-    code, units = ord(sign), sign.encode("utf-16-be", "surrogatepass")
-    in_json = "".join(rf"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
-    in_html = rf"&#0*{code};|&#x0*{code:x};"
-    in_address = "".join(f"%{byte:02x}" for byte in sign.encode(errors="surrogatepass"))
-    ways = [f"(?i:{in_json}|{in_html}|{in_address})"]
-    if (name := "apos" if sign == "'" else codepoint2name.get(code)) is not None:
-        ways.append(f"&{name};")
-    if (escaped := r"\/" if sign == "/" else json.dumps(sign, ensure_ascii=False)[1:-1]) != sign:
-        ways.append(re.escape(escaped))
-    ways += [r"\+", " "] if sign == " " else [re.escape(sign)]  # last, for some of the others begin with it
-    return f"(?:{'|'.join(f'(?:{way}){{{len(piece)}}}' for way in ways)})"
+class _Escapes(NamedTuple):
+    """What stands for characters where these cannot be written, and for which."""
+
+    pattern: re.Pattern[str]
+    meaning: Callable[[str], str]
+
+
+_IN_HTML: Final = _Escapes(re.compile(r"&(?:#\d{1,8}|#[xX][0-9a-fA-F]{1,8}|[0-9a-zA-Z]{2,31});"), html.unescape)
+_IN_JSON: Final = _Escapes(
+    re.compile(r'\\u(?i:d[89ab][0-9a-f]{2})\\u(?i:d[c-f][0-9a-f]{2})|\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]'),
+    lambda escape: json.loads(f'"{escape}"'),
+)
+_IN_ADDRESSES: Final = _Escapes(re.compile(r"(?i)%[0-7][0-9a-f]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}"), unquote)
+
+
+class _Reading(NamedTuple):
+    """What a text says with some of its escapes undone, and where in the text each character of that begins, and the end."""
+
+    said: str
+    begins: Sequence[int]
+
+    def places_of(self, secret: str) -> Iterator[tuple[int, int]]:
+        """Where in the text a secret begins and ends. What was a space or a plus may be either, as in addresses of forms."""
+        said, wanted = self.said.replace("+", " "), secret.replace("+", " ")
+        at = said.find(wanted)
+        while at >= 0:
+            end = at + len(wanted)
+            yield self.begins[at], self.begins[end]
+            at = said.find(wanted, end)
+
+    def undone(self, escapes: _Escapes) -> _Reading:
+        """The same with each of these as the character that it stands for."""
+        said: list[str] = []
+        begins: list[int] = []
+        at = 0
+        for escape in escapes.pattern.finditer(self.said):
+            start, end = escape.span()
+            character = escapes.meaning(escape[0])
+            if len(character) == 1:  # else it only looks like one
+                said += [self.said[at:start], character]
+                begins += self.begins[at : start + 1]
+                at = end
+        return _Reading("".join([*said, self.said[at:]]), [*begins, *self.begins[at:]])
+
+
+def _readings_of(text: str) -> Collection[_Reading]:
+    """All that a text may say: of HTML, JSON and addresses, each may be in those before it, or the text be none of them."""
+    readings = {text: _Reading(text, range(len(text) + 1))}
+    for escapes in (_IN_HTML, _IN_JSON, _IN_ADDRESSES):
+        for reading in list(readings.values()):
+            undone = reading.undone(escapes)
+            readings.setdefault(undone.said, undone)
+    return readings.values()

@@ -266,6 +266,23 @@ async def test_what_it_fails_with_is_logged_without_what_was_sent(caplog: pytest
     assert "swordfish" not in caplog.text + str(refused.value)
 
 
+@pytest.mark.parametrize(("length", "is_said"), [(2_000, True), (2_001, False)])
+async def test_a_sentence_is_said_that_is_not_too_long_to_look_through(
+    length: int, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(headers: Any) -> Any:
+        raise LookupError(f"no {headers['x-api-key']} here".ljust(length, "."))
+
+    with pytest.raises(HttpError) as refused:
+        await asked(failing)
+    assert refused.value.details["status"] == 500
+    (failure,) = caplog.messages
+    assert ("failed: LookupError: no … here" in failure) is is_said
+    assert ("failed: LookupError, which says more than 2,000 characters (" in failure) is not is_said
+    assert f"({__file__}:" in failure
+    assert "swordfish" not in failure
+
+
 async def test_headers_of_an_exception_end_no_line() -> None:
     def refusing() -> Any:
         raise Auth.exceptions.HTTPException(status_code=401, headers={"WWW-Authenticate": "x\r\nset-cookie: a=b"})

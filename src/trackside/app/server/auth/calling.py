@@ -21,6 +21,7 @@ SECONDS: Final = 10.0
 _AT_ONCE: Final = 64  # synchronous calls of one function
 _ERRORS: Final = range(400, 600)
 _MOST_PLACES: Final = 100  # of which the way there is said
+_LONGEST_SENTENCE: Final = 2_000  # characters: the log needs no more, and all that was sent is looked for in it
 
 
 class Failure:
@@ -108,9 +109,12 @@ def _own_answer(exc: Exception) -> HttpError | None:
 
 
 def _without_headers(exc: Exception, scope: Scope) -> str:
+    name, sentence = type(exc).__name__, str(exc)
+    if len(sentence) > _LONGEST_SENTENCE:
+        return f"{name}, which says more than {_LONGEST_SENTENCE:,} characters"
     sent = {value.decode("latin-1"): "…" for name, value in scope["headers"] if name != b"host"}
     words = {word: "…" for text in sent for word in text.split()}
-    return without_secrets(f"{type(exc).__name__}: {exc}", {**sent, **words})
+    return without_secrets(f"{name}: {sentence}", {**sent, **words})
 
 
 def _place_of(exc: Exception) -> tuple[CodeType | None, int]:
