@@ -7,8 +7,15 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 import pytest
+from agents import Agent as OpenAIAgent
+from agents import function_tool
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
+from pydantic_ai import Agent as PydanticAgent
+from pydantic_ai import Tool
+from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
+from tests.integration.pydantic_ai.models import answers as model_answers
+from tests.integration.pydantic_ai.models import call as tool_call
 from tests.integration.server.test_server_answers import YES, Refunds, answered
 from tests.integration.server.test_server_protocol import command, ends, events_until, of
 
@@ -49,28 +56,68 @@ async def test_a_second_answer_to_one_question_takes_the_next_one_off_no_page(se
     assert of(later, "input.requested") == []
 
 
-@pytest.mark.parametrize("kind", ["in_nodes", "as_function"])
-async def test_the_end_of_a_strict_answer_to_what_is_not_open_says_what_is(serve_agents: Any, kind: str) -> None:
+def refund(order: int) -> str:
+    return f"refunded {order}"
+
+
+def refunds_in_nodes() -> Any:
     agent = Refunds()
     agent.go_on.set()
-    async with serve_agents({"refunds": getattr(agent, kind)()}) as served:
+    return agent.in_nodes()
+
+
+def refunds_as_function() -> Any:
+    agent = Refunds()
+    agent.go_on.set()
+    return agent.as_function()
+
+
+def refunds_of_pydantic_ai() -> Any:
+    calls = [tool_call("refund", f"call_{order}", order=order) for order in (7, 8)]
+    return PydanticAgent(model_answers([calls[0]], [calls[1]], "done"), tools=[Tool(refund, requires_approval=True)])
+
+
+def refunds_of_openai() -> Any:
+    model = ScriptedModel(*(Calls("refund", {"order": order}, id=f"call_{order}") for order in (7, 8)), "done")
+    return OpenAIAgent("refunds", model=model, tools=[function_tool(refund, needs_approval=True)])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [refunds_in_nodes, refunds_as_function, refunds_of_pydantic_ai, refunds_of_openai],
+    ids=lambda make: make.__name__,
+)
+async def test_the_end_of_a_strict_answer_to_what_is_not_open_says_what_is(serve_agents: Any, make: Any) -> None:
+    async with serve_agents({"refunds": make()}) as served:
         runs, thread_id = served.client.runs, new_id()
-        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        await runs.wait(
+            thread_id, "refunds", input="two orders" if make is refunds_of_openai else {}, if_not_exists="create"
+        )
         first = await open_question(served, thread_id)
-        await runs.wait(thread_id, "refunds", command={"resume": {first: "yes"}})
+        await runs.wait(thread_id, "refunds", command={"resume": {first: True}})
         second = await open_question(served, thread_id)
         async with served.client.threads.stream(thread_id, assistant_id="refunds") as thread:
-            answers = {"interrupt_id": first, "response": "yes"}
-            refused = await command(served, thread_id, "input.respond", **answers)
-            run = (await command(served, thread_id, "input.respond", **answers, strict_resume=True))["result"]
-            *_, failed = await events_until(thread, end_of(run), WATCH, since=0)
-        thread_after = await served.client.threads.get(thread_id)
 
-    says = failed["params"]["data"]
-    assert (says["reason"], says["interrupt_ids"], says["pending_ids"]) == ("not_pending", [first], [second])
-    assert says["error"].startswith("UnknownInterruptError: ")
-    assert refused["error"] == "no_such_interrupt"
-    assert thread_after["status"] == "interrupted"
+            async def respond(question: str, **said: Any) -> Any:
+                return await command(served, thread_id, "input.respond", interrupt_id=question, response=True, **said)
+
+            async def strictly_refused(question: str, *open_ids: str) -> None:
+                run = (await respond(question, strict_resume=True))["result"]
+                *_, failed = await events_until(thread, end_of(run), WATCH, since=0)
+                says = failed["params"]["data"]
+                assert says["error"].startswith("UnknownInterruptError: ")
+                assert (says["reason"], says["interrupt_ids"]) == ("not_pending", [question])
+                assert says["pending_ids"] == [*open_ids]
+
+            assert (await respond(first))["error"] == "no_such_interrupt"
+            await strictly_refused(first, second)
+            await strictly_refused("call_of_another_thread", second)
+            assert (await served.client.threads.get(thread_id))["status"] == "interrupted"
+
+            last = (await respond(second, strict_resume=True))["result"]
+            await events_until(thread, end_of(last), WATCH, since=0)
+            assert (await runs.get(thread_id, last["run_id"]))["status"] == "success"
+            await strictly_refused(second)
 
 
 class Amounts(TypedDict, total=False):

@@ -46,7 +46,7 @@ from trackside.harness.errors import (
     UnknownRunError,
     UnknownThreadError,
 )
-from trackside.harness.questions import asked_in
+from trackside.harness.questions import asked_in, by_their_ids, is_own_id
 from trackside.harness.states import StateSnapshot
 from trackside.harness.types import ThreadStatus
 
@@ -230,13 +230,15 @@ async def _run(call: CommandCall, asked: RunCreate) -> Any:
 async def _respond(call: CommandCall, params: InputRespond) -> Any:
     if params.strict_resume is False:
         raise CommandError("not_supported", f"input.respond: {LENIENT_RESUME}")
-    answers = (command := params.command).resume
+    command = params.command
+    answers = command.resume
     if not answers:
         raise CommandError("invalid_argument", "input.respond: give an interrupt_id and a response, or responses")
     thread = await thread_for(call)
     agent = _agent_of(call, thread)
     if not params.strict_resume:  # else the client looks for it in the end of the run
         await _check_answers(call, thread, answers)
+    command.resume = by_their_ids(answers, is_own_id)  # all kinds of agents know a UUID for an id without being told
     return await _run(
         call,
         RunCreate(
