@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -526,6 +527,42 @@ async def test_where_no_server_answers_the_run_says_what_to_do(database_url: str
     assert result.status is RunStatus.error
     assert "no server answers in this process" in str(result.error)
     assert "get_client(url=" in str(result.error)
+
+
+LATE = """
+import asyncio, sys
+
+import httpx
+
+from trackside.app.settings import AccessSettings, Settings
+from trackside.app.wiring import open_app
+
+async def count(input):
+    from langgraph_sdk import get_client
+
+    return {"said": await get_client().threads.count()}
+
+async def main(database_url):
+    assert "langgraph_sdk" not in sys.modules
+    access = AccessSettings(auth="loopback_auth:auth")
+    async with open_app(Settings(database_url=database_url, access=access), {"count": count}) as app:
+        transport = httpx.ASGITransport(app=app.asgi)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            answer = await http.post(
+                "/runs/wait", json={"assistant_id": "count", "input": {}}, headers={"authorization": "ada"}
+            )
+            print(answer.text)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_function_asks_its_server_though_the_module_that_says_who_asks_alone_has_imported_the_sdk(
+    deciding: Deciding, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", LATE, f"sqlite:///{tmp_path}/runs.db"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout == '{"said":1}\n'
 
 
 async def leave_waiting(settings: Settings, agents: dict[str, Any], *names: str) -> None:

@@ -300,7 +300,6 @@ async def open_app(
             redact=redact,
             shutdown_grace=settings.shutdown_grace,
         )
-        loopback = await stack.enter_async_context(answering_clients(manager, serves=role == "server" and not one_run))
         fleet_part = None if membership is None else FleetPart(settings, store, membership, manager, coordinator)
         vitals = _vitals(manager, store, deliveries, spool, fleet_part)
         _show(configured, vitals, store, membership)
@@ -308,6 +307,7 @@ async def open_app(
         if not one_run:
             authenticator = await asyncio.to_thread(authenticator_of, settings, store)
             await stack.enter_async_context(_sweeper(settings, store, checkpointer))
+        loopback = await stack.enter_async_context(answering_clients(manager, serves=role == "server" and not one_run))
         await stack.enter_async_context(manager)
         if fleet_part is not None:
             await stack.enter_async_context(fleet_part)

@@ -94,7 +94,8 @@ class Loopback:
 async def answering_clients(manager: RunManager, *, serves: bool) -> AsyncGenerator[Loopback]:
     """Answer clients without an address that were made already, or are made meanwhile.
 
-    Enter it as soon as there is the manager, before anything else is awaited: it takes runs over, which may ask at once.
+    Enter it when all of the user's code is imported, any of which may import the SDK, and before the manager is entered:
+    that takes runs over, which may ask at once.
     """
     one = Loopback(manager, serves=serves)
     _open.append(one)
