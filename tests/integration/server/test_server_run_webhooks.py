@@ -15,10 +15,11 @@ from langgraph_sdk import get_client
 from langgraph_sdk.runtime import ServerRuntime
 from webhook_receiver import NEW, WebhookReceiver, silence, status
 
-from trackside import AgentLimits, RunContext
+from trackside import AgentLimits, RunContext, RunSpec, current_run
 from trackside.app.delivery import RUN_WEBHOOKS
 from trackside.app.server import run_webhooks
 from trackside.app.settings import AccessSettings, ServerSettings
+from trackside.app.wiring.errors import AddressNeededError
 
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
 
@@ -201,6 +202,51 @@ async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_t
         async with serve_agents({"made": make}, **served_so):
             again = (await told(receiver, 2))[1]
     assert again["values"] == {"said": "ada"}
+
+
+@pytest.mark.parametrize("first", ["ada", "nobody"])
+async def test_what_says_what_a_thread_is_asks_as_nobody_while_whoever_named_the_first_receiver_waits(
+    serve_agents: Any, first: str
+) -> None:
+    begun, ending = asyncio.Event(), asyncio.Event()
+    seen: list[Any] = []
+
+    async def holding(input: Any) -> None:
+        begun.set()
+        await ending.wait()
+
+    async def naming(input: Any) -> None:
+        await get_client().runs.wait(None, "holding", webhook=input["webhook"])
+
+    async def make(runtime: ServerRuntime) -> Any:
+        if runtime.access_context == "threads.read":
+            seen.append(current_run())
+            try:
+                seen.append(await get_client().threads.count())
+            except AddressNeededError as exc:
+                seen.append(type(exc))
+        return StateGraph(Said).add_node("say", lambda state: {"said": "it"}).add_edge(START, "say").compile()
+
+    served_so: Any = {"access": AccessSettings(auth="keys"), "server": PRIVATE}
+    agents = {"holding": holding, "naming": naming, "made": make}
+    async with WebhookReceiver(NEW) as receiver, serve_agents(agents, **served_so) as served:
+        key_of = {
+            who: await served.app.store.api_keys.create(who, owner=who, permission="run") for who in ("ada", "bob")
+        }
+        ada, bob = (get_client(url=served.url, api_key=key_of[who].secret) for who in ("ada", "bob"))
+        async with ada, bob, asyncio.TaskGroup() as waits:
+            if first == "ada":
+                waits.create_task(ada.runs.wait(None, "holding", webhook=receiver.url))
+            else:
+                run = await served.app.manager.start(RunSpec("naming", {"webhook": receiver.url}))
+                waits.create_task(run.result())
+            await begun.wait()
+            thread_id = (await bob.threads.create())["thread_id"]
+            await bob.runs.create(thread_id, "made", input={}, stream_mode="updates", webhook=receiver.url)
+            (end,) = await told(receiver)
+            ending.set()
+    assert (end["user_id"], end["values"]) == ("bob", {"said": "it"})
+    assert seen == [None, AddressNeededError]
 
 
 async def test_a_receiver_is_told_who_has_asked_for_the_run_and_no_client_says_that_for_another(

@@ -12,6 +12,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -36,6 +37,7 @@ from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import json_bytes
 from trackside.harness.states import Caller
+from trackside.harness.timelimit import outlived
 
 if TYPE_CHECKING:
     from trackside.app.observers.webhook import Poster
@@ -95,6 +97,7 @@ class RunWebhooks:
         self._teller = RunEndTeller(store, manager, streams, mirrors, checkpointer, self._receivers)
         self._dispatcher: Dispatcher | None = None
         self._opening = asyncio.Lock()
+        self._openings: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -110,9 +113,10 @@ class RunWebhooks:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait((self._looking,))
-        async with self._opening:
-            if self._dispatcher is not None:
-                await self._dispatcher.aclose()
+        if self._openings:
+            await asyncio.wait(self._openings)
+        if self._dispatcher is not None:
+            await self._dispatcher.aclose()
         await self._receivers.aclose()
 
     async def expect(self, url: str) -> None:
@@ -124,7 +128,11 @@ class RunWebhooks:
         """
         self._receivers.poster_to(url)
         await self._receivers.let_idle_ones_go()  # another process may do all the telling
-        await self._open()
+        # Not in the context of whoever happens to ask: what is fed works for others, too (I21).
+        opening = asyncio.create_task(self._open(), name="trackside-run-webhooks-open", context=Context())
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        await outlived(opening)
 
     async def _look(self) -> None:
         """Feed the subscription once it is there. Another process may have made it, and may not live to feed it."""
