@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from trackside import RunManager, RunSpec
 from trackside.app.delivery import DeliveryError, Order
 from trackside.app.storage import Store, StoredEvent, _feeding_delivery, feeding
 from trackside.app.storage._feeding_window import MOST_AHEAD
@@ -18,7 +19,7 @@ from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidSubscriptionError, UnknownSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
-from trackside.harness.errors import NotAnObserverError, TracksideError
+from trackside.harness.errors import NotAnObserverError, ThreadBusyError, TracksideError
 from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
 
 AT_ONCE = FeedPolicy(first_pause=0, attempts=3)
@@ -192,6 +193,8 @@ class TestDelivery:
 class Hopeless(TracksideError):
     """It will never work."""
 
+    fault = "observer"
+
 
 class TestFailures:
     @pytest.mark.parametrize("kind", [Watching, WatchingBatches])
@@ -217,6 +220,49 @@ class TestFailures:
             await until(subs, lambda standing: standing.cursor == 5)
         assert sequences(observer.given) == [1, 2, 3, 4, 5]
         assert [parked.attempts for parked in await subs.parked("mail")] == [1, 1]
+
+    async def test_one_that_could_not_start_a_run_as_the_thread_was_busy_is_given_the_event_again(
+        self, subs: Subscriptions, five: Any
+    ) -> None:
+        ending, summarised = asyncio.Event(), []
+
+        async def holding(input: Any) -> None:
+            await ending.wait()
+
+        async def summarise(input: Any) -> None:
+            summarised.append(input)
+
+        async with RunManager({"holding": holding, "summarise": summarise}) as manager:
+            held = await manager.start(RunSpec("holding", thread_id="t"))
+
+            async def follow_up(event: RunLifecycleEvent) -> None:
+                spec = RunSpec("summarise", event.sequence, thread_id="t", multitask="reject")
+                try:
+                    await (await manager.start(spec)).result()
+                except ThreadBusyError:
+                    ending.set()
+                    await held.result()
+                    raise
+
+            async with SubscriptionFeed(subs, "mail", follow_up, policy=AT_ONCE):
+                await until(subs, lambda standing: standing.cursor == 5)
+        assert summarised == [1, 2, 3, 4, 5]
+        assert await subs.parked("mail") == []
+
+    async def test_one_that_could_not_start_a_run_as_it_may_never_be_one_has_the_event_parked_at_once(
+        self, subs: Subscriptions, five: Any
+    ) -> None:
+        async def summarise(input: Any) -> None:
+            pass
+
+        async with RunManager({"summarise": summarise}) as manager:
+
+            async def follow_up(event: RunLifecycleEvent) -> None:
+                await manager.start(RunSpec("summarise", timeout=-event.sequence))
+
+            async with SubscriptionFeed(subs, "mail", follow_up, policy=FeedPolicy(first_pause=3_600)):
+                await until(subs, lambda standing: standing.cursor == 5)
+        assert [parked.attempts for parked in await subs.parked("mail")] == [1] * 5
 
     async def test_a_blocking_one_tries_for_ever_and_shows_it(self, subs: Subscriptions, five: Any) -> None:
         works = asyncio.Event()

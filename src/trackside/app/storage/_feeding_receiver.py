@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from trackside.app.storage._feeding_policy import FeedPolicy
+from trackside.harness.errors import TracksideError
 
 logger = logging.getLogger("trackside.subscriptions")
 
@@ -32,12 +33,20 @@ class Refusal:
     def of(cls, raised: BaseException) -> Self:
         """What this error says; one that says nothing may be tried again, in the feed's own time."""
         return cls(
-            retryable=bool(getattr(raised, "retryable", True)),
+            retryable=_is_of_a_call(raised) or bool(getattr(raised, "retryable", True)),
             away=bool(getattr(raised, "away", False)),
             held_back=bool(getattr(raised, "held_back", False)),
             disables=bool(getattr(raised, "disables", False)),
             retry_after=_seconds(getattr(raised, "retry_after", None)),
         )
+
+
+def _is_of_a_call(raised: BaseException) -> bool:
+    """Whether it is our own word on a call that the observer has made, as on a run that it could not start on a busy thread.
+
+    Whether that call may succeed says nothing of the event, unless it is about what was passed, which comes of the event.
+    """
+    return isinstance(raised, TracksideError) and raised.fault != "observer" and not isinstance(raised, ValueError)
 
 
 def _seconds(said: Any) -> float:
