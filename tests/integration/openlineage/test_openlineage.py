@@ -421,6 +421,7 @@ def posting(**more: Any) -> dict[str, Any]:
         ({"url": "http://[::1"}, "url"),
         ({"url": "http://a%zz/"}, "url"),
         ({"url": "http://a", "api_key": ""}, "api_key"),
+        ({"url": "http://a", "api_key": "hunter2…"}, "url"),
         ({"transport": {"type": "console"}, "api_key": "hunter2"}, "api_key"),
         ({"transport": {"type": "console"}, "timeout": 7}, "timeout"),
         ({"url": "http://a", "namespace": ""}, "namespace"),
@@ -434,6 +435,9 @@ def posting(**more: Any) -> dict[str, Any]:
         ({"transport": {"type": "http", "auth": {"type": "api_key", "key": "hunter2"}}}, "transport"),
         ({"transport": posting(auth={"type": "api_key", "apiKey": "hunter2\n"})}, "transport"),
         ({"transport": posting(custom_headers={"x-api-key": "hunter2\r"})}, "transport"),
+        ({"transport": posting(auth={"type": "api_key", "apiKey": "hunter2…"})}, "transport"),
+        ({"transport": posting(custom_headers={"x-api-key": "“hunter2”"})}, "transport"),
+        ({"transport": posting(custom_headers={"x-kéy": "hunter2"})}, "transport"),
         ({"transport": posting(custom_headers="hunter2")}, "transport"),
         ({"transport": composite(posting(auth={"type": "api_key", "apiKey": "hun\nter2"}))}, "transport"),
         ({"transport": {"type": "datadog", "apiKey": "hunter2\n", "async_transport_rules": {}}}, "transport"),
@@ -471,12 +475,21 @@ async def test_credentials_in_the_url_of_a_transport_are_in_no_message() -> None
     await observer.aclose()
 
 
+async def test_a_key_with_a_letter_beyond_ascii_is_sent(receiver: LineageReceiver) -> None:
+    observer = OpenLineageObserver(url=receiver.url, api_key="naïve")
+    await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    sent = receiver.headers[0]["Authorization"].encode(errors="surrogateescape")
+    assert sent == "Bearer naïve".encode("latin-1")
+    await observer.aclose()
+
+
+@pytest.mark.parametrize(("token", "error"), [("hunter2\n", "InvalidHeader"), ("hunter2…", "UnicodeEncodeError")])
 async def test_a_token_that_cannot_be_sent_is_not_shown_and_no_fault_of_the_event(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, token: str, error: str
 ) -> None:
     observer = OpenLineageObserver(transport=posting(auth={"type": "api_key", "apiKey": "short"}))
-    monkeypatch.setattr(ApiKeyTokenProvider, "get_bearer", lambda _: "Bearer hunter2\n")  # as one that was asked for it
-    with pytest.raises(DeliveryError, match="what is set for it cannot be sent: InvalidHeader") as raised:
+    monkeypatch.setattr(ApiKeyTokenProvider, "get_bearer", lambda _: f"Bearer {token}")  # as one that was asked for it
+    with pytest.raises(DeliveryError, match=f"what is set for it cannot be sent: {error}") as raised:
         await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
     assert "hunter2" not in str(raised.value)
     assert raised.value.away

@@ -69,8 +69,11 @@ _UNSENDABLE: Final = (
     requests.exceptions.InvalidSchema,
     requests.exceptions.InvalidURL,
     requests.exceptions.MissingSchema,
+    UnicodeEncodeError,  # with which the connection refuses a header
 )
 """What was set is no request. Their texts show what it is, as a key."""
+
+type _NotSent = requests.RequestException | OSError | UnicodeEncodeError
 
 
 @attr.define(kw_only=True)
@@ -169,7 +172,7 @@ class OpenLineageObserver:
         said = self._run_event(event, state)
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._transport.emit, said)
-        except (requests.RequestException, OSError) as exc:  # of the latter the former is one; both are said
+        except (requests.RequestException, OSError, UnicodeEncodeError) as exc:  # the first is one of the second
             raise self._failure(event, exc) from exc
 
     async def aclose(self) -> None:
@@ -219,7 +222,7 @@ class OpenLineageObserver:
             self._agents.popitem(last=False)
         return agent
 
-    def _failure(self, event: RunLifecycleEvent, exc: requests.RequestException | OSError) -> DeliveryError:
+    def _failure(self, event: RunLifecycleEvent, exc: _NotSent) -> DeliveryError:
         what = f"{event.event_type.value} of run {event.run_id}"
         answer = exc.response if isinstance(exc, requests.HTTPError) else None
         if answer is None:
@@ -241,12 +244,12 @@ class OpenLineageObserver:
         )
 
 
-def _was_not_reached(exc: requests.RequestException | OSError) -> bool:
+def _was_not_reached(exc: _NotSent) -> bool:
     """Whether nothing was sent; else it may be the event that the receiver fails on."""
-    if not isinstance(exc, requests.RequestException):
-        return True  # a file that cannot be written to
     if isinstance(exc, _UNSENDABLE):
         return True
+    if not isinstance(exc, requests.RequestException):
+        return True  # a file that cannot be written to
     if isinstance(exc, (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)):
         return True
     return isinstance(_cause(exc), NewConnectionError)
@@ -305,7 +308,10 @@ def _made_of(transport: Any, option: str) -> Transport:
             checked_number(f"{option}.timeout", part.timeout, least=0.1, most=LONGEST_TRY)
             if not _can_send(part):
                 made.close(0)
-                why = "its url, a key or a header cannot be sent; there may be a line break at the end of one"
+                why = (
+                    "its url, a key or a header cannot be sent; there may be a line break at the end of one, or a character"
+                    " beyond Latin-1 in it, as … in a key that is shown shortened"
+                )
                 raise ObserverOptionError(option=option, why=why)
             bound_answers(part.session).trust_env = False  # neither proxies nor `.netrc`
         if isinstance(part, KafkaTransport):
@@ -327,8 +333,12 @@ def _can_send(transport: HttpTransport) -> bool:
     auth = transport.config.auth
     headers: dict[str, Any] = {"Authorization": auth.get_bearer()} if isinstance(auth, ApiKeyTokenProvider) else {}
     try:
-        requests.Request("POST", transport.url, headers=headers | transport.config.custom_headers).prepare()
-    except (requests.RequestException, TypeError):  # the latter of a table that is none
+        request = requests.Request("POST", transport.url, headers=headers | transport.config.custom_headers).prepare()
+        for name, value in request.headers.items():
+            name.encode("ascii")  # as the connection does, which would be the first to say that it cannot
+            if isinstance(value, str):
+                value.encode("latin-1")
+    except (requests.RequestException, UnicodeEncodeError, TypeError):  # the last of a table that is none
         return False
     return True
 
