@@ -17,7 +17,7 @@ from trackside import RunContext, RunManager, RunSpec
 from trackside.app.server.crons import CronScheduler
 from trackside.app.storage import Store
 from trackside.app.storage.crons import Cron, Crons
-from trackside.app.storage.errors import DatabaseBusyError
+from trackside.app.storage.errors import DatabaseBusyError, UnknownSubscriptionError
 from trackside.harness.errors import UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.testing import run_virtual
@@ -614,5 +614,20 @@ def test_a_scheduler_ends_with_its_manager_and_may_be_closed_twice(play: Any) ->
         await stage.scheduler.aclose()
         assert stage.crons.on_change == []
         assert stage.started("late") == []
+
+    play(scene)
+
+
+def test_a_run_is_started_though_nobody_can_see_to_it_that_its_webhook_is_told(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        async def keep_ends() -> None:
+            raise UnknownSubscriptionError(name="run-webhooks")
+
+        await stage.keep("told", "0 0 * * *", payload={"webhook": "https://example.com/hook"})
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, keep_ends=keep_ends)
+        scheduler.begin()
+        await asyncio.sleep(61)
+        await scheduler.aclose()
+        assert stage.started("told") == minutes(1)
 
     play(scene)

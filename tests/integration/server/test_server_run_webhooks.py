@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import sys
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import httpx
@@ -183,6 +184,20 @@ async def test_a_receiver_is_told_though_somebody_has_deleted_the_subscription_b
             await served.client.runs.wait(None, "echo", input={"n": number}, webhook=receiver.url)
             assert (await told(receiver, number))[-1]["values"] == {"given": {"n": number}}
             await served.app.store.subscriptions.delete(RUN_WEBHOOKS)
+
+
+async def test_the_receiver_of_a_crons_runs_is_told_though_somebody_has_deleted_the_subscription_since(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_webhooks, "LOOK_EVERY", 0.05)
+    async with WebhookReceiver(NEW) as receiver, serve_agents({"echo": echo}, server=PRIVATE) as served:
+        asked: Any = {"schedule": "0 0 1 1 *", "input": {"n": 1}, "webhook": receiver.url, "on_run_completed": "keep"}
+        cron_id = (await served.client.crons.create("echo", **asked))["cron_id"]
+        await served.app.store.subscriptions.delete(RUN_WEBHOOKS)
+        cron = await served.app.store.crons.get(cron_id)
+        assert await served.app.store.crons.replace(cron, replace(cron, next_run_at=cron.created_at))  # it is time
+        (end,) = await told(receiver)
+    assert (end["status"], end["values"]) == ("success", {"given": {"n": 1}})
 
 
 async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_the_run(serve_agents: Any) -> None:

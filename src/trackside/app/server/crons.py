@@ -24,6 +24,7 @@ from trackside.app.server.schedules import InvalidScheduleError, next_run
 from trackside.app.server.starting import FOLLOWED_MODES, spec_of
 from trackside.app.server.wire.crons import SHARED, asked_of
 from trackside.app.storage.crons import Cron, Crons
+from trackside.app.storage.errors import StorageError
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.errors import ClosedError, InvalidSpecError, ThreadBusyError, TracksideError
 from trackside.harness.ports import Clock, SystemClock
@@ -72,6 +73,8 @@ class CronScheduler:
             it they are not.
         configurable_headers: which headers graphs find in the configs of runs that are asked for, of which those of crons
             have none.
+        keep_ends: sees that ends of runs are kept for whoever tells webhooks of them; awaited before a run with one is
+            started.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class CronScheduler:
         on_duty: Callable[[], bool] | None = None,
         agents_on_duty: Callable[[], Awaitable[Collection[str]]] | None = None,
         configurable_headers: Sequence[str] = (),
+        keep_ends: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._crons = crons
         self._manager = manager
@@ -92,6 +96,7 @@ class CronScheduler:
         self._on_duty = on_duty
         self._agents_on_duty = agents_on_duty
         self._headers = configurable_headers
+        self._keep_ends = keep_ends
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._starts: asyncio.Future[list[BaseException | None]] | None = None
@@ -232,7 +237,10 @@ class CronScheduler:
             _NotKnownHereError: what the cron asks for another process may know.
         """
         try:
-            handle = await self._manager.start(self._spec(cron, due))
+            spec = self._spec(cron, due)
+            if cron.payload.get("webhook") is not None:
+                await self._see_that_its_end_is_kept(cron)
+            handle = await self._manager.start(spec)
         except ThreadBusyError as exc:  # which is what it was asked to do then
             logger.info("cron %s starts no run for %s: %s", cron.cron_id, due, exc)
         except (TracksideError, msgspec.ValidationError) as exc:
@@ -247,6 +255,21 @@ class CronScheduler:
         else:
             logger.info("cron %s has run %s for %s", cron.cron_id, handle.run_id, due)
         return None
+
+    async def _see_that_its_end_is_kept(self, cron: Cron) -> None:
+        """See that the webhook of a run can be told, also if what does that was deleted since the cron was made.
+
+        Raises:
+            StorageError: the store is away.
+        """
+        if self._keep_ends is None:
+            return
+        try:
+            await self._keep_ends()
+        except StorageError as exc:
+            if exc.fault == "store":
+                raise
+            logger.warning("cron %s starts a run of whose end its webhook may not be told: %s", cron.cron_id, exc)
 
     def _spec(self, cron: Cron, due: datetime) -> RunSpec:
         if self._manager.closing:  # what a newer version in its place asks for is none of its business any more

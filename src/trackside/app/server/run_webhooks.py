@@ -28,7 +28,7 @@ from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
 from trackside.app.storage.errors import StorageError, UnknownSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy
-from trackside.app.storage.subscriptions import SubscriptionFilter
+from trackside.app.storage.subscriptions import SubscriptionFilter, Subscriptions
 from trackside.app.streams import Mirrors, StreamHub
 from trackside.app.vitals import FeedStats
 from trackside.harness import RunManager
@@ -66,6 +66,15 @@ LOOK_EVERY: Final = 10.0
 """Seconds after which a process looks again whether any run was asked for with a receiver: before the lease of one ends that
 was asked and is killed.
 """
+
+
+async def keep_ends(subscriptions: Subscriptions) -> None:
+    """See that the ends of runs that are let in from now on are there to be told, by whichever process does.
+
+    Raises:
+        StorageError: the subscription could not be made.
+    """
+    await subscriptions.open(RUN_WEBHOOKS, types=TERMINAL_EVENTS, start="now")
 
 
 class RunWebhooks:
@@ -168,7 +177,7 @@ class RunWebhooks:
                 await self._dispatcher.aclose()
                 self._dispatcher = None
             # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
-            await self._store.subscriptions.open(RUN_WEBHOOKS, types=TERMINAL_EVENTS, start="now")
+            await keep_ends(self._store.subscriptions)
             wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
             policy = FeedPolicy.suiting(self._teller, grace=_IN_HAND_SECONDS, window=_MOST_IN_HAND)
             observer = DurableObserver(name=RUN_WEBHOOKS, observer=self._teller, filter=wanted, policy=policy)

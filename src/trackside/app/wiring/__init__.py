@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,9 +164,14 @@ class App:
 
     def _begin_crons(self) -> None:
         from trackside.app.server.crons import CronScheduler
+        from trackside.app.server.run_webhooks import keep_ends
 
-        headers = self.settings.server.configurable_headers
-        crons = CronScheduler(self.store.crons, self.manager, configurable_headers=headers)
+        crons = CronScheduler(
+            self.store.crons,
+            self.manager,
+            configurable_headers=self.settings.server.configurable_headers,
+            keep_ends=partial(keep_ends, self.store.subscriptions) if self.settings.redact is None else None,
+        )
         crons.begin()
         self.closing.push_async_callback(crons.aclose)
 

@@ -93,6 +93,7 @@ class FleetPart:
         from trackside.app.engine.upkeep import SCHEDULER, FleetUpkeep
         from trackside.app.engine.worker import FleetWorker
         from trackside.app.server.crons import CronScheduler
+        from trackside.app.server.run_webhooks import keep_ends
 
         self.membership = membership
         engine, member = membership.engine, membership.member
@@ -108,6 +109,7 @@ class FleetPart:
             # Servers alone, which are few: whoever makes a cron asks one that has its agent.
             agents_on_duty=partial(self.upkeep.agents_on_duty, SCHEDULER) if membership.role == "server" else None,
             configurable_headers=settings.server.configurable_headers,
+            keep_ends=partial(keep_ends, store.subscriptions) if settings.redact is None else None,
         )
         self.worker: FleetWorker | None = None
         self.supervisor: Supervisor | None = None
