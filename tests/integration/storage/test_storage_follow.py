@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from postgres_server import PostgresServer
 
+from trackside import RunManager, RunSpec
 from trackside.app.storage import Follower, FollowOptions, Store, StoredEvent
 from trackside.app.storage.errors import (
     DamagedDatabaseError,
@@ -24,6 +25,7 @@ from trackside.app.storage.errors import (
     StorageError,
     StoreOptionError,
 )
+from trackside.harness.context import run_of
 from trackside.harness.errors import ClosedError
 
 NO_LOOKING = FollowOptions(look_every=3600)
@@ -215,6 +217,24 @@ WRITER = textwrap.dedent("""
 
     asyncio.run(main())
 """)
+
+
+async def test_what_looks_for_all_who_follow_is_in_no_run(store: Store, script) -> None:
+    async def following(input: Any) -> None:
+        await anext(store.follow())
+
+    async with RunManager({"following": following}) as manager:
+        run = await manager.start(RunSpec("following"))
+        while waiters(store) < 1:
+            await asyncio.sleep(0.005)
+        waiting = asyncio.create_task(anext(store.follow(thread_id="another")))
+        while waiters(store) < 2:
+            await asyncio.sleep(0.005)
+        await store.append(script().whole())
+        await run.result()
+    assert [task.get_name() for task in asyncio.all_tasks() if run_of(task) is not None] == []
+    waiting.cancel()
+    await asyncio.wait({waiting})
 
 
 async def test_two_processes_write_and_followers_miss_nothing_and_see_nothing_twice(

@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -185,7 +186,8 @@ class PostgresBus:
         """Somebody listens, or has something to say: see to it that there is a connection."""
         self._wake.set()
         if self._task is None and not self._closed:
-            self._task = asyncio.get_running_loop().create_task(self._keep_connected(), name="trackside-bus")
+            # Not in the context of whoever happens to be the first: it listens for others, too (I21).
+            self._task = asyncio.create_task(self._keep_connected(), name="trackside-bus", context=Context())
 
     async def _keep_connected(self) -> None:
         pause, has_warned = _FIRST_PAUSE, False

@@ -11,6 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from typing import TYPE_CHECKING, Protocol, override
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class PolledSignals(CommitSignals):
     @override
     def _attend(self) -> None:
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._keep_looking(), name="trackside-signals")
+            # Not in the context of whoever happens to listen first: it looks for others, too (I21).
+            self._looking = asyncio.create_task(self._keep_looking(), name="trackside-signals", context=Context())
 
     async def _keep_looking(self) -> None:
         loop = asyncio.get_running_loop()
