@@ -270,6 +270,10 @@ describe("runs", () => {
     );
     assert.ok(events(inside).some((event) => event.startsWith("messages|inside:")));
     assert.ok(events(inside).some((event) => event.startsWith("values|inside:")));
+
+    const whole = await collect(runs.stream(null, "nested", { input, streamMode: "messages", streamSubgraphs: true }));
+    const grown = whole.filter((part) => part.event === "messages/partial").map((part) => part.data[0].content);
+    assert.equal(grown.at(-1), "you said hi");
   });
 
   test("are joined while they run and when they are over, from anywhere", async () => {

@@ -112,6 +112,22 @@ def test_a_message_that_comes_alone_is_a_part_of_both_modes() -> None:
     assert json.loads(frames[0].data) == [message, {}]
 
 
+def test_the_names_of_what_is_added_up_say_nothing_of_agents_inside() -> None:
+    hub = StreamHub()
+    inside = "inside:1", "deeper:2"
+    hub.publish("run", "messages", chunk("a"), inside)
+    hub.publish("run", "messages", {"type": "ai", "content": "hello", "id": "n"}, inside)
+    frames = hub.read("run").take()
+    assert [(frame.mode, frame.event) for frame in frames] == [
+        ("messages", "messages/metadata"),
+        ("messages", "messages/partial"),
+        ("messages-tuple", "messages|inside:1|deeper:2"),
+        ("messages", "messages/metadata"),
+        ("messages", "messages/complete"),
+    ]
+    assert {frame.namespace for frame in frames} == {inside}
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

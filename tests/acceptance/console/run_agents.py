@@ -6,7 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any, TypedDict
 
-from langgraph.graph import END, START, StateGraph
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from trackside import RunContext, current_run
@@ -39,6 +41,24 @@ async def speaks(input: Any, run: RunContext) -> Any:
     )
     await until("end")
     return {"messages": [{"type": "ai", "content": "Once upon a time, the end."}]}
+
+
+async def delegates(input: Any, run: RunContext) -> Any:
+    """Has another agent speak, as adapters of frameworks tell of that."""
+    piece = [{"id": "m1", "type": "AIMessageChunk", "content": "hello there"}, {"agent": "researcher"}]
+    for mode in run.stream_modes:
+        run.send(piece, mode, namespace=("researcher:1",))
+    await asyncio.sleep(0)
+
+
+async def talk(state: MessagesState) -> dict[str, Any]:
+    """Say something word by word."""
+    model = GenericFakeChatModel(messages=iter([AIMessage("hello there")]))
+    return {"messages": [await model.ainvoke(state["messages"])]}
+
+
+inside = StateGraph(MessagesState).add_node("talk", talk).add_edge(START, "talk").compile()
+nested = StateGraph(MessagesState).add_node("inside", inside).add_edge(START, "inside").compile()
 
 
 async def huge(input: Any, run: RunContext) -> Any:

@@ -28,7 +28,7 @@ from trackside.app.storage import Store
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 AGENTS = ("talks", "fails", "asks", "waits", "graph", "works")
-OWN = ("speaks", "huge", "chooses", "wants_text", "two", "counts")
+OWN = ("speaks", "delegates", "nested", "huge", "chooses", "wants_text", "two", "counts")
 SETTINGS = "\n".join(
     [
         "[agents]",
@@ -170,6 +170,19 @@ async def test_a_run_is_seen_while_it_speaks_until_its_true_end(serving: Any, vi
         await expect(page.locator("#events summary", has_text="run_completed")).to_be_visible()
         await expect(page.locator("#events details[open] > summary")).to_have_text(["run_started"])
         await expect(lines.nth(5)).to_have_text("I doubt it.")
+
+
+async def test_a_message_says_in_which_agent_it_was_said_however_messages_are_streamed(
+    serving: Any, visit: Any
+) -> None:
+    server, api = await serving()
+    async with visit(server.url) as seen:
+        for agent, speaker in (("nested", "inside › talk"), ("delegates", "researcher")):
+            for mode in ("messages", "messages-tuple"):
+                run = await api.ended(agent, stream_mode=mode, stream_subgraphs=True)
+                page = await seen.go(f"/ui/runs/{run['run_id']}")
+                await page.locator("#stream-details > summary").click()
+                await expect(page.locator("#stream-lines > *")).to_have_text([speaker, "hello there"])
 
 
 async def test_what_a_run_says_is_asked_for_again_when_it_cannot_be_had_now(serving: Any, visit: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Annotated, Any, TypedDict
 
+import httpx
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import GenericFakeChatModel
@@ -14,6 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import interrupt
 from langgraph_sdk.errors import UnprocessableEntityError
+from tests.integration.server.test_server_streams import events_in
 
 from trackside.harness.ids import new_id
 
@@ -72,12 +74,31 @@ async def test_without_graphs_inside_only_the_root_says_its_values(serve_agents:
     assert [part.event for part in parts if part.event in {"values", "updates"}] == ["values", "updates", "values"]
 
 
-async def test_messages_add_up_to_the_whole(serve_agents: Any) -> None:
+async def test_messages_add_up_to_the_whole_under_the_same_names_in_graphs_inside(serve_agents: Any) -> None:
     async with serve_agents({"chat": talking_inside()}) as served:
         parts = await streamed(served, "chat", HI, stream_mode="messages", stream_subgraphs=True)
-    said = [part for part in parts if part.event.startswith("messages")]
-    assert said[0].event.partition("|")[0] == "messages/metadata"
-    assert said[-1].data[0]["content"] == "hello there"
+    names = [part.event for part in parts]
+    assert (names[1], {*names[2:-1]}) == ("messages/metadata", {"messages/partial"})
+    (about,) = parts[1].data.values()
+    assert about["metadata"]["langgraph_checkpoint_ns"].startswith("inside:")
+    assert parts[-2].data[0]["content"] == "hello there"
+
+
+async def test_messages_of_a_graph_inside_are_chosen_and_taken_up_again_by_its_namespace(serve_agents: Any) -> None:
+    asked = {"stream_mode": "messages", "stream_subgraphs": True, "stream_resumable": True, "on_completion": "keep"}
+    async with serve_agents({"chat": talking_inside()}) as served:
+        run = await served.client.runs.create(None, "chat", input=HI, **asked)
+        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/stream"
+        said = [part async for part in served.client.runs.join_stream(run["thread_id"], run["run_id"])]
+        ((_, about),) = said[1].data.items()
+        namespace = about["metadata"]["langgraph_checkpoint_ns"].partition("|")[0]
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            root = events_in((await http.get(path, params={"namespace": ""})).content)
+            back = {"Last-Event-ID": said[1].id}
+            inside = events_in((await http.get(path, params={"namespace": namespace}, headers=back)).content)
+    assert [name for name, _, _ in root] == ["metadata", "end"]
+    assert inside == [(part.event, part.data, part.id) for part in said[2:]]
+    assert {name for name, _, _ in inside} == {"messages/partial", "end"}
 
 
 async def test_events_are_langchains(serve_agents: Any) -> None:

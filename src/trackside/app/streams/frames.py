@@ -10,9 +10,9 @@ _OVERHEAD = 300  # bytes: what a frame takes besides its data, and its places in
 class Frame:
     """One part, as it goes to every reader. `sequence` counts 1, 2, 3 … within its run.
 
-    `mode` is what was asked for, `event` what it is called on the wire, with the namespace of who says it; `data` is JSON,
-    on one line. Where the wire says something else than the run did, `said` is what the run said, in the first of the parts
-    that are made of it, and empty in the others.
+    `mode` is what was asked for, `event` what it is called on the wire: with the `namespace` of who says it, but in mode
+    `messages`, as LangGraph's clients know that. `data` is JSON, on one line. Where the wire says something else than the
+    run did, `said` is what the run said, in the first of the parts that are made of it, and empty in the others.
     """
 
     __slots__ = ("_resumable_sse", "_sse", "at", "data", "event", "mode", "namespace", "said", "sequence", "size")

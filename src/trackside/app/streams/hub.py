@@ -437,7 +437,7 @@ def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> No
     channel.steps = channel.steps or MessageSteps()
     said = json_bytes(piece)
     for event, step in channel.steps.take(piece):
-        channel.say(_MESSAGES, _named(event, namespace), json_bytes(step), namespace, said)
+        channel.say(_MESSAGES, event, json_bytes(step), namespace, said)
         said = b""
 
 

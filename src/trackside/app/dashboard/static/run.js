@@ -109,8 +109,9 @@ function message(said, about, namespace, way) {
   let known = messages.get(key);
   if (!known) {
     if (!text && !calls.length) return;
-    const caller = about?.langgraph_node ?? said.name ?? about?.caller ?? "agent";
-    const by = [namespace, String(kind).startsWith("tool") ? `tool ${said.name ?? caller}` : caller].filter(Boolean).join(" › ");
+    const caller = about?.langgraph_node ?? said.name ?? about?.caller ?? about?.agent ?? "agent";
+    const speaker = String(kind).startsWith("tool") ? `tool ${said.name ?? caller}` : caller;
+    const by = namespace === speaker ? speaker : [namespace, speaker].filter(Boolean).join(" › ");
     who(by);
     known = { element: line("words", ""), text: "", calls: new Set(), way, by };
     messages.set(key, known);
@@ -129,9 +130,19 @@ function message(said, about, namespace, way) {
   if (isAtEnd) lines.scrollTop = lines.scrollHeight;
 }
 
+function namesOf(namespace) {
+  return namespace.map((one) => one.split(":")[0]).join(" › ");
+}
+
+/** A whole message, whose event's name does not say in which agent it was said: of a graph's its metadata do. */
+function whole(said) {
+  const about = callers.get(said?.id);
+  message(said, about, namesOf(String(about?.langgraph_checkpoint_ns ?? "").split("|").slice(0, -1)), "whole");
+}
+
 function take(name, text) {
   const [mode, ...inside] = name.split("|");
-  const namespace = inside.map((one) => one.split(":")[0]).join(" › ");
+  const namespace = namesOf(inside);
   let data;
   try {
     data = JSON.parse(text);
@@ -140,7 +151,7 @@ function take(name, text) {
   }
   if (mode === "messages") message(Array.isArray(data) ? data[0] : data, Array.isArray(data) ? data[1] : {}, namespace, "pieces");
   else if (mode === "messages/metadata") for (const [id, one] of Object.entries(data)) callers.set(id, one?.metadata ?? {});
-  else if (mode === "messages/partial" || mode === "messages/complete") for (const one of data) message(one, callers.get(one?.id), namespace, "whole");
+  else if (mode === "messages/partial" || mode === "messages/complete") data.forEach(whole);
   else if (mode === "custom") part(namespace, shortened(JSON.stringify(data), MOST_OF_PART));
   else if (mode === "updates") part(namespace, Object.keys(data).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
   else if (mode === "gap") line("stream-note", `Some of what it said is missing here: ${data?.why ?? "it is not kept any more, or did not come"}.`);
