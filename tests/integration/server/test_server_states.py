@@ -475,6 +475,30 @@ async def test_a_thread_that_is_changed_by_hand_is_found_by_what_it_is_then(
         assert (await threads.get(thread_id))["status"] == "idle"
 
 
+async def test_a_thread_whose_run_was_stopped_is_idle_and_goes_on_where_that_was(serve_agents: Any) -> None:
+    started = asyncio.Event()
+
+    async def hold(state: Log) -> Log:
+        if not started.is_set():
+            started.set()
+            await asyncio.Event().wait()
+        return {"log": ["held"]}
+
+    builder = StateGraph(Log).add_node("first", step("first")).add_node("hold", hold)
+    graph = builder.add_edge(START, "first").add_edge("first", "hold").compile()
+    async with serve_agents({"holding": graph}) as served:
+        runs, threads = served.client.runs, served.client.threads
+        thread_id = (await threads.create())["thread_id"]
+        run = await runs.create(thread_id, "holding", input={"log": []})
+        await started.wait()
+        await runs.cancel(thread_id, run["run_id"], wait=True)
+        state = await threads.get_state(thread_id)
+        found = {said: len(await threads.search(status=said)) for said in ("idle", "interrupted")}
+        values = await runs.wait(thread_id, "holding", input=None)
+    assert (state["values"], state["next"], found) == ({"log": ["first"]}, ["hold"], {"idle": 1, "interrupted": 0})
+    assert values == {"log": ["first", "held"]}
+
+
 async def test_a_thread_that_nothing_has_run_on_is_empty(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads = served.client.threads
