@@ -499,6 +499,19 @@ async def test_a_thread_whose_run_was_stopped_is_idle_and_goes_on_where_that_was
     assert values == {"log": ["first", "held"]}
 
 
+async def test_who_joins_an_older_run_gets_its_values_while_they_are_kept_then_the_threads(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        runs = served.client.runs
+        thread_id = (await served.client.threads.create())["thread_id"]
+        older = await runs.create(thread_id, "steps", input={"log": ["a"]})
+        own = await runs.join(thread_id, older["run_id"])
+        newest = await runs.wait(thread_id, "steps", input={"log": ["b"]})
+        assert await runs.join(thread_id, older["run_id"]) == own == {"log": ["a", "first", "second"]}
+    async with serve_agents(agents()) as served:
+        assert await served.client.runs.join(thread_id, older["run_id"]) == newest
+    assert newest == {"log": ["a", "first", "second", "b", "first", "second"]}
+
+
 async def test_a_thread_that_nothing_has_run_on_is_empty(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads = served.client.threads

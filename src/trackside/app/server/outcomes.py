@@ -82,8 +82,8 @@ def gap_said(gap: StreamGap) -> dict[str, Any]:
 
 
 async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Caller) -> bytes:
-    """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong. Clients look
-    into it, so it is an object also where nothing came of the run.
+    """What somebody gets who has waited for a run of this process: its values, or what went wrong. Clients look into it,
+    so it is an object also where nothing came of the run.
 
     Raises:
         HttpError: another process has ended the run, and what it gave back has gone with the thread.
@@ -116,7 +116,7 @@ async def _failure_of(parts: ServerParts, result: RunResult, says: Mapping[str, 
 
 
 def body_heard(parts: ServerParts, run_id: str) -> bytes | None:
-    """What somebody gets who has waited for a run, if all of it was said live: what went wrong, or the thread's values."""
+    """What somebody gets who has waited for a run, if all of it was said live: what went wrong, or its values."""
     says, values = parts.streams.end_of(run_id), parts.streams.values(run_id)
     if says is None:
         return None
@@ -129,7 +129,8 @@ def body_heard(parts: ServerParts, run_id: str) -> bytes | None:
 
 
 async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> bytes:
-    """What somebody gets who asks for a run that has ended some time ago, or elsewhere: the thread's values as they are.
+    """What somebody gets who asks for a run that has ended some time ago, or elsewhere: its values if they are kept here,
+    else the thread's as they are now, or what went wrong.
 
     Raises:
         HttpError: they have gone with the thread; nobody is told that there were none.

@@ -45,7 +45,11 @@ def _joining(call: Call[None, Any]) -> Action:
     query=JoinQuery,
 )
 async def join_run(call: Call[None, JoinQuery]) -> Any:
-    """Wait for a run; the answer is the thread's values, or `{"__error__": …}` if it failed."""
+    """Wait for a run; the answer is its values, later the thread's, or `{"__error__": …}` if it failed.
+
+    A run's own values are kept with what it has said. Where they are not, or not any more, the answer is what the thread's
+    are now: later runs may have changed them, and the questions that are open are among them.
+    """
     return await _join(call, call.thread_id)
 
 
