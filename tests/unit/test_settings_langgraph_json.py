@@ -152,7 +152,11 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
     settings = load(
         {
             "auth": {"path": "./auth.py:auth"},
-            "http": {"app": "app.py:app", "cors": {"allow_origins": ["https://example.org"]}},
+            "http": {
+                "app": "app.py:app",
+                "cors": {"allow_origins": ["https://example.org"]},
+                "enable_custom_route_auth": True,
+            },
         }
     )
     assert settings.access.auth == f"{tmp_path}/auth.py:auth"
@@ -171,6 +175,10 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
         ({"store": {"index": {"dims": 2}}}, "store.index has no effect"),
         ({"store": {"path": "./store.py:make"}}, "store.path has no effect: items are kept"),
         ({"http": {"mount_prefix": "/agents"}}, "http.mount_prefix has no effect: mount"),
+        (
+            {"http": {"enable_custom_route_auth": False}},
+            "http.enable_custom_route_auth: false has no effect: the routes of http.app are behind",
+        ),
         ({"checkpointer": {"ttl": {"default_ttl": 5}}}, "checkpointer.ttl has no effect"),
         ({"auth": {"cache": {"ttl_seconds": 1}}}, "auth.cache has no effect"),
         ({"ui": {"chat": "./ui.tsx"}}, "ui has no effect"),

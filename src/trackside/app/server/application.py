@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from trackside.app.server.answering import EndpointApp
 from trackside.app.server.failed_runs import FailedRuns
 from trackside.app.server.guarding import middleware_of
-from trackside.app.server.guest import Guest
+from trackside.app.server.guest import Guest, Introducing
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.responses import Receive, Scope, Send, failure
@@ -44,7 +44,7 @@ def create_app(
         ],
         middleware=middleware_of(parts, endpoints, before),
     )
-    app.router.default = _not_found if guest is None else guest
+    app.router.default = _not_found if guest is None else Introducing(guest)
     app.state.parts = parts
     app.state.failed_runs = FailedRuns()
     parts.streams.on_end = app.state.failed_runs.note

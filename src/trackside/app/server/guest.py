@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, override
 
+from starlette.authentication import AuthCredentials, BaseUser, UnauthenticatedUser
+
+from trackside.app.server.auth.handlers import User
+from trackside.app.server.principal import NOBODY, Principal
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.harness.errors import TracksideError
 
@@ -14,6 +18,34 @@ _STATE: Final = "state"
 
 class GuestError(TracksideError, code="guest-app"):
     """the app {name} did not start: {why}."""
+
+
+class Introducing:
+    """An ASGI middleware that says who asks as Starlette's authentication does: `request.user` and `request.auth`."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        principal: Principal = scope.get("trackside.principal", NOBODY)
+        scope["user"] = _user_of(principal)
+        scope["auth"] = AuthCredentials(principal.user.get("permissions", ()))
+        await self._app(scope, receive, send)
+
+
+class _Unknown(UnauthenticatedUser):
+    """Who asks where nobody is asked who he is."""
+
+    @property
+    @override
+    def identity(self) -> str:
+        return ""
+
+
+def _user_of(principal: Principal) -> Any:
+    if principal.identity is None:
+        return _Unknown()
+    return principal.said if isinstance(principal.said, BaseUser) else User(principal)
 
 
 class Guest:

@@ -47,7 +47,6 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "find their way, and people in the console do not",
     "http.logging_headers": "headers are never logged",
     "http.middleware_order": "authentication comes first",
-    "http.enable_custom_route_auth": "your own app's routes are behind the same authentication as ours",
     "http.cors.allow_methods": "pages of allow_origins may use all methods",
     "http.cors.allow_headers": "pages of allow_origins may send all headers",
     "http.cors.allow_credentials": "nobody is known by a cookie here",
@@ -65,7 +64,7 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
 _UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 _KNOWN: Final = {
     "auth": frozenset({"path"}),
-    "http": frozenset({"app", "configurable_headers", "cors"}),
+    "http": frozenset({"app", "configurable_headers", "cors", "enable_custom_route_auth"}),
     "http.configurable_headers": frozenset({"includes", "include", "excludes", "exclude"}),
     "http.cors": frozenset({"allow_origins"}),
     "store": frozenset[str](),
@@ -250,6 +249,9 @@ class _Reader:
         if (app := http.get("app")) is not None:
             reference = self._reference(app, "http.app")
             self._entries.append(entry_of(Key("server", None, "app"), f"{PROJECT_FILE} (http.app)", reference))
+        if http.get("enable_custom_route_auth") is False:
+            why = "the routes of http.app are behind the same authentication as all others"
+            self._notes.append(_has_no_effect("http.enable_custom_route_auth: false", why))
         cors = self._section(http, "cors", "http.")
         if (origins := cors.get("allow_origins")) is not None:
             source = f"{PROJECT_FILE} (http.cors.allow_origins)"

@@ -34,11 +34,18 @@ class UnsuitedHandlerError(TracksideError, TypeError):
 
 
 class User:
-    """Who asks, as handlers know him: what `@auth.authenticate` has said, by attribute and by key."""
+    """Who asks, as handlers and apps behind ours know him: what `@auth.authenticate` has said, by attribute and by key."""
 
     def __init__(self, principal: Principal) -> None:
+        name = principal.identity
         self._said = principal.said
-        self._known = dict(principal.user)
+        self._known: dict[str, Any] = {
+            "identity": name,
+            "display_name": name,
+            "is_authenticated": True,
+            "permissions": [],
+            **principal.user,
+        }
         if isinstance(self._said, Mapping):
             self._known = {**self._said, **self._known}
 

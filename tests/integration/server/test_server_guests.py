@@ -1,0 +1,128 @@
+"""An app of a project's own behind the server (`http.app`): what its routes are told of requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk import get_client
+from running_server import serving
+from starlette.applications import Starlette
+from starlette.authentication import requires
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from trackside.app.server.guest import living
+from trackside.app.settings import AccessSettings, Settings
+from trackside.app.wiring import App, open_app
+
+DIALECTS = ("sqlite",)
+
+AUTH = """
+from dataclasses import dataclass, field
+from langgraph_sdk import Auth
+from starlette.authentication import SimpleUser
+
+@dataclass
+class Person:
+    identity: str
+    display_name: str
+    permissions: list = field(default_factory=lambda: ["tools"])
+    org: str = "acme"
+
+class Member(SimpleUser):
+    identity = property(lambda self: self.username)
+    org = "acme"
+
+auth = Auth()
+
+@auth.authenticate
+async def authenticate(headers):
+    name = headers.get("x-name")
+    if name is None:
+        return None
+    said = {"identity": name, "display_name": name.title(), "permissions": ["tools"], "org": "acme"}
+    return {"mapping": said, "object": Person(name, name.title()), "member": Member(name)}[headers["x-kind"]]
+"""
+
+
+async def me(request: Request) -> JSONResponse:
+    user = request.user
+    said = [user.identity, user.display_name, user.is_authenticated, getattr(user, "org", None)]
+    return JSONResponse([*said, list(request.auth.scopes)])
+
+
+@requires("tools")
+async def tools(request: Request) -> JSONResponse:
+    return JSONResponse("tools")
+
+
+async def around(request: Request) -> JSONResponse:
+    return JSONResponse(await get_client().http.get("/me"))
+
+
+def made_guest() -> Starlette:
+    return Starlette(routes=[Route("/me", me), Route("/tools", tools), Route("/around", around)])
+
+
+@asynccontextmanager
+async def served_with(
+    guest: Any, agents: dict[str, Any], database_url: str, **settings: Any
+) -> AsyncIterator[tuple[App, httpx.AsyncClient]]:
+    """An app with a guest, and a client of it."""
+    async with (
+        open_app(Settings(database_url=database_url, **settings), agents) as app,
+        living(guest, name="guest") as one,
+        serving(app.asgi_before(one)) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        yield app, http
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> AccessSettings:
+    """Who asks is what a project's own handler says of the header `x-name`."""
+    (tmp_path / "guests_auth.py").write_text(AUTH, encoding="utf-8")
+    return AccessSettings(auth=f"{tmp_path}/guests_auth.py:auth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("mapping", ["ada", "Ada", True, "acme", ["tools"]]),
+        ("object", ["ada", "Ada", True, "acme", ["tools"]]),
+        ("member", ["ada", "ada", True, "acme", []]),
+    ],
+)
+async def test_a_guests_route_knows_whom_the_projects_handler_knows(
+    own: AccessSettings, database_url: str, kind: str, says: list[Any]
+) -> None:
+    who = {"x-name": "ada", "x-kind": kind}
+    async with served_with(made_guest(), {"echo": echo}, database_url, access=own) as (_, http):
+        assert (await http.get("/me", headers=who)).json() == says
+        assert (await http.get("/around", headers=who)).json()[0] == "ada", "asked by its code in this process"
+        assert (await http.get("/tools", headers=who)).status_code == (200 if says[-1] else 403)
+        assert (await http.get("/me")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("auth", "says"),
+    [("keys", ["ada", "ada", True, None, ["run"]]), ("none", ["", "", False, None, []])],
+)
+async def test_a_guests_route_knows_who_asks_by_a_key_and_that_nobody_is_asked(
+    database_url: str, auth: str, says: list[Any]
+) -> None:
+    access = AccessSettings(auth=auth)
+    async with served_with(made_guest(), {"echo": echo}, database_url, access=access) as (app, http):
+        key = await app.store.api_keys.create("laptop", owner="ada")
+        headers: Mapping[str, str] = {"x-api-key": key.secret} if auth == "keys" else {}
+        assert (await http.get("/me", headers=headers)).json() == says
