@@ -66,6 +66,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "_number": "US dollars",
     "_money": "US dollars",
     "_saver": '`"store"` or `"langgraph"`',
+    "_order": '`"middleware_first"` or `"auth_first"`',
     "_isolation": '`"none"` or `"process"`',
     "_auth": '`"none"`, `"keys"`, `"jwt"` or a reference to a function',
     "_rate": "text, as `100/second`",

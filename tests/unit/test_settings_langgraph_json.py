@@ -156,11 +156,13 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
                 "app": "app.py:app",
                 "cors": {"allow_origins": ["https://example.org"]},
                 "enable_custom_route_auth": True,
+                "middleware_order": "auth_first",
             },
         }
     )
     assert settings.access.auth == f"{tmp_path}/auth.py:auth"
     assert settings.server.app == f"{tmp_path}/app.py:app"
+    assert settings.server.middleware_order == "auth_first"
     assert settings.access.origins == ("https://example.org",)
     assert settings.notes == ()
 

@@ -15,6 +15,7 @@ from trackside.app.server.failed_runs import FailedRuns
 from trackside.app.server.guarding import middleware_of
 from trackside.app.server.guest import Guest, Introducing
 from trackside.app.server.parts import ServerParts
+from trackside.app.server.principal import OURS
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.responses import Receive, Scope, Send, failure
 from trackside.app.server.routes import GROUPS
@@ -26,6 +27,7 @@ def create_app(
     groups: Sequence[Routes] = GROUPS,
     *,
     guest: Guest | None = None,
+    auth_first: bool = False,
     before: Sequence[Middleware] = (),
 ) -> Starlette:
     """The ASGI app that answers with these parts, of whose runs the log says which have failed from now on. It holds nothing
@@ -33,18 +35,24 @@ def create_app(
 
     A guest gets what none of our paths matches, and `/`, after whatever stands before them: who is not known does not get
     there. What is `before` sees requests when it is not known yet who asks, inside the security headers and the checks of
-    origins.
+    origins. So does the guest's middleware, before that; with `auth_first` it sees who is let in, and nothing of others.
     """
     endpoints = [one for one in all_endpoints(groups) if guest is None or one.path != "/"]
     open_streams = OpenStreams(parts.options.max_streams)
+    behind: list[Middleware] = []
+    if guest is not None:
+        behind.append(Middleware(Introducing))
+        its = Middleware(guest.before)
+        before, behind = (before, [*behind, its]) if auth_first else ([its, *before], behind)
     app = _App(
         routes=[
             Route(path, _Methods({one.method: EndpointApp(one, parts, open_streams) for one in of_path}))
             for path, of_path in _by_path(endpoints).items()
         ],
-        middleware=middleware_of(parts, endpoints, before),
+        middleware=[*middleware_of(parts, endpoints, before), *behind],
     )
-    app.router.default = _not_found if guest is None else Introducing(guest)
+    app.router.default = _not_found if guest is None else guest
+    app.state.behind_door = app.router if guest is None else Introducing(guest.before(app.router))
     app.state.parts = parts
     app.state.failed_runs = FailedRuns()
     parts.streams.on_end = app.state.failed_runs.note
@@ -55,6 +63,11 @@ class _App(Starlette):
     """Starlette's, without what it puts around each message of an answer to make answers of exceptions: endpoints do that
     themselves, and what gets past them is the server's to log.
     """
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[OURS] = self
+        await super().__call__(scope, receive, send)
 
     @override
     def build_middleware_stack(self) -> ASGIApp:

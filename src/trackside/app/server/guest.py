@@ -1,11 +1,16 @@
-"""Somebody else's ASGI app behind ours: it gets what is not ours, from those whom we let in, and lives as long as we do."""
+"""Somebody else's ASGI app behind ours: it gets what is not ours, from those whom we let in, and lives as long as we do.
+
+Its middleware stands before ours, too, as it does where LangGraph's server has such an app.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, Final, override
 
+from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, BaseUser, UnauthenticatedUser
 
 from trackside.app.server.auth.handlers import User
@@ -14,6 +19,9 @@ from trackside.app.server.responses import Receive, Scope, Send
 from trackside.harness.errors import TracksideError
 
 _STATE: Final = "state"
+_PATIENCE: Final = 5.0  # seconds in which a client has to take what there was of an answer that we have cut off
+_OURS: Final = "trackside.behind_guest"
+"""In the scope of a request in a guest's middleware: what is behind that instead of the guest's own routes."""
 
 
 class GuestError(TracksideError, code="guest-app"):
@@ -49,15 +57,115 @@ def _user_of(principal: Principal) -> Any:
 
 
 class Guest:
-    """An ASGI app, with what its lifespan has made for it."""
+    """An ASGI app, with what its lifespan has made for it. The middleware of one of Starlette's or FastAPI's stands where
+    `before` says, and there alone.
+    """
 
     def __init__(self, app: Any, state: dict[str, Any]) -> None:
         self._app = app
         self._made = state
+        self._has_middleware = isinstance(app, Starlette) and bool(app.user_middleware)
+        if self._has_middleware:
+            _open(app)
+
+    def before(self, app: Any) -> Any:
+        """An app with the guest's middleware before it."""
+
+        async def with_middleware(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await app(scope, receive, send)
+                return
+            scope[_STATE] = {**scope.get(_STATE, {}), **self._made}
+            await _Passage(app, scope, send).through(self._app, receive)
+
+        return with_middleware if self._has_middleware else app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._has_middleware:
+            await self._app.router(scope, receive, send)
+            return
         scope[_STATE] = {**scope.get(_STATE, {}), **self._made}
         await self._app(scope, receive, send)
+
+
+def _open(app: Any) -> None:
+    """Have what a request says of itself be behind the middleware of an app, else its routes. What its middleware is made of
+    is made once: what sees the lifespan sees the requests.
+    """
+    routes = app.router
+
+    async def behind(scope: Scope, receive: Receive, send: Send) -> None:
+        await scope.get(_OURS, routes)(scope, receive, send)
+
+    app.router = behind
+    try:
+        app.middleware_stack = app.build_middleware_stack()
+    finally:
+        app.router = routes
+
+
+class _Passage:
+    """A request on its way through a guest's middleware to us, and the answer on its way back.
+
+    Middleware that puts answers together anew, as `BaseHTTPMiddleware` does in a task of its own, would end in order what we
+    have cut off, or wait for ever for a client that takes nothing.
+    """
+
+    def __init__(self, app: Any, scope: Scope, send: Send) -> None:
+        self._app = app
+        self._scope = scope
+        self._send = send
+        self._task = asyncio.current_task()
+        self._is_sending = self._is_cut = self._is_given_up = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def through(self, guest: Any, receive: Receive) -> None:
+        """Have it answered."""
+        self._scope[_OURS] = self._answer
+        try:
+            await guest(self._scope, receive, self._say)
+        except asyncio.CancelledError:
+            if not self._is_given_up or self._task is None or self._task.uncancel() > 0:
+                raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _say(self, message: Any) -> None:
+        if self._is_cut and _is_last(message):
+            return
+        self._is_sending = True
+        try:
+            await self._send(message)
+        finally:
+            self._is_sending = False
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope is not self._scope:  # which is that of those around us, who read in it what we have found out
+            self._scope.update(scope)
+        is_begun = False
+
+        def noting(message: Any) -> Awaitable[None]:
+            nonlocal is_begun
+            is_begun = message["type"].startswith("http.") and not _is_last(message)
+            sent: Awaitable[None] = send(message)
+            return sent
+
+        try:
+            await self._app(self._scope, receive, noting)
+        finally:
+            if is_begun:
+                self._is_cut = True
+                self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._is_sending and self._task is not None:
+            self._is_given_up = True
+            self._task.cancel()
+
+
+def _is_last(message: Any) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 @asynccontextmanager
@@ -65,17 +173,21 @@ async def living(app: Any, *, name: str) -> AsyncGenerator[Guest]:
     """Run the lifespan of an app, if it has one, around the block.
 
     Raises:
-        GuestError: it says that it could not start; what went wrong is in the log.
+        GuestError: it says that it could not start, and what went wrong is in the log; or its middleware cannot be made.
     """
     from uvicorn import Config
     from uvicorn.lifespan.on import LifespanOn
 
     config = Config(app, lifespan="auto", log_config=None, log_level="error", access_log=False, proxy_headers=False)
     lifespan = LifespanOn(config)
+    try:
+        guest = Guest(app, lifespan.state)
+    except Exception as exc:  # of what makes its middleware
+        raise GuestError(name=name, why=f"its middleware cannot be made: {type(exc).__name__}: {exc}") from exc
     await lifespan.startup()
     if lifespan.should_exit:
         raise GuestError(name=name, why="its lifespan failed, as said above")
     try:
-        yield Guest(app, lifespan.state)
+        yield guest
     finally:
         await lifespan.shutdown()

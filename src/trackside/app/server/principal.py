@@ -56,6 +56,9 @@ ANYBODY = Principal(identity=None, permission=Permission.admin)
 NOBODY = Principal(identity=None, permission=Permission.public)
 """Who asks without having said who he is."""
 
+OURS: Final = "trackside.app"
+"""In the scope of a request: the app that answers. Under `app` there may be one that is served with it."""
+
 WITHIN: Final = "trackside.within"
 """In the scope of a request of code in this process (`within`), which has no key that could be looked at again."""
 

@@ -12,7 +12,7 @@ import httpx
 from starlette.applications import Starlette
 
 from trackside.app.server.preparing import user_in
-from trackside.app.server.principal import ANYBODY, WITHIN, Asking, Permission, Principal, asking
+from trackside.app.server.principal import ANYBODY, OURS, WITHIN, Asking, Permission, Principal, asking
 from trackside.app.server.responses import Scope
 from trackside.harness.context import RunContext, bind_run, current_run
 
@@ -60,6 +60,7 @@ class Within:
             "query_string": request.url.query,
             "headers": [(name.lower(), value) for name, value in request.headers.raw],
             "app": self.app,
+            OURS: self.app,
             "trackside.principal": principal,
             WITHIN: True,
         }
@@ -90,7 +91,7 @@ class Within:
         asked = Asking(self.app, principal, is_somebodys=principal is not ANYBODY)
         asking.set(asked)
         try:
-            await self.app.router(scope, exchange.receive, exchange.send)
+            await self.app.state.behind_door(scope, exchange.receive, exchange.send)
         except Exception:  # of an app behind ours: its client learns only that there is no answer, as over a network
             logger.exception("%s %.200s failed", scope["method"], scope["path"])
         finally:

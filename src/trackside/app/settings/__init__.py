@@ -103,6 +103,9 @@ class ServerSettings:
     """Whether it has pages for people, at `/ui`."""
     app: str | None = None
     """A reference to an ASGI app that gets what is not ours; written as those of agents are."""
+    middleware_order: str = "middleware_first"
+    """Whether the middleware of that app sees a request before it is known who asks, "middleware_first", or when he has been
+    let in, "auth_first"."""
     configurable_headers: tuple[str, ...] = ()
     """Headers of requests that a graph finds in its `config["configurable"]`: `x-user-*`, and `!x-user-key` stays out."""
 

@@ -33,6 +33,7 @@ SERVER_PORT = "server.port"
 ENGINE_URL = "engine.url"
 OBSERVERS = "observers"
 SAVERS = ("store", "langgraph")
+MIDDLEWARE_ORDERS = ("middleware_first", "auth_first")
 
 _VARIABLES = "TRACKSIDE_"
 
@@ -76,6 +77,13 @@ def _saver(value: Any) -> str:
     return str(value)
 
 
+def _order(value: Any) -> str:
+    if value not in MIDDLEWARE_ORDERS:
+        first, second = MIDDLEWARE_ORDERS
+        raise ValueError(f'{value!r} is no order; choose "{first}" or "{second}"')
+    return str(value)
+
+
 type _Kinds = Mapping[str, Callable[[Any], Any]]
 
 _LIMITS: _Kinds = {
@@ -109,6 +117,7 @@ _PLAIN: Mapping[str, _Kinds] = {
         "console": parse_switch,
         "webhook_secret": parse_secret,
         "app": parse_text,
+        "middleware_order": _order,
         "configurable_headers": parse_headers,
         **ACCESS_KEYS,
     },

@@ -46,7 +46,6 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "http.mount_prefix": "mount the app of `open_app` into one of yours; behind a proxy that takes the prefix away clients "
     "find their way, and people in the console do not",
     "http.logging_headers": "headers are never logged",
-    "http.middleware_order": "authentication comes first",
     "http.cors.allow_methods": "pages of allow_origins may use all methods",
     "http.cors.allow_headers": "pages of allow_origins may send all headers",
     "http.cors.allow_credentials": "nobody is known by a cookie here",
@@ -64,7 +63,7 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
 _UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 _KNOWN: Final = {
     "auth": frozenset({"path"}),
-    "http": frozenset({"app", "configurable_headers", "cors", "enable_custom_route_auth"}),
+    "http": frozenset({"app", "configurable_headers", "cors", "enable_custom_route_auth", "middleware_order"}),
     "http.configurable_headers": frozenset({"includes", "include", "excludes", "exclude"}),
     "http.cors": frozenset({"allow_origins"}),
     "store": frozenset[str](),
@@ -249,6 +248,9 @@ class _Reader:
         if (app := http.get("app")) is not None:
             reference = self._reference(app, "http.app")
             self._entries.append(entry_of(Key("server", None, "app"), f"{PROJECT_FILE} (http.app)", reference))
+        if (order := http.get("middleware_order")) is not None:
+            source = f"{PROJECT_FILE} (http.middleware_order)"
+            self._entries.append(entry_of(Key("server", None, "middleware_order"), source, order))
         if http.get("enable_custom_route_auth") is False:
             why = "the routes of http.app are behind the same authentication as all others"
             self._notes.append(_has_no_effect("http.enable_custom_route_auth: false", why))

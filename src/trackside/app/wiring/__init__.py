@@ -198,7 +198,7 @@ class App:
         return self._served()
 
     def asgi_before(self, guest: Guest) -> Starlette:
-        """The same with an app of somebody else's behind it, which gets what is not ours."""
+        """The same with an app of somebody else's behind it, which gets what is not ours, and its middleware before all."""
         return self._served(guest)
 
     def _served(self, guest: Guest | None = None) -> Starlette:
@@ -206,10 +206,12 @@ class App:
         from trackside.app.server import create_app
         from trackside.app.server.routes import GROUPS
 
+        auth_first = self.settings.server.middleware_order == "auth_first"
         if self.settings.server.console:
-            app = create_app(self.parts, (*GROUPS, *dashboard.GROUPS), guest=guest, before=[dashboard.browsing()])
+            groups, before = (*GROUPS, *dashboard.GROUPS), [dashboard.browsing()]
+            app = create_app(self.parts, groups, guest=guest, auth_first=auth_first, before=before)
         else:
-            app = create_app(self.parts, guest=guest)
+            app = create_app(self.parts, guest=guest, auth_first=auth_first)
         self.closing.callback(app.state.failed_runs.say_rest)
         self.loopback.serve(app)
         return app

@@ -7,7 +7,7 @@ from typing import Any
 
 from trackside.app.server.auth.authenticator import Authenticator, path_of
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.principal import ANYBODY, NOBODY, Asking, Principal, asking
+from trackside.app.server.principal import ANYBODY, NOBODY, OURS, Asking, Principal, asking
 from trackside.app.server.rates import Rate
 from trackside.app.server.responses import Receive, Scope, Send, failure_reply
 
@@ -52,7 +52,7 @@ class Authentication:
         except HttpError as exc:
             await _refuse(exc, scope, receive, send)
             return
-        asked = Asking(scope.get("app"), principal, is_somebodys=principal is not ANYBODY)
+        asked = Asking(scope.get(OURS), principal, is_somebodys=principal is not ANYBODY)
         asking.set(asked)
         try:
             await self._app(scope, receive, send)

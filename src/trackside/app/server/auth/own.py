@@ -15,7 +15,7 @@ from trackside.app.server.auth.authenticator import highest, listed, path_of, un
 from trackside.app.server.auth.calling import Called
 from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.failures import FAILED, HttpError
-from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.principal import OURS, Permission, Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
 from trackside.harness.payload import canonical
@@ -60,7 +60,7 @@ class Headers(dict[bytes, bytes]):
 
 def _path_params_of(scope: Scope) -> Mapping[str, Any]:
     """What the path names. Nothing is routed yet."""
-    for route in scope["app"].routes:
+    for route in scope[OURS].routes:
         match, child = route.matches(scope)
         if match is not Match.NONE:
             found: Mapping[str, Any] = child.get("path_params", {})
