@@ -25,6 +25,7 @@ from trackside.app.paths import is_folder, is_there
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import UndecodableError, is_plain_text, undecodable
 from trackside.app.storage._old_checkpoints import tables_of_others
+from trackside.app.storage._sqlite_forks import NotedConnection, was_open_at_fork
 from trackside.app.storage._sqlite_wal import BEGUN_ANEW
 
 type Synchronous = Literal["FULL", "NORMAL"]
@@ -186,7 +187,10 @@ class SqliteDatabase:
         return connection
 
     def _connect(self, options: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        if was_open_at_fork(self.path):
+            raise errors.ForkedDatabaseError(database=str(self))
+        return NotedConnection(
+            self.path,
             f"file:{quote(str(self.path.absolute()))}?{options}",
             uri=True,
             timeout=self.busy_timeout,

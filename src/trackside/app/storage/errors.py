@@ -218,7 +218,13 @@ class DatabaseGoneError(StorageError):
 
 
 class ForeignLoopError(StorageError, RuntimeError):
-    """The store {database} was opened in another event loop or before a fork; open one here and use that."""
+    """The store {database} was opened in another event loop, or by the process that this one was forked from. Open one here and use that; if it is an SQLite file and was open at the fork, start this process by `spawn` or `forkserver` instead."""  # noqa: E501
+
+    fault = "caller"
+
+
+class ForkedDatabaseError(StorageError, RuntimeError):
+    """The database {database} was open when this process was forked, and SQLite cannot use a file on both sides of a fork. Start this process by `spawn` or `forkserver`, or fork before a store is opened there."""  # noqa: E501
 
     fault = "caller"
 

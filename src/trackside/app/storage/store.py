@@ -67,7 +67,7 @@ class Store(StoreReading, StoreCancelling):
     """A database of runs, opened with `Store.open`.
 
     What `append` has returned is on disk. A store belongs to the event loop in which it was opened; other processes may
-    open the same file at the same time.
+    open the same file at the same time, but for those that are forked while it is open here.
     """
 
     def __init__(self, writer: Writer | NoWriter, readers: Readers, signals: CommitSignals, feed: EventFeed) -> None:
