@@ -19,6 +19,7 @@ from trackside.harness import (
     RunSpec,
     RunStatus,
     ThreadBusyError,
+    WaitsForItselfError,
     run_agent,
 )
 from trackside.harness.errors import RunDepthError
@@ -26,10 +27,23 @@ from trackside.harness.ids import new_id
 from trackside.testing import RecordingObserver, assert_run_order
 
 STARTED = LifecycleEventType.RUN_STARTED
+OPENING = {STARTED, LifecycleEventType.THREAD_STATUS_UPDATED, LifecycleEventType.HUMAN_MESSAGE}
 
 
 async def echo(input: Any) -> Any:
     return input
+
+
+def ends_with(event_type: LifecycleEventType) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """An agent whose run ends with this event, if it is one of an end; it has to be cancelled for that of a cancel."""
+
+    async def agent(input: Any) -> None:
+        if event_type is LifecycleEventType.RUN_FAILED:
+            raise ValueError
+        if event_type is LifecycleEventType.RUN_CANCELLED:
+            await asyncio.sleep(3_600)
+
+    return agent
 
 
 class Reacting:
@@ -59,18 +73,12 @@ async def test_an_observer_may_start_a_run_and_await_it_with_one_place_for_runs(
 ) -> None:
     seen = RecordingObserver()
 
-    async def agent(input: str) -> None:
-        if on is LifecycleEventType.RUN_FAILED:
-            raise ValueError
-        if on is LifecycleEventType.RUN_CANCELLED:
-            await asyncio.sleep(3_600)
-
     async def react(event: RunLifecycleEvent) -> RunResult:
         return await (await manager.start(RunSpec(echo, "and that", run_id="inner"))).result()
 
     reacting = Reacting(on, react)
     async with RunManager(observers=[required(seen), ObserverBinding(reacting, is_required)], max_running=1) as manager:
-        outer = await manager.start(RunSpec(agent, "this", run_id="outer"))
+        outer = await manager.start(RunSpec(ends_with(on), "this", run_id="outer"))
         if on is LifecycleEventType.RUN_CANCELLED:
             await asyncio.sleep(1)
             await outer.cancel()
@@ -97,22 +105,127 @@ async def test_an_observer_may_start_a_run_behind_the_one_it_observes_on_the_sam
     assert_run_order(seen.events)
 
 
+@pytest.mark.parametrize("on", list(LifecycleEventType), ids=str)
 @virtual
-async def test_a_required_observer_that_awaits_a_run_behind_its_own_is_told_so() -> None:
+async def test_a_required_observer_that_awaits_a_run_behind_its_own_is_told_so(on: LifecycleEventType) -> None:
     seen = RecordingObserver()
 
     async def react(event: RunLifecycleEvent) -> None:
         await (await manager.start(RunSpec(echo, "next", thread_id="t", run_id="second"))).result()
 
-    reacting = Reacting(STARTED, react)
+    reacting = Reacting(on, react)
     async with RunManager(
-        observers=[required(seen), required(reacting)], policy=DispatchPolicy(retry_for=0.0)
+        observers=[required(seen), required(reacting)], policy=DispatchPolicy(retry_for=0.0, call_limit=None)
     ) as manager:
-        first = await (await manager.start(RunSpec(echo, "hello", thread_id="t", run_id="first"))).result()
-    assert first.status is RunStatus.error
-    assert "has to end before run 'second', which is the next of the same thread" in (first.error or "")
+        outer = await manager.start(RunSpec(ends_with(on), {"messages": "hello"}, thread_id="t", run_id="first"))
+        if on is LifecycleEventType.RUN_CANCELLED:
+            await asyncio.sleep(1)
+            await outer.cancel()
+        first = await outer.result()
+    assert "has to end before run 'second', which is the next of the same thread" in str(reacting.got)
+    if on in OPENING:  # I14
+        assert first.status is RunStatus.error
+        assert str(reacting.got) in (first.error or "")
     assert told(seen.events, "second")[-1] == "thread_status_updated idle"
     assert_run_order(seen.events)
+
+
+@virtual
+async def test_an_observer_that_is_called_in_line_and_awaits_a_run_behind_its_own_is_told_so() -> None:
+    async def react(event: RunLifecycleEvent) -> None:
+        await (await manager.start(RunSpec(echo, "next", thread_id="t", run_id="second"))).result()
+
+    reacting = Reacting(LifecycleEventType.RUN_COMPLETED, react)
+    async with RunManager(observers=[reacting], policy=DispatchPolicy(buffer=False, call_limit=None)) as manager:
+        first = await (await manager.start(RunSpec(echo, "hello", thread_id="t", run_id="first"))).result()
+    assert first.status is RunStatus.success
+    assert isinstance(reacting.got, WaitsForItselfError)
+
+
+@virtual
+async def test_a_buffered_observer_may_await_the_run_behind_one_that_has_ended() -> None:
+    async def react(event: RunLifecycleEvent) -> RunResult:
+        return await (await manager.start(RunSpec(echo, "next", thread_id="t", run_id="second"))).result()
+
+    reacting = Reacting(LifecycleEventType.RUN_COMPLETED, react)
+    async with RunManager(observers=[reacting]) as manager:
+        await (await manager.start(RunSpec(echo, "hello", thread_id="t", run_id="first"))).result()
+    assert reacting.got.status is RunStatus.success
+
+
+@virtual
+async def test_a_task_of_a_required_observers_may_await_the_run_behind_one_that_is_ending() -> None:
+    reviews: list[asyncio.Task[RunResult]] = []
+
+    async def review() -> RunResult:
+        return await (await manager.start(RunSpec(echo, "next", thread_id="t", run_id="second"))).result()
+
+    async def react(event: RunLifecycleEvent) -> None:
+        reviews.append(asyncio.create_task(review()))
+        await asyncio.sleep(1)  # the task waits for the second run before this call is over
+
+    reacting = Reacting(LifecycleEventType.RUN_COMPLETED, react)
+    async with RunManager(observers=[required(reacting)]) as manager:
+        first = await (await manager.start(RunSpec(echo, "hello", thread_id="t", run_id="first"))).result()
+        second = await reviews[0]
+    assert (first.status, second.status) == (RunStatus.success, RunStatus.success)
+
+
+@virtual
+async def test_a_required_observer_of_a_run_that_was_displaced_is_told_that_what_displaced_it_waits_for_it() -> None:
+    async def agent(input: Any) -> None:
+        await asyncio.sleep(3_600)
+
+    async def react(event: RunLifecycleEvent) -> None:
+        await manager.result("second")
+
+    reacting = Reacting(LifecycleEventType.RUN_CANCELLED, react)
+    async with RunManager(
+        observers=[required(reacting)], policy=DispatchPolicy(retry_for=0.0, call_limit=None)
+    ) as manager:
+        first = await manager.start(RunSpec(agent, thread_id="t", run_id="first"))
+        await asyncio.sleep(1)
+        second = await manager.start(RunSpec(echo, thread_id="t", run_id="second", multitask="interrupt"))
+        assert (await first.result()).status is RunStatus.cancelled
+        assert (await second.result()).status is RunStatus.success
+    assert isinstance(reacting.got, WaitsForItselfError)
+
+
+@virtual
+async def test_a_required_observer_of_a_run_that_was_withdrawn_may_await_the_run_before_it() -> None:
+    async def agent(input: Any) -> None:
+        await asyncio.sleep(5)
+
+    async def react(event: RunLifecycleEvent) -> RunResult:
+        return await manager.result("first")
+
+    reacting = Reacting(LifecycleEventType.RUN_CANCELLED, react)
+    async with RunManager(observers=[required(reacting)]) as manager:
+        first = await manager.start(RunSpec(agent, thread_id="t", run_id="first"))
+        second = await manager.start(RunSpec(echo, thread_id="t", run_id="second"))
+        await second.cancel()
+        await first.result()
+        await second.result()
+    assert reacting.got.status is RunStatus.success
+
+
+@virtual
+async def test_a_run_that_a_required_observer_awaits_hears_that_it_waits_for_what_is_behind_the_observer() -> None:
+    async def asks(input: Any) -> str:
+        behind = await manager.start(RunSpec(echo, thread_id="t", run_id="behind"))
+        try:
+            await behind.result()
+        except WaitsForItselfError as exc:
+            return str(exc)
+        return "it came"
+
+    async def react(event: RunLifecycleEvent) -> Any:
+        return await (await manager.start(RunSpec(asks, run_id="asks"))).result()
+
+    reacting = Reacting(LifecycleEventType.RUN_COMPLETED, react)
+    async with RunManager(observers=[required(reacting)], policy=DispatchPolicy(call_limit=None)) as manager:
+        await (await manager.start(RunSpec(echo, thread_id="t", run_id="first"))).result()
+    assert "which is waiting for this run through others" in reacting.got.output
 
 
 @pytest.mark.parametrize("multitask", ["interrupt", "rollback"])

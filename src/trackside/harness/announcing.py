@@ -9,6 +9,7 @@ from trackside.harness.ending import End
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import terminal_event_of
 from trackside.harness.logs import fields_of
+from trackside.harness.ports import Claim
 from trackside.harness.redaction import Redact, redacted
 from trackside.harness.types import JsonObject, LifecycleEventType, RunRecord, RunStatus, ThreadStatus
 
@@ -26,6 +27,17 @@ class Announcements:
         self._record = record
         self._journal = journal
         self._redact = redact
+
+    def opening(self, claim: Claim, *, asks: bool) -> tuple[list[Draft], ThreadStatus | None]:
+        """The run has started, and its thread is busy; with what the thread was, if it was not. `asks` says that it
+        remembers a question.
+        """
+        before = claim.thread_status
+        if before is ThreadStatus.busy:
+            return [self.start()], None
+        if before is ThreadStatus.idle and asks:
+            before = ThreadStatus.interrupted  # by an earlier process, which left its question and no coordinator
+        return [self.start(), self.thread(before, ThreadStatus.busy)], before
 
     def start(self) -> Draft:
         """The run has started."""

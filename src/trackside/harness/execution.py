@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,11 +20,12 @@ from trackside.harness.errors import ClosesItselfError, NoResultHereError
 from trackside.harness.exits import interrupt_loop
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
-from trackside.harness.outcome import ELSEWHERE, Outcome
+from trackside.harness.outcome import ELSEWHERE, Outcome, all_done
 from trackside.harness.places import Places
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats, Tally
 from trackside.harness.streaming import close_stream
+from trackside.harness.timelimit import call_in_line
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunStatus
 from trackside.harness.waiting import Waits
 from trackside.harness.watchdog import LoopWatchdog
@@ -125,21 +126,16 @@ class Executions:
 
     def waits_for_caller(self) -> bool:
         """Whether all is over only after the run that the calling code works for: as its agent, or in a task below."""
-        return self._caller() is not None
+        own = self._caller()
+        return own is not None and not own.is_ending
 
     def _caller(self) -> RunWorker | None:
-        """The run at work that the calling code belongs to, or that has called that one in place, and waits for it.
-
-        What an agent leaves behind may wait for whatever comes next.
-        """
+        """The run that the calling code belongs to, or that has called that one in place, if it waits for that code."""
         run = current_run()
         while run is not None and run.run_id not in self._by_id:
             run = caller_of(run)
-        return None if run is None else self._at_work(run.run_id)
-
-    def _at_work(self, run_id: str | None) -> RunWorker | None:
-        execution = None if run_id is None else self._by_id.get(run_id)
-        return None if execution is None or execution.worker.is_ending else execution.worker
+        own = None if run is None else self._by_id.get(run.run_id)
+        return own.worker if own is not None and own.worker.is_behind(call_in_line()) else None
 
     def take_over(self, execution: Execution) -> Execution:
         """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""
@@ -236,7 +232,8 @@ class Executions:
         return [run for run in self.all() if run.waits_for(now) and not self._may_be_awaited(run)]
 
     def _may_be_awaited(self, run: Execution) -> bool:
-        return self._at_work(run.worker.record.parent_run_id) is not None
+        parent = self._by_id.get(run.worker.record.parent_run_id or "")
+        return parent is not None and not parent.worker.is_ending
 
     async def drain(self, enough: asyncio.Event, *, due: datetime | None = None) -> None:
         """Wait until every run has ended that is there, or until somebody says that this is enough.
@@ -248,7 +245,7 @@ class Executions:
             return
         here = self._by_id.values()
         outcomes = [run.outcome for run in here if not (due and run.waits_for(due) and self._may_be_awaited(run))]
-        ended = asyncio.create_task(_all_done(outcomes, list(self._tasks)), name="trackside-drain")
+        ended = asyncio.create_task(all_done(outcomes, list(self._tasks)), name="trackside-drain")
         over = asyncio.create_task(enough.wait(), name="trackside-enough")
         await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
@@ -261,7 +258,7 @@ class Executions:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while (ending := self._ending(enough)) and loop.time() < until:
-            told = asyncio.create_task(_all_done(ending, ()), name="trackside-ends")
+            told = asyncio.create_task(all_done(ending, ()), name="trackside-ends")
             over = asyncio.create_task(enough.wait(), name="trackside-enough")
             ends = {told} if enough.is_set() else {told, over}
             await asyncio.wait(ends, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
@@ -488,11 +485,3 @@ async def _noted(noted: Coroutine[Any, Any, None], run_id: str) -> None:
         await noted
     except Exception:  # the coordinator's failure; the log has said it
         logger.exception("that run %s is stuck could not be recorded", run_id)
-
-
-async def _all_done(outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[None]]) -> None:
-    for outcome in outcomes:
-        with contextlib.suppress(NoResultHereError):
-            await outcome.wait()
-    if tasks:
-        await asyncio.wait(tasks)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from trackside.harness.ending import result_of
@@ -69,6 +70,15 @@ class Outcome:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error())
+
+
+async def all_done(outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until every run has a result, or will have none here, and every task has ended."""
+    for outcome in outcomes:
+        with suppress(NoResultHereError):
+            await outcome.wait()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def outcome_elsewhere(run_id: str, record: RunRecord | None) -> Outcome:

@@ -26,21 +26,24 @@ class Raised:
 
 
 _held_off: WeakKeyDictionary[asyncio.Task[Any], tuple[Any, ...]] = WeakKeyDictionary()  # what cancels of them said
+_in_line: set[asyncio.Task[Any]] = set()  # calls that somebody waits for to the end
 _abandoned: set[asyncio.Task[Any]] = set()  # left behind but running: referenced, so that they can still end
 
 
 def start_contained[T](
-    call: Coroutine[Any, Any, T], *, name: str, context: Context | None = None
+    call: Coroutine[Any, Any, T], *, name: str, context: Context | None = None, in_line: bool = False
 ) -> asyncio.Task[T | Raised]:
     """Start a call in a task that never raises, not even `SystemExit`, which would stop the event loop (I18).
 
-    Only a cancel of the task itself ends it as cancelled.
+    Only a cancel of the task itself ends it as cancelled. `in_line` says that it is waited for to the end (`call_in_line`).
     """
     loop = asyncio.get_running_loop()
-    return asyncio.Task(_contain(call), loop=loop, name=name, context=context, eager_start=True)
+    return asyncio.Task(_contain(call, in_line=in_line), loop=loop, name=name, context=context, eager_start=True)
 
 
-async def _contain[T](call: Coroutine[Any, Any, T]) -> T | Raised:
+async def _contain[T](call: Coroutine[Any, Any, T], *, in_line: bool) -> T | Raised:
+    if in_line and (task := asyncio.current_task()) is not None:
+        _in_line.add(task)  # in its first step, which is over before anybody else has it
     try:
         return await call
     except asyncio.CancelledError as exc:
@@ -70,16 +73,18 @@ async def call_observer(
         ObserverExitError: it raised `GeneratorExit` of its own accord.
         BaseException: what the observer raised.
     """
-    task = start_contained(call, name=observer, context=context)
-    if not task.done():
-        try:
-            await _wait(task, limit, to_the_end=to_the_end)
-        except asyncio.CancelledError:
-            leave_behind(task)
-            raise
+    task = start_contained(call, name=observer, context=context, in_line=to_the_end)
+    try:
         if not task.done():
-            leave_behind(task)
-            raise ObserverTimeoutError(observer=observer, seconds=limit)
+            await _wait(task, limit, to_the_end=to_the_end)
+    except asyncio.CancelledError:
+        leave_behind(task)
+        raise
+    finally:
+        _in_line.discard(task)
+    if not task.done():
+        leave_behind(task)
+        raise ObserverTimeoutError(observer=observer, seconds=limit)
     if task.cancelled():  # somebody reached for the task itself, as a closing event loop does
         raise asyncio.CancelledError
     outcome = task.result()
@@ -92,6 +97,20 @@ async def call_observer(
             raise outcome.exception
         finally:
             del task, outcome  # its traceback leads to this frame: a circle that only the garbage collector would find
+
+
+def call_in_line() -> asyncio.Task[Any] | None:
+    """The calling task, if it is an observer's call that somebody waits for to the end; not one that was started in it."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs here
+        return None
+    return task if task in _in_line else None
+
+
+def is_in_line(call: asyncio.Task[Any] | None) -> bool:
+    """Whether this is a call that is waited for to the end, still."""
+    return call in _in_line
 
 
 async def within[T](limit: float | None, call: Coroutine[Any, Any, T], *, name: str) -> T:

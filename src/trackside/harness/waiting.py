@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from trackside.harness.errors import WaitsForItselfError
 from trackside.harness.observer import RunResult
 from trackside.harness.outcome import Outcome
+from trackside.harness.timelimit import call_in_line
 from trackside.harness.types import MultitaskStrategy, RunRecord
 from trackside.harness.worker import RunWorker
 
@@ -20,13 +21,15 @@ class _Wait(NamedTuple):
     own: RunWorker
     awaited: RunRecord
     outcome: Outcome
+    call: asyncio.Task[Any] | None = None
+    """The observer's call that waits, if that is held in line."""
     pending: asyncio.Future[Any] | None = None
     """What comes next of what is followed, if that is what is waited for."""
 
     @property
     def is_over(self) -> bool:
         is_heard = self.pending is not None and self.pending.done()
-        return is_heard or self.outcome.settled or self.own.is_ending
+        return is_heard or self.outcome.settled or not self.own.is_behind(self.call)
 
 
 class Waits:
@@ -57,7 +60,7 @@ class Waits:
         if own is None:
             return await outcome.wait()
         self._check(own, awaited)
-        with self._under_way(_Wait(own, awaited, outcome)):
+        with self._under_way(_Wait(own, awaited, outcome, call_in_line())):
             return await outcome.wait()
 
     def followed[T](self, parts: AsyncIterator[T], said_by: RunRecord, outcome: Outcome) -> AsyncIterator[T]:
@@ -87,7 +90,9 @@ class Waits:
         needed = [awaited]
         while needed:
             one = needed.pop()
-            if one.run_id == record.run_id or (one.thread_id == record.thread_id and _queues(one)):
+            # Of a run that is ending, its thread waits for what its observers are at, whoever is to have it next.
+            waits = one.thread_id == record.thread_id and (own.is_ending or _queues(one))
+            if waits or one.run_id == record.run_id:
                 who = "itself" if one.run_id == record.run_id else "the next of the same thread"
                 who = who if one is awaited else "waiting for this run through others"
                 raise WaitsForItselfError(run_id=record.run_id, awaited=awaited.run_id, who=who)
@@ -120,7 +125,7 @@ class Waits:
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             go_on = partial(steps.send, None)
-            one = wait._replace(pending=pending)
+            one = wait._replace(call=call_in_line(), pending=pending)
             try:
                 if pending is None:  # it only lets others have a turn
                     yield

@@ -14,7 +14,7 @@ from typing import Any
 
 from trackside.harness.announcing import Announcements
 from trackside.harness.budget import Budget
-from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
+from trackside.harness.context import Agent, AgentResult, RunContext, bind_run, run_of
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.ending import (
@@ -44,7 +44,7 @@ from trackside.harness.spending import UNLIMITED, Deadline, Spending
 from trackside.harness.steady import Begun, finish
 from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
-from trackside.harness.timelimit import Raised, start_contained
+from trackside.harness.timelimit import Raised, is_in_line, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
 from trackside.harness.verdict import end_by, left_by, say_questions
 
@@ -111,7 +111,7 @@ class RunWorker:
         )
         self._memory = ThreadMemory(services.states, self._run, observers.policy)
         self._stop: Stop | None = None
-        self._claimed = self._lost = self._end_taken = self._is_over = False
+        self._claimed = self._holds_thread = self._lost = self._end_taken = self._is_over = False
         self._thread_before: ThreadStatus | None = None
         self._calling = self._ending = self._abandoned = False
         self._stopper = Stopper(self._run, record, stopping or StopPolicy(), on_stuck)
@@ -182,6 +182,14 @@ class RunWorker:
         """Whether its agent has come to its end, and that is being told."""
         return self._ending
 
+    def is_behind(self, call: asyncio.Task[Any] | None) -> bool:
+        """Whether what its code waits for comes before its own end: that of its agent, or of this call of an observer, which
+        the thread waits for, too. What an agent leaves behind may wait for whatever comes next.
+        """
+        if not self._ending:
+            return True
+        return call is not None and self._holds_thread and is_in_line(call) and run_of(call) is self._run
+
     @property
     def is_held_up(self) -> bool:
         """Whether its agent, or what its end waits for before it is told, may take for ever."""
@@ -204,7 +212,7 @@ class RunWorker:
         claim = await coordinator.claim(self.record.run_id)
         if claim is None:
             return None
-        self._claimed = True
+        self._claimed = self._holds_thread = True
         bind_run(self._run)
         self._journal.start()
         self._deadline.go_on(self._stop_once)
@@ -258,7 +266,7 @@ class RunWorker:
         immediate = claim.new_thread or getattr(self._services.states, "immediate", False)
         at_once = immediate and getattr(self._agent, "prepares_at_once", False)
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
-        opening = self._opening(claim)
+        opening, self._thread_before = self._says.opening(claim, asks=self._run.paused is not None)
         if not isinstance(messages, End):
             opening += [self._says.human(message) for message in messages]
         self._deadline.hold()  # what observers take to hear of the start is not the agent's time
@@ -285,16 +293,6 @@ class RunWorker:
             if self._run.resuming:
                 self._memory.take_answers(self._services.agents)
         return [self._journal.record_message(message) for message in await self._agent.human_messages(self._run)]
-
-    def _opening(self, claim: Claim) -> list[Draft]:
-        opening = [self._says.start()]
-        before = claim.thread_status
-        if before is ThreadStatus.idle and self._run.paused is not None:
-            before = ThreadStatus.interrupted  # by an earlier process, which left its question and no coordinator
-        if before is not ThreadStatus.busy:
-            self._thread_before = before
-            opening.append(self._says.thread(before, ThreadStatus.busy))
-        return opening
 
     async def _caught[T](self, call: Coroutine[Any, Any, T]) -> T | End:
         """Await a call that never waits; what it raised is an `End`."""
@@ -496,5 +494,6 @@ class RunWorker:
                 break
             await self._announce([self._says.thread(settlement.previous, settlement.status)])
             announced = settlement.status
+        self._holds_thread = False
         if release is not None and release.next_run_id is not None and self._on_released is not None:
             self._on_released(release.next_run_id)
