@@ -11,6 +11,7 @@ import pytest
 from tests.contract.ways_to_run import virtual
 
 from trackside.harness import RunContext, RunLifecycleEvent, RunManager, RunResult, RunSpec, RunStatus
+from trackside.harness.payload import whole
 from trackside.harness.ports import PausedRun, ThreadState
 from trackside.harness.remembered import MemoryThreadStates
 
@@ -66,6 +67,65 @@ async def test_of_two_tasks_that_ask_the_one_that_asked_first_is_answered_also_i
     assert (await office.answer(True)).status is RunStatus.success
 
     assert (office.asked, deleted) == (["Delete prod?", "Delete test?"], ["test"])
+
+
+def in_a_list(done: list[Any]) -> Any:
+    return done
+
+
+def in_an_object(done: list[Any]) -> Any:
+    return {"done": {order: (one, "…") for order, one in enumerate(done)}}
+
+
+@pytest.mark.parametrize("output", [in_a_list, in_an_object])
+async def test_what_tasks_ask_is_put_to_a_human_also_if_their_exceptions_are_gathered_as_values(output: Any) -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        async def refund(order: int) -> str:
+            if order == 0:
+                raise ValueError("no such order")
+            return f"{order}: {run.interrupt(f'Refund {order}?')}"
+
+        return output(await asyncio.gather(refund(0), refund(1), refund(2), return_exceptions=True))
+
+    office = Office(agent)
+    statuses = [(await office.run()).status, (await office.answer("yes")).status]
+    result = await office.answer("no")
+
+    assert (statuses, office.asked) == ([RunStatus.interrupted] * 2, ["Refund 1?", "Refund 2?"])
+    assert result.output == whole(output([ValueError("no such order"), "1: yes", "2: no"]))
+
+
+async def test_what_tasks_of_a_group_ask_is_put_to_a_human_also_if_their_group_is_given_back() -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        async def ask() -> Any:
+            return run.interrupt("Sure?")
+
+        return await asyncio.gather(in_a_group(ask()), return_exceptions=True)
+
+    office = Office(agent)
+
+    assert (await office.run()).status is RunStatus.interrupted
+    assert (await office.answer("yes")).output == [None]
+
+
+async def test_a_question_that_a_function_has_done_without_is_put_to_nobody_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def agent(input: Any, run: RunContext) -> str:
+        async def ask() -> Any:
+            return run.interrupt("Which one?")
+
+        async def look() -> str:
+            return "found it"
+
+        _, found = await asyncio.gather(ask(), look(), return_exceptions=True)
+        return str(found)
+
+    office = Office(agent)
+    result = await office.run()
+
+    assert (result.status, result.output, office.asked) == (RunStatus.success, "found it", [])
+    assert f"run {result.run_id} has asked something and came to its end without an answer" in caplog.text
 
 
 async def test_of_two_threads_that_ask_the_one_that_asked_first_is_answered() -> None:

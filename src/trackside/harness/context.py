@@ -327,6 +327,11 @@ class RunContext:
         raise RunPaused(self._open)
 
     @property
+    def is_asking(self) -> bool:
+        """For adapters: whether something was asked that has no answer yet."""
+        return self._open is not None
+
+    @property
     def answers_left(self) -> int:
         """For adapters: how many answers no call of `interrupt` has got."""
         return len(self.answers) - len(self._given)

@@ -169,6 +169,12 @@ class CallableAgent:
             raise AgentOutputError(
                 agent=self.name, why=f"a {type(output).__name__}; `await` it and return what it gives"
             )
+        if run.is_asking:
+            if (pause := _pause_in(output)) is not None:
+                return _asking(pause, run)
+            logger.warning(
+                "run %s has asked something and came to its end without an answer: nobody is asked", run.run_id
+            )
         if output is None:
             return AgentResult()
         plain = whole(output, path="output")
@@ -202,6 +208,25 @@ def _one_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:
     """Whichever: they all have the question that was asked first."""
     one = group.exceptions[0]
     return _one_of(one) if isinstance(one, BaseExceptionGroup) else one
+
+
+def _pause_in(output: Any) -> RunPaused | None:
+    """A pause that a function gives back, as `asyncio.gather(…, return_exceptions=True)` has handed it over; whichever."""
+    left, seen = [output], set[int]()
+    while left:
+        value = left.pop()
+        if isinstance(value, RunPaused):
+            return value
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, BaseExceptionGroup):
+            left += value.exceptions
+        elif isinstance(value, list | tuple | AbstractSet):
+            left += value
+    return None
 
 
 async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
