@@ -16,8 +16,10 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
 from langgraph.errors import ParentCommand
+from langgraph.types import StateSnapshot as GraphState
 
 from trackside.harness.adapters.langgraph._asking import check_key, check_spec
+from trackside.harness.adapters.langgraph._breakpoints import breakpoint_at, thread_at_stop
 from trackside.harness.adapters.langgraph._context import completed
 from trackside.harness.adapters.langgraph._describing import drawing_of, schemas_of, subgraphs_of
 from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError, NoParentGraphError
@@ -51,7 +53,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused, keep_t
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.ids import is_uuid
 from trackside.harness.items import ItemStore
-from trackside.harness.questions import answer_among, stops_said
+from trackside.harness.questions import answer_among
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.threads import in_own_thread
 from trackside.harness.types import JsonObject, RunSpec
@@ -81,8 +83,9 @@ class LangGraphAgent:
 
     A run whose config names a checkpoint goes on from that one, with its input or without, and what the thread has become
     since stays in its history. Another attempt at a run (`retry_of`) goes on from the last checkpoint of the one before, if
-    that has left one and was not through; nodes that have finished are not executed again. A run whose last new message is
-    that of a tool that failed is an error: nobody has answered that.
+    that has left one and was not through; nodes that have finished are not executed again. Where that one had come to a
+    breakpoint, it stops there, too. A run whose last new message is that of a tool that failed is an error: nobody has
+    answered that.
 
     The output is what `graph.ainvoke` would return, as JSON; no more of the state is streamed as `values` and `updates`. A
     `title` in the state becomes the thread's title. Usage is credited as `UsageRecorder` says.
@@ -232,8 +235,10 @@ class LangGraphAgent:
         recorder = UsageRecorder(run)
         config = _config(run, state.origin, [recorder, StopGate(run)])
         try:
-            value = await self._begin(run, graph, state)
-            await stream.follow(value, config)
+            if state.at_stop is not None:
+                stream.stay(state.at_stop)
+            else:
+                await stream.follow(await self._begin(run, graph, state), config)
         except RunPaused as exc:
             raise GraphPauseError(graph=self.name) from exc
         except ParentCommand as exc:
@@ -261,7 +266,7 @@ class LangGraphAgent:
             raise NoCheckpointerError(graph=self.name, what="wait for a human")
         interrupts = [question_of(interrupt) for interrupt in stream.interrupts.values()]
         if stream.stopped and not interrupts:
-            interrupts = await _breakpoints(run, graph)
+            interrupts = await breakpoint_at(run, graph)
         if not interrupts and (error := stream.last_error) is not None:
             raise ErrorOutputError(agent=self.name, why=error)
         return AgentResult(output=output, interrupts=interrupts, values=values)
@@ -306,6 +311,9 @@ class LangGraphAgent:
         saver = checkpointer_of(graph)
         self._check(run, saver)
         origin = await origin_of(run, graph)
+        if saver is not None and (thread := await thread_at_stop(run, graph)) is not None:
+            await note_attempt(saver, run.run_id, newest_place(run), at_stop=True)
+            return _RunState(GraphInput(None), ids_of(thread.values), origin, at_stop=thread)
         tries_again = saver is not None and run.retry_of is not None
         left = await left_unfinished(graph, run, newest_place(run), place_of(run, origin)) if tries_again else None
         if left is not None and saver is not None:
@@ -343,14 +351,15 @@ class LangGraphAgent:
 
 @dataclass(slots=True)
 class _RunState:
-    """A run's input, the ids of messages that its thread had before, where in the thread it begins, and what waited there
-    if it goes on with the newest state.
+    """A run's input, the ids of messages that its thread had before, where in the thread it begins, what waited there if it
+    goes on with the newest state, and the thread if it is at a stop at which the run stays.
     """
 
     given: GraphInput
     known_ids: frozenset[str]
     origin: Origin
     pending: Sequence[PendingWrite] | None = None
+    at_stop: GraphState | None = None
 
 
 def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
@@ -369,17 +378,3 @@ def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHand
     if is_uuid(run.run_id):
         config["run_id"] = UUID(run.run_id)
     return config
-
-
-async def _breakpoints(run: RunContext, graph: Graph) -> list[JsonObject]:
-    """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint, and where else
-    the run was asked to stop.
-
-    There is none if no node comes next: the stop was after the last one, and the graph has come to its end.
-    """
-    snapshot = await graph.aget_state(newest_place(run))
-    if not snapshot.next:
-        return []
-    checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
-    stops = stops_said({"interrupt_before": run.interrupt_before, "interrupt_after": run.interrupt_after})
-    return [{"id": checkpoint_id, "value": None, "next": list(snapshot.next), **stops}]

@@ -10,7 +10,7 @@ from typing import Any, cast
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.constants import TAG_HIDDEN
-from langgraph.types import Interrupt
+from langgraph.types import Interrupt, StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import UNNAMED, CompiledStateGraph, Graph, check_nodes
 from trackside.harness.adapters.langgraph._input import GraphInput, id_of
@@ -92,6 +92,11 @@ class GraphStream:
                     self._take(chunk)
         if self._outlet.hides and self._shown == {} and not self.stopped:  # it has come to nothing, which is said, too
             self._run.send({}, "values")
+
+    def stay(self, thread: StateSnapshot) -> None:
+        """Show what the graph would, at a stop of its thread that it is not to go past."""
+        self._take(("values", thread.values))
+        self._take(("updates", {INTERRUPT: thread.interrupts}))
 
     async def _follow_events(self, value: Any, config: RunnableConfig, options: Mapping[str, Any]) -> None:
         """As `follow`, by LangChain's events, in which the graph's own stream is that of the first runnable."""

@@ -24,7 +24,8 @@ INTERRUPT = "__interrupt__"
 """The key under which LangGraph streams and stores questions."""
 
 _RESUME = "__resume__"
-_ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as is the next
+_ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as are the next
+_AT_STOP = "__trackside_at_stop__"
 _RENAMED = "__trackside_renamed__"
 _NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the input of a step
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
@@ -60,11 +61,18 @@ async def left_unfinished(
     return LeftUnfinished(not is_its) if left else None
 
 
-async def note_attempt(saver: Saver, run_id: str, place: RunnableConfig) -> None:
-    """Note at a thread's checkpoint that this run goes on from it, in case that it leaves none of its own."""
+async def note_attempt(saver: Saver, run_id: str, place: RunnableConfig, *, at_stop: bool = False) -> None:
+    """Note at a thread's checkpoint that this run goes on from it, or stays `at_stop`, in case that it leaves none of its
+    own.
+    """
     saved = await saver.aget_tuple(place)
     if saved is not None:
-        await saver.aput_writes(saved.config, [(_ATTEMPT, run_id)], run_id)
+        await saver.aput_writes(saved.config, [(_AT_STOP if at_stop else _ATTEMPT, run_id)], run_id)
+
+
+def noted_at_stop(saved: CheckpointTuple) -> frozenset[str]:
+    """The attempts at runs that have stayed at the stop at which a checkpoint is."""
+    return frozenset(value for _, channel, value in saved.pending_writes or () if channel == _AT_STOP)
 
 
 async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence[PendingWrite] | None) -> str | None:
