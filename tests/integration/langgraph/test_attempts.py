@@ -198,6 +198,72 @@ async def test_an_answer_whose_result_is_in_no_checkpoint_yet_counts(stage: Any)
     assert executed == [3]
 
 
+class Inquiry:
+    """Two nodes that ask beside each other, and then add what they were told; the second fails so many times."""
+
+    def __init__(self, saver: Any, fails: int = 1) -> None:
+        self.fails = fails
+        self.told: list[str] = []
+        self.first_is_done = asyncio.Event()
+        builder = StateGraph(State).add_node("first", self.first).add_node("second", self.second)
+        self.graph = builder.add_edge(START, "first").add_edge(START, "second").compile(checkpointer=saver)
+
+    async def first(self, state: State) -> State:
+        self.told.append(interrupt("one?"))
+        self.first_is_done.set()
+        return {"notes": self.told[-1:]}
+
+    async def second(self, state: State) -> State:
+        self.told.append(interrupt("two?"))
+        await self.first_is_done.wait()
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("gone")
+        return {"notes": self.told[-1:]}
+
+    async def asked(self, stage: Any) -> dict[str, str]:
+        """The ids of its questions, by these."""
+        asks = await stage.play(self.graph, {"notes": []}, thread_id="t")
+        return {asked["value"]: asked["id"] for asked in asks.interrupts}
+
+
+async def test_of_several_answers_those_that_are_used_up_are_not_given_again(stage: Any, saver: Any) -> None:
+    inquiry = Inquiry(saver, fails=2)
+    ids = await inquiry.asked(stage)
+    command = {"resume": {ids["one?"]: "1", ids["two?"]: "2"}}
+
+    attempt = await stage.play(inquiry.graph, thread_id="t", command=command, durability="sync")
+    for _ in range(2):
+        attempt = await retried(stage, inquiry.graph, attempt, command=command, durability="sync")
+
+    assert attempt.status is RunStatus.success, attempt.result.error
+    assert attempt.values == {"notes": ["1", "2"]}
+    assert sorted(inquiry.told) == ["1", "2", "2", "2"]
+    assert [human["content"] for human in attempt.humans] == ["2"]
+
+
+async def test_an_attempt_whose_answers_are_all_used_up_asks_what_is_open_beside_them(stage: Any, saver: Any) -> None:
+    inquiry = Inquiry(saver)
+    ids = await inquiry.asked(stage)
+    command = {"resume": {ids["one?"]: "1"}}
+    lost = await stage.play(inquiry.graph, thread_id="t", command=command)
+
+    outcome = await retried(stage, inquiry.graph, lost, command=command)
+
+    assert [asked["value"] for asked in outcome.interrupts] == ["two?"]
+    assert (outcome.humans, inquiry.told) == ([], ["1"])
+
+
+async def test_an_attempt_with_an_answer_to_what_nobody_has_asked_is_refused_as_the_one_before(stage: Any) -> None:
+    inquiry = Inquiry(InMemorySaver())
+    await inquiry.asked(stage)
+    command = {"resume": {"0" * 32: "1"}}
+    refused = await stage.play(inquiry.graph, thread_id="t", command=command)
+    outcome = await retried(stage, inquiry.graph, refused, command=command)
+    assert (refused.status, outcome.status) == (RunStatus.error, RunStatus.error)
+    assert inquiry.told == []
+
+
 async def test_an_answer_is_not_given_to_a_question_that_came_after_it(stage: Any, saver: Any) -> None:
     async def first(state: State) -> State:
         return {"notes": [interrupt("may I look?")]}

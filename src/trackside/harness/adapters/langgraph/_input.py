@@ -55,7 +55,7 @@ class GraphInput:
         if not run.resuming:
             brought.value = Command(update=update, goto=goto)
             return brought
-        by_id = _answers_of(run, questions.ids)
+        by_id = _answers_of(run, questions)
         # At a stop, where nobody asked anything, an answer lets it go on: given to the graph it would be the answer to what
         # that asks next, which nobody has read yet.
         resume = by_id or None
@@ -87,15 +87,21 @@ class GraphInput:
         )
 
 
-def _answers_of(run: RunContext, open_ids: Mapping[str, str]) -> dict[str, Any]:
+def _answers_of(run: RunContext, questions: OpenQuestions) -> dict[str, Any]:
     """The run's answers by the ids of their questions; empty where none is open, as at a breakpoint.
 
-    LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all.
+    LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all. Another attempt
+    brings what the one before has brought, of which that may have used up some or all.
 
     Raises:
         InvalidSpecError: one answers a question that is not open, or does not say which of several.
     """
-    return answers_by_id(run.resume, open_ids, thread_id=run.thread_id, is_id=is_question_id, strict=run.strict_resume)
+    resume, open_ids = run.resume, questions.ids
+    if run.retry_of is not None and isinstance(resume, Mapping) and resume:
+        if resume.keys() <= questions.answered:
+            return {}
+        resume = {key: answer for key, answer in resume.items() if key in open_ids} or resume
+    return answers_by_id(resume, open_ids, thread_id=run.thread_id, is_id=is_question_id, strict=run.strict_resume)
 
 
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:

@@ -13,7 +13,7 @@ from langgraph.types import Interrupt, PregelTask, StateSnapshot
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.adapters.langgraph._looking import address_of, look
 from trackside.harness.adapters.langgraph._places import Origin
-from trackside.harness.adapters.langgraph._threads import renamed_questions
+from trackside.harness.adapters.langgraph._threads import asked_questions, renamed_questions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.failures import line_of
@@ -27,11 +27,13 @@ from trackside.harness.types import JsonObject
 class OpenQuestions:
     """The questions that a thread waits for: each id that one goes by, and its id.
 
-    They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id.
+    They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `answered` are the
+    ids of those beside them that have got their answers.
     """
 
     ids: Mapping[str, str] = field(default_factory=dict)
     are_stale: bool = False
+    answered: frozenset[str] = frozenset()
 
 
 async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, origin: Origin) -> OpenQuestions:
@@ -54,12 +56,14 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
         raise InvalidSpecError(field="command.resume", value=run.resume, why=why)
     saver = checkpointer_of(graph)
     saved = await saver.aget_tuple(place) if saver is not None else None
-    renamed = renamed_questions(saved.pending_writes) if saved is not None else {}
+    pending = saved.pending_writes if saved is not None else ()
+    renamed = renamed_questions(pending)
     is_stale = bool(origin.get("checkpoint_map"))
     if ids and not is_stale and any(task.state is not None for task in waiting):
         inside = await look(graph, place, subgraphs=True)
         is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
-    return OpenQuestions({**ids, **{old: new for old, new in renamed.items() if new in ids}}, is_stale)
+    by_all_names = {**ids, **{old: new for old, new in renamed.items() if new in ids}}
+    return OpenQuestions(by_all_names, is_stale, asked_questions(pending) - by_all_names.keys())
 
 
 async def answers_at(graph: Graph, place: ThreadPlace, resume: Any) -> dict[str, Any]:

@@ -116,6 +116,12 @@ async def _delete_begun(saver: Saver, run_id: str, thread_id: str) -> None:
         await saver.adelete_thread(thread_id)
 
 
+def asked_questions(pending: Sequence[PendingWrite] | None) -> frozenset[str]:
+    """The ids of the questions that were asked in a step, answered or not."""
+    asked = (value for _, channel, value in pending or () if channel == INTERRUPT)
+    return frozenset(question.id for questions in asked for question in _several(questions))
+
+
 async def _roll_back_inside(saver: Saver, run_id: str, thread_id: str) -> None:
     """Make the newest state of graphs inside that keep theirs the one from before a run; an empty one if there was none.
 
@@ -198,10 +204,14 @@ def _moved(questions: Any, old: str, new: str, answered: int) -> dict[str, Inter
     A question's id is a hash of its task's namespace and, from the second on, of how many were answered before.
     """
     moved: dict[str, Interrupt] = {}
-    for question in questions if isinstance(questions, list | tuple) else [questions]:
+    for question in _several(questions):
         for nth in range(answered + 1):
             suffix = f"|{nth}" if nth else ""
             if question.id == Interrupt.from_ns(None, f"{old}{suffix}").id:
                 schema = question.response_schema
                 moved[question.id] = Interrupt.from_ns(question.value, f"{new}{suffix}", response_schema=schema)
     return moved
+
+
+def _several(questions: Any) -> Sequence[Interrupt]:
+    return questions if isinstance(questions, list | tuple) else [questions]
