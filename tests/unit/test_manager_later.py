@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.shared_ports import SharedCoordinator
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import end_of, required, told, virtual
@@ -301,3 +302,21 @@ async def test_an_answer_for_later_is_none_to_the_call_that_is_asked_by_then() -
 
     assert (late.status, "not for an answer to call-1" in str(late.error)) == (RunStatus.error, True)
     assert last.output == ["L", "home"]
+
+
+@virtual
+async def test_an_answer_for_later_that_came_when_nothing_was_open_is_none_to_what_is_asked_by_then() -> None:
+    async def asks(input: Any, run: RunContext) -> Any:
+        return run.interrupt("Delete it?")
+
+    async with RunManager({"asks": asks}, clock=VirtualClock(), shutdown_grace=10_000.0) as manager:
+        answer = RunSpec("asks", thread_id="t", command={"resume": "yes"})
+        early = await manager.start(replace(answer, after_seconds=60))
+        await (await manager.start(RunSpec("asks", "it", thread_id="t"))).result()
+        late = await early.result()
+        last = await (await manager.start(answer)).result()
+        strict = await (await manager.start(replace(answer, strict_resume=True))).result()
+
+    assert (late.status, "what was open when it came" in str(late.error)) == (RunStatus.error, True)
+    assert last.output == "yes"
+    assert "does not wait for an answer" in str(strict.error)

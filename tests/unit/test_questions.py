@@ -54,6 +54,8 @@ def test_people_read_what_was_answered_and_not_how_it_was_addressed() -> None:
     assert answers_said({NO_QUESTION: "yes"}) == "yes"
     assert answers_said({"call_1": "yes", NO_QUESTION: None}) == {"call_1": "yes"}
     assert answers_read({"call_1": "yes", NO_QUESTION: None}, asked) == [("Which?", "yes")]
+    stop = questions_of([{"id": one, "value": None, "next": ["pay"]}])
+    assert answers_read({one: True}, stop) == [(None, "Yes")]
     assert closed_by({"command": {"resume": {"call_1": 1, NO_QUESTION: None}}}, ["call_1", "call_2"]) == {"call_1"}
     assert only_answer({one: {"approved": True}}) == {"approved": True}
     assert only_answer({"mood": "good"}) == {"mood": "good"}

@@ -15,6 +15,7 @@ from trackside.harness.errors import TracksideError, UnansweredError, UnknownQue
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import (
     NO_QUESTION,
+    answers_by_id,
     answers_of,
     answers_said,
     by_their_ids,
@@ -41,9 +42,12 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
 
     One that says where it goes on is to what is open at that checkpoint, which may be the newest one.
 
+    One that comes when nothing is open is to nothing, unless it displaces a run: then it is for whatever that leaves open.
+    What lets an agent go on that has stopped without a question is for that stop, and for no other.
+
     Left as it is: what answers nothing, names its questions, goes on inside a graph, or cannot be told, as of an agent that
     does not say what it has asked. It is for its run, then. Where an agent fails to say it, or takes too long, nothing is
-    taken to be open.
+    taken to be open if a run has the thread.
 
     Args:
         services: what says which run has the thread, and what that remembers.
@@ -66,7 +70,7 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
     is_its_id = is_own_id if getattr(agent, "uses_thread_state", False) else is_question_id
     answers: Mapping[str, Any] | None
     try:
-        answers = await _answers(services, spec, agent, name, limit)
+        answers = await _answers(services, spec, agent, name, limit, is_free=holder is None)
     except UnansweredError:
         answers = to_none
     except UnknownQuestionError:  # as its run will be told, whatever is open by then
@@ -74,8 +78,7 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
     else:
         if answers:
             answers = by_their_ids(answers, is_its_id)
-        elif answers is not None and holder is not None:
-            # What that run asks in the end, nobody has read.
+        elif answers is not None:  # what is asked from now on, nobody has read
             waits = member(MultitaskStrategy, spec.multitask, "multitask").displaces is None
             answers = to_none if waits else None
     return replace(spec, command={**command, "resume": answers}) if answers else spec
@@ -88,16 +91,19 @@ def _called(agent: Agent, paused: PausedRun) -> AbstractSet[str]:
 
 
 async def _answers(
-    services: Services, spec: RunSpec, agent: Agent, name: str, limit: float | None
+    services: Services, spec: RunSpec, agent: Agent, name: str, limit: float | None, *, is_free: bool
 ) -> Mapping[str, Any] | None:
-    """The answers that a spec brings, by the ids of questions that are open; None if that cannot be told."""
+    """The answers that a spec brings, by the ids of questions that are open; None if that cannot be told.
+
+    `is_free` says that no run has the thread: as `AddressesAnswers`.
+    """
     thread_id, resume = str(spec.thread_id), (spec.command or {})["resume"]
     if getattr(agent, "uses_thread_state", False):
         state = await services.states.load(thread_id)
-        if state is None or (paused := state.paused) is None:
-            return {}
-        if paused.agent != name and paused.agent in services.agents:  # else it may have got another name
-            return {}
+        paused = None if state is None else state.paused
+        # A question of an agent that is not there any more is anybody's: it may have got another name.
+        if paused is None or (paused.agent != name and paused.agent in services.agents):
+            return answers_by_id(resume, {}, thread_id=thread_id, is_id=is_own_id)
         if isinstance(resume, Mapping) and resume and resume.keys() <= _called(agent, paused):
             resume = {**resume, NO_QUESTION: None}
         return answers_of(paused, resume, thread_id=thread_id)
@@ -112,11 +118,11 @@ async def _answers(
         checkpointer=services.checkpointer,
         caller=Caller(items=services.items, config=config),
     )
-    looking = agent.answers_at(place, resume)
+    looking = agent.answers_at(place, resume, is_free=is_free)
     try:
         return await asked_of(agent, within(limit, looking, name=f"trackside-asked-on-{thread_id}"))
     except (UnansweredError, UnknownQuestionError):
         raise
     except TracksideError as exc:  # its run meets that, too, and says so
         logger.warning("thread %s: it could not be told to which question an answer is: %s", thread_id, exc)
-        return {}
+        return None if is_free else {}

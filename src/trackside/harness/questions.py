@@ -162,6 +162,7 @@ def not_paused(
     Raises:
         UnknownInterruptError: (a `ValueError`) if `strict`, the answer says to which questions it is.
     """
-    if strict:
+    names_none = isinstance(resume, Mapping) and {*resume} == {NO_QUESTION}
+    if strict and not names_none:
         answers_by_id(resume, {}, thread_id=thread_id, is_id=is_id or is_own_id, strict=True)
     return NotPausedError(thread_id=thread_id)

@@ -156,8 +156,11 @@ class ShowsLastStates(Protocol):
 class AddressesAnswers(Protocol):
     """An agent that keeps its questions itself, and knows which of those that are open an answer is to."""
 
-    async def answers_at(self, place: ThreadPlace, resume: Any) -> Mapping[str, Any]:
+    async def answers_at(self, place: ThreadPlace, resume: Any, *, is_free: bool) -> Mapping[str, Any]:
         """The answers in what a run is to bring, by the ids of their questions; none where no question is open.
+
+        Where it has stopped without one, and `is_free`, as no run has the thread that would go on, it is `resume` by the id
+        of that stop.
 
         Raises:
             UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_by_id`.

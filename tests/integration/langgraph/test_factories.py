@@ -522,7 +522,7 @@ async def test_a_factory_knows_who_asks(stage: Any) -> None:
     outcome = await stage.play(agent, {}, config=config)
     assert outcome.values == {"said": "ada x True"}
     place = ThreadPlace(thread_id="t", caller=Caller(config=config))  # as where a run of his is asked for
-    assert await agent.answers_at(place, "yes") == {}  # type: ignore[attr-defined]  # it knows what it has asked
+    assert await agent.answers_at(place, "yes", is_free=True) == {}  # type: ignore[attr-defined]  # it knows what it has asked
     drawing = await agent.drawing(caller=Caller(user=ada))  # type: ignore[attr-defined]  # it describes itself
     assert [node["id"] for node in drawing["nodes"]] == ["__start__", "say", "__end__"]
     with pytest.raises(PermissionError):

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
@@ -245,3 +246,35 @@ async def test_what_stops_without_a_question_goes_on_with_whatever_it_is_answere
 
     assert (stopped["next"], questions(stopped)) == (["pay"], [])
     assert questions(state) == ["Refund 8?"]
+
+
+class ShownToTwo(InMemorySaver):
+    """Shows what is there to two who look at the same time, once it is told that they will."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.two: asyncio.Barrier | None = None
+
+    async def aget_tuple(self, config: Any) -> Any:
+        found = await super().aget_tuple(config)
+        if self.two is not None:
+            await self.two.wait()
+            self.two = None
+        return found
+
+
+async def test_of_two_who_let_a_graph_go_on_at_once_neither_answers_what_it_asks_then(serve_agents: Any) -> None:
+    agent, saver = Refunds(), ShownToTwo()
+    graph = agent.in_one_node().builder.compile(checkpointer=saver, interrupt_before=["refund"])
+    async with serve_agents({"refunds": graph}) as served:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        saver.two = asyncio.Barrier(2)
+        both = await asyncio.gather(*(runs.create(thread_id, "refunds", command=YES) for _ in range(2)))
+        for run in both:
+            await runs.join(thread_id, run["run_id"])
+        ended = [(await runs.get(thread_id, run["run_id"]))["status"] for run in both]
+        state = await served.client.threads.get_state(thread_id)
+
+    assert sorted(ended) == ["error", "success"]
+    assert questions(state) == ["Refund 7?"]

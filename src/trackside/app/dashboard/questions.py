@@ -323,7 +323,7 @@ def answers_read(resume: Any, questions: Collection[Question]) -> list[tuple[str
     texts = {question.id: question.text.text for question in asked if question.id is not None}
     if not isinstance(resume, Mapping) or not resume or not resume.keys() <= texts.keys():
         only = next(iter(texts.values())) if len(texts) == 1 else None
-        return [(only, answer_read(resume))]
+        return [(only, answer_read(only_answer(resume)))]
     return [(texts[question], answer_read(answer)) for question, answer in resume.items()]
 
 

@@ -183,9 +183,9 @@ class LangGraphAgent:
         graph = self._graph_for(run)
         return checkpointer_of(graph) is not None and bool((await look(graph, newest_place(run))).interrupts)
 
-    async def answers_at(self, place: ThreadPlace, resume: Any) -> Mapping[str, Any]:
+    async def answers_at(self, place: ThreadPlace, resume: Any, *, is_free: bool) -> Mapping[str, Any]:
         """As `AddressesAnswers`."""
-        return await answers_at(self._graph_with(place.checkpointer), place, resume)
+        return await answers_at(self._graph_with(place.checkpointer), place, resume, is_free=is_free)
 
     async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
         """As `KeepsThreads`."""
@@ -326,7 +326,7 @@ class LangGraphAgent:
             questions = await open_questions(run, graph, place, origin)
             given = GraphInput.of(run, graph, questions)
             if run.resuming:
-                run.resume = answer_among(run.resume, questions.ids)
+                run.resume = answer_among(run.resume, questions.ids or questions.stops)
         known: frozenset[str] = frozenset()
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):

@@ -147,10 +147,10 @@ class GraphFactory:
         async with self._of_stopped(run, "threads.read") as agent:
             return await agent.asks(run)
 
-    async def answers_at(self, place: ThreadPlace, resume: Any) -> Mapping[str, Any]:
+    async def answers_at(self, place: ThreadPlace, resume: Any, *, is_free: bool) -> Mapping[str, Any]:
         """As `AddressesAnswers`."""
         async with self._made(_look_of(place, "threads.read")) as agent:
-            return await agent.answers_at(place, resume)
+            return await agent.answers_at(place, resume, is_free=is_free)
 
     async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
         """As `KeepsThreads`."""

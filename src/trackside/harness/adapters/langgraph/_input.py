@@ -16,7 +16,7 @@ from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import answer_message, human_messages
-from trackside.harness.questions import answers_by_id, is_question_id
+from trackside.harness.questions import NO_QUESTION, answers_by_id, is_question_id
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
@@ -97,8 +97,11 @@ def _answers_of(run: RunContext, questions: OpenQuestions) -> dict[str, Any]:
         InvalidSpecError: one answers a question that is not open, or does not say which of several.
     """
     resume, open_ids = run.resume, questions.ids
-    if run.retry_of is not None and isinstance(resume, Mapping) and resume:
-        if resume.keys() <= questions.answered:
+    named: set[Any] = {*resume} - {NO_QUESTION} if isinstance(resume, Mapping) else set()
+    if named and named <= questions.stops.keys():
+        return {}
+    if named and run.retry_of is not None:
+        if named <= questions.answered:
             return {}
         resume = {key: answer for key, answer in resume.items() if key in open_ids} or resume
     return answers_by_id(resume, open_ids, thread_id=run.thread_id, is_id=is_question_id, strict=run.strict_resume)

@@ -25,7 +25,8 @@ from trackside.harness.types import JsonObject
 
 @dataclass(frozen=True, slots=True)
 class OpenQuestions:
-    """The questions that a thread waits for: each id that one goes by, and its id.
+    """The questions that a thread waits for: each id that one goes by, and its id. Where there are none, `stops` has the
+    same of the stop at which the thread stands.
 
     They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `answered` are the
     ids of those beside them that have got their answers.
@@ -34,6 +35,7 @@ class OpenQuestions:
     ids: Mapping[str, str] = field(default_factory=dict)
     are_stale: bool = False
     answered: frozenset[str] = frozenset()
+    stops: Mapping[str, str] = field(default_factory=dict)
 
 
 async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, origin: Origin) -> OpenQuestions:
@@ -62,16 +64,26 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     if ids and not is_stale and any(task.state is not None for task in waiting):
         inside = await look(graph, place, subgraphs=True)
         is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
-    by_all_names = {**ids, **{old: new for old, new in renamed.items() if new in ids}}
-    return OpenQuestions(by_all_names, is_stale, asked_questions(pending) - by_all_names.keys())
+    waits_at = ids or _stop_in(thread)
+    waits_at = {**waits_at, **{old: new for old, new in renamed.items() if new in waits_at}}
+    answered = asked_questions(pending) - waits_at.keys()
+    return OpenQuestions(waits_at, is_stale, answered) if ids else OpenQuestions(answered=answered, stops=waits_at)
 
 
-async def answers_at(graph: Graph, place: ThreadPlace, resume: Any) -> dict[str, Any]:
+async def answers_at(graph: Graph, place: ThreadPlace, resume: Any, *, is_free: bool) -> dict[str, Any]:
     """As `AddressesAnswers`."""
     if checkpointer_of(graph) is None:
         return {}
-    ids = _ids_of(_waiting(await look(graph, address_of(place))))
-    return answers_by_id(resume, ids, thread_id=place.thread_id, is_id=is_question_id)
+    thread = await look(graph, address_of(place))
+    ids = _ids_of(_waiting(thread))
+    answers = answers_by_id(resume, ids, thread_id=place.thread_id, is_id=is_question_id)
+    return dict.fromkeys(_stop_in(thread), resume) if is_free and not ids else answers
+
+
+def _stop_in(thread: StateSnapshot) -> dict[str, str]:
+    """The stop at which a thread stands that asks nothing, by the id of its checkpoint; empty: it has nothing to do."""
+    checkpoint_id = thread.config.get("configurable", {}).get("checkpoint_id")
+    return {str(checkpoint_id): str(checkpoint_id)} if thread.next and checkpoint_id is not None else {}
 
 
 def _waiting(thread: StateSnapshot) -> list[PregelTask]:

@@ -43,15 +43,17 @@ async def left_unfinished(
 ) -> LeftUnfinished | None:
     """Whether another attempt at a run can go on from where the one before was, instead of beginning with its input.
 
-    It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, and nodes are to come.
-    An answer is given again unless it has been used up: there is nothing open any more, or something else.
+    It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, or the stop that it is to
+    go on past, and nodes are to come. An answer is given again unless it has been used up: there is nothing open any more,
+    or something else.
     """
     saver = checkpointer_of(graph)
     saved = await saver.aget_tuple(newest) if saver is not None else None
     if saved is None:
         return None
     noted = (value for _, channel, value in saved.pending_writes or () if channel == _ATTEMPT)
-    is_its = run.retry_of in (saved.metadata.get("run_id"), *noted)
+    is_its_stop = isinstance(run.resume, Mapping) and saved.checkpoint["id"] in run.resume
+    is_its = is_its_stop or run.retry_of in (saved.metadata.get("run_id"), *noted)
     if not (is_its or run.resuming):
         return None
     thread = await look(graph, newest if is_its else origin)
@@ -80,9 +82,10 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
 
     The old checkpoint is copied and the run's own stay as history: LangGraph's savers cannot take single ones away. A
     thread that the run began is deleted. `pending` are the questions and results that waited in the step which the run
-    went on with (None: it began a step of its own); they wait again in the copy, where questions get new ids, and the
-    ids that people know them by are remembered. What waited inside a sub-graph or a functional-API task runs again. What a
-    graph inside has learnt that keeps its state from run to run (`checkpointer=True`) is forgotten the same way.
+    went on with (None: it began a step of its own); they wait again in the copy, where questions, and the stop that it may
+    be, get new ids, and the ids that people know them by are remembered. What waited inside a sub-graph or a functional-API
+    task runs again. What a graph inside has learnt that keeps its state from run to run (`checkpointer=True`) is forgotten
+    the same way.
     """
     saver = checkpointer_of(graph)
     if saver is None:
@@ -97,14 +100,14 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
         copy = await graph.aupdate_state(before.config, None, as_node=_COPY)
         waiting = pending or before.pending_writes or ()
         renamed = await _put_pending(graph, saver, waiting, before.config, copy)
+        renamed[before.checkpoint["id"]] = str(copy.get("configurable", {})["checkpoint_id"])
         known = {old: renamed[new] for old, new in renamed_questions(waiting).items() if new in renamed}
-        if renamed:
-            await saver.aput_writes(copy, [(_RENAMED, known | renamed)], run_id)
+        await saver.aput_writes(copy, [(_RENAMED, known | renamed)], run_id)
     return str(before.checkpoint["id"])
 
 
 def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, str]:
-    """The ids that questions which wait on a thread had before rollbacks, and the ids that they have now."""
+    """The ids that questions which wait on a thread had before rollbacks, and those that they have now; a stop's, too."""
     return next((value for _, channel, value in pending or () if channel == _RENAMED), {})
 
 
