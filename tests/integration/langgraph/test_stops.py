@@ -224,6 +224,33 @@ async def test_a_stop_that_a_rollback_has_brought_back_is_the_same(stage: Any, s
     assert done.values == {"notes": ["planned", True]}
 
 
+async def test_a_rollback_takes_back_the_nodes_that_have_finished_behind_a_stop(stage: Any, saver: Any) -> None:
+    busy, free = asyncio.Event(), asyncio.Event()
+
+    async def check(state: State) -> State:
+        return {"notes": ["checked"]}
+
+    async def slow_pay(state: State) -> State:
+        busy.set()
+        await free.wait()
+        return {"notes": ["paid"]}
+
+    nodes = [("plan", plan), ("check", check), ("pay", slow_pay)]
+    builder = StateGraph(State).add_sequence(nodes).add_edge(START, "plan")
+    graph = builder.compile(checkpointer=saver, interrupt_before=["check"])
+    await stage.play(graph, {}, thread_id="t")
+    run = await stage.start(graph, **GO_ON)
+    await busy.wait()
+    await run.cancel(action="rollback")
+    await run.result()
+    state = await graph.aget_state({"configurable": {"thread_id": "t"}})
+    free.set()
+    done = await stage.play(graph, **GO_ON)
+
+    assert (state.next, state.values) == (("check",), {"notes": ["planned"]})
+    assert done.values == {"notes": ["planned", "checked", "paid"]}
+
+
 @pytest.mark.parametrize("multitask", ["interrupt", "rollback"])
 async def test_what_displaces_a_run_goes_on_where_that_leaves_the_graph(stage: Any, saver: Any, multitask: str) -> None:
     busy = asyncio.Event()

@@ -98,7 +98,7 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
     await _roll_back_inside(saver, run_id, thread_id)
     if wrote or (pending is not None and list(pending) != list(before.pending_writes or ())):
         copy = await graph.aupdate_state(before.config, None, as_node=_COPY)
-        waiting = pending or before.pending_writes or ()
+        waiting = (before.pending_writes if pending is None else pending) or ()
         renamed = await _put_pending(graph, saver, waiting, before.config, copy)
         renamed[before.checkpoint["id"]] = str(copy.get("configurable", {})["checkpoint_id"])
         known = {old: renamed[new] for old, new in renamed_questions(waiting).items() if new in renamed}
