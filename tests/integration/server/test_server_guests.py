@@ -13,8 +13,9 @@ from langgraph_sdk import get_client
 from running_server import serving
 from starlette.applications import Starlette
 from starlette.authentication import requires
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from trackside.app.server.guest import living
@@ -66,8 +67,17 @@ async def around(request: Request) -> JSONResponse:
     return JSONResponse(await get_client().http.get("/me"))
 
 
+async def way(request: Request) -> JSONResponse:
+    return JSONResponse([request.url_for("way", place="here").path, request.app.state.name])
+
+
+async def passed(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
 def made_guest() -> Starlette:
-    return Starlette(routes=[Route("/me", me), Route("/tools", tools), Route("/around", around)])
+    routes = {"/me": me, "/tools": tools, "/around": around, "/ways/{place}": way}
+    return Starlette(routes=[Route(path, endpoint) for path, endpoint in routes.items()])
 
 
 @asynccontextmanager
@@ -126,3 +136,15 @@ async def test_a_guests_route_knows_who_asks_by_a_key_and_that_nobody_is_asked(
         key = await app.store.api_keys.create("laptop", owner="ada")
         headers: Mapping[str, str] = {"x-api-key": key.secret} if auth == "keys" else {}
         assert (await http.get("/me", headers=headers)).json() == says
+
+
+@pytest.mark.parametrize("has_middleware", [False, True])
+async def test_a_guests_route_finds_the_ways_to_its_others_and_its_own_app(
+    database_url: str, has_middleware: bool
+) -> None:
+    guest = made_guest()
+    guest.state.name = "guest"
+    if has_middleware:
+        guest.add_middleware(BaseHTTPMiddleware, dispatch=passed)
+    async with served_with(guest, {"echo": echo}, database_url) as (_, http):
+        assert (await http.get("/ways/there")).json() == ["/ways/here", "guest"]

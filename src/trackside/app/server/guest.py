@@ -81,6 +81,7 @@ class Guest:
         return with_middleware if self._has_middleware else app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.pop("router", None)  # ours, in which `request.url_for` would look for its routes
         if self._has_middleware:
             await self._app.router(scope, receive, send)
             return
