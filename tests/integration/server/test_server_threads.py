@@ -21,6 +21,7 @@ from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEnti
 
 from trackside import RunContext
 from trackside.app.server.copying import copy_checkpoints
+from trackside.app.storage import sweeping
 from trackside.app.storage.graph_checkpoints import StoreCheckpointer
 from trackside.harness.ids import assistant_id_of, new_id
 
@@ -66,7 +67,10 @@ async def ids_of(client: Any, **query: Any) -> list[str]:
     return [thread["thread_id"] for thread in await client.threads.search(**query)]
 
 
-async def test_a_thread_is_made_looked_at_changed_and_removed(serve_agents: Any) -> None:
+async def test_a_thread_is_made_looked_at_changed_and_removed(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_LEAST_PAUSE", sweeping.SWEEP_EVERY)  # what is gone has a row until it was swept
     async with serve_agents({"chat": chat}) as served:
         threads, thread_id = served.client.threads, new_id()
         made = await threads.create(thread_id=thread_id, metadata={"customer": "acme", "n": 1}, ttl=60)
