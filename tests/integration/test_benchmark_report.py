@@ -16,6 +16,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RESULTS = BENCHMARKS / "results"
+REPORT = BENCHMARKS / "REPORT.md"
 NAMES = sorted(path.stem.removeprefix("serve_") for path in BENCHMARKS.glob("[a-z]*.py"))
 MEASURED = [name for name in NAMES if (RESULTS / f"{name}.json").exists()]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -35,21 +36,17 @@ def runner(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
 
 
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of the recorded results, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("report")
+def test_committed_report_is_that_of_the_committed_results() -> None:
+    assert module("_page").page(module("_results").read(RESULTS)) == REPORT.read_text()
+
+
+@pytest.mark.long
+def test_committed_plots_are_those_of_the_committed_results(tmp_path: Path) -> None:
     for path in RESULTS.glob("*.json"):
-        shutil.copy(path, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        assert module("_page").write_report(folder) == folder / "REPORT.md"
-    return folder
-
-
-def test_committed_report_is_that_of_the_committed_results(made: Path) -> None:
-    assert (made / "REPORT.md").read_text() == (BENCHMARKS / "REPORT.md").read_text()
-    drawn, committed = plots_in(made), plots_in(BENCHMARKS)
+        shutil.copy(path, tmp_path)
+    assert module("_page").write_report(tmp_path) == tmp_path / "REPORT.md"
+    assert (tmp_path / "REPORT.md").read_text() == REPORT.read_text()
+    drawn, committed = plots_in(tmp_path), plots_in(BENCHMARKS)
     assert drawn.keys() == committed.keys()
     for name, (what, places) in drawn.items():
         assert what == committed[name][0], name
@@ -65,9 +62,9 @@ def plots_in(folder: Path) -> dict[str, tuple[list[str], list[float]]]:
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_every_benchmark_has_a_section_with_its_figures_and_a_plot_with_its_contenders(name: str, made: Path) -> None:
-    written = json.loads((made / f"{name}.json").read_text())
-    report = (made / "REPORT.md").read_text()
+def test_every_benchmark_has_a_section_with_its_figures_and_a_plot_with_its_contenders(name: str) -> None:
+    written = json.loads((RESULTS / f"{name}.json").read_text())
+    report = REPORT.read_text()
 
     section = report.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
@@ -77,7 +74,7 @@ def test_every_benchmark_has_a_section_with_its_figures_and_a_plot_with_its_cont
     assert f"`./scripts/bench {name}`" in section
     assert f"commit {written['machine']['commit']}" in section
     assert f"(plots/{name}.svg)" in section
-    plot = ET.parse(made / "plots" / f"{name}.svg")
+    plot = ET.parse(BENCHMARKS / "plots" / f"{name}.svg")
     texts = {"".join(text.itertext()) for text in plot.iter(f"{SVG}text")}
     drawn = [plot.get("bars", plot.get("lines")) for plot in written["plots"]]
     expected = {label for one in drawn for label in one} or {way["name"] for way in written["contenders"]}
@@ -85,8 +82,8 @@ def test_every_benchmark_has_a_section_with_its_figures_and_a_plot_with_its_cont
     assert expected <= texts
 
 
-def test_plots_say_no_date_and_no_version_and_follow_the_colours_of_the_page(made: Path) -> None:
-    for path in (made / "plots").iterdir():
+def test_plots_say_no_date_and_no_version_and_follow_the_colours_of_the_page() -> None:
+    for path in (BENCHMARKS / "plots").iterdir():
         text = path.read_text()
         assert "<dc:date>" not in text
         assert "matplotlib.org" not in text
@@ -95,9 +92,9 @@ def test_plots_say_no_date_and_no_version_and_follow_the_colours_of_the_page(mad
         assert len(text) < (400_000 if path.stem == "growth" else 200_000)  # which has a panel for each group of lines
 
 
-def test_every_line_of_the_budget_is_in_the_report_with_figures_and_a_command_that_exists(made: Path) -> None:
+def test_every_line_of_the_budget_is_in_the_report_with_figures_and_a_command_that_exists() -> None:
     lines = module("_lines").LINES
-    table = (made / "REPORT.md").read_text().partition("\n## Budgets\n")[2].partition("\n## ")[0]
+    table = REPORT.read_text().partition("\n## Budgets\n")[2].partition("\n## ")[0]
 
     for line in lines:
         (row,) = [
@@ -127,14 +124,13 @@ def test_figures_that_cannot_be_compared_are_told_from_worse_ones_and_change_no_
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # where no valgrind is
-    report = BENCHMARKS / "REPORT.md"
-    written = report.stat().st_mtime_ns
+    written = REPORT.stat().st_mtime_ns
 
     done = runner("instructions", "--", "--compare")
 
     assert done.returncode == 2, done.stderr
     assert "valgrind is not installed" in done.stderr
-    assert report.stat().st_mtime_ns == written
+    assert REPORT.stat().st_mtime_ns == written
 
 
 def test_a_line_that_was_not_measured_says_so() -> None:
@@ -157,9 +153,9 @@ def test_a_benchmark_that_was_not_measured_is_said_not_to_be() -> None:
     assert "\n## read\n" not in report
 
 
-def test_a_missed_budget_is_said_with_by_how_much_and_why(made: Path) -> None:
+def test_a_missed_budget_is_said_with_by_how_much_and_why() -> None:
     line = module("_lines").LINES[0]
-    written = json.loads((made / f"{line.benchmark}.json").read_text())
+    written = json.loads((RESULTS / f"{line.benchmark}.json").read_text())
     for budget in written["budgets"]:
         budget["measured"] = {"cpu": budget["limit"] * (1.5 if budget["at_most"] else 0.5)}
 

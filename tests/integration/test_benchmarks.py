@@ -132,14 +132,12 @@ def test_live_observers_are_measured_one_by_one_and_with_runs_beside_storage_alo
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "budgets", "cases"),
     [
-        pytest.param(
-            *("http", 6, {"wait, one at a time", "wait, 32 at once", "wait, light client, 32 at once"}),
-            marks=pytest.mark.long,
-        ),
-        pytest.param("sse", 2, {"the first event of a run", "1,000 followers of one run"}, marks=pytest.mark.long),
+        ("http", 6, {"wait, one at a time", "wait, 32 at once", "wait, light client, 32 at once"}),
+        ("sse", 2, {"the first event of a run", "1,000 followers of one run"}),
         ("startup", 6, {"start to the first answer"}),
     ],
 )
