@@ -12,6 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 from tests.contract.ways_to_run import required, virtual
+from tests.integration.langgraph.savers import ShownToTwo
 
 from trackside import RunManager, RunResult, RunSpec, RunStatus, current_run
 from trackside.app.observers.storage import StorageObserver
@@ -106,21 +107,6 @@ def test_an_answer_for_later_that_came_when_nothing_was_open_is_none_to_what_is_
         assert await asked(graph) == ["Pay?"]
 
     story()
-
-
-class ShownToTwo(InMemorySaver):
-    """Shows what is there to two who look at the same time, once it is told that they will."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.two: asyncio.Barrier | None = None
-
-    async def aget_tuple(self, config: Any) -> Any:
-        found = await super().aget_tuple(config)
-        if self.two is not None:
-            await self.two.wait()
-            self.two = None
-        return found
 
 
 async def test_of_two_who_let_a_graph_go_on_at_once_one_does_and_the_other_answers_nothing(stage: Any) -> None:

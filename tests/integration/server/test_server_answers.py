@@ -8,9 +8,9 @@ from contextlib import aclosing
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
+from tests.integration.langgraph.savers import ShownToTwo
 
 from trackside import RunContext
 from trackside.harness.ids import new_id
@@ -246,21 +246,6 @@ async def test_what_stops_without_a_question_goes_on_with_whatever_it_is_answere
 
     assert (stopped["next"], questions(stopped)) == (["pay"], [])
     assert questions(state) == ["Refund 8?"]
-
-
-class ShownToTwo(InMemorySaver):
-    """Shows what is there to two who look at the same time, once it is told that they will."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.two: asyncio.Barrier | None = None
-
-    async def aget_tuple(self, config: Any) -> Any:
-        found = await super().aget_tuple(config)
-        if self.two is not None:
-            await self.two.wait()
-            self.two = None
-        return found
 
 
 async def test_of_two_who_let_a_graph_go_on_at_once_neither_answers_what_it_asks_then(serve_agents: Any) -> None:
