@@ -72,15 +72,16 @@ def _timeout(value: Any) -> float:
 
 
 def _saver(value: Any) -> str:
-    if value not in SAVERS:
-        raise ValueError(f'{value!r} is no saver; choose "{SAVERS[0]}" or "{SAVERS[1]}"')
-    return str(value)
+    return _chosen(value, "saver", SAVERS)
 
 
 def _order(value: Any) -> str:
-    if value not in MIDDLEWARE_ORDERS:
-        first, second = MIDDLEWARE_ORDERS
-        raise ValueError(f'{value!r} is no order; choose "{first}" or "{second}"')
+    return _chosen(value, "order", MIDDLEWARE_ORDERS)
+
+
+def _chosen(value: Any, what: str, choices: tuple[str, str]) -> str:
+    if value not in choices:
+        raise ValueError(f'{value!r} is no {what}; choose "{choices[0]}" or "{choices[1]}"')
     return str(value)
 
 

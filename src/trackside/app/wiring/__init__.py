@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.redaction import load_redaction
+from trackside.app.wiring.scheduling import scheduling
 from trackside.app.wiring.secrets import webhook_secret_of
 from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import CompositeObserver, ObserverBinding, RunEventCallback, RunManager, RunObserver
@@ -163,15 +164,7 @@ class App:
         return None if self.membership is None else self.membership.mirrors
 
     def _begin_crons(self) -> None:
-        from trackside.app.server.crons import CronScheduler
-        from trackside.app.server.run_webhooks import keep_ends
-
-        crons = CronScheduler(
-            self.store.crons,
-            self.manager,
-            configurable_headers=self.settings.server.configurable_headers,
-            keep_ends=partial(keep_ends, self.store.subscriptions) if self.settings.redact is None else None,
-        )
+        crons = scheduling(self.settings, self.store, self.manager)()
         crons.begin()
         self.closing.push_async_callback(crons.aclose)
 

@@ -15,6 +15,7 @@ from trackside.app.process_name import process_name
 from trackside.app.settings import Settings, WorkerSettings
 from trackside.app.streams import StreamHub
 from trackside.app.vitals import EngineVitals, Vitals
+from trackside.app.wiring.scheduling import scheduling
 from trackside.harness import RunManager
 
 if TYPE_CHECKING:
@@ -92,8 +93,6 @@ class FleetPart:
         from trackside.app.engine.duties import Duties
         from trackside.app.engine.upkeep import SCHEDULER, FleetUpkeep
         from trackside.app.engine.worker import FleetWorker
-        from trackside.app.server.crons import CronScheduler
-        from trackside.app.server.run_webhooks import keep_ends
 
         self.membership = membership
         engine, member = membership.engine, membership.member
@@ -101,15 +100,11 @@ class FleetPart:
             store.fleet, engine, coordinator.worker_id, trusts_leases=coordinator.trusts_leases, tidy=[engine.tidy]
         )
         self.duties = Duties(store.fleet, coordinator.worker_id, self.upkeep.duties(_duties_of(membership)))
-        self.crons = CronScheduler(
-            store.crons,
-            manager,
+        self.crons = scheduling(settings, store, manager)(
             look_every=_CRONS_EVERY,
             on_duty=partial(self.duties.holds, SCHEDULER),
             # Servers alone, which are few: whoever makes a cron asks one that has its agent.
             agents_on_duty=partial(self.upkeep.agents_on_duty, SCHEDULER) if membership.role == "server" else None,
-            configurable_headers=settings.server.configurable_headers,
-            keep_ends=partial(keep_ends, store.subscriptions) if settings.redact is None else None,
         )
         self.worker: FleetWorker | None = None
         self.supervisor: Supervisor | None = None

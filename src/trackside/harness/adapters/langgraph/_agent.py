@@ -311,11 +311,12 @@ class LangGraphAgent:
         saver = checkpointer_of(graph)
         self._check(run, saver)
         origin = await origin_of(run, graph)
-        if saver is not None and (thread := await thread_at_stop(run, graph)) is not None:
-            await note_attempt(saver, run.run_id, newest_place(run), at_stop=True)
-            return _RunState(GraphInput(None), ids_of(thread.values), origin, at_stop=thread)
-        tries_again = saver is not None and run.retry_of is not None
-        left = await left_unfinished(graph, run, newest_place(run), place_of(run, origin)) if tries_again else None
+        left = None
+        if saver is not None and run.retry_of is not None:
+            if (thread := await thread_at_stop(run, graph, saver, run.retry_of)) is not None:
+                await note_attempt(saver, run.run_id, newest_place(run), at_stop=True)
+                return _RunState(GraphInput(None), ids_of(thread.values), origin, at_stop=thread)
+            left = await left_unfinished(graph, run, newest_place(run), place_of(run, origin))
         if left is not None and saver is not None:
             origin = origin if left.is_origin else {}
             place = place_of(run, origin)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from langgraph.constants import TAG_HIDDEN
 from langgraph.types import StateSnapshot
 
-from trackside.harness.adapters.langgraph._graph import Graph, Pregel, Saver, checkpointer_of
+from trackside.harness.adapters.langgraph._graph import Graph, Pregel, Saver
 from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.adapters.langgraph._places import newest_place
 from trackside.harness.adapters.langgraph._threads import noted_at_stop
@@ -39,14 +39,13 @@ async def breakpoint_at(run: RunContext, graph: Graph) -> list[JsonObject]:
     return [{"id": checkpoint_id, "value": None, "next": list(snapshot.next), **stops}]
 
 
-async def thread_at_stop(run: RunContext, graph: Graph) -> StateSnapshot | None:
-    """The thread, if the attempt before this one had come to a breakpoint, of the graph or of one inside; None if not.
+async def thread_at_stop(run: RunContext, graph: Graph, saver: Saver, before: str) -> StateSnapshot | None:
+    """The thread, if the attempt `before` this one had come to a breakpoint, of the graph or of one inside; None if not.
 
     Such a graph must not be called: to LangGraph that would let it go past its stop. A run stops at each breakpoint that it
     comes to, so that is where it was if its last checkpoint is at one, whatever the log says of its end.
     """
-    saver = checkpointer_of(graph)
-    if saver is None or run.retry_of is None or (saved := await saver.aget_tuple(newest_place(run))) is None:
+    if (saved := await saver.aget_tuple(newest_place(run))) is None:
         return None
     thread = await look(graph, newest_place(run), subgraphs=True)
     if not thread.tasks:  # it was through
@@ -54,7 +53,7 @@ async def thread_at_stop(run: RunContext, graph: Graph) -> StateSnapshot | None:
     stops = _Stops(
         run.interrupt_before or graph.interrupt_before_nodes, run.interrupt_after or graph.interrupt_after_nodes
     )
-    if run.retry_of in noted_at_stop(saved) or await _stands(graph, saver, run.retry_of, thread, graph, stops):
+    if before in noted_at_stop(saved) or await _stands(graph, saver, before, thread, graph, stops):
         return thread
     return None
 
