@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from log_check import look_into
-from sqlalchemy import Connection
+from prepared_databases import make_old_tables
 
 from trackside.app.storage import Store, _schema
-from trackside.app.storage._backends import backend_at
 from trackside.testing import make_run
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -50,17 +47,7 @@ def filled(here: Run, tmp_path: Path) -> Run:
 
 def make_old(path: Path) -> None:
     """The tables of the first version, with an event in them."""
-    config = Config()
-    config.set_main_option("script_location", str(_schema._MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-
-    def upgrade(connection: Connection) -> None:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-
-    backend = backend_at(f"sqlite:///{path}", synchronous="NORMAL", busy_timeout=1.0)
-    backend.check_place(create=True)
-    backend.change(upgrade, is_needed=lambda: True)
+    make_old_tables(f"sqlite:///{path}", "0001")
     with closing(sqlite3.connect(path)) as database, database:
         columns = ("event_id", "run_id", "thread_id", "sequence", "event_type", "occurred_at", "payload", "position")
         values = ("e", "r", "t", 1, "run_started", "2026-01-31T09:30:00.000000Z", "{}", 7)

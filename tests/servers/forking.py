@@ -39,7 +39,6 @@ _USED_BY_AGENTS: Final = (
     "langgraph.types",
     "langchain_core.messages",
 )
-_USED_BY_EMPTY_DATABASES: Final = ("alembic.command", "alembic.ddl.postgresql", "alembic.ddl.sqlite", "mako.template")
 _USED_BY_TERMINALS: Final = ("rich._emoji_codes", "typer._adapters")
 _EXECUTABLE: Final = str(Path(sys.executable).with_name("trackside"))
 _MOST: Final = 1_000_000  # bytes of an order
@@ -158,7 +157,7 @@ def main() -> None:
 
 def import_everything() -> None:
     """What commands, servers and workers import by and by."""
-    for name in (*_USED_BY_AGENTS, *_USED_BY_EMPTY_DATABASES, *_USED_BY_TERMINALS):
+    for name in (*_USED_BY_AGENTS, *_USED_BY_TERMINALS):
         importlib.import_module(name)
     for name in _ROOMS:
         import_all_in(importlib.import_module(name))

@@ -1,14 +1,19 @@
-"""Databases with our tables and nothing in them."""
+"""Databases with our tables and nothing in them, also as older versions made them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
+from alembic import command
+from alembic.config import Config
 from postgres_server import RunningServer
 from raw_postgres import GONE, RawConnection
+from sqlalchemy import Connection
 
-from trackside.app.storage import Store
+from trackside.app.storage import Store, _schema
+from trackside.app.storage._backends import backend_at
 
 _SPENT_PAGES = 64  # of a table, above which removing its rows one by one would leave more behind than it saves
 
@@ -44,6 +49,21 @@ def make_tables(url: str) -> None:
             pass
 
     asyncio.run(make())
+
+
+def make_old_tables(url: str, revision: str, fill: Callable[[Connection], object] = lambda _: None) -> None:
+    """Make the tables of a version, step by step from those of the first, and put something there."""
+
+    def make(connection: Connection) -> None:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(_schema._MIGRATIONS))
+        config.set_main_option("path_separator", "os")
+        command.upgrade(config, revision)
+        fill(connection)
+
+    backend = backend_at(url, synchronous="NORMAL", busy_timeout=5.0)
+    backend.check_place(create=True)
+    backend.change(make, is_needed=lambda: True)
 
 
 class EmptiedDatabase:

@@ -15,6 +15,7 @@ from alembic.migration import MigrationContext
 from asyncpg import PostgresError
 from leading_address import LeadingAddress
 from postgres_server import PostgresServer, RunningServer
+from prepared_databases import make_old_tables
 from raw_postgres import RawConnection
 from sqlalchemy import Connection, text
 
@@ -183,33 +184,30 @@ async def test_an_empty_database_is_not_filled_by_one_who_only_looks(
     assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
 
 
-async def test_the_migrated_schema_is_the_declared_one(store: Store) -> None:
-    def differences(connection: Connection) -> list[object]:
-        return compare_metadata(MigrationContext.configure(connection), [metadata, server_metadata])
-
-    assert await store._readers.run(differences) == []
-
-
 def definitions(connection: Connection) -> set[tuple[object, ...]]:
     columns = """
-        SELECT table_name, column_name, data_type, is_nullable, column_default, collation_name
+        SELECT table_name, column_name, rank() OVER (PARTITION BY table_name ORDER BY ordinal_position), data_type,
+            is_nullable, column_default, is_identity, collation_name
         FROM information_schema.columns WHERE table_schema = 'public'"""
+    tables = """
+        SELECT relname, relkind, relpersistence, reloptions FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace"""
     indexes = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
     constraints = """
         SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
         WHERE connamespace = 'public'::regnamespace"""
-    found = {tuple(row) for query in (columns, indexes, constraints) for row in connection.execute(text(query))}
-    return {row for row in found if row[0] != "alembic_version"}
+    queries = (columns, tables, indexes, constraints, "SELECT version_num FROM alembic_version")
+    return {tuple(row) for query in queries for row in connection.execute(text(query))}
 
 
-async def test_columns_collations_indexes_and_constraints_are_the_declared_ones(
-    store: Store, postgres_url: str
-) -> None:
-    declared = PostgresBackend(PostgresDatabase.from_url(postgres_url))
-    await asyncio.to_thread(declared.change, metadata.create_all, is_needed=lambda: True)
-    await asyncio.to_thread(declared.change, server_metadata.create_all, is_needed=lambda: True)
+async def test_a_new_database_is_what_one_of_the_first_version_becomes(store: Store, postgres_url: str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        return compare_metadata(MigrationContext.configure(connection), [metadata, server_metadata])
 
-    assert await store._readers.run(definitions) == await asyncio.to_thread(declared.look, definitions)
+    await asyncio.to_thread(make_old_tables, postgres_url, "0001")
+    async with Store.open(postgres_url) as migrated:
+        assert await migrated._readers.run(differences) == []
+        assert await migrated._readers.run(definitions) == await store._readers.run(definitions)
 
 
 async def test_a_lock_that_another_holds_is_waited_for_only_so_long(url: str, database: RawConnection, script) -> None:

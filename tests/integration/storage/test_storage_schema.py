@@ -1,4 +1,4 @@
-"""The migrated schema is the declared one, comes with the package, and survives two processes that make it at once."""
+"""Tables that are made are those that older ones become; migrations come with the package; processes make tables at once."""
 
 import sqlite3
 import subprocess
@@ -12,6 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from prepared_databases import make_old_tables, make_tables
 from sqlalchemy import create_engine
 
 from trackside.app.storage import Store, _schema
@@ -20,26 +21,33 @@ from trackside.app.storage._tables import metadata
 ROOT = Path(__file__).parents[3]
 
 
-def statements(path: Path) -> set[str]:
-    """What made our tables and indexes, constraints, defaults and conditions included."""
+def statements(path: Path) -> set[tuple[str, str]]:
+    """What made tables and indexes, constraints, defaults, conditions and the order of columns included."""
     with closing(sqlite3.connect(path)) as connection:
-        made = connection.execute("SELECT tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-    return {" ".join(sql.split()) for table, sql in made if table in metadata.tables}
+        made = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    return {(name, " ".join(sql.split())) for name, sql in made}
 
 
-@pytest.mark.usefixtures("store")
-def test_the_migrated_schema_is_the_declared_one(url: str, path: Path, tmp_path: Path) -> None:
-    declared = tmp_path / "declared.db"
-    engine = create_engine(f"sqlite:///{declared}")
-    metadata.create_all(engine)
-    engine.dispose()
-    migrated = create_engine(url)
+def rows(path: Path, table: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+
+
+def test_a_new_database_is_what_one_of_the_first_version_becomes(path: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first.db"
+    make_old_tables(f"sqlite:///{first}", "0001")
+    for file in (first, path):
+        make_tables(f"sqlite:///{file}")
+    migrated = create_engine(f"sqlite:///{first}")
     with migrated.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     migrated.dispose()
 
     assert differences == []
-    assert statements(path) == statements(declared)
+    assert statements(path) == statements(first)
+    assert rows(path, "alembic_version") == rows(first, "alembic_version") == [(_schema.REVISIONS[-1],)]
+    # One counter is of an older version, and nobody looks at it any more.
+    assert rows(path, "counters") == [row for row in rows(first, "counters") if row[0] != "removals"] != []
 
 
 def test_the_listed_revisions_are_those_that_there_are() -> None:
@@ -88,9 +96,11 @@ def test_processes_that_make_one_database_at_once(url: str) -> None:
     assert [opener.returncode for opener in openers] == [0] * len(openers)
 
 
-async def test_opening_an_up_to_date_database_does_not_load_alembic(url: str) -> None:
-    async with Store.open(url):
-        pass
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_opening_a_database_that_is_new_or_up_to_date_does_not_load_alembic(url: str, is_new: bool) -> None:
+    if not is_new:
+        async with Store.open(url):
+            pass
     check = (
         OPEN.replace('print("ready", flush=True)\nsys.stdin.readline()\n', "") + "assert 'alembic' not in sys.modules"
     )

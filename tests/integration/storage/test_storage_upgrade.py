@@ -10,14 +10,12 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
+from prepared_databases import make_old_tables
 from sqlalchemy import Connection, column, insert, table, update
 
 from trackside.app.storage import PruneReport, Stats, Store, _schema
@@ -129,14 +127,9 @@ class OldDatabase:
         )
 
     def write(self, url: str, revision: str = "0001") -> None:
-        backend = backend_at(url, synchronous="FULL", busy_timeout=5)
-        backend.change(partial(self._write, revision), is_needed=lambda: True)
+        make_old_tables(url, revision, self._write)
 
-    def _write(self, revision: str, connection: Connection) -> None:
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", str(_schema._MIGRATIONS))
-        config.set_main_option("path_separator", "os")
-        command.upgrade(config, revision)
+    def _write(self, connection: Connection) -> None:
         for name, row in self.rows:
             connection.execute(insert(table(name, *map(column, row))).values(row))
         counters = table("counters", column("value"))

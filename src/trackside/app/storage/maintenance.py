@@ -45,10 +45,10 @@ class SchemaVersion:
 
     @property
     def steps(self) -> int:
-        """How many steps an upgrade has; 0 of tables that are up to date, or newer."""
+        """How many steps an upgrade has; 0 of tables that are up to date, or newer; to make them is one."""
         if self.is_newer:
             return 0
-        return len(REVISIONS) - (0 if self.found is None else REVISIONS.index(self.found) + 1)
+        return 1 if self.found is None else len(REVISIONS) - REVISIONS.index(self.found) - 1
 
 
 def schema_version(url: str) -> SchemaVersion:
