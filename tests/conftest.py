@@ -4,14 +4,18 @@ import faulthandler
 import gc
 import logging
 import os
+import ssl
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from forking import Forkery
+from httpx import create_ssl_context
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, RunningServer, running_at
 from prepared_databases import EmptiedDatabase, make_tables
@@ -120,6 +124,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{sum(costs.values()):.0f} s of CPU time, most of it in")
         for file in sorted(costs, key=costs.__getitem__, reverse=True)[:COSTS_SHOWN]:
             terminalreporter.write_line(f"{costs[file]:7.1f} s  {file}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_authorities() -> Iterator[None]:
+    """Have clients share the certificates of all authorities: each of thousands would read them for 15 ms, for nothing."""
+
+    @cache
+    def shared(*_: str | None) -> ssl.SSLContext:
+        return create_ssl_context()
+
+    def context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is True and cert is None and trust_env:
+            return shared(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        return create_ssl_context(verify, cert, trust_env)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", context)
+        yield
 
 
 @pytest.fixture(autouse=True)

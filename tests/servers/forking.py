@@ -32,13 +32,16 @@ from typing import IO, Any, Final, NoReturn, Self
 
 from strictness import STRICT
 
-_ROOMS: Final = ("trackside.app.cli", "trackside.app.engine", "trackside.app.server", "trackside.app.storage")
+_ROOMS: Final = tuple(
+    f"trackside.app.{room}" for room in ("cli", "dashboard", "engine", "server", "storage", "streams")
+)
 _USED_BY_AGENTS: Final = (
     "trackside.harness.adapters.langgraph",
     "langgraph.graph",
     "langgraph.types",
     "langchain_core.messages",
 )
+_USED_BY_SERVERS: Final = ("asyncpg", "genai_prices.data", "sqlalchemy.ext.asyncio", "structlog.dev", "uvloop")
 _USED_BY_TERMINALS: Final = ("rich._emoji_codes", "typer._adapters")
 _EXECUTABLE: Final = str(Path(sys.executable).with_name("trackside"))
 _MOST: Final = 1_000_000  # bytes of an order
@@ -157,7 +160,7 @@ def main() -> None:
 
 def import_everything() -> None:
     """What commands, servers and workers import by and by."""
-    for name in (*_USED_BY_AGENTS, *_USED_BY_TERMINALS):
+    for name in (*_USED_BY_AGENTS, *_USED_BY_SERVERS, *_USED_BY_TERMINALS):
         importlib.import_module(name)
     for name in _ROOMS:
         import_all_in(importlib.import_module(name))
