@@ -145,6 +145,18 @@ async def test_an_attempt_at_a_run_that_has_come_from_one_stop_to_the_next_stays
     assert payment.executed == ["plan"]
 
 
+async def test_another_attempt_at_a_run_that_was_refused_at_a_stop_is_refused_there_too(stage: Any, saver: Any) -> None:
+    graph = (payment := Payment()).sequence(checkpointer=saver, interrupt_before="*")
+    (before_plan,) = (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts
+    past_it: dict[str, Any] = {"command": {"resume": {before_plan["id"]: True}}}
+    await stage.play(graph, thread_id="t", **past_it)
+    refused = await stage.play(graph, thread_id="t", **past_it)
+    again = await retried(stage, graph, refused, **past_it)
+
+    assert [attempt.end["error_type"] for attempt in (refused, again)] == ["UnknownQuestionError"] * 2
+    assert payment.executed == ["plan"]
+
+
 async def test_an_attempt_stays_at_the_stop_beside_a_question_and_asks_it(stage: Any, saver: Any) -> None:
     async def ask(state: State) -> State:
         return {"notes": [interrupt("how much?")]}

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, TypedDict
 
 import httpx
+import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 from tests.integration.server.test_server_walk import keys_of
@@ -165,6 +166,44 @@ async def test_an_answer_is_given_once_more_to_no_other_question(serve_agents: A
     assert several == [{"run_id": failed["run_id"], "new_run_id": None, "error": one.json()["detail"]}]
     assert [each["value"] for each in state["interrupts"]] == ["Delete production?"]
     assert (of_graph.status_code, of_graph.json()["code"]) == (409, "asked-since")
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["at a stop", "at a question"])
+async def test_what_was_refused_lets_no_graph_go_on_past_its_next_stop_when_it_is_done_once_more(
+    serve_agents: Any, asks: bool
+) -> None:
+    executed: list[str] = []
+    busy, free = asyncio.Event(), asyncio.Event()
+
+    async def check(state: Said) -> Said:
+        if asks:
+            interrupt("check?")
+        busy.set()
+        await free.wait()
+        executed.append("check")
+        return {"said": "checked"}
+
+    async def pay(state: Said) -> Said:
+        executed.append("pay")
+        return {"said": "paid"}
+
+    builder = StateGraph(Said).add_sequence([("check", check), ("pay", pay)]).add_edge(START, "check")
+    graph = builder.compile(interrupt_before=["pay"] if asks else ["check", "pay"])
+    async with serve_agents({"graph": graph}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "graph", input={}, if_not_exists="create")
+        clicked = [(await runs.create(thread_id, "graph", command={"resume": True}))["run_id"] for _ in range(2)]
+        await busy.wait()
+        free.set()
+        for run_id in clicked:
+            await runs.join(thread_id, run_id)
+        again = (await http.post(f"/runs/{clicked[1]}/retry")).json()["run_id"]
+        await runs.join(thread_id, again)
+        ends = [(await runs.get(thread_id, run_id))["status"] for run_id in [*clicked, again]]
+        state = await served.client.threads.get_state(thread_id)
+
+    assert ends == ["success", "error", "error"]
+    assert (state["next"], executed) == (["pay"], ["check"])
 
 
 async def test_a_retry_that_asks_is_found_again_by_its_key(serve_agents: Any) -> None:

@@ -44,8 +44,8 @@ async def left_unfinished(
     """Whether another attempt at a run can go on from where the one before was, instead of beginning with its input.
 
     It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, or the stop that it is to
-    go on past, and nodes are to come. An answer is given again unless it has been used up: there is nothing open any more,
-    or something else.
+    go on past, and nodes are to come. With an answer it can also if all nodes of the step have finished, of which there is
+    no checkpoint yet. Anywhere else it is found out anew what an answer is to: it may be refused as the one before was.
     """
     saver = checkpointer_of(graph)
     saved = await saver.aget_tuple(newest) if saver is not None else None
@@ -59,7 +59,7 @@ async def left_unfinished(
     thread = await look(graph, newest if is_its else origin)
     left = bool(thread.tasks)  # also if all of a step have finished, and there is no checkpoint of that yet
     if run.resuming:
-        left = is_its or (left and not (thread.next and thread.interrupts))
+        left = is_its or (left and not thread.next)
     return LeftUnfinished(not is_its) if left else None
 
 
