@@ -209,6 +209,9 @@ async def test_input_whose_own_code_fails_is_the_runs_error_after_its_start(way:
         def content(self) -> str:
             raise RuntimeError("unreadable")
 
+        def model_dump(self) -> dict[str, Any]:
+            return {"type": self.type, "content": self.content}
+
     async with way(seen) as runs:
         result = await runs.run(agent, {"messages": [Broken()]})
     assert result.status is RunStatus.error

@@ -372,3 +372,72 @@ def test_human_messages_are_found_in_every_form_of_input(value: Any, contents: l
 
     assert [message["content"] for message in found] == contents
     assert all(message["type"] == "human" and message["id"] for message in found)
+
+
+class Column:
+    """As NumPy and pandas have them: it compares to a column, and has no truth."""
+
+    __hash__ = None
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __eq__(self, other: object) -> Any:
+        return Column(*(value == other for value in self.values))
+
+    def __bool__(self) -> bool:
+        raise ValueError("The truth value of a column is ambiguous.")
+
+
+class Table(Column):
+    """As pandas has it: its columns are attributes."""
+
+    type = Column("sale", "refund")
+    content = Column(1, 2)
+
+
+class Row:
+    """As pandas and ORMs have it: what it says of itself is in no form that a message has."""
+
+    type = "user"
+    content = "hello"
+
+
+class Expired:
+    """As ORMs have it when its session is closed."""
+
+    @property
+    def type(self) -> str:
+        raise RuntimeError("it is bound to no session")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Table(),
+        [Table()],
+        {"messages": Table()},
+        {"messages": [Table()]},
+        {"type": Column("human"), "content": "x"},
+        {"type": Column("human"), "role": "user", "content": "x"},
+        {"type": 5, "role": "user", "content": "x"},
+        {"role": Column("user"), "content": "x"},
+        FrameworkMessage(Column("human"), "x"),
+        (Column(1), Column(2)),
+        [(Column(1), Column(2)), (Column(3), "label")],
+        Row(),
+        Expired(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_only_looks_like_a_message_is_none_and_fails_nothing(value: Any) -> None:
+    assert human_messages(value) == []
+
+
+def test_what_a_message_contains_may_have_no_truth() -> None:
+    assert [
+        message["type"] for message in human_messages([("user", Column(1)), {"role": "user", "content": Column(2)}])
+    ] == [
+        "human",
+        "human",
+    ]

@@ -14,7 +14,7 @@ from trackside.harness.budget import Used
 from trackside.harness.calls import Call, CallKind, CallLog
 from trackside.harness.errors import InvalidCallError, InvalidUsageError, PayloadError
 from trackside.harness.ids import new_id
-from trackside.harness.payload import MAX_CHARS, MORE, canonical, whole
+from trackside.harness.payload import MAX_CHARS, MORE, canonical, is_object, whole
 from trackside.harness.ports import PriceList
 from trackside.harness.signatures import takes
 from trackside.harness.types import JsonObject
@@ -361,10 +361,17 @@ def _is_role_and_text(item: Any) -> bool:
 
 def _is_human(item: Any) -> bool:
     if isinstance(item, tuple) and len(item) == 2:
-        return _TYPE_OF_ROLE.get(str(item[0]), item[0]) == "human"
+        return _names_a_human(item[0])
+    if not is_object(item):
+        return False
     kind, role, content = _fields(item, "type", "role", "content")
-    kind = kind or role
-    return isinstance(kind, str) and _TYPE_OF_ROLE.get(kind, kind) == "human" and content is not None
+    if not isinstance(kind, str | None):  # a column of a table, say, whose truth nobody may ask for
+        return False
+    return _names_a_human(kind or role) and content is not None
+
+
+def _names_a_human(kind: Any) -> bool:
+    return isinstance(kind, str) and _TYPE_OF_ROLE.get(kind, kind) == "human"
 
 
 def _fields(item: Any, *names: str) -> list[Any]:

@@ -119,6 +119,11 @@ def whole(value: Any, *, path: str = "value") -> Json:
     return canonical(value, max_chars=WHOLE_CHARS, path=path)[0]
 
 
+def is_object(value: Any) -> bool:
+    """Whether it is an object in JSON: a mapping, a data class, or a model as Pydantic has them."""
+    return isinstance(value, Mapping) or _is_data(value) or _dump_of(value) is not None
+
+
 def copied(value: Any) -> Any:
     """The same in dicts, lists and tuples of its own, so that it stays what it is whatever somebody does to `value`.
 
@@ -341,11 +346,10 @@ class _Walk:
         return sorted(self.sequence(items, depth), key=repr)
 
     def object(self, value: Any, depth: int) -> Json:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if _is_data(value):
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
             return self.nested(value, depth, lambda _, deeper: self.mapping(fields, deeper))
-        dump = getattr(type(value), "model_dump", None)  # Pydantic's, and with it LangChain's messages
-        if callable(dump):
+        if (dump := _dump_of(value)) is not None:
             return self.nested(value, depth, lambda model, deeper: self.value(dump(model), deeper))
         if (number := _number_in(value)) is not None:
             return self.value(number, depth)
@@ -353,6 +357,16 @@ class _Walk:
             return self.nested(value, depth, self.sequence)
         text = repr(value)
         return self.text(text if len(text) <= _REPR_CHARS else f"{text[:_REPR_CHARS]}…")
+
+
+def _is_data(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _dump_of(value: Any) -> Callable[[Any], Any] | None:
+    """What makes plain data of a model of Pydantic's kind, as LangChain's messages are."""
+    dump = getattr(type(value), "model_dump", None)
+    return dump if callable(dump) else None
 
 
 def _number_in(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import functools
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,14 @@ async def test_any_other_json_reaches_the_agent_as_its_text_and_is_said_by_nobod
     heard: list[Any] = []
     outcome = await stage.play(Agent(answers("324 m", heard=heard)), {"tower": "Eiffel", "höhe": None})
     assert texts(heard[0]) == ['{"tower": "Eiffel", "höhe": null}']
+    assert outcome.humans == []
+
+
+@pytest.mark.parametrize("given", [([1], [2]), ({"a": 1}, "b")], ids=repr)
+async def test_a_pair_whose_first_part_is_no_text_is_no_message(stage: Any, given: Any) -> None:
+    heard: list[Any] = []
+    outcome = await stage.play(Agent(answers("well", heard=heard)), given)
+    assert texts(heard[0]) == [json.dumps(given)]
     assert outcome.humans == []
 
 

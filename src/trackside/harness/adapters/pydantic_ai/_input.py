@@ -81,10 +81,14 @@ def _messages_in(value: Any) -> list[JsonObject] | None:
 
 def _is_message(item: Any) -> bool:
     if isinstance(item, tuple):
-        return len(item) == 2 and item[0] in _ROLES and isinstance(item[1], str)
+        return len(item) == 2 and _is_role(item[0]) and isinstance(item[1], str)
     if isinstance(item, Mapping):
         return "content" in item and bool(_ROLES & {str(item.get("type")), str(item.get("role"))})
-    return getattr(item, "type", None) in _ROLES and hasattr(item, "content")
+    return _is_role(getattr(item, "type", None)) and hasattr(item, "content")
+
+
+def _is_role(name: Any) -> bool:
+    return isinstance(name, str) and name in _ROLES
 
 
 def _plain(item: Any) -> JsonObject:
