@@ -204,6 +204,24 @@ async def test_a_stream_comes_through_as_it_is_said_and_its_line_says_whose_it_w
     assert (line["principal"], line["status"], line.get("cut")) == ("ada", 200, None)
 
 
+async def test_what_middleware_puts_into_one_answer_is_in_no_other(database_url: str) -> None:
+    async def remembers(request: Request, call_next: Callable[[Request], Any]) -> Response:
+        answer: Response = await call_next(request)
+        if request.headers.get("x-remember"):
+            answer.set_cookie("session", "somebody's")
+        return answer
+
+    paths = ("/runs/stream", "/events/stream", "/ui/live", "/ui/subscription/live", "/ui/workers/live", "/ok")
+    guest = Starlette(middleware=[Middleware(BaseHTTPMiddleware, dispatch=remembers)])
+    async with served_with(guest, database_url) as (_, http, _):
+        for headers, cookies in (({"x-remember": "1"}, 1), ({}, 0)):
+            for path in paths:
+                asked = {"method": "POST", "json": RUN} if path == "/runs/stream" else {"method": "GET"}
+                async with http.stream(**asked, url=path, headers=headers) as answer:
+                    said = (answer.status_code, len(answer.headers.get_list("set-cookie")))
+                assert said == (200, cookies), path
+
+
 async def test_a_run_is_cancelled_when_the_client_goes_who_wanted_that(database_url: str, policy: type[Any]) -> None:
     for way in ("stream", "wait"):
         held = Held()

@@ -149,6 +149,8 @@ class _Passage:
         def noting(message: Any) -> Awaitable[None]:
             nonlocal is_begun
             is_begun = message["type"].startswith("http.") and not _is_last(message)
+            if message["type"] == "http.response.start":  # of which middleware makes what it likes
+                message["headers"] = list(message.get("headers", ()))
             sent: Awaitable[None] = send(message)
             return sent
 

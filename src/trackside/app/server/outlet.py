@@ -15,11 +15,11 @@ from trackside.app.server.responses import Receive, Send, encoded_headers
 
 logger = logging.getLogger("trackside.server")
 
-HEADERS: Final = [
+HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
-]
+)
 HEARTBEAT: Final = b": heartbeat\r\n\r\n"
 CLOSES: Final = b": the server closes this stream; the run may go on\r\n\r\n"
 _AT_ONCE: Final = 262_144
