@@ -328,6 +328,26 @@ async def test_code_of_a_run_asks_through_the_middleware_in_its_own_name(databas
         assert ("/threads/count", "ada") in seen
 
 
+async def test_code_of_a_run_asks_from_this_machine_and_its_streams_count_apart(database_url: str) -> None:
+    seen: list[Any] = []
+
+    async def noting(request: Request, call_next: Callable[[Request], Any]) -> Response:
+        assert request.client is not None
+        seen.append((request.url.path, request.client.host))
+        answer: Response = await call_next(request)
+        return answer
+
+    async def follow(input: Any) -> Any:
+        return [part.event async for part in get_client().runs.stream(None, "echo", input=input)]
+
+    guest = Starlette(middleware=[Middleware(BaseHTTPMiddleware, dispatch=noting)])
+    agents, access = {"echo": echo, "follow": follow}, AccessSettings(max_streams=1)
+    async with served_with(guest, database_url, agents, access=access) as (_, http, _):
+        answer = await http.post("/runs/stream", json={"assistant_id": "follow", "input": {"n": 1}})
+    assert '["metadata","values","end"]' in answer.text
+    assert seen == [("/runs/stream", "127.0.0.1")] * 2
+
+
 async def test_middleware_sees_what_the_guests_own_routes_fail_with_and_the_guest_as_the_app(database_url: str) -> None:
     apps: list[Any] = []
 

@@ -20,7 +20,13 @@ logger = logging.getLogger("trackside.server")
 
 _WAITED: Final = ("/wait", "/stream", "/join")
 """Ends of the paths at which somebody waits for a run: one that is started there needs no place beside its starter's."""
-_SAME: Final = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "root_path": "", "client": None}
+_SAME: Final = {
+    "type": "http",
+    "asgi": {"version": "3.0"},
+    "http_version": "1.1",
+    "root_path": "",
+    "client": ("127.0.0.1", 0),  # as a guest finds in each request: it is of this machine
+}
 
 
 class Within:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trackside.app.server.auth.authenticator import Authenticator, path_of
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.principal import ANYBODY, NOBODY, OURS, Asking, Principal, asking
+from trackside.app.server.principal import ANYBODY, NOBODY, OURS, WITHIN, Asking, Principal, asking
 from trackside.app.server.rates import Rate
 from trackside.app.server.responses import Receive, Scope, Send, failure_reply
 
@@ -85,7 +85,7 @@ def client_of(identity: str | None, scope: Scope) -> str:
     """What stands for a client where his requests are counted: who he is, else where they come from."""
     if identity is not None:
         return f"identity {identity}"
-    client = scope.get("client")
+    client = None if WITHIN in scope else scope.get("client")
     return f"address {client[0]}" if client else "address"
 
 
