@@ -448,6 +448,42 @@ async def test_filters_are_those_of_events_for_what_is_there_and_for_what_comes(
             task.cancel()
 
 
+async def test_what_comes_while_an_owner_is_looked_up_is_not_gone_past_for_want_of_its_agent(
+    pushed: Store, script
+) -> None:
+    hers, others = script(), script()
+    await pushed.threads_of(None).create(hers.thread_id, belongs_to="ada")
+    await pushed.append([hers.started()])
+    waiting = asyncio.ensure_future(anext(pushed.follow(after=1, agent="chat", owner="ada")))
+    while not waiters(pushed):
+        await asyncio.sleep(0)
+    await pushed.append([others.started()])
+
+    around_the_next_read(pushed, before=lambda: pushed.append([hers.completed()]))
+
+    async with asyncio.timeout(60):
+        assert (await waiting).position == 3
+
+
+async def test_what_is_wanted_is_not_held_up_by_others_that_go_on_without_end(pushed: Store, script) -> None:
+    hers = script()
+    await pushed.threads_of(None).create(hers.thread_id, belongs_to="ada")
+    await pushed.append([hers.started()])
+    follower = pushed.follow(owner="ada")
+    await take(follower, 1)
+    run = pushed._readers.run
+
+    async def among_others(read: Callable[..., Any]) -> Any:
+        found = await run(read)
+        await pushed.append([script().started()])
+        return found
+
+    pushed._readers.run = among_others  # type: ignore[method-assign]
+    await pushed.append([script().started(), hers.completed()])
+
+    assert await positions(follower, 1) == [3]
+
+
 def collect(follower: Follower) -> tuple[list[StoredEvent], asyncio.Task[None]]:
     """What a follower gives, as it comes."""
     seen: list[StoredEvent] = []

@@ -185,21 +185,24 @@ class EventFeed:
     async def first(self, cursor: int, wanted: EventFilter) -> tuple[StoredEvent | None, int]:
         """The first event that is here after the cursor and is wanted; and the position up to which all has been seen.
 
+        One of which it is not known whose it is, or of which agent, is not gone past before that was looked up.
+
         Raises:
-            StorageError: an agent could not be looked up.
+            StorageError: an agent or an owner could not be looked up.
         """
-        if wanted.agent is not None:
-            while self._recent.agents.unknown:
+        while self.holds(cursor):
+            stored = self._recent.first(cursor, wanted)
+            if stored is None:
+                return None, self._recent.end
+            if self._recent.is_known(stored, wanted):
+                return stored, stored.position
+            cursor = stored.position - 1
+            if wanted.agent is not None:
                 await self._learn_agents()
-        if wanted.owner is not None:
-            while unowned := self._recent.unowned(cursor):
-                self._recent.learn_owners(
-                    unowned, await self._readers.run(partial(_queries.owners_of, thread_ids=unowned))
-                )
-        if not self.holds(cursor):
-            return None, cursor
-        stored = self._recent.first(cursor, wanted)
-        return stored, self._recent.end if stored is None else stored.position
+            if wanted.owner is not None and (unowned := self._recent.unowned(cursor)):
+                found = await self._readers.run(partial(_queries.owners_of, thread_ids=unowned))
+                self._recent.learn_owners(unowned, found)
+        return None, cursor
 
     async def reach(self, cursor: int) -> int:
         """Where the log ends; if that seems to be before this position, it is read on, up to there at least.

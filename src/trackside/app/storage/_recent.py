@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -116,6 +116,10 @@ class RunAgents:
         """The runs that have to be looked up."""
         return [*self._unknown]
 
+    def knows(self, run_id: str) -> bool:
+        """Whether this run has not to be looked up."""
+        return run_id not in self._unknown
+
     def note(self, stored: StoredEvent) -> None:
         """An event of this run has come."""
         event = stored.event
@@ -212,15 +216,25 @@ class RecentEvents:
         return self.start <= cursor <= self.end
 
     def first(self, cursor: int, wanted: EventFilter) -> StoredEvent | None:
-        """The first event after a position that it holds which is wanted."""
+        """The first event after a position that it holds which is wanted, or of which that is not known yet."""
         if cursor == self.end:
             return None
         events, known, owners = self._events, self.agents.known, self._owners
         start = bisect_right(events, cursor, key=_position_of)
         if wanted.wants_all:
             return events[start] if start < len(events) else None
-        fits: Callable[[StoredEvent], bool] = lambda stored: wanted.fits(stored, known, owners)  # noqa: E731
-        return next(filter(fits, map(events.__getitem__, range(start, len(events)))), None)
+
+        def may_be_meant(stored: StoredEvent) -> bool:
+            return not self.is_known(stored, wanted) or wanted.fits(stored, known, owners)
+
+        return next(filter(may_be_meant, map(events.__getitem__, range(start, len(events)))), None)
+
+    def is_known(self, stored: StoredEvent, wanted: EventFilter) -> bool:
+        """Whether all is known that has to be known of an event's run and thread to say whether it is wanted."""
+        event = stored.event
+        return (wanted.agent is None or self.agents.knows(event.run_id)) and (
+            wanted.owner is None or event.thread_id in self._owners
+        )
 
     def unowned(self, cursor: int) -> list[str]:
         """The threads of events after a position whose owners have to be looked up. Only who asks for owners needs them."""
