@@ -10,6 +10,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, RemoveMessage
 from langgraph.types import Command, Send
 
+from trackside.harness.adapters.langgraph._changes import command_of
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
 from trackside.harness.adapters.langgraph._questions import OpenQuestions
 from trackside.harness.context import RunContext
@@ -39,8 +40,10 @@ class GraphInput:
     given_ids: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions) -> GraphInput:
+    def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions, *, has_changed: bool) -> GraphInput:
         """What `run` asks for, in the form that `graph` takes; `questions` are those that its thread waits for.
+
+        `has_changed` says that the thread has what its command changes, which is not brought again.
 
         Raises:
             InvalidSpecError: the command names something that the graph does not have, or answers what nobody asked, or it
@@ -50,10 +53,11 @@ class GraphInput:
             raise InvalidSpecError(field="input", value=run.input, why=_COMMAND_AS_INPUT)
         if not run.command:
             return cls._of_state(run.input, graph)
-        brought = cls._of_state(pairs_as_tuples(run.command.get("update")), graph)
-        update, goto = brought.value, _destinations(run.command.get("goto"), graph)
+        changes: Mapping[str, Any] = {} if has_changed else run.command
+        brought = cls._of_state(pairs_as_tuples(changes.get("update")), graph)
+        update, goto = brought.value, _destinations(changes.get("goto"), graph)
         if not run.resuming:
-            brought.value = Command(update=update, goto=goto)
+            brought.value = None if has_changed else command_of(run, update=update, goto=goto)
             return brought
         by_id = _answers_of(run, questions)
         # At a stop, where nobody asked anything, an answer lets it go on: given to the graph it would be the answer to what
@@ -62,7 +66,7 @@ class GraphInput:
         if questions.are_stale and len(by_id) == 1:
             resume = next(iter(by_id.values()))
         given = resume is not None or update is not None or goto
-        brought.value = Command(update=update, goto=goto, resume=resume) if given else None
+        brought.value = command_of(run, update=update, goto=goto, resume=resume) if given else None
         answers = [answer_message(answer) for answer in by_id.values()]
         brought.answers = [answer["content"] for answer in answers]
         brought.humans = [*answers, *brought.humans]

@@ -29,7 +29,7 @@ class OpenQuestions:
     same of the stop at which the thread stands.
 
     They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `answered` are the
-    ids of those beside them that have got their answers.
+    ids of those beside them that have got their answers, and of the stop past which the graph has gone to ask them.
     """
 
     ids: Mapping[str, str] = field(default_factory=dict)
@@ -64,9 +64,10 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     if ids and not is_stale and any(task.state is not None for task in waiting):
         inside = await look(graph, place, subgraphs=True)
         is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
-    waits_at = ids or _stop_in(thread)
+    stop = _stop_in(thread)
+    waits_at = ids or stop
     waits_at = {**waits_at, **{old: new for old, new in renamed.items() if new in waits_at}}
-    answered = asked_questions(pending) - waits_at.keys()
+    answered = (asked_questions(pending) | stop.keys()) - waits_at.keys()
     return OpenQuestions(waits_at, is_stale, answered) if ids else OpenQuestions(answered=answered, stops=waits_at)
 
 

@@ -43,17 +43,16 @@ async def left_unfinished(
 ) -> LeftUnfinished | None:
     """Whether another attempt at a run can go on from where the one before was, instead of beginning with its input.
 
-    It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, or the stop that it is to
-    go on past, and nodes are to come. With an answer it can also if all nodes of the step have finished, of which there is
-    no checkpoint yet. Anywhere else it is found out anew what an answer is to: it may be refused as the one before was.
+    It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, and nodes are to come.
+    With an answer it can also if all nodes of the step have finished, of which there is no checkpoint yet. Anywhere else it
+    is found out anew what an answer is to: it may be refused as the one before was.
     """
     saver = checkpointer_of(graph)
     saved = await saver.aget_tuple(newest) if saver is not None else None
     if saved is None:
         return None
     noted = (value for _, channel, value in saved.pending_writes or () if channel == _ATTEMPT)
-    is_its_stop = isinstance(run.resume, Mapping) and saved.checkpoint["id"] in run.resume
-    is_its = is_its_stop or run.retry_of in (saved.metadata.get("run_id"), *noted)
+    is_its = run.retry_of in (saved.metadata.get("run_id"), *noted)
     if not (is_its or run.resuming):
         return None
     thread = await look(graph, newest if is_its else origin)
