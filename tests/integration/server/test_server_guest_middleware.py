@@ -328,6 +328,55 @@ async def test_code_of_a_run_asks_through_the_middleware_in_its_own_name(databas
         assert ("/threads/count", "ada") in seen
 
 
+@pytest.mark.parametrize("access", ["none", "keys"])
+async def test_what_middleware_asks_itself_does_not_pass_it(database_url: str, access: Any) -> None:
+    seen: list[str] = []
+
+    class Suspending:
+        """Refuses whom an item of the store names. It looks before and behind the answer, and by a route of the guest's."""
+
+        def __init__(self, app: Any) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                seen.append(scope["path"])
+                assert len(seen) < 10, "it asks itself without end"
+                item = await get_client().store.get_item(("ada", "policy"), "tenant")
+                if item and item["value"]["suspended"] == HTTPConnection(scope).headers.get("x-tenant"):
+                    await JSONResponse({"detail": "suspended"}, 403)(scope, receive, send)
+                    return
+                await self._app(scope, receive, send)
+                assert await get_client().http.get("/around") == "around"
+            else:
+                await self._app(scope, receive, send)
+
+    async def around(request: Request) -> JSONResponse:
+        await get_client().threads.count()
+        return JSONResponse(request.app.state.name)
+
+    async def ask(input: Any) -> Any:
+        return await get_client().http.get("/around")
+
+    guest = Starlette(routes=[Route("/around", around)], middleware=[Middleware(Suspending)])
+    guest.state.name = "around"
+    settings = {"access": AccessSettings(auth=access), "server": ServerSettings() if access == "none" else AUTH_FIRST}
+    async with served_with(guest, database_url, {"ask": ask}, **settings) as (app, http, _):
+        http.headers["x-api-key"] = (await app.store.api_keys.create("laptop", owner="ada")).secret
+        assert (await http.post("/threads/count", json={})).status_code == 200
+        assert seen == ["/threads/count"]
+        seen.clear()
+        assert (await http.get("/around")).json() == "around"
+        answer = await http.post("/runs/wait", json={"assistant_id": "ask", "input": {}})
+        assert answer.json() == {"output": "around"}
+        asked = ["/around", "/threads/count", "/runs/wait", "/around", "/threads/count"]
+        assert seen == asked, "what its routes and runs ask does"
+        item = {"namespace": ["ada", "policy"], "key": "tenant", "value": {"suspended": "suspended"}}
+        assert (await http.put("/store/items", json=item)).status_code == 204
+        refused = await http.post("/threads/count", json={}, headers=SUSPENDED)
+        assert (refused.status_code, refused.json()) == (403, {"detail": "suspended"})
+
+
 async def test_code_of_a_run_asks_from_this_machine_and_its_streams_count_apart(database_url: str) -> None:
     seen: list[Any] = []
 

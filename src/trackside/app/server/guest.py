@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, BaseUser, UnauthenticatedUser
 
 from trackside.app.server.auth.handlers import User
-from trackside.app.server.principal import NOBODY, Principal
+from trackside.app.server.principal import NOBODY, Principal, guest_asking
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.harness.errors import TracksideError
 
@@ -66,17 +66,22 @@ class Guest:
         self._made = state
         self._has_middleware = isinstance(app, Starlette) and bool(app.user_middleware)
         if self._has_middleware:
-            _open(app)
+            self._bare = _open(app)
 
     def before(self, app: Any) -> Any:
-        """An app with the guest's middleware before it."""
+        """An app with the guest's middleware before it, but for what that middleware asks itself."""
 
         async def with_middleware(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
                 await app(scope, receive, send)
                 return
             scope[_STATE] = {**scope.get(_STATE, {}), **self._made}
-            await _Passage(app, scope, send).through(self._app, receive)
+            passage = _Passage(app, scope, send)
+            token = guest_asking.set(self)
+            try:  # what it asks itself it would ask without end
+                await passage.through(self._bare if token.old_value is self else self._app, receive)
+            finally:
+                guest_asking.reset(token)
 
         return with_middleware if self._has_middleware else app
 
@@ -89,11 +94,11 @@ class Guest:
         await self._app(scope, receive, send)
 
 
-def _open(app: Any) -> None:
+def _open(app: Any) -> Any:
     """Have what a request says of itself be behind the middleware of an app, else its routes. What its middleware is made of
-    is made once: what sees the lifespan sees the requests.
+    is made once: what sees the lifespan sees the requests. Returns the same app without that middleware.
     """
-    routes = app.router
+    routes, middleware = app.router, app.user_middleware
 
     async def behind(scope: Scope, receive: Receive, send: Send) -> None:
         await scope.get(_OURS, routes)(scope, receive, send)
@@ -101,8 +106,16 @@ def _open(app: Any) -> None:
     app.router = behind
     try:
         app.middleware_stack = app.build_middleware_stack()
+        app.user_middleware = []
+        handling_exceptions = app.build_middleware_stack()
     finally:
-        app.router = routes
+        app.router, app.user_middleware = routes, middleware
+
+    async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = app
+        await handling_exceptions(scope, receive, send)
+
+    return bare
 
 
 class _Passage:
@@ -117,6 +130,7 @@ class _Passage:
         self._scope = scope
         self._send = send
         self._task = asyncio.current_task()
+        self._asking_outside = guest_asking.get()
         self._is_sending = self._is_cut = self._is_given_up = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -154,9 +168,11 @@ class _Passage:
             sent: Awaitable[None] = send(message)
             return sent
 
+        token = guest_asking.set(self._asking_outside)
         try:
             await self._app(self._scope, receive, noting)
         finally:
+            guest_asking.reset(token)
             if is_begun:
                 self._is_cut = True
                 self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)

@@ -78,3 +78,8 @@ asking: Final[ContextVar[Asking | None]] = ContextVar("trackside_asking", defaul
 """The request that the calling code belongs to, if it is no run's."""
 
 keep_to_run(asking, None)
+
+guest_asking: Final[ContextVar[object]] = ContextVar("trackside_guest_asking", default=None)
+"""The guest whose middleware the calling code is, or answers a request of; None: it has to do with none."""
+
+keep_to_run(guest_asking, None)

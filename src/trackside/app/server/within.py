@@ -12,7 +12,7 @@ import httpx
 from starlette.applications import Starlette
 
 from trackside.app.server.preparing import user_in
-from trackside.app.server.principal import ANYBODY, OURS, WITHIN, Asking, Permission, Principal, asking
+from trackside.app.server.principal import ANYBODY, OURS, WITHIN, Asking, Permission, Principal, asking, guest_asking
 from trackside.app.server.responses import Scope
 from trackside.harness.context import RunContext, bind_run, current_run
 
@@ -91,8 +91,10 @@ class Within:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
+        guest = guest_asking.get()
         # A run is no run's but of one that waits for it, and nothing that a graph says within its nodes holds here.
         bind_run(current_run() if scope["path"].endswith(_WAITED) else None)
+        guest_asking.set(guest)
         principal = scope["trackside.principal"]
         asked = Asking(self.app, principal, is_somebodys=principal is not ANYBODY)
         asking.set(asked)
