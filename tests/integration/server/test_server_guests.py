@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import httpx
 import pytest
 from langgraph_sdk import get_client
 from running_server import serving
 from starlette.applications import Starlette
-from starlette.authentication import requires
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser, requires
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from trackside.app.server.guest import living
-from trackside.app.settings import AccessSettings, Settings
+from trackside.app.settings import AccessSettings, ServerSettings, Settings
 from trackside.app.wiring import App, open_app
+from trackside.harness import current_run
 
 DIALECTS = ("sqlite",)
 
@@ -148,3 +151,65 @@ async def test_a_guests_route_finds_the_ways_to_its_others_and_its_own_app(
         guest.add_middleware(BaseHTTPMiddleware, dispatch=passed)
     async with served_with(guest, {"echo": echo}, database_url) as (_, http):
         assert (await http.get("/ways/there")).json() == ["/ways/here", "guest"]
+
+
+@pytest.mark.parametrize("order", ["middleware_first", "auth_first"])
+@pytest.mark.parametrize("auth", ["none", "keys"])
+async def test_whom_the_guests_own_authentication_knows_its_routes_see(
+    database_url: str, auth: Any, order: Any
+) -> None:
+    class Staff(AuthenticationBackend):
+        @override
+        async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+            name = conn.cookies.get("staff")
+            return None if name is None else (AuthCredentials(["staff"]), SimpleUser(name))
+
+    async def signed_in(request: Request) -> JSONResponse:
+        return JSONResponse([request.user.display_name, request.user.is_authenticated, request.auth.scopes])
+
+    async def ask(input: Any) -> Any:
+        run = current_run()
+        assert run is not None
+        return [run.owner, await get_client().http.get("/signed-in", headers={"cookie": "staff=bob"})]
+
+    bob, nobody = ["bob", True, ["staff"]], ["", False, []]
+    routes, middleware = [Route("/signed-in", signed_in)], [Middleware(AuthenticationMiddleware, backend=Staff())]
+    guest = Starlette(routes=routes, middleware=middleware)
+    settings = {"access": AccessSettings(auth=auth), "server": ServerSettings(middleware_order=order)}
+    async with served_with(guest, {"ask": ask}, database_url, **settings) as (app, http):
+        http.headers["x-api-key"] = (await app.store.api_keys.create("laptop", owner="ada")).secret
+        assert (await http.get("/signed-in", headers={"cookie": "staff=bob"})).json() == bob
+        assert (await http.get("/signed-in")).json() == nobody
+        asked = await http.post("/runs/wait", json={"assistant_id": "ask"}, headers={"cookie": "staff=bob"})
+        assert asked.json() == {"output": ["ada" if auth == "keys" else None, bob]}, "the API asks for the key"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+async def test_whom_others_know_is_found_out_anew_each_time_that_middleware_asks(
+    database_url: str, copied: bool
+) -> None:
+    keys: list[str] = []
+
+    class Twice:
+        def __init__(self, app: Any) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def drop(message: Any) -> None:
+                pass
+
+            scope = {**scope} if copied else scope
+            for key, said in zip(keys, (drop, send), strict=False):
+                scope["headers"] = [(b"host", b"localhost"), (b"x-api-key", key.encode())]
+                await self._app(scope, receive, said)
+
+    settings = Settings(database_url=database_url, access=AccessSettings(auth="keys"))
+    guest = Starlette(routes=[Route("/me", me)], middleware=[Middleware(Twice)])
+    async with open_app(settings, {"echo": echo}) as app, living(guest, name="guest") as one:
+
+        async def around(scope: Any, receive: Any, send: Any) -> None:
+            await app.asgi_before(one)({**scope, "user": SimpleUser("around"), "auth": None}, receive, send)
+
+        keys += [(await app.store.api_keys.create("laptop", owner=name)).secret for name in ("ada", "bob")]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(around), base_url="http://localhost") as http:
+            assert (await http.get("/me")).json() == ["bob", "bob", True, None, ["run"]]

@@ -22,6 +22,8 @@ _STATE: Final = "state"
 _PATIENCE: Final = 5.0  # seconds in which a client has to take what there was of an answer that we have cut off
 _OURS: Final = "trackside.behind_guest"
 """In the scope of a request in a guest's middleware: what is behind that instead of the guest's own routes."""
+_KNOWN: Final = "trackside.introduced"
+"""In the same: what `user` and `auth` were before it, and what we have made of them since. Else it is that middleware's."""
 
 
 class GuestError(TracksideError, code="guest-app"):
@@ -29,16 +31,26 @@ class GuestError(TracksideError, code="guest-app"):
 
 
 class Introducing:
-    """An ASGI middleware that says who asks as Starlette's authentication does: `request.user` and `request.auth`."""
+    """An ASGI middleware that says who asks as Starlette's authentication does: `request.user` and `request.auth`. What a
+    guest's middleware has said of that holds, whether it stands before this one or behind.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal = scope.get("trackside.principal", NOBODY)
-        scope["user"] = _user_of(principal)
-        scope["auth"] = AuthCredentials(principal.user.get("permissions", ()))
+        known: list[Any] = scope.setdefault(_KNOWN, _said_in(scope))
+        introduced = {"user": _user_of(principal), "auth": AuthCredentials(principal.user.get("permissions", ()))}
+        for name, value in introduced.items():
+            if any(scope.get(name) is each for each in known):
+                scope[name] = value
+                known.append(value)
         await self._app(scope, receive, send)
+
+
+def _said_in(scope: Scope) -> list[Any]:
+    return [None, scope.get("user"), scope.get("auth")]
 
 
 class _Unknown(UnauthenticatedUser):
@@ -137,6 +149,7 @@ class _Passage:
     async def through(self, guest: Any, receive: Receive) -> None:
         """Have it answered."""
         self._scope[_OURS] = self._answer
+        self._scope[_KNOWN] = _said_in(self._scope)
         try:
             await guest(self._scope, receive, self._say)
         except asyncio.CancelledError:
