@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -110,6 +111,30 @@ def test_a_message_that_comes_alone_is_a_part_of_both_modes() -> None:
         ("messages", "messages/complete"),
     ]
     assert json.loads(frames[0].data) == [message, {}]
+
+
+@dataclass
+class FrameworkMessage:
+    """As LangChain has it: not a mapping."""
+
+    content: str
+    type: str = "ai"
+    id: str = "m"
+
+
+@pytest.mark.parametrize(
+    "given", [FrameworkMessage("hello"), (FrameworkMessage("hello"), {"node": "n"})], ids=["alone", "pair"]
+)
+def test_a_framework_s_message_is_said_as_one_that_is_plain(given: Any) -> None:
+    plain = {"content": "hello", "type": "ai", "id": "m"}
+    hub = StreamHub()
+    hub.publish("object", "messages", given)
+    hub.publish("plain", "messages", (plain, {"node": "n"}) if isinstance(given, tuple) else plain)
+    said, expected = (
+        [(frame.mode, frame.event, frame.data) for frame in hub.read(run).take()] for run in ("object", "plain")
+    )
+    assert said == expected
+    assert ("messages", "messages/complete") in [(mode, event) for mode, event, _ in said]
 
 
 def test_the_names_of_what_is_added_up_say_nothing_of_agents_inside() -> None:

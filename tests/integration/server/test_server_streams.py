@@ -7,11 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
@@ -447,6 +450,23 @@ async def test_a_message_of_a_function_is_there_in_both_modes(serve_agents: Any)
     message = {"type": "ai", "content": "hello", "id": "m1"}
     assert tuples[1:-1] == [("messages", [message, {}])]
     assert cumulative[1:-1] == [("messages/metadata", {"m1": {"metadata": {}}}), ("messages/complete", [message])]
+
+
+async def test_what_a_function_passes_on_of_a_model_is_there_in_each_mode(serve_agents: Any) -> None:
+    model = GenericFakeChatModel(messages=cycle([AIMessage("hello there")]))
+
+    async def passing_on(input: Any, run: RunContext) -> None:
+        for mode in run.stream_modes:
+            async for piece in model.astream("hi"):
+                run.send(piece if run.input == "alone" else (piece, {"node": "n"}), mode)
+
+    async with serve_agents({"passing_on": passing_on}) as served:
+        runs = served.client.runs
+        for given in ("alone", "pair"):
+            grown = await parts(runs.stream(None, "passing_on", input=given, stream_mode="messages"))
+            pieces = await parts(runs.stream(None, "passing_on", input=given, stream_mode="messages-tuple"))
+            assert [data[0]["content"] for event, data in grown if event == "messages/partial"][-1] == "hello there"
+            assert [event for event, _ in pieces].count("messages") >= 3
 
 
 async def test_a_thread_is_followed_over_its_runs(serve_agents: Any) -> None:

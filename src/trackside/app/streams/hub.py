@@ -15,7 +15,7 @@ from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.streams.live_messages import answers_in, end_as_said, weight_of
 from trackside.app.streams.thread_feed import FeedLimits, Start, ThreadFeed, ThreadFeeds
-from trackside.harness.payload import json_bytes
+from trackside.harness.payload import is_object, json_bytes, whole
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunRecord, RunSpec
 
@@ -432,6 +432,9 @@ class StreamHub:
 
 
 def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> None:
+    message, _ = pair_of(piece)
+    if not isinstance(message, Mapping) and is_object(message):  # as a framework has it, which a function passes on
+        piece = whole(piece)
     if isinstance(piece, Mapping):
         channel.say(_TUPLES, _named(_MESSAGES, namespace), json_bytes(pair_of(piece)), namespace, b"")
     channel.steps = channel.steps or MessageSteps()
