@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from agents import Agent, GuardrailFunctionOutput, RunHooks, Runner, function_tool, input_guardrail, output_guardrail
+from agents.sandbox import SandboxAgent, SandboxRunConfig
+from agents.sandbox.capabilities import Shell
+from agents.sandbox.sandboxes.unix_local import UnixLocalSandboxClient
 from tests.contract.ways_to_run import virtual
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 
@@ -351,3 +354,33 @@ async def test_a_run_whose_output_cannot_be_shown_ends_there_and_not_at_its_own_
         result = await (await manager.start(RunSpec(agent, "go"))).result()
     assert result.status is RunStatus.error
     assert "unreadable" in str(result.error)
+
+
+@pytest.mark.parametrize("ending", [RunStatus.error, RunStatus.cancelled])
+async def test_a_run_ends_before_the_processes_that_it_has_started_in_its_callers_sandbox(ending: RunStatus) -> None:
+    place = Place()
+
+    async def turn(items: list[Any]) -> str:
+        place.reached.set()
+        if ending is RunStatus.error:
+            raise ConnectionError("the model is away")
+        return str(await place())
+
+    start = Calls(
+        "exec_command", {"cmd": "until [ -e done ]; do sleep 0.1; done", "yield_time_ms": 300, "login": False}
+    )
+    agent = SandboxAgent(name="dev", model=ScriptedModel(start, turn), capabilities=[Shell()])
+    async with await UnixLocalSandboxClient().create() as session:
+        before = asyncio.all_tasks()
+        async with RunManager() as manager, asyncio.timeout(30):
+            spec = RunSpec(agent, "start the server", config={"sandbox": SandboxRunConfig(session=session)})
+            handle = await manager.start(spec)
+            await place.reached.wait()
+            if ending is RunStatus.cancelled:
+                await handle.cancel()
+            result = await handle.result()
+        reading = asyncio.all_tasks() - before
+        await session.exec("touch done")
+        await asyncio.wait(reading)
+    assert result.status is ending
+    assert not any(task.cancelled() for task in reading), "what the process writes is read until it ends"

@@ -32,11 +32,12 @@ from trackside.harness.failures import line_of
 from trackside.harness.payload import whole
 
 _SDK = f"{Path(agents.__file__).parent}/"
-_CONNECTIONS = f"{_SDK}mcp/"  # the servers' connections outlive runs
+_OUTLIVING = (f"{_SDK}mcp/", f"{_SDK}sandbox/sandboxes/", f"{_SDK}extensions/sandbox/")
+"""Whose tasks outlive runs: servers' connections, and the processes of a sandbox's session, which ends them with itself."""
 
 
 async def see_through(result: RunResultStreaming, take: Callable[[StreamEvent], None], recorder: UsageRecorder) -> None:
-    """Hand over what a run streams until it ends; however it ends, nothing of the SDK's runs any more afterwards.
+    """Hand over what a run streams until it ends; however it ends, nothing of the SDK's runs for it any more afterwards.
 
     Raises:
         asyncio.CancelledError: this was cancelled, and the run has stopped.
@@ -72,7 +73,7 @@ async def _all_ended(recorder: UsageRecorder) -> None:
 def _is_of_sdk(task: asyncio.Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
     path = getattr(code, "co_filename", "")
-    return path.startswith(_SDK) and not path.startswith(_CONNECTIONS)
+    return path.startswith(_SDK) and not path.startswith(_OUTLIVING)
 
 
 def as_raised(error: BaseException) -> BaseException:
