@@ -5,12 +5,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.contract.ways_to_run import required, virtual
 
 from trackside.harness import (
     AgentResult,
+    CallbackObserver,
     ClosesItselfError,
+    LifecycleEventType,
     RunContext,
     RunHandle,
+    RunLifecycleEvent,
     RunManager,
     RunSpec,
     RunStatus,
@@ -18,6 +22,10 @@ from trackside.harness import (
     current_run,
     run_agent,
 )
+
+
+async def sleeps(input: Any) -> None:
+    await asyncio.sleep(100)
 
 
 async def to_the_end(run: RunHandle) -> None:
@@ -298,6 +306,56 @@ async def test_a_run_that_waits_for_itself_hears_that_this_would_be_for_ever() -
         result = await (await manager.start(RunSpec("waits"))).result()
         assert result.status is RunStatus.error
         assert "which is itself" in str(result.error)
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["its own run", "the run that has called its run in place"])
+@virtual
+async def test_an_observer_that_waits_for_the_run_it_stops_hears_that_this_waits_for_the_observer(
+    in_place: bool,
+) -> None:
+    heard: list[str] = []
+
+    async def guards(event: RunLifecycleEvent) -> None:
+        if event.event_type is LifecycleEventType.HUMAN_MESSAGE:
+            with pytest.raises(WaitsForItselfError, match="before run 'guarded', which is itself"):
+                await manager.cancel("guarded", wait=True)
+            heard.append(event.run_id)
+
+    async def calls(input: Any) -> None:
+        await run_agent(sleeps, "forbidden", observer=guards)
+
+    async with RunManager(observers=[] if in_place else [required(CallbackObserver(guards))]) as manager:
+        run = await manager.start(RunSpec(calls if in_place else sleeps, "forbidden", run_id="guarded"))
+        result = await run.result()
+    assert (result.status, result.error) == (RunStatus.cancelled, None)
+    assert len(heard) == 1
+
+
+@virtual
+async def test_what_a_run_does_not_wait_for_when_it_is_stopped_may_wait_for_its_end() -> None:
+    ends: dict[str, RunStatus] = {}
+
+    async def stops(run_id: str) -> None:
+        ends[run_id] = (await manager.cancel(run_id, wait=True)).status
+
+    async def watches(event: RunLifecycleEvent) -> None:
+        if event.event_type is LifecycleEventType.HUMAN_MESSAGE and event.payload["message"]["content"] == "forbidden":
+            await stops(event.run_id)
+
+    async def lets_be(input: Any, run: RunContext) -> None:
+        beside = asyncio.create_task(stops(run.run_id))
+        await asyncio.sleep(100)
+        await beside
+
+    async def awaits(input: Any, run: RunContext) -> None:
+        await asyncio.create_task(stops(run.run_id))
+
+    async with RunManager(observers=[watches]) as manager:
+        stopped = {"buffered": (sleeps, "forbidden"), "beside": (lets_be, "x"), "awaited": (awaits, "x")}
+        for run_id, (agent, asked) in stopped.items():
+            run = await manager.start(RunSpec(agent, asked, run_id=run_id))
+            assert (await run.result()).status is RunStatus.cancelled
+    assert ends == dict.fromkeys(("buffered", "beside"), RunStatus.cancelled), "the third is cancelled with its run"
 
 
 async def test_an_agent_that_waits_for_its_manager_to_close_hears_that_this_waits_for_the_agent() -> None:

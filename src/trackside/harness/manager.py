@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Self
@@ -300,6 +299,7 @@ class RunManager:
         Raises:
             UnknownRunError: there is no such run.
             InvalidSpecError: there is no such action.
+            WaitsForItselfError: an observer would wait for a run that waits for it. The run stops, as it was asked to.
         """
         action = member(CancelAction, action, "action")
         check_run_id(run_id)
@@ -313,8 +313,7 @@ class RunManager:
             asking.add_done_callback(_say_if_failed)  # which nobody else is there for any more
             raise
         if wait and execution is not None:
-            with suppress(NoResultHereError):  # it is another manager's by now
-                await execution.outcome.wait()
+            await self._runs.waits.end_of(execution.worker.record, execution.outcome)
         return await self.get(run_id)
 
     def abandon(self, run_id: str, reason: str) -> None:

@@ -53,6 +53,15 @@ class Outcome:
             self._waiters.remove(waiter)
             raise
 
+    async def over(self) -> None:
+        """Wait until there is a result, or it is known that there will be none here.
+
+        Raises:
+            ManagerLoopError: as `wait`.
+        """
+        with suppress(NoResultHereError):
+            await self.wait()
+
     def resolve(self, result: RunResult) -> bool:
         """Tell everybody; False if they were told before, for the first result counts."""
         if self.result is not None:
@@ -75,8 +84,7 @@ class Outcome:
 async def all_done(outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[None]]) -> None:
     """Wait until every run has a result, or will have none here, and every task has ended."""
     for outcome in outcomes:
-        with suppress(NoResultHereError):
-            await outcome.wait()
+        await outcome.over()
     if tasks:
         await asyncio.wait(tasks)
 

@@ -63,6 +63,22 @@ class Waits:
         with self._under_way(_Wait(own, awaited, outcome, call_in_line())):
             return await outcome.wait()
 
+    async def end_of(self, stopped: RunRecord, outcome: Outcome) -> None:
+        """Wait until a run that was asked to stop has ended, or goes on elsewhere.
+
+        What waits in its agent is cancelled with that, and what it lets be is in nobody's way. An observer's call is waited
+        for to the end.
+
+        Raises:
+            WaitsForItselfError: the calling code is such a call, for which this run waits.
+            ManagerLoopError: as `Outcome.wait`.
+        """
+        if call_in_line() is not None and not outcome.settled:
+            own = self._caller()
+            if own is not None and own.record.run_id == stopped.run_id:
+                raise WaitsForItselfError(run_id=stopped.run_id, awaited=stopped.run_id, who="itself")
+        await outcome.over()
+
     def followed[T](self, parts: AsyncIterator[T], said_by: RunRecord, outcome: Outcome) -> AsyncIterator[T]:
         """What a run says, for the calling code, which waits for that run as long as there is nothing to be had of it.
 
