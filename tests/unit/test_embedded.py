@@ -239,6 +239,45 @@ async def test_what_a_run_left_behind_may_have_its_thread_when_it_has_ended() ->
     assert (await left[0]).output == "after"
 
 
+@pytest.mark.parametrize("managed", [False, True], ids=["run_agent", "RunManager"])
+@virtual
+async def test_what_a_run_left_behind_itself_may_have_its_thread_when_it_has_ended(managed: bool) -> None:
+    left: list[asyncio.Task[RunResult]] = []
+    ended = asyncio.Event()
+
+    async def follows_up() -> RunResult:
+        with pytest.raises(ThreadBusyError):
+            await run_agent(echo, "before", thread_id="t")
+        await ended.wait()
+        return await run_agent(echo, "after", thread_id="t")
+
+    async def leaves(input: Any) -> None:
+        left.append(asyncio.create_task(follows_up()))
+        await asyncio.sleep(1)
+
+    if managed:
+        async with RunManager() as manager:
+            await (await manager.start(RunSpec(leaves, thread_id="t"))).result()
+    else:
+        await run_agent(leaves, thread_id="t")
+    ended.set()
+    assert (await left[0]).output == "after"
+
+
+@virtual
+async def test_an_observer_that_hears_of_the_end_may_have_the_thread_when_the_run_has_ended() -> None:
+    titles: list[Any] = []
+
+    async def follows_up(event: RunLifecycleEvent) -> None:
+        if event.event_type is LifecycleEventType.RUN_COMPLETED:
+            await asyncio.sleep(1)
+            titles.append((await run_agent(echo, "a title", thread_id=event.thread_id)).output)
+
+    async with RunManager(observers=[follows_up]) as manager:
+        await (await manager.start(RunSpec(echo, thread_id="t"))).result()
+    assert titles == ["a title"]
+
+
 @virtual
 async def test_an_id_is_taken_also_after_the_end_of_its_run_until_many_others_have_ended() -> None:
     going_on = asyncio.Event()

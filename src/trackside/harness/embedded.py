@@ -191,7 +191,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
         depth=depth_below(parent),
         on_released=embedded.on_released,
     )
-    if parent is not None and parent.thread_id == record.thread_id:
+    if parent is not None and not parent.is_closed and parent.thread_id == record.thread_id:
         raise ThreadBusyError(thread_id=record.thread_id, run_id=parent.run_id)  # it would wait for itself
     above = _above.get()
     if (holder := above.get(record.thread_id)) is not None and await _goes_on(holder, services):
