@@ -219,6 +219,54 @@ async def test_a_run_whose_thread_a_run_above_it_holds_is_refused_instead_of_wai
     assert (await run_agent(nested(levels, thread_id="other"), "x", thread_id="t")).output == "x"
 
 
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("in_place", [False, True], ids=["by themselves", "by what they call"])
+@virtual
+async def test_of_runs_that_call_each_others_threads_the_last_is_refused_and_none_waits_for_ever(
+    size: int, in_place: bool
+) -> None:
+    all_begun = asyncio.Barrier(size)
+
+    async def asks(thread_id: str) -> Any:
+        try:
+            return (await run_agent(echo, "an answer", thread_id=thread_id)).output
+        except ThreadBusyError as exc:
+            return exc.details
+
+    async def calls(place: int) -> Any:
+        await all_begun.wait()
+        await asyncio.sleep(size - place)  # whoever has the first thread calls last, behind all others
+        other = f"t{(place + 1) % size}"
+        return (await run_agent(asks, other)).output if in_place else await asks(other)
+
+    first, second, *others = await asyncio.gather(*(run_agent(calls, i, thread_id=f"t{i}") for i in range(size)))
+    assert first.output == {"thread_id": "t1", "run_id": second.run_id}
+    assert [result.output for result in (second, *others)] == ["an answer"] * (size - 1)
+
+
+@virtual
+async def test_a_run_whose_turn_does_not_come_as_its_task_was_cancelled_is_in_nobodys_way() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def calls(input: Any) -> Any:
+        call = asyncio.create_task(run_agent(echo, thread_id="there", run_id="waits"))
+        await begun.wait()
+        next(task for task in asyncio.all_tasks() if task.get_name() == "trackside-run-waits").cancel()
+        await asyncio.wait({call})
+        cancelled.set()
+        await asyncio.sleep(1)
+        return "goes on"
+
+    async def is_called(input: Any) -> Any:
+        await asyncio.sleep(1)
+        begun.set()
+        await cancelled.wait()
+        return (await run_agent(echo, "its turn", thread_id="here")).output
+
+    runs = (run_agent(is_called, thread_id="there"), run_agent(calls, thread_id="here"))
+    assert [run.output for run in await asyncio.gather(*runs)] == ["its turn", "goes on"]
+
+
 @virtual
 async def test_what_a_run_left_behind_may_have_its_thread_when_it_has_ended() -> None:
     left: list[asyncio.Task[RunResult]] = []
@@ -368,7 +416,7 @@ def test_nothing_is_kept_of_runs_that_have_ended(seed: int) -> None:
         await asyncio.wait(tasks)
         shared = embedded_module._embedded[asyncio.get_running_loop()]
         coordinator = shared.services.coordinator
-        assert shared._turns == {}
+        assert shared._turns == shared._awaited == {}
         assert coordinator._runs == coordinator._threads == {}  # type: ignore[attr-defined]
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any, override
+from typing import Any, NamedTuple, override
 from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
@@ -27,7 +26,7 @@ from trackside.harness.payload import whole
 from trackside.harness.ports import PriceList, SystemClock
 from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.services import Services
-from trackside.harness.types import AgentLimits, CancelMode, RunSpec, RunStatus
+from trackside.harness.types import AgentLimits, CancelMode, RunRecord, RunSpec, RunStatus
 from trackside.harness.worker import RunWorker
 
 
@@ -43,30 +42,61 @@ class _UnheardStream(MemoryStream):
         pass
 
 
+class _Turn(NamedTuple):
+    comes: asyncio.Future[None]
+    above: frozenset[str]
+    """The runs that wait for the one whose turn it is."""
+
+
 class _Embedded:
     """What the runs of one event loop share: who is on which thread, and what wakes those that wait their turn."""
 
     def __init__(self) -> None:
         clock = SystemClock()
-        self.services = Services(
-            coordinator=MemoryCoordinator(clock=clock), stream=_UnheardStream(), states=_states, clock=clock
-        )
-        self._turns: dict[str, asyncio.Future[None]] = {}
+        coordinator = MemoryCoordinator(clock=clock)
+        self.services = Services(coordinator=coordinator, stream=_UnheardStream(), states=_states, clock=clock)
+        self._holder = coordinator.holder
+        self._turns: dict[str, _Turn] = {}
+        self._awaited: dict[str, dict[str, str]] = {}
+        """By the run above: the runs whose turn has to come before it can end, and the thread of each."""
 
-    def turn_of(self, run_id: str) -> asyncio.Future[None]:
-        """Done as soon as the run may be claimed."""
-        turn = self._turns[run_id] = asyncio.get_running_loop().create_future()
-        return turn
+    async def check_turn(self, thread_id: str, above: frozenset[str]) -> None:
+        """See that a run for which those `above` it wait would not wait on this thread for one of these.
+
+        Raises:
+            ThreadBusyError: one of these has the thread, or has to end before whoever has it can.
+        """
+        holder = await self._holder(thread_id)
+        seen, needed = set[str](), [holder]
+        while needed:
+            if (run_id := needed.pop()) is None or run_id in seen:
+                continue
+            if run_id in above:
+                raise ThreadBusyError(thread_id=thread_id, run_id=holder)
+            seen.add(run_id)
+            needed += [await self._holder(thread) for thread in {*self._awaited.get(run_id, {}).values()}]
+
+    def turn_of(self, run: RunRecord, above: frozenset[str]) -> asyncio.Future[None]:
+        """Done as soon as the run may be claimed, for which those `above` it wait."""
+        turn = self._turns[run.run_id] = _Turn(asyncio.get_running_loop().create_future(), above)
+        for waits in above:
+            self._awaited.setdefault(waits, {})[run.run_id] = run.thread_id
+        return turn.comes
 
     def on_released(self, run_id: str) -> None:
         """A thread was given back; this run is next."""
-        turn = self._turns.pop(run_id, None)
-        if turn is not None and not turn.done():
-            turn.set_result(None)
+        if (turn := self._turns.pop(run_id, None)) is None:
+            return
+        for waits in turn.above:
+            del self._awaited[waits][run_id]
+            if not self._awaited[waits]:
+                del self._awaited[waits]
+        if not turn.comes.done():
+            turn.comes.set_result(None)
 
 
-_above: ContextVar[Mapping[str, str]] = ContextVar("trackside_above", default=MappingProxyType({}))
-"""The threads of those runs that wait for what is started here, and which run is on each."""
+_above: ContextVar[frozenset[str]] = ContextVar("trackside_above", default=frozenset())
+"""The ids of those runs that wait for what is started here."""
 _states = MemoryThreadStates()
 _embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDictionary()
 
@@ -136,8 +166,8 @@ async def run_agent(
         PayloadError: (a `ValueError`) the metadata cannot be read.
         DuplicateRunError: a run of this event loop has this id: one that goes on, or is among the 256 that ended last.
         RunDepthError: runs that start runs went too deep.
-        ThreadBusyError: it was called by a run of the same thread, or by one that such a run waits for: that cannot end
-            before it.
+        ThreadBusyError: it was called by a run of the same thread, or by one that such a run waits for, maybe through others
+            that wait their turn: that cannot end before it.
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
         BaseException: what a required observer raised, after the terminal event was tried.
     """
@@ -194,12 +224,12 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     if parent is not None and not parent.is_closed and parent.thread_id == record.thread_id:
         raise ThreadBusyError(thread_id=record.thread_id, run_id=parent.run_id)  # it would wait for itself
     above = _above.get()
-    if (holder := above.get(record.thread_id)) is not None and await _goes_on(holder, services):
-        raise ThreadBusyError(thread_id=record.thread_id, run_id=holder)
+    if above:
+        await embedded.check_turn(record.thread_id, above)
     admission = await services.coordinator.admit(record)
-    turn = None if admission.ready else embedded.turn_of(record.run_id)
+    turn = None if admission.ready else embedded.turn_of(record, above)
     context = copy_context()
-    context.run(_above.set, {**above, record.thread_id: record.run_id})
+    context.run(_above.set, above | {record.run_id})
     if parent is not None:
         context.run(call_in_place, record.run_id, parent)
     name, loop = f"trackside-run-{record.run_id}", asyncio.get_running_loop()
@@ -213,13 +243,8 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
                 worker.stop(_CALLER_CANCELLED)
             cancelled = exc.args
             embedded.on_released(record.run_id)  # it has waited long enough
+    embedded.on_released(record.run_id)  # also where somebody else cancelled its task while it waited
     return _told(worker, task, cancelled)
-
-
-async def _goes_on(run_id: str, services: Services) -> bool:
-    """Whether a run of this event loop has not ended: a task that it left behind may have its thread afterwards."""
-    known = await services.coordinator.get(run_id)
-    return known is not None and known.ended_at is None
 
 
 async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> None:
