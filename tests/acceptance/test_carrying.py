@@ -27,6 +27,8 @@ builder.add_node("answer", lambda state: {"said": ["answer"]})
 builder.set_entry_point("answer")
 graph = builder.compile()
 """
+CAPITALS = "6F1D0C9E-0B57-4D0E-9F0A-1B2C3D4E5F61"
+"""An id that macOS makes: no request of a client names a thread by it."""
 SETTINGS = '[agents]\ndiary = "agents.py:diary"\ngraph = "graph.py:graph"\n'
 
 
@@ -52,7 +54,8 @@ def test_threads_are_carried_whole_and_once(
 ) -> None:
     (folder / "trackside.toml").write_text(SETTINGS)
     before, after = (f"sqlite:///{folder / name}" for name in ("before.db", "after.db"))
-    assert here("run", "diary", '{"say": "hello"}', "--thread", "notes", "-d", before).returncode == 0
+    for thread_id in ("notes", CAPITALS):
+        assert here("run", "diary", '{"say": "hello"}', "--thread", thread_id, "-d", before).returncode == 0
     (folder / "old").mkdir()
     (folder / "new").mkdir()
     settings = SETTINGS.replace('"agents', f'"{folder}/agents').replace('"graph.py', f'"{folder}/graph.py')
@@ -74,9 +77,11 @@ def test_threads_are_carried_whole_and_once(
             TracksideServer(folder / "new", database=after, settings=settings, forkery=forkery) as new,
             get_sync_client(url=new.url) as moved,
         ):
-            assert carry(folder, old.url, new.url) == "carried 3 but not notes\n"
+            assert carry(folder, old.url, new.url) == f"carried 3 but not notes {CAPITALS}\n"
+            assert moved.threads.get_state(threads["graph"])["next"] == []
+            assert moved.threads.count(status="idle") == 5
             moved.runs.wait(threads["diary"], "diary", input={"say": "two"})
-            assert carry(folder, old.url, new.url) == "carried 3 but not notes\n"
+            assert carry(folder, old.url, new.url) == f"carried 3 but not notes {CAPITALS}\n"
 
             of_customer = moved.threads.search(metadata={"customer": "acme"})
             found = {thread["metadata"]["name"]: thread for thread in of_customer}
