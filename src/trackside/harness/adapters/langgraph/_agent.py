@@ -44,7 +44,13 @@ from trackside.harness.adapters.langgraph._places import (
     origin_of,
     place_of,
 )
-from trackside.harness.adapters.langgraph._questions import answers_at, open_questions, question_of, refused_answer
+from trackside.harness.adapters.langgraph._questions import (
+    answers_at,
+    is_asking,
+    open_questions,
+    question_of,
+    refused_answer,
+)
 from trackside.harness.adapters.langgraph._states import last_state, read_history, read_state, replay, write_state
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import STREAM_MODES, GraphStream, ids_of
@@ -182,7 +188,7 @@ class LangGraphAgent:
     async def asks(self, run: RunContext) -> bool:
         """Whether the run's thread waits for an answer to what the graph has asked."""
         graph = self._graph_for(run)
-        return checkpointer_of(graph) is not None and bool((await look(graph, newest_place(run))).interrupts)
+        return checkpointer_of(graph) is not None and await is_asking(graph, newest_place(run))
 
     async def answers_at(self, place: ThreadPlace, resume: Any, *, is_free: bool) -> Mapping[str, Any]:
         """As `AddressesAnswers`."""
@@ -253,11 +259,16 @@ class LangGraphAgent:
         return await self._result(run, graph, stream)
 
     async def _begin(self, run: RunContext, graph: Graph, state: _RunState) -> Any:
-        """What to hand to the graph; remembers what waits on the thread if the run goes on with that."""
+        """What to hand to the graph; remembers what waits on the thread if the run goes on with that, and has its answers
+        take the place of those that nodes have to the same questions.
+        """
         value, saver = state.given.value, checkpointer_of(graph)
         if saver is not None and not state.origin and (value is None or run.command):
             saved = await saver.aget_tuple(newest_place(run))
             state.pending = tuple(saved.pending_writes or ()) if saved else ()
+        if saver is not None:
+            for kept in state.given.kept:
+                await kept.put(saver)
         return value
 
     async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._changes import command_of
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
+from trackside.harness.adapters.langgraph._kept_answers import KeptAnswers
 from trackside.harness.adapters.langgraph._questions import OpenQuestions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
@@ -30,7 +31,8 @@ class GraphInput:
 
     `value` is for `graph.astream`; None goes on from the thread's last checkpoint. `answers` are the texts of a human's
     answers, `humans` all human messages, answers included. `brought` counts the messages in `value`; `given_ids` are the
-    ids that the caller gave them.
+    ids that the caller gave them. `kept` is what nodes shall keep of what they were answered before: nothing from the
+    questions on that are answered now.
     """
 
     value: Any
@@ -38,6 +40,7 @@ class GraphInput:
     answers: list[str] = field(default_factory=list)
     brought: int = 0
     given_ids: frozenset[str] = frozenset()
+    kept: Sequence[KeptAnswers] = ()
 
     @classmethod
     def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions, *, has_changed: bool) -> GraphInput:
@@ -68,6 +71,7 @@ class GraphInput:
         given = resume is not None or update is not None or goto
         brought.value = command_of(run, update=update, goto=goto, resume=resume) if given else None
         answers = [answer_message(answer) for answer in by_id.values()]
+        brought.kept = questions.overtaken(by_id.keys())
         brought.answers = [answer["content"] for answer in answers]
         brought.humans = [*answers, *brought.humans]
         return brought

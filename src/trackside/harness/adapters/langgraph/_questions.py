@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph import errors as langgraph_errors
+from langgraph.checkpoint.base import PendingWrite
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
+from trackside.harness.adapters.langgraph._kept_answers import KeptAnswers, Progress
 from trackside.harness.adapters.langgraph._looking import address_of, look
 from trackside.harness.adapters.langgraph._places import Origin
 from trackside.harness.adapters.langgraph._threads import asked_questions, renamed_questions
@@ -29,13 +32,23 @@ class OpenQuestions:
     same of the stop at which the thread stands.
 
     They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `answered` are the
-    ids of those beside them that have got their answers, and of the stop past which the graph has gone to ask them.
+    ids of those beside them that have got their answers, and of the stop past which the graph has gone to ask them; `kept`
+    are the answers of nodes that have not finished.
     """
 
     ids: Mapping[str, str] = field(default_factory=dict)
     are_stale: bool = False
     answered: frozenset[str] = frozenset()
     stops: Mapping[str, str] = field(default_factory=dict)
+    kept: Sequence[KeptAnswers] = ()
+
+    def overtaken(self, answered: AbstractSet[str]) -> list[KeptAnswers]:
+        """What nodes shall keep, instead of what they do, that are given answers to these questions now."""
+        now = [
+            replace(each, ids=(), answers=()) if self.are_stale and not each.asks else each.without(answered)
+            for each in self.kept
+        ]
+        return [after for before, after in zip(self.kept, now, strict=True) if after != before]
 
 
 async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, origin: Origin) -> OpenQuestions:
@@ -48,37 +61,51 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     """
     if not run.resuming:
         return OpenQuestions()
-    thread = await look(graph, place)
+    thread, pending, progress = await _look(graph, place)
     if not thread.next:
         raise not_paused(run.resume, thread_id=run.thread_id, strict=run.strict_resume, is_id=is_question_id)
-    waiting = _waiting(thread)
-    ids = _ids_of(waiting)
-    if thread.interrupts and not ids:
+    if thread.interrupts and not any(task.interrupts for task in _waiting(thread)):
         why = "what was asked there is answered; a run from the checkpoint without a command asks it again"
         raise InvalidSpecError(field="command.resume", value=run.resume, why=why)
-    saver = checkpointer_of(graph)
-    saved = await saver.aget_tuple(place) if saver is not None else None
-    pending = saved.pending_writes if saved is not None else ()
+    if begins_inside := bool(origin.get("checkpoint_map")):
+        progress = Progress()
+    ids = _ids_of(thread, progress)
     renamed = renamed_questions(pending)
-    is_stale = bool(origin.get("checkpoint_map"))
-    if ids and not is_stale and any(task.state is not None for task in waiting):
-        inside = await look(graph, place, subgraphs=True)
-        is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
     stop = _stop_in(thread)
     waits_at = ids or stop
     waits_at = {**waits_at, **{old: new for old, new in renamed.items() if new in waits_at}}
     answered = (asked_questions(pending) | stop.keys()) - waits_at.keys()
-    return OpenQuestions(waits_at, is_stale, answered) if ids else OpenQuestions(answered=answered, stops=waits_at)
+    if not ids:
+        return OpenQuestions(answered=answered, stops=waits_at)
+    return OpenQuestions(waits_at, begins_inside or progress.was_changed, answered, kept=progress.kept)
+
+
+async def is_asking(graph: Graph, place: RunnableConfig) -> bool:
+    """Whether a thread waits for an answer there."""
+    thread, _, progress = await _look(graph, place)
+    return bool(_ids_of(thread, progress))
 
 
 async def answers_at(graph: Graph, place: ThreadPlace, resume: Any, *, is_free: bool) -> dict[str, Any]:
     """As `AddressesAnswers`."""
     if checkpointer_of(graph) is None:
         return {}
-    thread = await look(graph, address_of(place))
-    ids = _ids_of(_waiting(thread))
+    thread, _, progress = await _look(graph, address_of(place))
+    ids = _ids_of(thread, progress)
     answers = answers_by_id(resume, ids, thread_id=place.thread_id, is_id=is_question_id)
     return dict.fromkeys(_stop_in(thread), resume) if is_free and not ids else answers
+
+
+async def _look(graph: Graph, place: RunnableConfig) -> tuple[StateSnapshot, Sequence[PendingWrite], Progress]:
+    """A thread, with the states of graphs inside if one asks; the writes at its checkpoint; and how far its nodes are."""
+    thread, saver, progress = await look(graph, place), checkpointer_of(graph), Progress()
+    saved = await saver.aget_tuple(place) if saver is not None else None
+    pending = (saved.pending_writes if saved is not None else None) or ()
+    if saver is not None and thread.interrupts:
+        if any(task.state is not None for task in _waiting(thread)):
+            thread = await look(graph, place, subgraphs=True)
+        await progress.add(saver, thread, pending)
+    return thread, pending, progress
 
 
 def _stop_in(thread: StateSnapshot) -> dict[str, str]:
@@ -92,8 +119,9 @@ def _waiting(thread: StateSnapshot) -> list[PregelTask]:
     return [task for task in thread.tasks if task.result is None]
 
 
-def _ids_of(waiting: list[PregelTask]) -> dict[str, str]:
-    return {question.id: question.id for task in waiting for question in task.interrupts}
+def _ids_of(thread: StateSnapshot, progress: Progress) -> dict[str, str]:
+    asked = (question.id for task in _waiting(thread) for question in task.interrupts)
+    return {question: question for question in asked if question not in progress.used_up}
 
 
 def refused_answer(run: RunContext, exc: Exception) -> InvalidSpecError | None:
@@ -106,18 +134,6 @@ def refused_answer(run: RunContext, exc: Exception) -> InvalidSpecError | None:
         return None
     why = f"the question, which is still open, has a `response_schema` ({line_of(exc)})"
     return InvalidSpecError(field="command.resume", value=run.resume, why=why)
-
-
-def _was_changed(task: PregelTask) -> bool:
-    """Whether the graph inside a task does not wait any more where it has asked what the task asks."""
-    inside = task.state
-    if not isinstance(inside, StateSnapshot) or inside.created_at is None or not task.interrupts:
-        return False
-    open_inside = {question.id for question in inside.interrupts}
-    own = not inside.tasks  # it has ended: the question is the task's own
-    return not own and (
-        any(question.id not in open_inside for question in task.interrupts) or any(map(_was_changed, inside.tasks))
-    )
 
 
 def question_of(interrupt: Interrupt) -> JsonObject:

@@ -23,7 +23,9 @@ from trackside.harness.context import RunContext
 INTERRUPT = "__interrupt__"
 """The key under which LangGraph streams and stores questions."""
 
-_RESUME = "__resume__"
+RESUME = "__resume__"
+"""The key under which it stores what a task was answered."""
+
 _ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as are the next
 _AT_STOP = "__trackside_at_stop__"
 _RENAMED = "__trackside_renamed__"
@@ -188,7 +190,7 @@ async def _put_pending(
     for old_id, new_id, name in [*moves, (_NO_TASK, _NO_TASK, "")]:
         writes = [(channel, value) for task_id, channel, value in pending if task_id == old_id]
         if writes and new_id is not None:
-            answered = sum(len(value) for channel, value in writes if channel == _RESUME and isinstance(value, list))
+            answered = sum(len(value) for channel, value in writes if channel == RESUME and isinstance(value, list))
             moved: list[tuple[str, Any]] = []
             for channel, value in writes:
                 if channel != INTERRUPT:

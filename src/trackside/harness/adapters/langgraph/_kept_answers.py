@@ -1,0 +1,97 @@
+"""The answers that nodes keep which have not finished: what `interrupt` has returned to them, also where they raised since.
+
+LangGraph goes on calling a node's last question open then, and puts the next answer to it behind the one that is kept, where
+the node's next question finds it. And what a graph inside has asked is open to it until the node has finished that is this
+graph, however far that has gone on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import PendingWrite
+from langgraph.types import Interrupt, StateSnapshot
+
+from trackside.harness.adapters.langgraph._graph import Saver
+from trackside.harness.adapters.langgraph._threads import RESUME, asked_questions
+
+_BY_HAND = frozenset({"update", "fork"})
+"""The `source` of a checkpoint that no run has made."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswers:
+    """What a node keeps at a checkpoint, for its task: the answers it got, and the ids of their questions, in the order in
+    which it asks. `asks` is False where it got one without having asked, as its graph was changed after the question.
+    """
+
+    checkpoint: RunnableConfig
+    task_id: str
+    ids: Sequence[str]
+    answers: Sequence[Any]
+    asks: bool
+
+    def without(self, questions: AbstractSet[str]) -> KeptAnswers:
+        """Those to what it asks before these questions."""
+        count = next((nth for nth, question in enumerate(self.ids) if question in questions), len(self.ids))
+        return replace(self, ids=self.ids[:count], answers=self.answers[:count])
+
+    async def put(self, saver: Saver) -> None:
+        """Have the node keep these, and no others."""
+        await saver.aput_writes(self.checkpoint, [(RESUME, list(self.answers))], self.task_id)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the nodes are that have not finished: the answers they keep; and of what they ask for graphs inside, which of
+    it these have `used_up`, as they have gone on past it, and whether one was changed by hand since: it asks again, by
+    another id.
+    """
+
+    kept: list[KeptAnswers] = field(default_factory=list)
+    used_up: set[str] = field(default_factory=set)
+    was_changed: bool = False
+
+    async def add(self, saver: Saver, thread: StateSnapshot, pending: Sequence[PendingWrite] | None) -> None:
+        """Look at the nodes of a graph, and of those inside as far as `thread` has their states.
+
+        `pending` are the writes at the graph's checkpoint.
+        """
+        around = thread.config.get("configurable", {}).get("checkpoint_ns")
+        for task in thread.tasks:
+            if task.result is not None:
+                continue
+            name = f"{around}|{task.name}:{task.id}" if around else f"{task.name}:{task.id}"
+            kept: Any = next((value for of, channel, value in pending or () if (of, channel) == (task.id, RESUME)), [])
+            answers = kept if isinstance(kept, list) else [kept]
+            own = [Interrupt.from_ns(None, f"{name}|{nth}" if nth else name).id for nth in range(len(answers) + 1)]
+            if answers:
+                self.kept.append(KeptAnswers(thread.config, task.id, own[:-1], answers, bool(task.interrupts)))
+            if isinstance(task.state, StateSnapshot) and task.state.created_at is not None:
+                await self._add_inside(saver, task.state, {question.id for question in task.interrupts} - {*own})
+
+    async def _add_inside(self, saver: Saver, inside: StateSnapshot, asked: AbstractSet[str]) -> None:
+        gone = asked - {question.id for question in inside.interrupts}
+        used_up = await _used_up(saver, inside, gone)
+        self.used_up |= used_up
+        if inside.tasks and gone - used_up:
+            self.was_changed = True
+        saved = await saver.aget_tuple(inside.config)
+        await self.add(saver, inside, saved.pending_writes if saved is not None else ())
+
+
+async def _used_up(saver: Saver, inside: StateSnapshot, gone: AbstractSet[str]) -> set[str]:
+    """Which of the questions that a graph inside does not ask any more it had asked before the last step that a run made."""
+    sought, used_up, before_step = {*gone}, set[str](), False
+    place: RunnableConfig | None = inside.config
+    while sought and place is not None and (saved := await saver.aget_tuple(place)) is not None:
+        asked = asked_questions(saved.pending_writes) & sought
+        sought -= asked
+        used_up |= asked if before_step else set()
+        before_step = before_step or saved.metadata.get("source") not in _BY_HAND
+        place = saved.parent_config
+    return used_up

@@ -1,0 +1,213 @@
+"""An answer reaches the question it was given to, and no other, also where its node has failed since it took one."""
+
+import asyncio
+import operator
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.func import entrypoint
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+
+from trackside import RunStatus
+from trackside.harness.adapters.langgraph import LangGraphAgent
+from trackside.harness.states import ThreadPlace
+
+WHERE = ["node", "inside", "inside-twice", "called", "keeping", "function"]
+
+
+class State(TypedDict, total=False):
+    notes: Annotated[list[Any], operator.add]
+
+
+def graph_of(saver: Any, where: str, *nodes: Any) -> Any:
+    """A graph of these nodes, one after the other, or one that has it somewhere inside; or a function that is the first."""
+    if where == "function":
+
+        @entrypoint(checkpointer=saver)
+        async def asks(state: State) -> Any:
+            return await nodes[0](state)
+
+        return asks
+    builder = StateGraph(State).add_sequence([(node.__name__, node) for node in nodes])
+    builder.add_edge(START, nodes[0].__name__)
+    if where == "node":
+        return builder.compile(checkpointer=saver)
+    inner: Any = builder.compile(checkpointer=True if where == "keeping" else None)
+    if where == "inside-twice":
+        inner = StateGraph(State).add_node("inner", inner).add_edge(START, "inner").compile()
+
+    async def calls(state: State) -> Any:
+        return await inner.ainvoke({"notes": []})
+
+    node = calls if where == "called" else inner
+    return StateGraph(State).add_node("outer", node).add_edge(START, "outer").compile(checkpointer=saver)
+
+
+class Desk:
+    """Asks whether it may look, and whether it may delete what it saw; so often it fails behind the first, or the second."""
+
+    def __init__(self, *, fails_to_look: int = 0, fails_to_delete: int = 0) -> None:
+        self.fails_to_look, self.fails_to_delete = fails_to_look, fails_to_delete
+        self.told: list[Any] = []
+
+    async def clean(self, state: State) -> State:
+        look = interrupt("look?")
+        self.told.append(look)
+        self.fail_or_not("fails_to_look")
+        delete = interrupt("delete?")
+        self.told.append(delete)
+        self.fail_or_not("fails_to_delete")
+        return {"notes": [look, delete]}
+
+    def fail_or_not(self, which: str) -> None:
+        if left := getattr(self, which):
+            setattr(self, which, left - 1)
+            raise ConnectionError("the disk is away")
+
+
+def asked(outcome: Any) -> list[Any]:
+    return [question["value"] for question in outcome.interrupts]
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_a_later_answer_to_a_question_takes_the_place_of_the_earlier(stage: Any, saver: Any, where: str) -> None:
+    desk = Desk(fails_to_look=1, fails_to_delete=2)
+    graph = graph_of(saver, where, desk.clean)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    outcomes = [
+        await stage.play(graph, thread_id="t", command={"resume": answer})
+        for answer in ("look", "look not", "delete", "delete not", "wait")
+    ]
+    assert [str(outcome.status) for outcome in outcomes] == ["error", "interrupted", "error", "error", "success"]
+    assert [human["content"] for human in outcomes[1].humans] == ["look not"]
+    assert asked(outcomes[1]) == ["delete?"]
+    assert desk.told == ["look", *["look not"] * 2, "delete", "look not", "delete not", "look not", "wait"]
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("is_retry", [True, False])
+async def test_an_answer_that_is_given_again_does_not_answer_what_the_node_asks_next(
+    stage: Any, saver: Any, where: str, is_retry: bool
+) -> None:
+    desk = Desk(fails_to_look=2)
+    graph = graph_of(saver, where, desk.clean)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    command = {"resume": {paused.interrupts[0]["id"]: "yes"}}
+    outcome = await stage.play(graph, thread_id="t", command=command)
+    for attempt in (2, 3):
+        again = {"attempt": attempt, "retry_of": outcome.result.run_id} if is_retry else {}
+        outcome = await stage.play(graph, thread_id="t", command=command, **again)
+    assert asked(outcome) == ["delete?"], outcome.result.error
+    assert desk.told == ["yes"] * 3
+
+
+async def test_a_node_that_was_cancelled_behind_an_answer_is_given_the_next_one(stage: Any, saver: Any) -> None:
+    told, waits = list[str](), asyncio.Event()
+
+    async def pay(state: State) -> State:
+        told.append(interrupt("pay?"))
+        if told == ["yes"]:
+            waits.set()
+            await asyncio.Event().wait()
+        return {"notes": told[-1:]}
+
+    graph = graph_of(saver, "inside", pay)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    handle = await stage.start(graph, thread_id="t", command={"resume": "yes"})
+    await waits.wait()
+    await handle.cancel()
+    await handle.result()
+    outcome = await stage.play(graph, thread_id="t", command={"resume": "no"})
+    assert (outcome.values, told) == ({"notes": ["no"]}, ["yes", "no"])
+
+
+async def test_a_rollback_brings_back_the_answer_that_its_run_took_the_place_of(stage: Any, saver: Any) -> None:
+    told, waits = list[str](), asyncio.Event()
+
+    async def pay(state: State) -> State:
+        told.append(interrupt("pay?"))
+        if told == ["yes"]:
+            raise ConnectionError("the bank is away")
+        if told[-1] == "no":
+            waits.set()
+            await asyncio.Event().wait()
+        return {"notes": told[-1:]}
+
+    graph = graph_of(saver, "node", pay)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    await stage.play(graph, thread_id="t", command={"resume": "yes"})
+    handle = await stage.start(graph, thread_id="t", command={"resume": "no"})
+    await waits.wait()
+    await handle.cancel(action="rollback")
+    await handle.result()
+    outcome = await stage.play(graph, thread_id="t")
+    assert outcome.values == {"notes": ["yes"]}
+
+
+def looking(saver: Any, where: str, fails: int = 1) -> Any:
+    """Two nodes that ask, and between them one that fails so many times."""
+    failures = [ConnectionError("gone")] * fails
+
+    async def look(state: State) -> State:
+        return {"notes": [interrupt("look?")]}
+
+    async def work(state: State) -> State:
+        if failures:
+            raise failures.pop()
+        return {"notes": ["worked"]}
+
+    async def delete(state: State) -> State:
+        return {"notes": [interrupt("delete?")]}
+
+    return graph_of(saver, where, look, work, delete)
+
+
+@pytest.mark.parametrize("where", ["node", "inside", "inside-twice", "called", "keeping"])
+async def test_an_answer_that_a_graph_has_gone_on_from_is_none_to_what_it_asks_next(
+    stage: Any, saver: Any, where: str
+) -> None:
+    graph = looking(saver, where, fails=2)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    command = {"resume": {paused.interrupts[0]["id"]: "yes"}}
+    lost = await stage.play(graph, thread_id="t", command=command)
+    refused = await stage.play(graph, thread_id="t", command={"resume": {paused.interrupts[0]["id"]: "no"}})
+    tried = await stage.play(graph, thread_id="t", command=command, attempt=2, retry_of=lost.result.run_id)
+    again = await stage.play(graph, thread_id="t", command=command, attempt=3, retry_of=tried.result.run_id)
+
+    assert lost.events[-1].payload["status"] == "error"
+    assert (refused.status, refused.end["error_type"]) == (RunStatus.error, "UnknownQuestionError")
+    assert (tried.status, asked(again), again.humans) == (RunStatus.error, ["delete?"], [])
+    done = await stage.play(graph, thread_id="t", command={"resume": "no"})
+    assert done.values["notes"][-3:] == ["yes", "worked", "no"]
+
+
+async def test_who_lets_a_graph_inside_go_on_that_has_failed_behind_an_answer_answers_nothing(
+    stage: Any, saver: Any
+) -> None:
+    graph = looking(saver, "inside")
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    await stage.play(graph, thread_id="t", command={"resume": "yes"})
+    addressed = await LangGraphAgent(graph).answers_at(ThreadPlace(thread_id="t"), "yes", is_free=True)
+    outcome = await stage.play(graph, thread_id="t", command={"resume": addressed})
+    assert (asked(outcome), outcome.humans) == (["delete?"], [])
+
+
+async def test_a_later_answer_to_a_graph_inside_that_was_changed_takes_the_place_of_the_earlier(
+    stage: Any, saver: Any
+) -> None:
+    desk = Desk(fails_to_look=1)
+
+    async def begin(state: State) -> State:
+        return {"notes": ["begun"]}
+
+    graph = graph_of(saver, "inside", begin, desk.clean)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    agent = LangGraphAgent(graph)
+    state = await agent.state(ThreadPlace(thread_id="t"))
+    assert state is not None
+    inside = ThreadPlace(thread_id="t", namespace=state.tasks[0]["checkpoint"]["checkpoint_ns"])
+    await agent.update_state(inside, {"notes": ["by hand"]}, as_node="begin")
+
+    outcomes = [await stage.play(graph, thread_id="t", command={"resume": answer}) for answer in ("yes", "no")]
+    assert (desk.told, asked(outcomes[-1])) == (["yes", "no"], ["delete?"])
