@@ -9,6 +9,7 @@ from trackside.harness.context import Agent, AgentResult, RunContext, flaw_of
 from trackside.harness.ending import End, failed, unanswered
 from trackside.harness.errors import AgentOutputError, PayloadError
 from trackside.harness.journal import Journal
+from trackside.harness.lifecycle import CLOSE_QUESTIONS
 from trackside.harness.logs import fields_of
 from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload, shortened
 from trackside.harness.ports import PausedRun, ThreadState
@@ -44,6 +45,14 @@ def left_by(agent: Agent, run: RunContext) -> ThreadState | None:
         return None
     values = partial(run)
     return None if values is None else ThreadState(dict(values))
+
+
+def may_leave_open(end: End, run: RunContext) -> bool:
+    """Whether what was asked before a run may be open behind it: it came to nothing, and had brought an answer, or was
+    stopped, or asked for wrongly. To look after every run that fails would cost each of them that.
+    """
+    answers = run.resuming or run.paused is not None
+    return end.status not in CLOSE_QUESTIONS and (answers or end.untouched or end.status is RunStatus.cancelled)
 
 
 def say_questions(end: End, run: RunContext) -> None:

@@ -46,7 +46,7 @@ from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
 from trackside.harness.timelimit import Raised, is_in_line, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
-from trackside.harness.verdict import end_by, left_by, say_questions
+from trackside.harness.verdict import end_by, left_by, may_leave_open, say_questions
 
 logger = logging.getLogger("trackside.worker")
 
@@ -438,7 +438,7 @@ class RunWorker:
         at_rest = self._thread_before if end.untouched else None
         undone = says.get("cancel_mode") == CancelMode.rollback and self._thread_before is ThreadStatus.interrupted
         unclear = "run %s: whether its thread waits for an answer could not be found out"
-        leaves_it = end.status is RunStatus.cancelled or (end.untouched and at_rest is None)
+        leaves_it = at_rest is None and may_leave_open(end, self._run)
         if leaves_it and (undone or (self._claimed and await self._answer(self._memory.asks(self._agent), unclear))):
             at_rest = ThreadStatus.interrupted  # the thread's question is still open
         settling = settle_with(self._services.coordinator, self.record, end, says, at_rest=at_rest)

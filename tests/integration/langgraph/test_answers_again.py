@@ -80,6 +80,8 @@ async def test_a_later_answer_to_a_question_takes_the_place_of_the_earlier(stage
         for answer in ("look", "look not", "delete", "delete not", "wait")
     ]
     assert [str(outcome.status) for outcome in outcomes] == ["error", "interrupted", "error", "error", "success"]
+    waits = [outcome.events[-1].payload["status"] for outcome in outcomes]
+    assert waits == [*["interrupted"] * 4, "idle"]
     assert [human["content"] for human in outcomes[1].humans] == ["look not"]
     assert asked(outcomes[1]) == ["delete?"]
     assert desk.told == ["look", *["look not"] * 2, "delete", "look not", "delete not", "look not", "wait"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from tests.integration.runs.stage import Backend, Stage, within_patience
@@ -115,6 +116,38 @@ async def test_a_wrong_answer_that_came_behind_the_run_that_asks_leaves_the_ques
         assert wrong.status is RunStatus.error
         assert stage.told(wrong)[-1] == "thread_status_updated interrupted"
         assert (await stage.run("slow", thread_id="t", command={"resume": "yes"})).status is RunStatus.success
+
+
+async def test_a_question_whose_answer_was_in_vain_is_open_and_its_thread_waits(backend: Backend) -> None:
+    async def refunds(input: Any, run: RunContext) -> Any:
+        answer = run.interrupt("Refund?")
+        if answer == "slow":
+            await asyncio.Event().wait()
+        return f"refunded: {answer['approved']}"
+
+    async with backend.open({"refunds": refunds}) as stage:
+        asking = await stage.run("refunds", thread_id="t")
+        for answer, status, limit in (("yes", RunStatus.error, None), ("slow", RunStatus.timeout, 0.05)):
+            vain = await stage.run("refunds", thread_id="t", command={"resume": answer}, timeout=limit)
+            assert (vain.status, stage.told(vain)[-1]) == (status, "thread_status_updated interrupted")
+            if stage.store is not None:
+                assert [run.run_id for run in await stage.store.runs(waiting=True)] == [asking.run_id]
+        if stage.store is not None:
+            kept = await stage.store.prune(older_than=timedelta(0), dry_run=True)
+            assert (kept.threads, kept.kept_waiting) == (0, 1)
+        right = await stage.run("refunds", thread_id="t", command={"resume": {"approved": True}})
+        assert (right.status, stage.told(right)[-1]) == (RunStatus.success, "thread_status_updated idle")
+
+
+async def test_a_thread_whose_question_was_answered_has_failed_where_an_input_fails(backend: Backend) -> None:
+    async def asks_once(input: Any, run: RunContext) -> Any:
+        return 1 / input if input is not None else run.interrupt("?")
+
+    async with backend.open({"asks": asks_once}) as stage:
+        await stage.run("asks", thread_id="t")
+        await stage.run("asks", thread_id="t", command={"resume": "yes"})
+        failed = await stage.run("asks", 0, thread_id="t")
+        assert (failed.status, stage.told(failed)[-1]) == (RunStatus.error, "thread_status_updated error")
 
 
 async def test_an_answer_that_waits_behind_another_is_none_to_the_question_that_comes_then(backend: Backend) -> None:
