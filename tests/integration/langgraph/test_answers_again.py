@@ -2,14 +2,21 @@
 
 import asyncio
 import operator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
+from tests.contract.ways_to_run import required
 
-from trackside import RunStatus
+from trackside import RunManager, RunSpec, RunStatus, current_run
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.storage import Store
 from trackside.harness.adapters.langgraph import LangGraphAgent
 from trackside.harness.states import ThreadPlace
 
@@ -213,3 +220,55 @@ async def test_a_later_answer_to_a_graph_inside_that_was_changed_takes_the_place
 
     outcomes = [await stage.play(graph, thread_id="t", command={"resume": answer}) for answer in ("yes", "no")]
     assert (desk.told, asked(outcomes[-1])) == (["yes", "no"], ["delete?"])
+
+
+async def test_an_attempt_with_an_answer_behind_which_its_node_has_asked_again_asks_that(
+    stage: Any, saver: Any
+) -> None:
+    desk = Desk()
+    graph = graph_of(saver, "inside", desk.clean)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    command = {"resume": {paused.interrupts[0]["id"]: "yes"}}
+    lost = await stage.play(graph, thread_id="t", command=command)
+    outcome = await stage.play(graph, thread_id="t", command=command, attempt=2, retry_of=lost.result.run_id)
+    assert (asked(lost), asked(outcome), outcome.humans) == (["delete?"], ["delete?"], [])
+
+
+async def test_a_run_that_is_shut_down_as_its_node_has_asked_again_asks_that_in_the_next_process(
+    tmp_path: Path,
+) -> None:
+    closes, runs = asyncio.Event(), list[Any]()
+
+    async def interview(state: State) -> State:
+        runs.append(current_run())
+        return {"notes": [interrupt("one?"), interrupt("two?")]}
+
+    graph = graph_of(InMemorySaver(), "node", interview)
+
+    @asynccontextmanager
+    async def make(config: Any) -> AsyncIterator[Any]:
+        yield graph
+        if len(runs) == 2 and not closes.is_set():
+            closes.set()
+            while not runs[1].cancelled:
+                await asyncio.sleep(0)
+
+    async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
+
+        def manager_of() -> RunManager:
+            observers, coordinator = [required(StorageObserver(store))], store.coordinator()
+            return RunManager({"asks": make}, observers=observers, coordinator=coordinator, shutdown_grace=0)
+
+        async with manager_of() as manager:
+            await (await manager.start(RunSpec("asks", {}, thread_id="t"))).result()
+            spec = RunSpec("asks", run_id="first", thread_id="t", max_attempts=2, command={"resume": "1"})
+            await manager.start(spec)
+            await closes.wait()
+        async with manager_of():
+            (again,) = await store.retries_of("first")
+            end = await anext(aiter(store.follow(run_id=again, types=("run_completed", "run_failed"))))
+        first = await store.run("first")
+
+    assert first is not None
+    assert first.status is RunStatus.cancelled
+    assert [question["value"] for question in end.event.payload["interrupts"]] == ["two?"]

@@ -74,7 +74,8 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     stop = _stop_in(thread)
     waits_at = ids or stop
     waits_at = {**waits_at, **{old: new for old, new in renamed.items() if new in waits_at}}
-    answered = (asked_questions(pending) | stop.keys()) - waits_at.keys()
+    asked = asked_questions(pending).union(stop, *(kept.ids for kept in progress.kept))
+    answered = asked - waits_at.keys()
     if not ids:
         return OpenQuestions(answered=answered, stops=waits_at)
     return OpenQuestions(waits_at, begins_inside or progress.was_changed, answered, kept=progress.kept)
