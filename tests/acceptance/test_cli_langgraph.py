@@ -124,6 +124,21 @@ def test_as_many_plain_functions_wait_at_once_as_a_graph_has_nodes(here: Tracksi
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_of_a_graph_that_forgets_is_warned_before_it_is_served(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "trackside.toml").write_text('[agents]\nforgets = "graph.py:forgetful"\nkeeps = "graph.py:graph"\n')
+    why = "this graph's own checkpointer forgets when the program ends; compile it without one"
+
+    checked = here("serve", "--check")
+    examined = here("doctor", "--json")
+
+    assert checked.returncode == 0
+    assert [line for line in checked.stderr.splitlines() if "warning" in line] == [f"warning: agents.forgets: {why}"]
+    (found,) = [finding for line in examined.stdout.splitlines() if (finding := json.loads(line))["severity"] != "note"]
+    assert (found["severity"], found["where"]) == ("warning", "trackside.toml, agents.forgets")
+    assert found["what"] == why
+    assert examined.returncode == 1
+
+
 def test_an_imported_question_is_not_answered_where_nobody_remembers_it(here: Trackside) -> None:
     here("run", "graph.py:graph", "What about trains?", "--thread", "t-1")
     here("export", "log.jsonl")

@@ -44,6 +44,15 @@ async def modules(input):
 """
 
 
+FORGETFUL = """
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+
+builder = StateGraph(MessagesState).add_node("say", lambda state: {"messages": []}).add_edge(START, "say")
+graph = builder.compile(checkpointer=InMemorySaver())
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
@@ -133,6 +142,16 @@ def test_requests_are_not_logged_where_nobody_wants_it(folder: Path) -> None:
         assert server.terminate() == 0
 
     assert [json.loads(line)["event"] for line in server.log.splitlines()] == ["ready", "stopping", "stopped"]
+
+
+def test_a_graph_that_forgets_is_warned_of_as_the_server_starts(folder: Path) -> None:
+    (folder / "graph.py").write_text(FORGETFUL, encoding="utf-8")
+    with TracksideServer(folder, settings='[agents]\nchat = "graph.py:graph"\n') as server:
+        assert server.terminate() == 0
+
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    why = "this graph's own checkpointer forgets when the program ends; compile it without one"
+    assert [line["event"] for line in lines if line["level"] == "warning"] == [f"agents.chat: {why}"]
 
 
 def test_a_run_that_fails_leaves_a_line_that_says_where(folder: Path) -> None:

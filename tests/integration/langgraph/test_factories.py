@@ -396,6 +396,21 @@ async def test_a_context_that_cannot_be_closed_does_not_hide_why_the_run_failed(
     assert "cannot say goodbye" in caplog.text
 
 
+@pytest.mark.parametrize(("saver", "warned"), [(None, 0), (InMemorySaver(), 1)])
+async def test_of_graphs_that_forget_it_is_said_once_where_the_managers_checkpointer_would_not(
+    saver: Any, warned: int, open_stage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forgetful() -> CompiledStateGraph:
+        return saying("hello").compile(checkpointer=InMemorySaver())
+
+    stage = await open_stage(checkpointer=saver)
+    factory = as_agent(forgetful)
+    for _ in range(2):
+        await stage.play(factory, {})
+
+    assert caplog.text.count("'forgetful' makes graphs whose own checkpointer forgets") == warned
+
+
 async def test_threads_are_kept_rolled_back_and_shown_by_what_the_factory_makes(open_stage: Any) -> None:
     started = asyncio.Event()
     accesses: list[str] = []

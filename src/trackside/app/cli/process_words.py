@@ -14,6 +14,7 @@ from trackside.app.cli.formatting import one_line
 from trackside.app.cli.output import JsonOutput, OutputConsole, standard_error
 from trackside.app.settings import Settings
 from trackside.app.wiring import App
+from trackside.app.wiring.agents import FORGETS, forgets
 from trackside.app.wiring.projects import missing_packages
 from trackside.app.wiring.spooling import ends_elsewhere, unwritable_spool
 from trackside.harness.types import JsonObject
@@ -21,17 +22,18 @@ from trackside.harness.types import JsonObject
 _REQUEST: Final = "request"
 
 
-def notes_of(settings: Settings) -> Iterator[str]:
-    """What whoever starts a server or worker should know of its settings, a sentence for each."""
+def notes_of(settings: Settings, agents: Mapping[str, Any]) -> Iterator[str]:
+    """What whoever starts a server or worker should know of its settings and agents, a sentence for each."""
     yield from settings.notes
     yield from missing_packages(settings)
     yield from unwritable_spool(settings)
     yield from ends_elsewhere(settings)
+    yield from (f"agents.{name}: {FORGETS}" for name, agent in agents.items() if forgets(agent))
 
 
-def say_notes(settings: Settings) -> None:
+def say_notes(settings: Settings, agents: Mapping[str, Any]) -> None:
     """Say them where neither is started."""
-    for note in notes_of(settings):
+    for note in notes_of(settings, agents):
         standard_error().print(f"warning: {one_line(note)}", soft_wrap=True)
 
 

@@ -65,7 +65,7 @@ def check(options: ServeOptions) -> ExitCode:
     settings = options.settings()
     check_exposure([settings.server.host, *beginning_anew.taken_over(os.environ)], settings.access.auth)
     agents, _ = _loaded(settings)
-    say_notes(settings)
+    say_notes(settings, agents)
     check_app(settings, agents)
     webhook_secret_of(settings)
     say_all_is_well(settings)
@@ -96,7 +96,7 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], loaded: Callabl
         # Before there is an event loop, as agents' modules expect.
         agents, guest = _loaded(settings)
         words = stack.enter_context(ServerWords(output, settings))
-        for note in notes_of(settings):
+        for note in notes_of(settings, agents):
             words.say(note, level="warning")
         runner = stack.enter_context(event_loop(new_event_loop))
         return runner.run(_serve_in_loop(_Served(settings, agents, guest, sockets), words, loaded))

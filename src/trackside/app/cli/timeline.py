@@ -23,6 +23,7 @@ from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.questions import answer_note, interrupts_of, resume_command
 from trackside.app.cli.records import Home
 from trackside.app.cli.rows import EventRows, Rows
+from trackside.app.wiring.agents import FORGETS
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.payload import canonical
@@ -151,8 +152,7 @@ class Timeline:
 
     def _show_how_to_answer(self, asked: Sequence[JsonObject], command: str | None) -> None:
         if command is None:
-            why = "this graph's own checkpointer forgets when the program ends; compile it without one"
-            self._console.print(f"\nIt cannot be answered: {why}.", soft_wrap=not self._console.is_screen)
+            self._console.print(f"\nIt cannot be answered: {FORGETS}.", soft_wrap=not self._console.is_screen)
         else:
             self._console.print(f"\n{answer_note(asked)}", soft_wrap=True)
             self._console.print(f"  {command}", style="bold", soft_wrap=True)

@@ -134,7 +134,7 @@ def check(options: WorkOptions) -> ExitCode:
     """Load what would be executed, and say what is wrong with it."""
     settings = options.settings()
     agents = load_agents(settings)
-    say_notes(settings)
+    say_notes(settings, agents)
     check_app(settings, agents)
     say_all_is_well(settings)
     return ExitCode.success
@@ -198,7 +198,7 @@ def _work(
         # Before there is an event loop, as agents' modules expect.
         agents = {} if supervises else load_agents(settings)
         words = stack.enter_context(WorkerWords(output, settings))
-        for note in notes_of(settings) if supervisor is None else ():
+        for note in notes_of(settings, agents) if supervisor is None else ():
             words.say(note, level="warning")
         runner = stack.enter_context(event_loop(new_event_loop))
         if supervises:

@@ -41,6 +41,10 @@ _ACCEPTED = (
 )
 
 
+FORGETS = "this graph's own checkpointer forgets when the program ends; compile it without one"
+"""What is to be said of an agent that `forgets`."""
+
+
 class AgentReferenceError(TracksideError, LookupError):
     """{reference} is no agent: {why}."""
 

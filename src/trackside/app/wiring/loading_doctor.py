@@ -13,16 +13,25 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
 from trackside.app.settings import Settings
+from trackside.app.wiring.agents import FORGETS
 from trackside.app.wiring.elsewhere import tried_elsewhere
 from trackside.app.wiring.findings import Finding, Severity
-from trackside.app.wiring.try_loading import BEHIND_PLACE, DATABASE_VARIABLE, OBSERVER, REDACTION, SETTING, SETTINGS
+from trackside.app.wiring.try_loading import (
+    BEHIND_PLACE,
+    DATABASE_VARIABLE,
+    FORGETFUL,
+    OBSERVER,
+    REDACTION,
+    SETTING,
+    SETTINGS,
+)
 
 _LOADING_SECONDS: Final = 120.0  # that a module may take to be imported
 _AT_ONCE: Final = 4  # processes that import something
 
 
 async def examine_code(settings: Settings) -> AsyncIterator[Finding]:
-    """What of the code that these settings name cannot be loaded."""
+    """What of the code that these settings name cannot be loaded, and which agents forget their threads."""
     named = {f"agents.{name}": (name, reference) for name, reference in settings.agents.items()}
     if settings.redact is not None:
         named["runs.redact"] = (REDACTION, settings.redact)
@@ -47,12 +56,16 @@ def _is_about(key: str, settings: Settings) -> bool:
 
 def _of_references(settings: Settings, named: dict[str, tuple[str, str]], whys: Iterator[str]) -> Iterator[Finding]:
     for key, (name, reference) in named.items():
-        if why := next(whys):
+        where = f"{settings.sources.get(key, 'settings')}, {key}"
+        if (why := next(whys)) == FORGETS:
+            fix = f"do that, or keep its threads in a database; whether it is well then: `{_start(settings)}`"
+            yield Finding(severity=Severity.warning, what=why, where=where, fix=fix)
+        elif why:
             shown = _start(settings) if name == REDACTION else f"trackside run {shlex.quote(reference)}"
             yield Finding(
                 severity=Severity.error,
                 what=f"{reference} cannot be loaded: {why.rstrip('.')}",
-                where=f"{settings.sources.get(key, 'settings')}, {key}",
+                where=where,
                 fix=f"correct the reference or the module; the whole traceback: `{shown}`",
             )
 
@@ -86,7 +99,7 @@ def _environment(settings: Settings) -> Mapping[str, str]:
 
 
 async def _try_loading(name: str, reference: str, environ: Mapping[str, str], *, free: asyncio.Semaphore) -> str:
-    """Why something cannot be loaded; nothing if it can."""
+    """Why something cannot be loaded; `FORGETS` of an agent that can, and forgets; else nothing."""
     async with free:
         return await _load_elsewhere(name, reference, environ)
 
@@ -98,5 +111,7 @@ async def _load_elsewhere(name: str, reference: str, environ: Mapping[str, str])
         return f"importing it takes more than {_LOADING_SECONDS:g} s"
     if tried.returncode == 0:
         return ""
+    if tried.returncode == FORGETFUL:
+        return FORGETS
     lines = tried.said.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"the process that imported it ended with {tried.returncode}"

@@ -2,9 +2,9 @@
 
     python -m trackside.app.wiring.try_loading NAME REFERENCE
 
-ends with 0 if REFERENCE is an agent, and else with 1, saying why on the last line of standard error. Observers, and what a
-server needs, are tried as the settings in the current folder have them, so that no secret stands on a command line; a
-database that a flag says is in the environment, as `DATABASE_VARIABLE`.
+ends with 0 if REFERENCE is an agent, with `FORGETFUL` if it is one that forgets its threads, and else with 1, saying why on
+the last line of standard error. Observers, and what a server needs, are tried as the settings in the current folder have
+them, so that no secret stands on a command line; a database that a flag says is in the environment, as `DATABASE_VARIABLE`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from trackside.app.settings import Settings, SettingsError, load_settings
 from trackside.app.wiring.access import storeless_authenticator_of
-from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.agents import AgentReference, forgets, load_agent
 from trackside.app.wiring.guests import load_guest
 from trackside.app.wiring.observers import build_observer
 from trackside.app.wiring.projects import enter_project
@@ -38,6 +38,7 @@ SETTINGS: Final[Mapping[str, Callable[[Settings], Any]]] = {
 """Settings without which a server does not start, by their keys, and what sees whether they will do."""
 DATABASE_VARIABLE: Final = "_TRACKSIDE_DATABASE_URL"
 """What has the database of `--database`, without which the settings of a fleet may be none; nothing if none was typed."""
+FORGETFUL: Final = 3
 BEHIND_PLACE = "\t"
 """What stands behind the place of such a setting, and before why it will not do."""
 
@@ -54,7 +55,7 @@ def main(name: str, reference: str) -> int:
         elif name == SETTING:
             return _try_setting(reference, settings)
         else:
-            _load(name, reference, settings)
+            return _load(name, reference, settings)
     except TracksideError as exc:
         return _failed(exc if name == OBSERVER else _cause(exc))
     return 0
@@ -79,8 +80,9 @@ def _try_setting(key: str, settings: Settings) -> int:
     return 0
 
 
-def _load(name: str, reference: str, settings: Settings) -> None:
-    load_agent(AgentReference.parse(name, {name: reference}), makes_graphs=reference in settings.project.graphs)
+def _load(name: str, reference: str, settings: Settings) -> int:
+    agent = load_agent(AgentReference.parse(name, {name: reference}), makes_graphs=reference in settings.project.graphs)
+    return FORGETFUL if forgets(agent) else 0
 
 
 def _build(name: str, settings: Settings) -> None:

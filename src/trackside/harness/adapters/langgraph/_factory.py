@@ -12,6 +12,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.pregel import Pregel
 
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
@@ -100,6 +101,9 @@ class GraphFactory:
         self._arguments = arguments
         self._uses: WeakKeyDictionary[RunContext, _Use] = WeakKeyDictionary()
         self._latest: LangGraphAgent | None = None
+        self._forgets = False
+        """Whether what it has made keeps its threads in memory alone."""
+        self._is_warned_of = False
 
     def completed(self, config: Mapping[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
         """As `LangGraphAgent`, as far as that can be told before there is a graph."""
@@ -206,6 +210,7 @@ class GraphFactory:
         use = self._uses.get(run)
         if use is None:
             use = self._uses[run] = await self._make(_call_of(run, "threads.create_run"))
+            self._warn_of_forgetting(run)
             if is_of(run.context, configured(section(run, "configurable"))):
                 run.context = fitting(run.context, use.agent.context_schema)
         return use
@@ -257,9 +262,21 @@ class GraphFactory:
         agent = adapt(made, name=self.name)
         if agent is None:
             raise NotAnAgentError(passed=f"what {self.name} makes", why=f"it is a {type(made).__name__}, not a graph")
+        self._forgets = isinstance(getattr(made, "checkpointer", None), InMemorySaver)  # a builder has none
         if stays:
             self._latest = agent
         return agent
+
+    def _warn_of_forgetting(self, run: RunContext) -> None:
+        """Say it once, where the manager's checkpointer would not forget."""
+        if self._forgets and run.checkpointer is not None and not self._is_warned_of:
+            self._is_warned_of = True
+            logger.warning(
+                "the agent %r makes graphs whose own checkpointer forgets when the program ends, or after each run if it is "
+                "made with the graph; compile them without one",
+                self.name,
+                extra=fields_of(run),
+            )
 
     async def _close_after(self, use: _Use, run: RunContext) -> None:
         """Close what was opened for a run that has ended another way: that is what its caller hears of."""
