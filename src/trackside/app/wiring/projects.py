@@ -20,7 +20,7 @@ def enter_project(settings: Settings) -> None:
         os.environ.setdefault(name, value)
     for folder in project.import_roots:
         if folder not in sys.path:
-            sys.path.append(folder)  # behind all else: nothing of the project hides what is installed
+            sys.path.append(folder)  # behind all else: none of them hides what is installed
 
 
 def missing_packages(settings: Settings) -> Iterator[str]:
