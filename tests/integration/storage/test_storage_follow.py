@@ -7,6 +7,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from postgres_server import PostgresServer
 
-from trackside import RunManager, RunSpec
+from trackside import RunLifecycleEvent, RunManager, RunSpec
 from trackside.app.storage import Follower, FollowOptions, Store, StoredEvent
 from trackside.app.storage.errors import (
     DamagedDatabaseError,
@@ -482,6 +483,31 @@ async def test_what_is_wanted_is_not_held_up_by_others_that_go_on_without_end(pu
     await pushed.append([script().started(), hers.completed()])
 
     assert await positions(follower, 1) == [3]
+
+
+async def test_who_had_a_thread_follows_nothing_of_another_who_has_begun_it_anew(pushed: Store, script) -> None:
+    async def next_of_ada(after: int, *events: RunLifecycleEvent) -> str:
+        """Of which run the next event is that ada gets who waits for it while these come."""
+        async with asyncio.timeout(60), aclosing(pushed.follow(after=after, owner="ada")) as follower:
+            waiting = asyncio.ensure_future(anext(follower))
+            while not waiters(pushed):
+                await asyncio.sleep(0)
+            await pushed.append(events)
+            return (await waiting).event.run_id
+
+    threads = pushed.threads_of(None)
+    hers = script()
+    await threads.create(hers.thread_id, belongs_to="ada")
+    await pushed.append([hers.started()])
+    assert await next_of_ada(1, hers.completed()) == hers.run_id
+    await threads.remove(hers.thread_id)
+    await pushed.sweeper().sweep()
+    await threads.create(hers.thread_id, belongs_to="bob")
+    anew, others = script(thread_id=hers.thread_id), script()
+    await pushed.append([anew.started()])
+    await threads.create(others.thread_id, belongs_to="ada")
+
+    assert await next_of_ada(3, anew.completed(), others.started()) == others.run_id
 
 
 def collect(follower: Follower) -> tuple[list[StoredEvent], asyncio.Task[None]]:

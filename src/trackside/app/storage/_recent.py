@@ -177,6 +177,7 @@ class RecentEvents:
         self._sizes.clear()
         self._total = 0
         self.agents = RunAgents(self._count)
+        self._owners.clear()
         self.start = self.end = end.position
         self._reached = end
         self._before = [*before]
