@@ -95,9 +95,7 @@ def test_what_is_wrong_is_found(url: str, path: Path, spoil: sqlite3.Connection,
 
 @pytest.mark.usefixtures("filled")
 def test_a_damaged_file(url: str, path: Path, spoil: sqlite3.Connection) -> None:
-    (page,) = spoil.execute(
-        "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'runs' AND sql IS NOT NULL"
-    ).fetchone()
+    (page,) = spoil.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_runs_agent'").fetchone()
     (size,) = spoil.execute("PRAGMA page_size").fetchone()
     spoil.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with path.open("r+b") as file:

@@ -6,6 +6,8 @@ import sys
 import textwrap
 import zipfile
 from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,17 @@ def test_a_new_database_is_what_one_of_the_first_version_becomes(path: Path, tmp
     assert rows(path, "alembic_version") == rows(first, "alembic_version") == [(_schema.REVISIONS[-1],)]
     # One counter is of an older version, and nobody looks at it any more.
     assert rows(path, "counters") == [row for row in rows(first, "counters") if row[0] != "removals"] != []
+
+
+def test_the_indexes_of_a_table_are_always_made_in_one_order(path: Path) -> None:
+    make_tables(f"sqlite:///{path}")
+
+    with closing(sqlite3.connect(path)) as connection:
+        made = connection.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+        by_table = [(table, [name for _, name in of_table]) for table, of_table in groupby(made, itemgetter(0))]
+
+    assert len(by_table) > 3
+    assert all(names == sorted(names) for _, names in by_table), by_table
 
 
 def test_the_listed_revisions_are_those_that_there_are() -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, text
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 import trackside.app.storage._client_tables
 import trackside.app.storage._graph_checkpoint_tables  # noqa: F401  # whose tables `metadata` has, as those of the others
@@ -197,10 +198,12 @@ def revision_of(connection: Connection) -> str | None:
 
 
 def _make(connection: Connection) -> None:
-    """Make the tables of this version where there are none."""
-    metadata.create_all(connection, checkfirst=False)
-    if connection.dialect.name != "sqlite":
-        server_metadata.create_all(connection, checkfirst=False)
+    """Make the tables of this version where there are none; indexes in one order, by which SQLite may choose among them."""
+    declared = [metadata] if connection.dialect.name == "sqlite" else [metadata, server_metadata]
+    for table in [table for tables in declared for table in tables.sorted_tables]:
+        connection.execute(CreateTable(table))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(CreateIndex(index))
     connection.execute(insert(counters), [{"name": name, "value": 0} for name in (POSITION, TOKEN)])
     _revision.create(connection)
     connection.execute(insert(_revision).values(version_num=REVISIONS[-1]))
