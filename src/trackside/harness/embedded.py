@@ -167,7 +167,8 @@ async def run_agent(
         DuplicateRunError: a run of this event loop has this id: one that goes on, or is among the 256 that ended last.
         RunDepthError: runs that start runs went too deep.
         ThreadBusyError: it was called by a run of the same thread, or by one that such a run waits for, maybe through others
-            that wait their turn: that cannot end before it.
+            that wait their turn: that cannot end before it. A call of a run that waits its turn counts as waited for by that
+            run, whoever awaits it, unless it is made in a context of its own.
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
         BaseException: what a required observer raised, after the terminal event was tried.
     """
