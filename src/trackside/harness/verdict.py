@@ -48,11 +48,12 @@ def left_by(agent: Agent, run: RunContext) -> ThreadState | None:
 
 
 def may_leave_open(end: End, run: RunContext) -> bool:
-    """Whether what was asked before a run may be open behind it: it came to nothing, and had brought an answer, or was
-    stopped, or asked for wrongly. To look after every run that fails would cost each of them that.
+    """Whether what was asked before a run may be open behind it: it came to nothing, and its thread had a question of a
+    function, or it was stopped, or asked for wrongly. To look after every run that fails would cost each of them that. What
+    a graph shows as open behind a node that failed may have been used up, in what it does not know of as a graph inside.
     """
-    answers = run.resuming or run.paused is not None
-    return end.status not in CLOSE_QUESTIONS and (answers or end.untouched or end.status is RunStatus.cancelled)
+    came_to_nothing = end.status not in CLOSE_QUESTIONS
+    return came_to_nothing and (run.paused is not None or end.untouched or end.status is RunStatus.cancelled)
 
 
 def say_questions(end: End, run: RunContext) -> None:

@@ -19,6 +19,9 @@ from langgraph.types import Interrupt, StateSnapshot
 from trackside.harness.adapters.langgraph._graph import Saver
 from trackside.harness.adapters.langgraph._threads import RESUME, asked_questions
 
+_ERROR = "__error__"
+"""The channel of LangGraph's to which goes what a node has raised."""
+
 _BY_HAND = frozenset({"update", "fork"})
 """The `source` of a checkpoint that no run has made."""
 
@@ -37,8 +40,8 @@ class KeptAnswers:
 
     def without(self, questions: AbstractSet[str]) -> KeptAnswers:
         """Those to what it asks before these questions."""
-        count = next((nth for nth, question in enumerate(self.ids) if question in questions), len(self.ids))
-        return replace(self, ids=self.ids[:count], answers=self.answers[:count])
+        count = next((nth for nth, question in enumerate(self.ids) if question in questions), None)
+        return self if count is None else replace(self, ids=self.ids[:count], answers=self.answers[:count])
 
     async def put(self, saver: Saver) -> None:
         """Have the node keep these, and no others."""
@@ -70,7 +73,11 @@ class Progress:
             answers = kept if isinstance(kept, list) else [kept]
             own = [Interrupt.from_ns(None, f"{name}|{nth}" if nth else name).id for nth in range(len(answers) + 1)]
             if answers:
-                self.kept.append(KeptAnswers(thread.config, task.id, own[:-1], answers, bool(task.interrupts)))
+                # A node that has not failed asks something else by now, also by the same id, as older LangGraphs have it.
+                has_failed = any((of, channel) == (task.id, _ERROR) for of, channel, _ in pending or ())
+                asks = set[str]() if has_failed else {question.id for question in task.interrupts}
+                ids = [question for question in own[:-1] if question not in asks]
+                self.kept.append(KeptAnswers(thread.config, task.id, ids, answers, bool(task.interrupts)))
             if isinstance(task.state, StateSnapshot) and task.state.created_at is not None:
                 await self._add_inside(saver, task.state, {question.id for question in task.interrupts} - {*own})
 
@@ -85,13 +92,16 @@ class Progress:
 
 
 async def _used_up(saver: Saver, inside: StateSnapshot, gone: AbstractSet[str]) -> set[str]:
-    """Which of the questions that a graph inside does not ask any more it had asked before the last step that a run made."""
+    """Which of the questions that a graph inside does not ask any more it had asked before the last step that a run made, or
+    nodes of the open step that have finished.
+    """
     sought, used_up, before_step = {*gone}, set[str](), False
     place: RunnableConfig | None = inside.config
     while sought and place is not None and (saved := await saver.aget_tuple(place)) is not None:
         asked = asked_questions(saved.pending_writes) & sought
         sought -= asked
-        used_up |= asked if before_step else set()
+        if before_step or place is inside.config:
+            used_up |= asked
         before_step = before_step or saved.metadata.get("source") not in _BY_HAND
         place = saved.parent_config
     return used_up
