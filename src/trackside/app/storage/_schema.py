@@ -199,13 +199,12 @@ def revision_of(connection: Connection) -> str | None:
 
 def _make(connection: Connection) -> None:
     """Make the tables of this version where there are none; indexes in one order, by which SQLite may choose among them."""
-    declared = [metadata] if connection.dialect.name == "sqlite" else [metadata, server_metadata]
-    for table in [table for tables in declared for table in tables.sorted_tables]:
+    of_servers = [] if connection.dialect.name == "sqlite" else server_metadata.sorted_tables
+    for table in (*metadata.sorted_tables, *of_servers, _revision):
         connection.execute(CreateTable(table))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             connection.execute(CreateIndex(index))
     connection.execute(insert(counters), [{"name": name, "value": 0} for name in (POSITION, TOKEN)])
-    _revision.create(connection)
     connection.execute(insert(_revision).values(version_num=REVISIONS[-1]))
 
 

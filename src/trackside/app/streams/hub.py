@@ -432,11 +432,12 @@ class StreamHub:
 
 
 def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> None:
-    message, _ = pair_of(piece)
-    if not isinstance(message, Mapping) and is_object(message):  # as a framework has it, which a function passes on
+    pair = pair_of(piece)
+    if not isinstance(pair[0], Mapping) and is_object(pair[0]):  # as a framework has it, which a function passes on
         piece = whole(piece)
+        pair = pair_of(piece)
     if isinstance(piece, Mapping):
-        channel.say(_TUPLES, _named(_MESSAGES, namespace), json_bytes(pair_of(piece)), namespace, b"")
+        channel.say(_TUPLES, _named(_MESSAGES, namespace), json_bytes(pair), namespace, b"")
     channel.steps = channel.steps or MessageSteps()
     said = json_bytes(piece)
     for event, step in channel.steps.take(piece):
