@@ -263,3 +263,31 @@ async def test_of_two_who_let_a_graph_go_on_at_once_neither_answers_what_it_asks
 
     assert sorted(ended) == ["error", "success"]
     assert questions(state) == ["Refund 7?"]
+
+
+@pytest.mark.parametrize("kind", ["in_nodes", "as_function"])
+async def test_pages_answer_with_an_empty_input_beside_the_command(serve_agents: Any, kind: str) -> None:
+    agent = Refunds()
+    agent.go_on.set()
+    asked = {"assistant_id": "refunds", "input": {}, "command": YES}
+    async with serve_agents({"refunds": getattr(agent, kind)()}) as served:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        await runs.wait(thread_id, **asked)
+        second = await served.client.threads.get_state(thread_id)
+        start = {"id": 1, "method": "run.start", "params": asked}
+        started = await served.client.http.post(f"/threads/{thread_id}/commands", json=start)
+        done = await runs.join(thread_id, started["result"]["run_id"])
+
+    assert questions(second) == ["Refund 8?"]
+    assert done["refunded"] == [7, 8]
+
+
+async def test_an_empty_input_beside_a_command_that_says_nothing_is_what_a_run_gets(serve_agents: Any) -> None:
+    async def echo(input: Any) -> dict[str, Any]:
+        return {"given": input}
+
+    async with serve_agents({"echo": echo}) as served:
+        done = await served.client.runs.wait(None, "echo", input={}, command={"goto": None, "update": []})
+
+    assert done["given"] == {}

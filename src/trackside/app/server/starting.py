@@ -230,7 +230,7 @@ def spec_of(
     config, context = _completed(manager.agents[agent], *said, headers or {}, unasked)
     return RunSpec(
         agent,
-        asked.input,
+        _input(asked),
         thread_id=thread_id,
         metadata=asked.metadata,
         config=with_user(config, principal),
@@ -296,6 +296,11 @@ def _modes(asked: RunCreate) -> tuple[str, ...]:
     if modes is None:
         return ()
     return (modes,) if isinstance(modes, str) else tuple(dict.fromkeys(modes))
+
+
+def _input(asked: RunCreate) -> Any:
+    """What a run gets; an empty object beside a command is nothing: pages answer by `submit({}, {command: {resume: …}})`."""
+    return None if asked.input == {} and _command(asked) else asked.input
 
 
 def _command(asked: RunCreate) -> dict[str, Any] | None:
