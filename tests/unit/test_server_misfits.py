@@ -50,6 +50,9 @@ def test_a_body_that_does_not_fit_is_told_in_a_sentence(kind: Any, sent: Any, sa
         (b"limt=5", "there is no query parameter 'limt'; did you mean limit? There are limit, offset, status, select"),
         (b"status=done", "status = 'done' is not known; there are error, interrupted, pending, "),
         (b"select=run_id&select=runs", "select[1] = 'runs' is not known; did you mean run_id? There are "),
+        (b'select=["run_id","runs"]', "select[1] = 'runs' is not known; did you mean run_id? There are "),
+        (b'select=["run_id"', "select[0] = '[\"run_id\"' is not known; "),
+        (b"select=[1]", "select[0] = '[1]' is not known; "),
     ],
 )
 def test_a_query_that_does_not_fit_is_told_in_a_sentence(query: bytes, said: str) -> None:

@@ -122,6 +122,10 @@ async def test_only_what_was_asked_for_is_said(serve_agents: Any) -> None:
         assert [event for event, _ in joined] == ["metadata", "custom", "custom", "values", "end"]
         filtered = await parts(runs.join_stream(thread_id, run["run_id"], stream_mode="values"))
         assert [event for event, _ in filtered] == ["metadata", "values", "end"]
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            path = f"/threads/{thread_id}/runs/{run['run_id']}/stream"
+            array = await http.get(path, params={"stream_mode": '["updates","values"]'})
+        assert [event for event, _, _ in events_in(array.content)] == ["metadata", "values", "end"]
 
 
 async def test_a_stream_ends_after_its_runs_end_is_stored(serve_agents: Any) -> None:

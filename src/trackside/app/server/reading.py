@@ -67,6 +67,8 @@ class BodyReader:
 def query_of(scope: Scope, kind: Any) -> Any:
     """The query parameters of a request; one that is there several times is a list where the field is one.
 
+    A list of words that the server knows may also come as one JSON array, as `@langchain/langgraph-sdk` 1.11 sends it.
+
     Raises:
         HttpError: one does not fit, or is not known.
     """
@@ -157,7 +159,7 @@ def _form_of(body: bytes, kind: Any) -> Any:
 
 
 def _named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole: str) -> Any:
-    """A `msgspec.Struct` of texts under names; one that is there several times is a list where the field is one.
+    """A `msgspec.Struct` of texts under names, as `query_of` has them.
 
     Args:
         given: the names and texts.
@@ -169,14 +171,15 @@ def _named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole:
         HttpError: one does not fit, or is not known.
     """
     values: dict[str, Any] = {}
-    is_list = _lists_among(kind)
+    items_of = _items_among(kind)
     for name, value in given:
-        if name not in is_list:
-            raise HttpError(status=422, detail=unknown_field(what, name, is_list))
-        if is_list[name]:
-            values.setdefault(name, []).append(value)
-        else:
+        if name not in items_of:
+            raise HttpError(status=422, detail=unknown_field(what, name, items_of))
+        if items_of[name] is None:
             values[name] = value
+            continue
+        for item in (value,) if items_of[name] is str else _words(value):
+            values.setdefault(name, []).append(item)
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as exc:
@@ -184,10 +187,23 @@ def _named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole:
 
 
 @functools.cache  # a look at the types takes as long as all else that is done with a query
-def _lists_among(kind: Any) -> Mapping[str, bool]:
-    """Whether a field of a struct is a list, by the names of its fields."""
-    return {field.encode_name: _is_list(field.type) for field in msgspec.structs.fields(kind)}
+def _items_among(kind: Any) -> Mapping[str, Any]:
+    """What the items of a field are that is a list, and None of any other, by the names of a struct's fields."""
+    return {field.encode_name: _items_of(field.type) for field in msgspec.structs.fields(kind)}
 
 
-def _is_list(kind: Any) -> bool:
-    return getattr(kind, "__origin__", None) is list or any(_is_list(part) for part in getattr(kind, "__args__", ()))
+def _items_of(kind: Any) -> Any:
+    parts: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if getattr(kind, "__origin__", None) is list:
+        return parts[0]
+    return next(filter(None, map(_items_of, parts)), None)
+
+
+def _words(value: str) -> list[str]:
+    """The words that a value stands for: itself, or those in it if it is a JSON array, which is no word that there is."""
+    if not value.startswith("["):
+        return [value]
+    try:
+        return msgspec.json.decode(value, type=list[str])
+    except msgspec.MsgspecError:
+        return [value]

@@ -98,9 +98,6 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
 )
 async def get_thread(call: Call[None, ThreadGet]) -> Any:
     """A thread, with what it remembers and what it asks."""
-    named = [name for said in call.query.include or () for name in said.split(",")]
-    if unknown := [name for name in named if name not in {"ttl", ""}]:
-        raise HttpError(status=422, detail=f"include: there is ttl, but no {unknown[0]!r:.80}")
     return await _shown(call, await _threads(call).get(call.thread_id))
 
 

@@ -77,7 +77,7 @@ class ThreadChange(Struct, forbid_unknown_fields=True):
 class ThreadGet(Struct, forbid_unknown_fields=True):
     """What of a thread is wanted besides the usual: `ttl`, which is there anyway."""
 
-    include: list[str] | None = None
+    include: list[Literal["ttl", ""]] | None = None
 
 
 class ThreadCount(Struct, forbid_unknown_fields=True):
