@@ -15,6 +15,10 @@ def test_every_method_of_the_client_works_or_says_why_not(project: ServedProject
     javascript.run_tests("client.test.mjs", url=project.on(place).url)
 
 
+def test_a_remote_graph_is_called_and_answered(project: ServedProject) -> None:
+    javascript.run_tests("remote_graph.test.mjs", url=project.on("sqlite").url)
+
+
 @pytest.mark.parametrize("place", ["sqlite", "nats-fleet", pytest.param("postgres-fleet", marks=pytest.mark.long)])
 def test_pages_hear_what_became_of_answers(project: ServedProject, place: str) -> None:
     javascript.run_tests("answers_v2.test.mjs", url=project.on(place).url)

@@ -265,11 +265,12 @@ async def test_of_two_who_let_a_graph_go_on_at_once_neither_answers_what_it_asks
     assert questions(state) == ["Refund 7?"]
 
 
+@pytest.mark.parametrize("beside", [{}, {"refunded": [1]}], ids=["nothing", "the state"])
 @pytest.mark.parametrize("kind", ["in_nodes", "as_function"])
-async def test_pages_answer_with_an_empty_input_beside_the_command(serve_agents: Any, kind: str) -> None:
+async def test_pages_answer_with_an_input_beside_the_command(serve_agents: Any, kind: str, beside: Any) -> None:
     agent = Refunds()
     agent.go_on.set()
-    asked = {"assistant_id": "refunds", "input": {}, "command": YES}
+    asked = {"assistant_id": "refunds", "input": beside, "command": YES}
     async with serve_agents({"refunds": getattr(agent, kind)()}) as served:
         runs, thread_id = served.client.runs, new_id()
         await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
@@ -281,6 +282,21 @@ async def test_pages_answer_with_an_empty_input_beside_the_command(serve_agents:
 
     assert questions(second) == ["Refund 8?"]
     assert done["refunded"] == [7, 8]
+
+
+async def test_a_command_may_say_the_name_that_javascript_gives_it(serve_agents: Any) -> None:
+    agent = Refunds()
+    agent.go_on.set()
+    async with serve_agents({"refunds": agent.in_nodes()}) as served:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
+        command = {"lg_name": "Command", "resume": "yes", "goto": []}
+        started = await served.client.http.post(
+            f"/threads/{thread_id}/runs", json={"assistant_id": "refunds", "command": command}
+        )
+        done = await runs.join(thread_id, started["run_id"])
+
+    assert done["refunded"] == [7]
 
 
 async def test_an_empty_input_beside_a_command_that_says_nothing_is_what_a_run_gets(serve_agents: Any) -> None:

@@ -537,8 +537,7 @@ async def test_options_that_are_not_known_or_not_supported_are_refused_by_name(s
                 assert answer.status_code == 422
                 assert option in answer.json()["detail"]
         for wrong, why in (
-            ({"input": {"a": 1}, "command": {"resume": 1}}, "takes the place of an input"),
-            ({"input": [], "command": {"resume": 1}}, "takes the place of an input"),
+            ({"command": {"resumes": 1}}, "resumes"),
             ({"checkpoint": {"thread_id": new_id()}}, "another thread"),
             ({"checkpoint_id": new_id(), "config": {"configurable": "abc"}}, "config.configurable"),
         ):

@@ -17,7 +17,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
@@ -608,6 +608,31 @@ async def test_a_question_of_a_function_stands_in_its_state_and_outlives_a_chang
     assert (state["next"], state["values"]) == (["wondering"], {"note": "by hand"})
     assert values == {"answer": "this"}
     assert (after["interrupts"], after["next"]) == ([], [])
+
+
+async def test_a_task_says_what_has_called_for_it(serve_agents: Any) -> None:
+    async def work(state: Any) -> Any:
+        interrupt("which?")
+
+    def send(state: Any) -> Any:
+        return [Send("work", {}), Send("work", {})]
+
+    sending = StateGraph(Log).add_node("work", work).add_conditional_edges(START, send, ["work"]).compile()
+    async with serve_agents(agents() | {"sending": sending}) as served:
+        threads = served.client.threads
+        paths = {
+            name: [
+                task["path"] for task in (await threads.get_state(await thread_of(served.client, name, {})))["tasks"]
+            ]
+            for name in ("sending", "asking", "wondering")
+        }
+
+    assert paths == {
+        # By the first two of these `useStream` finds what subagents have said.
+        "sending": [["__pregel_push", 0, False], ["__pregel_push", 1, False]],
+        "asking": [["__pregel_pull", "ask"]],
+        "wondering": [[]],
+    }
 
 
 async def test_a_remote_graph_sees_and_changes_threads_as_a_graph_does(serve_agents: Any) -> None:

@@ -299,8 +299,11 @@ def _modes(asked: RunCreate) -> tuple[str, ...]:
 
 
 def _input(asked: RunCreate) -> Any:
-    """What a run gets; an empty object beside a command is nothing: pages answer by `submit({}, {command: {resume: …}})`."""
-    return None if asked.input == {} and _command(asked) else asked.input
+    """What a run gets: nothing beside a command that says something, where LangGraph's server reads no input either.
+
+    Pages answer by `submit({}, {command: {resume: …}})`, and CopilotKit's send the state of the thread along.
+    """
+    return None if _command(asked) else asked.input
 
 
 def _command(asked: RunCreate) -> dict[str, Any] | None:

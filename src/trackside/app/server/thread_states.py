@@ -236,11 +236,12 @@ class StatesOfThread:
         if agent is None or state is None:
             return None
         questions = [] if state.paused is None else [dict(question) for question in state.paused.interrupts]
-        task = {"name": agent.name, "error": None, "interrupts": questions, "checkpoint": None, "state": None}
+        whose = {"id": thread.last_run_id or thread.thread_id, "name": agent.name, "path": []}
+        task = {**whose, "error": None, "interrupts": questions, "checkpoint": None, "state": None, "result": None}
         return StateSnapshot(
             values=state.values,
             next=(agent.name,) if questions else (),
-            tasks=[{"id": thread.last_run_id or thread.thread_id, **task, "result": None}] if questions else [],
+            tasks=[task] if questions else [],
             checkpoint=self._only_place(),
             metadata={} if thread.last_run_id is None else {"run_id": thread.last_run_id},
             created_at=thread.updated_at.isoformat(),

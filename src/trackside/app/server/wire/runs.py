@@ -40,11 +40,12 @@ class CheckpointRef(Struct, forbid_unknown_fields=True):
 
 
 class Command(Struct, forbid_unknown_fields=True):
-    """What a run brings instead of an input."""
+    """What a run brings; beside it no input is read. Nor is `lg_name`, which JavaScript's `RemoteGraph` says in each."""
 
     resume: Any = UNSET
     update: Any = UNSET
     goto: Any = UNSET
+    lg_name: Any = UNSET
 
 
 class RunCreate(Struct, forbid_unknown_fields=True):

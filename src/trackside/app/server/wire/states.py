@@ -18,10 +18,11 @@ _VALUES = "values."
 
 
 class ThreadTask(Struct, kw_only=True):
-    """What a thread is about to do, or waits for, or has failed at."""
+    """What a thread is about to do, or waits for, or has failed at; `path` is LangGraph's, of what called for it."""
 
     id: str
     name: str
+    path: list[Any]
     error: str | None
     interrupts: list[JsonObject]
     checkpoint: JsonObject | None

@@ -164,6 +164,7 @@ def _task(task: PregelTask) -> JsonObject:
     return {
         "id": task.id,
         "name": task.name,
+        "path": whole(list(task.path)),
         "error": None if error is None else error if isinstance(error, str) else repr(error),
         "interrupts": [question_of(interrupt) for interrupt in task.interrupts],
         "checkpoint": _checkpoint_of(inside) if is_place else None,
