@@ -13,10 +13,10 @@ _PATIENCE = 2.0  # seconds that answers which are still being given have to come
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncGenerator[str]:
+async def serving(app: Any, *, websockets: bool = False) -> AsyncGenerator[str]:
     """The address of the app while it is served."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         host, port = listening.getsockname()
-        async with HttpServer(app, [listening]) as server:
+        async with HttpServer(app, [listening], websockets=websockets) as server:
             yield f"http://{host}:{port}"
             await server.finish(_PATIENCE)

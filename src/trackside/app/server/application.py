@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import override
 
 from starlette.applications import Starlette
@@ -15,7 +16,7 @@ from trackside.app.server.failed_runs import FailedRuns
 from trackside.app.server.guarding import middleware_of
 from trackside.app.server.guest import Guest, Introducing
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.principal import OURS
+from trackside.app.server.principal import OURS, from_elsewhere
 from trackside.app.server.rates import OpenStreams
 from trackside.app.server.responses import Receive, Scope, Send, failure
 from trackside.app.server.routes import GROUPS
@@ -66,8 +67,10 @@ class _App(Starlette):
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begins = OURS not in scope  # else a guest of one of ours, which is answering it, has brought it here
         scope[OURS] = self
-        await super().__call__(scope, receive, send)
+        with from_elsewhere() if begins else nullcontext():
+            await super().__call__(scope, receive, send)
 
     @override
     def build_middleware_stack(self) -> ASGIApp:

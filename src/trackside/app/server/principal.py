@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -83,3 +84,16 @@ guest_asking: Final[ContextVar[object]] = ContextVar("trackside_guest_asking", d
 """The guest whose middleware the calling code is, or answers a request of; None: it has to do with none."""
 
 keep_to_run(guest_asking, None)
+
+
+@contextmanager
+def from_elsewhere() -> Generator[None]:
+    """Around a request that was sent to the server: it belongs to no other one, and to no guest, whatever its context says.
+    Servers may begin it in that of an earlier one on the same connection, as uvicorn does.
+    """
+    asked, guest = asking.set(None), guest_asking.set(None)
+    try:
+        yield
+    finally:
+        guest_asking.reset(guest)
+        asking.reset(asked)
