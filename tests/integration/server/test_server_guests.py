@@ -184,6 +184,34 @@ async def test_whom_the_guests_own_authentication_knows_its_routes_see(
         assert asked.json() == {"output": ["ada" if auth == "keys" else None, bob]}, "the API asks for the key"
 
 
+@pytest.mark.parametrize("order", ["middleware_first", "auth_first"])
+@pytest.mark.parametrize("auth", ["none", "keys"])
+async def test_who_is_nobody_to_the_guests_own_middleware_is_nobody_to_its_routes(
+    database_url: str, auth: Any, order: Any
+) -> None:
+    class SignedIn:
+        """Says who has signed in, and None of others, as middleware does that is none of Starlette's."""
+
+        def __init__(self, app: Any) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                scope["user"] = HTTPConnection(scope).cookies.get("staff")
+            await self._app(scope, receive, send)
+
+    async def signed_in(request: Request) -> JSONResponse:
+        return JSONResponse([request.user, request.auth.scopes])
+
+    guest = Starlette(routes=[Route("/signed-in", signed_in)], middleware=[Middleware(SignedIn)])
+    settings = {"access": AccessSettings(auth=auth), "server": ServerSettings(middleware_order=order)}
+    async with served_with(guest, {"echo": echo}, database_url, **settings) as (app, http):
+        http.headers["x-api-key"] = (await app.store.api_keys.create("laptop", owner="ada")).secret
+        scopes = ["run"] if auth == "keys" else []
+        assert (await http.get("/signed-in")).json() == [None, scopes]
+        assert (await http.get("/signed-in", headers={"cookie": "staff=bob"})).json() == ["bob", scopes]
+
+
 @pytest.mark.parametrize("copied", [False, True])
 async def test_whom_others_know_is_found_out_anew_each_time_that_middleware_asks(
     database_url: str, copied: bool

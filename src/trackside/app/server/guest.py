@@ -23,7 +23,9 @@ _PATIENCE: Final = 5.0  # seconds in which a client has to take what there was o
 _OURS: Final = "trackside.behind_guest"
 """In the scope of a request in a guest's middleware: what is behind that instead of the guest's own routes."""
 _KNOWN: Final = "trackside.introduced"
-"""In the same: what `user` and `auth` were before it, and what we have made of them since. Else it is that middleware's."""
+"""In the same: what `user` and `auth` were before it, and what we have made of each since. Else it is that middleware's."""
+_NOTHING: Final = object()
+"""What they are where nobody has said anything; None is what middleware may say of somebody who has not signed in."""
 
 
 class GuestError(TracksideError, code="guest-app"):
@@ -40,17 +42,17 @@ class Introducing:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal = scope.get("trackside.principal", NOBODY)
-        known: list[Any] = scope.setdefault(_KNOWN, _said_in(scope))
+        known: dict[str, list[Any]] = scope.setdefault(_KNOWN, _said_in(scope))
         introduced = {"user": _user_of(principal), "auth": AuthCredentials(principal.user.get("permissions", ()))}
         for name, value in introduced.items():
-            if any(scope.get(name) is each for each in known):
+            if any(scope.get(name, _NOTHING) is each for each in known[name]):
                 scope[name] = value
-                known.append(value)
+                known[name].append(value)
         await self._app(scope, receive, send)
 
 
-def _said_in(scope: Scope) -> list[Any]:
-    return [None, scope.get("user"), scope.get("auth")]
+def _said_in(scope: Scope) -> dict[str, list[Any]]:
+    return {name: [_NOTHING, scope.get(name, _NOTHING)] for name in ("user", "auth")}
 
 
 class _Unknown(UnauthenticatedUser):
