@@ -25,6 +25,7 @@ from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._fleet_tables import server_metadata
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_backend import PostgresBackend
+from trackside.app.storage._schema import REVISIONS
 from trackside.app.storage._session import CollisionError
 from trackside.app.storage._tables import metadata
 from trackside.app.storage._work import commit_together
@@ -149,6 +150,33 @@ async def test_a_schema_of_another_program_stays_as_it_is(url: str, database: Ra
     assert "accounts" in str(error)
     assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
     assert database.execute("SELECT count(*) FROM agents.events").fetchone() == (0,)
+
+
+async def test_a_schema_of_its_own_beside_a_program_that_uses_alembic(own_postgres_server: PostgresServer) -> None:
+    own_postgres_server.create_database("shop")
+    execute = partial(own_postgres_server.execute, database="shop")
+    execute("CREATE TABLE events (id int); CREATE TABLE alembic_version (version_num text)")
+    execute("INSERT INTO alembic_version VALUES ('1975ea83b712')")
+    execute(
+        "CREATE ROLE visitor LOGIN PASSWORD 'right'; CREATE SCHEMA AUTHORIZATION visitor"
+    )  # on his path before `public`
+
+    url = own_postgres_server.tcp_url("shop", user="visitor", password="right")
+    for _ in range(2):
+        async with Store.open(url):
+            pass
+
+    assert execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (2,)
+    assert execute("SELECT version_num FROM visitor.alembic_version").fetchone() == (REVISIONS[-1],)
+
+
+async def test_tables_are_found_behind_an_empty_schema(url: str, database: RawConnection, script) -> None:
+    async with Store.open(url) as store:
+        await store.append(script().whole())
+    database.execute("CREATE SCHEMA agents")
+
+    async with Store.open(option(url, search_path="agents,public")) as store:
+        assert len(await store.events()) == 5
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

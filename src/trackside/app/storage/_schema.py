@@ -37,6 +37,10 @@ _revision: Final = Table(  # as Alembic makes it, which reads it when the tables
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
+_IS_OURS: Final = text("""
+    SELECT count(*) = 4 FROM pg_class beside JOIN pg_class version ON version.relnamespace = beside.relnamespace
+    WHERE version.oid = to_regclass('alembic_version') AND beside.relname IN ('counters', 'events', 'runs', 'threads')""")
+"""Whether the version that PostgreSQL finds stands beside tables of ours."""
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _PATIENCE: Final = 600.0  # seconds; to bring a large database up to date takes minutes
 _PAUSE: Final = 0.05  # seconds; databases themselves wait, too, unless they were told not to
@@ -191,8 +195,14 @@ def _known(found: str | None, backend: Backend) -> str | None:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Which revision of the schema the tables have; None if there are none."""
-    if not inspect(connection).has_table("alembic_version"):
+    """Which revision of the schema the tables have; None if there are none. On PostgreSQL they may be anywhere on the search
+    path, and so may the version of another program that uses Alembic.
+    """
+    if connection.dialect.name == "sqlite":
+        is_there = inspect(connection).has_table(_revision.name)
+    else:
+        is_there = connection.scalar(_IS_OURS)
+    if not is_there:
         return None
     return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
 
