@@ -317,3 +317,89 @@ async def test_of_two_who_asked_inside_the_one_that_failed_is_answered_alone(sta
     alone = await stage.play(graph, thread_id="t", command={"resume": {ids["pay?"]: "no"}})
 
     assert sorted(alone.result.output["notes"]) == ["pay: no", "ship: yes"]
+
+
+def asking(question: str, *, fails: int = 0) -> Any:
+    """A graph of a node that is called as what it asks, and fails so often before it does."""
+    failures = [ConnectionError("gone")] * fails
+
+    async def ask(state: State) -> State:
+        if failures:
+            raise failures.pop()
+        return {"notes": [f"{question}: {interrupt(question)}"]}
+
+    return StateGraph(State).add_node(question, ask).add_edge(START, question).compile()
+
+
+def calling(saver: Any, call: Any) -> Any:
+    """A graph of a node that calls others."""
+    return StateGraph(State).add_node("calls", call).add_edge(START, "calls").compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+@pytest.mark.parametrize("chosen", ["charge", "refund"])
+async def test_an_answer_reaches_whichever_of_several_graphs_its_node_has_called(
+    stage: Any, saver: Any, chosen: str, by_id: bool
+) -> None:
+    """LangGraph shows but one of them, and in its tasks not what another one asks."""
+    charges, refunds = asking("charge"), asking("refund")
+
+    async def routes(state: State) -> Any:
+        return await (charges if state["notes"] == ["charge"] else refunds).ainvoke({"notes": []})
+
+    graph = calling(saver, routes)
+    paused = await stage.play(graph, {"notes": [chosen]}, thread_id="t")
+    assert await LangGraphAgent(graph).answers_at(ThreadPlace(thread_id="t"), "yes", is_free=True) == {
+        paused.interrupts[0]["id"]: "yes"
+    }
+
+    answer = {paused.interrupts[0]["id"]: "yes"} if by_id else "yes"
+    outcome = await stage.play(graph, thread_id="t", command={"resume": answer})
+
+    assert outcome.result.output == {"notes": [chosen, f"{chosen}: yes"]}, outcome.result.error
+
+
+async def test_an_answer_reaches_the_first_of_two_graphs_that_its_node_calls(stage: Any, saver: Any) -> None:
+    plan, act = asking("plan"), asking("act")
+
+    async def calls(state: State) -> State:
+        planned = await plan.ainvoke({"notes": []})
+        return await act.ainvoke(planned)
+
+    graph = calling(saver, calls)
+    outcome = await stage.play(graph, {"notes": []}, thread_id="t")
+    asked_one_by_one = asked(outcome)
+    for _ in range(2):
+        outcome = await stage.play(graph, thread_id="t", command={"resume": "yes"})
+        asked_one_by_one += asked(outcome)
+
+    assert (asked_one_by_one, outcome.result.output) == (["plan", "act"], {"notes": ["plan: yes", "act: yes"]})
+
+
+async def test_of_two_who_asked_in_the_graph_that_was_called_who_has_finished_is_answered_no_more(
+    stage: Any, saver: Any
+) -> None:
+    failures, other = [ConnectionError("the bank is away")], asking("other")
+
+    async def ship(state: State) -> State:
+        return {"notes": [f"ship: {interrupt('ship?')}"]}
+
+    async def pay(state: State) -> State:
+        answer = interrupt("pay?")
+        if failures:
+            await asyncio.sleep(0.1)  # until the other has finished
+            raise failures.pop()
+        return {"notes": [f"pay: {answer}"]}
+
+    called = StateGraph(State).add_node(ship).add_node(pay).add_edge(START, "ship").add_edge(START, "pay").compile()
+
+    async def routes(state: State) -> Any:
+        return await (other if state["notes"] else called).ainvoke({"notes": []})
+
+    graph = calling(saver, routes)
+    ids = {each["value"]: each["id"] for each in (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts}
+    await stage.play(graph, thread_id="t", command={"resume": dict.fromkeys(ids.values(), "yes")})
+
+    late = await stage.play(graph, thread_id="t", command={"resume": {ids["ship?"]: "no"}})
+
+    assert late.end["error_type"] == "UnknownQuestionError"

@@ -17,10 +17,13 @@ from langgraph.checkpoint.base import PendingWrite
 from langgraph.types import Interrupt, StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Saver
-from trackside.harness.adapters.langgraph._threads import RESUME, asked_questions
+from trackside.harness.adapters.langgraph._threads import INTERRUPT, RESUME, asked_questions
 
 _ERROR = "__error__"
 """The channel of LangGraph's to which goes what a node has raised."""
+
+_OF_UNFINISHED = frozenset({_ERROR, "__error_source_node__", INTERRUPT, RESUME})
+"""The channels of LangGraph's to which goes what has become of a node that has not finished."""
 
 _BY_HAND = frozenset({"update", "fork"})
 """The `source` of a checkpoint that no run has made."""
@@ -82,26 +85,35 @@ class Progress:
                 await self._add_inside(saver, task.state, {question.id for question in task.interrupts} - {*own})
 
     async def _add_inside(self, saver: Saver, inside: StateSnapshot, asked: AbstractSet[str]) -> None:
-        gone = asked - {question.id for question in inside.interrupts}
-        used_up = await _used_up(saver, inside, gone)
+        used_up = await _used_up(saver, inside.config, asked)
         self.used_up |= used_up
-        if inside.tasks and gone - used_up:
+        if inside.tasks and asked - used_up - {question.id for question in inside.interrupts}:
             self.was_changed = True
         saved = await saver.aget_tuple(inside.config)
         await self.add(saver, inside, saved.pending_writes if saved is not None else ())
 
 
-async def _used_up(saver: Saver, inside: StateSnapshot, gone: AbstractSet[str]) -> set[str]:
-    """Which of the questions that a graph inside does not ask any more it had asked before the last step that a run made, or
-    nodes of the open step that have finished.
+async def _used_up(saver: Saver, newest: RunnableConfig, questions: AbstractSet[str]) -> set[str]:
+    """Which of these questions a graph inside had asked before the last step that a run made, or nodes of the open step that
+    have finished.
+
+    That is read from what is saved: where a node calls one of several graphs, LangGraph may show another one's tasks.
     """
-    sought, used_up, before_step = {*gone}, set[str](), False
-    place: RunnableConfig | None = inside.config
+    sought, used_up, before_step = {*questions}, set[str](), False
+    place: RunnableConfig | None = newest
     while sought and place is not None and (saved := await saver.aget_tuple(place)) is not None:
         asked = asked_questions(saved.pending_writes) & sought
         sought -= asked
-        if before_step or place is inside.config:
+        if before_step:
             used_up |= asked
+        elif place is newest:
+            used_up |= asked & _asked_by_finished(saved.pending_writes)
         before_step = before_step or saved.metadata.get("source") not in _BY_HAND
         place = saved.parent_config
     return used_up
+
+
+def _asked_by_finished(pending: Sequence[PendingWrite] | None) -> frozenset[str]:
+    """What was asked in a step by nodes that have finished: only these have written what LangGraph does not need itself."""
+    finished = {of for of, channel, _ in pending or () if channel not in _OF_UNFINISHED}
+    return asked_questions([write for write in pending or () if write[0] in finished])
