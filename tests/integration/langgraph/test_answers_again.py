@@ -403,3 +403,26 @@ async def test_of_two_who_asked_in_the_graph_that_was_called_who_has_finished_is
     late = await stage.play(graph, thread_id="t", command={"resume": {ids["ship?"]: "no"}})
 
     assert late.end["error_type"] == "UnknownQuestionError"
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_an_answer_to_the_second_of_two_graphs_is_none_to_what_the_first_asks_since(
+    stage: Any, saver: Any, by_id: bool
+) -> None:
+    """LangGraph does not show what the second one has asked."""
+    cleanup, mailing = asking("delete", fails=1), asking("mail")
+
+    async def calls(state: State) -> State:
+        notes = list[Any]()
+        try:
+            notes += (await cleanup.ainvoke({"notes": []}))["notes"]
+        except ConnectionError:
+            notes.append("not cleaned up")
+        return {"notes": notes + (await mailing.ainvoke({"notes": []}))["notes"]}
+
+    graph = calling(saver, calls)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    answer = {paused.interrupts[0]["id"]: "yes"} if by_id else "yes"
+    answered = await stage.play(graph, thread_id="t", command={"resume": answer})
+
+    assert (asked(paused), asked(answered)) == (["mail"], ["delete"])

@@ -85,21 +85,23 @@ class Progress:
                 await self._add_inside(saver, task.state, {question.id for question in task.interrupts} - {*own})
 
     async def _add_inside(self, saver: Saver, inside: StateSnapshot, asked: AbstractSet[str]) -> None:
-        used_up = await _used_up(saver, inside.config, asked)
+        used_up, gone = await _gone_past(saver, inside.config, asked)
         self.used_up |= used_up
-        if inside.tasks and asked - used_up - {question.id for question in inside.interrupts}:
+        if inside.tasks and gone:
             self.was_changed = True
         saved = await saver.aget_tuple(inside.config)
         await self.add(saver, inside, saved.pending_writes if saved is not None else ())
 
 
-async def _used_up(saver: Saver, newest: RunnableConfig, questions: AbstractSet[str]) -> set[str]:
+async def _gone_past(
+    saver: Saver, newest: RunnableConfig, questions: AbstractSet[str]
+) -> tuple[AbstractSet[str], AbstractSet[str]]:
     """Which of these questions a graph inside had asked before the last step that a run made, or nodes of the open step that
-    have finished.
+    have finished; and which it had asked before it was changed by hand. One that it has not asked is another graph's.
 
     That is read from what is saved: where a node calls one of several graphs, LangGraph may show another one's tasks.
     """
-    sought, used_up, before_step = {*questions}, set[str](), False
+    sought, used_up, gone, before_step = {*questions}, set[str](), set[str](), False
     place: RunnableConfig | None = newest
     while sought and place is not None and (saved := await saver.aget_tuple(place)) is not None:
         asked = asked_questions(saved.pending_writes) & sought
@@ -108,9 +110,11 @@ async def _used_up(saver: Saver, newest: RunnableConfig, questions: AbstractSet[
             used_up |= asked
         elif place is newest:
             used_up |= asked & _asked_by_finished(saved.pending_writes)
+        else:
+            gone |= asked
         before_step = before_step or saved.metadata.get("source") not in _BY_HAND
         place = saved.parent_config
-    return used_up
+    return used_up, gone
 
 
 def _asked_by_finished(pending: Sequence[PendingWrite] | None) -> frozenset[str]:
