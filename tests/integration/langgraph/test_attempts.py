@@ -408,3 +408,74 @@ async def test_an_attempt_at_a_run_from_a_checkpoint_begins_there_again_if_that_
 
     assert steps.executed == ["second"]
     assert outcome.values == {"notes": ["one", "first", "second"]}
+
+
+class Cleaning:
+    """Asks, and fails behind that once: behind its second question, or inside another graph in the node after that."""
+
+    def __init__(self, saver: Any, *, is_inside: bool) -> None:
+        self.told: list[Any] = []
+        self.fails = 1
+        builder = StateGraph(State)
+        if is_inside:
+            inner = StateGraph(State).add_sequence([("ask", self.ask), ("delete", self.delete)]).add_edge(START, "ask")
+            builder.add_node("clean", inner.compile())
+        else:
+            builder.add_node("clean", self.clean)
+        self.graph = builder.add_edge(START, "clean").compile(checkpointer=saver)
+
+    async def ask(self, state: State) -> State:
+        return {"notes": [interrupt("sure?")]}
+
+    async def delete(self, state: State) -> State:
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("gone")
+        self.told += state["notes"]
+        return {}
+
+    async def clean(self, state: State) -> State:
+        asked: State = {"notes": [interrupt("which?"), interrupt("sure?")]}
+        await self.delete(asked)
+        return asked
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+async def test_an_answer_that_was_refused_as_another_was_given_is_refused_again(
+    stage: Any, saver: Any, is_inside: bool
+) -> None:
+    cleaning = Cleaning(saver, is_inside=is_inside)
+    given = paused = await stage.play(cleaning.graph, {"notes": []}, thread_id="t")
+    while given.interrupts:
+        given = await stage.play(cleaning.graph, thread_id="t", command={"resume": "yes"})
+    late = {"resume": {paused.interrupts[0]["id"]: "no"}}
+
+    attempts = [await stage.play(cleaning.graph, thread_id="t", command=late)]
+    attempts += [await retried(stage, cleaning.graph, attempts[0], command=late)]
+
+    assert [attempt.end["error_type"] for attempt in attempts] == ["UnknownQuestionError"] * 2
+    assert cleaning.told == []
+
+
+async def test_a_refused_go_on_past_a_stop_is_refused_again_once_the_graph_has_asked(stage: Any, saver: Any) -> None:
+    told, fails = list[Any](), [ConnectionError("gone")]
+
+    async def pay(state: State) -> State:
+        answer = interrupt("how much?")
+        if fails:
+            raise fails.pop()
+        told.append(answer)
+        return {}
+
+    builder = StateGraph(State).add_node("pay", pay).add_edge(START, "pay")
+    graph = builder.compile(checkpointer=saver, interrupt_before=["pay"])
+    (stop,) = (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts
+    go_on = {"resume": {stop["id"]: True}}
+    for answer in (go_on, {"resume": 3}):
+        await stage.play(graph, thread_id="t", command=answer)
+
+    attempts = [await stage.play(graph, thread_id="t", command=go_on)]
+    attempts += [await retried(stage, graph, attempts[0], command=go_on)]
+
+    assert [attempt.end["error_type"] for attempt in attempts] == ["UnknownQuestionError"] * 2
+    assert told == []

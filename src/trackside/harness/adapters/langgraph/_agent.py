@@ -20,7 +20,7 @@ from langgraph.types import StateSnapshot as GraphState
 
 from trackside.harness.adapters.langgraph._asking import check_key, check_spec
 from trackside.harness.adapters.langgraph._breakpoints import breakpoint_at, thread_at_stop
-from trackside.harness.adapters.langgraph._changes import has_changed
+from trackside.harness.adapters.langgraph._changes import has_brought
 from trackside.harness.adapters.langgraph._context import completed
 from trackside.harness.adapters.langgraph._describing import drawing_of, schemas_of, subgraphs_of
 from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError, NoParentGraphError
@@ -337,7 +337,7 @@ class LangGraphAgent:
         else:
             place = place_of(run, origin)
             questions = await open_questions(run, graph, place, origin)
-            given = GraphInput.of(run, graph, questions, has_changed=await has_changed(run, graph, origin))
+            given = GraphInput.of(run, graph, questions, has_brought=await has_brought(run, graph, origin))
             if run.resuming:
                 run.resume = answer_among(run.resume, questions.ids or questions.stops)
         known: frozenset[str] = frozenset()

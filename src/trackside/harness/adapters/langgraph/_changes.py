@@ -1,7 +1,8 @@
-"""What a run's command changes on its thread beside the answers that it brings: once, in however many attempts.
+"""What a run's command brings to its thread: once, in however many attempts.
 
 LangGraph saves an update, and where to go, beside the checkpoint at which it finds the thread, and makes no other until the
 step is over. Given once more, they would be saved and done twice; so they are saved with the id of the run that brings them.
+So are answers, of which some may be used up there: by that of a run which has brought them, not of one that was refused.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ _BROUGHT_BY: Final = "__no_writes__"
 
 
 def command_of(run: RunContext, *, update: Any, goto: list[str | Send], resume: Any = None) -> Command[Any]:
-    """A run's command as its graph gets it; what that changes is signed."""
+    """A run's command as its graph gets it; what that brings is signed."""
     command = Command[Any](update=update, goto=goto, resume=resume)
-    if not (goto or update):
+    if not (goto or update or run.resuming):
         return command
     changes = command._update_as_tuples()  # noqa: SLF001  # what LangGraph itself makes of any update
     return Command(update=[*changes, (_BROUGHT_BY, run.run_id)], goto=goto, resume=resume)
 
 
-async def has_changed(run: RunContext, graph: Graph, origin: Origin) -> bool:
-    """Whether the thread has what this run's command changes, where it begins, by the attempt before; noted for the next."""
+async def has_brought(run: RunContext, graph: Graph, origin: Origin) -> bool:
+    """Whether the thread has, where this run begins, what its command brings, by the attempt before; noted for the next."""
     saver = checkpointer_of(graph)
     if saver is None or run.retry_of is None or not run.command:
         return False

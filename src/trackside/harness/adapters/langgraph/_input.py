@@ -43,10 +43,11 @@ class GraphInput:
     kept: Sequence[KeptAnswers] = ()
 
     @classmethod
-    def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions, *, has_changed: bool) -> GraphInput:
+    def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions, *, has_brought: bool) -> GraphInput:
         """What `run` asks for, in the form that `graph` takes; `questions` are those that its thread waits for.
 
-        `has_changed` says that the thread has what its command changes, which is not brought again.
+        `has_brought` says that the thread has got what its command brings, by the attempt before: what that changes is not
+        brought again, nor are answers that were used up.
 
         Raises:
             InvalidSpecError: the command names something that the graph does not have, or answers what nobody asked, or it
@@ -56,20 +57,20 @@ class GraphInput:
             raise InvalidSpecError(field="input", value=run.input, why=_COMMAND_AS_INPUT)
         if not run.command:
             return cls._of_state(run.input, graph)
-        changes: Mapping[str, Any] = {} if has_changed else run.command
+        changes: Mapping[str, Any] = {} if has_brought else run.command
         brought = cls._of_state(pairs_as_tuples(changes.get("update")), graph)
         update, goto = brought.value, _destinations(changes.get("goto"), graph)
         if not run.resuming:
-            brought.value = None if has_changed else command_of(run, update=update, goto=goto)
+            brought.value = None if has_brought else command_of(run, update=update, goto=goto)
             return brought
-        by_id = _answers_of(run, questions)
+        by_id = _answers_of(run, questions, has_brought=has_brought)
         # At a stop, where nobody asked anything, an answer lets it go on: given to the graph it would be the answer to what
         # that asks next, which nobody has read yet.
         resume = by_id or None
         if questions.are_stale and len(by_id) == 1:
             resume = next(iter(by_id.values()))
-        given = resume is not None or update is not None or goto
-        brought.value = command_of(run, update=update, goto=goto, resume=resume) if given else None
+        is_through = has_brought and resume is None
+        brought.value = None if is_through else command_of(run, update=update, goto=goto, resume=resume)
         answers = [answer_message(answer) for answer in by_id.values()]
         brought.kept = questions.overtaken(by_id.keys())
         brought.answers = [answer["content"] for answer in answers]
@@ -95,11 +96,11 @@ class GraphInput:
         )
 
 
-def _answers_of(run: RunContext, questions: OpenQuestions) -> dict[str, Any]:
+def _answers_of(run: RunContext, questions: OpenQuestions, *, has_brought: bool) -> dict[str, Any]:
     """The run's answers by the ids of their questions; empty where none is open, as at a breakpoint.
 
-    LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all. Another attempt
-    brings what the one before has brought, of which that may have used up some or all.
+    LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all. Of those that
+    the attempt before has brought some or all may be used up.
 
     Raises:
         InvalidSpecError: one answers a question that is not open, or does not say which of several.
@@ -108,10 +109,10 @@ def _answers_of(run: RunContext, questions: OpenQuestions) -> dict[str, Any]:
     named: set[Any] = {*resume} - {NO_QUESTION} if isinstance(resume, Mapping) else set()
     if named and named <= questions.stops.keys():
         return {}
-    if named and run.retry_of is not None:
-        if named <= questions.answered:
+    if named and has_brought:
+        resume = {key: answer for key, answer in resume.items() if key in open_ids}
+        if not resume:
             return {}
-        resume = {key: answer for key, answer in resume.items() if key in open_ids} or resume
     return answers_by_id(resume, open_ids, thread_id=run.thread_id, is_id=is_question_id, strict=run.strict_resume)
 
 

@@ -16,7 +16,7 @@ from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.adapters.langgraph._kept_answers import KeptAnswers, Progress
 from trackside.harness.adapters.langgraph._looking import address_of, look
 from trackside.harness.adapters.langgraph._places import Origin
-from trackside.harness.adapters.langgraph._threads import asked_questions, renamed_questions
+from trackside.harness.adapters.langgraph._threads import renamed_questions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.failures import line_of
@@ -31,14 +31,12 @@ class OpenQuestions:
     """The questions that a thread waits for: each id that one goes by, and its id. Where there are none, `stops` has the
     same of the stop at which the thread stands.
 
-    They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `answered` are the
-    ids of those beside them that have got their answers, and of the stop past which the graph has gone to ask them; `kept`
-    are the answers of nodes that have not finished.
+    They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `kept` are the
+    answers of nodes that have not finished.
     """
 
     ids: Mapping[str, str] = field(default_factory=dict)
     are_stale: bool = False
-    answered: frozenset[str] = frozenset()
     stops: Mapping[str, str] = field(default_factory=dict)
     kept: Sequence[KeptAnswers] = ()
 
@@ -74,11 +72,9 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     stop = _stop_in(thread)
     waits_at = ids or stop
     waits_at = {**waits_at, **{old: new for old, new in renamed.items() if new in waits_at}}
-    asked = asked_questions(pending).union(stop, *(kept.ids for kept in progress.kept))
-    answered = asked - waits_at.keys()
     if not ids:
-        return OpenQuestions(answered=answered, stops=waits_at)
-    return OpenQuestions(waits_at, begins_inside or progress.was_changed, answered, kept=progress.kept)
+        return OpenQuestions(stops=waits_at)
+    return OpenQuestions(waits_at, begins_inside or progress.was_changed, kept=progress.kept)
 
 
 async def is_asking(graph: Graph, place: RunnableConfig) -> bool:
