@@ -14,6 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
+from pydantic import BaseModel
 from tests.contract.ways_to_run import required
 
 from trackside import RunManager, RunSpec, RunStatus, current_run
@@ -51,6 +52,10 @@ def graph_of(saver: Any, where: str, *nodes: Any) -> Any:
 
     node = calls if where == "called" else inner
     return StateGraph(State).add_node("outer", node).add_edge(START, "outer").compile(checkpointer=saver)
+
+
+class Approval(BaseModel):
+    approved: bool
 
 
 class Desk:
@@ -152,6 +157,56 @@ async def test_a_rollback_brings_back_the_answer_that_its_run_took_the_place_of(
     await handle.result()
     outcome = await stage.play(graph, thread_id="t")
     assert outcome.values == {"notes": ["yes"]}
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_an_answer_that_does_not_fit_leaves_its_node_the_one_that_it_keeps(
+    stage: Any, saver: Any, where: str
+) -> None:
+    failures = [ConnectionError("the bank is away")]
+
+    async def pay(state: State) -> State:
+        answer = interrupt("pay?", response_schema=Approval)
+        if failures:
+            raise failures.pop()
+        return {"notes": [answer.approved]}
+
+    graph = graph_of(saver, where, pay)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    await stage.play(graph, thread_id="t", command={"resume": {"approved": True}})
+    wrong = await stage.play(graph, thread_id="t", command={"resume": "maybe"})
+    done = await stage.play(graph, thread_id="t")
+
+    assert (wrong.end["error_type"], done.result.output) == ("InvalidSpecError", {"notes": [True]})
+
+
+async def test_of_two_answers_the_one_that_fits_is_kept_where_the_other_is_refused(stage: Any, saver: Any) -> None:
+    told, failures = list[Any](), [ConnectionError("gone")]
+    is_answered, has_told = asyncio.Event(), asyncio.Event()
+
+    async def ship(state: State) -> State:
+        where = interrupt("where?")
+        if failures:
+            raise failures.pop()
+        told.append(where)
+        has_told.set()
+        return {"notes": [interrupt("when?")]}
+
+    async def pay(state: State) -> State:
+        if is_answered.is_set():
+            await has_told.wait()
+        return {"notes": [interrupt("pay?", response_schema=Approval).approved]}
+
+    builder = StateGraph(State).add_node(ship).add_node(pay).add_edge(START, "ship").add_edge(START, "pay")
+    graph = builder.compile(checkpointer=saver)
+    ids = {each["value"]: each["id"] for each in (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts}
+    await stage.play(graph, thread_id="t", command={"resume": {ids["where?"]: "here"}})
+    is_answered.set()
+    both = {ids["where?"]: "there", ids["pay?"]: "maybe"}
+    wrong = await stage.play(graph, thread_id="t", command={"resume": both})
+    await stage.play(graph, thread_id="t")
+
+    assert (wrong.end["error_type"], told) == ("InvalidSpecError", ["there", "there"])
 
 
 def looking(saver: Any, where: str, fails: int = 1) -> Any:

@@ -252,6 +252,7 @@ class LangGraphAgent:
             raise NoParentGraphError(graph=self.name) from exc
         except Exception as exc:
             if (refused := refused_answer(run, exc)) is not None:
+                await self._leave_kept(graph, state)
                 raise refused from exc
             raise
         finally:
@@ -267,9 +268,15 @@ class LangGraphAgent:
             saved = await saver.aget_tuple(newest_place(run))
             state.pending = tuple(saved.pending_writes or ()) if saved else ()
         if saver is not None:
-            for kept in state.given.kept:
-                await kept.put(saver)
+            for _, instead in state.given.kept:
+                await instead.put(saver)
         return value
+
+    async def _leave_kept(self, graph: Graph, state: _RunState) -> None:
+        """Have nodes keep what they did before an answer that does not fit its question."""
+        if (saver := checkpointer_of(graph)) is not None:
+            for kept, instead in state.given.kept:
+                await kept.put_back(saver, instead)
 
     async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:
         output, state = stream.output(), stream.state()

@@ -31,8 +31,8 @@ class GraphInput:
 
     `value` is for `graph.astream`; None goes on from the thread's last checkpoint. `answers` are the texts of a human's
     answers, `humans` all human messages, answers included. `brought` counts the messages in `value`; `given_ids` are the
-    ids that the caller gave them. `kept` is what nodes shall keep of what they were answered before: nothing from the
-    questions on that are answered now.
+    ids that the caller gave them. `kept` is what nodes keep of what they were answered before, and what they shall keep
+    instead: nothing from the questions on that are answered now.
     """
 
     value: Any
@@ -40,7 +40,7 @@ class GraphInput:
     answers: list[str] = field(default_factory=list)
     brought: int = 0
     given_ids: frozenset[str] = frozenset()
-    kept: Sequence[KeptAnswers] = ()
+    kept: Sequence[tuple[KeptAnswers, KeptAnswers]] = ()
 
     @classmethod
     def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions, *, has_brought: bool) -> GraphInput:

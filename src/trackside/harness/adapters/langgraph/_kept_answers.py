@@ -50,6 +50,12 @@ class KeptAnswers:
         """Have the node keep these, and no others."""
         await saver.aput_writes(self.checkpoint, [(RESUME, list(self.answers))], self.task_id)
 
+    async def put_back(self, saver: Saver, instead: KeptAnswers) -> None:
+        """Have the node keep these again, if it has taken no answer since it was to keep others `instead`."""
+        saved = await saver.aget_tuple(self.checkpoint)
+        if saved is not None and len(_kept_by(self.task_id, saved.pending_writes)) == len(instead.answers):
+            await self.put(saver)
+
 
 @dataclass(slots=True)
 class Progress:
@@ -72,8 +78,7 @@ class Progress:
             if task.result is not None:
                 continue
             name = f"{around}|{task.name}:{task.id}" if around else f"{task.name}:{task.id}"
-            kept: Any = next((value for of, channel, value in pending or () if (of, channel) == (task.id, RESUME)), [])
-            answers = kept if isinstance(kept, list) else [kept]
+            answers = _kept_by(task.id, pending)
             own = [Interrupt.from_ns(None, f"{name}|{nth}" if nth else name).id for nth in range(len(answers) + 1)]
             if answers:
                 # A node that has not failed asks something else by now, also by the same id, as older LangGraphs have it.
@@ -91,6 +96,12 @@ class Progress:
             self.was_changed = True
         saved = await saver.aget_tuple(inside.config)
         await self.add(saver, inside, saved.pending_writes if saved is not None else ())
+
+
+def _kept_by(task_id: str, pending: Sequence[PendingWrite] | None) -> list[Any]:
+    """The answers that a node keeps, for its task."""
+    kept: Any = next((value for of, channel, value in pending or () if (of, channel) == (task_id, RESUME)), [])
+    return kept if isinstance(kept, list) else [kept]
 
 
 async def _gone_past(

@@ -40,13 +40,13 @@ class OpenQuestions:
     stops: Mapping[str, str] = field(default_factory=dict)
     kept: Sequence[KeptAnswers] = ()
 
-    def overtaken(self, answered: AbstractSet[str]) -> list[KeptAnswers]:
-        """What nodes shall keep, instead of what they do, that are given answers to these questions now."""
+    def overtaken(self, answered: AbstractSet[str]) -> list[tuple[KeptAnswers, KeptAnswers]]:
+        """What nodes keep that are given answers to these questions now, and what they shall keep instead."""
         now = [
             replace(each, ids=(), answers=()) if self.are_stale and not each.asks else each.without(answered)
             for each in self.kept
         ]
-        return [after for before, after in zip(self.kept, now, strict=True) if after != before]
+        return [(before, after) for before, after in zip(self.kept, now, strict=True) if after != before]
 
 
 async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, origin: Origin) -> OpenQuestions:
