@@ -106,9 +106,15 @@ def thread_status_of(event_type: LifecycleEventType, payload: Mapping[str, Any])
     return _THREAD_STATUSES.get(said) if isinstance(said, str) else None
 
 
-def thread_status_after(run_status: RunStatus, *, another_waits: bool) -> ThreadStatus:
-    """The status of a thread whose active run has ended like this; busy while another of its runs waits behind."""
-    return ThreadStatus.busy if another_waits else THREAD_AFTER_RUN[run_status]
+def thread_status_after(run_status: RunStatus, *, another_waits: bool, asks: bool = False) -> ThreadStatus:
+    """The status of a thread whose active run has ended like this; busy while another of its runs waits behind.
+
+    One that `asks` what was asked before the run waits on, unless the run has closed that.
+    """
+    if another_waits:
+        return ThreadStatus.busy
+    is_open = asks and run_status not in CLOSE_QUESTIONS
+    return ThreadStatus.interrupted if is_open else THREAD_AFTER_RUN[run_status]
 
 
 class RunFold(msgspec.Struct, frozen=True):

@@ -32,7 +32,7 @@ from trackside.harness.errors import EventOrderError, TakenOverError
 from trackside.harness.failures import is_of, line_of, trace_of
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
-from trackside.harness.lifecycle import is_final
+from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.observer import RunResult
 from trackside.harness.outbox import Outbox
 from trackside.harness.parting import is_kept_nowhere, say_lost, say_taken_over, settle_with, unsettled
@@ -440,7 +440,7 @@ class RunWorker:
         unclear = "run %s: whether its thread waits for an answer could not be found out"
         leaves_it = at_rest is None and may_leave_open(end, self._run)
         if leaves_it and (undone or (self._claimed and await self._answer(self._memory.asks(self._agent), unclear))):
-            at_rest = ThreadStatus.interrupted  # the thread's question is still open
+            at_rest = thread_status_after(end.status, another_waits=False, asks=True)
         settling = settle_with(self._services.coordinator, self.record, end, says, at_rest=at_rest)
         settlement = await self._answer(settling, "run %s could not be settled; its thread may stay held")
         return terminal, settlement or unsettled(end, at_rest=at_rest, claimed=self._claimed)

@@ -112,13 +112,24 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
     if run.agent is not None:
         says["agent"] = run.agent
     closing = [(terminal_event_of(status), {**says, "completion_data": journal.completion_data(seconds)})]
+    if active.state is Standing.claimed:  # one that was not leaves its thread as whoever had that before
+        asks = _asks(unit, active.thread_id, run.agent)
+        active.at_rest = thread_status_after(status, another_waits=False, asks=asks)
     if active.holds and not goes_on and unit.thread_status(active.thread_id) is ThreadStatus.busy:
         lane = unit.queue.lane(active.thread_id)
         if unit.queue.first_waiting(lane) is None:
-            own_rest = None if active.state is Standing.claimed else active.at_rest
-            at_rest = own_rest or thread_status_after(status, another_waits=False)
+            at_rest = active.at_rest or thread_status_after(status, another_waits=False)
             closing.append(_rest(unit, active.thread_id, at_rest))
     _append(unit, active.run_id, active.thread_id, closing)
+
+
+def _asks(unit: UnitOfWork, thread_id: str, agent: str | None) -> bool:
+    """Whether a question of this agent is open; of a graph, which keeps its own, nobody can tell here."""
+    _, paused = unit.remembered(thread_id) or (None, None)
+    with contextlib.suppress(ValueError):  # a damaged row, whose question nobody can answer
+        asked = None if paused is None else json_of(paused)
+        return isinstance(asked, dict) and asked.get("agent") in (None, agent)
+    return False
 
 
 def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:

@@ -15,7 +15,7 @@ from trackside.app.storage._fences import check_run, holds_run
 from trackside.app.storage._outages import patiently
 from trackside.app.storage._queries import one_thread_state
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._thread_works import OnThread, last_run_of, remembered_by
+from trackside.app.storage._thread_works import OnThread, last_run_of
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StateTooLargeError
@@ -77,7 +77,7 @@ class ChangeThreadState(OnThread):
         if lane.holder is not None or unit.thread_status(self.thread_id) is ThreadStatus.busy:
             run_id = last_run_of(unit, self.thread_id) if lane.holder is None else lane.holder.run_id
             raise ThreadBusyError(thread_id=self.thread_id, run_id=run_id)
-        known, paused = remembered_by(unit, self.thread_id) or ("{}", None)
+        known, paused = unit.remembered(self.thread_id) or ("{}", None)
         remembered = json_text({**json_of(known), **self.values})
         _check_size(self.thread_id, remembered, paused)
         unit.thread_states[self.thread_id] = (self.thread_id, remembered, paused, self.now)

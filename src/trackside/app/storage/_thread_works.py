@@ -77,15 +77,6 @@ def last_run_of(unit: UnitOfWork, thread_id: str) -> str | None:
     return found[0][0] if found else None
 
 
-def remembered_by(unit: UnitOfWork, thread_id: str) -> tuple[str, str | None] | None:
-    """What a thread remembers by now, and its paused run, both as JSON text; None for a new one."""
-    if (changed := unit.thread_states.get(thread_id)) is not None:
-        return changed[1], changed[2]
-    kept = select(thread_states.c.remembered, thread_states.c.paused)
-    found = unit.session.execute(kept.where(thread_states.c.thread_id == thread_id))
-    return (found[0][0], found[0][1]) if found else None
-
-
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Making(OnThread):
     """A work that makes a thread, once."""
@@ -324,7 +315,7 @@ class CopyThread(_Making):
         )
         if metadata is not None:
             unit.label_thread(self.copy_id, json_of(metadata))
-        if (state := remembered_by(unit, self.thread_id)) is not None:
+        if (state := unit.remembered(self.thread_id)) is not None:
             unit.thread_states[self.copy_id] = (self.copy_id, *state, self.now)
         if self.checkpoints:
             copy_checkpoints(unit.session, self.thread_id, self.copy_id)

@@ -14,7 +14,7 @@ from math import inf
 from time import monotonic, sleep
 from typing import Any, Final
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
@@ -24,7 +24,7 @@ from trackside.app.storage._graph_borrowing import bring_missing
 from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
 from trackside.app.storage._session import Changes, CollisionError, GraphAccess, Session, graph_access, insert_in_place
-from trackside.app.storage._tables import idempotency_keys, thread_labels
+from trackside.app.storage._tables import idempotency_keys, thread_labels, thread_states
 from trackside.app.storage._totals import Totals
 from trackside.app.storage.errors import (
     ConnectionLostError,
@@ -254,6 +254,14 @@ class UnitOfWork:
         self.queue.lane(thread_id).removed = True
         self.thread_states.pop(thread_id, None)
         self.removed_threads.append(thread_id)
+
+    def remembered(self, thread_id: str) -> tuple[str, str | None] | None:
+        """What a thread remembers by now, and its paused run, both as JSON text; None for a new one."""
+        if (changed := self.thread_states.get(thread_id)) is not None:
+            return changed[1], changed[2]
+        kept = select(thread_states.c.remembered, thread_states.c.paused)
+        found = self.session.execute(kept.where(thread_states.c.thread_id == thread_id))
+        return (found[0][0], found[0][1]) if found else None
 
     def append(
         self, rows: Sequence[EventRow], workers: Collection[str] = (), *, last_runs: Mapping[str, RunAge] = _NONE

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tests.integration.storage.conftest import held_up
 from tests.property.queue_hands import AGENT, ForgetfulSession, ForgottenSession, Hand, Held, Step, take
 from tests.property.queue_model import Run
+from told_events import told
 
 from trackside.app.storage import Store
 from trackside.app.storage._coordination import Claim
@@ -23,7 +24,7 @@ from trackside.app.storage.errors import DatabaseBusyError, StorageError
 from trackside.harness.errors import DuplicateRunError, EventOrderError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.ports import Settlement
+from trackside.harness.ports import PausedRun, Settlement, ThreadState
 from trackside.harness.types import (
     CancelAction,
     LifecycleEventType,
@@ -328,6 +329,23 @@ async def test_a_message_that_is_damaged_keeps_no_run_from_its_end(
     assert (run.error_type, run.message_count) == ("worker_lost", 0)
 
 
+@pytest.mark.parametrize("damage", ["{", "5"])
+async def test_a_question_that_is_damaged_keeps_no_run_from_its_end(
+    hand: Any, database: Any, store: Store, damage: str
+) -> None:
+    a, b = hand(), hand()
+    lost = await admit(a)
+    await start(a, lost)
+    await store.thread_states().save("t", ThreadState({}, PausedRun(input="a", agent=AGENT)))
+    database.execute(f"UPDATE thread_states SET paused = '{damage}' WHERE thread_id = 't'")
+
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+
+    await assert_lost(store, database, lost)
+    assert (await told(store, "t"))[-1] == "thread_status_updated error"
+
+
 async def test_who_has_to_leave_is_named_although_the_reply_to_the_admission_was_lost(hand: Any) -> None:
     a = hand()
     waiting = await admit(a)
@@ -489,6 +507,42 @@ async def test_a_run_that_is_to_be_cancelled_when_its_worker_goes_is_started_by_
 
     assert b.told == []
     assert (await b.store.run(waiting)).status is RunStatus.cancelled
+
+
+@pytest.mark.parametrize(
+    ("paused", "rests"),
+    [
+        (PausedRun(input="a", interrupts=[{"id": "q", "value": "?"}], agent=AGENT), "interrupted"),
+        (PausedRun(input="a", interrupts=[{"id": "q", "value": "?"}]), "interrupted"),
+        (PausedRun(input="a", interrupts=[{"id": "q", "value": "?"}], agent="another"), "error"),
+        (None, "error"),
+    ],
+    ids=["its question", "anybody's question", "another's question", "no question"],
+)
+async def test_a_thread_waits_on_behind_a_lost_run_whose_agent_had_asked_there(
+    hand: Any, database: Any, store: Store, paused: PausedRun | None, rests: str
+) -> None:
+    """Whoever ends the last run of a thread says so: also one behind the lost run that never began."""
+    a, b = hand(), hand()
+    lost, before_it, behind_it = await admit(a), await admit(a, "u"), await admit(a, "u")
+    await start(a, lost)
+    await start(a, before_it, "u")
+    for thread_id in ("t", "u"):
+        await store.thread_states().save(thread_id, ThreadState({}, paused))
+    await a.coordinator.settle(lost, RunStatus.cancelled, at_rest=ThreadStatus.idle)  # which came to nothing
+    await a.coordinator.request_cancel(behind_it, CancelAction.interrupt)
+
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+
+    for run_id in (lost, before_it):
+        await assert_lost(store, database, run_id)
+    assert (await told(store, "t"))[-2:] == ["run_failed error worker_lost", f"thread_status_updated {rests}"]
+    assert (await told(store, "u"))[-3:] == [
+        "run_failed error worker_lost",
+        "run_cancelled interrupt",
+        f"thread_status_updated {rests}",
+    ]
 
 
 async def test_a_worker_that_comes_back_owns_what_it_starts_before_another_took_it_over(

@@ -17,6 +17,7 @@ from tests.integration.storage.conftest import held_up
 from trackside import RunContext, RunSpec, RunStatus, ThreadBusyError
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool.spool import is_refusal
+from trackside.app.storage import Store
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
@@ -83,6 +84,37 @@ async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(
     ]
     for run in await b.store.runs():
         assert_run_order([stored.event for stored in await b.store.events(run_id=run.run_id)])
+
+
+async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_answer_is_dead(
+    worker: Any, agents: Agents, store: Store, database: Any
+) -> None:
+    answering = asyncio.Event()
+
+    async def refunds(input: Any, run: RunContext) -> str:
+        if (answer := run.interrupt("Refund?")) == "slow":
+            answering.set()
+            await asyncio.Event().wait()
+        return f"refunded: {answer}"
+
+    agents.work = refunds  # type: ignore[method-assign]
+    a = await worker(states=store.thread_states())
+    asking = await a.start("one", thread_id="t")
+    assert (await asking.result()).status is RunStatus.interrupted
+    lost = await a.start(thread_id="t", command={"resume": "slow"})
+    await within_patience(answering.wait())
+
+    take_for_dead(database, a.coordinator.worker_id)
+    b = await worker(states=store.thread_states())
+    await b.until_ended(lost.run_id)
+
+    assert (await b.told("t"))[-2:] == ["run_failed error worker_lost", "thread_status_updated interrupted"]
+    assert [run.run_id for run in await b.store.runs(waiting=True)] == [asking.run_id]
+    pruned = await b.store.prune(older_than=timedelta(0))
+    assert (pruned.threads, pruned.kept_waiting) == (0, 1)
+    answered = await (await b.start(thread_id="t", command={"resume": "yes"})).result()
+    assert answered.status is RunStatus.success
+    assert (await b.told("t"))[-1] == "thread_status_updated idle"
 
 
 async def test_a_run_that_was_taken_for_dead_leaves_nothing_of_a_thread_that_was_removed_since(
