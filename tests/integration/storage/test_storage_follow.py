@@ -510,6 +510,36 @@ async def test_who_had_a_thread_follows_nothing_of_another_who_has_begun_it_anew
     assert await next_of_ada(3, anew.completed(), others.started()) == others.run_id
 
 
+async def test_who_has_a_thread_anew_follows_nothing_of_who_had_it_before(pushed: Store, script) -> None:
+    threads = pushed.threads_of(None)
+    hers = script()
+    anew = script(thread_id=hers.thread_id)
+    async with asyncio.timeout(60), aclosing(pushed.follow()) as anybody:  # for whom the latest events are kept
+        await threads.create(hers.thread_id, belongs_to="ada")
+        waiting = asyncio.ensure_future(anext(anybody))
+        while not waiters(pushed):
+            await asyncio.sleep(0)
+        await pushed.append(hers.whole())
+        await waiting
+        await threads.remove(hers.thread_id)
+        await pushed.sweeper().sweep()
+        await threads.create(hers.thread_id, belongs_to="bob")
+        assert pushed._feed.holds(0)
+        async with aclosing(pushed.follow(after=0, owner="bob")) as his:
+            following = asyncio.ensure_future(anext(his))
+            while waiters(pushed) < 1 and not following.done():
+                await asyncio.sleep(0)
+            await pushed.append(anew.whole())
+            assert (await following).event.run_id == anew.run_id
+        async with aclosing(pushed.follow(after=0, owner="ada")) as former:
+            waiting = asyncio.ensure_future(anext(former))
+            while not waiters(pushed):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+
 def collect(follower: Follower) -> tuple[list[StoredEvent], asyncio.Task[None]]:
     """What a follower gives, as it comes."""
     seen: list[StoredEvent] = []

@@ -200,7 +200,7 @@ class EventFeed:
             if wanted.agent is not None:
                 await self._learn_agents()
             if wanted.owner is not None and (unowned := self._recent.unowned(cursor)):
-                found = await self._readers.run(partial(_queries.owners_of, thread_ids=unowned))
+                found = await self._readers.run(partial(_queries.owners_of, run_ids=unowned))
                 self._recent.learn_owners(unowned, found)
         return None, cursor
 

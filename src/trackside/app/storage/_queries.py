@@ -324,10 +324,10 @@ def agents_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str |
     return {row.run_id: row.agent for row in rows}
 
 
-def owners_of(connection: Connection, thread_ids: Sequence[str]) -> dict[str, str | None]:
-    """The owners of threads, by their ids."""
-    rows = connection.execute(select(threads.c.thread_id, threads.c.owner).where(threads.c.thread_id.in_(thread_ids)))
-    return {row.thread_id: row.owner for row in rows}
+def owners_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str | None]:
+    """The owners of runs, by their ids: of the threads on which they are."""
+    owned = select(runs.c.run_id, threads.c.owner).join(threads, threads.c.thread_id == runs.c.thread_id)
+    return {row.run_id: row.owner for row in connection.execute(owned.where(runs.c.run_id.in_(run_ids)))}
 
 
 def events_of_run(run_id: str) -> Select[Any]:

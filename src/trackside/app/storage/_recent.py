@@ -80,7 +80,7 @@ class EventFilter:
         return self.thread_id if self.run_id is None else self.run_id
 
     def fits(self, stored: StoredEvent, agents: Mapping[str, str | None], owners: Mapping[str, str | None]) -> bool:
-        """Whether it wants this event; `agents` has the agent of its run, `owners` the owner of its thread."""
+        """Whether it wants this event; `agents` and `owners` have its run's."""
         event = stored.event
         return (
             (self.run_id is None or event.run_id == self.run_id)
@@ -88,7 +88,7 @@ class EventFilter:
             and (self.types is None or event.event_type in self.types)
             and (self.since is None or event.occurred_at >= self.since)
             and (self.agent is None or agents.get(event.run_id) == self.agent)
-            and (self.owner is None or owners.get(event.thread_id) == self.owner)
+            and (self.owner is None or owners.get(event.run_id) == self.owner)
         )
 
 
@@ -145,6 +145,9 @@ class RecentEvents:
     """A stretch of the log without gaps, up to its end as far as it is known: events after `start`, up to `end`.
 
     What is removed from the log may stay here a little longer. Bounded in count and bytes; the newest event always stays.
+
+    Owners are known by run, though it is threads that have them: the id of a thread that was deleted may be somebody else's
+    by now, but not before its runs have gone, and those are nobody's then.
     """
 
     def __init__(self, *, count: int, size: int) -> None:
@@ -189,8 +192,8 @@ class RecentEvents:
         self._total += size
         self.end = stored.position
         self.agents.note(stored)
-        if stored.event.sequence == 1:  # which may be the first one of a thread that was begun anew, by somebody else
-            self._owners.pop(stored.event.thread_id, None)
+        if stored.event.sequence == 1:  # a run that was removed may have been here under its id
+            self._owners.pop(stored.event.run_id, None)
         while len(self._events) > self._count or (self._total > self._size and len(self._events) > 1):
             self.start = self._events.popleft().position
             self._total -= self._sizes.popleft()
@@ -231,22 +234,22 @@ class RecentEvents:
         return next(filter(may_be_meant, map(events.__getitem__, range(start, len(events)))), None)
 
     def is_known(self, stored: StoredEvent, wanted: EventFilter) -> bool:
-        """Whether all is known that has to be known of an event's run and thread to say whether it is wanted."""
+        """Whether all is known that has to be known of an event's run to say whether it is wanted."""
         event = stored.event
         return (wanted.agent is None or self.agents.knows(event.run_id)) and (
-            wanted.owner is None or event.thread_id in self._owners
+            wanted.owner is None or event.run_id in self._owners
         )
 
     def unowned(self, cursor: int) -> list[str]:
-        """The threads of events after a position whose owners have to be looked up. Only who asks for owners needs them."""
+        """The runs of events after a position whose owners have to be looked up. Only who asks for owners needs them."""
         start = bisect_right(self._events, cursor, key=_position_of)
-        ids = (self._events[place].event.thread_id for place in range(start, len(self._events)))
-        return [*dict.fromkeys(thread_id for thread_id in ids if thread_id not in self._owners)]
+        ids = (self._events[place].event.run_id for place in range(start, len(self._events)))
+        return [*dict.fromkeys(run_id for run_id in ids if run_id not in self._owners)]
 
     def learn_owners(self, looked_up: Iterable[str], owners: Mapping[str, str | None]) -> None:
-        """These were looked up; a thread that is not found has been removed, and is nobody's."""
-        for thread_id in looked_up:
-            self._owners[thread_id] = owners.get(thread_id)
+        """These were looked up; a run that is not found has been removed, and is nobody's."""
+        for run_id in looked_up:
+            self._owners[run_id] = owners.get(run_id)
         while len(self._owners) > 2 * self._count:
             self._owners.popitem(last=False)
 
