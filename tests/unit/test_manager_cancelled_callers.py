@@ -89,6 +89,26 @@ async def test_a_cancelled_start_of_a_known_idempotency_key_leaves_that_run_alon
         assert (await first.result()).status is RunStatus.success
 
 
+@pytest.mark.parametrize("moment", ["entered", "done"])
+@virtual
+async def test_a_cancelled_start_with_an_idempotency_key_leaves_its_run_to_all_who_ask_for_it(moment: str) -> None:
+    seen = RecordingObserver()
+    coordinator = SlowCoordinator()
+    async with manager_of(seen, coordinator=coordinator) as manager:
+        spec = RunSpec("sleeper", "work", thread_id="t", idempotency_key="k")
+        first = asyncio.create_task(manager.start(spec))
+        await getattr(coordinator, moment)["admit"].wait()
+        beside = asyncio.create_task(manager.start(spec))
+        first.cancel()
+        await asyncio.wait({first})
+        assert first.cancelled()
+        handles = [await beside, await manager.start(spec)]
+        assert [(run.existing, (await run.result()).status) for run in handles] == [(True, RunStatus.success)] * 2
+        following = await manager.start(RunSpec("echo", thread_id="t"))
+        assert (await following.result()).status is RunStatus.success
+    assert_run_order(seen.events)
+
+
 @virtual
 async def test_a_run_that_is_released_and_over_before_its_start_is_answered() -> None:
     """The reply of the admission is late: the thread was given to the run, which has run, before anybody has a handle."""

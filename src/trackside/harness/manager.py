@@ -181,6 +181,8 @@ class RunManager:
     async def start(self, spec: RunSpec) -> RunHandle:
         """Let a run in; it executes as soon as it is due and its thread and a place are free.
 
+        Cancelled meanwhile, it cancels the run, unless an `idempotency_key` gives that to whoever asks beside it, or again.
+
         Raises:
             ClosedError: the manager is closing, and this is no run of its own that still has time to finish.
             ManagerLoopError: it is in use on another event loop.
@@ -231,7 +233,7 @@ class RunManager:
                 raise cancel_held_off() from exc  # who takes a refusal and goes on would never learn of it
             raise
         received = caller is None or caller.cancelling() == cancels
-        self._let_in(execution, admission, received=received)
+        self._let_in(execution, admission, wanted=received or idempotency is not None)
         if not received:
             raise cancel_held_off()
         started = RunHandle(self, self._runs, record, execution.outcome)
@@ -387,12 +389,8 @@ class RunManager:
         """A run as it is asked for, and by which run, not let in yet."""
         depth = depth_below(parent)
         agent = as_agent(spec.agent) if name is None else self._agent_named(name)
-        record = record_of(
-            spec,
-            agent=name or agent.name,
-            now=self._services.clock.now(),
-            parent_run_id=None if parent is None else parent.run_id,
-        )
+        now, parent_run_id = self._services.clock.now(), None if parent is None else parent.run_id
+        record = record_of(spec, agent=name or agent.name, now=now, parent_run_id=parent_run_id)
         record = self._as_seen(record)
         # A run that waits for runs it started must not keep the place that they need.
         worker = self._worker_of(spec, record, agent, depth)
@@ -441,8 +439,8 @@ class RunManager:
             raise UnknownAgentError(name=name, known=", ".join(sorted(self._agents)) or "none")
         return known
 
-    def _let_in(self, execution: Execution, admission: Admission, *, received: bool) -> None:
-        """Act on an admission. A run whose handle nobody will receive must not hold its thread (PEERS 3)."""
+    def _let_in(self, execution: Execution, admission: Admission, *, wanted: bool) -> None:
+        """Act on an admission. A run that is not `wanted`, as nobody can get it, must not hold its thread (PEERS 3)."""
         if admission.existing:
             self._runs.forget(execution)
             return
@@ -452,8 +450,8 @@ class RunManager:
         for displaced in admission.displaced:
             self._runs.displace(displaced, CancelMode(execution.worker.record.multitask.value))
         if is_left or admission.elsewhere:
-            self._runs.leave_to_others(execution, revoked=not received)
-        elif not received:
+            self._runs.leave_to_others(execution, revoked=not wanted)
+        elif not wanted:
             self._runs.stop_soon(execution, _UNRECEIVED)
         elif admission.ready:
             self._runs.schedule(execution)

@@ -186,8 +186,7 @@ class CronScheduler:
     async def _start_due(self, agents: Collection[str], *, since: timedelta = timedelta()) -> datetime:
         """Start what is due of these agents, and has been so for that long; by when it was due."""
         while due := await self._due(agents, by := self._clock.now() - since):
-            # Together, for one commit does for many. Never cancelled: a start that is cancelled cancels its run, and of that
-            # time there will be no other.
+            # Together, for one commit does for many. Never cancelled: what was begun for a time is finished.
             self._starts = asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
             for failure in await outlived(self._starts):
                 if failure is not None:
