@@ -27,10 +27,11 @@ async def echo(input, run):
 """
 
 WATCH = """
+import asyncio
 import os
 from pathlib import Path
 
-from trackside.app.delivery import Delivery, DeliveryError
+from trackside.app.delivery import Delivery, DeliveryError, Order
 
 def note(name, event):
     with open(f"{name}.txt", "a") as file:
@@ -55,8 +56,12 @@ class Endpoint(Mail):
         note(self.to, event)
 
 class Refusing(Mail):
+    order = Order.none
     async def on_event(self, event):
-        raise DeliveryError(receiver="the endpoint", what="it", why="400", retryable=False)
+        await asyncio.sleep(0.05)
+        if not os.path.exists("up"):
+            raise DeliveryError(receiver="the endpoint", what="it", why="400", retryable=False)
+        note(self.to, event)
 
 class Gate(Note):
     async def on_event(self, event):
@@ -159,7 +164,7 @@ def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(
         ("hook", "ended"),
         ("mail", "ended"),
     ]
-    assert told[-1] == {"observer": "mail", "what": "ended", "delivered": 0, "parked": 0, "behind": 0}
+    assert told[-1] == {"observer": "mail", "what": "ended", "delivered": 0, "parked": 0, "behind": 0, "to_retry": 0}
 
 
 def test_who_fails_and_who_is_delivered_to_again_is_said_once(
@@ -187,7 +192,8 @@ def test_who_fails_and_who_is_delivered_to_again_is_said_once(
     those = [one for one in told if one["what"] not in {"goes_on", "elsewhere"}]
     assert [one["what"] for one in those] == ["failing", "recovered", "ended"]
     assert those[0]["error"] == "the endpoint did not take it: connection refused"
-    assert those[2] == {"observer": "hook", "what": "ended", "delivered": 1, "parked": 0, "behind": 0}
+    ended = {"observer": "hook", "what": "ended", "delivered": 1, "parked": 0, "behind": 0, "to_retry": 0}
+    assert those[2] == ended
 
 
 def test_ctrl_c_while_a_run_waits_for_its_observers_leaves_them_for_later(
@@ -288,6 +294,32 @@ def test_what_an_observer_refuses_is_parked_and_said(here: Trackside, folder: Pa
     assert here("parked", "strict").stdout.count("did not take it: 400") == 1
 
 
+def test_all_that_was_parked_and_shall_be_tried_again_is_tried_before_deliver_is_idle(
+    here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trackside.app.cli.delivering._LOOK_SECONDS", 0.05)
+    run(here)
+    configure(folder, table("Refusing", "strict", 'start = "beginning"'))
+    assert here("deliver", "--until-idle").stdout.endswith("strict got 0 events, 5 parked, nothing left\n")
+
+    assert here("parked", "strict", "retry").returncode == 0
+    done = here("deliver", "--until-idle")
+    assert done.returncode == 1
+    assert done.stdout.endswith("strict got 0 events, 5 parked, nothing left\n"), "what fails again is parked again"
+
+    (folder / "up").touch()
+    assert here("parked", "strict", "retry").returncode == 0
+    assert here("subscriptions", "strict", "pause").returncode == 0
+    done = here("deliver", "--until-idle")
+    assert done.stdout.endswith("strict got 0 events, 5 left to be tried again\n"), "nobody waits for a paused one"
+    assert here("subscriptions", "strict", "resume").returncode == 0
+    done = here("deliver", "--until-idle")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("strict got 5 events, nothing left\n")
+    assert sorted(noted(folder, "strict")) == sorted(WHOLE_RUN)
+
+
 def test_deliver_goes_on_until_it_is_stopped(piped: Callable[..., Any], here: Trackside, folder: Path) -> None:
     configure(folder, table("Mail", "mail"))
     process = piped("deliver", "--json")
@@ -300,7 +332,8 @@ def test_deliver_goes_on_until_it_is_stopped(piped: Callable[..., Any], here: Tr
     out, err = process.communicate()
 
     assert (process.returncode, err) == (0, "")
-    assert json.loads(out) == {"observer": "mail", "what": "ended", "delivered": 5, "parked": 0, "behind": 0}
+    ended = {"observer": "mail", "what": "ended", "delivered": 5, "parked": 0, "behind": 0, "to_retry": 0}
+    assert json.loads(out) == ended
 
 
 def test_a_required_observer_that_fails_fails_the_run(here: Trackside, folder: Path) -> None:

@@ -659,6 +659,7 @@ class TestParking:
         assert await decide("mail", until=until.astimezone(timezone(timedelta(hours=2)))) == 2
         left = {parked.stored.position: parked.state.value for parked in await subs.parked("mail")}
         assert left == ({2: "parked"} if drops else {1: "retry", 2: "parked", 3: "retry"})
+        assert (await subs.get("mail")).to_retry == (0 if drops else 2)
         assert await decide("mail") == len(left)
         assert (await subs.get("mail")).last_parked_at == (None if drops else max(await self.times(subs)))
 

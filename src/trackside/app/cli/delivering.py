@@ -137,12 +137,12 @@ async def _follow(
 
 
 async def _idle(dispatcher: Dispatcher, store: Store) -> None:
-    """Wait until the log has nothing that is not delivered, by this process or by others."""
+    """Wait until nothing is left to be delivered, or to be tried again, by this process or by others."""
     while True:
         report = await dispatcher.drain(_FOR_EVER)
-        standings = {standing.name: standing for standing in await store.subscriptions.all()}
-        found = [standings[name] for name in report.elsewhere if name in standings]
-        if any(standing.behind and standing.state.value == "active" for standing in found):
+        fed = {*report.delivered, *report.elsewhere}
+        active = [one for one in await store.subscriptions.all() if one.name in fed and one.state.value == "active"]
+        if any(one.to_retry or (one.behind and one.name in report.elsewhere) for one in active):
             await asyncio.sleep(_LOOK_SECONDS)  # whoever has it goes on, or its lease ends
         elif await store.subscriptions.end() <= report.through:
             return
@@ -207,9 +207,14 @@ class _Watch:
         standings = await self._standings()
         for stats in self._dispatcher.stats():
             name, standing = stats.subscription, standings.get(stats.subscription)
-            left = None if standing is None else standing.behind
-            facts: dict[str, Json] = {"delivered": stats.handled_total, "parked": stats.parked_total, "behind": left}
-            self._report.say(name, "ended", f"got {', '.join(_got(stats, left))}", **facts)
+            behind, to_retry = (None, None) if standing is None else (standing.behind, standing.to_retry)
+            facts: dict[str, Json] = {
+                "delivered": stats.handled_total,
+                "parked": stats.parked_total,
+                "behind": behind,
+                "to_retry": to_retry,
+            }
+            self._report.say(name, "ended", f"got {', '.join(_got(stats, standing))}", **facts)
         parked = until_idle and any(self._parked.values())
         return ExitCode.error if self._dispatcher.failures or parked else ExitCode.success
 
@@ -265,9 +270,15 @@ def _far(behind: int) -> str:
     return f"{count(behind, 'position')} from" if behind else "at"
 
 
-def _got(stats: FeedStats, left: int | None) -> Iterator[str]:
+def _got(stats: FeedStats, standing: Subscription | None) -> Iterator[str]:
     yield count(stats.handled_total, "event")
     if stats.parked_total:
         yield f"{stats.parked_total} parked"
-    if left is not None:
-        yield f"{count(left, 'position')} left" if left else "nothing left"
+    if standing is None:
+        return
+    if standing.behind:
+        yield f"{count(standing.behind, 'position')} left"
+    if standing.to_retry:
+        yield f"{standing.to_retry} left to be tried again"
+    if not standing.behind and not standing.to_retry:
+        yield "nothing left"

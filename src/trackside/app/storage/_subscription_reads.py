@@ -31,6 +31,7 @@ from trackside.harness.weighing import weight_of
 
 STRETCH: Final = 10_000
 """Positions that are looked through at once: some milliseconds."""
+_IS_RETRY: Final = parked_events.c.state == ParkedState.retry.value
 
 
 def standing(name: str | None = None) -> Select[Any]:
@@ -43,6 +44,7 @@ def standing(name: str | None = None) -> Select[Any]:
         oldest.order_by(events.c.position).limit(1).scalar_subquery().label("oldest_at"),
         select(func.count()).where(its_parked).scalar_subquery().label("parked"),
         select(func.max(parked_events.c.parked_at)).where(its_parked).scalar_subquery().label("last_parked_at"),
+        select(func.count()).where(its_parked, _IS_RETRY).scalar_subquery().label("to_retry"),
     ).order_by(subscriptions.c.name)
     return query if name is None else query.where(subscriptions.c.name == name)
 
@@ -59,6 +61,7 @@ def subscription_of(row: Row[Any], now: LeaseClock) -> Subscription:
         oldest_at=row.oldest_at,
         parked=row.parked,
         last_parked_at=row.last_parked_at,
+        to_retry=row.to_retry,
         consumer=row.consumer if seconds_left(row.clock, row.lease_until, now) else None,
         failures=row.failures,
         last_error=row.last_error,
@@ -191,7 +194,7 @@ def read_retries(
 def retries(name: str, *, through: int) -> Select[Any]:
     """Parked events that shall be tried again; what lies after the cursor comes once more anyway."""
     position = parked_events.c.position
-    query = _parked(name).where(parked_events.c.state == ParkedState.retry.value, position <= through)
+    query = _parked(name).where(_IS_RETRY, position <= through)
     return query.order_by(position)
 
 

@@ -137,6 +137,8 @@ class Subscription:
 
     By the clock of who parked it: as `until` it has just those decided on that are counted here.
     """
+    to_retry: int = 0
+    """How many of them shall be tried again."""
     consumer: str | None
     """Who reads it now; None if nobody has a lease."""
     failures: int

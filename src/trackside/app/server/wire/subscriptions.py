@@ -63,6 +63,8 @@ class SubscriptionInfo(Struct, frozen=True, kw_only=True):
     parked: int
     last_parked_at: datetime | None
     """When the last of them was parked or tried once more in vain; as `until` it means those that are counted here."""
+    to_retry: int
+    """How many of them shall be tried again."""
     consumer: str | None
     failures: int
     last_error: str | None
