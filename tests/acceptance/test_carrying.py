@@ -16,20 +16,52 @@ from trackside_server import TracksideServer
 PAGE = DOCS / "tutorials/from-sqlite-to-a-fleet.md"
 GRAPH = """
 from operator import add
-from typing import Annotated, TypedDict
-from langgraph.graph import StateGraph
+from typing import Annotated, Literal, TypedDict
+from langgraph.graph import END, StateGraph
+from langgraph.types import interrupt
 
-class State(TypedDict):
+class Asked(TypedDict):
+    question: str
+
+class State(Asked, total=False):
     said: Annotated[list, add]
+    customer: str
 
-builder = StateGraph(State)
-builder.add_node("answer", lambda state: {"said": ["answer"]})
+def answer(state):
+    return {"said": ["answer"], "customer": "acme"}
+
+def check(state):
+    return {"said": [interrupt("ok?")]}
+
+def comes_next(state) -> Literal["check", "__end__"]:
+    return "check" if state["question"] == "sure?" and state["said"][-1] == "answer" else END
+
+builder = StateGraph(State, input_schema=Asked)
+builder.add_node("answer", answer)
+builder.add_node("check", check)
 builder.set_entry_point("answer")
+builder.add_conditional_edges("answer", comes_next)
+builder.add_conditional_edges("check", comes_next)
 graph = builder.compile()
 """
 CAPITALS = "6F1D0C9E-0B57-4D0E-9F0A-1B2C3D4E5F61"
 """An id that macOS makes: no request of a client names a thread by it."""
+CUT_OFF = """
+from langgraph_sdk._sync.threads import SyncThreadsClient
+
+update_state = SyncThreadsClient.update_state
+
+def update_state_and_end(*given, **named):
+    update_state(*given, **named)
+    raise SystemExit("cut off")
+
+SyncThreadsClient.update_state = update_state_and_end
+"""
 SETTINGS = '[agents]\ndiary = "agents.py:diary"\ngraph = "graph.py:graph"\n'
+
+
+WHOLE = {"question": "why?", "said": ["answer"], "customer": "acme"}
+"""What a thread of the graph remembers that was asked this."""
 
 
 @pytest.fixture
@@ -41,12 +73,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def carry(folder: Path, old: str, new: str) -> str:
+def carry(folder: Path, old: str, new: str, *, before: str = "") -> str:
     program = (folder / "carry.py").read_text().replace("http://127.0.0.1:2024", old)
-    program = program.replace("http://127.0.0.1:8080", new)
+    program = before + program.replace("http://127.0.0.1:8080", new)
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ("cut off\n" if done.returncode else "")
     return done.stdout
+
+
+def carry_in_parts(folder: Path, old: str, new: str) -> str:
+    """Carry, and be cut off behind each change of a thread's state."""
+    while not (said := carry(folder, old, new, before=CUT_OFF)):
+        pass
+    return said
 
 
 def test_threads_are_carried_whole_and_once(
@@ -63,13 +102,17 @@ def test_threads_are_carried_whole_and_once(
         TracksideServer(folder / "old", database=before, settings=settings, forkery=forkery) as old,
         get_sync_client(url=old.url) as client,
     ):
-        asks = {"diary": {"say": "one"}, "graph": {"said": ["question"]}}
+        runs = {
+            "diary": ("diary", {"say": "one"}),
+            "graph": ("graph", {"question": "why?"}),
+            "asks": ("graph", {"question": "sure?"}),
+        }
         threads = {
             name: client.threads.create(metadata={"customer": "acme", "name": name}, ttl=60)["thread_id"]
-            for name in (*asks, "without a run")
+            for name in (*runs, "without a run")
         }
-        for agent, asked in asks.items():
-            client.runs.wait(threads[agent], agent, input=asked)
+        for name, (agent, asked) in runs.items():
+            client.runs.wait(threads[name], agent, input=asked)
         assert here("export", "log.jsonl", "-d", before).returncode == 0
         assert here("import", "log.jsonl", "-d", after).returncode == 0
 
@@ -77,11 +120,14 @@ def test_threads_are_carried_whole_and_once(
             TracksideServer(folder / "new", database=after, settings=settings, forkery=forkery) as new,
             get_sync_client(url=new.url) as moved,
         ):
-            assert carry(folder, old.url, new.url) == f"carried 3 but not notes {CAPITALS}\n"
+            assert carry_in_parts(folder, old.url, new.url) == f"carried 4 but not notes {CAPITALS}\n"
+            assert moved.threads.get_state(threads["graph"])["values"] == WHOLE
             assert moved.threads.get_state(threads["graph"])["next"] == []
-            assert moved.threads.count(status="idle") == 5
+            assert moved.threads.count(status="idle") == 6
             moved.runs.wait(threads["diary"], "diary", input={"say": "two"})
-            assert carry(folder, old.url, new.url) == f"carried 3 but not notes {CAPITALS}\n"
+            moved.runs.wait(threads["graph"], "graph", input={"question": "sure?"})
+            assert carry(folder, old.url, new.url) == f"carried 4 but not notes {CAPITALS}\n"
+            assert moved.threads.get_state(threads["graph"])["next"] == ["check"], "it asks there"
 
             of_customer = moved.threads.search(metadata={"customer": "acme"})
             found = {thread["metadata"]["name"]: thread for thread in of_customer}
@@ -89,6 +135,7 @@ def test_threads_are_carried_whole_and_once(
     assert {name: thread["thread_id"] for name, thread in found.items()} == threads
     assert {name: thread["values"] for name, thread in found.items() if thread["values"]} == {
         "diary": {"entries": ["one", "two"]},
-        "graph": {"said": ["question", "answer"]},
+        "graph": {**WHOLE, "question": "sure?", "said": ["answer", "answer"]},
+        "asks": {**WHOLE, "question": "sure?"},
     }
     assert {thread["ttl"]["ttl_minutes"] for thread in found.values()} == {60}
