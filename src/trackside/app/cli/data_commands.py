@@ -160,8 +160,8 @@ def import_(
 ) -> int:
     """Append the events of an export that are not in the database yet. Cut short, it goes on when it is done again.
 
-    It shows what happened elsewhere: threads do not remember it and wait for no answer here, and runs that had not ended
-    stay as they were, with nobody who executes them.
+    It shows what happened elsewhere: threads do not remember it, so that what was asked is still listed as waiting but can
+    be answered only there, and runs that had not ended stay as they were, with nobody who executes them.
     """
     from trackside.app.cli import transfers
 
