@@ -499,6 +499,9 @@ def test_the_version_of_newer_tables_is_shown_beside_ours(here: Run, database: P
     expected = f"9999 (this Trackside works with {version}; a newer one made them: upgrade Trackside)\n"
     assert (said.returncode, said.stdout) == (0, expected)
     assert json.loads(told.stdout) == {"found": "9999", "known": version}
+    refused, foretold = here("db", "upgrade", "--yes"), here("db", "upgrade", "--dry-run")
+    assert "written by a newer version of Trackside (schema 9999" in foretold.stderr
+    assert (foretold.returncode, foretold.stdout, foretold.stderr) == (2, "", refused.stderr)
 
 
 def test_space_is_given_back(here: Run, database: Path) -> None:

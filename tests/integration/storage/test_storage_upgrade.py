@@ -22,7 +22,13 @@ from trackside.app.storage import PruneReport, Stats, Store, _schema
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._postgres_backend import _UPGRADE_LOCK
 from trackside.app.storage.errors import DamagedDatabaseError, DatabaseBusyError, NewerDatabaseError
-from trackside.app.storage.maintenance import SchemaVersion, check_database, schema_version, upgrade_database
+from trackside.app.storage.maintenance import (
+    SchemaVersion,
+    check_database,
+    schema_version,
+    upgradable_version,
+    upgrade_database,
+)
 
 START = datetime(2026, 1, 31, 9, 30, 0, 123456, UTC)
 LONG = "x" * 300
@@ -268,7 +274,7 @@ def test_a_newer_database_stays_as_it_is(url: str, path: Path) -> None:
     before = path.read_bytes()
 
     assert schema_version(url) == SchemaVersion(found="9999", known="0009")
-    for ask in (upgrade_database, check_database):
+    for ask in (upgradable_version, upgrade_database, check_database):
         with pytest.raises(NewerDatabaseError):
             ask(url)
     assert path.read_bytes() == before

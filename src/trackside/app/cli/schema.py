@@ -94,11 +94,11 @@ def _foreseen(settings: Settings) -> _Foreseen | None:
         StorageError: the database cannot be read, or a newer Trackside made its tables; an upgrade says the same.
     """
     from trackside.app.storage.errors import DatabaseMissingError
-    from trackside.app.storage.maintenance import held_events, schema_version
+    from trackside.app.storage.maintenance import held_events, upgradable_version
 
     with blaming(settings):
         try:
-            version = schema_version(settings.database_url)
+            version = upgradable_version(settings.database_url)
         except DatabaseMissingError:
             return _Foreseen("make the tables", steps=1, events=0)
         if version.found is None:

@@ -45,9 +45,7 @@ class SchemaVersion:
 
     @property
     def steps(self) -> int:
-        """How many steps an upgrade has; 0 of tables that are up to date, or newer; to make them is one."""
-        if self.is_newer:
-            return 0
+        """How many steps an upgrade has, of tables that are not newer; to make them is one."""
         return 1 if self.found is None else len(REVISIONS) - REVISIONS.index(self.found) - 1
 
 
@@ -60,6 +58,18 @@ def schema_version(url: str) -> SchemaVersion:
     backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
     backend.check_place(create=False)
     return SchemaVersion(found=stated_version(backend), known=REVISIONS[-1])
+
+
+def upgradable_version(url: str) -> SchemaVersion:
+    """Of which version the tables are that an upgrade would find; changes nothing.
+
+    Raises:
+        NewerDatabaseError: a newer Trackside made them, so that there is no upgrade.
+        StorageError: the database is not there, or cannot be read.
+    """
+    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
+    backend.check_place(create=False)
+    return SchemaVersion(found=found_version(backend), known=REVISIONS[-1])
 
 
 def held_events(url: str) -> int:
