@@ -68,6 +68,11 @@ class NoPackage:
 class Asking(Bare): delivery = "sometimes"
 class Ordered(Bare): delivery, order = "durable", "fifo"
 class Eager(Bare): events = ("run_faild",)
+class Keeping(Bare): events = []
+class KeepingInASlot(Bare):
+    __slots__ = ("events",)
+class Remembering(Bare):
+    def __init__(self): self.events = []
 class Own(Bare):
     @property
     def events(self): return []
@@ -81,6 +86,8 @@ class Sync:
 async def watch(event): ...
 def plain(event): ...
 ready = Mail(to="me@example.org")
+booking = Ledger(to="me@example.org")
+remembering = Remembering()
 nobody = None
 """
 
@@ -193,6 +200,15 @@ def test_the_settings_make_a_live_class_durable_and_a_durable_one_live(build: Bu
     assert (mail.is_durable, ledger.is_durable) == (True, False)
 
 
+def test_which_events_an_observer_wants_says_its_class_also_for_an_object(build: Build) -> None:
+    tables = [f'type = "watch.py:{name}"' for name in ("Ledger", "booking", "remembering", "KeepingInASlot")]
+    of_class, of_object, remembering, in_a_slot = build(*tables)
+
+    assert of_class.events == of_object.events == (LifecycleEventType.RUN_COMPLETED,)
+    assert remembering.events is None
+    assert in_a_slot.events is None
+
+
 def test_an_observer_may_be_an_object_or_a_function_or_take_whatever_it_is_given(build: Build) -> None:
     function, ready, anything, own = build(
         'type = "watch.py:watch"',
@@ -264,6 +280,11 @@ REFUSED = [
     (
         'type = "watch.py:Eager"\nname = "e"',
         "(e).events: TMP/watch.py:Eager says ('run_faild',), which is no list of types",
+    ),
+    ('type = "watch.py:Keeping"\nname = "k"', "(k).events: TMP/watch.py:Keeping says [], which is no list of types"),
+    (
+        'type = "watch.py:Keeping"\nname = "k"\ndelivery = "durable"',
+        "(k).events: TMP/watch.py:Keeping says [], which is no list of types",
     ),
     ('type = "watch.py:Ordered"\nname = "o"', "(o).order: 'fifo': "),
     (

@@ -322,11 +322,15 @@ def _check_keys(configured: ObserverSettings, delivery: Delivery) -> None:
 
 def _events_of_class(configured: ObserverSettings, target: Any) -> tuple[LifecycleEventType, ...] | None:
     """Which events the class asks for, unless what it calls so is something else."""
-    said = getattr(target, "events", None)
-    if said is None or isinstance(said, property) or inspect.isroutine(said):
+    # Of the class alone: what an object calls so may be something else, as the events that it has seen.
+    said = getattr(target if inspect.isclass(target) else type(target), "events", None)
+    if said is None or hasattr(said, "__get__"):
         return None
     try:
-        return tuple(map(LifecycleEventType, said))
+        asked = tuple(map(LifecycleEventType, said))
     except (TypeError, ValueError):
+        asked = ()
+    if not asked:
         why = f"{configured.type} says {said!r:.80}, which is no list of types of events; say it here"
-        raise configured.complaint("events", why) from None
+        raise configured.complaint("events", why)
+    return asked
