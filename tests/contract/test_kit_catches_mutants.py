@@ -13,6 +13,7 @@ pytest_plugins = ["pytester"]
 
 SOUND: list[tuple[Any, type]] = [
     (observers, observers.Sound),
+    (observers, observers.SoundForEnds),
     (agents, agents.Sound),
     (agents, agents.SoundLeaver),
     (stores, MemoryLog),

@@ -4,11 +4,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from trackside.harness import LifecycleEventType, RunLifecycleEvent
+from trackside.harness.lifecycle import is_terminal
 from trackside.testing import ObserverContract
 
 
@@ -349,6 +350,43 @@ class TakesBatchesSilentlyAfterItsEnd(Sound):
             await super().on_events(events)
 
 
+class SoundForEnds(Sound):
+    """Wants the ends of runs alone, as its class says, and passes over whatever else it is given."""
+
+    events: ClassVar = tuple(kind for kind in LifecycleEventType if is_terminal(kind))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed_over: set[str] = set()
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        wanted = [event for event in events if event.event_type in self.events]
+        self.passed_over |= {event.event_id for event in events if event not in wanted}
+        if wanted:
+            await super().on_events(wanted)
+
+    def stats(self) -> Any:
+        taken = len(self.done) + len(self.passed_over)
+        return SimpleNamespace(accepted=taken, delivered=taken, failed=0, dropped={}, pending=0)
+
+
+class MarksEndsBeforeItWrites(MarksBeforeItWrites, SoundForEnds): ...
+
+
+class SwallowsCancelOfAnEnd(SwallowsCancel, SoundForEnds): ...
+
+
+class TakesEndsSilentlyAfterItsEnd(TakesSilentlyAfterItsEnd, SoundForEnds): ...
+
+
+class DoesNothing(SoundForEnds):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None: ...
+
+
+class DoesNothingAboutFailures(DoesNothing):
+    events = (LifecycleEventType.RUN_FAILED,)
+
+
 MUTANTS: dict[type[Sound], str] = {
     SwallowsCancel: "test_a_cancel_of_on_event_is_not_swallowed",
     SwallowsCancelOfABatch: "test_a_cancel_of_on_events_is_not_swallowed",
@@ -382,6 +420,11 @@ MUTANTS: dict[type[Sound], str] = {
     RaisesWhereAFlushHasNoTime: "test_flush_reports_and_may_be_repeated",
     DropsWhatWaitsAsItCloses: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
     TakesBatchesSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
+    MarksEndsBeforeItWrites: "test_an_event_whose_call_was_cancelled_has_its_effect_when_it_comes_again",
+    SwallowsCancelOfAnEnd: "test_a_cancel_of_on_event_is_not_swallowed",
+    TakesEndsSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
+    DoesNothing: "test_every_event_has_its_effect",
+    DoesNothingAboutFailures: "test_every_event_has_its_effect",
 }
 
 

@@ -56,6 +56,9 @@ _FULL: Mapping[LifecycleEventType, Sequence[Mapping[str, Any]]] = {
     ],
 }
 
+ENDS = (RunStatus.success, RunStatus.error, RunStatus.cancelled)
+"""One status for each event that ends a run."""
+
 _STRANGE: Mapping[str, Any] = {
     "a key that nobody knows": {"nested": [1, None, True, 1.5, {"deep": []}]},
     "": "an empty key",
@@ -68,6 +71,11 @@ def run_of(run: int, *, status: RunStatus = RunStatus.success) -> list[RunLifecy
     return make_run(f"run-{run}-{new_id()}", thread_id=f"thread-{run}", status=status)
 
 
+def runs_of_each_end(count: int) -> list[list[RunLifecycleEvent]]:
+    """So many runs, each of a thread of its own, which end in all ways that there are by turns."""
+    return [run_of(number, status=ENDS[number % len(ENDS)]) for number in range(count)]
+
+
 def each_kind(kind: LifecycleEventType) -> list[list[RunLifecycleEvent]]:
     """Runs in which an event of this kind has each of its forms, everything before it being plain."""
     return [_run_with(kind, payload) for payload in _FULL[kind]]
@@ -77,7 +85,7 @@ def with_strange_payloads() -> list[list[RunLifecycleEvent]]:
     """Runs whose events have keys that nobody knows, or no status, or nothing at all in their payloads."""
     runs: list[list[RunLifecycleEvent]] = []
     for change in (_with_strange_keys, _without_status, _with_nothing):
-        for status in (RunStatus.success, RunStatus.error, RunStatus.cancelled):
+        for status in ENDS:
             events = run_of(1, status=status)
             runs.append([_changed(event, change(event.payload)) for event in events])
     return runs
