@@ -245,6 +245,85 @@ class WakesNoFollowerWhileItReads(MemoryLog):
             await self.disk.grown.wait()
 
 
+class _Sharing(MemoryLog):
+    """A store that shares with others of its log what a plain disk does not have."""
+
+    class disk_kind(Disk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.opened = 0
+            self.uncommitted: set[int] = set()
+            self.rows: dict[str, Row | None] = {}
+
+
+class NumbersBeforeItCommitsBesideOthers(_Sharing):
+    """Has one writer, in which nobody sees the hole, in each process; the next process commits what it wrote later."""
+
+    def __init__(self, disk: Any) -> None:
+        super().__init__(disk)
+        self.writer = asyncio.Lock()
+        self.turns = 10 * disk.opened
+        disk.opened += 1
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        async with self.writer:
+            before = len(self.disk.log)
+            placed = await super().append(events)
+            mine = {p.position for p in placed if p.position > before}
+            self.disk.uncommitted |= mine
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            self.disk.uncommitted -= mine
+            self.disk.grown.set()
+            self.disk.grown = asyncio.Event()
+            return placed
+
+    def visible(self) -> list[Placed]:
+        return [p for p in super().visible() if p.position not in self.disk.uncommitted]
+
+
+class KnowsEventsOfItsOwnOnly(MemoryLog):
+    """Has its index of event ids in memory, as the log was when it was opened."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.known = {placed.event.event_id: placed for placed in disk.log}
+
+    def find(self, event: RunLifecycleEvent) -> Placed | None:
+        return self.known.get(event.event_id)
+
+    def write(self, events: Sequence[RunLifecycleEvent]) -> None:
+        before = len(self.disk.log)
+        super().write(events)
+        self.known |= {placed.event.event_id: placed for placed in self.disk.log[before:]}
+
+
+class WritesRowsInASecondTransaction(_Sharing):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        before = len(self.disk.log)
+        placed = await super().append(events)
+        await asyncio.sleep(0)
+        for new in placed:
+            if new.position > before:
+                self.disk.rows[new.event.run_id] = await super().run(new.event.run_id)
+        return placed
+
+    async def run(self, run_id: str) -> Row | None:
+        return self.disk.rows.get(run_id)
+
+
+class LogIsAwayError(TracksideError):
+    """The log is away: {why}."""
+
+
+class RefusesAsIfItWereAway(MemoryLog):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        try:
+            return await super().append(events)
+        except TracksideError as exc:
+            raise LogIsAwayError(why=str(exc)) from exc
+
+
 MUTANTS: dict[type[MemoryLog], str] = {
     BelievesTheStatus: "test_the_rows_follow_events_that_say_no_status_or_nothing",
     DropsAnEvent: "test_what_was_appended_is_there_as_it_was_given",
@@ -275,6 +354,10 @@ MUTANTS: dict[type[MemoryLog], str] = {
     NamesAnotherThread: "test_the_rows_of_run_and_thread_follow_each_event",
     FollowsEveryType: "test_a_follower_gets_only_what_fits",
     WakesNoFollowerWhileItReads: "test_followers_miss_nothing_while_others_write",
+    NumbersBeforeItCommitsBesideOthers: "test_a_reader_with_a_cursor_misses_nothing_while_other_stores_write",
+    KnowsEventsOfItsOwnOnly: "test_an_event_that_comes_again_through_another_store_is_not_stored_again",
+    WritesRowsInASecondTransaction: "test_an_append_that_was_cut_off_and_is_taken_again_has_its_rows",
+    RefusesAsIfItWereAway: "test_an_event_that_cannot_follow_is_refused",
 }
 
 
@@ -288,7 +371,7 @@ def suite(kind: type[MemoryLog]) -> type[StoreContract]:
 
         @pytest.fixture
         async def stores(self) -> Stores:
-            disk = Disk()
+            disk = getattr(kind, "disk_kind", Disk)()
             return Stores(lambda: kind(disk))
 
     return TestSuite

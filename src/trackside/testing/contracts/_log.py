@@ -16,7 +16,14 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
 from trackside.testing.contracts import _events
 from trackside.testing.contracts._promise import Contract, promise
-from trackside.testing.contracts._reading_log import check_log, check_positions, check_refused, name, whole_log
+from trackside.testing.contracts._reading_log import (
+    check_log,
+    check_positions,
+    check_reading,
+    check_refused,
+    name,
+    whole_log,
+)
 from trackside.testing.contracts.stores import EventStore, Stores
 from trackside.testing.events import make_event
 
@@ -259,23 +266,12 @@ class LogPromises(Contract):
     async def test_a_reader_with_a_cursor_misses_nothing_while_others_write(self, stores: Stores) -> None:
         store: EventStore = await stores.store()
         runs = [_events.run_of(number) for number in range(16)]
-        cursor, total = 0, sum(map(len, runs))
 
         async def write(run: Sequence[RunLifecycleEvent]) -> None:
             for event in run:
                 await store.append([event])
 
-        writers = asyncio.gather(*map(write, runs))
-        try:
-            while cursor < total:
-                done = writers.done()
-                for placed in await store.events(cursor, limit=7):
-                    assert placed.position == cursor + 1, f"after position {cursor} a reader saw {placed.position}"
-                    cursor = placed.position
-                assert not done or cursor == total or await store.events(cursor), f"a reader was left at {cursor}"
-                await asyncio.sleep(0)
-        finally:
-            await writers
+        await check_reading(store, asyncio.gather(*map(write, runs)), sum(map(len, runs)))
 
     @promise("log")
     async def test_what_an_append_has_returned_is_there_to_be_read(self, stores: Stores) -> None:

@@ -15,8 +15,15 @@ from trackside.harness.lifecycle import run_status_of, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 from trackside.testing.contracts import _events
+from trackside.testing.contracts._cutting import taken_again
 from trackside.testing.contracts._promise import Contract, promise
-from trackside.testing.contracts._reading_log import check_log, check_positions, check_refused, whole_log
+from trackside.testing.contracts._reading_log import (
+    check_log,
+    check_positions,
+    check_reading,
+    check_refused,
+    whole_log,
+)
 from trackside.testing.contracts.stores import EventStore, FollowedStore, PlacedEvent, RowStore, Stores
 from trackside.testing.events import make_event
 
@@ -145,6 +152,16 @@ class ReaderPromises(Contract):
         assert thread is not None, "the thread is gone"
         assert thread.status is ThreadStatus.busy, f"the thread is {thread.status}"
 
+    @pytest.mark.parametrize("turns", [1, 2, 4, 16])
+    @promise("I6", claim="rows")
+    async def test_an_append_that_was_cut_off_and_is_taken_again_has_its_rows(self, stores: Stores, turns: int) -> None:
+        store: RowStore = await stores.store()
+        run = _events.run_of(1)
+        await store.append(run[:3])
+        await taken_again(turns, "append", lambda: store.append(_events.copies(run[3:])))
+        await check_log(store, run)
+        await _check_whole(store, run)
+
     @promise("follow", claim="follows")
     async def test_a_follower_gets_what_is_there_and_then_what_comes(self, stores: Stores) -> None:
         store: FollowedStore = await stores.store()
@@ -242,6 +259,28 @@ class ReaderPromises(Contract):
         for store in several:
             check_positions(await whole_log(store))
             await check_log(store, [event for run in runs for event in run])
+
+    @promise("I2", claim="shared")
+    async def test_a_reader_with_a_cursor_misses_nothing_while_other_stores_write(self, stores: Stores) -> None:
+        several: list[EventStore] = [await stores.store() for _ in range(3)]
+        runs = [_events.run_of(number) for number in range(9)]
+
+        async def write(store: EventStore, run: Sequence[RunLifecycleEvent]) -> None:
+            for event in run:
+                await store.append([event])
+
+        writing = asyncio.gather(*(write(several[number % 3], run) for number, run in enumerate(runs)))
+        await check_reading(several[0], writing, sum(map(len, runs)))
+
+    @promise("I4", claim="shared")
+    async def test_an_event_that_comes_again_through_another_store_is_not_stored_again(self, stores: Stores) -> None:
+        one: EventStore = await stores.store()
+        other: EventStore = await stores.store()
+        run = _events.run_of(1)
+        await one.append(run)
+        places = [placed.position for placed in await other.append(_events.copies(run))]
+        assert places == [1, 2, 3, 4, 5], f"the same events came back at {places} through another store"
+        await check_log(one, run)
 
     @promise("I5", claim="shared")
     async def test_of_many_stores_that_end_a_run_one_does(self, stores: Stores) -> None:

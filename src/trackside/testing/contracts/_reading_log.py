@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -56,19 +57,43 @@ def check_same(stored: RunLifecycleEvent, given: RunLifecycleEvent) -> None:
     assert text(stored.payload) == text(given.payload), f"the payload of {name(given)} is {text(stored.payload)}"
 
 
+async def check_reading(store: EventStore, writing: Awaitable[object], total: int) -> None:
+    """A reader with a cursor sees so many events, each in its place, while they are written."""
+    cursor, writers = 0, asyncio.ensure_future(writing)
+    try:
+        while cursor < total:
+            done = writers.done()
+            for placed in await store.events(cursor, limit=7):
+                assert placed.position == cursor + 1, f"after position {cursor} a reader saw {placed.position}"
+                cursor = placed.position
+            assert not done or cursor == total or await store.events(cursor), f"a reader was left at {cursor}"
+            await asyncio.sleep(0)
+    finally:
+        await writers
+
+
 async def check_refused(store: EventStore, events: Sequence[Any], what: str) -> None:
-    """An append is refused with an error of Trackside, and leaves the log as it was."""
+    """An append is refused with an error that says so, and leaves the log as it was."""
     before = len(await whole_log(store))
     try:
         await store.append(events)
-    except TracksideError:
-        pass
     except Exception as exc:
-        raise AssertionError(f"{what} raised {type(exc).__name__}, which is no TracksideError: {exc}") from exc
+        if wrong := _wrong_with(exc):
+            raise AssertionError(f"{what} raised {type(exc).__name__}, {wrong}: {exc}") from exc
     else:
         raise AssertionError(f"{what} was stored")
     after = len(await whole_log(store))
     assert after == before, f"{what} was refused, and left {after - before} events"
+
+
+def _wrong_with(refusal: Exception) -> str:
+    if not isinstance(refusal, TracksideError):
+        return "which is no TracksideError"
+    if not isinstance(refusal, ValueError):
+        return (
+            "which is no ValueError, as it has to be where the log will never take the events: they would wait for ever"
+        )
+    return ""
 
 
 def text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from trackside.harness.errors import TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import Release, Settlement
 from trackside.harness.types import CancelAction, RunStatus, ThreadStatus
+from trackside.testing.contracts._cutting import taken_again
 from trackside.testing.contracts._promise import Contract, promise
 from trackside.testing.contracts.fleet import Coordinators
 
@@ -272,7 +273,7 @@ class StepPromises(Contract):
         self, coordinators: Coordinators, turns: int
     ) -> None:
         worker = await coordinators.worker()
-        coordinator, cut = worker.coordinator, partial(_cut_off, turns)
+        coordinator, cut = worker.coordinator, partial(taken_again, turns)
         record, second = worker.record("t"), worker.record("t")
         admission = await cut("admit", lambda: worker.admit(record))
         assert admission.ready, "a run on a free thread was not ready"
@@ -290,18 +291,3 @@ class StepPromises(Contract):
         assert release.next_run_id == second.run_id, f"next was {release.next_run_id}"
         withdrawn = await cut("withdraw", lambda: coordinator.withdraw(second.run_id))
         assert withdrawn, "nobody was told to announce the end of a run whose withdrawal was cut off"
-
-
-async def _cut_off[T](turns: int, name: str, step: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Take a step, lose its reply after so many turns of the event loop, and take it again."""
-    task = asyncio.create_task(step(), name=name)
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        return task.result()
-    try:
-        return await step()
-    except TracksideError as exc:
-        raise AssertionError(f"{name}, taken again after {turns} turns, raised {type(exc).__name__}: {exc}") from exc

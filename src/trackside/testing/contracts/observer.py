@@ -13,6 +13,7 @@ import pytest
 from trackside.harness.observer import PartlyTaken, RunLifecycleEvent, RunObserver, ensure_observer
 from trackside.harness.types import LifecycleEventType
 from trackside.testing.contracts import _events
+from trackside.testing.contracts._cutting import cancelled
 from trackside.testing.contracts._promise import Contract, promise
 
 _TURNS_TO_CANCEL_AFTER = (1, 2, 3, 5, 8)  # of the event loop: before, in and after what the observer waits for
@@ -161,7 +162,7 @@ class ObserverContract(Contract):
         for turns in _TURNS_TO_CANCEL_AFTER:
             before, rest = _run_for(observer, turns)
             await _give(observer, before)
-            await _cancel(observer.on_event(rest[0]), turns)
+            await cancelled(observer.on_event(rest[0]), turns, "on_event")
             await _give(observer, rest)
             await self._has_had(observer, rest)
 
@@ -215,7 +216,7 @@ class ObserverContract(Contract):
         on_events = _on_events(observer)
         for turns in _TURNS_TO_CANCEL_AFTER:
             before, rest = _run_for(observer, turns)
-            await _cancel(on_events([*before, *rest]), turns)
+            await cancelled(on_events([*before, *rest]), turns, "on_events")
             await on_events([*before, *rest])
             await self._has_had(observer, rest)
 
@@ -255,9 +256,9 @@ class ObserverContract(Contract):
         for turns in _TURNS_TO_CANCEL_AFTER:
             before, rest = _run_for(observer, turns)
             await _give(observer, before)
-            await _cancel(observer.on_event(rest[0]), turns)
+            await cancelled(observer.on_event(rest[0]), turns, "on_event")
             if hasattr(observer, "on_events"):
-                await _cancel(_on_events(observer)(rest), turns)
+                await cancelled(_on_events(observer)(rest), turns, "on_events")
             await _give(observer, rest)
             await self._has_had_once(observer, rest)
 
@@ -381,18 +382,8 @@ async def _give(observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> N
             raise AssertionError(f"{type(exc).__name__}: {exc} on {_name(event)} with {dict(event.payload)}") from exc
 
 
-async def _cancel(call: Coroutine[Any, Any, None], turns: int) -> tuple[asyncio.Task[None], bool]:
-    """Cancel a call after so many turns of the loop; its task, which has ended, and whether it was still going on."""
-    task = asyncio.create_task(call, name="the call of an observer")
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    pending = task.cancel()
-    await asyncio.wait({task})
-    return task, pending
-
-
 async def _check_cancel(name: str, call: Coroutine[Any, Any, None], turns: int) -> None:
-    task, pending = await _cancel(call, turns)
+    task, pending = await cancelled(call, turns, name)
     assert task.cancelled() or not pending, (
         f"{name} was cancelled after {turns} turns of the loop and {_ending(task)} instead of being cancelled"
     )

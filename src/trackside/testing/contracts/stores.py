@@ -49,7 +49,12 @@ class EventStore(Protocol):
     """What every store has to have. `trackside.app.storage.Store` has more."""
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> Sequence[PlacedEvent]:
-        """Store these events, in this order, all or none."""
+        """Store these events, in this order, all or none.
+
+        Raises:
+            TracksideError: they were not stored. One that is a `ValueError`, too, is about the events: the log will never
+                take them, and nobody gives them to it again.
+        """
         ...
 
     async def events(
