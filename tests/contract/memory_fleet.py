@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import is_terminal, thread_status_of
 from trackside.harness.memory import MemoryCoordinator
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import Admission, Claim, IdempotencyKey, Release, RunCoordinator, RunHost, Settlement
@@ -61,27 +62,41 @@ class Truth:
     def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None: ...
 
     async def abandon(self, gone: FleetMember) -> None:
-        """A member is gone: end what it ran, and let others have what waits."""
+        """A member is gone: end what it ran or had withdrawn, and let others have what waits."""
         self.members.remove(gone)
-        for run_id in [run_id for run_id, owner in self.owners.items() if owner is gone]:
-            record = await self.queue.get(run_id)
-            if record is None or record.ended_at is not None:
-                continue
+        for run_id in [run_id for run_id, owner in self.owners.items() if owner is gone and run_id in self.queue._runs]:
             self.owners[run_id] = None
-            if record.status is RunStatus.running:
-                await self.lose(record)
+            if (announced := self.announced(run_id)) is not None:
+                await self.give_back(run_id, announced)
+            elif self.is_lost(run_id):
+                await self.lose(self.queue._runs[run_id].snapshot())
         for member in self.members:
             self.adopt(member)
+
+    def announced(self, run_id: str) -> ThreadStatus | None:
+        """What has been said of the thread of a run whose end is in the log."""
+        told = [event for event in self.log if event.run_id == run_id]
+        if not any(is_terminal(event.event_type) for event in told):
+            return None
+        statuses = [thread_status_of(event.event_type, event.payload) for event in told]
+        return next((status for status in reversed(statuses) if status is not None), ThreadStatus.idle)
+
+    def is_lost(self, run_id: str) -> bool:
+        """Whether nobody but a member that is gone can take this run to its end."""
+        run = self.queue._runs[run_id]
+        return run.status is RunStatus.running or run.withdrawn
+
+    async def give_back(self, run_id: str, announced: ThreadStatus) -> None:
+        await self.start_anew(run_id)
+        release = await self.queue.release(run_id, announced)
+        if release.next_run_id is not None:
+            self.on_ready(release.next_run_id)
 
     async def lose(self, record: RunRecord) -> None:
         await self.queue.settle(record.run_id, RunStatus.error, error="its worker is lost")
         retried_as = self.next_attempt(record)
         self.log.append(self.end_of(record, retried_as))
-        await self.start_anew(record.run_id)
-        await self.queue.release(record.run_id, ThreadStatus.error if retried_as is None else ThreadStatus.busy)
-        thread = self.queue._threads.get(record.thread_id)
-        if thread is not None and thread.head is not None:
-            self.on_ready(thread.head.record.run_id)
+        await self.give_back(record.run_id, ThreadStatus.error if retried_as is None else ThreadStatus.busy)
 
     def next_attempt(self, record: RunRecord) -> str | None:
         """The id of the run that goes on for one whose process is gone, if there is to be one."""

@@ -76,6 +76,20 @@ class EndsLostRunsTwice(_Leaving):
             self.log.append(self.end_of(record))
 
 
+class EndsAgainWhatHasEnded(_Leaving):
+    """Knows of an end when its thread is given back, and not when it is in the log."""
+
+    class truth_kind(Truth):
+        def announced(self, run_id: str) -> ThreadStatus | None:
+            return None
+
+
+class AdoptsWhatWasWithdrawn(_Leaving):
+    class truth_kind(Truth):
+        def is_lost(self, run_id: str) -> bool:
+            return self.queue._runs[run_id].status is RunStatus.running
+
+
 class CallsLostRunsSuccessful(_Leaving):
     class truth_kind(Truth):
         async def lose(self, record: RunRecord) -> None:
@@ -190,6 +204,8 @@ MUTANTS: dict[type[FleetMember], str] = {
     TakesARepetitionForAnother: "test_a_step_that_was_cut_off_and_is_taken_again_answers_as_if_it_had_not_been",
     LeavesLostRunsRunning: "test_the_thread_of_a_dead_process_becomes_free",
     EndsLostRunsTwice: "test_a_run_of_a_dead_process_ends_once_and_its_waiting_runs_go_on",
+    EndsAgainWhatHasEnded: "test_whatever_step_a_dead_process_was_at_its_run_ends_once_and_its_thread_becomes_free",
+    AdoptsWhatWasWithdrawn: "test_whatever_step_a_dead_process_was_at_its_run_ends_once_and_its_thread_becomes_free",
     CallsLostRunsSuccessful: "test_a_run_that_was_running_is_lost_after_a_restart",
     LetsEverybodyAdopt: "test_a_run_of_a_dead_process_ends_once_and_its_waiting_runs_go_on",
     AdoptsTheLatestFirst: "test_pending_runs_start_in_their_order_after_a_restart",

@@ -129,6 +129,27 @@ class FleetPromises(Contract):
         claim = await alive.start(following.run_id)
         assert claim.thread_status is not ThreadStatus.idle, "a thread whose run was lost is idle"
 
+    @pytest.mark.parametrize("step", ["claimed", "withdrawn", "settled", "announced"])
+    @promise("I7", claim="shared")
+    async def test_whatever_step_a_dead_process_was_at_its_run_ends_once_and_its_thread_becomes_free(
+        self, coordinators: Coordinators, step: str
+    ) -> None:
+        dead, alive = await coordinators.worker(), await coordinators.worker()
+        run_id = await _die_when(dead, step)
+        following = alive.record("t")
+        may_claim = alive.host.may_claim
+        if not (await alive.admit(following)).ready:
+            what = f"that the thread of a run is free whose process was gone when it was {step}, or to go on with it"
+            await alive.host.told(lambda: may_claim(following.run_id) or may_claim(run_id), what)
+            if not may_claim(following.run_id):  # the run is as one that nobody had begun, and comes first
+                await alive.start(run_id)
+                await alive.end(run_id)
+        await alive.start(following.run_id)
+        ended = await alive.get(run_id)
+        assert ended.ended_at is not None, f"its process was gone when it was {step}, and it is {ended.status} for ever"
+        if (told := await coordinators.told(run_id)) is not None:
+            assert_run_order(told)
+
     @promise("shared", claim="shared")
     async def test_runs_are_adopted_by_a_process_that_has_their_agent(self, coordinators: Coordinators) -> None:
         dead = await coordinators.worker()
@@ -187,6 +208,22 @@ class FleetPromises(Contract):
         after = await coordinators.worker()
         await _adopted([after], [delayed])
         await _run_in_order([after], [delayed])
+
+
+async def _die_when(worker: Worker, step: str) -> str:
+    """Let a process be gone when it has taken this step of a run, and before the next one; the run's id."""
+    run_id = await worker.let_in("t")
+    if step == "withdrawn":
+        await worker.coordinator.withdraw(run_id)
+    elif step == "claimed":
+        await worker.coordinator.claim(run_id)
+    else:
+        await worker.start(run_id)
+        settlement = await worker.coordinator.settle(run_id, RunStatus.success)
+        if step == "announced":
+            await worker.announce_end(run_id, "t", RunStatus.success, settlement)
+    await worker.kill()
+    return run_id
 
 
 async def _adopted(alive: Sequence[Worker], runs: Sequence[str]) -> None:
