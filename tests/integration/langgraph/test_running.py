@@ -22,7 +22,7 @@ from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import Runtime
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from trackside import InvalidSpecError, RunSpec, RunStatus, TracksideError, as_agent, current_run, run_agent
@@ -379,6 +379,23 @@ async def test_a_command_updates_and_jumps(stage: Any) -> None:
     assert outcome.values == {"n": 5, "seen": ["saw 9"]}
 
 
+async def test_a_command_that_goes_to_the_end_leaves_the_thread_as_it_is(stage: Any) -> None:
+    async def ask(state: Count) -> Count:
+        return {"seen": [interrupt("why?")]}
+
+    to_the_end = {"command": {"goto": "__end__", "update": None}, "thread_id": "t"}
+    graph = calling(ask, checkpointer=InMemorySaver())
+    asked = await stage.play(graph, {"n": 1}, thread_id="t")
+    while_it_asks = await stage.play(graph, **to_the_end)
+    await stage.play(graph, thread_id="t", command={"resume": "because"})
+    at_rest = await stage.play(graph, **to_the_end)
+    updated = await stage.play(graph, thread_id="t", command={"goto": ["__end__"], "update": {"n": 4}})
+
+    assert (while_it_asks.status, while_it_asks.interrupts) == (RunStatus.interrupted, asked.interrupts)
+    assert (at_rest.status, at_rest.values) == (RunStatus.success, {"n": 1, "seen": ["because"]})
+    assert (updated.status, updated.values) == (RunStatus.success, {"n": 5, "seen": ["because"]})
+
+
 async def test_a_command_begins_a_thread(stage: Any) -> None:
     outcome = await stage.play(counting().compile(), command={"update": {"n": 4}, "goto": ["add"]})
     assert outcome.status is RunStatus.success
@@ -389,6 +406,9 @@ async def test_a_command_begins_a_thread(stage: Any) -> None:
     ("spec", "says"),
     [
         ({"command": {"goto": "nowhere"}}, "the graph's nodes are add"),
+        ({"command": {"goto": ["__end__", "nowhere"]}}, "command.goto = ['nowhere'] does not fit"),
+        ({"command": {"goto": "__start__x"}}, "the graph's nodes are add"),
+        ({"command": {"goto": {"node": "__end__"}}}, "the graph's nodes are add"),
         ({"command": {"goto": 3}}, "it is a node's name"),
         ({"stream_mode": ["values", "vibes"]}, "checkpoints, custom, debug, events"),
         ({"interrupt_before": ["nowhere"]}, "the graph's nodes are add"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage, RemoveMessage
+from langgraph.constants import END
 from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._changes import command_of
@@ -117,10 +118,14 @@ def _answers_of(run: RunContext, questions: OpenQuestions, *, has_brought: bool)
 
 
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
-    """Where a command jumps to: names of nodes, or what to send to them, as `{"node": …, "input": …}` or a `Send`."""
+    """Where a command jumps to: names of nodes, or what to send to them, as `{"node": …, "input": …}` or a `Send`.
+
+    The end is no node, and every graph has it: pages go there to leave a thread as it is.
+    """
     places = goto if isinstance(goto, list | tuple) else () if goto is None else (goto,)
     destinations = [_destination(place) for place in places]
-    check_nodes(graph, "command.goto", [place.node if isinstance(place, Send) else place for place in destinations])
+    nodes = [place.node if isinstance(place, Send) else place for place in destinations if place != END]
+    check_nodes(graph, "command.goto", nodes)
     return destinations
 
 
