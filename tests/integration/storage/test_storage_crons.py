@@ -110,12 +110,13 @@ async def test_a_cron_that_is_gone_is_not_changed(store: Store) -> None:
 
 async def test_crons_are_found_by_what_they_are(store: Store) -> None:
     thread = new_id()
-    a, b, c, d = await kept(
+    a, b, c, d, e = await kept(
         store,
         cron(1, agent="a", owner="ada", thread_id=thread),
         cron(2, agent="b", owner="ada", enabled=False, metadata={"team": "red", "n": 1}),
         cron(3, agent="a", owner="eve", metadata={"team": "red", "n": True}),
         cron(4, agent="a", metadata={"team": ["red"]}),
+        cron(5, agent="d", metadata={"team": {"name": "red", "sizes": [{"a": 1, "b": 2.0}]}}),
     )
 
     async def found(**wanted: Any) -> list[Cron]:
@@ -123,13 +124,16 @@ async def test_crons_are_found_by_what_they_are(store: Store) -> None:
         assert page.total == len(page.crons)
         return page.crons
 
-    assert await found() == [d, c, b, a]
+    assert await found() == [e, d, c, b, a]
     assert await found(agent="a", owner="ada") == [a]
     assert await found(thread_id=thread) == [a]
     assert await found(enabled=False) == [b]
     assert await found(metadata={"team": "red"}) == [c, b]
     assert await found(metadata={"team": "red", "n": 1}) == [b]
     assert await found(metadata={"team": ["red"]}) == [d]
+    assert await found(metadata={"team": {"sizes": [{"b": 2.0, "a": 1}], "name": "red"}}) == [e]
+    assert await found(metadata={"team": {"sizes": [{"b": 2, "a": 1}], "name": "red"}}) == []
+    assert await found(metadata={"team": {"name": "red"}}) == []
     assert await found(agent="c") == []
 
 

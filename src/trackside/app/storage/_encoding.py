@@ -58,6 +58,14 @@ def json_text(value: Json) -> str:
     return _encode_json(value).decode()
 
 
+def json_identity(value: Json) -> bytes:
+    """What a canonical JSON value has in common with those alone that are the same JSON, whatever the order of their names.
+
+    In Python True == 1 == 1.0.
+    """
+    return _encode_sorted_json(value)
+
+
 def json_of(text: str) -> Json:
     """The value in what `json_text` made.
 
@@ -90,8 +98,7 @@ class EventRow(msgspec.Struct, eq=False):
 
     def _content(self) -> tuple[Any, ...]:
         event = self.event
-        # As text: in Python True == 1 == 1.0, in JSON these differ.
-        payload = _encode_sorted_json(event.payload)
+        payload = json_identity(event.payload)
         return event.run_id, event.thread_id, event.sequence, event.event_type, self.occurred_at, payload
 
 

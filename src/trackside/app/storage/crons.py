@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Text, delete, fun
 
 from trackside.app.storage._arguments import check_size, plain, plain_or_none, short, short_or_none, time
 from trackside.app.storage._client_tables import crons
-from trackside.app.storage._encoding import json_of, json_text, time_text
+from trackside.app.storage._encoding import json_identity, json_of, json_text, time_text
 from trackside.app.storage._item_records import checked_number
 from trackside.app.storage._readers import Readers, beside_the_loop
 from trackside.app.storage._work import UnitOfWork, Work
@@ -154,11 +154,11 @@ class Crons:
         order = crons.c[sort_by].desc() if descending else crons.c[sort_by].asc()
         query = select(crons).where(*conditions).order_by(order.nulls_last(), crons.c.cron_id)
         first, count = checked_number("offset", offset), checked_number("limit", limit)
-        texts, contained = _texts_of(metadata or {}), Wanted("wanted", dict(wanted or {}))
+        same, contained = _identities_of(metadata or {}), Wanted("wanted", dict(wanted or {}))
 
         def fitting(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[str]:
             said = ((row.cron_id, json_of(row.metadata)) for row in rows)
-            return [cron_id for cron_id, one in said if _has(one, texts) and contained.is_in(one)]
+            return [cron_id for cron_id, one in said if _has(one, same) and contained.is_in(one)]
 
         def read(connection: Connection) -> CronPage:
             if metadata or wanted:
@@ -241,14 +241,13 @@ def _check(cron: Cron) -> None:
         plain_or_none(name, getattr(cron, name))
 
 
-def _texts_of(metadata: Mapping[str, Json]) -> Mapping[str, str]:
-    """What is wanted as JSON: in Python True == 1 == 1.0."""
+def _identities_of(metadata: Mapping[str, Json]) -> Mapping[str, bytes]:
     check_size("metadata", metadata, MOST_WANTED)
-    return {key: json_text(value) for key, value in metadata.items()}
+    return {key: json_identity(value) for key, value in metadata.items()}
 
 
-def _has(said: Mapping[str, Json], texts: Mapping[str, str]) -> bool:
-    return all(key in said and json_text(said[key]) == text for key, text in texts.items())
+def _has(said: Mapping[str, Json], identities: Mapping[str, bytes]) -> bool:
+    return all(key in said and json_identity(said[key]) == identity for key, identity in identities.items())
 
 
 def _cron_of(row: Row[Any]) -> Cron:
