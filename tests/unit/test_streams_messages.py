@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -85,11 +86,45 @@ def test_blocks_of_content_grow_each_by_its_index_and_tokens_are_added_up() -> N
     assert last["usage_metadata"] == {"output_tokens": 3, "d": {"x": 3}}
 
 
+def test_thoughts_beside_the_content_grow_as_it_does() -> None:
+    thoughts = ("First ", "this, ", "then that.")
+    found = steps(*(chunk(additional_kwargs={"reasoning_content": text}) for text in thoughts), chunk("Yes."))
+    shown = [(data[0]["content"], data[0]["additional_kwargs"]["reasoning_content"]) for _, data in found[1:]]
+    assert shown == [
+        ("", "First "),
+        ("", "First this, "),
+        ("", "First this, then that."),
+        ("Yes.", "First this, then that."),
+    ]
+
+
+def test_what_is_said_about_a_message_with_each_piece_is_said_once() -> None:
+    about = {"model_name": "gpt", "usage": {"tier": "free"}}
+    found = steps(chunk("a", response_metadata=about), chunk("b", response_metadata=about | {"finish_reason": "stop"}))
+    assert found[-1][1][0]["response_metadata"] == about | {"finish_reason": "stop"}
+
+
+def test_which_block_or_call_it_is_may_be_said_with_each_piece() -> None:
+    call = {"name": "search", "id": "1", "index": 0, "type": "tool_call_chunk"}
+    block = {"type": "text", "id": "b", "index": 0, "name": "answer"}
+    found = steps(
+        chunk([block | {"text": "a"}], tool_call_chunks=[call | {"args": '{"q": '}]),
+        chunk([block | {"text": "b"}], tool_call_chunks=[call | {"args": "1}"}]),
+    )
+    last = found[-1][1][0]
+    assert last["content"] == [block | {"text": "ab"}]
+    assert last["tool_calls"] == [{"name": "search", "args": {"q": 1}, "id": "1", "type": "tool_call"}]
+
+
 def test_what_was_said_before_stays_as_it_was() -> None:
-    first = chunk("a", response_metadata={"x": 1})
-    found = steps(first, chunk("b", response_metadata={"y": 2}))
-    assert first[0]["content"] == "a"
+    first = chunk("a", response_metadata={"x": 1}, additional_kwargs={"deep": {"er": ["one"], "text": "c"}})
+    as_it_was = copy.deepcopy(first)
+    more = chunk("b", response_metadata={"y": 2}, additional_kwargs={"deep": {"er": ["two"], "text": "d"}})
+    found = steps(first, more)
+    assert first == as_it_was
     assert found[1][1][0]["content"] == "a"
+    assert found[1][1][0]["additional_kwargs"] == {"deep": {"er": ["one"], "text": "c"}}
+    assert found[2][1][0]["additional_kwargs"] == {"deep": {"er": ["one", "two"], "text": "cd"}}
     assert found[2][1][0]["response_metadata"] == {"x": 1, "y": 2}
 
 

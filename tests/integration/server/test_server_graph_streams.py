@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
@@ -82,6 +84,95 @@ async def test_messages_add_up_to_the_whole_under_the_same_names_in_graphs_insid
     (about,) = parts[1].data.values()
     assert about["metadata"]["langgraph_checkpoint_ns"].startswith("inside:")
     assert parts[-2].data[0]["content"] == "hello there"
+
+
+def block(**said: Any) -> dict[str, Any]:
+    return {"content": [said]}
+
+
+def thought(text: str) -> dict[str, Any]:
+    return {"content": "", "additional_kwargs": {"reasoning_content": text}}
+
+
+def summary(text: str) -> dict[str, Any]:
+    part = {"type": "summary_text", "index": 0, "text": text}
+    return block(type="reasoning", index="lc_rs_7", summary=[part])
+
+
+def call(name: str | None, args: str, call_id: str | None) -> dict[str, Any]:
+    return {"content": "", "tool_call_chunks": [{"name": name, "args": args, "id": call_id, "index": 0}]}
+
+
+def function_call(name: str, arguments: str) -> dict[str, Any]:
+    return {"content": "", "additional_kwargs": {"function_call": {"name": name, "arguments": arguments}}}
+
+
+PIECES = {
+    "thoughts beside the content": [thought("First "), thought("then that."), {"content": "Yes."}],
+    "thoughts as blocks": [
+        block(type="thinking", thinking="First ", index=0),
+        block(type="thinking", thinking="then that.", index=0),
+        block(type="thinking", signature="abc", index=0),
+        block(type="text", text="Yes.", index=1),
+    ],
+    "a summary inside a block": [summary("First "), summary("then that.")],
+    "citations": [
+        block(type="text", text=title, index=0, annotations=[{"type": "url_citation", "title": title}])
+        for title in ("a", "b", "c")
+    ],
+    "a call as a block": [
+        block(type="tool_use", id="toolu_1", name="search", input={}, index=0),
+        block(type="input_json_delta", partial_json='{"q": ', index=0),
+        block(type="input_json_delta", partial_json="1}", index=0),
+    ],
+    "a call named once": [call("search", "", "1"), call(None, '{"q": ', None), call(None, "1}", None)],
+    "a call named by nothing then": [call("search", "", "1"), call("", '{"q": ', ""), call("", "1}", "")],
+    "calls of one index": [call("search", '{"q": 1}', "1"), call("search", '{"q": 2}', "2")],
+    "a call of old": [function_call("search", '{"q"'), function_call("", ": 1}")],
+    "speech": [
+        {"content": "", "additional_kwargs": {"audio": audio}}
+        for audio in ({"id": "a", "transcript": "Y"}, {"transcript": "es."}, {"expires_at": 7})
+    ],
+    "odds of tokens": [
+        {"content": text, "response_metadata": {"logprobs": {"content": [{"token": text}]}}} for text in ("Y", "es.")
+    ],
+}
+"""In which pieces models speak, as LangChain's packages for their providers hand them on."""
+
+
+class Scripted(BaseChatModel):
+    """Says these pieces."""
+
+    pieces: list[dict[str, Any]]
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def _generate(self, *args: Any, **options: Any) -> ChatResult:
+        raise AssertionError("it streams")
+
+    async def _astream(self, *args: Any, **options: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for piece in self.pieces:
+            yield ChatGenerationChunk(message=AIMessageChunk(**piece))
+
+
+def saying(pieces: list[dict[str, Any]]) -> Any:
+    async def talk(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await Scripted(pieces=pieces).ainvoke(state["messages"])]}
+
+    return StateGraph(MessagesState).add_node("talk", talk).add_edge(START, "talk").compile()
+
+
+@pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
+async def test_what_a_message_adds_up_to_is_what_the_thread_keeps(serve_agents: Any, pieces: list[Any]) -> None:
+    async with serve_agents({"chat": saying(pieces)}) as served:
+        parts = await streamed(served, "chat", HI, stream_mode=["messages", "values"])
+    said = [part.data[0] for part in parts if part.event in {"messages/partial", "messages/complete"}][-1]
+    kept = [part.data["messages"][-1] for part in parts if part.event == "values"][-1]
+
+    assert kept["type"] == "ai"
+    assert {name: said.get(name) for name in kept} == kept
 
 
 async def test_messages_of_a_graph_inside_are_chosen_and_taken_up_again_by_its_namespace(serve_agents: Any) -> None:

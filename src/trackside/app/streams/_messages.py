@@ -11,10 +11,12 @@ from trackside.app.streams._partial_json import whole_json
 logger = logging.getLogger("trackside.stream")
 
 _CHUNK = "MessageChunk"
-_TEXTS = frozenset(
-    {"text", "thinking", "reasoning", "args", "arguments", "input", "partial_json", "refusal", "signature"}
-)
-"""What grows, of the blocks and calls that a message is made of; all else is said once."""
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+_GROWING = frozenset({"additional_kwargs", "tool_call_chunks"})
+"""What of a message grows in all its texts, as its content does."""
+
+_SAID_ONCE = frozenset({"type", "id", "name", "index"})
+"""What says of a block or a call which one it is: a piece may repeat it, or say how the piece itself is called."""
 
 
 class MessageSteps:
@@ -91,17 +93,15 @@ def _joined(known: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any
     """A message and its next piece."""
     whole = dict(known)
     for key, value in chunk.items():
-        if value in (None, "", [], {}):
+        if value in _NOTHING:
             continue
         had = whole.get(key)
         if key == "content":
             whole[key] = _content(had, value)
-        elif key == "tool_call_chunks" and isinstance(had, list) and isinstance(value, list):
-            whole[key] = _blocks(had, value)
         elif key == "usage_metadata" and isinstance(had, Mapping) and isinstance(value, Mapping):
             whole[key] = _sums(had, value)
-        elif isinstance(had, Mapping) and isinstance(value, Mapping):
-            whole[key] = {**had, **value}
+        elif key in _GROWING or isinstance(value, Mapping):
+            whole[key] = _grown(key, had, value, grows=key in _GROWING)
         else:
             whole[key] = value
     return whole
@@ -121,15 +121,33 @@ def _as_blocks(content: Any) -> list[Any]:
     return [{"type": "text", "text": content} if isinstance(content, str) else content]
 
 
-def _blocks(had: Sequence[Any], more: Sequence[Any]) -> list[Any]:
-    """Blocks of a message and their next pieces: those of the same `index` belong together."""
+def _grown(name: str, had: Any, more: Any, *, grows: bool = True) -> Any:
+    """What stands under a name in a message, and its next piece, as LangChain adds them up: mappings and lists are merged,
+    and texts go on, but for those that are `_SAID_ONCE`.
+
+    Where it does not `grow`, which is what is said about a message, the newest text counts: some say it with each piece.
+    """
+    if more in _NOTHING:
+        return had
+    if isinstance(had, Mapping) and isinstance(more, Mapping):
+        both = {key: _grown(key, had[key], value, grows=grows) for key, value in more.items() if key in had}
+        return {**had, **more, **both}
+    if isinstance(had, list | tuple) and isinstance(more, list | tuple):
+        return _blocks(had, more, grows=grows)
+    if grows and isinstance(had, str) and isinstance(more, str):
+        return (had or more) if name in _SAID_ONCE else had + more
+    return more
+
+
+def _blocks(had: Sequence[Any], more: Sequence[Any], *, grows: bool = True) -> list[Any]:
+    """Blocks of a message and their next pieces: those of one `index` belong together, unless both have ids that differ."""
     blocks = list(had)
     for piece in more:
         at = _place_of(piece, blocks)
         if at is None:
             blocks.append(piece)
         else:
-            blocks[at] = _grown(blocks[at], piece)
+            blocks[at] = _grown("", blocks[at], piece, grows=grows)
     return blocks
 
 
@@ -137,18 +155,14 @@ def _place_of(piece: Any, blocks: Sequence[Any]) -> int | None:
     index = piece.get("index") if isinstance(piece, Mapping) else None
     if index is None:
         return None
-    places = (at for at, block in enumerate(blocks) if isinstance(block, Mapping) and block.get("index") == index)
-    return next(places, None)
+    for at, block in enumerate(blocks):
+        if isinstance(block, Mapping) and block.get("index") == index and _may_be_one(block.get("id"), piece.get("id")):
+            return at
+    return None
 
 
-def _grown(block: Mapping[str, Any], piece: Mapping[str, Any]) -> dict[str, Any]:
-    grown = dict(block)
-    for name, value in piece.items():
-        if value is None:
-            continue
-        had = grown.get(name)
-        grown[name] = had + value if name in _TEXTS and isinstance(had, str) and isinstance(value, str) else value
-    return grown
+def _may_be_one(one_id: Any, other_id: Any) -> bool:
+    return not one_id or not other_id or one_id == other_id
 
 
 def _sums(had: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
