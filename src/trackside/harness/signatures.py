@@ -6,6 +6,7 @@ From Python 3.14 on annotations are not evaluated before they are asked for, and
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,20 @@ if sys.version_info >= (3, 14):
     from annotationlib import Format
 
     _AS_TEXT["annotation_format"] = Format.STRING
+
+
+def name_of(function: object) -> str:
+    """What a function is called; of an object that is called like one, what its type is."""
+    name = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def inner_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that somebody has written: behind decorators, in a `functools.partial`, or an object's `__call__`."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    return function if inspect.isroutine(function) else inspect.unwrap(type(function).__call__)
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:

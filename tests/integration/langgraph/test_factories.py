@@ -134,6 +134,25 @@ async def forgotten_decorator():
     yield saying("yielded")
 
 
+def by_the_others_type(anything: dict[str, Any], runtime: ServerRuntime[Tenant]):
+    return saying(f"{anything['configurable']['thread_id']} {runtime.execution_runtime.context}").compile()
+
+
+def with_type_first(runtime: ServerRuntime, anything=None):
+    return by_the_others_type(anything, runtime)
+
+
+def of_a_name(name, config):
+    return saying(f"{name} {config['configurable']['thread_id']}").compile()
+
+
+class Maker:
+    """Makes graphs as an object that is called."""
+
+    def __call__(self, anything, the_runtime: ServerRuntime[Tenant]):
+        return by_the_others_type(anything, the_runtime)
+
+
 @pytest.mark.parametrize(
     ("factory", "says"),
     [
@@ -142,10 +161,15 @@ async def forgotten_decorator():
         (by_place, "t"),
         (forgotten_decorator, "yielded"),
         (functools.partial(by_place), "t"),
+        (functools.partial(of_a_name, "ada"), "ada t"),
+        (by_the_others_type, "t Tenant(name='ada')"),
+        (with_type_first, "t {'name': 'ada'}"),
+        (Maker(), "t Tenant(name='ada')"),
+        (functools.partial(Maker()), "t Tenant(name='ada')"),
     ],
 )
 async def test_in_a_file_of_graphs_a_function_need_not_say_so(factory: Any, says: str, stage: Any) -> None:
-    outcome = await stage.play(as_agent(factory, makes_graphs=True), {}, thread_id="t")
+    outcome = await stage.play(as_agent(factory, makes_graphs=True), {}, thread_id="t", context={"name": "ada"})
     assert outcome.values == {"said": says}
 
 
@@ -159,8 +183,10 @@ def test_other_functions_are_agents_as_before() -> None:
     for function in (answer, with_run, configured):
         assert isinstance(as_agent(function), CallableAgent)
     assert isinstance(as_agent(with_run, makes_graphs=True), CallableAgent)
+    assert isinstance(as_agent(by_the_others_type), CallableAgent)
     assert isinstance(as_agent(nothing), GraphFactory)
     assert as_agent(nothing, name="chat").name == "chat"
+    assert as_agent(functools.partial(of_a_name, "ada"), makes_graphs=True).name == "of_a_name"
     with pytest.raises(NotAnAgentError, match="without parameters"):
         as_agent(unannotated)
 

@@ -31,6 +31,9 @@ PROJECT = {
                 "builder": {"path": "./my_project/graphs.py:builder", "description": "Not compiled yet."},
                 "made": "./my_project/graphs.py:make",
                 "opened": "./my_project/graphs.py:make_open",
+                "partial": "./my_project/graphs.py:of_part",
+                "called": "./my_project/graphs.py:maker",
+                "two": "./my_project/graphs.py:of_two",
             },
             "env": ".env",
         }
@@ -44,10 +47,12 @@ PROJECT = {
             said: str
     """,
     "my_project/graphs.py": """
+        import functools
         import os
         from contextlib import asynccontextmanager
 
         from langgraph.graph import START, StateGraph
+        from langgraph_sdk.runtime import ServerRuntime
 
         from my_project.state import State
 
@@ -69,6 +74,25 @@ PROJECT = {
         @asynccontextmanager
         async def make_open():
             yield saying("opened").compile()
+
+
+        def of_key(key, config):
+            return saying(f"{key}: {config['configurable'].get('graph_id')}").compile()
+
+
+        of_part = functools.partial(of_key, "partial")
+
+
+        class Maker:
+            def __call__(self, config):
+                return of_key("called", config)
+
+
+        maker = Maker()
+
+
+        def of_two(anything: dict, runtime: ServerRuntime):
+            return of_key(runtime.access_context, anything)
     """,
 }
 
@@ -110,6 +134,21 @@ async def test_a_project_is_served_as_it_is(project: Path, serve_agents: Any) ->
     assert history[0]["values"] == {"said": "by hand"}
     assert described[0]["description"] == "Not compiled yet."
     assert schemas["state_schema"]["properties"].keys() == {"said"}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("partial", "partial: partial"), ("called", "called: called"), ("two", "threads.create_run: two")],
+)
+async def test_whatever_can_be_called_makes_graphs_in_a_project(
+    name: str, says: str, project: Path, serve_agents: Any
+) -> None:
+    settings = await asyncio.to_thread(load_settings, environ={}, folder=project)
+    agents = await asyncio.to_thread(load_agents, settings)
+    async with serve_agents(agents, project=settings.project) as served:
+        assert await served.client.runs.wait(None, name, input={"said": "hello"}) == {"said": says}
+        drawn = await served.client.assistants.get_graph(name)
+    assert "say" in [node["id"] for node in drawn["nodes"]]
 
 
 class Said(TypedDict, total=False):

@@ -118,7 +118,8 @@ class Wanted:
 def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
     """Import the object that `reference` points to. The module's folder joins `sys.path`, as `python file.py` does it.
 
-    A function that makes graphs comes back as the agent that it is; `makes_graphs` is that of `as_agent`.
+    A function that makes graphs, or what is called like one, comes back as the agent that it is, and all else as it stands
+    there; `makes_graphs` is that of `as_agent`.
 
     Raises:
         AgentReferenceError: there is no such file, module or attribute, or no agent there; the message says what is.
@@ -137,7 +138,7 @@ def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
         BaseException
     ) as exc:  # an object that answers what it has by code of its author's, who has to see what fails
         raise AgentReferenceError(reference=reference, why=f"looking at it raised {_in_a_line(exc)}") from exc
-    return agent if isinstance(agent, KeepsThreads) and inspect.isroutine(found) else found
+    return agent if isinstance(agent, KeepsThreads) and callable(found) else found
 
 
 def load_object(reference: AgentReference, wanted: Wanted | None = None) -> Any:

@@ -22,7 +22,7 @@ from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.kept_context import kept_context, recall_context
 from trackside.harness.payload import copied, whole
 from trackside.harness.questions import ANSWERED
-from trackside.harness.signatures import signature_of
+from trackside.harness.signatures import name_of, signature_of
 from trackside.harness.states import Caller
 from trackside.harness.threads import AGENT_THREADS, Threads
 from trackside.harness.types import Json, JsonObject, RunSpec
@@ -60,7 +60,7 @@ class CallableAgent:
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
 
     def __init__(self, function: Callable[..., Any], *, name: str | None = None) -> None:
-        self.name = name or _name_of(function)
+        self.name = name or name_of(function)
         self._function = function
         self._takes_run = _takes_run(function)
         called = function if _is_function(function) else function.__call__  # type: ignore[operator]  # an instance
@@ -335,20 +335,15 @@ def _takes_run(function: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False  # a builtin without a signature: it takes the input
     if not signature.parameters:
-        raise NotAnAgentError(passed=_name_of(function), why=_NO_PARAMETERS)
+        raise NotAnAgentError(passed=name_of(function), why=_NO_PARAMETERS)
     places = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_run = len(places) > 1 and (places[1].default is inspect.Parameter.empty or places[1].name == "run")
     try:
         signature.bind(*range(1 + takes_run))
     except TypeError as exc:
-        raise NotAnAgentError(passed=_name_of(function), why=f"with the signature {signature}, {exc}") from None
+        raise NotAnAgentError(passed=name_of(function), why=f"with the signature {signature}, {exc}") from None
     return takes_run
 
 
 def _is_function(function: object) -> bool:
     return inspect.isroutine(function) or isinstance(function, functools.partial)
-
-
-def _name_of(function: object) -> str:
-    name = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
-    return name if isinstance(name, str) else type(function).__name__

@@ -24,7 +24,7 @@ from trackside.harness.asked import configured
 from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
 from trackside.harness.logs import fields_of
-from trackside.harness.signatures import annotations_of
+from trackside.harness.signatures import annotations_of, name_of
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import JsonObject
@@ -96,7 +96,7 @@ class GraphFactory:
     """Whether it needs the manager's checkpointer; what it makes may have one of its own, which nobody knows yet."""
 
     def __init__(self, function: Callable[..., Any], arguments: Arguments, *, name: str | None = None) -> None:
-        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+        self.name = name or name_of(function)
         self._function = function
         self._arguments = arguments
         self._uses: WeakKeyDictionary[RunContext, _Use] = WeakKeyDictionary()

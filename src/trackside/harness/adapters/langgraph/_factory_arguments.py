@@ -12,7 +12,7 @@ from trackside.harness.adapters.langgraph._items import LentItems
 from trackside.harness.adapters.langgraph._users import user_of
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.items import ItemStore
-from trackside.harness.signatures import signature_of
+from trackside.harness.signatures import inner_of, signature_of
 
 type Access = Literal["threads.create_run", "threads.update", "threads.read", "assistants.read"]
 """What a graph is made for, as LangGraph's runtime says it."""
@@ -46,8 +46,8 @@ class Arguments:
 
     @classmethod
     def taken_by(cls, function: Callable[..., Any], *, loosely: bool) -> Arguments | None:
-        """What a function takes; None if it wants anything else. `loosely` says that its only parameter is the config,
-        however that is called.
+        """What a function takes; None if it wants anything else. `loosely` says that a parameter is the config, however
+        that is called, if there is no other, or no other than a runtime by its type.
         """
         try:
             parameters = [*signature_of(function).parameters.values()]
@@ -57,7 +57,8 @@ class Arguments:
         are_annotated = False
         for parameter in parameters:
             kind, by_type = _kind_of(parameter)
-            if kind is None and loosely and len(parameters) == 1 and parameter.kind in _PLAIN:
+            others = [_kind_of(other) for other in parameters if other is not parameter]
+            if kind is None and loosely and parameter.kind in _PLAIN and all(one == _RUNTIME_BY_TYPE for one in others):
                 kind = "config"
             if kind is not None and kind not in found and parameter.kind in _NAMED:
                 found[kind] = parameter.name
@@ -80,6 +81,7 @@ class Arguments:
 
 _NAMED = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
 _PLAIN = frozenset({*_NAMED, inspect.Parameter.POSITIONAL_ONLY})
+_RUNTIME_BY_TYPE = ("runtime", True)
 
 
 def _kind_of(parameter: inspect.Parameter) -> tuple[str | None, bool]:
@@ -101,7 +103,7 @@ def annotation_text(annotation: Any) -> str:
 
 def _context_type(function: Callable[..., Any], parameter: str) -> Any:
     try:
-        annotation = get_type_hints(inspect.unwrap(function)).get(parameter)
+        annotation = get_type_hints(inner_of(function)).get(parameter)
     except Exception:  # noqa: BLE001  # names that only a type checker can resolve
         return None
     return next(iter(get_args(annotation)), None)
