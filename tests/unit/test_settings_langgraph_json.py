@@ -148,6 +148,13 @@ def test_local_dependencies_are_import_roots_and_others_have_to_be_installed(loa
     ]
 
 
+@pytest.mark.parametrize("dependencies", [None, ["pytest"], ["./src"]])
+def test_the_projects_own_folder_is_the_last_of_its_import_roots(dependencies: Any, load: Load, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    roots = load({"dependencies": dependencies}).project.import_roots
+    assert [Path(root) for root in roots] == [*([tmp_path / "src"] if dependencies == ["./src"] else []), tmp_path]
+
+
 def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: Path) -> None:
     settings = load(
         {

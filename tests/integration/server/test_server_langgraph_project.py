@@ -151,6 +151,32 @@ async def test_whatever_can_be_called_makes_graphs_in_a_project(
     assert "say" in [node["id"] for node in drawn["nodes"]]
 
 
+@pytest.mark.parametrize("dependencies", [[], ["pytest"], ["./nested"]])
+async def test_modules_of_a_project_are_found_from_its_own_folder(dependencies: list[str], project: Path) -> None:
+    (project / "nested").mkdir()
+    (project / "nested" / "graphs.py").write_text("from nested.state import graph\n")
+    (project / "nested" / "state.py").write_text("from my_project.graphs import graph\n")
+    document = {"dependencies": dependencies, "graphs": {"chat": "./nested/graphs.py:graph"}, "env": ".env"}
+    (project / "langgraph.json").write_text(json.dumps(document))
+    settings = await asyncio.to_thread(load_settings, environ={}, folder=project)
+    assert (await asyncio.to_thread(load_agents, settings)).keys() == {"chat"}
+
+
+@pytest.mark.parametrize(("dependencies", "finds"), [([], "mine"), (["."], "installed")])
+async def test_what_is_installed_hides_what_is_beside_a_file_only_in_a_dependency(
+    dependencies: list[str], finds: str, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "installed").mkdir()
+    sys.path.append(str(tmp_path / "installed"))
+    for folder, name in ((tmp_path / "installed", "installed"), (project, "mine")):
+        (folder / "my_project_neighbour.py").write_text(f"def answer(input, run): return {name!r}\n")
+    (project / "graphs.py").write_text("from my_project_neighbour import answer\n")
+    document = {"dependencies": dependencies, "graphs": {"chat": "./graphs.py:answer"}}
+    (project / "langgraph.json").write_text(json.dumps(document))
+    settings = await asyncio.to_thread(load_settings, environ={}, folder=project)
+    assert (await asyncio.to_thread(load_agents, settings))["chat"](None, None) == finds
+
+
 class Said(TypedDict, total=False):
     said: str
 

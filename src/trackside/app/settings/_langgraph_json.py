@@ -81,7 +81,11 @@ class ProjectSettings:
     variables: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """What the environment shall have, unless it has something else."""
     import_roots: tuple[str, ...] = ()
-    """Folders from which its modules are imported."""
+    """Folders from which its modules are imported: its local dependencies, and behind them its own.
+
+    That one has a separator at its end if it is no dependency: the folder of a file goes before all else unless it is on the
+    import path by the same name, and only a dependency shall stay behind what is installed.
+    """
     packages: tuple[str, ...] = ()
     """What has to be installed, as `pip` is told."""
     no_graphs: str = ""
@@ -229,6 +233,9 @@ class _Reader:
                 packages.append(name)
                 continue
             roots |= dict.fromkeys(map(str, _import_roots(self._local(name))))
+        own = str(self._folder.resolve())
+        if own not in roots:
+            roots[f"{own}{os.sep}"] = None
         return tuple(roots), tuple(packages)
 
     def _local(self, name: str) -> Path:
