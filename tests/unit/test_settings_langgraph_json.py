@@ -101,6 +101,9 @@ def test_variables_come_from_the_file_or_a_mapping_and_are_settings_too(load: Lo
         ("A='one # $TWO \\n'", "one # $TWO \\n"),
         ('A="one\\ntwo \\"x\\"" # comment', 'one\ntwo "x"'),
         ('A="one\ntwo"', "one\ntwo"),
+        (r'A="CORP\svc"', r"CORP\svc"),
+        (r'A="\d+\\w\.\101"', r"\d+\w\.\101"),
+        (r'A="p@ss\$word \`x\` it\'s"', "p@ss$word `x` it's"),
         ("A=${HOME}/x", "/home/ada/x"),
         ("A=${NONE:-default}", "default"),
         ("A='${HOME}'", "${HOME}"),
@@ -189,6 +192,10 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
             "http.enable_custom_route_auth: false has no effect: the routes of http.app are behind",
         ),
         ({"checkpointer": {"ttl": {"default_ttl": 5}}}, "checkpointer.ttl has no effect"),
+        (
+            {"checkpointer": {"serde": {"pickle_fallback": True}}},
+            "checkpointer.serde has no effect: checkpoints are kept as LangGraph's library does it by default, and nothing",
+        ),
         ({"auth": {"cache": {"ttl_seconds": 1}}}, "auth.cache has no effect"),
         ({"ui": {"chat": "./ui.tsx"}}, "ui has no effect"),
         (

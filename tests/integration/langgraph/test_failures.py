@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -10,6 +10,7 @@ from langchain_core.language_models import FakeMessagesListChatModel, GenericFak
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
+from langgraph.channels import UntrackedValue
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
@@ -190,3 +191,23 @@ async def test_too_many_steps_say_what_to_change(stage: Any) -> None:
     assert outcome.end["error_type"] == "GraphRecursionError"
     assert "Recursion limit of 3 reached" in outcome.end["error"]
     assert "`recursion_limit`" in outcome.end["error"]
+
+
+class Plain:
+    """What LangGraph's serializer cannot write."""
+
+
+class Kept(TypedDict, total=False):
+    thing: Plain
+
+
+class Untracked(TypedDict, total=False):
+    thing: Annotated[Plain, UntrackedValue]
+
+
+@pytest.mark.parametrize(("kind", "error"), [(Kept, "Type is not msgpack serializable: Plain"), (Untracked, None)])
+async def test_what_cannot_be_written_is_not_pickled(kind: Any, error: str | None, open_stage: Any) -> None:
+    builder = StateGraph(kind).add_sequence([("make", lambda _: {"thing": Plain()}), ("use", lambda state: {})])
+    stage = await open_stage(checkpointer=InMemorySaver())
+    outcome = await stage.play(builder.add_edge(START, "make").compile(), {}, thread_id="t")
+    assert outcome.result.error == error

@@ -18,7 +18,7 @@ _PLAIN: Final = re.compile(r"[^\r\n]*")
 _COMMENT: Final = re.compile(r"[ \t]+#.*")  # without a blank before it `#` belongs to the value, also at its beginning
 _REST: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)")
 _SKIPPED: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?\r?\n")
-_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPE: Final = re.compile(r"""\\([nrt"'\\$`])""")  # any other backslash is one, as in shells: `CORP\svc`, `\d+`
 _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 

@@ -57,7 +57,7 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "store.ttl": "items live as long as who puts them says",
     "checkpointer.path": "graphs are kept as checkpoints.saver in trackside.toml says; compile one with a saver of your own",
     "checkpointer.ttl": "threads live as long as who makes them says; `trackside prune` removes old ones",
-    "checkpointer.serde": "checkpoints are read as LangGraph's own defaults have it",
+    "checkpointer.serde": "checkpoints are kept as LangGraph's library does it by default, and nothing is pickled",
 }
 """Keys that are known and have no effect here, with what is true instead."""
 _UNFIT: Final = re.compile("[\0\ud800-\udfff]")
