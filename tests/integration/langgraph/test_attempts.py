@@ -198,6 +198,47 @@ async def test_an_answer_whose_result_is_in_no_checkpoint_yet_counts(stage: Any)
     assert executed == [3]
 
 
+class Mortal(InMemorySaver):
+    """Takes nothing any more once its process is gone."""
+
+    gone = False
+
+    async def aput(self, config: Any, *rest: Any) -> Any:
+        return config if self.gone else await super().aput(config, *rest)
+
+    async def aput_writes(self, *args: Any) -> None:
+        if not self.gone:
+            await super().aput_writes(*args)
+
+
+async def test_an_answer_that_a_graph_inside_has_saved_before_the_one_around_it_counts_in_all_attempts(
+    stage: Any,
+) -> None:
+    dies = 2
+
+    async def ask(state: State) -> State:
+        return {"notes": [interrupt("how many?")]}
+
+    async def work(state: State) -> State:
+        saver.gone = dies > 0
+        return {"notes": ["worked"]}
+
+    saver = Mortal()
+    inner = StateGraph(State).add_node("ask", ask).add_edge(START, "ask").compile(checkpointer=True)
+    builder = StateGraph(State).add_node("inner", inner).add_node("work", work)
+    graph = builder.add_edge(START, "inner").add_edge("inner", "work").compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t", durability="exit")
+    [question] = (await graph.aget_state({"configurable": {"thread_id": "t"}})).interrupts
+    answer = {"command": {"resume": {question.id: 3}}, "durability": "exit"}
+    outcome = await stage.play(graph, thread_id="t", **answer)
+    while dies:
+        dies -= 1
+        saver.gone = False
+        outcome = await retried(stage, graph, outcome, **answer)
+    assert outcome.status is RunStatus.success, outcome.result.error
+    assert outcome.values == {"notes": [3, "worked"]}
+
+
 class Inquiry:
     """Two nodes that ask beside each other, and then add what they were told; the second fails so many times."""
 

@@ -521,6 +521,33 @@ async def test_a_rollback_of_a_run_that_stopped_within_the_resumed_step_takes_it
     assert "hasty" not in str(saved.pending_writes)
 
 
+async def test_a_rollback_of_an_answer_leaves_the_question_of_a_graph_inside(stage: Any, saver: Any) -> None:
+    did, is_waiting = [], asyncio.Event()
+
+    async def book(state: State) -> State:
+        did.append("booked")
+        return {}
+
+    async def ask(state: State) -> State:
+        if (answer := interrupt("?")) == "hasty":
+            is_waiting.set()
+            await asyncio.Event().wait()
+        return {"notes": [answer]}
+
+    inner = StateGraph(State).add_sequence([book, ask]).add_edge(START, "book").compile()
+    graph = StateGraph(State).add_node("inner", inner).add_edge(START, "inner").compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    [question] = (await graph.aget_state({"configurable": {"thread_id": "t"}})).interrupts
+    handle = await stage.start(graph, thread_id="t", command={"resume": {question.id: "hasty"}})
+    await is_waiting.wait()
+    await handle.cancel(action="rollback")
+    assert (await stage.outcome(handle)).status is RunStatus.cancelled
+
+    resumed = await stage.play(graph, thread_id="t", command={"resume": {question.id: "two"}})
+    assert resumed.status is RunStatus.success, resumed.result.error
+    assert did == ["booked"]
+
+
 async def test_a_rollback_of_a_run_that_passed_over_a_question_asks_it_again(stage: Any, saver: Any) -> None:
     async def ask(state: State) -> State:
         if "wait" in state["notes"]:

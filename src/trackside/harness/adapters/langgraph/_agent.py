@@ -344,7 +344,8 @@ class LangGraphAgent:
         else:
             place = place_of(run, origin)
             questions = await open_questions(run, graph, place, origin)
-            given = GraphInput.of(run, graph, questions, has_brought=await has_brought(run, graph, origin))
+            brought = await has_brought(run, graph, origin, questions.used_up_by)
+            given = GraphInput.of(run, graph, questions, has_brought=brought)
             if run.resuming:
                 run.resume = answer_among(run.resume, questions.ids or questions.stops)
         known: frozenset[str] = frozenset()

@@ -7,16 +7,15 @@ So are answers, of which some may be used up there: by that of a run which has b
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Any
 
 from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.adapters.langgraph._places import Origin, place_of
+from trackside.harness.adapters.langgraph._threads import BROUGHT_BY
 from trackside.harness.context import RunContext
-
-_BROUGHT_BY: Final = "__no_writes__"
-"""A channel of LangGraph's that it knows, and applies nothing of: that of a node which has written nothing."""
 
 
 def command_of(run: RunContext, *, update: Any, goto: list[str | Send], resume: Any = None) -> Command[Any]:
@@ -25,16 +24,22 @@ def command_of(run: RunContext, *, update: Any, goto: list[str | Send], resume: 
     if not (goto or update or run.resuming):
         return command
     changes = command._update_as_tuples()  # noqa: SLF001  # what LangGraph itself makes of any update
-    return Command(update=[*changes, (_BROUGHT_BY, run.run_id)], goto=goto, resume=resume)
+    return Command(update=[*changes, (BROUGHT_BY, run.run_id)], goto=goto, resume=resume)
 
 
-async def has_brought(run: RunContext, graph: Graph, origin: Origin) -> bool:
-    """Whether the thread has, where this run begins, what its command brings, by the attempt before; noted for the next."""
+async def has_brought(run: RunContext, graph: Graph, origin: Origin, used_up_by: Collection[str]) -> bool:
+    """Whether the thread has, where this run begins, what its command brings, by the attempt before; noted for the next.
+
+    `used_up_by` are the runs that brought graphs inside their answers: with durability "exit" these save theirs first.
+    """
     saver = checkpointer_of(graph)
     if saver is None or run.retry_of is None or not run.command:
         return False
     saved = await saver.aget_tuple(place_of(run, origin))
-    if saved is None or (_BROUGHT_BY, run.retry_of) not in [write[1:] for write in saved.pending_writes or ()]:
+    if saved is None:
         return False
-    await saver.aput_writes(saved.config, [(_BROUGHT_BY, run.run_id)], run.run_id)
+    is_inside = {*run.command} == {"resume"} and run.retry_of in used_up_by
+    if not is_inside and (BROUGHT_BY, run.retry_of) not in [write[1:] for write in saved.pending_writes or ()]:
+        return False
+    await saver.aput_writes(saved.config, [(BROUGHT_BY, run.run_id)], run.run_id)
     return True

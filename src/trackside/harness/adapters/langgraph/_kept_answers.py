@@ -60,12 +60,13 @@ class KeptAnswers:
 @dataclass(slots=True)
 class Progress:
     """How far the nodes are that have not finished: the answers they keep; and of what they ask for graphs inside, which of
-    it these have `used_up`, as they have gone on past it, and whether one was changed by hand since: it asks again, by
-    another id.
+    it these have `used_up`, as they have gone on past it, in which runs (`used_up_by`), and whether one was changed by hand
+    since: it asks again, by another id.
     """
 
     kept: list[KeptAnswers] = field(default_factory=list)
     used_up: set[str] = field(default_factory=set)
+    used_up_by: set[str] = field(default_factory=set)
     was_changed: bool = False
 
     async def add(self, saver: Saver, thread: StateSnapshot, pending: Sequence[PendingWrite] | None) -> None:
@@ -95,6 +96,8 @@ class Progress:
         if inside.tasks and gone:
             self.was_changed = True
         saved = await saver.aget_tuple(inside.config)
+        if used_up and saved is not None:
+            self.used_up_by.add(str(saved.metadata.get("run_id")))
         await self.add(saver, inside, saved.pending_writes if saved is not None else ())
 
 

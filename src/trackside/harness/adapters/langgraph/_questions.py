@@ -32,13 +32,15 @@ class OpenQuestions:
     same of the stop at which the thread stands.
 
     They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `kept` are the
-    answers of nodes that have not finished.
+    answers of nodes that have not finished; `used_up_by` are the runs that brought graphs inside answers which these have
+    used up.
     """
 
     ids: Mapping[str, str] = field(default_factory=dict)
     are_stale: bool = False
     stops: Mapping[str, str] = field(default_factory=dict)
     kept: Sequence[KeptAnswers] = ()
+    used_up_by: AbstractSet[str] = frozenset()
 
     def overtaken(self, answered: AbstractSet[str]) -> list[tuple[KeptAnswers, KeptAnswers]]:
         """What nodes keep that are given answers to these questions now, and what they shall keep instead."""
@@ -73,8 +75,9 @@ async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, o
     waits_at = ids or stop
     waits_at = {**waits_at, **{old: new for old, new in renamed.items() if new in waits_at}}
     if not ids:
-        return OpenQuestions(stops=waits_at)
-    return OpenQuestions(waits_at, begins_inside or progress.was_changed, kept=progress.kept)
+        return OpenQuestions(stops=waits_at, used_up_by=progress.used_up_by)
+    is_stale = begins_inside or progress.was_changed
+    return OpenQuestions(waits_at, is_stale, kept=progress.kept, used_up_by=progress.used_up_by)
 
 
 async def is_asking(graph: Graph, place: RunnableConfig) -> bool:

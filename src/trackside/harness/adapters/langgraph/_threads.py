@@ -26,6 +26,11 @@ INTERRUPT = "__interrupt__"
 RESUME = "__resume__"
 """The key under which it stores what a task was answered."""
 
+BROUGHT_BY = "__no_writes__"
+"""The key under which the id of a run is stored with what its command brings: LangGraph's own of a node which has written
+nothing, of which it applies nothing.
+"""
+
 _ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as are the next
 _AT_STOP = "__trackside_at_stop__"
 _RENAMED = "__trackside_renamed__"
@@ -97,7 +102,7 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
             await _delete_begun(saver, run_id, thread_id)
         return None
     await _roll_back_inside(saver, run_id, thread_id)
-    if wrote or (pending is not None and list(pending) != list(before.pending_writes or ())):
+    if wrote or (pending is not None and _unsigned(pending) != _unsigned(before.pending_writes)):
         copy = await graph.aupdate_state(before.config, None, as_node=_COPY)
         waiting = (before.pending_writes if pending is None else pending) or ()
         renamed = await _put_pending(graph, saver, waiting, before.config, copy)
@@ -105,6 +110,11 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
         known = {old: renamed[new] for old, new in renamed_questions(waiting).items() if new in renamed}
         await saver.aput_writes(copy, [(_RENAMED, known | renamed)], run_id)
     return str(before.checkpoint["id"])
+
+
+def _unsigned(pending: Sequence[PendingWrite] | None) -> list[PendingWrite]:
+    """What waits in a step, but for who has brought it, which changes nothing."""
+    return [(task, key, value) for task, key, value in pending or () if (task, key) != (_NO_TASK, BROUGHT_BY)]
 
 
 def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, str]:
