@@ -228,14 +228,17 @@ def spec_of(
     agent = agent_named(asked.assistant_id, manager)
     said = _config(asked, thread_id), asked.context
     config, context = _completed(manager.agents[agent], *said, headers or {}, unasked)
+    command = _command(asked)
     return RunSpec(
         agent,
-        _input(asked),
+        # Pages answer by `submit({}, {command: {resume: …}})`, and CopilotKit's send the state of the thread along.
+        # LangGraph's server reads no input beside a command either.
+        None if command else asked.input,
         thread_id=thread_id,
         metadata=asked.metadata,
         config=with_user(config, principal),
         context=context,
-        command=_command(asked),
+        command=command,
         multitask=asked.multitask_strategy or "enqueue",
         after_seconds=asked.after_seconds,
         stream_mode=_modes(asked) or modes or DEFAULT_MODES,
@@ -296,14 +299,6 @@ def _modes(asked: RunCreate) -> tuple[str, ...]:
     if modes is None:
         return ()
     return (modes,) if isinstance(modes, str) else tuple(dict.fromkeys(modes))
-
-
-def _input(asked: RunCreate) -> Any:
-    """What a run gets: nothing beside a command that says something, where LangGraph's server reads no input either.
-
-    Pages answer by `submit({}, {command: {resume: …}})`, and CopilotKit's send the state of the thread along.
-    """
-    return None if _command(asked) else asked.input
 
 
 def _command(asked: RunCreate) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from functools import partial
 
 from sqlalchemy import Connection, text
 
+from trackside.app.storage._backend import Backend
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._checks import Finding, contents, tables
 from trackside.app.storage._schema import (
@@ -49,15 +50,20 @@ class SchemaVersion:
         return 1 if self.found is None else len(REVISIONS) - REVISIONS.index(self.found) - 1
 
 
+def _backend_there(url: str) -> Backend:
+    """The database at an address, which has to be there."""
+    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
+    backend.check_place(create=False)
+    return backend
+
+
 def schema_version(url: str) -> SchemaVersion:
     """Of which version the tables of a database are, also if that is not known here; changes nothing.
 
     Raises:
         StorageError: the database is not there, or cannot be read.
     """
-    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
-    backend.check_place(create=False)
-    return SchemaVersion(found=stated_version(backend), known=REVISIONS[-1])
+    return SchemaVersion(found=stated_version(_backend_there(url)), known=REVISIONS[-1])
 
 
 def upgradable_version(url: str) -> SchemaVersion:
@@ -67,9 +73,7 @@ def upgradable_version(url: str) -> SchemaVersion:
         NewerDatabaseError: a newer Trackside made them, so that there is no upgrade.
         StorageError: the database is not there, or cannot be read.
     """
-    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
-    backend.check_place(create=False)
-    return SchemaVersion(found=found_version(backend), known=REVISIONS[-1])
+    return SchemaVersion(found=found_version(_backend_there(url)), known=REVISIONS[-1])
 
 
 def held_events(url: str) -> int:
@@ -78,8 +82,7 @@ def held_events(url: str) -> int:
     Raises:
         StorageError: the database is not there, has no tables yet, or cannot be read.
     """
-    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
-    backend.check_place(create=False)
+    backend = _backend_there(url)
 
     def look(connection: Connection) -> int:
         return int(connection.scalar(text("SELECT max(position) FROM events")) or 0)
@@ -144,8 +147,7 @@ def check_database(url: str, *, sample: int | None = SAMPLE) -> list[Finding]:
         NewerDatabaseError: a newer Trackside made its tables.
         StorageError: the database is not there, or cannot be read.
     """
-    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
-    backend.check_place(create=False)
+    backend = _backend_there(url)
     found, known = found_version(backend), REVISIONS[-1]
     if found is None:
         raise DatabaseMissingError(database=str(backend))

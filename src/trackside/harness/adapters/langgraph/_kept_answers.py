@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import PendingWrite
+from langgraph.checkpoint.base import CheckpointTuple, PendingWrite
 from langgraph.types import Interrupt, StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Saver
@@ -91,14 +91,17 @@ class Progress:
                 await self._add_inside(saver, task.state, {question.id for question in task.interrupts} - {*own})
 
     async def _add_inside(self, saver: Saver, inside: StateSnapshot, asked: AbstractSet[str]) -> None:
-        used_up, gone = await _gone_past(saver, inside.config, asked)
+        saved = await saver.aget_tuple(inside.config)
+        if saved is None:
+            await self.add(saver, inside, ())
+            return
+        used_up, gone = await _gone_past(saver, saved, asked)
         self.used_up |= used_up
+        if used_up:
+            self.used_up_by.add(str(saved.metadata.get("run_id")))
         if inside.tasks and gone:
             self.was_changed = True
-        saved = await saver.aget_tuple(inside.config)
-        if used_up and saved is not None:
-            self.used_up_by.add(str(saved.metadata.get("run_id")))
-        await self.add(saver, inside, saved.pending_writes if saved is not None else ())
+        await self.add(saver, inside, saved.pending_writes)
 
 
 def _kept_by(task_id: str, pending: Sequence[PendingWrite] | None) -> list[Any]:
@@ -108,7 +111,7 @@ def _kept_by(task_id: str, pending: Sequence[PendingWrite] | None) -> list[Any]:
 
 
 async def _gone_past(
-    saver: Saver, newest: RunnableConfig, questions: AbstractSet[str]
+    saver: Saver, newest: CheckpointTuple, questions: AbstractSet[str]
 ) -> tuple[AbstractSet[str], AbstractSet[str]]:
     """Which of these questions a graph inside had asked before the last step that a run made, or nodes of the open step that
     have finished; and which it had asked before it was changed by hand. One that it has not asked is another graph's.
@@ -116,18 +119,19 @@ async def _gone_past(
     That is read from what is saved: where a node calls one of several graphs, LangGraph may show another one's tasks.
     """
     sought, used_up, gone, before_step = {*questions}, set[str](), set[str](), False
-    place: RunnableConfig | None = newest
-    while sought and place is not None and (saved := await saver.aget_tuple(place)) is not None:
+    saved: CheckpointTuple | None = newest
+    while sought and saved is not None:
         asked = asked_questions(saved.pending_writes) & sought
         sought -= asked
         if before_step:
             used_up |= asked
-        elif place is newest:
+        elif saved is newest:
             used_up |= asked & _asked_by_finished(saved.pending_writes)
         else:
             gone |= asked
         before_step = before_step or saved.metadata.get("source") not in _BY_HAND
-        place = saved.parent_config
+        before = saved.parent_config if sought else None
+        saved = None if before is None else await saver.aget_tuple(before)
     return used_up, gone
 
 
