@@ -350,21 +350,27 @@ async def test_a_second_question_that_an_older_langgraph_has_asked_leaves_the_fi
     assert done.result.output == {"notes": ["Ann", "42"]}
 
 
-async def test_of_two_who_asked_inside_the_one_that_failed_is_answered_alone(stage: Any, saver: Any) -> None:
-    fails = [ConnectionError("the bank is away")]
+def shipping_and_paying() -> Any:
+    """A graph of two nodes that ask beside each other; once, one fails behind its answer, when the other has finished."""
+    failures = [ConnectionError("the bank is away")]
 
     async def ship(state: State) -> State:
         return {"notes": [f"ship: {interrupt('ship?')}"]}
 
     async def pay(state: State) -> State:
         answer = interrupt("pay?")
-        if fails:
+        if failures:
             await asyncio.sleep(0.1)  # until the other has finished
-            raise fails.pop()
+            raise failures.pop()
         return {"notes": [f"pay: {answer}"]}
 
-    inner = StateGraph(State).add_node(ship).add_node(pay).add_edge(START, "ship").add_edge(START, "pay").compile()
-    graph = StateGraph(State).add_node("outer", inner).add_edge(START, "outer").compile(checkpointer=saver)
+    return StateGraph(State).add_node(ship).add_node(pay).add_edge(START, "ship").add_edge(START, "pay").compile()
+
+
+async def test_of_two_who_asked_inside_the_one_that_failed_is_answered_alone(stage: Any, saver: Any) -> None:
+    graph = (
+        StateGraph(State).add_node("outer", shipping_and_paying()).add_edge(START, "outer").compile(checkpointer=saver)
+    )
     ids = {each["value"]: each["id"] for each in (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts}
     both = await stage.play(graph, thread_id="t", command={"resume": dict.fromkeys(ids.values(), "yes")})
     assert both.status is RunStatus.error
@@ -434,19 +440,7 @@ async def test_an_answer_reaches_the_first_of_two_graphs_that_its_node_calls(sta
 async def test_of_two_who_asked_in_the_graph_that_was_called_who_has_finished_is_answered_no_more(
     stage: Any, saver: Any
 ) -> None:
-    failures, other = [ConnectionError("the bank is away")], asking("other")
-
-    async def ship(state: State) -> State:
-        return {"notes": [f"ship: {interrupt('ship?')}"]}
-
-    async def pay(state: State) -> State:
-        answer = interrupt("pay?")
-        if failures:
-            await asyncio.sleep(0.1)  # until the other has finished
-            raise failures.pop()
-        return {"notes": [f"pay: {answer}"]}
-
-    called = StateGraph(State).add_node(ship).add_node(pay).add_edge(START, "ship").add_edge(START, "pay").compile()
+    other, called = asking("other"), shipping_and_paying()
 
     async def routes(state: State) -> Any:
         return await (other if state["notes"] else called).ainvoke({"notes": []})

@@ -17,6 +17,7 @@ from trackside.harness.types import LifecycleEventType, RunStatus
 from trackside.testing.contracts import _events
 from trackside.testing.contracts._promise import Contract, promise
 from trackside.testing.contracts._reading_log import (
+    appending_by_turns,
     check_log,
     check_positions,
     check_reading,
@@ -266,12 +267,7 @@ class LogPromises(Contract):
     async def test_a_reader_with_a_cursor_misses_nothing_while_others_write(self, stores: Stores) -> None:
         store: EventStore = await stores.store()
         runs = [_events.run_of(number) for number in range(16)]
-
-        async def write(run: Sequence[RunLifecycleEvent]) -> None:
-            for event in run:
-                await store.append([event])
-
-        await check_reading(store, asyncio.gather(*map(write, runs)), sum(map(len, runs)))
+        await check_reading(store, appending_by_turns([store], runs), sum(map(len, runs)))
 
     @promise("log")
     async def test_what_an_append_has_returned_is_there_to_be_read(self, stores: Stores) -> None:

@@ -18,6 +18,8 @@ from trackside.testing.contracts import _events
 from trackside.testing.contracts._cutting import taken_again
 from trackside.testing.contracts._promise import Contract, promise
 from trackside.testing.contracts._reading_log import (
+    append_singly,
+    appending_by_turns,
     check_log,
     check_positions,
     check_reading,
@@ -192,14 +194,10 @@ class ReaderPromises(Contract):
                         return seen
             raise AssertionError(f"a follower was sent away after {len(seen)} of {total} events")
 
-        async def write(run: Sequence[RunLifecycleEvent]) -> None:
-            for event in run:
-                await store.append([event])
-
         async with asyncio.TaskGroup() as tasks:
             followers = [tasks.create_task(follow(0, turns)) for turns in (0, 1, 20)]
             for run in runs:
-                tasks.create_task(write(run))
+                tasks.create_task(append_singly(store, run))
         late = await follow(7, 0)
         for seen in (follower.result() for follower in followers):
             assert seen == [*range(1, total + 1)], f"of {total} events a follower saw {_wrong(seen)}"
@@ -250,12 +248,7 @@ class ReaderPromises(Contract):
     async def test_stores_on_one_log_number_their_events_together(self, stores: Stores) -> None:
         several: list[EventStore] = [await stores.store() for _ in range(3)]
         runs = [_events.run_of(number) for number in range(9)]
-
-        async def write(store: EventStore, run: Sequence[RunLifecycleEvent]) -> None:
-            for event in run:
-                await store.append([event])
-
-        await asyncio.gather(*(write(several[number % 3], run) for number, run in enumerate(runs)))
+        await appending_by_turns(several, runs)
         for store in several:
             check_positions(await whole_log(store))
             await check_log(store, [event for run in runs for event in run])
@@ -264,13 +257,7 @@ class ReaderPromises(Contract):
     async def test_a_reader_with_a_cursor_misses_nothing_while_other_stores_write(self, stores: Stores) -> None:
         several: list[EventStore] = [await stores.store() for _ in range(3)]
         runs = [_events.run_of(number) for number in range(9)]
-
-        async def write(store: EventStore, run: Sequence[RunLifecycleEvent]) -> None:
-            for event in run:
-                await store.append([event])
-
-        writing = asyncio.gather(*(write(several[number % 3], run) for number, run in enumerate(runs)))
-        await check_reading(several[0], writing, sum(map(len, runs)))
+        await check_reading(several[0], appending_by_turns(several, runs), sum(map(len, runs)))
 
     @promise("I4", claim="shared")
     async def test_an_event_that_comes_again_through_another_store_is_not_stored_again(self, stores: Stores) -> None:

@@ -1,4 +1,4 @@
-"""Looking into a store, for the stories of a `StoreContract`."""
+"""Writing to a store and looking into it, for the stories of a `StoreContract`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Sequence
 from dataclasses import fields
+from itertools import cycle
 from typing import Any
 
 from trackside.harness.errors import TracksideError
@@ -55,6 +56,19 @@ def check_same(stored: RunLifecycleEvent, given: RunLifecycleEvent) -> None:
             was, now = getattr(given, field.name), getattr(stored, field.name)
             assert now == was, f"{field.name} of {name(given)} was {was!r} and is {now!r}"
     assert text(stored.payload) == text(given.payload), f"the payload of {name(given)} is {text(stored.payload)}"
+
+
+async def append_singly(store: EventStore, events: Sequence[RunLifecycleEvent]) -> None:
+    """Append one event after the other, as a run does that goes on."""
+    for event in events:
+        await store.append([event])
+
+
+def appending_by_turns(
+    several: Sequence[EventStore], runs: Sequence[Sequence[RunLifecycleEvent]]
+) -> Awaitable[list[None]]:
+    """All runs at once, the first through the first store, the next one through the next, and so on."""
+    return asyncio.gather(*(append_singly(store, run) for store, run in zip(cycle(several), runs, strict=False)))
 
 
 async def check_reading(store: EventStore, writing: Awaitable[object], total: int) -> None:
