@@ -50,8 +50,19 @@ def calls(outcome: Any) -> list[tuple[str, str, str]]:
     return [(call["kind"], call["name"], call["caller"]) for call in listed]
 
 
-async def test_a_model_call_is_counted_by_model_and_credited_to_the_lead_agent(stage: Any) -> None:
-    llm = model(answer(tokens=(100, 20), input_token_details={"cache_read": 60}, output_token_details={"reasoning": 5}))
+@pytest.mark.parametrize(
+    ("of_input", "of_output"),
+    [
+        ({"cache_read": 60}, {"reasoning": 5}),
+        # as langchain-openai has them with a service tier; the tier's own key has the rest
+        ({"flex_cache_read": 60, "flex": 40}, {"flex_reasoning": 5, "flex": 15}),
+        ({"priority_cache_read": 60, "priority": 40}, {"priority_reasoning": 5, "priority": 15}),
+    ],
+)
+async def test_a_model_call_is_counted_by_model_and_credited_to_the_lead_agent(
+    stage: Any, of_input: dict[str, int], of_output: dict[str, int]
+) -> None:
+    llm = model(answer(tokens=(100, 20), input_token_details=of_input, output_token_details=of_output))
     outcome = await stage.play(asking(llm), "hello")
     used = {
         "input_tokens": 100,
@@ -69,6 +80,7 @@ async def test_a_model_call_is_counted_by_model_and_credited_to_the_lead_agent(s
     "details",
     [
         {"cache_creation": 60},
+        {"flex_cache_creation": 60, "flex": 40},
         {"cache_creation": 0, "ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 40},
         {"cache_creation": 60, "ephemeral_5m_input_tokens": 60},
     ],

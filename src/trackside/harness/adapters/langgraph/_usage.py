@@ -296,14 +296,15 @@ class _Tokens:
     @classmethod
     def of(cls, usage: Mapping[str, Any]) -> _Tokens:
         of_input = usage.get("input_token_details") or {}
+        of_output = usage.get("output_token_details") or {}
         # Where a provider says how long each part is kept, LangChain has 0 as the sum.
         written = sum(_count(of_input.get(f"ephemeral_{kept}_input_tokens")) for kept in ("5m", "1h"))
         return cls(
             _count(usage.get("input_tokens")),
             _count(usage.get("output_tokens")),
-            _count(of_input.get("cache_read")),
-            _count((usage.get("output_token_details") or {}).get("reasoning")),
-            max(_count(of_input.get("cache_creation")), written),
+            _of_any_tier(of_input, "cache_read"),
+            _of_any_tier(of_output, "reasoning"),
+            max(_of_any_tier(of_input, "cache_creation"), written),
         )
 
     def plus(self, more: _Tokens) -> _Tokens:
@@ -331,6 +332,11 @@ class _Call:
 def _count(tokens: Any) -> int:
     # Providers leave counts out, send null, or (in a corrected last chunk) a negative difference.
     return max(0, int(tokens)) if isinstance(tokens, int | float) else 0
+
+
+def _of_any_tier(details: Mapping[str, Any], name: str) -> int:
+    # LangChain puts OpenAI's service tier before the name, as `flex_cache_read`, unless it is the default one.
+    return sum(_count(details.get(f"{tier}{name}")) for tier in ("", "flex_", "priority_"))
 
 
 def _task_namespaces(namespace: str, path: Sequence[Any]) -> frozenset[str]:
