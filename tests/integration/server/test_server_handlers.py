@@ -528,7 +528,58 @@ async def start(ctx, value):
         for way, body in sent:
             answer = await http.post(way, json=body)
             assert (answer.status_code, json.loads(answer.json()["detail"])) == (403, both["command"]), body
+        only = {"assistant_id": "chat", "input": "yes"}  # which says of no question that it is the answer to that
+        for params in (only, {**only, "config": 5}):
+            answer = await http.post(f"{path}/commands", json={"id": 1, "method": "run.start", "params": params})
+            assert (answer.status_code, json.loads(answer.json()["detail"])) == (403, {"resume": "yes"}), params
         assert len(await ada.runs.list(thread_id)) == 1
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_an_input_starts_as_what_a_handler_was_asked_about(serve_auth: Any, waits: bool) -> None:
+    """Whether the thread waits for an answer may change while the handler thinks."""
+    code = """
+import httpx
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    if ctx.user.identity == "boss":
+        return
+    asked = "answer" if "command" in value["kwargs"] else "input"
+    value["kwargs"]["input"] = {"text": asked}
+    headers = {"Authorization": "Bearer boss"}
+    meanwhile = {"command": {"resume": "yes"}} if asked == "answer" else {"input": {"text": "hi"}}
+    async with httpx.AsyncClient(base_url=value["metadata"].pop("url"), headers=headers) as http:
+        path = "/threads/" + str(value["thread_id"]) + "/runs/wait"
+        (await http.post(path, json={"assistant_id": "chat", **meanwhile})).raise_for_status()
+
+@auth.on
+async def all(ctx, value):
+    return {}
+"""
+    async with serve_auth(AUTH + code, chat=telling()) as place, place.clients("ada", "boss") as (ada, boss):
+        thread_id = (await ada.threads.create())["thread_id"]
+        if waits:
+            await boss.runs.wait(thread_id, "chat", input={"text": "hi"})
+        said = {"assistant_id": "chat", "input": {"text": "mine"}, "metadata": {"url": place.served.url}}
+        run_id = await done(ada, thread_id, "run.start", **said)
+        state = await ada.threads.get_state(thread_id)
+        if waits:
+            assert (await ada.runs.get(thread_id, run_id))["status"] == "error"  # there is nothing to answer any more
+            assert (state["values"], state["interrupts"]) == ({"text": "None: yes"}, [])
+        else:
+            assert state["values"] == {"text": "input, None?"}
+            assert [question["value"] for question in state["interrupts"]] == ["input, None?"]
+
+
+async def test_an_input_tells_nobody_that_a_thread_waits_which_he_does_not_see(serve_auth: Any) -> None:
+    async with serve_auth(OWNERS, chat=telling()) as place, place.clients("ada", "bob") as (ada, bob):
+        thread_id = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(thread_id, "chat", input={"text": "hi"})
+        answer = command(bob, thread_id, "run.start", assistant_id="chat", input="yes")
+        assert await refused(answer) == 404
+        await done(ada, thread_id, "run.start", assistant_id="chat", input="yes")
+        assert (await ada.threads.get_state(thread_id))["values"] == {"text": "None: yes"}
 
 
 async def test_the_agent_that_a_handler_was_asked_about_is_the_one_that_runs(serve_auth: Any) -> None:

@@ -20,6 +20,7 @@ from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.items import ItemQuery
 from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCommand
+from trackside.app.server.wire.runs import Command
 from trackside.harness.ids import assistant_id_of, is_uuid
 
 logger = logging.getLogger("trackside.server")
@@ -92,7 +93,9 @@ def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: 
         if action != "create_run":
             return call
         said = body.params or {}
-        names = STARTS[body.method].__struct_fields__
+        names = set(STARTS[body.method].__struct_fields__)
+        if call.is_answer:  # which is what it is: beside what a command brings no input is read
+            names.discard("input")
         params = {**said, **_options(value.get("kwargs"), names), "metadata": metadata_of(value)}
         return replace(call, body=msgspec.structs.replace(body, params=params))
     names = getattr(body, "__struct_fields__", ())
@@ -122,7 +125,10 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
     """What the request says, by its own names."""
     body = call.body
     if isinstance(body, ProtocolCommand):
-        return _said_by(body)
+        said = _said_by(body)
+        if call.is_answer:
+            said["command"] = Command(resume=said.pop("input"))
+        return said
     said: dict[str, Any] = {}
     for part in (call.query, body):
         if isinstance(part, msgspec.Struct):

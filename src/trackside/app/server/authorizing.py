@@ -17,12 +17,13 @@ from uuid import UUID
 import msgspec
 
 from trackside.app.server.access import agent_of_thread
+from trackside.app.server.answers import is_answer_to_anybody
 from trackside.app.server.auth.handlers import Action, Handlers, Resource
 from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, narrowed_by, value_of
 from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import ANYBODY, Permission
-from trackside.app.server.wire.protocol import STARTS
+from trackside.app.server.wire.protocol import STARTS, RunStart
 from trackside.app.server.wire.threads import ThreadCreate
 from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import contains
@@ -184,12 +185,21 @@ async def _command(call: AnyCall, resource: Resource, action: Action) -> AnyCall
 
 
 async def _start(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
-    if "assistant_id" in STARTS[call.body.method].__struct_fields__:
-        return await _thread(call, resource, action)
+    if STARTS[call.body.method] is RunStart:
+        return await _thread(replace(call, is_answer=await _brings_answer(call)), resource, action)
     thread = await call.parts.store.thread(call.thread_id)
     agent = None if thread is None else agent_of_thread(thread, call.parts.manager)
     assistant_id = None if agent is None else UUID(assistant_id_of(agent))
     return replace(await on_thread(call, action, call.thread_id, assistant_id=assistant_id), agent=agent)
+
+
+async def _brings_answer(call: AnyCall) -> bool:
+    """Whether a handler is asked about the input of `run.start` as about an answer."""
+    try:
+        params = msgspec.convert(call.body.params or {}, RunStart)
+    except msgspec.ValidationError:  # it does not say which agent is meant, and nothing starts
+        return False
+    return await is_answer_to_anybody(call, params.asked)
 
 
 async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyCall:

@@ -31,6 +31,8 @@ class Call[B, Q]:
     """What metadata have to contain of what this is about; None: no handler has decided, and ownership does."""
     agent: str | None = None
     """Of a request that starts a run with the agent of a thread: that which handlers were asked about. No other may run."""
+    is_answer: bool | None = None
+    """Of a run whose input may be an answer: whether that is what handlers were asked about. It starts as nothing else."""
 
     def header(self, name: str) -> str | None:
         """The value of a header; None if it was not sent."""

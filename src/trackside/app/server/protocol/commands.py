@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from trackside.app.server.access import agent_of_thread, thread_for
+from trackside.app.server.answers import is_answer, may_answer
 from trackside.app.server.auth.handlers import Action
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.following import heard_thread
@@ -46,9 +47,8 @@ from trackside.harness.errors import (
     UnknownRunError,
     UnknownThreadError,
 )
-from trackside.harness.questions import asked_in, by_their_ids, is_own_id
+from trackside.harness.questions import by_their_ids, is_own_id
 from trackside.harness.states import StateSnapshot
-from trackside.harness.types import ThreadStatus
 
 logger = logging.getLogger("trackside.server")
 
@@ -173,44 +173,19 @@ def _refusal(exc: TracksideError) -> tuple[ErrorCode, str]:
 
 
 async def _start(call: CommandCall, params: RunStart) -> Any:
-    fields = {name: getattr(params, name) for name in RunCreate.__struct_fields__}
-    asked = RunCreate(**fields)
-    asked.multitask_strategy = params.multitask_strategy or params.strategy
-    asked.checkpoint_id = params.checkpoint_id or params.fork_from
-    if asked.input is None or asked.command is not None or _names_checkpoint(asked):
-        return await _run(call, asked)
-    answer = msgspec.structs.replace(asked, input=None, command=Command(resume=asked.input))
-    is_answer = await _is_asked(call, asked)
+    asked = params.asked
+    answers = await is_answer(call, asked) if call.is_answer is None else call.is_answer
     try:
-        return await _run(call, answer if is_answer else asked)
+        return await _run(call, _answer(asked) if answers else asked)
     except HttpError as exc:
-        if not is_of_used_key(exc):
+        if not (may_answer(asked) and is_of_used_key(exc)):
             raise
         # It may be made again: then it meant what it did when the thread was as it was then, and finds that run.
-        return await _run(call, asked if is_answer else answer)
+        return await _run(call, asked if answers else _answer(asked))
 
 
-def _names_checkpoint(asked: RunCreate) -> bool:
-    """Whether a run says itself where it begins, also as clients do that fork by its config."""
-    own = (asked.config or {}).get("configurable")
-    named = own.get("checkpoint_id") if isinstance(own, Mapping) else None
-    return bool(named or asked.checkpoint_id or asked.checkpoint)
-
-
-async def _is_asked(call: CommandCall, asked: RunCreate) -> bool:
-    """Whether the thread waits for an answer of whoever starts this run, which its input is then, as the protocol says.
-
-    While it is somebody's turn already it waits for no other, though the question is there until that run has gone past it.
-    """
-    manager = call.parts.manager
-    thread = await call.parts.store.thread(call.thread_id, owner=call.principal.owner)
-    if thread is None or thread.status is not ThreadStatus.interrupted:
-        return False
-    if agent_of_thread(thread, manager) != agent_named(asked.assistant_id, manager):
-        return False
-    if not asked_in((await StatesOfThread.of(call, thread).state()).interrupts):
-        return False
-    return await call.parts.store.threads_of(None).holder(thread.thread_id) is None
+def _answer(asked: RunCreate) -> RunCreate:
+    return msgspec.structs.replace(asked, input=None, command=Command(resume=asked.input))
 
 
 async def _run(call: CommandCall, asked: RunCreate) -> Any:

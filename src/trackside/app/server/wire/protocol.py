@@ -86,6 +86,14 @@ class RunStart(RunCreate, forbid_unknown_fields=True):
         name="multitaskStrategy", default=None
     )
 
+    @property
+    def asked(self) -> RunCreate:
+        """What it asks for, by the names of a run that is created."""
+        asked = RunCreate(**{name: getattr(self, name) for name in RunCreate.__struct_fields__})
+        asked.multitask_strategy = self.multitask_strategy or self.strategy
+        asked.checkpoint_id = self.checkpoint_id or self.fork_from
+        return asked
+
 
 class Response(Struct, forbid_unknown_fields=True):
     """The answer to one question."""
