@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from agents import Agent as OpenAIAgent
 from langgraph.pregel.remote import RemoteGraph
@@ -134,3 +136,73 @@ async def test_a_remote_graph_asks_and_goes_on(serve_agents: Any, agent: Any) ->
     ((question,),) = asked.values()
     assert question["value"] in ({"question": "pay?"}, {"tool": "pay", "arguments": {"amount": 3}, "kind": "approval"})
     assert answered.get("paid") or answered["output"] == "It is paid."
+
+
+OTHERS = [
+    (of_pydantic_ai, {"model": "test"}),
+    (of_openai, {"tracing": {"api_key": "sk-mine"}, "tracing_disabled": False}),
+]
+"""By the first, tools are called without their model; by the second, what they return goes to whoever has the key."""
+
+
+@pytest.mark.parametrize(("agent", "config"), OTHERS)
+async def test_who_may_only_run_an_agent_makes_no_other_one_of_it(
+    serve_agents: Any, agent: Any, config: dict[str, Any]
+) -> None:
+    async with serve_agents({"agent": agent()}, access=AccessSettings(auth="keys")) as served:
+        keys = served.app.store.api_keys
+        own = {"headers": {"x-api-key": (await keys.create("laptop", owner="ada")).secret}, "base_url": served.url}
+        async with httpx.AsyncClient(**own, timeout=30) as http:
+            run: dict[str, Any] = {"assistant_id": "agent", "input": "How is Rome?"}
+            cron = (await http.post("/runs/crons", json={**run, "schedule": "0 0 1 1 *"})).json()["cron_id"]
+            thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+            for method, path, body in (
+                ("POST", "/runs/wait", {**run, "config": config}),
+                ("POST", "/runs/batch", [run, {**run, "config": config}]),
+                ("POST", "/runs/crons", {**run, "config": config, "schedule": "0 0 1 1 *"}),
+                ("PATCH", f"/runs/crons/{cron}", {"config": config}),
+                (
+                    "POST",
+                    f"/threads/{thread_id}/commands",
+                    {"id": 1, "method": "run.start", "params": {**run, "config": config}},
+                ),
+            ):
+                refused = await http.request(method, path, json=body)
+                assert refused.status_code == 403, path
+                assert refused.json()["detail"].startswith(
+                    f"config.{next(iter(config))}: it would make another agent of 'agent'"
+                )
+            named = {"metadata": {"order": 7}} if agent is of_pydantic_ai else {"workflow_name": "desk", "max_turns": 3}
+            assert (await http.post("/runs/wait", json={**run, "config": named})).status_code == 200
+
+
+@pytest.mark.parametrize(("agent", "config"), OTHERS[:1])
+async def test_an_admin_and_a_handler_may(
+    serve_agents: Any, tmp_path: Path, agent: Any, config: dict[str, Any]
+) -> None:
+    (tmp_path / "plans.py").write_text("""
+from langgraph_sdk import Auth
+
+auth = Auth()
+
+@auth.authenticate
+async def authenticate(authorization: str):
+    name = authorization.removeprefix("Bearer ")
+    return {"identity": name, "permissions": ["trackside:admin"] if name == "root" else []}
+
+@auth.on.threads.create_run
+async def plan(ctx, value):
+    if ctx.user.identity == "ada":
+        value["kwargs"]["config"] = {"model": "test"}
+""")
+    asked = {"assistant_id": "agent", "input": "How is Rome?"}
+    access = AccessSettings(auth=f"{tmp_path / 'plans.py'}:auth")
+    async with (
+        serve_agents({"agent": agent()}, access=access) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as http,
+    ):
+        for who, said, status in (("bob", config, 403), ("root", config, 200), ("ada", None, 200)):
+            headers = {"authorization": f"Bearer {who}"}
+            answer = await http.post("/runs/wait", json={**asked, "config": said}, headers=headers)
+            assert answer.status_code == status, answer.text
+            assert "sunny in a" in answer.text or status == 403  # what that model makes of the tool

@@ -93,10 +93,10 @@ def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: 
         if action != "create_run":
             return call
         said = body.params or {}
-        names = set(STARTS[body.method].__struct_fields__)
-        if call.is_answer:  # which is what it is: beside what a command brings no input is read
-            names.discard("input")
-        params = {**said, **_options(value.get("kwargs"), names), "metadata": metadata_of(value)}
+        taken = set(STARTS[body.method].__struct_fields__)
+        if call.is_answer:  # beside what a command brings no input is read
+            taken.discard("input")
+        params = {**said, **_options(value.get("kwargs"), taken), "metadata": metadata_of(value)}
         return replace(call, body=msgspec.structs.replace(body, params=params))
     names = getattr(body, "__struct_fields__", ())
     changes: dict[str, Any] = {"metadata": metadata_of(value)} if "metadata" in names else {}
@@ -125,10 +125,7 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
     """What the request says, by its own names."""
     body = call.body
     if isinstance(body, ProtocolCommand):
-        said = _said_by(body)
-        if call.is_answer:
-            said["command"] = Command(resume=said.pop("input"))
-        return said
+        return _said_by(body, is_answer=bool(call.is_answer))
     said: dict[str, Any] = {}
     for part in (call.query, body):
         if isinstance(part, msgspec.Struct):
@@ -143,7 +140,7 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
     return said
 
 
-def _said_by(command: ProtocolCommand) -> dict[str, Any]:
+def _said_by(command: ProtocolCommand, *, is_answer: bool) -> dict[str, Any]:
     """What a command says, by the names that a request has for it."""
     said = dict(command.params or {})
     if not isinstance(said.get("metadata"), dict):
@@ -152,6 +149,8 @@ def _said_by(command: ProtocolCommand) -> dict[str, Any]:
         said["multitask_strategy"] = strategy
     if STARTS.get(command.method) is InputRespond:
         said["command"] = msgspec.convert(command.params or {}, InputRespond).command
+    if is_answer:
+        said["command"] = Command(resume=said.pop("input"))
     return said
 
 

@@ -22,6 +22,7 @@ from trackside.app.server.auth.handlers import Action, Handlers, Resource
 from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, narrowed_by, value_of
 from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
+from trackside.app.server.preparing import check_config
 from trackside.app.server.principal import ANYBODY, Permission
 from trackside.app.server.wire.protocol import STARTS, RunStart
 from trackside.app.server.wire.threads import ThreadCreate
@@ -93,10 +94,12 @@ async def ask(call: AnyCall, resource: Resource, action: Action, **more: Any) ->
     """The call with what the handler has changed of it, and what it wants of metadata; with `more` in the value.
 
     Raises:
-        HttpError: it is refused, or the handler failed.
+        HttpError: it is refused, for what it configures, too, or the handler failed.
     """
     assert call.handlers is not None
     value = value_of(call, resource, action) | more
+    if action == "create_run":
+        check_config(call.parts.manager, str(value["assistant_id"]), value["kwargs"].get("config"), call.principal)
     wanted = await call.handlers.ask(call.principal, call.scope, resource, action, value)
     if wanted is None:
         return call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -11,7 +11,8 @@ from trackside.app.server.access import caller_of
 from trackside.app.server.calls import place_name
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.principal import Principal
+from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.runs import STREAM_MODES
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.asked import PLACE
@@ -62,6 +63,21 @@ def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | N
         return config
     own = (config or {}).get("configurable") or {}
     return {**(config or {}), "configurable": {**own, **user}}
+
+
+def check_config(manager: RunManager, assistant: str, config: Any, principal: Principal) -> None:
+    """See that whoever asks for a run configures no more of its agent than he may. An admin may all of it.
+
+    Raises:
+        HttpError: he does.
+    """
+    if not isinstance(config, Mapping) or principal.may(Permission.admin):
+        return
+    agent = agent_of(assistant, manager.agents)
+    owners: Collection[str] = getattr(manager.agents.get(agent or ""), "owners_config", frozenset())
+    if (name := next((name for name in config if name in owners), None)) is not None:
+        why = f"it would make another agent of {agent!r}, and needs the permission 'admin'"
+        raise HttpError(status=403, detail=f"config.{name}: {why}")
 
 
 def user_in(config: Mapping[str, Any] | None) -> Any:

@@ -18,7 +18,7 @@ from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.preparing import prepared, with_headers, with_user, without_headers
+from trackside.app.server.preparing import check_config, prepared, with_headers, with_user, without_headers
 from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
@@ -86,6 +86,7 @@ async def started(
     """
     parts = call.parts
     headers = _headers_of(call)
+    check_own_config(call, call.body.assistant_id)
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes, headers=headers)
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
@@ -164,6 +165,8 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
         await on_thread(replace(call, body=one), "create_run", one.thread_id)  # type: ignore[arg-type]  # another body
         for one in asked
     ]
+    for each in calls:
+        check_own_config(each, each.body.assistant_id)
     more: Any = {"modes": FOLLOWED_MODES, "headers": _headers_of(call)}
     specs = [spec_of(one.body, manager, one.principal, one.body.thread_id, **more) for one in calls]
     specs = [await prepared(call.parts, one.principal, spec) for one, spec in zip(calls, specs, strict=True)]
@@ -255,6 +258,18 @@ def spec_of(
         thread_ttl=minutes_of(asked.ttl),
         options=_options(asked),
     )
+
+
+def check_own_config(call: Call[Any, Any], assistant: str) -> None:
+    """See that a request for runs configures no more of an assistant than it may.
+
+    Where there are handlers they are asked after that, as what they put into a config is their project's.
+
+    Raises:
+        HttpError: it does.
+    """
+    if call.handlers is None:
+        check_config(call.parts.manager, assistant, call.body.config, call.principal)
 
 
 def _headers_of(call: Call[Any, Any]) -> dict[str, str]:

@@ -17,7 +17,14 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.schedules import next_run
-from trackside.app.server.starting import FOLLOWED_MODES, agent_named, expect_webhook, spec_of, unasked_config
+from trackside.app.server.starting import (
+    FOLLOWED_MODES,
+    agent_named,
+    check_own_config,
+    expect_webhook,
+    spec_of,
+    unasked_config,
+)
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.crons import (
     CronCount,
@@ -161,6 +168,7 @@ async def _create(
         updated_at=now,
     )
     _check_end(cron)
+    check_own_config(call, asked.assistant_id)
     cron = _without_headers(call.parts, cron)
     await _expect_runs(call.parts, cron)
     cron = await _due(cron, now)
@@ -191,6 +199,7 @@ async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
     now = datetime.now(UTC)
     changed = replace(with_changes(cron, call.body), updated_at=now)
     _check_end(changed)
+    check_own_config(call, cron.agent)
     changed = _without_headers(call.parts, await _decided(call, changed, cron))
     if changed.enabled:
         await _expect_runs(call.parts, changed)

@@ -25,6 +25,7 @@ from trackside.harness.adapters.openai_agents._approvals import (
 )
 from trackside.harness.adapters.openai_agents._config import (
     NOT_HERE,
+    OWNERS_CONFIG,
     RunnerOptions,
     asking_for_usage,
     prepare_tracing,
@@ -85,6 +86,8 @@ class OpenAIAgent:
     prepares_at_once = True
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
     stream_modes = STREAM_MODES
+    owners_config = OWNERS_CONFIG
+    """What of a run's config its owner says, and nobody who only may start runs on a server."""
 
     def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
         self.name = name or agent.name

@@ -33,6 +33,8 @@ _OF_RUNNER = frozenset({"max_turns", "hooks", "error_handlers"})
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 _OF_CONFIG = _DEFAULTS.keys() - _REFUSED.keys()
 _HANDLED = RunErrorHandlers.__annotations__.keys()
+OWNERS_CONFIG = (_OF_RUNNER | _OF_CONFIG) - {"group_id", "max_turns", "trace_metadata", "workflow_name"}
+"""What of a config makes an agent another one than its owner has made, or sends what it does somewhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,13 @@ from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
 from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
 from trackside.harness.adapters.pydantic_ai._input import Prompt
 from trackside.harness.adapters.pydantic_ai._messages import kept, recalled, unfinished
-from trackside.harness.adapters.pydantic_ai._options import STREAM_MODES, check_spec, deps_of, options_of
+from trackside.harness.adapters.pydantic_ai._options import (
+    OWNERS_OPTIONS,
+    STREAM_MODES,
+    check_spec,
+    deps_of,
+    options_of,
+)
 from trackside.harness.adapters.pydantic_ai._questions import Waiting, calls_in
 from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
 from trackside.harness.adapters.pydantic_ai._watch import watch_of
@@ -66,6 +72,8 @@ class PydanticAIAgent:
     prepares_at_once = True
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
     stream_modes = STREAM_MODES
+    owners_config = OWNERS_OPTIONS
+    """What of a run's config its owner says, and nobody who only may start runs on a server."""
 
     def __init__(self, agent: AbstractAgent[Any, Any], *, name: str | None = None) -> None:
         self.name = name or agent.name or "agent"

@@ -113,3 +113,5 @@ _OPTIONS: Mapping[str, Callable[[str, Any], Any]] = {
     "usage_limits": _usage_limits,
 }
 """The keys of a run's config, and what makes an argument of each."""
+OWNERS_OPTIONS = frozenset({"instructions", "model", "model_settings"})
+"""Those by which an agent is another one than its owner has made."""
