@@ -39,6 +39,15 @@ def desk(saver: Any) -> Any:
     return builder.compile(checkpointer=saver)
 
 
+class Notes(TypedDict, total=False):
+    notes: Annotated[list[Any], operator.add]
+
+
+def noting(saver: Any) -> Any:
+    """A graph that knows nothing of the desk but its notes."""
+    return StateGraph(Notes).add_node("note", lambda _: {"notes": ["noted"]}).add_edge(START, "note").compile(saver)
+
+
 def thread(thread_id: str = "old") -> Any:
     return {"configurable": {"thread_id": thread_id}}
 
@@ -104,6 +113,23 @@ async def test_a_thread_goes_on_as_it_was(store: Store, langgraphs: Any) -> None
     assert state["notes"] == [0, 5, 7]
     assert [message.content for message in state["messages"]] == ["one", "answer 1", "two", "answer 3"]
     assert await history(store.checkpointer()) != before
+
+
+async def test_another_graph_leaves_what_it_does_not_know_as_it_was(store: Store, langgraphs: Any) -> None:
+    async with langgraphs() as saver:
+        await left(saver)
+    saver = store.checkpointer()
+    await desk(saver).ainvoke(Command(resume=7), thread())
+    asked = await desk(saver).ainvoke({"messages": [HumanMessage("three")]}, thread("other"))
+    for thread_id in ("old", "other"):
+        await noting(saver).ainvoke({"notes": ["beside"]}, thread(thread_id))
+    states = [(await desk(saver).aget_state(thread(thread_id))).values for thread_id in ("old", "other")]
+    assert [state["notes"] for state in states] == [[0, 5, 7, "beside", "noted"], ["beside", "noted"]]
+    assert [[message.content for message in state["messages"]] for state in states] == [
+        ["one", "answer 1", "two", "answer 3"],
+        ["hi", "answer 1", "three", "answer 3"],
+    ]
+    assert [(state["count"], state["title"]) for state in states] == [(1, asked["title"])] * 2
 
 
 async def test_a_database_that_has_only_what_langgraph_left_becomes_ours(

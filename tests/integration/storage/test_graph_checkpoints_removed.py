@@ -143,6 +143,42 @@ async def test_so_it_is_where_a_run_begins_at_an_older_checkpoint(store: Store, 
     assert await newest(store) == {"doc": ["kept"], "notes": ["fork"]}
 
 
+class OtherWalk(Walk):
+    """Those of another graph, which has no channels but `notes`; LangGraph hands on the versions of all."""
+
+    async def load(self) -> None:
+        await super().load()
+        self.values = {"notes": self.values["notes"]}
+
+
+@pytest.mark.parametrize("remove", [remove_run, remove_thread])
+async def test_what_only_another_graph_had_in_hand_is_gone_with_all_that_had_it(
+    store: Store, remover: Any, remove: Any
+) -> None:
+    saver = store.checkpointer()
+    await Walk(saver).put("first", doc=["gone"], number=1, notes=["old"])
+    walk = OtherWalk(saver)
+    await walk.load()
+    await remove(remover)
+    for note in ("new", "newer"):
+        await walk.put("second", notes=[note])
+        assert await newest(store) == {"notes": [note]}
+
+
+async def test_what_another_graph_had_stays_as_long_as_one_checkpoint_has_it(store: Store, remover: Any) -> None:
+    saver = store.checkpointer()
+    await Walk(saver).put("first", doc=["kept"], number=1, notes=["old"])
+    walk = OtherWalk(saver)
+    await walk.load()
+    await walk.put("second", notes=["new"])
+    await remove_run(remover)
+    await walk.put("second", notes=["newer"])
+    assert await newest(store) == {"doc": ["kept"], "number": 1, "notes": ["newer"]}
+    await remover.aprune(["t"])
+    await walk.put("second", notes=["newest"])
+    assert await newest(store) == {"doc": ["kept"], "number": 1, "notes": ["newest"]}
+
+
 @pytest.fixture
 def bound() -> Iterator[None]:
     """A run that the test itself is in."""

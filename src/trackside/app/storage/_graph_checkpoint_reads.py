@@ -50,6 +50,8 @@ class StoredCheckpoint:
     row: CheckpointRow
     values: dict[str, Encoded] = field(default_factory=dict)
     writes: list[StoredWrite] = field(default_factory=list)
+    removals: int | None = None
+    """How much had been removed, as far as was known, before it was read."""
 
     def lacking(self) -> list[str]:
         """The channels whose values should be there, and are not."""

@@ -49,9 +49,13 @@ class WriteRow(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Known:
-    """Values of a thread, by their channels and versions: each was there at a time when so much had been removed."""
+    """Which values a checkpoint has, by their channels and versions."""
 
+    checkpoint_id: str
     refs: Mapping[str, str]
+    """Those that have rows: each was there at a time when so much had been removed."""
+    inline: Mapping[str, str]
+    """Those that it has in itself."""
     removals: int | None = None
     """None: it is not known when. If no more has been removed by now, they are there."""
 

@@ -6,7 +6,7 @@ Knows nothing of LangGraph; `graph_checkpoints` makes its objects of this.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -112,6 +112,17 @@ class GraphCheckpoints:
             one.known.removals = before.removals
         self._know(place, one.known)
 
+    def known(self, thread_id: str, namespace: str, checkpoint_id: str) -> Known | None:
+        """What is remembered of a checkpoint; None if another one of the thread and the namespace was read or put since."""
+        known = self._known.get((thread_id, namespace))
+        return known if known is not None and known.checkpoint_id == checkpoint_id else None
+
+    def remember(self, found: StoredCheckpoint, inline: Mapping[str, str]) -> None:
+        """Remember what a checkpoint has that was read; `inline` are the versions of the values that it has in itself."""
+        row = found.row
+        known = Known(row.checkpoint_id, json_of(row.refs), inline, found.removals)
+        self._know((row.thread_id, row.namespace), known)
+
     def _know(self, place: tuple[str, str], known: Known) -> None:
         self._known.pop(place, None)
         self._known[place] = known
@@ -169,8 +180,8 @@ class GraphCheckpoints:
             found = await self._find(thread_id, namespace, checkpoint_id)
         if found is None:
             return None
-        self._know((thread_id, namespace), Known(json_of(self._whole(found).row.refs), removals))
-        return found
+        found.removals = removals
+        return self._whole(found)
 
     async def _find(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         if checkpoint_id is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, cast, override
@@ -37,6 +37,8 @@ __all__ = ["StoreCheckpointer"]
 _BRIEF: Final = frozenset({"__start__", "__pregel_tasks"})  # channels that are empty again at the next checkpoint
 _PLAIN: Final = frozenset({type(None), bool, int, float})
 _SHORT: Final = 128  # characters of a text that a checkpoint has in itself
+_REMOVED: Final = ("empty", b"")
+"""As LangGraph's savers write a channel that has nothing: what another graph had there was removed with all that had it."""
 _LAST_STAMP: Final = "_last_v6_timestamp"
 """In LangGraph's module that makes ids: those that it makes next come after this time, whatever the clock says."""
 _DELTAS: Final = (
@@ -63,7 +65,8 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
     dead is refused with `RunEndedError` from the moment at which somebody else has ended its run.
     What is put while `Threads.changing` lasts is refused once that thread is removed.
 
-    A value of a channel is stored once for each version, however many checkpoints have it. Threads that `AsyncSqliteSaver`
+    A value of a channel is stored once for each version, however many checkpoints have it. A graph that goes on with the
+    thread of another one leaves the values that its own state lacks as they were. Threads that `AsyncSqliteSaver`
     or `AsyncPostgresSaver` has left in the same database are taken over, each when it is first used. The methods that are
     not asynchronous are for other threads than that of the store's event loop.
     """
@@ -87,7 +90,10 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         if found is None:
             return None
         _make_ids_after(found.row.checkpoint_id)
-        return self._tuple_of(found)
+        whole = self._tuple_of(found)
+        inline = (channel for channel in whole.checkpoint["channel_values"] if channel not in found.values)
+        self._checkpoints.remember(found, _versions_of(inline, whole.checkpoint))
+        return whole
 
     @override
     async def alist(
@@ -158,12 +164,18 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         thread_id, namespace, parent_id = _address(config)
         values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
         refs = {channel: str(versions[channel]) for channel in values if _has_row(channel, values, versions)}
+        inline = {channel: value for channel, value in values.items() if channel not in refs}
         new = [channel for channel in refs if channel in new_versions]
-        borrowed = {channel: version for channel, version in refs.items() if channel not in new_versions}
-        value_row = partial(self._value_row, thread_id, namespace, checkpoint=checkpoint)
+        stored, unstored = await self._of_other_graphs(config, checkpoint)
+        if unstored:
+            values, new = {**values, **unstored}, [*new, *unstored]
+            refs |= _versions_of(unstored, checkpoint)
+        refs |= stored
+        borrowed = {channel: version for channel, version in refs.items() if channel not in new}
+        value_row = partial(self._value_row, thread_id, namespace, values, versions)
+        known = Known(checkpoint["id"], refs, _versions_of(inline, checkpoint))
         said = get_checkpoint_metadata(config, metadata)
         run_id = said.get("run_id")
-        inline = {channel: value for channel, value in values.items() if channel not in refs}
         row = CheckpointRow(
             thread_id,
             namespace,
@@ -180,15 +192,39 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
                 run_id=fenced_by(),
                 checkpoints=[row],
                 values=[*map(value_row, new)],
-                borrowings=[Borrowing(thread_id, namespace, borrowed, Known(refs), value_row)],
+                borrowings=[Borrowing(thread_id, namespace, borrowed, known, value_row)],
             )
         )
         return _named(thread_id, namespace, checkpoint["id"])
 
-    def _value_row(self, thread_id: str, namespace: str, channel: str, checkpoint: Checkpoint) -> ValueRow:
-        version = str(checkpoint["channel_versions"][channel])
-        encoded = self.serde.dumps_typed(checkpoint["channel_values"][channel])
-        return ValueRow(thread_id, namespace, channel, version, *encoded)
+    async def _of_other_graphs(
+        self, config: RunnableConfig, checkpoint: Checkpoint
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """What the checkpoint before has in channels that the graph which puts this one has not: versions that have rows,
+        and values that have none yet.
+
+        LangGraph hands on the versions of all channels, and the values of that graph's; a value is that of its version.
+        """
+        thread_id, namespace, parent_id = _address(config)
+        if parent_id is None:
+            return {}, {}
+        found = None
+        if (before := self._checkpoints.known(thread_id, namespace, parent_id)) is None:
+            found = await self.aget_tuple(config)
+            before = self._checkpoints.known(thread_id, namespace, parent_id)
+        if before is None:
+            return {}, {}
+        stored, unstored = _left_as_it_was(before.refs, checkpoint), _left_as_it_was(before.inline, checkpoint)
+        if unstored and found is None:
+            found = await self.aget_tuple(config)
+        values = {} if found is None else found.checkpoint["channel_values"]
+        return stored, {channel: values[channel] for channel in unstored if channel in values}
+
+    def _value_row(
+        self, thread_id: str, namespace: str, values: Mapping[str, Any], versions: ChannelVersions, channel: str
+    ) -> ValueRow:
+        encoded = self.serde.dumps_typed(values[channel]) if channel in values else _REMOVED
+        return ValueRow(thread_id, namespace, channel, str(versions[channel]), *encoded)
 
     def _values_in(self, thread_id: str, namespace: str, encoded: Encoded) -> Iterator[ValueRow]:
         """What a checkpoint that one of LangGraph's savers has written has in itself, and ours would not."""
@@ -196,7 +232,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         values, versions = checkpoint.get("channel_values", {}), checkpoint["channel_versions"]
         for channel in values:
             if _has_row(channel, values, versions):
-                yield self._value_row(thread_id, namespace, channel, checkpoint)
+                yield self._value_row(thread_id, namespace, values, versions, channel)
 
     @override
     async def aput_writes(
@@ -312,7 +348,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
     def _tuple_of(self, found: StoredCheckpoint) -> CheckpointTuple:
         row, load = found.row, self.serde.loads_typed
         checkpoint: Checkpoint = load((row.encoding, row.body))
-        stored = {channel: load(value) for channel, value in found.values.items()}
+        stored = {channel: load(value) for channel, value in found.values.items() if value != _REMOVED}
         checkpoint["channel_values"] = {**checkpoint.get("channel_values", {}), **stored}
         return CheckpointTuple(
             config=_named(row.thread_id, row.namespace, row.checkpoint_id),
@@ -428,6 +464,21 @@ def _has_row(channel: str, values: Mapping[str, Any], versions: ChannelVersions)
     value = values[channel]
     is_small = type(value) in _PLAIN or (type(value) is str and len(value) <= _SHORT)
     return not is_small and channel in versions and channel not in _BRIEF
+
+
+def _versions_of(channels: Iterable[str], checkpoint: Checkpoint) -> Mapping[str, str]:
+    versions = checkpoint["channel_versions"]
+    return {channel: str(versions[channel]) for channel in channels if channel in versions}
+
+
+def _left_as_it_was(before: Mapping[str, str], checkpoint: Checkpoint) -> Mapping[str, str]:
+    """What a checkpoint has no value of, though the version is still that of the one before."""
+    values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
+    return {
+        channel: version
+        for channel, version in before.items()
+        if channel not in values and str(versions.get(channel)) == version
+    }
 
 
 def _address(config: RunnableConfig) -> tuple[str, str, str | None]:
