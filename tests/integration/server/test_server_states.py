@@ -166,6 +166,29 @@ async def test_a_state_says_what_is_open(serve_agents: Any) -> None:
     assert by_id == by_place == synced == state
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_run_of_another_agent_that_has_not_begun_hides_nothing_of_a_thread(
+    serve_agents: Any, is_cancelled: bool
+) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "asking", {"log": ["in"]})
+        before = await threads.get_state(thread_id)
+        later = await runs.create(thread_id, "steps", input={}, after_seconds=3_600)
+        if is_cancelled:
+            await runs.cancel(thread_id, later["run_id"], wait=True)
+        (found,) = await threads.search(status="interrupted")
+        state = await threads.get_state(thread_id)
+        await threads.update_state(thread_id, {"log": ["corrected"]}, as_node=START)
+        answered = await runs.wait(thread_id, "asking", input=None)
+        answered = await runs.wait(thread_id, "asking", command={"resume": "because"})
+
+    assert (state["values"], state["interrupts"]) == (before["values"], before["interrupts"])
+    assert [question["value"] for asked in found["interrupts"].values() for question in asked] == ["why?"]
+    assert found["metadata"]["graph_id"] == "asking"
+    assert answered == {"log": ["in", "corrected", "answered because"]}
+
+
 async def test_several_questions_stand_in_several_tasks(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         thread_id = await thread_of(served.client, "several", {"log": []})

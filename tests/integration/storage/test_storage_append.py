@@ -132,6 +132,23 @@ async def test_a_run_that_names_no_agent_leaves_its_thread_the_one_that_it_has(
     assert (thread.agent, thread.last_run_id) == ("chat", nameless.run_id)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_run_that_never_began_leaves_its_thread_the_agent_that_it_has(
+    store: Store, script, at_once: bool
+) -> None:
+    lost, began, cancelled = (script(thread_id="t") for _ in range(3))
+    events = [
+        lost.event("run_failed", agent="lost", error="its process is gone"),
+        began.started("chat"),
+        cancelled.event("run_cancelled", agent="other", cancel_mode="interrupt"),
+    ]
+    for together in [events] if at_once else [[event] for event in events]:
+        await store.append(together)
+
+    (thread,) = await store.threads()
+    assert thread.agent == "chat"
+
+
 async def test_a_thread_is_never_updated_before_it_was(store: Store, script) -> None:
     first = script()
     second = script(thread_id=first.thread_id, start=first.start - timedelta(days=1))

@@ -105,16 +105,51 @@ async def test_nothing_is_left_of_a_run_that_was_not_let_in(store: Store, manage
     assert await store.events() == []
 
 
-async def test_a_thread_is_of_the_agent_that_was_let_in_last(store: Store) -> None:
+async def agent_of(store: Store, thread_id: str) -> str | None:
+    return (await store.threads_of(None).get(thread_id)).agent
+
+
+async def test_a_thread_is_of_the_agent_that_began_last(store: Store) -> None:
     gate = Gate()
     async with managing(store, gate=gate) as manager:
         first = await manager.start(RunSpec("gate"))
+        thread_id = first.thread_id
         await gate.reached.wait()
-        second = await manager.start(RunSpec("say", thread_id=first.thread_id))
-        assert (await store.threads_of(None).get(first.thread_id)).agent == "say"
+        second = await manager.start(RunSpec("say", thread_id=thread_id))
+        assert await agent_of(store, thread_id) == "gate"
         gate.opened.set()
         await second.result()
-    assert (await store.threads_of(None).get(first.thread_id)).agent == "say"
+        assert await agent_of(store, thread_id) == "say"
+
+
+@pytest.mark.parametrize("after_seconds", [None, 3_600])
+async def test_a_run_that_never_began_leaves_its_thread_its_agent(store: Store, after_seconds: float | None) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        first = await manager.start(RunSpec("gate"))
+        thread_id = first.thread_id
+        await gate.reached.wait()
+        second = await manager.start(RunSpec("say", thread_id=thread_id, after_seconds=after_seconds))
+        await manager.cancel(second.run_id)
+        await second.result()
+        gate.opened.set()
+        await first.result()
+    assert await agent_of(store, thread_id) == "gate"
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["with its run", "before its run"])
+async def test_a_thread_without_an_agent_gets_that_of_a_run_which_has_not_begun(store: Store, is_made: bool) -> None:
+    thread_id = new_id()
+    if is_made:
+        await store.threads_of(None).create(thread_id)
+    async with managing(store, gate=Gate()) as manager:
+        later = await manager.start(RunSpec("say", thread_id=thread_id, after_seconds=3_600))
+        other = await manager.start(RunSpec("gate", thread_id=thread_id, after_seconds=3_600))
+        assert await agent_of(store, thread_id) == "say"
+        for handle in (later, other):
+            await manager.cancel(handle.run_id)
+            await handle.result()
+    assert await agent_of(store, thread_id) == "say"
 
 
 async def test_a_thread_of_a_run_alone_is_gone_with_its_end(store: Store, manager: RunManager) -> None:

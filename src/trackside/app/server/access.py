@@ -28,8 +28,8 @@ async def thread_for(call: Call[Any, Any]) -> StoredThread:
 
 
 def agent_of_thread(thread: StoredThread, manager: RunManager) -> str | None:
-    """The agent that a thread is kept by: that of its newest run, else the one that it was made for; None if it is not known
-    here.
+    """The agent that a thread is kept by: that of its newest run that has begun, else the one that it was made for; None if
+    it is not known here.
     """
     if thread.agent is not None:
         return thread.agent if thread.agent in manager.agents else None

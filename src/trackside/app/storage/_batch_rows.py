@@ -241,7 +241,15 @@ def change_thread(batch: Batch, thread: ThreadRow) -> None:
     one would cost a look at each of them.
     """
     status = thread.status and str(thread.status)
-    changed = (thread.thread_id, status, thread.title, thread.last_run_id, thread.updated_at, thread.agent)
+    changed = (
+        thread.thread_id,
+        status,
+        thread.title,
+        thread.last_run_id,
+        thread.updated_at,
+        thread.agent,
+        thread.first_agent,
+    )
     if thread.removed_at is None:
         batch[Step.change_threads].append(changed)
     else:
@@ -257,7 +265,7 @@ def _new_thread(thread: ThreadRow) -> Row:
         thread.last_run_id,
         thread.created_at,
         thread.updated_at,
-        thread.agent,
+        thread.agent or thread.first_agent,
         thread.removed_at,
         thread.owner,
         thread.ends,

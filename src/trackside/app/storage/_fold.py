@@ -140,6 +140,8 @@ class ThreadRow(Struct, kw_only=True, eq=False):
     title: str | None = None
     last_run_id: str | None = None
     agent: str | None = None
+    first_agent: str | None = None
+    """Its agent if it has none yet: that of a run which may never begin."""
     removed_at: str | None = None
     owner: str | None = None
     """Like what follows it is only written when the thread is new."""

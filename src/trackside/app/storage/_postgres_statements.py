@@ -168,13 +168,13 @@ _ENTERED: Final = (
 )
 _ENTERED_TYPES: Final = (*["text"] * 4, "boolean", *["text"] * 4, *["boolean"] * 2, "text")
 
-_THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent"
+_THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent, first_agent"
 _CHANGED: Final = """
     status = coalesce(new.status, threads.status),
     title = coalesce(new.title, threads.title),
     last_run_id = coalesce(new.last_run_id, threads.last_run_id),
     updated_at = greatest(new.updated_at, threads.updated_at),
-    agent = coalesce(new.agent, threads.agent)"""
+    agent = coalesce(new.agent, threads.agent, new.first_agent)"""
 
 _CHANGE_ACTIVE: Final = _Bulk(
     """
@@ -239,13 +239,13 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         f"""
         UPDATE threads SET {_CHANGED}
         FROM ROWS AS new ({_THREAD}) WHERE threads.thread_id = new.thread_id AND AFTER""",
-        *["text"] * 6,
+        *["text"] * 7,
     ),
     Step.remove_threads: _Bulk(
         f"""
         UPDATE threads SET {_CHANGED}, removed_at = new.removed_at
         FROM ROWS AS new ({_THREAD}, removed_at) WHERE threads.thread_id = new.thread_id AND AFTER""",
-        *["text"] * 7,
+        *["text"] * 8,
     ),
     Step.label_threads: _Bulk(
         "INSERT INTO thread_labels (key, value, thread_id) SELECT * FROM ROWS WHERE AFTER",

@@ -76,8 +76,9 @@ class RunWithEvents:
 class StoredThread:
     """A thread; `updated_at` is when a run of it started or ended, or its status changed. Times are aware UTC.
 
-    `agent` is that of its newest run. `owner` is whose it is; None: everybody's who has no name. At `expires_at`, which is
-    `ttl_minutes` after that was asked for, it is removed. `removed_at` is since when clients do not see it.
+    `agent` is that of its newest run that has begun. `owner` is whose it is; None: everybody's who has no name. At
+    `expires_at`, which is `ttl_minutes` after that was asked for, it is removed. `removed_at` is since when clients do not
+    see it.
     """
 
     thread_id: str

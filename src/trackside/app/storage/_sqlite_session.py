@@ -175,13 +175,13 @@ _ENTERED: Final = (
     "agent"
 )
 
-_THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent"
+_THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent, first_agent"
 _CHANGED: Final = """
     status = coalesce(new.status, threads.status),
     title = coalesce(new.title, threads.title),
     last_run_id = coalesce(new.last_run_id, threads.last_run_id),
     updated_at = max(new.updated_at, threads.updated_at),
-    agent = coalesce(new.agent, threads.agent)"""
+    agent = coalesce(new.agent, threads.agent, new.first_agent)"""
 
 _CHANGE_ACTIVE: Final = _Bulk(
     """
@@ -225,14 +225,14 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         WITH new ({_THREAD}) AS (VALUES *)
         UPDATE OR ROLLBACK threads SET {_CHANGED}
         FROM new WHERE threads.thread_id = new.thread_id""",
-        6,
+        7,
     ),
     Step.remove_threads: _Bulk(
         f"""
         WITH new ({_THREAD}, removed_at) AS (VALUES *)
         UPDATE OR ROLLBACK threads SET {_CHANGED}, removed_at = new.removed_at
         FROM new WHERE threads.thread_id = new.thread_id""",
-        7,
+        8,
     ),
     Step.label_threads: _Bulk("INSERT OR ROLLBACK INTO thread_labels (key, value, thread_id) VALUES *", 3),
     Step.insert_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}) VALUES *", 13),

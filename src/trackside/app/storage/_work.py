@@ -215,7 +215,7 @@ class UnitOfWork:
         self._runs[run.fold.run_id] = self._changed[run.fold.run_id] = run
         thread = self._thread(run.thread_id, start.created_at)
         thread.may_be_new = True
-        thread.agent = start.agent or thread.agent
+        thread.first_agent = thread.first_agent or start.agent
         lane = self.queue.lane(run.thread_id)
         if not lane.exists:
             lane.exists = True
@@ -378,8 +378,10 @@ class UnitOfWork:
         if (is_first or concerns_thread(event)) and not (last_runs and run.is_older_than(last_runs.get(run.thread_id))):
             thread = self._thread(event.thread_id, row.occurred_at)
             thread.take(row, starts_run=is_first)
-            if is_new:
+            if event.event_type is LifecycleEventType.RUN_STARTED:
                 thread.agent = run.agent or thread.agent
+            elif is_new:
+                thread.first_agent = thread.first_agent or run.agent
 
     def _thread(self, thread_id: str, when: str) -> ThreadRow:
         thread = self._threads.get(thread_id)

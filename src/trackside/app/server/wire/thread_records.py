@@ -41,7 +41,7 @@ class RecordedThread(Struct, frozen=True, kw_only=True):
     status: ThreadStatus
     title: str | None
     agent: str | None
-    """Of its newest run."""
+    """Of its newest run that has begun."""
     owner: str | None
     created_at: datetime
     updated_at: datetime
