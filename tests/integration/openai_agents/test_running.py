@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from agents import Agent, ModelSettings, RunContextWrapper, RunHooks, SQLiteSession, Tool, function_tool, handoff
+from agents.extensions import handoff_filters
 from agents.tracing import Span, Trace, TracingProcessor, set_trace_processors
 from pydantic import BaseModel
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
@@ -133,6 +134,33 @@ async def test_another_try_at_a_failed_run_does_not_ask_twice(stage: Any) -> Non
     await stage.play(agent, "which colour?", thread_id="thread", retry_of=again.result.run_id, attempt=3)
     contents = [item["content"] for item in model.heard[-1] if item["role"] == "user"]
     assert contents == ["what is it?", "which colour?"]
+
+
+@pytest.mark.parametrize(
+    "input_filter",
+    [
+        None,
+        handoff_filters.remove_all_tools,
+        handoff_filters.nest_handoff_history,
+        lambda data: data.clone(input_history=data.input_history[-3:]),
+    ],
+    ids=["none", "without tools", "nested", "the last three"],
+)
+async def test_another_try_begins_where_the_first_one_began_whatever_a_handoff_has_left_of_it(
+    stage: Any, input_filter: Any
+) -> None:
+    lead = ScriptedModel(Calls("look"), "on its way", Calls("transfer_to_billing"))
+    billing = Agent("billing", model=ScriptedModel(RuntimeError("no route"), RuntimeError("no route"), "refunded"))
+    look = function_tool(lambda: "parcel 7", name_override="look", description_override="Look.")
+    agent = Agent("desk", model=lead, tools=[look], handoffs=[handoff(billing, input_filter=input_filter)])
+    await stage.play(agent, "where is it?", thread_id="thread")
+    failed = await stage.play(agent, "refund it", thread_id="thread")
+    again = await stage.play(agent, "refund it", thread_id="thread", retry_of=failed.result.run_id, attempt=2)
+    outcome = await stage.play(agent, "refund it", thread_id="thread", retry_of=again.result.run_id, attempt=3)
+    assert outcome.values["output"] == "refunded"
+    whole = ["where is it?", "function_call", "function_call_output", "message", "refund it"]
+    for items in lead.heard[2:]:
+        assert [item["content"] if item.get("role") == "user" else item["type"] for item in items] == whole
 
 
 async def test_without_an_input_a_thread_goes_on_from_where_it_is(stage: Any) -> None:

@@ -13,12 +13,14 @@ from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, BinaryImage, ImageUrl, RunContext, Tool, ToolReturn, UsageLimits
 from pydantic_ai.agent import WrapperAgent
+from pydantic_ai.capabilities import ProcessHistory
 from pydantic_ai.models.test import TestModel
 from tests.integration.pydantic_ai.models import answers, call, texts
 
 from trackside import RunManager, RunSpec, RunStatus, current_run, run_agent
 from trackside.harness.adapters import as_agent
 from trackside.harness.adapters.pydantic_ai import PydanticAIAgent, _threads
+from trackside.harness.remembered import MemoryThreadStates
 
 ME = {"role": "user", "content": "How tall is it?"}
 
@@ -192,6 +194,50 @@ async def test_another_try_at_a_failed_run_does_not_ask_twice(stage: Any) -> Non
     again = await stage.play(agent, "two", thread_id="t", retry_of=failed.result.run_id, attempt=2)
     await stage.play(agent, "two", thread_id="t", retry_of=again.result.run_id, attempt=3)
     assert texts(heard[-1]) == ["one", "two"]
+
+
+async def test_another_try_begins_where_the_first_one_began_whatever_was_before_the_question(stage: Any) -> None:
+    heard: list[Any] = []
+    lost = [RuntimeError("no")] * 3
+    agent = Agent(answers(*lost, "third", heard=heard))
+    await stage.play(
+        agent, "I am Ada", thread_id="t"
+    )  # what it leaves, and what the next run brings, become one message
+    given = [ME, {"role": "assistant", "content": "324 m"}, {"role": "user", "content": "And the other one?"}]
+    failed = await stage.play(agent, given, thread_id="t")
+    again = await stage.play(agent, given, thread_id="t", retry_of=failed.result.run_id, attempt=2)
+    outcome = await stage.play(agent, given, thread_id="t", retry_of=again.result.run_id, attempt=3)
+    asked = ["I am Ada", "How tall is it?", "And the other one?"]
+    assert [texts(parts) for parts in heard[1:]] == [asked] * 3
+    said = [part["content"] for message in outcome.values["message_history"] for part in message["parts"]]
+    assert said == ["I am Ada", "How tall is it?", "324 m", "And the other one?", "third"]
+
+
+@pytest.mark.parametrize("drop", [0, 1, 3])
+async def test_another_try_begins_where_the_first_one_began_whatever_a_capability_has_left_of_it(
+    stage: Any, drop: int
+) -> None:
+    heard: list[Any] = []
+    forgets = ProcessHistory[None](lambda messages: messages[drop:] if len(messages) > 3 else messages)
+    agent = Agent(answers("hi", "324 m", RuntimeError("no"), "tall", heard=heard), capabilities=[forgets])
+    await stage.play(agent, "hello", thread_id="t")
+    await stage.play(agent, ME, thread_id="t")
+    failed = await stage.play(agent, "And wide?", thread_id="t")
+    await stage.play(agent, "And wide?", thread_id="t", retry_of=failed.result.run_id, attempt=2)
+    assert texts(heard[-1]) == texts(heard[-2])
+    assert texts(heard[-1])[-1] == "And wide?"
+
+
+async def test_what_a_thread_has_said_is_kept_once_where_a_run_fails(open_stage: Any) -> None:
+    states = MemoryThreadStates()
+    stage = await open_stage(states=states)
+    agent = Agent(answers([call("ask")], "324 m", RuntimeError("no")))
+    agent.tool_plain(lambda: {"metres": 324}, name="ask")
+    first = await stage.play(agent, ME, thread_id="t")
+    failed = await stage.play(agent, "And wide?", thread_id="t")
+    kept = await states.load("t")
+    assert kept is not None
+    assert kept.values["unfinished"] == {"run_id": failed.result.run_id, "before": len(first.values["message_history"])}
 
 
 async def test_a_thread_that_keeps_something_else_is_not_gone_on_with(run_context: Any) -> None:

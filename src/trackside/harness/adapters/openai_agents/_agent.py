@@ -34,17 +34,18 @@ from trackside.harness.adapters.openai_agents._ending import FailedTools, as_rai
 from trackside.harness.adapters.openai_agents._errors import ToolPauseError
 from trackside.harness.adapters.openai_agents._exits import carry_exits_of_tools
 from trackside.harness.adapters.openai_agents._input import (
+    ITEMS,
     history_of,
     humans_in,
     items_of,
     others_in,
-    unfinished_values,
     without_answer,
 )
 from trackside.harness.adapters.openai_agents._stream import STREAM_MODES, AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
 from trackside.harness.asked import check_no_graph_options
 from trackside.harness.context import AgentResult, RunContext, RunPaused
+from trackside.harness.conversation import unfinished_values
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError
 from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import answer_message
@@ -148,7 +149,7 @@ class OpenAIAgent:
         if (why := failed.behind(result, recorder.tools)) is not None:
             raise ErrorOutputError(agent=self.name, why=why)
         output = whole(result.final_output, path="output")
-        values = {"items": self._items[run], "output": output}
+        values = {ITEMS: self._items[run], "output": output}
         stream.show(values)
         return AgentResult(output=output, values=values)
 
@@ -157,7 +158,7 @@ class OpenAIAgent:
 
     def partial(self, run: RunContext) -> JsonObject | None:
         """What the thread remembers of a run that came to no end: the steps that are complete."""
-        return unfinished_values(run, self._items[run]) if run in self._items else None
+        return unfinished_values(run, ITEMS, self._items[run]) if run in self._items else None
 
     async def _follow(
         self, run: RunContext, result: RunResultStreaming, stream: AgentStream, recorder: UsageRecorder

@@ -8,6 +8,7 @@ from typing import Any, cast
 from agents import TResponseInputItem
 
 from trackside.harness.context import RunContext
+from trackside.harness.conversation import conversation_before
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.journal import plain_message
 from trackside.harness.payload import whole
@@ -15,7 +16,8 @@ from trackside.harness.types import Json, JsonObject
 
 _ROLE_OF_TYPE = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
-_UNFINISHED = "unfinished"
+ITEMS = "items"
+"""As what a thread's values have its conversation."""
 _ACCEPTED = (
     'an agent takes a text, a message such as {"type": "human", "content": "…"}, an item as OpenAI\'s Responses API has it, '
     'a list of these, or {"messages": …}'
@@ -41,10 +43,8 @@ def items_of(run: RunContext) -> list[TResponseInputItem]:
 
 def history_of(run: RunContext) -> list[TResponseInputItem]:
     """The items of the thread's conversation so far; without those of the run that this one tries again."""
-    items = run.values.get("items")
-    unfinished = run.values.get(_UNFINISHED) or {}
-    before = unfinished["before"] if run.retry_of is not None and unfinished.get("run_id") == run.retry_of else None
-    return list(items)[:before] if isinstance(items, list) else []
+    items = conversation_before(run, ITEMS)
+    return list(items) if isinstance(items, list) else []
 
 
 def without_answer(items: list[TResponseInputItem], given: str | list[TResponseInputItem]) -> list[TResponseInputItem]:
@@ -54,11 +54,6 @@ def without_answer(items: list[TResponseInputItem], given: str | list[TResponseI
     while end > least and not str(items[end - 1].get("type")).endswith("_output"):
         end -= 1
     return items[:end]
-
-
-def unfinished_values(run: RunContext, items: Json) -> JsonObject:
-    """What the thread remembers of a run that came to no end: its items, and where they begin."""
-    return {**run.values, "items": items, _UNFINISHED: {"run_id": run.run_id, "before": len(history_of(run))}}
 
 
 def humans_in(items: list[TResponseInputItem]) -> list[JsonObject]:

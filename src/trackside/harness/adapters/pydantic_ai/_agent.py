@@ -15,7 +15,7 @@ from pydantic_ai.tools import DeferredToolRequests
 from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
 from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
 from trackside.harness.adapters.pydantic_ai._input import Prompt
-from trackside.harness.adapters.pydantic_ai._messages import kept, recalled, unfinished
+from trackside.harness.adapters.pydantic_ai._messages import complete_steps, kept, recalled
 from trackside.harness.adapters.pydantic_ai._options import (
     OWNERS_OPTIONS,
     STREAM_MODES,
@@ -27,6 +27,7 @@ from trackside.harness.adapters.pydantic_ai._questions import Waiting, calls_in
 from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
 from trackside.harness.adapters.pydantic_ai._watch import watch_of
 from trackside.harness.context import AgentResult, RunContext, RunPaused
+from trackside.harness.conversation import conversation_before, unfinished_values
 from trackside.harness.errors import ErrorOutputError
 from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import LEAD_AGENT, answer_message
@@ -35,7 +36,6 @@ from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 
 _HISTORY = "message_history"
-_UNFINISHED = "unfinished"
 
 
 def adapt(agent: Any, *, name: str | None = None) -> PydanticAIAgent | None:
@@ -133,7 +133,7 @@ class PydanticAIAgent:
         messages = self._messages.get(run)
         if not messages or not _are_of(messages, run):
             return None
-        return {**run.values, _HISTORY: unfinished(messages), _UNFINISHED: run.run_id}
+        return unfinished_values(run, _HISTORY, complete_steps(messages))
 
     async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
         on_request = functools.partial(self._messages.__setitem__, run)
@@ -173,10 +173,7 @@ class PydanticAIAgent:
 
 def _history_of(run: RunContext) -> list[ModelMessage]:
     """The messages of the thread so far; without those of the run that this one tries again."""
-    history = recalled(run.values.get(_HISTORY), thread_id=run.thread_id)
-    if run.retry_of is None or run.values.get(_UNFINISHED) != run.retry_of:
-        return history
-    return [message for message in history if message.run_id != run.retry_of]
+    return recalled(conversation_before(run, _HISTORY), thread_id=run.thread_id)
 
 
 def _are_of(messages: list[ModelMessage], run: RunContext) -> bool:

@@ -27,11 +27,12 @@ from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
 
-def kept(messages: Sequence[ModelMessage]) -> Json:
+def kept(messages: Sequence[ModelMessage]) -> list[Json]:
     """Messages in the form in which a thread keeps them. What a tool has left beside its result for the program itself may
     be anything, and is kept as far as it is JSON.
     """
-    return whole(ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=whole))
+    plain: list[Json] = whole(ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=whole))
+    return plain
 
 
 def recalled(history: Any, *, thread_id: str) -> list[ModelMessage]:
@@ -46,7 +47,7 @@ def recalled(history: Any, *, thread_id: str) -> list[ModelMessage]:
         raise ThreadHistoryError(thread_id=thread_id, why=str(exc).partition("\n")[0]) from exc
 
 
-def unfinished(messages: Sequence[ModelMessage]) -> Json:
+def complete_steps(messages: Sequence[ModelMessage]) -> list[Json]:
     """Messages in that form up to the last step that is complete: an answer with the results of all tools that it calls."""
     whole = list(messages)
     while whole and _is_cut_off(whole[-1]):
