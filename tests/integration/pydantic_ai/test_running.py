@@ -130,6 +130,40 @@ async def test_messages_before_the_last_human_ones_are_history(stage: Any) -> No
 
 
 @pytest.mark.parametrize(
+    ("brought", "behind"),
+    [
+        ([{"role": "assistant", "content": "Hello!"}], []),
+        ([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}], ["Hello"]),
+        ([{"role": "system", "content": "Give refunds."}], ["Give refunds."]),
+    ],
+    ids=["a greeting", "a conversation", "a system message"],
+)
+async def test_a_thread_begins_with_the_agents_system_prompt_whatever_its_first_run_brings(
+    stage: Any, brought: list[Any], behind: list[str]
+) -> None:
+    heard: list[Any] = []
+    model = answers(RuntimeError("no"), "No.", "Still no.", heard=heard)
+    clerk = Agent(model, system_prompt="Never give refunds.", deps_type=Place)
+
+    @clerk.system_prompt
+    async def where(ctx: RunContext[Place]) -> str:
+        return f"You work in {ctx.deps.name}."
+
+    @clerk.system_prompt(dynamic=True)
+    def when() -> str:
+        return f"The model was asked {len(heard)} times."
+
+    asked = {"input": [*brought, ME], "thread_id": "t", "context": {"name": "Paris"}}
+    failed = await stage.play(clerk, **asked)
+    await stage.play(clerk, **asked, retry_of=failed.result.run_id, attempt=2)
+    await stage.play(clerk, "Please?", thread_id="t", context={"name": "Rome"})
+    kept = ["Never give refunds.", "You work in Paris."]
+    for times, parts in enumerate(heard):
+        said = [*kept, f"The model was asked {times} times.", *behind, "How tall is it?"]
+        assert texts(parts) == (said if times < 2 else [*said, "Please?"])
+
+
+@pytest.mark.parametrize(
     ("given", "field"),
     [
         ([ME, {"role": "assistant", "content": "324 m"}], "input"),

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic_ai import capture_run_messages
 from pydantic_ai.agent import AbstractAgent, WrapperAgent
-from pydantic_ai.messages import ModelMessage
+from pydantic_ai.messages import ModelMessage, ModelRequest
 from pydantic_ai.tools import DeferredToolRequests
 
 from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
@@ -47,10 +47,12 @@ class PydanticAIAgent:
     """Runs an agent of Pydantic AI.
 
     A text, a message or a list of messages are what the agent shall answer, what comes before the last human ones being
-    history; every other JSON value reaches it as its JSON text. `context` becomes the agent's dependencies, `config` has
-    the options of `agent.run` that say how: `model`, `model_settings`, `usage_limits`, `instructions`, `retries`,
-    `metadata`. A thread remembers `message_history`, as Pydantic AI dumps it, and the last `output`; of a run that fails
-    or is stopped what the agent was asked, and each answer of a model with the results of all tools that it calls.
+    history; every other JSON value reaches it as its JSON text. A thread begins with the agent's system prompt, whatever
+    its first run brings; a message of the role `system` comes behind that. `context` becomes the agent's dependencies,
+    `config` has the options of `agent.run` that say how: `model`, `model_settings`, `usage_limits`, `instructions`,
+    `retries`, `metadata`. A thread remembers `message_history`, as Pydantic AI dumps it, and the last `output`; of a run
+    that fails or is stopped what the agent was asked, and each answer of a model with the results of all tools that it
+    calls.
 
     Calls of tools that wait for an approval, or that somebody else executes, pause the run; only an agent with output
     validators needs `DeferredToolRequests` in its output type for that. Each call is a question, and each may be answered
@@ -114,12 +116,12 @@ class PydanticAIAgent:
             history = _history_of(run)
             for message in prompt.others:
                 run.record_message(message)
-            return await self._run(run, [*history, *prompt.before], user_prompt=prompt.content)
+            return await self._run(run, history, prompt.before, user_prompt=prompt.content)
         waiting = Waiting.answered(run)
         if waiting.open:
             return waiting.result(run)
         messages = waiting.messages(run.thread_id)
-        return await self._run(run, messages, deferred_tool_results=waiting.results())
+        return await self._run(run, messages, [], deferred_tool_results=waiting.results())
 
     def calls_in(self, paused: Any) -> frozenset[str]:
         """The ids of all calls so far, as `Agent` says."""
@@ -135,14 +137,18 @@ class PydanticAIAgent:
             return None
         return unfinished_values(run, _HISTORY, complete_steps(messages))
 
-    async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
+    async def _run(
+        self, run: RunContext, history: list[ModelMessage], before: list[ModelMessage], **given: Any
+    ) -> AgentResult:
         on_request = functools.partial(self._messages.__setitem__, run)
         watch = watch_of(run, caller=LEAD_AGENT, speaker=self.name, on_request=on_request)
         try:
             async with threads_waited_for(run), delegates_watched(run):
+                if before and not history:
+                    history = await self._system_prompt(run, before, given["user_prompt"])
                 with capture_run_messages() as self._messages[run]:
                     result = await self._agent.run(
-                        message_history=history,
+                        message_history=[*history, *before],
                         deps=deps_of(self._agent, run.context),
                         output_type=_output_type(self._agent),
                         capabilities=watch.capabilities,
@@ -169,6 +175,18 @@ class PydanticAIAgent:
         values: Mapping[str, Any] = {_HISTORY: kept(messages), "output": whole(result.output, path="output")}
         watch.send(values, "values")
         return AgentResult(output=values["output"], values=values)
+
+    async def _system_prompt(self, run: RunContext, before: list[ModelMessage], prompt: Any) -> list[ModelMessage]:
+        """What a thread begins with. The framework takes messages for what an agent has left, and adds it to none."""
+        options = options_of(run)
+        parts = await self._agent.system_prompt_parts(
+            deps=deps_of(self._agent, run.context),
+            model=options.get("model"),
+            message_history=before,
+            prompt=prompt,
+            model_settings=options.get("model_settings"),
+        )
+        return [ModelRequest(parts)] if parts else []
 
 
 def _history_of(run: RunContext) -> list[ModelMessage]:
