@@ -78,16 +78,17 @@ async def test_an_image_in_a_url_reaches_the_model_itself_and_is_remembered(stag
         {"type": "image_url", "image_url": url},
         {"type": "image_url", "image_url": {"url": "https://example.com/tower.png", "detail": "low"}},
         {"type": "image_url", "image_url": "data:image/svg+xml,%3Csvg/%3E"},
+        {"type": "image_url", "image_url": "HTTP://EXAMPLE.COM/TOWER.PNG"},
     ]
     painter = Agent(answers("a tower", "the same", heard=heard))
     await stage.play(painter, [{"role": "user", "content": blocks}], thread_id="thread")
     await stage.play(painter, "And now?", thread_id="thread")
     for prompt, *_ in heard:
-        high, plain, low, svg = prompt.content
+        high, plain, low, svg, loud = prompt.content
         assert high == BinaryImage(b"\x89PNG\r\n\x1a\n", media_type="image/png", vendor_metadata={"detail": "high"})
         assert plain == BinaryImage(b"\x89PNG\r\n\x1a\n", media_type="image/png")
         assert (low.url, low.vendor_metadata) == ("https://example.com/tower.png", {"detail": "low"})
-        assert svg == ImageUrl("data:image/svg+xml,%3Csvg/%3E")
+        assert (svg, loud) == (ImageUrl("data:image/svg+xml,%3Csvg/%3E"), ImageUrl("HTTP://EXAMPLE.COM/TOWER.PNG"))
 
 
 async def test_an_image_that_cannot_be_read_is_refused(stage: Any) -> None:
@@ -95,6 +96,18 @@ async def test_an_image_that_cannot_be_read_is_refused(stage: Any) -> None:
     outcome = await stage.play(tall(), [{"role": "user", "content": [block]}])
     assert outcome.end["error_type"] == "InvalidSpecError"
     assert "its image is no Base64" in outcome.end["error"]
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/key.png", "S3://bucket/key.png", "gs://b/k", " s3://b/k", "file:///etc/passwd", "a.png", ""]
+)
+@pytest.mark.parametrize("as_text", [True, False])
+async def test_an_image_is_read_by_no_credentials_of_who_runs_the_agent(stage: Any, url: str, as_text: bool) -> None:
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": url if as_text else {"url": url}}]}
+    for given in ([picture], [picture, {"role": "assistant", "content": "Nice."}, ME]):
+        outcome = await stage.play(Agent(answers()), given)
+        assert outcome.end["error_type"] == "InvalidSpecError"
+        assert "begins with https:, http: or data:" in outcome.end["error"]
 
 
 async def test_any_other_json_reaches_the_agent_as_its_text_and_is_said_by_nobody(stage: Any) -> None:

@@ -88,6 +88,17 @@ async def test_no_message_of_a_client_takes_the_place_of_what_an_agent_was_told(
     assert heard == [opening, [*opening, "No.", "Please?"]]
 
 
+@pytest.mark.parametrize("url", ["s3://somebody-elses/passport.png", "gs://somebody-elses/passport.png"])
+async def test_no_client_has_an_image_read_as_the_servers_owner(serve_agents: Any, url: str) -> None:
+    heard: list[Any] = []
+    clerk = PydanticAgent(FunctionModel(lambda messages, info: heard.append(messages) or ModelResponse([])))
+    blocks = [{"type": "text", "text": "What does it say?"}, {"type": "image_url", "image_url": {"url": url}}]
+    async with serve_agents({"clerk": clerk}) as served:
+        with pytest.raises(Exception, match="begins with https:, http: or data:"):
+            await served.client.runs.wait(None, "clerk", input=[{"role": "user", "content": blocks}])
+    assert heard == []
+
+
 @pytest.mark.parametrize("agent", [of_pydantic_ai, of_openai])
 async def test_who_asks_is_no_option_of_the_agent(serve_agents: Any, agent: Any) -> None:
     async with serve_agents({"agent": agent()}, access=AccessSettings(auth="keys")) as served:

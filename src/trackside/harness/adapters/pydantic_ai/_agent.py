@@ -47,12 +47,12 @@ class PydanticAIAgent:
     """Runs an agent of Pydantic AI.
 
     A text, a message or a list of messages are what the agent shall answer, what comes before the last human ones being
-    history; every other JSON value reaches it as its JSON text. A thread begins with the agent's system prompt, whatever
-    its first run brings; a message of the role `system` comes behind that. `context` becomes the agent's dependencies,
-    `config` has the options of `agent.run` that say how: `model`, `model_settings`, `usage_limits`, `instructions`,
-    `retries`, `metadata`. A thread remembers `message_history`, as Pydantic AI dumps it, and the last `output`; of a run
-    that fails or is stopped what the agent was asked, and each answer of a model with the results of all tools that it
-    calls.
+    history; every other JSON value reaches it as its JSON text. Images in messages have addresses of `https`, `http` or
+    `data`. A thread begins with the agent's system prompt, whatever its first run brings; a message of the role `system`
+    comes behind that. `context` becomes the agent's dependencies, `config` has the options of `agent.run` that say how:
+    `model`, `model_settings`, `usage_limits`, `instructions`, `retries`, `metadata`. A thread remembers `message_history`,
+    as Pydantic AI dumps it, and the last `output`; of a run that fails or is stopped what the agent was asked, and each
+    answer of a model with the results of all tools that it calls.
 
     Calls of tools that wait for an approval, or that somebody else executes, pause the run; only an agent with output
     validators needs `DeferredToolRequests` in its output type for that. Each call is a question, and each may be answered

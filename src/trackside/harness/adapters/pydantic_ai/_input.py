@@ -25,6 +25,8 @@ from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer"})
 _ENCODED = ";base64,"
+_SCHEMES = frozenset({"http", "https", "data"})
+"""Of addresses that are read as anybody would read them. One of `s3:` or `gs:` a provider reads as the agent's owner may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,11 @@ def _image(url: str, settings: dict[str, Any] | None = None) -> UserContent:
     """An image by its address; itself if that is what the address has, for not every model's maker takes it as one.
 
     Raises:
-        InvalidSpecError: it has an image that cannot be read.
+        InvalidSpecError: it has an image that cannot be read, or an address of another scheme.
     """
+    if url.partition(":")[0].lower() not in _SCHEMES:
+        why = "an image's address begins with https:, http: or data:"
+        raise InvalidSpecError(field="input.content", value=url[:80], why=why)
     if not (url.startswith("data:") and _ENCODED in url):
         return ImageUrl(url, vendor_metadata=settings)
     try:
