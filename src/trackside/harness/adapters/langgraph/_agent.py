@@ -35,6 +35,7 @@ from trackside.harness.adapters.langgraph._graph import (
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._items import LentItems
+from trackside.harness.adapters.langgraph._listening import listen
 from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.adapters.langgraph._places import (
     Origin,
@@ -239,8 +240,9 @@ class LangGraphAgent:
         return await in_own_thread(subgraphs_of, self._graph, namespace, recurse=recurse)
 
     async def _run(self, run: RunContext, graph: Graph, state: _RunState, stream: GraphStream) -> AgentResult:
-        recorder = UsageRecorder(run)
-        config = _config(run, state.origin, [recorder, StopGate(run)])
+        recorder, gate = UsageRecorder(run), StopGate(run)
+        listen(recorder, gate)
+        config = _config(run, state.origin, [recorder, gate])
         try:
             if state.at_stop is not None:
                 stream.stay(state.at_stop)

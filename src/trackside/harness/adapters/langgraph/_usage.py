@@ -15,6 +15,7 @@ from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResu
 from langgraph.errors import GraphBubbleUp
 
 from trackside.harness.adapters.langgraph._graph import UNNAMED
+from trackside.harness.adapters.langgraph._listening import CallSite
 from trackside.harness.calls import Call
 from trackside.harness.context import RunContext
 from trackside.harness.journal import LEAD_AGENT
@@ -37,7 +38,7 @@ class UsageRecorder(BaseCallbackHandler):
 
     A tool and a sub-graph are called by who would be credited there. A call of a model that fails or is cancelled counts
     with the tokens that were reported before; one whose reader has left its stream has answered. An answer from LangChain's
-    cache does not count as a call.
+    cache does not count as a call. What is called with callbacks of its own counts, and is credited, as all else.
     """
 
     run_inline = True  # on the loop, before the model goes on: nothing is counted late, and no thread is needed
@@ -65,7 +66,8 @@ class UsageRecorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember where in the graph this is."""
-        link = self._links[run_id] = _link(parent_run_id, metadata, kwargs.get("name"), self._run.elapsed)
+        site = self._site(parent_run_id, metadata, tags)
+        link = self._links[run_id] = _link(site, kwargs.get("name"), self._run.elapsed)
         self._note_graph_of(link)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
@@ -90,9 +92,9 @@ class UsageRecorder(BaseCallbackHandler):
     ) -> None:
         """Count the call."""
         name = str((serialized or {}).get("name") or kwargs.get("name") or "tool")
-        link = self._links[run_id] = _link(parent_run_id, metadata, name, self._run.elapsed, is_tool=True)
-        caller = self._caller(parent_run_id, metadata or {}, tags or ())
-        link.call = self._run.begin_call("execute_tool", name, caller=caller)
+        site = self._site(parent_run_id, metadata, tags)
+        link = self._links[run_id] = _link(site, name, self._run.elapsed, is_tool=True)
+        link.call = self._run.begin_call("execute_tool", name, caller=self._caller(site))
         if self._run.cancelled:
             link.call.end(asyncio.CancelledError())  # it is one too many: the `StopGate` does not let it begin
 
@@ -118,7 +120,7 @@ class UsageRecorder(BaseCallbackHandler):
         """Remember who calls which model."""
         if self._run.cancelled:
             return  # it is one too many: the `StopGate` does not let it begin
-        caller = self._caller(parent_run_id, metadata or {}, tags or ())
+        caller = self._caller(self._site(parent_run_id, metadata, tags))
         model = _configured_model(serialized or {}, metadata or {})
         self._calls[run_id] = _Call(self._run.begin_call("chat", model, caller=caller), model)
 
@@ -219,8 +221,16 @@ class UsageRecorder(BaseCallbackHandler):
         caller = LEAD_AGENT if around is None else self._name_of(around)
         graph.call = self._run.begin_call("invoke_agent", self._name_of(graph), caller=caller, at=graph.at)
 
-    def _caller(self, parent: UUID | None, metadata: Mapping[str, Any], tags: Sequence[str]) -> str:
-        for tag in reversed(tags):  # inherited ones come first
+    def _site(self, parent: UUID | None, metadata: Mapping[str, Any] | None, tags: Sequence[str] | None) -> CallSite:
+        site = CallSite(parent, metadata or {}, tags or ())
+        if parent not in self._links:
+            site = site.within_context()
+        link = self._find(site.parent)
+        return site if link is None else site.within(link.site)
+
+    def _caller(self, site: CallSite) -> str:
+        metadata = site.metadata
+        for tag in reversed(site.tags):  # inherited ones come first
             if tag.startswith("middleware:"):
                 return tag
             if tag.startswith("subagent:"):
@@ -230,7 +240,7 @@ class UsageRecorder(BaseCallbackHandler):
         if source := metadata.get("lc_source"):
             return f"middleware:{source}"
         namespace, path = str(metadata.get("langgraph_checkpoint_ns", "")), metadata.get("langgraph_path", ())
-        graph = self._graph_around(parent, _task_namespaces(namespace, path))
+        graph = self._graph_around(site.parent, _task_namespaces(namespace, path))
         return LEAD_AGENT if graph is None else self._name_of(graph)
 
     def _graph_around(self, parent: UUID | None, inside: frozenset[str]) -> _Link | None:
@@ -261,13 +271,13 @@ class UsageRecorder(BaseCallbackHandler):
 
 @dataclass(slots=True)
 class _Link:
-    """Something that runs: the root graph, a graph inside, a node, a tool. `parent` is what runs it.
+    """Something that runs: the root graph, a graph inside, a node, a tool. `site` says what runs it.
 
     `namespace` is LangGraph's name for the task it belongs to, as `researcher:ID|model:ID`; the root graph has none. It
     began `at` that second of the run; `call` is that of a tool or of a graph inside.
     """
 
-    parent: UUID | None
+    site: CallSite
     namespace: str
     path: Sequence[Any]
     name: str | None
@@ -276,13 +286,15 @@ class _Link:
     is_tool: bool
     call: Call | None = None
 
+    @property
+    def parent(self) -> UUID | None:
+        return self.site.parent
 
-def _link(
-    parent: UUID | None, metadata: Mapping[str, Any] | None, name: Any, at: float, *, is_tool: bool = False
-) -> _Link:
-    known = metadata or {}
+
+def _link(site: CallSite, name: Any, at: float, *, is_tool: bool = False) -> _Link:
+    known = site.metadata
     namespace, path = known.get("langgraph_checkpoint_ns", ""), known.get("langgraph_path", ())
-    return _Link(parent, namespace, path, name, known.get("lc_agent_name"), at, is_tool)
+    return _Link(site, namespace, path, name, known.get("lc_agent_name"), at, is_tool)
 
 
 @dataclass(frozen=True, slots=True)
