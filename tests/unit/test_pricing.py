@@ -62,6 +62,8 @@ def test_a_call_costs_what_the_list_price_says(
         ("anthropic:claude-sonnet-4-5-20250929", "claude-sonnet-4-5"),
         ("openai/gpt-4o", "gpt-4o"),
         ("litellm/openai/gpt-4o", "gpt-4o"),
+        ("any-llm/openai/gpt-5-mini", "gpt-5-mini"),
+        ("any-llm/groq/llama-3.3-70b-versatile", "groq:llama-3.3-70b-versatile"),
         ("azure_openai:gpt-4o", "azure/gpt-4o"),
         ("google-gla:gemini-2.5-flash", "gemini-2.5-flash"),
         ("vertex_ai/gemini-2.5-flash", "gemini-2.5-flash"),

@@ -18,7 +18,7 @@ _MOST_NAMES = 1_024  # of models are remembered; names come from agents, who may
 _LONGEST_NAME = 512  # characters of a model that anybody lists, with all that may stand in front
 _MILLION = 1_000_000
 
-_ROUTES = frozenset({"models", "litellm", "litellm_proxy", "gateway"})
+_ROUTES = frozenset({"models", "litellm", "litellm_proxy", "any-llm", "gateway"})
 """Prefixes that say how a model is reached, and nothing of who bills for it."""
 _LOCAL = frozenset({"ollama", "ollama_chat", "vllm", "hosted_vllm", "lmstudio", "lm_studio", "llamacpp", "local"})
 """Prefixes of what runs on somebody's own machine, whose cost nobody lists."""
