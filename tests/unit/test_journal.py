@@ -103,6 +103,25 @@ class Unknowing:
         return float(input_tokens)
 
 
+class Billing:
+    """A price list that is asked of who bills."""
+
+    def cost_usd(self, model: str, *, provider: str = "nobody", **tokens: int) -> float:
+        return {"groq": 1.0, "ollama": 0.0, "nobody": 9.0}[provider]
+
+
+@pytest.mark.parametrize(
+    ("prices", "costs"), [(Billing(), [1.0, 0.0, 9.0]), (Knowing(), [10.0] * 3), (Unknowing(), [10.0] * 3)]
+)
+def test_a_price_list_is_told_who_bills_if_it_asks_by_name(prices: Any, costs: list[float]) -> None:
+    told = []
+    for provider in ("groq", "ollama", None):
+        journal = Journal(prices)
+        journal.record_usage("small", input_tokens=10, output_tokens=1, provider=provider)
+        told.append(journal.completion_data(0)["cost_usd"])
+    assert told == costs
+
+
 @pytest.mark.parametrize(("prices", "cost"), [(Knowing(), 810.0), (Unknowing(), 10.0)])
 def test_a_price_list_is_told_what_was_written_to_a_cache_if_it_asks(prices: Any, cost: float) -> None:
     journal = Journal(prices)

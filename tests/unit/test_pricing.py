@@ -24,6 +24,7 @@ def cost(
     cached: int = 0,
     written: int = 0,
     reasoning: int = 0,
+    provider: str | None = None,
     **own: ModelPrice,
 ) -> float | None:
     return GenaiPrices(own).cost_usd(
@@ -33,6 +34,7 @@ def cost(
         cache_read_tokens=cached,
         cache_write_tokens=written,
         reasoning_tokens=reasoning,
+        provider=provider,
     )
 
 
@@ -87,6 +89,46 @@ def test_the_provider_that_a_name_says_is_the_one_who_bills() -> None:
 
 
 @pytest.mark.parametrize(
+    ("provider", "model", "usd"),
+    [
+        ("groq", "llama-3.3-70b-versatile", 0.59),
+        ("groq", "openai/gpt-oss-120b", 0.15),  # the name says who made it
+        ("together", "meta-llama/Llama-3.3-70B-Instruct-Turbo", 0.88),
+        ("cerebras", "llama-3.3-70b", 0.85),
+        ("ollama", "deepseek-r1", None),
+        ("Ollama", "gpt-4.1", None),
+    ],
+)
+def test_the_provider_that_was_called_is_the_one_who_bills(provider: str, model: str, usd: float | None) -> None:
+    alone = cost(model, 1_000_000)
+    assert cost(model, 1_000_000, provider=provider) == pytest.approx(usd) != alone
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openai", "mistral-large-latest"),  # as by `ChatOpenAI(base_url="https://api.mistral.ai/v1")`
+        ("openai", "anthropic/claude-sonnet-4-5"),
+        ("anthropic", "kimi-k2"),
+        ("openai", "gpt-5"),
+        ("azure_openai", "gpt-4o"),
+        ("amazon_bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0"),
+        ("somebody-new", "gpt-4.1"),
+        ("", "gpt-4.1"),
+    ],
+)
+def test_a_provider_that_does_not_list_the_model_or_is_not_listed_leaves_it_to_the_name(
+    provider: str, model: str
+) -> None:
+    assert cost(model, 1_000, 1_000, provider=provider) == cost(model, 1_000, 1_000) is not None
+
+
+def test_a_price_of_ones_own_goes_by_the_models_name_whoever_was_called() -> None:
+    own = ModelPrice(input_per_million=1.0, output_per_million=1.0)
+    assert cost("mine", 1_000_000, provider="ollama", mine=own) == 1.0
+
+
+@pytest.mark.parametrize(
     "model",
     [
         *("gpt-99", "my-model", "", "test", "a/b/c:d", "gemma-3-27b-it", "ft:gpt-4o-mini:acme::1"),
@@ -100,6 +142,7 @@ def test_a_model_that_nobody_lists_has_no_price_which_is_not_zero(model: str) ->
 @pytest.mark.parametrize("front", ["models/", "gateway:", "openai/", "a"])
 def test_a_model_whose_name_never_ends_has_no_price(front: str) -> None:
     assert cost(front * 20_000 + "gpt-4.1", 1_000, 1_000) is None
+    assert cost("gpt-4.1", 1_000, 1_000, provider=front * 20_000) is None
     assert cost("models/gateway/litellm/gpt-4.1", 1_000_000) == 2.0
 
 

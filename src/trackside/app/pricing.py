@@ -62,8 +62,9 @@ class GenaiPrices:
     """A `PriceList` of some two thousand models of forty providers, with prices of one's own in front.
 
     A model is known by its name as people write it: `gpt-4.1`, `azure/gpt-4o-2024-11-20`, `openai:gpt-5`,
-    `us.anthropic.claude-sonnet-4-5-20250929-v1:0`, `models/gemini-2.5-pro`. A prefix that names a provider says whose
-    price counts. Models that run locally, and any other that is not listed, have no price, which is not the same as 0.
+    `us.anthropic.claude-sonnet-4-5-20250929-v1:0`, `models/gemini-2.5-pro`. Whose price counts says the provider that was
+    called, where that is known and has the model, else a prefix that names one. Models that run locally, and any other that
+    is not listed, have no price, which is not the same as 0.
 
     Args:
         overrides: prices by the model's name, exactly as the agent says it.
@@ -85,6 +86,7 @@ class GenaiPrices:
         cache_read_tokens: int,
         reasoning_tokens: int,
         cache_write_tokens: int = 0,
+        provider: str | None = None,
     ) -> float | None:
         """The price of one call in US dollars; None if the model is not known, or the numbers contradict each other."""
         if (own := self._overrides.get(model)) is not None:
@@ -94,11 +96,11 @@ class GenaiPrices:
                 cache_read_tokens=cache_read_tokens,
                 cache_write_tokens=cache_write_tokens,
             )
-        if len(model) > _LONGEST_NAME or (listed := _listed(model)) is None:
+        if len(model) + len(provider or "") > _LONGEST_NAME or (listed := _listed(model, provider)) is None:
             return None
         from genai_prices import Usage
 
-        provider, info = listed
+        biller, info = listed
         try:
             usage = Usage(
                 input_tokens=input_tokens,
@@ -107,7 +109,7 @@ class GenaiPrices:
                 cache_write_tokens=cache_write_tokens,
                 output_reasoning_tokens=reasoning_tokens,
             )
-            price = info.calc_price(usage, provider)
+            price = info.calc_price(usage, biller)
         except ValueError:  # more tokens came from the cache, or went there, than there were
             return None
         # A model in the list without any figure is one whose price is not known, unless it is called free.
@@ -116,11 +118,18 @@ class GenaiPrices:
 
 
 @lru_cache(_MOST_NAMES)
-def _listed(model: str) -> tuple[Provider, ModelInfo] | None:
+def _listed(model: str, provider: str | None = None) -> tuple[Provider, ModelInfo] | None:
     """Whose price for which model counts; None if the list does not know."""
     from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
 
     snapshot = get_snapshot()
+    if provider is not None and not _BEDROCK.match(model):
+        if provider.lower() in _LOCAL:
+            return None
+        called = find_provider_by_id(snapshot.providers, _BILLERS.get(provider, provider))
+        # One that does not list it may be another's server, called in that one's way: then the name alone counts.
+        if called is not None and (info := called.find_model(model.lower(), all_providers=snapshot.providers)):
+            return called, info
     for biller, name in _readings(model):
         if biller is not None and find_provider_by_id(snapshot.providers, biller) is None:
             continue

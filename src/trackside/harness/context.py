@@ -203,6 +203,7 @@ class RunContext:
         answered: bool = True,
         seconds: float | None = None,
         call: Call | None = None,
+        provider: str | None = None,
     ) -> None:
         """Say that a model was called, so that its use counts, also against the run's budget.
 
@@ -210,7 +211,8 @@ class RunContext:
         output. `caller` is who called it: the lead agent, a sub-agent, a middleware. `cost_usd` is what the call cost; left
         out, the manager's price list is asked. `answered=False` says that the call failed after it had used this. `seconds`
         is how long the call took, which has come back just now. With `call`, it is one that was begun by `run.call`, whose
-        own start, end and caller count.
+        own start, end and caller count. `provider` is who bills for the model, as its framework knows it; the price list
+        may ask for it.
 
         Raises:
             InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is negative, or
@@ -229,6 +231,7 @@ class RunContext:
             answered=answered,
             seconds=seconds,
             call=call,
+            provider=provider,
         )
 
     def record_model_failure(self, error: BaseException) -> None:

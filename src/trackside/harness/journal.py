@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from trackside.harness.budget import Used
@@ -166,6 +167,7 @@ class Journal:
         answered: bool = True,
         seconds: float | None = None,
         call: Call | None = None,
+        provider: str | None = None,
     ) -> None:
         """Count one call of a model; of one that failed after all, with `answered=False`, what it used.
 
@@ -190,7 +192,7 @@ class Journal:
             call = self._calls.add("chat", model, caller, seconds, answered=answered)
         call.used(model, *tokens)
         if cost_usd is None and self._prices is not None:
-            cost_usd = self._price_of(model, *tokens)
+            cost_usd = self._price_of(model, None if provider is None else str(provider), *tokens)
         with self._lock:
             self._llm_calls += 1
             self._answers += answered
@@ -202,12 +204,23 @@ class Journal:
             on_use()
 
     def _price_of(
-        self, model: str, input_tokens: int, output_tokens: int, cached: int, reasoning: int, written: int
+        self,
+        model: str,
+        provider: str | None,
+        input_tokens: int,
+        output_tokens: int,
+        cached: int,
+        reasoning: int,
+        written: int,
     ) -> float | None:
         assert self._prices is not None
         try:
             asks: Callable[..., float | None] = self._prices.cost_usd
-            more = {"cache_write_tokens": written} if written and takes(asks, "cache_write_tokens") else {}
+            more: dict[str, Any] = {}
+            if written and takes(asks, "cache_write_tokens"):
+                more["cache_write_tokens"] = written
+            if provider is not None and self._asks_provider:
+                more["provider"] = provider
             cost = asks(
                 model,
                 input_tokens=input_tokens,
@@ -223,6 +236,10 @@ class Journal:
             logger.error("the price list says that a call of %s costs %r, which is no cost", model, cost)
             return None
         return cost
+
+    @cached_property
+    def _asks_provider(self) -> bool:
+        return self._prices is not None and takes(self._prices.cost_usd, "provider", among_others=False)
 
     def record_model_failure(self, error: BaseException) -> None:
         """Count a call of a model that gave no answer."""

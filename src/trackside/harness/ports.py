@@ -98,7 +98,8 @@ class PriceList(Protocol):
         """The price of one call in US dollars; None if the model is not known, which is not the same as 0.
 
         `cache_read_tokens` are part of the input, `reasoning_tokens` of the output. One that takes `cache_write_tokens` too,
-        which are part of the input, is told of them where there are any. Called for each call of a model, from any thread.
+        which are part of the input, is told of them where there are any; one that has an argument `provider`, who bills for
+        the model, where that is known. Called for each call of a model, from any thread.
         """
         ...
 

@@ -45,13 +45,17 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function, **_AS_TEXT)
 
 
-def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function takes an argument of that name; not if nobody can tell."""
+def takes(function: Callable[..., Any], name: str, *, among_others: bool = True) -> bool:
+    """Whether a function takes an argument of that name, be it `among_others` that it has no names for; not if nobody can
+    tell.
+    """
     try:
         parameters = signature_of(function).parameters
     except (TypeError, ValueError):
         return False
-    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    if name in parameters:
+        return True
+    return among_others and any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def annotations_of(function: Any) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.language_models import FakeMessagesListChatModel, GenericFakeChatModel
+from langchain_core.language_models import FakeMessagesListChatModel, GenericFakeChatModel, LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -19,6 +19,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Send
 
 from trackside import RunStatus, current_run
+from trackside.app.pricing import GenaiPrices
 
 
 def answer(text: str = "yes", tokens: tuple[int, int] = (10, 2), model: str = "small", **usage: Any) -> AIMessage:
@@ -89,6 +90,42 @@ async def test_tokens_that_were_written_to_a_cache_are_counted(stage: Any, detai
     outcome = await stage.play(asking(model(answer(tokens=(100, 20), input_token_details=details))), "hello")
     assert outcome.usage["token_usage_by_model"]["small"]["cache_write_tokens"] == 60
     assert outcome.usage["calls"][0]["cache_write_tokens"] == 60
+
+
+class OfProvider(FakeMessagesListChatModel):
+    """A model that says who bills for it, as LangChain's integrations do."""
+
+    provider: str
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return LangSmithParams(ls_provider=self.provider, ls_model_name="asked")
+
+
+@pytest.fixture(scope="module")
+def prices() -> GenaiPrices:
+    """Read from the disk, which nobody does on the loop."""
+    prices = GenaiPrices()
+    prices.load()
+    return prices
+
+
+@pytest.mark.parametrize(
+    ("provider", "name", "usd"),
+    [
+        ("groq", "openai/gpt-oss-120b", 0.15),
+        ("groq", "llama-3.3-70b-versatile", 0.59),
+        ("openai", "gpt-4.1", 2.0),
+        ("ollama", "deepseek-r1", None),
+    ],
+)
+async def test_a_call_costs_what_the_provider_takes_that_was_called(
+    open_stage: Any, prices: GenaiPrices, provider: str, name: str, usd: float | None
+) -> None:
+    llm = OfProvider(responses=[answer(tokens=(1_000_000, 0), model=name)], provider=provider)
+    stage = await open_stage(prices=prices)
+    outcome = await stage.play(asking(llm), "hello", max_cost_usd=0.1)
+    assert outcome.usage["token_usage_by_model"][name].get("cost_usd") == pytest.approx(usd)
+    assert outcome.status is (RunStatus.success if usd is None else RunStatus.error)
 
 
 async def test_a_sync_node_in_a_thread_is_counted_too(stage: Any) -> None:

@@ -1,10 +1,13 @@
 """Tokens and calls of agents' runs: by model and by caller, whatever becomes of the run."""
 
 import asyncio
+import json
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
+from openai import AsyncOpenAI
 from pydantic_ai import (
     Agent,
     ApprovalRequired,
@@ -18,14 +21,19 @@ from pydantic_ai import (
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.providers.cerebras import CerebrasProvider
+from pydantic_ai.providers.ollama import OllamaProvider
 from tests.contract.ways_to_run import virtual
 from tests.integration.pydantic_ai.models import USAGE, Answer, answers, call, streams
 
 from trackside import RunStatus, run_agent
+from trackside.app.pricing import GenaiPrices
 
 LEAD = "lead_agent"
+EVENT_STREAM = {"content-type": "text/event-stream"}
 
 
 def by(outcome: Any, what: str) -> dict[str, int]:
@@ -66,6 +74,30 @@ async def test_tokens_that_were_written_to_a_cache_are_counted(stage: Any) -> No
     usage = RequestUsage(input_tokens=100, output_tokens=9, cache_write_tokens=70)
     outcome = await stage.play(Agent(answers(ModelResponse(parts=[TextPart("done")], usage=usage))), "go")
     assert outcome.usage["token_usage_by_caller"][LEAD]["cache_write_tokens"] == 70
+
+
+@pytest.mark.parametrize("modes", [("values",), ("messages",)], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("provider", "usd"), [(OllamaProvider, None), (CerebrasProvider, 0.85)])
+async def test_a_call_costs_what_the_provider_takes_that_was_called(
+    open_stage: Any, provider: Any, usd: float | None, modes: Any
+) -> None:
+    def serve(request: httpx.Request) -> httpx.Response:
+        answer = {"id": "1", "created": 1, "model": "llama-3.3-70b", "usage": used}
+        if b'"stream":true' not in request.content:
+            said = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "done"}}
+            return httpx.Response(200, json={**answer, "object": "chat.completion", "choices": [said]})
+        delta = {"index": 0, "finish_reason": "stop", "delta": {"role": "assistant", "content": "done"}}
+        part = json.dumps({**answer, "object": "chat.completion.chunk", "choices": [delta]})
+        return httpx.Response(200, text=f"data: {part}\n\ndata: [DONE]\n\n", headers=EVENT_STREAM)
+
+    used = {"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000}
+    async with httpx.AsyncClient(transport=httpx.MockTransport(serve)) as http:
+        client = AsyncOpenAI(base_url="http://provider/v1", api_key="key", http_client=http)
+        model = OpenAIChatModel("llama-3.3-70b", provider=provider(openai_client=client))
+        stage = await open_stage(prices=GenaiPrices())
+        outcome = await stage.play(Agent(model), "go", max_cost_usd=0.1, stream_mode=modes)
+    assert outcome.usage["token_usage_by_model"]["llama-3.3-70b"].get("cost_usd") == pytest.approx(usd)
+    assert outcome.status is (RunStatus.success if usd is None else RunStatus.error)
 
 
 async def test_reasoning_tokens_that_are_a_detail_count(stage: Any) -> None:

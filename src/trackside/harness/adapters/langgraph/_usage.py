@@ -122,7 +122,8 @@ class UsageRecorder(BaseCallbackHandler):
             return  # it is one too many: the `StopGate` does not let it begin
         caller = self._caller(self._site(parent_run_id, metadata, tags))
         model = _configured_model(serialized or {}, metadata or {})
-        self._calls[run_id] = _Call(self._run.begin_call("chat", model, caller=caller), model)
+        provider = (metadata or {}).get("ls_provider")
+        self._calls[run_id] = _Call(self._run.begin_call("chat", model, caller=caller), model, provider)
 
     def on_llm_start(
         self,
@@ -203,6 +204,7 @@ class UsageRecorder(BaseCallbackHandler):
             reasoning_tokens=tokens.reasoning,
             answered=answered,
             call=call.told,
+            provider=call.provider,
         )
 
     def _leave(self, run_id: UUID, error: BaseException | None = None) -> None:
@@ -338,6 +340,7 @@ class _Call:
 
     told: Call
     model: str
+    provider: str | None
     reported: _Tokens = field(default=_NOTHING)
 
 

@@ -48,25 +48,28 @@ class Ledger:
         """A call that begins now; whoever asks for it ends it."""
         return self._run.begin_call("chat", model, caller=self._caller)
 
-    def answered(self, model: str, usage: RequestUsage, call: Call | None = None) -> None:
-        """Count a call, which nobody has measured if it is not given."""
+    def answered(self, model: str, answer: ModelResponse | StreamedResponse, call: Call | None = None) -> None:
+        """Count a call of a model, which nobody has measured if it is not given."""
         self.calls += 1
-        self._record(model, usage, call, answered=True)
+        self._record(model, answer, call, answered=True)
 
-    def cut_off(self, model: str, usage: RequestUsage, call: Call) -> None:
+    def cut_off(self, model: str, answer: StreamedResponse, call: Call) -> None:
         """Count what a call used that came to no end, if it had said so."""
         self.calls += 1
-        if usage.input_tokens or usage.output_tokens:
-            self._record(model, usage, call, answered=False)
+        if answer.usage.input_tokens or answer.usage.output_tokens:
+            self._record(model, answer, call, answered=False)
 
     def failed(self, error: Exception) -> None:
         """Count a call that gave no answer."""
         self.calls += 1
         self._run.record_model_failure(error)
 
-    def _record(self, model: str, usage: RequestUsage, call: Call | None, *, answered: bool) -> None:
+    def _record(
+        self, model: str, answer: ModelResponse | StreamedResponse, call: Call | None, *, answered: bool
+    ) -> None:
+        usage: RequestUsage = answer.usage
         self._run.record_usage(
-            model,
+            answer.model_name or model,
             input_tokens=max(0, usage.input_tokens),
             output_tokens=max(0, usage.output_tokens),
             cache_read_tokens=max(0, usage.cache_read_tokens),
@@ -76,6 +79,7 @@ class Ledger:
             cost_usd=None if usage.cost is None else float(usage.cost),
             answered=answered,
             call=call,
+            provider=answer.provider_name,
         )
 
 
@@ -177,7 +181,7 @@ class _CountedModel(WrapperModel):
         except Exception as exc:  # the model's failure
             self._ledger.failed(exc)
             raise
-        self._ledger.answered(response.model_name or self.model_name, response.usage, call)
+        self._ledger.answered(self.model_name, response, call)
         return response
 
     @asynccontextmanager
@@ -212,10 +216,10 @@ class _CountedModel(WrapperModel):
         """Count a stream by how far it came. Whoever reads it may raise, too: of a whole answer that is not its failure."""
         if stream is not None and (error is None or stream.get().state == "complete"):
             call.end()
-            self._ledger.answered(stream.model_name or self.model_name, stream.usage, call)
+            self._ledger.answered(self.model_name, stream, call)
             return
         call.end(error)
         if stream is not None:
-            self._ledger.cut_off(stream.model_name or self.model_name, stream.usage, call)
+            self._ledger.cut_off(self.model_name, stream, call)
         if isinstance(error, Exception):
             self._ledger.failed(error)

@@ -143,7 +143,7 @@ class Watch(AbstractCapability[Any]):
     ) -> ModelResponse:
         """Count a call that a wrapper around the model has sent by another way, as in batches."""
         if self._ledger.calls == self._calls_before:
-            self._ledger.answered(response.model_name or request_context.model.model_name, response.usage)
+            self._ledger.answered(request_context.model.model_name, response)
         return response
 
     async def wrap_tool_execute(
