@@ -19,6 +19,7 @@ from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.items import ItemQuery
+from trackside.app.server.wire.lifetimes import Ttl
 from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCommand
 from trackside.app.server.wire.runs import Command
 from trackside.harness.ids import assistant_id_of, is_uuid
@@ -27,7 +28,7 @@ logger = logging.getLogger("trackside.server")
 
 _NAMESPACES: Final = ("namespace", "namespace_prefix", "prefix")
 """What endpoints call what is a namespace to handlers."""
-_RUN: Final = ("multitask_strategy", "if_not_exists", "after_seconds")
+_RUN: Final = ("multitask_strategy", "if_not_exists", "after_seconds", "ttl")
 _KWARGS: Final = (
     "input",
     "command",
@@ -60,6 +61,11 @@ def value_of(call: Call[Any, Any], resource: Resource, action: Action) -> dict[s
         if name in call.path:
             value[name] = _assistant(call, call.path[name])
     return value
+
+
+def ttl_of(call: Call[Any, Any]) -> Any:
+    """The time to live that a request for a run says, as it says it; None if it says none."""
+    return _said(call).get("ttl")
 
 
 def as_it_fits(command: ProtocolCommand) -> ProtocolCommand:
@@ -130,6 +136,8 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
     for part in (call.query, body):
         if isinstance(part, msgspec.Struct):
             said |= msgspec.structs.asdict(part)
+    if isinstance(said.get("ttl"), Ttl):
+        said["ttl"] = msgspec.to_builtins(said["ttl"])
     if isinstance(said.get("metadata"), str):  # a query's, which is JSON that nobody has read yet
         del said["metadata"]
     for name in ("thread_id", "run_id", "cron_id"):

@@ -19,13 +19,13 @@ import msgspec
 from trackside.app.server.access import agent_of_thread
 from trackside.app.server.answers import is_answer_to_anybody
 from trackside.app.server.auth.handlers import Action, Handlers, Resource
-from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, narrowed_by, value_of
+from trackside.app.server.authorized_values import as_it_fits, changed_by, metadata_of, narrowed_by, ttl_of, value_of
 from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.preparing import check_config
 from trackside.app.server.principal import ANYBODY, Permission
 from trackside.app.server.wire.protocol import STARTS, RunStart
-from trackside.app.server.wire.threads import ThreadCreate
+from trackside.app.server.wire.threads import ThreadChange, ThreadCreate
 from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import contains
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
@@ -111,7 +111,8 @@ async def on_thread(call: AnyCall, action: Action, thread_id: str | None, **more
     """The call, if a handler lets somebody do this with a thread; None: with one that is made for it.
 
     Without handlers it is the call as it is. Of a thread that is not there nothing is known yet: whose it is goes on being
-    looked at, so that who loses a race for its id does not get what another one has made.
+    looked at, so that who loses a race for its id does not get what another one has made. A run that brings a time to live
+    for a thread that is there changes it, too.
 
     Raises:
         HttpError: it is refused.
@@ -119,8 +120,18 @@ async def on_thread(call: AnyCall, action: Action, thread_id: str | None, **more
     """
     if call.handlers is None:
         return call
-    named = {"thread_id": thread_id and UUID(thread_id)}
-    call = await ask(call, "threads", action, **named, **more)
+    allowed = await _on_thread(call, action, thread_id, **more)
+    if action != "create_run" or thread_id is None or (ttl := ttl_of(call)) is None:
+        return allowed
+    if await call.parts.store.thread(thread_id, removed=True) is None:
+        return replace(allowed, principal=call.principal)
+    change = msgspec.convert({"ttl": ttl}, ThreadChange)
+    changing = await _on_thread(replace(call, body=change), "update", thread_id)
+    return allowed if changing.principal.sees_all else replace(allowed, principal=call.principal)
+
+
+async def _on_thread(call: AnyCall, action: Action, thread_id: str | None, **more: Any) -> AnyCall:
+    call = await ask(call, "threads", action, thread_id=thread_id and UUID(thread_id), **more)
     if call.wanted is None or thread_id is None:
         return call
     if not call.wanted:
