@@ -619,6 +619,54 @@ async def read(ctx, value):
             assert await refused(asked) == 404
 
 
+@pytest.mark.parametrize("key", ["graph_id", "assistant_id"])
+async def test_a_filter_by_agent_goes_by_what_a_threads_metadata_say(serve_auth: Any, key: str) -> None:
+    """Which is the agent that it had last, whatever was said when it was made."""
+    code = f"""
+WHICH = {("chat" if key == "graph_id" else assistant_id_of("chat"))!r}
+
+@auth.on.threads
+async def one_agents(ctx, value):
+    return {{{key!r}: WHICH}} if ctx.user.identity == "support" else None
+"""
+    async with serve_auth(AUTH + code, pay=graph()) as place, place.clients("boss", "support") as (boss, support):
+
+        async def thread(agent: str | None, **metadata: str) -> str:
+            thread_id: str = (await boss.threads.create(metadata=metadata))["thread_id"]
+            if agent is not None:
+                await boss.runs.wait(thread_id, agent, input={"text": "hi"})
+            return thread_id
+
+        chat, pay = assistant_id_of("chat"), assistant_id_of("pay")
+        made = [await thread("chat"), await thread("chat", graph_id="pay"), await thread(None, graph_id="chat")]
+        hidden = [await thread(None), await thread("pay", graph_id="chat"), await thread("pay", assistant_id=chat)]
+        for thread_id in made:
+            assert (await support.threads.get(thread_id))["metadata"][key] == {"graph_id": "chat"}.get(key, chat)
+        for thread_id in hidden:
+            assert await refused(support.threads.get(thread_id)) == 404
+        assert {one["thread_id"] for one in await support.threads.search()} == {*made}
+        assert await support.threads.count() == 3
+        for own, found in (({"graph_id": "chat"}, 3), ({"graph_id": "pay"}, 0), ({"assistant_id": pay}, 0)):
+            assert await support.threads.count(metadata=own) == found
+        async with place.http("support") as http:
+            assert {one["thread_id"] for one in (await http.get("/threads")).json()} == {*made}
+            for thread_id, status in ((made[1], 200), (hidden[1], 404)):
+                assert (await http.get("/events", params={"thread_id": thread_id})).status_code == status
+
+
+async def test_a_handler_sees_of_a_thread_that_is_copied_what_clients_see(serve_auth: Any) -> None:
+    code = """
+@auth.on.threads.create
+async def create(ctx, value):
+    value["metadata"]["seen"] = value["metadata"].get("graph_id")
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        thread_id = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(thread_id, "chat", input={"text": "hi"})
+        copied = (await ada.threads.copy(thread_id))["metadata"]
+        assert (copied["seen"], copied["graph_id"]) == ("chat", "chat")
+
+
 LIFETIMES = (
     AUTH
     + """

@@ -682,6 +682,23 @@ async def test_what_others_want_of_metadata_holds_besides_what_is_asked_for(stor
         assert (await threads.search(query)).total == fit, (metadata, wanted)
 
 
+async def test_what_agents_say_takes_the_place_of_what_metadata_say(store: Store) -> None:
+    threads = store.threads_of(None)
+    made = [(agent, said) for agent in ("chat", "pay", None) for said in ("chat", "pay", None)]
+    for agent, said in made:
+        metadata = {"n": 1} if said is None else {"n": 1, "graph": said}
+        await threads.create(f"{agent}-{said}", agent=agent, metadata=metadata)
+    asked: list[tuple[Any, list[str]]] = [("chat", ["chat"]), ("pay", ["pay", "more"]), ("more", []), ([], [])]
+    for wanted, agents in asked:
+        fitting = {f"{agent}-{said}" for agent, said in made if agent in agents or (agent is None and said == wanted)}
+        query = ThreadQuery(wanted={"graph": wanted, "n": 1}, by_agent={"graph": agents})
+        assert {thread.thread_id for thread in (await threads.search(query)).threads} == fitting, wanted
+        assert await threads.count(query) == len(fitting), wanted
+        assert await threads.count(ThreadQuery(wanted={"graph": wanted, "n": 2}, by_agent={"graph": agents})) == 0
+    with pytest.raises(InvalidQueryError, match=" metadata="):
+        await threads.count(ThreadQuery(wanted={"graph": "a\0"}, by_agent={"graph": []}))
+
+
 @pytest.mark.parametrize("said", ["x" * 256, "a\0", "\ud800", 5], ids=["long", "NUL", "half", "number"])
 async def test_what_no_database_takes_as_an_id_or_an_owner_is_refused_by_name(store: Store, said: Any) -> None:
     threads = store.threads_of(None)

@@ -25,9 +25,10 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.preparing import check_config
 from trackside.app.server.principal import ANYBODY, Permission
 from trackside.app.server.wire.protocol import STARTS, RunStart
-from trackside.app.server.wire.threads import ThreadChange, ThreadCreate
+from trackside.app.server.wire.threads import ThreadChange, ThreadCreate, agents_saying, metadata_shown
 from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import contains
+from trackside.app.storage.threads import ThreadQuery
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.ids import assistant_id_of, is_uuid, new_id
 from trackside.harness.types import JsonObject
@@ -139,7 +140,7 @@ async def _on_thread(call: AnyCall, action: Action, thread_id: str | None, **mor
     thread = await call.parts.store.thread(thread_id, removed=True)
     if thread is None:
         return call
-    if not fits(call, thread.metadata):
+    if not fits(call, metadata_shown(thread)):
         raise UnknownThreadError(thread_id=thread_id)
     return seeing_all(call)
 
@@ -152,7 +153,7 @@ async def copied_metadata(call: AnyCall, thread: StoredThread, copy_id: str) -> 
     """
     if call.handlers is None:
         return None
-    value: dict[str, Any] = {"thread_id": UUID(copy_id), "metadata": dict(thread.metadata)}
+    value: dict[str, Any] = {"thread_id": UUID(copy_id), "metadata": metadata_shown(thread)}
     wanted = await call.handlers.ask(call.principal, call.scope, "threads", "create", value)
     return None if wanted is None else metadata_of(value)
 
@@ -160,6 +161,12 @@ async def copied_metadata(call: AnyCall, thread: StoredThread, copy_id: str) -> 
 def fits(call: AnyCall, metadata: Mapping[str, Any]) -> bool:
     """Whether something with these metadata is there for whoever asks, as far as a handler has decided."""
     return not call.wanted or contains(dict(metadata), call.wanted)
+
+
+def threads_wanted(call: AnyCall) -> ThreadQuery:
+    """Those of many threads that are there for whoever asks, as far as a handler has decided: as `fits` says it of each."""
+    wanted = call.wanted or {}
+    return ThreadQuery(wanted=wanted, by_agent=agents_saying(wanted, call.parts.manager.agents))
 
 
 def seeing_all(call: AnyCall) -> AnyCall:
@@ -172,7 +179,7 @@ async def fitting(call: AnyCall, thread_ids: Any) -> set[str]:
     found: set[str] = set()
     for thread_id in dict.fromkeys(thread_ids):
         thread: StoredThread | None = await call.parts.store.thread(thread_id)
-        if thread is not None and fits(call, thread.metadata):
+        if thread is not None and fits(call, metadata_shown(thread)):
             found.add(thread_id)
     return found
 
@@ -230,7 +237,7 @@ async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyC
         return call
     if not call.wanted:  # who may make threads may not for that reason have those that others have made
         return replace(await on_thread(call, "read", thread_id), body=call.body)
-    if not fits(call, thread.metadata):
+    if not fits(call, metadata_shown(thread)):
         raise UnknownThreadError(thread_id=thread_id)
     return seeing_all(call)
 
@@ -274,11 +281,11 @@ async def _log(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
     if run_id is not None:
         run = await call.parts.store.run(run_id, removed=True)
         thread = None if run is None else await call.parts.store.thread(run.thread_id, removed=True)
-        if thread is None or not fits(call, thread.metadata):
+        if thread is None or not fits(call, metadata_shown(thread)):
             raise UnknownRunError(run_id=run_id)
     if thread_id is not None:
         thread = await call.parts.store.thread(thread_id, removed=True)
-        if thread is None or not fits(call, thread.metadata):
+        if thread is None or not fits(call, metadata_shown(thread)):
             raise UnknownThreadError(thread_id=thread_id)
     if run_id is None and thread_id is None:
         why = "your authorization lets you see threads by their metadata: name one of them as thread_id"

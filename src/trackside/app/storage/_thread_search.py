@@ -65,6 +65,7 @@ class ThreadQuery:
 
     `metadata` and `values`, of what the harness remembers, have to be contained in the thread's: objects with these keys,
     lists with these elements. So has `wanted` in the metadata, which somebody else has asked for, whatever `metadata` says.
+    A key of it that is in `by_agent` fits threads of these agents, whatever their own metadata say.
 
     A thread is busy from the admission of a run on. With `announced` its status is what the log says, in which a run that
     has not started has changed nothing yet.
@@ -72,6 +73,7 @@ class ThreadQuery:
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     wanted: Mapping[str, Any] = field(default_factory=dict)
+    by_agent: Mapping[str, Collection[str]] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     status: ThreadStatus | str | Collection[ThreadStatus | str] | None = None
     announced: bool = False
@@ -112,7 +114,9 @@ class ThreadSearch:
                 raise InvalidQueryError(field=name, value=value, why=f"it is a whole number from {least} to {MOST}")
         self._labels: list[Label] = []
         self._looked_at: list[Wanted] = []
-        for asked in (query.metadata, query.wanted):
+        self._by_agent = [_said_by(agents, key, query.wanted[key]) for key, agents in query.by_agent.items()]
+        wanted = {key: value for key, value in query.wanted.items() if key not in query.by_agent}
+        for asked in (query.metadata, wanted):
             if others := self._without_labels(asked):
                 self._looked_at.append(Wanted("metadata", others))
         self._values = Wanted("values", dict(query.values)) if query.values else None
@@ -217,7 +221,7 @@ class ThreadSearch:
 
     @property
     def _others(self) -> list[ColumnElement[bool]]:
-        conditions: list[ColumnElement[bool]] = [threads.c.removed_at.is_(None)]
+        conditions: list[ColumnElement[bool]] = [threads.c.removed_at.is_(None), *self._by_agent]
         if self._owner is not None:
             conditions.append(unindexed(threads.c.owner) == self._owner)
         if self._agent is not None:
@@ -280,6 +284,16 @@ class ThreadSearch:
         rows = connection.execute(select(threads).where(threads.c.thread_id.in_(ids)))
         found = {row.thread_id: thread_of(row) for row in rows}
         return [found[thread_id] for thread_id in ids]
+
+
+def _said_by(agents: Collection[str], key: str, value: Any) -> ColumnElement[bool]:
+    """Whether a thread has one of these agents; if it has none yet, whether its metadata say so."""
+    is_theirs = threads.c.agent.in_([plain("by_agent", agent) for agent in agents])
+    text = label_value(plain("metadata", value) if isinstance(value, str) else value)
+    if text is None:
+        return is_theirs
+    own = thread_labels.c.thread_id == threads.c.thread_id
+    return or_(is_theirs, and_(threads.c.agent.is_(None), there_is(*_has_label((key, text)), own)))
 
 
 def _is_one_of(statuses: Sequence[ThreadStatus], column: ColumnElement[Any] = threads.c.status) -> ColumnElement[bool]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from trackside.app.server.authorizing import About
+from trackside.app.server.authorizing import About, threads_wanted
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.thread_records import RecordedThread, ThreadRecordQuery, recorded_thread
 from trackside.app.storage import StoredThread
-from trackside.app.storage.threads import RunsOfThread, ThreadQuery
+from trackside.app.storage.threads import RunsOfThread
 from trackside.harness.types import JsonObject
 
 routes = Routes("Records")
@@ -76,9 +77,9 @@ async def _with_metadata(call: ListCall, metadata: JsonObject) -> tuple[Sequence
     if query.before is not None and not query.before.isdecimal():
         raise HttpError(status=422, detail="before: with metadata it is what X-Pagination-Next said")
     offset = int((query.before or "0")[:9])
-    wanted = ThreadQuery(
+    wanted = replace(
+        threads_wanted(call),
         metadata=metadata,
-        wanted=call.wanted or {},
         status=query.status,
         announced=True,
         agent=query.agent,

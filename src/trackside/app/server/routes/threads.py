@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from trackside.app.server.authorizing import About, copied_metadata, on_thread
+from trackside.app.server.authorizing import About, copied_metadata, on_thread, threads_wanted
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.copying import check_prunable, copy_checkpoints, keep_latest
 from trackside.app.server.failures import HttpError
@@ -266,9 +266,9 @@ def _query(call: Call[Any, Any], asked: ThreadCount) -> ThreadQuery:
         if agent is not None:
             del metadata[ASSISTANT]
             named.add(agent)
-    return ThreadQuery(
+    return replace(
+        threads_wanted(call),
         metadata=metadata,
-        wanted=call.wanted or {},
         values=asked.values or {},
         status=() if len(named) > 1 else asked.status,  # no thread has two
         agent=next(iter(named), None),

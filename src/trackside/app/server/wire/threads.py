@@ -156,7 +156,7 @@ def thread_on_wire(thread: StoredThread, view: ThreadView, select: Collection[st
         created_at=thread.created_at,
         updated_at=thread.updated_at,
         state_updated_at=thread.updated_at,
-        metadata=metadata_of(thread),
+        metadata=metadata_shown(thread),
         status=ThreadStatus.busy.value if view.is_held else thread.status.value,
         config=dict(config_shown(view.config)),
         context={},
@@ -170,8 +170,8 @@ def thread_on_wire(thread: StoredThread, view: ThreadView, select: Collection[st
     return Thread(**{name: getattr(shown, name) for name in select})
 
 
-def metadata_of(thread: StoredThread) -> JsonObject:
-    """What clients find in a thread's metadata: their own, and which agent it had last."""
+def metadata_shown(thread: StoredThread) -> JsonObject:
+    """What clients and handlers find in a thread's metadata: their own, and which agent it had last."""
     if thread.agent is None:
         return dict(thread.metadata)
     return {**thread.metadata, GRAPH: thread.agent, ASSISTANT: assistant_id_of(thread.agent)}
@@ -189,6 +189,16 @@ def agent_meant(metadata: Mapping[str, Any] | None, agents: Collection[str]) -> 
     if isinstance(name := said.get(GRAPH), str):
         return name
     return agent_of(said[ASSISTANT], agents) if isinstance(said.get(ASSISTANT), str) else None
+
+
+def agents_saying(metadata: Mapping[str, Any], agents: Collection[str]) -> dict[str, list[str]]:
+    """Of these metadata those that a thread has by its agent, and which agents say them."""
+    said: dict[str, list[str]] = {}
+    if GRAPH in metadata:
+        said[GRAPH] = [metadata[GRAPH]] if isinstance(metadata[GRAPH], str) else []
+    if ASSISTANT in metadata:
+        said[ASSISTANT] = [agent for agent in agents if assistant_id_of(agent) == metadata[ASSISTANT]]
+    return said
 
 
 _STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(-?\d{1,9})\]")
