@@ -144,6 +144,15 @@ class KeepsThreads(Protocol):
 
 
 @runtime_checkable
+class ForgetsThreads(Protocol):
+    """An agent that keeps threads itself, and can remove what it keeps of them."""
+
+    async def forget_thread(self, thread_id: str) -> None:
+        """Remove what it keeps of a thread that is gone, if anything. It may be asked again, and of threads of others."""
+        ...
+
+
+@runtime_checkable
 class ShowsLastStates(Protocol):
     """An agent that can say of a thread what it was before a step that failed, where it cannot say what that has left."""
 

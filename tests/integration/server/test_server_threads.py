@@ -360,6 +360,30 @@ async def test_what_a_graph_keeps_itself_is_neither_copied_nor_pruned_here(serve
         assert len(await served.client.threads.get_history(thread_id)) == 3
 
 
+class TellsOfRemovals(InMemorySaver):
+    def __init__(self) -> None:
+        super().__init__()
+        self.removed = asyncio.Event()
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        await super().adelete_thread(thread_id)
+        self.removed.set()
+
+
+async def test_what_a_graph_keeps_itself_goes_with_its_thread(serve_agents: Any) -> None:
+    saver = TellsOfRemovals()
+    builder = StateGraph(Log).add_node("say", lambda state: {"log": ["said"]}).add_edge(START, "say")
+    graph = builder.compile(checkpointer=saver)
+    async with serve_agents({"own": graph, "graph": logging_graph()}) as served:
+        gone, kept = [(await served.client.threads.create(graph_id="own"))["thread_id"] for _ in range(2)]
+        for thread_id in (gone, kept):
+            await served.client.runs.wait(thread_id, "own", input={"log": []})
+        await served.client.threads.delete(gone)
+        await asyncio.wait_for(saver.removed.wait(), 20)
+        assert gone not in saver.storage
+        assert len(await served.client.threads.get_history(kept)) == 3
+
+
 @pytest.mark.parametrize(
     ("path", "field", "more"), [("search", "ids", {}), ("prune", "thread_ids", {"strategy": "keep_latest"})]
 )

@@ -16,6 +16,7 @@ from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread, containment
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
+from trackside.app.storage.sweeping import ForgetOfAgent
 from trackside.app.storage.threads import ThreadQuery
 from trackside.harness import ObserverBinding, RunManager, RunSpec
 from trackside.harness.context import RunContext
@@ -464,6 +465,41 @@ async def test_a_saver_that_fails_for_one_thread_holds_up_no_other(store: Store,
     broken = False
     assert (await sweeper.sweep()).forgotten == 1
     assert await states.load(runs[bad].thread_id) is None
+
+
+async def test_an_agent_is_asked_to_forget_its_own_threads_and_holds_up_no_other(store: Store) -> None:
+    async with managing(store, chat=say, pay=say) as manager:
+        runs = [await manager.start(RunSpec(agent)) for agent in ("chat", "pay", "chat")]
+        for run in runs:
+            await run.result()
+        await (await manager.start(RunSpec("pay", thread_id=runs[2].thread_id))).result()
+    threads = store.threads_of(None)
+    unused = (await threads.create(agent="pay")).thread_id
+    chats, pays, boths = [run.thread_id for run in runs]
+    for thread_id in (chats, pays, boths, unused):
+        await threads.remove(thread_id)
+    asked: dict[str, set[str]] = {"chat": set(), "pay": set(), "other": set()}
+    broken = True
+
+    def forgetting(agent: str) -> ForgetOfAgent:
+        async def forget(thread_ids: Any) -> None:
+            asked[agent].update(thread_ids)
+            if broken and agent == "pay":
+                raise ConnectionError("its saver is away")
+
+        return ForgetOfAgent(agent, forget)
+
+    sweeper = store.sweeper(forget=[*map(forgetting, asked)])
+    with pytest.raises(ConnectionError):
+        await sweeper.sweep()
+    assert asked == {"chat": {chats, boths}, "pay": {pays, boths, unused}, "other": set()}
+    left = [one for one in (chats, pays, boths, unused) if await store.thread(one, removed=True) is not None]
+    assert left == [pays, boths, unused]
+    with pytest.raises(ThreadExistsError):
+        await threads.create(pays)
+    broken = False
+    await sweeper.sweep()
+    assert (await threads.create(pays)).thread_id == pays
 
 
 async def test_a_saver_that_is_away_is_not_asked_for_each_of_many_threads(store: Store, manager: RunManager) -> None:

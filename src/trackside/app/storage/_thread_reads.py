@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, literal, select, tuple_
+from sqlalchemy import Connection, Select, literal, select, tuple_, union
 
-from trackside.app.storage._tables import threads
+from trackside.app.storage._tables import runs, threads
 
 PAGE = 500
 """So many threads are seen to together."""
@@ -40,6 +42,19 @@ def ended_to_forget(connection: Connection, after: Waiting | None, *, before: da
 def _to_forget() -> Select[*tuple[Any, ...]]:
     query = select(threads.c.removed_at, threads.c.thread_id)
     return query.where(threads.c.removed_at.is_not(None), ~threads.c.forgotten)
+
+
+def threads_by_agent(
+    connection: Connection, *, thread_ids: Sequence[str], agents: Collection[str]
+) -> Mapping[str, Sequence[str]]:
+    """On which of these threads each of these agents has run, or for which of them it was there."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    asked = (select(each.c.agent, each.c.thread_id) for each in (runs, threads))
+    asked = (query.where(query.selected_columns.thread_id.in_(thread_ids)) for query in asked)
+    for agent, thread_id in connection.execute(union(*asked)):
+        if agent in agents:
+            found[agent].append(thread_id)
+    return found
 
 
 def to_delete(connection: Connection, after: str) -> list[str]:

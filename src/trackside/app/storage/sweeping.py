@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -26,7 +27,7 @@ from trackside.app.storage.errors import StorageError, StoreOptionError
 from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, prune_threads
 
-__all__ = ["ForgetMemory", "Sweeper", "Swept"]
+__all__ = ["ForgetMemory", "ForgetOfAgent", "Sweeper", "Swept"]
 
 logger = logging.getLogger("trackside.storage")
 
@@ -41,6 +42,17 @@ _SURELY_AWAY: Final = 10
 
 type ForgetMemory = Callable[[Sequence[str]], Awaitable[object]]
 """Removes what some threads remember that is kept elsewhere, as in a checkpointer. May be asked again for the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetOfAgent:
+    """The same of what an agent keeps itself. It is asked of those threads alone that were this agent's."""
+
+    agent: str
+    forget: ForgetMemory
+
+    async def __call__(self, thread_ids: Sequence[str]) -> None:
+        await self.forget(thread_ids)
 
 
 class _Find(Protocol):
@@ -183,31 +195,16 @@ class Sweeper:
         return count, failures
 
     async def _forget_elsewhere(self, thread_ids: Sequence[str]) -> dict[str, Exception]:
-        """Those whose memory could not be removed, and why: what fails for one of them is asked for each alone."""
-        failure = await self._ask_to_forget(thread_ids)
-        if failure is None:
-            return {}
-        failed = dict.fromkeys(thread_ids, failure)
-        for number, one in enumerate(thread_ids if len(thread_ids) > 1 else ()):
-            if number == _SURELY_AWAY and len(failed) == len(thread_ids):
-                break
-            failure = await self._ask_to_forget([one])
-            if failure is None:
-                del failed[one]
-            else:
-                failed[one] = failure
+        """Those whose memory could not be removed, and why."""
+        theirs: Mapping[str, Sequence[str]] = {}
+        if agents := [forget.agent for forget in self._forget if isinstance(forget, ForgetOfAgent)]:
+            theirs = await self._readers.run(partial(reads.threads_by_agent, thread_ids=thread_ids, agents=agents))
+        failed: dict[str, Exception] = {}
+        for forget in self._forget:
+            asked = theirs.get(forget.agent, ()) if isinstance(forget, ForgetOfAgent) else thread_ids
+            if asked:
+                failed |= await _failing(forget, asked)
         return failed
-
-    async def _ask_to_forget(self, thread_ids: Sequence[str]) -> Exception | None:
-        """What a checkpointer of somebody else's raised."""
-        try:
-            for forget in self._forget:
-                await forget(thread_ids)
-        except StorageError:
-            raise
-        except Exception as exc:  # noqa: BLE001  # whatever it is: what is asked for here is asked for again
-            return exc
-        return None
 
     async def _delete(self) -> int:
         """Clear the log of threads that were deleted, as far as no subscription needs it."""
@@ -219,6 +216,34 @@ class Sweeper:
             if len(page) < PAGE:
                 return count
             after = page[-1]
+
+
+async def _failing(forget: ForgetMemory, thread_ids: Sequence[str]) -> dict[str, Exception]:
+    """Those that one could not forget, and why: what fails for one of them is asked for each alone."""
+    failure = await _failure_of(forget, thread_ids)
+    if failure is None:
+        return {}
+    failed = dict.fromkeys(thread_ids, failure)
+    for number, one in enumerate(thread_ids if len(thread_ids) > 1 else ()):
+        if number == _SURELY_AWAY and len(failed) == len(thread_ids):
+            break
+        failure = await _failure_of(forget, [one])
+        if failure is None:
+            del failed[one]
+        else:
+            failed[one] = failure
+    return failed
+
+
+async def _failure_of(forget: ForgetMemory, thread_ids: Sequence[str]) -> Exception | None:
+    """What a checkpointer of somebody else's raised."""
+    try:
+        await forget(thread_ids)
+    except StorageError:
+        raise
+    except Exception as exc:  # noqa: BLE001  # whatever it is: what is asked for here is asked for again
+        return exc
+    return None
 
 
 def _check_forget(said: Any) -> None:

@@ -25,7 +25,7 @@ from trackside.app.wiring.database import blaming, open_store
 from trackside.app.wiring.delivering import Deliveries
 from trackside.app.wiring.errors import MissingExtraError, NothingRecordedError
 from trackside.app.wiring.fleet import FleetPart, Membership, Role, joined, with_fleet
-from trackside.app.wiring.forgetting import forgotten_by
+from trackside.app.wiring.forgetting import forgotten_by, forgotten_by_agents
 from trackside.app.wiring.loopback import Loopback, answering_clients
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
@@ -306,7 +306,7 @@ async def open_app(
         authenticator = None
         if not one_run:
             authenticator = await asyncio.to_thread(authenticator_of, settings, store)
-            await stack.enter_async_context(_sweeper(settings, store, checkpointer))
+            await stack.enter_async_context(_sweeper(settings, store, checkpointer, manager.agents))
         loopback = await stack.enter_async_context(answering_clients(manager, serves=role == "server" and not one_run))
         await stack.enter_async_context(manager)
         if fleet_part is not None:
@@ -359,10 +359,11 @@ async def _membership(
     return await stack.enter_async_context(joined(settings, store, streams, role=role, agents=agents))
 
 
-def _sweeper(settings: Settings, store: Store, checkpointer: Any) -> Sweeper:
+def _sweeper(settings: Settings, store: Store, checkpointer: Any, agents: Mapping[str, object]) -> Sweeper:
     """What removes what threads and keys leave behind, once nobody asks for results any more."""
     elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
-    return store.sweeper(forget=forgotten_by(elsewhere), linger=RESULTS_LINGER)
+    forget = [*forgotten_by(elsewhere), *forgotten_by_agents(agents)]
+    return store.sweeper(forget=forget, linger=RESULTS_LINGER)
 
 
 async def _prices(settings: Settings, *, at_once: bool) -> GenaiPrices:

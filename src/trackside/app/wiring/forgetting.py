@@ -1,9 +1,12 @@
-"""How threads that are gone are forgotten by LangGraph's own savers; what the store keeps it forgets itself."""
+"""How threads that are gone are forgotten by LangGraph's own savers and by agents; what the store keeps it forgets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from trackside.harness.states import ForgetsThreads
 
 if TYPE_CHECKING:
     from trackside.app.storage.sweeping import ForgetMemory
@@ -19,3 +22,17 @@ def forgotten_by(checkpointer: Any) -> Sequence[ForgetMemory]:
             await checkpointer.adelete_thread(thread_id)
 
     return [forget]
+
+
+def forgotten_by_agents(agents: Mapping[str, object]) -> Sequence[ForgetMemory]:
+    """What removes what agents keep of their threads themselves."""
+    from trackside.app.storage.sweeping import ForgetOfAgent
+
+    return [
+        ForgetOfAgent(name, partial(_forget, one)) for name, one in agents.items() if isinstance(one, ForgetsThreads)
+    ]
+
+
+async def _forget(agent: ForgetsThreads, thread_ids: Sequence[str]) -> None:
+    for thread_id in thread_ids:
+        await agent.forget_thread(thread_id)

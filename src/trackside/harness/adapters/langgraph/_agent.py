@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -222,6 +223,12 @@ class LangGraphAgent:
     async def replay(self, place: ThreadPlace, steps: Sequence[Sequence[StateUpdate]]) -> JsonObject:
         """As `KeepsThreads`."""
         return await replay(self._graph_with(place.checkpointer), place, steps)
+
+    async def forget_thread(self, thread_id: str) -> None:
+        """As `ForgetsThreads`: what a checkpointer of the graph's own has, unless that can remove nothing."""
+        if isinstance(saver := self._graph.checkpointer, BaseCheckpointSaver):
+            with suppress(NotImplementedError):
+                await saver.adelete_thread(thread_id)
 
     async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
         """As `Describes`."""
