@@ -619,6 +619,38 @@ async def read(ctx, value):
             assert await refused(asked) == 404
 
 
+@pytest.mark.parametrize("closed", [True, False])
+async def test_whom_a_handler_shows_no_agents_no_error_names_them(serve_auth: Any, closed: bool) -> None:
+    code = f"""
+@auth.on.{"assistants" if closed else "store"}
+async def nobody(ctx, value):
+    return False
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,), place.http("ada") as http:
+        thread_id, run = (await ada.threads.create())["thread_id"], {"assistant_id": "no", "input": {}}
+        for path, body in (
+            ("/runs/wait", run),
+            (f"/threads/{thread_id}/runs", run),
+            ("/runs/batch", [run]),
+            ("/runs/crons", run | {"schedule": "* * * * *"}),
+            (f"/threads/{thread_id}/commands", {"id": 1, "method": "run.start", "params": run}),
+        ):
+            text = (await http.post(path, json=body)).text
+            assert "there is no assistant 'no'" in text
+            assert ("there are chat" in text) is not closed, path
+
+
+async def test_who_may_look_at_one_agent_and_search_for_none_is_told_of_no_other(serve_auth: Any) -> None:
+    code = """
+@auth.on.assistants.search
+async def nobody(ctx, value):
+    return False
+"""
+    async with serve_auth(AUTH + code) as place, place.http("ada") as http:
+        assert (await http.get("/assistants/chat")).status_code == 200
+        assert (await http.get("/assistants/no")).json()["detail"] == "there is no assistant 'no'"
+
+
 @pytest.mark.parametrize("key", ["graph_id", "assistant_id"])
 async def test_a_filter_by_agent_goes_by_what_a_threads_metadata_say(serve_auth: Any, key: str) -> None:
     """Which is the agent that it had last, whatever was said when it was made."""

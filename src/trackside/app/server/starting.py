@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from trackside.app.config_headers import headers_for_config, is_said_by_headers
+from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.authorizing import on_thread
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
@@ -41,7 +42,7 @@ LENIENT_RESUME: Final = (
 )
 
 
-def agent_named(assistant: str, manager: RunManager) -> str:
+def agent_named(assistant: str, manager: RunManager, handlers: Handlers | None = None) -> str:
     """The agent that an assistant id or a name means.
 
     Raises:
@@ -49,9 +50,16 @@ def agent_named(assistant: str, manager: RunManager) -> str:
     """
     agent = agent_of(assistant, manager.agents)
     if agent is None:
-        known = ", ".join(sorted(manager.agents)) or "none"
-        raise HttpError(status=422, detail=f"there is no assistant {assistant!r:.120}; there are {known}")
+        raise HttpError(status=422, detail=no_assistant(assistant, manager.agents, handlers))
     return agent
+
+
+def no_assistant(assistant: str, known: Iterable[str], handlers: Handlers | None) -> str:
+    """That there is no such assistant, and which there are: not where a handler decides on who may know that."""
+    why = f"there is no assistant {assistant!r:.120}"
+    if handlers is not None and handlers.decide_on("assistants", "search"):
+        return why
+    return f"{why}; there are {', '.join(sorted(known)) or 'none'}"
 
 
 class Started(NamedTuple):
@@ -85,6 +93,7 @@ async def started(
         TracksideError: the run is not let in.
     """
     parts = call.parts
+    agent_named(call.body.assistant_id, parts.manager, call.handlers)
     headers = _headers_of(call)
     check_own_config(call, call.body.assistant_id)
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes, headers=headers)
@@ -166,6 +175,7 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
         for one in asked
     ]
     for each in calls:
+        agent_named(each.body.assistant_id, manager, call.handlers)
         check_own_config(each, each.body.assistant_id)
     more: Any = {"modes": FOLLOWED_MODES, "headers": _headers_of(call)}
     specs = [spec_of(one.body, manager, one.principal, one.body.thread_id, **more) for one in calls]

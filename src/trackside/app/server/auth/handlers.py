@@ -130,10 +130,7 @@ class Handlers:
         Raises:
             HttpError: the request is refused, or the handler failed.
         """
-        for key in ((resource, action), (resource, _ANY), (_ANY, action), (_ANY, _ANY)):
-            if (handler := self._found.get(key)) is not None:
-                break
-        else:
+        if (handler := self._deciding_on(resource, action)) is None:
             return None
         said = principal.said
         user = said if isinstance(said, self._types.BaseUser) else User(principal)
@@ -149,6 +146,14 @@ class Handlers:
             return wanted_by(answer)
         except ValueError as exc:
             raise Failure(f"{what} returned what cannot be understood: {exc}").answer() from None
+
+    def decide_on(self, resource: Resource, action: Action) -> bool:
+        """Whether one of them does."""
+        return self._deciding_on(resource, action) is not None
+
+    def _deciding_on(self, resource: Resource, action: Action) -> Called | None:
+        keys = ((resource, action), (resource, _ANY), (_ANY, action), (_ANY, _ANY))
+        return next((self._found[key] for key in keys if key in self._found), None)
 
 
 def wanted_by(rules: Any) -> JsonObject:

@@ -194,7 +194,7 @@ async def _run(call: CommandCall, asked: RunCreate) -> Any:
     if asked.stream_subgraphs is None:
         asked.stream_subgraphs = True
     manager = call.parts.manager
-    agent = manager.agents[agent_named(asked.assistant_id, manager)]
+    agent = manager.agents[agent_named(asked.assistant_id, manager, call.handlers)]
     known = getattr(agent, "stream_modes", None)
     modes = _DEFAULT_MODES if known is None else tuple(mode for mode in MODES if mode in known)
     run_call: Call[RunCreate, None] = replace(call, body=asked)  # type: ignore[arg-type, assignment]  # of another body

@@ -15,6 +15,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.starting import no_assistant
 from trackside.app.server.wire.assistants import (
     Assistant,
     AssistantFilter,
@@ -204,8 +205,7 @@ def _named(call: Call[Any, Any]) -> str:
     asked = call.path["assistant_id"]
     name = agent_of(asked, call.parts.manager.agents)
     if name is None or not fits(call, _assistant(call, name).metadata):
-        known = ", ".join(sorted(one.name for one in _all(call))) or "none"
-        raise HttpError(status=404, detail=f"there is no assistant {asked!r:.120}; there are {known}")
+        raise HttpError(status=404, detail=no_assistant(asked, (one.name for one in _all(call)), call.handlers))
     return name
 
 

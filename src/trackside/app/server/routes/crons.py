@@ -154,7 +154,7 @@ async def _create(
         raise HttpError(status=422, detail=f"end_time = {asked.end_time} is over: no run would be started")
     cron = Cron(
         cron_id=new_id(),
-        agent=agent_named(asked.assistant_id, manager),
+        agent=agent_named(asked.assistant_id, manager, call.handlers),
         thread_id=thread_id,
         schedule=asked.schedule,
         timezone=asked.timezone,
