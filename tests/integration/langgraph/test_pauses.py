@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from trackside import RunStatus, current_run
 from trackside.harness.adapters.langgraph import LangGraphAgent, NoCheckpointerError
 from trackside.harness.errors import InvalidSpecError, NotPausedError
+from trackside.harness.states import ThreadPlace
 
 
 class State(TypedDict, total=False):
@@ -195,6 +196,54 @@ async def test_an_answer_to_a_question_that_is_not_open_is_refused(run_context: 
     paused = await agent.run(run_context({"notes": []}))
     with pytest.raises(InvalidSpecError, match=f"waits for {paused.interrupts[0]['id']}, and not for"):
         await agent.run(run_context(command={"resume": {"0" * 32: "late"}}))
+
+
+def going_to_ask(saver: Any) -> Any:
+    """A graph that asks only where a command has it go to do so."""
+
+    async def before(state: State) -> State:
+        return {"notes": ["before"]}
+
+    builder = StateGraph(State).add_node(before).add_node(ask).add_node(after).add_edge(START, "before")
+    return builder.add_edge("ask", "after").compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("goto", ["ask", {"node": "ask", "input": {}}], ids=["node", "node with an input"])
+@pytest.mark.parametrize("by_id", [False, True], ids=["plain", "by id"])
+async def test_a_question_of_a_node_to_which_a_command_has_gone_is_answered(
+    stage: Any, saver: Any, goto: Any, by_id: bool
+) -> None:
+    graph = going_to_ask(saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    asked = await stage.play(graph, thread_id="t", command={"goto": goto})
+    (question,) = asked.interrupts
+    (shown,) = (await LangGraphAgent(graph).state(ThreadPlace(thread_id="t"))).interrupts
+    resume = {question["id"]: "three"} if by_id else "three"
+    answered = await stage.play(graph, thread_id="t", command={"resume": resume})
+
+    assert shown == question
+    assert answered.status is RunStatus.success
+    assert answered.values == {"notes": ["before", "three", "after"]}
+
+
+async def test_what_is_asked_where_a_command_has_gone_is_open_beside_what_was_asked_before(
+    stage: Any, saver: Any
+) -> None:
+    async def other(state: State) -> State:
+        return {"notes": [interrupt("other?")]}
+
+    graph = StateGraph(State).add_node(other).add_node(ask).add_edge(START, "other").compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    asked = await stage.play(graph, thread_id="t", command={"goto": "ask"})
+    plain = await stage.play(graph, thread_id="t", command={"resume": "which?"})
+    answers = {question["id"]: question["value"] for question in asked.interrupts}
+    answered = await stage.play(graph, thread_id="t", command={"resume": answers})
+
+    assert len(answers) == 2
+    assert plain.end["error_type"] == "UnansweredError"
+    assert answered.status is RunStatus.success
+    assert len(answered.values["notes"]) == 2
+    assert all(note in answers.values() for note in answered.values["notes"])
 
 
 async def test_a_question_inside_a_subgraph_is_answered(stage: Any, saver: Any) -> None:

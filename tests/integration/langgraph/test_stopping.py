@@ -587,6 +587,30 @@ async def test_questions_are_answered_by_the_ids_that_they_were_announced_with_a
     assert sorted(done.values["notes"]) == ["one? is one?", "two? is two?"]
 
 
+@pytest.mark.parametrize("goto", ["ask", {"node": "ask", "input": {}}], ids=["node", "node with an input"])
+async def test_a_question_asked_where_a_command_has_gone_is_answered_after_a_rollback(
+    stage: Any, saver: Any, goto: Any
+) -> None:
+    async def ask(state: State) -> State:
+        answer = interrupt("?")
+        return await wait(state) if answer == "hasty" else {"notes": [answer]}
+
+    async def go_on(state: State) -> State:
+        return {}
+
+    builder = StateGraph(State).add_node(go_on).add_node(ask).add_edge(START, "go_on")
+    graph = builder.compile(checkpointer=saver)
+    await stage.play(graph, {"notes": ["one"]}, thread_id="t")
+    asked = await stage.play(graph, thread_id="t", command={"goto": goto, "update": {"notes": ["asked"]}})
+    (question,) = asked.interrupts
+    hasty = {"command": {"resume": "hasty"}, "thread_id": "t", "stream_mode": "custom"}
+    undone = await cancelled(stage, graph, action="rollback", **hasty)
+    assert undone.events[-1].payload["status"] == "interrupted"
+    done = await stage.play(graph, thread_id="t", command={"resume": {question["id"]: "two"}})
+    assert done.status is RunStatus.success, done.result.error
+    assert done.values == {"notes": ["one", "asked", "two"]}
+
+
 async def test_a_rollback_takes_back_messages_that_are_kept_as_deltas(stage: Any, saver: Any) -> None:
     class Delta(TypedDict):
         messages: Annotated[list[AnyMessage], DeltaChannel(_messages_delta_reducer)]

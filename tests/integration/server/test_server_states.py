@@ -189,6 +189,22 @@ async def test_a_run_of_another_agent_that_has_not_begun_hides_nothing_of_a_thre
     assert answered == {"log": ["in", "corrected", "answered because"]}
 
 
+async def test_a_thread_shows_what_a_node_asks_to_which_a_command_has_gone(serve_agents: Any) -> None:
+    builder = StateGraph(Log).add_node("first", step("first")).add_node("ask", ask).add_edge(START, "first")
+    async with serve_agents({"goes": builder.compile()}) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "goes", {"log": []})
+        asked = await runs.wait(thread_id, "goes", command={"goto": "ask"})
+        (found,) = await threads.search(status="interrupted")
+        state = await threads.get_state(thread_id)
+        answered = await runs.wait(thread_id, "goes", command={"resume": "because"})
+
+    assert [question["value"] for question in asked["__interrupt__"]] == ["why?"]
+    assert [*found["interrupts"].values()] == [asked["__interrupt__"]]
+    assert (state["next"], state["interrupts"]) == (["ask"], asked["__interrupt__"])
+    assert answered == {"log": ["first", "answered because"]}
+
+
 async def test_several_questions_stand_in_several_tasks(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         thread_id = await thread_of(served.client, "several", {"log": []})

@@ -13,6 +13,7 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
+from trackside.harness.adapters.langgraph._sent_on import SentOn
 from trackside.harness.errors import TracksideError, UnshownStateError
 from trackside.harness.failures import line_of
 from trackside.harness.states import ThreadPlace
@@ -27,6 +28,9 @@ GRAPH_FAILURES: Final = (
     ValueError,
 )
 """What a graph's channels, reducers and types raise, as storage does not."""
+
+_CHECKPOINTER: Final = "__pregel_checkpointer"
+"""The key of LangGraph's in a config under which a saver takes the place of the graph's."""
 
 _STEPS_BACK: Final = 20
 """So far back a state is looked for that can be shown."""
@@ -43,18 +47,26 @@ def address_of(place: ThreadPlace) -> RunnableConfig:
 
 
 async def state_at(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
-    """The state at a place, as LangGraph shows it.
+    """The state at a place, as LangGraph shows it; also with what is next where a command has sent the thread.
 
     Raises:
         UnshownStateError: it cannot be shown.
     """
     try:
-        return await graph.aget_state(place, subgraphs=subgraphs)
+        return await graph.aget_state(_as_sent_on(graph, place), subgraphs=subgraphs)
     except TracksideError:
         raise
     except GRAPH_FAILURES as exc:
         thread_id = place.get("configurable", {}).get("thread_id")
         raise UnshownStateError(thread_id=thread_id, why=line_of(exc)) from exc
+
+
+def _as_sent_on(graph: Graph, place: RunnableConfig) -> RunnableConfig:
+    """The same place, seen by `SentOn`; one in a graph inside, which no command sends anywhere, as it is."""
+    saver, configurable = checkpointer_of(graph), place.get("configurable", {})
+    if saver is None or configurable.get("checkpoint_ns"):
+        return place
+    return {**place, "configurable": {**configurable, _CHECKPOINTER: SentOn(saver)}}
 
 
 async def look(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:

@@ -17,7 +17,8 @@ from langgraph.checkpoint.base import (
 from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
-from trackside.harness.adapters.langgraph._looking import look
+from trackside.harness.adapters.langgraph._looking import look, state_at
+from trackside.harness.adapters.langgraph._sent_on import NO_TASK
 from trackside.harness.context import RunContext
 
 INTERRUPT = "__interrupt__"
@@ -34,7 +35,6 @@ nothing, of which it applies nothing.
 _ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as are the next
 _AT_STOP = "__trackside_at_stop__"
 _RENAMED = "__trackside_renamed__"
-_NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the input of a step
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
 _KEPT_BY_COPY = frozenset({"parents", "counters_since_delta_snapshot"})  # of its metadata
 
@@ -114,7 +114,7 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
 
 def _unsigned(pending: Sequence[PendingWrite] | None) -> list[PendingWrite]:
     """What waits in a step, but for who has brought it, which changes nothing."""
-    return [(task, key, value) for task, key, value in pending or () if (task, key) != (_NO_TASK, BROUGHT_BY)]
+    return [(task, key, value) for task, key, value in pending or () if (task, key) != (NO_TASK, BROUGHT_BY)]
 
 
 def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, str]:
@@ -195,9 +195,11 @@ async def _put_pending(
     renamed: dict[str, str] = {}
     if not pending:
         return renamed
-    ids = {task.path: task.id for task in (await graph.aget_state(new)).tasks}
-    moves = [(task.id, ids.get(task.path), task.name) for task in (await graph.aget_state(old)).tasks]
-    for old_id, new_id, name in [*moves, (_NO_TASK, _NO_TASK, "")]:
+    if brought := [(channel, value) for task_id, channel, value in pending if task_id == NO_TASK]:
+        await saver.aput_writes(new, brought, NO_TASK)  # first: they may say which tasks there are
+    ids = {task.path: task.id for task in (await state_at(graph, new)).tasks}
+    moves = [(task.id, ids.get(task.path), task.name) for task in (await state_at(graph, old)).tasks]
+    for old_id, new_id, name in moves:
         writes = [(channel, value) for task_id, channel, value in pending if task_id == old_id]
         if writes and new_id is not None:
             answered = sum(len(value) for channel, value in writes if channel == RESUME and isinstance(value, list))
