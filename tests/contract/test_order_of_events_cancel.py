@@ -315,9 +315,15 @@ def test_every_started_run_ends_when_its_loop_is_torn_down(way: Way, turns: int,
             run.message({"type": "human", "content": "still there?"})
             await asyncio.sleep(0)
 
+    async def clumsy(input: Any) -> None:
+        try:
+            await asyncio.sleep(3_600)
+        except asyncio.CancelledError:
+            raise ConnectionError("closed in the middle of an answer") from None
+
     async def story() -> list[Any]:
         runs = way(required(seen))
-        started = [await runs.start(agent, "x", run_id=agent.__name__) for agent in (plain, tidy, chatty)]
+        started = [await runs.start(agent, "x", run_id=agent.__name__) for agent in (plain, tidy, chatty, clumsy)]
         started += [await runs.start(plain, thread_id="shared", run_id=f"shared-{i}") for i in range(3)]
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -329,8 +335,12 @@ def test_every_started_run_ends_when_its_loop_is_torn_down(way: Way, turns: int,
     assert kept
     taken = {event.event_id: event for event in seen.events}.values()  # a dispatch may be repeated under a closing loop
     assert_run_order(taken)
-    assert {e.run_id for e in taken} == {"plain", "tidy", "chatty", "shared-0", "shared-1", "shared-2"}
+    run_ids = {"plain", "tidy", "chatty", "clumsy", "shared-0", "shared-1", "shared-2"}
+    assert {e.run_id for e in taken} == run_ids
     assert told(taken, "shared-2")[0] == f"run_cancelled {'task_cancelled' if way is ByRunAgent else 'shutdown'}"
+    if way is ByManager:
+        ends = {run_id: end_of(taken, run_id).payload.get("cancel_mode") for run_id in run_ids}
+        assert ends == dict.fromkeys(run_ids, "shutdown"), "nobody has cancelled any of them"
 
 
 @both_ways

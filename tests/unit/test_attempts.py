@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -110,6 +111,23 @@ async def test_a_run_that_is_shut_down_says_as_which_run_it_goes_on() -> None:
     ends = [event.payload for event in observer.events if event.event_type == "run_cancelled"]
     assert [(end["cancel_mode"], end.get("retried_as")) for end in ends] == [("interrupt", None), ("shutdown", "again")]
     assert coordinator.shut_down == [False, True]
+
+
+def test_what_has_not_begun_when_its_event_loop_ends_stays_where_it_waits_and_is_not_begun_on_the_way_out() -> None:
+    coordinator, observer = Durable(), RecordingObserver()
+    observers = [required(observer)]
+    manager = RunManager({"sleeper": sleeper}, observers=observers, coordinator=coordinator, max_running=1)
+
+    async def main() -> None:
+        for _ in range(3):
+            await manager.start(RunSpec("sleeper"))
+        sys.exit()
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+    assert manager.closing
+    assert len(coordinator.specs) == 3
+    assert (coordinator.claims, coordinator.shut_down, observer.events) == ([], [], [])
 
 
 @virtual

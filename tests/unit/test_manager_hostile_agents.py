@@ -204,7 +204,7 @@ def test_a_sub_task_that_exits_ends_the_event_loop_and_every_run_is_told_to_its_
     with pytest.raises(SystemExit):
         asyncio.run(main())
     assert_run_order(seen.events)
-    assert told(seen.events, "other")[-2] == "run_cancelled task_cancelled"
+    assert told(seen.events, "other")[-2] == "run_cancelled shutdown"
     assert end_of(seen.events, "guilty")
 
 

@@ -8,7 +8,7 @@ from contextvars import Context
 from typing import Any
 
 from trackside.harness.dispatch import ObserverSet
-from trackside.harness.ending import Stop
+from trackside.harness.ending import TASK_CANCELLED, Stop
 from trackside.harness.errors import ManagerLoopError
 from trackside.harness.execution import Executions
 from trackside.harness.ports import Clock
@@ -63,6 +63,12 @@ class Closing:
         """Whether the calling code may start runs: in the grace only that of a run which is at work, as it needs them."""
         return self._task is None or (not self._stopping and self._runs.waits_for_caller())
 
+    def cancelled_as(self) -> Stop:
+        """Why a run ends whose task is cancelled by somebody else: it was meant, or its event loop ends, which cancels all
+        tasks before any of them goes on, and so the guard as well.
+        """
+        return TASK_CANCELLED if self._guard is None or not self._guard.cancelling() else _SHUTDOWN
+
     async def close(self, grace: float | None) -> None:
         """Close, after `grace` seconds for the runs that are there (None: `patience`), and wait until it is done.
 
@@ -105,7 +111,9 @@ class Closing:
             ManagerLoopError: it has another.
         """
         if self._guard is None:
-            self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
+            closes, loop = self._close_with_the_loop(), asyncio.get_running_loop()
+            # Started at once: cancelled before its first step, it would close nothing.
+            self._guard = asyncio.Task(closes, loop=loop, name="trackside-guard", context=Context(), eager_start=True)
             let_drop(self._guard)  # `__del__` says it
         else:
             self.check_the_loop()

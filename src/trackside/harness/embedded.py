@@ -18,7 +18,7 @@ from trackside.harness.bounding import IN_LINE
 from trackside.harness.budget import Budget
 from trackside.harness.context import call_in_place, current_run, depth_below
 from trackside.harness.dispatch import ObserverSet
-from trackside.harness.ending import Stop
+from trackside.harness.ending import TASK_CANCELLED
 from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
@@ -26,7 +26,7 @@ from trackside.harness.payload import whole
 from trackside.harness.ports import PriceList, SystemClock
 from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.services import Services
-from trackside.harness.types import AgentLimits, CancelMode, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import AgentLimits, RunRecord, RunSpec
 from trackside.harness.worker import RunWorker
 
 
@@ -108,9 +108,6 @@ def _share(loop: asyncio.AbstractEventLoop) -> _Embedded:
             _embedded.pop(other, None)
     embedded = _embedded[loop] = _Embedded()
     return embedded
-
-
-_CALLER_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
 
 
 async def run_agent(
@@ -217,6 +214,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
         agent,
         services=services,
         observers=observers,
+        cancelled_as=lambda: TASK_CANCELLED,
         timeout=timeout_of(spec.timeout),
         budget=Budget.of(spec, AgentLimits()),
         depth=depth_below(parent),
@@ -241,7 +239,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
             await asyncio.wait({task})
         except asyncio.CancelledError as exc:
             if not exc.args or exc.args != cancelled:  # anyio sends the same one over and over
-                worker.stop(_CALLER_CANCELLED)
+                worker.stop(TASK_CANCELLED)
             cancelled = exc.args
             embedded.on_released(record.run_id)  # it has waited long enough
     embedded.on_released(record.run_id)  # also where somebody else cancelled its task while it waited
@@ -253,7 +251,7 @@ async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> No
         if turn is not None:
             await asyncio.wait({turn})
     except asyncio.CancelledError:  # by a closing event loop: the run never starts, but it ends
-        worker.stop(_CALLER_CANCELLED)
+        worker.stop(TASK_CANCELLED)
     await worker.run()
     await worker.see_off()
 

@@ -33,6 +33,10 @@ class Stop:
     """What it fails of; None where the status says it."""
 
 
+TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
+"""Somebody has cancelled a task that the run alone needs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopPolicy:
     """How agents are stopped. Times are seconds.

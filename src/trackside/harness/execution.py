@@ -356,7 +356,7 @@ class Executions:
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
-                worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
+                self._stop_before_it_begins(worker)
             if execution.left:
                 return
             execution.claims = True
@@ -388,6 +388,14 @@ class Executions:
                 self._watchdog.leave()
         if not is_over:  # and may begin anew from here on, in a place and a task of its own
             await self._await_others(execution)
+
+    def _stop_before_it_begins(self, worker: RunWorker) -> None:
+        """Its task was cancelled. Where the event loop ends, those that wait for its place must not get it, either."""
+        stop = worker.cancelled_as()
+        if stop.mode is CancelMode.shutdown:
+            self.part_with([each for each in self.all() if each.waits], stop)
+        else:
+            worker.stop(stop)
 
     def _give_place_back(self, execution: Execution) -> None:
         if not execution.executes:

@@ -413,6 +413,7 @@ class RunManager:
             agent,
             services=self._services,
             observers=self.observers,
+            cancelled_as=self._closing.cancelled_as,
             timeout=self._timeout_of(spec, limits),
             budget=Budget.of(spec, limits),
             stopping=self._stopping,

@@ -32,7 +32,9 @@ class ThreadMemory:
     A step whose failure says `retryable = True` is taken again inside the policy's deadline, as a required observer's is.
     """
 
-    def __init__(self, states: ThreadStates, run: RunContext, policy: DispatchPolicy) -> None:
+    def __init__(self, states: ThreadStates, run: RunContext, policy: DispatchPolicy, *, is_used: bool) -> None:
+        self.is_used = is_used
+        """Whether the run's agent wants the harness to remember its thread."""
         self._states = states
         self._run = run
         self._policy = policy

@@ -50,7 +50,6 @@ from trackside.harness.verdict import end_by, left_by, may_leave_open, say_quest
 
 logger = logging.getLogger("trackside.worker")
 
-_TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
 _FORGOTTEN = "run %s came to no result, and its thread does not remember what was complete of it"
 _LOST = Stop(RunStatus.cancelled, "somebody else has ended the run")  # which nobody is told
 
@@ -70,6 +69,7 @@ class RunWorker:
         *,
         services: Services,
         observers: ObserverSet,
+        cancelled_as: Callable[[], Stop],
         timeout: float | None = None,
         budget: Budget | None = None,
         stopping: StopPolicy | None = None,
@@ -78,6 +78,8 @@ class RunWorker:
         on_stuck: Callable[[str], None] | None = None,
     ) -> None:
         self.record = record
+        self.cancelled_as = cancelled_as
+        """Why it ends where somebody reaches past us for a task of it, and cancels that."""
         self.fatal: KeyboardInterrupt | None = None
         """Ctrl-C that hit the agent or an observer: for whoever awaits the run to raise again once it has ended."""
         self.delivery_error: BaseException | None = None
@@ -90,7 +92,6 @@ class RunWorker:
         self._observers = observers
         self._deadline = UNLIMITED if timeout is None else Deadline(timeout)
         self._on_released = on_released
-        self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
         self._journal = Journal(
             services.prices, None if budget is None else self._check_budget, services.clock.monotonic
         )
@@ -109,7 +110,8 @@ class RunWorker:
             items=services.items,
             depth=depth,
         )
-        self._memory = ThreadMemory(services.states, self._run, observers.policy)
+        uses_memory = getattr(agent, "uses_thread_state", False)
+        self._memory = ThreadMemory(services.states, self._run, observers.policy, is_used=uses_memory)
         self._stop: Stop | None = None
         self._claimed = self._holds_thread = self._lost = self._end_taken = self._is_over = False
         self._thread_before: ThreadStatus | None = None
@@ -205,11 +207,10 @@ class RunWorker:
         """Execute the run; None if it was not to be had, because it was withdrawn or claimed elsewhere, or if it is lost
         and nobody knows yet how it ends.
         """
-        coordinator = self._services.coordinator
         if self._stop is not None:
-            withdrawn = await coordinator.withdraw(self.record.run_id)
+            withdrawn = await self._services.coordinator.withdraw(self.record.run_id)
             return await self.decline(self._stop) if withdrawn else None
-        claim = await coordinator.claim(self.record.run_id)
+        claim = await self._services.coordinator.claim(self.record.run_id)
         if claim is None:
             return None
         self._claimed = self._holds_thread = True
@@ -287,7 +288,7 @@ class RunWorker:
     async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""
         self._stopper.enter()
-        if self._uses_thread_state:
+        if self._memory.is_used:
             if not self._memory.recalled:
                 await self._memory.recall()
             if self._run.resuming:
@@ -319,7 +320,7 @@ class RunWorker:
             try:
                 await asyncio.wait((task, self._outbox.wake()), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
-                self.stop(_TASK_CANCELLED)
+                self.stop(self.cancelled_as())
         self._stopper.let_go()
         return self._outcome_of(task)
 
@@ -328,16 +329,16 @@ class RunWorker:
             return undelivered(self.delivery_error)
         if self._stop is not None:
             return stopped(self._stop)
-        if task.cancelled():  # somebody reached past us for the agent's task, as a closing event loop does
-            return stopped(_TASK_CANCELLED)
+        # Somebody reached past us for the agent's task. What it made of that counts, but not where the event loop ends.
+        if task.cancelled() or (task.cancelling() and self.cancelled_as().mode is CancelMode.shutdown):
+            return stopped(self.cancelled_as())
         outcome = task.result()
         return self._failed(outcome.exception) if isinstance(outcome, Raised) else outcome
 
     def _stop_if_cancelled(self) -> None:
         """Notice a cancel of the supervising task that was held off while a dispatch was being finished (I17)."""
-        task = asyncio.current_task()
-        if self._stop is None and task is not None and task.cancelling():
-            self.stop(_TASK_CANCELLED)
+        if self._stop is None and (task := asyncio.current_task()) is not None and task.cancelling():
+            self.stop(self.cancelled_as())
 
     async def _announce(self, drafts: Sequence[Draft]) -> bool:
         """Emit; False if the run is lost, or a required observer did not take it, which `delivery_error` remembers."""
@@ -359,7 +360,7 @@ class RunWorker:
         if (over := self._spending.excess()) is not None:  # a thread of the agent's told of it too late to be stopped
             return stopped(over)
         try:
-            return end_by(result, self._run, self._journal, remembers=self._uses_thread_state)
+            return end_by(result, self._run, self._journal, remembers=self._memory.is_used)
         except BaseException as exc:  # noqa: BLE001  # what the agent gave may raise when it is read
             return self._failed(exc)
 
@@ -459,7 +460,7 @@ class RunWorker:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
             elif self._calling and not end.untouched and (left := self._left()) is not None:
                 saving = self._memory.begin_to_save(left, finished=False)
-            if self._claimed and self._uses_thread_state and not self._memory.recalled:  # stopped before that
+            if self._claimed and self._memory.is_used and not self._memory.recalled:  # stopped before that
                 await self._memory.recall_late(self._stopper)
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc), saving

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 from tests.integration.runs.stage import Agents
-from tests.integration.storage.coordinator.conftest import Worker
+from tests.integration.storage.coordinator.conftest import Worker, required
+from told_events import told
 
-from trackside import AgentLimits, RunContext, RunSpec
+from trackside import AgentLimits, RunContext, RunManager, RunSpec
 from trackside.app.storage import Store
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.admission import another_attempt
@@ -112,6 +114,46 @@ async def test_a_lost_run_is_started_anew_before_those_that_wait(
     started = (await b.store.events(run_id=again.run_id))[0].event.payload
     assert (started["attempt"], started["retry_of"]) == (2, lost.run_id)
     assert_run_order([stored.event for stored in await b.store.events(thread_id="t")])
+
+
+@pytest.mark.parametrize("in_main", [True, False], ids=["in the main task", "in a task beside it"])
+def test_a_run_whose_program_ends_with_its_event_loop_is_started_anew(url: str, in_main: bool) -> None:
+    """As by a signal handler that calls `sys.exit`: the loop cancels every task, and nobody has cancelled the run."""
+
+    async def work(input: Any, run: RunContext) -> None:
+        if run.attempt == 1:
+            asyncio.get_running_loop().call_soon(sys.exit)
+            await asyncio.Event().wait()
+
+    async def program() -> None:
+        async with Store.open(url) as store:
+            manager = RunManager({AGENT: work}, observers=required(store), coordinator=store.coordinator())
+            async with manager:
+                await (await manager.start(RunSpec(AGENT, run_id="one", thread_id="t", max_attempts=2))).result()
+
+    async def beside() -> None:
+        task = asyncio.create_task(program())
+        await asyncio.Event().wait()
+        await task
+
+    async def next_program() -> list[str]:
+        async with Store.open(url) as store:
+            again = await retry_of(store, "one")
+            async with RunManager({AGENT: work}, observers=required(store), coordinator=store.coordinator()):
+                async for _ in store.follow(run_id=again, types=["run_completed"]):
+                    break
+            return await told(store, "t")
+
+    with pytest.raises(SystemExit):
+        asyncio.run(program() if in_main else beside())
+    assert asyncio.run(next_program()) == [
+        "run_started",
+        "thread_status_updated busy",
+        "run_cancelled shutdown",
+        "run_started",
+        "run_completed success",
+        "thread_status_updated idle",
+    ]
 
 
 class Dawdle(Work):
