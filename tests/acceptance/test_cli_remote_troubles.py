@@ -35,6 +35,12 @@ async def echo(input):
 
 async def sleep(input):
     await asyncio.Event().wait()
+
+async def patient(input, run):
+    run.send({"attempt": run.attempt})
+    if run.attempt == 1 or input == "for ever":
+        await asyncio.Event().wait()
+    return {"came with attempt": run.attempt}
 """
 
 
@@ -271,6 +277,50 @@ def test_ctrl_c_stops_the_run_on_the_server_or_leaves_it_where_that_is_away(
         assert left.returncode == 130
         assert f"run {run_id} was left to the server: No server answers at {server.url}" in err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("way", ["killed", "begun anew"])
+def test_a_run_that_goes_on_as_another_attempt_is_watched_to_the_end_of_that(
+    tmp_path: Path, piped: Piped, forkery: Forkery, way: str
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    settings = "[limits]\nmax_attempts = 2\n[runs]\nshutdown_grace = 0\n"
+    with TracksideServer(tmp_path, "agents.py:patient", settings=settings, forkery=forkery) as server:
+        at = ("--url", server.url)
+        watched, read, stopped = (
+            piped("run", "patient", *asked, *at) for asked in (["x"], ["x", "--json"], ["for ever", "--json"])
+        )
+        assert watched.stdout is not None
+        assert any('{"attempt": 1}' in line for line in watched.stdout)
+        firsts = [next_start(process) for process in (read, stopped)]
+
+        if way == "killed":
+            server.kill()
+            server.restart()
+        else:
+            server.signal(signal.SIGHUP)
+            server.wait_until_ready()
+
+        second = next_start(stopped)
+        stopped.send_signal(signal.SIGINT)
+        (shown, _), (out, _), (last, _) = (process.communicate(timeout=60) for process in (watched, read, stopped))
+
+    assert [process.returncode for process in (watched, read, stopped)] == [0, 0, 130]
+    assert "goes on as run " in shown
+    assert shown.index("goes on as run ") < shown.index('{"attempt": 2}') < shown.index('{"came with attempt": 2}')
+    *events, end = map(json.loads, out.splitlines())
+    (again,) = [event["payload"]["retried_as"] for event in events if "retried_as" in event["payload"]]
+    assert again == end["result"]["run_id"] != firsts[0]
+    assert (end["result"]["status"], end["result"]["output"]) == ("success", {"came with attempt": 2})
+    result = json.loads(last.splitlines()[-1])["result"]
+    assert (result["run_id"], result["status"]) == (second, "cancelled") != (firsts[1], "cancelled")
+
+
+def next_start(run: subprocess.Popen[str]) -> str:
+    """The next attempt of a run that is watched as JSON, once it has started."""
+    assert run.stdout is not None
+    events = map(json.loads, run.stdout)
+    return next(str(event["run_id"]) for event in events if event["event_type"] == "run_started")
 
 
 def positions(tail: subprocess.Popen[str], count: int) -> list[int]:

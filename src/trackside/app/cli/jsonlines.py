@@ -75,6 +75,9 @@ class JsonView:
     def away(self, what: str) -> None:
         """There is nobody to tell."""
 
+    def go_on(self, run_id: str) -> None:
+        """The last event has said it."""
+
     def check(self) -> None:
         """See that what was printed could be printed.
 

@@ -63,8 +63,8 @@ class EventParser:
 class RemoteFollower(AsyncIterator[StoredEvent]):
     """The events of a server's log behind a position, one after another, without end.
 
-    While the server is away it tries again, with growing pauses; what it cannot get over is raised. It ends with the
-    connection that it has.
+    While the server is away it tries again, with growing pauses; what it cannot get over is raised. It reads no longer than
+    the connection is open that it has.
     """
 
     def __init__(
@@ -82,8 +82,9 @@ class RemoteFollower(AsyncIterator[StoredEvent]):
         self._reading.add_done_callback(lambda _: self._awake.set())
 
     def end(self) -> None:
-        """Have the iteration stop."""
+        """Have the iteration stop, and read no more."""
         self._ended = True
+        self._reading.cancel()
         self._awake.set()
 
     @override

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from trackside.app import attempts
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
@@ -159,7 +160,7 @@ async def _follow(server: str, options: RunOptions, start: Start, view: View) ->
             result = await watched.result(signals.insisted)
         if result is None:
             why = f": {watched.failure}" if watched.failure is not None else ""
-            said = f"run {started.run_id} was left to the server{why}"
+            said = f"run {watched.run_id} was left to the server{why}"
             standard_error().print(said.rstrip("."), soft_wrap=True)
             return ExitCode.cancelled
         view.finish(result, connection.home)
@@ -167,18 +168,23 @@ async def _follow(server: str, options: RunOptions, start: Start, view: View) ->
 
 
 class _Watched:
-    """A run of the server that is shown here, and can be stopped."""
+    """A run of the server that is shown here, and can be stopped: one attempt after the other, as which it goes on."""
 
     def __init__(self, connection: Connection, records: RemoteRecords, started: Started, view: View) -> None:
+        self.run_id = started.run_id
+        """That of the attempt that is shown."""
         self.failure: RemoteError | None = None
         """Why the server could not be told to stop it."""
         self._connection = connection
         self._records = records
-        self._run_id, self._thread_id = started.run_id, started.thread_id
-        self._path = path_of_run(started.thread_id, started.run_id)
+        self._thread_id = started.thread_id
         self._view = view
-        self._begun, self._left = asyncio.Event(), asyncio.Event()
+        self._left = asyncio.Event()
         self._number = 0
+
+    @property
+    def _path(self) -> str:
+        return path_of_run(self._thread_id, self.run_id)
 
     async def cancel(self) -> None:
         """Have it stopped; if the server cannot be told, it is left alone."""
@@ -190,29 +196,44 @@ class _Watched:
 
     async def result(self, insisted: asyncio.Event) -> RunResult | None:
         """Show it to its end; None if somebody does not want to wait for that."""
-        shown = asyncio.create_task(self._show_stream(), name="trackside-cli-stream")
-        ended = asyncio.create_task(self._show_events(), name="trackside-cli-events")
+        shown = asyncio.create_task(self._show(), name="trackside-cli-show")
         left = [asyncio.create_task(event.wait(), name="trackside-cli-stop") for event in (insisted, self._left)]
+        tasks: list[asyncio.Task[Any]] = [shown, *left]
         try:
-            await asyncio.wait({ended, *left}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                return None
-            last = ended.result()
-            await asyncio.wait({shown}, timeout=_WITHOUT_END)
-            return await self._result_of(last)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return shown.result() if shown.done() else None
         finally:
-            tasks: list[asyncio.Task[Any]] = [shown, ended, *left]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancelled(*tasks)
 
-    async def _show_events(self) -> RunLifecycleEvent:
-        follower = self._records.follow(0, run_id=self._run_id, on_outage=self._say_away)
-        async for stored in follower:
-            await self._view.on_event(stored.event)
-            self._begun.set()
-            if is_terminal(stored.event.event_type):
-                return stored.event
+    async def _show(self) -> RunResult:
+        last = await self._show_attempt()
+        while (again := attempts.named_in(last.payload)) is not None:
+            self._view.go_on(again)
+            self.run_id = again
+            last = await self._show_attempt()
+        return await self._result_of(last)
+
+    async def _show_attempt(self) -> RunLifecycleEvent:
+        """Show one attempt to its end, which is given back."""
+        begun = asyncio.Event()
+        stream = asyncio.create_task(self._show_stream(begun), name="trackside-cli-stream")
+        try:
+            last = await self._show_events(begun)
+            await asyncio.wait({stream}, timeout=_WITHOUT_END)
+        finally:
+            await _cancelled(stream)
+        return last
+
+    async def _show_events(self, begun: asyncio.Event) -> RunLifecycleEvent:
+        follower = self._records.follow(0, run_id=self.run_id, on_outage=self._say_away)
+        try:
+            async for stored in follower:
+                await self._view.on_event(stored.event)
+                begun.set()
+                if is_terminal(stored.event.event_type):
+                    return stored.event
+        finally:
+            follower.end()
         raise AssertionError  # nobody ends it
 
     def _say_away(self, failure: Exception) -> None:
@@ -222,14 +243,14 @@ class _Watched:
 
     async def _result_of(self, last: RunLifecycleEvent) -> RunResult:
         status = run_status_of(last.event_type, last.payload) or RunStatus.cancelled
-        run = await self._records.run(self._run_id)
+        run = await self._records.run(self.run_id)
         output = None
         if status is RunStatus.success:
             answer = await self._connection.get(f"{self._path}/join")
             said = msgspec.json.decode(answer.body)
             output = None if said == {} else said  # so servers say that nothing came of it
         return RunResult(
-            self._run_id,
+            self.run_id,
             self._thread_id,
             status,
             last.payload.get("error"),
@@ -238,9 +259,9 @@ class _Watched:
             output=output,
         )
 
-    async def _show_stream(self) -> None:
+    async def _show_stream(self, begun: asyncio.Event) -> None:
         """Show what the run says live, taken up again where it was when it is cut; its events say the rest."""
-        await self._begun.wait()
+        await begun.wait()
         last_id: str | None = None
         while True:
             try:
@@ -266,6 +287,12 @@ class _Watched:
                     if (part := _part_of(said, self._number)) is not None:
                         self._view.part(part)
         return last_id
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _part_of(said: ServerSentEvent, number: int) -> StreamPart | StreamGap | None:

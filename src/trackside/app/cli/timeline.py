@@ -133,13 +133,18 @@ class Timeline:
         """
         self._console.check()
 
+    def go_on(self, run_id: str) -> None:
+        """Show how an attempt ended, and that the run goes on as another one."""
+        self._show_end(None)
+        self._rows.print(self._elapsed(), NOTE, f"goes on as run {run_id}", "dim")
+        self._held, self._messages, self._said = [], Messages(), [""]
+
     def finish(self, result: RunResult, home: Home, *, forgotten: bool = False) -> None:
         """Show how the run ended, what came out, what it took, and how to go on from here.
 
         A question that is `forgotten` when the program ends cannot be answered any more.
         """
-        self._show_early()
-        self._show_end(result)
+        self._show_end(result.output)
         if result.error is not None and all(event.payload.get("error") != result.error for event in self._held):
             self._rows.print(self._elapsed(), RUN_LOOKS[result.status], result.error, "red")  # no event could say it
         if self._live is not None:
@@ -157,12 +162,13 @@ class Timeline:
             self._console.print(f"\n{answer_note(asked)}", soft_wrap=True)
             self._console.print(f"  {command}", style="bold", soft_wrap=True)
 
-    def _show_end(self, result: RunResult) -> None:
+    def _show_end(self, output: Any) -> None:
+        self._show_early()
         for message in ([self._flow] if self._flow else []) + list(self._waiting.values()):
             self._take(Piece(message.key, message.look, "", done=True))
         for event in self._held:
             if is_terminal(event.event_type):
-                self._show_output(event, result.output)
+                self._show_output(event, output)
             self._events.print(event)
 
     def _show_output(self, end: RunLifecycleEvent, output: Any) -> None:
