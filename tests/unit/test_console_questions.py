@@ -60,6 +60,81 @@ def test_decisions_are_made_on_each_action_that_is_asked_for() -> None:
     assert json.loads(question.choices[1].json) == {"decisions": [{"type": "reject"}, {"type": "reject"}]}
 
 
+def reviewed(*allowed: tuple[str, list[str]]) -> Any:
+    """What LangChain's `HumanInTheLoopMiddleware` asks about calls of these tools."""
+    return {
+        "action_requests": [{"name": name, "args": {"n": 1}} for name, _ in allowed],
+        "review_configs": [{"action_name": name, "allowed_decisions": kinds} for name, kinds in dict(allowed).items()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "labels"),
+    [
+        (reviewed(("pay", ["approve", "edit", "reject"])), "May it do this?", ["Approve", "Reject"]),
+        (reviewed(("pay", ["approve", "edit"])), "May it do this?", ["Approve"]),
+        (reviewed(("pay", ["edit"])), "May it do this?", []),
+        (reviewed(("ask", ["respond"])), "What does ask(n=1) return?", []),
+        (
+            reviewed(("pay", ["approve", "reject"]), ("ask", ["respond", "reject"])),
+            "May it do these 2 things?",
+            ["Reject"],
+        ),
+        (reviewed(("ask", ["respond"]), ("ask", ["respond"])), "May it do these 2 things?", []),
+        ({**reviewed(("pay", ["edit"])), "review_configs": []}, "May it do this?", ["Approve", "Reject"]),
+        (
+            {"action_requests": [{"name": []}, 7], "review_configs": [{"action_name": {}}, None]},
+            "May it do these 2 things?",
+            ["Approve", "Reject"],
+        ),
+    ],
+)
+def test_a_decision_has_a_button_if_every_action_allows_it(value: Any, text: str, labels: list[str]) -> None:
+    (question,) = questions_of([{"id": "q", "value": value}])
+    assert question.text.text == text
+    assert [choice.label for choice in question.choices] == labels
+    assert question.takes_reason is ("Reject" in labels)
+
+
+def decided(value: Any, typed: str, chosen: str | None = None) -> Any:
+    return answers_of(Answers(question=["a"], answer=[typed], chosen=chosen), {"a"}, {"a": value})["a"]
+
+
+@pytest.mark.parametrize("typed", ["blue,\r\nplease ", "42", '{"colour": "blue"}'])
+def test_what_is_typed_in_the_place_of_an_action_is_what_that_gives_back(typed: str) -> None:
+    value = reviewed(("ask", ["approve", "respond"]))
+    message = typed.replace("\r\n", "\n").strip()
+    assert decided(value, typed) == {"decisions": [{"type": "respond", "message": message}]}
+    said = {"decisions": [{"type": "approve"}]}
+    assert decided(value, json.dumps(said)) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [
+        (reviewed(("pay", ["approve", "edit"])), "yes, please"),
+        (reviewed(("pay", ["approve", "edit"])), '{"decisions": [{"type": "reject"}]}'),
+        (reviewed(("pay", ["approve", "edit"])), '{"decisions": [{"type": ["approve"]}, 7]}'),
+        (reviewed(("pay", ["approve"]), ("ask", ["respond"])), '{"decisions": [{"type": "approve"}]}'),
+        (reviewed(("ask", ["respond"]), ("ask", ["respond"])), "blue"),  # to which of the two nobody knows
+    ],
+)
+def test_what_may_not_be_decided_is_refused_with_what_may(value: Any, typed: str) -> None:
+    with pytest.raises(
+        HttpError, match=r"a decision on each of its actions, as .*; what may be decided is "
+    ) as refused:
+        decided(value, typed)
+    assert refused.value.status == 422
+
+
+def test_a_decision_that_a_page_offered_is_refused_where_it_may_not_be_made() -> None:
+    (question,) = questions_of([{"id": "a", "value": {**reviewed(("pay", ["edit"])), "review_configs": []}}])
+    chosen = question.chosen(question.choices[0])
+    assert decided(reviewed(("pay", ["approve"])), "", chosen) == {"decisions": [{"type": "approve"}]}
+    with pytest.raises(HttpError, match="what may be decided is edit"):
+        decided(reviewed(("pay", ["edit"])), "", chosen)
+
+
 def test_a_breakpoint_is_gone_on_from() -> None:
     stop = stop_in({"next": ["send"], "checkpoint": {"checkpoint_id": "c-1"}})
     (question,) = questions_of([stop])
@@ -155,7 +230,7 @@ def test_a_no_to_a_call_of_a_tool_says_why_and_nothing_else_fits(more: dict[str,
     yes, no = (question.chosen(choice) for choice in question.choices)
 
     def answer(typed: str, chosen: str | None = None) -> Any:
-        return answers_of(Answers(question=["a"], answer=[typed], chosen=chosen), {"a"}, {"a"})["a"]
+        return answers_of(Answers(question=["a"], answer=[typed], chosen=chosen), {"a"}, {"a": value})["a"]
 
     assert (answer("", yes), answer("too much", yes), answer("", no)) == (True, True, False)
     for given in (answer(" too\r\nmuch", no), answer("no"), answer('{"approved": true}')):
@@ -197,11 +272,13 @@ def test_texts_of_all_languages_are_shown_as_they_are(text: str) -> None:
 
 
 def test_what_is_chosen_for_several_questions_goes_together_and_the_others_stay_open() -> None:
-    asked = [{"id": one, "value": {"tool": "grant", "arguments": {"n": one}, "kind": "approval"}} for one in "abc"]
+    asked: list[Any] = [
+        {"id": one, "value": {"tool": "grant", "arguments": {"n": one}, "kind": "approval"}} for one in "abc"
+    ]
     yes, no = ([question.chosen(question.choices[at]) for question in questions_of(asked)] for at in (0, 1))
     given = Answers(question=["a", "b", "c"], answer=["", "too much", ""], choice=[yes[0], no[1], ""])
     expected = {"a": True, "b": {"approved": False, "message": "too much"}}
-    assert answers_of(given, {"a", "b", "c"}, {"a", "b", "c"}) == expected
+    assert answers_of(given, {"a", "b", "c"}, {one["id"]: one["value"] for one in asked}) == expected
 
 
 def test_answers_are_read_in_words_beside_their_questions() -> None:

@@ -150,6 +150,31 @@ async def test_two_questions_are_answered_together_and_one_by_one(serve_more: An
             assert values["decided"] == {"decisions": [decision] * 2}
 
 
+async def test_nothing_is_decided_but_what_the_agent_allows(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "decides", {"allowed": ["approve", "edit"]})
+        page = await seen.go(f"/ui/threads/{thread_id}")
+        buttons, field = page.locator("form.answer button"), page.locator("form.answer textarea")
+        await expect(buttons).to_contain_text(["Approve", "Answer"])
+        await page.get_by_text("Answer with something else").click()
+        await page.get_by_role("textbox", name="Decisions as JSON").fill("no, thanks")
+        await page.get_by_role("button", name="Answer", exact=True).click()
+        await expect(page.get_by_text("what may be decided is approve or edit")).to_be_visible()
+        seen.complaints.clear()  # a 422
+        assert len((await client.get(f"/threads/{thread_id}/runs")).json()) == 1
+
+        thread_id = await thread_with(client, "decides", {"allowed": ["respond"]})
+        await seen.go(f"/ui/threads/{thread_id}")
+        await expect(page.locator("#thread-asks")).to_contain_text('What does send_mail(to="ada") return?')
+        await expect(buttons).to_have_text(["Answer"])
+        await field.fill("blue, please")
+        await buttons.click()
+        await expect(page.locator(".run-block.status-success")).to_have_count(1)
+        values = (await client.get(f"/threads/{thread_id}")).json()["values"]
+        assert values["decided"] == {"decisions": [{"type": "respond", "message": "blue, please"}]}
+
+
 async def test_what_a_function_agent_was_asked_and_gave_is_told_run_by_run(serve: Any, visit: Any) -> None:
     server = await serve()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:

@@ -129,7 +129,9 @@ async def decides(input: Any, run: RunContext) -> Any:
     """Wants two actions to be approved, as LangChain's agents ask for it, and does them when a file is there."""
     if run.resume is None:
         requests = [{"name": "send_mail", "args": {"to": "ada"}}, {"name": "delete_file", "args": {}}]
-        run.interrupt({"action_requests": requests, "review_configs": []})
+        allowed = input.get("allowed") if isinstance(input, dict) else None
+        configs = [{"action_name": one["name"], "allowed_decisions": allowed} for one in requests if allowed]
+        run.interrupt({"action_requests": requests[:1] if allowed else requests, "review_configs": configs})
     while isinstance(input, dict) and "until" in input and not Path(input["until"]).exists():
         await asyncio.sleep(0.02)
     return {"decided": run.resume}

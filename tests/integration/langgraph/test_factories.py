@@ -23,7 +23,7 @@ from trackside import NotAnAgentError, RunStatus, as_agent
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.adapters.langgraph import GraphFactory
 from trackside.harness.bounding import DispatchPolicy
-from trackside.harness.states import Caller, Describes, ForgetsThreads, KeepsThreads, ThreadPlace
+from trackside.harness.states import Caller, Describes, KeepsThreads, ThreadPlace
 from trackside.testing import RecordingObserver
 
 
@@ -615,23 +615,3 @@ async def test_an_answer_whose_question_nobody_could_find_is_none_to_the_next_on
 async def test_a_context_that_does_not_fit_is_the_callers_fault(stage: Any) -> None:
     outcome = await stage.play(of_both, {}, context={"colour": "red"})
     assert "is no Tenant" in (outcome.result.error or "")
-
-
-class RemovesNothing(InMemorySaver):
-    async def adelete_thread(self, thread_id: str) -> None:
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize(("saver", "asked"), [(InMemorySaver(), 2), (RemovesNothing(), 2), (None, 1)])
-async def test_a_graph_is_made_to_forget_a_thread_unless_others_keep_it(saver: Any, asked: int) -> None:
-    made: list[str] = []
-
-    def make(config: RunnableConfig) -> Any:
-        made.append(config["configurable"]["thread_id"])
-        return saying("x").compile(checkpointer=saver)
-
-    agent = as_agent(make)
-    assert isinstance(agent, ForgetsThreads)
-    for thread_id in ("t", "u"):
-        await agent.forget_thread(thread_id)
-    assert made == ["t", "u"][:asked]

@@ -8,7 +8,7 @@ another question that is asked meanwhile; that a stopped thread shall go on, by 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -48,6 +48,8 @@ class Choice(NamedTuple):
 
 _YES: Final = (Choice("Yes", "true"), Choice("No", "false"))
 _GO_ON: Final = (Choice("Go on", "true"),)
+_DECISIONS: Final = (("Approve", "approve"), ("Reject", "reject"))
+_RESPOND: Final = "respond"  # what a human has typed is what the action gives back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class Question:
     """The answers that it is likely to want; any other can be typed."""
     takes_reason: bool = False
     """Whether what is typed goes along with a choice."""
+    takes_text: bool = True
+    """Whether a text that is typed is an answer by itself."""
     is_approval: bool = False
     """Whether nothing fits but a yes, or a no that may say why."""
     is_stop: bool = False
@@ -111,9 +115,7 @@ def _question(interrupt: Mapping[str, Any]) -> Question:
         return Question(id=own, text=cut(text), more=more, choices=choices, takes_reason=takes, is_approval=takes)
     requests = value.get("action_requests")
     if isinstance(requests, list) and requests:
-        text = "May it do this?" if len(requests) == 1 else f"May it do these {len(requests)} things?"
-        choices = _decisions(len(requests))
-        return Question(id=own, text=cut(text), more=json_cut(value), choices=choices, takes_reason=True)
+        return _review(own, value, requests)
     return _asked(own, value)
 
 
@@ -135,10 +137,41 @@ def called(tool: str, arguments: Any) -> str:
     return said if len(said) <= _MOST_OF_CALL else f"{said[:_MOST_OF_CALL]}…)"
 
 
-def _decisions(number: int) -> tuple[Choice, ...]:
-    """The same decision on each action that an agent wants to do, as LangChain's agents wait for them."""
-    both = (("Approve", "approve"), ("Reject", "reject"))
-    return tuple(Choice(label, json_text({"decisions": [{"type": kind}] * number})) for label, kind in both)
+def _review(own: str | None, value: Mapping[str, Any], requests: Sequence[Any]) -> Question:
+    """What is decided on actions that an agent wants to do: the same on each by a button, which is there if all allow it."""
+    number, allowed = len(requests), _allowed_decisions(value)
+    every: Collection[str] = (
+        {kind for _, kind in _DECISIONS} if allowed is None else set.intersection(*map(set, allowed))
+    )
+    text = "May it do this?" if number == 1 else f"May it do these {number} things?"
+    if number == 1 and every == {_RESPOND}:
+        text = f"What does {called(str(requests[0]['name']), requests[0].get('args'))} return?"
+    return Question(
+        id=own,
+        text=cut(text),
+        more=json_cut(value),
+        choices=tuple(_on_each(label, kind, number) for label, kind in _DECISIONS if kind in every),
+        takes_reason="reject" in every,
+        takes_text=allowed is None or (number == 1 and _RESPOND in every),
+    )
+
+
+def _on_each(label: str, kind: str, number: int) -> Choice:
+    return Choice(label, json_text({"decisions": [{"type": kind}] * number}))
+
+
+def _allowed_decisions(value: Any) -> list[frozenset[str]] | None:
+    """What may be decided on each action that a LangChain agent asks about; None: it does not ask so, or does not say."""
+    if not isinstance(value, Mapping):
+        return None
+    requests, configs = value.get("action_requests"), value.get("review_configs")
+    if not (isinstance(requests, list) and requests and isinstance(configs, list)):
+        return None
+    known = [one for one in configs if isinstance(one, Mapping) and isinstance(one.get("allowed_decisions"), list)]
+    by_name = {str(one.get("action_name")): frozenset(map(str, one["allowed_decisions"])) for one in known}
+    found = [by_name.get(str(one.get("name"))) if isinstance(one, Mapping) else None for one in requests]
+    allowed = [one for one in found if one is not None]
+    return allowed if len(allowed) == len(found) else None
 
 
 def _asked(own: str | None, value: Mapping[str, Any]) -> Question:
@@ -195,25 +228,30 @@ class _Chosen(Struct, kw_only=True):
     answer: Any
 
 
-def answers_of(given: Answers, open_ids: Collection[str], approvals: Collection[str] = ()) -> dict[str, Any]:
+def answers_of(given: Answers, open_ids: Collection[str], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The answers by the ids of their questions.
 
     Args:
         given: what the form says.
         open_ids: the questions that the thread waits for, or the stop at which it stands.
-        approvals: those of them that only a yes or a no answers (`is_approval`).
+        asked: by their ids what they ask.
 
     Raises:
-        HttpError: there is no answer, it is not the JSON that it is said to be, or the question is not open any more.
+        HttpError: there is no answer, it is not the JSON that it is said to be, whoever has asked would not take it, or the
+            question is not open any more.
     """
+    asked = asked or {}
     typed = dict(zip(given.question, given.answer, strict=False))
-    answers = _together(given, typed, approvals) if given.chosen is None else _chosen(given.chosen, typed, approvals)
+    answers = _together(given, typed, asked) if given.chosen is None else _chosen(given.chosen, typed, asked)
     if not answers:
         raise HttpError(status=422, detail="there is no answer yet: write one")
     if not {*answers} <= {*open_ids}:
         raise HttpError(status=409, detail=ANSWERED)
-    for question in {*approvals} & answers.keys():
-        _check_approval(answers[question])
+    for question, answer in answers.items():
+        if is_approval(asked.get(question)):
+            _check_approval(answer)
+        elif (allowed := _allowed_decisions(asked.get(question))) is not None:
+            _check_decisions(answer, allowed)
     return answers
 
 
@@ -225,6 +263,23 @@ def _check_approval(answer: Any) -> None:
             'this is answered by Yes or No; a No may say why. Write yes or no, or {"approved": false, "message": "why"}'
         )
         raise HttpError(status=422, detail=why) from exc
+
+
+def _check_decisions(answer: Any, allowed: Sequence[Collection[str]]) -> None:
+    decisions = _decisions_in(answer)
+    if decisions is not None and len(decisions) == len(allowed):
+        kinds = [one.get("type") if isinstance(one, Mapping) else None for one in decisions]
+        if all(kind in some for kind, some in zip(kinds, allowed, strict=True)):
+            return
+    each = "; ".join(" or ".join(sorted(some)) for some in allowed)
+    example = json_text({"decisions": [{"type": min(some, default="")} for some in allowed]})
+    why = f"this is answered by a decision on each of its actions, as {example}; what may be decided is {each}"
+    raise HttpError(status=422, detail=why)
+
+
+def _decisions_in(answer: Any) -> list[Any] | None:
+    decisions = answer.get("decisions") if isinstance(answer, Mapping) else None
+    return decisions if isinstance(decisions, list) else None
 
 
 def closed_by(asked: Mapping[str, Any] | None, open_ids: Collection[str]) -> frozenset[str]:
@@ -255,38 +310,51 @@ def request_of(
     return {**asked, "multitask_strategy": "reject"} if is_first else asked
 
 
-def _together(given: Answers, typed: Mapping[str, str], approvals: Collection[str]) -> dict[str, Any]:
+def _together(given: Answers, typed: Mapping[str, str], asked: Mapping[str, Any]) -> dict[str, Any]:
     """What is chosen for some questions and typed for others."""
     chosen: dict[str, Any] = {}
     for choice in filter(None, given.choice):
-        chosen |= _chosen(choice, typed, approvals)
-    return _typed(given, {*chosen}) | chosen
+        chosen |= _chosen(choice, typed, asked)
+    return _typed(given, {*chosen}, asked) | chosen
 
 
-def _chosen(chosen: str, typed: Mapping[str, str], approvals: Collection[str]) -> dict[str, Any]:
+def _chosen(chosen: str, typed: Mapping[str, str], asked: Mapping[str, Any]) -> dict[str, Any]:
     try:
         of = msgspec.json.decode(chosen, type=_Chosen)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise HttpError(status=422, detail=f"the choice cannot be read: {exc}") from exc
     question = of.question or ""
     reason = typed.get(question, "")
-    if question in approvals and of.answer is False and reason.strip():
+    if is_approval(asked.get(question)) and of.answer is False and reason.strip():
         return {question: {"approved": False, "message": _lines(reason).strip()}}
     return {question: _with_reason(of.answer, reason)}
 
 
 def _with_reason(answer: Any, typed: str) -> Any:
     """A rejection says why, if somebody has written it."""
-    decisions = answer.get("decisions") if isinstance(answer, dict) else None
-    if not typed.strip() or not isinstance(decisions, list) or any(one != {"type": "reject"} for one in decisions):
+    decisions = _decisions_in(answer)
+    if not typed.strip() or decisions is None or any(one != {"type": "reject"} for one in decisions):
         return answer
     return {"decisions": [{**one, "message": _lines(typed).strip()} for one in decisions]}
 
 
-def _typed(given: Answers, but: Collection[str]) -> dict[str, Any]:
+def _typed(given: Answers, but: Collection[str], asked: Mapping[str, Any]) -> dict[str, Any]:
     ways = [*given.read_as, *["auto"] * len(given.question)]
     every = zip(given.question, given.answer, ways, strict=False)
-    return {question: value_of(text, way) for question, text, way in every if text.strip() and question not in but}
+    return {
+        question: _responded(value_of(text, way), text, asked.get(question))
+        for question, text, way in every
+        if text.strip() and question not in but
+    }
+
+
+def _responded(answer: Any, typed: str, value: Any) -> Any:
+    """What is typed in an action's place, where that may be; of several actions nobody knows in which one's."""
+    match _allowed_decisions(value):
+        case [allowed] if _RESPOND in allowed and _decisions_in(answer) is None:
+            return {"decisions": [{"type": _RESPOND, "message": _lines(typed).strip()}]}
+        case _:
+            return answer
 
 
 def value_of(text: str, way: str = "auto", *, what: str = "the answer") -> Any:

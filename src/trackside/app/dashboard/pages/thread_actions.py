@@ -14,7 +14,6 @@ from trackside.app.dashboard.questions import (
     STOP,
     Answers,
     answers_of,
-    is_approval,
     questions_of,
     request_of,
     stop_in,
@@ -87,7 +86,7 @@ async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, An
         stops = await _own_stops(call, (state["metadata"] or {}).get("run_id"))
     if not open_ids:
         raise HttpError(status=409, detail=ANSWERED)
-    answers = answers_of(call.body, open_ids, {str(one["id"]) for one in asked if is_approval(one.get("value"))})
+    answers = answers_of(call.body, open_ids, {str(one["id"]): one.get("value") for one in asked})
     return (thread.metadata or {}).get(GRAPH), answers, request_of(answers, stops=stops, is_first=is_free)
 
 
