@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage
@@ -41,6 +43,15 @@ async def waits(input: Any, run: RunContext) -> Any:
     while True:
         run.send({"still": "here"})
         await asyncio.sleep(0.2)
+
+
+async def patient(input: Any, run: RunContext) -> Any:
+    """Counts until a file is there, and in its first attempt for ever."""
+    for number in itertools.count():
+        if run.attempt > 1 and Path("go").exists():
+            return {"came with attempt": run.attempt}
+        run.send({"attempt": run.attempt, "number": number})
+        await asyncio.sleep(0.02)
 
 
 async def works(input: Any, run: RunContext) -> Any:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.async_api import Route, expect
+from playwright.async_api import Page, Route, expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PATIENT = """
+[agents]
+patient = "console_agents.py:patient"
+[limits]
+max_attempts = 2
+[runs]
+shutdown_grace = 0
+"""
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 async def test_an_agent_is_tried_in_the_playground_and_seen_in_the_lists(serve_more: Any, visit: Any) -> None:
@@ -230,3 +246,72 @@ async def test_the_newest_input_is_offered_and_what_was_written_is_kept_when_the
         await page.get_by_role("button", name="Send", exact=True).click()
         await expect(page.locator("#play-log")).to_contain_text("It failed")
         await expect(page.locator("#play-input")).to_have_value("a long letter")
+
+
+async def send(page: Page, text: str = "Go on") -> None:
+    await page.locator("#play-input").fill(text)
+    await page.get_by_role("button", name="Send").click()
+
+
+async def counted(page: Page, number: int) -> list[int]:
+    """What `patient` has counted in the attempt that is shown last, once so many are there."""
+    parts = page.locator(".play-parts").last
+    await expect(parts).to_contain_text(f'"number":{number}}}', timeout=30_000)
+    return [json.loads(line)["number"] for line in (await parts.inner_text()).splitlines()]
+
+
+async def test_a_run_is_followed_to_the_end_of_its_last_attempt(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve(PATIENT)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/patient")
+        log, stop = page.get_by_role("log"), page.get_by_role("button", name="Stop")
+        lost = log.get_by_text("The connection was lost, and is asked for again.")
+        goes_on = log.get_by_text("It was broken off, and goes on as another attempt.")
+
+        await send(page)
+        await counted(page, 3)
+        await asyncio.to_thread(server.kill)
+        await expect(lost).to_be_visible()
+        await asyncio.to_thread(server.restart)
+        await expect(goes_on).to_have_count(1, timeout=60_000)
+        await expect(lost).to_have_count(0)
+        await expect(log.locator(".play-parts").last).to_contain_text('"attempt":2')
+        await stop.click()
+        await expect(log.locator(".status-cancelled")).to_have_count(1)
+        await expect(stop).to_be_hidden()
+        seen.complaints.clear()  # the browser tells of each request that nobody answered
+
+        await send(page)
+        await expect(log.locator(".play-parts").last).to_contain_text('"attempt":1')
+        await asyncio.to_thread(server.signal, signal.SIGHUP)
+        await asyncio.to_thread(server.wait_until_ready)
+        await expect(goes_on).to_have_count(2, timeout=60_000)
+        await expect(log.locator(".play-parts").last).to_contain_text('"attempt":2')
+        (tmp_path / "go").touch()
+        await expect(log.locator(".status-success")).to_have_count(1)
+        await expect(log).to_contain_text('"came with attempt": 2')
+        await expect(log.get_by_text("It failed")).to_have_count(0)
+        seen.complaints.clear()
+
+
+async def test_what_is_said_while_nobody_looks_holds_no_connection_and_is_not_missed(serve: Any, visit: Any) -> None:
+    server = await serve(PATIENT)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/patient")
+        pages = [page, *[await page.context.new_page() for _ in range(5)]]
+        for one in pages:
+            await one.goto(f"{server.url}/ui/agents/patient")
+            await send(one)
+            await counted(one, 3)
+            await one.evaluate(HIDE, True)
+        other = await page.context.new_page()
+        await other.goto(f"{server.url}/ui/runs")  # browsers have six connections to a server
+        await expect(other.locator("#liveness")).to_have_text("live")
+        assert await other.evaluate("fetch('/ok').then((answer) => answer.status)") == 200
+
+        before = (await counted(page, 3))[-1]
+        await page.evaluate(HIDE, False)
+        numbers = await counted(page, before + 20)
+        assert numbers == list(range(len(numbers)))
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.locator(".status-cancelled")).to_have_count(1)

@@ -41,6 +41,7 @@ NAMES: Final = (
     "run.js",
     "runs.css",
     "runs.js",
+    "shown.js",
     "subscriptions.css",
     "subscriptions.js",
     "theme.js",

@@ -1,28 +1,25 @@
 // The playground: starts runs as any client of the API does, and shows what they say as it comes.
 // What agents say is set as text, never as markup.
 
+import { LONGEST, log, made, Shown } from "./shown.js";
+
 const root = document.querySelector('meta[name="trackside-root"]').content;
 const token = document.querySelector('meta[name="trackside-token"]').content;
 const at = (path) => `${root}${path}`;
 const place = document.getElementById("playground");
-const log = document.getElementById("play-log");
 
-/** An element with a class and a text. */
-function made(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  return element;
-}
+const RECALLED = 20; // messages of a thread that was begun elsewhere
+const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
+const FOR_GOOD = [401, 403, 404, 422]; // statuses with which asking again makes no sense
 
 /** Ask the API; the answer, or an error with the status, whose message is what the server says. */
-async function ask(method, path, body, signal) {
+async function ask(method, path, body, signal, headers = {}) {
   let response;
   try {
     response = await fetch(at(path), {
       method,
       signal,
-      headers: { Accept: "application/json", ...(method === "GET" ? {} : { "Content-Type": "application/json", "X-CSRF-Token": token }) },
+      headers: { Accept: "application/json", ...(method === "GET" ? {} : { "Content-Type": "application/json", "X-CSRF-Token": token }), ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -34,12 +31,13 @@ async function ask(method, path, body, signal) {
   throw Object.assign(new Error(said.detail ?? `The server answered with ${response.status}.`), { status: response.status });
 }
 
-/** The server-sent events of a response, one after the other: `{ event, data }`. */
+/** The server-sent events of a response, one after the other: `{ event, data, id }`, with the last id that was said. */
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let event = "message";
   let data = [];
+  let id = null;
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
@@ -48,123 +46,13 @@ async function* eventsOf(response) {
     rest = lines.pop();
     for (const line of lines) {
       if (line === "") {
-        if (data.length) yield { event, data: JSON.parse(data.join("\n")) };
+        if (data.length) yield { event, data: JSON.parse(data.join("\n")), id };
         event = "message";
         data = [];
       } else if (line.startsWith("event:")) event = line.slice(6).trim();
+      else if (line.startsWith("id:")) id = line.slice(3).trim();
       else if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
     }
-  }
-}
-
-/** The text of a message's content. */
-function textOf(content) {
-  if (typeof content === "string") return content;
-  if (!Array.isArray(content)) return content == null ? "" : JSON.stringify(content);
-  return content.map((part) => (typeof part === "string" ? part : part.text ?? part.thinking ?? "")).join("");
-}
-
-const SPEAKERS = { human: "Human", user: "Human", ai: "AI", assistant: "AI", AIMessageChunk: "AI", tool: "Tool", system: "System" };
-const CLASSES = { Human: "human", AI: "ai", Tool: "tool", System: "system" };
-
-const RECALLED = 20; // messages of a thread that was begun elsewhere
-const LONGEST = 20_000; // characters of a message
-
-/** What one run has said, in the log. */
-class Shown {
-  constructor() {
-    this.byId = new Map(); // elements of messages
-    this.parts = null; // what was said beside messages
-    this.said = 0;
-  }
-
-  add(speaker, text) {
-    const entry = made("article", `message message-${CLASSES[speaker] ?? "other"}`);
-    const header = made("header");
-    header.append(made("b", "", speaker));
-    const body = made("div", "message-text", text);
-    body.dir = "auto";
-    entry.append(header, body);
-    this.append(entry);
-    return entry;
-  }
-
-  append(element) {
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    log.append(element);
-    if (atEnd) log.scrollTop = log.scrollHeight;
-  }
-
-  /** A message, or a piece of one. */
-  message(message, isRecalled = false) {
-    const kind = message.type ?? message.role ?? "ai";
-    if (!isRecalled && (kind === "human" || kind === "user")) return;
-    const speaker = SPEAKERS[kind] ?? String(kind);
-    let entry = this.byId.get(message.id);
-    if (!entry) {
-      entry = this.add(speaker, "");
-      this.byId.set(message.id ?? Symbol(), entry);
-      this.said += 1;
-    }
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    const body = entry.querySelector(".message-text");
-    const text = textOf(message.content).slice(0, LONGEST);
-    const isPiece = String(kind).endsWith("Chunk");
-    if (isPiece) body.append(text);
-    else body.textContent = text;
-    entry.classList.toggle("is-streaming", isPiece);
-    for (const call of message.tool_calls ?? []) {
-      if (!call.name || entry.querySelector(`[data-call="${CSS.escape(String(call.id))}"]`)) continue;
-      const line = made("div", "tool-call");
-      line.dataset.call = call.id;
-      line.append(made("span", "soft", "calls "), made("code", "", call.name));
-      const args = JSON.stringify(call.args ?? {});
-      if (!isPiece && args !== "{}") line.append(" ", made("code", "tool-arguments", args.slice(0, 2_000)));
-      entry.append(line);
-    }
-    if (atEnd) log.scrollTop = log.scrollHeight;
-  }
-
-  /** Something else that an agent says as it goes. */
-  part(value) {
-    if (!this.parts) {
-      this.parts = made("pre", "play-parts");
-      this.parts.tabIndex = 0;
-      this.parts.setAttribute("aria-label", "What it said as it went");
-      this.append(this.parts);
-    }
-    const text = typeof value === "string" ? value : JSON.stringify(value);
-    this.parts.append(`${this.parts.textContent ? "\n" : ""}${text.slice(0, 4_000)}`);
-    this.parts.scrollTop = this.parts.scrollHeight;
-    log.scrollTop = log.scrollHeight;
-  }
-
-  problem(text) {
-    const said = made("p", "problem", text);
-    said.setAttribute("role", "alert");
-    this.append(said);
-  }
-
-  /** At the end nothing comes any more. */
-  settle() {
-    for (const entry of this.byId.values()) entry.classList.remove("is-streaming");
-  }
-
-  /** What has come out, if the messages have not said it already. */
-  output(values) {
-    if (values == null || this.said) return;
-    const messages = Array.isArray(values.messages) ? values.messages : null;
-    const last = messages?.[messages.length - 1];
-    if (last && typeof last === "object" && !["human", "user"].includes(last.type ?? last.role)) {
-      this.add(SPEAKERS[last.type ?? last.role] ?? "AI", textOf(last.content).slice(0, LONGEST));
-      return;
-    }
-    if (!Object.keys(values).length) return;
-    const text = JSON.stringify(values, null, 2);
-    const entry = this.add("AI", text.slice(0, LONGEST));
-    entry.querySelector("b").textContent = "Output";
-    entry.querySelector(".message-text").classList.add("mono");
-    if (text.length > LONGEST) entry.append(made("p", "soft", `… ${(text.length - LONGEST).toLocaleString()} more characters: see the thread`));
   }
 }
 
@@ -178,7 +66,8 @@ class Playground {
   constructor() {
     this.agent = place.dataset.agent;
     this.thread = place.dataset.thread || null;
-    this.run = null; // that goes on
+    this.run = null; // that goes on: its attempt that is followed
+    this.connection = null; // over which it is
     this.isStopped = false;
     this.form = document.getElementById("play-form");
     this.input = document.getElementById("play-input");
@@ -218,6 +107,8 @@ class Playground {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.run && !document.querySelector("dialog[open]")) this.cancel();
     });
+    // A stream is open only while the page is seen: browsers have six connections to a server, and many pages.
+    document.addEventListener("visibilitychange", () => document.hidden && this.connection?.abort());
     this.showThread();
     if (this.thread) this.look(true).catch((error) => this.complain(error.message));
   }
@@ -291,6 +182,7 @@ class Playground {
     this.busy(true);
     this.isStopped = false;
     const shown = new Shown();
+    const connection = new AbortController();
     let response;
     try {
       if (!this.thread) {
@@ -301,8 +193,9 @@ class Playground {
         assistant_id: this.agent,
         stream_mode: ["messages-tuple", "custom"],
         stream_subgraphs: true,
+        stream_resumable: true,
         ...request,
-      });
+      }, connection.signal);
     } catch (error) {
       this.busy(false);
       if (error.status === 409 && request.multitask_strategy === "reject") return null;
@@ -311,44 +204,96 @@ class Playground {
     }
     this.asks.replaceChildren();
     shown.add("Human", said.slice(0, LONGEST)).querySelector(".message-text").classList.toggle("mono", isJson);
+    this.run = response.headers.get("Content-Location").split("/").pop();
+    this.stop.hidden = false;
+    this.connection = connection; // not before: only now it is known which run would be gone on with
+    if (this.isStopped) this.cancel();
     this.follow(response, shown);
     return true;
   }
 
+  /** Show what the run says to its end, over as many connections and attempts as that takes. */
   async follow(response, shown) {
-    let hasEnded = false;
-    let runId = null;
-    try {
-      for await (const { event, data } of eventsOf(response)) {
-        const [name] = event.split("|");
-        if (name === "metadata") {
-          runId = data.run_id;
-          this.run = runId;
-          this.stop.hidden = false;
-          if (this.isStopped) this.cancel();
-        } else if (name === "messages") shown.message(data[0]);
-        else if (name === "custom") shown.part(data);
-        else if (name === "gap") shown.problem("Some of what it said did not come here. The thread has all of it.");
-        else if (name === "error") {
-          hasEnded = true;
-          if (!this.input.value) this.input.value = this.sent ?? ""; // to be sent again
-          shown.problem(`It failed. ${data.error}${data.message ? `: ${data.message}` : ""}`);
-        } else if (name === "end") hasEnded = true;
+    const seen = { last: null }; // the id of the last event
+    let problem = null; // that it is cut off
+    for (;;) {
+      let end = null;
+      try {
+        response ??= await this.join(seen.last);
+        problem?.remove();
+        problem = null;
+        end = await this.take(response, shown, seen);
+      } catch (error) {
+        if (error.name === "SyntaxError" || FOR_GOOD.includes(error.status)) {
+          shown.problem(error.status ? error.message : "The server said something that cannot be read.");
+          break;
+        }
       }
-      if (!hasEnded) shown.problem("The connection was lost before the run had ended. The run goes on: see its page.");
-    } catch (error) {
-      shown.problem(error.name === "SyntaxError" ? "The server said something that cannot be read." : "The connection was lost. The run goes on: see its page.");
+      response = null;
+      if (end?.retried_as) shown = this.goOn(end.retried_as, shown, seen);
+      else if (end) {
+        if (end.error) this.fail(end, shown);
+        break;
+      } else {
+        if (!document.hidden) problem ??= shown.problem("The connection was lost, and is asked for again. The run goes on.");
+        await this.untilSeen();
+      }
     }
     shown.settle();
     try {
-      const run = runId && (await (await ask("GET", `/runs/${runId}`)).json());
+      const run = await (await ask("GET", `/runs/${this.run}`)).json();
       const thread = await this.look();
-      if (run?.status === "success") shown.output(thread.values);
-      if (run) this.summarize(run, shown);
+      if (run.status === "success") shown.output(thread.values);
+      this.summarize(run, shown);
     } catch (error) {
       shown.problem(error.message);
     }
     this.busy(false);
+  }
+
+  /** Take its stream up again; that of an attempt once it has started, as before that nobody knows where it will be said. */
+  async join(last) {
+    while (last === null && (await (await ask("GET", `/runs/${this.run}`)).json()).status === "pending") await this.untilSeen();
+    this.connection = new AbortController();
+    const path = `/threads/${encodeURIComponent(this.thread)}/runs/${this.run}/stream`;
+    return ask("GET", path, undefined, this.connection.signal, last === null ? {} : { "Last-Event-ID": last });
+  }
+
+  /** Show what one connection says; what its end says, or null if it was cut off. */
+  async take(response, shown, seen) {
+    if (document.hidden) this.connection.abort();
+    for await (const { event, data, id } of eventsOf(response)) {
+      seen.last = id;
+      const [name] = event.split("|");
+      if (name === "messages") shown.message(data[0]);
+      else if (name === "custom") shown.part(data);
+      else if (name === "gap") shown.problem("Some of what it said did not come here. The thread has all of it.");
+      else if (name === "error" || name === "end") return data;
+    }
+    return null;
+  }
+
+  /** Some moments, and until the page is seen. */
+  async untilSeen() {
+    if (!document.hidden) await new Promise((resolve) => setTimeout(resolve, AGAIN));
+    while (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+  }
+
+  /** Its worker left or was lost: from here on the next attempt is the run. What that says is shown in a place of its own. */
+  goOn(run, shown, seen) {
+    shown.settle();
+    const note = made("p", "play-run", "It was broken off, and goes on as another attempt.");
+    note.append(link(`/ui/runs/${this.run}`, "Run"));
+    shown.append(note);
+    this.run = run;
+    this.stop.disabled = false;
+    seen.last = null;
+    return new Shown();
+  }
+
+  fail(end, shown) {
+    if (!this.input.value) this.input.value = this.sent ?? ""; // to be sent again
+    shown.problem(`It failed. ${end.error}${end.message ? `: ${end.message}` : ""}`);
   }
 
   /** What the run came to, under what it said. */
@@ -442,7 +387,7 @@ class Playground {
     this.stop.disabled = false;
     if (isBusy) return;
     this.stop.hidden = true;
-    this.run = null;
+    this.run = this.connection = null;
   }
 
   showThread() {
