@@ -365,6 +365,58 @@ async def test_an_optional_batch_observer_gets_a_bad_batch_one_by_one(caplog: py
     ]
 
 
+@pytest.mark.parametrize("policy", [IN_LINE, NO_RETRIES])
+@virtual
+async def test_an_observer_that_overrides_on_event_alone_has_each_event_by_it(policy: DispatchPolicy) -> None:
+    class Counting(RecordingBatchObserver):
+        counted = 0
+
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            self.counted += 1
+            await super().on_event(event)
+
+    gates, watches = Counting(), Counting()
+    observers = ObserverSet([required(gates), watches], policy=policy)
+    events = await deliver_run(observers)
+    await observers.aclose(10)
+    assert gates.events == watches.events == events
+    assert gates.counted == watches.counted == len(events)
+    assert gates.batches == watches.batches == []
+
+
+@virtual
+async def test_a_buffer_that_overrides_on_event_alone_has_each_event_by_it() -> None:
+    class OfMessages(BufferedObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            if event.event_type is LifecycleEventType.HUMAN_MESSAGE:
+                await super().on_event(event)
+
+    seen = RecordingObserver()
+    observers = ObserverSet([OfMessages(seen)], policy=POLICY)
+    events = await deliver_run(observers)
+    await observers.aclose(10)
+    assert seen.events == [event for event in events if event.event_type is LifecycleEventType.HUMAN_MESSAGE]
+    (stats,) = observers.stats().values()
+    assert (stats.accepted, stats.delivered) == (1, 1)
+
+
+@virtual
+async def test_what_a_required_observer_makes_a_batch_of_fails_with_what_the_event_fails_with() -> None:
+    class Refusal(Exception):
+        retryable = False
+
+    class OfOne(RecordingObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            self.offered.append(event)
+            raise PartlyTaken(0, Refusal())
+
+    observer = OfOne()
+    observers = ObserverSet([required(observer)], policy=POLICY)
+    with pytest.raises(Refusal):
+        await observers.deliver(make_run())
+    assert len(observer.offered) == 1
+
+
 @pytest.mark.parametrize("kind", [RecordingObserver, RecordingBatchObserver])
 @pytest.mark.parametrize("how", ["hang", "swallow"])
 @virtual
@@ -442,13 +494,12 @@ async def test_a_composite_of_ones_own_kind_is_one_required_observer() -> None:
         async def on_event(self, event: RunLifecycleEvent) -> None:
             raise OSError("mine")
 
-        on_events = None  # type: ignore[assignment]
-
     custom = Custom()
-    del Custom.on_events
     observers = ObserverSet(custom, policy=NO_RETRIES)
     (binding,) = observers.bindings
     assert (binding.observer, binding.required) == (custom, True)
+    with pytest.raises(OSError, match="mine"):
+        await observers.deliver(make_run())
 
 
 @virtual

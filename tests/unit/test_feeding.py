@@ -105,6 +105,25 @@ class TestOrder:
         assert positions(log, observer.taken) == [1, 2, 3]
 
     @virtual
+    async def test_a_receiver_that_overrides_on_event_alone_has_each_event_by_it(self) -> None:
+        class Batching(Receiving):
+            async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+                self.taken.extend(events)
+
+        class Counting(Batching):
+            counted = 0
+
+            async def on_event(self, event: RunLifecycleEvent) -> None:
+                self.counted += 1
+                await super().on_event(event)
+
+        log = log_of(*"aaa")
+        observer = Counting(log)
+        async with feeding(log, observer, BY_RUN) as feed, asyncio.timeout(60):
+            await feed.reach(3)
+        assert (observer.counted, positions(log, observer.taken)) == (3, [1, 2, 3])
+
+    @virtual
     async def test_events_of_one_run_wait_for_each_other_and_runs_do_not(self) -> None:
         log = log_of(*"aabbab")
         observer = Receiving(log, lambda position, n: 1.0)

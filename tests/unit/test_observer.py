@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest.mock import AsyncMock
 
 import pytest
 from tests.contract.ways_to_run import Draining
 
 from trackside.harness.buffered import EventGap
+from trackside.harness.embedded import run_agent
 from trackside.harness.errors import NotAnObserverError, NotObserversError
 from trackside.harness.manager import RunManager
 from trackside.harness.observer import (
@@ -24,6 +26,7 @@ from trackside.harness.observer import (
     RunObserver,
     RunResult,
     _give_only_none,
+    batches_of,
     ensure_observer,
     observer_name,
 )
@@ -320,6 +323,74 @@ async def test_batch_goes_whole_to_observers_of_batches_and_singly_to_others() -
 
     assert batches.batches == [run]
     assert singles.events == run
+
+
+class Signing(RecordingBatchObserver):
+    """Does something with each event, and knows nothing of batches."""
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await super().on_event(replace(event, payload={**event.payload, "signed": True}))
+
+
+class SigningFor:
+    """Passes on to an observer what is signed, and all else that anybody asks for."""
+
+    def __init__(self, observer: RunObserver) -> None:
+        self._observer = observer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._observer, name)
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await self._observer.on_event(replace(event, payload={**event.payload, "signed": True}))
+
+
+@pytest.mark.parametrize("sign", [Signing, lambda: SigningFor(RecordingBatchObserver())])
+async def test_what_overrides_on_event_alone_has_each_event_whether_it_runs_or_is_told_by_another(
+    sign: Callable[[], Any],
+) -> None:
+    async def agent(input: str) -> str:
+        return input
+
+    run, alone, bound, required = make_run(), sign(), sign(), sign()
+    await run_agent(agent, "hi", observer=alone)
+    await CompositeObserver([bound, ObserverBinding(required, required=True)]).on_events(run)
+
+    assert len(alone.events) == len(run)
+    assert len(bound.events) == len(required.events) == len(run)
+    for observer in (alone, bound, required):
+        assert all(event.payload["signed"] for event in observer.events)
+        assert observer.batches == []
+
+
+async def test_a_test_double_that_answers_to_every_name_is_given_events() -> None:
+    double, run = AsyncMock(), make_run()
+
+    await CompositeObserver([ObserverBinding(double, required=True)]).on_events(run)
+
+    assert [call.args for call in double.on_event.await_args_list] == [(event,) for event in run]
+    double.on_events.assert_not_called()
+
+
+def test_batches_are_for_who_says_how_it_takes_them_where_it_says_how_it_takes_an_event_or_after_that() -> None:
+    class Both(Signing):
+        async def on_event(self, event: RunLifecycleEvent) -> None: ...
+
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None: ...
+
+    class OnlyBatches(Signing):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None: ...
+
+    class NoBatches(RecordingBatchObserver):
+        on_events = None  # type: ignore[assignment]
+
+    given_batches, taken_them = RecordingObserver(), RecordingBatchObserver()
+    vars(given_batches)["on_events"] = vars(taken_them)["on_event"] = print
+
+    batching: list[Any] = [RecordingBatchObserver(), Both(), OnlyBatches(), given_batches]
+    assert [batches_of(observer) for observer in batching] == [observer.on_events for observer in batching]
+    singly = [RecordingObserver(), Signing(), NoBatches(), taken_them]
+    assert [batches_of(observer) for observer in singly] == [None] * 4
 
 
 async def test_optional_observer_that_fails_on_a_batch_gets_its_events_singly_and_only_the_bad_one_fails(

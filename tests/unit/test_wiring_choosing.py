@@ -12,6 +12,7 @@ from trackside.harness.buffered import BufferedObserver, EventGap, GapObserver
 from trackside.harness.observer import (
     BatchRunObserver,
     CallbackObserver,
+    CompositeObserver,
     HearTaken,
     MissedEventsObserver,
     PartlyTaken,
@@ -99,6 +100,20 @@ async def test_of_a_batch_that_is_taken_in_part_the_unwanted_events_before_the_f
 def test_whoever_takes_single_events_gets_no_batches() -> None:
     assert not isinstance(ChosenEvents(RecordingObserver(), MESSAGES), BatchRunObserver)
     assert isinstance(ChosenEvents(RecordingBatchObserver(), MESSAGES), BatchRunObserver)
+
+
+async def test_who_overrides_on_event_alone_has_each_event_by_it() -> None:
+    class Counting(RecordingBatchObserver):
+        counted = 0
+
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            self.counted += 1
+            await super().on_event(event)
+
+    seen = Counting()
+    await CompositeObserver([ChosenEvents(seen, MESSAGES)]).on_events(make_run(messages=3))
+
+    assert (seen.counted, len(seen.events)) == (3, 3)
 
 
 def test_a_slow_one_that_takes_single_events_gets_each_once_however_many_wait() -> None:

@@ -21,6 +21,7 @@ from trackside.harness.observer import (
     PartlyTaken,
     RunLifecycleEvent,
     RunObserver,
+    batches_of,
     is_own_failure,
     observer_name,
     warn_of_failure,
@@ -130,9 +131,9 @@ class _Calls:
 
     def __init__(self, observer: RunObserver, limit: float | None) -> None:
         self.name = observer_name(observer)
-        self.in_batches = hasattr(observer, "on_events")
         self._on_event = observer.on_event
-        self._on_events = getattr(observer, "on_events", None)
+        self._on_events = batches_of(observer)
+        self.in_batches = self._on_events is not None
         self._limit = limit
 
     async def take(
@@ -158,9 +159,11 @@ class _Calls:
         except BaseException as exc:  # the observer's failure; whoever called decides what it means
             if not is_own_failure(exc):
                 raise
-            if batch and isinstance(exc, PartlyTaken):
-                taken = exc.taken_of(len(events))
-                return taken, exc.cause if taken < len(events) else None
+            if isinstance(exc, PartlyTaken):
+                if batch:
+                    taken = exc.taken_of(len(events))
+                    return taken, exc.cause if taken < len(events) else None
+                exc = exc.cause  # of a batch of one that it made of the event itself
             taken = 0 if batch else len(events) - len(left)
             left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)
             return taken, exc

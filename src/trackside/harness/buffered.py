@@ -37,12 +37,12 @@ from trackside.harness.backlog import (
 )
 from trackside.harness.errors import ClosedError, InvalidBufferError, ObserverStuckError, OtherLoopError
 from trackside.harness.observer import (
-    BatchRunObserver,
     ObserverBinding,
     PartlyTaken,
     RunEventCallback,
     RunLifecycleEvent,
     RunObserver,
+    batches_of,
     observer_name,
 )
 from trackside.harness.offering import MAX_LEFT_BEHIND, Offers
@@ -64,9 +64,7 @@ __all__ = [
 ]
 
 _PATIENCE = 0.25  # seconds; an observer that takes nothing for so long is not slow, it hangs
-
 _TURNS = 3  # of the event loop
-
 _PAUSE = 1.0  # seconds, after a failure that is not the observer's
 
 logger = logging.getLogger("trackside.buffer")
@@ -135,16 +133,14 @@ class BufferedObserver:
         self.observer: RunObserver = observer
         self.name = name or observer_name(observer)
         self._on_event = observer.on_event
-        self._on_events = observer.on_events if isinstance(observer, BatchRunObserver) else None
+        self._on_events = batches_of(observer)
         self._on_gap = observer.on_gap if isinstance(observer, GapObserver) else None
         self._batch_size = batch_size
         self._max_wait = max_wait if log is None else min(max_wait, _PATIENCE)
         self._holds_up = log is None and max_wait > 0
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._gave_up = False
+        self._gave_up = self._closed = self._stopped = False
         self._watch: asyncio.TimerHandle | None = None
-        self._closed = False
-        self._stopped = False
         self._context = copy_context()
         self._backlog = Backlog(capacity, terminal_reserve, max_bytes, 0 if log is None else max_deferred_runs)
         self._rereading = None if log is None else Rereading(log, observer=self.name, context=self._context)
@@ -153,6 +149,8 @@ class BufferedObserver:
         self._consumer_deaths = 0
         self._push: asyncio.Future[None] | None = None
         self._offers = Offers(observer, name=self.name, limit=call_limit)
+        if batches_of(self) is None:  # a subclass does something with each event
+            self.on_events = self._one_by_one  # type: ignore[method-assign]
         _buffers.add(self)
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
@@ -171,6 +169,10 @@ class BufferedObserver:
             if self._holds_up and not self._backlog.has_room_for(event):
                 await self._wait_for_room(event)
             self._accept(event)
+
+    async def _one_by_one(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            await self.on_event(event)
 
     def has_room_for(self, events: Sequence[RunLifecycleEvent]) -> bool:
         """Whether these events are accepted without waiting."""
@@ -383,12 +385,8 @@ class BufferedObserver:
             return
         self._consumer_deaths += 1
         if pending := self._backlog.pending:
-            logger.warning(
-                "the task %s was ended from outside; %d events wait for the next event, flush or close",
-                consumer.get_name(),
-                pending,
-                exc_info=cause,
-            )
+            text = "the task %s was ended from outside; %d events wait for the next event, flush or close"
+            logger.warning(text, consumer.get_name(), pending, exc_info=cause)
 
     async def _consume(self, backlog: Backlog) -> None:
         turn = 0

@@ -19,9 +19,10 @@ import inspect
 import logging
 import sys
 import types as _types
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -117,7 +118,8 @@ class RunObserver(Protocol):
 class BatchRunObserver(RunObserver, Protocol):
     """An observer that can take several events at once, for example in one transaction.
 
-    `on_events` is all or nothing: if it raises, none of the events counts as taken, unless it raises `PartlyTaken`.
+    `on_events` is all or nothing: if it raises, none of the events counts as taken, unless it raises `PartlyTaken`. A
+    subclass that overrides `on_event` alone is given events one by one.
     """
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
@@ -168,6 +170,7 @@ class PartlyTaken(Exception):
 
 
 type RunEventCallback = Callable[[RunLifecycleEvent], Awaitable[None]]
+type RunEventsCallback = Callable[[Sequence[RunLifecycleEvent]], Coroutine[Any, Any, None]]
 type ObserverLike = RunObserver | RunEventCallback | None
 
 
@@ -196,6 +199,25 @@ class ObserverBinding:
         if observer is None:
             raise NotAnObserverError(passed="None", why="nobody would be told")
         vars(self).update(observer=ensure_observer(observer), required=required, name=name)
+
+    @cached_property
+    def on_events(self) -> RunEventsCallback | None:
+        """What takes several events for the observer at once; None if it wants them one by one (`batches_of`)."""
+        return batches_of(self.observer)
+
+
+def batches_of(observer: RunObserver) -> RunEventsCallback | None:
+    """The observer's `on_events`; None if it has none, or only one that its `on_event` knows nothing of.
+
+    A class that overrides `on_event` alone does something with each event that the `on_events` above it would go around,
+    and so does what passes on to another all that it is asked for. What an object makes up when asked is no method.
+    """
+    for names in (getattr(observer, "__dict__", {}), *map(vars, type(observer).__mro__)):
+        if "on_events" in names:
+            return getattr(observer, "on_events", None)
+        if "on_event" in names:
+            return None
+    return None
 
 
 class NullObserver:
@@ -282,7 +304,7 @@ class CompositeObserver:
             if not binding.required:
                 await _offer(binding, events)
                 continue
-            taken, raised = await take_in_order(binding.observer, events)
+            taken, raised = await take_in_order(binding.observer, events, binding.on_events)
             if raised is not None:
                 events, failure = events[:taken], raised
                 if not events:
@@ -326,22 +348,23 @@ def is_own_failure(exc: BaseException) -> bool:
 
 
 async def take_in_order(
-    observer: RunObserver, events: Sequence[RunLifecycleEvent], *, singly: bool = False
+    observer: RunObserver, events: Sequence[RunLifecycleEvent], on_events: RunEventsCallback | None = None
 ) -> tuple[int, BaseException | None]:
     """How many of the events the observer took from the front, and what it raised instead of taking the next one.
 
-    Somebody else's failure (`is_own_failure`) is raised, not returned.
+    They come one by one, or all at once to its `on_events`, if that is given. Somebody else's failure (`is_own_failure`) is
+    raised, not returned.
     """
     taken = 0
     try:
-        if not singly and (on_events := getattr(observer, "on_events", None)) is not None:
+        if on_events is not None:
             await on_events([*events])  # of its own, to do with as it likes
             return len(events), None
         for event in events:
             await observer.on_event(event)
             taken += 1
     except PartlyTaken as part:
-        if singly or not hasattr(observer, "on_events"):
+        if on_events is None:
             return taken, part.cause  # of a batch of one that it made of the event itself
         taken = part.taken_of(len(events))
         return taken, part.cause if taken < len(events) else None
@@ -354,15 +377,15 @@ async def take_in_order(
 
 async def _offer(binding: ObserverBinding, events: Sequence[RunLifecycleEvent]) -> None:
     """Give events to an optional observer; each failure is logged and costs it that one event alone."""
-    taken, raised = await take_in_order(binding.observer, events)
-    if raised is not None and hasattr(binding.observer, "on_events"):
+    taken, raised = await take_in_order(binding.observer, events, binding.on_events)
+    if raised is not None and binding.on_events is not None:
         # Of what was not taken, one by one, a bad event fails alone.
         events = events[taken:]
-        taken, raised = await take_in_order(binding.observer, events, singly=True)
+        taken, raised = await take_in_order(binding.observer, events)
     while raised is not None:
         warn_of_failure(binding.observer, events[taken], raised)
         events = events[taken + 1 :]
-        taken, raised = await take_in_order(binding.observer, events, singly=True)
+        taken, raised = await take_in_order(binding.observer, events)
 
 
 def warn_of_failure(observer: RunObserver, event: RunLifecycleEvent, raised: BaseException) -> None:

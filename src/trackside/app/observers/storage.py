@@ -38,6 +38,8 @@ class StorageObserver:
     What comes later of a thread waits for what is spooled of it. Call `deliver_spooled` at the start, before anything
     runs, for what earlier processes left, and `aclose` in the end; the spool is closed with it.
 
+    A subclass that changes what `on_event` stores changes it in `on_missed`, too: events come there as they were announced.
+
     Raises:
         NotAnEventLogError: (a `TypeError`) `log` takes no events.
     """

@@ -18,7 +18,14 @@ from trackside.app.storage._subscription_records import OnFailure
 from trackside.app.storage.errors import StorageError, SubscriptionLostError, SubscriptionPausedError
 from trackside.harness.exits import interrupt_loop
 from trackside.harness.failures import text_of
-from trackside.harness.observer import PartlyTaken, RunLifecycleEvent, RunObserver, is_own_failure, observer_name
+from trackside.harness.observer import (
+    PartlyTaken,
+    RunLifecycleEvent,
+    RunObserver,
+    batches_of,
+    is_own_failure,
+    observer_name,
+)
 from trackside.harness.timelimit import call_observer
 
 logger = logging.getLogger("trackside.subscriptions")
@@ -49,7 +56,7 @@ class Calls:
 
     def __init__(self, observer: RunObserver, *, limit: float | None, counts: FeedCounts) -> None:
         self._on_event = observer.on_event
-        self._on_events = getattr(observer, "on_events", None)
+        self._on_events = batches_of(observer)
         self._label = observer_name(observer)
         self._limit = limit
         self._counts = counts

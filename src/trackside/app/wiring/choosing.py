@@ -9,12 +9,12 @@ from typing import Final
 from trackside.harness.buffered import GapObserver
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
-    BatchRunObserver,
     HearTaken,
     MissedEventsObserver,
     PartlyTaken,
     RunLifecycleEvent,
     RunObserver,
+    batches_of,
     take_in_order,
 )
 from trackside.harness.signatures import takes
@@ -66,8 +66,9 @@ class ChosenEvents:
     def __init__(self, observer: RunObserver, choice: EventChoice) -> None:
         self.__wrapped__ = observer
         self._choice = choice
+        self._give = batches_of(observer)
         # Whoever calls it looks at what it has: it must not promise what the observer does not do.
-        if isinstance(observer, BatchRunObserver):
+        if self._give is not None:
             self.on_events = self._on_events
         if isinstance(observer, GapObserver):
             self.on_gap = observer.on_gap
@@ -88,7 +89,7 @@ class ChosenEvents:
             PartlyTaken: the observer did not take one of them; what was taken includes what it does not want.
         """
         wanted = self._choice.of(events)
-        taken, raised = await take_in_order(self.__wrapped__, wanted)
+        taken, raised = await take_in_order(self.__wrapped__, wanted, self._give)
         if raised is not None:
             next_one = wanted[taken]
             before = next(number for number, event in enumerate(events) if event is next_one)
