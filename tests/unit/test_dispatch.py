@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import random
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -580,9 +581,79 @@ async def test_what_is_removed_during_a_dispatch_still_gets_its_events() -> None
     gate.opened.set()
     await slow
     await asyncio.sleep(1)
-    assert [e.run_id for e in removed.events] == ["before"] * 4 + ["slow"] * 5
+    assert [e.run_id for e in removed.events] == ["before"] * 4 + ["slow"]
+    assert removed.events[-1].event_type is STARTED
     assert asyncio.all_tasks() == {asyncio.current_task()}, "its buffer has been closed"
     await observers.aclose(1)
+
+
+class Changing:
+    """Takes events one by one, at some of which it binds another, takes away itself or one behind it, or fails."""
+
+    def __init__(self, name: str, seed: int, bound: CompositeObserver, told: dict[str, list[int]]) -> None:
+        self._name, self._seed, self._bound, self._told = name, seed, bound, told
+        bound.add(self, required=self.is_required)
+
+    @property
+    def is_required(self) -> bool:
+        return len(self._name) % 2 == 0 or self._name in "ac"
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        self._told.setdefault(self._name, []).append(event.sequence)
+        chance = random.Random(f"{self._seed} {self._name} {event.sequence}")
+        if chance.random() < 0.2:
+            Changing(f"{self._name}{event.sequence}", self._seed, self._bound, self._told)
+        if chance.random() < 0.2:
+            gone = {"a": "c", "c": "d", "d": None}.get(self._name, self._name)
+            for binding in self._bound.bindings:
+                if isinstance(binding.observer, Changing) and binding.observer._name == gone:
+                    self._bound.remove(binding.observer)
+        if chance.random() < 0.2 and not self.is_required:
+            raise OSError("an optional one")
+
+    @classmethod
+    def four(cls, seed: int) -> tuple[CompositeObserver, dict[str, list[int]]]:
+        bound, told = CompositeObserver(), dict[str, list[int]]()
+        for name in "abcd":
+            cls(name, seed, bound, told)
+        bound.add(RecordingBatchObserver())
+        return bound, told
+
+
+@pytest.mark.parametrize("seed", range(100))
+@virtual
+async def test_observers_that_come_and_go_at_one_event_of_several_count_from_the_next_one(seed: int) -> None:
+    events = make_run(messages=4)
+    singly, told = Changing.four(seed)
+    for event in events:
+        await singly.on_event(event)
+
+    in_line, told_in_line = Changing.four(seed)
+    await ObserverSet(in_line, policy=IN_LINE).deliver(events)
+    inside, told_inside = Changing.four(seed)
+    await ObserverSet([inside], policy=IN_LINE).deliver(events)
+
+    assert told_in_line == told_inside == told
+    for composite in (in_line, inside):
+        batches = next(b.observer for b in composite.bindings if isinstance(b.observer, RecordingBatchObserver))
+        assert batches.events == events
+
+
+@virtual
+async def test_what_a_required_observer_adds_at_an_event_that_it_takes_at_the_second_try_counts_from_the_next() -> None:
+    class Adding(RecordingObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            if not self.offered:
+                observers.add(late, required=True)
+            await super().on_event(event)
+
+    adding, late = Adding(Misbehaviour(how=OSError("locked"), times=1)), RecordingObserver()
+    first, last = RecordingObserver(), RecordingObserver()
+    observers = ObserverSet([required(first), required(adding), required(last)], policy=POLICY)
+    events = make_run()
+    await observers.deliver(events)
+    assert first.events == adding.events == last.events == events
+    assert late.events == events[1:]
 
 
 @virtual

@@ -25,11 +25,11 @@ from trackside.harness.observer import (
     RunLifecycleEvent,
     RunObserver,
     RunResult,
-    _give_only_none,
     batches_of,
     ensure_observer,
     observer_name,
 )
+from trackside.harness.signatures import give_only_none
 from trackside.harness.types import LifecycleEventType, RunSpec, RunStatus
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, make_run, run_virtual
 
@@ -708,7 +708,7 @@ BEGIN = [Step("RESUME"), Step("LOAD_FAST", "event")]
     ],
 )
 def test_code_that_ends_with_none_alone_is_known_in_all_versions_of_python(steps: list[Any], only_none: bool) -> None:
-    assert _give_only_none(steps) is only_none
+    assert give_only_none(steps) is only_none
 
 
 def test_observers_are_called_by_type_and_callbacks_by_function() -> None:

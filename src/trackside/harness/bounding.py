@@ -17,7 +17,9 @@ from trackside.harness.errors import InvalidSpecError, ObserverTimeoutError
 from trackside.harness.failures import line_of, trace_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
+    CompositeObserver,
     HearTaken,
+    ObserverBinding,
     PartlyTaken,
     RunLifecycleEvent,
     RunObserver,
@@ -30,6 +32,8 @@ from trackside.harness.signatures import takes
 from trackside.harness.timelimit import call_observer, settled
 
 logger = logging.getLogger("trackside.dispatch")
+
+type Bindings = tuple[ObserverBinding, ...]
 
 REDELIVERIES = 2
 """How often what a closing event loop has cut off is begun again."""
@@ -127,18 +131,27 @@ class MissedStats:
 
 
 class _Calls:
-    """The calls of one observer, each bounded in time, however many events it is for."""
+    """The calls of one observer, each bounded in time, however many events it is for.
 
-    def __init__(self, observer: RunObserver, limit: float | None) -> None:
+    One that takes them one by one gets no more of them once the bindings of `source` are others than those `seen` (I19).
+    """
+
+    def __init__(self, observer: RunObserver, limit: float | None, source: CompositeObserver | None) -> None:
         self.name = observer_name(observer)
         self._on_event = observer.on_event
         self._on_events = batches_of(observer)
         self.in_batches = self._on_events is not None
         self._limit = limit
+        self._source = source
+
+    def is_outdated(self, seen: Bindings | None) -> bool:
+        """Whether observers have come or gone since then; None says that it does not matter."""
+        return seen is not None and self._source is not None and self._source.bindings is not seen
 
     async def take(
         self,
         events: Sequence[RunLifecycleEvent],
+        seen: Bindings | None = None,
         *,
         singly: bool = False,
         left: list[RunLifecycleEvent] | None = None,
@@ -153,7 +166,8 @@ class _Calls:
         batch = self._on_events is not None and not singly
         try:
             taking = self._on_events if batch else None
-            call = self._one_by_one(left) if taking is None else taking([*events])  # of its own, to do with as it likes
+            # A batch is the observer's own, to do with as it likes.
+            call = self._one_by_one(left, seen) if taking is None else taking([*events])
             limit = None if self._limit is None else patience * self._limit
             await call_observer(call, observer=self.name, limit=limit, to_the_end=True)
         except BaseException as exc:  # the observer's failure; whoever called decides what it means
@@ -167,12 +181,14 @@ class _Calls:
             taken = 0 if batch else len(events) - len(left)
             left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)
             return taken, exc
-        return len(events), None
+        return len(events) if batch else len(events) - len(left), None
 
-    async def _one_by_one(self, left: list[RunLifecycleEvent]) -> None:
+    async def _one_by_one(self, left: list[RunLifecycleEvent], seen: Bindings | None) -> None:
         while left:
             await self._on_event(left[0])
             del left[:1]
+            if left and self.is_outdated(seen):
+                return
 
 
 class OptionalObserver:
@@ -182,38 +198,40 @@ class OptionalObserver:
     ends in that time.
     """
 
-    def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
+    def __init__(self, observer: RunObserver, policy: DispatchPolicy, source: CompositeObserver | None = None) -> None:
         self._observer = observer
-        self._calls = _Calls(observer, policy.call_limit)
+        self._calls = _Calls(observer, policy.call_limit, source)
         self._held_up: set[str] = set()
 
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Pass the event on."""
-        await self.on_events([event])
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Pass the events on, those of a batch that failed one by one, so that a bad one fails alone."""
+    async def give(
+        self, events: Sequence[RunLifecycleEvent], seen: Bindings | None = None
+    ) -> Sequence[RunLifecycleEvent]:
+        """Pass the events on, those of a batch that failed one by one, so that a bad one fails alone; which it has had."""
         run_id, is_over = events[0].run_id, any(is_terminal(event.event_type) for event in events)
-        taken, raised = await self._take(run_id, events)
+        had, raised = await self._take(run_id, events, seen)
         if raised is not None and self._calls.in_batches and len(events) > 1:
-            events = events[taken:]
-            taken, raised = await self._take(run_id, events, singly=True)
+            taken, raised = await self._take(run_id, events[had:], seen, singly=True)
+            had += taken
         while raised is not None:
-            warn_of_failure(self._observer, events[taken], raised)
-            events = events[taken + 1 :]
-            taken, raised = await self._take(run_id, events, singly=True)
+            warn_of_failure(self._observer, events[had], raised)
+            had += 1
+            if self._calls.is_outdated(seen):
+                break
+            taken, raised = await self._take(run_id, events[had:], seen, singly=True)
+            had += taken
         if is_over:
             self._held_up.discard(run_id)
+        return events if had == len(events) else events[:had]
 
     def drop(self, run_id: str) -> None:
         """Nothing of this run comes any more."""
         self._held_up.discard(run_id)
 
     async def _take(
-        self, run_id: str, events: Sequence[RunLifecycleEvent], *, singly: bool = False
+        self, run_id: str, events: Sequence[RunLifecycleEvent], seen: Bindings | None, *, singly: bool = False
     ) -> tuple[int, BaseException | None]:
         patience = _OF_ONE_LEFT_BEHIND if run_id in self._held_up else 1.0
-        taken, raised = await self._calls.take(events, singly=singly, patience=patience)
+        taken, raised = await self._calls.take(events, seen, singly=singly, patience=patience)
         if isinstance(raised, ObserverTimeoutError):
             self._held_up.add(run_id)
         elif events:
@@ -231,8 +249,8 @@ class RequiredObserver:
     goes to its `on_missed`, if it has one (`observer.MissedEventsObserver`).
     """
 
-    def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
-        self._calls = _Calls(observer, policy.call_limit)
+    def __init__(self, observer: RunObserver, policy: DispatchPolicy, source: CompositeObserver | None = None) -> None:
+        self._calls = _Calls(observer, policy.call_limit, source)
         self._policy = policy
         self._on_missed = getattr(observer, "on_missed", None)
         self._takes_late = self._on_missed is not None and takes(self._on_missed, "on_taken")
@@ -240,7 +258,7 @@ class RequiredObserver:
         self._missed: dict[str, tuple[list[RunLifecycleEvent], BaseException]] = {}
 
     async def give(
-        self, events: Sequence[RunLifecycleEvent]
+        self, events: Sequence[RunLifecycleEvent], seen: Bindings | None = None
     ) -> tuple[Sequence[RunLifecycleEvent], BaseException | None]:
         """What the observer took of what was held and of these events of one run; what it raised instead of the next."""
         run_id = events[0].run_id
@@ -251,10 +269,10 @@ class RequiredObserver:
         waiting = [*held, *events] if held else events
         left = list(waiting)
         try:
-            taken, raised = await self._calls.take(waiting, left=left)
+            taken, raised = await self._calls.take(waiting, seen, left=left)
             if raised is not None:
                 left = list(waiting[taken:])  # not the list of the call that failed, which may be left behind
-                raised = await self._try_again(left, raised)
+                raised = await self._try_again(left, raised, seen)
                 taken = len(waiting) - len(left)
         except KeyboardInterrupt as exc:  # somebody at the keyboard: nothing is tried again now, and nothing forgotten
             taken, raised = len(waiting) - len(left), exc
@@ -264,6 +282,7 @@ class RequiredObserver:
             raise
         if raised is not None:
             self._held[run_id] = list(waiting[taken:])
+        if taken < len(waiting):
             waiting = waiting[:taken]
         return ([*taken_late, *waiting] if taken_late else waiting), raised
 
@@ -337,7 +356,9 @@ class RequiredObserver:
         before = self._missed[run_id][0] if run_id in self._missed else []
         self._missed[run_id] = [*before, *events], failure
 
-    async def _try_again(self, waiting: list[RunLifecycleEvent], raised: BaseException) -> BaseException | None:
+    async def _try_again(
+        self, waiting: list[RunLifecycleEvent], raised: BaseException, seen: Bindings | None
+    ) -> BaseException | None:
         """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
         retries = Retries(self._policy, f"required observer {self._calls.name}")
         failure: BaseException | None = raised
@@ -345,7 +366,7 @@ class RequiredObserver:
             if not getattr(failure, "retryable", True) or (pause := retries.pause_after(failure)) is None:
                 return failure
             await settled(asyncio.create_task(asyncio.sleep(pause), name="trackside-retry-pause"))
-            taken, failure = await self._calls.take(waiting)
+            taken, failure = await self._calls.take(waiting, seen)
             del waiting[:taken]
         return None
 

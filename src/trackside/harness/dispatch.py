@@ -17,6 +17,7 @@ from typing import Any
 
 from trackside.harness.bounding import (
     REDELIVERIES,
+    Bindings,
     DispatchPolicy,
     MissedEvents,
     MissedStats,
@@ -32,6 +33,7 @@ from trackside.harness.observer import (
     RunEventCallback,
     RunLifecycleEvent,
     RunObserver,
+    after_change,
     is_own_failure,
     warn_of_failure,
 )
@@ -49,7 +51,8 @@ type _Wrapped = RequiredObserver | OptionalObserver | BufferedObserver
 class ObserverSet:
     """The observers of a manager or of one run, each behind what bounds it.
 
-    `add` and `remove` count from the next dispatch on. A binding sees the events of a run in their order (I12).
+    `add` and `remove` count from the next event on (I19): if an observer that takes events one by one is at one of several,
+    from the one after that, else from the next dispatch on. A binding sees the events of a run in their order (I12).
 
     Args:
         observers: bare observers (optional), bindings, or a `CompositeObserver`, whose later changes count, too.
@@ -79,7 +82,7 @@ class ObserverSet:
         self.missed = MissedStats()
 
     def add(self, observer: RunObserver | RunEventCallback, *, required: bool = False) -> None:
-        """Bind one more observer, after all others, from the next dispatch on."""
+        """Bind one more observer, after all others, from the next event on."""
         if self._closed:
             raise ClosedError(what="set of observers")
         self._source.add(observer, required=required)
@@ -129,25 +132,49 @@ class ObserverSet:
     async def _pass_on_to_the_end(self, events: Sequence[RunLifecycleEvent]) -> BaseException | None:
         for _ in range(REDELIVERIES):
             try:
-                return await self._pass_on(events)
+                return await self._pass_on(events, self._chain)
             except asyncio.CancelledError:
                 # Each wrapper holds off a cancel of the caller. This one hit an observer's own call, as a closing
                 # event loop does; observers know events by their id.
                 continue
-        return await self._pass_on(events)
+        return await self._pass_on(events, self._chain)
 
-    async def _pass_on(self, events: Sequence[RunLifecycleEvent]) -> BaseException | None:
+    async def _pass_on(self, events: Sequence[RunLifecycleEvent], chain: Sequence[_Wrapped]) -> BaseException | None:
         """What the first required observer that failed has raised; the others see what those before them took."""
         failure: BaseException | None = None
-        for observer in self._chain:
+        for observer in chain:
+            raised: BaseException | None = None
+            if self._source.bindings is not self._seen:
+                self._rewrap()
+            seen, bound = self._seen, self._chain
             if isinstance(observer, RequiredObserver):
-                events, raised = await observer.give(events)
+                had, raised = await observer.give(events, seen)
                 failure = failure or raised
-                if not events:
+                if not had:
                     break
             else:
-                await _offer(observer, events)
+                had = await _offer(observer, events, seen)
+            if raised is None and had[-1] is not events[-1]:
+                later = await self._pass_on_rest(had, events, chain[chain.index(observer) :], bound)
+                return failure or later
+            events = had
         return failure
+
+    async def _pass_on_rest(
+        self,
+        had: Sequence[RunLifecycleEvent],
+        events: Sequence[RunLifecycleEvent],
+        chain: Sequence[_Wrapped],
+        before: Sequence[_Wrapped],
+    ) -> BaseException | None:
+        """Observers have come or gone while the first of `chain` had the last of these events that it had: those behind it
+        still get that, and the others count from the rest on (I19).
+        """
+        rest = events[1 + next(place for place, event in enumerate(events) if event is had[-1]) :]
+        failure = await self._pass_on(had, chain[1:])
+        self._rewrap_if_changed()
+        later = await self._pass_on(rest, after_change(chain, before, self._chain))
+        return failure or later
 
     async def finish(self, run_id: str) -> list[MissedEvents]:
         """A run has ended that some required observer refused events of: offer them for the last time.
@@ -174,8 +201,7 @@ class ObserverSet:
 
     async def _hear_taken(self, taker: RequiredObserver, events: Sequence[RunLifecycleEvent]) -> None:
         """A required observer has what it kept of a run that is over: tell those bound after it (I11)."""
-        if self._source.bindings is not self._seen:
-            self._rewrap()
+        self._rewrap_if_changed()
         chain, run_id = self._chain, events[0].run_id
         behind = chain[chain.index(taker) + 1 :] if taker in chain else ()
         if self._closed and any(isinstance(observer, BufferedObserver) for observer in behind):
@@ -207,14 +233,17 @@ class ObserverSet:
     async def aclose(self, timeout: float) -> None:
         """Flush for at most `timeout` seconds and take nothing more; again is fine."""
         self._closed = True
-        if self._source.bindings is not self._seen:
-            self._rewrap()  # what was never told anything is closed, too: a run that is left behind may still end
+        self._rewrap_if_changed()  # what was never told anything is closed, too: a run that is left behind may still end
         closes = [_seen_to(buffer, buffer.aclose(timeout)) for buffer in self._buffers()]
         await asyncio.gather(*closes, *self._retiring)
 
     def _buffers(self) -> list[BufferedObserver]:
         bound = [observer for _, observer in self._wrapped.values() if isinstance(observer, BufferedObserver)]
         return [*bound, *self._leaving, *self._retiring.values()]
+
+    def _rewrap_if_changed(self) -> None:
+        if self._source.bindings is not self._seen:
+            self._rewrap()
 
     def _rewrap(self) -> None:
         bindings = self._source.bindings
@@ -255,27 +284,33 @@ class ObserverSet:
 
     def _wrap(self, binding: ObserverBinding, log: RunLog | None) -> _Wrapped:
         if binding.required:
-            return RequiredObserver(binding.observer, self.policy)
+            return RequiredObserver(binding.observer, self.policy, self._source)
         if isinstance(binding.observer, BufferedObserver):
             return binding.observer
         if self.policy.buffer:
             # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
             limit = self.policy.call_limit
             return Context().run(BufferedObserver, binding.observer, call_limit=limit, log=log, name=binding.name)
-        return OptionalObserver(binding.observer, self.policy)
+        return OptionalObserver(binding.observer, self.policy, self._source)
 
 
-async def _offer(observer: OptionalObserver | BufferedObserver, events: Sequence[RunLifecycleEvent]) -> None:
+async def _offer(
+    observer: OptionalObserver | BufferedObserver, events: Sequence[RunLifecycleEvent], seen: Bindings | None = None
+) -> Sequence[RunLifecycleEvent]:
+    """Give events to an optional observer; which of them it has had, if others came or went meanwhile."""
+    if isinstance(observer, OptionalObserver):
+        return await observer.give(events, seen)
     taking = observer.on_events(events)
     try:
-        if isinstance(observer, BufferedObserver) and not observer.has_room_for(events):
-            await call_observer(taking, observer=observer.name, limit=None, to_the_end=True)
-        else:
+        if observer.has_room_for(events):
             await taking
+        else:
+            await call_observer(taking, observer=observer.name, limit=None, to_the_end=True)
     except BaseException as exc:  # a buffer that is closed: its failure, and nobody else's
         if not is_own_failure(exc):
             raise
         warn_of_failure(observer, events[0], exc)
+    return events
 
 
 async def _seen_to(buffer: BufferedObserver, flushing: Coroutine[Any, Any, FlushReport]) -> FlushReport:

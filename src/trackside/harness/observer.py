@@ -14,20 +14,16 @@ Bind what must not miss anything as *required* and first: nobody bound after it 
 from __future__ import annotations
 
 import asyncio
-import dis
-import inspect
 import logging
-import sys
 import types as _types
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 from trackside.harness.errors import NotAnObserverError, NotObserversError
-from trackside.harness.signatures import annotations_of
+from trackside.harness.signatures import never_awaitable
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 __all__ = [
@@ -299,18 +295,33 @@ class CompositeObserver:
         If a required observer fails on one of the events, those bound after it see only the events before that one, and
         then what it raised reaches the caller.
         """
-        failure: BaseException | None = None
-        for binding in self._bindings:
-            if not binding.required:
-                await _offer(binding, events)
-                continue
-            taken, raised = await take_in_order(binding.observer, events, binding.on_events)
-            if raised is not None:
-                events, failure = events[:taken], raised
-                if not events:
-                    break
+        failure = await self._pass_on(events, self._bindings)
         if failure is not None:
             raise failure
+
+    def _is_outdated(self, bound: Sequence[ObserverBinding]) -> bool:
+        return self._bindings is not bound
+
+    async def _pass_on(
+        self, events: Sequence[RunLifecycleEvent], bindings: Sequence[ObserverBinding]
+    ) -> BaseException | None:
+        failure: BaseException | None = None
+        for place, binding in enumerate(bindings):
+            bound = self._bindings
+            changed = partial(self._is_outdated, bound)
+            if binding.required:
+                taken, raised = await take_in_order(binding.observer, events, binding.on_events, changed)
+                failure = failure or raised
+            else:
+                taken, raised = await _offer(binding, events, changed), None
+            events, rest = events[:taken], events[taken:]
+            if rest and raised is None:
+                first = await self._pass_on(events, bindings[place + 1 :])
+                later = await self._pass_on(rest, after_change(bindings[place:], bound, self._bindings))
+                return failure or first or later
+            if not events:
+                break
+        return failure
 
 
 def ensure_observer(observer: ObserverLike) -> RunObserver:
@@ -330,7 +341,7 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
         raise NotAnObserverError(passed=repr(observer), why="it is a binding, which belongs into a `CompositeObserver`")
     if not callable(observer):
         raise NotAnObserverError(passed=repr(observer), why=f"a {type(observer).__name__} cannot take events")
-    if why := _never_awaitable(observer):
+    if why := never_awaitable(observer):
         raise NotAnObserverError(passed=_name_of(observer), why=why)
     return CallbackObserver(observer)
 
@@ -347,13 +358,27 @@ def is_own_failure(exc: BaseException) -> bool:
     return not isinstance(exc, KeyboardInterrupt | GeneratorExit)
 
 
+def after_change[B](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:
+    """Who of a chain gets what comes after a change of who is bound: without who has gone, and with who has come."""
+    then, bound = {id(one) for one in before}, {id(one) for one in now}
+    stay = (one for one in chain if id(one) in bound or id(one) not in then)
+    return [*stay, *(one for one in now if id(one) not in then)]
+
+
+def _never() -> bool:
+    return False
+
+
 async def take_in_order(
-    observer: RunObserver, events: Sequence[RunLifecycleEvent], on_events: RunEventsCallback | None = None
+    observer: RunObserver,
+    events: Sequence[RunLifecycleEvent],
+    on_events: RunEventsCallback | None = None,
+    enough: Callable[[], bool] = _never,
 ) -> tuple[int, BaseException | None]:
     """How many of the events the observer took from the front, and what it raised instead of taking the next one.
 
-    They come one by one, or all at once to its `on_events`, if that is given. Somebody else's failure (`is_own_failure`) is
-    raised, not returned.
+    They come all at once to its `on_events`, if that is given, else one by one, until all are taken or it is `enough`.
+    Somebody else's failure (`is_own_failure`) is raised, not returned.
     """
     taken = 0
     try:
@@ -363,6 +388,8 @@ async def take_in_order(
         for event in events:
             await observer.on_event(event)
             taken += 1
+            if enough():
+                break
     except PartlyTaken as part:
         if on_events is None:
             return taken, part.cause  # of a batch of one that it made of the event itself
@@ -375,17 +402,24 @@ async def take_in_order(
     return taken, None
 
 
-async def _offer(binding: ObserverBinding, events: Sequence[RunLifecycleEvent]) -> None:
-    """Give events to an optional observer; each failure is logged and costs it that one event alone."""
-    taken, raised = await take_in_order(binding.observer, events, binding.on_events)
+async def _offer(binding: ObserverBinding, events: Sequence[RunLifecycleEvent], enough: Callable[[], bool]) -> int:
+    """Give events to an optional observer until it is `enough`; each failure is logged and costs it that one event alone.
+
+    Returns how many it has had.
+    """
+    had, raised = await take_in_order(binding.observer, events, binding.on_events, enough)
     if raised is not None and binding.on_events is not None:
         # Of what was not taken, one by one, a bad event fails alone.
-        events = events[taken:]
-        taken, raised = await take_in_order(binding.observer, events)
+        taken, raised = await take_in_order(binding.observer, events[had:], enough=enough)
+        had += taken
     while raised is not None:
-        warn_of_failure(binding.observer, events[taken], raised)
-        events = events[taken + 1 :]
-        taken, raised = await take_in_order(binding.observer, events)
+        warn_of_failure(binding.observer, events[had], raised)
+        had += 1
+        if enough():
+            break
+        taken, raised = await take_in_order(binding.observer, events[had:], enough=enough)
+        had += taken
+    return had
 
 
 def warn_of_failure(observer: RunObserver, event: RunLifecycleEvent, raised: BaseException) -> None:
@@ -439,58 +473,8 @@ def _check_observer(observer: Any) -> None:
         raise NotAnObserverError(passed=repr(observer), why="it has no method on_event")
     for name in _METHODS:
         method = getattr(observer, name, None)
-        if method is not None and (why := _never_awaitable(method)):
+        if method is not None and (why := never_awaitable(method)):
             raise NotAnObserverError(passed=f"{type(observer).__qualname__}.{name}", why=why)
-
-
-def _never_awaitable(function: Callable[..., Any]) -> str | None:
-    """Why a call of this function can never be awaited, where that is certain before any call; None where it is not."""
-    code = getattr(function, "__code__", None)
-    if code is not None:
-        own = inspect.ismethod(function)
-        if code.co_argcount <= own and not code.co_flags & inspect.CO_VARARGS:
-            return "it takes no argument, and an event is one"
-        if code.co_flags & inspect.CO_COROUTINE:
-            return None
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        return "it is a generator function, whose result nobody awaits"
-    owner = getattr(function, "__self__", None)
-    if isinstance(function, _types.BuiltinFunctionType):  # print, or a list's append
-        module = owner.__name__ if isinstance(owner, _types.ModuleType) else type(owner).__module__
-        if module in sys.stdlib_module_names:
-            return "its result is not awaitable; wrap it in an async function"
-    # What a decorator has made of a function is none of its annotations', which are those of the function within.
-    decorated = hasattr(function, "__wrapped__")
-    if not decorated and not inspect.iscoroutinefunction(function) and _returns_only_none(function):
-        return "it is a plain function that returns None; make it `async def`"
-    return None
-
-
-def _returns_only_none(function: Callable[..., Any]) -> bool:
-    """Whether a plain function says, or its code shows, that all it ever returns is None."""
-    if annotations_of(function).get("return", ...) in (None, "None"):
-        return True
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return False
-    return _give_only_none(dis.get_instructions(code))
-
-
-def _give_only_none(steps: Iterable[dis.Instruction]) -> bool:
-    """Whether code ends nowhere but with None."""
-    first, *others = steps
-    returns = [
-        _gives_none(before, step)
-        for before, step in pairwise((first, first, *others))
-        if step.opname.startswith("RETURN_")
-    ]
-    return bool(returns) and all(returns)
-
-
-def _gives_none(before: dis.Instruction, step: dis.Instruction) -> bool:
-    if step.opname == "RETURN_VALUE":  # from Python 3.14 on, of what was loaded before, unless it is jumped to
-        return before.opname == "LOAD_CONST" and before.argval is None and not step.is_jump_target
-    return step.opname == "RETURN_CONST" and step.argval is None
 
 
 def _name_of(thing: object) -> str:

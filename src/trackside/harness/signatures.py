@@ -6,10 +6,13 @@ From Python 3.14 on annotations are not evaluated before they are asked for, and
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 _AS_TEXT: dict[str, Any] = {}
@@ -67,3 +70,53 @@ def annotations_of(function: Any) -> Mapping[str, Any]:
     said = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     said["return"] = signature.return_annotation
     return {name: annotation for name, annotation in said.items() if annotation is not inspect.Signature.empty}
+
+
+def never_awaitable(function: Callable[..., Any]) -> str | None:
+    """Why a call of this function can never be awaited, where that is certain before any call; None where it is not."""
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        own = inspect.ismethod(function)
+        if code.co_argcount <= own and not code.co_flags & inspect.CO_VARARGS:
+            return "it takes no argument, and an event is one"
+        if code.co_flags & inspect.CO_COROUTINE:
+            return None
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        return "it is a generator function, whose result nobody awaits"
+    owner = getattr(function, "__self__", None)
+    if isinstance(function, types.BuiltinFunctionType):  # print, or a list's append
+        module = owner.__name__ if isinstance(owner, types.ModuleType) else type(owner).__module__
+        if module in sys.stdlib_module_names:
+            return "its result is not awaitable; wrap it in an async function"
+    # What a decorator has made of a function is none of its annotations', which are those of the function within.
+    decorated = hasattr(function, "__wrapped__")
+    if not decorated and not inspect.iscoroutinefunction(function) and _returns_only_none(function):
+        return "it is a plain function that returns None; make it `async def`"
+    return None
+
+
+def _returns_only_none(function: Callable[..., Any]) -> bool:
+    """Whether a plain function says, or its code shows, that all it ever returns is None."""
+    if annotations_of(function).get("return", ...) in (None, "None"):
+        return True
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    return give_only_none(dis.get_instructions(code))
+
+
+def give_only_none(steps: Iterable[dis.Instruction]) -> bool:
+    """Whether code ends nowhere but with None."""
+    first, *others = steps
+    returns = [
+        _gives_none(before, step)
+        for before, step in pairwise((first, first, *others))
+        if step.opname.startswith("RETURN_")
+    ]
+    return bool(returns) and all(returns)
+
+
+def _gives_none(before: dis.Instruction, step: dis.Instruction) -> bool:
+    if step.opname == "RETURN_VALUE":  # from Python 3.14 on, of what was loaded before, unless it is jumped to
+        return before.opname == "LOAD_CONST" and before.argval is None and not step.is_jump_target
+    return step.opname == "RETURN_CONST" and step.argval is None
