@@ -315,3 +315,34 @@ async def test_what_is_said_while_nobody_looks_holds_no_connection_and_is_not_mi
         assert numbers == list(range(len(numbers)))
         await page.get_by_role("button", name="Stop").click()
         await expect(page.locator(".status-cancelled")).to_have_count(1)
+
+
+async def test_numbers_are_sent_and_shown_as_they_are_written(serve_more: Any, visit: Any) -> None:
+    typed = '{"account": 9007199254740993, "amount": 10.0, "most": 18446744073709551615}'
+    server = await serve_more()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        page = await seen.go("/ui/agents/counts")
+        await page.get_by_role("radio", name="JSON").check()
+        await send(page, typed)
+        log = page.get_by_role("log")
+        await expect(log.locator(".message-human")).to_contain_text(typed)
+        await expect(log.locator(".message-ai")).to_contain_text('"account": 9007199254740993')
+        await expect(log.locator(".message-ai")).to_contain_text('"amount": 10.0')
+        await seen.go("/ui/agents/counts")
+        await page.get_by_role("button", name="Use the newest run's input").click()
+        await page.get_by_text("Config and context").click()
+        await page.locator("#play-config").fill('{"configurable": {"customer": 9007199254740993}}')
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await expect(log.locator(".play-run")).to_have_count(1)
+        runs = (await client.get("/runs")).json()
+        asked = [(await client.get(f"/runs/{run['run_id']}")).json()["request"] for run in runs]
+        assert [json.dumps(one["input"]) for one in asked] == [typed] * 2
+        assert asked[0]["config"]["configurable"]["customer"] == 9007199254740993
+
+        await seen.go("/ui/agents/decides")
+        await page.get_by_role("radio", name="JSON").check()
+        await send(page, "{}")
+        await page.get_by_role("textbox", name="Your answer").fill("9007199254740993")
+        await page.get_by_role("button", name="Answer", exact=True).click()
+        await expect(log.locator(".play-run")).to_have_count(2)
+        await expect(log).to_contain_text('"decided": 9007199254740993')

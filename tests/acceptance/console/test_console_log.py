@@ -236,6 +236,39 @@ async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
         await has_rows(page, 100)
 
 
+async def test_numbers_are_the_same_live_as_after_a_reload(serve: Any, visit: Any) -> None:
+    server = await serve()
+    body = {
+        "assistant_id": "talks",
+        "input": {},
+        "metadata": {"customer": 9007199254740993, "share": 1.0},
+        "on_completion": "keep",
+    }
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, visit(server.url) as seen:
+        page = await seen.go("/ui/log")
+        await is_live(page)
+        started = page.locator("#log tbody tr").filter(has_text="run started")
+
+        async def shown() -> list[str]:
+            for summary in await started.locator("summary").all():
+                await summary.click()
+            found: list[str] = await started.locator(".payload").all_inner_texts()
+            return found
+
+        await client.post("/runs/wait", json=body)  # which comes as it happens
+        await expect(started).to_have_count(1)
+        await page.evaluate(HIDE, True)
+        await client.post("/runs/wait", json=body)  # which is asked for when somebody looks again
+        await page.evaluate(HIDE, False)
+        await expect(started).to_have_count(2)
+        live = await shown()
+        assert all('"customer": 9007199254740993' in payload for payload in live)
+
+        await seen.go("/ui/log")
+        await is_live(page)
+        assert await shown() == live
+
+
 async def test_of_large_events_that_came_while_nobody_looked_few_are_asked_for_at_once(
     serve: Any, visit: Any, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ NAMES: Final = (
     "charts.js",
     "console.css",
     "console.js",
+    "exact.js",
     "filters.js",
     "focus.js",
     "htmx.min.js",

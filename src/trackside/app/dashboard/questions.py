@@ -220,7 +220,8 @@ class Answers(Struct, kw_only=True):
     chosen: str | None = None
     """As `Question.chosen` has it."""
     starts: bool = True
-    """Whether a run goes on with it. If not, what it would bring is said, to who starts and follows it himself."""
+    """Whether a run goes on with it. If not, what it would bring is said, to who starts and follows it himself: values as
+    JSON texts, since scripts of browsers have no numbers as large as JSON."""
 
 
 class _Chosen(Struct, kw_only=True):

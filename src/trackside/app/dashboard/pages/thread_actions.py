@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from trackside.app.dashboard.asking import value_or_why
+from trackside.app.dashboard.cutting import json_text
 from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.pages._answering import closed_questions
 from trackside.app.dashboard.questions import (
@@ -55,7 +56,8 @@ async def answer_thread(call: Call[Answers, None]) -> Any:
     while True:
         agent, answers, request = await _answered(call)
         if not call.body.starts:
-            return json_reply({"request": request, "answers": [*answers.values()]})
+            asked = {name: json_text(value) for name, value in request.items()}
+            return json_reply({"request": asked, "answers": [json_text(answer) for answer in answers.values()]})
         try:
             run = (await API.ask(call, runs.create_run, body={"assistant_id": agent, **request})).value
         except ThreadBusyError:  # since the look: look again at what is open

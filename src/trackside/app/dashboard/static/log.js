@@ -3,6 +3,7 @@
 // while nobody looked.
 
 import { at, writeTimes } from "./console.js";
+import { parsed } from "./exact.js";
 
 const log = document.getElementById("log");
 const table = log.querySelector(".table-wrap");
@@ -51,7 +52,7 @@ const shortId = (id) => (id.length <= 12 ? id : `…${id.slice(-8)}`);
 const payloads = new WeakMap(); // of rows that have not been opened: a text that is made when somebody wants it
 
 function rowOf({ position, data }) {
-  const event = JSON.parse(data);
+  const event = parsed(data);
   const row = template.cloneNode(true);
   const find = (selector) => row.querySelector(selector);
   row.dataset.position = position;
@@ -243,7 +244,7 @@ async function catchUp(signal) {
   while (more !== null && missed.length < MOST_ROWS && size < MOST_WAITING) {
     const response = await fetch(behind("/events", { newest_first: true, limit, ...more }), { signal, cache: "no-store" });
     if (!response.ok) throw new Error(`${response.status}`);
-    const found = (await response.json()).map((event) => ({ position: event.position, data: JSON.stringify(event) }));
+    const found = parsed(await response.text()).map((event) => ({ position: event.position, data: JSON.stringify(event) }));
     const weight = found.reduce((sum, { data }) => sum + data.length, 0);
     missed.push(...found);
     size += weight;

@@ -1,6 +1,7 @@
 // The playground: starts runs as any client of the API does, and shows what they say as it comes.
 // What agents say is set as text, never as markup.
 
+import { objectOf, parsed } from "./exact.js";
 import { LONGEST, log, made, Shown } from "./shown.js";
 
 const root = document.querySelector('meta[name="trackside-root"]').content;
@@ -12,7 +13,7 @@ const RECALLED = 20; // messages of a thread that was begun elsewhere
 const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
 const FOR_GOOD = [401, 403, 404, 422]; // statuses with which asking again makes no sense
 
-/** Ask the API; the answer, or an error with the status, whose message is what the server says. */
+/** Ask the API with a JSON text; the answer, or an error with the status, whose message is what the server says. */
 async function ask(method, path, body, signal, headers = {}) {
   let response;
   try {
@@ -20,7 +21,7 @@ async function ask(method, path, body, signal, headers = {}) {
       method,
       signal,
       headers: { Accept: "application/json", ...(method === "GET" ? {} : { "Content-Type": "application/json", "X-CSRF-Token": token }), ...headers },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body,
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -31,7 +32,7 @@ async function ask(method, path, body, signal, headers = {}) {
   throw Object.assign(new Error(said.detail ?? `The server answered with ${response.status}.`), { status: response.status });
 }
 
-/** The server-sent events of a response, one after the other: `{ event, data, id }`, with the last id that was said. */
+/** The server-sent events of a response, one after the other: `{ event, data, id }`, as texts; `id` is the last that was said. */
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -46,7 +47,7 @@ async function* eventsOf(response) {
     rest = lines.pop();
     for (const line of lines) {
       if (line === "") {
-        if (data.length) yield { event, data: JSON.parse(data.join("\n")), id };
+        if (data.length) yield { event, data: data.join("\n"), id };
         event = "message";
         data = [];
       } else if (line.startsWith("event:")) event = line.slice(6).trim();
@@ -129,7 +130,7 @@ class Playground {
     if (text) field.setAttribute("aria-invalid", "true");
   }
 
-  /** A field as JSON. */
+  /** The text of a field, which is JSON. */
   json(id, name, isObject) {
     const field = document.getElementById(id);
     if (!field.value.trim()) return undefined;
@@ -146,7 +147,7 @@ class Playground {
       field.focus();
       throw null;
     }
-    return value;
+    return field.value;
   }
 
   async submit() {
@@ -160,15 +161,14 @@ class Playground {
     const isJson = this.form.elements.kind.value === "json";
     let request;
     try {
-      const input = isJson ? this.json("play-input", "Input", false) : { messages: [{ role: "user", content: text }] };
+      const input = isJson ? this.json("play-input", "Input", false) : JSON.stringify({ messages: [{ role: "user", content: text }] });
       request = { input, ...this.settings() };
     } catch (error) {
       if (error) throw error;
       return;
     }
-    const said = isJson ? JSON.stringify(request.input, null, 2) : text;
     this.sent = isJson ? "" : text;
-    if ((await this.begin(request, said, isJson)) && !isJson) this.input.value = "";
+    if ((await this.begin(request, text, isJson)) && !isJson) this.input.value = "";
   }
 
   settings() {
@@ -177,7 +177,7 @@ class Playground {
     return { ...(config === undefined ? {} : { config }), ...(context === undefined ? {} : { context }) };
   }
 
-  /** Start a run and show it to its end; whether it was started, and null if it was not as another was faster. */
+  /** Start a run with what is asked for, each as JSON, and show it to its end; whether it was started, null if another was faster. */
   async begin(request, said, isJson = false) {
     this.busy(true);
     this.isStopped = false;
@@ -186,19 +186,19 @@ class Playground {
     let response;
     try {
       if (!this.thread) {
-        this.thread = (await (await ask("POST", "/threads", { metadata: { graph_id: this.agent } })).json()).thread_id;
+        this.thread = (await (await ask("POST", "/threads", JSON.stringify({ metadata: { graph_id: this.agent } }))).json()).thread_id;
         this.showThread();
       }
-      response = await ask("POST", `/threads/${encodeURIComponent(this.thread)}/runs/stream`, {
-        assistant_id: this.agent,
-        stream_mode: ["messages-tuple", "custom"],
-        stream_subgraphs: true,
-        stream_resumable: true,
+      response = await ask("POST", `/threads/${encodeURIComponent(this.thread)}/runs/stream`, objectOf({
+        assistant_id: JSON.stringify(this.agent),
+        stream_mode: '["messages-tuple", "custom"]',
+        stream_subgraphs: "true",
+        stream_resumable: "true",
         ...request,
-      }, connection.signal);
+      }), connection.signal);
     } catch (error) {
       this.busy(false);
-      if (error.status === 409 && request.multitask_strategy === "reject") return null;
+      if (error.status === 409 && request.multitask_strategy === '"reject"') return null;
       this.complain(error.message);
       return false;
     }
@@ -243,7 +243,7 @@ class Playground {
     try {
       const run = await (await ask("GET", `/runs/${this.run}`)).json();
       const thread = await this.look();
-      if (run.status === "success") shown.output(thread.values);
+      if (run.status === "success") shown.output(JSON.parse(thread).values, () => parsed(thread).values);
       this.summarize(run, shown);
     } catch (error) {
       shown.problem(error.message);
@@ -265,10 +265,10 @@ class Playground {
     for await (const { event, data, id } of eventsOf(response)) {
       seen.last = id;
       const [name] = event.split("|");
-      if (name === "messages") shown.message(data[0]);
-      else if (name === "custom") shown.part(data);
+      if (name === "messages") shown.message(JSON.parse(data)[0]);
+      else if (name === "custom") shown.part(parsed(data));
       else if (name === "gap") shown.problem("Some of what it said did not come here. The thread has all of it.");
-      else if (name === "error" || name === "end") return data;
+      else if (name === "error" || name === "end") return JSON.parse(data);
     }
     return null;
   }
@@ -309,9 +309,10 @@ class Playground {
     shown.append(line);
   }
 
-  /** See whether the thread asks something, and, where it begins here, what was said in it last. */
+  /** See whether the thread asks something, and, where it begins here, what was said in it last; the thread, as JSON. */
   async look(begins = false) {
-    const thread = await (await ask("GET", `/threads/${encodeURIComponent(this.thread)}`)).json();
+    const text = await (await ask("GET", `/threads/${encodeURIComponent(this.thread)}`)).text();
+    const thread = JSON.parse(text);
     const said = thread.values?.messages;
     if (begins && Array.isArray(said)) {
       const shown = new Shown();
@@ -321,7 +322,7 @@ class Playground {
     this.asks.replaceChildren();
     if (thread.status === "interrupted") await this.question();
     this.asks.querySelector("button[name=chosen], textarea")?.focus();
-    return thread;
+    return text;
   }
 
   /** Have the questions of the thread here, with the form that its page has. */
@@ -351,8 +352,9 @@ class Playground {
       this.complain("The server does not answer.", field);
       return;
     }
-    const words = read.answers.map((one) => (typeof one === "string" ? one : JSON.stringify(one))).join("\n");
-    const chosen = [submitter?.textContent, read.answers[0]?.decisions?.[0]?.message].filter(Boolean).join(": ");
+    const answers = read.answers.map((text) => JSON.parse(text));
+    const words = answers.map((one, number) => (typeof one === "string" ? one : read.answers[number])).join("\n");
+    const chosen = [submitter?.textContent, answers[0]?.decisions?.[0]?.message].filter(Boolean).join(": ");
     // Where another was faster, the server knows what is open now.
     if ((await this.reply(read.request, given.has("chosen") ? chosen : words)) === null) await this.answer(form, submitter);
   }

@@ -1,6 +1,8 @@
 // The page of a run: what it says while it says it, how long it goes on, and details of what is pointed at.
 // All of it is set as text: agents write what they like.
 
+import { parsed } from "./exact.js";
+
 const refresh = () => htmx.trigger(document.getElementById("refresh"), "changed");
 const section = document.getElementById("run-stream");
 const lines = document.getElementById("stream-lines");
@@ -152,7 +154,7 @@ function take(name, text) {
   if (mode === "messages") message(Array.isArray(data) ? data[0] : data, Array.isArray(data) ? data[1] : {}, namespace, "pieces");
   else if (mode === "messages/metadata") for (const [id, one] of Object.entries(data)) callers.set(id, one?.metadata ?? {});
   else if (mode === "messages/partial" || mode === "messages/complete") data.forEach(whole);
-  else if (mode === "custom") part(namespace, shortened(JSON.stringify(data), MOST_OF_PART));
+  else if (mode === "custom") part(namespace, shortened(JSON.stringify(parsed(text)), MOST_OF_PART));
   else if (mode === "updates") part(namespace, Object.keys(data).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
   else if (mode === "gap") line("stream-note", `Some of what it said is missing here: ${data?.why ?? "it is not kept any more, or did not come"}.`);
 }

@@ -103,8 +103,8 @@ export class Shown {
     for (const entry of this.byId.values()) entry.classList.remove("is-streaming");
   }
 
-  /** What has come out, if the messages have not said it already. */
-  output(values) {
+  /** What has come out, if the messages have not said it already; `exact` gives it with its numbers as they were written. */
+  output(values, exact) {
     if (values == null || this.said) return;
     const messages = Array.isArray(values.messages) ? values.messages : null;
     const last = messages?.[messages.length - 1];
@@ -113,7 +113,7 @@ export class Shown {
       return;
     }
     if (!Object.keys(values).length) return;
-    const text = JSON.stringify(values, null, 2);
+    const text = JSON.stringify(exact(), null, 2);
     const entry = this.add("AI", text.slice(0, LONGEST));
     entry.querySelector("b").textContent = "Output";
     entry.querySelector(".message-text").classList.add("mono");
