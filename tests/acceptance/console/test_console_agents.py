@@ -346,3 +346,15 @@ async def test_numbers_are_sent_and_shown_as_they_are_written(serve_more: Any, v
         await page.get_by_role("button", name="Answer", exact=True).click()
         await expect(log.locator(".play-run")).to_have_count(2)
         await expect(log).to_contain_text('"decided": 9007199254740993')
+
+
+async def test_without_scripts_the_playground_takes_nothing_and_says_so(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url, java_script_enabled=False) as seen:
+        page = await seen.go("/ui/agents/talks")
+        assert "The playground needs scripts." in await page.locator("#playground").inner_text()
+        await expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/talks")
+        await expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        assert "The playground needs scripts." not in await page.locator("#playground").inner_text()

@@ -111,6 +111,7 @@ class Playground {
     // A stream is open only while the page is seen: browsers have six connections to a server, and many pages.
     document.addEventListener("visibilitychange", () => document.hidden && this.connection?.abort());
     this.showThread();
+    this.send.disabled = false; // it is where nobody would hear of it
     if (this.thread) this.look(true).catch((error) => this.complain(error.message));
   }
 
