@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypedDict
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from tests.contract.ways_to_run import Way, both_ways, virtual
@@ -253,6 +254,31 @@ async def test_what_is_no_agent_is_refused_with_a_reason(thing: Any, message: st
     assert "Pass an async function" in str(caught.value)
     with pytest.raises(TypeError):
         await run_agent(thing)
+
+
+@both_ways
+async def test_a_test_double_of_a_function_is_called_as_that(way: Way) -> None:
+    double = AsyncMock(return_value={"answer": 42})
+    async with way() as runs:
+        result = await runs.run(double, "hi")
+    assert (result.status, result.output) == (RunStatus.success, {"answer": 42})
+    double.assert_awaited_once_with("hi")
+
+
+def test_a_test_double_of_an_agent_is_one_and_so_is_what_passes_on_to_one() -> None:
+    class PassingOn:
+        def __init__(self, agent: Any) -> None:
+            self._agent = agent
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._agent, name)
+
+        async def __call__(self, input: Any) -> Any: ...
+
+    agent = as_agent(of_input)
+    given = {name: getattr(agent, name) for name in ("human_messages", "run", "rollback")}
+    for it in (PassingOn(agent), Mock(**given), Mock(spec=agent)):
+        assert as_agent(it) is it
 
 
 async def test_a_coroutine_is_no_agent() -> None:
