@@ -18,7 +18,8 @@ them, see them and be told of what is wrong: [Metrics for Prometheus](../observe
 _ABOUT: Final = {
     Source.events: (
         "From events",
-        "Counted in each process from the events of the runs that end there. All totals start at 0 with it.",
+        """Counted in each process from the events of the runs that end there. All totals start at 0 with it. A series of a
+`model`, of an `error_type` or of durations is there from its first value on, which `rate` and `increase` leave out.""",
     ),
     Source.vitals: ("From the app", "Read from the app when Prometheus asks."),
 }
