@@ -236,3 +236,21 @@ async def plan(ctx, value):
             answer = await http.post("/runs/wait", json={**asked, "config": said}, headers=headers)
             assert answer.status_code == status, answer.text
             assert "sunny in a" in answer.text or status == 403  # what that model makes of the tool
+
+        ada: dict[str, Any] = {
+            "headers": {"authorization": "Bearer ada"}
+        }  # who asks again for what the handler gave her
+        cron = (await http.post("/runs/crons", json={**asked, "schedule": "0 0 1 1 *"}, **ada)).json()
+        assert cron["payload"]["config"]["model"] == "test"
+        for change, status in (
+            ({"schedule": "0 1 1 1 *"}, 200),
+            ({"input": "And Oslo?"}, 200),
+            ({"config": config}, 403),
+        ):
+            assert (await http.patch(f"/runs/crons/{cron['cron_id']}", json=change, **ada)).status_code == status, (
+                change
+            )
+        thread_id = (await http.post("/threads", json={}, **ada)).json()["thread_id"]
+        run = (await http.post(f"/threads/{thread_id}/runs", json=asked, **ada)).json()
+        await http.get(f"/threads/{thread_id}/runs/{run['run_id']}/join", **ada)
+        assert (await http.post(f"/runs/{run['run_id']}/retry", **ada)).status_code == 200

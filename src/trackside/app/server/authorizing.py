@@ -91,15 +91,17 @@ async def authorized(call: AnyCall, about: About | Operation | Inside | None, ha
     return await decide(call, about.resource, action)
 
 
-async def ask(call: AnyCall, resource: Resource, action: Action, **more: Any) -> AnyCall:
+async def ask(call: AnyCall, resource: Resource, action: Action, *, again: bool = False, **more: Any) -> AnyCall:
     """The call with what the handler has changed of it, and what it wants of metadata; with `more` in the value.
+
+    What is asked for `again` is kept, and handlers may have put something into its config that who asks may not.
 
     Raises:
         HttpError: it is refused, for what it configures, too, or the handler failed.
     """
     assert call.handlers is not None
     value = value_of(call, resource, action) | more
-    if action == "create_run":
+    if action == "create_run" and not again:
         check_config(call.parts.manager, str(value["assistant_id"]), value["kwargs"].get("config"), call.principal)
     wanted = await call.handlers.ask(call.principal, call.scope, resource, action, value)
     if wanted is None:
@@ -272,7 +274,9 @@ async def _run(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
 async def _log(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
     """The log, of the thread or the run that is named; of all only if the handler leaves nothing out."""
     run_id, thread_id = (getattr(call.query, name, None) for name in ("run_id", "thread_id"))
-    named = {name: UUID(id_) for name, id_ in (("run_id", run_id), ("thread_id", thread_id)) if id_ and is_uuid(id_)}
+    named: dict[str, Any] = {
+        name: UUID(id_) for name, id_ in (("run_id", run_id), ("thread_id", thread_id)) if id_ and is_uuid(id_)
+    }
     call = await ask(call, resource, action, **named)
     if call.wanted is None:
         return call

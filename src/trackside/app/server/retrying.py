@@ -65,7 +65,7 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, 
     if spec.agent not in call.parts.manager.agents:
         raise HttpError(status=422, detail=f"there is no agent {spec.agent!r:.120} here to do it once more")
     if call.handlers is not None:
-        call = await on_thread(replace(call, body=_as_asked(spec)), "create_run", spec.thread_id)
+        call = await on_thread(replace(call, body=_as_asked(spec)), "create_run", spec.thread_id, again=True)
         spec = _with_changes(spec, call.body)
         if call.wanted is not None:
             spec = msgspec.structs.replace(spec, thread_metadata=call.body.metadata)

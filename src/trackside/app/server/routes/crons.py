@@ -12,7 +12,7 @@ import msgspec
 from trackside.app.server.authorizing import About, ask, on_thread
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.preparing import check_spec
+from trackside.app.server.preparing import check_config, check_spec
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
@@ -190,7 +190,7 @@ async def _decided(call: Call[CronUpdate, None], changed: Cron, before: Cron) ->
     if not changed.enabled and not is_more_than_switched(changed, before):
         return changed
     asking: Call[Any, Any] = replace(call, body=_asked(changed), wanted=None)  # type: ignore[arg-type]  # another body
-    on = await on_thread(asking, "create_run", changed.thread_id)
+    on = await on_thread(asking, "create_run", changed.thread_id, again=True)
     return changed if on.wanted is None else with_run(changed, before, on.body)
 
 
@@ -199,7 +199,7 @@ async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
     now = datetime.now(UTC)
     changed = replace(with_changes(cron, call.body), updated_at=now)
     _check_end(changed)
-    check_own_config(call, cron.agent)
+    check_config(call.parts.manager, cron.agent, call.body.config, call.principal)
     changed = _without_headers(call.parts, await _decided(call, changed, cron))
     if changed.enabled:
         await _expect_runs(call.parts, changed)
