@@ -265,6 +265,8 @@ class PostgresBus:
 
     def _hearing(self, channel: str, own: int) -> Callable[..., None]:
         def hear(_: object, sender: int, name: str, payload: object) -> None:
+            if self._heard.get(channel) is not hear:
+                return  # it begins with the gap, behind which it finds what has come so early
             for hearer, listener in [*self._listeners.get(channel, {}).items()]:
                 if sender != own or listener.hears_own:
                     hearer(str(payload))

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
+import asyncpg
 import pytest
 from postgres_server import PostgresServer
 from raw_postgres import RawConnection
@@ -210,6 +212,35 @@ async def test_lost_connections_cost_nothing_that_was_said(fleet: Fleet, databas
     await until(lambda: len(ear.numbers) == len(whole.numbers) == 1_000)
 
     assert ear.numbers == whole.numbers == [*range(1_000)]
+
+
+async def test_what_comes_as_a_lost_connection_is_back_is_heard_behind_what_came_before(
+    fleet: Fleet, database: RawConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL tells of it as soon as it was asked to, which may be before the process knows that there was a gap."""
+    worker, server = await fleet.engine(), await fleet.engine()
+    ear = Ear(server)
+    await ear.caught_up()
+    listen, is_late = asyncpg.Connection.add_listener, False
+
+    async def listen_late(self: Any, channel: str, callback: Any) -> None:
+        nonlocal is_late
+        if is_late or not channel.startswith("live_"):
+            return await listen(self, channel, callback)
+        is_late = True
+        await say(worker, [numbered(0), numbered(1)])
+        await until(lambda: worker.stats().messages_said_total == 2)
+        await listen(self, channel, callback)
+        await say(worker, [numbered(2)])
+        await until(lambda: worker.stats().messages_said_total == 3)
+        await self.fetchval("SELECT 1")  # behind what it is told of
+        return None
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", listen_late)
+    await end_sessions(database)
+    await until(lambda: len(ear.numbers) == 3)
+    assert is_late
+    assert ear.numbers == [0, 1, 2]
 
 
 async def say_slowly(engine: PostgresEngine, count: int) -> None:
