@@ -2,7 +2,6 @@
 
 import asyncio
 import operator
-from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -10,13 +9,14 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import FakeMessagesListChatModel, GenericFakeChatModel, LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake import FakeListLLM
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Send
+from tests.integration.langgraph.streaming import Streaming, callers, cancelled_as_it_waits, chunk
 
 from trackside import RunStatus, current_run
 from trackside.app.pricing import GenaiPrices
@@ -38,10 +38,6 @@ def asking(llm: BaseChatModel, *, name: str | None = None, node: str = "model", 
         return {"messages": [await llm.ainvoke(state["messages"])]}
 
     return StateGraph(MessagesState).add_node(node, ask).add_edge(START, node).compile(name=name, **compiled)
-
-
-def callers(outcome: Any) -> dict[str, int]:
-    return {name: used["total_tokens"] for name, used in outcome.usage["token_usage_by_caller"].items()}
 
 
 def calls(outcome: Any) -> list[tuple[str, str, str]]:
@@ -342,42 +338,6 @@ async def test_tasks_of_the_functional_api_belong_to_the_lead_agent(stage: Any) 
     assert callers(outcome) == {"lead_agent": 2}
 
 
-class Streaming(BaseChatModel):
-    """Streams chunks that report usage on the way; waits for ever, or fails, after the last."""
-
-    chunks: list[AIMessageChunk]
-    then: Exception | None = None
-    waits: bool = False
-
-    @property
-    def _llm_type(self) -> str:
-        return "streaming"
-
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=AIMessage("never"))])
-
-    def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        yield from (ChatGenerationChunk(message=chunk.model_copy()) for chunk in self.chunks)
-        if self.then is not None:
-            raise self.then
-
-    async def _astream(
-        self, messages: list[BaseMessage], *args: Any, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        for chunk in self._stream(messages):
-            yield chunk
-        if self.waits:
-            run = current_run()
-            assert run is not None
-            run.send("waiting")
-            await asyncio.Event().wait()
-
-
-def chunk(text: str, tokens: tuple[int, int], **metadata: str) -> AIMessageChunk:
-    usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)}
-    return AIMessageChunk(text, usage_metadata=usage, response_metadata=metadata)
-
-
 CHUNKS = [chunk("a", (50, 1)), chunk("b", (0, 2)), chunk("c", (0, 3), model_name="streamer")]
 
 
@@ -416,11 +376,7 @@ async def test_a_cancelled_stream_counts_as_far_as_it_had_reported(stage: Any, s
         return {"messages": [await llm.ainvoke("?")]}
 
     graph = StateGraph(MessagesState).add_node("ask", ask).add_edge(START, "ask").compile()
-    handle = await stage.start(graph, "go", stream_mode=("messages", "custom"))
-    async for part in handle.stream(modes=["custom"]):
-        assert part.data == "waiting"
-        await handle.cancel()
-    outcome = await stage.outcome(handle)
+    outcome = await cancelled_as_it_waits(stage, graph, "messages", "custom")
     assert outcome.status is RunStatus.cancelled
     assert callers(outcome) == {"lead_agent": 56}
 

@@ -1,19 +1,19 @@
 """Models and tools that are called with callbacks of their own, which LangChain has take the place of those around them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.language_models import FakeMessagesListChatModel
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatResult
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
+from tests.integration.langgraph.streaming import Streaming, callers, cancelled_as_it_waits, chunk
 
 from trackside import RunStatus, current_run, run_agent
 
@@ -53,10 +53,6 @@ def making(*calls: Callable[[], Awaitable[Any]]) -> Any:
 def calling(*calls: Callable[[], Awaitable[Any]], name: str | None = None) -> Any:
     """A graph of one such node."""
     return StateGraph(MessagesState).add_node("node", making(*calls)).add_edge(START, "node").compile(name=name)
-
-
-def callers(outcome: Any) -> dict[str, int]:
-    return {name: used["total_tokens"] for name, used in outcome.usage["token_usage_by_caller"].items()}
 
 
 def kinds(outcome: Any) -> list[tuple[str, str]]:
@@ -205,35 +201,9 @@ async def test_a_run_that_shall_stop_begins_no_call_with_callbacks_of_its_own(st
     assert outcome.usage["total_tokens"] == 101
 
 
-class Endless(BaseChatModel):
-    """Streams a chunk that reports usage, and then waits for ever."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "endless"
-
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=AIMessage("never"))])
-
-    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        raise NotImplementedError
-
-    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        usage = UsageMetadata(input_tokens=50, output_tokens=3, total_tokens=53)
-        yield ChatGenerationChunk(message=AIMessageChunk(content="a", usage_metadata=usage))
-        run = current_run()
-        assert run is not None
-        run.send("waiting")
-        await asyncio.Event().wait()
-
-
 async def test_a_cancelled_stream_with_callbacks_of_its_own_counts_as_far_as_it_had_reported(stage: Any) -> None:
-    graph = calling(lambda: streamed(Endless(), {"callbacks": [Tracer()]}))
-    handle = await stage.start(graph, "go", stream_mode=("custom",))
-    async for part in handle.stream(modes=["custom"]):
-        assert part.data == "waiting"
-        await handle.cancel()
-    outcome = await stage.outcome(handle)
+    llm = Streaming(chunks=[chunk("a", (50, 3))], waits=True)
+    outcome = await cancelled_as_it_waits(stage, calling(lambda: streamed(llm, {"callbacks": [Tracer()]})), "custom")
     assert outcome.status is RunStatus.cancelled
     assert callers(outcome) == {"lead_agent": 53}
 

@@ -93,9 +93,8 @@ async def started(
         TracksideError: the run is not let in.
     """
     parts = call.parts
-    agent_named(call.body.assistant_id, parts.manager, call.handlers)
+    _check_assistant(call)
     headers = _headers_of(call)
-    check_own_config(call, call.body.assistant_id)
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes, headers=headers)
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
@@ -175,8 +174,7 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
         for one in asked
     ]
     for each in calls:
-        agent_named(each.body.assistant_id, manager, call.handlers)
-        check_own_config(each, each.body.assistant_id)
+        _check_assistant(each)
     more: Any = {"modes": FOLLOWED_MODES, "headers": _headers_of(call)}
     specs = [spec_of(one.body, manager, one.principal, one.body.thread_id, **more) for one in calls]
     specs = [await prepared(call.parts, one.principal, spec) for one, spec in zip(calls, specs, strict=True)]
@@ -268,6 +266,12 @@ def spec_of(
         thread_ttl=minutes_of(asked.ttl),
         options=_options(asked),
     )
+
+
+def _check_assistant(call: Call[RunCreate, Any]) -> None:
+    """See that the assistant is there that a request for a run names, and that it configures no more of it than it may."""
+    agent_named(call.body.assistant_id, call.parts.manager, call.handlers)
+    check_own_config(call, call.body.assistant_id)
 
 
 def check_own_config(call: Call[Any, Any], assistant: str) -> None:
