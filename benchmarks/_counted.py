@@ -44,8 +44,9 @@ class Counted:
         return max(self.size, round(self.times * share))
 
 
-# Where one thread works, or waits for the other, counts differ by less than 1 %. With 16 producers the threads overlap,
-# and how far is the disk's doing: 3 %.
+# Where one thread works, or waits for the other, counts differ by less than 1 %. With 16 producers the threads overlap, and
+# how many events a commit takes along is chance: the same code took between 302,000 and 322,000 for one, on a disk and in
+# memory. Alone in its commit it takes 824,000, and in one of seven 15 % more than in one of sixteen.
 WORKS: Sequence[Counted] = (
     Counted("CompositeObserver.on_event, 1 observer", "dispatch", 1, 60_000),
     Counted("CompositeObserver.on_event, 4 observers", "dispatch", 4, 60_000),
@@ -53,7 +54,7 @@ WORKS: Sequence[Counted] = (
     Counted("the same with a required observer", "required", 32, 3_200),
     Counted("the same with an optional observer", "optional", 32, 3_200),
     Counted("Store.append on SQLite, 1 producer", "append", 1, 600),
-    Counted("Store.append on SQLite, 16 producers", "append", 16, 2_400, tolerance=0.05),
+    Counted("Store.append on SQLite, 16 producers", "append", 16, 2_400, tolerance=0.15),
 )
 
 
