@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,8 +18,22 @@ from tests.contract.ways_to_run import (
     virtual,
 )
 
-from trackside.harness import LifecycleEventType, RunContext, RunManager, RunSpec, RunStatus, run_agent
-from trackside.testing import RecordingObserver, VirtualTimeLoop, assert_run_order
+from trackside.harness import (
+    LifecycleEventType,
+    RunContext,
+    RunLifecycleEvent,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    run_agent,
+)
+from trackside.testing import (
+    Misbehaviour,
+    RecordingBatchObserver,
+    RecordingObserver,
+    VirtualTimeLoop,
+    assert_run_order,
+)
 
 OPENING = ["run_started", "thread_status_updated busy"]
 
@@ -364,6 +379,40 @@ def test_a_loop_that_is_torn_down_during_a_dispatch_repeats_it(way: Way, during:
     assert kept
     assert_run_order({event.event_id: event for event in gate.events}.values())
     assert end_of(gate.events).event_type is LifecycleEventType.RUN_CANCELLED
+
+
+class AwayAtTheStart(RecordingBatchObserver):
+    """A store that is away when a run starts, and takes its time when the run ends: until it is `opened`."""
+
+    def __init__(self) -> None:
+        super().__init__(Misbehaviour(how=OSError("away"), on=LifecycleEventType.RUN_STARTED, times=1))
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if any(event.event_type is LifecycleEventType.RUN_FAILED for event in events):
+            self.reached.set()
+            await self.opened.wait()
+        await super().on_events(events)
+
+
+@both_ways
+def test_a_loop_that_is_torn_down_during_a_dispatch_repeats_also_what_was_refused_before(way: Way) -> None:
+    store = AwayAtTheStart()
+
+    async def story() -> list[Any]:
+        runs = way(required(store))
+        run = await runs.start(sleeper)
+        await store.reached.wait()
+        return [runs, run]
+
+    loop = VirtualTimeLoop()
+    kept = loop.run_until_complete(story())
+    store.opened.set()
+    tear_down(loop)
+    assert kept
+    assert_run_order(store.events)
+    assert told(store.events) == [*OPENING, "run_failed error", "thread_status_updated error"]
 
 
 @virtual
