@@ -404,6 +404,19 @@ async def test_a_full_spool_refuses_with_a_clear_error_and_keeps_what_it_has(fol
     await spool.aclose()
 
 
+async def test_what_is_spooled_at_once_counts_for_the_limit_together(folder: Path, unblocked: None) -> None:
+    spool, log = Spool(folder, max_bytes=5_000), ListLog()
+    told = await asyncio.gather(*(spool.append(make_run(f"{n}")) for n in range(10)), return_exceptions=True)
+    kept = [number for number, failure in enumerate(told) if failure is None]
+
+    assert 1 < len(kept) < 10
+    assert all(failure is None or isinstance(failure, SpoolFullError) for failure in told)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 5_000
+    assert (await spool.deliver(log)).delivered == spool.stats().spooled == len(kept)
+    assert {event.run_id for event in log.events} == {f"{number}" for number in kept}
+    await spool.aclose()
+
+
 async def test_what_other_processes_left_counts_for_the_limit(folder: Path) -> None:
     async with left_behind(folder, *[make_run(f"{number}") for number in range(3)]):
         spool = Spool(folder, max_bytes=2_000)
