@@ -268,6 +268,35 @@ async def test_what_is_refused_for_good_is_kept_with_the_reason_and_holds_nothin
     assert await spool.deliver(log) == DeliveryReport()
 
 
+async def test_what_is_set_aside_is_safe_from_a_power_cut_before_it_leaves_its_place(
+    spool: Spool, folder: Path, unblocked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = ListLog(*make_run("lost"))
+    log.fails["stays"] = BrokenError()  # so that its file stays, too
+    await spool.append(make_run("lost")[3:])
+    await spool.append(make_run("stays", thread_id="another"))
+    (waiting,) = folder.iterdir()
+    done: list[tuple[str, int]] = []
+
+    def noted(name: str) -> Callable[..., object]:
+        really: Callable[..., object] = getattr(os, name)
+
+        def note(descriptor: int, *rest: object) -> object:
+            done.append((name, os.fstat(descriptor).st_ino))
+            return really(descriptor, *rest)
+
+        return note
+
+    for name in ("write", "fsync"):
+        monkeypatch.setattr(os, name, noted(name))
+    assert (await spool.deliver(log)).refused == 1
+    monkeypatch.undo()
+
+    refused, of = (folder / "refused.jsonl").stat().st_ino, waiting.stat().st_ino
+    kept = [("write", refused), ("fsync", refused), ("fsync", folder.stat().st_ino)]  # or it is not there afterwards
+    assert done == [*kept, ("write", of), ("fsync", of)]
+
+
 async def test_a_failure_that_will_not_pass_holds_up_only_what_comes_behind_on_the_same_thread(spool: Spool) -> None:
     log = ListLog()
     log.fails["bad"] = BrokenError()
