@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -295,6 +296,24 @@ async def test_what_is_set_aside_is_safe_from_a_power_cut_before_it_leaves_its_p
     refused, of = (folder / "refused.jsonl").stat().st_ino, waiting.stat().st_ino
     kept = [("write", refused), ("fsync", refused), ("fsync", folder.stat().st_ino)]  # or it is not there afterwards
     assert done == [*kept, ("write", of), ("fsync", of)]
+
+
+async def test_who_sets_something_aside_waits_for_another_process_that_is_just_at_it(
+    spool: Spool, folder: Path, unblocked: None
+) -> None:
+    # One whose write fails cuts the file to what it was before: by that it must not cut off what others wrote meanwhile.
+    log = ListLog(*make_run("lost"))
+    await spool.append(make_run("lost")[3:])
+    with (folder / "refused.jsonl").open("wb", buffering=0) as others:
+        fcntl.flock(others, fcntl.LOCK_EX)
+        delivers = asyncio.create_task(spool.deliver(log))
+        await asyncio.wait({delivers}, timeout=0.3)
+        assert not delivers.done()
+        others.write(b"{}\n")
+    assert (await delivers).refused == 1
+    before, own = (folder / "refused.jsonl").read_bytes().splitlines()
+    assert before == b"{}"
+    assert json.loads(own)["record"]["reason"]
 
 
 async def test_a_failure_that_will_not_pass_holds_up_only_what_comes_behind_on_the_same_thread(spool: Spool) -> None:
