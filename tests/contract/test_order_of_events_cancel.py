@@ -415,6 +415,63 @@ def test_a_loop_that_is_torn_down_during_a_dispatch_repeats_also_what_was_refuse
     assert told(store.events) == [*OPENING, "run_failed error", "thread_status_updated error"]
 
 
+class AwayAtTheEnd(RecordingObserver):
+    """A store that refuses an event once, takes its time when it is offered again, and keeps what it never takes."""
+
+    def __init__(self, refused: LifecycleEventType) -> None:
+        super().__init__(Misbehaviour(how=OSError("away"), on=refused))
+        self.refused = refused
+        self.offers = 0
+        self.reached = asyncio.Event()
+        self.kept: list[RunLifecycleEvent] = []
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        if event.event_type is self.refused:
+            self.offers += 1
+            if self.offers == 2:
+                self.reached.set()
+                await asyncio.sleep(3_600)
+        await super().on_event(event)
+
+    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str:
+        self.kept += events
+        return "the spool"
+
+
+class AwayAtTheEndInBatches(AwayAtTheEnd):
+    """The same of one that takes batches."""
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            await self.on_event(event)
+
+
+@both_ways
+@pytest.mark.parametrize("kind", [AwayAtTheEnd, AwayAtTheEndInBatches])
+@pytest.mark.parametrize("refused", [LifecycleEventType.RUN_STARTED, LifecycleEventType.RUN_COMPLETED])
+def test_a_loop_that_is_torn_down_while_something_is_offered_once_more_loses_nothing_of_it(
+    way: Way, refused: LifecycleEventType, kind: type[AwayAtTheEnd]
+) -> None:
+    store = kind(refused)
+
+    async def plain(input: Any) -> str:
+        return "done"
+
+    async def story() -> list[Any]:
+        runs = way(required(store))
+        run = await runs.start(plain)
+        await store.reached.wait()
+        return [runs, run]
+
+    loop = VirtualTimeLoop()
+    kept = loop.run_until_complete(story())
+    tear_down(loop)
+    assert kept
+    events = {event.event_id: event for event in (*store.events, *store.kept)}.values()
+    assert_run_order(sorted(events, key=lambda event: event.sequence))
+    assert refused in {event.event_type for event in store.kept}
+
+
 @virtual
 async def test_cancelling_the_wait_for_a_result_leaves_the_run_alone() -> None:
     seen = RecordingObserver()

@@ -293,7 +293,7 @@ class RequiredObserver:
             return ()
         if not self._calls.in_batches:
             return await self._offer_singly(run_id, held)
-        taken, raised = await self._calls.take(held)
+        taken, raised = await self._offer_last(held)
         if raised is not None:
             self._miss(run_id, held[taken:], raised)
         return held[:taken]
@@ -374,9 +374,21 @@ class RequiredObserver:
         """Offer each event for the last time; those that were taken."""
         taken = []
         for event in held:
-            _, raised = await self._calls.take([event], singly=True)
+            _, raised = await self._offer_last([event], singly=True)
             if raised is None:
                 taken.append(event)
             else:
                 self._miss(run_id, [event], raised)
         return taken
+
+    async def _offer_last(
+        self, events: Sequence[RunLifecycleEvent], *, singly: bool = False
+    ) -> tuple[int, BaseException | None]:
+        """As `_Calls.take`. What a closing event loop cuts off is begun again: it comes no more, and nobody else has it."""
+        failure: BaseException | None = None
+        for _ in range(1 + REDELIVERIES):
+            try:
+                return await self._calls.take(events, singly=singly)
+            except asyncio.CancelledError as exc:
+                failure = exc  # the call's own: each wrapper holds off a cancel of who waits for it
+        return 0, failure
