@@ -246,6 +246,23 @@ async def test_what_is_asked_where_a_command_has_gone_is_open_beside_what_was_as
     assert all(note in answers.values() for note in answered.values["notes"])
 
 
+async def test_a_command_to_a_deferred_node_leaves_what_was_asked_before_open(stage: Any, saver: Any) -> None:
+    async def before(state: State) -> State:
+        return {"notes": ["before"]}
+
+    builder = StateGraph(State).add_node(before).add_node(ask).add_node(after, defer=True)
+    graph = builder.add_edge(START, "before").add_edge("before", "ask").compile(checkpointer=saver)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    await stage.play(graph, thread_id="t", command={"goto": "after"})
+    state = await LangGraphAgent(graph).state(ThreadPlace(thread_id="t"))
+    answered = await stage.play(graph, thread_id="t", command={"resume": 3})
+
+    assert state.values == {"notes": ["before"]}
+    assert list(state.interrupts) == list(paused.interrupts)
+    assert answered.status is RunStatus.success
+    assert answered.values == {"notes": ["before", 3, "after"]}
+
+
 async def test_a_question_inside_a_subgraph_is_answered(stage: Any, saver: Any) -> None:
     graph = graph_of(after, checkpointer=saver)
     inner = graph_of(ask)

@@ -66,7 +66,7 @@ def _as_sent_on(graph: Graph, place: RunnableConfig) -> RunnableConfig:
     saver, configurable = checkpointer_of(graph), place.get("configurable", {})
     if saver is None or configurable.get("checkpoint_ns"):
         return place
-    return {**place, "configurable": {**configurable, _CHECKPOINTER: SentOn(saver)}}
+    return {**place, "configurable": {**configurable, _CHECKPOINTER: SentOn(graph, saver)}}
 
 
 async def look(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
