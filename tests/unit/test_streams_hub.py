@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import math
 import tracemalloc
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trackside.app.streams import EndedStream, FeedLimits, Frame, HubLimits, Reader, StreamHub
+from trackside.harness.payload import whole
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
@@ -153,13 +157,39 @@ def test_of_a_run_that_is_not_known_nothing_is_kept_and_nobody_waits() -> None:
     assert reader.standing == EndedStream(None)
 
 
-def test_what_json_lacks_is_said_in_its_canonical_form() -> None:
-    hub = StreamHub()
-    hub.publish(RUN, "custom", {"when": datetime(2026, 1, 2, tzinfo=UTC), "what": {1}, "nan": float("nan")})
-    hub.publish(RUN, "custom", object())
-    first, second = hub.read(RUN).take()
-    assert b"2026-01-02" in first.data
-    assert second.data.startswith(b'"')
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels else "core"
+
+
+# Some of this an encoder would take as it is, or in a form of its own.
+ODD: Mapping[str, Any] = {
+    "when": datetime(2026, 1, 2, tzinfo=UTC),
+    "what": {1},
+    "nan": math.nan,
+    "long": 2**64 + 1,
+    "keys": {1: "a number", "1": "a text"},
+    "text": "a\0b",
+    "deep": nested(500),
+}
+
+
+@pytest.mark.parametrize("mode", ["custom", "values", "messages-tuple"])
+@pytest.mark.parametrize("said", [ODD, [ODD], object, nested(500)], ids=["mapping", "list", "object", "levels"])
+def test_what_json_lacks_is_said_in_its_canonical_form(mode: str, said: Any) -> None:
+    hub, data = StreamHub(), said() if callable(said) else said
+    hub.publish(RUN, mode, data)
+    (part,) = hub.read(RUN).take()
+    assert json.loads(part.data) == whole(data)
+
+
+def test_what_json_lacks_in_a_message_is_said_in_its_canonical_form() -> None:
+    alone, paired = StreamHub(), StreamHub()
+    message = {"type": "ai", "id": "m", "content": "a\0b", "additional_kwargs": ODD}
+    alone.publish(RUN, "messages", message)
+    paired.publish(RUN, "messages", (message, {"step": math.nan}))
+    said, said_with_more = ([json.loads(part.data) for part in hub.read(RUN).take()] for hub in (alone, paired))
+    assert said == [[whole(message), {}], {"m": {"metadata": {}}}, [whole(message)]]
+    assert said_with_more == [{"m": {"metadata": {"step": "NaN"}}}, whole([message])]
 
 
 def test_the_newest_state_is_that_of_the_agent_itself_and_no_question() -> None:

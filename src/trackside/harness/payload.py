@@ -119,6 +119,18 @@ def whole(value: Any, *, path: str = "value") -> Json:
     return canonical(value, max_chars=WHOLE_CHARS, path=path)[0]
 
 
+def whole_text(value: Any, *, path: str = "value") -> tuple[Json, bytes]:
+    """As `whole`, and the same as JSON on one line.
+
+    Raises:
+        PayloadError: as `canonical`.
+    """
+    if (copied := _copy_of_plain(value, WHOLE_CHARS, MAX_DEPTH)) is not None:
+        return copied
+    plain, _ = _walked(value, WHOLE_CHARS, MAX_DEPTH, path)
+    return plain, _encode(plain)
+
+
 def is_object(value: Any) -> bool:
     """Whether it is an object in JSON: a mapping, a data class, or a model as Pydantic has them."""
     return isinstance(value, Mapping) or _is_data(value) or _dump_of(value) is not None

@@ -15,7 +15,7 @@ from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.streams.live_messages import answers_in, end_as_said, weight_of
 from trackside.app.streams.thread_feed import FeedLimits, Start, ThreadFeed, ThreadFeeds
-from trackside.harness.payload import is_object, json_bytes, whole
+from trackside.harness.payload import json_bytes, whole_text
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunRecord, RunSpec
 
@@ -296,7 +296,8 @@ class StreamHub:
             _say_message(channel, data, namespace)
         else:
             mode = _on_a_line(mode)
-            channel.say(mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), json_bytes(data), namespace)
+            event = _named(_MESSAGES if mode == _TUPLES else mode, namespace)
+            channel.say(mode, event, whole_text(data)[1], namespace)
         channel.wake_all()
         if self.on_part is not None:
             self.on_part(channel)
@@ -432,14 +433,10 @@ class StreamHub:
 
 
 def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> None:
-    pair = pair_of(piece)
-    if not isinstance(pair[0], Mapping) and is_object(pair[0]):  # as a framework has it, which a function passes on
-        piece = whole(piece)
-        pair = pair_of(piece)
+    piece, said = whole_text(piece)
     if isinstance(piece, Mapping):
-        channel.say(_TUPLES, _named(_MESSAGES, namespace), json_bytes(pair), namespace, b"")
+        channel.say(_TUPLES, _named(_MESSAGES, namespace), json_bytes(pair_of(piece)), namespace, b"")
     channel.steps = channel.steps or MessageSteps()
-    said = json_bytes(piece)
     for event, step in channel.steps.take(piece):
         channel.say(_MESSAGES, event, json_bytes(step), namespace, said)
         said = b""
