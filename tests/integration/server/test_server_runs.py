@@ -152,6 +152,17 @@ async def test_where_to_go_on_is_said_relative_to_the_clients_address(serve_agen
     assert stream.headers["x-accel-buffering"] == "no"
 
 
+async def test_an_answer_that_waits_asks_proxies_to_pass_on_what_there_is_of_it(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        async with http.stream("POST", "/runs/wait", json={"assistant_id": "gate", "input": {}}) as waits:
+            assert waits.headers["x-accel-buffering"] == "no"
+            gate.open.set()
+            await waits.aread()
+        assert waits.headers["content-type"] == "application/json"
+        assert waits.json() == {"gate": "passed", "given": {}}
+
+
 async def test_what_came_to_nothing_is_an_object_which_clients_look_into(serve_agents: Any) -> None:
     gate = Gate()
 

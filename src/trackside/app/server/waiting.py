@@ -17,7 +17,10 @@ logger = logging.getLogger("trackside.server")
 
 AT_ONCE: Final = 0.25
 """Seconds in which the whole answer is sent as one, with the status that is right for it; later it is 200 anyway."""
-_JSON: Final = (b"content-type", b"application/json")
+_HEADERS: Final = (
+    (b"content-type", b"application/json"),
+    (b"x-accel-buffering", b"no"),  # nginx keeps back what it compresses else: the head and all lines up to the end
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +50,8 @@ class WhenEnded:
         else:
             await Reply(body, headers=self.headers)(scope, receive, send)
             return
-        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, *encoded_headers(self.headers)]})
+        headers = [*_HEADERS, *encoded_headers(self.headers)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._wait(receive, send)
 
     async def _wait(self, receive: Receive, send: Send) -> None:
