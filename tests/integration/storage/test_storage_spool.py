@@ -19,7 +19,7 @@ from trackside.app.observers.metrics import MetricsObserver
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool import DeliveryReport, Spool
 from trackside.app.storage import Store
-from trackside.app.storage.errors import DatabaseFullError
+from trackside.app.storage.errors import ConnectionSetupError, DatabaseFullError
 from trackside.harness import (
     DispatchPolicy,
     LifecycleEventType,
@@ -386,3 +386,27 @@ async def test_a_server_that_stops_in_the_middle_of_a_run(own_postgres_server: P
         assert (await observer.deliver_spooled()).delivered == 2
         await assert_whole(store, stopped, RunStatus.success)
         await assert_whole(store, unreached, RunStatus.error)
+
+
+async def test_a_certificate_that_is_away_while_connections_are_made_anew(
+    own_postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = own_postgres_server
+
+    def rotated(_: Any) -> None:
+        monkeypatch.setenv("PGSSLMODE", "verify-full")
+        monkeypatch.setenv("HOME", str(tmp_path))  # which has no .postgresql/root.crt
+        server.stop("immediate")
+        server.start()
+
+    async with Store.open(server.create_database("runs")) as store, observing(store, tmp_path / "spool") as observer:
+        ended = await run_once(observer, rotated)
+        assert f"kept for later in {tmp_path}/spool" in (ended.error or "")
+        with pytest.raises(ConnectionSetupError, match=r"root\.crt") as refused:
+            await store.runs()
+        assert refused.value.fault == "store"
+        assert (await observer.deliver_spooled()).waiting == 1
+
+        monkeypatch.undo()
+        assert (await observer.deliver_spooled()).delivered == 1
+        await assert_whole(store, ended, RunStatus.success)

@@ -264,7 +264,7 @@ class PostgresDatabase:
             return None
         why, code = _reason(original), _code_of(original)
         if isinstance(original, load_driver().ClientConfigurationError):
-            return errors.DatabaseUrlError(url=database, why=why)
+            return errors.ConnectionSetupError(database=database, why=why)
         if code == _LOCK_TIMEOUT:
             return errors.DatabaseBusyError(database=database, seconds=self.busy_timeout)
         if code == _NO_DATABASE:

@@ -37,6 +37,7 @@ _LINGER = 0.01  # seconds that a write which nobody waits for leaves for others 
 _LINGERING_BYTES = 1_048_576
 _OF_ALL = (
     errors.AccessRefusedError,
+    errors.ConnectionSetupError,
     errors.DatabaseGoneError,
     errors.NoSuchDatabaseError,
     errors.ReadOnlyDatabaseError,

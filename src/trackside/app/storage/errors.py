@@ -71,6 +71,10 @@ class AccessRefusedError(StorageError):
     """The server does not let this user in to {database}: {why}. Check the user's name, the password and pg_hba.conf."""
 
 
+class ConnectionSetupError(StorageError):
+    """No connection to {database} can be tried: {why}. Check the options of its address, the PG… variables and the files that they name."""  # noqa: E501
+
+
 class NoSuchDatabaseError(StorageError, LookupError):
     """The server has no database {name!r}: make it (`createdb {name}`), or check the address {database}."""
 
