@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -54,6 +55,19 @@ def test_a_batch_is_described_as_the_runs_that_it_is_made_of() -> None:
     body = operations()["POST /runs/batch"]["requestBody"]["content"]["application/json"]["schema"]
     run = API["components"]["schemas"][body["items"]["$ref"].rpartition("/")[2]]
     assert {"assistant_id", "thread_id", "input", "ttl"} <= run["properties"].keys()
+
+
+def parts_of(said: Any) -> Iterator[Any]:
+    yield said
+    for part in said.values() if isinstance(said, dict) else said if isinstance(said, list) else ():
+        yield from parts_of(part)
+
+
+def test_what_makers_of_clients_stumble_on_is_not_there() -> None:
+    types = [part for part in parts_of(API) if isinstance(part, dict) and isinstance(part.get("type"), str)]
+    assert [part for part in types if part["type"] == "array" and not {"items", "prefixItems"} & part.keys()] == []
+    fields = [field for part in types for field in part.get("properties", {}).items()]
+    assert [name for name, field in fields if field.get("type") == "null"] == []
 
 
 def test_it_knows_where_it_is_mounted() -> None:

@@ -75,7 +75,7 @@ class ItemInfo(Struct, frozen=True, kw_only=True):
 class FoundItem(ItemInfo, frozen=True, kw_only=True):
     """An item that was searched for."""
 
-    score: None = None
+    score: float | None = None
     """How near a meaning it is: there is no such search."""
 
 
