@@ -25,6 +25,7 @@ from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._fleet_tables import server_metadata
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_backend import PostgresBackend
+from trackside.app.storage._postgres_bus import PostgresBus
 from trackside.app.storage._schema import REVISIONS
 from trackside.app.storage._session import CollisionError
 from trackside.app.storage._tables import metadata
@@ -128,14 +129,39 @@ async def test_a_user_who_may_only_read_looks_and_does_not_write(own_postgres_se
 
 
 async def test_a_server_that_takes_no_writes(url: str, database: RawConnection, script) -> None:
-    async with Store.open(url):
-        pass
-
-    async with Store.open(option(url, options="-c default_transaction_read_only=on")) as store:
+    reads = option(url, options="-c default_transaction_read_only=on")
+    async with Store.open(reads) as store:
         await store.append(script().whole())  # we say ourselves that we write
+    bus, connected = PostgresBus(PostgresDatabase.from_url(reads)), asyncio.Event()
+    bus.listen("a", lambda _: None, on_gap=connected.set)
+    await connected.wait()
+    await bus.fetch("CREATE TABLE noted AS SELECT 1")  # as live output is kept
+    await bus.aclose()
     error = await refusal(option(url, search_path="nowhere"))
 
     assert isinstance(error, NoSchemaError)
+
+
+@pytest.mark.parametrize("name", ["Agents", "our agents", "a.b", 'in "quotes"'])
+async def test_a_schema_of_any_name(url: str, database: RawConnection, script, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    database.execute(f"CREATE SCHEMA {quoted}")
+    ours = option(url, search_path=quoted)
+    async with Store.open(ours) as store:
+        await store.append(script().whole())
+    async with Store.open(ours) as store:
+        assert len(await store.events()) == 5
+
+
+async def test_the_tables_of_another_program_are_found_in_a_schema_of_any_name(
+    url: str, database: RawConnection
+) -> None:
+    database.execute('CREATE SCHEMA crm; CREATE SCHEMA "Crm"; CREATE TABLE "Crm".customers (name text)')
+
+    error = await refusal(option(url, search_path='"Crm"'))
+
+    assert isinstance(error, ForeignDatabaseError)
+    assert "customers" in str(error)
 
 
 async def test_a_schema_of_another_program_stays_as_it_is(url: str, database: RawConnection) -> None:

@@ -68,10 +68,19 @@ _MEANINGS: Final[Mapping[str, type[errors.StorageError]]] = {
 }
 _LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
 
+# Not set as one connects: with `target_session_attrs=read-write` the driver takes that for the server's own.
+_WRITES: Final = "SET default_transaction_read_only = off"
+_READS: Final = "SET default_transaction_read_only = on"
+# Not always "on": a server that waits for its replicas, too, goes on doing so.
+_WAITS: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+
 _SERVER = text("SELECT current_setting('server_version_num'), current_setting('server_encoding')")
 _TABLES = text("""
     SELECT c.relname FROM pg_class c
-    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+    AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY c.relname""")
 
@@ -152,13 +161,11 @@ class PostgresDatabase:
 
     async def _connect_durably(self, within: float = inf, **settings: str) -> asyncpg.Connection:
         if self.synchronous == "NORMAL":
-            return await self.connect(within=within, **_WRITERS_PLANS, **settings, synchronous_commit="off")
+            settings["synchronous_commit"] = "off"
         connection = await self.connect(within=within, **_WRITERS_PLANS, **settings)
-        # Not always "on": a server that waits for its replicas, too, goes on doing so.
-        await _execute_first(
-            connection,
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
-        )
+        await _execute_first(connection, _WRITES)
+        if self.synchronous != "NORMAL":
+            await _execute_first(connection, _WAITS)
         return connection
 
     async def connect_primary(self, *, within: float = inf, **settings: str) -> asyncpg.Connection:
@@ -170,7 +177,7 @@ class PostgresDatabase:
         """
         connection = await self.connect(within=within, **settings)
         try:
-            await _execute_first(connection, "BEGIN READ WRITE; ROLLBACK")
+            await _execute_first(connection, f"BEGIN READ WRITE; ROLLBACK; {_WRITES}")
         except load_driver().FeatureNotSupportedError as exc:
             raise ConnectionError("it is a standby, which takes no writes") from exc
         return connection
@@ -179,8 +186,7 @@ class PostgresDatabase:
         """A connection that only reads, if need be from a `standby`; a transaction of it sees one moment."""
         connect = self.connect if standby else self.connect_primary
         connection = await connect(default_transaction_isolation="repeatable read")
-        # Not set as it connects: with `target_session_attrs=read-write` the driver takes that for the server's own.
-        await _execute_first(connection, "SET default_transaction_read_only = on")
+        await _execute_first(connection, _READS)
         return connection
 
     def reading(self, *, standby: bool) -> AsyncEngine:
