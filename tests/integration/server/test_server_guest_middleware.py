@@ -288,7 +288,23 @@ async def test_a_socket_of_the_guest_is_behind_its_middleware_and_our_door(
             assert ("/ws", "ada" if server is AUTH_FIRST else None) in seen
 
 
-async def said_to_socket(asgi: Any, headers: Mapping[str, str]) -> list[Any]:
+@pytest.mark.parametrize("path", ["/info", "/ok"])
+async def test_a_socket_of_the_guest_at_a_path_of_ours_that_is_for_everybody_is_behind_our_door(
+    database_url: str, path: str
+) -> None:
+    guest = Starlette(routes=[WebSocketRoute(path, hello)])
+    for server in (ServerSettings(), AUTH_FIRST):
+        settings = Settings(database_url=database_url, access=AccessSettings(auth="keys"), server=server)
+        async with open_app(settings, {"echo": echo}) as app, living(guest, name="guest") as one:
+            asgi = app.asgi_before(one)
+            key = (await app.store.api_keys.create("laptop", owner="ada")).secret
+            stranger = await said_to_socket(asgi, {}, path)
+            ada = await said_to_socket(asgi, {"x-api-key": key}, path)
+        assert [message["type"] for message in stranger] == ["websocket.close"]
+        assert ada[1]["text"] == "hello ada"
+
+
+async def said_to_socket(asgi: Any, headers: Mapping[str, str], path: str = "/ws") -> list[Any]:
     said: list[Any] = []
 
     async def receive() -> Any:
@@ -298,7 +314,7 @@ async def said_to_socket(asgi: Any, headers: Mapping[str, str]) -> list[Any]:
         said.append(message)
 
     sent = [(name.encode(), value.encode()) for name, value in {"host": "localhost", **headers}.items()]
-    scope = {"type": "websocket", "path": "/ws", "raw_path": b"/ws", "query_string": b"", "root_path": ""}
+    scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""}
     await asgi({**scope, "scheme": "ws", "headers": sent, "subprotocols": []}, receive, send)
     return said
 
