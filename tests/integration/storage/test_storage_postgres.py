@@ -23,6 +23,7 @@ from trackside.app.storage import Store
 from trackside.app.storage._appending import Append
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._fleet_tables import server_metadata
+from trackside.app.storage._membership import Vouch
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_backend import PostgresBackend
 from trackside.app.storage._postgres_bus import PostgresBus
@@ -556,6 +557,25 @@ async def test_a_commit_waits_for_the_disk_only_if_something_was_written(session
         await asyncio.to_thread(commit_together, session, [Append(rows)])
 
     assert commits == ["COMMIT", "SET LOCAL synchronous_commit = off; COMMIT", "COMMIT"]
+
+
+async def test_what_may_be_forgotten_has_nothing_forgotten_that_is_committed_with_it(session, script) -> None:
+    wait, commits = session._wait, []
+
+    def note(doing):
+        statement = doing.cr_frame.f_locals.get("query", "")
+        if "COMMIT" in statement.upper().split("; "):
+            commits.append(statement)
+        return wait(doing)
+
+    session._wait = note
+    sign_of_life = Vouch(worker_ids=["worker"], lease_seconds=15.0)
+    append = Append(encode_events(script().whole()))
+
+    for works in ([sign_of_life], [sign_of_life, append, sign_of_life]):
+        await asyncio.to_thread(commit_together, session, works)
+
+    assert commits == ["SET LOCAL synchronous_commit = off; COMMIT", "COMMIT"]
 
 
 async def test_a_commit_that_was_cut_off_says_so_if_nobody_can_be_asked(session, script) -> None:
