@@ -724,6 +724,18 @@ async def test_a_run_whose_end_is_kept_nowhere_is_ended_as_lost_and_its_thread_g
     assert record.error == "how the run had ended could neither be stored nor be spooled"
 
 
+async def test_a_run_whose_claim_could_not_be_written_may_be_withdrawn(hand: Any) -> None:
+    a = hand()
+    run_id = await admit(a)
+    a.coordinator._runs.get(run_id).ready = False  # as of one of which nobody has told it yet that it is its turn
+    session = a.store._writer._session
+    a.store._writer._session = FailingSession(session)
+    assert await a.coordinator.claim(run_id) is None
+    a.store._writer._session = session
+
+    assert await a.coordinator.withdraw(run_id)
+
+
 @pytest.mark.parametrize("has_begun", [False, True])
 async def test_a_run_that_has_ended_here_is_nobody_elses_while_its_end_is_spooled(
     hand: Any, database: Any, has_begun: bool
