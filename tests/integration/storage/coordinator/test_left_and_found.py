@@ -736,6 +736,22 @@ async def test_a_run_whose_claim_could_not_be_written_may_be_withdrawn(hand: Any
     assert await a.coordinator.withdraw(run_id)
 
 
+async def test_a_run_that_is_due_while_nothing_can_be_written_begins_when_something_can(
+    worker: Any, agents: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await worker(lease_seconds=3.0)
+    run = await a.start("quick", after_seconds=0.1)
+    session = a.store._writer._session
+    a.store._writer._session = FailingSession(session)
+    async with asyncio.timeout(10):
+        while "is due, but could not take its place" not in caplog.text:
+            await asyncio.sleep(0.01)
+    a.store._writer._session = session
+
+    async with asyncio.timeout(10):
+        assert (await run.result()).status is RunStatus.success
+
+
 @pytest.mark.parametrize("has_begun", [False, True])
 async def test_a_run_that_has_ended_here_is_nobody_elses_while_its_end_is_spooled(
     hand: Any, database: Any, has_begun: bool
