@@ -184,6 +184,31 @@ async def test_what_another_process_makes_and_revokes_is_known_in_seconds(opened
             await known(scope_with(made.secret))
 
 
+class RevokingKeys(CountedKeys):
+    """Of which one is revoked while they are read: what was read has it still."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.to_revoke: str | None = None
+
+    async def good(self) -> list[ApiKey]:
+        good = await super().good()
+        if self.to_revoke is not None:
+            key_id, self.to_revoke = self.to_revoke, None
+            await self.revoke(key_id)
+        return good
+
+
+async def test_what_is_revoked_here_while_keys_are_read_is_not_good_at_the_next_request(opened: Store) -> None:
+    keys = RevokingKeys(opened)
+    made = await keys.create("k", owner="ada")
+    known = KeyAuthenticator(keys, clock=Clock())
+    keys.to_revoke = made.key.key_id
+    assert (await known(scope_with(made.secret))).identity == "ada"
+    with pytest.raises(HttpError, match="not good any more"):
+        await known(scope_with(made.secret))
+
+
 class AwayKeys(CountedKeys):
     """Those of a store whose database is away, which each read finds out when it is told to."""
 
