@@ -111,7 +111,7 @@ class Closing:
             ManagerLoopError: it has another.
         """
         if self._guard is None:
-            closes, loop = self._close_with_the_loop(), asyncio.get_running_loop()
+            loop, closes = asyncio.get_running_loop(), self._close_with_the_loop()
             # Started at once: cancelled before its first step, it would close nothing.
             self._guard = asyncio.Task(closes, loop=loop, name="trackside-guard", context=Context(), eager_start=True)
             let_drop(self._guard)  # `__del__` says it
