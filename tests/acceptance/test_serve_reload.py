@@ -25,6 +25,18 @@ async def said(input, run):
     await asyncio.sleep(0.01)
     return {{"said": "{word}"}}
 """
+LEAVING = """
+import asyncio
+import threading
+
+async def leaves(input):
+    try:
+        async with asyncio.timeout(0.01):
+            await asyncio.to_thread(threading.Event().wait)
+    except TimeoutError:
+        return {{"said": "{word}"}}
+"""
+"""An agent that gives a function up, which goes on in a thread of the event loop's and has no end."""
 CLIENTS = 4
 PROJECT = """
 import os
@@ -174,6 +186,18 @@ def test_who_waits_for_a_run_is_answered_before_the_server_begins_anew_and_then_
     waiting.join()
 
     assert answers == ["before", "after"]
+
+
+def test_a_server_begins_anew_while_a_thread_of_a_run_that_has_ended_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(LEAVING.format(word="before"), encoding="utf-8")
+    with TracksideServer(tmp_path, "agents.py:leaves") as server:
+        before = ask(server, "leaves")
+        (tmp_path / "agents.py").write_text(LEAVING.format(word="after"), encoding="utf-8")
+
+        server.signal(signal.SIGHUP)
+        server.wait_until_ready()
+
+        assert (before, ask(server, "leaves")) == ({"said": "before"}, {"said": "after"})
 
 
 def said(server: TracksideServer, text: str) -> None:

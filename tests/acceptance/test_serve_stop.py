@@ -11,11 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+from asked_server import ask
 from trackside_server import PATIENCE, TracksideServer
 
 AGENTS = """
 import asyncio
 import os
+import threading
 
 async def endless(input, run):
     while True:
@@ -27,6 +29,13 @@ async def until_told(input, run):
     while not os.path.exists("go"):
         await asyncio.sleep(0.02)
     return {"done": True}
+
+async def leaves(input):
+    try:
+        async with asyncio.timeout(0.01):
+            await asyncio.to_thread(threading.Event().wait)
+    except TimeoutError:
+        return {"left": True}
 """
 SETTINGS = '[runs]\nshutdown_grace = "{grace}"\nmax_running = 2\n'
 
@@ -127,6 +136,19 @@ def test_a_second_signal_does_not_wait_for_runs(server: TracksideServer) -> None
     assert server.wait() == 0
     stream.wait()
     assert ended_as(server.folder) == ["shutdown"]
+
+
+@pytest.mark.parametrize("server", [("1h", "leaves")], indirect=True)
+def test_a_thread_that_a_run_has_left_behind_is_waited_for_with_a_word_and_not_after_a_second_signal(
+    server: TracksideServer,
+) -> None:
+    assert ask(server, "leaves") == {"left": True}
+
+    server.signal(signal.SIGTERM)
+    said(server, "waiting for 1 thread of the agent or an observer")
+    server.signal(signal.SIGTERM)
+
+    assert server.wait() == 0
 
 
 @pytest.mark.parametrize("server", [("100ms", "endless")], indirect=True)

@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from trackside.app.cli.leftovers import UnwaitedExecutor
 from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.harness.threads import AGENT_THREADS
 
@@ -31,14 +31,16 @@ def take_signals() -> None:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The fastest event loop that there is here, with as many threads for what agents run in its executor as for agents."""
+    """The fastest event loop that there is here, with as many threads for what agents run in its executor as for agents; it
+    waits for none of them when it closes.
+    """
     if sys.platform == "win32":
         loop = asyncio.new_event_loop()
     else:
         import uvloop
 
         loop = uvloop.new_event_loop()
-    loop.set_default_executor(ThreadPoolExecutor(AGENT_THREADS, thread_name_prefix="asyncio"))
+    loop.set_default_executor(UnwaitedExecutor(AGENT_THREADS, thread_name_prefix="asyncio"))
     return loop
 
 
