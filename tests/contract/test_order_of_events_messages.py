@@ -42,6 +42,11 @@ def an_ai(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
+def serialized(name: str, text: str) -> dict[str, Any]:
+    """A message as LangChain's objects are in JSON."""
+    return {"lc": 1, "type": "constructor", "id": ["langchain_core", "messages", name], "kwargs": {"content": text}}
+
+
 BLOCKS = [{"type": "text", "text": "hi"}]
 FORMS = [
     pytest.param("hi", ["hi"], id="text"),
@@ -55,6 +60,10 @@ FORMS = [
     pytest.param({"messages": [{"type": "human", "content": "a"}, an_ai("b")]}, ["a"], id="messages is a list"),
     pytest.param({"messages": {"role": "user", "content": "hi"}}, ["hi"], id="messages is one message"),
     pytest.param({"messages": [("user", "a"), ("ai", "b"), ("human", "c")]}, ["a", "c"], id="pairs"),
+    pytest.param({"messages": [["user", "a"], ["ai", "b"], ["human", "c"]]}, ["a", "c"], id="pairs in JSON"),
+    pytest.param(
+        {"messages": [serialized("HumanMessage", "a"), serialized("AIMessage", "b")]}, ["a"], id="LangChain's in JSON"
+    ),
     pytest.param([LangChainLike("human", "a"), LangChainLike("ai", "b")], ["a"], id="objects with type"),
     pytest.param({"messages": [RoleObject("user", "a"), RoleObject("system", "b")]}, ["a"], id="objects with role"),
     pytest.param(

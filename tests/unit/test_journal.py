@@ -359,6 +359,16 @@ def test_what_is_not_a_message_is_refused(message: Any) -> None:
         plain_message(message)
 
 
+def serialized(name: str, content: str, **more: Any) -> dict[str, Any]:
+    """A message as LangChain's objects are in JSON."""
+    return {
+        "lc": 1,
+        "type": "constructor",
+        "id": ["langchain_core", "messages", name],
+        "kwargs": {"content": content, **more},
+    }
+
+
 @pytest.mark.parametrize(
     ("value", "contents"),
     [
@@ -371,6 +381,13 @@ def test_what_is_not_a_message_is_refused(message: Any) -> None:
         ({"messages": FrameworkMessage("human", "a")}, ["a"]),
         ({"messages": ("user", "a")}, ["a"]),
         ({"messages": ["a", "b"]}, ["a", "b"]),
+        ({"messages": ["user", "a"]}, ["user", "a"]),
+        ({"messages": [["user", "a"], ["ai", "b"], ["human", "c"]]}, ["a", "c"]),
+        ({"messages": [["user"], ["sale", "a"], ["user", "a", "b"]]}, []),
+        ({"messages": [serialized("HumanMessage", "a"), serialized("AIMessage", "b")]}, ["a"]),
+        ({"messages": [serialized("HumanMessageChunk", "a"), serialized("PromptValue", "b")]}, ["a"]),
+        ({"messages": serialized("HumanMessage", "a")}, ["a"]),
+        (serialized("HumanMessage", "a"), ["a"]),
         ({"role": "user", "content": "a"}, ["a"]),
         ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], ["a", "b"]),
         ({"question": "?"}, []),
@@ -379,6 +396,8 @@ def test_what_is_not_a_message_is_refused(message: Any) -> None:
         ({"type": "human"}, []),
         ([1, 2], []),
         (["a", "b"], []),
+        (["user", "a"], []),
+        ([["user", "a"]], []),
         (("user", "a"), ["a"]),
         (("a", "b"), []),
         (None, []),
@@ -391,6 +410,14 @@ def test_human_messages_are_found_in_every_form_of_input(value: Any, contents: l
 
     assert [message["content"] for message in found] == contents
     assert all(message["type"] == "human" and message["id"] for message in found)
+
+
+def test_a_message_that_was_an_object_of_langchains_keeps_its_id_and_what_else_it_has() -> None:
+    given = serialized("HumanMessage", "hello", id="m-1", additional_kwargs={"tone": "kind"})
+
+    assert human_messages({"messages": [given]}) == [
+        {"type": "human", "content": "hello", "id": "m-1", "additional_kwargs": {"tone": "kind"}}
+    ]
 
 
 class Column:

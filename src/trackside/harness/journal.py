@@ -7,9 +7,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from trackside.harness.budget import Used
 from trackside.harness.calls import Call, CallKind, CallLog
@@ -32,6 +32,16 @@ _MOST_USD = sys.float_info.max  # beyond it there is `inf`, which JSON does not 
 
 _WHAT_IT_IS = ("type", "role", "id")
 _TYPE_OF_ROLE = {"user": "human", "assistant": "ai", "function": "tool", "developer": "system"}
+ROLES: Final = frozenset({*_TYPE_OF_ROLE, *_TYPE_OF_ROLE.values()})
+"""What a message can be, as its `type` or `role` says."""
+_TYPE_OF_CLASS = {
+    "HumanMessage": "human",
+    "AIMessage": "ai",
+    "SystemMessage": "system",
+    "ToolMessage": "tool",
+    "FunctionMessage": "function",
+}
+"""What LangChain's classes of messages are."""
 
 
 class Usage:
@@ -362,23 +372,39 @@ def answer_message(answer: Any) -> JsonObject:
 
 def human_messages(value: Any) -> list[JsonObject]:
     """The human messages in a run's input: a text, one message, a list of them, or `{"messages": …}`."""
-    texts = isinstance(
-        value, str
-    )  # alone or as a message among messages a text is human; in a mere list it may be anything
-    if isinstance(value, Mapping) and "messages" in value:
-        value, texts = value["messages"], True
-    items = value if isinstance(value, list | tuple) and not _is_role_and_text(value) else [value]
-    return [plain_message(_as_message(item)) for item in items if (texts if isinstance(item, str) else _is_human(item))]
+    items = listed_messages(value["messages"] if isinstance(value, Mapping) and "messages" in value else value)
+    if isinstance(value, list | tuple):  # a text or a list in a mere list may be anything
+        items = [item for item in items if not isinstance(item, str | list)]
+    return [plain_message(message) for message in map(as_message, items) if _is_human(message)]
 
 
-def _is_role_and_text(item: Any) -> bool:
-    """Whether it is LangChain's short form of one message, as `("human", "text")`."""
-    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+def listed_messages(given: Any) -> Sequence[Any]:
+    """What somebody has given as messages, a list of them or one, as a list. Only the tuple `("human", "text")` is one: the
+    list that JSON makes of it is two texts, for LangGraph as well.
+    """
+    is_list = isinstance(given, list) or (isinstance(given, tuple) and as_message(given) is given)
+    return given if is_list else [given]
+
+
+def as_message(item: Any) -> Any:
+    """One of a list of messages in the form that all know, if it is in one that only LangChain has.
+
+    It has a pair, as `("human", "text")`, which is a list in JSON, and what its objects become there: `{"lc": 1, …}`.
+    """
+    if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str) and item[0] in ROLES:
+        return {"type": item[0], "content": item[1]}
+    match item:
+        case {"lc": int(1), "type": str("constructor"), "id": [*_, str() as name], "kwargs": {**fields}} if (
+            kind := _TYPE_OF_CLASS.get(name.removesuffix("Chunk"))
+        ):
+            return {"type": kind, **fields}
+        case _:
+            return item
 
 
 def _is_human(item: Any) -> bool:
-    if isinstance(item, tuple) and len(item) == 2:
-        return _names_a_human(item[0])
+    if isinstance(item, str):
+        return True
     if not is_object(item):
         return False
     kind, role, content = _fields(item, "type", "role", "content")
@@ -396,10 +422,6 @@ def _fields(item: Any, *names: str) -> list[Any]:
     if isinstance(item, Mapping):
         return [item.get(name) for name in names]
     return [getattr(item, name, None) for name in names]
-
-
-def _as_message(item: Any) -> Any:
-    return {"type": "human", "content": item[1]} if isinstance(item, tuple) else item
 
 
 def excerpt(content: Any) -> str:

@@ -1,10 +1,13 @@
 """Which messages a run counts and announces, and the thread's title."""
 
 import itertools
+import json
 import operator
 from typing import Annotated, Any, TypedDict
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
+import pytest
+from langchain_core.load import dumps
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage, convert_to_messages
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint
@@ -166,11 +169,72 @@ async def test_an_answer_is_a_human_message_even_where_the_graph_keeps_it(stage:
     assert counted(outcome) == (2, "Ada", "thanks")
 
 
-async def test_messages_of_a_commands_update_are_announced_and_counted(stage: Any) -> None:
+def in_json(*messages: Any) -> dict[str, Any]:
+    """An input as a server gets it of LangChain's clients: tuples as lists, objects as they serialize themselves."""
+    given: dict[str, Any] = json.loads(dumps({"messages": messages}))
+    return given
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"messages": [("user", "hello")]}, ["hello"]),
+        ({"messages": ("user", "hello")}, ["hello"]),
+        (in_json(("user", "hello")), ["hello"]),
+        (in_json("user", "hello"), ["user", "hello"]),
+        (in_json(HumanMessage("hello")), ["hello"]),
+        ({"messages": in_json(HumanMessage("hello"))["messages"][0]}, ["hello"]),
+        (in_json(HumanMessage("hello"))["messages"][0], ["hello"]),
+        (
+            in_json(("user", "hello"), HumanMessage("again"), {"role": "user", "content": "bye"}),
+            ["hello", "again", "bye"],
+        ),
+    ],
+)
+async def test_a_message_as_langchains_clients_send_it_is_announced_once_as_the_one_that_the_thread_keeps(
+    stage: Any, given: Any, said: list[str]
+) -> None:
+    outcome = await stage.play(chat(say("well")), given)
+    assert [human["content"] for human in outcome.humans] == said
+    assert counted(outcome) == (len(said) + 1, said[0], "well")
+    kept = outcome.values["messages"][:-1]
+    assert [(one["id"], one["type"], one["content"]) for one in kept] == [
+        (human["id"], "human", human["content"]) for human in outcome.humans
+    ]
+
+
+async def test_objects_of_langchain_reach_the_graph_through_json_as_langchain_reads_them(stage: Any) -> None:
+    call = {"name": "look", "args": {"at": "x"}, "id": "c1", "type": "tool_call"}
+    said = [
+        HumanMessage("hello", id="h1", name="ada"),
+        AIMessage("", id="a1", tool_calls=[call]),
+        ToolMessage("seen", id="t1", tool_call_id="c1", status="error"),
+    ]
+    graph = chat(say("well"), checkpointer=InMemorySaver())
+    outcome = await stage.play(graph, given := in_json(*said), thread_id="t")
+    kept = (await graph.aget_state({"configurable": {"thread_id": "t"}})).values["messages"]
+    assert kept[:-1] == convert_to_messages(given["messages"])
+    assert [(human["id"], human["name"]) for human in outcome.humans] == [("h1", "ada")]
+    again = await stage.play(graph, in_json(*said, HumanMessage("more", id="h2")), thread_id="t")
+    assert [human["id"] for human in again.humans] == ["h2"]
+    assert counted(again) == (2, "more", "well")
+
+
+async def test_pairs_in_json_of_a_list_that_langgraph_does_not_merge_stay_and_are_announced(stage: Any) -> None:
+    class Plain(TypedDict):
+        messages: Annotated[list[Any], operator.add]
+
+    outcome = await stage.play(chat(say("well"), state=Plain), in_json(("user", "hello")))
+    assert counted(outcome) == (2, "hello", "well")
+    assert outcome.values["messages"][0] == ["user", "hello"]
+
+
+@pytest.mark.parametrize("update", [{"role": "user", "content": "and this"}, ["user", "and this"]])
+async def test_messages_of_a_commands_update_are_announced_and_counted(stage: Any, update: Any) -> None:
     graph = chat(say("one"), checkpointer=InMemorySaver())
     await stage.play(graph, "hello", thread_id="t")
-    update = {"messages": [{"role": "user", "content": "and this"}]}
-    outcome = await stage.play(graph, thread_id="t", command={"update": update, "goto": "node0"})
+    command = {"update": {"messages": [update]}, "goto": "node0"}
+    outcome = await stage.play(graph, thread_id="t", command=command)
     assert [human["content"] for human in outcome.humans] == ["and this"]
     assert counted(outcome) == (2, "and this", "one")
 

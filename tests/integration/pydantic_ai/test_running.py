@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from langchain_core.load import dumpd
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, BinaryImage, ImageUrl, RunContext, Tool, ToolReturn, UsageLimits
@@ -49,6 +50,9 @@ def tall() -> Agent[None, str]:
         {"messages": [ME]},
         {"messages": "How tall is it?"},
         {"messages": ["How tall is it?"]},
+        {"messages": [("human", "How tall is it?")]},
+        {"messages": [["human", "How tall is it?"]]},
+        {"messages": [dumpd(HumanMessage("How tall is it?"))]},
     ],
 )
 async def test_what_a_human_says_is_announced_and_answered(stage: Any, given: Any) -> None:

@@ -18,11 +18,10 @@ from trackside.harness.adapters.langgraph._questions import OpenQuestions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
-from trackside.harness.journal import answer_message, human_messages
+from trackside.harness.journal import ROLES, answer_message, as_message, human_messages, listed_messages
 from trackside.harness.questions import NO_QUESTION, answers_by_id, is_question_id
 from trackside.harness.types import JsonObject
 
-_ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
 _COMMAND_AS_INPUT = 'a Command goes into the run\'s `command`, as {"resume": …}, {"update": …} or {"goto": …}'
 
 
@@ -150,24 +149,19 @@ def _as_state(value: Any, graph: Graph) -> Any:
         return value
     if isinstance(value, str):
         return {"messages": [{"role": "user", "content": value}]}
-    if isinstance(value, list) and value and all(map(_is_message, value)):
-        return {"messages": value}
-    if _is_message(value) and not (isinstance(value, Mapping) and any(key in graph.channels for key in value)):
-        return {"messages": [value]}
-    return value
+    if isinstance(value, Mapping) and any(key in graph.channels for key in value):
+        return value
+    given = listed_messages(value)
+    return {"messages": [*given]} if given and all(_is_message(as_message(item)) for item in given) else value
 
 
 def _messages_in(value: Any) -> list[Any]:
     """The messages in an input: under `messages`, alone or in a list, or as the input itself."""
     if isinstance(value, Mapping) or _is_state_object(value):
         value = _kept_in(value)
-        if isinstance(value, str):
-            return [{"role": "user", "content": value}]
-    if _is_message(value):
-        return [value]
-    if isinstance(value, list | tuple) and all(isinstance(item, str) or _is_message(item) for item in value):
-        return [{"role": "user", "content": item} if isinstance(item, str) else item for item in value]
-    return []
+    given = map(as_message, listed_messages(value))
+    messages = [{"role": "user", "content": item} if isinstance(item, str) else item for item in given]
+    return messages if all(map(_is_message, messages)) else []
 
 
 def _is_state_object(value: Any) -> bool:
@@ -192,15 +186,13 @@ def _with_messages(state: Any, messages: list[Any]) -> Any:
 
 
 def _is_message(value: Any) -> bool:
-    if isinstance(value, BaseMessage):
-        return True
     if isinstance(value, Mapping):
         return (_is_role(value.get("role")) or _is_role(value.get("type"))) and "content" in value
-    return isinstance(value, tuple) and len(value) == 2 and _is_role(value[0])
+    return isinstance(value, BaseMessage)
 
 
 def _is_role(value: Any) -> bool:
-    return isinstance(value, str) and value in _ROLES
+    return isinstance(value, str) and value in ROLES
 
 
 def id_of(message: Any) -> str | None:
@@ -210,8 +202,6 @@ def id_of(message: Any) -> str | None:
 
 
 def _with_id(message: Any) -> Any:
-    if isinstance(message, tuple):
-        message = {"role": message[0], "content": message[1]}
     if id_of(message):
         return message
     if isinstance(message, BaseMessage):

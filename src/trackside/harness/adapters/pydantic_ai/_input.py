@@ -19,7 +19,7 @@ from pydantic_ai.messages import (
 )
 
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.journal import plain_message
+from trackside.harness.journal import as_message, listed_messages, plain_message
 from trackside.harness.payload import WHOLE_CHARS, whole
 from trackside.harness.types import JsonObject
 
@@ -73,9 +73,7 @@ def _messages_in(value: Any) -> list[JsonObject] | None:
     if isinstance(value, str) or _is_message(value):
         return [_plain(value)]
     if isinstance(value, Mapping) and "messages" in value:
-        inner = value["messages"]
-        items = inner if isinstance(inner, list | tuple) and not _is_message(inner) else [inner]
-        return [_plain(item) for item in items]
+        return [_plain(as_message(item)) for item in listed_messages(value["messages"])]
     if isinstance(value, list | tuple) and value and all(map(_is_message, value)):
         return [_plain(item) for item in value]
     return None
@@ -100,8 +98,7 @@ def _plain(item: Any) -> JsonObject:
     if not _is_message(item):
         why = 'a message is a text, or {"role": "user" | "assistant" | "system", "content": …}'
         raise InvalidSpecError(field="input.messages", value=item, why=why)
-    message = {"type": item[0], "content": item[1]} if isinstance(item, tuple) else item
-    return plain_message(message, max_chars=WHOLE_CHARS)
+    return plain_message(as_message(item), max_chars=WHOLE_CHARS)
 
 
 def _content(messages: Sequence[JsonObject]) -> str | list[UserContent] | None:
