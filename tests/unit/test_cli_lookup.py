@@ -152,6 +152,20 @@ async def test_an_answer_that_failed_closes_no_question(store: Store, records: S
         await find_paused_run(records, "failed")
 
 
+async def test_the_question_of_a_thread_that_waits_is_that_of_the_run_which_the_log_has_last(
+    store: Store, records: StoredRecords
+) -> None:
+    for run_id, minute in (("r-1", 2), ("r-2", 1)):  # the first on a machine that is a minute ahead
+        question = {"id": run_id, "value": "May I?"}
+        await record(store, run_id, "asked", minute=minute, status="interrupted", interrupts=[question])
+        says = {"status": "interrupted", "previous": "busy"}
+        at, kind = BEGIN + timedelta(minutes=minute), LifecycleEventType.THREAD_STATUS_UPDATED
+        await store.append([RunLifecycleEvent(f"{run_id}-rests", kind, run_id, "asked", 3, at, says)])
+
+    assert (await find_paused_run(records, "asked"))[0].run_id == "r-2"
+    assert [one["id"] for one in await open_questions(records, await find_thread(records, "asked"))] == ["r-2"]
+
+
 async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(
     store: Store, records: StoredRecords
 ) -> None:

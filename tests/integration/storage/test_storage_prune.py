@@ -297,6 +297,43 @@ async def test_the_question_that_stays_is_the_one_that_was_asked_last_whoever_ca
     assert [run.run_id for run in await store.runs()] == [late.run_id]
 
 
+@pytest.mark.parametrize("looks_first", [True, False])
+async def test_the_question_that_stays_is_the_one_that_the_log_has_last_whatever_clocks_said(
+    store: Store, script, looks_first: bool
+) -> None:
+    """Of two machines, one of which is ahead by more than it took to answer."""
+    answered, asking = script(thread_id="t", start=LONG_AGO + DAY), script(thread_id="t", start=LONG_AGO)
+    for run in (answered, asking):
+        await store.append([run.started(), run.thread("busy"), run.event("run_completed", status="interrupted")])
+        await store.append([run.thread("interrupted")])
+
+    if looks_first:
+        assert await store.prune(older_than=DAY, dry_run=True) == removed(1, 4, waiting=1)
+        assert await store.prune(older_than=DAY) == removed(1, 4, waiting=1)
+    else:  # what was chosen before is looked at once more
+        chosen = [Candidate(run.run_id, run.thread_id, LONG_AGO, 4, 0, asks=False) for run in (answered, asking)]
+        assert await store._writer.write(RemoveRuns(chosen)) == (1, 4, 0)
+    assert [run.run_id for run in await store.runs()] == [asking.run_id]
+
+
+async def test_a_thread_whose_last_run_is_removed_names_the_one_that_the_log_has_before_it(
+    store: Store, script
+) -> None:
+    answered, asking = script(thread_id="t", start=LONG_AGO + DAY), script(thread_id="t", start=LONG_AGO)
+    failed = script(thread_id="t", start=LONG_AGO + 2 * DAY)
+    for run in (answered, asking):
+        await store.append([run.started(), run.event("run_completed", status="interrupted"), run.thread("interrupted")])
+    await store.append([failed.started(), failed.failed(), failed.thread("interrupted")])
+
+    assert await store.prune(older_than=DAY, status="error") == removed(1, 3)
+
+    (thread,) = await store.threads()
+    assert thread.last_run_id == asking.run_id
+    assert [run.run_id for run in await store.runs(waiting=True)] == [asking.run_id]
+    assert await store.prune(older_than=DAY) == removed(1, 3, waiting=1)
+    assert [run.run_id for run in await store.runs()] == [asking.run_id]
+
+
 async def test_what_a_subscription_has_not_passed_or_has_parked_stays(store: Store, script) -> None:
     one, two, three = (script(start=LONG_AGO) for _ in range(3))
     await store.append([one.started(), one.completed()])  # positions 1, 2

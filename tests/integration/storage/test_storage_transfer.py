@@ -742,6 +742,35 @@ async def test_older_runs_that_are_imported_leave_a_thread_that_waits_as_it_is(s
     assert (kept.runs, kept.threads, kept.kept_waiting) == (1, 0, 1)
 
 
+async def test_a_thread_rests_as_the_log_has_it_whatever_clocks_said(store: Store, another: Another, script) -> None:
+    answer = script(thread_id="t", start=LONG_AGO)
+    asks = script(thread_id="t", start=LONG_AGO + timedelta(days=1))  # on a machine that is a day ahead
+    await store.append([asks.started(), asks.thread("busy"), asks.event("run_completed", status="interrupted")])
+    await store.append([answer.started(), answer.completed()])
+    async with another() as copy:
+        await copy.import_events(io.BytesIO(await exported(store)))
+        assert [thread.status for thread in await copy.threads()] == ["idle"]
+
+
+@pytest.mark.parametrize("then_fails", [True, False])
+async def test_an_older_question_that_is_imported_is_not_the_one_that_is_open(
+    store: Store, script, then_fails: bool
+) -> None:
+    old, asks, wrong = (script(thread_id="t", start=LONG_AGO + timedelta(days=days)) for days in range(3))
+    await store.append([old.started(), old.event("run_completed", status="interrupted"), old.thread("interrupted")])
+    file = await exported(store)
+    await store.append([asks.started(), asks.event("run_completed", status="interrupted"), asks.thread("interrupted")])
+    assert (await store.prune(older_than=None)).runs == 1
+    if then_fails:
+        await store.append([wrong.started(), wrong.failed(), wrong.thread("interrupted")])
+
+    assert (await store.import_events(io.BytesIO(file))).imported == 3
+
+    assert [run.run_id for run in await store.runs(waiting=True)] == [asks.run_id]
+    await store.prune(older_than=None)
+    assert asks.run_id in {run.run_id for run in await store.runs()}
+
+
 async def test_newer_runs_that_are_imported_let_a_thread_go_on(store: Store, another: Another, script) -> None:
     old, new = script(thread_id="t", start=LONG_AGO), script(thread_id="t")
     async with another() as behind:

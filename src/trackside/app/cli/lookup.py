@@ -199,7 +199,9 @@ async def open_questions(records: Records, thread: StoredThread) -> list[JsonObj
 
 async def _asked(records: Records, thread: StoredThread) -> tuple[StoredRun | None, list[JsonObject]]:
     """The run that paused the thread, and its questions; or one that closes them, and its own, if it has any."""
-    for run in await records.runs(thread_id=thread.thread_id, status=CLOSE_QUESTIONS, limit=_FOR_LATER):
+    found = await records.runs(thread_id=thread.thread_id, waiting=True, limit=1)
+    # A thread does not say that it waits where the worker was lost that had the answer to a graph's question.
+    for run in found or await records.runs(thread_id=thread.thread_id, status=CLOSE_QUESTIONS, limit=_FOR_LATER):
         if run.status is RunStatus.pending:
             request = await records.request_of(run.run_id)
             if begins_later(run.created_at, request, now=datetime.now(UTC)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
-    tuple_,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -131,44 +130,70 @@ def has_status(statuses: Sequence[RunStatus], of: Table, *, removed: bool = True
     )
 
 
+def last_position(run: FromClause = runs) -> ColumnElement[int]:
+    """Where in the log the last event of a run is; 0 if it has none."""
+    last = select(events.c.position).where(events.c.run_id == run.c.run_id, events.c.sequence == run.c.last_sequence)
+    return func.coalesce(last.correlate(run).scalar_subquery(), 0)
+
+
+def last_in_log(thread: FromClause, fits: Callable[[FromClause], ColumnElement[bool]]) -> ColumnElement[str]:
+    """The last run of a thread of those that fit, in the order of the log: clocks of several machines give none (I8).
+
+    That is their order up to the run that the thread names as its last one. What is behind it was imported since, and is
+    older than all of these.
+    """
+    last, run = runs.alias(), runs.alias()
+    place = last_position(run)
+    return (
+        select(run.c.run_id)
+        .where(last.c.run_id == thread.c.last_run_id, run.c.thread_id == thread.c.thread_id, fits(run))
+        .order_by(place > last_position(last), place.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
 def waits_for_human() -> Conditions:
     """That a thread has a question that nobody has answered."""
     return [threads.c.status == ThreadStatus.interrupted.value, threads.c.removed_at.is_(None)]
+
+
+def goes_on(thread: FromClause = threads) -> ColumnElement[bool]:
+    """That a run has the thread and has not begun: as long, the log says of the thread what it was before."""
+    is_to_begin = unindexed(active_runs.c.state).in_([Standing.pending.value, Standing.withdrawn.value])
+    return there_is(active_runs.c.thread_id == thread.c.thread_id, HOLDS_ITS_THREAD, is_to_begin)
 
 
 def are_newest_of_waiting() -> ColumnElement[bool]:
     """That a run, if it has stopped to ask, asks what its thread waits for a human to answer; in a way that leads from these
     threads to it. None behind it closes its questions, as one that brings an answer does, and one that fails does not.
     """
-    run = runs.alias()
-    newest = (
-        select(run.c.run_id)
-        .where(run.c.thread_id == threads.c.thread_id, _closes_questions(run), run.c.removed_at.is_(None))
-        .order_by(run.c.created_at.desc(), run.c.run_id.desc())
-        .limit(1)
-        .scalar_subquery()
+    return runs.c.run_id.in_(select(_last_that_closes_questions(threads)).where(*waits_for_human(), ~goes_on()))
+
+
+def is_newest_of_waiting(of: Table) -> ColumnElement[bool]:
+    """The same, looked at by the thread of a row."""
+    thread = threads.alias()
+    return there_is(
+        thread.c.thread_id == of.c.thread_id,
+        unindexed(thread.c.status) == ThreadStatus.interrupted.value,
+        thread.c.removed_at.is_(None),
+        ~goes_on(thread),
+        _last_that_closes_questions(thread) == of.c.run_id,
     )
-    return runs.c.run_id.in_(select(newest).where(*waits_for_human()))
 
 
-def is_newest_of_waiting(of: Table) -> Conditions:
-    """The same, looked at by the thread of a row and what came behind it."""
-    thread, later = threads.alias(), runs.alias()
-    waits = unindexed(thread.c.status) == ThreadStatus.interrupted.value
-    is_behind = tuple_(later.c.created_at, later.c.run_id) > tuple_(of.c.created_at, of.c.run_id)
-    return [
-        there_is(thread.c.thread_id == of.c.thread_id, waits, thread.c.removed_at.is_(None)),
-        ~there_is(
-            later.c.thread_id == of.c.thread_id, is_behind, _closes_questions(later), later.c.removed_at.is_(None)
-        ),
-    ]
+def _last_that_closes_questions(thread: FromClause) -> ColumnElement[str]:
+    """The last run of a thread that leaves nothing open of what was asked before: mostly its last one, which is at hand."""
+    last = runs.alias()
+    at_hand = select(last.c.run_id).where(last.c.run_id == thread.c.last_run_id, _closes_questions(last))
+    return func.coalesce(at_hand.scalar_subquery(), last_in_log(thread, _closes_questions))
 
 
 def _closes_questions(run: FromClause) -> ColumnElement[bool]:
-    """That nothing is open any more that was asked before a run; one that is to begin later lets that be answered before."""
-    active = active_runs.alias()
-    begins_later = there_is(active.c.run_id == run.c.run_id, unindexed(active.c.state) == Standing.delayed.value)
-    return and_(unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS]), ~begins_later)
+    """That nothing is open any more that was asked before a run, which has begun."""
+    closes = unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS])
+    return and_(run.c.last_sequence > 0, closes, run.c.removed_at.is_(None))
 
 
 def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -24,8 +24,7 @@ def is_left_busy() -> ColumnElement[bool]:
 
 def _last_run_status() -> ColumnElement[str | None]:
     """The status of a thread's last run; None if it has none."""
-    newest = select(runs.c.status).where(runs.c.thread_id == threads.c.thread_id)
-    return newest.order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(1).scalar_subquery()
+    return select(runs.c.status).where(runs.c.run_id == threads.c.last_run_id).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,7 @@ class RunListing:
         if self.owner is not None:
             conditions.append(is_owned(self.owner, run_labels.c.thread_id))
         if self.waiting:
-            conditions += is_newest_of_waiting(run_labels)
+            conditions.append(is_newest_of_waiting(run_labels))
         return self.page.keys(conditions, run_labels.c.created_at, run_labels.c.run_id)
 
     def _through_statuses(self) -> Select[Any]:
@@ -327,7 +327,7 @@ class RunListing:
         if prefix and self.id_prefix is not None:
             conditions += begins(unindexed(runs.c.run_id), self.id_prefix)
         if waiting and self.waiting:
-            conditions += is_newest_of_waiting(runs)
+            conditions.append(is_newest_of_waiting(runs))
         return conditions
 
 

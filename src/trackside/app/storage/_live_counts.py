@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
-from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_few, there_is, unindexed, waits_for_human
+from trackside.app.storage._conditions import are_few, goes_on, unindexed, waits_for_human
 from trackside.app.storage._listings import FEW
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, runs, threads
@@ -102,13 +102,7 @@ def _waiting_for_human(connection: Connection, owner: str | None) -> int:
         some = some.where(threads.c.owner == owner, unindexed(threads.c.status) == waits, is_there)
     else:
         some = some.where(*waits_for_human()).order_by(threads.c.updated_at.desc())
-    found = some.where(~_goes_on()).subquery()
+    found = some.where(~goes_on()).subquery()
     his = [] if owner is None else [found.c.owner == owner]
     count: int = connection.execute(select(func.count()).select_from(found).where(*his)).scalar_one()
     return count
-
-
-def _goes_on() -> ColumnElement[bool]:
-    """That a run has the thread and has not begun: as long, the log says of the thread what it was before."""
-    is_to_begin = unindexed(active_runs.c.state).in_([Standing.pending.value, Standing.withdrawn.value])
-    return there_is(active_runs.c.thread_id == threads.c.thread_id, HOLDS_ITS_THREAD, is_to_begin)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, override
 
-from sqlalchemy import ColumnElement, FromClause, and_, delete, exists, func, not_, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, FromClause, and_, delete, exists, not_, or_, select, update
 
 from trackside.app.storage._client_tables import crons
-from trackside.app.storage._conditions import unindexed
+from trackside.app.storage._conditions import last_in_log, last_position, unindexed
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._tables import (
@@ -48,11 +48,6 @@ class Candidate(NamedTuple):
     asks: bool
 
 
-def last_position() -> ColumnElement[int]:
-    last = select(events.c.position).where(events.c.run_id == runs.c.run_id, events.c.sequence == runs.c.last_sequence)
-    return func.coalesce(last.correlate(runs).scalar_subquery(), 0)
-
-
 def is_released() -> ColumnElement[bool]:
     """Whether a run has ended for its coordinator, too."""
     return ~exists().where(active_runs.c.run_id == runs.c.run_id)
@@ -86,9 +81,19 @@ def has_expired(its_thread: FromClause, now: datetime | str) -> ColumnElement[bo
 
 
 def asks(now: datetime | str) -> ColumnElement[bool]:
-    """Whether a run asked what its thread waits to be answered: of those that asked it is the last one."""
+    """Whether a run asked what its thread waits to be answered: of those that asked it is the last one.
+
+    One that asked later is behind it in the log. So may an older one be that was imported since. Which of the two it is, is
+    clear of the run that the thread names as its last one; of another one its time has to say so as well, else both stay.
+    """
     later, its_thread = runs.alias(), threads.alias()
     asked = RunStatus.interrupted.value
+    asked_later = exists().where(
+        later.c.thread_id == runs.c.thread_id,
+        unindexed(later.c.status) == asked,  # else all runs that have asked are looked at, for each of them
+        or_(later.c.run_id == its_thread.c.last_run_id, later.c.ended_at >= runs.c.ended_at),
+        last_position(later) > last_position(),
+    )
     return and_(
         runs.c.status == asked,
         exists().where(
@@ -96,11 +101,7 @@ def asks(now: datetime | str) -> ColumnElement[bool]:
             its_thread.c.status == ThreadStatus.interrupted.value,
             its_thread.c.removed_at.is_(None),
             ~has_expired(its_thread, now),
-        ),
-        ~exists().where(
-            later.c.thread_id == runs.c.thread_id,
-            unindexed(later.c.status) == asked,  # else all runs that have asked are looked at, for each of them
-            tuple_(later.c.ended_at, later.c.run_id) > tuple_(runs.c.ended_at, runs.c.run_id),
+            ~asked_later.correlate(runs, its_thread),
         ),
     )
 
@@ -195,11 +196,11 @@ class RemoveRuns(Work):
             return _NOTHING
         run_ids = [run_id for run_id, _, _ in found]
         _subtract(unit, run_ids)
+        gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids, now)
         for table in (events, usage, run_labels, idempotency_keys, runs):
             session.execute(delete(table).where(table.c.run_id.in_(run_ids)))
         for run_id in run_ids:
             unit.forget_run(run_id)
-        gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids, now)
         removed = Removed(len(found), sum(count for _, _, count in found), gone)
         self.done = run_ids, removed
         return removed
@@ -214,27 +215,21 @@ class RemoveRuns(Work):
         ]
 
     def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str], now: str) -> int:
-        """Remove threads that have no run any more, with what they remember; the others name the last run they have."""
+        """Remove threads that have no run but these, with what they remember; the others name the last run that stays."""
         session = unit.session
         unused = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
-        has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-        goes = (threads.c.thread_id.in_(unused), may_go(now), ~has_run)
+        keeps_run = exists().where(runs.c.thread_id == threads.c.thread_id, runs.c.run_id.not_in(run_ids))
+        goes = (threads.c.thread_id.in_(unused), may_go(now), ~keeps_run)
         found = session.execute(select(threads.c.thread_id).where(*goes))
         gone = [thread_id for (thread_id,) in found]
         remove_checkpoints(session, gone)
         for table in (thread_labels, thread_states, threads):
             session.execute(delete(table).where(table.c.thread_id.in_(gone)))
         unit.forget_threads(gone)
-        newest = (
-            select(runs.c.run_id)
-            .where(runs.c.thread_id == threads.c.thread_id)
-            .order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
-            .limit(1)
-        )
         session.execute(
             update(threads)
             .where(threads.c.thread_id.in_(thread_ids), threads.c.last_run_id.in_(run_ids))
-            .values(last_run_id=newest.scalar_subquery())
+            .values(last_run_id=last_in_log(threads, lambda run: run.c.run_id.not_in(run_ids)))
         )
         return len(gone)
 

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 
 from trackside.app.storage._arguments import AnyOf, limit_of, members
+from trackside.app.storage._conditions import last_position
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._parts import parts_of
 from trackside.app.storage._queries import runs_that_fit
@@ -46,7 +47,6 @@ from trackside.app.storage._removal import (
     is_of_one_changed_since,
     is_of_one_gone,
     is_released,
-    last_position,
     may_go,
 )
 from trackside.app.storage._tables import (
