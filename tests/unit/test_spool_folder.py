@@ -18,7 +18,7 @@ from trackside.testing import make_run
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the environment says where a database is."""
-    for variable in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"):
+    for variable in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGOPTIONS"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -112,6 +112,22 @@ def test_what_an_address_leaves_to_the_environment_tells_databases_apart(
 
     assert one[0] != two[0]
     assert one[1] == two[1], "it leaves nothing to it"
+
+
+def test_a_schema_that_the_environment_chooses_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def folders() -> tuple[Path, ...]:
+        urls = ("db/runs", "db/runs?service=ours", "db/runs?options=-c search_path=a", "db/runs?search_path=a")
+        return tuple(spool_folder(Settings(database_url=f"postgresql://{url}")) for url in urls)
+
+    before = folders()
+    monkeypatch.setenv("PGOPTIONS", "-c jit=off")
+    without = folders()
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=b")
+    chosen = folders()
+
+    assert without == before
+    assert len({*before, *chosen}) == len(before) + 2
+    assert chosen[2:] == before[2:], "what the address says counts"
 
 
 def test_an_address_that_is_none_has_one_all_the_same() -> None:

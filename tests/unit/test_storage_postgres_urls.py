@@ -1,11 +1,37 @@
 """Addresses of PostgreSQL databases as people write them, decided without a server; a password is never repeated."""
 
+from pathlib import Path
+
 import pytest
 
 from trackside.app.settings import Settings
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_url import PostgresAddress, without_password
-from trackside.app.storage.errors import DatabaseUrlError, StoreOptionError
+from trackside.app.storage.errors import ConnectionSetupError, DatabaseUrlError, StoreOptionError
+
+
+@pytest.fixture(autouse=True)
+def no_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the environment says where a database is."""
+    for name in (
+        "HOST",
+        "SERVICE",
+        "SERVICEFILE",
+        "SYSCONFDIR",
+        "OPTIONS",
+        "TARGETSESSIONATTRS",
+        "SSLMODE",
+        "SSLROOTCERT",
+    ):
+        monkeypatch.delenv(f"PG{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def write_services(file: Path, *lines: str) -> Path:
+    file.write_text(
+        "\n".join(["# of all programs", "[another]", "host=another", "", *lines, "[last]", "host=last", ""])
+    )
+    return file
 
 
 @pytest.mark.parametrize(
@@ -63,19 +89,141 @@ def test_an_address_is_shown_as_one_that_leads_there(url: str) -> None:
         ("postgresql:///runs", {}, None),
         ("postgresql://one,two/runs?target_session_attrs=any", {}, None),
         ("postgresql://one,two/runs", {"PGTARGETSESSIONATTRS": "any"}, None),
-        ("postgresql:///runs?service=ours", {"PGHOST": "one,two"}, None),
-        ("postgresql://one,two/runs", {"PGSERVICE": "ours"}, None),
+        ("postgresql:///runs?service=any", {"PGHOST": "one,two"}, None),
+        ("postgresql://one,two/runs", {"PGSERVICE": "any"}, None),
+        ("postgresql:///runs?service=two", {"PGHOST": "one"}, "primary"),
+        ("postgresql://one/runs", {"PGSERVICE": "two"}, None),
     ],
 )
 def test_which_of_several_hosts_is_meant(
-    url: str, environment: dict[str, str], target: str | None, monkeypatch: pytest.MonkeyPatch
+    url: str, environment: dict[str, str], target: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PGHOST", "PGSERVICE", "PGTARGETSESSIONATTRS"):
-        monkeypatch.delenv(name, raising=False)
+    write_services(tmp_path / ".pg_service.conf", "[any]", "target_session_attrs=any", "[two]", "host=one,two")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    assert PostgresAddress.from_url(url).target == target
+    assert PostgresAddress.from_url(url).resolved().target == target
+
+
+def test_a_service_has_what_the_address_does_not_say(tmp_path: Path) -> None:
+    file = write_services(
+        tmp_path / "services",
+        " [ours] ",
+        "  host=one,two",
+        "port=5433",
+        "user = you",
+        "password=50%off: #1 = \\best",
+        "dbname=theirs",
+        "dbname=said too late",
+        "# sslmode=disable",
+        "sslmode=require",
+        "application_name=mine",
+        "options=-c search_path=agents",
+        "keepalives=1",
+    )
+    address = PostgresAddress.from_url(f"postgresql:///runs?user=me&sslrootcert=ca&service=ours&servicefile={file}")
+
+    found = address.resolved()
+
+    assert (found.hosts, found.ports, found.user, found.database) == (("one", "two"), (5433,), "me", "runs")
+    assert found.password == "50%off: #1 = \\best"
+    assert dict(found.driver) == {"sslmode": "require", "sslrootcert": "ca"}
+    assert dict(found.server) == {"application_name": "mine", "options": "-c search_path=agents"}
+    assert found.resolved() == found
+    assert address.conninfo == found.conninfo, "an older libpq looks into no file that is named"
+    assert str(address) == "postgresql://me@/runs"
+
+
+@pytest.mark.parametrize("where", ["address", "PGSERVICEFILE", "HOME", "PGSYSCONFDIR"])
+@pytest.mark.parametrize("is_said", [True, False])
+def test_where_a_service_is_looked_for(
+    where: str, is_said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_services(tmp_path / ".pg_service.conf", "[ours]" if where == "HOME" else "[mine]", "dbname=HOME")
+    monkeypatch.setenv("PGSYSCONFDIR", str(folder))
+    write_services(folder / "pg_service.conf", "[ours]", "dbname=PGSYSCONFDIR")
+    if where == "PGSERVICEFILE":
+        monkeypatch.setenv(where, str(write_services(folder / "a", "[ours]", f"dbname={where}")))
+    said = {"service": "ours"} if is_said else {}
+    monkeypatch.setenv("PGSERVICE", "another" if is_said else "ours")
+    if where == "address":
+        monkeypatch.setenv("PGSERVICEFILE", str(folder / "pg_service.conf"))
+        said["servicefile"] = str(write_services(folder / "b", "[ours]", f"dbname={where}"))
+
+    address = PostgresAddress.from_url("postgresql://?" + "&".join(f"{name}={value}" for name, value in said.items()))
+
+    assert address.resolved().database == where
+
+
+async def test_a_service_that_is_in_no_file_is_no_other_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSYSCONFDIR", "/nowhere")
+    write_services(tmp_path / ".pg_service.conf", "[prod]", "host=db")
+    database = PostgresDatabase.from_url("postgresql://me:secret@/runs?service=prdo")
+
+    with pytest.raises(ConnectionSetupError) as refused:
+        await database.connect()
+
+    assert f"no service 'prdo' in {tmp_path}/.pg_service.conf or /nowhere/pg_service.conf" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [(b"[ours]\nport=soon", "a port is a number.* 'soon'"), (b"[ours]\nuser=\xff", "cannot be read")]
+)
+def test_a_service_that_cannot_be_understood_is_refused(text: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / ".pg_service.conf").write_bytes(text)
+
+    with pytest.raises(ConnectionSetupError, match=why):
+        PostgresAddress.from_url("postgresql://?service=ours").resolved()
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("", "-c jit=on"),
+        ("service=plain", "-c jit=on"),
+        ("service=ours", "-c search_path=a"),
+        ("service=ours&options=-c jit=off", "-c jit=off"),
+        ("options=", ""),
+    ],
+)
+def test_options_of_the_environment_count_where_nothing_else_says_any(
+    query: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c jit=on")
+    write_services(tmp_path / ".pg_service.conf", "[plain]", "host=db", "[ours]", "options=-c search_path=a")
+
+    assert dict(PostgresAddress.from_url(f"postgresql://?{query}").resolved().server)["options"] == options
+
+
+def test_libpq_gets_the_options_of_the_environment_beside_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c role=runs")
+
+    assert "options='-c role=runs -c search_path=a'" in PostgresAddress.from_url("postgresql://?search_path=a").conninfo
+    assert "options" not in PostgresAddress.from_url("postgresql://").conninfo, "it looks there by itself"
+
+
+@pytest.mark.parametrize("option", ["sslrootcert", "sslcrl", "sslcert"])
+@pytest.mark.parametrize("is_said", [True, False])
+async def test_a_certificate_that_is_not_there_is_named(
+    option: str, is_said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = f"&{option}=/nowhere/a.crt" if is_said else ""
+    if not is_said:
+        monkeypatch.setenv(f"PG{option.upper()}", "/nowhere/a.crt")
+    database = PostgresDatabase.from_url(f"postgresql://127.0.0.1:1/runs?sslmode=verify-full{query}")
+
+    with pytest.raises(ConnectionSetupError, match=f"no file /nowhere/a.crt, which is its {option}"):
+        await database.connect()
+
+
+async def test_a_certificate_that_nobody_asks_for_may_be_missing() -> None:
+    database = PostgresDatabase.from_url("postgresql://127.0.0.1:1/runs?sslmode=prefer&sslrootcert=/nowhere/ca.crt")
+
+    with pytest.raises(ConnectionRefusedError):
+        await database.connect()
 
 
 @pytest.mark.parametrize("password", ["p@ss", "a:b", "#%zz", "ü €", "x" * 200])

@@ -16,6 +16,7 @@ from asyncpg import PostgresError
 from leading_address import LeadingAddress
 from postgres_server import PostgresServer, RunningServer
 from prepared_databases import make_old_tables
+from psycopg import AsyncConnection
 from raw_postgres import RawConnection
 from sqlalchemy import Connection, text
 
@@ -152,6 +153,29 @@ async def test_a_schema_of_any_name(url: str, database: RawConnection, script, n
         await store.append(script().whole())
     async with Store.open(ours) as store:
         assert len(await store.events()) == 5
+
+
+@pytest.mark.parametrize("where", ["options", "service"])
+async def test_the_environment_chooses_the_place_as_it_does_for_libpq(
+    server: RunningServer, url: str, database: RawConnection, script, tmp_path, monkeypatch, where: str
+) -> None:
+    database.execute("CREATE SCHEMA agents")
+    if where == "options":
+        monkeypatch.setenv("PGOPTIONS", "-c search_path=agents")
+    else:
+        name = database.execute("SELECT current_database()").fetchone()[0]
+        services = tmp_path / "services"
+        services.write_text(f"[ours]\ndbname={name}\noptions=-c search_path=agents\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(services))
+        monkeypatch.setenv("PGSERVICE", "ours")
+        url = server.url("")
+
+    async with Store.open(url) as store:
+        await store.append(script().whole())
+    async with await AsyncConnection.connect(PostgresDatabase.from_url(url).address.conninfo) as libpq:
+        count = await (await libpq.execute("SELECT count(*) FROM events")).fetchone()
+
+    assert count == database.execute("SELECT count(*) FROM agents.events").fetchone() == (5,)
 
 
 async def test_the_tables_of_another_program_are_found_in_a_schema_of_any_name(

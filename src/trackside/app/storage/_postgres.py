@@ -22,7 +22,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import UndecodableError, undecodable
 from trackside.app.storage._old_checkpoints import tables_of_others
+from trackside.app.storage._postgres_files import check_certificates
 from trackside.app.storage._postgres_url import PostgresAddress
+from trackside.harness.threads import in_own_thread
 
 if TYPE_CHECKING:
     import asyncpg
@@ -120,10 +122,11 @@ class PostgresDatabase:
 
         Raises:
             DriverMissingError: asyncpg is not installed.
+            ConnectionSetupError: a service or a file that the address names is not there.
             OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see `translate`.
         """
         driver = load_driver()
-        place = self.address
+        place = await in_own_thread(self._look_up)  # which reads files
         connection: asyncpg.Connection = await driver.connect(
             f"postgresql://?{urlencode(place.driver)}",
             host=[*place.hosts] or None,
@@ -137,6 +140,12 @@ class PostgresDatabase:
         )
         _notice_silence(connection._transport.get_extra_info("socket"))  # noqa: SLF001  # the driver has no other way
         return connection
+
+    def _look_up(self) -> PostgresAddress:
+        """The address with what it leaves to a service and to variables; the files that it names are there."""
+        address = self.address.resolved()
+        check_certificates(dict(address.driver), database=str(self))
+        return address
 
     @property
     def _settings(self) -> Mapping[str, str]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote
 
-from trackside.app.storage.errors import DatabaseUrlError
+from trackside.app.storage._postgres_files import read_service
+from trackside.app.storage.errors import ConnectionSetupError, DatabaseUrlError
 
 _URL = re.compile(
     r"(?P<scheme>[^:]+)://(?:(?P<who>[^/?]*)@)?(?P<hosts>[^/?@]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
 _HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>\d*))?")
-_MOST_PORTS = 65_535
+_PORT, _MOST_PORTS = "5432", 65_535
 
 _TLS = frozenset(
     {
@@ -34,10 +35,12 @@ _TLS = frozenset(
 )
 _TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _PLACE = ("host", "port", "user", "password", "dbname")
-_DRIVER = frozenset({"passfile", "service", "servicefile", "target_session_attrs", "krbsrvname", "gsslib"})
+_SERVICE = frozenset({"service", "servicefile"})
+_DRIVER = frozenset({"passfile", "target_session_attrs", "krbsrvname", "gsslib"})
 _SERVER = frozenset({"application_name", "options", "search_path"})
+_SERVER_OF_SERVICE = _SERVER - {"search_path"}  # which libpq knows in no file
 _WHERE = ("options", "search_path", "service", "servicefile")
-_KNOWN = (*_PLACE, *sorted(_TLS | _DRIVER | _SERVER), "connect_timeout")
+_KNOWN = (*_PLACE, *sorted(_TLS | _DRIVER | _SERVICE | _SERVER), "connect_timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class PostgresAddress:
     password: str | None = field(default=None, repr=False)
     database: str | None = None
     driver: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """What the driver reads of an address: TLS, password files, services."""
+    """What the driver reads of an address: TLS, password files; and which service has the rest, see `resolved`."""
     server: tuple[tuple[str, str], ...] = ()
     """Settings of the session."""
     connect_timeout: float = 10.0
@@ -77,13 +80,53 @@ class PostgresAddress:
             database=options.pop("dbname", "") or unquote(found["database"] or "") or None,
             connect_timeout=_seconds(url, options.pop("connect_timeout", "10")),
             server=tuple((name, value) for name, value in options.items() if name in _SERVER),
-            driver=tuple((name, value) for name, value in options.items() if name in _TLS | _DRIVER),
+            driver=tuple((name, value) for name, value in options.items() if name in _TLS | _DRIVER | _SERVICE),
         )
+
+    def resolved(self) -> Self:
+        """The address with what it leaves to a service and to `PGOPTIONS`, of which the driver then needs to know nothing.
+
+        Raises:
+            ConnectionSetupError: the service is not to be found, or says what cannot be.
+        """
+        service = self._service
+        said = {name: value for name, value in service.items() if value and name in _TLS | _DRIVER | _SERVER_OF_SERVICE}
+        if (options := os.environ.get("PGOPTIONS")) and "options" not in said:
+            said["options"] = options
+        said |= dict(self.driver) | dict(self.server)
+        return replace(
+            self,
+            hosts=self.hosts or _listed(service, "host"),
+            ports=self.ports or self._ports_of(service),
+            user=self.user or service.get("user") or None,
+            password=self.password if self.password is not None else service.get("password"),
+            database=self.database or service.get("dbname") or service.get("database") or None,
+            driver=tuple((name, value) for name, value in said.items() if name in _TLS | _DRIVER),
+            server=tuple((name, value) for name, value in said.items() if name in _SERVER),
+        )
+
+    @property
+    def _service(self) -> Mapping[str, str]:
+        """What the service says that is meant; nothing if none is."""
+        said = dict(self.driver)
+        name = said.get("service") or os.environ.get("PGSERVICE")
+        return read_service(name, said.get("servicefile"), database=str(self)) if name else {}
+
+    def _ports_of(self, service: Mapping[str, str]) -> tuple[int, ...]:
+        try:
+            return tuple(_port(str(self), port or _PORT) for port in _listed(service, "port"))
+        except DatabaseUrlError as exc:
+            why = f"in its service {exc.details['why']}, and not {service['port']!r}"
+            raise ConnectionSetupError(database=str(self), why=why) from exc
 
     @property
     def conninfo(self) -> str:
         """The whole address, password included, in the form that libpq takes: `name='value' …`."""
         said = dict(self.driver) | dict(self.server)
+        if "servicefile" in said:  # which libpq knows only since version 18
+            return self.resolved().conninfo
+        if "search_path" in said:  # which becomes options, beside which libpq looks for no others
+            said = dict(self.driver) | dict(self.resolved().server)
         if (path := said.pop("search_path", None)) is not None:  # which libpq takes as an option of the server alone
             path = path.replace("\\", r"\\").replace(" ", r"\ ")
             said["options"] = f"{said.get('options', '')} -c search_path={path}".lstrip()
@@ -99,9 +142,10 @@ class PostgresAddress:
 
     @property
     def target(self) -> str | None:
-        """Which of several hosts is meant: the one that takes writes. None if there is one, or something says which."""
-        is_said = any(name in {"target_session_attrs", "service"} for name, _ in self.driver)
-        if is_said or os.environ.get("PGTARGETSESSIONATTRS") or os.environ.get("PGSERVICE"):
+        """Which of the several hosts of a resolved address is meant: the one that takes writes. None if there is one, or
+        something says which.
+        """
+        if "target_session_attrs" in dict(self.driver) or os.environ.get("PGTARGETSESSIONATTRS"):
             return None
         hosts = self.hosts or os.environ.get("PGHOST", "").split(",")
         return "primary" if len(hosts) > 1 else None
@@ -110,9 +154,12 @@ class PostgresAddress:
     def place(self) -> str:
         """Which database, and which schemas in it: the same text for the same ones, whoever connects and however.
 
-        What the address leaves to the environment is in it, too, as far as that is set.
+        What the address leaves to the environment is in it, too, as far as that is set; what a service says is not, only
+        how it is called.
         """
         said = dict(self.driver) | dict(self.server)
+        if "options" not in said and "search_path" not in said:
+            said["options"] = os.environ.get("PGOPTIONS", "")
         if "search_path" not in said.get("options", ""):
             said.pop("options", None)
         more = [(name, said.get(name)) for name in _WHERE]
@@ -139,6 +186,11 @@ class PostgresAddress:
         """Hosts and ports as they stand in a URL."""
         hosts = [f"[{host}]" if ":" in host else quote(host, safe="") for host in self.hosts]
         return ",".join(f"{host}:{port}" if port else host for host, port in zip_longest(hosts, self.ports))
+
+
+def _listed(service: Mapping[str, str], option: str) -> tuple[str, ...]:
+    said = service.get(option)
+    return tuple(said.split(",")) if said else ()
 
 
 def _quoted(value: str) -> str:
@@ -187,7 +239,7 @@ def _places(url: str, hosts: str, other_hosts: str, ports: str) -> tuple[tuple[s
         raise refused(url, "it has another number of ports than of hosts")
     if not any(numbers):
         return tuple(names), ()
-    return tuple(names), tuple(_port(url, number or "5432") for number in numbers)
+    return tuple(names), tuple(_port(url, number or _PORT) for number in numbers)
 
 
 def _read_places(url: str, hosts: str) -> tuple[list[str], list[str]]:

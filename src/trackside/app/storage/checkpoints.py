@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from trackside.app.storage._postgres import PostgresDatabase
+from trackside.harness.threads import in_own_thread
 
 _SETUP_LOCK = 0x7452_6143_4865_634B
 """Who makes or changes LangGraph's tables holds this advisory lock of the database."""
@@ -27,8 +28,9 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
     """
     saver_type, pool_type = await asyncio.to_thread(_load)  # which reads files
     database = PostgresDatabase.from_url(url)
+    conninfo = await in_own_thread(lambda: database.address.conninfo)  # which may be in a file, too
     pool = pool_type(
-        database.address.conninfo,
+        conninfo,
         min_size=1,
         max_size=1,
         timeout=database.address.connect_timeout,
