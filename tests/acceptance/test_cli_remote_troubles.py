@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ Piped = Callable[..., "subprocess.Popen[str]"]
 
 AGENTS = """
 import asyncio
+import os
 
 async def echo(input):
     return input
@@ -41,6 +42,12 @@ async def patient(input, run):
     if run.attempt == 1 or input == "for ever":
         await asyncio.Event().wait()
     return {"came with attempt": run.attempt}
+
+async def told(input, run):
+    run.send({"part": 1})
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.02)
+    run.send({"part": 2})
 """
 
 
@@ -314,6 +321,58 @@ def test_a_run_that_goes_on_as_another_attempt_is_watched_to_the_end_of_that(
     assert (end["result"]["status"], end["result"]["output"]) == ("success", {"came with attempt": 2})
     result = json.loads(last.splitlines()[-1])["result"]
     assert (result["run_id"], result["status"]) == (second, "cancelled") != (firsts[1], "cancelled")
+
+
+async def test_what_a_run_has_said_is_shown_once_however_often_its_stream_is_cut_off(
+    tmp_path: Path, piped: Piped, forkery: Forkery
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    with TracksideServer(tmp_path, "agents.py:told", forkery=forkery) as server:
+        async with relayed(server.url) as (url, connections):
+            run = piped("run", "told", "x", "--url", url)
+            assert run.stdout is not None
+            shown = await asyncio.to_thread(lines_up_to, run.stdout, '{"part": 1}')
+            for connection in connections:
+                connection.transport.abort()
+            (tmp_path / "go").touch()
+            rest, _ = await asyncio.to_thread(run.communicate, timeout=60)
+    assert [(shown + rest).count(f'{{"part": {number}}}') for number in (1, 2)] == [1, 1]
+
+
+@asynccontextmanager
+async def relayed(url: str) -> AsyncIterator[tuple[str, set[asyncio.StreamWriter]]]:
+    """Another address of a server, and the connections that there are through it."""
+    connections: set[asyncio.StreamWriter] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        both = {writer, ours}
+        connections.update(both)
+        with suppress(ConnectionError):
+            await asyncio.gather(pass_on(reader, ours), pass_on(theirs, writer))
+        connections.difference_update(both)
+        for one in both:
+            one.transport.abort()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as relaying:
+        yield f"http://127.0.0.1:{relaying.sockets[0].getsockname()[1]}", connections
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(65_536):
+        writer.write(piece)
+        await writer.drain()
+    writer.close()
+
+
+def lines_up_to(text: Iterable[str], part: str) -> str:
+    """What comes up to a line with this part."""
+    lines = []
+    for line in text:
+        lines.append(line)
+        if part in line:
+            break
+    return "".join(lines)
 
 
 def next_start(run: subprocess.Popen[str]) -> str:

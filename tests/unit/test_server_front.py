@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trackside.app.dashboard.browsing import Browsing
-from trackside.app.server.front import ENDLESS, Front
+from trackside.app.server.front import END_MEANS_OVER, Front
 from trackside.app.server.principal import Permission, Principal
 
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -95,13 +95,13 @@ async def test_a_request_is_noted_with_its_template_ids_and_who_asked() -> None:
 
 
 async def test_a_request_by_cookie_is_noted_and_cut_off_as_any_other() -> None:
-    class Endless(Answering):
+    class Following(Answering):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             assert (b"x-api-key", b"the-key") in scope["headers"]
-            scope[ENDLESS] = True
+            scope[END_MEANS_OVER] = True
             await super().__call__(scope, receive, send)
 
-    app, client, noted = Endless(_EVENTS), Client(), list[Mapping[str, Any]]()
+    app, client, noted = Following(_EVENTS), Client(), list[Mapping[str, Any]]()
     front = Front(Browsing(app), note=noted.append)
     headers = [(b"cookie", b"trackside_session=the-key"), (b"sec-fetch-site", b"same-origin")]
     asked = {**request(), "method": "GET", "headers": headers}

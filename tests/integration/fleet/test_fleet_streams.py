@@ -12,6 +12,7 @@ import pytest
 from fleet_here import fleet_here
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
+from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
 from looking_graph import ids, looking
@@ -77,6 +78,31 @@ async def test_a_run_is_streamed_by_the_server_that_started_it(have_fleet: Any) 
         assert said(parts)[-2:-1] == [("values", {"counted": 50})]
         assert (parts[-1].event, parts[-1].data["status"]) == ("end", "success")
         assert not fleet.servers[0].app.manager.stats().running
+
+
+async def test_who_follows_a_run_that_ends_while_its_server_is_replaced_misses_nothing(have_fleet: Any) -> None:
+    held, stopped = Held(), asyncio.Event()
+    async with have_fleet({"held": held.agent()}) as fleet:
+        old, new = fleet.servers
+        thread_id = (await new.client.threads.create())["thread_id"]
+
+        async def balance(request: httpx.Request) -> None:
+            if stopped.is_set():
+                await new.client.runs.join(thread_id, run_id)  # it is over by the time that anything is asked
+                request.url = request.url.copy_with(port=httpx.URL(new.url).port)
+
+        async with httpx.AsyncClient(base_url=old.url, event_hooks={"request": [balance]}) as http:
+            runs = LangGraphClient(http).runs
+            stream = Events(runs.stream(thread_id, "held", stream_mode=["custom", "values"], stream_resumable=True))
+            held.say("before")
+            begun = await stream.until("custom")
+            run_id = begun[0].data["run_id"]
+            old.app.streams.end_all()
+            stopped.set()
+            held.say("meanwhile", None)
+            rest = await stream.rest()
+    assert said(begun[1:] + rest[:-1]) == [("custom", "before"), ("custom", "meanwhile"), ("values", {"done": True})]
+    assert rest[-1].event == "end"
 
 
 async def test_who_waits_gets_what_the_run_gave_or_why_it_failed(have_fleet: Any) -> None:

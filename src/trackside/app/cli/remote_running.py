@@ -42,7 +42,6 @@ _SILENCE: Final = 60.0  # seconds without a heartbeat after which a stream count
 _PAUSE: Final = 0.5  # seconds before a stream that was cut is taken up again
 _WITHOUT_END: Final = 5.0  # seconds that the last pieces of output may come behind the end of their run
 _ENDS: Final = frozenset({"end", "error"})
-_OVER: Final = "over"
 
 
 class Started(msgspec.Struct):
@@ -181,6 +180,8 @@ class _Watched:
         self._view = view
         self._left = asyncio.Event()
         self._number = 0
+        self._last_id: str | None = None
+        """That of the last piece that was shown of this attempt."""
 
     @property
     def _path(self) -> str:
@@ -262,31 +263,30 @@ class _Watched:
     async def _show_stream(self, begun: asyncio.Event) -> None:
         """Show what the run says live, taken up again where it was when it is cut; its events say the rest."""
         await begun.wait()
-        last_id: str | None = None
+        self._last_id = None
         while True:
             try:
-                last_id = await self._show_connection(last_id)
+                if await self._show_connection():
+                    return
             except RemoteError as exc:
                 if exc.fault == "caller":  # another process has it now, or it is said no more
                     return
-            if last_id == _OVER:
-                return
             await asyncio.sleep(_PAUSE)
 
-    async def _show_connection(self, last_id: str | None) -> str | None:
-        """Show what one connection says; the id of the last piece, or that there is no more."""
-        headers = {} if last_id is None else {"Last-Event-ID": last_id}
+    async def _show_connection(self) -> bool:
+        """Show what one connection says; whether there is no more."""
+        headers = {} if self._last_id is None else {"Last-Event-ID": self._last_id}
         path, parser = f"{self._path}/stream", EventParser()
         async with self._connection.stream("GET", path, silence=_SILENCE, headers=headers) as chunks:
             async for chunk in chunks:
                 for said in parser.take(chunk):
-                    last_id = said.id or last_id
+                    self._last_id = said.id or self._last_id
                     if said.name in _ENDS:
-                        return _OVER
+                        return True
                     self._number += 1
                     if (part := _part_of(said, self._number)) is not None:
                         self._view.part(part)
-        return last_id
+        return False
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

@@ -15,8 +15,8 @@ _CLOSE = (b"connection", b"close")
 _EVENTS = b"text/event-stream"
 _EVENT_ENDS = (b"\r\n\r\n", b"\n\n")
 _LONGEST_END = max(map(len, _EVENT_ENDS))
-ENDLESS: Final = "trackside.endless"
-"""In the scope of a stream that has no end of its own: clients come back if it is cut off, and not after a proper end."""
+END_MEANS_OVER: Final = "trackside.end_means_over"
+"""In the scope of a stream whose proper end says that there is no more to come: clients come back if it is cut off."""
 
 type Note = Callable[[Mapping[str, Any]], None]
 
@@ -107,12 +107,13 @@ class _Answering:
 
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
         """End the answer in the middle: a stream between two events, one that has not begun with a sentence, another not at
-        all, so that the client sees that it is not whole. Nor one in the middle of an event, or that is `ENDLESS`.
+        all, so that the client sees that it is not whole. Nor a stream in the middle of an event, or whose
+        `END_MEANS_OVER`.
         """
         self.task.uncancel()
         if self.status == 0:
             await failure(503, "the server stops", {"Retry-After": "1"})(scope, receive, self.send)
-        elif self.is_stream and self._is_between and not self.done and ENDLESS not in scope:
+        elif self.is_stream and self._is_between and not self.done and END_MEANS_OVER not in scope:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def facts(self, scope: Scope) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The client of a stream: what is sent to him, whether he takes it, and whether he is still there.
 
-One that takes nothing at all for a while is let go: his stream is cut off, and he comes back with the id of what he had.
+One that takes nothing at all for a while is let go: his stream is cut off, and he comes back with the id of what he had. So
+it is when the server stops: after a proper end he would not come back, or only to a run that has not ended meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Final
 
-from trackside.app.server.responses import Receive, Send, encoded_headers
+from trackside.app.server.front import END_MEANS_OVER
+from trackside.app.server.responses import Receive, Scope, Send, encoded_headers
 
 logger = logging.getLogger("trackside.server")
 
@@ -40,6 +42,7 @@ class Outlet:
     One timer for each client does both, and none for each event: a run may say thousands of them to a thousand clients.
 
     Args:
+        scope: of the request.
         send: of the request.
         patience: seconds that a client may take nothing.
         heartbeat: about so many seconds after it was told something it is told that the connection lives.
@@ -59,7 +62,8 @@ class Outlet:
         "_timer",
     )
 
-    def __init__(self, send: Send, *, patience: float, heartbeat: float) -> None:
+    def __init__(self, scope: Scope, send: Send, *, patience: float, heartbeat: float) -> None:
+        scope[END_MEANS_OVER] = True
         self._send = send
         self._patience = patience
         self._heartbeat = heartbeat
@@ -92,7 +96,7 @@ class Outlet:
         )
 
     async def write(self, pieces: Sequence[bytes], *, last: bool = False) -> None:
-        """Send what is there, in pieces that a connection can take.
+        """Send what is there, in pieces that a connection can take; `last` if there is no more, here or elsewhere.
 
         Raises:
             SlowReaderError: the client does not take it.

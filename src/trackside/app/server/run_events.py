@@ -48,7 +48,7 @@ class RunEvents:
     _departure: Departure | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = Outlet(send, patience=self.patience, heartbeat=self.heartbeat)
+        outlet = Outlet(scope, send, patience=self.patience, heartbeat=self.heartbeat)
         try:
             await outlet.begin(self.headers)
             if self.on_disconnect is not None:
@@ -112,7 +112,9 @@ class RunEvents:
         return [frame.sse for frame in wanted]
 
     async def _write_end(self, outlet: Outlet, receive: Receive, pending: list[bytes]) -> None:
-        """Say how the run has ended; where that is not known here, wait until it is, or the client has gone."""
+        """Say how the run has ended; where that is not known here, wait until it is, or the client has gone. If this process
+        ends before, the stream is cut off.
+        """
         stands = self.reader.standing
         if stands.end is not None:
             end: RunEnd | None = RunEnd.said(stands.end)
@@ -131,7 +133,7 @@ class RunEvents:
             if told is not None and told.started and (lack := self.reader.lack(_SAID_ELSEWHERE)) is not None:
                 pending.append(event_frame("gap", gap_said(lack)))
         pending.append(CLOSES if end is None else end.frame(self.run_id))
-        await outlet.write(pending, last=True)
+        await outlet.write(pending, last=end is not None)
 
     async def _end_elsewhere(self, outlet: Outlet, departure: Departure) -> ToldEnd | None:
         finding: asyncio.Task[Any] = asyncio.create_task(self.ended(), name=f"trackside-end-{self.run_id}")

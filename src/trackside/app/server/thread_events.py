@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 
 from trackside.app.server.following import FROM_THE_BEGINNING, LAG, heard_thread
-from trackside.app.server.front import ENDLESS
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
@@ -43,8 +42,7 @@ class ThreadEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, options = self.parts, self.parts.options
-        scope[ENDLESS] = True
-        outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
+        outlet = Outlet(scope, send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.thread):
             with parts.streams.threads.read(self.thread.thread_id) as reader:
                 await outlet.begin(self.headers)  # from here on the client misses nothing

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from trackside.app.attempts import last_attempt
 from trackside.app.server.following import LAG, end_of, heard_thread, next_attempt, said_last
-from trackside.app.server.front import ENDLESS
 from trackside.app.server.outcomes import RunEnd
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
@@ -48,8 +47,7 @@ class ProtocolEvents:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self.parts
         options = parts.options
-        scope[ENDLESS] = True
-        outlet = Outlet(send, patience=options.patience, heartbeat=options.heartbeat)
+        outlet = Outlet(scope, send, patience=options.patience, heartbeat=options.heartbeat)
         async with heard_thread(parts, self.states.thread):
             threads, thread_id = parts.streams.threads, self.states.thread.thread_id
             with threads.read(thread_id) as feed:
