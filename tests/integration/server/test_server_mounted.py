@@ -52,6 +52,61 @@ async def test_it_answers_where_it_is_mounted(app: App) -> None:
     assert "detail" in missing.json()
 
 
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        ("/threads/", "/threads"),
+        ("/threads/search/?limit=1&q=%2F%20ü", "/threads/search?limit=1&q=%2F%20%C3%BC"),
+        ("/assistants/a%20b%C3%BC/", "/assistants/a%20b%C3%BC"),
+        ("/docs/", "/docs"),
+    ],
+)
+async def test_a_slash_too_many_leads_on_at_the_address_that_was_asked(app: App, asked: str, place: str) -> None:
+    """Also behind a proxy that ends TLS, of which the app hears nothing, and that takes a prefix away or not."""
+    transports = {
+        "": httpx.ASGITransport(app=without_tls(app.asgi)),
+        "/taken/away": httpx.ASGITransport(app=without_tls(app.asgi, prefix="/taken/away")),
+        "/mounted": httpx.ASGITransport(app=without_tls(Starlette(routes=[Mount("/mounted", app.asgi)]))),
+    }
+    for prefix, transport in transports.items():
+        async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as http:
+            answer = await http.post(f"{prefix}{asked}", json={})
+        assert answer.status_code == 307
+        assert str(answer.next_request and answer.next_request.url) == f"https://localhost{prefix}{place}"
+
+
+@pytest.mark.parametrize("root", ["", "/ai"])
+async def test_several_slashes_too_many_lead_on_as_well(app: App, root: str) -> None:
+    transport = httpx.ASGITransport(app=without_tls(app.asgi, root=root))
+    async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as http:
+        answer = await http.post(f"{root}/runs/wait//", json={})
+    assert str(answer.next_request and answer.next_request.url) == f"https://localhost{root}/runs/wait"
+
+
+@pytest.mark.parametrize("path", ["/nowhere/", "//elsewhere.test/", "//elsewhere.test/threads/", "///"])
+async def test_a_slash_too_many_behind_what_there_is_not_leads_nowhere(app: App, path: str) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app.asgi), base_url="http://localhost") as http:
+        assert (await http.get(f"http://localhost{path}")).status_code == 404
+
+
+async def test_the_root_of_a_prefix_is_found_without_its_slash(app: App) -> None:
+    transport = httpx.ASGITransport(app=without_tls(app.asgi, root="/ai"))
+    async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as http:
+        answer = await http.get("/ai")
+    assert str(answer.next_request and answer.next_request.url) == "https://localhost/ai/"
+
+
+def without_tls(app: Any, *, prefix: str = "", root: str = "") -> Any:
+    """What a proxy in front of the app does to requests."""
+
+    async def passed_on(scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"].removeprefix(prefix)
+        at = {"scheme": "http", "root_path": root, "path": path, "raw_path": path.encode()}
+        await app({**scope, **at}, receive, send)
+
+    return passed_on
+
+
 async def test_an_app_that_begins_again_is_answered_by_the_server_it_opens_then(database_url: str) -> None:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

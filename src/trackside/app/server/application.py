@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import override
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route, compile_path
+from starlette.responses import RedirectResponse
+from starlette.routing import BaseRoute, Match, Route, compile_path
 from starlette.types import ASGIApp
 
 from trackside.app.server.answering import EndpointApp
@@ -52,7 +54,8 @@ def create_app(
         ],
         middleware=[*middleware_of(parts, endpoints, before), *behind],
     )
-    app.router.default = _not_found if guest is None else guest
+    app.router.redirect_slashes = False
+    app.router.default = _Slashes(app.router.routes, _not_found if guest is None else guest)
     app.state.behind_door = app.router if guest is None else Introducing(guest.before(app.router))
     app.state.parts = parts
     app.state.failed_runs = FailedRuns()
@@ -78,6 +81,33 @@ class _App(Starlette):
         for middleware, args, options in reversed(self.user_middleware):
             app = middleware(app, *args, **options)
         return app
+
+
+class _Slashes:
+    """Leads from a path with slashes at its end to the one without, or to one with a slash, if that is one of ours.
+
+    Starlette's own router leads to a whole address, with the scheme that it has heard of: behind a proxy that ends TLS all
+    that a client has asked would go to `http://`. From one slash too many it is a step aside, so that what a proxy has taken
+    away of the path stays as well; of more slashes clients make different things.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute], otherwise: ASGIApp) -> None:
+        self._routes = routes
+        self._otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        bare = path.rstrip("/")
+        there = {**scope, "path": f"{path}/" if bare == path else bare}
+        if scope["type"] != "http" or all(route.matches(there)[0] is Match.NONE for route in self._routes):
+            await self._otherwise(scope, receive, send)
+            return
+        url = quote(there["path"])
+        if path == f"{bare}/":
+            url = f"../{url.rpartition('/')[2]}"
+        if query := scope.get("query_string", b""):
+            url = f"{url}?{query.decode('latin-1')}"
+        await RedirectResponse(url)(scope, receive, send)
 
 
 class _Methods:
