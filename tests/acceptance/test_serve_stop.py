@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +125,25 @@ def test_a_run_that_goes_on_is_cancelled_and_its_stream_ends(server: TracksideSe
     stream.wait()
     assert stream.failure is None
     assert ended_as(server.folder) == ["shutdown"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot hold a process")
+@pytest.mark.parametrize("server", [("100ms", "endless")], indirect=True)
+def test_who_has_connected_before_the_signal_is_answered(server: TracksideServer) -> None:
+    address = httpx.URL(server.url)
+    with contextlib.ExitStack() as stack:
+        server.signal(signal.SIGSTOP)  # as a moment in which something blocks its event loop
+        clients = []
+        for _ in range(20):
+            client = stack.enter_context(socket.create_connection((address.host, address.port), timeout=PATIENCE))
+            client.sendall(b"POST /threads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
+            clients.append(client)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGCONT)
+        answers = [client.recv(1_000).partition(b"\r\n")[0] for client in clients]
+
+    assert answers == [b"HTTP/1.1 200 OK"] * 20
+    assert server.wait() == 0
 
 
 @pytest.mark.parametrize("server", [("1h", "endless")], indirect=True)

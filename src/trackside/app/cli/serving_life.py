@@ -33,6 +33,8 @@ class ServerLife(ProcessLife):
         tell_service_manager("RELOADING=1" if self.begins_anew else "STOPPING=1")
         app.parts.health.begin_ending("it begins anew" if self.begins_anew else "it stops")
         front.begin_ending()
+        if not self.begins_anew:
+            await server.accept_who_waits()
         server.stop_accepting(for_good=not self.begins_anew)
         server.close_after_answers()
         if self.begins_anew:

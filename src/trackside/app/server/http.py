@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,6 +18,7 @@ _KEEP_ALIVE: Final = 75
 sends a request just when the other side closes does not know what became of it."""
 _MOST_CONNECTIONS: Final = 10_000
 """Beyond so many clients get 503. Each takes about 10 KB, and a descriptor: `ulimit -n` may be the nearer bound."""
+_ACCEPTING: Final = 1.0  # seconds for which a server that stops takes connections that wait
 _LAST_WORDS: Final = 0.5  # seconds that cut off answers have to end
 _CLOCK: Final = 1.0  # seconds; how often `Date` changes
 
@@ -90,6 +92,18 @@ class HttpServer:
         if self._clock is not None:
             self._clock.cancel()
         await self.finish(0.0)
+
+    async def accept_who_waits(self) -> None:
+        """Take the connections that have been made and wait in the socket: closing it resets them, with what they ask, and a
+        balancer does not know then whether that was done. If more and more come, that ends after a moment.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _ACCEPTING
+        with selectors.DefaultSelector() as waiting:
+            for one in self._sockets:
+                waiting.register(one, selectors.EVENT_READ)
+            while waiting.select(0) and loop.time() < until:  # noqa: ASYNC110  # in each turn the loop takes some of them
+                await asyncio.sleep(0)
 
     def stop_accepting(self, *, for_good: bool = True) -> None:
         """Take no more connections; those that are there go on. If not for good, others wait for whoever takes them next."""
