@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from asked_server import ask
+from postgres_server import PostgresServer
 from trackside_server import PATIENCE, TracksideServer
 
 AGENTS = """
@@ -182,6 +183,33 @@ def test_a_client_that_follows_the_log_is_let_go(server: TracksideServer) -> Non
             pass  # to a proper end, which httpx insists on
 
     assert server.wait() == 0
+
+
+def test_the_ends_of_runs_are_kept_if_the_database_waits_for_a_standby_that_is_gone(
+    folder: Path, own_postgres_server: PostgresServer
+) -> None:
+    postgres = own_postgres_server
+    server = TracksideServer(
+        folder,
+        "agents.py:until_told",
+        database=postgres.create_database("runs"),
+        settings=SETTINGS.format(grace="1s") + '[database]\nspool = "spool"\n',
+    )
+    with server:
+        stream = Stream(server, "until_told")
+        with postgres.without_standby():
+            (folder / "go").touch()
+            postgres.wait_for_waiting_commit("trackside")
+            assert server.terminate() == 0
+        stream.wait()
+        assert [*(folder / "spool").rglob("*.jsonl")]
+        server.start()
+        assert server.terminate() == 0
+    ends = "SELECT event_type FROM events WHERE event_type IN ('run_completed', 'run_failed', 'run_cancelled')"
+    assert postgres.execute(ends, database="runs") == [("run_failed",)]  # its thread does not remember it
+    assert postgres.execute("SELECT status, error_type FROM runs", database="runs") == [
+        ("error", "ThreadNotSavedError")
+    ]
 
 
 def said(server: TracksideServer, text: str) -> None:

@@ -10,10 +10,15 @@ its files when that end is closed. `running_at` takes a server that is there alr
 """
 
 import atexit
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,6 +31,7 @@ from trackside.app.engine.local.programs import free_port, made_accessible, post
 type StopMode = Literal["smart", "fast", "immediate"]
 
 SUPERUSER = "postgres"
+_PATIENCE = 60.0  # seconds
 _START_TRIES = 5  # somebody may take the port that was just free
 
 # Who comes through the socket, in a folder that only this user can enter, needs no password; who comes by TCP does.
@@ -169,6 +175,56 @@ class PostgresServer(RunningServer):
         """Stop it and start it again, at the same address."""
         self.stop(mode)
         self.start()
+
+    @contextmanager
+    def without_standby(self) -> Iterator[None]:
+        """While this is entered, each commit waits for a standby that is gone."""
+        waits = threading.Event()
+
+        def commit() -> None:
+            while not waits.is_set():
+                self.execute("SELECT pg_logical_emit_message(true, '', '')")
+
+        committing = threading.Thread(target=commit, daemon=True)
+        self.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
+        self.execute("SELECT pg_reload_conf()")
+        committing.start()
+        try:
+            self.wait_for_waiting_commit("")
+            waits.set()
+            yield
+        finally:
+            waits.set()
+            self.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            self.execute("SELECT pg_reload_conf()")
+            committing.join()
+
+    def wait_for_waiting_commit(self, application: str) -> None:
+        """Wait until a commit of this program waits for a standby.
+
+        Raises:
+            RuntimeError: none does.
+        """
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = $1"
+        deadline = time.monotonic() + _PATIENCE
+        while not self.execute(waiting, [application]):
+            if time.monotonic() > deadline:
+                raise RuntimeError("no commit waits")
+            time.sleep(0.02)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """While this is entered, it takes connections, and does nothing else: as on a machine that stands still."""
+        connected = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid != pg_backend_pid()"
+        first = (self.data / "postmaster.pid").read_text().split()[0]
+        pids = [int(first), *(pid for (pid,) in self.execute(connected))]
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def tcp_url(self, database: str, *, user: str, password: str) -> str:
         """The address of a database for a user who comes by TCP, with a password."""

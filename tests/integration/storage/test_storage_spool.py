@@ -35,6 +35,7 @@ from trackside.harness.lifecycle import is_terminal
 from trackside.testing import RecordingObserver, assert_run_order, make_event, make_run
 
 POLICY = DispatchPolicy(retry_for=0.0)
+PATIENCE = 60.0
 
 HOLDER = """
 import sqlite3, sys
@@ -410,3 +411,63 @@ async def test_a_certificate_that_is_away_while_connections_are_made_anew(
         monkeypatch.undo()
         assert (await observer.deliver_spooled()).delivered == 1
         await assert_whole(store, ended, RunStatus.success)
+
+
+class Pausing:
+    """An agent that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.has_begun = asyncio.Event()
+        self.goes_on = asyncio.Event()
+
+    async def __call__(self, given: str) -> str:
+        self.has_begun.set()
+        await self.goes_on.wait()
+        return given
+
+
+async def assert_delivered(url: str, folder: Path, result: RunResult) -> None:
+    """What the process that has left kept of its run is delivered by the next one."""
+    assert result.error is not None
+    assert f"kept for later in {folder}" in result.error
+    async with Store.open(url) as store, observing(store, folder) as observer:
+        assert (await observer.deliver_spooled()).delivered == 1
+        await assert_whole(store, result, RunStatus.success)
+
+
+async def test_a_process_that_leaves_while_its_commit_waits_for_a_standby_that_is_gone(
+    own_postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    server, agent = own_postgres_server, Pausing()
+    url = server.create_database("runs")
+    async with asyncio.timeout(PATIENCE), Store.open(url) as store, observing(store, tmp_path / "spool") as observer:
+        running = asyncio.create_task(run_once(observer, agent))
+        await agent.has_begun.wait()
+        with server.without_standby():
+            agent.goes_on.set()
+            await asyncio.to_thread(server.wait_for_waiting_commit, "trackside")
+            store.leave_within(0.0)
+            ended = await running
+            await observer.aclose()
+            await store.aclose()
+
+    await assert_delivered(url, tmp_path / "spool", ended)
+
+
+async def test_a_process_that_leaves_while_the_server_is_frozen(
+    own_postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    server, agent = own_postgres_server, Pausing()
+    url = server.create_database("runs")
+    async with asyncio.timeout(PATIENCE), Store.open(url) as store, observing(store, tmp_path / "spool") as observer:
+        running = asyncio.create_task(run_once(observer, agent))
+        await agent.has_begun.wait()
+        assert len(await store.runs()) == 1  # with a connection that stays open
+        with server.frozen():
+            agent.goes_on.set()
+            store.leave_within(0.0)
+            ended = await running
+            await observer.aclose()
+            await store.aclose()
+
+    await assert_delivered(url, tmp_path / "spool", ended)

@@ -11,11 +11,10 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -35,6 +34,7 @@ OLDEST_SERVER: Final = 120_000  # 12; the version as the server numbers it
 
 _DURABLE = ("FULL", "NORMAL")
 _LOCK_PAUSE = 0.05  # seconds
+_PARTING = 1.0  # seconds that a server has to answer when a connection is closed
 _IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds, unless its process was stopped
 # A writer that was stopped or cut off in a transaction keeps others from writing. It may idle there for this part of the
 # time for which they wait for a lock, and for so many seconds in any case, since it may only have had no turn.
@@ -117,8 +117,8 @@ class PostgresDatabase:
     def __str__(self) -> str:
         return str(self.address)
 
-    async def connect(self, *, within: float = inf, **settings: str) -> asyncpg.Connection:
-        """Make a connection, in so many seconds or those of the address; `settings` are for its session.
+    async def connect(self, **settings: str) -> asyncpg.Connection:
+        """Make a connection; `settings` are for its session.
 
         Raises:
             DriverMissingError: asyncpg is not installed.
@@ -134,7 +134,7 @@ class PostgresDatabase:
             user=place.user,
             password=place.password,
             database=place.database,
-            timeout=min(place.connect_timeout, within),
+            timeout=place.connect_timeout,
             target_session_attrs=place.target,
             server_settings={**self._settings, **settings, **dict(place.server)},
         )
@@ -161,30 +161,28 @@ class PostgresDatabase:
             "tcp_keepalives_count": f"{_PROBES}",
         }
 
-    async def connect_writer(self, within: float = inf) -> asyncpg.Connection:
-        """A connection whose commits survive what `synchronous` says, and which does not idle in a transaction for long;
-        made in so many seconds, or those of the address.
-        """
+    async def connect_writer(self) -> asyncpg.Connection:
+        """A connection whose commits survive what `synchronous` says, and which does not idle in a transaction for long."""
         idle = min(max(_LEAST_IDLE, _WRITER_IDLES * self.busy_timeout), _IDLE_IN_TRANSACTION)
-        return await self._connect_durably(within, idle_in_transaction_session_timeout=f"{round(idle * 1000)}ms")
+        return await self._connect_durably(idle_in_transaction_session_timeout=f"{round(idle * 1000)}ms")
 
-    async def _connect_durably(self, within: float = inf, **settings: str) -> asyncpg.Connection:
+    async def _connect_durably(self, **settings: str) -> asyncpg.Connection:
         if self.synchronous == "NORMAL":
             settings["synchronous_commit"] = "off"
-        connection = await self.connect(within=within, **_WRITERS_PLANS, **settings)
+        connection = await self.connect(**_WRITERS_PLANS, **settings)
         await _execute_first(connection, _WRITES)
         if self.synchronous != "NORMAL":
             await _execute_first(connection, _WAITS)
         return connection
 
-    async def connect_primary(self, *, within: float = inf, **settings: str) -> asyncpg.Connection:
+    async def connect_primary(self, **settings: str) -> asyncpg.Connection:
         """As `connect`, but not to a standby. After a failover an address may lead to one for a moment, and who stayed
         connected to it would not see what is written from then on.
 
         Raises:
             ConnectionError: the server is a standby.
         """
-        connection = await self.connect(within=within, **settings)
+        connection = await self.connect(**settings)
         try:
             await _execute_first(connection, f"BEGIN READ WRITE; ROLLBACK; {_WRITES}")
         except load_driver().FeatureNotSupportedError as exc:
@@ -203,13 +201,16 @@ class PostgresDatabase:
         load_driver()
         from sqlalchemy.ext.asyncio import create_async_engine  # which fails without greenlet
 
-        return create_async_engine(
+        engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=partial(self.connect_reader, standby=standby),
             pool_size=READERS,
             max_overflow=0,
             pool_timeout=self.busy_timeout,
         )
+        # Before SQLAlchemy does: it waits for the server, however long that takes.
+        event.listen(engine.sync_engine, "close", lambda connection, _: connection.run_async(let_go))
+        return engine
 
     def changing(self) -> AsyncEngine:
         """An engine for one connection that changes tables, on the running loop."""
@@ -304,6 +305,14 @@ async def _execute_first(connection: asyncpg.Connection, statement: str) -> None
     except BaseException:
         connection.terminate()
         raise
+
+
+async def let_go(connection: asyncpg.Connection) -> None:
+    """Close a connection, whether the server answers or not."""
+    try:
+        await connection.close(timeout=_PARTING)
+    except Exception:  # noqa: BLE001  # the driver's: the server does not listen any more, and need not
+        connection.terminate()
 
 
 def _notice_silence(connected: socket.socket) -> None:

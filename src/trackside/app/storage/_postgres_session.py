@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from trackside.app.storage._encoding import EventRow, json_of
 from trackside.app.storage._fold import RunRow
 from trackside.app.storage._graph_checkpoint_tables import COUNT_GRAPH_REMOVAL
 from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock
-from trackside.app.storage._postgres import PostgresDatabase, is_lost
+from trackside.app.storage._postgres import PostgresDatabase, is_lost, let_go
 from trackside.app.storage._postgres_statements import (
     LOAD_EVENT,
     LOAD_QUEUES,
@@ -65,7 +65,7 @@ _LOCK_GRAPHS: Mapping[GraphAccess, str] = {
 }
 """Taken before all other locks, on the way to the server on which the transaction begins anyway."""
 _COMMIT_UNSYNCED = "SET LOCAL synchronous_commit = off; COMMIT"
-_LEAST_CONNECT = 1.0  # seconds that a server has to answer, whoever is in a hurry
+_LEAST_WAIT = 1.0  # seconds that a server has to answer, whoever is in a hurry
 
 
 class PostgresSession:
@@ -81,6 +81,10 @@ class PostgresSession:
         self._graph: GraphAccess | None = None
         self._graph_removals = 0
         self._leaves_at = inf
+        self._asking: asyncio.Task[Any] | None = None
+        """What the server is asked for."""
+        self._asked_at = 0.0
+        self._giving_up: asyncio.TimerHandle | None = None
 
     @contextmanager
     def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> Generator[None]:
@@ -88,7 +92,7 @@ class PostgresSession:
 
         Raises:
             CollisionError: something had to be unique; nothing was written.
-            OutcomeUnknownError: the connection was lost in the commit.
+            OutcomeUnknownError: the connection was lost in the commit, or given up.
             StorageError: it could not be begun or committed; nothing was written.
         """
         # What was committed on a connection that is lost may be found by this one before it is safe.
@@ -114,6 +118,9 @@ class PostgresSession:
     def leave_by(self, moment: float) -> None:
         """Do not wait past this moment of the monotonic clock for a server that does not answer; from any thread."""
         self._leaves_at = moment
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # it is closed: nothing is waited for
+                loop.call_soon_threadsafe(self._limit_wait)
 
     def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
         """Run a statement that has its values in it, and fetch its rows, as the database has them."""
@@ -218,12 +225,9 @@ class PostgresSession:
         connection, self._connection = self._connection, None
         if self._loop is None:
             return
-        if connection is not None and not connection.is_closed():
-            try:
-                self._wait(connection.close(timeout=1))
-            except Exception:  # noqa: BLE001  # the driver's: the server does not listen any more, and need not
-                connection.terminate()
-        self._wait(asyncio.sleep(0))  # what was cut off is let go of by the loop
+        if connection is not None:
+            self._loop.run_until_complete(let_go(connection))
+        self._loop.run_until_complete(asyncio.sleep(0))  # what was cut off is let go of by the loop
         self._loop.close()
         self._loop = None
 
@@ -238,8 +242,7 @@ class PostgresSession:
             return False
         self._connection = None
         try:
-            within = max(_LEAST_CONNECT, self._leaves_at - monotonic())
-            self._connection = self._wait(self._database.connect_writer(within))
+            self._connection = self._wait(self._database.connect_writer())
         except Exception as exc:
             if (error := self._database.unreachable(exc)) is None:
                 raise
@@ -281,6 +284,38 @@ class PostgresSession:
         return [tuple(row) for row in self._wait(self._driver.fetch(statement, *values))]
 
     def _wait[T](self, doing: Coroutine[Any, Any, T]) -> T:
+        """What the driver comes to; however long that takes, unless the process leaves.
+
+        Raises:
+            TimeoutError: the server did not answer in the time that was left; there is no connection any more.
+        """
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(doing)
+        asking = self._loop.create_task(doing)
+        self._asking, self._asked_at = asking, monotonic()
+        if self._leaves_at < inf:
+            self._limit_wait()
+        try:
+            return self._loop.run_until_complete(asking)
+        except asyncio.CancelledError:
+            raise TimeoutError("it does not answer") from None
+        finally:
+            self._asking = None
+            if self._giving_up is not None:
+                self._giving_up.cancel()
+
+    def _limit_wait(self) -> None:
+        """Have what is waited for given up when the process leaves."""
+        if self._loop is None or self._asking is None:
+            return
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        self._giving_up = self._loop.call_at(max(self._leaves_at, self._asked_at + _LEAST_WAIT), self._give_up)
+
+    def _give_up(self) -> None:
+        assert self._asking is not None
+        if self._connection is not None:
+            # Not only cancelled: the driver has the server break that off, and a COMMIT that waits for a standby and is
+            # broken off is done, but not safe.
+            self._connection.terminate()
+        self._asking.cancel()

@@ -150,7 +150,7 @@ class Store(StoreReading, StoreCancelling):
             await store.aclose()
 
     def leave_within(self, seconds: float) -> None:
-        """The process is to leave: wait for a database that is away no longer than so many seconds from now on.
+        """The process is to leave: wait for a database that does not answer no longer than so many seconds from now on.
 
         What cannot be written then fails at once, instead of after `busy_timeout`. Said again, the sooner counts.
         """
