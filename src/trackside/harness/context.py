@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from trackside.harness.calls import Call, CallKind
-from trackside.harness.errors import InvalidReportError, RunDepthError
+from trackside.harness.errors import InvalidReportError
 from trackside.harness.ids import new_id
 from trackside.harness.items import ItemStore
 from trackside.harness.journal import LEAD_AGENT, Journal
@@ -20,9 +20,6 @@ from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import mark_of
 from trackside.harness.types import ON_BEHALF_OF, JsonObject, RunSpec
-
-MAX_DEPTH = 8
-"""How deep runs may start runs."""
 
 _VALUES = frozenset({"values"})  # what nearly every run asks for: one set serves them all
 
@@ -34,7 +31,13 @@ _of_one_run: list[tuple[ContextVar[Any], Any]] = []
 
 
 def current_run() -> RunContext | None:
-    """The run that the calling code belongs to: inside an agent, its tools and its observers; None elsewhere."""
+    """The run that the calling code belongs to: inside an agent, its tools, its observers and what these have set going;
+    None elsewhere.
+
+    A task, a timer or a job of a scheduler belongs to the run in which it was set going, also when that has ended
+    (`is_closed`): what it asks for, it asks for on behalf of the owner of that run. Runs that it starts then are none of
+    that run's children any more. What shall belong to no run is set going in a context of its own, `contextvars.Context()`.
+    """
     return _current.get()
 
 
@@ -51,18 +54,6 @@ def caller_of(run: RunContext) -> RunContext | None:
 def call_in_place(run_id: str, caller: RunContext) -> None:
     """Say in a context of its own which run waits for this one, the code of which begins in it."""
     _callers.set({**_callers.get(), run_id: caller})
-
-
-def depth_below(parent: RunContext | None) -> int:
-    """How deep a run is that this one starts; 0 for a run that none started.
-
-    Raises:
-        RunDepthError: that is too deep.
-    """
-    depth = 0 if parent is None else parent.depth + 1
-    if depth > MAX_DEPTH:
-        raise RunDepthError(depth=depth)
-    return depth
 
 
 class RunPaused(BaseException):
@@ -122,7 +113,7 @@ class RunContext:
         paused: PausedRun | None = None,
         checkpointer: Any = None,
         items: ItemStore | None = None,
-        depth: int = 0,
+        starter: RunContext | None = None,
     ) -> None:
         command = spec.command or {}
         self.run_id = run_id
@@ -147,12 +138,12 @@ class RunContext:
         self.strict_resume = spec.strict_resume
         self.checkpointer = checkpointer
         self.items = items
-        self.depth = depth
+        self.starter = starter
+        """The run that has started this one, or called it in place, in this process."""
+        self.depth: int = 0 if starter is None else starter.depth + 1
         self.owner: str | None = spec.owner
         if self.owner is None and spec.options is not None:
             self.owner = spec.options.get(ON_BEHALF_OF)
-        self.starter: RunContext | None = _current.get() if depth else None
-        """The run that has started this one, or called it in place, in this process."""
         self.cancelled = False
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
         self.paused = paused
@@ -350,11 +341,16 @@ class RunContext:
     @property
     def is_closed(self) -> bool:
         """Whether the run has ended, so that what is left of its code is by itself."""
-        return self._port is _NOWHERE
+        return self._port is _ENDED
 
     def close(self) -> None:
         """The run has ended: what leftover code still sends or says through this goes nowhere."""
-        self._port = _NOWHERE
+        self._port = _ENDED
+
+    def mute(self) -> None:
+        """The run is somebody else's: what its code still sends or says through this goes nowhere, while it goes on."""
+        if not self.is_closed:
+            self._port = _UNHEARD
 
 
 def _names_in(namespace: Any) -> tuple[str, ...]:
@@ -372,7 +368,7 @@ def _modes(asked: Sequence[str] | str) -> frozenset[str]:
 
 
 class _Nowhere:
-    """The port of a run that has ended; it also keeps an ended run from holding on to who executed it."""
+    """The port of a run that nobody listens to any more; it also keeps it from holding on to who executed it."""
 
     def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
         """Drop it: every follower has got to the end."""
@@ -381,7 +377,8 @@ class _Nowhere:
         """Drop it: the terminal event is the last word."""
 
 
-_NOWHERE = _Nowhere()
+_ENDED = _Nowhere()
+_UNHEARD = _Nowhere()
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,7 +459,7 @@ class Agent(Protocol):
 
 
 def keep_to_run[T](variable: ContextVar[T], outside: T) -> None:
-    """For adapters: what a variable says within a run is no business of runs that it starts: they find `outside` (I21)."""
+    """What a variable says within a run is no business of runs that it starts: they find `outside` (I21)."""
     _of_one_run.append((variable, outside))
 
 

@@ -16,10 +16,11 @@ from trackside.harness.amounts import timeout_of
 from trackside.harness.arguments import check_ports
 from trackside.harness.bounding import IN_LINE
 from trackside.harness.budget import Budget
-from trackside.harness.context import call_in_place, current_run, depth_below
+from trackside.harness.context import call_in_place, current_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import TASK_CANCELLED
 from trackside.harness.errors import ThreadBusyError
+from trackside.harness.lineage import starting_run
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
 from trackside.harness.payload import whole
@@ -195,13 +196,14 @@ async def run_agent(
 
 
 async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, prices: PriceList | None) -> RunResult:
-    parent = current_run()
-    if parent is not None:
-        spec = as_of(parent.owner, spec)
+    caller = current_run()
+    if caller is not None:
+        spec = as_of(caller.owner, spec)
     services = embedded.services if prices is None else replace(embedded.services, prices=prices)
     agent = as_agent(spec.agent)
     if spec.command is not None:
         spec = await addressed(services, spec, agent, agent.name, limit=observers.policy.call_limit)
+    parent = starting_run()
     record = record_of(
         spec,
         agent=agent.name,
@@ -217,11 +219,11 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
         cancelled_as=lambda: TASK_CANCELLED,
         timeout=timeout_of(spec.timeout),
         budget=Budget.of(spec, AgentLimits()),
-        depth=depth_below(parent),
+        starter=parent,
         on_released=embedded.on_released,
     )
-    if parent is not None and not parent.is_closed and parent.thread_id == record.thread_id:
-        raise ThreadBusyError(thread_id=record.thread_id, run_id=parent.run_id)  # it would wait for itself
+    if caller is not None and not caller.is_closed and caller.thread_id == record.thread_id:
+        raise ThreadBusyError(thread_id=record.thread_id, run_id=caller.run_id)  # it would wait for itself
     above = _above.get()
     if above:
         await embedded.check_turn(record.thread_id, above)
@@ -229,8 +231,8 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     turn = None if admission.ready else embedded.turn_of(record, above)
     context = copy_context()
     context.run(_above.set, above | {record.run_id})
-    if parent is not None:
-        context.run(call_in_place, record.run_id, parent)
+    if caller is not None:
+        context.run(call_in_place, record.run_id, caller)
     name, loop = f"trackside-run-{record.run_id}", asyncio.get_running_loop()
     task = asyncio.Task(_take_turn(worker, turn), loop=loop, name=name, context=context, eager_start=True)
     cancelled: tuple[Any, ...] | None = None  # what the cancel says, by which its sender knows it

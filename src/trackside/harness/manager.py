@@ -19,7 +19,7 @@ from trackside.harness.arguments import check_agents, check_ports, check_rules, 
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
-from trackside.harness.context import Agent, RunContext, current_run, depth_below
+from trackside.harness.context import Agent, RunContext, current_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop, StopPolicy
 from trackside.harness.errors import (
@@ -36,6 +36,7 @@ from trackside.harness.handle import RunHandle
 from trackside.harness.hosting import Host, asked_for
 from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
+from trackside.harness.lineage import starting_run
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunEventCallback, RunObserver, RunResult
 from trackside.harness.outcome import ELSEWHERE, outcome_elsewhere
@@ -205,16 +206,15 @@ class RunManager:
         idempotency = idempotency_of(spec)  # by what the caller asks for, whatever the limits are by now
         limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
-        parent = current_run()
-        if parent is not None:
-            spec = as_of(parent.owner, spec)
+        if (own := current_run()) is not None:
+            spec = as_of(own.owner, spec)
         if spec.command is not None:
             agent = as_agent(spec.agent) if name is None else self._agent_named(name)
             limit = self.observers.policy.call_limit
             spec = await addressed(self._services, spec, agent, name or agent.name, limit=limit)
             if not self._closing.lets_caller_start:  # a close that has begun meanwhile does not know of this run
                 raise ClosedError(what="run manager")
-        execution = self._prepare(spec, name, parent)
+        execution = self._prepare(spec, name)
         record = execution.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
         # A start that is repeated under its idempotency key finds the run that is there.
@@ -385,16 +385,16 @@ class RunManager:
         """What the manager is doing and has done, in numbers; it takes a moment for each run that has not ended."""
         return self._runs.stats(self._services.clock.now(), self.observers.missed)
 
-    def _prepare(self, spec: RunSpec, name: str | None, parent: RunContext | None) -> Execution:
-        """A run as it is asked for, and by which run, not let in yet."""
-        depth = depth_below(parent)
+    def _prepare(self, spec: RunSpec, name: str | None) -> Execution:
+        """A run as it is asked for, not let in yet, and by which run it is started: from now on, also if that ends."""
+        parent = starting_run()
         agent = as_agent(spec.agent) if name is None else self._agent_named(name)
         now, parent_run_id = self._services.clock.now(), None if parent is None else parent.run_id
         record = record_of(spec, agent=name or agent.name, now=now, parent_run_id=parent_run_id)
         record = self._as_seen(record)
         # A run that waits for runs it started must not keep the place that they need.
-        worker = self._worker_of(spec, record, agent, depth)
-        return Execution(record.run_id, record.agent, worker, copy_context(), needs_place=depth == 0)
+        worker = self._worker_of(spec, record, agent, parent)
+        return Execution(record.run_id, record.agent, worker, copy_context(), needs_place=parent is None)
 
     def _as_seen(self, record: RunRecord) -> RunRecord:
         """The record without what nobody may see."""
@@ -405,7 +405,9 @@ class RunManager:
         seen = redacted(redact, LifecycleEventType.RUN_STARTED, says)
         return replace(record, metadata=seen.get("metadata", {}), trigger=seen.get("trigger"))
 
-    def _worker_of(self, spec: RunSpec, record: RunRecord, agent: Agent, depth: int) -> RunWorker:
+    def _worker_of(
+        self, spec: RunSpec, record: RunRecord, agent: Agent, starter: RunContext | None = None
+    ) -> RunWorker:
         limits = self._limits.get(record.agent, _NO_LIMITS)
         return RunWorker(
             spec,
@@ -417,7 +419,7 @@ class RunManager:
             timeout=self._timeout_of(spec, limits),
             budget=Budget.of(spec, limits),
             stopping=self._stopping,
-            depth=depth,
+            starter=starter,
             on_released=self._runs.schedule_next,
             on_stuck=self._note_stuck,
         )
@@ -479,7 +481,7 @@ class RunManager:
             logger.warning("run %s of agent %r cannot be taken over here", record.run_id, record.agent)
             return None
         self._closing.watch_the_loop()
-        worker = self._worker_of(spec, record, self._agents[record.agent], 0)
+        worker = self._worker_of(spec, record, self._agents[record.agent])
         return self._runs.take_over(Execution(record.run_id, record.agent, worker, Context(), taken_over=True))
 
     async def _cancel(self, run_id: str, action: CancelAction) -> None:

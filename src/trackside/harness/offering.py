@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 
 from trackside.harness.backlog import EventGap
 from trackside.harness.errors import ObserverStuckError
@@ -94,15 +94,22 @@ class Offers:
 class _Call:
     """One call of an observer, to be seen for as long as it really runs, also when nobody waits for it any more."""
 
-    __slots__ = ("taken",)
+    __slots__ = ("is_over", "taken")
 
     def __init__(self) -> None:
         self.taken = False
+        self.is_over = False
 
     async def run[A](self, take: Callable[[A], Awaitable[None]], given: A, running: set[_Call]) -> None:
+        current_call.set(self)
         running.add(self)
         try:
             await take(given)
             self.taken = True
         finally:
+            self.is_over = True
             running.discard(self)
+
+
+current_call: ContextVar[_Call | None] = ContextVar("trackside_observer_call", default=None)
+"""The call of an observer that the calling code is inside, or that has set it going."""

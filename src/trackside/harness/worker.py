@@ -73,7 +73,7 @@ class RunWorker:
         timeout: float | None = None,
         budget: Budget | None = None,
         stopping: StopPolicy | None = None,
-        depth: int = 0,
+        starter: RunContext | None = None,
         on_released: Callable[[str], None] | None = None,
         on_stuck: Callable[[str], None] | None = None,
     ) -> None:
@@ -108,7 +108,7 @@ class RunWorker:
             port=self,
             checkpointer=services.checkpointer,
             items=services.items,
-            depth=depth,
+            starter=starter,
         )
         uses_memory = getattr(agent, "uses_thread_state", False)
         self._memory = ThreadMemory(services.states, self._run, observers.policy, is_used=uses_memory)
@@ -150,7 +150,7 @@ class RunWorker:
         if not self._end_taken:
             self._lost = True
             self._memory.leave()
-            self._run.close()
+            self._run.mute()
             close_stream(self._services.stream, self.record)
             self.stop(_LOST)
 
