@@ -224,6 +224,7 @@ async def test_what_looks_for_all_who_follow_is_in_no_run(store: Store, script) 
     async def following(input: Any) -> None:
         await anext(store.follow())
 
+    store._feed._behind = True  # as others' commits leave it that come while nobody waits
     async with RunManager({"following": following}) as manager:
         run = await manager.start(RunSpec("following"))
         while waiters(store) < 1:
@@ -234,6 +235,8 @@ async def test_what_looks_for_all_who_follow_is_in_no_run(store: Store, script) 
         await store.append(script().whole())
         await run.result()
     assert [task.get_name() for task in asyncio.all_tasks() if run_of(task) is not None] == []
+    assert store._feed._reader is not None
+    assert run_of(store._feed._reader) is None
     waiting.cancel()
     await asyncio.wait({waiting})
 

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -304,7 +305,8 @@ class EventFeed:
 
     def _read_soon(self) -> None:
         if self._reader is None or self._reader.done():
-            self._reader = self._loop.create_task(self._read_for_all(), name="trackside-follow")
+            reads = self._read_for_all()
+            self._reader = self._loop.create_task(reads, name="trackside-follow", context=Context())  # in nobody's run
 
     async def _read_for_all(self) -> None:
         """Read on while there may be more, and somebody waits for it: the others have enough to do."""
