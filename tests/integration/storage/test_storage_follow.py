@@ -673,14 +673,16 @@ async def test_closing_the_store_ends_all_followers(url: str, store: Store, scri
 async def test_a_cancelled_wait_loses_nothing(pushed: Store, script) -> None:
     follower = pushed.follow()
     waiting = asyncio.ensure_future(anext(follower))
-    await settle()
+    while waiters(pushed) < 1:
+        await asyncio.sleep(0.005)
     waiting.cancel()
     await asyncio.wait([waiting])
     await pushed.append([script().started()])
     assert await positions(follower, 1) == [1]
 
     waiting = asyncio.ensure_future(anext(follower))
-    await settle()
+    while waiters(pushed) < 1:
+        await asyncio.sleep(0.005)
     # It has been told in this very moment, and has not run since.
     pushed._feed.on_commit(await rows_of(pushed, script().whole()))
     pushed._feed._tell()
