@@ -567,7 +567,8 @@ async def test_a_commit_whose_reply_was_lost_is_found_by_its_ids(session, script
     assert database.execute("SELECT count(*) FROM events").fetchone() == (5,)
 
 
-async def test_a_commit_waits_for_the_disk_only_if_something_was_written(session, script) -> None:
+def commits_of(session: PostgresSession) -> list[str]:
+    """The statements with which the session commits from now on."""
     wait, commits = session._wait, []
 
     def note(doing):
@@ -577,6 +578,11 @@ async def test_a_commit_waits_for_the_disk_only_if_something_was_written(session
         return wait(doing)
 
     session._wait = note
+    return commits
+
+
+async def test_a_commit_waits_for_the_disk_only_if_something_was_written(session, script) -> None:
+    commits = commits_of(session)
     events = script().whole()
     first, all_of_them = encode_events(events[:2]), encode_events(events)
 
@@ -587,15 +593,7 @@ async def test_a_commit_waits_for_the_disk_only_if_something_was_written(session
 
 
 async def test_what_may_be_forgotten_has_nothing_forgotten_that_is_committed_with_it(session, script) -> None:
-    wait, commits = session._wait, []
-
-    def note(doing):
-        statement = doing.cr_frame.f_locals.get("query", "")
-        if "COMMIT" in statement.upper().split("; "):
-            commits.append(statement)
-        return wait(doing)
-
-    session._wait = note
+    commits = commits_of(session)
     sign_of_life = Vouch(worker_ids=["worker"], lease_seconds=15.0)
     append = Append(encode_events(script().whole()))
 

@@ -413,17 +413,37 @@ async def test_a_certificate_that_is_away_while_connections_are_made_anew(
         await assert_whole(store, ended, RunStatus.success)
 
 
-class Pausing:
-    """An agent that goes on when it is told to."""
+class Leaving:
+    """A run of an agent that goes on when it is told to, in a process that is to leave meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store, observer: StorageObserver) -> None:
+        self.store = store
         self.has_begun = asyncio.Event()
         self.goes_on = asyncio.Event()
+        self._observer = observer
+        self._running = asyncio.create_task(run_once(observer, self._agent))
 
-    async def __call__(self, given: str) -> str:
+    async def _agent(self, given: str) -> str:
         self.has_begun.set()
         await self.goes_on.wait()
         return given
+
+    async def leave(self) -> RunResult:
+        """Give the database no more time, and close; how the run has ended."""
+        self.store.leave_within(0.0)
+        ended = await self._running
+        await self._observer.aclose()
+        await self.store.aclose()
+        return ended
+
+
+@asynccontextmanager
+async def leaving(url: str, folder: Path) -> AsyncIterator[Leaving]:
+    """A process whose run has begun."""
+    async with asyncio.timeout(PATIENCE), Store.open(url) as store, observing(store, folder) as observer:
+        process = Leaving(store, observer)
+        await process.has_begun.wait()
+        yield process
 
 
 async def assert_delivered(url: str, folder: Path, result: RunResult) -> None:
@@ -438,18 +458,12 @@ async def assert_delivered(url: str, folder: Path, result: RunResult) -> None:
 async def test_a_process_that_leaves_while_its_commit_waits_for_a_standby_that_is_gone(
     own_postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    server, agent = own_postgres_server, Pausing()
-    url = server.create_database("runs")
-    async with asyncio.timeout(PATIENCE), Store.open(url) as store, observing(store, tmp_path / "spool") as observer:
-        running = asyncio.create_task(run_once(observer, agent))
-        await agent.has_begun.wait()
+    server, url = own_postgres_server, own_postgres_server.create_database("runs")
+    async with leaving(url, tmp_path / "spool") as process:
         with server.without_standby():
-            agent.goes_on.set()
+            process.goes_on.set()
             await asyncio.to_thread(server.wait_for_waiting_commit, "trackside")
-            store.leave_within(0.0)
-            ended = await running
-            await observer.aclose()
-            await store.aclose()
+            ended = await process.leave()
 
     await assert_delivered(url, tmp_path / "spool", ended)
 
@@ -457,17 +471,11 @@ async def test_a_process_that_leaves_while_its_commit_waits_for_a_standby_that_i
 async def test_a_process_that_leaves_while_the_server_is_frozen(
     own_postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    server, agent = own_postgres_server, Pausing()
-    url = server.create_database("runs")
-    async with asyncio.timeout(PATIENCE), Store.open(url) as store, observing(store, tmp_path / "spool") as observer:
-        running = asyncio.create_task(run_once(observer, agent))
-        await agent.has_begun.wait()
-        assert len(await store.runs()) == 1  # with a connection that stays open
-        with server.frozen():
-            agent.goes_on.set()
-            store.leave_within(0.0)
-            ended = await running
-            await observer.aclose()
-            await store.aclose()
+    url = own_postgres_server.create_database("runs")
+    async with leaving(url, tmp_path / "spool") as process:
+        assert len(await process.store.runs()) == 1  # with a connection that stays open
+        with own_postgres_server.frozen():
+            process.goes_on.set()
+            ended = await process.leave()
 
     await assert_delivered(url, tmp_path / "spool", ended)

@@ -167,12 +167,11 @@ class PostgresDatabase:
         return await self._connect_durably(idle_in_transaction_session_timeout=f"{round(idle * 1000)}ms")
 
     async def _connect_durably(self, **settings: str) -> asyncpg.Connection:
+        first = f"{_WRITES}; {_WAITS}"
         if self.synchronous == "NORMAL":
-            settings["synchronous_commit"] = "off"
+            settings["synchronous_commit"], first = "off", _WRITES
         connection = await self.connect(**_WRITERS_PLANS, **settings)
-        await _execute_first(connection, _WRITES)
-        if self.synchronous != "NORMAL":
-            await _execute_first(connection, _WAITS)
+        await _execute_first(connection, first)
         return connection
 
     async def connect_primary(self, **settings: str) -> asyncpg.Connection:
