@@ -639,6 +639,52 @@ async def test_observers_that_come_and_go_at_one_event_of_several_count_from_the
         assert batches.events == events
 
 
+@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+@virtual
+async def test_an_observer_that_one_behind_it_binds_anew_hears_each_event_once(nested: bool, required: bool) -> None:
+    heard: list[int] = []
+
+    async def audit(event: RunLifecycleEvent) -> None:
+        heard.append(event.sequence)
+
+    async def last(event: RunLifecycleEvent) -> None:
+        if event.sequence == 1:
+            bound.remove(audit)
+            bound.add(audit, required=required)
+
+    bound = CompositeObserver([audit, last])
+    events = make_run(messages=2)
+    observers = ObserverSet([bound] if nested else bound, policy=IN_LINE)
+    await observers.deliver(events[:3])
+    await observers.deliver(events[3:])
+    assert heard == [event.sequence for event in events]
+
+
+@virtual
+async def test_who_refuses_an_event_hears_no_later_one_where_somebody_has_come_at_one_of_them() -> None:
+    class Adding(RecordingObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            await super().on_event(event)
+            if event.sequence == 1:
+                bound.add(late)
+
+    adding, refusing, last, late = (
+        Adding(),
+        RecordingObserver(Misbehaviour(how=OSError("locked"))),
+        RecordingObserver(),
+        RecordingObserver(),
+    )
+    between = RecordingObserver()
+    bound = CompositeObserver([adding, between, required(refusing), last])
+    events = make_run()
+    with pytest.raises(OSError, match="locked"):
+        await bound.on_events(events)
+    assert adding.events == between.events == events
+    assert refusing.offered == events[:1]
+    assert last.events == late.events == []
+
+
 @virtual
 async def test_what_a_required_observer_adds_at_an_event_that_it_takes_at_the_second_try_counts_from_the_next() -> None:
     class Adding(RecordingObserver):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from trackside.harness.failures import line_of
-from trackside.harness.observer import is_own_failure
+from trackside.harness.failures import is_own_failure, line_of
 from trackside.harness.timelimit import call_observer
 
 __all__ = ["close_observer"]

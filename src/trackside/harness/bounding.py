@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from trackside.harness.amounts import seconds_of, timeout_of
 from trackside.harness.errors import InvalidSpecError, ObserverTimeoutError
-from trackside.harness.failures import line_of, trace_of
+from trackside.harness.failures import is_own_failure, line_of, trace_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
     CompositeObserver,
@@ -24,7 +24,6 @@ from trackside.harness.observer import (
     RunLifecycleEvent,
     RunObserver,
     batches_of,
-    is_own_failure,
     observer_name,
     warn_of_failure,
 )
@@ -199,7 +198,7 @@ class OptionalObserver:
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy, source: CompositeObserver | None = None) -> None:
-        self._observer = observer
+        self.observer = observer
         self._calls = _Calls(observer, policy.call_limit, source)
         self._held_up: set[str] = set()
 
@@ -213,7 +212,7 @@ class OptionalObserver:
             taken, raised = await self._take(run_id, events[had:], seen, singly=True)
             had += taken
         while raised is not None:
-            warn_of_failure(self._observer, events[had], raised)
+            warn_of_failure(self.observer, events[had], raised)
             had += 1
             if self._calls.is_outdated(seen):
                 break
@@ -250,6 +249,7 @@ class RequiredObserver:
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy, source: CompositeObserver | None = None) -> None:
+        self.observer = observer
         self._calls = _Calls(observer, policy.call_limit, source)
         self._policy = policy
         self._on_missed = getattr(observer, "on_missed", None)

@@ -26,6 +26,7 @@ from trackside.harness.bounding import (
 )
 from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.errors import ClosedError, OtherLoopError
+from trackside.harness.failures import is_own_failure
 from trackside.harness.observer import (
     CompositeObserver,
     NullObserver,
@@ -34,7 +35,6 @@ from trackside.harness.observer import (
     RunLifecycleEvent,
     RunObserver,
     after_change,
-    is_own_failure,
     warn_of_failure,
 )
 from trackside.harness.ports import RunLog

@@ -1,7 +1,8 @@
-"""What an exception says, in a form that can be kept."""
+"""Whose failure an exception is, and what it says, in a form that can be kept."""
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from typing import TypeGuard
 
@@ -14,6 +15,18 @@ ERROR_CHARS = 16_000
 """How much of what an exception says is kept: the beginning of it, and beside it there is room for all else."""
 
 _OWN_MODULES = "trackside.harness."
+
+
+def is_own_failure(exc: BaseException) -> bool:
+    """Whether what an observer raised is its own failure, and not somebody stopping the task that dispatches.
+
+    A `CancelledError` that nobody asked for (I16) and a `SystemExit` are failures of the observer like any other;
+    a real cancel, Ctrl-C and the closing of a coroutine are not.
+    """
+    if isinstance(exc, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() == 0
+    return not isinstance(exc, KeyboardInterrupt | GeneratorExit)
 
 
 def is_of[E: BaseException](exc: BaseException | None, *kinds: type[E]) -> TypeGuard[E]:

@@ -13,7 +13,6 @@ Bind what must not miss anything as *required* and first: nobody bound after it 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import types as _types
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from functools import cached_property, partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 from trackside.harness.errors import NotAnObserverError, NotObserversError
+from trackside.harness.failures import is_own_failure
 from trackside.harness.signatures import never_awaitable
 from trackside.harness.types import LifecycleEventType, RunStatus
 
@@ -216,6 +216,13 @@ def batches_of(observer: RunObserver) -> RunEventsCallback | None:
     return None
 
 
+class _Bound(Protocol):
+    """A binding, or what wraps it."""
+
+    @property
+    def observer(self) -> RunObserver: ...
+
+
 class NullObserver:
     """Wants to know nothing."""
 
@@ -295,7 +302,7 @@ class CompositeObserver:
         If a required observer fails on one of the events, those bound after it see only the events before that one, and
         then what it raised reaches the caller.
         """
-        failure = await self._pass_on(events, self._bindings)
+        failure, _ = await self._pass_on(events, self._bindings)
         if failure is not None:
             raise failure
 
@@ -304,24 +311,33 @@ class CompositeObserver:
 
     async def _pass_on(
         self, events: Sequence[RunLifecycleEvent], bindings: Sequence[ObserverBinding]
-    ) -> BaseException | None:
+    ) -> tuple[BaseException | None, Sequence[ObserverBinding]]:
+        """What the first required observer that failed has raised, and who may have what comes after these events: whoever
+        was told, or those in front of that one.
+        """
         failure: BaseException | None = None
+        may_have_more = bindings
         for place, binding in enumerate(bindings):
             bound = self._bindings
             changed = partial(self._is_outdated, bound)
             if binding.required:
                 taken, raised = await take_in_order(binding.observer, events, binding.on_events, changed)
-                failure = failure or raised
+                if failure is None and raised is not None:
+                    failure, may_have_more = raised, bindings[:place]
             else:
                 taken, raised = await _offer(binding, events, changed), None
             events, rest = events[:taken], events[taken:]
             if rest and raised is None:
-                first = await self._pass_on(events, bindings[place + 1 :])
-                later = await self._pass_on(rest, after_change(bindings[place:], bound, self._bindings))
-                return failure or first or later
+                first, told = await self._pass_on(events, bindings[place + 1 :])
+                if first is None:
+                    chain = after_change(bindings[place:], bound, self._bindings)
+                else:
+                    chain = _staying([binding, *told], bound, self._bindings)
+                later, told = await self._pass_on(rest, chain)
+                return failure or first or later, may_have_more if failure else [*bindings[:place], *told]
             if not events:
                 break
-        return failure
+        return failure, may_have_more
 
 
 def ensure_observer(observer: ObserverLike) -> RunObserver:
@@ -346,23 +362,22 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
     return CallbackObserver(observer)
 
 
-def is_own_failure(exc: BaseException) -> bool:
-    """Whether what an observer raised is its own failure, and not somebody stopping the task that dispatches.
+def after_change[B: _Bound](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:
+    """Who gets what comes after a change of who is bound: who stays of a chain, and who has come.
 
-    A `CancelledError` that nobody asked for (I16) and a `SystemExit` are failures of the observer like any other;
-    a real cancel, Ctrl-C and the closing of a coroutine are not.
+    Those bound `before` who are not in the chain stood in front of it and have had all of that, also if they are bound anew.
     """
-    if isinstance(exc, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is None or task.cancelling() == 0
-    return not isinstance(exc, KeyboardInterrupt | GeneratorExit)
+    then, told = {id(one) for one in before}, {id(one) for one in chain}
+    in_front = [one.observer for one in before if id(one) not in told]
+    come = (one for one in now if id(one) not in then)
+    new = (one for one in come if not any(_is_bound_as(one, observer) for observer in in_front))
+    return [*_staying(chain, before, now), *new]
 
 
-def after_change[B](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:
-    """Who of a chain gets what comes after a change of who is bound: without who has gone, and with who has come."""
+def _staying[B: _Bound](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:
+    """Who of a chain is still bound, after a change of who is."""
     then, bound = {id(one) for one in before}, {id(one) for one in now}
-    stay = (one for one in chain if id(one) in bound or id(one) not in then)
-    return [*stay, *(one for one in now if id(one) not in then)]
+    return [one for one in chain if id(one) in bound or id(one) not in then]
 
 
 def _never() -> bool:
@@ -456,9 +471,9 @@ def _as_binding(observer: Any, *, required: bool = False) -> ObserverBinding:
     return ObserverBinding(observer, required)
 
 
-def _is_bound_as(binding: ObserverBinding, observer: Any) -> bool:
+def _is_bound_as(binding: _Bound, observer: Any) -> bool:
     bound = binding.observer
-    return bound is observer or (isinstance(bound, CallbackObserver) and bound.callback == observer)
+    return bound is observer or (isinstance(bound, CallbackObserver) and observer in (bound.callback, bound))
 
 
 def _check_list(observers: Any) -> None:

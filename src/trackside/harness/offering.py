@@ -8,7 +8,8 @@ from contextvars import Context, ContextVar
 
 from trackside.harness.backlog import EventGap
 from trackside.harness.errors import ObserverStuckError
-from trackside.harness.observer import RunLifecycleEvent, RunObserver, is_own_failure
+from trackside.harness.failures import is_own_failure
+from trackside.harness.observer import RunLifecycleEvent, RunObserver
 from trackside.harness.recurring import RecurringFailures
 from trackside.harness.timelimit import call_observer
 

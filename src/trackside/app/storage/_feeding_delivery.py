@@ -17,13 +17,12 @@ from trackside.app.storage._subscription_consumer import SubscriptionConsumer
 from trackside.app.storage._subscription_records import OnFailure
 from trackside.app.storage.errors import StorageError, SubscriptionLostError, SubscriptionPausedError
 from trackside.harness.exits import interrupt_loop
-from trackside.harness.failures import text_of
+from trackside.harness.failures import is_own_failure, text_of
 from trackside.harness.observer import (
     PartlyTaken,
     RunLifecycleEvent,
     RunObserver,
     batches_of,
-    is_own_failure,
     observer_name,
 )
 from trackside.harness.timelimit import call_observer
