@@ -133,7 +133,7 @@ def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: 
     (server.folder / "agents.py").write_text("import nowhere\n", encoding="utf-8")
 
     server.signal(signal.SIGHUP)
-    said(server, "does not begin anew, and goes on as before")
+    server.wait_until_said("does not begin anew, and goes on as before")
     answer = httpx.post(f"{server.url}/runs/wait", json={"assistant_id": "said", "input": {}})
 
     assert answer.json() == {"said": "before"}
@@ -148,7 +148,7 @@ def test_sockets_for_others_are_not_taken_over_by_a_server_that_asks_nobody_who_
         settings = '[server]\nhost = "127.0.0.1"\nauth = "none"\n'
         (tmp_path / "trackside.toml").write_text(settings, encoding="utf-8")
         server.signal(signal.SIGHUP)
-        said(server, "does not begin anew, and goes on as before")
+        server.wait_until_said("does not begin anew, and goes on as before")
 
         assert "a server at 0.0.0.0 is open to others" in server.log
         assert httpx.get(f"http://127.0.0.1:{server.port}/health/ready", timeout=PATIENCE).status_code == 200
@@ -158,7 +158,7 @@ def test_a_syntax_error_is_said_with_its_place(server: TracksideServer) -> None:
     (server.folder / "agents.py").write_text("import asyncio\n\nasync def said(input) return\n", encoding="utf-8")
 
     server.signal(signal.SIGHUP)
-    said(server, "does not begin anew, and goes on as before")
+    server.wait_until_said("does not begin anew, and goes on as before")
 
     assert "(agents.py, line 3)" in server.log
 
@@ -176,11 +176,11 @@ def test_who_waits_for_a_run_is_answered_before_the_server_begins_anew_and_then_
 
     waiting = threading.Thread(target=ask_twice)
     waiting.start()
-    said(server, "it has begun")
+    server.wait_until_said("it has begun")
     write(server.folder, "after")
 
     server.signal(signal.SIGHUP)
-    said(server, "waiting for 1 run")
+    server.wait_until_said("waiting for 1 run")
     (server.folder / "go").touch()
     server.wait_until_ready()
     waiting.join()
@@ -198,13 +198,3 @@ def test_a_server_begins_anew_while_a_thread_of_a_run_that_has_ended_goes_on(tmp
         server.wait_until_ready()
 
         assert (before, ask(server, "leaves")) == ({"said": "before"}, {"said": "after"})
-
-
-def said(server: TracksideServer, text: str) -> None:
-    """Wait until the server has said so."""
-    waiting = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        if text in server.log:
-            return
-        waiting.wait(0.02)
-    raise AssertionError(f"{text!r} was never said:\n{server.log}")

@@ -152,7 +152,7 @@ def test_a_second_signal_does_not_wait_for_runs(server: TracksideServer) -> None
     stream = Stream(server, "endless")
 
     server.signal(signal.SIGINT)
-    said(server, "waiting for 1 run, up to 3600 s")
+    server.wait_until_said("waiting for 1 run, up to 3600 s")
     server.signal(signal.SIGINT)
 
     assert server.wait() == 0
@@ -167,7 +167,7 @@ def test_a_thread_that_a_run_has_left_behind_is_waited_for_with_a_word_and_not_a
     assert ask(server, "leaves") == {"left": True}
 
     server.signal(signal.SIGTERM)
-    said(server, "waiting for 1 thread of the agent or an observer")
+    server.wait_until_said("waiting for 1 thread of the agent or an observer")
     server.signal(signal.SIGTERM)
 
     assert server.wait() == 0
@@ -210,16 +210,6 @@ def test_the_ends_of_runs_are_kept_if_the_database_waits_for_a_standby_that_is_g
     assert postgres.execute("SELECT status, error_type FROM runs", database="runs") == [
         ("error", "ThreadNotSavedError")
     ]
-
-
-def said(server: TracksideServer, text: str) -> None:
-    """Wait until the server has said so."""
-    waiting = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        if text in server.log:
-            return
-        waiting.wait(0.02)
-    raise AssertionError(f"{text!r} was never said:\n{server.log}")
 
 
 def ended_as(folder: Path) -> list[str]:

@@ -145,6 +145,18 @@ class TracksideProcess:
             raise RuntimeError(f"{self.name} ended with {self.exit_code}:\n{self.log[-4_000:]}")
         self.ready = json.loads(line)
 
+    def wait_until_said(self, text: str, *, times: int = 1) -> None:
+        """Wait until its log says so, or has said so more than once.
+
+        Raises:
+            RuntimeError: it did not in time.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while self.log.count(text) < times:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} never said {text!r}:\n{self.log[-4_000:]}")
+            time.sleep(0.02)
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)

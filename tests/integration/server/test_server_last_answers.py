@@ -1,4 +1,4 @@
-"""The last answers of a server that ends: their connections are closed behind them, and no request falls in between."""
+"""The last answers of a server that ends: no request falls between them and the ends of their connections."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import socket
 from typing import Any
 
 import pytest
+from websockets import CloseCode
+from websockets.asyncio.client import connect
 
 from trackside.app.server.http import HttpServer
 
 TIMES = 50
+PATIENCE = 60.0  # seconds
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="this system cannot hold back the end of an answer")
@@ -35,6 +38,22 @@ async def test_the_end_of_an_answer_that_had_begun_comes_with_the_end_of_its_con
                 server.close_after_answers()
                 may_end.set()
                 assert await asking == b""
+
+
+async def test_a_websocket_is_closed_with_the_server_and_not_waited_for() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = "ws://{}:{}/".format(*listening.getsockname())
+        async with HttpServer(app, [listening], websockets=True) as server, connect(address) as client:
+            server.stop_accepting()
+            server.close_after_answers()
+            assert await server.finish(PATIENCE)
+            await client.wait_closed()
+    assert client.close_code == CloseCode.SERVICE_RESTART
 
 
 def answer_and_what_follows(address: tuple[str, int]) -> bytes | None:

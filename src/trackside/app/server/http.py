@@ -40,6 +40,8 @@ class _Connections(set[Any]):
         if not self:
             self._gone.set()
 
+    remove = discard  # what a WebSocket calls
+
     async def wait_gone(self) -> None:
         await self._gone.wait()
 
@@ -116,7 +118,7 @@ class HttpServer:
     def close_after_answers(self) -> None:
         """Have the connections on which something is being answered closed behind it; idle ones take another request."""
         for connection in self._connections:
-            cycle = connection.cycle
+            cycle = getattr(connection, "cycle", None)  # a WebSocket has none, and is closed by `finish`
             if cycle is not None and not cycle.response_complete:
                 cycle.keep_alive = False
                 if cycle.response_started:  # without saying that the connection is closed behind it
