@@ -172,17 +172,19 @@ async def test_a_run_waits_for_a_human_also_behind_an_answer_that_failed(
 
 
 @pytest.mark.parametrize("few", [True, False])
-@pytest.mark.parametrize("then_fails", [True, False])
+@pytest.mark.parametrize("another", [None, "fails then", "is cancelled before it begins"])
 async def test_which_run_waits_for_a_human_is_said_by_the_log_and_by_no_clock(
-    store: Store, script, monkeypatch: pytest.MonkeyPatch, then_fails: bool, few: bool
+    store: Store, script, monkeypatch: pytest.MonkeyPatch, another: str | None, few: bool
 ) -> None:
     monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
     asking = script()
     answered, wrong = (script(thread_id=asking.thread_id, start=asking.start + timedelta(days=n)) for n in (1, 2))
     for run in (answered, asking):  # the first on a machine that is a day ahead
-        await store.append([run.started(metadata={"user": "ada"}), run.event("run_completed", status="interrupted")])
-        await store.append([run.thread("interrupted")])
-    if then_fails:
+        await store.append([run.started(metadata={"user": "ada"})])
+        if run is asking and another == "is cancelled before it begins":
+            await store.append([wrong.event("run_cancelled")])
+        await store.append([run.event("run_completed", status="interrupted"), run.thread("interrupted")])
+    if another == "fails then":
         await store.append([wrong.started(), wrong.failed(), wrong.thread("interrupted")])
 
     for filters in ({}, {"metadata": {"user": "ada"}}, {"thread_id": asking.thread_id}):

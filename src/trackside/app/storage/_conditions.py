@@ -132,22 +132,30 @@ def has_status(statuses: Sequence[RunStatus], of: Table, *, removed: bool = True
 
 def last_position(run: FromClause = runs) -> ColumnElement[int]:
     """Where in the log the last event of a run is; 0 if it has none."""
-    last = select(events.c.position).where(events.c.run_id == run.c.run_id, events.c.sequence == run.c.last_sequence)
-    return func.coalesce(last.correlate(run).scalar_subquery(), 0)
+    return _position(run, run.c.last_sequence)
+
+
+def _first_position(run: FromClause) -> ColumnElement[int]:
+    return _position(run, literal_column("1"))
+
+
+def _position(run: FromClause, sequence: ColumnElement[int]) -> ColumnElement[int]:
+    event = select(events.c.position).where(events.c.run_id == run.c.run_id, events.c.sequence == sequence)
+    return func.coalesce(event.correlate(run).scalar_subquery(), 0)
 
 
 def last_in_log(thread: FromClause, fits: Callable[[FromClause], ColumnElement[bool]]) -> ColumnElement[str]:
     """The last run of a thread of those that fit, in the order of the log: clocks of several machines give none (I8).
 
-    That is their order up to the run that the thread names as its last one. What is behind it was imported since, and is
-    older than all of these.
+    That is the order of their first events up to the run that the thread names as its last one. What is behind it was
+    imported since, and is older than all of these. Of a run that never begins that event comes while another one goes on.
     """
     last, run = runs.alias(), runs.alias()
-    place = last_position(run)
+    place = _first_position(run)
     return (
         select(run.c.run_id)
         .where(last.c.run_id == thread.c.last_run_id, run.c.thread_id == thread.c.thread_id, fits(run))
-        .order_by(place > last_position(last), place.desc())
+        .order_by(place > _first_position(last), place.desc())
         .limit(1)
         .scalar_subquery()
     )
