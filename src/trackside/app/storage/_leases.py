@@ -56,7 +56,7 @@ def machine_clock() -> LeaseClock:
 def boot_id() -> str:
     """What this start of the machine is called; systems that do not name their starts have one name for all."""
     try:
-        return _BOOT_ID.read_text().strip()
+        return _BOOT_ID.read_text("ascii").strip()
     except OSError:
         return "machine"
 

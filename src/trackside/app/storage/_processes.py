@@ -60,7 +60,8 @@ def _is_hidden(pid: int) -> bool:
 def _start_of(pid: int) -> str | None:
     """When a process started, in the system's own unit; None if it has ended, or nobody can tell."""
     try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        stat = (_PROC / str(pid) / "stat").read_bytes()
     except OSError:
         return None
+    fields = stat.rpartition(b")")[2].decode("ascii").split()  # its name may be cut in the middle of a letter
     return None if fields[_STATE] in {"Z", "X"} else fields[_STARTED]

@@ -1,4 +1,4 @@
-"""A process of another user that `/proc` hides is not taken for dead."""
+"""Whether another process lives is known also of one that `/proc` hides, and of one whose name is no text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from trackside.app.storage import _processes
 
 INIT = 1  # a process of root's
 LOOKS = """
@@ -37,3 +39,17 @@ def test_a_process_that_is_hidden_is_left_to_its_lease_and_one_that_is_gone_is_n
 
     assert not says_that_it_is_gone(tmp_path, INIT)
     assert says_that_it_is_gone(tmp_path, ended.pid)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not say when a process started")
+def test_a_process_whose_name_is_cut_in_the_middle_of_a_letter_is_known_by_its_start(tmp_path: Path) -> None:
+    name = "помощник отдела"
+    (tmp_path / name).symlink_to("/bin/sh")
+    with subprocess.Popen([tmp_path / name, "-c", "read word"], stdin=subprocess.PIPE) as running:
+        assert Path(f"/proc/{running.pid}/comm").read_bytes() == name.encode()[:15] + b"\n"
+        started = _processes._start_of(running.pid)
+        lives = f"{_processes._place()}/{running.pid}/{started}"
+        assert not _processes.is_gone(lives)
+        assert _processes.is_gone(f"{lives}0")
+        running.communicate(b"enough\n")
+    assert _processes.is_gone(lives)
