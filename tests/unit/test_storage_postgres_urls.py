@@ -134,6 +134,21 @@ def test_a_service_has_what_the_address_does_not_say(tmp_path: Path) -> None:
     assert str(address) == "postgresql://me@/runs"
 
 
+@pytest.mark.parametrize(
+    ("lines", "hosts"),
+    [
+        (["hostaddr=10.0.0.9,10.0.0.8"], ("10.0.0.9", "10.0.0.8")),
+        (["host=db", "hostaddr=10.0.0.9"], ("10.0.0.9",)),
+        (["host=db", "hostaddr=10.0.0.9", "sslmode=verify-full"], ("db",)),
+    ],
+)
+def test_a_service_that_says_an_ip_address_leads_there(
+    lines: list[str], hosts: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = write_services(tmp_path / "services", "[ours]", *lines)
+    assert PostgresAddress.from_url(f"postgresql://?service=ours&servicefile={file}").resolved().hosts == hosts
+
+
 @pytest.mark.parametrize("where", ["address", "PGSERVICEFILE", "HOME", "PGSYSCONFDIR"])
 @pytest.mark.parametrize("is_said", [True, False])
 def test_where_a_service_is_looked_for(

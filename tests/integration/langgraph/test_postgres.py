@@ -86,6 +86,13 @@ async def test_a_rollback_puts_the_thread_back(postgres_url: str) -> None:
         assert await notes(app, graph) == ["a", 1]
 
 
+async def test_where_transactions_only_read_unless_they_say_otherwise_threads_are_remembered(postgres_url: str) -> None:
+    reads = f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20default_transaction_read_only%3Don"
+    async with app_of(reads, graph := counting()) as app:
+        assert (await play(app, {"notes": ["a"]})).status is RunStatus.success
+        assert await notes(app, graph) == ["a", 1]
+
+
 async def test_processes_that_begin_at_once_make_the_tables_once(postgres_url: str) -> None:
     async def one() -> RunStatus:
         async with app_of(postgres_url, counting()) as app:

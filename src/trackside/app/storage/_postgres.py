@@ -71,7 +71,7 @@ _MEANINGS: Final[Mapping[str, type[errors.StorageError]]] = {
 _LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
 
 # Not set as one connects: with `target_session_attrs=read-write` the driver takes that for the server's own.
-_WRITES: Final = "SET default_transaction_read_only = off"
+WRITES: Final = "SET default_transaction_read_only = off"
 _READS: Final = "SET default_transaction_read_only = on"
 # Not always "on": a server that waits for its replicas, too, goes on doing so.
 _WAITS: Final = (
@@ -167,9 +167,9 @@ class PostgresDatabase:
         return await self._connect_durably(idle_in_transaction_session_timeout=f"{round(idle * 1000)}ms")
 
     async def _connect_durably(self, **settings: str) -> asyncpg.Connection:
-        first = f"{_WRITES}; {_WAITS}"
+        first = f"{WRITES}; {_WAITS}"
         if self.synchronous == "NORMAL":
-            settings["synchronous_commit"], first = "off", _WRITES
+            settings["synchronous_commit"], first = "off", WRITES
         connection = await self.connect(**_WRITERS_PLANS, **settings)
         await _execute_first(connection, first)
         return connection
@@ -183,7 +183,7 @@ class PostgresDatabase:
         """
         connection = await self.connect(**settings)
         try:
-            await _execute_first(connection, f"BEGIN READ WRITE; ROLLBACK; {_WRITES}")
+            await _execute_first(connection, f"BEGIN READ WRITE; ROLLBACK; {WRITES}")
         except load_driver().FeatureNotSupportedError as exc:
             raise ConnectionError("it is a standby, which takes no writes") from exc
         return connection

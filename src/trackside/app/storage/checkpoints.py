@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from trackside.app.storage._postgres import PostgresDatabase
+from trackside.app.storage._postgres import WRITES, PostgresDatabase
 from trackside.harness.threads import in_own_thread
 
 _SETUP_LOCK = 0x7452_6143_4865_634B
@@ -36,6 +36,7 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
         timeout=database.address.connect_timeout,
         # The first two as LangGraph's own connections have them.
         kwargs={"autocommit": True, "prepare_threshold": 0, "fallback_application_name": "trackside-checkpoints"},
+        configure=_configure,
         check=_check,
         name="trackside-checkpoints",
         open=False,
@@ -45,6 +46,10 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
         async with database.locked(_SETUP_LOCK):  # LangGraph does not expect two processes that begin at once
             await saver.setup()
         yield saver
+
+
+async def _configure(connection: Any) -> None:
+    await connection.execute(WRITES)
 
 
 async def _check(connection: Any) -> None:
