@@ -53,7 +53,7 @@ async def test_operators_see_the_database_the_workers_and_the_settings_without_s
 
     database, (worker,), spool = system["database"], system["workers"], system["spool"]
     assert denied.status_code == 403
-    assert (database["kind"], database["schema"]) == (database_url.partition(":")[0], "0009")
+    assert (database["kind"], database["schema"]) == (database_url.partition(":")[0], "0010")
     assert (database["events"], database["runs"], database["threads"]) == (4, 1, 1)
     assert database["size_bytes"] > 100_000
     assert database["oldest_event_at"] < worker["last_seen_at"] or worker["started_at"] < database["oldest_event_at"]

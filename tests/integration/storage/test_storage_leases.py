@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import column, create_engine, literal, select, table
+from sqlalchemy import Float, column, create_engine, literal, select, table
 from sqlalchemy.dialects import postgresql
 
 from trackside.app.storage import _leases
@@ -23,29 +23,34 @@ from trackside.app.storage._leases import (
 NOW = LeaseClock("this start", 1_000.0)
 
 LEASES = {
-    "it goes on": ("this start", 1_000.5, 0.5),
-    "it ends now": ("this start", 1_000.0, 0.0),
-    "it has ended": ("this start", 999.0, 0.0),
-    "the machine was restarted": ("the start before", 1_010.0, 0.0),
-    "the machine was restarted and nobody noticed": ("this start", 1_000.5 + MAX_LEASE_SECONDS, 0.0),
-    "it is as long as can be": ("this start", 1_000.0 + MAX_LEASE_SECONDS, MAX_LEASE_SECONDS),
+    "it goes on": ("this start", 1_000.5, 15.0, 0.5),
+    "it ends now": ("this start", 1_000.0, 15.0, 0.0),
+    "it has ended": ("this start", 999.0, 15.0, 0.0),
+    "the machine was restarted": ("the start before", 1_010.0, 15.0, 0.0),
+    "the clock was set back a little": ("this start", 1_030.0, 15.0, 30.0),
+    "the clock was set back": ("this start", 1_030.5, 15.0, 0.0),
+    "it is as long as can be": ("this start", 1_000.0 + MAX_LEASE_SECONDS, None, MAX_LEASE_SECONDS),
+    "the clock was set back, and how long it is nobody knows": ("this start", 1_000.5 + MAX_LEASE_SECONDS, None, 0.0),
 }
 
 
-@pytest.mark.parametrize(("clock", "until", "left"), LEASES.values(), ids=LEASES.keys())
-def test_a_lease_ends_with_its_time_and_with_its_clock(clock: str, until: float, left: float) -> None:
-    assert seconds_left(clock, until, NOW) == left
+@pytest.mark.parametrize(("clock", "until", "given", "left"), LEASES.values(), ids=LEASES.keys())
+def test_a_lease_ends_with_its_time_and_with_its_clock(
+    clock: str, until: float, given: float | None, left: float
+) -> None:
+    assert seconds_left(clock, until, given, NOW) == left
 
-    lease = select(literal(clock).label("clock"), literal(until).label("lease_until")).subquery()
+    columns = literal(clock).label("clock"), literal(until).label("lease_until")
+    leases = select(*columns, literal(given, Float).label("lease_seconds")).subquery()
     engine = create_engine("sqlite://")
     with engine.connect() as connection:
-        ended = connection.scalar(select(has_ended(lease.c.clock, lease.c.lease_until, NOW)))
+        ended = connection.scalar(select(has_ended(leases, NOW)))
     engine.dispose()
     assert ended == (left == 0.0)
 
 
 def test_nobody_holds_a_lease_that_was_never_given() -> None:
-    assert seconds_left(None, None, NOW) == 0.0
+    assert seconds_left(None, None, None, NOW) == 0.0
 
 
 def test_processes_of_one_machine_have_one_clock() -> None:
@@ -81,6 +86,6 @@ def test_whoever_only_reads_has_the_clock_of_the_database() -> None:
 def test_postgresql_is_asked_for_a_clock_that_goes_on_within_a_transaction() -> None:
     asked = str(DATABASE_SECONDS.compile(dialect=postgresql.dialect()))
     assert "clock_timestamp()" in asked
-    leases = table("workers", column("clock"), column("lease_until"))
-    condition = has_ended(leases.c.clock, leases.c.lease_until, NOW)
+    leases = table("workers", column("clock"), column("lease_until"), column("lease_seconds"))
+    condition = has_ended(leases, NOW)
     assert "now()" not in str(condition.compile(dialect=postgresql.dialect()))

@@ -327,7 +327,11 @@ class TestLeases:
             await holding
         await subs.acquire("mail")
 
-    @pytest.mark.parametrize("ending", [{"lease_until": 0.0}, {"clock": "the start before"}], ids=["time", "restart"])
+    @pytest.mark.parametrize(
+        "ending",
+        [{"lease_until": 0.0}, {"clock": "the start before"}, {"lease_until": table.c.lease_until + 3_000}],
+        ids=["time", "restart", "clock set back"],
+    )
     async def test_when_its_lease_has_ended_another_takes_over_and_the_first_can_do_nothing(
         self, subs: Subscriptions, store: Store, ending: dict[str, Any]
     ) -> None:

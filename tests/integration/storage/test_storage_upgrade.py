@@ -182,7 +182,7 @@ def test_the_runs_that_a_run_had_started_are_found(url: str, database: Any, revi
             return [run.run_id for run in await store.runs(parent_run_id="run-0")]
 
     assert asyncio.run(children()) == ["run-2", "run-1"]
-    assert schema_version(url).found == "0009"
+    assert schema_version(url).found == "0010"
 
 
 def rows(database: Any, query: str) -> list[tuple[Any, ...]]:
@@ -273,7 +273,7 @@ def test_a_newer_database_stays_as_it_is(url: str, path: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
 
-    assert schema_version(url) == SchemaVersion(found="9999", known="0009")
+    assert schema_version(url) == SchemaVersion(found="9999", known="0010")
     for ask in (upgradable_version, upgrade_database, check_database):
         with pytest.raises(NewerDatabaseError):
             ask(url)

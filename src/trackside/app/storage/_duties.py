@@ -26,7 +26,7 @@ class HoldDuties(Work):
     def apply(self, unit: UnitOfWork) -> set[str]:
         session = unit.session
         now = session.clock()
-        ended = has_ended(duties.c.clock, duties.c.lease_until, now)
+        ended = has_ended(duties, now)
         is_own = duties.c.holder == self.holder
         # Nobody waits for a lock here: whoever is at one of these at this moment has it.
         to_be_had = select(duties.c.name).where(duties.c.name.in_(self.names), or_(is_own, ended))

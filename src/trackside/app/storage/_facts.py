@@ -126,7 +126,7 @@ def _worker(
         pid=int(pid) if pid.isdigit() else None,
         started_at=row.started_at,
         last_seen_at=seen,
-        alive=not is_gone(row.process) and seconds_left(row.clock, row.lease_until, clock) > 0,
+        alive=not is_gone(row.process) and seconds_left(row.clock, row.lease_until, row.lease_seconds, clock) > 0,
         running=row.running,
         is_this=is_this,
     )

@@ -113,7 +113,9 @@ def _worker(row: Row[Any], clock: LeaseClock) -> StoredWorker:
         running=row.running,
         draining=row.draining,
         started_at=row.started_at,
-        seconds_left=0.0 if is_gone(row.process) else seconds_left(row.clock, row.lease_until, clock),
+        seconds_left=0.0
+        if is_gone(row.process)
+        else seconds_left(row.clock, row.lease_until, row.lease_seconds, clock),
         address=row.address,
         isolated_in=row.isolated_in,
         release=row.release,
@@ -295,6 +297,9 @@ def _held(
 def read_duties(connection: Connection) -> list[HeldDuty]:
     """Reads who has which duty."""
     clock = read_clock(connection)
-    rows = connection.execute(select(duties).order_by(duties.c.name))
-    held = [HeldDuty(row.name, row.holder, row.since, seconds_left(row.clock, row.lease_until, clock)) for row in rows]
+    rows = connection.execute(select(duties).order_by(duties.c.name)).all()
+    held = [
+        HeldDuty(row.name, row.holder, row.since, seconds_left(row.clock, row.lease_until, row.lease_seconds, clock))
+        for row in rows
+    ]
     return [duty for duty in held if duty.seconds_left > 0]

@@ -28,6 +28,7 @@ duties = Table(
     Column("clock", PlainText, nullable=False),
     Column("lease_until", Float, nullable=False),
     Column("since", UtcTime, nullable=False),
+    Column("lease_seconds", Float),
 )
 """What one process does for all: whoever holds the lease, which is as those of workers."""
 

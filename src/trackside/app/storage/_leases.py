@@ -5,10 +5,14 @@ PostgreSQL it is the server's: `clock_timestamp()`, which goes on within a trans
 clock sets for all alike. Who shares an SQLite file is on one machine, whose monotonic clock runs from its start: that
 clock's name is the machine's start, and a lease by the clock of another start has ended.
 
-A lease is stored as `clock` and `lease_until`, in seconds. Inside a transaction `Session.clock()` tells the time:
+A lease is stored as `clock`, `lease_until` and for how long it was given, `lease_seconds`. The clock of a PostgreSQL server
+may be set back all the same, or another server may take its place: a lease that would go on for more than twice that long
+has ended, as whoever holds one and lives has renewed it by then.
+
+Inside a transaction `Session.clock()` tells the time:
 
     now = session.clock()
-    free = has_ended(workers.c.clock, workers.c.lease_until, now)   # a condition in a statement
+    free = has_ended(workers, now)   # a condition in a statement
     values = now.lease(lease_seconds)
 
 Outside of one, `read_clock(connection)` does.
@@ -22,10 +26,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Double, Select, cast, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Double, FromClause, Select, cast, func, or_, select
 
 MAX_LEASE_SECONDS: Final = 3_600.0
-"""No lease is given for longer. One that would go on for longer is from before a start that nobody noticed."""
+"""No lease is given for longer. One of which it is not known for how long it was given goes on for that long at most."""
+
+_MOST: Final = 2.0
+"""How many times as long as it was given a lease may seem to go on: clocks that read it may be a little behind."""
 
 DATABASE_CLOCK: Final = "database"
 """The name of the clock of a PostgreSQL server."""
@@ -44,7 +51,7 @@ class LeaseClock(NamedTuple):
 
     def lease(self, seconds: float) -> dict[str, Any]:
         """A lease from now on, as the columns have it."""
-        return {"clock": self.clock, "lease_until": self.seconds + seconds}
+        return {"clock": self.clock, "lease_until": self.seconds + seconds, "lease_seconds": seconds}
 
 
 def machine_clock() -> LeaseClock:
@@ -73,15 +80,16 @@ def read_clock(connection: Connection) -> LeaseClock:
     return machine_clock()
 
 
-def has_ended(clock: ColumnElement[Any], lease_until: ColumnElement[Any], now: LeaseClock) -> ColumnElement[bool]:
-    """Whether a lease in these columns has ended."""
-    too_far = lease_until > now.seconds + MAX_LEASE_SECONDS
-    return or_(clock != now.clock, lease_until <= now.seconds, too_far)
+def has_ended(leases: FromClause, now: LeaseClock) -> ColumnElement[bool]:
+    """Whether the lease in a row of these has ended."""
+    lease = leases.c
+    too_far = lease.lease_until > now.seconds + func.coalesce(_MOST * lease.lease_seconds, MAX_LEASE_SECONDS)
+    return or_(lease.clock != now.clock, lease.lease_until <= now.seconds, too_far)
 
 
-def seconds_left(clock: str | None, lease_until: float | None, now: LeaseClock) -> float:
+def seconds_left(clock: str | None, lease_until: float | None, lease_seconds: float | None, now: LeaseClock) -> float:
     """How long a lease goes on; 0 if it has ended, or there is none."""
     if clock != now.clock or lease_until is None:
         return 0.0
     left = lease_until - now.seconds
-    return left if 0 < left <= MAX_LEASE_SECONDS else 0.0
+    return left if 0 < left <= (MAX_LEASE_SECONDS if lease_seconds is None else _MOST * lease_seconds) else 0.0

@@ -110,7 +110,7 @@ class AskToDrain(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> bool:
-        ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+        ended = has_ended(workers, unit.session.clock())
         is_there = (workers.c.worker_id == self.worker_id, workers.c.kind == "worker", ~ended)
         asked = update(workers).where(*is_there).values(draining=True)
         return bool(unit.session.execute(asked.returning(workers.c.worker_id)))
@@ -152,7 +152,7 @@ class LoosenVersions(Work):
 
 def _takers(unit: UnitOfWork) -> list[tuple[Collection[str], Collection[str]]]:
     """Of each worker that takes runs its pools and its agents."""
-    ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+    ended = has_ended(workers, unit.session.clock())
     takes = (workers.c.kind == "worker", workers.c.isolated_in.is_(None), ~workers.c.draining, ~ended)
     found = unit.session.execute(select(workers.c.pools, workers.c.agents).where(*takes))
     return [(json_of(pools), json_of(agents)) for pools, agents in found]

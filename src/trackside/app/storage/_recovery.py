@@ -274,7 +274,7 @@ def _workers_gone(unit: UnitOfWork, *, but: str, trusts_leases: TrustsLeases | N
     known = {worker_id for worker_id, isolated_in in gone.items() if isolated_in not in supervisors}
     now = unit.session.clock()
     is_trusted = trusts_leases is None or trusts_leases(now)
-    ended = has_ended(workers.c.clock, workers.c.lease_until, now)
+    ended = has_ended(workers, now)
     # One reaper at a time, and before a renewal that comes too late: that one will find no row.
     query = select(workers.c.worker_id, workers.c.name).where(workers.c.worker_id != but)
     lost = unit.session.execute(
@@ -454,6 +454,6 @@ def is_abandoned(unit: UnitOfWork, owner: str | None) -> bool:
     """Whether nobody looks after runs of this owner."""
     if owner is None:
         return True
-    ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+    ended = has_ended(workers, unit.session.clock())
     alive = select(workers.c.worker_id).where(workers.c.worker_id == owner, ~ended)
     return not unit.session.execute(alive)

@@ -28,7 +28,7 @@ from trackside.app.storage._tables import POSITION, TOKEN, counters, metadata
 
 logger = logging.getLogger("trackside.storage.upgrade")
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """All revisions of the schema, oldest first. Listed here so that opening a database does not have to load Alembic."""
 
 _revision: Final = Table(  # as Alembic makes it, which reads it when the tables are to be changed

@@ -30,7 +30,7 @@ from trackside.app.storage._work import UnitOfWork, Work
 
 _STEP_BYTES: Final = 1_000
 _MOMENT: Final = 0.1  # seconds after which a transaction that was under way is over
-_NOBODY: Final = {"consumer": None, "clock": None, "lease_until": None}
+_NOBODY: Final = {"consumer": None, "clock": None, "lease_until": None, "lease_seconds": None}
 
 
 class _Row(NamedTuple):
@@ -44,6 +44,7 @@ class _Row(NamedTuple):
     consumer: str | None
     clock: str | None
     lease_until: float | None
+    lease_seconds: float | None
     token: int
     failures: int
 
@@ -227,11 +228,11 @@ class Acquire(SubscriptionWork):
         if row.state != SubscriptionState.active:
             raise errors.SubscriptionPausedError(name=self.name)
         now = session.clock()
-        if left := seconds_left(row.clock, row.lease_until, now):
+        if left := seconds_left(row.clock, row.lease_until, row.lease_seconds, now):
             raise errors.SubscriptionBusyError(name=self.name, consumer=row.consumer, seconds=left)
-        token, until = _next_token(session), now.seconds + self.lease_seconds
-        self._given = self.consumer, until, token
-        self._change(session, consumer=self.consumer, clock=now.clock, lease_until=until, token=token)
+        token, lease = _next_token(session), now.lease(self.lease_seconds)
+        self._given = self.consumer, lease["lease_until"], token
+        self._change(session, consumer=self.consumer, token=token, **lease)
         return row._replace(token=token)
 
 

@@ -287,10 +287,11 @@ workers = Table(
     Column("address", PlainText),
     Column("isolated_in", PlainText),
     Column("release", PlainText),
+    Column("lease_seconds", Float),
 )
 """Processes that look after runs. A worker whose lease has ended is dead, and its runs are anybody's to end or take.
 
-`lease_until` is in seconds of `clock`, which no change of the wall clock moves (I8). `kind` is `fleet.Kind`.
+`lease_until` is in seconds of `clock`, see `_leases`. `kind` is `fleet.Kind`.
 """
 
 active_runs = Table(
@@ -437,6 +438,7 @@ subscriptions = Table(
     Column("failures", _LongInteger, nullable=False),
     Column("last_error", PlainText),
     Column("last_error_at", UtcTime),
+    Column("lease_seconds", Float),
 )
 """Observers that are fed from the log. All events up to `cursor` are handled or parked (I25); `token` counts consumers."""
 

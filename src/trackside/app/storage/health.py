@@ -210,7 +210,7 @@ def _run_of(row: Row[Any]) -> RunHealth:
 
 def _seconds_left(row: Row[Any], clock: LeaseClock) -> float:
     """How long a worker's lease goes on; 0 also if it need not end, because the process is known to be gone."""
-    return 0.0 if is_gone(row.process) else seconds_left(row.clock, row.lease_until, clock)
+    return 0.0 if is_gone(row.process) else seconds_left(row.clock, row.lease_until, row.lease_seconds, clock)
 
 
 def _is_lost(row: Row[Any], left: Mapping[str, float]) -> bool:

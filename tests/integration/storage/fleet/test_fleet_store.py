@@ -150,6 +150,23 @@ async def test_only_the_reapers_own_lease_does_not_matter(member: Any, agents: A
     assert (await server.store.fleet.reap(server.name)).ended == [handle.run_id]
 
 
+async def test_no_lease_goes_on_for_long_where_the_clock_is_set_back(
+    member: Any, agents: Agents, database: Any
+) -> None:
+    """As it is by a failover to a machine whose clock is behind."""
+    server, worker = await member("server"), await member(lease_seconds=60.0)
+    handle = await running(server, worker, agents, "long")
+    assert await worker.store.fleet.hold_duties(worker.name, ["reaper"], 4) == {"reaper"}
+    assert await server.store.fleet.hold_duties(server.name, ["reaper"], 4) == set()
+    database.execute(f"UPDATE workers SET lease_until = lease_until + 3000 WHERE worker_id = '{worker.name}'")
+    database.execute("UPDATE duties SET lease_until = lease_until + 3000")
+
+    assert {each.worker_id: each.seconds_left for each in await server.store.fleet.workers()}[worker.name] == 0
+    assert await server.store.fleet.duties() == []
+    assert await server.store.fleet.hold_duties(server.name, ["reaper"], 4) == {"reaper"}
+    assert (await server.store.fleet.reap(server.name)).ended == [handle.run_id]
+
+
 async def test_duties_are_held_by_one_and_passed_on(member: Any, database: Any) -> None:
     one, two = (await member()).store.fleet, (await member()).store.fleet
     names = ["reaper", "scheduler", "sweeper"]

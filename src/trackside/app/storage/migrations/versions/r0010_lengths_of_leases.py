@@ -1,0 +1,13 @@
+"""For how long leases were given, so that none goes on for much longer where a clock is set back."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    """Make room for it; of those that were given before it is not known."""
+    for table in ("workers", "subscriptions", "duties"):
+        op.add_column(table, sa.Column("lease_seconds", sa.Float))
