@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from trackside.app.server.failures import answer_of
-from trackside.app.storage.errors import DatabaseBusyError, StateTooLargeError, StorageError
+from trackside.app.storage.errors import (
+    DatabaseBusyError,
+    NoSchemaError,
+    NoSuchDatabaseError,
+    StateTooLargeError,
+    StorageError,
+)
 from trackside.harness.errors import TracksideError
 
 SECRET = "/srv/private/runs.db"
@@ -16,6 +22,8 @@ SECRET = "/srv/private/runs.db"
     [
         (StorageError(database=SECRET, why=f"no room in {SECRET}"), 500),
         (DatabaseBusyError(database=SECRET, seconds=5.0), 503),
+        (NoSuchDatabaseError(database=SECRET, name="runs"), 503),  # as while a backup is put in its place
+        (NoSchemaError(database=SECRET), 503),
     ],
 )
 def test_a_failing_database_does_not_say_where_it_is(

@@ -11,6 +11,8 @@ from trackside.app.attempts import AskedSinceError
 from trackside.app.server.responses import Failure, Unfit
 from trackside.app.storage.errors import (
     CheckpointTooLargeError,
+    NoSchemaError,
+    NoSuchDatabaseError,
     NotParkedError,
     StateTooLargeError,
     StorageError,
@@ -75,6 +77,8 @@ _STATUS: Final[Mapping[type[TracksideError], int]] = {
     SubscriptionPausedError: 409,
     StateTooLargeError: 413,
     CheckpointTooLargeError: 413,
+    NoSuchDatabaseError: 503,
+    NoSchemaError: 503,
     ClosedError: 503,
 }
 
@@ -103,10 +107,11 @@ def answer_of(exc: TracksideError) -> Failure:
     if isinstance(exc, HttpError):
         return Failure(**exc.details)
     status = status_of(type(exc), exc.fault)
-    if status < 500 or exc.fault == "caller":
-        return Failure(status, str(exc), code=exc.code, unfit=_unfit(exc))
     # What is the server's own business is its log's: where its database is, nobody else has to know.
-    if isinstance(exc, StorageError):
+    is_of_database = isinstance(exc, StorageError)
+    if status < 500 or (exc.fault == "caller" and not is_of_database):
+        return Failure(status, str(exc), code=exc.code, unfit=_unfit(exc))
+    if is_of_database:
         logger.error("a request failed: %s", exc)
         return answer_without(exc)
     logger.error("a request failed: %s", exc, exc_info=exc)
