@@ -431,3 +431,22 @@ async def test_an_admins_cron_runs_on_a_thread_that_is_nobodys(serve_agents: Any
             _, run = await counting.runs.get()
             assert run.thread_id == thread_id
             assert (await roots.runs.get(thread_id, run.run_id))["run_id"] == run.run_id
+
+
+async def test_a_cron_starts_nothing_on_a_thread_that_somebody_else_has_made_under_its_threads_id(
+    serve_agents: Any, counting: Counting
+) -> None:
+    async with serve_agents({"counting": counting}, access=AccessSettings(auth="keys")) as served:
+        store = served.app.store
+        ada, thread_id = (await store.api_keys.create("key", owner="ada")).secret, await new_thread(served, "ada")
+        async with get_client(url=served.url, api_key=ada) as adas:
+            cron = await adas.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            await adas.threads.delete(thread_id)
+        await store.sweeper().sweep()
+        eves = await store.threads_of("eve").create(thread_id, belongs_to="eve")
+        await become_due(served, cron["cron_id"])
+
+        went_on = await cron_once(served, cron["cron_id"], lambda cron: cron.next_run_at != LONG_AGO)
+        assert thread_id in str(went_on.disabled_because)
+        assert counting.runs.empty()
+        assert await store.thread(thread_id, owner="eve") == eves
