@@ -7,13 +7,15 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread, containment
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._thread_works import RemoveThread
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
 from trackside.app.storage.sweeping import ForgetOfAgent
@@ -533,6 +535,22 @@ async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: An
         assert (await sweeper.sweep()).expired == 1
         assert {thread.thread_id for thread in (await threads.search(ThreadQuery())).threads} == {later}
         assert await store.thread(over, removed=True) is None
+
+
+async def test_a_thread_that_is_given_more_time_after_it_was_found_to_be_over_stays(
+    store: Store, database: Any, together: Any
+) -> None:
+    threads = store.threads_of(None)
+    before, beside = [(await threads.create(ttl_minutes=5)).thread_id for _ in range(2)]
+    database.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z'")
+    await threads.change(before, ttl_minutes=60)
+    now = time_text(datetime.now(UTC))
+    removals = [RemoveThread(thread_id=one, owner=None, now=now, expired=True) for one in (before, beside)]
+
+    _, *removed = await together(threads.change(beside, ttl_minutes=60), *map(store._writer.write, removals))
+
+    assert removed == [False, False]
+    assert {thread.thread_id for thread in (await threads.search(ThreadQuery())).threads} == {before, beside}
 
 
 @pytest.mark.parametrize("ttl", [None, 60])
