@@ -260,6 +260,18 @@ async def test_who_may_not_start_runs_on_a_thread_does_none_of_it_once_more(serv
         assert [one["run_id"] for one in await ada.runs.list(thread_id)] == [again["run_id"], run["run_id"]]
 
 
+async def test_who_may_only_look_at_a_thread_does_not_stop_a_run_by_going_away_from_it(serve_auth: Any) -> None:
+    async with serve_auth(SHARED) as place, place.clients("ada") as (ada,), place.http("ada:reader") as reader:
+        thread_id = (await ada.threads.create())["thread_id"]
+        run_id = (await ada.runs.create(thread_id, "chat", input={"text": "a"}))["run_id"]
+        await ada.runs.join(thread_id, run_id)
+        for of_thread in (f"/threads/{thread_id}", ""):
+            for way in ("join", "stream"):
+                path = f"{of_thread}/runs/{run_id}/{way}"
+                assert (await reader.get(path)).status_code == 200
+                assert (await reader.get(path, params={"cancel_on_disconnect": "true"})).status_code == 403, path
+
+
 async def test_a_handler_that_decides_by_run_is_told_which_one_is_wanted_once_more(serve_auth: Any) -> None:
     code = """
 @auth.on.threads.read
