@@ -314,6 +314,21 @@ async def test_an_address_that_nothing_is_sent_to_is_refused_with_the_run(serve_
         assert await served.app.store.runs() == []
 
 
+async def test_one_address_that_nothing_is_sent_to_refuses_a_whole_batch(serve_agents: Any) -> None:
+    async with (
+        WebhookReceiver(NEW) as receiver,
+        serve_agents({"echo": echo}, server=PRIVATE) as served,
+        httpx.AsyncClient(base_url=served.url) as http,
+    ):
+        asked = [{"assistant_id": "echo", "webhook": address} for address in (receiver.url, "nonsense")]
+        answer = await http.post("/runs/batch", json=asked)
+        assert answer.status_code == 422
+        assert "webhook" in answer.json()["detail"]
+        assert await served.app.store.runs() == []
+        assert (await http.post("/runs/batch", json=asked[:1])).status_code == 200
+        await told(receiver)
+
+
 async def test_what_would_allow_an_address_is_said_as_servers_are_set(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
         inside, in_the_clear = [
