@@ -436,6 +436,19 @@ async def test_a_run_that_is_rolled_back_is_gone(serve_agents: Any) -> None:
         assert thread.status == "idle"
 
 
+@pytest.mark.parametrize(("action", "status"), [("interrupt", 200), ("rollback", 404)])
+async def test_a_stateless_run_that_is_rolled_back_is_gone_for_who_comes_back_to_it(
+    serve_agents: Any, action: Any, status: int
+) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        run: Any = await served.client.runs.create(None, "gate")
+        await gate.started.wait()
+        await served.client.runs.cancel(run["thread_id"], run["run_id"], wait=True, action=action)
+        for path in ("join", "stream"):
+            assert (await raw(served, "GET", f"/runs/{run['run_id']}/{path}")).status_code == status, path
+
+
 async def test_a_pending_run_is_cancelled_without_a_start(serve_agents: Any) -> None:
     gate = Gate()
     async with serve_agents({"gate": gate_agent(gate)}) as served:
