@@ -803,6 +803,22 @@ async def test_several_threads_are_each_decided_on(serve_auth: Any) -> None:
             assert (await http.post("/runs/cancel", json=body)).status_code == 404
 
 
+async def test_who_stops_all_runs_stops_those_of_threads_that_he_has(serve_auth: Any) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(input: Any) -> None:
+        await go_on.wait()
+
+    async with serve_auth(SHARED, waits=waits) as place, place.clients("ada", "eve") as (ada, eve):
+        hers, his = [await client.runs.create(None, "waits", on_completion="keep") for client in (ada, eve)]
+        await eve.http.post("/runs/cancel", json={"status": "all"})
+        await eve.runs.join(his["thread_id"], his["run_id"])
+        go_on.set()
+        await ada.runs.join(hers["thread_id"], hers["run_id"])
+        assert (await eve.runs.get(his["thread_id"], his["run_id"]))["status"] == "interrupted"
+        assert (await ada.runs.get(hers["thread_id"], hers["run_id"]))["status"] == "success"
+
+
 TENANTS = (
     AUTH
     + """
