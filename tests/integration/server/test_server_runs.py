@@ -485,6 +485,24 @@ async def test_many_runs_are_cancelled_by_id_and_by_status(serve_agents: Any) ->
             assert (await raw(served, "POST", "/runs/cancel", json=body)).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("status", "became"), [("pending", ["success", "interrupted"]), ("running", ["interrupted", "success"])]
+)
+async def test_runs_of_one_status_are_cancelled_and_no_others(
+    serve_agents: Any, status: Any, became: list[str]
+) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        runs, thread_id = served.client.runs, await new_thread(served)
+        running, pending = [(await runs.create(thread_id, "gate"))["run_id"] for _ in range(2)]
+        await gate.started.wait()
+        await runs.cancel_many(status=status)
+        gate.open.set()
+        for run_id in (running, pending):
+            await runs.join(thread_id, run_id)
+        assert [(await runs.get(thread_id, run_id))["status"] for run_id in (running, pending)] == became
+
+
 async def test_a_run_that_has_ended_can_be_removed_and_an_active_one_not(serve_agents: Any) -> None:
     gate = Gate()
     async with serve_agents({"gate": gate_agent(gate)}) as served:
