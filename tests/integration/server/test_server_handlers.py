@@ -17,6 +17,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 from langgraph_sdk import get_client
 
+from trackside import RunContext
 from trackside.app.server.crons import CronScheduler
 from trackside.app.settings import AccessSettings
 from trackside.harness.ids import assistant_id_of
@@ -258,6 +259,18 @@ async def test_who_may_not_start_runs_on_a_thread_does_none_of_it_once_more(serv
         (told,) = await bob.http.post("/runs/retry", json={"run_ids": [run["run_id"]]})
         assert told["new_run_id"] is None
         assert [one["run_id"] for one in await ada.runs.list(thread_id)] == [again["run_id"], run["run_id"]]
+
+
+async def test_who_does_once_more_what_somebody_else_has_asked_for_does_it_in_his_own_name(serve_auth: Any) -> None:
+    async def who(input: Any, run: RunContext) -> dict[str, Any]:
+        return {"who": run.config["configurable"]["langgraph_auth_user_id"]}
+
+    async with serve_auth(SHARED, who=who) as place, place.clients("ada", "eve") as (ada, eve):
+        thread_id = (await ada.threads.create(metadata={"members": ["ada", "eve"]}))["thread_id"]
+        run = await ada.runs.create(thread_id, "who")
+        assert await ada.runs.join(thread_id, run["run_id"]) == {"who": "ada"}
+        again = await eve.http.post(f"/runs/{run['run_id']}/retry", json=None)
+        assert await eve.runs.join(thread_id, again["run_id"]) == {"who": "eve"}
 
 
 async def test_who_may_only_look_at_a_thread_does_not_stop_a_run_by_going_away_from_it(serve_auth: Any) -> None:
