@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from trackside import RunContext, RunManager, RunSpec
+from trackside.app.server import crons
 from trackside.app.server.crons import CronScheduler
 from trackside.app.storage import Store
 from trackside.app.storage.crons import Cron, Crons
@@ -394,6 +395,24 @@ def test_a_cron_of_a_fleet_that_asks_for_what_is_not_known_here_is_left_alone(
         play(scene)
     assert caplog.text.count("stays due for a process that knows what it asks for") == 1
     assert next(iter(payload)) in caplog.text
+
+
+def test_crons_that_are_left_alone_keep_no_others_waiting_however_many_they_are(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crons, "_AT_ONCE", 3)
+
+    async def scene(stage: Stage) -> None:
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, on_duty=lambda: True)
+        for number in range(3):
+            await stage.keep(f"newer {number}", "* * * * *", payload={"from_another_version": 1})
+        await stage.keep("good", "* * * * *")
+        scheduler.begin()
+        await asyncio.sleep(121)
+        assert stage.started("good") == minutes(1, 2)
+        await scheduler.aclose()
+
+    play(scene)
 
 
 def test_what_no_process_of_a_fleet_knows_disables_a_cron_after_a_while(play: Any) -> None:
