@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import fields, replace
 
 from trackside.harness import InvalidSpecError, PayloadError, RunSpec
-from trackside.harness.admission import idempotency_of, request_of, spec_of
+from trackside.harness.admission import another_attempt, idempotency_of, request_of, spec_of
 from trackside.harness.payload import MAX_CHARS
 
 EVERYTHING = RunSpec(
@@ -58,6 +58,16 @@ def test_everything_that_can_be_asked_for_comes_back() -> None:
     changed = [f.name for f in fields(RunSpec) if getattr(EVERYTHING, f.name) == f.default]
     assert changed == [], "a field of a spec that this test does not know"
     assert through_json(EVERYTHING) == EVERYTHING
+
+
+def test_another_attempt_asks_for_the_same_but_for_what_is_asked_once() -> None:
+    facts: Any = {"attempt": 3, "retry_of": "r", "thread_id": "u", "parent_run_id": "q"}
+    once = ("run_id", "idempotency_key", "after_seconds", "multitask", "thread_exists", "thread_ttl", "max_attempts")
+    as_new = {field.name: field.default for field in fields(RunSpec) if field.name in once}
+
+    again = another_attempt(request_of(EVERYTHING, "chat"), **facts)
+
+    assert again == replace(EVERYTHING, **facts, **as_new)
 
 
 @pytest.mark.parametrize("input", [None, False, 0, "", [], {}, {"deep": [1, {"x": None}]}], ids=repr)
