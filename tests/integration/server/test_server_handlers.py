@@ -448,6 +448,21 @@ async def test_crons_have_metadata_of_their_own(serve_auth: Any) -> None:
         assert await ada.crons.search() == []
 
 
+async def test_crons_are_found_by_those_whom_the_filter_has(serve_auth: Any) -> None:
+    code = """
+@auth.on.crons
+async def his(ctx, value):
+    if ctx.action == "create":
+        value["metadata"]["made_by"] = ctx.user.identity
+    return {"made_by": ctx.user.identity}
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada", "eve") as (ada, eve):
+        made = [await client.crons.create("chat", schedule="0 0 1 1 *", input={}) for client in (ada, eve)]
+        for client, cron in zip((ada, eve), made, strict=True):
+            assert [one["cron_id"] for one in await client.crons.search()] == [cron["cron_id"]]
+            assert await client.crons.count() == 1
+
+
 async def test_version_two_of_the_protocol_asks_handlers_too(serve_auth: Any) -> None:
     start = {"id": 1, "method": "run.start", "params": {"assistant_id": "chat", "input": {"text": "hi"}}}
     state = {"id": 2, "method": "state.get", "params": {}}
