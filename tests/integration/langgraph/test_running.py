@@ -284,6 +284,13 @@ async def test_the_callers_callbacks_hear_the_run_under_its_id(stage: Any, as_ma
     assert heard.run_ids[0] == UUID(run_id)
 
 
+async def test_a_manager_of_callbacks_that_the_caller_brings_stays_as_it_is(stage: Any) -> None:
+    callbacks = AsyncCallbackManager([heard := Heard()])
+    await stage.play(counting().compile(), {"n": 1}, config={"callbacks": callbacks})
+
+    assert callbacks.handlers == [heard], "what counts and stops one run hears nothing of the next"
+
+
 async def test_a_run_started_by_a_node_inherits_nothing_from_its_graph(stage: Any) -> None:
     inner_config: dict[str, Any] = {}
 
