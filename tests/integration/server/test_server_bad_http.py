@@ -191,13 +191,16 @@ async def test_many_who_say_nothing_keep_nobody_from_being_answered_and_are_let_
     await asyncio.sleep(0)  # in which their transports close
 
 
+@pytest.mark.parametrize("offer", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
 @pytest.mark.parametrize("path", [b"/runs/wait", b"/ok"])
-async def test_a_body_that_trickles_has_its_time(talk: Talk, path: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_trickles_has_its_time(
+    talk: Talk, path: bytes, offer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one that nobody reads."""
     monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 0.1)
     monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", talk.port)
-    writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
+    writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + offer + b"Content-Length: 1000000\r\n\r\n")
 
     async def trickle() -> None:
         while True:

@@ -1,5 +1,5 @@
 """HTTP/1.1 as uvicorn speaks it, within bounds that neither it nor httptools has: how large the head of a request is, what
-comes behind its body, and how long it takes to come.
+comes behind its body, and how long it takes to come. And with its body also where a client offers another protocol.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, override
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trackside.app.server.responses import Failure, Receive, Scope, Send, failure
@@ -31,12 +32,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     A request that comes whole, as nearly all do, costs it no timer. One that does not has a time to be whole in, however
     often something of it comes.
+
+    One that offers another protocol than WebSockets, as `Upgrade: h2c` does, is answered over HTTP/1.1. httptools takes its
+    body for that protocol, so it is read again without the offer.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._in_head = False
         self._is_whole = True
+        self._is_read_again = False
         self._head_bytes = 0
         self._has_moved = False
         self._bytes_beside = 0
@@ -57,7 +62,13 @@ class GuardedProtocol(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         self._has_moved = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        left: bytes | memoryview | None = data
+        try:
+            while left is not None:
+                left = self._left_by_parser(left)
+        except HttpParserError:
+            self._refuse(400, "this is no HTTP request that can be understood")
         if self.transport.is_closing() or self._is_whole:
             return
         if self._in_head:
@@ -77,6 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._is_whole, self._head_bytes = True, False, 0
+        self._is_read_again = False
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -90,6 +102,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and not self._should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._is_read_again = True
+            return
         self._in_head = False
         self._has_moved, self._bytes_beside = True, 0
         why = self._why_not()
@@ -103,6 +118,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @override
     def on_message_complete(self) -> None:
+        if self._is_read_again:
+            return
         super().on_message_complete()
         self._is_whole = True
         self._wait_no_more()
@@ -113,8 +130,28 @@ class GuardedProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     @override
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "this is no HTTP request that can be understood")
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()  # RFC 6455, 4.1: it has to be GET
+
+    def _left_by_parser(self, data: bytes | memoryview) -> memoryview | None:
+        """What is still to be parsed: what comes behind the head of a request that is read again; None if all is."""
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as exc:
+            if self._is_read_again:
+                self._read_head_again()
+                return memoryview(data)[exc.args[0] :]
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+        return None
+
+    def _read_head_again(self) -> None:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _why_not(self) -> tuple[int, str] | None:
         if len(self.url) > MOST_URL_BYTES:
