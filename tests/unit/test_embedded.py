@@ -244,6 +244,40 @@ async def test_of_runs_that_call_each_others_threads_the_last_is_refused_and_non
     assert [result.output for result in (second, *others)] == ["an answer"] * (size - 1)
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+@virtual
+async def test_what_an_ended_run_has_left_behind_is_refused_the_thread_of_a_run_above_that_waits_for_it(
+    levels: int,
+) -> None:
+    left: list[asyncio.Task[RunResult]] = []
+    ended = asyncio.Event()
+
+    async def follows_up() -> RunResult:
+        await ended.wait()
+        return await run_agent(nested(levels, thread_id="t"))
+
+    async def leaves(input: Any) -> None:
+        left.append(asyncio.create_task(follows_up()))
+
+    async def calls(input: Any) -> Any:
+        await run_agent(leaves)
+        ended.set()
+        return (await left[0]).output
+
+    result = await run_agent(calls, thread_id="t")
+    assert result.output == result.run_id
+
+
+@virtual
+async def test_what_a_run_has_a_manager_run_is_refused_its_thread_as_well() -> None:
+    async def calls(input: Any) -> Any:
+        return (await (await manager.start(RunSpec(nested(1, thread_id="t")))).result()).output
+
+    async with RunManager() as manager:
+        result = await run_agent(calls, thread_id="t")
+    assert result.output == result.run_id
+
+
 @virtual
 async def test_a_run_whose_turn_does_not_come_as_its_task_was_cancelled_is_in_nobodys_way() -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()

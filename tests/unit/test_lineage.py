@@ -1,6 +1,8 @@
 """Which run has started a run: the one whose code starts it, while it goes on, or while its observer's call does."""
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -86,6 +88,35 @@ async def test_what_a_run_has_left_behind_that_has_ended_starts_runs_of_no_run_h
         await asyncio.gather(*later)
     assert depths == [0] * 13
     assert set(parents(seen).values()) == {None}
+
+
+@both_ways
+@virtual
+async def test_a_run_that_has_ended_is_kept_by_none_of_those_that_it_has_set_going(way: Way) -> None:
+    begun: list[weakref.ref[RunContext]] = []
+    kept: list[RunContext | None] = []
+    rounds: set[asyncio.Task[Any]] = set()
+    over = asyncio.Event()
+
+    async def again(left: int, run: RunContext) -> None:
+        begun.append(weakref.ref(run))
+        if left:
+            asyncio.get_running_loop().call_later(1, go_on, left - 1)
+        else:
+            gc.collect()
+            kept.extend(one() for one in begun[:-2])  # the last but one has set the timer, which is its own
+            over.set()
+
+    def go_on(left: int) -> None:
+        task = asyncio.create_task(runs.run(again, left))
+        rounds.add(task)
+        task.add_done_callback(rounds.discard)
+
+    async with way() as runs:
+        await runs.run(again, 12)
+        await over.wait()
+        await asyncio.gather(*rounds)
+    assert kept == [None] * 11
 
 
 @virtual

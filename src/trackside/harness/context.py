@@ -25,7 +25,8 @@ _VALUES = frozenset({"values"})  # what nearly every run asks for: one set serve
 
 _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=None)
 _callers: ContextVar[Mapping[str, RunContext]] = ContextVar("trackside_callers", default=MappingProxyType({}))
-"""By the ids of runs that were called in place: the runs whose code has called them, and waits for them."""
+"""By the ids of runs that were called in place: the runs whose code has called them, and waits for them. One that has
+ended waits for none, and is let go."""
 _of_one_run: list[tuple[ContextVar[Any], Any]] = []
 """What is said within one run for itself, and what each run that it starts begins with instead."""
 
@@ -53,7 +54,8 @@ def caller_of(run: RunContext) -> RunContext | None:
 
 def call_in_place(run_id: str, caller: RunContext) -> None:
     """Say in a context of its own which run waits for this one, the code of which begins in it."""
-    _callers.set({**_callers.get(), run_id: caller})
+    callers = {**_callers.get(), run_id: caller}
+    _callers.set({called: by for called, by in callers.items() if not by.is_closed})
 
 
 class RunPaused(BaseException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, NamedTuple, override
 from weakref import WeakKeyDictionary
@@ -20,7 +20,7 @@ from trackside.harness.context import call_in_place, current_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import TASK_CANCELLED
 from trackside.harness.errors import ThreadBusyError
-from trackside.harness.lineage import starting_run
+from trackside.harness.lineage import line_of, starting_run
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
 from trackside.harness.payload import whole
@@ -96,8 +96,6 @@ class _Embedded:
             turn.comes.set_result(None)
 
 
-_above: ContextVar[frozenset[str]] = ContextVar("trackside_above", default=frozenset())
-"""The ids of those runs that wait for what is started here."""
 _states = MemoryThreadStates()
 _embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDictionary()
 
@@ -224,13 +222,12 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
     )
     if caller is not None and not caller.is_closed and caller.thread_id == record.thread_id:
         raise ThreadBusyError(thread_id=record.thread_id, run_id=caller.run_id)  # it would wait for itself
-    above = _above.get()
+    above = frozenset(run.run_id for run in line_of(caller) if not run.is_closed)
     if above:
         await embedded.check_turn(record.thread_id, above)
     admission = await services.coordinator.admit(record)
     turn = None if admission.ready else embedded.turn_of(record, above)
     context = copy_context()
-    context.run(_above.set, above | {record.run_id})
     if caller is not None:
         context.run(call_in_place, record.run_id, caller)
     name, loop = f"trackside-run-{record.run_id}", asyncio.get_running_loop()

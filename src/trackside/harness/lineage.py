@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from trackside.harness.context import RunContext, current_run, keep_to_run
 from trackside.harness.errors import RunDepthError
 from trackside.harness.offering import current_call
@@ -11,6 +13,13 @@ MAX_DEPTH = 8
 
 
 keep_to_run(current_call, None)
+
+
+def line_of(run: RunContext | None) -> Iterator[RunContext]:
+    """A run, the run that has started it, and so on: all that go on of those that may wait for what it starts are there."""
+    while run is not None:
+        yield run
+        run = run.starter
 
 
 def starting_run() -> RunContext | None:
@@ -26,8 +35,7 @@ def starting_run() -> RunContext | None:
     """
     run = current_run()
     if run is not None and run.is_closed and ((call := current_call.get()) is None or call.is_over):
-        while run is not None and run.is_closed:
-            run = run.starter
+        run = next((one for one in line_of(run) if not one.is_closed), None)
     if run is not None and run.depth >= MAX_DEPTH:
         raise RunDepthError(depth=run.depth + 1)
     return run

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, override
 
 from trackside.app.wiring.errors import AddressNeededError
 from trackside.harness import RunContext, RunManager, current_run
+from trackside.harness.lineage import line_of
 
 if TYPE_CHECKING:
     import httpx
@@ -72,7 +73,7 @@ class Loopback:
             AddressNeededError: there is none, or it has ended before it answered anything.
         """
         why = "no server answers in this process, as in a worker of a fleet"
-        taken_over = (self.manager.has_taken_over(each.run_id) for each in _line_of(run))
+        taken_over = (self.manager.has_taken_over(each.run_id) for each in line_of(run))
         if self._app is None and self._decided is not None and any(taken_over):
             logger.info("run %s waits until the server answers in this process, which it asks", run.run_id)
             # The code of the run may be on another event loop.
@@ -132,14 +133,7 @@ async def _answer(request: httpx.Request) -> httpx.Response:
 
 def _of_an_app(run: RunContext) -> tuple[Loopback, RunContext] | None:
     """The app of a run, with that run, or with the next one above it that an app has: an agent may call others in place."""
-    return next(((one, each) for each in _line_of(run) for one in _open if one.manager.has(each.run_id)), None)
-
-
-def _line_of(run: RunContext | None) -> Iterator[RunContext]:
-    """A run, the run that has started it, and so on."""
-    while run is not None:
-        yield run
-        run = run.starter
+    return next(((one, each) for each in line_of(run) for one in _open if one.manager.has(each.run_id)), None)
 
 
 class _Transports(list[Any]):
