@@ -176,3 +176,13 @@ async def test_what_is_refused_is_refused_with_an_offer_too(request_: bytes, sta
     async with connected() as connection:
         await connection.send([request_])
         assert (await connection.head()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("field", [
+    b"Cookie: " + b"x" * 9_000, b"Content-Length: 6\r\n\r\na body", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
+])  # fmt: skip
+async def test_a_websocket_that_cannot_begin_is_refused_and_the_server_can_stop(field: bytes) -> None:
+    async with connected(websockets=True) as connection:
+        await connection.send([SOCKET.removesuffix(b"\r\n") + field + b"\r\n\r\n"])
+        assert (await connection.head()).startswith(b"HTTP/1.1 400 ")
+        assert b"WebSocket" in await connection.reader.read()

@@ -128,6 +128,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self._wait_no_more()
         super().handle_websocket_upgrade()
+        socket = self.transport.get_protocol()
+        if not getattr(socket, "handshake_initiated", True):  # it says nothing, and fails where it is to be closed
+            self.connections.discard(socket)
+            self.connections.add(self)
+            self.transport.set_protocol(self)
+            self._refuse(400, "this begins no WebSocket that can be understood")
 
     @override
     def _should_upgrade(self) -> bool:
