@@ -84,9 +84,15 @@ class Connection:
     async def answer(self) -> tuple[int, bytes]:
         """The status and the body of the next one."""
         head = await self._reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        assert length is not None, head
-        return int(head.split()[1]), await self._reader.readexactly(int(length[1]))
+        status, length = int(head.split()[1]), re.search(rb"(?i)content-length: (\d+)", head)
+        if length is not None:
+            return status, await self._reader.readexactly(int(length[1]))
+        chunks = []
+        while size := int(await self._reader.readuntil(b"\r\n"), 16):  # of one that takes long
+            chunks.append(await self._reader.readexactly(size))
+            await self._reader.readexactly(2)
+        await self._reader.readexactly(2)
+        return status, b"".join(chunks).lstrip()
 
 
 @asynccontextmanager

@@ -117,6 +117,17 @@ async def test_a_websocket_is_an_offer_like_others_where_there_are_none_or_it_ha
         assert await connection.answer() == b"0 a body"
 
 
+@pytest.mark.parametrize("offer", [H2C, b"Connection: Upgrade\r\nUpgrade: foo\r\n"])
+async def test_what_stands_in_a_body_is_no_request_of_somebody_else(offer: bytes) -> None:
+    """Behind a proxy the answer would be his whose request comes next on this connection, or that would be its body."""
+    inside = post(b"", b"Content-Length: 300\r\n\r\nsaid=", number=1)
+    head, _, body = post(offer, with_length(inside)).partition(b"\r\n\r\n")
+    async with connected() as connection:
+        await connection.send([head + b"\r\n\r\n", body, post(b"", with_length(b"next"), number=2)])
+        assert await connection.answer() == b"0 " + inside
+        assert await connection.answer() == b"2 next"
+
+
 @pytest.mark.parametrize("websockets", [True, False])
 async def test_a_large_body_is_read_piece_by_piece(websockets: bool) -> None:
     body = b"x" * 3_000_000
