@@ -1030,3 +1030,20 @@ async def mine(ctx, value):
     assert [one.get("error") for one in done] == ["invalid_argument"] * 4 + [None]
     assert "metadata has to be an object" in done[0]["message"]
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_handler_of_changed_crons_is_told_none_of_an_end_that_stays(serve_auth: Any) -> None:
+    code = """
+@auth.on.crons.update
+async def ends_soon(ctx, value):
+    if value["end_time"] is not None and value["end_time"].year > 2040:
+        return False
+"""
+    end = datetime(2039, 1, 1, tzinfo=UTC)
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        made = await ada.crons.create("chat", schedule="0 0 1 1 *", input={"text": "x"}, end_time=end)
+        moved = await ada.crons.update(made["cron_id"], schedule="0 1 1 1 *")
+        stopped = await ada.crons.update(made["cron_id"], enabled=False)
+        assert await refused(ada.crons.update(made["cron_id"], end_time=end.replace(year=2041))) == 403
+    assert (moved["schedule"], stopped["enabled"]) == ("0 1 1 1 *", False)
+    assert made["end_time"] == moved["end_time"] == stopped["end_time"]

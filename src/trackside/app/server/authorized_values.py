@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET
 
 from trackside.app.server.auth.handlers import Action, Resource
 from trackside.app.server.calls import Call
@@ -135,7 +136,7 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for part in (call.query, body):
         if isinstance(part, msgspec.Struct):
-            said |= msgspec.structs.asdict(part)
+            said |= {name: None if value is UNSET else value for name, value in msgspec.structs.asdict(part).items()}
     if isinstance(said.get("ttl"), Ttl):
         said["ttl"] = msgspec.to_builtins(said["ttl"])
     if isinstance(said.get("metadata"), str):  # a query's, which is JSON that nobody has read yet
