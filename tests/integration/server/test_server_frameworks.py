@@ -254,3 +254,35 @@ async def plan(ctx, value):
         run = (await http.post(f"/threads/{thread_id}/runs", json=asked, **ada)).json()
         await http.get(f"/threads/{thread_id}/runs/{run['run_id']}/join", **ada)
         assert (await http.post(f"/runs/{run['run_id']}/retry", **ada)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("agent", "added"), [(of_pydantic_ai, {"metadata": {"plan": "small"}}), (of_openai, {"workflow_name": "desk"})]
+)
+async def test_what_a_handler_is_shown_for_graphs_is_nothing_that_other_agents_refuse(
+    serve_agents: Any, tmp_path: Path, agent: Any, added: dict[str, Any]
+) -> None:
+    (tmp_path / "tiers.py").write_text("""
+from langgraph_sdk import Auth
+
+auth = Auth()
+
+@auth.authenticate
+async def authenticate(authorization: str):
+    return {"identity": "ada"}
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    options = value["kwargs"]
+    assert options["config"] == {"configurable": {}}, "it says nothing for graphs"
+    if "added" in value["metadata"]:
+        options["config"] |= value["metadata"].pop("added")
+""")
+    access = AccessSettings(auth=f"{tmp_path / 'tiers.py'}:auth")
+    for said in ({}, {"context": {"tenant": "blue"}}, {"context": {"tenant": "blue"}, "metadata": {"added": added}}):
+        async with (
+            serve_agents({"agent": agent()}, access=access) as served,
+            httpx.AsyncClient(base_url=served.url, headers={"authorization": "Bearer ada"}, timeout=30) as http,
+        ):
+            answer = await http.post("/runs/wait", json={"assistant_id": "agent", "input": "How is Rome?", **said})
+            assert "It is sunny." in answer.text

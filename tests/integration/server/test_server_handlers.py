@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 import httpx
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
@@ -20,7 +21,7 @@ from langgraph_sdk import get_client
 from trackside import RunContext
 from trackside.app.server.crons import CronScheduler
 from trackside.app.settings import AccessSettings
-from trackside.harness.ids import assistant_id_of
+from trackside.harness.ids import assistant_id_of, new_id
 
 type ServeAgents = Callable[..., Any]
 
@@ -160,7 +161,7 @@ class Place:
 def serve_auth(serve_agents: ServeAgents, tmp_path: Path) -> Callable[[str], Any]:
     @asynccontextmanager
     async def of(code: str, **agents: Any) -> AsyncIterator[Place]:
-        file = tmp_path / "project_auth.py"
+        file = tmp_path / f"project_auth_{new_id()}.py"  # a module is imported once
         file.write_text(code)
         access = AccessSettings(auth=f"{file}:auth")
         async with serve_agents({"chat": graph(), **agents}, access=access) as served:
@@ -1047,3 +1048,120 @@ async def ends_soon(ctx, value):
         assert await refused(ada.crons.update(made["cron_id"], end_time=end.replace(year=2041))) == 403
     assert (moved["schedule"], stopped["enabled"]) == ("0 1 1 1 *", False)
     assert made["end_time"] == moved["end_time"] == stopped["end_time"]
+
+
+class Bought(TypedDict, total=False):
+    tenant: str
+    tier: str
+
+
+def telling_twice() -> Any:
+    """Tells what is configured, and its context."""
+
+    def tell(state: Text, config: RunnableConfig, runtime: Runtime[Bought]) -> Text:
+        both = config["configurable"], runtime.context or {}
+        return {"text": "; ".join(f"{one.get('tenant')} {one.get('tier')}" for one in both)}
+
+    builder: Any = StateGraph(Text, context_schema=Bought)
+    return builder.add_node("tell", tell).add_edge(START, "tell").compile()
+
+
+TIERS = """
+@auth.on.threads.create_run
+async def start(ctx, value):
+    options = value["kwargs"]
+    if into := value["metadata"].get("into"):
+        (options["config"]["configurable"] if into == "configurable" else options["context"])["tier"] = "gold"
+"""
+
+
+@pytest.mark.parametrize("into", ["configurable", "context"])
+async def test_a_handler_finds_a_config_and_a_context_to_put_something_into(serve_auth: Any, into: str) -> None:
+    of_configured = None if into == "context" else "gold"  # of what the client has said of the other one
+    of_context = None if into == "configurable" else "gold"
+    said: list[tuple[dict[str, Any], str]] = [
+        ({}, "None gold; None gold"),
+        ({"config": {"configurable": None, "tags": ["a"]}}, "None gold; None gold"),
+        ({"config": {"configurable": {"tenant": "blue"}}}, f"blue {of_configured}; blue gold"),
+        ({"context": {"tenant": "blue"}}, f"blue gold; blue {of_context}"),
+    ]
+    async with serve_auth(AUTH + TIERS, chat=telling_twice()) as place, place.clients("ada") as (ada,):
+        app = place.served.app
+        for options, told in said:
+            asked: dict[str, Any] = {**options, "input": {"text": "hi"}, "metadata": {"into": into}}
+            assert (await ada.runs.wait(None, "chat", **asked))["text"] == told, options
+            (run,) = await ada.runs.create_batch([{"assistant_id": "chat", "on_completion": "keep", **asked}])
+            assert (await ada.runs.join(run["thread_id"], run["run_id"]))["text"] == told, options
+            thread_id = (await ada.threads.create())["thread_id"]
+            await done(ada, thread_id, "run.start", assistant_id="chat", **asked)
+            state = await ada.threads.get_state(thread_id)
+            assert state["values"]["text"] == told, options
+            before = (await ada.threads.get_history(thread_id))[1]["checkpoint"]["checkpoint_id"]
+            fork = {**options, "checkpoint_id": before, "metadata": {"into": into}}
+            await done(ada, thread_id, "state.fork", **fork)
+            assert (await ada.threads.get_state(thread_id))["values"]["text"] == told, options
+            cron = await ada.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", **asked)
+            await (await app.manager.start(spec_for(app, await app.store.crons.get(cron["cron_id"])))).result()
+            assert (await ada.threads.get_state(thread_id))["values"]["text"] == told, options
+
+
+async def test_what_a_handler_leaves_of_a_run_is_as_the_client_has_said_it(serve_auth: Any) -> None:
+    said: list[dict[str, Any]] = [
+        {},
+        {"config": {}},
+        {"config": {"configurable": {}}},
+        {"config": {"configurable": {"tenant": "blue"}}},
+        {"config": {"tags": ["a"]}, "context": {"tenant": "blue"}},
+        {"config": {"configurable": {"tier": "tin"}}, "context": {"tenant": "blue"}},
+        {"context": "blue"},
+    ]
+    kept: list[list[Any]] = []
+    for code in ("", TIERS):
+        async with serve_auth(AUTH + code, chat=telling_twice()) as place, place.http("ada") as http:
+            runs = [
+                (await http.post("/runs", json={"assistant_id": "chat", "input": {"text": "hi"}, **options})).json()
+                for options in said
+            ]
+            crons = [
+                await http.post("/runs/crons", json={"assistant_id": "chat", "schedule": "0 0 1 1 *", **options})
+                for options in said
+            ]
+            kept.append([run["kwargs"] for run in runs] + [cron.json()["payload"] for cron in crons])
+    assert kept[0] == kept[1]
+
+
+async def test_a_handler_is_told_what_becomes_of_a_run_that_does_not_say_it(serve_auth: Any) -> None:
+    code = """
+import json
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    told = [value[name] for name in ("multitask_strategy", "if_not_exists", "after_seconds")]
+    raise Auth.exceptions.HTTPException(status_code=403, detail=json.dumps(told))
+"""
+    run, others = {"assistant_id": "chat"}, {"multitask_strategy": "reject", "after_seconds": 5}
+    async with serve_auth(AUTH + code) as place, place.http("ada") as http:
+        thread = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}"
+        for path, body, told in (
+            (f"{thread}/runs", run, ["enqueue", "reject", 0]),
+            (f"{thread}/runs", {**run, **others, "if_not_exists": "create"}, ["reject", "create", 5]),
+            ("/runs", run, ["enqueue", "create", 0]),
+            (f"{thread}/commands", {"id": 1, "method": "run.start", "params": run}, ["enqueue", "create", 0]),
+            (f"{thread}/runs/crons", {**run, "schedule": "0 0 1 1 *"}, ["enqueue", "reject", 0]),
+        ):
+            assert json.loads((await http.post(path, json=body)).json()["detail"]) == told, (path, body)
+
+
+async def test_a_handler_of_new_crons_finds_a_config_to_put_something_into(serve_auth: Any) -> None:
+    code = """
+@auth.on.crons.create
+async def create(ctx, value):
+    value["payload"]["config"]["configurable"]["tier"] = "gold"
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        for options, configurable in (
+            ({}, {"tier": "gold"}),
+            ({"config": {"configurable": {"tenant": "blue"}}}, {"tenant": "blue", "tier": "gold"}),
+        ):
+            cron = await ada.crons.create("chat", schedule="0 0 1 1 *", input={"text": "x"}, **options)
+            assert cron["payload"]["config"] == {"configurable": configurable}

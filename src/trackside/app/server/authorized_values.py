@@ -1,13 +1,15 @@
 """What authorization handlers get to see of a request as their `value`, and what of it they may change.
 
 The names are those of `langgraph_sdk.auth.types`, whose ids are UUIDs. `metadata` is always there, so that a handler can
-mark whatever it is about; what it has changed is what the endpoint gets.
+mark whatever it is about, and so is what LangGraph's server always has of a run; what it has changed is what the endpoint
+gets.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
@@ -23,6 +25,7 @@ from trackside.app.server.wire.items import ItemQuery
 from trackside.app.server.wire.lifetimes import Ttl
 from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCommand
 from trackside.app.server.wire.runs import Command
+from trackside.harness.asked import configured
 from trackside.harness.ids import assistant_id_of, is_uuid
 
 logger = logging.getLogger("trackside.server")
@@ -44,16 +47,16 @@ _CHANGED: Final = ("input", "config", "context")
 _CRON: Final = ("input", "config", "context", "interrupt_before", "interrupt_after", "webhook", "stream_mode")
 
 
-def value_of(call: Call[Any, Any], resource: Resource, action: Action) -> dict[str, Any]:
-    """What the handler gets. It may be changed."""
-    said = _said(call)
+def value_of(call: Call[Any, Any], resource: Resource, action: Action, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What the handler gets, with what is known `more` of the request. It may be changed."""
+    said = {**_said(call), **more}
     if resource == "store":
         return _item(call, said)
     value: dict[str, Any] = {"metadata": said.pop("metadata", None) or {}}
     if action == "create_run":
         value |= _run(call, said)
     elif resource == "crons":
-        value |= _cron(call, said)
+        value |= _cron(call, said, action)
     else:
         value |= said
         if said.get("values") is None:
@@ -61,7 +64,7 @@ def value_of(call: Call[Any, Any], resource: Resource, action: Action) -> dict[s
     for name in ("assistant_id", "graph_id"):
         if name in call.path:
             value[name] = _assistant(call, call.path[name])
-    return value
+    return {**value, **more}
 
 
 def ttl_of(call: Call[Any, Any]) -> Any:
@@ -87,15 +90,17 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
 
 
-def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: Mapping[str, Any]) -> Call[Any, Any]:
-    """The call with what a handler has changed in its value.
+def changed_by(
+    call: Call[Any, Any], resource: Resource, action: Action, value: Mapping[str, Any], more: Mapping[str, Any]
+) -> Call[Any, Any]:
+    """The call with what a handler has changed in its value, which it got with `more` of the request.
 
     Raises:
         HttpError: it has put there what cannot be.
     """
     if resource == "store":
         return _with_item(call, value)
-    body = call.body
+    body, shown = call.body, _always_there(call, action, {**_said(call), **more})
     if isinstance(body, ProtocolCommand):
         if action != "create_run":
             return call
@@ -103,12 +108,12 @@ def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: 
         taken = set(STARTS[body.method].__struct_fields__)
         if call.is_answer:  # beside what a command brings no input is read
             taken.discard("input")
-        params = {**said, **_options(value.get("kwargs"), taken), "metadata": metadata_of(value)}
+        params = {**said, **_options(value.get("kwargs"), taken, shown), "metadata": metadata_of(value)}
         return replace(call, body=msgspec.structs.replace(body, params=params))
     names = getattr(body, "__struct_fields__", ())
     changes: dict[str, Any] = {"metadata": metadata_of(value)} if "metadata" in names else {}
     options = value.get("kwargs") if action == "create_run" else value.get("payload")
-    changes |= _options(options, names)
+    changes |= _options(options, names, shown)
     if not changes:
         return call
     return replace(call, body=msgspec.structs.replace(body, **changes))
@@ -121,11 +126,12 @@ def narrowed_by(call: Call[Any, Any], resource: Resource, action: Action, value:
     return metadata_of(value)
 
 
-def _options(options: Any, names: Collection[str]) -> dict[str, Any]:
-    """What a handler may have changed of what a run gets."""
+def _options(options: Any, names: Collection[str], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """What a handler may have changed of what a run gets. What it left as it was `shown` stays as the request says it."""
     if not isinstance(options, Mapping):
         return {}
-    return {name: options[name] for name in _CHANGED if name in options and name in names}
+    left = {name: options[name] for name in _CHANGED if name in options and name in names}
+    return {name: value for name, value in left.items() if name not in shown or value != shown[name]}
 
 
 def _said(call: Call[Any, Any]) -> dict[str, Any]:
@@ -163,28 +169,57 @@ def _said_by(command: ProtocolCommand, *, is_answer: bool) -> dict[str, Any]:
     return said
 
 
+def _always_there(call: Call[Any, Any], action: Action, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What LangGraph's server always shows of what runs get, whatever the request says: copies, to be changed in place.
+
+    A graph gets its context as what is configured, too, and the other way round, where a request says only one of them.
+    """
+    if action not in ("create_run", "create"):
+        return {}
+    config = deepcopy(said.get("config")) or {}
+    config["configurable"] = own = config.get("configurable") or {}
+    if action == "create":  # of a cron
+        return {"config": config}
+    context = {} if said.get("context") is None else deepcopy(said["context"])
+    if _is_of_graph(call, said.get("assistant_id")) and isinstance(own, dict) and isinstance(context, dict):
+        mine, its = deepcopy((configured(own), configured(context)))
+        own |= {} if mine else its
+        context |= {} if context else mine
+    return {"config": config, "context": context}
+
+
+def _is_of_graph(call: Call[Any, Any], assistant: Any) -> bool:
+    agents = call.parts.manager.agents
+    return hasattr(agents.get(agent_of(str(assistant), agents) or ""), "completed")
+
+
 def _run(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = {name: said[name] for name in _KWARGS if said.get(name) is not None}
     if "command" in kwargs:  # which requests have in parts, each of which may be left out
         kwargs["command"] = msgspec.to_builtins(kwargs["command"])
+    makes_thread = said.get("thread_id") is None or isinstance(call.body, ProtocolCommand)
     return {
         "assistant_id": _assistant(call, said.get("assistant_id")),
         "run_id": None,
         "status": "pending",
         "prevent_insert_if_inflight": said.get("multitask_strategy") == "reject",
+        "multitask_strategy": "enqueue",
+        "if_not_exists": "create" if makes_thread else "reject",
+        "after_seconds": 0,
         **{name: said[name] for name in _RUN if said.get(name) is not None},
-        "kwargs": kwargs,
+        "kwargs": kwargs | _always_there(call, "create_run", said),
     }
 
 
-def _cron(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def _cron(call: Call[Any, Any], said: Mapping[str, Any], action: Action) -> dict[str, Any]:
     named = {
         name: said[name] for name in ("schedule", "end_time", "timezone", "enabled", "limit", "offset") if name in said
     }
+    payload = {name: said[name] for name in _CRON if said.get(name) is not None}
     value: dict[str, Any] = {
         **named,
         "thread_id": said.get("thread_id"),
-        "payload": {name: said[name] for name in _CRON if said.get(name) is not None},
+        "payload": payload | _always_there(call, action, said),
         "user_id": call.principal.identity,
     }
     if "assistant_id" in said:

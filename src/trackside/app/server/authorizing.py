@@ -100,14 +100,14 @@ async def ask(call: AnyCall, resource: Resource, action: Action, *, again: bool 
         HttpError: it is refused, for what it configures, too, or the handler failed.
     """
     assert call.handlers is not None
-    value = value_of(call, resource, action) | more
+    value = value_of(call, resource, action, more)
     if action == "create_run" and not again:
         check_config(call.parts.manager, str(value["assistant_id"]), value["kwargs"].get("config"), call.principal)
     wanted = await call.handlers.ask(call.principal, call.scope, resource, action, value)
     if wanted is None:
         return call
     wanted = {**narrowed_by(call, resource, action, value), **wanted}
-    return replace(changed_by(call, resource, action, value), wanted=wanted)
+    return replace(changed_by(call, resource, action, value, more), wanted=wanted)
 
 
 async def on_thread(call: AnyCall, action: Action, thread_id: str | None, **more: Any) -> AnyCall:
