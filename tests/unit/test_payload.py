@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from trackside.harness.errors import PayloadError
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical, canonical_payload, copied
@@ -343,6 +344,32 @@ def test_value_whose_own_code_fails_is_refused_and_says_why(value: Any) -> None:
         canonical_payload({"it": value})
 
     assert isinstance(caught.value.__cause__, OSError)
+
+
+class Trip(BaseModel):
+    """Shows its day in a form that it does not take itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    to: str
+    day: dt.date
+    card: str = Field(default="4711", exclude=True)
+    next: "Trip | None" = None
+
+    @field_serializer("day")
+    def as_shown(self, day: dt.date) -> str:
+        return day.strftime("%d.%m.%Y")
+
+
+def test_a_model_of_what_its_serializer_has_made_is_shown_by_its_fields() -> None:
+    home = Trip(to="Bonn", day=dt.date(2026, 5, 3))
+    read_back = Trip.model_construct(to="Rome", day="01.05.2026", card="4711", next=home, seat="7A")
+
+    plain, changed = canonical({"trips": [read_back, home]})
+
+    shown = {"to": "Bonn", "day": "03.05.2026", "next": None}
+    assert plain == {"trips": [{"to": "Rome", "day": "01.05.2026", "next": shown, "seat": "7A"}, shown]}
+    assert changed
 
 
 class Endless:

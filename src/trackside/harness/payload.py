@@ -94,8 +94,8 @@ def canonical(
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
     and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
-    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects, numbers of other libraries
-    Python's, any other object its `repr`.
+    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects (by its fields a model of
+    Pydantic's whose serializer fails), numbers of other libraries Python's, any other object its `repr`.
 
     Raises:
         PayloadError: the value's own code failed while it was read.
@@ -362,7 +362,7 @@ class _Walk:
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
             return self.nested(value, depth, lambda _, deeper: self.mapping(fields, deeper))
         if (dump := _dump_of(value)) is not None:
-            return self.nested(value, depth, lambda model, deeper: self.value(dump(model), deeper))
+            return self.nested(value, depth, lambda model, deeper: self.value(_dumped(model, dump), deeper))
         if (number := _number_in(value)) is not None:
             return self.value(number, depth)
         if isinstance(value, Iterable) and _is_sized(value):
@@ -379,6 +379,24 @@ def _dump_of(value: Any) -> Callable[[Any], Any] | None:
     """What makes plain data of a model of Pydantic's kind, as LangChain's messages are."""
     dump = getattr(type(value), "model_dump", None)
     return dump if callable(dump) else None
+
+
+def _dumped(model: Any, dump: Callable[[Any], Any]) -> Any:
+    """What a model makes of itself, or where its own serializer fails, what its fields hold but for those that it excludes.
+
+    LangGraph keeps what the serializer has made, and puts that into the fields where the model's validator refuses it: a
+    date that was kept as a text comes back as one, which a serializer of dates cannot take.
+    """
+    try:
+        return dump(model)
+    except RecursionError:
+        raise
+    except Exception:  # the agent's own serializer failed; its fields are there all the same
+        fields = getattr(type(model), "model_fields", None)
+        if fields is None:
+            raise
+        shown = {name: value for name, value in vars(model).items() if name in fields and not fields[name].exclude}
+        return shown | (model.model_extra or {})
 
 
 def _number_in(value: Any) -> Any:

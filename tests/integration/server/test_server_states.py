@@ -6,6 +6,7 @@ import asyncio
 import operator
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import date
 from functools import partial
 from typing import Annotated, Any, TypedDict
 
@@ -20,6 +21,7 @@ from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send, interrupt
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
+from pydantic import BaseModel, field_serializer
 
 from trackside import RunContext
 from trackside.harness.adapters.langgraph import LangGraphAgent
@@ -164,6 +166,43 @@ async def test_a_state_says_what_is_open(serve_agents: Any) -> None:
     assert state["metadata"]["run_id"]
     assert state["created_at"]
     assert by_id == by_place == synced == state
+
+
+class Trip(BaseModel):
+    to: str
+    day: date
+
+    @field_serializer("day")
+    def as_shown(self, day: date) -> str:
+        return day.strftime("%d.%m.%Y")
+
+
+class Plan(Log, total=False):
+    trip: Trip
+
+
+async def test_a_question_beside_a_model_that_its_serializer_cannot_take_back_is_shown_and_answered(
+    serve_agents: Any,
+) -> None:
+    def plan(state: Plan) -> Plan:
+        return {"trip": Trip(to="Rome", day=date(2026, 5, 1))}
+
+    builder = StateGraph(Plan).add_node("plan", plan).add_node("ask", ask)
+    booking = builder.add_edge(START, "plan").add_edge("plan", "ask").compile()
+    shown = {"to": "Rome", "day": "01.05.2026"}
+    async with serve_agents({"booking": booking}) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "booking", {"log": []})
+        thread = await threads.get(thread_id)
+        state = await threads.get_state(thread_id)
+        answered = await served.client.runs.wait(thread_id, "booking", command={"resume": "yes"})
+        await threads.update_state(thread_id, {"log": ["by hand"]})
+        history = await threads.get_history(thread_id)
+
+    assert [question["value"] for asked in thread["interrupts"].values() for question in asked] == ["why?"]
+    assert thread["values"]["trip"] == state["values"]["trip"] == answered["trip"] == shown
+    assert answered["log"] == ["answered yes"]
+    assert [kept["values"].get("trip") for kept in history] == [shown, shown, shown, None, None]
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
