@@ -227,6 +227,49 @@ async def test_the_tutorials_handler_keeps_everybodys_threads_apart(serve_auth: 
         assert await ada.threads.search() == []
 
 
+async def test_who_may_look_at_a_thread_sees_all_that_it_was(serve_auth: Any) -> None:
+    async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
+
+        async def history(client: Any, thread_id: str, **asked: Any) -> list[tuple[str, Any]]:
+            states = await client.threads.get_history(thread_id, **asked)
+            return [(state["metadata"]["source"], state["values"].get("text")) for state in states]
+
+        thread_id = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(thread_id, "chat", input={"text": "hi"}, metadata={"round": 1})
+        await ada.threads.update_state(thread_id, {"text": "by hand"})
+        by_run = [("loop", "hi!"), ("loop", "hi"), ("input", None)]
+        assert await history(ada, thread_id) == [("update", "by hand"), *by_run]
+        assert await history(ada, thread_id, metadata={"round": 1}) == by_run
+        assert await history(ada, thread_id, metadata={"owner": "nobody"}) == []
+        steps = [
+            {"updates": [{"values": {"text": "old"}, "as_node": "__input__"}]},
+            {"updates": [{"values": {"text": "old!"}, "as_node": "say"}]},
+        ]
+        moved = (await ada.threads.create(supersteps=steps, graph_id="chat"))["thread_id"]
+        assert (await history(ada, moved))[0] == ("update", "old!")
+        for asked in ({}, {"metadata": {"owner": "bob"}}, {"metadata": {"owner": "ada"}}):
+            assert await refused(bob.threads.get_history(thread_id, **asked)) == 404
+            assert await refused(bob.threads.get_history(moved, **asked)) == 404
+
+
+async def test_what_is_looked_for_in_a_thread_is_not_taken_for_what_it_is(serve_auth: Any) -> None:
+    code = """
+@auth.on.threads
+async def mine(ctx, value):
+    if ctx.action in ("create", "create_run"):
+        value["metadata"]["owner"] = ctx.user.identity
+        return None
+    return value["metadata"].get("owner") == ctx.user.identity or {"owner": ctx.user.identity}
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada", "bob") as (ada, bob):
+        thread_id = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(thread_id, "chat", input={"text": "hi"}, metadata={"owner": "bob"})
+        assert len(await ada.threads.get_history(thread_id, metadata={"owner": "ada"})) == 3
+        assert await refused(bob.threads.get_history(thread_id, metadata={"owner": "bob"})) == 404
+        listed = command(bob, thread_id, "state.listCheckpoints", metadata={"owner": "bob"})
+        assert await refused(listed) == 404
+
+
 async def test_threads_that_runs_make_have_what_the_handler_says(serve_auth: Any) -> None:
     async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
         await ada.runs.wait(None, "chat", input={"text": "a"}, on_completion="keep", metadata={"kind": "own"})

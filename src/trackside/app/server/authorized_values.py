@@ -2,7 +2,8 @@
 
 The names are those of `langgraph_sdk.auth.types`, whose ids are UUIDs. `metadata` is always there, so that a handler can
 mark whatever it is about, and so is what LangGraph's server always has of a run; what it has changed is what the endpoint
-gets.
+gets. Where something is only looked at there is nothing to mark: `metadata` is empty, and the filter that a handler returns
+decides whether it is there, all of it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def value_of(call: Call[Any, Any], resource: Resource, action: Action, more: Map
     said = {**_said(call), **more}
     if resource == "store":
         return _item(call, said)
-    value: dict[str, Any] = {"metadata": said.pop("metadata", None) or {}}
+    metadata = said.pop("metadata", None) or {}
+    # A client's own filter of what a thread was says nothing of the thread, and must not seem to.
+    value: dict[str, Any] = {"metadata": {} if action == "read" else metadata}
     if action == "create_run":
         value |= _run(call, said)
     elif resource == "crons":
@@ -100,6 +103,8 @@ def changed_by(
     """
     if resource == "store":
         return _with_item(call, value)
+    if action == "read":
+        return call
     body, shown = call.body, _always_there(call, action, {**_said(call), **more})
     if isinstance(body, ProtocolCommand):
         if action != "create_run":
