@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_serializer
 
 from trackside.harness.errors import PayloadError
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical, canonical_payload, copied
@@ -354,22 +354,43 @@ class Trip(BaseModel):
     to: str
     day: dt.date
     card: str = Field(default="4711", exclude=True)
+    phone: str = "0123"
     next: "Trip | None" = None
 
     @field_serializer("day")
     def as_shown(self, day: dt.date) -> str:
         return day.strftime("%d.%m.%Y")
 
+    @field_serializer("phone")
+    def without_most(self, phone: str) -> str:
+        return f"…{phone[-1]}"
+
 
 def test_a_model_of_what_its_serializer_has_made_is_shown_by_its_fields() -> None:
     home = Trip(to="Bonn", day=dt.date(2026, 5, 3))
-    read_back = Trip.model_construct(to="Rome", day="01.05.2026", card="4711", next=home, seat="7A")
+    read_back = Trip.model_construct(to="Rome", day="01.05.2026", card="4711", phone="0123", next=home, seat="7A")
 
     plain, changed = canonical({"trips": [read_back, home]})
 
-    shown = {"to": "Bonn", "day": "03.05.2026", "next": None}
-    assert plain == {"trips": [{"to": "Rome", "day": "01.05.2026", "next": shown, "seat": "7A"}, shown]}
+    shown = {"to": "Bonn", "day": "03.05.2026", "phone": "…3", "next": None}
+    assert plain == {"trips": [{"to": "Rome", "day": "01.05.2026", "phone": "…3", "next": shown, "seat": "7A"}, shown]}
     assert changed
+
+
+class Masked(BaseModel):
+    """Shows nothing of itself, as it has no words for it."""
+
+    secret: str
+
+    @model_serializer
+    def masked(self) -> str:
+        raise OSError(len(self.secret))
+
+
+def test_a_model_whose_own_serializer_as_a_whole_fails_is_shown_by_none_of_its_fields() -> None:
+    with pytest.raises(PayloadError) as caught:
+        canonical({"it": Masked(secret="4711")})
+    assert "4711" not in str(caught.value)
 
 
 class Endless:

@@ -94,8 +94,8 @@ def canonical(
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
     and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
-    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects (by its fields a model of
-    Pydantic's whose serializer fails), numbers of other libraries Python's, any other object its `repr`.
+    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects (of Pydantic's, a field whose own
+    serializer fails what is in it), numbers of other libraries Python's, any other object its `repr`.
 
     Raises:
         PayloadError: the value's own code failed while it was read.
@@ -382,21 +382,32 @@ def _dump_of(value: Any) -> Callable[[Any], Any] | None:
 
 
 def _dumped(model: Any, dump: Callable[[Any], Any]) -> Any:
-    """What a model makes of itself, or where its own serializer fails, what its fields hold but for those that it excludes.
+    """What a model makes of itself; where the serializer of one of its fields fails, what that field holds in its place.
 
     LangGraph keeps what the serializer has made, and puts that into the fields where the model's validator refuses it: a
-    date that was kept as a text comes back as one, which a serializer of dates cannot take.
+    date that was kept as a text comes back as one, which a serializer of dates cannot take. Fields that are not to be
+    shown, or not as they are, stay so.
     """
     try:
         return dump(model)
     except RecursionError:
         raise
     except Exception:  # the agent's own serializer failed; its fields are there all the same
-        fields = getattr(type(model), "model_fields", None)
-        if fields is None:
+        own = getattr(type(model), "__pydantic_decorators__", None)
+        if own is None or own.model_serializers:
             raise
-        shown = {name: value for name, value in vars(model).items() if name in fields and not fields[name].exclude}
-        return shown | (model.model_extra or {})
+        fields = [*vars(model), *(model.model_extra or {})]
+        return {name: shown for field in fields for name, shown in _shown(model, field).items()}
+
+
+def _shown(model: Any, name: str) -> dict[str, Any]:
+    """A field of a model of Pydantic's as the model shows it, if it does."""
+    try:
+        return dict(model.model_dump(include={name}))
+    except RecursionError:
+        raise
+    except Exception:  # noqa: BLE001  # as above
+        return {name: getattr(model, name)}
 
 
 def _number_in(value: Any) -> Any:
