@@ -33,9 +33,10 @@ class ServerLife(ProcessLife):
         tell_service_manager("RELOADING=1" if self.begins_anew else "STOPPING=1")
         app.parts.health.begin_ending("it begins anew" if self.begins_anew else "it stops")
         front.begin_ending()
-        if not self.begins_anew:
-            await server.accept_who_waits()
-        server.stop_accepting(for_good=not self.begins_anew)
+        if self.begins_anew:
+            server.stop_accepting()
+        else:
+            await server.stop_accepting_for_good()
         server.close_after_answers()
         if self.begins_anew:
             await self.unless_hurried(server.wait_until_idle(LINGER))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -18,7 +17,6 @@ _KEEP_ALIVE: Final = 75
 sends a request just when the other side closes does not know what became of it."""
 _MOST_CONNECTIONS: Final = 10_000
 """Beyond so many clients get 503. Each takes about 10 KB, and a descriptor: `ulimit -n` may be the nearer bound."""
-_ACCEPTING: Final = 1.0  # seconds for which a server that stops takes connections that wait
 _LAST_WORDS: Final = 0.5  # seconds that cut off answers have to end
 _CLOCK: Final = 1.0  # seconds; how often `Date` changes
 
@@ -71,6 +69,7 @@ class HttpServer:
             )
         )
         self._server.server_state.connections = self._connections
+        self._accepting: list[asyncio.Server] = []
         self._clock: asyncio.Task[None] | None = None
 
     @property
@@ -79,41 +78,33 @@ class HttpServer:
         return len(self._connections)
 
     async def __aenter__(self) -> Self:
-        server = self._server
-        server.config.load()
-        server.lifespan = server.config.lifespan_class(server.config)
-        await server.on_tick(0)
-        await server.startup(sockets=[one.dup() for one in self._sockets])
+        config = self._server.config
+        config.load()
+        await self._server.on_tick(0)
+        loop = asyncio.get_running_loop()
+        for one in self._sockets:
+            self._accepting.append(await loop.create_server(self._protocol, sock=one.dup(), backlog=config.backlog))
         self._clock = asyncio.create_task(self._tick(), name="trackside-http-clock")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.stop_accepting(for_good=False)
+        self.stop_accepting()
         if self._clock is not None:
             self._clock.cancel()
         await self.finish(0.0)
 
-    async def accept_who_waits(self) -> None:
-        """Take the connections that have been made and wait in the socket: closing it resets them, with what they ask, and a
-        balancer does not know then whether that was done. If more and more come, that ends after a moment.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _ACCEPTING
-        with selectors.DefaultSelector() as waiting:
-            for one in self._sockets:
-                waiting.register(one, selectors.EVENT_READ)
-            while waiting.select(0) and loop.time() < until:  # noqa: ASYNC110  # in each turn the loop takes some of them
-                await asyncio.sleep(0)
+    def stop_accepting(self) -> None:
+        """Take no more connections; those that are there go on, others wait in the sockets for whoever takes them next."""
+        for one in self._accepting:
+            one.close()
 
-    def stop_accepting(self, *, for_good: bool = True) -> None:
-        """Take no more connections; those that are there go on. If not for good, others wait for whoever takes them next."""
-        for server in self._server.servers:
-            server.close()
-        if for_good:
-            for one in self._sockets:
-                one.close()
+    async def stop_accepting_for_good(self) -> None:
+        """Take who waits in the sockets, close these, and have who was taken answered as the others are."""
+        self.stop_accepting()
+        taken = [connection for one in self._sockets for connection in _close_behind_the_last(one)]
+        await asyncio.gather(*[self._take(connection) for connection in taken])
 
     def close_after_answers(self) -> None:
         """Have the connections on which something is being answered closed behind it; idle ones take another request."""
@@ -148,10 +139,35 @@ class HttpServer:
             return not self._connections
         return True
 
+    def _protocol(self) -> GuardedProtocol:
+        return GuardedProtocol(self._server.config, self._server.server_state, app_state={})
+
+    async def _take(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        except OSError:  # its client has gone again
+            connection.close()
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_CLOCK)
             await self._server.on_tick(0)
+
+
+def _close_behind_the_last(listening: socket.socket) -> list[socket.socket]:
+    """Take the connections that wait in a socket, and close it as soon as there is none. Closing it resets those that wait,
+    with what they ask, and a balancer does not know then whether that was done; in a turn of the event loop others come.
+    """
+    taken = []
+    listening.setblocking(False)
+    with listening:
+        while True:
+            try:
+                taken.append(listening.accept()[0])
+            except ConnectionAbortedError:  # its client has gone again
+                continue
+            except OSError:  # nobody waits, or there is no descriptor left for who does
+                return taken
 
 
 def _end_in_one(transport: asyncio.BaseTransport) -> None:
