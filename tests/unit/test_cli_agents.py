@@ -1,6 +1,7 @@
 """Finding agents: references and imports."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,20 @@ def test_two_files_of_one_name_are_two_modules(folder: Path) -> None:
     assert (one(None), two(None)) == ("one", "two")
     assert sys.modules["json"].__name__ == "json"
     assert hasattr(sys.modules["json"], "dumps")
+
+
+def test_a_file_is_found_in_a_folder_whose_name_is_not_utf8(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for letter in (b"\xe9", b"\xe8"):
+        place = folder / os.fsdecode(b"caf" + letter)
+        place.mkdir()
+        (place / "agents.py").write_text(f"def agent(input): return {letter!r}\n")
+    monkeypatch.chdir(folder / os.fsdecode(b"caf\xe9"))
+
+    acute, grave = load("agents.py:agent"), load(f"{folder / os.fsdecode(b'caf\xe8')}/agents.py:agent")
+
+    assert callable(acute)
+    assert callable(grave)
+    assert (acute(None), grave(None)) == (b"\xe9", b"\xe8")
 
 
 def test_a_file_finds_its_neighbours_and_itself(folder: Path) -> None:

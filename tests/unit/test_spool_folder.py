@@ -1,5 +1,6 @@
 """Where what a database could not take is kept: one folder for each database, and never another's."""
 
+import os
 import subprocess
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -71,6 +72,18 @@ def test_its_name_stays_from_version_to_version(address: str) -> None:
     folder = spool_folder(Settings(database_url=f"postgresql://me:secret@{address}?sslmode=require"))
 
     assert folder.name == f"runs-{sha256(address.encode()).hexdigest()[:12]}"
+
+
+def test_folders_whose_names_are_not_utf8_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for name in (b"caf\xe9", b"caf\xe8", b"caf"):
+        here = tmp_path / os.fsdecode(name)
+        here.mkdir()
+        monkeypatch.chdir(here)
+        found.add(spool_folder(Settings(database_spool="/spools")))
+
+    assert len(found) == 3
+    assert {folder.parent for folder in found} == {Path("/spools")}
 
 
 def test_two_databases_never_share_one() -> None:

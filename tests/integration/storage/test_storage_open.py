@@ -100,6 +100,21 @@ async def test_a_missing_database_is_not_made_by_one_who_only_looks(url: str, pa
     assert not path.exists()
 
 
+async def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script) -> None:
+    here = tmp_path / os.fsdecode(b"caf\xe9")
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    async with Store.open("sqlite:///runs.db") as store:
+        stored = await store.append(script().whole())
+    async with Store.open("sqlite:///runs.db", read_only=True) as store:
+        found = await store.events()
+
+    assert found == stored
+    assert [file.name for file in here.iterdir()] == ["runs.db"]
+    assert [folder.name for folder in tmp_path.iterdir()] == [here.name], "nothing is beside it"
+
+
 async def test_a_name_that_is_too_long_for_a_file(tmp_path: Path) -> None:
     error = await refusal(f"sqlite:///{tmp_path}/{'x' * 300}.db")
 

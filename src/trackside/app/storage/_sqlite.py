@@ -191,7 +191,7 @@ class SqliteDatabase:
             raise errors.ForkedDatabaseError(database=str(self))
         return NotedConnection(
             self.path,
-            f"file:{quote(str(self.path.absolute()))}?{options}",
+            f"file:{quote(os.fsencode(self.path.absolute()))}?{options}",
             uri=True,
             timeout=self.busy_timeout,
             isolation_level=None,  # transactions are begun by us, not guessed by the driver

@@ -226,7 +226,8 @@ def _module_names(path: Path) -> tuple[str, str]:
 
 
 def _named_by(place: str, path: Path) -> str:
-    return f"_trackside_agent_{hashlib.sha256(place.encode()).hexdigest()[:12]}_{path.stem}"
+    own = hashlib.sha256(place.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"_trackside_agent_{own}_{path.stem}"
 
 
 def _import_module(reference: AgentReference) -> ModuleType:

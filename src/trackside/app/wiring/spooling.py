@@ -29,7 +29,8 @@ def spool_folder(settings: Settings) -> Path:
         name, identity = path.name, str(path)
     else:
         name, identity = _on_server(settings.database_url)
-    return _of_all(settings) / f"{_file_name(name)}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    own = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:12]
+    return _of_all(settings) / f"{_file_name(name)}-{own}"
 
 
 def unwritable_spool(settings: Settings) -> Iterator[str]:
