@@ -202,6 +202,21 @@ def test_nothing_is_left_of_a_fleet_that_is_killed(fleet: Any) -> None:
 
 
 @pytest.mark.long
+def test_data_is_kept_in_a_folder_whose_name_is_not_utf8(fleet: Any) -> None:
+    with tempfile.TemporaryDirectory(prefix=os.fsdecode(b"trackside-fleet-\xe9-")) as name:
+        Path(name).chmod(0o711)  # PostgreSQL is another user's where we are root
+
+        one = fleet("--data", name, "--workers", "1", "--servers", "1")
+        up = one.until(lambda line: "up" in line)["up"]
+        with get_sync_client(url=up["urls"][0], api_key=None) as client:
+            answer: Any = client.runs.wait(None, "chat", input={"text": "hello"})
+
+        assert answer == {"said": "HELLO"}
+        assert one.end() == 0
+        assert (Path(name) / "nats" / "store").is_dir()
+
+
+@pytest.mark.long
 def test_data_that_is_kept_is_there_the_next_time(fleet: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="trackside-fleet-") as name:
         Path(name).chmod(0o711)  # PostgreSQL is another user's where we are root

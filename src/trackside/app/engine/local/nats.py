@@ -17,7 +17,7 @@ _LOOK_AGAIN: Final = 0.02  # seconds
 _CONFIGURATION: Final = """\
 listen: "{host}:{port}"
 server_name: trackside-fleet
-jetstream {{ store_dir: "{store}", max_file_store: 1GB, max_memory_store: 256MB }}
+jetstream {{ store_dir: "store", max_file_store: 1GB, max_memory_store: 256MB }}
 authorization {{ user: "{user}", password: "{password}" }}
 """
 
@@ -68,7 +68,5 @@ class LocalNats:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._folder / "nats.conf"
         path.touch(mode=0o600)
-        text = _CONFIGURATION.format(
-            host=LOOPBACK, port=self.port, store=self._folder / "store", user=_USER, password=self._password
-        )
+        text = _CONFIGURATION.format(host=LOOPBACK, port=self.port, user=_USER, password=self._password)
         path.write_text(text, "utf-8")

@@ -110,10 +110,10 @@ class LocalPostgres:
 
     def _says_ready(self, pid: int) -> bool:
         try:
-            lines = (self._data / "postmaster.pid").read_text("utf-8").splitlines()
+            lines = (self._data / "postmaster.pid").read_bytes().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) > _STATUS_LINE and lines[0] == str(pid) and lines[_STATUS_LINE].strip() == "ready"
+        return len(lines) > _STATUS_LINE and lines[0] == b"%d" % pid and lines[_STATUS_LINE].strip() == b"ready"
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
