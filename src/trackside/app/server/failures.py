@@ -108,10 +108,9 @@ def answer_of(exc: TracksideError) -> Failure:
         return Failure(**exc.details)
     status = status_of(type(exc), exc.fault)
     # What is the server's own business is its log's: where its database is, nobody else has to know.
-    is_of_database = isinstance(exc, StorageError)
-    if status < 500 or (exc.fault == "caller" and not is_of_database):
+    if status < 500 or (exc.fault == "caller" and not isinstance(exc, StorageError)):
         return Failure(status, str(exc), code=exc.code, unfit=_unfit(exc))
-    if is_of_database:
+    if isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
         return answer_without(exc)
     logger.error("a request failed: %s", exc, exc_info=exc)
