@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from decimal import localcontext
 from pathlib import Path
 from subprocess import run
 
@@ -154,6 +155,13 @@ def test_reasoning_is_part_of_the_output_and_not_paid_twice() -> None:
     assert cost("openai:gpt-5", 0, 2_000, reasoning=1_500) == cost("openai:gpt-5", 0, 2_000)
     # One of the few that take another price for it.
     assert cost("perplexity/sonar-deep-research", 0, 2_000, reasoning=1_500) == pytest.approx(0.0005 * 8 + 0.0015 * 3)
+
+
+def test_a_program_that_rounds_its_own_decimals_rounds_no_price() -> None:
+    usd = cost("gpt-4.1", 12_345, 77)
+
+    with localcontext(prec=2):
+        assert cost("gpt-4.1", 12_345, 77) == usd == pytest.approx(0.025306)
 
 
 def test_what_is_written_to_a_cache_costs_what_the_provider_takes_for_that() -> None:

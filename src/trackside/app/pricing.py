@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Context, localcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _MOST_NAMES = 1_024  # of models are remembered; names come from agents, who may make them up
 _LONGEST_NAME = 512  # characters of a model that anybody lists, with all that may stand in front
 _MILLION = 1_000_000
+_ARITHMETIC = Context(prec=28)  # whatever precision the program around it has set
 
 _ROUTES = frozenset({"models", "litellm", "litellm_proxy", "any-llm", "gateway"})
 """Prefixes that say how a model is reached, and nothing of who bills for it."""
@@ -109,7 +111,8 @@ class GenaiPrices:
                 cache_write_tokens=cache_write_tokens,
                 output_reasoning_tokens=reasoning_tokens,
             )
-            price = info.calc_price(usage, biller)
+            with localcontext(_ARITHMETIC):
+                price = info.calc_price(usage, biller)
         except ValueError:  # more tokens came from the cache, or went there, than there were
             return None
         # A model in the list without any figure is one whose price is not known, unless it is called free.
