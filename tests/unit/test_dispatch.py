@@ -662,6 +662,22 @@ async def test_an_observer_that_one_behind_it_binds_anew_hears_each_event_once(n
 
 
 @virtual
+async def test_an_observer_that_is_bound_once_more_hears_what_comes_next_once_more() -> None:
+    heard: list[int] = []
+
+    async def audit(event: RunLifecycleEvent) -> None:
+        heard.append(event.sequence)
+
+    async def last(event: RunLifecycleEvent) -> None:
+        if event.sequence == 1:
+            bound.add(audit)
+
+    bound = CompositeObserver([audit, last])
+    await bound.on_events(make_run()[:3])
+    assert heard == [1, 2, 3, 2, 3]
+
+
+@virtual
 async def test_who_refuses_an_event_hears_no_later_one_where_somebody_has_come_at_one_of_them() -> None:
     class Adding(RecordingObserver):
         async def on_event(self, event: RunLifecycleEvent) -> None:

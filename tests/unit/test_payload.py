@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer, model_serializer
 
 from trackside.harness.errors import PayloadError
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical, canonical_payload, copied
@@ -365,6 +365,10 @@ class Trip(BaseModel):
     def without_most(self, phone: str) -> str:
         return f"…{phone[-1]}"
 
+    @computed_field
+    def label(self) -> str:
+        return f"to {self.to}"
+
 
 def test_a_model_of_what_its_serializer_has_made_is_shown_by_its_fields() -> None:
     home = Trip(to="Bonn", day=dt.date(2026, 5, 3))
@@ -372,14 +376,24 @@ def test_a_model_of_what_its_serializer_has_made_is_shown_by_its_fields() -> Non
 
     plain, changed = canonical({"trips": [read_back, home]})
 
-    shown = {"to": "Bonn", "day": "03.05.2026", "phone": "…3", "next": None}
-    assert plain == {"trips": [{"to": "Rome", "day": "01.05.2026", "phone": "…3", "next": shown, "seat": "7A"}, shown]}
+    shown = {"to": "Bonn", "day": "03.05.2026", "phone": "…3", "next": None, "label": "to Bonn"}
+    rome = {"to": "Rome", "day": "01.05.2026", "phone": "…3", "next": shown, "seat": "7A", "label": "to Rome"}
+    assert plain == {"trips": [rome, shown]}
     assert changed
 
 
-class Masked(BaseModel):
-    """Shows nothing of itself, as it has no words for it."""
+class Trips(RootModel[list[Trip]]):
+    pass
 
+
+def test_a_model_that_is_a_list_of_such_models_is_shown_whole() -> None:
+    read_back = Trip.model_construct(to="Rome", day="01.05.2026", phone="0123")
+    plain, _ = canonical(Trips.model_construct([read_back, Trip(to="Bonn", day=dt.date(2026, 5, 3))]))
+
+    assert [trip["day"] for trip in plain] == ["01.05.2026", "03.05.2026"]
+
+
+class Masked(BaseModel):
     secret: str
 
     @model_serializer
@@ -387,9 +401,24 @@ class Masked(BaseModel):
         raise OSError(len(self.secret))
 
 
-def test_a_model_whose_own_serializer_as_a_whole_fails_is_shown_by_none_of_its_fields() -> None:
+class Hiding(BaseModel):
+    secret: str
+    day: dt.date
+
+    @field_serializer("day")
+    def as_shown(self, day: dt.date) -> str:
+        return day.strftime("%d.%m.%Y")
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        return super().model_dump(exclude={"secret"}, **options)
+
+
+@pytest.mark.parametrize(
+    "model", [Masked(secret="4711"), Hiding.model_construct(secret="4711", day="01.05.2026")], ids=repr
+)
+def test_a_model_that_fails_in_its_own_way_to_show_itself_is_shown_by_none_of_its_fields(model: BaseModel) -> None:
     with pytest.raises(PayloadError) as caught:
-        canonical({"it": Masked(secret="4711")})
+        canonical({"it": model})
     assert "4711" not in str(caught.value)
 
 

@@ -138,11 +138,10 @@ def test_a_service_has_what_the_address_does_not_say(tmp_path: Path) -> None:
     ("lines", "hosts"),
     [
         (["hostaddr=10.0.0.9,10.0.0.8"], ("10.0.0.9", "10.0.0.8")),
-        (["host=db", "hostaddr=10.0.0.9"], ("10.0.0.9",)),
-        (["host=db", "hostaddr=10.0.0.9", "sslmode=verify-full"], ("db",)),
+        (["host=db", "hostaddr=10.0.0.9"], ("db",)),
     ],
 )
-def test_a_service_that_says_an_ip_address_leads_there(
+def test_a_service_that_says_an_ip_address_alone_leads_there(
     lines: list[str], hosts: tuple[str, ...], tmp_path: Path
 ) -> None:
     file = write_services(tmp_path / "services", "[ours]", *lines)

@@ -365,10 +365,11 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
 def after_change[B: _Bound](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:
     """Who gets what comes after a change of who is bound: who stays of a chain, and who has come.
 
-    Those bound `before` who are not in the chain stood in front of it and have had all of that, also if they are bound anew.
+    Those bound `before` who are not in the chain stood in front of it and have had all of that. So has an observer of theirs
+    that was taken away and is bound anew.
     """
-    then, told = {id(one) for one in before}, {id(one) for one in chain}
-    in_front = [one.observer for one in before if id(one) not in told]
+    then, others = {id(one) for one in before}, {id(one) for one in (*chain, *now)}
+    in_front = [one.observer for one in before if id(one) not in others]
     come = (one for one in now if id(one) not in then)
     new = (one for one in come if not any(_is_bound_as(one, observer) for observer in in_front))
     return [*_staying(chain, before, now), *new]

@@ -386,18 +386,25 @@ def _dumped(model: Any, dump: Callable[[Any], Any]) -> Any:
 
     LangGraph keeps what the serializer has made, and puts that into the fields where the model's validator refuses it: a
     date that was kept as a text comes back as one, which a serializer of dates cannot take. Fields that are not to be
-    shown, or not as they are, stay so.
+    shown, or not as they are, stay so; a model that has its own way to show itself as a whole is left to that.
     """
     try:
         return dump(model)
     except RecursionError:
         raise
     except Exception:  # the agent's own serializer failed; its fields are there all the same
-        own = getattr(type(model), "__pydantic_decorators__", None)
-        if own is None or own.model_serializers:
+        if _shows_itself(type(model)):
             raise
-        fields = [*vars(model), *(model.model_extra or {})]
+        if type(model).__pydantic_root_model__:
+            return model.root
+        fields = [*vars(model), *(model.model_extra or {}), *type(model).model_computed_fields]
         return {name: shown for field in fields for name, shown in _shown(model, field).items()}
+
+
+def _shows_itself(kind: Any) -> bool:
+    """Whether a model has a serializer or a `model_dump` of its own, or is none of Pydantic's."""
+    own = getattr(kind, "__pydantic_decorators__", None)
+    return own is None or bool(own.model_serializers) or kind.model_dump.__module__ != "pydantic.main"
 
 
 def _shown(model: Any, name: str) -> dict[str, Any]:

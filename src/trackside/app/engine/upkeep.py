@@ -106,7 +106,7 @@ class FleetUpkeep:
             return
         depth = await self._fleet.queue()
         if any(pool.ready for pool in depth.pools) and self._trusts_leases():
-            await self._fleet.loosen_versions()
+            await self._fleet.loosen_versions(trusts_leases=self._trusts_leases)
         self._sweep_again = began + _SWEEP_REST * (monotonic() - began)
         self._queue = monotonic(), _in_numbers(depth)
         idle = [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]

@@ -7,7 +7,8 @@ clock's name is the machine's start, and a lease by the clock of another start h
 
 A lease is stored as `clock`, `lease_until` and for how long it was given, `lease_seconds`. The clock of a PostgreSQL server
 may be set back all the same, or another server may take its place: a lease that would go on for more than twice that long
-has ended, as whoever holds one and lives has renewed it by then.
+has ended. So have for a moment those of the living, until they renew them, as where the clock is set forward. What ends
+somebody's runs for that, or gives them to others, asks first whether the clock was set (`Enrolment.trusts_leases`).
 
 Inside a transaction `Session.clock()` tells the time:
 
@@ -24,7 +25,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Double, FromClause, Select, cast, func, or_, select
 
@@ -52,6 +53,12 @@ class LeaseClock(NamedTuple):
     def lease(self, seconds: float) -> dict[str, Any]:
         """A lease from now on, as the columns have it."""
         return {"clock": self.clock, "lease_until": self.seconds + seconds, "lease_seconds": seconds}
+
+
+class TrustsLeases(Protocol):
+    """Whether a lease that has ended says that its worker is gone; `now` is what their clock says."""
+
+    def __call__(self, now: LeaseClock | None = None) -> bool: ...
 
 
 def machine_clock() -> LeaseClock:

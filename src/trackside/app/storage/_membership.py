@@ -11,7 +11,7 @@ from sqlalchemy import and_, or_, select, update
 
 from trackside.app.storage._encoding import json_of
 from trackside.app.storage._fleet_reads import RunKind, agent_of_active, has_not_begun
-from trackside.app.storage._leases import LeaseClock, has_ended
+from trackside.app.storage._leases import LeaseClock, TrustsLeases, has_ended
 from trackside.app.storage._processes import this_process
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, workers
@@ -126,9 +126,12 @@ class LoosenVersions(Work):
 
     unserved: Sequence[RunKind]
     limit: int
+    trusts_leases: TrustsLeases | None = None
 
     @override
     def apply(self, unit: UnitOfWork) -> int:
+        if self.trusts_leases is not None and not self.trusts_leases(unit.session.clock()):
+            return 0
         takers = _takers(unit)
         unfit = [
             one for one in self.unserved if any(one.pool in pools and one.agent in agents for pools, agents in takers)

@@ -96,7 +96,8 @@ class PostgresAddress:
         said |= dict(self.driver) | dict(self.server)
         return replace(
             self,
-            hosts=self.hosts or _hosts_of(service, said.get("sslmode") or os.environ.get("PGSSLMODE")),
+            # Beside a host, which certificates and passwords are looked up by, its address leads to the same server.
+            hosts=self.hosts or _listed(service, "host") or _listed(service, "hostaddr"),
             ports=self.ports or self._ports_of(service),
             user=self.user or service.get("user") or None,
             password=self.password if self.password is not None else service.get("password"),
@@ -191,12 +192,6 @@ class PostgresAddress:
 def _listed(service: Mapping[str, str], option: str) -> tuple[str, ...]:
     said = service.get(option)
     return tuple(said.split(",")) if said else ()
-
-
-def _hosts_of(service: Mapping[str, str], sslmode: str | None) -> tuple[str, ...]:
-    """Where a service leads: to its `hostaddr`, as with libpq; beside that a host is what its certificate is asked for."""
-    hosts = _listed(service, "host")
-    return hosts if hosts and sslmode == "verify-full" else _listed(service, "hostaddr") or hosts
 
 
 def _quoted(value: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Protocol, override
+from typing import Any, Final, Literal, NamedTuple, override
 
 from sqlalchemy import Select, and_, exists, func, or_, select
 
 from trackside.app.storage._encoding import json_of, time_of
 from trackside.app.storage._endings import announce_rest, cancel_in_place, done_of, lose, time_out
-from trackside.app.storage._leases import LeaseClock, has_ended
+from trackside.app.storage._leases import TrustsLeases, has_ended
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._row_locks import free_among
@@ -41,12 +41,6 @@ _ASKED: Final = (
     runs.c.request,
 )
 """What the row of a run says of what was asked for."""
-
-
-class TrustsLeases(Protocol):
-    """Whether a lease that has ended says that its worker is gone; `now` is what their clock says."""
-
-    def __call__(self, now: LeaseClock | None = None) -> bool: ...
 
 
 class Owned(NamedTuple):

@@ -18,9 +18,10 @@ from trackside.app.storage._fleet_reads import (
     read_versioned,
     read_workers,
 )
+from trackside.app.storage._leases import TrustsLeases
 from trackside.app.storage._membership import AskToDrain, LoosenVersions, Vouch
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._recovery import Bury, Death, Reap, Reaped, TrustsLeases
+from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
 from trackside.app.storage._schema import REVISIONS, revision_of
 from trackside.app.storage._upkeep import say_ended
 from trackside.app.storage._writer import NoWriter, Writer
@@ -226,11 +227,11 @@ class FleetStore:
         promoted: list[str] = await self._writer.write(PromoteDue(limit=limit))
         return promoted
 
-    async def loosen_versions(self, limit: int = 5_000) -> int:
+    async def loosen_versions(self, limit: int = 5_000, *, trusts_leases: TrustsLeases | None = None) -> int:
         """Let workers with another version of the agents take runs that no live worker has theirs for; how many.
 
         The oldest are first. If it is as many as the limit, there may be more. Those that no worker of their pool has the
-        agent of, in whatever version, stay as they are.
+        agent of, in whatever version, stay as they are. So do all while `trusts_leases` says no, see `reap`.
 
         Raises:
             StorageError: the database failed.
@@ -240,7 +241,9 @@ class FleetStore:
         unserved = [kind for kind in kinds if not any(one.serves(*kind) for one in takers)]
         if not unserved:
             return 0
-        loosened: int = await self._writer.write(LoosenVersions(unserved=unserved, limit=limit))
+        loosened: int = await self._writer.write(
+            LoosenVersions(unserved=unserved, limit=limit, trusts_leases=trusts_leases)
+        )
         return loosened
 
 

@@ -13,6 +13,7 @@ from tests.integration.storage.conftest import held_up
 from trackside import RunStatus, __version__
 from trackside.app.storage import _fleet_reads, _recovery
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._leases import LeaseClock
 from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.fleet import FleetMember, ReadyRun, Taking
 from trackside.harness.types import FailureReason
@@ -364,6 +365,23 @@ async def test_runs_of_an_old_version_behind_many_that_nobody_has_an_agent_for_a
 
     assert await old.store.fleet.loosen_versions() == 1
     assert await new.take(behind.run_id) == [TAKEN]
+
+
+async def test_a_version_is_kept_while_it_is_not_known_whether_its_workers_live(member: Any, database: Any) -> None:
+    """As where the clock of their leases was set, forward or back: all seem to have ended."""
+    old, new = await member("server", version="v1"), await member(version="v2")
+    waits = await old.start("quick")
+    await new.coordinator.take_any(0)
+    asked: list[LeaseClock | None] = []
+
+    def doubts(now: LeaseClock | None = None) -> bool:
+        asked.append(now)
+        return False
+
+    assert await old.store.fleet.loosen_versions(trusts_leases=doubts) == 0
+    assert [now is not None for now in asked] == [True]
+    assert await new.take(waits.run_id) != [TAKEN]
+    assert await old.store.fleet.loosen_versions(trusts_leases=lambda _=None: True) == 1
 
 
 async def test_what_is_ready_is_found_with_its_age_whatever_clock_its_host_had(member: Any, database: Any) -> None:
