@@ -1183,6 +1183,7 @@ async def start(ctx, value):
     raise Auth.exceptions.HTTPException(status_code=403, detail=json.dumps(told))
 """
     run, others = {"assistant_id": "chat"}, {"multitask_strategy": "reject", "after_seconds": 5}
+    answer = {"interrupt_id": "of-nothing", "response": "yes", "assistant_id": "chat"}
     async with serve_auth(AUTH + code) as place, place.http("ada") as http:
         thread = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}"
         for path, body, told in (
@@ -1190,6 +1191,7 @@ async def start(ctx, value):
             (f"{thread}/runs", {**run, **others, "if_not_exists": "create"}, ["reject", "create", 5]),
             ("/runs", run, ["enqueue", "create", 0]),
             (f"{thread}/commands", {"id": 1, "method": "run.start", "params": run}, ["enqueue", "create", 0]),
+            (f"{thread}/commands", {"id": 1, "method": "input.respond", "params": answer}, ["enqueue", "reject", 0]),
             (f"{thread}/runs/crons", {**run, "schedule": "0 0 1 1 *"}, ["enqueue", "reject", 0]),
         ):
             assert json.loads((await http.post(path, json=body)).json()["detail"]) == told, (path, body)
@@ -1205,6 +1207,22 @@ async def create(ctx, value):
         for options, configurable in (
             ({}, {"tier": "gold"}),
             ({"config": {"configurable": {"tenant": "blue"}}}, {"tenant": "blue", "tier": "gold"}),
+            ({"context": {"tenant": "blue"}}, {"tenant": "blue", "tier": "gold"}),
         ):
             cron = await ada.crons.create("chat", schedule="0 0 1 1 *", input={"text": "x"}, **options)
             assert cron["payload"]["config"] == {"configurable": configurable}
+
+
+async def test_what_is_deep_is_shown_to_a_handler_or_refused_and_breaks_nothing(serve_auth: Any) -> None:
+    code = """
+@auth.on
+async def anything(ctx, value):
+    return None
+"""
+    async with serve_auth(AUTH + code) as place, place.http("ada") as http:
+        for depth in (500, 900, 2_000):
+            deep = "[" * depth + "]" * depth
+            for options in (f'"context": {{"x": {deep}}}', f'"config": {{"configurable": {{"x": {deep}}}}}'):
+                body = f'{{"assistant_id": "chat", "input": {{"text": "x"}}, {options}}}'
+                answer = await http.post("/runs/wait", content=body, headers={"content-type": "application/json"})
+                assert answer.status_code in {200, 422}, (depth, answer.text[:200])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -76,7 +77,8 @@ async def connected(*, websockets: bool = False) -> AsyncIterator[Connection]:
                 yield Connection(reader, writer)
         finally:
             writer.close()
-            await writer.wait_closed()
+            with contextlib.suppress(ConnectionResetError):
+                await writer.wait_closed()
 
 
 def with_length(body: bytes) -> bytes:
@@ -178,15 +180,21 @@ async def test_a_websocket_is_opened_also_behind_a_request_with_another_offer(be
 
 @pytest.mark.parametrize(("request_", "status"), [
     (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n" + H2C + b"\r\n", 400),
+    (b"CONNECT /echo HTTP/1.1\r\nHost: localhost\r\n" + with_length(b"GET /echo HTTP/1.1\r\n\r\n"), 501),
+    (b"CONNECT /echo HTTP/1.1\r\nHost: localhost\r\n" + H2C + with_length(b"GET /echo HTTP/1.1\r\n\r\n"), 501),
     (post(H2C, b"Transfer-Encoding: gzip\r\n\r\nx"), 400),
     (post(H2C, b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n"), 400),
     (post(H2C, b"x: %s\r\n\r\n" % (b"y" * 70_000)), 431),
     (post(H2C, b"x: y\r\n" * 100 + b"\r\n"), 431),
 ])  # fmt: skip
-async def test_what_is_refused_is_refused_with_an_offer_too(request_: bytes, status: int) -> None:
+async def test_what_is_refused_is_refused_with_an_offer_too_and_ends_the_connection(
+    request_: bytes, status: int
+) -> None:
     async with connected() as connection:
-        await connection.send([request_])
+        await connection.send(request_.partition(b"\r\n\r\n"))
         assert (await connection.head()).startswith(b"HTTP/1.1 %d " % status)
+        with contextlib.suppress(ConnectionResetError):  # where something was sent behind what was refused
+            assert b"HTTP/1.1" not in await connection.reader.read()
 
 
 @pytest.mark.parametrize("field", [

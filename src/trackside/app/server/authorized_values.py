@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
@@ -24,7 +23,7 @@ from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.items import ItemQuery
 from trackside.app.server.wire.lifetimes import Ttl
-from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCommand
+from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCommand, RunStart
 from trackside.app.server.wire.runs import Command
 from trackside.harness.asked import configured
 from trackside.harness.ids import assistant_id_of, is_uuid
@@ -181,16 +180,19 @@ def _always_there(call: Call[Any, Any], action: Action, said: Mapping[str, Any])
     """
     if action not in ("create_run", "create"):
         return {}
-    config = deepcopy(said.get("config")) or {}
+    config = _copy(said.get("config")) or {}
     config["configurable"] = own = config.get("configurable") or {}
-    if action == "create":  # of a cron
-        return {"config": config}
-    context = {} if said.get("context") is None else deepcopy(said["context"])
+    context = {} if said.get("context") is None else _copy(said["context"])
     if _is_of_graph(call, said.get("assistant_id")) and isinstance(own, dict) and isinstance(context, dict):
-        mine, its = deepcopy((configured(own), configured(context)))
+        mine, its = _copy(configured(own)), _copy(configured(context))
         own |= {} if mine else its
         context |= {} if context else mine
-    return {"config": config, "context": context}
+    return {"config": config} if action == "create" else {"config": config, "context": context}
+
+
+def _copy(value: Any) -> Any:
+    """A copy of JSON, also of some that `deepcopy` finds too deep."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _is_of_graph(call: Call[Any, Any], assistant: Any) -> bool:
@@ -202,14 +204,14 @@ def _run(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = {name: said[name] for name in _KWARGS if said.get(name) is not None}
     if "command" in kwargs:  # which requests have in parts, each of which may be left out
         kwargs["command"] = msgspec.to_builtins(kwargs["command"])
-    makes_thread = said.get("thread_id") is None or isinstance(call.body, ProtocolCommand)
+    begins = isinstance(call.body, ProtocolCommand) and STARTS[call.body.method] is RunStart
     return {
         "assistant_id": _assistant(call, said.get("assistant_id")),
         "run_id": None,
         "status": "pending",
         "prevent_insert_if_inflight": said.get("multitask_strategy") == "reject",
         "multitask_strategy": "enqueue",
-        "if_not_exists": "create" if makes_thread else "reject",
+        "if_not_exists": "create" if begins or said.get("thread_id") is None else "reject",
         "after_seconds": 0,
         **{name: said[name] for name in _RUN if said.get(name) is not None},
         "kwargs": kwargs | _always_there(call, "create_run", said),

@@ -160,6 +160,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _why_not(self) -> tuple[int, str] | None:
+        if not self._in_head and self.parser.get_method() == b"CONNECT":  # what comes behind it is no request
+            return 501, "this is no proxy: CONNECT leads nowhere"
         if len(self.url) > MOST_URL_BYTES:
             return _TOO_LONG_URL
         if len(self.headers) > MOST_HEADERS:

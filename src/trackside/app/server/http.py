@@ -140,7 +140,8 @@ class HttpServer:
         return True
 
     def _protocol(self) -> GuardedProtocol:
-        return GuardedProtocol(self._server.config, self._server.server_state, app_state={})
+        kind: type[GuardedProtocol] = self._server.config.http_protocol_class  # type: ignore[assignment]
+        return kind(self._server.config, self._server.server_state, app_state={})
 
     async def _take(self, connection: socket.socket) -> None:
         try:
