@@ -49,13 +49,18 @@ class Entry:
 class FencedJournal:
     """The journal in a folder, which all processes of this machine may use at once.
 
-    A process opens it when it first writes, and then needs no descriptor more: what its agents do is written down also
-    when it has none left.
+    A process opens it when it is told to, or first writes, and then needs no descriptor more: what its agents do is written
+    down also when it has none left.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal"
         self._opened: _OpenedJournal | None = None
+
+    def open(self) -> None:
+        """Open it in this process, before somebody takes its descriptors."""
+        if self._opened is None or self._opened.pid != os.getpid():  # a child shares its parent's lock
+            self._opened = _OpenedJournal(self._path)
 
     def enter(self, run_id: str, thread_id: str, attempt: int = 1) -> Hold:
         """Begin to execute a run; whoever was at its thread before has no say any more."""
@@ -91,11 +96,10 @@ class FencedJournal:
 
     @contextmanager
     def _locked(self) -> Iterator[_OpenedJournal]:
-        opened = self._opened
-        if opened is None or opened.pid != os.getpid():  # a child shares its parent's lock
-            opened = self._opened = _OpenedJournal(self._path)
-        with opened.locked():
-            yield opened
+        self.open()
+        assert self._opened is not None
+        with self._opened.locked():
+            yield self._opened
 
 
 class _OpenedJournal:

@@ -16,6 +16,8 @@ from trackside import RunContext
 
 FOLDER: Final = Path(os.environ.get("FLEET_JOURNAL", "."))
 JOURNAL: Final = FencedJournal(FOLDER)
+if "FLEET_JOURNAL" in os.environ:  # this process executes runs
+    JOURNAL.open()
 
 if "FLEET_POINT" in os.environ:  # this worker is to die
     import fleet_points

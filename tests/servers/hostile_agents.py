@@ -20,7 +20,7 @@ ATTACKS = (
     "</textarea></title></pre></script><script>window.wasHit=1</script>",
     "<!-- ",
     "javascript:window.wasHit=1",
-    "{{ 7 * 191 }} {% raw %} ${7*191} #{7*191}",
+    "{{ 7919 * 7907 }} {% raw %} ${7919*7907} #{7919*7907}",
     "[a](javascript:window.wasHit=1) ![b](http://evil.example/x.png) http://evil.example/y",
     "<div class=planted data-hx-get=/ui data-hx-trigger=load hx-on:load=window.wasHit=1>",
     "&lt;b class=planted&gt; &amp;amp;",
