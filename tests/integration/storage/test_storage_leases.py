@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from sqlalchemy import Float, column, create_engine, literal, select, table
@@ -22,6 +23,13 @@ from trackside.app.storage._leases import (
 
 NOW = LeaseClock("this start", 1_000.0)
 
+
+class Lease(NamedTuple):
+    clock: str | None
+    lease_until: float | None
+    lease_seconds: float | None
+
+
 LEASES = {
     "it goes on": ("this start", 1_000.5, 15.0, 0.5),
     "it ends now": ("this start", 1_000.0, 15.0, 0.0),
@@ -38,7 +46,7 @@ LEASES = {
 def test_a_lease_ends_with_its_time_and_with_its_clock(
     clock: str, until: float, given: float | None, left: float
 ) -> None:
-    assert seconds_left(clock, until, given, NOW) == left
+    assert seconds_left(Lease(clock, until, given), NOW) == left
 
     columns = literal(clock).label("clock"), literal(until).label("lease_until")
     leases = select(*columns, literal(given, Float).label("lease_seconds")).subquery()
@@ -50,7 +58,7 @@ def test_a_lease_ends_with_its_time_and_with_its_clock(
 
 
 def test_nobody_holds_a_lease_that_was_never_given() -> None:
-    assert seconds_left(None, None, None, NOW) == 0.0
+    assert seconds_left(Lease(None, None, None), NOW) == 0.0
 
 
 def test_processes_of_one_machine_have_one_clock() -> None:

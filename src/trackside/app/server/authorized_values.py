@@ -104,7 +104,8 @@ def changed_by(
         return _with_item(call, value)
     if action == "read":
         return call
-    body, shown = call.body, _always_there(call, action, {**_said(call), **more})
+    begins_runs = action == "create_run" or (resource, action) == ("crons", "create")
+    body, shown = call.body, _always_there(call, action, {**_said(call), **more}) if begins_runs else {}
     if isinstance(body, ProtocolCommand):
         if action != "create_run":
             return call

@@ -108,11 +108,11 @@ def answer_of(exc: TracksideError) -> Failure:
         return Failure(**exc.details)
     status = status_of(type(exc), exc.fault)
     # What is the server's own business is its log's: where its database is, nobody else has to know.
-    if status < 500 or (exc.fault == "caller" and not isinstance(exc, StorageError)):
-        return Failure(status, str(exc), code=exc.code, unfit=_unfit(exc))
-    if isinstance(exc, StorageError):
+    if status >= 500 and isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
         return answer_without(exc)
+    if status < 500 or exc.fault == "caller":
+        return Failure(status, str(exc), code=exc.code, unfit=_unfit(exc))
     logger.error("a request failed: %s", exc, exc_info=exc)
     if isinstance(exc, AgentFailedError):
         return Failure(500, f"the agent {exc.details['agent']!r} {_AGENT_FAILED}", code=exc.code)

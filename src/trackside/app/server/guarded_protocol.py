@@ -23,6 +23,7 @@ WHOLE_SECONDS: Final = 90.0
 """How long a whole request may take; longer than whoever reads its body waits for it, who can say so."""
 
 _TOO_LONG_URL: Final = (414, f"the URL is longer than {MOST_URL_BYTES:,} bytes")
+_NO_PROXY: Final = (501, "this is no proxy: CONNECT leads nowhere")  # what comes behind one is no request
 _TOO_LARGE_HEAD: Final = (431, f"the headers are larger than {MOST_HEAD_BYTES:,} bytes")
 _TOO_MANY_HEADERS: Final = (431, f"there are more than {MOST_HEADERS} headers")
 
@@ -102,12 +103,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and not self._should_upgrade() and self.parser.get_method() != b"CONNECT":
+        leads_elsewhere = self.parser.should_upgrade() and not self._should_upgrade()
+        if leads_elsewhere and self.parser.get_method() != b"CONNECT":
             self._is_read_again = True
             return
         self._in_head = False
         self._has_moved, self._bytes_beside = True, 0
-        why = self._why_not()
+        why = _NO_PROXY if leads_elsewhere else self._why_not()
         app = self.app
         if why is not None:
             self.app = _Refusal(*why)
@@ -160,8 +162,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _why_not(self) -> tuple[int, str] | None:
-        if not self._in_head and self.parser.get_method() == b"CONNECT":  # what comes behind it is no request
-            return 501, "this is no proxy: CONNECT leads nowhere"
         if len(self.url) > MOST_URL_BYTES:
             return _TOO_LONG_URL
         if len(self.headers) > MOST_HEADERS:

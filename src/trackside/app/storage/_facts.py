@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, func, select, text
 
-from trackside.app.storage._leases import LeaseClock, read_clock, seconds_left
-from trackside.app.storage._processes import is_gone
+from trackside.app.storage._leases import LeaseClock, read_clock
+from trackside.app.storage._processes import seconds_alive
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import POSITION, active_runs, counters, events, run_totals, runs, threads, workers
 from trackside.app.storage._totals import DAY
@@ -126,7 +126,7 @@ def _worker(
         pid=int(pid) if pid.isdigit() else None,
         started_at=row.started_at,
         last_seen_at=seen,
-        alive=not is_gone(row.process) and seconds_left(row.clock, row.lease_until, row.lease_seconds, clock) > 0,
+        alive=seconds_alive(row, clock) > 0,
         running=row.running,
         is_this=is_this,
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column
 from trackside.app.storage._conditions import holds_mostly
 from trackside.app.storage._fleet_tables import duties
 from trackside.app.storage._leases import LeaseClock, read_clock, seconds_left, wall_time
-from trackside.app.storage._processes import is_gone
+from trackside.app.storage._processes import seconds_alive
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage.fleet import (
@@ -113,9 +113,7 @@ def _worker(row: Row[Any], clock: LeaseClock) -> StoredWorker:
         running=row.running,
         draining=row.draining,
         started_at=row.started_at,
-        seconds_left=0.0
-        if is_gone(row.process)
-        else seconds_left(row.clock, row.lease_until, row.lease_seconds, clock),
+        seconds_left=seconds_alive(row, clock),
         address=row.address,
         isolated_in=row.isolated_in,
         release=row.release,
@@ -297,9 +295,6 @@ def _held(
 def read_duties(connection: Connection) -> list[HeldDuty]:
     """Reads who has which duty."""
     clock = read_clock(connection)
-    rows = connection.execute(select(duties).order_by(duties.c.name)).all()
-    held = [
-        HeldDuty(row.name, row.holder, row.since, seconds_left(row.clock, row.lease_until, row.lease_seconds, clock))
-        for row in rows
-    ]
+    rows = connection.execute(select(duties).order_by(duties.c.name))
+    held = [HeldDuty(row.name, row.holder, row.since, seconds_left(row, clock)) for row in rows]
     return [duty for duty in held if duty.seconds_left > 0]

@@ -94,9 +94,10 @@ def has_ended(leases: FromClause, now: LeaseClock) -> ColumnElement[bool]:
     return or_(lease.clock != now.clock, lease.lease_until <= now.seconds, too_far)
 
 
-def seconds_left(clock: str | None, lease_until: float | None, lease_seconds: float | None, now: LeaseClock) -> float:
-    """How long a lease goes on; 0 if it has ended, or there is none."""
-    if clock != now.clock or lease_until is None:
+def seconds_left(lease: Any, now: LeaseClock) -> float:
+    """How long the lease in a row goes on; 0 if it has ended, or there is none."""
+    if lease.clock != now.clock or lease.lease_until is None:
         return 0.0
-    left = lease_until - now.seconds
-    return left if 0 < left <= (MAX_LEASE_SECONDS if lease_seconds is None else _MOST * lease_seconds) else 0.0
+    left = float(lease.lease_until - now.seconds)
+    most = MAX_LEASE_SECONDS if lease.lease_seconds is None else _MOST * lease.lease_seconds
+    return left if 0 < left <= most else 0.0

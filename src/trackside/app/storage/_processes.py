@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from trackside.app.storage._leases import boot_id
+from trackside.app.storage._leases import LeaseClock, boot_id, seconds_left
 
 _PROC = Path("/proc")
 _STATE, _STARTED = 0, 19  # fields of /proc/PID/stat behind the name, see proc_pid_stat(5)
@@ -32,6 +33,11 @@ def is_gone(process: str | None) -> bool:
         return False
     started = _start_of(int(number))
     return started != rest and not (started is None and _is_hidden(int(number)))
+
+
+def seconds_alive(worker: Any, now: LeaseClock) -> float:
+    """How long the lease in a worker's row goes on; 0 also if it need not end, because its process is known to be gone."""
+    return 0.0 if is_gone(worker.process) else seconds_left(worker, now)
 
 
 def _place() -> str:

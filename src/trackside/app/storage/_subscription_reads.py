@@ -62,7 +62,7 @@ def subscription_of(row: Row[Any], now: LeaseClock) -> Subscription:
         parked=row.parked,
         last_parked_at=row.last_parked_at,
         to_retry=row.to_retry,
-        consumer=row.consumer if seconds_left(row.clock, row.lease_until, row.lease_seconds, now) else None,
+        consumer=row.consumer if seconds_left(row, now) else None,
         failures=row.failures,
         last_error=row.last_error,
         last_error_at=row.last_error_at,
@@ -97,7 +97,7 @@ def seconds_until_free(name: str) -> Callable[[Connection], tuple[float, str | N
             raise errors.UnknownSubscriptionError(name=name)
         if row.state != SubscriptionState.active:
             raise errors.SubscriptionPausedError(name=name)
-        return seconds_left(row.clock, row.lease_until, row.lease_seconds, read_clock(connection)), row.consumer
+        return seconds_left(row, read_clock(connection)), row.consumer
 
     return read
 

@@ -228,7 +228,7 @@ class Acquire(SubscriptionWork):
         if row.state != SubscriptionState.active:
             raise errors.SubscriptionPausedError(name=self.name)
         now = session.clock()
-        if left := seconds_left(row.clock, row.lease_until, row.lease_seconds, now):
+        if left := seconds_left(row, now):
             raise errors.SubscriptionBusyError(name=self.name, consumer=row.consumer, seconds=left)
         token, lease = _next_token(session), now.lease(self.lease_seconds)
         self._given = self.consumer, lease["lease_until"], token

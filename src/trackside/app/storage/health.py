@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._conditions import heard_last, is_unattended
-from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock, seconds_left
+from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock
 from trackside.app.storage._left_busy import is_left_busy
 from trackside.app.storage._postgres_url import PostgresAddress
-from trackside.app.storage._processes import is_gone
+from trackside.app.storage._processes import seconds_alive
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._subscription_reads import read_standing
 from trackside.app.storage._subscription_records import Subscription
@@ -151,7 +151,7 @@ def _read(connection: Connection, *, sound: bool) -> _Found:
 
 
 def _health(found: _Found, now: datetime) -> Health:
-    left = {row.worker_id: _seconds_left(row, found.clock) for row in found.workers}
+    left = {row.worker_id: seconds_alive(row, found.clock) for row in found.workers}
     lost = [row for row in found.active if _is_lost(row, left)]
     return Health(
         workers=[
@@ -206,11 +206,6 @@ def _run_of(row: Row[Any]) -> RunHealth:
         since=row.stuck_since or begun,
         worker=row.name,
     )
-
-
-def _seconds_left(row: Row[Any], clock: LeaseClock) -> float:
-    """How long a worker's lease goes on; 0 also if it need not end, because the process is known to be gone."""
-    return 0.0 if is_gone(row.process) else seconds_left(row.clock, row.lease_until, row.lease_seconds, clock)
 
 
 def _is_lost(row: Row[Any], left: Mapping[str, float]) -> bool:
