@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from asked_server import ask, begin, status_of, wait_until
+from asked_server import ask, begin, status_of
 from forking import Forkery
-from trackside_server import PATIENCE, TracksideProcess, TracksideServer
+from trackside_server import PATIENCE, TracksideProcess, TracksideServer, wait_until
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -92,10 +92,10 @@ def test_a_worker_executes_what_a_server_lets_in_and_says_how_it_is(
 def test_a_server_says_that_nobody_executes_and_when_somebody_comes(
     server: TracksideServer, postgres_with_tables: str
 ) -> None:
-    wait_until(lambda: "no live worker serves echo, until_told, so runs wait" in server.log, "it says so")
+    server.wait_until_said("no live worker serves echo, until_told, so runs wait")
 
     with working(server.folder, postgres_with_tables):
-        wait_until(lambda: "a worker serves echo, until_told now" in server.log, "it says so")
+        server.wait_until_said("a worker serves echo, until_told now")
 
 
 def test_the_first_signal_lets_runs_end_and_takes_no_more(

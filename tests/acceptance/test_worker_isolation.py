@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import isolated_agents
 import pytest
-from asked_server import ask, begin, status_of, wait_until
+from asked_server import ask, begin, status_of
 from forking import Forkery
-from trackside_server import PATIENCE, TracksideProcess, TracksideServer
+from trackside_server import PATIENCE, TracksideProcess, TracksideServer, wait_until
 
 from trackside.app.engine.local.programs import free_port
 

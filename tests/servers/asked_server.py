@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
-from trackside_server import PATIENCE, TracksideServer
+from trackside_server import PATIENCE, TracksideServer, wait_until
 
 
 def ask(server: TracksideServer, agent: str, **input: Any) -> Any:
@@ -26,11 +23,3 @@ def begin(server: TracksideServer, name: str, agent: str = "until_told") -> str:
 
 def status_of(server: TracksideServer, run_id: str) -> str:
     return str(httpx.get(f"{server.url}/runs/{run_id}", timeout=PATIENCE).raise_for_status().json()["status"])
-
-
-def wait_until(look: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    waiting = threading.Event()
-    while not look():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        waiting.wait(0.02)

@@ -8,8 +8,9 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, override
 
@@ -21,6 +22,15 @@ PATIENCE: Final = 60.0  # seconds after which something that does not come count
 
 _GUARD: Final = 'read word || kill -KILL "$1"'
 """Kills the server when whoever started it goes away without a word."""
+
+
+def wait_until(look: Callable[[], object], what: str | Callable[[], str]) -> None:
+    """Wait until there is something to be seen; `what` says it."""
+    deadline = time.monotonic() + PATIENCE
+    waiting = threading.Event()
+    while not look():
+        assert time.monotonic() < deadline, f"not in time: {what if isinstance(what, str) else what()}"
+        waiting.wait(0.02)
 
 
 class TracksideProcess:
@@ -146,16 +156,8 @@ class TracksideProcess:
         self.ready = json.loads(line)
 
     def wait_until_said(self, text: str, *, times: int = 1) -> None:
-        """Wait until its log says so, or has said so more than once.
-
-        Raises:
-            RuntimeError: it did not in time.
-        """
-        deadline = time.monotonic() + PATIENCE
-        while self.log.count(text) < times:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} never said {text!r}:\n{self.log[-4_000:]}")
-            time.sleep(0.02)
+        """Wait until its log says so, or has said so more than once."""
+        wait_until(lambda: self.log.count(text) >= times, lambda: f"{self.name} says {text!r}:\n{self.log[-4_000:]}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
