@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from langgraph_sdk import get_client
+from raw_connection import connected
 from running_server import serving
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -71,41 +70,6 @@ async def served_with(
         yield app, url
 
 
-class Connection:
-    """To a server; what is sent at once goes in one piece."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(self, *requests: bytes) -> None:
-        self._writer.write(b"".join(requests))
-
-    async def answer(self) -> tuple[int, bytes]:
-        """The status and the body of the next one."""
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        status, length = int(head.split()[1]), re.search(rb"(?i)content-length: (\d+)", head)
-        if length is not None:
-            return status, await self._reader.readexactly(int(length[1]))
-        chunks = []
-        while size := int(await self._reader.readuntil(b"\r\n"), 16):  # of one that takes long
-            chunks.append(await self._reader.readexactly(size))
-            await self._reader.readexactly(2)
-        await self._reader.readexactly(2)
-        return status, b"".join(chunks).lstrip()
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Connection]:
-    place = urlsplit(url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    try:
-        yield Connection(reader, writer)
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
 def request(method: str, path: str, headers: Mapping[str, str] = {}, body: Any = None) -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
     fields = {"host": "localhost", "content-type": "application/json", "content-length": str(len(content)), **headers}
@@ -130,10 +94,10 @@ async def test_middleware_stands_before_each_request_of_a_connection(
         body = {"assistant_id": "running", "input": {"text": "x" * 500_000}}  # which is not read in one go
         before = request("POST", "/runs/wait", first, body)
         refused = request("POST", "/runs/wait", SUSPENDED, {**body, "input": {"by": "suspended"}})
-        connection.send(*([before, refused] if is_pipelined else [before]))
+        await connection.send(before + refused if is_pipelined else before)
         assert (await connection.answer())[0] == (403 if first else 200)
         if not is_pipelined:
-            connection.send(refused)
+            await connection.send(refused)
         assert await connection.answer() == (403, b'{"detail":"suspended"}')
     assert [said for said in ran if "by" in said] == []
 
@@ -147,11 +111,11 @@ async def test_middleware_stands_before_a_socket_on_a_connection_that_was_used_b
 
     guest = Starlette(routes=[WebSocketRoute("/ws", opened)], middleware=[Middleware(Policy)])
     async with served_with(guest, database_url, {"echo": echo}) as (_, url), connected(url) as connection:
-        connection.send(request("POST", "/ok", SUSPENDED, "x" * 500_000))
+        await connection.send(request("POST", "/ok", SUSPENDED, "x" * 500_000))
         assert (await connection.answer())[0] == 403
         upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
         key = {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}  # as in RFC 6455
-        connection.send(request("GET", "/ws", {**SUSPENDED, **upgrade, **key}))
+        await connection.send(request("GET", "/ws", {**SUSPENDED, **upgrade, **key}))
         assert (await connection.answer())[0] == 403
 
 
@@ -187,7 +151,7 @@ async def test_code_before_it_is_known_who_asks_asks_in_nobodys_name_behind_anot
         connected(url) as connection,
     ):
         ada = {"x-api-key": (await app.store.api_keys.create("laptop", owner="ada")).secret}
-        connection.send(request("GET", "/goes-on", ada), request("GET", "/goes-on"))
+        await connection.send(request("GET", "/goes-on", ada) + request("GET", "/goes-on"))
         assert (await connection.answer())[0] == 200
         assert (await connection.answer())[0] == 401
         answered.set()

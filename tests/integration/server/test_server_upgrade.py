@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from raw_connection import RawConnection, connected
 from running_server import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -42,43 +40,10 @@ async def hello(socket: WebSocket) -> None:
 APP = Starlette(routes=[Route("/echo", echo, methods=["GET", "POST"]), WebSocketRoute("/socket", hello)])
 
 
-class Connection:
-    """To a server; each piece goes in a packet of its own."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self._writer = writer
-
-    async def send(self, pieces: Iterable[bytes]) -> None:
-        for piece in pieces:
-            self._writer.write(piece)
-            await self._writer.drain()
-            await asyncio.sleep(0)
-
-    async def head(self) -> bytes:
-        return await self.reader.readuntil(b"\r\n\r\n")
-
-    async def answer(self) -> bytes:
-        """What the next one says, which is no failure."""
-        status, *fields = (await self.head()).split(b"\r\n")
-        assert status == b"HTTP/1.1 200 OK"
-        length = next(field for field in fields if field.startswith(b"content-length: ")).split()[1]
-        return await self.reader.readexactly(int(length))
-
-
 @asynccontextmanager
-async def connected(*, websockets: bool = False) -> AsyncIterator[Connection]:
-    async with serving(APP, websockets=websockets) as url:
-        place = urlsplit(url)
-        reader, writer = await asyncio.open_connection(place.hostname, place.port)
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            async with asyncio.timeout(20):
-                yield Connection(reader, writer)
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionResetError):
-                await writer.wait_closed()
+async def app_connected(*, websockets: bool = False) -> AsyncIterator[RawConnection]:
+    async with serving(APP, websockets=websockets) as url, connected(url) as connection:
+        yield connection
 
 
 def with_length(body: bytes) -> bytes:
@@ -106,17 +71,17 @@ async def test_a_body_is_read_whatever_is_offered_beside_it(
     websockets: bool, offer: bytes, written: Any, packet: int
 ) -> None:
     request = post(offer, written(b'{"customer": "nobody"}'), number=7)
-    async with connected(websockets=websockets) as connection:
+    async with app_connected(websockets=websockets) as connection:
         for _ in range(2):
-            await connection.send(request[at : at + packet] for at in range(0, len(request), packet))
-            assert await connection.answer() == b'7 {"customer": "nobody"}'
+            await connection.send(*(request[at : at + packet] for at in range(0, len(request), packet)))
+            assert await connection.answer() == (200, b'7 {"customer": "nobody"}')
 
 
 @pytest.mark.parametrize("websockets", [True, False])
 async def test_a_websocket_is_an_offer_like_others_where_there_are_none_or_it_has_a_body(websockets: bool) -> None:
-    async with connected(websockets=websockets) as connection:
-        await connection.send([post(WEBSOCKET, with_length(b"a body"))])
-        assert await connection.answer() == b"0 a body"
+    async with app_connected(websockets=websockets) as connection:
+        await connection.send(post(WEBSOCKET, with_length(b"a body")))
+        assert await connection.answer() == (200, b"0 a body")
 
 
 @pytest.mark.parametrize("offer", [H2C, b"Connection: Upgrade\r\nUpgrade: foo\r\n"])
@@ -124,36 +89,36 @@ async def test_what_stands_in_a_body_is_no_request_of_somebody_else(offer: bytes
     """Behind a proxy the answer would be his whose request comes next on this connection, or that would be its body."""
     inside = post(b"", b"Content-Length: 300\r\n\r\nsaid=", number=1)
     head, _, body = post(offer, with_length(inside)).partition(b"\r\n\r\n")
-    async with connected() as connection:
-        await connection.send([head + b"\r\n\r\n", body, post(b"", with_length(b"next"), number=2)])
-        assert await connection.answer() == b"0 " + inside
-        assert await connection.answer() == b"2 next"
+    async with app_connected() as connection:
+        await connection.send(head + b"\r\n\r\n", body, post(b"", with_length(b"next"), number=2))
+        assert await connection.answer() == (200, b"0 " + inside)
+        assert await connection.answer() == (200, b"2 next")
 
 
 @pytest.mark.parametrize("websockets", [True, False])
 async def test_a_large_body_is_read_piece_by_piece(websockets: bool) -> None:
     body = b"x" * 3_000_000
-    async with connected(websockets=websockets) as connection:
-        await connection.send([post(H2C, with_length(body))])
-        assert await connection.answer() == b"0 " + body
+    async with app_connected(websockets=websockets) as connection:
+        await connection.send(post(H2C, with_length(body)))
+        assert await connection.answer() == (200, b"0 " + body)
 
 
 async def test_requests_behind_one_another_are_each_answered_whichever_offers() -> None:
-    async with connected() as connection:
+    async with app_connected() as connection:
         offers = [H2C, b"", H2C, H2C, WEBSOCKET, b""] * 20
         requests = [post(offer, with_length(b"body"), number=at) for at, offer in enumerate(offers)]
-        await connection.send([b"".join(requests)])
+        await connection.send(b"".join(requests))
         for at in range(len(offers)):
-            assert await connection.answer() == b"%d body" % at
+            assert await connection.answer() == (200, b"%d body" % at)
 
 
 async def test_who_asks_before_he_sends_the_body_is_told_to_go_on() -> None:
     head, _, body = post(H2C + b"Expect: 100-continue\r\n", with_length(b"a body")).rpartition(b"\r\n\r\n")
-    async with connected() as connection:
-        await connection.send([head + b"\r\n\r\n"])
+    async with app_connected() as connection:
+        await connection.send(head + b"\r\n\r\n")
         assert await connection.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
-        await connection.send([body])
-        assert await connection.answer() == b"0 a body"
+        await connection.send(body)
+        assert await connection.answer() == (200, b"0 a body")
 
 
 @pytest.mark.parametrize("ends", [
@@ -161,19 +126,19 @@ async def test_who_asks_before_he_sends_the_body_is_told_to_go_on() -> None:
     post(H2C, with_length(b"a body"), version=b"1.0"),
 ])  # fmt: skip
 async def test_a_connection_that_ends_with_its_request_has_it_answered_before(ends: bytes) -> None:
-    async with connected() as connection:
-        await connection.send([ends])
-        assert await connection.answer() == b"0 a body"
+    async with app_connected() as connection:
+        await connection.send(ends)
+        assert await connection.answer() == (200, b"0 a body")
         assert await connection.reader.read() == b""
 
 
 @pytest.mark.parametrize("before", [b"", post(H2C, with_length(b"a body")), post(b"", with_length(b"a body"))])
 async def test_a_websocket_is_opened_also_behind_a_request_with_another_offer(before: bytes) -> None:
-    async with connected(websockets=True) as connection:
+    async with app_connected(websockets=True) as connection:
         if before:
-            await connection.send([before])
-            assert await connection.answer() == b"0 a body"
-        await connection.send([SOCKET])
+            await connection.send(before)
+            assert await connection.answer() == (200, b"0 a body")
+        await connection.send(SOCKET)
         assert (await connection.head()).startswith(b"HTTP/1.1 101 ")
         assert await connection.reader.readexactly(7) == b"\x81\x05hello"
 
@@ -190,8 +155,8 @@ async def test_a_websocket_is_opened_also_behind_a_request_with_another_offer(be
 async def test_what_is_refused_is_refused_with_an_offer_too_and_ends_the_connection(
     request_: bytes, status: int
 ) -> None:
-    async with connected() as connection:
-        await connection.send(request_.partition(b"\r\n\r\n"))
+    async with app_connected() as connection:
+        await connection.send(*request_.partition(b"\r\n\r\n"))
         assert (await connection.head()).startswith(b"HTTP/1.1 %d " % status)
         with contextlib.suppress(ConnectionResetError):  # where something was sent behind what was refused
             assert b"HTTP/1.1" not in await connection.reader.read()
@@ -201,7 +166,7 @@ async def test_what_is_refused_is_refused_with_an_offer_too_and_ends_the_connect
     b"Cookie: " + b"x" * 9_000, b"Content-Length: 6\r\n\r\na body", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
 ])  # fmt: skip
 async def test_a_websocket_that_cannot_begin_is_refused_and_the_server_can_stop(field: bytes) -> None:
-    async with connected(websockets=True) as connection:
-        await connection.send([SOCKET.removesuffix(b"\r\n") + field + b"\r\n\r\n"])
+    async with app_connected(websockets=True) as connection:
+        await connection.send(SOCKET.removesuffix(b"\r\n") + field + b"\r\n\r\n")
         assert (await connection.head()).startswith(b"HTTP/1.1 400 ")
         assert b"WebSocket" in await connection.reader.read()
