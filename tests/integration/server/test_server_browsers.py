@@ -139,3 +139,15 @@ async def test_what_a_form_may_send_without_being_asked_is_no_request(serve_agen
         assert await served.app.store.events() == []
         assert (await http.post("/runs/wait", content=body)).status_code == 200
         assert len(await served.app.store.events()) > 0
+
+
+async def test_a_text_that_no_page_of_elsewhere_can_send_is_a_request(serve_agents: ServeAgents) -> None:
+    """`langgraph-nextjs-api-passthrough`, which stands before the server for a page of one's own, sends them so."""
+    plain = {"content-type": "text/plain;charset=UTF-8", "x-api-key": ""}
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url, headers=plain) as http:
+        assert (await http.post("/runs/wait", content=b'{"assistant_id": "echo", "input": {"a": 1}}')).json() == {"a": 1}
+        for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+            assert (await http.post("/runs/wait", content=b"{}", headers={"content-type": kind})).status_code == 415
+        asked = {"origin": "https://other.example", "access-control-request-method": "POST"}
+        may = await http.options("/runs/wait", headers={**asked, "access-control-request-headers": "x-api-key"})
+        assert "access-control-allow-origin" not in may.headers

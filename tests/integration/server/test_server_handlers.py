@@ -1213,6 +1213,30 @@ async def create(ctx, value):
             assert cron["payload"]["config"] == {"configurable": configurable}
 
 
+async def test_what_a_handler_of_runs_puts_into_the_config_of_a_cron_may_be_no_json(serve_auth: Any) -> None:
+    code = """
+from pathlib import PurePosixPath
+
+class User:
+    def __repr__(self):
+        return "ada herself"
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    value["kwargs"]["config"]["configurable"] |= {"user": User(), "home": PurePosixPath("/home/ada")}
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        thread = (await ada.threads.create())["thread_id"]
+        asked: dict[str, Any] = {"schedule": "0 0 1 1 *", "input": {"text": "x"}}
+        for cron in (
+            await ada.crons.create("chat", **asked, config={"configurable": {"tenant": "blue"}}),
+            await ada.crons.create_for_thread(thread, "chat", **asked),
+        ):
+            configurable = cron["payload"]["config"]["configurable"]
+            assert configurable["user"] == "ada herself"
+            assert configurable["home"] == "/home/ada"
+
+
 async def test_what_is_deep_is_shown_to_a_handler_or_refused_and_breaks_nothing(serve_auth: Any) -> None:
     code = """
 @auth.on

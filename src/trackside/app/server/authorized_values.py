@@ -27,6 +27,7 @@ from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCom
 from trackside.app.server.wire.runs import Command
 from trackside.harness.asked import configured
 from trackside.harness.ids import assistant_id_of, is_uuid
+from trackside.harness.payload import json_bytes
 
 logger = logging.getLogger("trackside.server")
 
@@ -192,8 +193,8 @@ def _always_there(call: Call[Any, Any], action: Action, said: Mapping[str, Any])
 
 
 def _copy(value: Any) -> Any:
-    """A copy of JSON, also of some that `deepcopy` finds too deep."""
-    return msgspec.json.decode(msgspec.json.encode(value))
+    """A copy as JSON, also of some that `deepcopy` finds too deep. Another handler may have put in it what JSON lacks."""
+    return msgspec.json.decode(json_bytes(value))
 
 
 def _is_of_graph(call: Call[Any, Any], assistant: Any) -> bool:

@@ -79,10 +79,14 @@ def query_of(scope: Scope, kind: Any) -> Any:
 def _check_head(scope: Scope, most_bytes: int, *, is_form: bool) -> None:
     """See that a body is of a kind that is read here, and says of itself that it is not too large.
 
+    JSON may be called a text beside an API key, as `langgraph-nextjs-api-passthrough` sends it: a page of elsewhere has to
+    ask whether it may send that header (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+
     Raises:
         HttpError: it is compressed, or what pages of elsewhere may send without being asked (415), or too large (413).
     """
-    refused = _FORMS[1:] if is_form else _FORMS
+    has_key = any(name == b"x-api-key" for name, _ in scope["headers"])
+    refused = _FORMS[1:] if is_form else _FORMS[:2] if has_key else _FORMS
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() != b"identity":
             raise HttpError(status=415, detail="a compressed body is not read here: send it without Content-Encoding")
