@@ -17,6 +17,7 @@ from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer, model_serializer
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from trackside.harness.errors import PayloadError
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical, canonical_payload, copied
@@ -420,6 +421,69 @@ def test_a_model_that_fails_in_its_own_way_to_show_itself_is_shown_by_none_of_it
     with pytest.raises(PayloadError) as caught:
         canonical({"it": model})
     assert "4711" not in str(caught.value)
+
+
+class Guest(Trip):
+    password: str = "4711"
+
+
+@pydantic_dataclass
+class Ticket:
+    day: dt.date
+    code: str = Field(default="4711", exclude=True)
+
+    @field_serializer("day")
+    def as_shown(self, day: dt.date) -> str:
+        return day.strftime("%d.%m.%Y")
+
+
+type Party = dict[str, tuple[Trip, ...]]
+
+
+class Booking(BaseModel):
+    trip: Trip | None = None
+    trips: list[Trip] = []
+    party: Party = {}
+    ticket: Ticket | None = None
+    whatever: Any = None
+
+
+def read_back(kind: type[Trip]) -> Trip:
+    return kind.model_construct(to="Rome", day="01.05.2026", card="4711", phone="0123")
+
+
+@pytest.mark.parametrize("held", [
+    {"trip": read_back(Guest)},
+    {"trips": [read_back(Trip), Guest(to="Bonn", day=dt.date(2026, 5, 3))]},
+    {"party": {"of two": (Guest(to="Bonn", day=dt.date(2026, 5, 3)), read_back(Trip))}},
+    {"ticket": Ticket.__new__(Ticket)},
+])  # fmt: skip
+def test_what_pydantic_keeps_back_of_what_is_in_a_field_is_not_shown_where_a_serializer_fails(held: Any) -> None:
+    if "ticket" in held:
+        vars(held["ticket"]).update(day="01.05.2026", code="4711")
+    with pytest.raises(PayloadError) as caught:
+        canonical(Booking.model_construct(**held))
+    assert "4711" not in str(caught.value)
+
+
+def test_what_pydantic_keeps_back_of_a_model_that_is_a_list_is_not_shown_either() -> None:
+    with pytest.raises(PayloadError) as caught:
+        canonical(Trips.model_construct([read_back(Trip), read_back(Guest)]))
+    assert "4711" not in str(caught.value)
+
+
+def test_models_in_a_field_are_shown_where_a_serializer_fails_in_one() -> None:
+    held: dict[str, Any] = {
+        "trip": read_back(Trip),
+        "party": {"of one": (read_back(Trip),)},
+        "whatever": [read_back(Guest)],  # which Pydantic shows as what it is
+    }
+    plain, _ = canonical(Booking.model_construct(**held))
+
+    rome = {"to": "Rome", "day": "01.05.2026", "phone": "…3", "next": None, "label": "to Rome"}
+    assert isinstance(plain, dict)
+    assert (plain["trip"], plain["party"]) == (rome, {"of one": [rome]})
+    assert plain["whatever"] == [{**rome, "password": "4711"}]
 
 
 class Endless:

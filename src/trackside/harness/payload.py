@@ -14,13 +14,14 @@ import base64
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAliasType, get_args
 from uuid import UUID
 
 import msgspec
@@ -386,7 +387,8 @@ def _dumped(model: Any, dump: Callable[[Any], Any]) -> Any:
 
     LangGraph keeps what the serializer has made, and puts that into the fields where the model's validator refuses it: a
     date that was kept as a text comes back as one, which a serializer of dates cannot take. Fields that are not to be
-    shown, or not as they are, stay so; a model that has its own way to show itself as a whole is left to that.
+    shown, or not as they are, stay so; a model that has its own way to show itself as a whole is left to that, and so is
+    what holds something of which Pydantic shows less than there is.
     """
     try:
         return dump(model)
@@ -396,6 +398,8 @@ def _dumped(model: Any, dump: Callable[[Any], Any]) -> Any:
         if _shows_itself(type(model)):
             raise
         if type(model).__pydantic_root_model__:
+            if _keeps_back(model, "root"):
+                raise
             return model.root
         fields = [*vars(model), *(model.model_extra or {}), *type(model).model_computed_fields]
         return {name: shown for field in fields for name, shown in _shown(model, field).items()}
@@ -413,8 +417,39 @@ def _shown(model: Any, name: str) -> dict[str, Any]:
         return dict(model.model_dump(include={name}))
     except RecursionError:
         raise
-    except Exception:  # noqa: BLE001  # as above
+    except Exception:  # as above
+        if _keeps_back(model, name):
+            raise
         return {name: getattr(model, name)}
+
+
+def _keeps_back(model: Any, name: str) -> bool:
+    """Whether Pydantic would not show all that is in a field."""
+    field = type(model).model_fields.get(name)
+    return _is_more_than(getattr(model, name), set() if field is None else set(_classes_in(field.annotation)))
+
+
+def _classes_in(annotation: Any) -> Iterator[Any]:
+    """What the annotation of a field names, at whatever depth."""
+    if isinstance(annotation, TypeAliasType):
+        yield from _classes_in(annotation.__value__)
+    yield annotation
+    for part in get_args(annotation):
+        yield from _classes_in(part)
+
+
+def _is_more_than(value: Any, named: AbstractSet[Any]) -> bool:
+    """Whether there is more in a value than Pydantic shows where these classes are named: of a model it shows what the named
+    class has, and none of what one adds that is derived from it; what of a dataclass, the class says.
+    """
+    if isinstance(value, Mapping):
+        return any(_is_more_than(part, named) for part in (*value, *value.values()))
+    if isinstance(value, list | tuple | AbstractSet | deque):
+        return any(_is_more_than(part, named) for part in value)
+    kind = type(value)
+    if _dump_of(value) is not None:
+        return kind not in named and any(base in named for base in kind.__mro__[:-1])
+    return _is_data(value)
 
 
 def _number_in(value: Any) -> Any:
