@@ -54,7 +54,7 @@ from trackside.harness.ports import (
     ThreadStates,
 )
 from trackside.harness.redaction import Redact, redacted
-from trackside.harness.remembered import MemoryThreadStates
+from trackside.harness.remembered import states_beside
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
@@ -95,7 +95,7 @@ class RunManager:
             coordinator's manager starts no run.
         coordinator: who may run when; in this process if left out.
         stream: where live output goes; a ring in this process if left out.
-        states: what threads remember for agents without a checkpointer; in this process if left out.
+        states: what threads remember for agents without a checkpointer; if left out the coordinator's, or in this process.
         checkpointer: for agents of frameworks that keep their own state and have none.
         items: what agents keep beyond their threads, as `store.items`; without it they have no such place.
         max_running: how many runs execute at once; runs that were started by runs come on top.
@@ -150,7 +150,7 @@ class RunManager:
         self._services = Services(
             coordinator=steady(MemoryCoordinator(clock=clock) if coordinator is None else coordinator),
             stream=MemoryStream() if stream is None else stream,
-            states=MemoryThreadStates() if states is None else states,
+            states=states_beside(coordinator) if states is None else states,
             clock=clock,
             checkpointer=checkpointer,
             items=items,

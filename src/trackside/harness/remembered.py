@@ -6,7 +6,7 @@ from collections import OrderedDict
 from copy import deepcopy
 from threading import Lock
 
-from trackside.harness.ports import ThreadState
+from trackside.harness.ports import RunCoordinator, ThreadState, ThreadStates
 from trackside.harness.weighing import size_of
 
 KEEP_THREADS = 10_000
@@ -58,6 +58,12 @@ class MemoryThreadStates:
         while (kept := len(states) + len(asking)) > self._keep or (self._bytes > self._keep_bytes and kept > 1):
             oldest = states if states and next(iter(states)) != newest else asking or states
             self._bytes -= oldest.popitem(last=False)[1][1]
+
+
+def states_beside(coordinator: RunCoordinator | None) -> ThreadStates:
+    """Where threads remember in a manager that is not told: where its coordinator says, and else in this process."""
+    own: ThreadStates | None = getattr(coordinator, "states", None)
+    return MemoryThreadStates() if own is None else own
 
 
 def _copy_of(state: ThreadState) -> ThreadState:

@@ -145,7 +145,9 @@ async def test_a_text_that_no_page_of_elsewhere_can_send_is_a_request(serve_agen
     """`langgraph-nextjs-api-passthrough`, which stands before the server for a page of one's own, sends them so."""
     plain = {"content-type": "text/plain;charset=UTF-8", "x-api-key": ""}
     async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url, headers=plain) as http:
-        assert (await http.post("/runs/wait", content=b'{"assistant_id": "echo", "input": {"a": 1}}')).json() == {"a": 1}
+        assert (await http.post("/runs/wait", content=b'{"assistant_id": "echo", "input": {"a": 1}}')).json() == {
+            "a": 1
+        }
         for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             assert (await http.post("/runs/wait", content=b"{}", headers={"content-type": kind})).status_code == 415
         asked = {"origin": "https://other.example", "access-control-request-method": "POST"}

@@ -36,6 +36,7 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._run_records import find_holder, find_run, start_of
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._taker import Taker
+from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._upkeep import Upkeep
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import NoFleetError, StorageError
@@ -87,6 +88,7 @@ class StoredCoordinator:
         self.durable = hands_over
         self.worker_id = new_id()
         """The name under which this process owns runs."""
+        self.states = StoredThreadStates(writer, readers)
         self._writer = writer
         self._readers = readers
         self._signals = signals
@@ -189,11 +191,7 @@ class StoredCoordinator:
             own = self._runs.take(record, ready=admitted.ready, thread_status=admitted.thread_status)
             own.new_thread = admitted.new_thread
             ready = own.ready
-        displaced = (
-            await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
-            if admitted.displaced
-            else ()
-        )
+        displaced = await self._displaced(record, admitted.displaced) if admitted.displaced else ()
         return Admission(record=record, ready=ready, displaced=displaced, elsewhere=elsewhere)
 
     def _request_of(self, spec: RunSpec, record: RunRecord) -> str | None:
@@ -416,8 +414,9 @@ class StoredCoordinator:
             raise UnknownRunError(run_id=run_id)
         return own
 
-    async def _displaced(self, displaced: Sequence[Displaced], action: CancelAction) -> list[RunRecord]:
+    async def _displaced(self, by: RunRecord, displaced: Sequence[Displaced]) -> list[RunRecord]:
         """The records of runs that have to make room, but for those that somebody here has withdrawn already."""
+        action = CancelAction(by.multitask.value)
         records: dict[str, RunRecord] = {}
         others: list[Displaced] = []
         for run_id, running in displaced:  # before anything is awaited: nobody else may withdraw them now
@@ -494,7 +493,7 @@ class StoredCoordinator:
         if not own.ready:  # which another's end may have made it since
             own.ready, own.thread_status = admitted.ready, admitted.thread_status
         if admitted.displaced:
-            displaced = await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
+            displaced = await self._displaced(record, admitted.displaced)
             self._host.on_displaced(displaced, CancelMode(record.multitask.value))
         if own.ready:
             self._host.on_ready(record.run_id)

@@ -17,7 +17,6 @@ from tests.integration.storage.conftest import held_up
 from trackside import RunContext, RunSpec, RunStatus, ThreadBusyError
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool.spool import is_refusal
-from trackside.app.storage import Store
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
@@ -26,6 +25,7 @@ from trackside.harness.errors import InvalidSpecError, NoResultHereError, TakenO
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import ThreadState
+from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import assert_run_order
 
@@ -87,7 +87,7 @@ async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(
 
 
 async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_answer_is_dead(
-    worker: Any, agents: Agents, store: Store, database: Any
+    worker: Any, agents: Agents, database: Any
 ) -> None:
     answering = asyncio.Event()
 
@@ -98,14 +98,14 @@ async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_a
         return f"refunded: {answer}"
 
     agents.work = refunds  # type: ignore[method-assign]
-    a = await worker(states=store.thread_states())
+    a = await worker()
     asking = await a.start("one", thread_id="t")
     assert (await asking.result()).status is RunStatus.interrupted
     lost = await a.start(thread_id="t", command={"resume": "slow"})
     await within_patience(answering.wait())
 
     take_for_dead(database, a.coordinator.worker_id)
-    b = await worker(states=store.thread_states())
+    b = await worker()
     await b.until_ended(lost.run_id)
 
     assert (await b.told("t"))[-2:] == ["run_failed error worker_lost", "thread_status_updated interrupted"]
@@ -115,6 +115,23 @@ async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_a
     answered = await (await b.start(thread_id="t", command={"resume": "yes"})).result()
     assert answered.status is RunStatus.success
     assert (await b.told("t"))[-1] == "thread_status_updated idle"
+
+
+async def test_what_threads_remember_and_ask_outlives_the_process(worker: Any, agents: Agents) -> None:
+    async def desk(input: Any, run: RunContext) -> dict[str, Any]:
+        said = [*run.values.get("said", []), input]
+        return {"said": said, "answer": run.interrupt("Refund?") if input == "refund" else None}
+
+    agents.work = desk  # type: ignore[method-assign]
+    async with worker.make() as first:
+        await (await first.start("hello", thread_id="t")).result()
+        asking = await (await first.start("refund", thread_id="t")).result()
+        assert asking.status is RunStatus.interrupted
+    async with worker.make() as second:
+        answered = await (await second.start(thread_id="t", command={"resume": "yes"})).result()
+        assert answered.output == {"said": ["hello", "refund"], "answer": "yes"}
+    async with worker.make(states=MemoryThreadStates()) as elsewhere:  # as it was told
+        assert (await (await elsewhere.start("again", thread_id="t")).result()).output["said"] == ["again"]
 
 
 async def test_a_run_that_was_taken_for_dead_leaves_nothing_of_a_thread_that_was_removed_since(
