@@ -79,6 +79,8 @@ class Upkeep:
         """Runs whose ends are kept nowhere."""
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._asked = self._looked = 0
 
     def begin(self, host: RunHost) -> None:
         """Look after runs for this manager from now on."""
@@ -146,6 +148,22 @@ class Upkeep:
             say_ended(reaped)
             is_all = reaped.is_all
         await self._take_over()
+
+    async def take_what_is_left(self) -> None:
+        """The same at once, if this worker does that, for somebody who asks for such a run: he is not to hear that a
+        process has it which is gone. Those who ask meanwhile share the next look.
+
+        Raises:
+            StorageError: the store failed.
+        """
+        if not self._takes_over:
+            return
+        self._asked = asked = self._asked + 1
+        async with self._turn:
+            if self._looked < asked:
+                seen = self._asked
+                await self.clear_up()
+                self._looked = seen
 
     async def _is_left(self) -> bool:
         """Whether runs wait that this worker could take over: another has closed, and said so with its commit."""

@@ -45,6 +45,7 @@ from trackside.harness import ports
 from trackside.harness.admission import request_of
 from trackside.harness.errors import ClosedError, PayloadError, TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import is_final
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
 from trackside.harness.steady import finish
@@ -182,9 +183,10 @@ class StoredCoordinator:
                 work.thread_metadata = canonical_payload(metadata, path="thread_metadata")
         with self._runs.letting_in(record):
             admitted: Admitted = await self._writer.write_to_the_end(work)
-        if admitted.existing is not None:
-            existing = admitted.existing
-            known = await finish(lambda: self._known(existing), name="existing")
+        if (existing := admitted.existing) is not None:
+            known = await finish(partial(self._known, existing), name="existing")
+            if not is_final(known.status) and existing not in self._runs:
+                await finish(self._upkeep.take_what_is_left, name="left")
             return Admission(record=known, ready=False, existing=True)
         ready, elsewhere = False, work.nobodys or admitted.elsewhere
         if not elsewhere:
@@ -268,9 +270,7 @@ class StoredCoordinator:
         finally:
             if work.decided and thread_status is None:
                 undecide(self._runs.fates, [run_id], "claimed")
-        if thread_status is None:
-            return None
-        return self._runs.take(record, ready=True, thread_status=thread_status)
+        return None if thread_status is None else self._runs.take(record, ready=True, thread_status=thread_status)
 
     async def withdraw(self, run_id: str) -> bool:
         """Take a pending run of this worker out of the queue; True for exactly one caller."""

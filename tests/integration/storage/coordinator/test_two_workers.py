@@ -117,6 +117,29 @@ async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_a
     assert (await b.told("t"))[-1] == "thread_status_updated idle"
 
 
+async def test_who_asks_again_for_runs_of_a_worker_that_is_gone_has_their_results(
+    worker: Any, agents: Agents, database: Any
+) -> None:
+    a, b = await worker(), await worker()
+    keys = [
+        "one",
+        *(f"quick {number}" for number in range(300)),
+    ]  # which are more than are taken over in one transaction
+    for key in keys:
+        await a.start(key, thread_id="t", idempotency_key=key)
+    await agents.until_running("one")
+    elsewhere = await b.start("quick 7", thread_id="t", idempotency_key="quick 7")
+    with pytest.raises(NoResultHereError):
+        await elsewhere.result()
+
+    take_for_dead(database, a.coordinator.worker_id)
+    asked = await asyncio.gather(*(b.start(key, thread_id="t", idempotency_key=key) for key in keys))
+    lost, *waited = [await run.result() for run in asked]
+
+    assert (lost.status, {run.status for run in waited}) == (RunStatus.error, {RunStatus.success})
+    assert all(run.existing for run in asked)
+
+
 async def test_what_threads_remember_and_ask_outlives_the_process(worker: Any, agents: Agents) -> None:
     async def desk(input: Any, run: RunContext) -> dict[str, Any]:
         said = [*run.values.get("said", []), input]
