@@ -313,6 +313,32 @@ async def test_a_copy_that_is_cut_off_leaves_nothing(serve_agents: Any) -> None:
     assert [*saver.list({"configurable": {"thread_id": "copy"}})] == []
 
 
+async def test_a_copy_of_a_thread_that_is_deleted_meanwhile_leaves_nothing(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would ever look for what one of LangGraph's own savers has of a thread that is not there."""
+    async with serve_agents({"graph": logging_graph()}, checkpoints_saver="langgraph") as served:
+        threads, saver = served.client.threads, served.app.checkpointer
+        thread_id = (await threads.create())["thread_id"]
+        await served.client.runs.wait(thread_id, "graph", input={"log": ["zero"]})
+        put = saver.aput
+        copied: set[str] = set()
+
+        async def put_as_the_thread_goes(config: Any, *rest: Any) -> Any:
+            if not copied:
+                await threads.delete(thread_id)
+            copied.add(config["configurable"]["thread_id"])
+            return await put(config, *rest)
+
+        monkeypatch.setattr(saver, "aput", put_as_the_thread_goes)
+        with pytest.raises(NotFoundError):
+            await threads.copy(thread_id)
+        left = {one.config["configurable"]["thread_id"] async for one in saver.alist(None)}
+
+    assert len(copied) == 1
+    assert not left & copied
+
+
 async def test_a_copy_of_a_thread_that_asks_can_be_answered(serve_agents: Any) -> None:
     async with serve_agents({"asking": asking, "graph": asking_graph()}) as served:
         for agent, answered in (("asking", {"answer": "because"}), ("graph", {"log": ["because"]})):
