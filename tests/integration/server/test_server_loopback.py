@@ -54,7 +54,7 @@ async def authenticate(authorization: str):
 
 @auth.on.threads
 async def mark(ctx, value):
-    asked.append((ctx.action, ctx.user.identity, ctx.user["org"], ctx.permissions))
+    asked.append((ctx.action, ctx.user.identity, getattr(ctx.user, "org", None), ctx.permissions))
     value["metadata"]["owner"] = ctx.user.identity
     return {"owner": ctx.user.identity}
 """
@@ -431,6 +431,23 @@ async def test_handlers_decide_on_what_a_run_asks_for_as_on_what_its_owner_asks_
     assert made["metadata"]["owner"] == "ada"
     assert ("create", "ada", "acme", ["tools"]) in deciding.asked
     assert result.output["said"] >= 3  # nobody's run, of which nothing is left out
+
+
+async def test_a_run_in_somebodys_name_asks_with_nothing_of_another_one_whom_its_config_has(
+    serve_agents: ServeAgents, deciding: Deciding
+) -> None:
+    """As where code of a run passes on the config that it got, and starts something for another one with it."""
+    ada = {"identity": "ada", "org": "acme", "permissions": ["tools"]}
+
+    async with serve_agents({"count": COUNT}, access=deciding.access) as served:
+        async with get_client(url=served.url, api_key=None, headers={"authorization": "ada"}) as client:
+            await client.threads.create()
+        deciding.asked.clear()
+        config = {"configurable": {"langgraph_auth_user": ada, "langgraph_auth_user_id": "ada"}}
+        result = await (await served.app.manager.start(RunSpec("count", {}, owner="bob", config=config))).result()
+
+    assert result.output == {"said": 0}
+    assert deciding.asked == [("search", "bob", None, [])]
 
 
 @pytest.mark.parametrize("page", ["/ui/threads", "/ui/agents"])
