@@ -702,6 +702,23 @@ async def test_who_refuses_an_event_hears_no_later_one_where_somebody_has_come_a
 
 
 @virtual
+async def test_who_is_taken_away_at_an_event_that_another_one_refuses_hears_no_later_one() -> None:
+    class Removing(RecordingObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            await super().on_event(event)
+            if event.sequence == 1:
+                bound.remove(gone)
+
+    removing, gone, stays = Removing(), RecordingObserver(), RecordingObserver()
+    bound = CompositeObserver([removing, gone, stays, required(RecordingObserver(Misbehaviour(how=OSError("locked"))))])
+    events = make_run()
+    with pytest.raises(OSError, match="locked"):
+        await bound.on_events(events)
+    assert removing.events == stays.events == events
+    assert gone.events == events[:1]
+
+
+@virtual
 async def test_what_a_required_observer_adds_at_an_event_that_it_takes_at_the_second_try_counts_from_the_next() -> None:
     class Adding(RecordingObserver):
         async def on_event(self, event: RunLifecycleEvent) -> None:
