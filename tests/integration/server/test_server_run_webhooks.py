@@ -19,7 +19,9 @@ from webhook_receiver import NEW, WebhookReceiver, silence, status
 from trackside import AgentLimits, RunContext, RunSpec, current_run
 from trackside.app.delivery import RUN_WEBHOOKS
 from trackside.app.server import run_webhooks
+from trackside.app.server.outcomes import thread_values
 from trackside.app.settings import AccessSettings, ServerSettings
+from trackside.app.storage.errors import DatabaseBusyError
 from trackside.app.wiring.errors import AddressNeededError
 
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
@@ -119,6 +121,31 @@ async def test_a_receiver_is_told_by_whoever_serves_next(serve_agents: Any) -> N
             again = (await told(receiver, 2))[1]
         assert again["status"] == "success"
         assert again["kwargs"]["input"] == {"n": 1}
+
+
+async def test_a_receiver_waits_for_values_that_the_database_has_and_does_not_give_at_once(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    async def values_at_the_second_try(*args: Any, **options: Any) -> Any:
+        asked.append(bool(asked))
+        if not asked[-1]:
+            raise DatabaseBusyError(database="runs.db", seconds=5)
+        return await thread_values(*args, **options)
+
+    async with WebhookReceiver(NEW) as receiver:
+        receiver.answers.append(status(503, {"Retry-After": "3600"}))
+        async with serve_agents({"echo": echo}, server=PRIVATE) as served:
+            thread_id = (await served.client.threads.create())["thread_id"]
+            await served.client.runs.wait(thread_id, "echo", input={"n": 1}, webhook=receiver.url)
+            await told(receiver)
+        monkeypatch.setattr(run_webhooks, "thread_values", values_at_the_second_try)
+        async with serve_agents({"echo": echo}, server=PRIVATE):  # which has not heard what the run has said
+            again = (await told(receiver, 2))[1]
+
+    assert again["values"] == {"given": {"n": 1}}
+    assert asked == [False, True]
 
 
 async def test_a_receiver_that_does_not_answer_holds_up_no_server_that_stops(serve_agents: Any) -> None:
