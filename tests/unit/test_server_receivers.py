@@ -55,6 +55,27 @@ async def test_addresses_that_are_only_named_here_are_not_kept_for_ever() -> Non
     await receivers.aclose()
 
 
+async def test_a_connection_on_which_somebody_is_being_told_is_not_let_go_for_others() -> None:
+    receivers = Receivers(None, private=False)
+    async with receivers.place_at(address(0), ENDED) as poster:
+        for number in range(1, 2 * MOST_RECEIVERS):
+            receivers.poster_to(address(number))
+            await receivers.let_idle_ones_go()
+        assert len(receivers) == MOST_RECEIVERS
+        assert receivers.poster_to(address(0)) is poster
+    await receivers.aclose()
+
+
+async def test_an_address_that_is_not_allowed_any_more_is_the_trouble_of_its_own_run() -> None:
+    receivers = Receivers(None, private=False)  # as after private ones were allowed
+    with pytest.raises(DeliveryError, match="private_webhooks") as refused:
+        async with receivers.place_at("http://127.0.0.1:8080/hook", ENDED):
+            pass
+    assert not refused.value.retryable
+    assert not refused.value.away
+    await receivers.aclose()
+
+
 async def test_addresses_of_one_server_share_its_places() -> None:
     receivers = Receivers(None, private=False)
     paths = [f"https://slow.example.org{port}/hook/{number}" for number in range(4) for port in ("", ":443")]
