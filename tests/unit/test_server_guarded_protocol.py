@@ -1,0 +1,75 @@
+"""How long a connection may take to say what it asks for, by a clock that the test puts forward."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, override
+
+import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from trackside.app.server.guarded_protocol import HEAD_SECONDS, WHOLE_SECONDS, GuardedProtocol
+from trackside.testing.loop import run_virtual
+
+ASKED = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+ANSWERED = b"at last"
+
+
+class Connection(asyncio.Transport):
+    """Takes what is written, until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.written = b""
+        self.closed = False
+
+    @override
+    def write(self, data: Any) -> None:
+        assert not self.closed
+        self.written += data
+
+    @override
+    def close(self) -> None:
+        self.closed = True
+
+    @override
+    def is_closing(self) -> bool:
+        return self.closed
+
+    @override
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+async def answer_late(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive())["more_body"]:
+        pass
+    await asyncio.sleep(2 * WHOLE_SECONDS)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": ANSWERED})
+
+
+def connected() -> tuple[GuardedProtocol, Connection]:
+    config = Config(
+        answer_late, http=GuardedProtocol, ws="none", lifespan="off", log_config=None, timeout_keep_alive=3_600
+    )
+    config.load()
+    protocol, connection = GuardedProtocol(config, ServerState(), app_state={}), Connection()
+    protocol.connection_made(connection)
+    return protocol, connection
+
+
+@pytest.mark.parametrize("pieces", [[ASKED], [ASKED[:5], ASKED[5:]]], ids=["whole", "in pieces"])
+def test_an_answer_may_take_longer_than_its_request(pieces: list[bytes]) -> None:
+    async def ask() -> Connection:
+        protocol, connection = connected()
+        for piece in pieces:
+            protocol.data_received(piece)
+            await asyncio.sleep(HEAD_SECONDS / 4)
+        await asyncio.sleep(3 * WHOLE_SECONDS)
+        return connection
+
+    connection = run_virtual(ask())
+    assert ANSWERED in connection.written
+    assert not connection.closed
