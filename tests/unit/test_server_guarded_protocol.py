@@ -13,6 +13,10 @@ from trackside.app.server.guarded_protocol import HEAD_SECONDS, WHOLE_SECONDS, G
 from trackside.testing.loop import run_virtual
 
 ASKED = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 ANSWERED = b"at last"
 
 
@@ -23,6 +27,14 @@ class Connection(asyncio.Transport):
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self.written = b""
         self.closed = False
+
+    @override
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    @override
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
 
     @override
     def write(self, data: Any) -> None:
@@ -43,6 +55,13 @@ class Connection(asyncio.Transport):
 
 
 async def answer_late(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(2 * WHOLE_SECONDS)
+        await send({"type": "websocket.send", "bytes": ANSWERED})
+        await receive()
+        return
     while (await receive())["more_body"]:
         pass
     await asyncio.sleep(2 * WHOLE_SECONDS)
@@ -52,7 +71,13 @@ async def answer_late(scope: Any, receive: Any, send: Any) -> None:
 
 def connected() -> tuple[GuardedProtocol, Connection]:
     config = Config(
-        answer_late, http=GuardedProtocol, ws="none", lifespan="off", log_config=None, timeout_keep_alive=3_600
+        answer_late,
+        http=GuardedProtocol,
+        ws="auto",
+        ws_ping_interval=None,
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=3_600,
     )
     config.load()
     protocol, connection = GuardedProtocol(config, ServerState(), app_state={}), Connection()
@@ -60,16 +85,19 @@ def connected() -> tuple[GuardedProtocol, Connection]:
     return protocol, connection
 
 
-@pytest.mark.parametrize("pieces", [[ASKED], [ASKED[:5], ASKED[5:]]], ids=["whole", "in pieces"])
+@pytest.mark.parametrize(
+    "pieces",
+    [[ASKED], [ASKED[:5], ASKED[5:]], [UPGRADE], [UPGRADE[:5], UPGRADE[5:]]],
+    ids=["whole", "in pieces", "a WebSocket", "a WebSocket in pieces"],
+)
 def test_an_answer_may_take_longer_than_its_request(pieces: list[bytes]) -> None:
-    async def ask() -> Connection:
+    async def ask() -> tuple[bytes, bool]:
         protocol, connection = connected()
         for piece in pieces:
             protocol.data_received(piece)
             await asyncio.sleep(HEAD_SECONDS / 4)
         await asyncio.sleep(3 * WHOLE_SECONDS)
-        return connection
+        return connection.written, connection.closed
 
-    connection = run_virtual(ask())
-    assert ANSWERED in connection.written
-    assert not connection.closed
+    written, closed = run_virtual(ask())
+    assert (ANSWERED in written, closed) == (True, False)
