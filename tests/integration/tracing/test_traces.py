@@ -308,6 +308,15 @@ async def test_a_run_that_a_run_starts_belongs_below_it(traced: Traced) -> None:
     assert "invoke_agent asks_another > invoke_agent works > chat gpt-5-mini" in traced.trace.tree()
 
 
+async def test_a_run_stays_below_the_one_that_has_started_it_if_its_traceparent_is_none(traced: Traced) -> None:
+    async def asks_another(_: Any, run: RunContext) -> None:
+        await (await manager.start(RunSpec(works, "go", metadata={"traceparent": "rubbish"}))).result()
+
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(asks_another, "go"))).result()
+    assert "invoke_agent asks_another > invoke_agent works > chat gpt-5-mini" in traced.trace.tree()
+
+
 async def test_a_run_that_never_started_is_a_span_without_length(traced: Traced) -> None:
     async with traced.manager() as manager:
         first = await manager.start(RunSpec(waits, "go", thread_id="thread"))
@@ -409,6 +418,24 @@ async def test_calls_of_several_hundreds_leave_others_their_turn(traced: Traced)
         await (await manager.start(RunSpec(busy, "go"))).result()
     assert len(traced.trace.spans) == 1_001
     assert traced.trace["invoke_agent busy"].attributes["trackside.run.calls_omitted"] == 200
+
+
+async def test_a_run_whose_calls_are_not_all_told_has_its_span(make: Make, receiver: Any) -> None:
+    """As where the observer took so long that it was cut off."""
+    observer = make(endpoint=receiver.url)
+    calls = [{"kind": "execute_tool", "name": "search", "caller": "lead_agent", "at": 0, "seconds": 0}] * 200
+    await observer.on_event(event("r1", "run_started", agent="works"))
+    ended = event("r1", "run_completed", 2, status="success", completion_data={"calls": calls})
+    telling = asyncio.ensure_future(observer.on_event(ended))
+    await asyncio.sleep(0)  # others have their turn behind the first of them
+    telling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await telling
+    await observer.aclose()
+
+    (run,) = [span for span in receiver.spans if span.name == "invoke_agent works"]
+    assert run.attributes["trackside.run.status"] == "success"
+    assert 0 < len(receiver.spans) - 1 < len(calls)
 
 
 async def test_the_agents_code_sees_its_run_and_the_loggers_of_the_sdk_are_left_alone(
