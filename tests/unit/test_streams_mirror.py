@@ -850,6 +850,30 @@ async def test_who_follows_a_run_hears_its_end_also_if_its_thread_is_gone_before
         assert server.threads.known(THREAD) is None
 
 
+@pytest.mark.parametrize("comes_late", [False, True])
+async def test_who_follows_a_run_has_all_of_it_where_its_thread_was_gone_before_its_mirror_had_caught_up(
+    comes_late: bool,
+) -> None:
+    async with fleet() as made:
+        server, mirrors = made.servers[0], made.mirrors[0]
+        made.log.threads[THREAD] = datetime.now(UTC)  # there is another one with its id
+        made.begin()
+        made.say(1)
+        await asyncio.sleep(0)
+        made.hub.threads.forget([THREAD])
+        with ExitStack() as stack:
+            thread = stack.enter_context(mirrors.thread(THREAD, made_at=made.log.threads[THREAD]))
+            if comes_late:
+                assert await thread.catch_up()
+            stack.enter_context(mirrors.run(THREAD, RUN))
+            reader = server.read(RUN)
+            assert await thread.catch_up()
+            made.say(2)
+            made.end()
+            got, end = await to_the_end(reader)
+        assert (numbers_of(got), end.end) == ([1, 2], {"status": "success"})
+
+
 async def test_only_runs_that_somebody_follows_outlive_their_thread() -> None:
     async with fleet() as made:
         server, mirrors = made.servers[0], made.mirrors[0]
