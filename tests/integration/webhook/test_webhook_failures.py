@@ -23,7 +23,7 @@ from webhook_receiver import (
 )
 
 from trackside.app.delivery import DeliveryError
-from trackside.app.observers.webhook import WebhookObserver
+from trackside.app.observers.webhook import WebhookObserver, poster_to
 from trackside.harness.errors import ClosedError
 from trackside.testing.events import make_event
 
@@ -160,6 +160,20 @@ class TestAnswers:
         for secret in ("hunter22", "hunter23", "hunter24", "hidden-path", *keys.split()):
             assert secret not in f"{failure!r} {failure.details} {failure}"
         assert len(str(failure)) < 400
+
+    async def test_so_they_are_of_a_receiver_whom_a_client_of_the_server_has_named(
+        self, receiver: WebhookReceiver
+    ) -> None:
+        address = f"{receiver.url}?token=hunter22"
+        poster = poster_to(address, secret=NEW, private=True, private_by="server.private_webhooks = true")
+        receiver.answers.append(status(500, body=f"POST /hook?token=hunter22, {NEW}".encode()))
+        with pytest.raises(DeliveryError) as raised:
+            await poster.post(make_event(), b"{}")
+        await poster.aclose()
+
+        assert raised.value.details["why"].startswith('it answered 500 Internal Server Error ("POST ')
+        for secret in ("hunter22", NEW, NEW.removeprefix("whsec_")):
+            assert secret not in f"{raised.value!r} {raised.value.details} {raised.value}"
 
     @pytest.mark.parametrize(
         "repeated",
