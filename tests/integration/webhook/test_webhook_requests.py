@@ -225,3 +225,14 @@ async def test_a_query_is_sent(receiver: WebhookReceiver, make: Make) -> None:
     await make(url=f"{receiver.url}?token=a%26b%20c&x=").on_event(make_event())
 
     assert receiver.requests[0].path == "/hook?token=a%26b%20c&x="
+
+
+async def test_what_a_receiver_would_have_remembered_is_not_sent_with_the_next_event(
+    receiver: WebhookReceiver, make: Make
+) -> None:
+    observer = make(url=receiver.url.replace("127.0.0.1", "localhost"))  # of an address nobody would remember it
+    receiver.answers.append(status(200, {"Set-Cookie": "session=of-the-first"}))
+    for event_id in ("first", "second"):
+        await observer.on_event(event(event_id=event_id))
+
+    assert ["cookie" in request.headers for request in receiver.requests] == [False, False]
