@@ -288,6 +288,47 @@ async def test_a_thread_is_followed_across_its_runs_and_no_other_threads() -> No
 
 
 @virtual
+async def test_who_leaves_a_thread_or_a_run_takes_nothing_from_those_who_follow_it_or_will() -> None:
+    live = await gave(LiveObserver(), messages(1))
+    async with live.follow(thread_id="t", after=0) as stays:
+        for also in ({"thread_id": "t", "after": 0}, {"run_id": "r"}):
+            async with live.follow(**also) as leaves:
+                assert ready(leaves) == [1]
+        await gave(live, messages(2))
+        assert ready(stays) == [1, 2]
+    async with live.follow("r") as comes:
+        assert ready(comes) == [1, 2]
+
+
+@virtual
+async def test_what_was_kept_for_who_followed_a_thread_takes_no_room_when_nobody_does() -> None:
+    live = await gave(LiveObserver(), messages(1, 2))
+    before = live.stats().bytes
+    async with live.follow(thread_id="t"):
+        assert live.stats().bytes > before
+    assert live.stats().bytes == before
+
+
+@virtual
+async def test_runs_that_are_not_kept_any_more_take_no_room() -> None:
+    live = LiveObserver(run_events=1, finished=1)
+    taken = []
+    for run_id in "abc":
+        await gave(live, make_run(run_id))
+        await asyncio.sleep(60)
+        async with live.follow():
+            assert live.stats().finished == 1
+            taken.append(live.stats().bytes)
+    assert taken == [taken[0]] * 3
+
+
+@virtual
+async def test_who_wants_more_of_a_thread_than_is_kept_is_told_what_is_missing() -> None:
+    live = await gave(LiveObserver(run_events=2), messages(1, 2, 3))
+    assert ready(live.follow(thread_id="t", after=0)) == [(1, 1), 2, 3]
+
+
+@virtual
 async def test_closing_lets_every_follower_end_with_what_it_had_to_come() -> None:
     live = await gave(LiveObserver(), RUN[:2])
     followers = [live.follow("r"), live.follow(after=0), live.follow(thread_id="t", after=0)]
