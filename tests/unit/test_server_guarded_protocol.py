@@ -1,4 +1,4 @@
-"""How long a connection may take to say what it asks for, by a clock that the test puts forward."""
+"""How long a connection may take to say what it asks for, by a clock that the test puts forward, and how much beside it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from trackside.app.server.guarded_protocol import HEAD_SECONDS, WHOLE_SECONDS, GuardedProtocol
+from trackside.app.server.guarded_protocol import HEAD_SECONDS, MOST_HEAD_BYTES, WHOLE_SECONDS, GuardedProtocol
 from trackside.testing.loop import run_virtual
 
 ASKED = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -101,3 +101,18 @@ def test_an_answer_may_take_longer_than_its_request(pieces: list[bytes]) -> None
 
     written, closed = run_virtual(ask())
     assert (ANSWERED in written, closed) == (True, False)
+
+
+@pytest.mark.parametrize("beside", [b"1;", b"1\r\nx\r\n0\r\nx: "], ids=["an extension", "a trailer"])
+def test_what_comes_beside_a_body_has_a_bound(beside: bytes) -> None:
+    async def send() -> tuple[int, bool]:
+        protocol, connection = connected()
+        protocol.data_received(b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" + beside)
+        sent = 0
+        while not connection.closed and sent < 2 * MOST_HEAD_BYTES:
+            protocol.data_received(b"x" * 1_024)
+            sent += 1_024
+        return sent, connection.closed
+
+    sent, closed = run_virtual(send())
+    assert (sent <= MOST_HEAD_BYTES + 1_024, closed) == (True, True)
