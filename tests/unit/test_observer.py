@@ -597,6 +597,12 @@ def test_what_is_not_an_observer_gets_a_type_error_that_says_what_was_passed_and
         raise caught.value
 
 
+@pytest.mark.parametrize("it", [5, None, prints, print, makes_one, streams])
+def test_an_observer_is_made_of_an_async_function_alone(it: Any) -> None:
+    with pytest.raises(NotAnObserverError):
+        CallbackObserver(it)
+
+
 @pytest.mark.parametrize("it", [5, None, RecordingObserver, object(), SyncMethod(), SyncBatches(), prints])
 def test_binding_something_that_is_not_an_observer_is_a_type_error_at_once(it: Any) -> None:
     with pytest.raises(NotAnObserverError):

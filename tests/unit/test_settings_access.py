@@ -125,6 +125,7 @@ def test_every_rate_that_is_let_in_is_one(tmp_path: Path, rate: str) -> None:
         ("origins", '["https://:443"]'),
         ("origins", '["https://[::x]"]'),
         ("origins", '["https://bücher.example"]'),  # which browsers call xn--bcher-kva.example
+        ("origins", '["https://*.app.example"]'),
         ("origins", "[1]"),
         ("origins", '[""]'),
         ("hosts", '["https://app.example"]'),

@@ -232,9 +232,13 @@ class NullObserver:
 
 @dataclass(slots=True)
 class CallbackObserver:
-    """Makes an observer of an async function."""
+    """Makes an observer of an async function; of what is none it raises a `NotAnObserverError`, a `TypeError`."""
 
     callback: RunEventCallback
+
+    def __post_init__(self) -> None:
+        if why := never_awaitable(self.callback):
+            raise NotAnObserverError(passed=_name_of(self.callback), why=why)
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Await the callback.
@@ -355,10 +359,6 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
         raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
     if isinstance(observer, ObserverBinding):
         raise NotAnObserverError(passed=repr(observer), why="it is a binding, which belongs into a `CompositeObserver`")
-    if not callable(observer):
-        raise NotAnObserverError(passed=repr(observer), why=f"a {type(observer).__name__} cannot take events")
-    if why := never_awaitable(observer):
-        raise NotAnObserverError(passed=_name_of(observer), why=why)
     return CallbackObserver(observer)
 
 

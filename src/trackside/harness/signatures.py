@@ -72,8 +72,10 @@ def annotations_of(function: Any) -> Mapping[str, Any]:
     return {name: annotation for name, annotation in said.items() if annotation is not inspect.Signature.empty}
 
 
-def never_awaitable(function: Callable[..., Any]) -> str | None:
+def never_awaitable(function: Any) -> str | None:
     """Why a call of this function can never be awaited, where that is certain before any call; None where it is not."""
+    if not callable(function):
+        return f"a {type(function).__name__} cannot take events"
     code = getattr(function, "__code__", None)
     if code is not None:
         own = inspect.ismethod(function)

@@ -54,6 +54,20 @@ async def test_threads_are_listed_with_what_their_runs_came_to(serve_agents: Any
     assert [one["thread_id"] for one in of_failing] == [one["thread_id"] for one in begins] == [ids[1]]
 
 
+async def test_threads_are_counted_as_they_are_found_also_by_their_ids(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+        ids = [await thread_of(http, "echo", 0, customer=name) for name in ("acme", "acme", "globex")]
+        for asked, fit in (
+            ({"ids": ids[1:]}, 2),
+            ({"ids": ids[1:], "metadata": {"customer": "acme"}}, 1),
+            ({"ids": []}, 3),
+            ({"metadata": {"customer": "acme"}}, 2),
+        ):
+            assert (await http.post("/threads/count", json=asked)).json() == fit
+            assert len((await http.post("/threads/search", json=asked)).json()) == fit
+        assert (await http.post("/threads/count", json={"ids": ["x"]})).status_code == 422
+
+
 async def test_pages_of_threads_follow_one_another_both_ways_and_with_metadata(serve_agents: Any) -> None:
     async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
         for number in range(7):

@@ -79,7 +79,7 @@ def _rate(value: Any) -> str:
 def _origin(text: str) -> str:
     """An origin as browsers say it, for it is compared with that: in small letters, without the port that it has anyhow."""
     found = _ORIGIN.fullmatch(text)
-    if found is None or not text.isascii():
+    if found is None or not text.isascii() or "*" in text:  # no browser says that of itself
         raise ValueError
     scheme, place = found[1].lower(), found[2]
     if scheme not in _PORTS:

@@ -272,6 +272,7 @@ def _query(call: Call[Any, Any], asked: ThreadCount) -> ThreadQuery:
         values=asked.values or {},
         status=() if len(named) > 1 else asked.status,  # no thread has two
         agent=next(iter(named), None),
+        ids=None if not asked.ids else [uuid_of(thread_id, "ids") for thread_id in asked.ids],
     )
 
 
@@ -283,7 +284,6 @@ async def _found(call: Call[ThreadSearch, None], asked: ThreadSearch) -> ThreadP
     query = _query(call, asked)
     page = replace(
         query,
-        ids=None if not asked.ids else [uuid_of(thread_id, "ids") for thread_id in asked.ids],
         sort_by=asked.sort_by or "updated_at",
         descending=asked.sort_order != "asc",
         limit=asked.limit,

@@ -86,12 +86,12 @@ class ThreadCount(Struct, forbid_unknown_fields=True):
     metadata: dict[str, Any] | None = None
     values: dict[str, Any] | None = None
     status: Status | None = None
+    ids: Annotated[list[str], Meta(max_length=MOST_IDS)] | None = None
 
 
 class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
     """Which threads are wanted, what of them, and in which order."""
 
-    ids: Annotated[list[str], Meta(max_length=MOST_IDS)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 10
     offset: Annotated[int, Meta(ge=0, le=2_147_483_647)] = 0
     sort_by: SortBy | None = None
