@@ -128,7 +128,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @override
     def handle_websocket_upgrade(self) -> None:
-        self._wait_no_more()
         super().handle_websocket_upgrade()
         socket = self.transport.get_protocol()
         if not getattr(socket, "handshake_initiated", True):  # it says nothing, and fails where it is to be closed
