@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
 import pytest
@@ -438,14 +438,31 @@ class Ticket:
 
 
 type Party = dict[str, tuple[Trip, ...]]
+type Answers = dict[str, Answers] | list[Answers] | str  # which names itself
+
+
+class Row(TypedDict):
+    trip: Trip
+
+
+class Pair(NamedTuple):
+    number: int
+    trip: Trip
 
 
 class Booking(BaseModel):
     trip: Trip | None = None
     trips: list[Trip] = []
     party: Party = {}
+    row: Row | None = None
+    pair: Pair | None = None
     ticket: Ticket | None = None
+    answers: Answers = ""
     whatever: Any = None
+
+    @computed_field
+    def first(self) -> Trip | None:
+        return next(iter(self.trips), None)
 
 
 def read_back(kind: type[Trip]) -> Trip:
@@ -456,6 +473,8 @@ def read_back(kind: type[Trip]) -> Trip:
     {"trip": read_back(Guest)},
     {"trips": [read_back(Trip), Guest(to="Bonn", day=dt.date(2026, 5, 3))]},
     {"party": {"of two": (Guest(to="Bonn", day=dt.date(2026, 5, 3)), read_back(Trip))}},
+    {"row": {"trip": read_back(Guest)}},
+    {"pair": Pair(1, read_back(Guest))},
     {"ticket": Ticket.__new__(Ticket)},
 ])  # fmt: skip
 def test_what_pydantic_keeps_back_of_what_is_in_a_field_is_not_shown_where_a_serializer_fails(held: Any) -> None:
@@ -476,14 +495,16 @@ def test_models_in_a_field_are_shown_where_a_serializer_fails_in_one() -> None:
     held: dict[str, Any] = {
         "trip": read_back(Trip),
         "party": {"of one": (read_back(Trip),)},
-        "whatever": [read_back(Guest)],  # which Pydantic shows as what it is
+        "row": {"trip": read_back(Trip)},
+        "answers": {"pain": ["much"]},
+        "whatever": [read_back(Trip)],
     }
     plain, _ = canonical(Booking.model_construct(**held))
 
     rome = {"to": "Rome", "day": "01.05.2026", "phone": "…3", "next": None, "label": "to Rome"}
     assert isinstance(plain, dict)
     assert (plain["trip"], plain["party"]) == (rome, {"of one": [rome]})
-    assert plain["whatever"] == [{**rome, "password": "4711"}]
+    assert (plain["row"], plain["whatever"], plain["answers"]) == ({"trip": rome}, [rome], {"pain": ["much"]})
 
 
 class Endless:

@@ -65,6 +65,8 @@ class Execution:
     """It stays where it waits, and is not claimed here any more."""
     taken_over: bool = False
     """It was let in by another process, or by this one while another manager was here."""
+    let_in: bool = False
+    """It is a run; else only asked for, and there may be one that has its id."""
 
     @property
     def waits(self) -> bool:
@@ -113,6 +115,10 @@ class Executions:
         """Know a run from now on; the one with its id that was known before, if there is one."""
         return self._by_id.setdefault(execution.run_id, execution)
 
+    def let_in(self, execution: Execution) -> None:
+        """Know what was asked for as a run."""
+        self.add(execution).let_in = True
+
     def check_close(self) -> None:
         """See that no agent of a run here waits for what waits for all of them.
 
@@ -138,12 +144,14 @@ class Executions:
         return own.worker if own is not None and own.worker.is_behind(call_in_line()) else None
 
     def take_over(self, execution: Execution) -> Execution:
-        """As `add`, but a run that is being given up here has come back, and begins anew. Who waits for it waits on."""
+        """As `let_in`, of a run of elsewhere, or one that was given up here and has come back: who waits for it waits on."""
         known = self.add(execution)
-        if known is execution or not known.worker.is_lost:
+        execution.let_in = True
+        if known.worker.is_lost:
+            self._places.leave(known, known.agent)
+            known.outcome, execution.outcome = execution.outcome, known.outcome
+        elif known.let_in or known.scheduled:
             return known
-        self._places.leave(known, known.agent)
-        known.outcome, execution.outcome = execution.outcome, known.outcome
         self._by_id[execution.run_id] = execution
         return execution
 
@@ -162,8 +170,7 @@ class Executions:
 
     def displace(self, run: RunRecord, mode: CancelMode) -> None:
         """A run has to make room; if it is another process's, that one hears of it from the coordinator."""
-        execution = self._by_id.get(run.run_id)
-        if execution is None:
+        if (execution := self._by_id.get(run.run_id)) is None:
             return
         stop = Stop(RunStatus.cancelled, "another run took its place on the thread", mode)
         if run.status is RunStatus.pending:
@@ -243,8 +250,7 @@ class Executions:
         """
         if not self.remain or enough.is_set():
             return
-        here = self._by_id.values()
-        outcomes = [run.outcome for run in here if not (due and run.waits_for(due) and self._may_be_awaited(run))]
+        outcomes = [run.outcome for run in self.all() if not (due and run.waits_for(due) and self._may_be_awaited(run))]
         ended = asyncio.create_task(all_done(outcomes, list(self._tasks)), name="trackside-drain")
         over = asyncio.create_task(enough.wait(), name="trackside-enough")
         await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
@@ -472,9 +478,8 @@ class Executions:
         self._remove(execution)
 
     def _remove(self, execution: Execution) -> None:
-        run_id = execution.run_id
-        if self._by_id.get(run_id) is execution:
-            del self._by_id[run_id]
+        if self._by_id.get(execution.run_id) is execution:
+            del self._by_id[execution.run_id]
             if execution.worker.started:
                 self._tally.started += 1
             else:

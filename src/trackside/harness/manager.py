@@ -95,7 +95,7 @@ class RunManager:
             coordinator's manager starts no run.
         coordinator: who may run when; in this process if left out.
         stream: where live output goes; a ring in this process if left out.
-        states: what threads remember for agents without a checkpointer; if left out the coordinator's, or in this process.
+        states: what threads remember for agents without a checkpointer; in this process if left out.
         checkpointer: for agents of frameworks that keep their own state and have none.
         items: what agents keep beyond their threads, as `store.items`; without it they have no such place.
         max_running: how many runs execute at once; runs that were started by runs come on top.
@@ -449,7 +449,7 @@ class RunManager:
             return
         is_left = execution.outcome.settled  # the manager has closed meanwhile, and the run waits in the store
         if not is_left:
-            self._runs.add(execution)  # again: another with its id and key may have been there, and been refused
+            self._runs.let_in(execution)  # again: another with its id and key may have been there, and been refused
         for displaced in admission.displaced:
             self._runs.displace(displaced, CancelMode(execution.worker.record.multitask.value))
         if is_left or admission.elsewhere:

@@ -15,13 +15,13 @@ import dataclasses
 import math
 import numbers
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, TypeAliasType, get_args
+from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
@@ -424,32 +424,37 @@ def _shown(model: Any, name: str) -> dict[str, Any]:
 
 
 def _keeps_back(model: Any, name: str) -> bool:
-    """Whether Pydantic would not show all that is in a field."""
-    field = type(model).model_fields.get(name)
-    return _is_more_than(getattr(model, name), set() if field is None else set(_classes_in(field.annotation)))
-
-
-def _classes_in(annotation: Any) -> Iterator[Any]:
-    """What the annotation of a field names, at whatever depth."""
-    if isinstance(annotation, TypeAliasType):
-        yield from _classes_in(annotation.__value__)
-    yield annotation
-    for part in get_args(annotation):
-        yield from _classes_in(part)
-
-
-def _is_more_than(value: Any, named: AbstractSet[Any]) -> bool:
-    """Whether there is more in a value than Pydantic shows where these classes are named: of a model it shows what the named
-    class has, and none of what one adds that is derived from it; what of a dataclass, the class says.
+    """Whether Pydantic may not show all that is in a field: of an object of a class that is derived from another model's it
+    shows what that one has where the field names it, at whatever depth and by whatever name; what of a dataclass, that says.
     """
+    field = type(model).model_fields.get(name)
+    return _holds_more(getattr(model, name), set() if field is None else _classes_in(field.annotation))
+
+
+def _classes_in(annotation: Any) -> set[type]:
+    """The classes that an annotation names, at whatever depth."""
+    found: set[type] = set()
+    seen: dict[int, Any] = {}  # an alias may name itself
+    left = [annotation]
+    while left:
+        one = left.pop()
+        if isinstance(one, type):
+            found.add(one)
+        if id(one) not in seen:
+            seen[id(one)] = one
+            left += [*get_args(one), getattr(one, "__value__", None)]
+    return found
+
+
+def _holds_more(value: Any, named: AbstractSet[type]) -> bool:
     if isinstance(value, Mapping):
-        return any(_is_more_than(part, named) for part in (*value, *value.values()))
+        return any(_holds_more(part, named) for part in (*value, *value.values()))
     if isinstance(value, list | tuple | AbstractSet | deque):
-        return any(_is_more_than(part, named) for part in value)
+        return any(_holds_more(part, named) for part in value)
+    if _dump_of(value) is None:
+        return _is_data(value)
     kind = type(value)
-    if _dump_of(value) is not None:
-        return kind not in named and any(base in named for base in kind.__mro__[:-1])
-    return _is_data(value)
+    return kind not in named and any(getattr(base, "__pydantic_fields__", None) for base in kind.__mro__[1:])
 
 
 def _number_in(value: Any) -> Any:

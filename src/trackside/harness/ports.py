@@ -164,8 +164,6 @@ class RunCoordinator(Protocol):
     start a required observer refused with a `TakenOverError`. Should the run come back, it is given anew (`on_adopted`).
     One may have a coroutine `holder(thread_id)`, which says what run has a thread, from its admission on, or None: so that
     an answer to a human's question which comes while a run goes on is no answer to what that asks later.
-    One whose threads outlive the process may have an attribute `states`, `ThreadStates` that do so too: what they remember,
-    and have asked, is kept there by a manager that is given no other place.
 
     Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way, and
     a closing event loop can cut off the task that takes it (`steady`). A step that was cut off and has happened all the

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from copy import deepcopy
 from threading import Lock
+from typing import override
 
-from trackside.harness.ports import RunCoordinator, ThreadState, ThreadStates
+from trackside.harness.ports import RunCoordinator, ThreadState
 from trackside.harness.weighing import size_of
+
+logger = logging.getLogger("trackside.worker")
 
 KEEP_THREADS = 10_000
 KEEP_THREADS_BYTES = 256 * 1_048_576
@@ -60,10 +64,23 @@ class MemoryThreadStates:
             self._bytes -= oldest.popitem(last=False)[1][1]
 
 
-def states_beside(coordinator: RunCoordinator | None) -> ThreadStates:
-    """Where threads remember in a manager that is not told: where its coordinator says, and else in this process."""
-    own: ThreadStates | None = getattr(coordinator, "states", None)
-    return MemoryThreadStates() if own is None else own
+def states_beside(coordinator: RunCoordinator | None) -> MemoryThreadStates:
+    """Where threads remember in a manager that is not told."""
+    return _LeftByRuns() if coordinator is not None and coordinator.durable else MemoryThreadStates()
+
+
+class _LeftByRuns(MemoryThreadStates):
+    """Beside a coordinator whose runs outlive the process: who is asked has to know that the questions do not."""
+
+    _has_said = False
+
+    @override
+    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
+        await super().save(thread_id, state, run_id=run_id)
+        if state.paused is not None and not self._has_said:
+            self._has_said = True
+            kept = "RunManager(…, states=store.thread_states()) keeps questions, and what threads remember, as long as runs"
+            logger.warning("thread %s waits for an answer that this process alone can take: %s", thread_id, kept)
 
 
 def _copy_of(state: ThreadState) -> ThreadState:

@@ -36,7 +36,6 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._run_records import find_holder, find_run, start_of
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._taker import Taker
-from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._upkeep import Upkeep
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import NoFleetError, StorageError
@@ -89,7 +88,6 @@ class StoredCoordinator:
         self.durable = hands_over
         self.worker_id = new_id()
         """The name under which this process owns runs."""
-        self.states = StoredThreadStates(writer, readers)
         self._writer = writer
         self._readers = readers
         self._signals = signals

@@ -395,7 +395,7 @@ class Store(StoreReading, StoreCancelling):
         return await import_events(self._writer, self._readers, file, on_imported)
 
     def thread_states(self) -> StoredThreadStates:
-        """Where threads remember; with `store.coordinator()` a manager has them remember there."""
+        """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
 
     def checkpointer(self) -> BaseCheckpointSaver[str]:

@@ -289,6 +289,7 @@ async def open_app(
             stream=streams,
             observers=[ObserverBinding(recorder, required=True), *_bound(live), *given],
             coordinator=coordinator,
+            states=store.thread_states(),
             log=store.run_log(),
             checkpointer=checkpointer,
             items=store.items,

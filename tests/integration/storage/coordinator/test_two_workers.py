@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any, override
 
@@ -13,10 +14,12 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from tests.integration.runs.stage import Agents, within_patience
 from tests.integration.storage.conftest import held_up
+from tests.integration.storage.coordinator.conftest import Worker
 
-from trackside import RunContext, RunSpec, RunStatus, ThreadBusyError
+from trackside import RunContext, RunHandle, RunSpec, RunStatus, ThreadBusyError
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool.spool import is_refusal
+from trackside.app.storage import Store
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage._work import UnitOfWork, Work
@@ -25,7 +28,6 @@ from trackside.harness.errors import InvalidSpecError, NoResultHereError, TakenO
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import ThreadState
-from trackside.harness.remembered import MemoryThreadStates
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import assert_run_order
 
@@ -87,7 +89,7 @@ async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(
 
 
 async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_answer_is_dead(
-    worker: Any, agents: Agents, database: Any
+    worker: Any, agents: Agents, store: Store, database: Any
 ) -> None:
     answering = asyncio.Event()
 
@@ -98,14 +100,14 @@ async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_a
         return f"refunded: {answer}"
 
     agents.work = refunds  # type: ignore[method-assign]
-    a = await worker()
+    a = await worker(states=store.thread_states())
     asking = await a.start("one", thread_id="t")
     assert (await asking.result()).status is RunStatus.interrupted
     lost = await a.start(thread_id="t", command={"resume": "slow"})
     await within_patience(answering.wait())
 
     take_for_dead(database, a.coordinator.worker_id)
-    b = await worker()
+    b = await worker(states=store.thread_states())
     await b.until_ended(lost.run_id)
 
     assert (await b.told("t"))[-2:] == ["run_failed error worker_lost", "thread_status_updated interrupted"]
@@ -117,44 +119,56 @@ async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_a
     assert (await b.told("t"))[-1] == "thread_status_updated idle"
 
 
+@pytest.mark.parametrize("names_runs", [False, True])
 async def test_who_asks_again_for_runs_of_a_worker_that_is_gone_has_their_results(
-    worker: Any, agents: Agents, database: Any
+    worker: Any, agents: Agents, database: Any, names_runs: bool
 ) -> None:
+    def asks(one: Worker, key: str) -> Awaitable[RunHandle]:
+        named = {"run_id": key} if names_runs else {}
+        return one.start(key, thread_id="t", idempotency_key=key, **named)
+
     a, b = await worker(), await worker()
     keys = [
         "one",
         *(f"quick {number}" for number in range(300)),
     ]  # which are more than are taken over in one transaction
     for key in keys:
-        await a.start(key, thread_id="t", idempotency_key=key)
+        await asks(a, key)
     await agents.until_running("one")
-    elsewhere = await b.start("quick 7", thread_id="t", idempotency_key="quick 7")
     with pytest.raises(NoResultHereError):
-        await elsewhere.result()
+        await (await asks(b, "quick 7")).result()
 
+    a.coordinator._upkeep.stop()  # it is dead, and takes nothing over itself
     take_for_dead(database, a.coordinator.worker_id)
-    asked = await asyncio.gather(*(b.start(key, thread_id="t", idempotency_key=key) for key in keys))
-    lost, *waited = [await run.result() for run in asked]
+    asked = await asyncio.gather(*(asks(b, key) for key in keys))
+    lost, *waited = [await within_patience(run.result()) for run in asked]
 
     assert (lost.status, {run.status for run in waited}) == (RunStatus.error, {RunStatus.success})
     assert all(run.existing for run in asked)
+    assert agents.begun == keys
 
 
-async def test_what_threads_remember_and_ask_outlives_the_process(worker: Any, agents: Agents) -> None:
+async def test_what_threads_remember_and_ask_outlives_the_process(
+    worker: Any, agents: Agents, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     async def desk(input: Any, run: RunContext) -> dict[str, Any]:
         said = [*run.values.get("said", []), input]
         return {"said": said, "answer": run.interrupt("Refund?") if input == "refund" else None}
 
     agents.work = desk  # type: ignore[method-assign]
-    async with worker.make() as first:
+    async with worker.make(states=store.thread_states()) as first:
         await (await first.start("hello", thread_id="t")).result()
         asking = await (await first.start("refund", thread_id="t")).result()
         assert asking.status is RunStatus.interrupted
-    async with worker.make() as second:
+    async with worker.make(states=store.thread_states()) as second:
         answered = await (await second.start(thread_id="t", command={"resume": "yes"})).result()
         assert answered.output == {"said": ["hello", "refund"], "answer": "yes"}
-    async with worker.make(states=MemoryThreadStates()) as elsewhere:  # as it was told
-        assert (await (await elsewhere.start("again", thread_id="t")).result()).output["said"] == ["again"]
+    assert "states=" not in caplog.text
+    async with worker.make() as forgetful:
+        for thread_id in "uv":
+            await (await forgetful.start("refund", thread_id=thread_id)).result()
+    (said,) = [message for message in caplog.messages if "states=" in message]
+    assert said.startswith("thread u waits for an answer that this process alone can take: RunManager(")
 
 
 async def test_a_run_that_was_taken_for_dead_leaves_nothing_of_a_thread_that_was_removed_since(
