@@ -150,6 +150,27 @@ async def test_a_thread_whose_question_was_answered_has_failed_where_an_input_fa
         assert (failed.status, stage.told(failed)[-1]) == (RunStatus.error, "thread_status_updated error")
 
 
+async def test_an_answer_that_came_before_anything_was_asked_is_none_to_the_question_that_comes_then(
+    backend: Backend,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def refunds(order: int, run: RunContext) -> Any:
+        await go_on.wait()
+        return run.interrupt(f"Refund {order}?")
+
+    async with backend.open({"refunds": refunds}) as stage:
+        first = await stage.start("refunds", 7, thread_id="t")
+        early = await stage.start("refunds", thread_id="t", command={"resume": "yes"}, multitask="enqueue")
+        go_on.set()
+        assert (await within_patience(first.result())).status is RunStatus.interrupted
+        refused = await within_patience(early.result())
+        assert (refused.status, stage.end(refused).payload["error_type"]) == (RunStatus.error, "UnknownQuestionError")
+        assert stage.told(refused)[-1] == "thread_status_updated interrupted"
+        done = await stage.run("refunds", thread_id="t", command={"resume": "no"})
+        assert (done.status, done.output) == (RunStatus.success, "no")
+
+
 async def test_an_answer_that_waits_behind_another_is_none_to_the_question_that_comes_then(backend: Backend) -> None:
     go_on = asyncio.Event()
 
