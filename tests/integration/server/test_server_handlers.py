@@ -389,6 +389,39 @@ async def test_a_handler_moves_items_to_his_own_namespace(serve_auth: Any) -> No
         assert await refused(dotted.store.get_item(["notes"], key="k")) == 422
 
 
+async def test_a_handler_may_change_what_an_item_is_and_which_are_looked_for(serve_auth: Any) -> None:
+    code = """
+@auth.on.store.put
+async def sign(ctx, value):
+    value["value"] = {**value["value"], "by": ctx.user.identity}
+
+@auth.on.store.search
+async def own(ctx, value):
+    value["filter"] = {**(value["filter"] or {}), "by": ctx.user.identity}
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada", "bob") as (ada, bob):
+        for client, key in ((ada, "a"), (bob, "b")):
+            await client.store.put_item(["notes"], key=key, value={"x": 1, "by": "somebody"})
+        for wanted in (None, {"x": 1}, {"by": "bob"}):
+            found = (await ada.store.search_items(["notes"], filter=wanted))["items"]
+            assert [one["value"] for one in found] == [{"x": 1, "by": "ada"}]
+
+
+async def test_a_namespace_of_a_handler_that_is_none_is_refused_and_nothing_kept(serve_auth: Any) -> None:
+    code = """
+@auth.on.store.put
+async def misplace(ctx, value):
+    value["namespace"] = ctx.user.identity
+
+@auth.on.store.search
+async def find(ctx, value):
+    return True
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        assert await refused(ada.store.put_item(["notes"], key="k", value={"x": 1})) == 500
+        assert (await ada.store.search_items([]))["items"] == []
+
+
 async def test_a_filter_for_items_leaves_them_to_their_owners(serve_auth: Any) -> None:
     async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
         await ada.store.put_item(["ada", "notes"], key="k", value={"x": 1})
