@@ -342,6 +342,20 @@ async def test_what_was_deleted_goes_from_the_log_once_no_subscription_needs_it(
     assert await asyncio.to_thread(check_database, url, sample=None) == []
 
 
+async def test_what_was_deleted_goes_from_the_log_also_if_it_had_asked_something(store: Store) -> None:
+    async def asks(input: Any, run: RunContext) -> Any:
+        return run.interrupt("sure?")
+
+    async with managing(store, asks=asks) as manager:
+        asked = await (await manager.start(RunSpec("asks", "hello"))).result()
+    assert asked.status is RunStatus.interrupted
+    await store.threads_of(None).remove(asked.thread_id)
+
+    assert await store.sweeper().sweep() == (0, 1, 1)
+    assert await store.run(asked.run_id, removed=True) is None
+    assert await store.thread(asked.thread_id, removed=True) is None
+
+
 async def test_a_thread_of_a_run_alone_is_forgotten_and_its_log_stays(store: Store, manager: RunManager) -> None:
     run = await ended(manager, thread_ends=True)
     forgotten: list[str] = []
