@@ -579,6 +579,22 @@ def test_an_agent_that_another_server_has_is_left_to_it(play: Any) -> None:
     play(scene)
 
 
+def test_a_cron_whose_runs_another_server_starts_late_is_left_to_it(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        theirs = await stage.keep("theirs", "* * * * *", agent="report")
+        stage.scheduler.begin()
+        await asyncio.sleep(45)
+        for minute in range(2, 20):  # half a minute after it was due, so that each look from here finds it
+            await asyncio.sleep(60)
+            theirs = await stage.found(theirs)
+            assert await stage.crons.replace(theirs, replace(theirs, next_run_at=EPOCH + minute * MINUTE))
+
+        found = await stage.found(theirs)
+        assert (found.enabled, found.disabled_because) == (True, None)
+
+    play(scene)
+
+
 def test_a_store_that_is_away_is_waited_for(play: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def scene(stage: Stage) -> None:
         await stage.keep("patient", "*/10 * * * *", due=10 * MINUTE)
