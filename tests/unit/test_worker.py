@@ -468,13 +468,19 @@ async def test_the_title_comes_from_the_agent_or_its_values(way: Way) -> None:
 
 @virtual
 async def test_the_result_is_the_callers_own() -> None:
+    async def works(input: Any, run: RunContext) -> None:
+        with run.call("execute_tool", "search"):
+            pass
+
     seen = RecordingObserver()
     async with RunManager(observers=[required(seen)]) as manager:
-        result = await (await manager.start(RunSpec(remembers))).result()
+        result = await (await manager.start(RunSpec(works))).result()
         result.completion_data["token_usage_by_model"]["spoilt"] = {}
+        result.completion_data["calls"][0]["name"] = "spoilt"
         result.completion_data.clear()
         record = await manager.get(result.run_id)
-    assert end_of(seen.events).payload["completion_data"]["token_usage_by_model"] == {}
+    told = end_of(seen.events).payload["completion_data"]
+    assert (told["token_usage_by_model"], told["calls"][0]["name"]) == ({}, "search")
     assert record.completion_data["message_count"] == 0
 
 
