@@ -148,6 +148,36 @@ async def test_who_asks_again_for_runs_of_a_worker_that_is_gone_has_their_result
     assert agents.begun == keys
 
 
+async def test_who_asks_again_while_another_looks_for_what_is_left_has_it_looked_for_once_more(
+    worker: Any, agents: Agents, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, here = [await worker() for _ in range(3)]
+    for gone, key in ((first, "one"), (second, "two")):
+        await gone.start(key, idempotency_key=key)
+        await agents.until_running(key)
+    upkeep = here.coordinator._upkeep
+    await asyncio.wait(upkeep.stop())  # who asks is the only one who looks
+    clear_up, has_looked, go_on = upkeep.clear_up, asyncio.Event(), asyncio.Event()
+
+    async def look_slowly() -> None:
+        await clear_up()
+        has_looked.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(upkeep, "clear_up", look_slowly)
+    take_for_dead(database, first.coordinator.worker_id)
+    one = asyncio.create_task(here.start("one", idempotency_key="one"))
+    async with asyncio.timeout(20):
+        await has_looked.wait()
+        take_for_dead(database, second.coordinator.worker_id)
+        two = asyncio.create_task(here.start("two", idempotency_key="two"))
+        while upkeep._asked < 2:
+            await asyncio.sleep(0)
+    go_on.set()
+
+    assert [(await within_patience((await asked).result())).status for asked in (one, two)] == [RunStatus.error] * 2
+
+
 async def test_what_threads_remember_and_ask_outlives_the_process(
     worker: Any, agents: Agents, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
