@@ -139,6 +139,46 @@ async def test_a_question_whose_answer_was_in_vain_is_open_and_its_thread_waits(
         assert (right.status, stage.told(right)[-1]) == (RunStatus.success, "thread_status_updated idle")
 
 
+async def test_what_is_complete_of_an_answer_that_was_in_vain_takes_no_question_away(backend: Backend) -> None:
+    class Several(AsksSeveral):
+        """Its model is away when it is answered for the first time."""
+
+        away = True
+
+        async def run(self, run: RunContext) -> AgentResult:
+            if run.answers_by_id and self.away:
+                self.away = False
+                raise ConnectionError("no model")
+            return await super().run(run)
+
+        def partial(self, run: RunContext) -> dict[str, Any]:
+            return {"steps": len(run.answers_by_id)}
+
+    async with backend.open({"several": Several()}) as stage:
+        await stage.run("several", "go", thread_id="t")
+        answer = {"resume": {EMAIL: "yes", MONEY: "no"}}
+        in_vain = await stage.run("several", thread_id="t", command=answer)
+        assert (in_vain.status, stage.told(in_vain)[-1]) == (RunStatus.error, "thread_status_updated interrupted")
+        done = await stage.run("several", thread_id="t", command=answer)
+        assert (done.status, done.output) == (RunStatus.success, "done")
+
+
+async def test_a_question_that_is_too_long_for_an_event_keeps_its_id_there(backend: Backend) -> None:
+    class AsksMuch(AsksSeveral):
+        """What it asks is longer than an event may be."""
+
+        async def run(self, run: RunContext) -> AgentResult:
+            asked = [{"value": ["x" * 1_000] * 2_000, "id": EMAIL}]
+            return AgentResult(run.answers_by_id[EMAIL]) if run.paused else AgentResult(interrupts=asked)
+
+    async with backend.open({"asks": AsksMuch()}) as stage:
+        asked = await stage.run("asks", thread_id="t")
+        payload = stage.end(asked).payload
+        assert (payload["sanitized"], [question["id"] for question in payload["interrupts"]]) == (True, [EMAIL])
+        done = await stage.run("asks", thread_id="t", command={"resume": {EMAIL: "yes"}})
+        assert (done.status, done.output) == (RunStatus.success, "yes")
+
+
 async def test_a_thread_whose_question_was_answered_has_failed_where_an_input_fails(backend: Backend) -> None:
     async def asks_once(input: Any, run: RunContext) -> Any:
         return 1 / input if input is not None else run.interrupt("?")
