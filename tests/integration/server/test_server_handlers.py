@@ -540,6 +540,20 @@ async def his(ctx, value):
             assert await client.crons.count() == 1
 
 
+async def test_ids_that_a_search_for_crons_names_are_uuids_to_handlers(serve_auth: Any) -> None:
+    code = """
+from uuid import UUID
+
+@auth.on.crons.search
+async def of_thread(ctx, value):
+    assert isinstance(value["thread_id"], UUID)
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,):
+        thread_id = (await ada.threads.create())["thread_id"]
+        assert await ada.crons.search(thread_id=thread_id) == []
+        assert await refused(ada.crons.search()) == 403
+
+
 async def test_version_two_of_the_protocol_asks_handlers_too(serve_auth: Any) -> None:
     start = {"id": 1, "method": "run.start", "params": {"assistant_id": "chat", "input": {"text": "hi"}}}
     state = {"id": 2, "method": "state.get", "params": {}}
