@@ -443,6 +443,22 @@ async def test_what_threads_remember_that_are_gone_is_forgotten_apart_from_the_l
     assert len(await store.events(run_id=deleted.run_id)) > 0
 
 
+async def test_a_deleted_thread_stays_in_the_log_until_a_saver_has_forgotten_it(
+    store: Store, manager: RunManager
+) -> None:
+    gone = await ended(manager)
+    await store.threads_of(None).remove(gone.thread_id)
+    asked: list[str] = []
+
+    async def forget(thread_ids: Any) -> None:
+        asked.extend(thread_ids)
+
+    await store.prune(older_than=timedelta(0))
+    await store.sweeper(forget=[forget]).sweep()
+    assert asked == [gone.thread_id]
+    assert await store.thread(gone.thread_id, removed=True) is None
+
+
 async def test_a_saver_that_fails_is_asked_again(store: Store, manager: RunManager) -> None:
     run = await ended(manager, thread_ends=True)
     asked: list[Any] = []
