@@ -359,7 +359,7 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
         raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
     if isinstance(observer, ObserverBinding):
         raise NotAnObserverError(passed=repr(observer), why="it is a binding, which belongs into a `CompositeObserver`")
-    return CallbackObserver(observer)
+    return CallbackObserver(cast("Any", observer))
 
 
 def after_change[B: _Bound](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:

@@ -45,7 +45,7 @@ async def asking(input: Any, run: RunContext) -> dict[str, Any]:
 
 async def told(receiver: WebhookReceiver, count: int = 1) -> list[dict[str, Any]]:
     """What a receiver was told, when that is so much."""
-    await asyncio.wait_for(receiver.until(count), 30)
+    await asyncio.wait_for(receiver.until(count), 120)
     return [json.loads(request.body) for request in receiver.requests]
 
 
