@@ -491,6 +491,17 @@ def test_what_pydantic_keeps_back_of_a_model_that_is_a_list_is_not_shown_either(
     assert "4711" not in str(caught.value)
 
 
+def test_what_contains_itself_or_is_too_deep_is_shown_in_a_model_as_elsewhere() -> None:
+    circle: list[Any] = ["round"]
+    circle.append({"again": circle})
+    deep: list[Any] = []
+    for _ in range(20_000):
+        deep = [deep]
+    for whatever, mark in ((circle, "contains itself"), (deep, "nested")):
+        shown, changed = canonical(Booking.model_construct(whatever=whatever))
+        assert (changed, mark in json.dumps(shown)) == (True, True)
+
+
 def test_models_in_a_field_are_shown_where_a_serializer_fails_in_one() -> None:
     held: dict[str, Any] = {
         "trip": read_back(Trip),

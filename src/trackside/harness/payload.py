@@ -447,14 +447,25 @@ def _classes_in(annotation: Any) -> set[type]:
 
 
 def _holds_more(value: Any, named: AbstractSet[type]) -> bool:
-    if isinstance(value, Mapping):
-        return any(_holds_more(part, named) for part in (*value, *value.values()))
-    if isinstance(value, list | tuple | AbstractSet | deque):
-        return any(_holds_more(part, named) for part in value)
-    if _dump_of(value) is None:
-        return _is_data(value)
-    kind = type(value)
-    return kind not in named and any(getattr(base, "__pydantic_fields__", None) for base in kind.__mro__[1:])
+    seen: dict[int, Any] = {}  # it may contain itself, and be deeper than calls can go
+    left = [value]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen[id(one)] = one
+        if isinstance(one, Mapping):
+            left += [*one, *one.values()]
+        elif isinstance(one, list | tuple | AbstractSet | deque):
+            left += one
+        elif _dump_of(one) is None:
+            if _is_data(one):
+                return True
+        elif type(one) not in named and any(
+            getattr(base, "__pydantic_fields__", None) for base in type(one).__mro__[1:]
+        ):
+            return True
+    return False
 
 
 def _number_in(value: Any) -> Any:
