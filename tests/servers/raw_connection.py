@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 
@@ -31,7 +32,10 @@ class RawConnection:
     async def answer(self) -> tuple[int, bytes]:
         """The status and the body of the next answer."""
         head = await self.head()
-        status, length = int(head.split()[1]), re.search(rb"(?i)content-length: (\d+)", head)
+        version, code, reason = head.partition(b"\r\n")[0].split(b" ", 2)
+        status = HTTPStatus(int(code))
+        assert (version, reason) == (b"HTTP/1.1", status.phrase.encode())
+        length = re.search(rb"(?i)content-length: (\d+)", head)
         if length is not None:
             return status, await self.reader.readexactly(int(length[1]))
         chunks = []

@@ -15,7 +15,7 @@ import dataclasses
 import math
 import numbers
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -433,39 +433,37 @@ def _keeps_back(model: Any, name: str) -> bool:
 
 def _classes_in(annotation: Any) -> set[type]:
     """The classes that an annotation names, at whatever depth."""
-    found: set[type] = set()
-    seen: dict[int, Any] = {}  # an alias may name itself
-    left = [annotation]
-    while left:
-        one = left.pop()
-        if isinstance(one, type):
-            found.add(one)
-        if id(one) not in seen:
-            seen[id(one)] = one
-            left += [*get_args(one), getattr(one, "__value__", None)]
-    return found
+    parts = _each_in(annotation, lambda one: [*get_args(one), getattr(one, "__value__", None)])
+    return {one for one in parts if isinstance(one, type)}
 
 
 def _holds_more(value: Any, named: AbstractSet[type]) -> bool:
-    seen: dict[int, Any] = {}  # it may contain itself, and be deeper than calls can go
-    left = [value]
+    return any(_is_more(one, named) for one in _each_in(value, _parts_of))
+
+
+def _is_more(one: Any, named: AbstractSet[type]) -> bool:
+    if _dump_of(one) is None:
+        return _is_data(one)
+    kind = type(one)
+    return kind not in named and any(getattr(base, "__pydantic_fields__", None) for base in kind.__mro__[1:])
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return (*value, *value.values())
+    return value if isinstance(value, list | tuple | AbstractSet | deque) else ()
+
+
+def _each_in(whole: Any, parts_of: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
+    """Itself and its parts at whatever depth, each once: it may contain itself, and be deeper than calls can go."""
+    seen: dict[int, Any] = {}
+    left = [whole]
     while left:
         one = left.pop()
-        if id(one) in seen:
-            continue
-        seen[id(one)] = one
-        if isinstance(one, Mapping):
-            left += [*one, *one.values()]
-        elif isinstance(one, list | tuple | AbstractSet | deque):
-            left += one
-        elif _dump_of(one) is None:
-            if _is_data(one):
-                return True
-        elif type(one) not in named and any(
-            getattr(base, "__pydantic_fields__", None) for base in type(one).__mro__[1:]
-        ):
-            return True
-    return False
+        if id(one) not in seen:
+            seen[id(one)] = one
+            yield one
+            left += parts_of(one)
 
 
 def _number_in(value: Any) -> Any:

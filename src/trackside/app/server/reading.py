@@ -16,7 +16,8 @@ from trackside.app.server.misfits import misfit, unknown_field
 from trackside.app.server.responses import Receive, Scope
 
 _FORM: Final = b"application/x-www-form-urlencoded"
-_FORMS: Final = (_FORM, b"multipart/form-data", b"text/plain")
+_TEXT: Final = b"text/plain"
+_FORMS: Final = (_FORM, b"multipart/form-data", _TEXT)
 _MOST_FIELDS: Final = 2_000
 _UNREAD: Final = frozenset({413, 415})
 """With what a body is refused before it has been read."""
@@ -85,12 +86,13 @@ def _check_head(scope: Scope, most_bytes: int, *, is_form: bool) -> None:
     Raises:
         HttpError: it is compressed, or what pages of elsewhere may send without being asked (415), or too large (413).
     """
-    has_key = any(name == b"x-api-key" for name, _ in scope["headers"])
-    refused = _FORMS[1:] if is_form else _FORMS[:2] if has_key else _FORMS
+    refused = _FORMS[1:] if is_form else _FORMS
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() != b"identity":
             raise HttpError(status=415, detail="a compressed body is not read here: send it without Content-Encoding")
-        if name == b"content-type" and value.partition(b";")[0].strip().lower() in refused:
+        if name == b"content-type" and (sent := value.partition(b";")[0].strip().lower()) in refused:
+            if sent == _TEXT and not is_form and any(other == b"x-api-key" for other, _ in scope["headers"]):
+                continue
             kind = _FORM.decode() if is_form else "application/json"
             raise HttpError(status=415, detail=f"the body has to be sent with Content-Type: {kind}")
         if name == b"content-length" and value.isdigit() and int(value[:20]) > most_bytes:

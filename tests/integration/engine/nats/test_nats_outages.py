@@ -204,9 +204,8 @@ async def test_a_queue_and_a_consumer_that_are_deleted_are_made_again(
         asking = asyncio.create_task(offers.next())
         await client.jetstream().delete_stream("TRACKSIDE_RUNS")
         server.announce([ReadyRun("second")])
-        async with asyncio.timeout(
-            90
-        ):  # NATS may forget a pull that comes just then, without a word, and we after 35 s
+        # NATS may forget a pull that comes just then, without a word, and we after 35 s.
+        async with asyncio.timeout(90):
             assert (await asking).run_id == "second"
 
 

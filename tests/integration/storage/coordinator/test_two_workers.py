@@ -128,10 +128,7 @@ async def test_who_asks_again_for_runs_of_a_worker_that_is_gone_has_their_result
         return one.start(key, thread_id="t", idempotency_key=key, **named)
 
     a, b = await worker(), await worker()
-    keys = [
-        "one",
-        *(f"quick {number}" for number in range(300)),
-    ]  # which are more than are taken over in one transaction
+    keys = ["one", *(f"quick {number}" for number in range(300))]  # more than are taken over in one transaction
     for key in keys:
         await asks(a, key)
     await agents.until_running("one")
