@@ -627,6 +627,7 @@ class Patient:
     concurrency = 8
     attempts = 12
     longest_pause = 20.0
+    call_limit = 300.0
 
     async def on_event(self, event: RunLifecycleEvent) -> None: ...
 
@@ -645,6 +646,9 @@ class Counting:
 
 
 def test_a_policy_suits_what_a_class_says_unless_somebody_says_otherwise() -> None:
-    assert FeedPolicy.suiting(Patient()) == FeedPolicy(order=Order.none, concurrency=8, attempts=12, longest_pause=20.0)
-    assert FeedPolicy.suiting(Patient(), attempts=3, order=Order.log) == FeedPolicy(attempts=3, longest_pause=20.0)
+    patient = FeedPolicy(order=Order.none, concurrency=8, attempts=12, longest_pause=20.0, call_limit=300.0)
+    assert FeedPolicy.suiting(Patient()) == patient
+    assert FeedPolicy.suiting(Patient(), attempts=3, order=Order.log, call_limit=1.0) == FeedPolicy(
+        attempts=3, longest_pause=20.0, call_limit=1.0
+    )
     assert FeedPolicy.suiting(Counting()) == FeedPolicy()

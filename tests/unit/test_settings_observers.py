@@ -38,6 +38,7 @@ concurrency = 4
 on_failure = "block"
 attempts = 3
 longest_pause = "10m"
+call_limit = 90
 to = ["a@example.org"]
 headers = {{ X-Key = "env:KEY" }}
 """,
@@ -56,6 +57,7 @@ headers = {{ X-Key = "env:KEY" }}
         on_failure="block",
         attempts=3,
         longest_pause=600.0,
+        call_limit=90.0,
         options={"to": ["a@example.org"], "headers": {"X-Key": "env:KEY"}},
     )
 

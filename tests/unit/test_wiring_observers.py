@@ -176,6 +176,7 @@ def test_how_a_durable_observer_is_fed_its_class_says_and_the_settings_before_it
             concurrency = 2
             attempts = 3
             longest_pause = "2m"
+            call_limit = "5m"
             on_failure = "block" """,
             'type = "watch.py:Ledger"\nname = "c"\norder = "log"',
         )
@@ -186,6 +187,7 @@ def test_how_a_durable_observer_is_fed_its_class_says_and_the_settings_before_it
     assert as_set.policy is not None
     assert (as_set.policy.order, as_set.policy.concurrency, as_set.policy.attempts) == (Order.run, 2, 3)
     assert (as_set.policy.longest_pause, as_set.policy.grace, as_set.start) == (120.0, 2.0, 7)
+    assert (as_set.policy.call_limit, as_its_class.policy.call_limit) == (300.0, 30.0)
     assert (as_set.filter.to_json(), as_set.on_failure) == ({"types": ["run_failed"], "agent": "chat"}, "block")
     assert in_order.policy is not None
     assert (in_order.policy.order, in_order.policy.concurrency) == (Order.log, 1)

@@ -10,9 +10,9 @@ at least once, whatever dies in between. An observer class says which way is its
 
         async def on_event(self, event): ...
 
-Both are what its user gets who says nothing else. By `concurrency`, `attempts` and `longest_pause` a class says in the same
-way how many calls may be under way at once, how often an event is tried before it is parked, and how many seconds lie
-between two tries at most.
+Both are what its user gets who says nothing else. By `concurrency`, `attempts`, `longest_pause` and `call_limit` a class
+says in the same way how many calls may be under way at once, how often an event is tried before it is parked, how many
+seconds lie between two tries at most, and how many one call may take.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import FakeMessagesListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool, ToolException, tool
 from langgraph.channels import UntrackedValue
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -156,6 +156,16 @@ async def test_a_tool_that_failed_may_be_answered(stage: Any) -> None:
     outcome = await stage.play(chat(asking(answering(CALL)), TOOLS, asking(answering())), "hello")
     assert outcome.status is RunStatus.success
     assert [call.get("error_type") for call in outcome.usage["calls"]] == [None, "LookupError", None]
+
+
+async def test_a_tool_that_makes_a_text_of_its_own_failure_is_listed_as_one_that_failed(stage: Any) -> None:
+    def search() -> str:
+        raise ToolException("nothing to be seen")
+
+    tools = [StructuredTool.from_function(search, name="look", description="Look.", handle_tool_error=True)]
+    outcome = await stage.play(chat(asking(answering(CALL)), ToolNode(tools), asking(answering())), "hello")
+    assert outcome.status is RunStatus.success
+    assert [call.get("error_type") for call in outcome.usage["calls"]] == [None, "ToolException", None]
 
 
 async def test_a_tool_that_failed_in_an_earlier_run_is_not_this_ones_error(stage: Any) -> None:

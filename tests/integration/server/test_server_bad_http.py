@@ -7,13 +7,14 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trackside.app.server import guarded_protocol, reading
+from trackside.app.server import create_app, guarded_protocol, http, reading
 from trackside.app.server.http import HttpServer
 from trackside.app.settings import Settings
 from trackside.app.wiring import open_app
@@ -216,6 +217,36 @@ async def test_a_body_that_trickles_has_its_time(
     trickling.cancel()
     writer.close()
     assert await talk.is_well()
+
+
+async def test_a_body_that_is_read_has_its_time_and_who_sends_it_is_told(database_url: str) -> None:
+    async with open_app(Settings(database_url=database_url), {"echo": echo}) as app:
+        parts = app.parts
+        hasty = create_app(replace(parts, options=replace(parts.options, body_seconds=0.1)))
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            async with HttpServer(hasty, [listening]):
+                talk = Talk(listening.getsockname()[1])
+                answer = await talk.say(POST + b"Content-Length: 1000\r\n\r\n" + b'{"assistant_id"')
+                assert await talk.is_well()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the body has not come in 0.1 seconds" in answer
+
+
+async def test_who_comes_when_all_connections_are_taken_is_told_to_come_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_MOST_CONNECTIONS", 3)
+    async with open_app(Settings(database_url=database_url), {"echo": echo}) as app, AsyncExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        await stack.enter_async_context(HttpServer(app.asgi, [listening]))
+        talk = Talk(listening.getsockname()[1])
+        idle = [await asyncio.open_connection("127.0.0.1", talk.port) for _ in range(2)]
+        answer = await talk.say(b"GET /ok HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        for _, writer in idle:
+            writer.close()
+        while not await talk.is_well():
+            await asyncio.sleep(0.01)
+    assert answer.startswith(b"HTTP/1.1 503 ")
 
 
 @pytest.mark.parametrize("ending", [b"\r\n", b""])

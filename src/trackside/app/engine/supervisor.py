@@ -36,6 +36,7 @@ SCHEMA_EVERY: Final = 2.0
 """Seconds between two looks whether the tables are those of a newer version."""
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
+_MOST_DOUBLINGS: Final = 8
 _LAST_WORDS: Final = 10.0
 """Seconds that a process has for its own end, beyond those of its runs."""
 _TROUBLE: Final = 1.0  # seconds that a database is left in peace that failed
@@ -215,7 +216,7 @@ class Supervisor:
                 failures, why = failures + 1, "could not be started"
             child = None
             if failures and not self._ending.is_set():
-                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**failures)
+                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, _MOST_DOUBLINGS))
                 logger.error(
                     "a process for agents %s before it could take runs; the next one is tried in %g s", why, pause
                 )

@@ -51,6 +51,8 @@ class ObserverSettings:
     """How often an event is tried before that, if it is durable."""
     longest_pause: float | None = None
     """Seconds between two tries at most."""
+    call_limit: float | None = None
+    """Seconds that one call of it may take, if it is durable; then it is cancelled, and has failed."""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """What its constructor gets, as it stands in the file: `env:NAME` is not looked up yet."""
 
@@ -168,6 +170,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "on_failure": lambda value: one_of(("park", "block"), value),
     "attempts": parse_count,
     "longest_pause": parse_seconds,
+    "call_limit": parse_seconds,
 }
 
 OBSERVER_KEYS = frozenset(_PARSERS)

@@ -12,7 +12,7 @@ from trackside.app.storage.errors import InvalidSubscriptionError
 from trackside.app.storage.subscriptions import LEASE_SECONDS
 
 _MOST_SIDE_BY_SIDE: Final = 1_000
-_SAID_BY_CLASSES: Final = ("order", "concurrency", "attempts", "longest_pause")
+_SAID_BY_CLASSES: Final = ("order", "concurrency", "attempts", "longest_pause", "call_limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class FeedPolicy:
     longest_pause: float = 60.0
     """At most so long, unless the error says `retry_after`."""
     call_limit: float | None = 30.0
-    """How long one call of the observer may take."""
+    """How long one call of the observer may take; then it is cancelled, and has failed."""
     lease_seconds: float = LEASE_SECONDS
     """How long the others wait for a process that has died."""
     grace: float = 30.0
@@ -69,8 +69,8 @@ class FeedPolicy:
     def suiting(cls, observer: object, **others: Any) -> Self:
         """The policy that an observer's class asks for; `others` count before what it says.
 
-        It may say `order`, `concurrency`, `attempts` and `longest_pause`. One that allows several calls at once is called
-        once at a time if `others` say `order="log"`.
+        It may say `order`, `concurrency`, `attempts`, `longest_pause` and `call_limit`. One that allows several calls at
+        once is called once at a time if `others` say `order="log"`.
 
         Raises:
             InvalidSubscriptionError: a value does not fit; the message names it.

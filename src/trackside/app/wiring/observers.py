@@ -40,7 +40,8 @@ logger = logging.getLogger("trackside.wiring")
 
 _CLOSE_SECONDS: Final = 5.0
 _FROM_ENVIRONMENT: Final = "env:"
-_DURABLE_KEYS: Final = ("start", "order", "concurrency", "on_failure", "attempts", "longest_pause")
+_POLICY_KEYS: Final = ("order", "concurrency", "attempts", "longest_pause", "call_limit")
+_DURABLE_KEYS: Final = ("start", "on_failure", *_POLICY_KEYS)
 _SCRAPED: Final = ("metrics", BUILT_IN["metrics"].place)
 
 
@@ -82,7 +83,7 @@ class ConfiguredObserver:
         from trackside.app.storage.subscriptions import OnFailure, SubscriptionFilter
 
         settings = self.settings
-        asked = {name: getattr(settings, name) for name in ("order", "concurrency", "attempts", "longest_pause")}
+        asked = {name: getattr(settings, name) for name in _POLICY_KEYS}
         asked = {name: value for name, value in asked.items() if value is not None}
         if asked.get("order") is Order.log:
             asked.setdefault("concurrency", 1)  # whatever its class asks for, which was meant for another order

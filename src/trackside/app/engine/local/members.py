@@ -178,10 +178,13 @@ class Keeper:
         self._say(Happening(datetime.now(UTC), self.member.name, what, is_bad))
 
     def _last_words(self) -> str:
-        """The last line of its log."""
-        with self._launch.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, 2) - _TAIL))
-            lines = log.read().decode(errors="replace").split("\n")
+        """The last line of its log, if somebody has not removed that."""
+        try:
+            with self._launch.log.open("rb") as log:
+                log.seek(max(0, log.seek(0, 2) - _TAIL))
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return last.removeprefix("error: ")
 

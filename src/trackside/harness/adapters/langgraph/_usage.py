@@ -10,8 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
+from langchain_core.tools import ToolException
 from langgraph.errors import GraphBubbleUp
 
 from trackside.harness.adapters.langgraph._graph import UNNAMED
@@ -99,8 +100,9 @@ class UsageRecorder(BaseCallbackHandler):
             link.call.end(asyncio.CancelledError())  # it is one too many: the `StopGate` does not let it begin
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the place."""
-        self._leave(run_id)
+        """Forget the place. Of a tool that makes a text of what it raised (`handle_tool_error`), its message alone tells."""
+        failed = isinstance(output, ToolMessage) and output.status == "error"
+        self._leave(run_id, ToolException() if failed else None)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the place."""
