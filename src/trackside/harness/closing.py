@@ -11,6 +11,7 @@ from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import TASK_CANCELLED, Stop
 from trackside.harness.errors import ManagerLoopError
 from trackside.harness.execution import Executions
+from trackside.harness.outcome import all_done
 from trackside.harness.ports import Clock
 from trackside.harness.timelimit import let_drop, settled
 from trackside.harness.types import CancelMode, RunStatus
@@ -18,6 +19,7 @@ from trackside.harness.types import CancelMode, RunStatus
 _LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
 _LEAST_KEEPING = 30.0  # seconds that what it did has to be kept or undone: a database that is silent is noticed in less
 _TELLING = 120.0  # seconds that a run whose agent has stopped has to be told of, or to be kept where it is found later
+_LOOK = 0.1  # seconds
 
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
@@ -165,11 +167,26 @@ class Closing:
         runs.hurry()  # however long their policy has agents stop by themselves: this does not wait for that
         await runs.drain(self._patience_over)
         self._be_patient(_LEAST_KEEPING)
-        # I14: also to a log that is away, for which each is kept elsewhere.
-        await runs.see_ends_told(self._patience_over, _TELLING)
+        await self._see_ends_told()
         runs.leave_behind()
         await self._observers.aclose(self._patience)
         runs.close()
+
+    async def _see_ends_told(self) -> None:
+        """Wait until those runs have ended whose agents have stopped, also where a log is away, for which each end is kept
+        elsewhere (I14). When patience is over, what has held one up for long is given up, so that it can be told.
+        """
+        while (ending := self._runs.ending()) and not self._patience_over.is_set():
+            told = asyncio.create_task(all_done(ending, ()), name="trackside-ends")
+            over = asyncio.create_task(self._patience_over.wait(), name="trackside-enough")
+            await asyncio.wait((told, over), return_when=asyncio.FIRST_COMPLETED)
+            told.cancel()
+            over.cancel()
+        until = (now := asyncio.get_running_loop().time)() + _TELLING
+        while (ending := self._runs.ending(held_up=_LEAST_KEEPING)) and now() < until:
+            told = asyncio.create_task(all_done(ending, ()), name="trackside-ends")
+            await asyncio.wait((told,), timeout=_LOOK)  # again soon: behind one thing a run may wait for the next
+            told.cancel()
 
 
 def _set_after(event: asyncio.Event, seconds: float) -> None:

@@ -246,6 +246,12 @@ class ThreadNotRolledBackError(ThreadMemoryError):
     """The agent was stopped, but its thread {thread_id!r} could not be rolled back and may remember some of what it did: {why}."""  # noqa: E501
 
 
+class NotWaitedForError(TracksideError, TimeoutError, code=""):
+    """The manager closed and waited for it no longer; it may be done yet."""
+
+    fault = "store"
+
+
 class ObserverTimeoutError(TracksideError, TimeoutError):
     """Observer {observer} did not finish within {seconds:g} s and was left behind."""
 

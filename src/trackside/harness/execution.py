@@ -257,23 +257,12 @@ class Executions:
         ended.cancel()
         over.cancel()
 
-    async def see_ends_told(self, enough: asyncio.Event, seconds: float) -> None:
-        """Wait until those runs have ended whose agents have stopped, for `seconds` at most: so long it may take to keep
-        what is told. For what comes before that, and may take for ever, only until somebody says that this is enough.
+    def ending(self, *, held_up: float | None = None) -> list[Outcome]:
+        """The outcomes of those runs whose agents have stopped. With `held_up`, what has held up an end for so many seconds
+        is given up, and a run is left out that has to undo something before its end.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while (ending := self._ending(enough)) and loop.time() < until:
-            told = asyncio.create_task(all_done(ending, ()), name="trackside-ends")
-            over = asyncio.create_task(enough.wait(), name="trackside-enough")
-            ends = {told} if enough.is_set() else {told, over}
-            await asyncio.wait(ends, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
-            told.cancel()
-            over.cancel()
-
-    def _ending(self, enough: asyncio.Event) -> list[Outcome]:
         ending = (execution for execution in self._by_id.values() if execution.worker.is_ending)
-        return [each.outcome for each in ending if not (enough.is_set() and each.worker.is_held_up)]
+        return [each.outcome for each in ending if held_up is None or each.worker.give_up_waiting(held_up)]
 
     def leave_behind(self) -> None:
         """Say which runs have not ended. Who waits for one that has not begun, and now never will here, is told so."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from trackside.harness.admission import seconds_before
 from trackside.harness.bounding import MissedEvents
 from trackside.harness.ending import End
+from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import thread_status_after
 from trackside.harness.ports import RunCoordinator, Settlement
-from trackside.harness.types import CancelMode, JsonObject, RunRecord, ThreadStatus
+from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, ThreadStatus
 
 
 async def settle_with(
@@ -34,11 +36,16 @@ async def settle_with(
     )
 
 
-def unsettled(end: End, *, at_rest: ThreadStatus | None, claimed: bool) -> Settlement:
-    """What the end of a run, `claimed` or not, means where the coordinator cannot say: as if nobody else waits."""
-    before = ThreadStatus.busy if claimed else ThreadStatus.idle
-    after = at_rest or thread_status_after(end.status, another_waits=False) if claimed else before
-    return Settlement(previous=before, status=after)
+def unsettled(record: RunRecord, spec: RunSpec, end: End, *, at_rest: ThreadStatus | None, claimed: bool) -> Settlement:
+    """What the end of a run, `claimed` or not, means where the coordinator cannot say: as if nobody else waits.
+
+    One that is shut down goes on as another if it has attempts left; whoever lets that in looks whether it may.
+    """
+    goes_on = end.says.get("cancel_mode") == CancelMode.shutdown and record.attempt < (spec.max_attempts or 1)
+    before = after = ThreadStatus.busy if claimed else ThreadStatus.idle
+    if claimed and not (goes_on and seconds_before(record.attempt + 1) == 0):  # else that one has the thread at once
+        after = at_rest or thread_status_after(end.status, another_waits=False)
+    return Settlement(previous=before, status=after, retried_as=new_id() if goes_on else None)
 
 
 def is_kept_nowhere(missed: Sequence[MissedEvents]) -> bool:

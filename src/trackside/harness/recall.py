@@ -11,6 +11,7 @@ from typing import Any
 from trackside.harness.bounding import DispatchPolicy, Retries
 from trackside.harness.context import Agent, RunContext
 from trackside.harness.errors import (
+    NotWaitedForError,
     OtherAgentAsksError,
     ThreadMemoryError,
     ThreadNotLoadedError,
@@ -22,6 +23,7 @@ from trackside.harness.ports import ThreadState, ThreadStates
 from trackside.harness.questions import answers_of, marks_of, not_paused
 from trackside.harness.steady import Begun
 from trackside.harness.stopping import Stopper
+from trackside.harness.timelimit import leave_behind
 
 logger = logging.getLogger("trackside.worker")
 
@@ -39,6 +41,7 @@ class ThreadMemory:
         self._run = run
         self._policy = policy
         self._left = False
+        self._did = ""  # of the agent, whose thread is saved
         self.recalled = False
         """Whether the run has what its thread remembers, if that is anything."""
 
@@ -57,6 +60,20 @@ class ThreadMemory:
         run.values, run.paused = state.values, state.paused
         self.recalled = True
 
+    async def end_of_saving(self, saving: Begun[None], stopper: Stopper) -> None:
+        """Wait until the thread remembers.
+
+        Raises:
+            ThreadNotSavedError: the store did not take it, or nobody waits for that any more: it is not tried again.
+        """
+        try:
+            with stopper.watching(saving.task):
+                await saving.end()
+        except NotWaitedForError as exc:
+            self.leave()
+            leave_behind(saving.task)
+            raise ThreadNotSavedError(thread_id=self._run.thread_id, why=line_of(exc), did=self._did) from exc
+
     async def recall_late(self, stopper: Stopper) -> None:
         """The same for a run that is over; finished once begun (I17), and stuck if it takes too long."""
         await stopper.watched(Begun(self.recall, name="load"))
@@ -64,10 +81,11 @@ class ThreadMemory:
     def begin_to_save(self, state: ThreadState, *, finished: bool = True) -> Begun[None]:
         """Have the thread remember this, of an agent that has `finished` or not; done to the end once begun (I17).
 
-        Its end raises a `ThreadNotSavedError` if the store does not take it.
+        Await `end_of_saving` with it.
         """
         step = partial(self._states.save, self._run.thread_id, state, run_id=self._run.run_id)
         did = "waits for an answer" if state.paused is not None else "has finished" if finished else "has not finished"
+        self._did = did
         return Begun(lambda: self._patiently(step, ThreadNotSavedError, waits=True, did=did), name="save")
 
     def take_answers(self, agents: Collection[str]) -> None:

@@ -7,13 +7,16 @@ import logging
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from math import inf
 from types import FrameType
 from typing import Any
 
 from trackside.harness.context import RunContext
 from trackside.harness.ending import StopPolicy
+from trackside.harness.errors import NotWaitedForError
 from trackside.harness.logs import fields_of
 from trackside.harness.steady import Begun
+from trackside.harness.timelimit import give_up_waiting
 from trackside.harness.types import RunRecord
 
 logger = logging.getLogger("trackside.worker")
@@ -48,6 +51,10 @@ class Stopper:
         """Until the agent is cancelled, if it does not stop by itself."""
         self._watch: asyncio.TimerHandle | None = None
         """Until it is stuck, counted from its first cancel, however often it is cancelled."""
+        self._waits: asyncio.Task[Any] | None = None
+        """Who waits for what is watched, if he need not."""
+        self._held_up_since = inf
+        """When the end of the run first waited for something."""
         self._said_stuck = False
 
     @property
@@ -81,25 +88,32 @@ class Stopper:
         self._task = self._inside = None
         self._disarm()
 
-    @property
-    def is_watching(self) -> bool:
-        """Whether something is waited for that may come to no end."""
-        return self._watch is not None
-
     @contextmanager
-    def watching(self, task: asyncio.Task[Any] | None) -> Generator[None]:
-        """The end of the run waits for this task, which nobody cancels; it is stuck if it takes longer than a cancel may."""
+    def watching(self, task: asyncio.Task[Any] | None, *, to_the_end: bool = False) -> Generator[None]:
+        """The end of the run waits for this task, which nobody cancels; it is stuck if it takes longer than a cancel may.
+
+        Unless it has to be waited for `to_the_end`, that can be given up, and raises a `NotWaitedForError` then.
+        """
         if task is not None and not task.done():
             self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task, _ENDLESS)
+            self._waits = None if to_the_end else asyncio.current_task()
+            self._held_up_since = min(self._held_up_since, task.get_loop().time())
         try:
             yield
         finally:
             self._disarm()
+            self._waits = None
 
     async def watched[T](self, step: Begun[T]) -> T:
-        """What a step comes to that the end of the run waits for."""
-        with self.watching(step.task):
+        """What a step comes to that has to be over before the end of the run is told."""
+        with self.watching(step.task, to_the_end=True):
             return await step.end()
+
+    def give_up(self, after: float) -> bool:
+        """Have the end of the run wait no longer, if it has for so many seconds in all; False if it waits `to_the_end`."""
+        if self._waits is not None and self._waits.get_loop().time() - self._held_up_since >= after:
+            give_up_waiting(self._waits, NotWaitedForError())
+        return self._watch is None or self._waits is not None
 
     def stop(self) -> None:
         """Have the agent stop. Asked again, it is cancelled at once."""

@@ -27,6 +27,7 @@ class Raised:
 
 _held_off: WeakKeyDictionary[asyncio.Task[Any], tuple[Any, ...]] = WeakKeyDictionary()  # what cancels of them said
 _in_line: set[asyncio.Task[Any]] = set()  # calls that somebody waits for to the end
+_waiting: dict[asyncio.Task[Any], asyncio.Future[None]] = {}  # those that wait to the end, and until this is done
 _abandoned: set[asyncio.Task[Any]] = set()  # left behind but running: referenced, so that they can still end
 
 
@@ -139,10 +140,21 @@ async def within[T](limit: float | None, call: Coroutine[Any, Any, T], *, name: 
 
 
 async def settled[F: asyncio.Future[Any]](future: F, limit: float | None = None) -> F:
-    """Wait until something is done, or for `limit` seconds, whoever cancels the waiting; `cancelling()` remembers that."""
+    """Wait until something is done, or for `limit` seconds, whoever cancels the waiting; `cancelling()` remembers that.
+
+    Raises:
+        Exception: what `give_up_waiting` was called with.
+    """
     if not future.done():
         await _wait(future, limit, to_the_end=True)
     return future
+
+
+def give_up_waiting(task: asyncio.Task[Any], failure: Exception) -> None:
+    """Have a task that waits for something to the end wait for it no longer: that raises `failure` there."""
+    over = _waiting.get(task)
+    if over is not None and not over.done():
+        over.set_exception(failure)
 
 
 async def outlived[T](future: asyncio.Future[T]) -> T:
@@ -165,20 +177,25 @@ async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end:
     """Wait until something is done or the limit is up. What `asyncio.wait` does for many, at half its price."""
     loop = asyncio.get_running_loop()
     until = None if limit is None else loop.time() + limit
+    task = asyncio.current_task() if to_the_end else None
     while not future.done() and (until is None or loop.time() < until):
         over: asyncio.Future[None] = loop.create_future()
         wake = partial(_wake, over)
         future.add_done_callback(wake)
         timer = None if until is None else loop.call_at(until, wake, future)
+        if task is not None:
+            _waiting[task] = over
         try:
             await over
         except asyncio.CancelledError as exc:
             if not to_the_end:
                 raise
             # I17: what was begun is finished first; the caller looks at `cancelling()` and goes on with it then.
-            if (task := asyncio.current_task()) is not None:
+            if task is not None:
                 _held_off[task] = exc.args
         finally:
+            if task is not None:
+                del _waiting[task]
             future.remove_done_callback(wake)
             if timer is not None:
                 timer.cancel()

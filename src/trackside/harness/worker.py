@@ -192,10 +192,9 @@ class RunWorker:
             return True
         return call is not None and self._holds_thread and is_in_line(call) and run_of(call) is self._run
 
-    @property
-    def is_held_up(self) -> bool:
-        """Whether its agent, or what its end waits for before it is told, may take for ever."""
-        return self._stopper.is_watching
+    def give_up_waiting(self, after: float) -> bool:
+        """Have its end be told without what it has waited for so long; False if it waits for what has to be done."""
+        return self._stopper.give_up(after)
 
     async def ended_elsewhere(self) -> RunResult | None:
         """How the run has ended according to the coordinator; None if it has not, or the coordinator cannot say."""
@@ -444,7 +443,7 @@ class RunWorker:
             at_rest = thread_status_after(end.status, another_waits=False, asks=True)
         settling = settle_with(self._services.coordinator, self.record, end, says, at_rest=at_rest)
         settlement = await self._answer(settling, "run %s could not be settled; its thread may stay held")
-        return terminal, settlement or unsettled(end, at_rest=at_rest, claimed=self._claimed)
+        return terminal, settlement or unsettled(self.record, self._spec, end, at_rest=at_rest, claimed=self._claimed)
 
     async def _put_thread_right(self, end: End) -> tuple[End, Begun[None] | None]:
         """Roll the thread back, or begin to let it remember, before its end is announced; a failure of that is the run's.
@@ -477,7 +476,7 @@ class RunWorker:
     async def _end_of_saving(self, saving: Begun[None], end: End) -> End:
         """Wait until the thread remembers. If it does not, that is how the run ends, unless it failed before."""
         try:
-            await (saving.end() if saving.task.done() else self._stopper.watched(saving))
+            await self._memory.end_of_saving(saving, self._stopper)
             if end.status is RunStatus.interrupted:
                 say_questions(end, self._run)
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same

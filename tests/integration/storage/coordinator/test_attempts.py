@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +81,38 @@ async def shut_down(store: Store, coordinator: Any, run_id: str, *, sequence: in
     await store.append(end)
     await coordinator.release(run_id, settlement.status)
     return str(settlement.retried_as)
+
+
+async def test_a_run_that_is_shut_down_while_its_database_is_locked_goes_on_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def report(input: str, run: RunContext) -> int:
+        if run.attempt == 1:
+            await asyncio.Event().wait()
+        return run.attempt
+
+    def manager_of(store: Store) -> RunManager:
+        coordinator = store.coordinator()
+        return RunManager({"report": report}, observers=required(store), coordinator=coordinator, shutdown_grace=0)
+
+    async with Store.open(f"sqlite:///{tmp_path}/runs.db", busy_timeout=0.2) as store:
+        manager = manager_of(store)
+        run = await manager.start(RunSpec("report", "?", max_attempts=2))
+        async for _ in store.follow(run_id=run.run_id, types="run_started"):
+            break
+        lock = await asyncio.to_thread(sqlite3.connect, tmp_path / "runs.db", check_same_thread=False)
+        await asyncio.to_thread(lock.execute, "BEGIN IMMEDIATE")
+        closes = asyncio.create_task(manager.aclose())
+        while "could not be settled" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(lock.close)
+        await closes
+    async with Store.open(f"sqlite:///{tmp_path}/runs.db") as store:
+        again = await retry_of(store, run.run_id)
+        async with manager_of(store):
+            async for stored in store.follow(run_id=again, types="run_completed"):
+                assert stored.event.run_id == again
+                break
 
 
 async def test_a_lost_run_is_started_anew_before_those_that_wait(
