@@ -54,6 +54,37 @@ async def test_threads_are_listed_with_what_their_runs_came_to(serve_agents: Any
     assert [one["thread_id"] for one in of_failing] == [one["thread_id"] for one in begins] == [ids[1]]
 
 
+async def test_a_deleted_run_says_nothing_of_its_thread_any_more(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+        thread_id = await thread_of(http, "echo", 0)
+        asked = {"assistant_id": "failing", "input": {}, "config": {"configurable": {"who": "ada"}}}
+        await http.post(f"/threads/{thread_id}/runs/wait", json=asked)
+        seen = (await http.get(f"/threads/{thread_id}")).json()
+        (run,) = (await http.get("/runs", params={"thread_id": thread_id})).json()
+        await http.delete(f"/threads/{thread_id}/runs/{run['run_id']}")
+        shown = (await http.get(f"/threads/{thread_id}")).json()
+        (found,) = (await http.post("/threads/search", json={})).json()
+        (listed,) = (await http.get("/threads")).json()
+        (failure,) = (await http.get("/stats/failures")).json()
+        await http.delete(f"/threads/{thread_id}")
+        (gone,) = (await http.get("/threads", params={"removed": True})).json()
+
+    assert seen["error"]["message"] == "it cannot be done"
+    assert seen["config"]["configurable"]["who"] == "ada"
+    for thread in (shown, found):
+        assert thread["status"] == "error"
+        assert "it cannot be done" not in str(thread)
+        assert "ada" not in str(thread["config"])
+    assert [listed[key] for key in ("run_count", "last_run_id", "last_run_status", "last_error")] == [
+        0,
+        None,
+        None,
+        None,
+    ]
+    assert (failure["error_type"], failure["error"], failure["count"]) == ("ValueError", None, 1)
+    assert (gone["last_run_id"], gone["last_error"]) == (run["run_id"], "it cannot be done")
+
+
 async def test_threads_are_counted_as_they_are_found_also_by_their_ids(serve_agents: Any) -> None:
     async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
         ids = [await thread_of(http, "echo", 0, customer=name) for name in ("acme", "acme", "globex")]

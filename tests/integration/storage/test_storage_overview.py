@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from tests.integration.storage.test_storage_plans import assert_no_table_is_read_as_a_whole, plans_of
 
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, _failure_reasons, _live_counts, _reading
 from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness import ObserverBinding, RunManager, RunSpec
 
 
 async def fail(store: Store, script: Any, number: int, *, agent: str = "chat", **ending: Any) -> Any:
@@ -35,7 +37,7 @@ async def test_reasons_are_counted_and_ranked_with_the_newest_to_look_at(
     none = await store.failures(owner="ada")
 
     assert [(one.error_type, one.error, one.status, one.agent, one.count, one.run_id) for one in reasons] == [
-        ("ValueError", "no 5", "error", "chat", 6, "r04"),
+        ("ValueError", "no 4", "error", "chat", 6, "r04"),
         ("ValueError", None, "error", "research", 1, "r07"),
         (None, "too long", "timeout", "chat", 1, "r06"),
     ]
@@ -58,6 +60,31 @@ async def test_reasons_are_counted_and_ranked_with_the_newest_to_look_at(
     for filters in ({}, {"agent": "chat", "since": start}, {"owner": "ada"}):
         plans = await plans_of(store, dialect, lambda filters=filters: store.failures(**filters))
         assert_no_table_is_read_as_a_whole(dialect, plans)
+
+
+async def test_what_a_deleted_run_failed_with_is_not_told_and_what_one_that_went_with_its_thread_is(
+    store: Store, script
+) -> None:
+    await fail(store, script, 1, error="of ada", error_type="ValueError")
+    await fail(store, script, 2, error="of eve", error_type="KeyError")
+    await store.remove_run("t01", "r01")
+    await store.threads_of(None).remove("t02")
+
+    async def failing(input: Any) -> None:
+        raise RuntimeError("of nobody")
+
+    observer = ObserverBinding(StorageObserver(store), required=True)
+    async with RunManager({"failing": failing}, observers=[observer], coordinator=store.coordinator()) as manager:
+        handle = await manager.start(RunSpec("failing", thread_ends=True))
+        await handle.result()
+
+    assert await store.thread(handle.thread_id) is None
+    reasons, _ = await store.failures()
+    assert {one.error_type: (one.error, one.count) for one in reasons} == {
+        "ValueError": (None, 1),
+        "KeyError": (None, 1),
+        "RuntimeError": ("of nobody", 1),
+    }
 
 
 async def test_threads_that_wait_for_a_human_are_counted_and_no_table_is_read_as_a_whole_for_it(

@@ -7,24 +7,27 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from trackside.app.storage._conditions import are_few, are_owned_by, is_owned
 from trackside.app.storage._listings import FEW, RunListing
-from trackside.app.storage._tables import runs
+from trackside.app.storage._tables import runs, threads
 from trackside.harness.types import RunStatus
 
 MOST_FAILURES: Final = 2_000
 """So many runs are looked at: some ten milliseconds."""
 
 _SHOWN: Final = 500  # characters of an error
+_TELLS_ITS_ERROR: Final = or_(runs.c.removed_at.is_(None), and_(threads.c.ends, threads.c.removed_at.is_not(None)))
+"""That a run was not deleted or rolled back: it is there, or went with its thread as that ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureReason:
-    """Runs of an agent that failed in the same way. The error is the first line of the newest one's.
+    """Runs of an agent that failed in the same way. `run_id` is the newest that clients see, if there is one.
 
-    `run_id` is the newest that clients see, if there is one.
+    The error is the first line of that one's; without one, of the newest's if that went with its thread as it ended. What
+    was deleted or rolled back says nothing.
     """
 
     error_type: str | None
@@ -69,10 +72,13 @@ def read_failures(connection: Connection, listing: RunListing, limit: int) -> Fa
     ranked = sorted(groups, key=lambda one: (-one.count, -one.last_at.timestamp(), one.newest))[:limit]
     texts: dict[str, str | None] = {}
     if ranked:  # the errors of these alone: of all, they take as long as all else
-        errors = select(runs.c.run_id, func.substr(runs.c.error, 1, _SHOWN))
-        newest = runs.c.run_id.in_([one.newest for one in ranked])
-        texts = dict(map(tuple, connection.execute(errors.where(newest))))
-    return FailureReasons([_reason(one, texts.get(one.newest)) for one in ranked], count > looked_at)
+        errors = (
+            select(runs.c.run_id, func.substr(runs.c.error, 1, _SHOWN))
+            .join(threads, threads.c.thread_id == runs.c.thread_id)
+            .where(runs.c.run_id.in_([one.to_look_at for one in ranked]), _TELLS_ITS_ERROR)
+        )
+        texts = dict(map(tuple, connection.execute(errors)))
+    return FailureReasons([_reason(one, texts.get(one.to_look_at)) for one in ranked], count > looked_at)
 
 
 @dataclass(slots=True)
@@ -86,6 +92,11 @@ class _Group:
     count: int = 0
     shown: str | None = None
     """The newest that clients see."""
+
+    @property
+    def to_look_at(self) -> str:
+        """The newest that clients see, if there is one; else the newest."""
+        return self.shown or self.newest
 
 
 def _grouped(rows: Iterable[Row[Any]]) -> Iterable[_Group]:
@@ -113,5 +124,5 @@ def _reason(group: _Group, error: str | None) -> FailureReason:
         agent=agent,
         count=group.count,
         last_at=group.last_at,
-        run_id=group.shown or group.newest,
+        run_id=group.to_look_at,
     )

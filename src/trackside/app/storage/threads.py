@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, exists, func, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, short, short_or_none
@@ -54,9 +54,10 @@ class RunPage(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsOfThread:
-    """What the runs of a thread come to: how many, up to `MOST_COUNTED`, and how the newest stands."""
+    """What the runs of a thread come to: how many, up to `MOST_COUNTED`, and how the newest stands, if that is there."""
 
     count: int = 0
+    last_run_id: str | None = None
     last_status: RunStatus | None = None
     last_error: str | None = None
 
@@ -70,7 +71,8 @@ class ThreadContents:
     """What there is to a thread besides its row.
 
     `values` and `interrupts` are what the harness remembers of it, nothing where the agent has a checkpointer; `error` and
-    `config` are its last run's. It `is_held` by a run from the admission of that on, also before it has started.
+    `config` are its last run's, and nothing once that was removed. It `is_held` by a run from the admission of that on, also
+    before it has started.
     """
 
     values: JsonObject | None = None
@@ -355,11 +357,17 @@ def _plain(metadata: Mapping[str, Any] | None) -> JsonObject:
     return {} if not metadata else canonical_payload(metadata, path="metadata")
 
 
+_IS_ITS_LAST: Final = and_(
+    runs.c.run_id == threads.c.last_run_id, or_(runs.c.removed_at.is_(None), threads.c.removed_at.is_not(None))
+)
+"""The last run of a thread, as it is seen: one that was removed is not, but with its thread by who sees that as well."""
+
+
 def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, ThreadContents]:
     query = (
         select(
             threads.c.thread_id,
-            threads.c.last_run_id,
+            runs.c.run_id,
             thread_states.c.remembered,
             thread_states.c.paused,
             runs.c.error,
@@ -368,14 +376,14 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
             exists().where(active_runs.c.thread_id == threads.c.thread_id, HOLDS_ITS_THREAD).label("is_held"),
         )
         .outerjoin_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
-        .outerjoin(runs, runs.c.run_id == threads.c.last_run_id)
+        .outerjoin(runs, _IS_ITS_LAST)
         .where(threads.c.thread_id.in_(thread_ids))
     )
     return {
         row.thread_id: ThreadContents(
             values=row.remembered,
             interrupts=(row.paused or {}).get("interrupts") or (),
-            last_run_id=row.last_run_id,
+            last_run_id=row.run_id,
             error=row.error,
             error_type=row.error_type,
             config=(row.request or {}).get("config") or {},
@@ -396,13 +404,16 @@ def _runs_of(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Run
     )
     count = select(func.count()).select_from(counted).scalar_subquery()
     query = (
-        select(threads.c.thread_id, count.label("runs"), runs.c.status, runs.c.error)
-        .outerjoin_from(threads, runs, runs.c.run_id == threads.c.last_run_id)
+        select(threads.c.thread_id, count.label("runs"), runs.c.run_id, runs.c.status, runs.c.error)
+        .outerjoin_from(threads, runs, _IS_ITS_LAST)
         .where(threads.c.thread_id.in_(thread_ids))
     )
     return {
         row.thread_id: RunsOfThread(
-            count=row.runs, last_status=None if row.status is None else RunStatus(row.status), last_error=row.error
+            count=row.runs,
+            last_run_id=row.run_id,
+            last_status=None if row.status is None else RunStatus(row.status),
+            last_error=row.error,
         )
         for row in connection.execute(query)
     }

@@ -49,7 +49,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     error_type: str | None
     error: str | None
-    """The first line of what the newest of them failed with."""
+    """The first line of what the newest of them failed with that is there to be looked at."""
     status: RunStatus
     agent: str | None
     count: int

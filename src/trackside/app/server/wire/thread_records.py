@@ -52,6 +52,7 @@ class RecordedThread(Struct, frozen=True, kw_only=True):
     removed_at: datetime | None
     """Since when it is not seen any more."""
     last_run_id: str | None
+    """Of its newest run that has begun, unless that was deleted."""
     last_run_status: RunStatus | None
     last_error: str | None
     """What its newest run failed with."""
@@ -75,7 +76,7 @@ def recorded_thread(thread: StoredThread, runs: RunsOfThread) -> RecordedThread:
         ttl_minutes=thread.ttl_minutes,
         ends=thread.ends,
         removed_at=thread.removed_at,
-        last_run_id=thread.last_run_id,
+        last_run_id=runs.last_run_id,
         last_run_status=runs.last_status,
         last_error=runs.last_error,
         run_count=runs.count,
