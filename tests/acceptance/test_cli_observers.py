@@ -63,6 +63,10 @@ class Refusing(Mail):
             raise DeliveryError(receiver="the endpoint", what="it", why="400", retryable=False)
         note(self.to, event)
 
+class Dies(Note):
+    def __init__(self, *, to):
+        os._exit(7)
+
 class Gate(Note):
     async def on_event(self, event):
         raise RuntimeError("closed for today")
@@ -99,6 +103,14 @@ def table(type: str, name: str, more: str = "") -> str:
 def noted(folder: Path, name: str) -> list[str]:
     file = folder / f"{name}.txt"
     return file.read_text(encoding="utf-8").split() if file.exists() else []
+
+
+def closed(folder: Path) -> set[str]:
+    """Whose `aclose` was called since this was asked last."""
+    files = list(folder.glob("*.closed"))
+    for file in files:
+        file.unlink()
+    return {file.stem for file in files}
 
 
 def run(trackside: Trackside) -> subprocess.CompletedProcess[str]:
@@ -216,6 +228,19 @@ def test_who_is_not_fed_is_closed_as_deliver_begins(here: Trackside, folder: Pat
 
     assert (folder / "note.closed").exists()
     assert noted(folder, "note") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("mail",), 0), (("note",), 2), (("--database", "sqlite:///watch.py"), 2)]
+)
+def test_all_observers_are_closed_whomever_deliver_feeds(
+    here: Trackside, folder: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    configure(folder, table("Note", "note"), table("Mail", "mail"), table("Mail", "other"))
+
+    assert here("deliver", "--until-idle", *arguments).returncode == code
+
+    assert closed(folder) == {"note", "mail", "other"}
 
 
 def test_what_another_process_has_not_delivered_is_waited_for(
@@ -403,6 +428,7 @@ def test_observers_are_listed_with_what_is_wrong_and_what_there_is(here: Tracksi
     )
     done = here("observers")
     assert done.returncode == 0
+    assert closed(folder) == {"gate", "mail"}, "what was made to be shown is closed again"
     assert [line.split("  ")[0] for line in done.stdout.splitlines()[:4]] == ["NAME", "gate", "mail", "wrong"]
 
     gate, mail, wrong, *available = objects(here("observers", "--json"))
@@ -417,12 +443,14 @@ def test_observers_are_listed_with_what_is_wrong_and_what_there_is(here: Tracksi
 def test_doctor_makes_each_observer_and_names_subscriptions_of_nobody(here: Trackside, folder: Path) -> None:
     configure(folder, table("Mail", "old"))
     run(here)
+    assert closed(folder) == {"old"}
     configure(folder, table("Note", "note"), table("Mail", "mail", "toto = 1"))
 
     done = here("doctor", "--json")
     error, note = [json.loads(line) for line in done.stdout.splitlines() if "disk" not in line]
 
     assert done.returncode == 1
+    assert closed(folder) == {"note"}
     assert (error["severity"], error["where"]) == ("error", "trackside.toml, observers[2] (mail).toto")
     assert error["what"].startswith("there is no such key; ")
     assert note == {
@@ -431,3 +459,13 @@ def test_doctor_makes_each_observer_and_names_subscriptions_of_nobody(here: Trac
         "where": "subscription old",
         "fix": "",
     }
+
+
+def test_doctor_says_once_what_becomes_of_a_process_that_makes_an_observer(here: Trackside, folder: Path) -> None:
+    configure(folder, table("Dies", "dies"))
+
+    found = [json.loads(line) for line in here("doctor", "--json").stdout.splitlines()]
+    (error,) = [finding for finding in found if finding["severity"] == "error"]
+
+    assert error["where"] == "trackside.toml, observers[1] (dies)"
+    assert error["what"] == "the process that imported it ended with 7"

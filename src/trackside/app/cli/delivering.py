@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.cli.arguments import ArgumentError
@@ -53,8 +54,11 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
     observers = build_observers(settings)
     console = standard_output()
     with saying_waits(), event_loop() as runner:
-        runner.run(_close_live(observers))
-        chosen = _chosen(observers, names)
+        chosen: list[ConfiguredObserver] = []
+        try:
+            chosen = _chosen(observers, names)
+        finally:
+            runner.run(_close([observer for observer in observers if observer not in chosen]))
         code = runner.run(
             _deliver(settings, chosen, _Report(console, home_of(settings).flags, json=json), until_idle=until_idle)
         )
@@ -95,16 +99,28 @@ def _chosen(observers: Sequence[ConfiguredObserver], names: Sequence[str]) -> li
     return [observer for observer in durable if not names or observer.name in names]
 
 
-async def _close_live(observers: Sequence[ConfiguredObserver]) -> None:
-    """Close those that were made only to see that they are live, and that what is said of them can be used."""
-    await asyncio.gather(*(observer.aclose() for observer in observers if not observer.is_durable))
+async def _close(observers: Sequence[ConfiguredObserver]) -> None:
+    """Close those that are not fed; what is said of them can be used."""
+    await asyncio.gather(*(observer.aclose() for observer in observers))
+
+
+@asynccontextmanager
+async def _store_for(chosen: Sequence[ConfiguredObserver], settings: Settings) -> AsyncGenerator[Store]:
+    """The log of which they are told; where it cannot be opened, they are closed."""
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(open_store(settings))
+        except BaseException:
+            await _close(chosen)
+            raise
+        yield store
 
 
 async def _deliver(
     settings: Settings, chosen: Sequence[ConfiguredObserver], report: _Report, *, until_idle: bool
 ) -> ExitCode:
     stopped = asyncio.Event()
-    async with open_store(settings) as store:
+    async with _store_for(chosen, settings) as store:
         async with Deliveries(chosen, store, grace=_IN_HAND_SECONDS) as deliveries:
             watch = _Watch(store, deliveries.dispatcher, report)
             await watch.begin()

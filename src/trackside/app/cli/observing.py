@@ -10,6 +10,7 @@ from rich.text import Text
 
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import one_line
+from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.tables import Column, print_table
 from trackside.app.settings import ObserverSettings, SettingsError, load_settings
@@ -85,10 +86,14 @@ def show(*, json: bool) -> ExitCode:
 
 
 def _try(settings: ObserverSettings) -> _Configured:
+    """Make it, and close it again."""
     try:
-        return _Configured(settings, build_observer(settings, os.environ), "")
+        made = build_observer(settings, os.environ)
     except SettingsError as exc:
         return _Configured(settings, None, str(exc).removeprefix(f"{settings.where}").lstrip(".: ").rstrip("."))
+    with event_loop() as runner:
+        runner.run(made.aclose())
+    return _Configured(settings, made, "")
 
 
 def _ours() -> list[_Available]:

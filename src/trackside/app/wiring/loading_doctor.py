@@ -73,9 +73,11 @@ def _of_references(settings: Settings, named: dict[str, tuple[str, str]], whys: 
 def _of_observers(settings: Settings, whys: Iterator[str]) -> Iterator[Finding]:
     for observer in settings.observers:
         if why := next(whys):
-            key, _, what = why.removeprefix(observer.where).rstrip(".").partition(": ")
+            key, what = "", why.rstrip(".")
+            if what.startswith(observer.where):  # not where the process that tried it says nothing of it
+                key, _, what = what.removeprefix(observer.where).partition(": ")
             fix = "correct the table, before which nothing runs; which observers there are: `trackside observers`"
-            yield Finding(severity=Severity.error, what=what or key, where=f"{observer.where}{key}", fix=fix)
+            yield Finding(severity=Severity.error, what=what, where=f"{observer.where}{key}", fix=fix)
 
 
 def _of_server(settings: Settings, servers: list[tuple[str, str]], whys: Iterator[str]) -> Iterator[Finding]:

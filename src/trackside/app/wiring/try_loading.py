@@ -9,6 +9,7 @@ them, so that no secret stands on a command line; a database that a flag says is
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -86,9 +87,10 @@ def _load(name: str, reference: str, settings: Settings) -> int:
 
 
 def _build(name: str, settings: Settings) -> None:
+    """Make it, and close it again: this process does not end before threads of an observer do."""
     for observer in settings.observers:
         if observer.name == name:
-            build_observer(observer, os.environ)
+            asyncio.run(build_observer(observer, os.environ).aclose())
 
 
 if __name__ == "__main__":
