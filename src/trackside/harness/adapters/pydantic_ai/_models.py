@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -18,16 +18,21 @@ from pydantic_ai.tools import RunContext as AgentContext
 from pydantic_ai.usage import RequestUsage
 
 from trackside.harness.calls import Call
-from trackside.harness.context import RunContext
+from trackside.harness.context import RunContext, RunPaused
 from trackside.harness.exits import carrying_exits
 
 
 class Ledger:
-    """Where one agent's calls of models are counted: in the journal of `run`, credited to `caller`."""
+    """Where one agent's calls of models are counted: in the journal of `run`, credited to `caller`.
+
+    A provider may work on an answer in the background, and is asked for it again and again until it is there: one call,
+    open for so long.
+    """
 
     def __init__(self, run: RunContext, caller: str) -> None:
         self._run = run
         self._caller = caller
+        self._awaited: dict[str, Call] = {}
         self.calls = 0
         """How many calls were counted so far, whatever became of them."""
 
@@ -40,16 +45,27 @@ class Ledger:
         if self._run.cancelled:
             raise asyncio.CancelledError
 
-    def measured(self, model: str) -> AbstractContextManager[Call]:
-        """A call that goes on while this is entered."""
-        return self._run.call("chat", model, caller=self._caller)
+    def begun(self, model: str, messages: Sequence[ModelMessage]) -> Call:
+        """A call that begins now, or the one whose answer `messages` ask for again; whoever asks for it ends it."""
+        return self._awaited.pop(_job_of(messages), None) or self._run.begin_call("chat", model, caller=self._caller)
 
-    def begun(self, model: str) -> Call:
-        """A call that begins now; whoever asks for it ends it."""
-        return self._run.begin_call("chat", model, caller=self._caller)
+    def awaited(self, answer: ModelResponse, messages: Sequence[ModelMessage], call: Call) -> bool:
+        """Keep a call open whose answer is still being worked on. False if nobody could say which one that is."""
+        job = answer.provider_response_id or _job_of(messages)
+        if job:
+            self._awaited[job] = call
+        return bool(job)
+
+    def close(self) -> None:
+        """No answer is asked for any more: those that were awaited were given up."""
+        for call in self._awaited.values():
+            call.end(asyncio.CancelledError())
+        self._awaited.clear()
 
     def answered(self, model: str, answer: ModelResponse | StreamedResponse, call: Call | None = None) -> None:
-        """Count a call of a model, which nobody has measured if it is not given."""
+        """Count a call of a model. If it is not given it is one whose answer is left as it is, or nobody has measured it."""
+        if call is None and (call := self._awaited.pop(answer.provider_response_id or "", None)) is not None:
+            call.end()
         self.calls += 1
         self._record(model, answer, call, answered=True)
 
@@ -81,6 +97,12 @@ class Ledger:
             call=call,
             provider=answer.provider_name,
         )
+
+
+def _job_of(messages: Sequence[ModelMessage]) -> str:
+    """What the provider calls the answer that these messages ask for again; empty if they ask for another."""
+    last = messages[-1] if messages else None
+    return (last.provider_response_id or "") if isinstance(last, ModelResponse) and last.state == "suspended" else ""
 
 
 def counted(model: Model, ledger: Ledger) -> Model:
@@ -175,13 +197,18 @@ class _CountedModel(WrapperModel):
                     pass
                 return stream.get()
         self._ledger.stop_if_asked()
+        call = self._ledger.begun(self.model_name, messages)
         try:
-            with self._ledger.measured(self.model_name) as call, carrying_exits():
+            with carrying_exits():
                 response = await self.wrapped.request(messages, model_settings, model_request_parameters)
-        except Exception as exc:  # the model's failure
-            self._ledger.failed(exc)
+        except BaseException as exc:
+            call.end(None if isinstance(exc, RunPaused) else exc)
+            if isinstance(exc, Exception):  # the model's failure
+                self._ledger.failed(exc)
             raise
-        self._ledger.answered(self.model_name, response, call)
+        if not self._is_awaited(response, messages, call):
+            call.end()
+            self._ledger.answered(self.model_name, response, call)
         return response
 
     @asynccontextmanager
@@ -200,7 +227,7 @@ class _CountedModel(WrapperModel):
             return
         self._ledger.stop_if_asked()
         stream: StreamedResponse | None = None
-        call = self._ledger.begun(self.model_name)
+        call = self._ledger.begun(self.model_name, messages)
         try:
             with carrying_exits():
                 async with self.wrapped.request_stream(
@@ -210,7 +237,16 @@ class _CountedModel(WrapperModel):
         except BaseException as exc:
             self._end(call, stream, exc)
             raise
-        self._end(call, stream, None)
+        if not self._is_awaited(stream.get(), messages, call):
+            self._end(call, stream, None)
+
+    def _is_awaited(self, answer: ModelResponse, messages: Sequence[ModelMessage], call: Call) -> bool:
+        """Whether the provider works on the answer, and is asked for it again later. A turn that it has only paused is an
+        answer: what goes on with it is another call.
+        """
+        if answer.state != "suspended" or self.continuation_delay(answer) is None:
+            return False
+        return self._ledger.awaited(answer, messages, call)
 
     def _end(self, call: Call, stream: StreamedResponse | None, error: BaseException | None) -> None:
         """Count a stream by how far it came. Whoever reads it may raise, too: of a whole answer that is not its failure."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -116,10 +116,11 @@ class Watch(AbstractCapability[Any]):
         return counted(model, self._ledger)
 
     async def wrap_run(self, ctx: AgentContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Measure the run of an agent that another has called."""
+        """Measure the run of an agent that another has called. With either's run ends what its models still worked on."""
         if self._invoked_by is None:
-            return await handler()
-        with self.run.call("invoke_agent", self._speaker, caller=self._invoked_by):
+            with closing(self._ledger):
+                return await handler()
+        with self.run.call("invoke_agent", self._speaker, caller=self._invoked_by), closing(self._ledger):
             return await handler()
 
     async def before_run(self, ctx: AgentContext[Any]) -> None:
