@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,7 +21,10 @@ from langgraph.types import interrupt
 from langgraph_sdk import get_client
 
 from trackside import RunContext
+from trackside.app.cli.remote_connection import Connection
+from trackside.app.cli.remote_records import RemoteRecords
 from trackside.app.server.crons import CronScheduler
+from trackside.app.server.routes import thread_records
 from trackside.app.settings import AccessSettings
 from trackside.harness.ids import assistant_id_of, new_id
 
@@ -505,6 +510,71 @@ async def mark(ctx, value):
             for named, status in ({}, 403), ({"thread_id": his}, 200), ({"thread_id": hers}, 404):
                 assert (await http.get(path, params=named)).status_code == status, (path, named)
         assert await refused(bob.runs.list(hers)) == 404
+
+
+async def test_who_sees_threads_by_their_metadata_asks_for_them_as_others_do(serve_auth: Any) -> None:
+    async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
+        hers = [(await ada.threads.create())["thread_id"] for _ in range(3)]
+        his = (await bob.threads.create())["thread_id"]
+        gone = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(gone, "chat", input={"text": "hi"})
+        await ada.threads.delete(gone)
+        async with place.http("ada") as http:
+            records = RemoteRecords(Connection(http, place.served.url, flags="", has_key=False))  # as the commands ask
+            assert [await records.thread(one) is not None for one in (*hers, gone, his)] == [True] * 4 + [False]
+            newest = (await http.get("/threads")).json()
+            middle = newest[1]["updated_at"]
+            for asked, found in (
+                ({}, hers[::-1]),
+                ({"since": middle}, hers[:0:-1]),
+                ({"until": middle}, hers[:1]),
+                ({"id_prefix": hers[1]}, [hers[1]]),
+                ({"id_prefix": his}, []),
+                ({"id_prefix": gone}, []),
+                ({"id_prefix": gone, "removed": "true"}, [gone]),
+                ({"removed": "true"}, [gone, *hers[::-1]]),
+                ({"removed": "true", "status": ["idle", "error"]}, [gone, *hers[::-1]]),
+            ):
+                answer = await http.get("/threads", params=asked)
+                assert [one["thread_id"] for one in answer.json()] == found, asked
+            first = await http.get("/threads", params={"removed": "true", "limit": 3})
+            following = {"removed": "true", "limit": 3, "before": first.headers["X-Pagination-Next"]}
+            assert [one["thread_id"] for one in (await http.get("/threads", params=following)).json()] == [hers[0]]
+            newer = await http.get("/threads", params={"after": newest[2]["cursor"], "limit": 1})
+            assert newer.json() == [newest[1]]
+            again = await http.get("/threads", params={"before": newer.headers["X-Pagination-Next"]})
+            assert again.json() == [newest[2]]
+
+
+async def test_few_that_somebody_may_see_are_found_among_many(serve_auth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_records, "_PAGE", 3)
+    monkeypatch.setattr(thread_records, "_MOST_PAGES", 2)
+    async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
+        hers: list[str] = []
+        for _ in range(3):
+            hers.append((await ada.threads.create())["thread_id"])
+            for _ in range(8):
+                await bob.threads.create()
+        async with place.http("ada") as http:
+            records = RemoteRecords(Connection(http, place.served.url, flags="", has_key=False))
+            assert [one.thread_id for one in await records.threads(limit=2)] == hers[:0:-1]
+            assert [one.thread_id for one in await records.threads()] == hers[::-1]
+            empty = await http.get("/threads", params={"removed": "true"})
+            assert (empty.json(), "X-Pagination-Next" in empty.headers) == ([], True)
+
+
+async def test_the_console_pages_through_the_threads_that_a_handler_wants(serve_auth: Any) -> None:
+    async with serve_auth(OWNERS) as place, place.clients("ada") as (ada,), place.http("ada") as http:
+        for _ in range(101):
+            await ada.threads.create()
+        page = (await http.get("/ui/threads")).text
+        pages = [page]
+        for way in ("next", "next", "prev", "next"):
+            (address,) = re.findall(rf'rel="{way}" href="([^"]+)"', pages[-1])
+            pages.append((await http.get(html.unescape(address))).text)
+    shown = [re.findall(r'class="run-name" href="([^"]+)"', page) for page in pages]
+    assert [len(one) for one in shown] == [50, 50, 1, 50, 1]
+    assert (shown[3], shown[4]) == (shown[1], shown[2])
 
 
 async def test_crons_have_metadata_of_their_own(serve_auth: Any) -> None:

@@ -127,3 +127,13 @@ async def test_pages_of_threads_follow_one_another_both_ways_and_with_metadata(s
     assert {one["metadata"]["customer"] for one in some.json() + rest.json()} == {"globex"}
     assert [one["metadata"]["deep"]["number"] for one in deep] == [3]
     assert [answer.status_code for answer in refused] == [422] * 4
+
+
+async def test_removed_threads_are_not_asked_for_by_metadata(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+        await http.delete("/threads/" + await thread_of(http, "echo", 1, team="a"))
+        for asked, status in (({}, 200), ({"removed": "false"}, 200), ({"removed": "true"}, 422)):
+            answer = await http.get("/threads", params={"metadata": '{"team": "a"}', **asked})
+            assert answer.status_code == status
+        assert "removed cannot be asked for together with metadata" in answer.text
+        assert len((await http.get("/threads", params={"removed": "true"})).json()) == 1
