@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import re
 from dataclasses import replace
 from operator import add
@@ -193,3 +194,25 @@ async def test_a_fork_that_is_refused_leaves_no_thread_behind(serve_agents: Any)
         left = [one["thread_id"] for one in (await http.post("/threads/search", json={})).json()]
         assert (said.status_code, "the graph's nodes are two" in said.text) == (422, True)
         assert left == [run["thread_id"]]
+
+
+async def test_what_the_protocol_has_started_is_asked_for_again(serve_agents: Any) -> None:
+    async with (
+        serve_agents({"graph": counting("a")}) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as http,
+    ):
+        start = {"id": 1, "method": "run.start", "params": {"assistant_id": "graph", "input": {}}}
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        run_id = (await http.post(f"/threads/{thread_id}/commands", json=start)).json()["result"]["run_id"]
+        await http.get(f"/runs/{run_id}/join")
+        kept = (await served.app.store.request_of(run_id))["stream_mode"]
+        seen = (await http.get(f"/threads/{thread_id}/runs/{run_id}")).json()["kwargs"]["stream_mode"]
+        page = html.unescape((await http.get(f"/ui/runs/{run_id}")).text)
+        copied = re.findall(r"--data-raw '(.*?)'", page, re.DOTALL)[0]
+        again = await http.post("/runs", content=copied, headers={"Content-Type": "application/json"})
+        forked = await sent(http, f"/ui/runs/{run_id}/fork")
+    assert "checkpoint-marks" in kept
+    assert seen == [mode for mode in kept if mode != "checkpoint-marks"]
+    assert json.loads(copied)["stream_mode"] == seen
+    assert again.status_code == 200
+    assert forked.headers["hx-redirect"].startswith("/ui/runs/")

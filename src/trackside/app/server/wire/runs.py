@@ -263,8 +263,12 @@ def config_shown(config: Any) -> Any:
 
 
 def request_shown(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was asked for, without what the server keeps with it: who asks, and a mark of how answers are addressed."""
+    """What a run was asked for, without what the server keeps with it: who asks, a mark of how answers are addressed, and
+    modes that no client may ask for.
+    """
     shown = dict(asked)
+    if isinstance(modes := shown.get("stream_mode"), list | tuple):
+        shown["stream_mode"] = [mode for mode in modes if mode in STREAM_MODES]
     if "config" in shown:
         shown["config"] = config_shown(shown["config"])
     if isinstance(command := shown.get("command"), Mapping) and "resume" in command:
