@@ -17,6 +17,7 @@ from trackside.app.storage._encoding import EventRow, encode_events, json_of, ti
 from trackside.app.storage._graph_checkpoint_tables import graph_checkpoints
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import events
+from trackside.app.storage._telling import tell_each
 from trackside.app.storage._work import UnitOfWork
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
@@ -97,7 +98,7 @@ def tell_ends(hear: Callable[[RunLifecycleEvent], object], rows: Sequence[EventR
     """Tell of those ends among what was committed that are announced here, and not by whoever ran the run."""
     for row in rows:
         if row.is_of_store and is_terminal(row.event.event_type):
-            hear(row.event)
+            tell_each([hear], row.event)
 
 
 def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObject, *, goes_on: bool = False) -> None:

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol, override
 
+from trackside.app.storage._telling import tell_each
+
 if TYPE_CHECKING:
     from trackside.app.storage._postgres_bus import PostgresBus
 
@@ -73,7 +75,7 @@ class CommitSignals(ABC):
     def _tell(self, listener: Listener) -> None:
         if listener in self._listeners:
             self._heard[listener] = self._hints
-            listener()
+            tell_each([listener])
 
     async def aclose(self) -> None:
         """Announce what was to be announced, and let go of everything. May be called again."""

@@ -25,6 +25,7 @@ from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._room import Room
 from trackside.app.storage._session import Session
+from trackside.app.storage._telling import tell_each
 from trackside.app.storage._work import Committed, Refused, Work, commit_together
 from trackside.app.storage.fleet import QueueNews
 from trackside.app.vitals import WriterStats
@@ -380,17 +381,13 @@ class Writer:
 
     def _hand_back(self, jobs: Sequence[_Job], committed: Committed) -> None:
         if committed.events:
-            for tell in self.on_commit:
-                tell(committed.events)
+            tell_each(self.on_commit, committed.events)
         for handover in committed.handovers:
-            for hear in self.on_handover:
-                hear(handover)
+            tell_each(self.on_handover, handover)
         if committed.removed_threads:
-            for hear_of_removal in self.on_removal:
-                hear_of_removal(committed.removed_threads)
+            tell_each(self.on_removal, committed.removed_threads)
         if committed.news is not None:
-            for hear_news in self.on_news:
-                hear_news(committed.news)
+            tell_each(self.on_news, committed.news)
         for job, outcome in zip(jobs, committed.outcomes, strict=True):
             if not job.done.done():
                 job.done.set_result(outcome)

@@ -46,6 +46,7 @@ from trackside.app.storage._subscription_works import (
     SubscriptionWork,
     Update,
 )
+from trackside.app.storage._telling import tell_each
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidSubscriptionError, SubscriptionBusyError, UnknownSubscriptionError
 from trackside.harness.types import LifecycleEventType
@@ -276,7 +277,7 @@ class Subscriptions:
     def listen(self, listener: Listener) -> None:
         """Have `listener` called on the loop when something was committed, here or elsewhere, that may matter to a consumer.
 
-        It costs something: stop when nobody waits.
+        It costs something: stop when nobody waits. What it raises is said in the program's log.
         """
         self._listeners.add(listener)
         self._signals.listen(listener)
@@ -304,5 +305,4 @@ class Subscriptions:
         self._signals.announce()
 
     def _tell(self) -> None:
-        for listener in [*self._listeners]:
-            listener()
+        tell_each(self._listeners)

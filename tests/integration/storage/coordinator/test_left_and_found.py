@@ -262,6 +262,28 @@ async def test_ends_that_are_announced_for_others_are_told_and_no_others(
     assert heard == [(unstarted, LifecycleEventType.RUN_CANCELLED), (lost, LifecycleEventType.RUN_FAILED)]
 
 
+async def test_who_hears_of_ends_and_fails_hears_of_the_next_and_holds_nobody_up(
+    hand: Any, database: Any, store: Store
+) -> None:
+    a, b = hand(), hand()
+    runs = [await admit(a, thread_id) for thread_id in ("t", "u")]
+    for run_id, thread_id in zip(runs, ("t", "u"), strict=True):
+        await start(a, run_id, thread_id)
+    heard: list[str] = []
+
+    def hear(event: RunLifecycleEvent) -> None:
+        heard.append(event.run_id)
+        raise LookupError("of the listener")
+
+    store.on_end(hear)
+    take_for_dead(database, a)
+    async with asyncio.timeout(30):
+        await b.coordinator._upkeep.clear_up()
+
+    assert sorted(heard) == sorted(runs)
+    assert [run.error_type for run in await store.runs(status="error")] == ["worker_lost"] * 2
+
+
 @pytest.mark.parametrize("lost_reply", [0, 1, 2, 3])
 async def test_a_lost_run_is_started_anew_once_though_the_reply_to_that_is_lost(
     hand: Any, database: Any, store: Store, lost_reply: int

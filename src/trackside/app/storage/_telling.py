@@ -1,0 +1,19 @@
+"""Telling those who want to hear of what a store does. What one of them raises is his own: the others hear of it all the
+same, and nobody waits for what has happened already.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+logger = logging.getLogger("trackside.storage")
+
+
+def tell_each[*Said](hearers: Iterable[Callable[[*Said], object]], *said: *Said) -> None:
+    """Call each of these; a failure is said in the program's log."""
+    for hear in [*hearers]:
+        try:
+            hear(*said)
+        except Exception:  # the hearer's failure, which is nobody else's
+            logger.exception("one that hears what the store does has failed")
