@@ -105,6 +105,31 @@ async def test_a_run_named_by_its_id_is_found_at_once_however_old(
     assert many.continues is not None
 
 
+async def test_a_run_named_by_an_id_that_has_capitals_is_found_at_once_however_old(
+    store: Store, said_runs, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_run_search, "LOOKED_AT", 5)
+    for run_id, thread_id in (("ORDER-17", "t-17"), ("order-18", "T-18"), ("Order-19", "t-19")):
+        run = script(start=script().start - timedelta(days=1), run_id=run_id, thread_id=thread_id)
+        await store.append(run.whole())
+
+    for text, found in (
+        ("ORDER-17", ["ORDER-17"]),
+        ("order-17", ["ORDER-17"]),
+        ("Order-17", ["ORDER-17"]),
+        ("ORDER-18", ["order-18"]),
+        ("T-18", ["order-18"]),
+        ("t-18", ["order-18"]),
+        ("Order-19", ["Order-19"]),
+        ("ORDER-1", ["order-18", "ORDER-17"]),
+        ("ORDER-20", []),
+    ):
+        page = await store.search_runs(text=text)
+        assert numbers(page.runs) == found, text
+        assert page.continues is not None
+    assert len((await store.search_runs(text="order-1", limit=1)).runs) == 1
+
+
 async def test_no_more_is_looked_at_than_a_bound_and_an_index_leads_to_it(
     store: Store, dialect: str, said_runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,7 +228,8 @@ class StoreReading:
 
         No index has that, so runs are looked at one by one, a bounded number for each call. Where a page is not full for
         that reason, `continues` is where to go on: pass it as `before` (as `after`, if that was given). On the first page
-        then also runs come whose id, or whose thread's, begins with the text, however old they are.
+        then also runs come whose id, or whose thread's, begins with the text, however old they are: as it is typed, in small
+        letters, or in capitals.
 
         Args:
             text: a part of the title, the error, the agent or a value of the metadata, or the beginning of the id of the run

@@ -75,11 +75,13 @@ class FoundRuns(NamedTuple):
 class RunSearch:
     """A page of the runs of a listing that say a text somewhere, cost so much, or took so long.
 
-    The text is casefolded. A run that goes on has taken the time since its start, by `now`.
+    The text is casefolded, and also kept as it was `typed`, as the index of ids knows case. A run that goes on has taken the
+    time since its start, by `now`.
     """
 
     listing: RunListing
     text: str
+    typed: str
     min_cost: float | None
     min_duration: float | None
     now: datetime
@@ -93,9 +95,11 @@ class RunSearch:
         Raises:
             InvalidQueryError: an argument does not fit.
         """
+        typed = plain_or_none("text", text) or ""
         return cls(
             listing=listing,
-            text=(plain_or_none("text", text) or "").casefold(),
+            text=typed.casefold(),
+            typed=typed,
             min_cost=_at_least("min_cost", min_cost),
             min_duration=_at_least("min_duration", min_duration),
             now=datetime.now(UTC),
@@ -138,10 +142,11 @@ class RunSearch:
         return connection.execute(behind.keys(connection)).first() is None
 
     def _named(self, connection: Connection, limit: int) -> list[str]:
-        """The runs whose id, or whose thread's, begins with the text, if these are few."""
+        """The runs whose id, or whose thread's, begins with the text in one of its spellings, if these are few."""
         if not self.text:
             return []
-        ways = self.listing.beginning_with(connection, self.text)
+        spellings = dict.fromkeys((self.typed, self.text, self.typed.upper()))
+        ways = [way for spelling in spellings for way in self.listing.beginning_with(connection, spelling)]
         rows = [row for way in ways for row in self._rows(connection, way) if self._fits(row)]
         rows.sort(key=lambda row: (row.created_at, row.run_id), reverse=True)
         return [row.run_id for row in rows[:limit]]
