@@ -252,6 +252,8 @@ def nested(levels: int, inside: Any = 1) -> Any:
         ("filter", {"filter": ["a"]}),
         ("filter", {"filter": {"a": {"$like": "b"}}}),
         ("filter", {"filter": {"a": {"b": {"$gt": 1, "c": 2}}}}),
+        ("filter", {"filter": {"a": [{"$like": "b"}]}}),
+        ("filter", {"filter": {"a": [1, {"b": [{"$gt": 1, "c": 2}]}]}}),
         ("filter", {"filter": {f"k{n}": None for n in range(1_000)}}),
         ("filter", {"filter": {"a": [{f"k{n}": None for n in range(1_000)}]}}),
         ("filter", {"filter": nested(3_000)}),

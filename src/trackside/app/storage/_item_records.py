@@ -170,8 +170,9 @@ def checked_filter(said: Any) -> Mapping[str, Any]:
 
 def _check_wanted(wanted: Any) -> None:
     if not isinstance(wanted, Mapping):
-        return
-    if not _is_comparison(wanted):
+        for inner in wanted if isinstance(wanted, (list, tuple)) else ():
+            _check_wanted(inner)
+    elif not _is_comparison(wanted):
         for inner in wanted.values():
             _check_wanted(inner)
     elif unknown := [key for key in wanted if key not in _OPERATORS]:
