@@ -228,6 +228,7 @@ def test_a_redaction_hook_that_cannot_be_loaded_is_found(here: Trackside) -> Non
         ('jwt_key = "@"', "jwt_key", "it has no effect without"),
         ('app = "agents.py:nosuch"', "app", "agents.py has no nosuch"),
         ('app = "dies.py:app"', "app", "the process that imported it ended with 7"),
+        ('app = "web.py:app"', "app", "its middleware cannot be made: TypeError: "),
         ('webhook_secret = "abc"', "webhook_secret", "its Base64 stands for 2 bytes"),
         ('host = "0.0.0.0"', "host", "asks nobody who he is"),
     ],
@@ -237,6 +238,11 @@ def test_what_keeps_a_server_from_starting_is_found(
 ) -> None:
     (tmp_path / "broken.py").write_text("print('loud')\n1 / 0")
     (tmp_path / "dies.py").write_text("import os; os._exit(7)")
+    (tmp_path / "web.py").write_text(
+        "from starlette.applications import Starlette\n"
+        "from starlette.middleware import Middleware\n"
+        "app = Starlette(middleware=[Middleware(dict, 1, 2)])\n"
+    )
     table = table.replace("@", "s" * 64)
     (tmp_path / "trackside.toml").write_text(f'[agents]\necho = "agents.py:echo"\n[server]\n{table}\n')
 

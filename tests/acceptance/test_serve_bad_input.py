@@ -19,6 +19,13 @@ type Command = Callable[..., subprocess.CompletedProcess[str]]
 def agents(tmp_path: Path) -> None:
     (tmp_path / "agents.py").write_text("async def echo(input):\n    return input\n", encoding="utf-8")
     (tmp_path / "broken.py").write_text("raise RuntimeError('boom')\n", encoding="utf-8")
+    (tmp_path / "web.py").write_text(
+        "from starlette.applications import Starlette\n"
+        "from starlette.middleware import Middleware\n"
+        "from starlette.middleware.cors import CORSMiddleware\n"
+        "app = Starlette(middleware=[Middleware(CORSMiddleware, allow_origin=[])])\n",
+        encoding="utf-8",
+    )
 
 
 @pytest.fixture
@@ -115,6 +122,7 @@ def test_a_check_says_what_would_be_wrong_and_serves_nothing(here: Command, tmp_
         ('[server]\nauth = "jwt"\njwt_key = "env:NOPE"', "no variable NOPE"),
         ('[server]\njwt_key = "env:NOPE"', "it has no effect without"),
         ('[server]\napp = "agents.py:nobody"', "agents.py has no nobody"),
+        ('[server]\napp = "web.py:app"', "its middleware cannot be made: TypeError: CORSMiddleware.__init__() got"),
         ('[server]\nwebhook_secret = "abc"', "server.webhook_secret: its Base64 stands for 2 bytes"),
         ('[server]\nwebhook_secret = "no Base64"', "server.webhook_secret: it is not Base64"),
         ('[server]\nwebhook_secret = "env:NOPE"', "server.webhook_secret: the environment has no variable NOPE"),

@@ -24,7 +24,7 @@ from trackside.app.cli.workers_watch import WorkersWatch
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
 from trackside.app.wiring.checking import check_app
-from trackside.app.wiring.guests import load_guest
+from trackside.app.wiring.guests import check_guest, load_guest
 from trackside.app.wiring.secrets import webhook_secret_of
 
 
@@ -64,10 +64,11 @@ def check(options: ServeOptions) -> ExitCode:
 
     settings = options.settings()
     check_exposure([settings.server.host, *beginning_anew.taken_over(os.environ)], settings.access.auth)
-    agents, _ = _loaded(settings)
+    agents, guest = _loaded(settings)
     say_notes(settings, agents)
     check_app(settings, agents)
     webhook_secret_of(settings)
+    check_guest(settings, guest)
     say_all_is_well(settings)
     return ExitCode.success
 

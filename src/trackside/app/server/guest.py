@@ -202,6 +202,18 @@ def _is_last(message: Any) -> bool:
     return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
+def made(app: Any, state: dict[str, Any], *, name: str) -> Guest:
+    """A guest of an app, whose lifespan fills this state.
+
+    Raises:
+        GuestError: its middleware cannot be made.
+    """
+    try:
+        return Guest(app, state)
+    except Exception as exc:  # of what makes its middleware
+        raise GuestError(name=name, why=f"its middleware cannot be made: {type(exc).__name__}: {exc}") from exc
+
+
 @asynccontextmanager
 async def living(app: Any, *, name: str) -> AsyncGenerator[Guest]:
     """Run the lifespan of an app, if it has one, around the block.
@@ -214,10 +226,7 @@ async def living(app: Any, *, name: str) -> AsyncGenerator[Guest]:
 
     config = Config(app, lifespan="auto", log_config=None, log_level="error", access_log=False, proxy_headers=False)
     lifespan = LifespanOn(config)
-    try:
-        guest = Guest(app, lifespan.state)
-    except Exception as exc:  # of what makes its middleware
-        raise GuestError(name=name, why=f"its middleware cannot be made: {type(exc).__name__}: {exc}") from exc
+    guest = made(app, lifespan.state, name=name)
     await lifespan.startup()
     if lifespan.should_exit:
         raise GuestError(name=name, why="its lifespan failed, as said above")

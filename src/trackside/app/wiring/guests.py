@@ -1,4 +1,4 @@
-"""Loads the app of the user's own that is served behind ours."""
+"""Loads the app of the user's own that is served behind ours, and sees whether it could be."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def load_guest(settings: Settings) -> Any:
         hint = _NEARLY if callable(app) else ""
         raise settings.complaint(_KEY, f"{name} is {app!r:.80}; {_FORM}{hint}")
     return app
+
+
+def check_guest(settings: Settings, app: Any) -> None:
+    """See that this app, which `load_guest` gave, could be served, as far as that can be told without its lifespan.
+
+    Raises:
+        GuestError: its middleware cannot be made.
+    """
+    if app is None:
+        return
+    from trackside.app.server.guest import made
+
+    made(app, {}, name=str(settings.server.app))
 
 
 def _is_one(value: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from trackside.app.settings import Settings, SettingsError, load_settings
 from trackside.app.wiring.access import storeless_authenticator_of
 from trackside.app.wiring.agents import AgentReference, forgets, load_agent
-from trackside.app.wiring.guests import load_guest
+from trackside.app.wiring.guests import check_guest, load_guest
 from trackside.app.wiring.observers import build_observer
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.redaction import load_redaction
@@ -33,7 +33,7 @@ SETTING = ":setting"
 """The NAME under which REFERENCE is one of `SETTINGS`."""
 SETTINGS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "server.auth": storeless_authenticator_of,
-    "server.app": load_guest,
+    "server.app": lambda settings: check_guest(settings, load_guest(settings)),
     "server.webhook_secret": webhook_secret_of,
 }
 """Settings without which a server does not start, by their keys, and what sees whether they will do."""
