@@ -88,9 +88,10 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
 
 def as_of(owner: str | None, spec: RunSpec) -> RunSpec:
     """What a run of this owner asks for when it starts another: on his behalf, unless that says on whose it is."""
-    if owner is None or spec.owner is not None:
+    options = {} if spec.options is None else spec.options
+    if owner is None or spec.owner is not None or not isinstance(options, Mapping):  # which `record_of` refuses
         return spec
-    return replace(spec, options={**(spec.options or {}), ON_BEHALF_OF: owner})
+    return replace(spec, options={**options, ON_BEHALF_OF: owner})
 
 
 def request_of(spec: RunSpec, agent: str) -> JsonObject:
@@ -223,7 +224,7 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     # Without defaults: a version that knows more to ask for finds the same in the same request.
     given = ((name, default, getattr(spec, name)) for name, default in _DEFAULTS.items() if name not in _NOT_ASKED)
     asked = {name: value for name, default, value in given if value is not default}
-    if spec.config is not None:
+    if isinstance(spec.config, Mapping):  # what is none, `record_of` refuses
         asked["config"] = _lasting(spec.config)
     plain, _ = canonical(asked, max_chars=_WHOLE)
     body = json.dumps(plain, sort_keys=True).encode()

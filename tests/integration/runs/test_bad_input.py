@@ -49,6 +49,11 @@ ONLY_STARTED: list[tuple[dict[str, Any], str]] = [
     ({"after_seconds": -1}, "after_seconds = -1 does not fit a run: it has to be a number of seconds."),
     ({"idempotency_key": ""}, "idempotency_key = '' does not fit a run: an id is a text of 1 to 255"),
     ({"stream_mode": 5}, "stream_mode = 5 does not fit a run: it has to be a mode or a list of modes."),
+    (
+        {"config": 5, "idempotency_key": "k"},
+        "config = 5 does not fit a run: it has to be a mapping of names to values.",
+    ),
+    ({"options": 5}, "options = 5 does not fit a run: it has to be a mapping of names to values."),
     ({"max_attempts": 0}, "max_attempts = 0 does not fit a run: it is a whole number from 1 up"),
 ]
 
@@ -73,6 +78,19 @@ async def test_a_start_that_makes_no_run_says_what_is_wrong_and_leaves_nothing(
         assert (await stage.run("work", "quick", thread_id="t")).status is RunStatus.success
     assert agents.begun == ["quick"]
     assert len(stage.events) == 5
+
+
+@pytest.mark.parametrize("options", [5, 0, ["a"]])
+async def test_a_run_that_has_an_owner_is_refused_the_same(backend: Backend, agents: Agents, options: Any) -> None:
+    async def starts(input: Any) -> str:
+        with pytest.raises(InvalidSpecError) as refused:
+            await stage.start("work", options=options)
+        return str(refused.value)
+
+    async with backend.open({"starts": starts, "work": agents.work}) as stage:
+        result = await stage.run("starts", owner="ada")
+    assert result.output == f"options = {options!r} does not fit a run: it has to be a mapping of names to values."
+    assert agents.begun == []
 
 
 @in_memory
