@@ -1,5 +1,7 @@
 """Rules say which events somebody is notified of, and what can never hold or be filled in is refused at the start."""
 
+import inspect
+import os
 from typing import Any
 
 import pytest
@@ -123,6 +125,14 @@ def test_an_option_that_does_not_fit_is_refused_by_name(options: dict[str, Any],
     with pytest.raises(ObserverOptionError) as refused:
         NotifyObserver(**{"to": "json://localhost/"} | options)
     assert refused.value.details["option"] == option
+
+
+def test_the_example_in_its_docstring_makes_an_observer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_CHAT", "json://localhost/")
+    said = inspect.getdoc(NotifyObserver) or ""
+    (example,) = (line.strip() for line in said.splitlines() if "NotifyObserver(" in line)
+    made = eval(example, {"NotifyObserver": NotifyObserver, "os": os})
+    assert isinstance(made, NotifyObserver)
 
 
 @pytest.mark.parametrize("kind", list(LifecycleEventType))

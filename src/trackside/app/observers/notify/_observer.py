@@ -45,7 +45,7 @@ _FAILED_RUNS: Final = ({"events": ["run_failed"]},)
 class NotifyObserver:
     """Notifies people by mail, chat or phone, through Apprise.
 
-        NotifyObserver(to="env:TEAM_CHAT", on=[{"agent": "billing", "status": "error"}, {"cost_above": 1.0}])
+        NotifyObserver(to=os.environ["TEAM_CHAT"], on=[{"agent": "billing", "status": "error"}, {"cost_above": 1.0}])
 
     What there is no room for in an hour stays with the subscription until there is, and is told in one message then: so
     nothing is lost if the process dies. Who was told of an event, alone or among others, is not told again because somebody
