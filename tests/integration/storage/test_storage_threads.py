@@ -8,13 +8,17 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
+from tests.integration.storage.test_storage_subscriptions import OnSession
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread, containment
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._tables import threads
 from trackside.app.storage._thread_works import RemoveThread
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
@@ -239,6 +243,23 @@ async def test_a_run_is_removed_once_it_has_ended(store: Store, url: str) -> Non
     assert await store.run(handle.run_id) is None
     assert len(await store.events(run_id=handle.run_id)) > 0
     assert await asyncio.to_thread(check_database, url) == []
+
+
+async def test_a_search_gives_as_many_threads_as_it_is_asked_for(store: Store) -> None:
+    """Also more than a statement takes values."""
+    ids, now = [f"t{number:05}" for number in range(33_000)], time_text(datetime.now(UTC))
+
+    def fill(session: Any) -> None:
+        for some in batched(ids, 1_000):
+            rows = [{"thread_id": one, "status": "idle", "created_at": now, "updated_at": now} for one in some]
+            session.execute(insert(threads).values(rows))
+
+    await store._writer.write(OnSession(fill))
+
+    page = await store.threads_of(None).search(ThreadQuery(limit=len(ids) + 1, sort_by="thread_id", descending=False))
+
+    assert [thread.thread_id for thread in page.threads] == ids
+    assert page.total == len(ids)
 
 
 async def test_runs_of_a_thread_come_in_pages_from_either_end(store: Store, manager: RunManager) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import batched
 from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import (
@@ -55,6 +56,7 @@ _SORTED_BY: Final[Mapping[str, ColumnElement[Any]]] = {
 }
 
 MOST: Final = 2**31 - 1
+_ROWS_AT_ONCE: Final = 1_000
 _MOST_LABELS: Final = 20
 """By so many labels the database finds threads; others are looked at, as no statement has room for all that may be asked."""
 
@@ -261,7 +263,7 @@ class ThreadSearch:
         """The ids of all that fit, in order, each looked at."""
         remembered = [type_coerce(thread_states.c.remembered, Text)] if self._values else []
         query = self._rows(connection, type_coerce(threads.c.metadata, Text), *remembered)
-        rows = connection.execute(query, execution_options={"yield_per": 1_000})
+        rows = connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE})
         found: list[str] = []
         for page in rows.partitions():
             found += beside_the_loop(connection, partial(self._fitting, page))
@@ -279,10 +281,10 @@ class ThreadSearch:
         return found
 
     def _fetch(self, connection: Connection, ids: Sequence[str]) -> list[StoredThread]:
-        if not ids:
-            return []
-        rows = connection.execute(select(threads).where(threads.c.thread_id.in_(ids)))
-        found = {row.thread_id: thread_of(row) for row in rows}
+        found: dict[str, StoredThread] = {}
+        for some in batched(ids, _ROWS_AT_ONCE):  # as a statement takes no more than some 32,000 values
+            rows = connection.execute(select(threads).where(threads.c.thread_id.in_(some)))
+            found.update((row.thread_id, thread_of(row)) for row in rows)
         return [found[thread_id] for thread_id in ids]
 
 
