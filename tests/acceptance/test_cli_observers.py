@@ -63,6 +63,14 @@ class Refusing(Mail):
             raise DeliveryError(receiver="the endpoint", what="it", why="400", retryable=False)
         note(self.to, event)
 
+class Deaf(Note):
+    async def aclose(self):
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
 class Dies(Note):
     def __init__(self, *, to):
         os._exit(7)
@@ -469,3 +477,15 @@ def test_doctor_says_once_what_becomes_of_a_process_that_makes_an_observer(here:
 
     assert error["where"] == "trackside.toml, observers[1] (dies)"
     assert error["what"] == "the process that imported it ended with 7"
+
+
+def test_who_does_not_want_to_be_closed_keeps_neither_command_that_tries_him(
+    trackside: Trackside, folder: Path
+) -> None:
+    configure(folder, table("Deaf", "deaf"))
+
+    shown = objects(trackside("observers", "--json"))
+    found = [json.loads(line) for line in trackside("doctor", "--json").stdout.splitlines()]
+
+    assert (shown[0]["configured"], shown[0]["error"]) == ("deaf", None)
+    assert [finding for finding in found if finding["severity"] == "error"] == []

@@ -90,7 +90,8 @@ def _build(name: str, settings: Settings) -> None:
     """Make it, and close it again: this process does not end before threads of an observer do."""
     for observer in settings.observers:
         if observer.name == name:
-            asyncio.run(build_observer(observer, os.environ).aclose())
+            made = build_observer(observer, os.environ)
+            asyncio.new_event_loop().run_until_complete(made.aclose())  # `run` would wait for who swallows its cancel
 
 
 if __name__ == "__main__":
