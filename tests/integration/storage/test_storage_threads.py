@@ -245,6 +245,7 @@ async def test_a_run_is_removed_once_it_has_ended(store: Store, url: str) -> Non
     assert await asyncio.to_thread(check_database, url) == []
 
 
+@pytest.mark.long
 async def test_a_search_gives_as_many_threads_as_it_is_asked_for(store: Store) -> None:
     """Also more than a statement takes values."""
     ids, now = [f"t{number:05}" for number in range(33_000)], time_text(datetime.now(UTC))
