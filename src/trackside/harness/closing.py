@@ -11,7 +11,7 @@ from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import TASK_CANCELLED, Stop
 from trackside.harness.errors import ManagerLoopError
 from trackside.harness.execution import Executions
-from trackside.harness.outcome import all_done
+from trackside.harness.outcome import all_done, all_done_or
 from trackside.harness.ports import Clock
 from trackside.harness.timelimit import let_drop, settled
 from trackside.harness.types import CancelMode, RunStatus
@@ -177,11 +177,7 @@ class Closing:
         elsewhere (I14). When patience is over, what has held one up for long is given up, so that it can be told.
         """
         while (ending := self._runs.ending()) and not self._patience_over.is_set():
-            told = asyncio.create_task(all_done(ending, ()), name="trackside-ends")
-            over = asyncio.create_task(self._patience_over.wait(), name="trackside-enough")
-            await asyncio.wait((told, over), return_when=asyncio.FIRST_COMPLETED)
-            told.cancel()
-            over.cancel()
+            await all_done_or(self._patience_over, ending, ())
         until = (now := asyncio.get_running_loop().time)() + _TELLING
         while (ending := self._runs.ending(held_up=_LEAST_KEEPING)) and now() < until:
             told = asyncio.create_task(all_done(ending, ()), name="trackside-ends")

@@ -20,7 +20,7 @@ from trackside.harness.errors import ClosesItselfError, NoResultHereError
 from trackside.harness.exits import interrupt_loop
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
-from trackside.harness.outcome import ELSEWHERE, Outcome, all_done
+from trackside.harness.outcome import ELSEWHERE, Outcome, all_done_or
 from trackside.harness.places import Places
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats, Tally
@@ -251,11 +251,7 @@ class Executions:
         if not self.remain or enough.is_set():
             return
         outcomes = [run.outcome for run in self.all() if not (due and run.waits_for(due) and self._may_be_awaited(run))]
-        ended = asyncio.create_task(all_done(outcomes, list(self._tasks)), name="trackside-drain")
-        over = asyncio.create_task(enough.wait(), name="trackside-enough")
-        await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        over.cancel()
+        await all_done_or(enough, outcomes, list(self._tasks))
 
     def ending(self, *, held_up: float | None = None) -> list[Outcome]:
         """The outcomes of those runs whose agents have stopped. With `held_up`, what has held up an end for so many seconds

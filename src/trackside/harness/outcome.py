@@ -89,6 +89,15 @@ async def all_done(outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[Non
         await asyncio.wait(tasks)
 
 
+async def all_done_or(enough: asyncio.Event, outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[None]]) -> None:
+    """The same, or until somebody says that this is enough."""
+    done = asyncio.create_task(all_done(outcomes, tasks), name="trackside-done")
+    over = asyncio.create_task(enough.wait(), name="trackside-enough")
+    await asyncio.wait((done, over), return_when=asyncio.FIRST_COMPLETED)
+    done.cancel()
+    over.cancel()
+
+
 def outcome_elsewhere(run_id: str, record: RunRecord | None) -> Outcome:
     """The outcome of a run that is not executed here, of which this is known."""
     outcome = Outcome()

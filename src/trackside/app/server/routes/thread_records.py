@@ -54,9 +54,13 @@ async def list_recorded_threads(call: ListCall) -> Any:
 
 def _is_searched(query: ThreadRecordQuery) -> bool:
     """Whether a search, which is quicker, finds what is asked for of the threads that a handler wants."""
-    others = (query.since, query.until, query.id_prefix, query.after)
-    is_counted = query.before is None or query.before.isdecimal()
-    return is_counted and not query.removed and all(one is None for one in others)
+    return _not_searched(query) is None and (query.before is None or query.before.isdecimal())
+
+
+def _not_searched(query: ThreadRecordQuery) -> str | None:
+    """What is asked for that no search by metadata knows, by the first of its names."""
+    names = ("since", "until", "id_prefix", "after", "removed")
+    return next((name for name in names if getattr(query, name) not in (None, False)), None)
 
 
 async def _listed(call: ListCall) -> tuple[Sequence[StoredThread], str | None]:
@@ -115,11 +119,8 @@ async def _with_metadata(call: ListCall, metadata: JsonObject) -> tuple[Sequence
         HttpError: something is asked for besides that a search does not look at.
     """
     query = call.query
-    for name in ("since", "until", "id_prefix", "after"):
-        if getattr(query, name) is not None:
-            raise HttpError(status=422, detail=f"{name} cannot be asked for together with metadata")
-    if query.removed:
-        raise HttpError(status=422, detail="removed cannot be asked for together with metadata")
+    if (name := _not_searched(query)) is not None:
+        raise HttpError(status=422, detail=f"{name} cannot be asked for together with metadata")
     if query.before is not None and not query.before.isdecimal():
         raise HttpError(status=422, detail="before: with metadata it is what X-Pagination-Next said")
     offset = int((query.before or "0")[:9])
