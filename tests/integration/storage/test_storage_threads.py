@@ -718,6 +718,25 @@ async def test_a_new_thread_has_the_metadata_of_the_request(store: Store, manage
     assert (await threads.get(run.thread_id)).metadata["owner"] == "ada"
 
 
+async def test_a_search_finds_numbers_that_are_the_same_however_they_are_written(
+    store: Store, manager: RunManager
+) -> None:
+    threads = store.threads_of(None)
+    whole, written, begun = [
+        (await threads.create(metadata={"n": 1, "deep": [2]})).thread_id,
+        (await threads.create(metadata={"n": 1.0, "deep": [2.0]})).thread_id,
+        (await ended(manager, thread_metadata={"n": 1.0, "deep": [2]}, metadata={"n": 1.0})).thread_id,
+    ]
+    await threads.create(metadata={"n": 1.5, "deep": [2.5]})
+    await threads.create(metadata={"n": True, "deep": [True]})
+
+    for wanted in ({"n": 1}, {"n": 1.0}, {"deep": [2]}, {"deep": [2.0]}):
+        found = await threads.search(ThreadQuery(metadata=wanted))
+        assert {one.thread_id for one in found.threads} == {whole, written, begun}
+    for number in (1, 1.0):
+        assert [run.thread_id for run in await store.runs(metadata={"n": number})] == [begun]
+
+
 async def test_metadata_may_have_more_keys_than_a_statement_has_room_for(store: Store, manager: RunManager) -> None:
     many = {f"k{n}": n for n in range(11_000)}
     threads = store.threads_of(None)

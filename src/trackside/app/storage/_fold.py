@@ -199,7 +199,9 @@ def labels_of(metadata: Mapping[str, Any]) -> list[Label]:
 
 
 def label_value(value: Any) -> str | None:
-    """The text of a value by which a run may be found; None if it may not."""
+    """The text of a value by which a run may be found, for 1.0 that of 1; None if it may not."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
     return json_text(value) if value is None or type(value) in {str, int, bool} else None
 
 
