@@ -479,9 +479,7 @@ def test_doctor_says_once_what_becomes_of_a_process_that_makes_an_observer(here:
     assert error["what"] == "the process that imported it ended with 7"
 
 
-def test_who_does_not_want_to_be_closed_keeps_neither_command_that_tries_him(
-    trackside: Trackside, folder: Path
-) -> None:
+def test_who_does_not_want_to_be_closed_keeps_no_command_that_tries_him(trackside: Trackside, folder: Path) -> None:
     configure(folder, table("Deaf", "deaf"))
 
     shown = objects(trackside("observers", "--json"))
@@ -489,3 +487,4 @@ def test_who_does_not_want_to_be_closed_keeps_neither_command_that_tries_him(
 
     assert (shown[0]["configured"], shown[0]["error"]) == ("deaf", None)
     assert [finding for finding in found if finding["severity"] == "error"] == []
+    assert trackside("serve", "--check", "agents.py:echo").returncode == 0

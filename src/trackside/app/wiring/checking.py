@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from trackside.app.settings import Settings
@@ -11,7 +10,7 @@ from trackside.app.wiring.access import storeless_authenticator_of
 from trackside.app.wiring.checkpointers import check_saver
 from trackside.app.wiring.database import blaming
 from trackside.app.wiring.fleet import check_engine_access
-from trackside.app.wiring.observers import ConfiguredObserver, build_observers
+from trackside.app.wiring.observers import build_observers, close_at_once
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.redaction import load_redaction
 
@@ -29,13 +28,9 @@ def check_app(settings: Settings, agents: Mapping[str, Any]) -> None:
 
     enter_project(settings)
     load_redaction(settings)
-    asyncio.run(_close_all(build_observers(settings)))
+    close_at_once({one.name: one.observer for one in build_observers(settings)})
     with blaming(settings):
         check_usable(settings.database_url)
     check_saver(settings, agents)
     check_engine_access(settings)
     storeless_authenticator_of(settings)
-
-
-async def _close_all(observers: Sequence[ConfiguredObserver]) -> None:
-    await asyncio.gather(*(observer.aclose() for observer in observers))

@@ -147,7 +147,7 @@ def build_observers(settings: Settings, environ: Mapping[str, str] | None = None
         for configured in _wanted_here(settings):
             built.append(build_observer(configured, environ))  # noqa: PERF401  # those that were built have to be known
     except BaseException:
-        _close_at_once({one.name: one.observer for one in built})
+        close_at_once({one.name: one.observer for one in built})
         raise
     return built
 
@@ -181,7 +181,7 @@ def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> 
     try:
         return _configured(configured, target, observer)
     except BaseException:
-        _close_at_once({configured.name: observer})
+        close_at_once({configured.name: observer})
         raise
 
 
@@ -195,8 +195,11 @@ def _configured(configured: ObserverSettings, target: Any, observer: RunObserver
     return built
 
 
-def _close_at_once(observers: Mapping[str, RunObserver]) -> None:
-    """Close what nobody will use, by name, wherever this is called: in a thread, for here a loop may be running."""
+def close_at_once(observers: Mapping[str, RunObserver]) -> None:
+    """Close what nobody will use, by name, wherever this is called: in a thread, for here a loop may be running.
+
+    Who swallows its cancel is left behind, with its loop, as `asyncio.run` would wait for it.
+    """
 
     async def close_all() -> None:
         closing = (
@@ -205,8 +208,15 @@ def _close_at_once(observers: Mapping[str, RunObserver]) -> None:
         )
         await asyncio.gather(*closing)
 
+    def run() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(close_all())
+        if not asyncio.all_tasks(loop):
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
     if observers:
-        thread = Thread(target=asyncio.run, args=(close_all(),), name="trackside-close-observers")
+        thread = Thread(target=run, name="trackside-close-observers")
         thread.start()
         thread.join()
 

@@ -9,7 +9,6 @@ them, so that no secret stands on a command line; a database that a flag says is
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from trackside.app.settings import Settings, SettingsError, load_settings
 from trackside.app.wiring.access import storeless_authenticator_of
 from trackside.app.wiring.agents import AgentReference, forgets, load_agent
 from trackside.app.wiring.guests import check_guest, load_guest
-from trackside.app.wiring.observers import build_observer
+from trackside.app.wiring.observers import build_observer, close_at_once
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.secrets import webhook_secret_of
@@ -90,8 +89,7 @@ def _build(name: str, settings: Settings) -> None:
     """Make it, and close it again: this process does not end before threads of an observer do."""
     for observer in settings.observers:
         if observer.name == name:
-            made = build_observer(observer, os.environ)
-            asyncio.new_event_loop().run_until_complete(made.aclose())  # `run` would wait for who swallows its cancel
+            close_at_once({name: build_observer(observer, os.environ).observer})
 
 
 if __name__ == "__main__":
