@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import fields, replace
 
 from trackside.harness.amounts import count_of, seconds_of, timeout_of
+from trackside.harness.asked import USER
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical, canonical_payload
@@ -123,6 +124,15 @@ def _lasting(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in config.items() if name != _CALLBACKS} if _CALLBACKS in config else config
 
 
+def _with_identity_alone(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with nothing said of its user but who he is."""
+    own = config.get("configurable")
+    user = own.get(USER) if isinstance(own, Mapping) else None
+    if not isinstance(own, Mapping) or not isinstance(user, Mapping):
+        return config
+    return {**config, "configurable": {**own, USER: {"identity": user.get("identity")}}}
+
+
 def spec_of(request: Mapping[str, Any]) -> RunSpec:
     """The spec in what `request_of` gave.
 
@@ -212,8 +222,11 @@ def begins_later(created_at: datetime, request: Mapping[str, Any] | None, *, now
     return isinstance(seconds, int | float) and (now - created_at).total_seconds() < seconds
 
 
-def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
+def idempotency_of(spec: RunSpec, agent: str | None) -> IdempotencyKey | None:
     """The caller's idempotency key with a digest of all that it asks for; None without a key.
+
+    Its agent counts by its name, if it has one, and the user in its config by his identity: an object has another
+    address in each process, and what an authentication says of a user besides may differ each time that he asks.
 
     Raises:
         InvalidSpecError: (a `ValueError`) the key is not a text.
@@ -224,8 +237,10 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     # Without defaults: a version that knows more to ask for finds the same in the same request.
     given = ((name, default, getattr(spec, name)) for name, default in _DEFAULTS.items() if name not in _NOT_ASKED)
     asked = {name: value for name, default, value in given if value is not default}
+    if agent is not None:
+        asked["agent"] = agent
     if isinstance(spec.config, Mapping):  # what is none, `record_of` refuses
-        asked["config"] = _lasting(spec.config)
+        asked["config"] = _with_identity_alone(_lasting(spec.config))
     plain, _ = canonical(asked, max_chars=_WHOLE)
     body = json.dumps(plain, sort_keys=True).encode()
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())

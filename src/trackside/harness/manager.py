@@ -203,7 +203,7 @@ class RunManager:
             raise unrecorded(self.observers.bindings)
         self._closing.watch_the_loop()
         name = self._name_of(spec.agent)
-        idempotency = idempotency_of(spec)  # by what the caller asks for, whatever the limits are by now
+        idempotency = idempotency_of(spec, name)  # by what the caller asks for, whatever the limits are by now
         limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
         if (own := current_run()) is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.integration.runs.stage import Agents, Backend, shared, within_patience
 
-from trackside import AgentLimits, InvalidSpecError, RunResult, RunSpec, RunStatus, ThreadBusyError
+from trackside import AgentLimits, InvalidSpecError, RunContext, RunResult, RunSpec, RunStatus, ThreadBusyError
 from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import NoResultHereError
 
@@ -82,6 +83,38 @@ async def test_a_key_names_one_run_for_both(backend: Backend, agents: Agents) ->
         assert kinds <= {RunStatus.success, NoResultHereError}, "who does not execute it says so, and hangs nowhere"
         assert RunStatus.success in kinds
     assert agents.begun == ["quick keyed"]
+
+
+async def test_a_key_names_its_run_also_where_its_agent_is_given_as_an_object(backend: Backend, agents: Agents) -> None:
+    async def here_work(input: Any, run: RunContext) -> Any:
+        return await agents.work(input, run)
+
+    async def there_work(input: Any, run: RunContext) -> Any:  # the same, as another process has it: at another address
+        return await agents.work(input, run)
+
+    async with backend.open({"work": here_work}) as here, backend.open({"work": there_work}) as there:
+        first = await here.start(here_work, "quick keyed", idempotency_key="k")
+        for stage, agent in ((here, "work"), (here, here_work), (there, "work"), (there, there_work)):
+            assert (await stage.start(agent, "quick keyed", idempotency_key="k")).run_id == first.run_id
+        await within_patience(first.result())
+    assert agents.begun == ["quick keyed"]
+
+
+async def test_a_key_names_its_run_whatever_is_said_besides_of_the_user_who_asks(
+    backend: Backend, agents: Agents
+) -> None:
+    def asked(**user: Any) -> RunSpec:
+        config = {"configurable": {"langgraph_auth_user": user, "model": "small"}}
+        return RunSpec("work", "quick keyed", idempotency_key="k", config=config)
+
+    async with backend.open({"work": agents.work}) as here, backend.open({"work": agents.work}) as there:
+        first = await here.manager.start(asked(identity="ada", exp=1, permissions=["read", "write"]))
+        for stage in (here, there):
+            spec = asked(identity="ada", exp=2, permissions=["write", "read"])
+            assert (await within_patience(stage.manager.start(spec))).run_id == first.run_id
+            with pytest.raises(InvalidSpecError, match="asked for something else"):
+                await stage.manager.start(asked(identity="eve", exp=1))
+        await within_patience(first.result())
 
 
 async def test_a_key_names_its_run_also_where_the_agent_has_other_limits_by_now(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -15,13 +15,9 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.runs import STREAM_MODES
 from trackside.harness import RunManager, RunSpec
-from trackside.harness.asked import PLACE
+from trackside.harness.asked import OF_USERS, PLACE, USER, USER_ID
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, asked_of
-
-_USER: Final = "langgraph_auth_user"
-_OF_USERS: Final = "langgraph_auth_"
-"""Where graphs that were written for LangGraph's server look for who asks. No client may say that himself."""
 
 
 def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping[str, Any] | None:
@@ -33,9 +29,9 @@ def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping
     configurable = (config or {}).get("configurable") or {}
     if not isinstance(configurable, Mapping):
         raise HttpError(status=422, detail=f"config.configurable = {configurable!r:.120}: it is an object")
-    own = {key: value for key, value in configurable.items() if not key.startswith(_OF_USERS)}
+    own = {key: value for key, value in configurable.items() if not key.startswith(OF_USERS)}
     if principal.identity is not None:
-        own |= {_USER: principal.user or {"identity": principal.identity}, f"{_USER}_id": principal.identity}
+        own |= {USER: principal.user or {"identity": principal.identity}, USER_ID: principal.identity}
     return config if own == configurable else {**(config or {}), "configurable": own}
 
 
@@ -58,7 +54,7 @@ def without_headers(config: Mapping[str, Any] | None, is_header: Callable[[str],
 def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """A run's config with who asked for it before, whom nobody else gets to see."""
     configurable = (before or {}).get("configurable") or {}
-    user = {key: value for key, value in configurable.items() if key.startswith(_OF_USERS)}
+    user = {key: value for key, value in configurable.items() if key.startswith(OF_USERS)}
     if not user:
         return config
     own = (config or {}).get("configurable") or {}
@@ -82,7 +78,7 @@ def check_config(manager: RunManager, assistant: str, config: Any, principal: Pr
 
 def user_in(config: Mapping[str, Any] | None) -> Any:
     """Who has asked for a run, as its config has him; None: nobody is known."""
-    return ((config or {}).get("configurable") or {}).get(_USER)
+    return ((config or {}).get("configurable") or {}).get(USER)
 
 
 def caller_of_request(request: Mapping[str, Any] | None, items: Any) -> Caller:

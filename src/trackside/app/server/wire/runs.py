@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.storage import StoredRun
+from trackside.harness.asked import OF_USERS
 from trackside.harness.ids import assistant_id_of
 from trackside.harness.questions import answers_said
 from trackside.harness.types import ON_BEHALF_OF, RunRecord, RunSpec, RunStatus
@@ -259,7 +260,7 @@ def config_shown(config: Any) -> Any:
     """A run's config without what the server has added for the agent about who asks, which is nobody else's business."""
     if not isinstance(config, Mapping) or not isinstance(own := config.get("configurable"), Mapping):
         return config
-    return {**config, "configurable": {name: own[name] for name in own if not name.startswith("langgraph_auth_")}}
+    return {**config, "configurable": {name: own[name] for name in own if not name.startswith(OF_USERS)}}
 
 
 def request_shown(asked: Mapping[str, Any]) -> dict[str, Any]:

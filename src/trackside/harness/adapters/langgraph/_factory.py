@@ -19,8 +19,7 @@ from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
 from trackside.harness.adapters.langgraph._context import completed, fitting, is_of
 from trackside.harness.adapters.langgraph._factory_arguments import Access, Arguments, Call, annotation_text
 from trackside.harness.adapters.langgraph._places import configurable_of, metadata_of, section
-from trackside.harness.adapters.langgraph._users import USER
-from trackside.harness.asked import configured
+from trackside.harness.asked import USER, configured
 from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
 from trackside.harness.logs import fields_of

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-USER: Final = "langgraph_auth_user"
-"""Where a run's `configurable` says who has asked for it."""
-USER_ID: Final = f"{USER}_id"
+from typing import Any
 
 
 class User(dict[str, Any]):
