@@ -81,6 +81,25 @@ async def test_other_names_and_pages_are_let_in_by_name(serve_agents: ServeAgent
         assert (await http.get("/ok", headers={"origin": "https://other.example"})).status_code == 403
 
 
+async def test_a_page_of_the_servers_own_is_let_in_under_each_name_that_it_goes_by(serve_agents: ServeAgents) -> None:
+    named, any_name = AccessSettings(hosts=("agents.example", "[fd00::5]")), AccessSettings(hosts=("*",))
+    for access, host, origin, status in (
+        (named, "agents.example", "https://agents.example", 200),
+        (named, "Agents.example:8443", "https://agents.example:8443", 200),
+        (named, "[fd00::5]:80", "http://[fd00::5]:80", 200),
+        (named, "agents.example", "https://agents.example:8443", 403),
+        (named, "agents.example", "https://other.example", 403),
+        (named, "localhost", "https://agents.example", 403),
+        (any_name, "rebound.example", "http://rebound.example", 403),
+    ):
+        async with (
+            serve_agents({"echo": echo}, access=access) as served,
+            httpx.AsyncClient(base_url=served.url) as http,
+        ):
+            answer = await http.post("/runs/wait", json=RUN, headers={"host": host, "origin": origin})
+            assert answer.status_code == status, (host, origin)
+
+
 @pytest.mark.parametrize("host", ["[fd00::5]", "[fd00::5]:2024", "[FD00:0::5]:80"])
 async def test_a_server_goes_by_an_address_too(serve_agents: ServeAgents, host: str) -> None:
     access = AccessSettings(hosts=("[fd00::5]",))

@@ -53,7 +53,7 @@ class LocalOnly:
                 "server.hosts names others"
             )
         origin = header_of(scope, b"origin")
-        if origin is not None and not self._may_ask(origin):
+        if origin is not None and not self._may_ask(origin, host):
             return (
                 f"this server asks nobody who he is, and so takes nothing from pages of {_shown(origin)}; "
                 "server.origins names those that may"
@@ -69,12 +69,18 @@ class LocalOnly:
                 self._known[host] = known
         return known
 
-    def _may_ask(self, origin: bytes) -> bool:
+    def _may_ask(self, origin: bytes, host: bytes | None) -> bool:
         if ANY in self._origins:
             return True
         text = origin.decode("latin-1").lower()
         name = _name_in(text)
-        return text in self._origins or (name is not None and text.startswith("http") and is_loopback(name))
+        if text in self._origins:
+            return True
+        if name is None or not text.startswith("http"):
+            return False
+        # A page of the server's own, under a name that it is said to have: by `*` a name that was rebound would be one, too.
+        is_own = name in self._hosts and host is not None and text.partition("://")[2] == host.decode("latin-1").lower()
+        return is_own or is_loopback(name)
 
 
 def _name_in(url: str) -> str | None:
