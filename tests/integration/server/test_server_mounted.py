@@ -52,6 +52,23 @@ async def test_it_answers_where_it_is_mounted(app: App) -> None:
     assert "detail" in missing.json()
 
 
+@pytest.mark.parametrize("path", ["/agents/threads/x/stream/events", "/agents/nowhere"])
+async def test_a_websocket_is_closed_where_it_is_mounted(app: App, path: str) -> None:
+    said: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""}
+    whole = Starlette(routes=[Mount("/agents", app.asgi)])
+    await whole({**scope, "scheme": "ws", "headers": [(b"host", b"localhost")], "subprotocols": []}, receive, send)
+
+    assert [message["type"] for message in said] == ["websocket.close"]
+
+
 @pytest.mark.parametrize(
     ("asked", "place"),
     [

@@ -144,4 +144,8 @@ def _by_path(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":  # events are streamed over HTTP
+        await receive()
+        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        return
     await failure(404, f"there is nothing at {scope['path']!r:.200}")(scope, receive, send)
