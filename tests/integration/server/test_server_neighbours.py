@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from running_server import serving
 from tests.integration.server.conftest import Served
 
 from trackside.app.server.waiting import AT_ONCE
+from trackside.app.settings import Settings
 from trackside.app.storage import Store
 from trackside.app.storage._recovery import Disown
+from trackside.app.wiring import open_app
 from trackside.harness import RunContext
 
 
@@ -80,6 +84,28 @@ async def neighbours(serve_agents: Any) -> AsyncIterator[Neighbours]:
         await http.post("/runs", json={"assistant_id": "gate", "input": {}})
         yield Neighbours(first, second, http, gate)
         gate.open.set()
+
+
+async def test_who_cancels_a_run_elsewhere_and_waits_is_not_told_that_it_has_ended_as_his_server_closes(
+    database_url: str, serve_agents: Any
+) -> None:
+    async def stubborn(input: Any) -> None:
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    let_go = asyncio.Event()
+    agents = {"stubborn": stubborn}
+    async with serve_agents(agents) as first, AsyncExitStack() as in_the_end, AsyncExitStack() as open_there:
+        in_the_end.callback(let_go.set)
+        run = await first.client.runs.create(None, "stubborn", input={})
+        second = await open_there.enter_async_context(open_app(Settings(database_url=database_url), agents))
+        async with serving(second.asgi) as url, httpx.AsyncClient(base_url=url) as http:
+            path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/cancel"
+            async with http.stream("POST", path, params={"wait": True}) as answer:
+                await open_there.aclose()
+                with pytest.raises(httpx.RemoteProtocolError):  # cut off: who asks again is told why
+                    await answer.aread()
 
 
 @pytest.mark.parametrize("left", ["kept", "lingers", "gone"])

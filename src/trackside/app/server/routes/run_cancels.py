@@ -15,6 +15,7 @@ from trackside.app.server.routing import Call, Routes
 from trackside.app.server.waiting import WhenEnded
 from trackside.app.server.wire.runs import CancelMany, CancelManyQuery, CancelQuery
 from trackside.app.storage import StoredRun
+from trackside.harness.errors import ClosedError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
@@ -43,8 +44,8 @@ async def cancel_run(call: Call[None, CancelQuery]) -> Any:
         return empty(202)
 
     async def ended() -> bytes:
-        if not is_final(last.status):
-            await end_of(parts, last.run_id)
+        if not is_final(last.status) and await end_of(parts, last.run_id) is None:
+            raise ClosedError(what="store")
         return b"null"
 
     headers = run_headers(run.thread_id, run.run_id, then="join")
