@@ -53,7 +53,7 @@ class DurableObserver:
     """Of the subscription, in all processes."""
     observer: RunObserver | RunEventCallback
     filter: SubscriptionFilter = SubscriptionFilter()  # noqa: RUF009  # it is frozen
-    """Which events it wants; None wants all."""
+    """Which events it wants: all, if it is left out."""
     start: Start = "now"
     """Where its subscription begins if there is none yet: see `Subscriptions.open`."""
     on_failure: OnFailure = OnFailure.park
@@ -68,7 +68,9 @@ class DurableObserver:
         object.__setattr__(self, "on_failure", check_member(OnFailure, "on_failure", self.on_failure))
         for field, kind in (("filter", SubscriptionFilter), ("policy", FeedPolicy | None)):
             if not isinstance(value := getattr(self, field), kind):
-                raise InvalidSubscriptionError(field=field, value=value, why=f"it is a {kind}")
+                raise InvalidSubscriptionError(
+                    field=field, value=value, why=f"it is a {getattr(kind, '__name__', kind)}"
+                )
         if self.policy is None:
             object.__setattr__(self, "policy", FeedPolicy.suiting(self.observer))
 
