@@ -142,6 +142,8 @@ async def test_a_cron_is_changed_in_part(served: Any) -> None:
     assert datetime.fromisoformat(elsewhere["next_run_date"]).hour == 15
     assert elsewhere["end_time"] is None
 
+    with pytest.raises(UnprocessableEntityError, match="end_time = 2001-01-01T00:00:00\\+00:00 is over"):
+        await crons.update(made["cron_id"], end_time=datetime(2001, 1, 1, tzinfo=UTC))
     off = await crons.update(made["cron_id"], enabled=False)
     assert (off["enabled"], off["next_run_date"]) == (False, None)
     on = await crons.update(made["cron_id"], enabled=True)
@@ -169,8 +171,11 @@ async def test_crons_are_found_counted_and_deleted(served: Any) -> None:
         {"cron_id": a["cron_id"], "enabled": False}
     ]
     assert (await crons.search(select=["now"]))[0].keys() == {"now"}
+    whole = await served.client.http.post("/runs/crons/search", json={"select": []})  # as the client for JavaScript may
+    assert whole == await crons.search()
     assert await crons.count() == 3
     assert await crons.count(assistant_id="counting", thread_id=thread_id) == 1
+    assert (await crons.search(thread_id=thread_id.upper()), await crons.count(thread_id=thread_id.upper())) == ([c], 1)
     assert await crons.count(metadata={"team": "red"}) == 2
     assert await crons.delete(a["cron_id"]) is None
     assert await crons.count() == 2

@@ -432,7 +432,11 @@ async def test_a_checkpoint_that_is_not_there_is_not_found_before_anything_runs(
             assert (refused.value.response.status_code, nowhere in refused.value.response.text) == (404, True)
         with pytest.raises(UnprocessableEntityError, match="another thread"):
             await threads.get_state(thread_id, checkpoint={"thread_id": nowhere, "checkpoint_ns": ""})
-        assert len(await runs.list(thread_id)) == 1
+        own = {"thread_id": thread_id.upper(), "checkpoint_ns": ""}  # as clients may write an id
+        assert await threads.get_state(thread_id.upper(), checkpoint=own) == await threads.get_state(thread_id)
+        assert len(await threads.get_history(thread_id, checkpoint=own)) == len(await threads.get_history(thread_id))
+        assert (await runs.wait(thread_id, "steps", input=None, checkpoint=own))["log"]
+        assert len(await runs.list(thread_id)) == 2
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,7 @@ async def test_only_what_is_selected_or_extracted_is_sent(serve_agents: Any) -> 
 
         (found,) = await threads.search(select=["thread_id", "values"])
         assert set(found) == {"thread_id", "values"}
+        assert await served.client.http.post("/threads/search", json={"select": []}) == await threads.search()
         paths = {"deep": "values.nested.list[-1].deep", "none": "values.nested.list[7].x", "k": "metadata.k.l"}
         (found,) = await threads.search(select=["thread_id"], extract=paths)
         assert found == {"thread_id": thread["thread_id"], "extracted": {"deep": True, "none": None, "k": "v"}}

@@ -92,6 +92,11 @@ def uuid_of(value: str, name: str) -> str:
     return value.lower()
 
 
+def id_of(value: str) -> str:
+    """An id of any form as it is kept: of a UUID, which a client may write in capitals, `uuid_of`."""
+    return value.lower() if is_uuid(value) else value
+
+
 def is_served(thread_id: str) -> bool:
     """Whether clients can name a thread that is called so: an id that they write in capitals is another one's."""
     return is_uuid(thread_id) and thread_id == thread_id.lower()

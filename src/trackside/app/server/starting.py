@@ -15,7 +15,7 @@ from msgspec import UNSET
 from trackside.app.config_headers import headers_for_config, is_said_by_headers
 from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.authorizing import on_thread
-from trackside.app.server.calls import uuid_of
+from trackside.app.server.calls import id_of, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
@@ -343,7 +343,8 @@ def _says_nothing(value: Any) -> bool:
 
 
 def _config(asked: RunCreate, thread_id: str | None) -> dict[str, Any] | None:
-    if asked.checkpoint is not None and asked.checkpoint.thread_id not in (None, thread_id):
+    named = None if asked.checkpoint is None else asked.checkpoint.thread_id
+    if named is not None and id_of(named) != thread_id:
         raise HttpError(status=422, detail="checkpoint.thread_id is another thread than the run's")
     checkpoint_id = asked.checkpoint_id or (asked.checkpoint and asked.checkpoint.checkpoint_id)
     if not checkpoint_id and asked.checkpoint is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from trackside.app.server.access import agent_of_thread, caller_of
-from trackside.app.server.calls import Call, place_name
+from trackside.app.server.calls import Call, id_of, place_name
 from trackside.app.server.copying import forget_checkpoints
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
@@ -204,7 +204,7 @@ class StatesOfThread:
     def _place(self, at: CheckpointRef | None) -> ThreadPlace:
         thread_id = self.thread.thread_id
         at = at or CheckpointRef()
-        if at.thread_id not in {None, thread_id}:
+        if at.thread_id is not None and id_of(at.thread_id) != thread_id:
             raise HttpError(status=422, detail="checkpoint.thread_id is another thread than the one in the path")
         for namespace, checkpoint_id in (at.checkpoint_map or {}).items():
             place_name("checkpoint.checkpoint_map", f"{namespace}{checkpoint_id}")

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from trackside.app.server.authorizing import About, ask, on_thread
+from trackside.app.server.calls import id_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.preparing import check_config, check_spec
@@ -128,7 +129,7 @@ async def search_crons(call: Call[CronSearch, None]) -> Any:
     page = await _found(call, limit=10 if wanted.limit is None else wanted.limit, offset=offset, **_order(wanted))
     headers = page_headers(offset=offset, shown=len(page.crons), total=page.total)
     shown = [cron_on_wire(cron) for cron in page.crons]
-    if wanted.select is None:
+    if not wanted.select:  # an empty list stands for all, as everywhere
         return json_reply(shown, headers=headers)
     now = {"now": datetime.now(UTC)}
     whole_ones = [msgspec.to_builtins(cron) | now for cron in shown]
@@ -150,8 +151,7 @@ async def _create(
 ) -> CronInfo:
     asked, manager, now = call.body, call.parts.manager, datetime.now(UTC)
     end_time, is_enabled = utc_of(asked.end_time), asked.enabled is not False
-    if end_time is not None and end_time <= now:
-        raise HttpError(status=422, detail=f"end_time = {asked.end_time} is over: no run would be started")
+    _check_end_time(end_time, now)
     cron = Cron(
         cron_id=new_id(),
         agent=agent_named(asked.assistant_id, manager, call.handlers),
@@ -199,6 +199,8 @@ async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
     now = datetime.now(UTC)
     changed = replace(with_changes(cron, call.body), updated_at=now)
     _check_end(changed)
+    if changed.enabled and changed.end_time != cron.end_time:
+        _check_end_time(changed.end_time, now)
     check_config(call.parts.manager, cron.agent, call.body.config, call.principal)
     changed = _without_headers(call.parts, await _decided(call, changed, cron))
     if changed.enabled:
@@ -215,6 +217,11 @@ async def _due(cron: Cron, now: datetime) -> Cron:
     coming = await in_own_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
     reason = None if cron.enabled else cron.disabled_because
     return replace(cron, next_run_at=coming if cron.enabled else None, disabled_because=reason)
+
+
+def _check_end_time(end_time: datetime | None, now: datetime) -> None:
+    if end_time is not None and end_time <= now:
+        raise HttpError(status=422, detail=f"end_time = {end_time.isoformat()} is over: no run would be started")
 
 
 def _check_end(cron: Cron) -> None:
@@ -264,7 +271,7 @@ async def _found(call: Call[Any, None], **page: Any) -> CronPage:
     return await call.parts.store.crons.search(
         owner=call.principal.owner,
         agent=agent,
-        thread_id=wanted.thread_id,
+        thread_id=None if wanted.thread_id is None else id_of(wanted.thread_id),
         metadata=wanted.metadata,
         wanted=call.wanted,
         **page,

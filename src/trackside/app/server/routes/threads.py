@@ -141,7 +141,7 @@ async def search_threads(call: Call[ThreadSearch, None]) -> Any:
     """
     asked = call.body
     paths = {name: JsonPath(text) for name, text in (asked.extract or {}).items()}
-    select = None if asked.select is None else frozenset(asked.select)
+    select = frozenset(asked.select) if asked.select else None
     wanted = _OF_STATE if select is None else select | {path.field for path in paths.values()}
     page = await _found(call, asked)
     views = await views_of(call.parts, call.principal, page.threads, values=bool(wanted & _OF_STATE))
