@@ -309,6 +309,45 @@ def test_a_call_whose_arguments_are_no_text_is_shown_with_them_as_they_are() -> 
     ]
 
 
+def piece(args: str, call_id: str | None, index: int | None) -> dict[str, Any]:
+    return {"name": call_id and f"tool-{call_id}", "args": args, "id": call_id, "index": index}
+
+
+ROME, OSLO = '{"city": "Rome"}', '{"city": "Oslo"}'
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param([[piece(ROME, "a", None), piece(OSLO, "b", None)]], id="no-index"),
+        pytest.param([[piece(ROME, "a", None)], [piece(OSLO, "b", None)]], id="no-index-and-a-chunk-each"),
+        pytest.param([[piece(ROME, "a", 0)], [piece(OSLO, "b", 0)]], id="one-index-for-all"),
+        pytest.param([[piece(ROME, "a", 0), piece(OSLO, "b", 0)]], id="one-index-for-all-in-a-chunk"),
+        pytest.param([[piece(ROME[:4], "a", 0)], [piece(ROME[4:], None, 0), piece(OSLO, "b", 1)]], id="in-pieces"),
+        pytest.param([[piece(ROME[:4], "a", 0)], [piece(ROME[4:], "a", 0)], [piece(OSLO, "b", 0)]], id="id-each-time"),
+    ],
+)
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_calls_side_by_side_are_blocks_of_their_own(chunks: list[list[dict[str, Any]]], *, in_blocks: bool) -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    for calls in chunks:
+        blocks = [{"type": "tool_call_chunk", **call} for call in calls]
+        hub.publish(
+            "a", "messages-tuple", says(**({"content_blocks": blocks} if in_blocks else {"tool_call_chunks": calls}))
+        )
+    hub.close("a", end={"status": "success"})
+    with follow(hub) as reader:
+        data = [event["params"]["data"] for event in events_of(reader)]
+    finished = [(one["index"], one["content"]) for one in data if one["event"] == "content-block-finish"]
+    assert finished == [
+        (0, {"type": "tool_call", "id": "a", "name": "tool-a", "args": {"city": "Rome"}}),
+        (1, {"type": "tool_call", "id": "b", "name": "tool-b", "args": {"city": "Oslo"}}),
+    ]
+    started = [one["tool_call_id"] for one in data if one["event"] == "tool-started"]
+    assert started == ["a", "b"]
+
+
 @pytest.mark.parametrize("mode", ["checkpoint-marks", "checkpoints", "tasks", "custom", "updates", "values"])
 @pytest.mark.parametrize("data", [7, [], {"payload": 1, "__interrupt__": 7}, {"config": 7}, {"id": []}])
 def test_a_part_of_any_mode_may_contain_anything(mode: str, data: Any) -> None:

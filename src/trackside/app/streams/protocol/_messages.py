@@ -51,6 +51,22 @@ class _Open:
         ids = {"message_id": self.message_id, "run_id": self.message_id.removeprefix("lc_run--")}
         return MessageEvent({"event": event, **fields, **ids}, self.node)
 
+    def key_of(self, key: Any, piece: Mapping[str, Any]) -> Any:
+        """What the block is known by that a piece belongs to.
+
+        Of calls, as LangChain adds them up, one without an index is one by itself, and one whose id is another than that of
+        the call with its index is another call.
+        """
+        if piece["type"] not in _CALLS:
+            return key
+        if key is None:
+            return "call", len(self.blocks)
+        tried, count = key, 0
+        while (known := self.blocks.get(tried)) is not None and not _may_be_one(known[1].get("id"), piece.get("id")):
+            count += 1
+            tried = key, count
+        return tried
+
 
 class MessageEvents:
     """The messages of one agent, or of one inside it, in one run."""
@@ -107,7 +123,8 @@ class MessageEvents:
         return unnamed
 
     def _grow(self, open_one: _Open, message: Mapping[str, Any], *, is_chunk: bool) -> Iterator[MessageEvent]:
-        for key, block in _blocks_of(message, is_chunk=is_chunk):
+        for place, block in _blocks_of(message, is_chunk=is_chunk):
+            key = open_one.key_of(place, block)
             known = open_one.blocks.get(key)
             if known is None:
                 index = len(open_one.blocks)
@@ -153,7 +170,7 @@ def _about(message: Mapping[str, Any], about: Mapping[str, Any]) -> _Data:
 
 
 def _blocks_of(message: Mapping[str, Any], *, is_chunk: bool) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """The blocks of a message, or what a piece of one adds to them, each with what it is known by."""
+    """The blocks of a message, or what a piece of one adds to them, each with what it is known by; None: by nothing."""
     standard = message.get("content_blocks")
     if isinstance(standard, list):
         yield from _listed(standard)
@@ -170,7 +187,8 @@ def _blocks_of(message: Mapping[str, Any], *, is_chunk: bool) -> Iterator[tuple[
             if isinstance(call, Mapping):
                 kind = "tool_call_chunk" if is_chunk else "tool_call"
                 fields = {name: call.get(name) for name in ("id", "name", "args")}
-                yield (kind, _known_by(call.get("index", place))), {"type": kind, **fields}
+                index = call.get("index") if is_chunk else place
+                yield None if index is None else (kind, _known_by(index)), {"type": kind, **fields}
     if not is_chunk:
         broken = message.get("invalid_tool_calls")
         for place, call in enumerate(broken if isinstance(broken, list) else ()):
@@ -189,12 +207,19 @@ def _listed(blocks: list[Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
                 kind = "reasoning"
                 more = {"type": kind, "reasoning": block.get("thinking") or ""}
             index = block.get("index")
-            yield (kind, place) if index is None else ("index", _known_by(index)), {**block, **more}
+            if index is None:
+                yield None if kind in _CALLS else (kind, place), {**block, **more}
+            else:
+                yield ("index", _known_by(index)), {**block, **more}
 
 
 def _known_by(index: Any) -> Any:
     """An index as a block can be known by it, whatever it is."""
     return index if isinstance(index, int | float | str) else str(index)
+
+
+def _may_be_one(one_id: Any, other_id: Any) -> bool:
+    return not one_id or not other_id or one_id == other_id
 
 
 def _is_call(block: Any) -> bool:
