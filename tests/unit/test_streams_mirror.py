@@ -590,6 +590,83 @@ async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() ->
             assert not reader.feed.active
 
 
+@asynccontextmanager
+async def executing_server() -> AsyncGenerator[Fleet]:
+    """A server that executes runs itself, and so hears what it says to others; a second one is asked, too."""
+    async with fleet() as made:
+        itself = Mirrors(made.hub, made.wire, made.log, QUICK)
+        made.log.threads[THREAD] = datetime.now(UTC)
+        made.mirrors.append(itself)
+        yield made
+
+
+async def test_a_run_of_this_process_goes_on_for_its_followers_when_nobody_follows_its_thread_any_more() -> None:
+    async with executing_server() as made:
+        made.begin()
+        made.say(1, 2)
+        reader = made.hub.read(RUN)
+        with made.mirrors[1].thread(THREAD) as thread:
+            await thread.catch_up()
+            with made.hub.threads.read(THREAD, after=0) as follower:
+                assert [kind for kind, *_ in await heard(follower, 3)] == ["started", "part", "part"]
+        async with asyncio.timeout(5):
+            while made.mirrors[1].stats.open:
+                await asyncio.sleep(0.01)
+        assert not reader.is_over
+        made.say(3)
+        with made.mirrors[0].run(THREAD, RUN), made.mirrors[1].thread(THREAD) as again:
+            await again.catch_up()
+            with made.hub.threads.read(THREAD, after=0) as follower:
+                made.say(4)
+                made.end()
+                kinds = [kind for kind, *_ in await heard(follower, 6)]
+            elsewhere, _ = await to_the_end(made.servers[0].read(RUN))
+        assert kinds == ["started", "part", "part", "part", "part", "ended"]
+        got, end = await to_the_end(reader)
+        assert (numbers_of(got), end.end) == ([1, 2, 3, 4], {"status": "success"})
+        assert elsewhere == got
+
+
+@pytest.mark.parametrize("begins_first", [True, False])
+async def test_a_run_of_this_process_is_told_once_to_who_follows_its_thread(*, begins_first: bool) -> None:
+    async with executing_server() as made:
+        if begins_first:
+            made.begin()
+        with made.mirrors[1].thread(THREAD) as thread, made.hub.threads.read(THREAD) as follower:
+            await thread.catch_up()
+            if not begins_first:
+                made.begin()
+            made.say(1)
+            await heard(follower, 2)
+            await asyncio.sleep(0.01)  # what it says to others comes back
+            made.say(2)
+            made.end()
+            await made.relay.aclose()
+            async with asyncio.timeout(5):
+                while any(ear.waiting for ear in made.wire.ears):
+                    await asyncio.sleep(0)
+            assert told(follower) == [("part", RUN, b"2"), ("ended", RUN, "success")]
+
+
+async def test_a_run_of_this_process_ends_when_it_says_so_though_the_log_knows_it_before() -> None:
+    async with executing_server() as made:
+        with made.mirrors[1].thread(THREAD, active=RUN) as thread, made.hub.threads.read(THREAD) as follower:
+            await thread.catch_up()
+            made.begin()
+            made.say(1)
+            reader = made.hub.read(RUN)
+            made.log.tell(RUN)
+            async with asyncio.timeout(5):
+                while not made.mirrors[1].stats.ends_logged:
+                    await asyncio.sleep(0.01)
+            made.say(2)
+            made.end(title="as it says it")
+            got, end = await to_the_end(reader)
+            said = [kind for kind, *_ in await heard(follower, 4)]
+        assert (numbers_of(got), end.end) == ([1, 2], {"status": "success", "title": "as it says it"})
+        assert said == ["started", "part", "part", "ended"]
+
+
 async def test_who_follows_a_thread_is_told_that_nothing_has_come_of_a_run() -> None:
     async with fleet() as made:
         with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:

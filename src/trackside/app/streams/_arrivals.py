@@ -38,6 +38,8 @@ class Arrivals:
 
     def take(self, channel: Channel, message: Message) -> None:
         """Take all parts that are new; those that are missing before them are a gap."""
+        if channel.own:  # they were said here
+            return
         stats, before = self._stats, channel.added
         gaps = list(message.gaps)
         for part in message.parts:

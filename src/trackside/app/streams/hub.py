@@ -67,6 +67,7 @@ class Channel(Ring[Frame]):
         "mirrored",
         "missed",
         "modes",
+        "own",
         "resumable",
         "run_id",
         "steps",
@@ -91,6 +92,8 @@ class Channel(Ring[Frame]):
         self.resumable = False
         self.agent: str | None = None
         self.feed: ThreadFeed | None = None
+        self.own = False
+        """Whether this process executes the run: what others hear of it has been said here."""
         self.mirrored = False
         """Whether another process executes the run, and what it says comes from there."""
         self.begun: Any = None
@@ -133,6 +136,8 @@ class Channel(Ring[Frame]):
 
     def lack(self, why: str, *, at: int | None) -> None:
         """What was said last may not have come; who follows the thread is told that too, if he may have missed it (`at`)."""
+        if self.own:  # it was said here
+            return
         self.lacks = why
         self.values = None  # newer ones may be among it
         if self.feed is not None and at is not None:
@@ -268,7 +273,7 @@ class StreamHub:
         """Learn who a run is before it says anything, or ends without having `started`."""
         channel, at = self._channel_of(run.run_id), now_ms()
         modes = spec.stream_mode
-        channel.agent = run.agent
+        channel.own, channel.mirrored, channel.agent = True, False, run.agent
         channel.modes = _set_of((modes,) if isinstance(modes, str) else tuple(modes))
         channel.resumable = bool(spec.options and spec.options.get("stream_resumable"))
         if not spec.thread_ends:  # the thread of one run is gone with it: who follows it follows the run
@@ -316,14 +321,22 @@ class StreamHub:
             self.on_end(run_id, None if channel is None else channel.agent, end)
 
     def mirror(self, run_id: str) -> Channel | None:
-        """Where that goes which another process's run says; None if the run has ended here."""
+        """Where that goes which another process's run says; None if the run has ended here.
+
+        It may be a run of this process, as what others hear comes back: of that nothing is taken.
+        """
         channel = self._channels.get(run_id)
         if channel is None:
             if self.end_of(run_id) is not None:
                 return None
             channel = self._channel_of(run_id)
-        channel.mirrored = True
+        channel.mirrored = not channel.own
         return channel
+
+    def detach(self, run_id: str) -> None:
+        """What a run says goes to nobody any more who follows its thread."""
+        if (channel := self._channels.get(run_id)) is not None:
+            channel.feed = None
 
     def ended(self, run_id: str) -> Channel | None:
         """What is kept of a run that has ended here."""

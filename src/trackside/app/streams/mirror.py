@@ -318,10 +318,10 @@ class Mirrors:
         """Of these runs nothing comes by this mirror any more; those of which no other one hears are closed."""
         thread_id = shared.topic.thread_id
         for run_id in run_ids:
+            if shared.feed is not None:
+                self._hub.detach(run_id)
             if all(self._open.get(topic) in {None, shared} for topic in (Topic(thread_id, run_id), Topic(thread_id))):
                 self._hub.drop_mirror(run_id)
-            elif shared.feed is not None and (channel := self._hub.mirror(run_id)) is not None:
-                channel.feed = None
 
     def _spawn(self, shared: _SharedMirror, work: _Work, name: str) -> asyncio.Task[None]:
         task = self._loop.create_task(_said_if_it_fails(work, shared.topic), name=name)
@@ -357,7 +357,7 @@ class Mirrors:
             shared.over.pop(run_id, None)
         channel = None if run_id in shared.over else self._hub.mirror(run_id)
         if channel is None:
-            if shared.feed is not None and run_id not in shared.over:
+            if shared.feed is not None and run_id not in shared.over and run_id not in shared.heard_at:
                 self._retell_ended(shared.feed, run_id)
             self._note_over(shared, run_id)
             return
