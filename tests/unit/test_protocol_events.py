@@ -248,6 +248,23 @@ def test_a_forgotten_thread_begins_with_larger_numbers() -> None:
     assert numbers == sorted(numbers)
 
 
+def test_behind_the_newest_event_of_a_thread_that_has_none_nothing_is_missing_also_where_others_were_forgotten() -> (
+    None
+):
+    hub = StreamHub()
+    hub.threads.feed_of("other").note_state(b"{}", at=now_ms() - 60_000)
+    hub.threads.forget(["other"])
+    with follow(hub) as reader:
+        newest = reader.log.newest
+        begin(hub, "b")
+        hub.close("b", end={"status": "success"})
+        events = events_of(reader)
+        with follow(hub, since=newest) as later, follow(hub, since=reader.log.newest) as last:
+            assert events_of(later) == events
+            assert events_of(last) == []
+    assert methods(events) == ["running", "completed"]
+
+
 def says(**message: Any) -> list[Any]:
     return [{"type": "AIMessageChunk", "id": "m", "content": "", **message}, {}]
 

@@ -84,9 +84,9 @@ class ThreadEventLog(Ring[Event]):
 
     @property
     def newest(self) -> int:
-        """The number of the newest event, as readers know it."""
+        """The number of the newest event, as readers know it; 0 if there was none yet, as all come behind that."""
         self.catch_up()
-        return self.highest
+        return self.highest if self.highest > self._feed.floor else 0
 
     @property
     def watched(self) -> bool:
