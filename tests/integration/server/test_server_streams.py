@@ -26,7 +26,9 @@ from trackside.app.server.front import Front
 from trackside.app.server.log import ServerLog
 from trackside.app.settings import Settings
 from trackside.app.streams import HubLimits
+from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.wiring import App, open_app
+from trackside.harness.ids import new_id
 
 
 async def speaking(input: Any, run: RunContext) -> dict[str, Any]:
@@ -36,6 +38,12 @@ async def speaking(input: Any, run: RunContext) -> dict[str, Any]:
 
 async def new_thread(served: Any) -> str:
     return str((await served.app.store.threads_of(None).create()).thread_id)
+
+
+async def counted(client: Any, thread_id: str, to: int) -> None:
+    """A run of `counting` on a thread, which is asked for each number, too, and ends."""
+    run = await client.runs.create(thread_id, "counting", input={"to": to}, stream_mode=["custom", "values"])
+    await client.runs.join(thread_id, run["run_id"])
 
 
 def events_in(text: bytes) -> list[tuple[str, Any, str | None]]:
@@ -475,13 +483,13 @@ async def test_what_a_function_passes_on_of_a_model_is_there_in_each_mode(serve_
 async def test_a_thread_is_followed_over_its_runs(serve_agents: Any) -> None:
     async with serve_agents({"counting": counting}) as served:
         thread_id = await new_thread(served)
-        runs, path = served.client.runs, f"/threads/{thread_id}/stream"
+        path = f"/threads/{thread_id}/stream"
         async with (
             RawClient.asking(served, "GET", path) as everything,
             RawClient.asking(served, "GET", f"{path}?stream_mode=lifecycle") as lifecycle,
         ):
             for to in (1, 2):
-                await runs.wait(thread_id, "counting", input={"to": to})
+                await counted(served.client, thread_id, to)
                 await everything.read_until(b'"counted":%d' % to)
             for client in (everything, lifecycle):
                 while client.body.count(b"run_done") < 2:
@@ -502,6 +510,51 @@ async def test_a_thread_is_followed_over_its_runs(serve_agents: Any) -> None:
         async with RawClient.asking(served, "GET", path, Last_Event_ID="1-1") as again:
             await again.read_until(b"metadata")
             assert events_in(again.body)[0][0] == "gap"
+
+
+SAID = {
+    "messages-tuple": ["messages"],
+    "messages": ["messages/metadata", "messages/complete"],
+    "custom": ["custom"],
+    "internal": ["internal"],
+    "values": ["values"],
+}
+
+
+@pytest.mark.parametrize("asked", ["messages-tuple", "messages", "custom", "values"])
+async def test_a_thread_says_what_its_runs_were_asked_to_say(serve_agents: Any, asked: str) -> None:
+    async def answering(input: Any, run: RunContext) -> Any:
+        run.message({"type": "ai", "id": "m1", "content": "hello"})
+        run.send({"half": "way"})
+        run.send({"of": "nobody"}, mode="internal")
+        return {"done": True}
+
+    async with serve_agents({"answering": answering}) as served:
+        thread_id = await new_thread(served)
+        run = await served.client.runs.create(thread_id, "answering", input={}, stream_mode=asked)
+        await served.client.runs.join(thread_id, run["run_id"])
+        path = f"/threads/{thread_id}/stream"
+        async with RawClient.asking(served, "GET", path, Last_Event_ID="-1") as client:
+            await client.read_until(b"run_done")
+            told = events_in(client.body)
+        assert [event for event, _, _ in told] == ["metadata", *SAID[asked], "metadata"]
+        async with RawClient.asking(served, "GET", path, Last_Event_ID=str(told[0][2])) as again:  # behind its start
+            await again.read_until(b"run_done")
+            assert events_in(again.body) == told[1:]
+
+
+async def test_of_a_run_whose_start_is_not_kept_a_thread_says_everything_once(serve_agents: Any) -> None:
+    async with serve_agents({"counting": counting}) as served:
+        thread_id, run_id = await new_thread(served), new_id()
+        feed = served.app.streams.threads.feed_of(thread_id)
+        for number, (mode, events) in enumerate(SAID.items(), 1):
+            for event in events:
+                feed.note_part(run_id, Frame(700 + number, mode, event, b"{}", (), now_ms()))
+        feed.note_end(run_id, {"status": "success"})
+        async with RawClient.asking(served, "GET", f"/threads/{thread_id}/stream", Last_Event_ID="-1") as client:
+            await client.read_until(b"run_done")
+            told = [event for event, _, _ in events_in(client.body)]
+        assert told == ["messages", "custom", "internal", "values", "metadata"]
 
 
 async def test_who_follows_a_thread_hears_of_its_state_that_is_changed_by_hand_and_of_its_removal(
@@ -525,7 +578,7 @@ async def test_who_follows_a_thread_hears_of_its_state_that_is_changed_by_hand_a
 async def test_the_sdk_follows_a_thread(serve_agents: Any) -> None:
     async with serve_agents({"counting": counting}) as served:
         thread_id = await new_thread(served)
-        await served.client.runs.wait(thread_id, "counting", input={"to": 1})
+        await counted(served.client, thread_id, 1)
         found = []
         async for part in await served.client.threads.join_stream(thread_id, last_event_id="-1"):
             found.append(part.event)
@@ -570,11 +623,11 @@ async def test_the_sdk_goes_on_following_a_thread_when_the_server_begins_anew(
     async with serving(newest) as url, get_client(url=url, api_key=None) as client, asyncio.timeout(20):
         async with begun():
             thread_id = (await client.threads.create())["thread_id"]
-            await client.runs.wait(thread_id, "counting", input={"to": 1})
+            await counted(client, thread_id, 1)
             following = await client.threads.join_stream(thread_id, last_event_id="-1", **modes)
             first = [(await anext(following)).event for _ in told]
         async with begun():
-            await client.runs.wait(thread_id, "counting", input={"to": 1})  # before the client is back
+            await counted(client, thread_id, 1)  # before the client is back
             second = [(await anext(following)).event for _ in ["gap", *told]]
             await following.aclose()
     assert first == told

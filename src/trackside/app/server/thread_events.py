@@ -21,6 +21,8 @@ from trackside.app.streams.thread_feed import id_of, number_of
 _RUN_MODES: Final = "run_modes"
 _LIFECYCLE: Final = "lifecycle"
 _STATE_UPDATE: Final = "state_update"
+_MESSAGES: Final = frozenset({"messages", "messages-tuple"})
+"""The modes in which a message is said that comes alone: once in each."""
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -29,9 +31,10 @@ _encode = msgspec.json.Encoder().encode
 class ThreadEvents:
     """The answer that follows a thread until the client goes.
 
-    In mode `run_modes` it says what each run says, with the `metadata` of its start and its end before and after; in
-    `lifecycle` these alone; in `state_update` what others have changed of the thread's state. Each event has an id. When the
-    server stops, the connection is cut off, for a stream that ends properly is one to which clients do not come back.
+    In mode `run_modes` it says what each run was asked to say, with the `metadata` of its start and its end before and
+    after; in `lifecycle` these alone; in `state_update` what others have changed of the thread's state. Each event has an
+    id. When the server stops, the connection is cut off, for a stream that ends properly is one to which clients do not
+    come back.
     """
 
     parts: ServerParts
@@ -39,6 +42,10 @@ class ThreadEvents:
     modes: Collection[str]
     last_event_id: str | None
     headers: Mapping[str, str] = field(default_factory=dict)
+    _asked: dict[str, Collection[str]] = field(default_factory=dict, init=False)
+    """What runs were asked to say that have not ended."""
+    _messages: dict[str, str] = field(default_factory=dict, init=False)
+    """In which mode messages are shown of runs of which that is not known."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, options = self.parts, self.parts.options
@@ -94,16 +101,32 @@ class ThreadEvents:
         if item.kind == "state":
             return [sse_of("state_update", self._state(item), item_id)] if _STATE_UPDATE in self.modes else []
         if item.kind == "part":
-            return [sse_of(item.what.event, item.what.data, item_id)] if _RUN_MODES in self.modes else []
+            shows = _RUN_MODES in self.modes and self._was_asked(item.run_id, item.what.mode)
+            return [sse_of(item.what.event, item.what.data, item_id)] if shows else []
         if item.kind == "missed":
             missed = event_frame("gap", {"run_id": item.run_id, **gap_said(item.what)}, item_id)
             return [missed] if _RUN_MODES in self.modes else []
+        self._asked.pop(item.run_id, None)
+        self._messages.pop(item.run_id, None)
+        if item.kind == "started":
+            self._asked[item.run_id] = item.what.modes
         if _RUN_MODES not in self.modes and _LIFECYCLE not in self.modes:
             return []
         if item.kind == "started":
             says = {"run_id": item.run_id, "attempt": item.what.attempt, "status": "run_started"}
             return [event_frame("metadata", says, item_id)]
         return self._end(item, item_id)
+
+    def _was_asked(self, run_id: str, mode: str) -> bool:
+        """Whether a run was asked to say what is of this mode. Of one of which that is not known, as its start is not kept,
+        that is all, but messages in one mode: the one in which the first comes.
+        """
+        asked = self._asked.get(run_id)
+        if asked is None and (known := self.parts.streams.read_kept(run_id).modes) is not None:
+            asked = self._asked[run_id] = known
+        if asked is not None:
+            return mode in asked
+        return mode not in _MESSAGES or self._messages.setdefault(run_id, mode) == mode
 
     def _state(self, item: FeedItem) -> bytes:
         """A changed state in the form in which LangGraph's clients have it, without what is only said for other streams."""
