@@ -189,6 +189,15 @@ def test_what_is_copied_is_what_the_command_line_reads(agent: str, given: Any) -
         assert (name, values["run"], values["url"], values["api_key"]) == (wanted, "r-1", "http://h:1", "the key")
 
 
+@pytest.mark.parametrize("given", [0, 0.0, False, True, 1, "", [], {}])
+def test_an_input_that_says_little_is_copied_as_any_other(given: Any) -> None:
+    copied = commands({"input": given, "stream_subgraphs": False})
+    assert copied.curl is not None
+    sent = words(copied.curl)[-1]
+    assert sent == json.dumps({"assistant_id": "chat", "input": given, "on_completion": "keep"})
+    assert parsed(copied.run)[1]["input"] == json.dumps(given)
+
+
 def test_what_no_command_line_holds_is_saved_first() -> None:
     copied = commands({"input": "x" * 100_000})
     assert copied.curl is not None

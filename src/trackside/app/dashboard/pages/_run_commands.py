@@ -52,7 +52,11 @@ class Commands:
 def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The body with which the API starts the same run."""
     body: dict[str, Any] = {"assistant_id": agent}
-    body |= {name: request[name] for name in _SAME if request.get(name) not in (None, False)}
+    asked = {name: request.get(name) for name in _SAME}
+    # As an input, 0 and false are as good as any, though Python has them for the same.
+    body |= {
+        name: value for name, value in asked.items() if value is not None and (value is not False or name == "input")
+    }
     if metadata:
         body["metadata"] = dict(metadata)
     if request.get("multitask") not in (None, "enqueue"):
