@@ -54,3 +54,23 @@ async def test_a_position_of_any_length_is_read_or_refused(serve_agents: ServeAg
         page = await http.get(f"/ui/runs/{run.rsplit('/', 1)[-1]}", params={"events_after": position})
         assert page.status_code == 200
         assert ("events_after is a position" in page.text) is (position.strip("0") != "")
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["deleted", "there"])
+async def test_runs_are_held_at_the_newest_that_is_listed_also_if_that_was_deleted(
+    serve_agents: ServeAgents, place: int
+) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+
+        async def new_run() -> str:
+            run = await http.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": "echo", "input": {}})
+            return run.headers["content-location"].rsplit("/", 1)[-1]
+
+        runs = [await new_run() for _ in range(3)][::-1]
+        await http.delete(f"/threads/{thread_id}/runs/{runs[0]}")
+        await new_run()
+        page = (await http.get("/ui/runs", params={"removed": "true", "top": runs[place]})).text
+
+        assert re.findall(r'data-run="([^"]+)"', page) == runs[place:]
+        assert f">{place + 1} new</a>" in page

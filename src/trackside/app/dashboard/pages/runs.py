@@ -193,7 +193,8 @@ async def _held(call: Call[Any, Any], query: Mapping[str, Any], top: str) -> Lis
     Raises:
         UnknownRunError: that run is not there any more.
     """
-    asked = await API.ask(call, records.get_recorded_run, path={"run_id": top})
+    shown = {"removed": query.get("removed")}  # one that was deleted, if those are in the list
+    asked = await API.ask(call, records.get_recorded_run, path={"run_id": top}, query=shown)
     first: RecordedRun = asked.value
     rest, newer = await asyncio.gather(
         _asked(call, query, before=first.cursor, limit=LIMIT - 1),
