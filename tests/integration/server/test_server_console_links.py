@@ -199,6 +199,8 @@ async def test_a_slash_too_many_leads_to_the_page(database_url: str, around: Cal
         for page in ("/ui", "/ui/runs"):
             answer = await http.get(f"{ROOT}{page}/")
             assert answer.headers["location"] == ROOT + page
+            filtered = await http.get(f"{ROOT}{page}/?status=error&agent=a%26b%20%C3%A9")
+            assert filtered.headers["location"] == f"{ROOT}{page}?status=error&agent=a%26b%20%C3%A9"
         assert (await http.get(f"{ROOT}/ui//evil.example//")).headers["location"] == f"{ROOT}/ui//evil.example"
 
 

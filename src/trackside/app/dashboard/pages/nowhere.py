@@ -18,8 +18,10 @@ routes = Routes("Console")
     "/ui/{rest:path}", Permission.public, answers={404: str, 308: None}, media_type="text/html", failing=FailurePage
 )
 async def show_nothing(call: Call[None, None]) -> Any:
-    """That there is nothing; of a page whose address ends with a slash, where it is."""
+    """That there is nothing; of a page whose address ends with a slash, where it is, filtered as it was asked for."""
     page = path_of(call.scope)
     if page.endswith("/"):
-        return Reply(b"", status=308, headers={"Location": f"{call.root}{quote(page.rstrip('/'))}"})
+        query = call.scope.get("query_string", b"").decode("latin-1")
+        there = f"{call.root}{quote(page.rstrip('/'))}"
+        return Reply(b"", status=308, headers={"Location": f"{there}?{query}" if query else there})
     return FailurePage(Failure(404, f"there is no page at {call.scope['path']:.200}"))
