@@ -10,12 +10,19 @@ from typing import Any
 import httpx
 import pytest
 
+from trackside.harness import RunContext, RunSpec
+
 DIALECTS = ("sqlite",)
 
 type ServeAgents = Callable[..., Any]
 
 
 async def echo(input: Any) -> Any:
+    return input
+
+
+async def speaks(input: Any, run: RunContext) -> Any:
+    run.send(input)
     return input
 
 
@@ -74,3 +81,19 @@ async def test_runs_are_held_at_the_newest_that_is_listed_also_if_that_was_delet
 
         assert re.findall(r'data-run="([^"]+)"', page) == runs[place:]
         assert f">{place + 1} new</a>" in page
+
+
+@pytest.mark.parametrize("thread_id", ["chat-1", "acme/42", "a?b#c%20d", None])
+async def test_what_a_run_says_is_had_however_its_thread_is_called(
+    serve_agents: ServeAgents, thread_id: str | None
+) -> None:
+    async with serve_agents({"speaks": speaks}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        spec = RunSpec("speaks", {"n": 1}, thread_id=thread_id, stream_mode=("custom",))
+        handle = await served.app.manager.start(spec)
+        await handle.result()
+        page = (await http.get(f"/ui/runs/{handle.run_id}")).text
+        address = re.search(r'data-address="([^"]+)"', page)
+        assert address is not None
+        said = await http.get(html.unescape(address[1]))
+
+        assert (said.status_code, re.findall(r"event: (\w+)", said.text)) == (200, ["metadata", "custom", "end"])
