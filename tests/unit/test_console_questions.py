@@ -87,6 +87,16 @@ def reviewed(*allowed: tuple[str, list[str]]) -> Any:
             "May it do these 2 things?",
             ["Approve", "Reject"],
         ),
+        (
+            {"action_requests": [{"args": {"n": 1}}], "review_configs": [{"allowed_decisions": ["respond"]}]},
+            "What does it(n=1) return?",
+            [],
+        ),
+        (
+            {"action_requests": [{"args": 7}], "review_configs": [{"allowed_decisions": ["respond"]}]},
+            "What does it return?",
+            [],
+        ),
     ],
 )
 def test_a_decision_has_a_button_if_every_action_allows_it(value: Any, text: str, labels: list[str]) -> None:
@@ -107,6 +117,8 @@ def test_what_is_typed_in_the_place_of_an_action_is_what_that_gives_back(typed: 
     assert decided(value, typed) == {"decisions": [{"type": "respond", "message": message}]}
     said = {"decisions": [{"type": "approve"}]}
     assert decided(value, json.dumps(said)) == said
+    nameless = {"action_requests": [{"args": {}}], "review_configs": [{"allowed_decisions": ["respond"]}]}
+    assert decided(nameless, typed) == {"decisions": [{"type": "respond", "message": message}]}
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def _review(own: str | None, value: Mapping[str, Any], requests: Sequence[Any]) 
     )
     text = "May it do this?" if number == 1 else f"May it do these {number} things?"
     if number == 1 and every == {_RESPOND}:
-        text = f"What does {called(str(requests[0]['name']), requests[0].get('args'))} return?"
+        text = f"What does {called(str(requests[0].get('name', 'it')), requests[0].get('args'))} return?"
     return Question(
         id=own,
         text=cut(text),
