@@ -754,6 +754,35 @@ async def test_an_app_behind_ours_keeps_what_is_its_own(database_url: str) -> No
             assert ("Trackside" in ours.text) is console
 
 
+async def test_where_nobody_is_asked_the_session_of_another_server_counts_for_nothing(database_url: str) -> None:
+    """Browsers send cookies to all ports of a host."""
+
+    async def order(request: Any) -> PlainTextResponse:
+        return PlainTextResponse(f"ordered with {request.headers.get('x-api-key')}")
+
+    theirs = Starlette(routes=[Route("/order", order, methods=["GET", "POST"])])
+    async with (
+        open_app(Settings(database_url=database_url), AGENTS) as app,
+        living(theirs, name="theirs") as guest,
+        serving(app.asgi_before(guest)) as url,
+        browsing(url) as browser,
+    ):
+        browser.http.cookies.set("trackside_session", "of-another-server")
+        ours = {"origin": url, "sec-fetch-site": "same-origin"}
+        form = await browser.http.post("/order", data={"what": "tea"}, headers=ours)
+        made = await browser.http.post("/threads", json={}, headers=ours)
+        looked = await browser.http.get("/order", headers={"sec-fetch-site": "same-site"})
+        page = await browser.http.get("/ui")
+        without = await browser.http.post("/ui/runs/cancel", data={"run_ids": ["x"]}, headers=ours)
+        token = await browser.token("/ui")
+        with_it = await browser.http.post("/ui/runs/cancel", data={"run_ids": ["x"], "csrf": token}, headers=ours)
+
+    assert (form.status_code, form.text, made.status_code) == (200, "ordered with None", 200)
+    assert (looked.status_code, looked.text) == (200, "ordered with None")
+    assert (page.status_code, "Sign out" in page.text) == (200, False)
+    assert (without.status_code, with_it.status_code) == (403, 303), "pages of ours have tokens all the same"
+
+
 async def test_without_the_console_there_is_no_page(serve_agents: ServeAgents) -> None:
     async with served_with_keys(serve_agents, server=ServerSettings(console=False)) as (served, keys):
         async with httpx.AsyncClient(base_url=served.url, headers={"x-api-key": keys["root"]}) as http:

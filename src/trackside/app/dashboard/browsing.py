@@ -24,10 +24,15 @@ class Browsing:
 
     A session's cookie becomes the headers that authenticators know, unless the request has one of them itself; what changes
     something has to come from a page of ours then. Pages that are refused before they are reached are refused as pages.
+
+    Args:
+        app: what it stands before.
+        asks: whether anybody is asked who he is. If not, a session is that of another server on this host, and says nothing.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, *, asks: bool = True) -> None:
         self._app = app
+        self._asks = asks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,7 +40,8 @@ class Browsing:
             return
         path = path_of(scope)
         is_page = path == "/ui" or path.startswith("/ui/")
-        signed_in = None if _says_who(scope) or path == SIGN_IN else cookies_of(scope).get(SESSION)
+        may_be_signed_in = self._asks and path != SIGN_IN and not _says_who(scope)
+        signed_in = cookies_of(scope).get(SESSION) if may_be_signed_in else None
         if signed_in:
             try:
                 _check(scope, is_page=is_page)

@@ -44,6 +44,10 @@ GROUPS = (
 )
 
 
-def browsing() -> Middleware:
-    """What makes requests of browsers such as the API knows, and answers that it refuses such as people can read."""
-    return Middleware(Browsing)
+def browsing(*, asks: bool) -> Middleware:
+    """What makes requests of browsers such as the API knows, and answers that it refuses such as people can read.
+
+    Args:
+        asks: whether anybody is asked who he is.
+    """
+    return Middleware(Browsing, asks=asks)

@@ -201,7 +201,8 @@ class App:
 
         auth_first = self.settings.server.middleware_order == "auth_first"
         if self.settings.server.console:
-            groups, before = (*GROUPS, *dashboard.GROUPS), [dashboard.browsing()]
+            asks = self.authenticator is not None
+            groups, before = (*GROUPS, *dashboard.GROUPS), [dashboard.browsing(asks=asks)]
             app = create_app(self.parts, groups, guest=guest, auth_first=auth_first, before=before)
         else:
             app = create_app(self.parts, guest=guest, auth_first=auth_first)
