@@ -196,12 +196,17 @@ async def test_numbers_lead_to_as_many_runs_as_they_say(database_url: str) -> No
 @pytest.mark.parametrize("around", [mounted, behind_a_proxy])
 async def test_a_slash_too_many_leads_to_the_page(database_url: str, around: Callable[[Any], Any]) -> None:
     async with visiting(database_url, around) as http:
-        for page in ("/ui", "/ui/runs"):
+        for page in ("/ui", "/ui/runs", "/ui/subscriptions", "/ui/subscriptions/mail"):
             answer = await http.get(f"{ROOT}{page}/")
             assert answer.headers["location"] == ROOT + page
             filtered = await http.get(f"{ROOT}{page}/?status=error&agent=a%26b%20%C3%A9")
             assert filtered.headers["location"] == f"{ROOT}{page}?status=error&agent=a%26b%20%C3%A9"
         assert (await http.get(f"{ROOT}/ui//evil.example//")).headers["location"] == f"{ROOT}/ui//evil.example"
+
+        async with Store.open(database_url) as store:
+            await store.subscriptions.open("mail/", start="beginning")
+        named = await http.get(f"{ROOT}/ui/subscriptions/mail/")
+        assert named.status_code == 200, "one that is called so has a page"
 
 
 async def test_agents_have_a_page_whatever_they_are_called(database_url: str) -> None:

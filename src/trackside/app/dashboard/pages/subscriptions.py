@@ -8,11 +8,13 @@ from urllib.parse import quote
 
 from trackside.app.dashboard.cutting import MOST_CHARS
 from trackside.app.dashboard.declaring import API, page, params_of
+from trackside.app.dashboard.pages.nowhere import show_nothing
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import subscriptions as api
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.subscriptions import ParkedInfo, SubscriptionInfo
+from trackside.app.storage.errors import UnknownSubscriptionError
 
 routes = Routes("Console")
 
@@ -41,7 +43,14 @@ async def show_subscriptions(call: Call[None, None]) -> Any:
 async def show_subscription(call: Call[None, None]) -> Any:
     """One subscription: where it stands, what it wants, what it has parked."""
     name = call.path["name"]
-    refused, one = await _asked(call, api.get_subscription, path={"name": name})
+    if not name:  # a slash too many
+        return await show_nothing(call)
+    try:
+        refused, one = await _asked(call, api.get_subscription, path={"name": name})
+    except UnknownSubscriptionError:
+        if not name.endswith("/"):
+            raise
+        return await show_nothing(call)
     after, complaint = _after_of(call)
     parked: Sequence[ParkedInfo] = ()
     more = None
