@@ -225,6 +225,23 @@ async def test_a_run_does_not_wait_for_a_human_behind_which_another_closes_its_q
             assert (await store.live_counts()).waiting_for_human == 0
 
 
+@pytest.mark.parametrize("few", [True, False])
+async def test_an_answered_question_stays_closed_though_the_run_is_deleted_that_asked_behind_it(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch, few: bool
+) -> None:
+    monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
+    first = script()
+    second = script(thread_id=first.thread_id, start=first.start + timedelta(minutes=1))
+    for run in (first, second):
+        await store.append([run.started(metadata={"user": "ada"}), run.event("run_completed", status="interrupted")])
+        await store.append([run.thread("interrupted")])
+    await store.remove_run(second.thread_id, second.run_id)
+
+    for filters in ({}, {"metadata": {"user": "ada"}}, {"thread_id": first.thread_id}):
+        assert await store.runs(waiting=True, **filters) == []
+    assert await store.asked_since(first.run_id) == second.run_id
+
+
 async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(store: Store, script) -> None:
     asking = script()
     await store.append([asking.started(), asking.event("run_completed", status="interrupted")])

@@ -199,9 +199,9 @@ def _last_that_closes_questions(thread: FromClause) -> ColumnElement[str]:
 
 
 def _closes_questions(run: FromClause) -> ColumnElement[bool]:
-    """That nothing is open any more that was asked before a run, which has begun."""
+    """That nothing is open any more that was asked before a run, which has begun; be it there or deleted since."""
     closes = unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS])
-    return and_(run.c.last_sequence > 0, closes, run.c.removed_at.is_(None))
+    return and_(run.c.last_sequence > 0, closes)
 
 
 def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

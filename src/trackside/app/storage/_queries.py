@@ -300,11 +300,11 @@ def request_of_run(run_id: str) -> Select[Any]:
 
 
 def asked_since(run_id: str) -> Select[Any]:
-    """The last run of a run's thread that has asked something, of those that were let in with it or later."""
+    """The last run of a run's thread, be it deleted, that has asked something, of those let in with it or later."""
     others = runs.alias("others")
     on_its_thread = (others.c.thread_id == runs.c.thread_id) & (others.c.created_at >= runs.c.created_at)
     asked = select(others.c.run_id).join_from(runs, others, on_its_thread).where(_is(runs.c.run_id, run_id))
-    has_asked = (others.c.status == RunStatus.interrupted) & others.c.removed_at.is_(None)
+    has_asked = others.c.status == RunStatus.interrupted
     return asked.where(has_asked).order_by(others.c.created_at.desc()).limit(1)
 
 
