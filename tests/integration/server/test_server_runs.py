@@ -547,6 +547,23 @@ async def test_a_request_that_is_made_again_finds_its_run(serve_agents: Any) -> 
         assert other.status_code == 422
 
 
+@pytest.mark.parametrize("gone", ["run", "thread"])
+async def test_a_request_that_is_made_again_is_told_nothing_of_what_is_gone(serve_agents: Any, gone: str) -> None:
+    async with serve_agents({"failing": failing}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        key, asked = {"Idempotency-Key": "k"}, {"assistant_id": "failing", "input": {"n": 1}}
+        first = await http.post(f"/threads/{thread_id}/runs/wait", json=asked, headers=key)
+        assert "it cannot be done" in first.text
+        run_id = (await http.get(f"/threads/{thread_id}/runs")).json()[0]["run_id"]
+        path = f"/threads/{thread_id}" if gone == "thread" else f"/threads/{thread_id}/runs/{run_id}"
+        assert (await http.delete(path)).is_success
+
+        for way in ("wait", "stream"):
+            again = await http.post(f"/threads/{thread_id}/runs/{way}", json=asked, headers=key)
+            assert (again.status_code, again.json()["code"]) == (404, "unknown-run")
+        assert [run.run_id for run in await served.app.store.runs(removed=True)] == [run_id]
+
+
 async def test_a_batch_that_is_asked_for_again_finds_its_runs(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
         asked = [{"assistant_id": "echo", "input": {"n": number % 2}} for number in range(11)]

@@ -17,6 +17,7 @@ from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.authorizing import on_thread
 from trackside.app.server.calls import id_of, uuid_of
 from trackside.app.server.failures import HttpError
+from trackside.app.server.following import visible_run
 from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.preparing import check_config, prepared, with_headers, with_user, without_headers
@@ -112,18 +113,22 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None, part: str
 
     Raises:
         HttpError: the key can be none, or was there for another run.
+        UnknownRunError: the run that the key names is gone.
         TracksideError: the run is not let in.
     """
     if key is not None:
         spec = msgspec.structs.replace(spec, idempotency_key=own_key(call.principal, key, part))
     try:
-        return await call.parts.manager.start(spec)
+        handle = await call.parts.manager.start(spec)
     except InvalidSpecError as exc:
         if key is None or exc.details.get("field") != "idempotency_key":
             raise
         # Whose run that is, and how keys are kept, is nobody's business here.
         why = f"Idempotency-Key {key!r:.120}: a run was started with it and asked for something else"
         raise HttpError(status=422, detail=why) from exc
+    if handle.existing:
+        await visible_run(call.parts, call.principal, handle.run_id, lingers=True)
+    return handle
 
 
 def is_of_used_key(exc: HttpError) -> bool:
