@@ -844,6 +844,20 @@ async def test_what_no_database_takes_as_an_id_or_an_owner_is_refused_by_name(st
     assert (longest.thread_id, longest.owner) == ("t" * 255, "o" * 255)
 
 
+async def test_a_thread_made_or_copied_among_those_of_an_owner_is_his(store: Store) -> None:
+    adas = store.threads_of("ada")
+    made = await adas.create("t", metadata={"n": 1})
+    copied = await adas.copy("t", copy_id="copy")
+    for another in (adas.create("strange", belongs_to="eve"), adas.copy("t", copy_id="strange", belongs_to="eve")):
+        with pytest.raises(InvalidQueryError, match=" belongs_to='eve'"):
+            await another
+    of_nobody = await store.threads_of(None).create("nobody's")
+
+    assert (made.owner, copied.owner, of_nobody.owner) == ("ada", "ada", None)
+    assert [thread.thread_id for thread in await store.threads()] == ["nobody's", "copy", "t"]
+    assert (await store.threads_of(None).copy("t")).owner is None
+
+
 async def test_a_copy_may_have_metadata_of_its_own(store: Store) -> None:
     threads = store.threads_of(None)
     thread = await threads.create(metadata={"owner": "ada", "n": 1})

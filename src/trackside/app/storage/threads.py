@@ -110,7 +110,7 @@ class Threads:
 
         Args:
             thread_id: its id; None: a new one.
-            belongs_to: whose it is.
+            belongs_to: whose it is; None: who has these threads.
             metadata: what it is found by.
             agent: which agent it is for, until it has a run that tells.
             ttl_minutes: after how many minutes it is removed, unless a run is at it.
@@ -127,7 +127,7 @@ class Threads:
             thread_id=thread_id,
             owner=self._owner,
             now=time_text(now),
-            belongs_to=short_or_none("belongs_to", belongs_to),
+            belongs_to=self._owner_of_new(belongs_to),
             metadata=_plain(metadata),
             agent=short_or_none("agent", agent),
             lifetime=lifetime_of(ttl_minutes, now),
@@ -221,6 +221,8 @@ class Threads:
     ) -> StoredThread:
         """Make another thread that remembers what this one does; without its runs. `metadata` take the place of its own.
 
+        It `belongs_to` who has these threads, if nobody is named.
+
         With `checkpoints` those that graphs keep in this store are copied in the same transaction; `agather` of the
         store's checkpointer has those before that were put just now.
 
@@ -236,12 +238,19 @@ class Threads:
             owner=self._owner,
             now=time_text(datetime.now(UTC)),
             copy_id=copy_id,
-            belongs_to=short_or_none("belongs_to", belongs_to),
+            belongs_to=self._owner_of_new(belongs_to),
             metadata=None if metadata is None else _plain(metadata),
             checkpoints=checkpoints,
         )
         await self._writer.write(work)
         return await self.get(copy_id)
+
+    def _owner_of_new(self, belongs_to: str | None) -> str | None:
+        owner = short_or_none("belongs_to", self._owner if belongs_to is None else belongs_to)
+        if self._owner not in {None, owner}:
+            why = f"it would not be among these threads, which are {self._owner!r}'s"
+            raise InvalidQueryError(field="belongs_to", value=belongs_to, why=why)
+        return owner
 
     async def search(self, query: ThreadQuery) -> ThreadPage:
         """The threads that fit, a page of them, with how many there are.
