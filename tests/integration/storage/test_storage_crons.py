@@ -11,7 +11,7 @@ import pytest
 from trackside.app.storage import Store
 from trackside.app.storage import crons as crons_module
 from trackside.app.storage.crons import Cron
-from trackside.app.storage.errors import InvalidQueryError
+from trackside.app.storage.errors import CronExistsError, InvalidQueryError
 from trackside.harness.ids import new_id
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -66,6 +66,21 @@ async def test_a_cron_is_kept_as_it_is(store: Store) -> None:
     assert await store.crons.get(made.cron_id, owner="ada") == made
     assert await store.crons.get(made.cron_id, owner="eve") is None
     assert await store.crons.get(new_id()) is None
+
+
+async def test_a_cron_whose_id_another_has_is_refused_and_that_stays(store: Store) -> None:
+    (made,) = await kept(store, cron(cron_id="digest"))
+    heard: list[str] = []
+    store.crons.on_change.append(lambda: heard.append("changed"))
+
+    for another in (made, cron(1, cron_id="digest", agent="other", owner="eve")):
+        with pytest.raises(CronExistsError, match="'digest'"):
+            await store.crons.create(another)
+    assert await store.crons.search() == ([made], 1)
+    assert heard == []
+    assert await store.crons.delete("digest")
+    await store.crons.create(another)
+    assert await store.crons.get("digest") == another
 
 
 @pytest.mark.parametrize(

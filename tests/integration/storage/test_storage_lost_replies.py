@@ -17,7 +17,7 @@ from trackside.app.storage._client_tables import crons
 from trackside.app.storage._thread_works import RemoveThread
 from trackside.app.storage.api_keys import digest_of
 from trackside.app.storage.crons import Cron
-from trackside.app.storage.errors import TransactionConflictError
+from trackside.app.storage.errors import CronExistsError, TransactionConflictError
 from trackside.harness.errors import ThreadExistsError, UnknownRunError, UnknownThreadError
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -116,6 +116,9 @@ async def test_what_was_pruned_is_counted(store: Store, script: Any, lose: Calla
 async def test_a_cron_that_was_changed_or_deleted_is_answered_so(store: Store, lose: Callable[[], None]) -> None:
     lose()
     await store.crons.create(CRON)
+    lose()
+    with pytest.raises(CronExistsError):
+        await store.crons.create(CRON)
     lose()
     assert await store.crons.replace(CRON, CHANGED)
     lose()

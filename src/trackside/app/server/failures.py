@@ -11,6 +11,7 @@ from trackside.app.attempts import AskedSinceError
 from trackside.app.server.responses import Failure, Unfit
 from trackside.app.storage.errors import (
     CheckpointTooLargeError,
+    CronExistsError,
     NoSchemaError,
     NoSuchDatabaseError,
     NotParkedError,
@@ -62,6 +63,7 @@ _STATUS: Final[Mapping[type[TracksideError], int]] = {
     ThreadBusyError: 409,
     AskedSinceError: 409,
     ThreadExistsError: 409,
+    CronExistsError: 409,
     ThreadInUseError: 409,
     DuplicateRunError: 409,
     RunInUseError: 409,

@@ -23,7 +23,7 @@ from trackside.app.storage._readers import Readers, beside_the_loop
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.containment import MOST_WANTED, Wanted
-from trackside.app.storage.errors import InvalidQueryError
+from trackside.app.storage.errors import CronExistsError, InvalidQueryError
 from trackside.harness.types import Json, JsonObject
 
 __all__ = ["Cron", "CronOrder", "CronPage", "Crons"]
@@ -88,6 +88,7 @@ class Crons:
         """Keep a new cron.
 
         Raises:
+            CronExistsError: (a `ValueError`) there is one with this id.
             InvalidQueryError: (a `ValueError`) one of its texts cannot be kept.
             StorageError: it could not be written.
         """
@@ -264,9 +265,14 @@ def _written(column: str, value: Any) -> Any:
     return time_text(value) if column in _TIMES and value is not None else value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Create(Work):
     cron: Cron
+    _tried: bool = False
+
+    @override
+    def undone(self) -> None:
+        self._tried = False
 
     @property
     @override
@@ -275,9 +281,13 @@ class _Create(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        is_there = select(crons.c.cron_id).where(crons.c.cron_id == self.cron.cron_id)
-        if not unit.session.execute(is_there):  # else the reply to an earlier commit was lost
-            unit.session.execute(insert(crons).values(_columns(self.cron)))
+        columns = _columns(self.cron)
+        is_there = select(crons.c.created_at).where(crons.c.cron_id == self.cron.cron_id)
+        if not (found := unit.session.execute(is_there)):
+            unit.session.execute(insert(crons).values(columns))
+            self._tried = True
+        elif not self._tried or found != [(columns["created_at"],)]:  # else the reply to an earlier commit was lost
+            raise CronExistsError(cron_id=self.cron.cron_id)
 
 
 @dataclass(slots=True, eq=False)

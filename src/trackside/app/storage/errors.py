@@ -319,6 +319,12 @@ class UnknownApiKeyError(StorageError, LookupError):
     fault = "caller"
 
 
+class CronExistsError(StorageError, ValueError):
+    """Cron id {cron_id!r} is taken: change that cron with `replace`, delete it first, or take another id."""
+
+    fault = "caller"
+
+
 class SubscriptionConflictError(StorageError, ValueError):
     """Subscription {name!r} is there already, with {field} {found} and not {wanted}: open it as it is, change it with `update`, or take another name."""  # noqa: E501
 
