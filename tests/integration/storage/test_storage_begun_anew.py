@@ -318,3 +318,25 @@ async def test_an_import_takes_no_run_of_a_thread_that_is_gone_and_says_in_which
     whole.seek(0)
     await store.import_events(whole)
     assert {run.run_id for run in await store.runs()} == {"of somebody else", "of ada"}
+
+
+async def test_an_import_takes_no_run_of_long_ago_on_a_thread_whose_time_is_over(
+    store: Store, script: Any, tmp_path: Path
+) -> None:
+    export = BytesIO()
+    async with Store.open(f"sqlite:///{tmp_path}/elsewhere.db") as other:
+        await other.append(script(run_id="of long ago", thread_id="t").whole())
+        await other.export_events(export)
+    before = await store.threads_of(None).create("t", ttl_minutes=0.001)
+    assert before.expires_at is not None
+    while datetime.now(UTC) <= before.expires_at:
+        await asyncio.sleep(0.01)
+
+    export.seek(0)
+    with pytest.raises(ImportConflictError, match=r"Line 2 .*'t'"):
+        await store.import_events(export)
+    assert (await store.runs(), (await store.sweeper().sweep()).runs) == ([], 0)
+    export.seek(0)
+    await store.import_events(export)
+    assert [run.run_id for run in await store.runs()] == ["of long ago"]
+    assert (await store.sweeper().sweep()).runs == 0

@@ -46,8 +46,9 @@ class Append(Work):
         self.check_threads(unit)
         return unit.append(self.rows, self.workers)
 
-    def check_threads(self, unit: UnitOfWork) -> None:
-        """See that runs which nobody has let in before begin on threads that may have runs.
+    def check_threads(self, unit: UnitOfWork, now: str = "") -> None:
+        """See that runs which nobody has let in before begin on threads that may have runs: they begin as their first events
+        say, and not before `now`.
 
         Raises:
             RemovedThreadError: one is gone, or its time is over. What came to it would go with what was there before.
@@ -57,5 +58,5 @@ class Append(Work):
             if event.sequence != 1 or unit.run(event.run_id) is not None:
                 continue
             lane = unit.queue.lane(event.thread_id)
-            if lane.removed or has_expired(unit, lane, row.occurred_at):
+            if lane.removed or has_expired(unit, lane, max(row.occurred_at, now)):
                 raise RemovedThreadError(run_id=event.run_id, sequence=1, thread_id=event.thread_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from itertools import batched
 from typing import override
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, func, select, update
 
 from trackside.app.storage._appending import Append
 from trackside.app.storage._conditions import is_unattended
-from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._encoding import EventRow, time_text
 from trackside.app.storage._fold import RunAge
 from trackside.app.storage._left_busy import RestThreads
 from trackside.app.storage._readers import Readers
@@ -242,7 +243,7 @@ class ImportEvents(Append):
 
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
-        self.check_threads(unit)
+        self.check_threads(unit, time_text(datetime.now(UTC)))  # whenever its runs were, they come now
         last_runs = {} if self.busy is None else self._last_runs(unit, self.busy)
         stored = unit.append(self.rows, last_runs=last_runs)
         for number, (row, mine) in enumerate(zip(stored, self.rows, strict=True)):
