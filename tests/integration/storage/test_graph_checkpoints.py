@@ -105,6 +105,16 @@ async def test_whatever_the_serializer_makes_of_a_value_comes_back(store: Store,
     assert found.pending_writes == [("task", "channel", kept)]
 
 
+async def test_who_names_no_checkpoint_may_say_so_with_an_empty_id(store: Store) -> None:
+    saver = store.checkpointer()
+    made = [await put(saver, a=number) for number in range(2)]
+
+    for of in ({}, {"checkpoint_id": ""}, {"checkpoint_id": None}):
+        for before in (None, thread(**of)):
+            found = await listed(saver, thread(**of), before=before)
+            assert [one.config for one in found] == made[::-1], (of, before)
+
+
 async def test_a_history_is_filtered_cut_and_continued(store: Store) -> None:
     saver = store.checkpointer()
     configs: list[Any] = [None]

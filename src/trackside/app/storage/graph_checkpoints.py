@@ -129,8 +129,8 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
                 listing = Listing(
                     thread_id=thread_id,
                     namespace=named.get("checkpoint_ns"),
-                    checkpoint_id=named.get("checkpoint_id"),
-                    before=_configurable(before).get("checkpoint_id"),
+                    checkpoint_id=named.get("checkpoint_id") or None,
+                    before=_configurable(before).get("checkpoint_id") or None,
                 )
                 found_here = self._checkpoints.list(listing, limit=left, is_wanted=fits if filter else None)
                 async with aclosing(found_here) as checkpoints:
