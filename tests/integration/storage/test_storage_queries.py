@@ -240,6 +240,7 @@ async def test_an_answered_question_stays_closed_though_the_run_is_deleted_that_
     for filters in ({}, {"metadata": {"user": "ada"}}, {"thread_id": first.thread_id}):
         assert await store.runs(waiting=True, **filters) == []
     assert await store.asked_since(first.run_id) == second.run_id
+    assert (await store.live_counts()).waiting_for_human == 1  # what is asked stays open, on a thread
 
 
 async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(store: Store, script) -> None:
