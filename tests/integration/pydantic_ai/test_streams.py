@@ -280,6 +280,46 @@ async def test_an_answer_is_told_as_the_agents_own_capabilities_leave_it(stage: 
     assert outcome.usage["message_count"] == (4 if live else 2)
 
 
+@pytest.mark.parametrize("live", [False, True])
+async def test_an_answer_is_told_as_a_wrapper_of_the_request_leaves_it(stage: Any, live: bool) -> None:
+    hooks: Hooks[None] = Hooks()
+
+    @hooks.on.model_request
+    async def take_out(ctx: Any, *, request_context: Any, handler: Any) -> ModelResponse:
+        response: ModelResponse = await handler(request_context)
+        return replace(response, parts=[TextPart("card [gone]") if response.text else part for part in response.parts])
+
+    script: list[list[Any]] = [[call("weather", "c1", city="Rome")], ["card 4111"]]
+    model = streams(*script) if live else answers(script[0], "card 4111")
+    agent = Agent(model, tools=[weather], capabilities=[hooks])
+    outcome = await stage.play(
+        agent, "which card?", thread_id="t", stream_mode=["values", "updates", *["messages"] * live]
+    )
+    told = [(node, update[node]["messages"][0]["content"]) for update in outcome.streamed("updates") for node in update]
+    assert told == [("model", ""), ("tools", "sunny in Rome"), ("model", "card [gone]")]
+    assert outcome.usage["last_ai_message"] == outcome.values["output"] == "card [gone]"
+    assert (outcome.usage["message_count"], outcome.usage["llm_call_count"]) == (4, 2)
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_an_answer_in_a_models_place_is_told_behind_what_tools_have_brought(stage: Any, live: bool) -> None:
+    hooks: Hooks[None] = Hooks()
+
+    @hooks.on.model_request
+    async def from_a_cache(ctx: Any, *, request_context: Any, handler: Any) -> ModelResponse:
+        if ctx.run_step == 2:
+            return ModelResponse(parts=[TextPart("as ever")])
+        response: ModelResponse = await handler(request_context)
+        return response
+
+    model = streams([call("weather", city="Rome")]) if live else answers([call("weather", city="Rome")])
+    agent = Agent(model, tools=[weather], capabilities=[hooks])
+    outcome = await stage.play(agent, "How is Rome?", thread_id="t", stream_mode=["updates", *["messages"] * live])
+    told = [(node, update[node]["messages"][0]["content"]) for update in outcome.streamed("updates") for node in update]
+    assert told == [("model", ""), ("tools", "sunny in Rome"), ("model", "as ever")]
+    assert outcome.usage["message_count"] == 4
+
+
 async def test_an_answer_that_a_capability_rejects_is_counted_and_not_told(stage: Any) -> None:
     hooks: Hooks[None] = Hooks()
 

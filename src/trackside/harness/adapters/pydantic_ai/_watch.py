@@ -11,6 +11,7 @@ from pydantic_ai.capabilities import (
     AbstractCapability,
     CapabilityOrdering,
     ValidatedToolArgs,
+    WrapModelRequestHandler,
     WrapRunHandler,
     WrapToolExecuteHandler,
 )
@@ -46,21 +47,42 @@ def tool_under_way() -> tuple[str | None, str]:
 
 
 class AnswersTold(AbstractCapability[Any]):
-    """Hears of an answer of a model when the agent's own capabilities have: each may change it, or reject it for another."""
+    """Hears of an answer of a model when the agent's own capabilities have: each may change it, or reject it for another.
 
-    def __init__(self, tell: Callable[[ModelResponse], None]) -> None:
+    Args:
+        tell: what is told an answer.
+        note: what is told the messages so far where no model was asked: what answers in its place is added to them.
+    """
+
+    def __init__(self, tell: Callable[[ModelResponse], None], note: Callable[[Sequence[ModelMessage]], None]) -> None:
         super().__init__()
         self._tell = tell
+        self._note = note
+        self._answered = False
 
     def get_ordering(self) -> CapabilityOrdering:
         """Around all others, so that of what comes back this one is told last."""
         return CapabilityOrdering(position="outermost")
 
+    async def wrap_model_request(
+        self, ctx: AgentContext[Any], *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
+    ) -> ModelResponse:
+        """Tell of what the model is taken to have answered."""
+        self._answered = False
+        try:
+            response = await handler(request_context)
+        finally:
+            if not self._answered:
+                self._note(ctx.messages)
+        if self._answered:
+            self._tell(response)
+        return response
+
     async def after_model_request(
         self, ctx: AgentContext[Any], *, request_context: ModelRequestContext, response: ModelResponse
     ) -> ModelResponse:
-        """Tell of what the model is taken to have answered."""
-        self._tell(response)
+        """A model has answered, and whatever is wrapped around the request may still change that."""
+        self._answered = True
         return response
 
 
@@ -109,7 +131,7 @@ class Watch(AbstractCapability[Any]):
     @property
     def capabilities(self) -> list[AbstractCapability[Any]]:
         """This, as near to model and tools as it can be, and what hears of answers."""
-        return [self, AnswersTold(self._note_answer)]
+        return [self, AnswersTold(self._note_answer, self.note)]
 
     def get_wrapper_model(self, model: Model) -> Model:
         """Count the model's calls."""
