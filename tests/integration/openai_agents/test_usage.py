@@ -1,13 +1,16 @@
 """What a run's model calls are counted as, by whomever they are made and however they end."""
 
 import asyncio
+import json
 from typing import Any
 
+import httpx
 import pytest
 from agents import (
     Agent,
     FunctionTool,
     GuardrailFunctionOutput,
+    OpenAIResponsesModel,
     RunConfig,
     RunHooks,
     Runner,
@@ -15,6 +18,7 @@ from agents import (
     input_guardrail,
 )
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+from openai import AsyncOpenAI
 from openai.types.responses import ResponseFunctionWebSearch
 from openai.types.responses.response_function_web_search import ActionSearch
 from tests.contract.ways_to_run import virtual
@@ -290,6 +294,28 @@ async def test_a_stream_that_breaks_off_counts_what_it_had_reported(stage: Any) 
     assert outcome.end["error_type"] == "ConnectionError"
     assert outcome.usage["total_tokens"] == 8
     assert outcome.usage["llm_error_count"] == 1
+
+
+@pytest.mark.parametrize("read", [7, None])
+async def test_a_count_that_a_server_reports_as_null_of_an_answer_cut_off_is_none(stage: Any, read: int | None) -> None:
+    cut: dict[str, Any] = {"id": "resp_1", "object": "response", "created_at": 0, "model": "gpt-5", "output": []}
+    used = {"input_tokens": read, "output_tokens": 3, "total_tokens": 3}
+    events = [
+        {"type": "response.created", "response": {**cut, "status": "in_progress"}},
+        {"type": "response.incomplete", "response": {**cut, "status": "incomplete", "usage": used}},
+    ]
+    text = "".join(
+        f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+        for number, event in enumerate(events)
+    )
+    served = httpx.Response(200, headers={"content-type": "text/event-stream"}, text=text)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: served)) as http:
+        model = OpenAIResponsesModel(
+            "gpt-5", AsyncOpenAI(base_url="http://provider/v1", api_key="key", http_client=http)
+        )
+        outcome = await stage.play(Agent("cut", model=model), "go")
+    assert (outcome.status, outcome.end["error_type"]) == (RunStatus.error, "ModelBehaviorError")
+    assert outcome.usage["total_tokens"] == 3 + (read or 0)
 
 
 @virtual

@@ -21,11 +21,12 @@ from pydantic_ai import (
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.cerebras import CerebrasProvider
 from pydantic_ai.providers.ollama import OllamaProvider
+from pydantic_ai.providers.openai import OpenAIProvider
 from tests.contract.ways_to_run import virtual
 from tests.integration.pydantic_ai.models import USAGE, Answer, answers, call, streams
 
@@ -104,6 +105,52 @@ async def test_reasoning_tokens_that_are_a_detail_count(stage: Any) -> None:
     usage = RequestUsage(input_tokens=1, output_tokens=9, details={"reasoning_tokens": 7})
     outcome = await stage.play(Agent(answers(ModelResponse(parts=[TextPart("done")], usage=usage))), "go")
     assert outcome.usage["token_usage_by_caller"][LEAD]["reasoning_tokens"] == 7
+
+
+@pytest.mark.parametrize("modes", [("values",), ("messages",)], ids=["whole", "streamed"])
+async def test_a_count_that_a_server_sends_as_null_is_none(stage: Any, modes: Any) -> None:
+    used = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "input_tokens_details": {"cached_tokens": None}}
+    text = {"type": "output_text", "text": "42", "annotations": []}
+    said = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
+    answer = {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 0,
+        "status": "completed",
+        "model": "gpt-5",
+        "output": [said],
+        "usage": {**used, "output_tokens_details": {"reasoning_tokens": None}},
+    }
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if b'"stream":true' not in request.content:
+            return httpx.Response(200, json=answer)
+        events = [
+            {"type": "response.created", "response": {**answer, "status": "in_progress", "output": [], "usage": None}},
+            {"type": "response.output_item.added", "output_index": 0, "item": {**said, "content": []}},
+            {
+                "type": "response.output_text.delta",
+                "output_index": 0,
+                "item_id": "msg_1",
+                "content_index": 0,
+                "delta": "42",
+            },
+            {"type": "response.completed", "response": answer},
+        ]
+        text = "".join(
+            f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+            for number, event in enumerate(events)
+        )
+        return httpx.Response(200, text=text, headers=EVENT_STREAM)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(serve)) as http:
+        client = AsyncOpenAI(base_url="http://provider/v1", api_key="key", http_client=http)
+        model = OpenAIResponsesModel("gpt-5", provider=OpenAIProvider(openai_client=client))
+        outcome = await stage.play(Agent(model), "go", thread_id="t", stream_mode=modes)
+    assert (outcome.status, outcome.usage["last_ai_message"]) == (RunStatus.success, "42")
+    assert outcome.usage["token_usage_by_model"] == {
+        "gpt-5": {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    }
 
 
 def ok() -> str:

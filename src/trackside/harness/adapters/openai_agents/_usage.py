@@ -263,8 +263,8 @@ class CallWatch(RunHooks[Any]):
     def _record(self, agent: Agent[Any], usage: Any, call: Call | None, *, answered: bool = True) -> None:
         self._run.record_usage(
             self._model_of(agent),
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
+            input_tokens=usage.input_tokens or 0,
+            output_tokens=usage.output_tokens or 0,
             cache_read_tokens=getattr(usage.input_tokens_details, "cached_tokens", None) or 0,
             cache_write_tokens=getattr(usage.input_tokens_details, "cache_write_tokens", None) or 0,
             reasoning_tokens=getattr(usage.output_tokens_details, "reasoning_tokens", None) or 0,

@@ -90,7 +90,7 @@ class Ledger:
             output_tokens=max(0, usage.output_tokens),
             cache_read_tokens=max(0, usage.cache_read_tokens),
             cache_write_tokens=max(0, usage.cache_write_tokens),
-            reasoning_tokens=max(0, usage.output_reasoning_tokens or usage.details.get("reasoning_tokens", 0)),
+            reasoning_tokens=max(0, usage.output_reasoning_tokens or usage.details.get("reasoning_tokens") or 0),
             caller=self._caller,
             cost_usd=None if usage.cost is None else float(usage.cost),
             answered=answered,
