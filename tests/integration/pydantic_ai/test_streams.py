@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydantic_ai import (
     ToolReturnPart,
 )
 from pydantic_ai.capabilities import Hooks, ProcessEventStream, ProcessHistory
+from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 from tests.integration.pydantic_ai.models import USAGE, answers, call, streams
@@ -260,6 +262,48 @@ async def test_an_agents_own_handler_of_events_gets_them_too(stage: Any) -> None
     outcome = await stage.play(agent, "How is Rome?", stream_mode="messages")
     assert "part_delta" in seen
     assert "".join(message["content"] for message, _ in outcome.streamed("messages")) == "It is sunny."
+
+
+class Unstreamed(Model):
+    """A model whose method for streams is there to refuse them, as that of MCP's sampling is."""
+
+    model_name, system = "unstreamed", "here"
+
+    def __init__(self, *script: Any) -> None:
+        super().__init__()
+        self._answers = answers(*script)
+
+    async def request(self, *asked: Any) -> ModelResponse:
+        return await self._answers.request(*asked)
+
+    @asynccontextmanager
+    async def request_stream(self, *asked: Any) -> AsyncIterator[Any]:
+        raise NotImplementedError("no streams here")
+        yield
+
+
+@pytest.mark.parametrize("modes", [["values"], ["messages", "values"], ["events", "values"]])
+async def test_a_model_that_refuses_to_stream_answers_in_one_piece(stage: Any, modes: list[str]) -> None:
+    agent = Agent(Unstreamed([call("weather", city="Rome")], "sunny"), tools=[weather])
+    outcome = await stage.play(agent, "How is Rome?", stream_mode=modes)
+    assert (outcome.status, outcome.values["output"]) == (RunStatus.success, "sunny")
+    assert (outcome.usage["llm_call_count"], outcome.usage["total_tokens"]) == (2, 30)
+    assert "llm_error_count" not in outcome.usage
+    assert [(call["kind"], call.get("error_type")) for call in outcome.usage["calls"]] == [
+        ("chat", None),
+        ("execute_tool", None),
+        ("chat", None),
+    ]
+    if "messages" in modes:
+        assert "sunny" in [message["content"] for message, _ in outcome.streamed("messages")]
+
+
+@pytest.mark.parametrize("mode", ["values", "messages"])
+async def test_a_model_that_refuses_to_stream_and_then_fails_has_failed_once(stage: Any, mode: str) -> None:
+    outcome = await stage.play(Agent(Unstreamed(ConnectionError("reset by peer"))), "go", stream_mode=mode)
+    assert (outcome.status, outcome.end["error"]) == (RunStatus.error, "reset by peer")
+    assert (outcome.usage["llm_call_count"], outcome.usage["llm_error_count"]) == (0, 1)
+    assert [call["error_type"] for call in outcome.usage["calls"]] == ["ConnectionError"]
 
 
 @pytest.mark.parametrize("live", [False, True])

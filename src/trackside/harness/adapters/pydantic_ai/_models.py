@@ -146,6 +146,10 @@ def _only_streams(model: Model) -> bool:
     return isinstance(innermost, FunctionModel) and innermost.function is None
 
 
+def _replayed(answer: ModelResponse, parameters: ModelRequestParameters) -> StreamedResponse:
+    return CompletedStreamedResponse(answer, model_request_parameters=parameters, replay_events=True)
+
+
 class _RoutedModel(WrapperModel):
     """Answers for `wrapped` in everything, and has its requests sent by `sender`, a copy of it."""
 
@@ -198,6 +202,16 @@ class _CountedModel(WrapperModel):
                 return stream.get()
         self._ledger.stop_if_asked()
         call = self._ledger.begun(self.model_name, messages)
+        return await self._asked(call, messages, model_settings, model_request_parameters)
+
+    async def _asked(
+        self,
+        call: Call,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """The answer in one piece to a request that counts as `call`."""
         try:
             with carrying_exits():
                 response = await self.wrapped.request(messages, model_settings, model_request_parameters)
@@ -221,9 +235,7 @@ class _CountedModel(WrapperModel):
     ) -> AsyncGenerator[StreamedResponse]:
         if not _streams(self.wrapped):
             response = await self.request(messages, model_settings, model_request_parameters)
-            yield CompletedStreamedResponse(
-                response, model_request_parameters=model_request_parameters, replay_events=True
-            )
+            yield _replayed(response, model_request_parameters)
             return
         self._ledger.stop_if_asked()
         stream: StreamedResponse | None = None
@@ -235,9 +247,13 @@ class _CountedModel(WrapperModel):
                 ) as stream:
                     yield stream
         except BaseException as exc:
-            self._end(call, stream, exc)
-            raise
-        if not self._is_awaited(stream.get(), messages, call):
+            if stream is not None or not isinstance(exc, NotImplementedError) or _only_streams(self.wrapped):
+                self._end(call, stream, exc)
+                raise
+        if stream is None:  # it has a method for streams, and refuses to stream in there
+            response = await self._asked(call, messages, model_settings, model_request_parameters)
+            yield _replayed(response, model_request_parameters)
+        elif not self._is_awaited(stream.get(), messages, call):
             self._end(call, stream, None)
 
     def _is_awaited(self, answer: ModelResponse, messages: Sequence[ModelMessage], call: Call) -> bool:
