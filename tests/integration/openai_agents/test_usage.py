@@ -14,12 +14,19 @@ from agents import (
     RunConfig,
     RunHooks,
     Runner,
+    ShellTool,
     function_tool,
     input_guardrail,
 )
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from openai import AsyncOpenAI
-from openai.types.responses import ResponseFunctionWebSearch
+from openai.types.responses import (
+    ResponseFunctionShellToolCall,
+    ResponseFunctionShellToolCallOutput,
+    ResponseFunctionWebSearch,
+)
+from openai.types.responses.response_function_shell_tool_call import Action
+from openai.types.responses.response_function_shell_tool_call_output import Output, OutputOutcomeExit
 from openai.types.responses.response_function_web_search import ActionSearch
 from tests.contract.ways_to_run import virtual
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
@@ -247,6 +254,48 @@ async def test_tools_that_the_provider_calls_are_counted_by_what_the_response_sa
     outcome = await stage.play(Agent("lead", model=Searching("cats", name="x")), "go", max_tool_calls=1)
     assert outcome.status is RunStatus.success
     assert outcome.usage["tool_call_count"] == 1
+
+
+class Shelling(ScriptedModel):
+    """A model that has two commands run in a shell; if that is `hosted` it knows at once what came of them."""
+
+    hosted = True
+
+    async def _take_turn(self, input: Any) -> Any:
+        said = await super()._take_turn(input)
+        if self.hosted:
+            return [ls("s1"), listed("s1"), ls("s2"), listed("s2"), *said]
+        return [ls("s1"), ls("s2")] if len(self.heard) == 1 else said
+
+
+def ls(call_id: str) -> ResponseFunctionShellToolCall:
+    action = Action(commands=["ls"])
+    return ResponseFunctionShellToolCall(
+        id=f"call_{call_id}", call_id=call_id, status="completed", type="shell_call", action=action
+    )
+
+
+def listed(call_id: str) -> ResponseFunctionShellToolCallOutput:
+    seen = Output(outcome=OutputOutcomeExit(exit_code=0, type="exit"), stderr="", stdout="a.txt")
+    return ResponseFunctionShellToolCallOutput(
+        id=f"output_{call_id}", call_id=call_id, status="completed", type="shell_call_output", output=[seen]
+    )
+
+
+@pytest.mark.parametrize("hosted", [True, False])
+async def test_a_shell_counts_wherever_it_is(stage: Any, hosted: bool) -> None:
+    def lead() -> Agent[Any]:
+        model = Shelling("done")
+        model.hosted = hosted
+        tool = ShellTool(environment={"type": "container_auto"}) if hosted else ShellTool(executor=lambda _: "a.txt")
+        return Agent("lead", model=model, tools=[tool])
+
+    outcome = await stage.play(lead(), "go", max_tool_calls=2)
+    assert outcome.status is RunStatus.success
+    assert [call["name"] for call in outcome.usage["calls"] if call["kind"] == "execute_tool"] == ["shell"] * 2
+    assert outcome.usage["tool_call_count"] == 2
+    outcome = await stage.play(lead(), "go", max_tool_calls=1)
+    assert outcome.end["error_type"] == "budget_exceeded"
 
 
 async def test_an_answer_that_makes_no_sense_counts_as_an_answer(stage: Any) -> None:

@@ -19,6 +19,7 @@ from agents import (
     RunResult,
     RunResultStreaming,
     RunState,
+    ShellTool,
     Tool,
     TResponseInputItem,
     Usage,
@@ -203,8 +204,7 @@ class CallWatch(RunHooks[Any]):
         """The model has answered."""
         self._answered(agent, response.usage)
         for item in response.output:
-            if item.type in _AT_THE_PROVIDER:
-                name = str(_AT_THE_PROVIDER[item.type] or getattr(item, "name", item.type))
+            if (name := _tool_at_the_provider(item, agent)) is not None:
                 self._run.record_tool_call(name, caller=self._recorder.caller(agent))
         await self._then.on_llm_end(context, agent, response)
 
@@ -339,6 +339,18 @@ def _below(watch: CallWatch | None) -> Generator[None]:
 def _call_id(context: RunContextWrapper[Any], tool: Tool) -> str:
     call_id = getattr(context, "tool_call_id", None)
     return call_id if isinstance(call_id, str) else tool.name
+
+
+def _tool_at_the_provider(item: Any, agent: Agent[Any]) -> str | None:
+    """The tool that the provider itself has run by this item of an answer; None if it has not."""
+    if item.type == "shell_call":  # as those of a shell of the program's own, of which hooks tell
+        shell = next((tool for tool in agent.tools if isinstance(tool, ShellTool)), None)
+        if shell is None or (shell.environment is not None and shell.environment["type"] == "local"):
+            return None
+        return shell.name
+    if item.type not in _AT_THE_PROVIDER:
+        return None
+    return str(_AT_THE_PROVIDER[item.type] or getattr(item, "name", item.type))
 
 
 def _name_of(model: Any) -> str:
