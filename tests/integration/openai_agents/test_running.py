@@ -91,7 +91,23 @@ async def test_other_roles_and_items_are_passed_on_and_announced_as_nobodys(stag
 
 @pytest.mark.parametrize(
     "input",
-    [None, [], 5, {"question": "hello"}, {"type": "tool", "content": "x"}, {"messages": ["hello"], "more": 1}, [None]],
+    [
+        *[
+            None,
+            [],
+            5,
+            {"question": "hello"},
+            {"type": "tool", "content": "x"},
+            {"messages": ["hello"], "more": 1},
+            [None],
+        ],
+        *[
+            {"type": "human", "text": "hi"},
+            {"type": "human", "role": "user", "text": "hi"},
+            {"type": "x", "role": "user"},
+        ],
+        *[{"type": "ai", "role": "assistant"}, {"role": "user"}],
+    ],
     ids=repr,
 )
 async def test_an_input_that_is_no_message_is_refused_by_name(stage: Any, input: Any) -> None:

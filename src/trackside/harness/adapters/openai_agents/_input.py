@@ -16,6 +16,7 @@ from trackside.harness.types import Json, JsonObject
 
 _ROLE_OF_TYPE = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
+_MESSAGES = frozenset({"message", "tool", *_ROLE_OF_TYPE})
 ITEMS = "items"
 """As what a thread's values have its conversation."""
 _ACCEPTED = (
@@ -84,7 +85,7 @@ def _item(part: Any) -> JsonObject:
         if role in _ROLES and kind in {None, "message"} and "content" in part:
             plain_item: JsonObject = whole(part)
             return {**plain_item, "content": _content(plain_item["content"], str(role))}
-        if isinstance(kind, str) and kind not in {"message", "tool"}:
+        if isinstance(kind, str) and kind not in _MESSAGES and (role is None or "content" in part):
             return cast("JsonObject", whole(part))  # a call, its output, reasoning, …: the Responses API's own
     raise InvalidSpecError(field="input", value=part, why=_ACCEPTED)
 
