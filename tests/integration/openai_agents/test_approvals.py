@@ -120,6 +120,20 @@ async def test_who_approves_of_a_command_or_a_patch_is_told_which(
     assert [called["name"] for called in done.usage["calls"] if called["kind"] == "execute_tool"] == [name]
 
 
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]], ids=len)
+@pytest.mark.parametrize("streams", [False, True])
+async def test_agents_below_that_wait_for_an_approval_have_come_back(
+    stage: Any, names: list[str], streams: bool
+) -> None:
+    listen = (lambda _: None) if streams else None
+    below = [Shop(nth).agent.as_tool(name, "Refunds.", on_stream=listen) for nth, name in enumerate(names)]
+    lead = Agent("lead", model=ScriptedModel([Calls(name, {"input": "x"}) for name in names], "done"), tools=below)
+    asked = await stage.play(lead, "go", thread_id="thread")
+    assert asked.status is RunStatus.interrupted
+    called = [(call["name"], call.get("error_type")) for call in asked.usage["calls"] if call["kind"] == "execute_tool"]
+    assert called == [(name, None) for name in names]
+
+
 async def test_the_state_goes_through_json_and_another_object_of_the_same_agent_goes_on(stage: Any) -> None:
     asking, answering = Shop(7), Shop()
     await stage.play(asking.agent, "refund 7", thread_id="thread")

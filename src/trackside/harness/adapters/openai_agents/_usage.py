@@ -163,15 +163,17 @@ class CallWatch(RunHooks[Any]):
         self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """The SDK's run is over: count what was reported of a call that was cut off."""
+        """The SDK's run is over: count what was reported of a call that was cut off; tools that wait have come back."""
         agent, asked, reported = self._caller, self._asked, self._reported
         self._caller = self._asked = self._reported = None
         if asked is not None:
             asked.end(error)
         if agent is not None and reported is not None:
             self._record(agent, reported, asked, answered=False)
-        if len(self._tools) == 1:  # of several nobody says which one failed
-            self._tools.popitem()[1].end(error)
+        if error is None or len(self._tools) == 1:  # of several nobody says which one failed
+            for tool in self._tools.values():
+                tool.end(error)
+        self._tools.clear()
         for call in (self._handed, self._invoked):
             if call is not None:
                 call.end(error)
@@ -182,7 +184,8 @@ class CallWatch(RunHooks[Any]):
             self.fail(asyncio.CancelledError())
         elif (error := task.exception()) is not None:
             self.fail(error)
-        self.close()
+        else:
+            self.close()
 
     async def on_llm_start(
         self,
