@@ -21,7 +21,7 @@ from pydantic_ai import (
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
-from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAICompaction, OpenAIResponsesModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.cerebras import CerebrasProvider
@@ -107,41 +107,47 @@ async def test_reasoning_tokens_that_are_a_detail_count(stage: Any) -> None:
     assert outcome.usage["token_usage_by_caller"][LEAD]["reasoning_tokens"] == 7
 
 
+USED_ON_OPENAI = {
+    "input_tokens": 10,
+    "output_tokens": 5,
+    "total_tokens": 15,
+    "input_tokens_details": {"cached_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
+
+
+def response(said: str, used: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "output_text", "text": said, "annotations": []}
+    message = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
+    answer = {"id": "resp_1", "object": "response", "created_at": 0, "status": "completed", "model": "gpt-5"}
+    return {**answer, "output": [message], "usage": used}
+
+
+def answered(request: httpx.Request, answer: dict[str, Any]) -> httpx.Response:
+    """What OpenAI's Responses API says, in one piece or as a stream."""
+    if b'"stream":true' not in request.content:
+        return httpx.Response(200, json=answer)
+    (message,) = answer["output"]
+    said = {"output_index": 0, "item_id": message["id"], "content_index": 0, "delta": message["content"][0]["text"]}
+    events = [
+        {"type": "response.created", "response": {**answer, "status": "in_progress", "output": [], "usage": None}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**message, "content": []}},
+        {"type": "response.output_text.delta", **said},
+        {"type": "response.completed", "response": answer},
+    ]
+    text = "".join(
+        f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+        for number, event in enumerate(events)
+    )
+    return httpx.Response(200, text=text, headers=EVENT_STREAM)
+
+
 @pytest.mark.parametrize("modes", [("values",), ("messages",)], ids=["whole", "streamed"])
 async def test_a_count_that_a_server_sends_as_null_is_none(stage: Any, modes: Any) -> None:
-    used = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "input_tokens_details": {"cached_tokens": None}}
-    text = {"type": "output_text", "text": "42", "annotations": []}
-    said = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
-    answer = {
-        "id": "resp_1",
-        "object": "response",
-        "created_at": 0,
-        "status": "completed",
-        "model": "gpt-5",
-        "output": [said],
-        "usage": {**used, "output_tokens_details": {"reasoning_tokens": None}},
-    }
+    nothing = {"input_tokens_details": {"cached_tokens": None}, "output_tokens_details": {"reasoning_tokens": None}}
 
     def serve(request: httpx.Request) -> httpx.Response:
-        if b'"stream":true' not in request.content:
-            return httpx.Response(200, json=answer)
-        events = [
-            {"type": "response.created", "response": {**answer, "status": "in_progress", "output": [], "usage": None}},
-            {"type": "response.output_item.added", "output_index": 0, "item": {**said, "content": []}},
-            {
-                "type": "response.output_text.delta",
-                "output_index": 0,
-                "item_id": "msg_1",
-                "content_index": 0,
-                "delta": "42",
-            },
-            {"type": "response.completed", "response": answer},
-        ]
-        text = "".join(
-            f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
-            for number, event in enumerate(events)
-        )
-        return httpx.Response(200, text=text, headers=EVENT_STREAM)
+        return answered(request, response("42", {**USED_ON_OPENAI, **nothing}))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(serve)) as http:
         client = AsyncOpenAI(base_url="http://provider/v1", api_key="key", http_client=http)
@@ -151,6 +157,39 @@ async def test_a_count_that_a_server_sends_as_null_is_none(stage: Any, modes: An
     assert outcome.usage["token_usage_by_model"] == {
         "gpt-5": {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
     }
+
+
+@pytest.mark.parametrize("modes", [("values",), ("values", "messages")], ids=["whole", "streamed"])
+async def test_a_call_that_compacts_the_conversation_counts_once(stage: Any, modes: Any) -> None:
+    asked: list[str] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path.rpartition("/")[2])
+        if asked[-1] == "responses":
+            return answered(request, response("42", USED_ON_OPENAI))
+        shrunk = {"type": "compaction", "id": f"c{len(asked)}", "encrypted_content": f"secret {len(asked)}"}
+        used = {**USED_ON_OPENAI, "input_tokens": 900, "output_tokens": 70, "total_tokens": 970}
+        return httpx.Response(
+            200, json={"id": "k", "object": "response.compaction", "created_at": 0, "output": [shrunk], "usage": used}
+        )
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(serve)) as http:
+        client = AsyncOpenAI(base_url="http://provider/v1", api_key="key", http_client=http)
+        model = OpenAIResponsesModel("gpt-5", provider=OpenAIProvider(openai_client=client))
+
+        def agent(threshold: int) -> Agent[None, str]:
+            return Agent(model, capabilities=[OpenAICompaction(message_count_threshold=threshold)], name="long")
+
+        counted = []
+        for threshold in (2, 2, 9):  # the last one has the compaction of the second in its history
+            outcome = await stage.play(agent(threshold), "?", thread_id="t", stream_mode=modes)
+            assert outcome.values["output"] == "42"
+            assert len(calls(outcome)) == outcome.usage["llm_call_count"]
+            counted.append((outcome.usage["llm_call_count"], outcome.usage["total_tokens"]))
+        assert counted == [(1, 15), (2, 985), (1, 15)]
+        outcome = await stage.play(agent(2), "?", thread_id="t", stream_mode=modes, max_tokens=900)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert asked == ["responses", "compact", "responses", "responses", "compact"]
 
 
 def ok() -> str:

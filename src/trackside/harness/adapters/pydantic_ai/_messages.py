@@ -59,6 +59,11 @@ def _is_cut_off(last: ModelMessage) -> bool:
     return last.state == "interrupted" or (isinstance(last, ModelResponse) and bool(last.tool_calls))
 
 
+def is_compaction(message: ModelMessage) -> bool:
+    """Whether this stands for what was said before: the answer to a call that did nothing but compact that."""
+    return isinstance(message, ModelResponse) and (message.provider_details or {}).get("compaction") is True
+
+
 def ai_message(response: ModelResponse, message_id: str, output_tools: Collection[str]) -> JsonObject:
     """What a model answered. A call of an output tool is its answer, not a call."""
     calls = [part for part in response.parts if isinstance(part, ToolCallPart)]

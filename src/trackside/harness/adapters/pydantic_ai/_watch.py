@@ -22,7 +22,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import RunContext as AgentContext
 from pydantic_ai.tools import ToolDefinition
 
-from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, tool_messages
+from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, is_compaction, tool_messages
 from trackside.harness.adapters.pydantic_ai._models import Ledger, counted
 from trackside.harness.context import RunContext, RunPaused, keep_to_run
 from trackside.harness.exits import carrying_exits
@@ -127,6 +127,7 @@ class Watch(AbstractCapability[Any]):
         self._calls_before = 0
         self._output_tools: frozenset[str] = frozenset()
         self._output_calls: set[int] = set()
+        self._compactions: list[Sequence[Any]] = []
 
     @property
     def capabilities(self) -> list[AbstractCapability[Any]]:
@@ -148,6 +149,7 @@ class Watch(AbstractCapability[Any]):
     async def before_run(self, ctx: AgentContext[Any]) -> None:
         """Remember what was said before."""
         self._remember(ctx.messages)
+        self._compactions = [message.parts for message in ctx.messages if is_compaction(message)]
 
     async def before_model_request(
         self, ctx: AgentContext[Any], request_context: ModelRequestContext
@@ -156,6 +158,7 @@ class Watch(AbstractCapability[Any]):
         if self._on_request is not None:
             self._on_request(ctx.messages)
         self.note(ctx.messages)
+        self._count_compactions(request_context)
         self._calls_before = self._ledger.calls
         self._output_calls.clear()
         self._output_tools = frozenset(tool.name for tool in request_context.model_request_parameters.output_tools)
@@ -208,6 +211,13 @@ class Watch(AbstractCapability[Any]):
                 self._send_message(result)
         self._told = False
         self._remember(messages)
+
+    def _count_compactions(self, request: ModelRequestContext) -> None:
+        """Count a call by which a capability had the conversation compacted: it is no request, and its answer is here."""
+        for message in request.messages:
+            if isinstance(message, ModelResponse) and is_compaction(message) and message.parts not in self._compactions:
+                self._compactions.append(message.parts)
+                self._ledger.answered(request.model.model_name, message)
 
     def _unseen(self, messages: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
         """What has come since, wherever it stands: capabilities that process the history change all that is before it."""
