@@ -46,7 +46,7 @@ async def test_calls_are_listed_in_the_order_of_their_starts_with_the_seconds_th
         run.record_tool_call("look", seconds=0.5)
 
     _, told = await ended(agent)
-    at_researcher = {"caller": "researcher", "name": "answered", "kind": "chat"}
+    at_researcher = {"caller": "researcher", "name": "answered", "kind": "chat", "request_model": "asked-for"}
     tokens = {"input_tokens": 12, "output_tokens": 40, "reasoning_tokens": 7}
     lead = {"caller": "lead_agent"}
     cached = {"input_tokens": 1, "output_tokens": 2, "cache_read_tokens": 1}
@@ -187,6 +187,7 @@ def test_what_is_said_first_of_a_calls_end_counts_and_what_it_used_adds_up() -> 
     assert told == {
         "kind": "chat",
         "name": "large",
+        "request_model": "asked-for",
         "caller": "lead_agent",
         "at": 1,
         "seconds": 2,

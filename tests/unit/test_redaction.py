@@ -403,11 +403,12 @@ DATA = {
     "calls": [
         {"kind": "chat", "name": f"m {SECRET}", "caller": f"c {SECRET}", "at": 0.0, "seconds": 1.0},
         {"kind": "execute_tool", "name": "t", "caller": "c", "at": 0.5, "seconds": 0.1, "error_type": f"E{SECRET}"},
+        {"kind": "chat", "name": "m", "caller": "c", "request_model": f"a {SECRET}", "at": 0.7, "seconds": 0.1},
     ],
     "token_usage_by_model": {f"m {SECRET}": {"total_tokens": 1}, "n": {"total_tokens": 2}},
     "token_usage_by_caller": {f"c {SECRET}": {"total_tokens": 3}},
 }
-CALLED = ("name", "caller", "error_type")
+CALLED = ("name", "caller", "request_model", "error_type")
 
 
 def shown_by(hook: Redact) -> tuple[list[Any], dict[str, Any]]:
@@ -421,7 +422,7 @@ def shown_by(hook: Redact) -> tuple[list[Any], dict[str, Any]]:
 
 def test_names_of_models_tools_callers_and_errors_are_as_the_hook_leaves_them() -> None:
     names, usage = shown_by(lambda kind, payload: json.loads(json.dumps(payload).replace(SECRET, "▇")))
-    assert names == [["m ▇", "c ▇"], ["t", "c", "E▇"]]
+    assert names == [["m ▇", "c ▇"], ["t", "c", "E▇"], ["m", "c", "a ▇"]]
     assert usage == {"m ▇": {"total_tokens": 1}, "n": {"total_tokens": 2}}
 
 
@@ -448,7 +449,7 @@ def test_where_it_is_not_clear_whose_usage_is_whose_names_are_withheld(usage: An
 @pytest.mark.parametrize("calls", [[], None, [5, 5], [{"at": 0.5}, {"at": 0.0}]], ids=repr)
 def test_calls_that_the_hook_takes_out_stay_without_their_names(calls: Any) -> None:
     names, _ = shown_by(change("calls", calls))
-    assert names == [["(withheld)"] * 2, ["(withheld)"] * 3]
+    assert names == [["(withheld)"] * 2, ["(withheld)"] * 3, ["(withheld)"] * 3]
 
 
 def without(*parts: str) -> Redact:
@@ -469,7 +470,7 @@ def without_all(kind: LifecycleEventType, payload: Any) -> Any:
 @pytest.mark.parametrize("hook", [raises, none, empty, nonsense, without(*DATA), without_all])
 def test_names_are_withheld_where_the_hook_failed_or_left_nothing(hook: Any) -> None:
     names, usage = shown_by(hook)
-    assert names == [["(withheld)"] * 2, ["(withheld)"] * 3]
+    assert names == [["(withheld)"] * 2, ["(withheld)"] * 3, ["(withheld)"] * 3]
     assert usage == {"(withheld) 1": {"total_tokens": 1}, "(withheld) 2": {"total_tokens": 2}}
 
 

@@ -34,14 +34,16 @@ _UNANSWERED = "unanswered"
 class Call:
     """One call, from its start to its end. May be used from any thread.
 
-    `at` are the seconds from the start of the run to that of the call.
+    `at` are the seconds from the start of the run to that of the call. `name` is that of the model which answered, once one
+    has; `asked` that by which it was asked for, None if it was by none.
     """
 
-    __slots__ = ("_elapsed", "_error_type", "_seconds", "_tokens", "at", "caller", "kind", "name")
+    __slots__ = ("_elapsed", "_error_type", "_seconds", "_tokens", "asked", "at", "caller", "kind", "name")
 
     def __init__(self, kind: CallKind, name: str, caller: str, at: float, elapsed: Callable[[], float]) -> None:
         self.kind = kind
         self.name = name
+        self.asked: str | None = name
         self.caller = caller
         self.at = at
         self._elapsed = elapsed
@@ -75,6 +77,8 @@ class Call:
             "at": round(self.at, 6),
             "seconds": round(seconds, 6),
         }
+        if self.asked not in {None, self.name}:
+            shown["request_model"] = self.asked
         if self._tokens is not None:
             shown["input_tokens"], shown["output_tokens"], cached, reasoning, written = self._tokens
             if cached:

@@ -37,13 +37,15 @@ class CallMade(TypedDict):
     kind: Literal["chat", "execute_tool", "invoke_agent"]
     """What was called: a model, a tool, another agent."""
     name: str
-    """The model, the tool or the agent."""
+    """The tool, the agent, or the model: the one that answered, as far as anybody knows."""
     caller: str
     """Who called it: `lead_agent`, or the name of an agent or a middleware inside."""
     at: float
     """Seconds from the start of the run to that of the call."""
     seconds: float
     """How long it took; 0 where nobody has measured it."""
+    request_model: NotRequired[str]
+    """The model that was asked, if that has another name than the one that answered."""
     input_tokens: NotRequired[int]
     """Tokens that the model read."""
     output_tokens: NotRequired[int]

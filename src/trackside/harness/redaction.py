@@ -41,7 +41,7 @@ _FIXED = (
 """What makes an event what it is, and holds no text of users."""
 
 _LINES = ("error", "reason", "traceback", "title", "trigger")
-_NAMES_OF_CALLS = ("name", "caller", "error_type")
+_NAMES_OF_CALLS = ("name", "caller", "request_model", "error_type")
 _WITHHELD = "(withheld)"
 _TEXTS = ("first_human_message", "last_ai_message")
 _MOST_CHARS = 2 * MAX_CHARS  # an end has its totals besides questions that may take up all that an event has room for

@@ -86,6 +86,7 @@ async def test_tokens_that_were_written_to_a_cache_are_counted(stage: Any, detai
     outcome = await stage.play(asking(model(answer(tokens=(100, 20), input_token_details=details))), "hello")
     assert outcome.usage["token_usage_by_model"]["small"]["cache_write_tokens"] == 60
     assert outcome.usage["calls"][0]["cache_write_tokens"] == 60
+    assert "request_model" not in outcome.usage["calls"][0]  # nothing but its class is known of what was asked
 
 
 class OfProvider(FakeMessagesListChatModel):
@@ -122,6 +123,8 @@ async def test_a_call_costs_what_the_provider_takes_that_was_called(
     outcome = await stage.play(asking(llm), "hello", max_cost_usd=0.1)
     assert outcome.usage["token_usage_by_model"][name].get("cost_usd") == pytest.approx(usd)
     assert outcome.status is (RunStatus.success if usd is None else RunStatus.error)
+    (called,) = outcome.usage["calls"]
+    assert (called["name"], called["request_model"]) == (name, "asked")
 
 
 async def test_a_sync_node_in_a_thread_is_counted_too(stage: Any) -> None:

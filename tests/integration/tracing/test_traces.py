@@ -101,6 +101,27 @@ async def test_a_run_is_a_span_with_its_calls_below_it(traced: Traced, receiver:
     assert request.resource["telemetry.sdk.name"] == "opentelemetry"
 
 
+@pytest.mark.parametrize("others", [[], ["gpt-4o"], ["gpt-4o-mini"]], ids=["alone", "asked for by itself", "another"])
+async def test_a_model_that_answers_by_another_name_has_both(traced: Traced, others: list[str]) -> None:
+    async def asks(_: Any, run: RunContext) -> str:
+        for asked in ["gpt-4o", *others]:
+            with run.call("chat", asked) as call:
+                run.record_usage("gpt-4o-2024-08-06", input_tokens=3, output_tokens=2, call=call)
+        return "done"
+
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(asks, "Why?"))).result()
+
+    def models(span: Any) -> dict[str, Any]:
+        return {name: value for name, value in span.attributes.items() if name.endswith("model")}
+
+    both = {"gen_ai.request.model": "gpt-4o", "gen_ai.response.model": "gpt-4o-2024-08-06"}
+    spans = traced.trace
+    assert models(spans.all("chat gpt-4o")[0]) == both
+    one = {"gen_ai.response.model": "gpt-4o-2024-08-06"}
+    assert models(spans["invoke_agent asks"]) == (one if others == ["gpt-4o-mini"] else both)
+
+
 @pytest.mark.parametrize("variable", [True, False])
 async def test_traces_say_which_process_they_are_of_as_the_environment_does(
     traced: Traced, receiver: Any, monkeypatch: pytest.MonkeyPatch, variable: bool

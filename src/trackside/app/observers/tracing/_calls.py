@@ -67,6 +67,8 @@ def _tell_call(tracer: Tracer, tree: _Tree, call: Mapping[str, Any], start: int,
     name, caller, error_type = text_of(call, "name"), text_of(call, "caller") or "", text_of(call, "error_type")
     failed = error_type is not None and error_type not in BROKEN_OFF
     attributes: dict[str, AttributeValue] = {names.OPERATION_NAME: kind}
+    if name is not None and kind == names.CHAT and (asked := text_of(call, "request_model")) is not None:
+        attributes[names.RESPONSE_MODEL], name = name, asked
     if name is not None:
         attributes[_NAMED_BY[kind]] = name
     if caller:

@@ -10,7 +10,15 @@ from opentelemetry.util.types import AttributeValue
 
 from trackside.app.observers.tracing import _conventions as names
 from trackside.app.observers.tracing._messages import messages_of
-from trackside.app.observers.tracing._reading import clean, counts_of, known, mapping_of, nanoseconds, text_of
+from trackside.app.observers.tracing._reading import (
+    clean,
+    counts_of,
+    is_mapping,
+    known,
+    mapping_of,
+    nanoseconds,
+    text_of,
+)
 from trackside.harness.lifecycle import has_failed
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import RunStatus
@@ -35,7 +43,7 @@ def tell_end(span: Span, event: RunLifecycleEvent, status: RunStatus, *, capture
     failed = has_failed(status)
     attributes: dict[str, AttributeValue | None] = {
         names.RUN_STATUS: status.value,
-        names.REQUEST_MODEL: _only_model(mapping_of(data, "token_usage_by_model")),
+        **_models(data),
         **counts_of(data, _COUNTS),
         names.RUN_COST: _cost(data.get("cost_usd")),
         names.CANCEL_MODE: text_of(says, "cancel_mode"),
@@ -64,10 +72,19 @@ def _tell_failure(span: Span, event: RunLifecycleEvent, status: RunStatus) -> No
         span.add_event(names.EXCEPTION, known(raised), nanoseconds(event.occurred_at))
 
 
-def _only_model(usage: Mapping[Any, Any]) -> str | None:
-    """The model that a run has used, if it was one."""
+def _models(data: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    """The model that a run has asked for, if it was one; and the one that answered, if that has another name."""
+    usage: Mapping[Any, Any] = mapping_of(data, "token_usage_by_model")
     models = [clean(model) for model in usage if isinstance(model, str)]
-    return models[0] if len(models) == 1 else None
+    if len(models) != 1:
+        return {}
+    calls = data.get("calls")
+    listed = calls if isinstance(calls, list) else []
+    chats = [call for call in listed if is_mapping(call) and call.get("kind") == names.CHAT]
+    asked = {text_of(call, "request_model") or text_of(call, "name") for call in chats if "input_tokens" in call}
+    if asked <= {None, models[0]}:
+        return {names.REQUEST_MODEL: models[0]}
+    return known({names.REQUEST_MODEL: asked.pop() if len(asked) == 1 else None, names.RESPONSE_MODEL: models[0]})
 
 
 def _cost(value: Any) -> float | None:

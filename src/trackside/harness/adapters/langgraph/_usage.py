@@ -125,7 +125,10 @@ class UsageRecorder(BaseCallbackHandler):
         caller = self._caller(self._site(parent_run_id, metadata, tags))
         model = _configured_model(serialized or {}, metadata or {})
         provider = (metadata or {}).get("ls_provider")
-        self._calls[run_id] = _Call(self._run.begin_call("chat", model, caller=caller), model, provider)
+        told = self._run.begin_call("chat", model, caller=caller)
+        if model != (metadata or {}).get("ls_model_name"):
+            told.asked = None  # it is a class
+        self._calls[run_id] = _Call(told, model, provider)
 
     def on_llm_start(
         self,
