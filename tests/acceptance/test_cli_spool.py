@@ -66,11 +66,18 @@ def test_the_end_of_a_run_is_kept_said_and_delivered_by_the_next_one(trackside: 
     assert [event["event_type"] for event in shown][-2:] == ["run_failed", "thread_status_updated"]
 
 
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (DatabaseIOError(database="trackside.db", why="disk I/O error"), "The database trackside.db could not be read"),
+        (ValueError("of ours"), "of ours\n"),
+    ],
+)
 def test_how_a_run_ended_is_said_though_what_it_streamed_cannot_be_read(
-    here: Trackside, monkeypatch: pytest.MonkeyPatch
+    here: Trackside, monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
 ) -> None:
     async def unreadable(*_: object) -> None:
-        raise DatabaseIOError(database="trackside.db", why="disk I/O error")
+        raise failure
 
     monkeypatch.setattr("trackside.app.cli.running._show_stream", unreadable)
 
@@ -78,7 +85,7 @@ def test_how_a_run_ended_is_said_though_what_it_streamed_cannot_be_read(
 
     assert done.returncode == 0
     assert "✓ completed" in done.stdout
-    assert done.stderr.startswith("what the run streamed cannot be shown: The database trackside.db could not be read")
+    assert done.stderr.startswith(f"what the run streamed cannot be shown: {said}")
     assert done.stderr.count("\n") == 1
 
 

@@ -29,6 +29,12 @@ async def talk(input, run):
     run.send({"type": "AIMessageChunk", "id": "m1", "content": "", "chunk_position": "last"}, "messages")
     print("printed by the agent")
 
+async def rule(input, run):
+    words = "all:\\n\\tgcc -O2 -Wall -o build/program src/main.c src/util.c src/parse.c src/print.c\\n\\tstrip build/program"
+    for word in words.split(" "):
+        run.send({"type": "AIMessageChunk", "id": "m1", "content": word + " "}, "messages")
+        await asyncio.sleep(0)
+
 async def count(input, run):
     run.record_usage("model", input_tokens=12, output_tokens=1)
 
@@ -109,6 +115,20 @@ def test_in_the_end_the_screen_has_each_event_once_and_the_streamed_text_in_full
     assert text[8] == "· thread       idle"
     assert len(text) == 12
     assert rows(shown).count("printed by the agent") == 1
+
+
+def test_streamed_text_with_tabs_is_shown_in_full(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:rule", "Write a Makefile", columns=80)
+
+    assert shown.wait() == 0
+    text = rows(shown)
+    begin = text.index("◇ agent        all:")
+    assert [line.rstrip() for line in text[begin + 1 : begin + 5]] == [
+        "                            gcc -O2 -Wall -o build/program src/main.c src/util.c",
+        "                        src/parse.c src/print.c",
+        "                            strip build/program",
+        "✓ completed",
+    ]
 
 
 def test_a_spinner_turns_while_the_agent_thinks_and_is_gone_in_the_end(terminal: OpenTerminal) -> None:

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import ConsoleDimensions
 
 from trackside.app.cli.appearance import CONTINUED, Look
+from trackside.app.cli.formatting import printable
 from trackside.app.cli.messages import Messages, last_answer
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.records import Home
@@ -107,7 +108,12 @@ def growing(text: str) -> Iterator[str]:
         yield text[start : start + 3]
 
 
-@given(st.text(st.sampled_from("ab \n日🎉"), max_size=120), st.integers(8, 30))
+# Tabs and other white space, ends of lines in halves, what steers a terminal, what takes no column or two, half a character
+ODD = "\t\r\x0b\x0c\x1c\x85\u2028\xa0\u2003\u3000\x00\x07\x08\x1b\x7f\u202e\u200b\u200d\ufe0f\u030190❤👩🏽🇩🇪\ud83d"
+
+
+@given(st.text(st.sampled_from("ab \n日🎉") | st.sampled_from(ODD), max_size=120), st.integers(8, 30))
+@example("\tmuch of a line that is wide\n", 16)
 def test_growing_text_is_settled_line_by_line_and_none_of_it_is_lost(text: str, width: int) -> None:
     console = OutputConsole(io.StringIO())
     console.width = 24 + width  # the text's own column is then `width` wide
@@ -118,7 +124,18 @@ def test_growing_text_is_settled_line_by_line_and_none_of_it_is_lost(text: str, 
         lines, rest = settled_lines(rest + piece, lambda paragraph: rows.wrap(paragraph, CONTINUED))
         settled += lines
 
-    assert "".join("".join([*settled, rest]).split()) == "".join(text.split())
+    assert "".join("".join([*settled, printable(rest)]).split()) == "".join(printable(text).split())
+
+
+def test_the_end_of_a_line_that_comes_in_two_halves_is_one() -> None:
+    rows = Rows(OutputConsole(io.StringIO()))
+    settled: list[str] = []
+    rest = ""
+    for piece in ("one\r", "\n", "\r", "\n\ttwo", "\r\nthree"):
+        lines, rest = settled_lines(rest + piece, lambda paragraph: rows.wrap(paragraph, CONTINUED))
+        settled += lines
+
+    assert [*settled, rest] == ["one", "", "    two", "three"]
 
 
 def test_settled_lines_fit_and_the_last_one_is_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:

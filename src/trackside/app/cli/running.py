@@ -332,7 +332,7 @@ async def _result(handle: RunHandle, view: View) -> RunResult | None:
             return None
     try:
         await shown
-    except TracksideError as exc:  # which must not hide how the run ended
+    except Exception as exc:  # noqa: BLE001  # which must not hide how the run ended
         logger.warning("what the run streamed cannot be shown: %s", exc)
     return ended.result()
 

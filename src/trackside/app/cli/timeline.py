@@ -6,6 +6,8 @@ file, `TERM=dumb`), each row is plain and complete when it appears.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -252,13 +254,15 @@ class _Written:
 def settled_lines(text: str, wrap: Callable[[str], list[str]]) -> tuple[list[str], str]:
     """The lines at the front of a growing text that more text cannot change, wrapped by `wrap`, and the rest.
 
-    Blank lines at the end stay in the rest: whether they stand between two paragraphs is not known yet.
+    Both are as they are printed. Blank lines at the end stay in the rest as they came: whether they stand between two
+    paragraphs is not known yet, nor whether a carriage return is half of one.
     """
-    body = text.rstrip("\n")
-    *lines, last = body.split("\n")
+    body = text.rstrip("\r\n")
+    *lines, last = printable(body).split("\n")
     *wrapped, _ = wrap(last)
-    position = 0
-    for line in wrapped:
-        position = last.index(line, position) + len(line)
-    rest = last[position:].lstrip(" ") if wrapped else last
+    # Wrapping takes spaces away, and makes others of them; by all else is known how far it has come.
+    told = sum(len("".join(line.split())) for line in wrapped)
+    marks = (found.end() for found in re.finditer(r"\S", last))
+    position = next(itertools.islice(marks, told - 1, None), 0) if told else 0
+    rest = last[position:].lstrip() if wrapped else last
     return lines + wrapped, rest + text[len(body) :]
