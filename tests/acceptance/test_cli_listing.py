@@ -177,6 +177,19 @@ def test_threads(recorded: Trackside) -> None:
     assert idle["interrupts"] == []
 
 
+def test_a_thread_without_a_run_is_shown_in_full(here: Trackside, tmp_path: Path) -> None:
+    async def make() -> None:
+        async with Store.open(f"sqlite:///{tmp_path / 'trackside.db'}") as store:
+            await store.threads_of(None).create("t-new")
+
+    asyncio.run(make())
+
+    shown = here("threads", "t-new")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["thread", "status", "begun", "changed"]
+    assert objects(here("threads", "t-new", "--json"))[0]["runs"] == []
+
+
 def test_events(recorded: Trackside) -> None:
     titles, rows = titles_and_rows(recorded("events"))
     assert titles == ["POSITION", "TIME", "RUN", "#", "EVENT", "WHAT"]

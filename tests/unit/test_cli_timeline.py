@@ -159,6 +159,13 @@ def test_times_of_rows_stand_in_one_column(monkeypatch: pytest.MonkeyPatch, seco
     assert line[:8].strip() == {0.0: "0.0s", 9.94: "9.9s", 100: "1:40", 3_725: "1:02:05"}[seconds]
 
 
+def test_a_table_of_nothing_has_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = console_of(80, monkeypatch)
+    print_table(console, [Column[str](title="ID", cell=str), Column[str](title="NOTE", cell=str, rank=1)], [])
+
+    assert lines_of(console) == ["ID"]
+
+
 def test_a_table_drops_what_matters_least_and_cuts_what_can_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     def table(columns: int) -> list[str]:
         console = console_of(columns, monkeypatch)

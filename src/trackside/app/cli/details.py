@@ -78,8 +78,9 @@ def print_thread(
     if interrupts:
         console.print(f"\n{answer_note(interrupts)}", soft_wrap=True)
         console.print(f"  {resume_command(thread.thread_id, interrupts, home)}", style="bold", soft_wrap=True)
-    console.print()
-    print_runs(console, runs, now)
+    if runs:
+        console.print()
+        print_runs(console, runs, now)
 
 
 def _print_timeline(console: OutputConsole, events: Sequence[RunLifecycleEvent]) -> None:

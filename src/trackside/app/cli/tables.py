@@ -84,7 +84,7 @@ def print_facts(console: OutputConsole, facts: Sequence[tuple[str, Text | str]])
 
 def _fill[T](column: Column[T], records: Sequence[T]) -> _Filled[T]:
     cells = [_text(column.cell(record)) for record in records]
-    return _Filled(column, cells, max(len(column.title), *(cell.cell_len for cell in cells)))
+    return _Filled(column, cells, max((len(column.title), *(cell.cell_len for cell in cells))))
 
 
 def _text(cell: Text | str) -> Text:
