@@ -108,6 +108,8 @@ async def prepare(database: str) -> dict[str, str]:
                 await consumer.park(stored.position, "no such user", attempts=5)
         await subs.open("hook", start=3)
         await subs.pause("hook")
+        for number in (10, 11):  # whose ids begin as that of another one
+            await store.threads_of(None).create(f"thread-{number}")
         made = {}
         for permission in ("read", "run", "admin"):
             made[permission] = (await store.api_keys.create(permission, owner="ada", permission=permission)).secret
@@ -150,7 +152,9 @@ def test_what_a_server_is_asked_looks_as_what_its_database_is_asked(
         ("threads", "--status", "idle", "-n", "3"),
         ("threads", "--thread", "thread-1"),
         ("threads", thread),
+        ("threads", "thread-1"),
         ("events",),
+        ("events", "--thread", "thread-1"),
         ("events", "-n", "7"),
         ("events", "--after", "3", "-n", "5"),
         ("events", "--status", "error", "--type", "run_started"),

@@ -98,15 +98,12 @@ class RemoteRecords:
 
     async def thread(self, thread_id: str) -> StoredThread | None:
         """The thread with this id."""
-        found = await self.threads(id_prefix=thread_id, limit=_PAGE) if thread_id else []
-        return next((thread for thread in found if thread.thread_id == thread_id), None)
+        found = await self.threads(thread_id=thread_id, limit=1)
+        return found[0] if found else None
 
     async def threads(self, *, limit: int = 50, **filters: Unpack[ThreadFilters]) -> list[StoredThread]:
         """Threads that fit."""
-        thread_id = filters.pop("thread_id", None)
         query = {**filters, "removed": True}
-        if thread_id is not None:
-            query["id_prefix"] = thread_id
         return await self._pages("threads", query, list[StoredThread], limit=limit, place="before")
 
     async def events(self, after: int = 0, *, limit: int = 1_000, **filters: Unpack[EventFilters]) -> list[StoredEvent]:

@@ -59,7 +59,7 @@ def _is_searched(query: ThreadRecordQuery) -> bool:
 
 def _not_searched(query: ThreadRecordQuery) -> str | None:
     """What is asked for that no search by metadata knows, by the first of its names."""
-    names = ("since", "until", "id_prefix", "after", "removed")
+    names = ("since", "until", "thread_id", "id_prefix", "after", "removed")
     return next((name for name in names if getattr(query, name) not in (None, False)), None)
 
 
@@ -103,6 +103,7 @@ async def _read(call: ListCall, *, after: str | None, before: str | None, limit:
         agent=query.agent,
         since=query.since,
         until=query.until,
+        thread_id=query.thread_id,
         id_prefix=query.id_prefix,
         owner=call.principal.owner,
         removed=query.removed,

@@ -24,6 +24,7 @@ class ThreadRecordQuery(Struct, kw_only=True):
     since: Time | None = None
     """In which something happened then or later."""
     until: Time | None = None
+    thread_id: str | None = None
     id_prefix: str | None = None
     removed: bool = False
     """Also threads that were deleted, of which the log still has runs."""
