@@ -156,6 +156,23 @@ def test_a_thread_whose_time_is_over_and_that_nobody_swept_is_cleared_away_by_a_
     assert rows(database, "SELECT status FROM runs WHERE thread_id = 'visit'") == [("interrupted",)]
 
 
+def test_a_prune_that_has_no_run_to_ask_about_forgets_threads_whose_time_is_over(
+    terminal: Any, here: Run, database: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "agents.py").write_text("async def note(text, run): return {'heard': text}\n")
+    assert here("run", "agents.py:note", "I am Ada", "--thread", "visit").returncode == 0
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id = 'visit'")
+
+    assert here("prune", "--older-than", "3000d", "--dry-run").stdout == "There is nothing to remove.\n"
+    assert "thread_states" in traces_of(database, "I am Ada")
+    one = terminal("prune", "--older-than", "3000d")
+    assert one.wait() == 0
+    assert one.text.strip() == "There is nothing to remove."
+    assert "thread_states" not in traces_of(database, "I am Ada")
+    assert rows(database, "SELECT count(*) FROM runs WHERE thread_id = 'visit'") == [(1,)]
+
+
 @pytest.mark.parametrize(("answer", "left", "code"), [(b"y\r", 2, 0), (b"no\r", 5, 130), (b"\r", 5, 130)])
 def test_prune_asks_on_a_terminal(terminal, database: Path, answer: bytes, left: int, code: int) -> None:
     one = terminal("prune", "--older-than", "30d", columns=120)

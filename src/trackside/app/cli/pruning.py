@@ -55,6 +55,8 @@ def prune(options: PruneOptions) -> ExitCode:
         # Nothing is held open while somebody thinks about it.
         foreseen, thread_id = run_loop(_prune, settings, options, before, dry_run=True)
         if options.dry_run or not foreseen.runs:
+            if not options.dry_run:  # nobody has to agree to what goes by itself where a server is
+                run_loop(_forget, settings)
             return _show(console, options, foreseen, removed=False)
         of_thread = "" if thread_id is None else f"of thread {thread_id}: "
         question = f"{of_thread}remove {_amount(foreseen)} from {settings.database_shown} for good?"
@@ -98,6 +100,12 @@ async def _prune(
             on_removed=None if progress is None else lambda report: progress.reach(report.runs),
         )
         return report, thread_id
+
+
+async def _forget(settings: Settings) -> None:
+    """Remove what threads remember whose time is over, or that were deleted."""
+    async with open_store(settings, create=False) as store:
+        await StoredRecords(store, home_of(settings)).forget_threads(expired=True)
 
 
 def _show(console: OutputConsole, options: PruneOptions, report: PruneReport, *, removed: bool) -> ExitCode:
