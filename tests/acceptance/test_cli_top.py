@@ -19,9 +19,13 @@ from trackside_server import TracksideServer
 from trackside.app.cli.records import Home
 from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.cli.top_screen import SHOWN, Said, TopApp
+from trackside.app.cli.watching import Watched
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
+from trackside.harness import ObserverBinding, RunManager, RunSpec
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+from trackside.harness.types import RunStatus
 from trackside.testing import make_run
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -208,6 +212,31 @@ async def test_who_presses_twice_retries_once_and_is_asked_before_another_one(st
         await pilot.press("y")
         await until(pilot, lambda: any("again-2" in note.message for note in app._notifications))
     assert records.retried == [run.run_id] * 2
+
+
+async def test_a_run_that_has_started_does_not_wait_again_for_a_list_that_was_on_its_way(store: Store) -> None:
+    go_on = asyncio.Event()
+
+    async def work(input: object) -> None:
+        await go_on.wait()
+
+    storage = ObserverBinding(StorageObserver(store), required=True)
+    coordinator = store.coordinator()
+    async with RunManager({"work": work}, observers=[storage], coordinator=coordinator, max_running=1) as manager:
+        await manager.start(RunSpec("work", 1))
+        run = await manager.start(RunSpec("work", 2))
+        waiting = await store.runs(status=[RunStatus.pending])
+        go_on.set()
+        await run.result()
+    began = next(one for one in await store.events(run_id=run.run_id) if one.event.event_type == "run_started")
+    watched = Watched()
+    watched.begin(waiting)
+    assert watched.runs[run.run_id].status is RunStatus.pending
+
+    watched.take(began, 0.0)
+    watched.begin(waiting)
+
+    assert watched.runs[run.run_id].status is RunStatus.running
 
 
 async def test_ten_thousand_runs_at_once_do_not_hold_up_a_key(store: Store, url: str) -> None:

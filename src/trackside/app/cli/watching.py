@@ -65,10 +65,10 @@ class Watched:
     _events: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def begin(self, runs: Iterable[StoredRun]) -> None:
-        """Take the runs that there are."""
+        """Take the runs that there are. Of one that has started events say more, however late this comes."""
         for run in runs:
             known = self.runs.get(run.run_id)
-            if known is None or not is_final(known.status):
+            if known is None or known.status is RunStatus.pending:
                 self.runs[run.run_id] = _seen(run)
 
     def take(self, stored: StoredEvent, now: float) -> None:
