@@ -13,7 +13,7 @@ import httpx
 import pytest
 from forking import Forkery
 from rich.console import Console
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import DataTable, Input, RichLog, Static
 from trackside_server import TracksideServer
 
 from trackside.app.cli.records import Home
@@ -79,6 +79,10 @@ def shown(app: TopApp, name: str) -> str:
     with console.capture() as capture:
         console.print(app.screen.query_one(name, Static).content)
     return capture.get()
+
+
+def tail(app: TopApp) -> list[str]:
+    return [line.text.strip() for line in app.query_one("#tail", RichLog).lines]
 
 
 async def test_runs_come_go_are_found_sorted_and_cancelled(store: Store, url: str) -> None:
@@ -212,6 +216,54 @@ async def test_who_presses_twice_retries_once_and_is_asked_before_another_one(st
         await pilot.press("y")
         await until(pilot, lambda: any("again-2" in note.message for note in app._notifications))
     assert records.retried == [run.run_id] * 2
+
+
+async def test_keys_act_on_no_run_that_is_not_on_the_screen(store: Store, url: str) -> None:
+    run = started(1, "chat")
+    await store.append([run])
+    records = Busy(store, Home(url))
+    records.go_on.set()
+    app = TopApp(records)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: row_keys(app))
+        await store.append([ended(run)])
+        await until(pilot, lambda: "1 success" in shown(app, "#numbers"))
+        await pilot.press("slash", *"nobody", "enter")
+        await until(pilot, lambda: not row_keys(app))
+        for key in ("r", "c"):
+            app.clear_notifications()
+            await pilot.press(key)
+            await until(pilot, lambda: any(note.message == "No run is marked." for note in app._notifications))
+        assert tail(app) == []
+        await pilot.press("escape")
+        await until(pilot, lambda: row_keys(app) and len(tail(app)) == 2)
+        await pilot.press("r")
+        await until(pilot, lambda: records.retried)
+    assert records.retried == [run.run_id]
+
+
+async def test_the_mark_stays_on_its_run_as_the_table_is_brought_up_to_date(
+    store: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.append([started(number, "chat") for number in (1, 2, 3)])
+    app = TopApp(StoredRecords(store, Home(url)))
+    marked: list[str] = []
+    show_tail = app._show_tail
+
+    def noted(run_id: str) -> Any:
+        marked.append(run_id)
+        return show_tail(run_id)
+
+    monkeypatch.setattr(app, "_show_tail", noted)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: len(row_keys(app)) == 3 and marked)
+        await pilot.press("down")
+        await until(pilot, lambda: app._marked == row_keys(app)[1])
+        before = [*marked]
+        for _ in range(3):
+            app._redraw()
+            await pilot.pause()
+        assert (marked, app._marked) == (before, row_keys(app)[1])
 
 
 async def test_a_run_that_has_started_does_not_wait_again_for_a_list_that_was_on_its_way(store: Store) -> None:

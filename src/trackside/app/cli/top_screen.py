@@ -267,20 +267,27 @@ class TopApp(App[None]):
         now = datetime.now(UTC)
         shown, all_ = self.watched.listed(text=self._wanted, order=self._order, limit=SHOWN)
         marked, row, scrolled = self._marked, table.cursor_row, table.scroll_y
-        table.clear()
-        for run in shown:
-            table.add_row(*_cells(run, now, self._shown), key=run.run_id)
         at = next((index for index, run in enumerate(shown) if run.run_id == marked), min(row, max(0, len(shown) - 1)))
-        table.move_cursor(row=at, animate=False, scroll=False)
+        with self.prevent(DataTable.RowHighlighted):  # which every row would be on its way there
+            table.clear()
+            for run in shown:
+                table.add_row(*_cells(run, now, self._shown), key=run.run_id)
+            table.move_cursor(row=at, animate=False, scroll=False)
         table.scroll_to(y=scrolled, animate=False)
         table.border_subtitle = f"{len(shown):,} of {count(all_, 'run')}"
+        self._mark(shown[at].run_id if shown else "")
 
     @on(DataTable.RowHighlighted)
-    def _mark(self, event: DataTable.RowHighlighted) -> None:
-        run_id = event.row_key.value or ""
-        if run_id and run_id != self._marked:
-            self._marked = run_id
-            self._show_tail(run_id)
+    def _mark_row(self, event: DataTable.RowHighlighted) -> None:
+        if run_id := event.row_key.value:
+            self._mark(run_id)
+
+    def _mark(self, run_id: str) -> None:
+        """Show what happens in a run, which keys act on; in none, if there is none on the screen."""
+        if run_id == self._marked:
+            return
+        self._marked = run_id
+        self._show_tail(run_id)
 
     @property
     def _tail(self) -> RichLog | None:
@@ -293,6 +300,8 @@ class TopApp(App[None]):
             return
         log.clear()
         log.border_title = run_id
+        if not run_id:
+            return
         try:
             events = await self._records.events(run_id=run_id, newest_first=True, limit=_TAIL)
         except TracksideError as exc:
