@@ -53,6 +53,12 @@ def ended(run: RunLifecycleEvent, **more: str) -> RunLifecycleEvent:
     return RunLifecycleEvent(new_id(), kind, run.run_id, run.thread_id, 2, datetime.now(UTC), payload)
 
 
+def said(run: RunLifecycleEvent, number: int, text: str) -> RunLifecycleEvent:
+    payload = {"message": {"type": "human", "id": f"m{number}", "content": text}}
+    kind = LifecycleEventType.HUMAN_MESSAGE
+    return RunLifecycleEvent(new_id(), kind, run.run_id, run.thread_id, number, datetime.now(UTC), payload)
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'trackside.db'}"
@@ -264,6 +270,59 @@ async def test_the_mark_stays_on_its_run_as_the_table_is_brought_up_to_date(
             app._redraw()
             await pilot.pause()
         assert (marked, app._marked) == (before, row_keys(app)[1])
+
+
+def words(app: TopApp) -> list[str]:
+    return [line.split()[-1] for line in tail(app)]
+
+
+async def test_what_happens_while_the_screen_is_paused_is_told_behind_it(store: Store, url: str) -> None:
+    run, other = started(1, "chat"), started(2, "mail")
+    await store.append([run])
+    app = TopApp(StoredRecords(store, Home(url)))
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: words(app) == ["chat"])
+        await pilot.press("p")
+        await store.append([said(run, 2, "paused"), other])
+        await until(pilot, lambda: other.run_id in app.watched.runs)
+        assert words(app) == ["chat"]
+        await pilot.press("p")
+        await store.append([said(run, 3, "after")])
+        await until(pilot, lambda: len(tail(app)) > 1 and words(app)[-1] == "after")
+        assert words(app) == ["chat", "paused", "after"]
+
+
+async def test_what_happens_while_the_events_of_a_run_are_read_is_told_once(
+    store: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = started(1, "chat"), started(2, "mail")
+    await store.append([run])
+    asked, go_on, read, answer = (asyncio.Event() for _ in range(4))
+    records = StoredRecords(store, Home(url))
+    events = records.events
+
+    async def events_later(**wanted: Any) -> Any:
+        asked.set()
+        await go_on.wait()
+        found = await events(**wanted)
+        read.set()
+        await answer.wait()
+        return found
+
+    app = TopApp(records)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: words(app) == ["chat"])
+        monkeypatch.setattr(records, "events", events_later)
+        app._show_tail(run.run_id)
+        await asked.wait()
+        await store.append([said(run, 2, "before")])
+        go_on.set()
+        await read.wait()
+        await store.append([said(run, 3, "behind"), other])
+        await until(pilot, lambda: other.run_id in app.watched.runs)
+        answer.set()
+        await until(pilot, lambda: len(tail(app)) > 2)
+        assert words(app) == ["chat", "before", "behind"]
 
 
 async def test_a_run_that_has_started_does_not_wait_again_for_a_list_that_was_on_its_way(store: Store) -> None:

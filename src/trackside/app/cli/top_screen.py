@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import monotonic
@@ -39,6 +40,7 @@ SHOWN = 200
 _ACTIVE = (RunStatus.pending, RunStatus.running)
 _MOST_ACTIVE = 20_000
 _TAIL = 50
+_LINES = 500
 _LONGEST = 160
 _KEYS = {
     "c": "cancel the run that is marked; asks before",
@@ -139,6 +141,9 @@ class TopApp(App[None]):
         self._paused = False
         self._now: RunsNow | None = None
         self._marked = ""
+        self._to_tell: deque[StoredEvent] = deque(maxlen=_LINES)
+        """What has come of the run that is marked and is not in its tail yet."""
+        self._told, self._is_asking = 0, False
         self._follower: Following | None = None
         self._retried: dict[str, str] = {}
         self._retrying: set[str] = set()
@@ -152,7 +157,7 @@ class TopApp(App[None]):
         yield Static(id="numbers")
         yield Input(placeholder="agent, status, or the beginning of an id", id="filter")
         yield DataTable(id="runs", cursor_type="row", zebra_stripes=True)
-        yield RichLog(id="tail", wrap=False, markup=False, max_lines=500)
+        yield RichLog(id="tail", wrap=False, markup=False, max_lines=_LINES)
         yield Footer()
 
     def on_mount(self) -> None:
@@ -208,8 +213,9 @@ class TopApp(App[None]):
                 async for stored in self._follower:
                     self._away["events"] = ""
                     self.watched.take(stored, monotonic())
-                    if stored.event.run_id == self._marked and not self._paused:
-                        self._tell(stored)
+                    if stored.event.run_id == self._marked:
+                        self._to_tell.append(stored)
+                        self._tell()
                 return
             except TracksideError as exc:  # away before there was anything to follow
                 self._lost(exc)
@@ -300,17 +306,29 @@ class TopApp(App[None]):
             return
         log.clear()
         log.border_title = run_id
+        self._to_tell.clear()
+        self._told, self._is_asking = 0, bool(run_id)
         if not run_id:
             return
         try:
             events = await self._records.events(run_id=run_id, newest_first=True, limit=_TAIL)
         except TracksideError as exc:
             log.write(Text(one_line(str(exc)), "red"))
-            return
-        for stored in sorted(events, key=lambda one: one.position):
-            self._tell(stored)
+        else:
+            for stored in sorted(events, key=lambda one: one.position):
+                self._write(stored)
+        self._is_asking = False
+        self._tell()
 
-    def _tell(self, stored: StoredEvent) -> None:
+    def _tell(self) -> None:
+        """Bring the tail up to date, unless the screen stays as it is, or what was before is still asked for."""
+        while self._to_tell and not self._paused and not self._is_asking:
+            stored = self._to_tell.popleft()
+            if stored.position > self._told:  # else it was in the answer, too
+                self._write(stored)
+
+    def _write(self, stored: StoredEvent) -> None:
+        self._told = stored.position
         look = look_of(stored.event)
         line = Text()
         line.append(f"{moment(stored.event.occurred_at, datetime.now(UTC))}  ", "dim")
@@ -432,6 +450,7 @@ class TopApp(App[None]):
         self._paused = not self._paused
         self.query_one("#runs", DataTable).border_title = "paused; p goes on" if self._paused else ""
         self.notify("Paused; p goes on." if self._paused else "Goes on.")
+        self._tell()
 
     def action_help(self) -> None:
         """Say what the keys do."""
