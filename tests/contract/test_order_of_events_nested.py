@@ -8,6 +8,7 @@ import pytest
 from tests.contract.ways_to_run import ByManager, both_ways, required, told, virtual
 
 from trackside.harness import (
+    ClosesItselfError,
     CompositeObserver,
     DispatchPolicy,
     LifecycleEventType,
@@ -226,6 +227,28 @@ async def test_a_run_that_a_required_observer_awaits_hears_that_it_waits_for_wha
     async with RunManager(observers=[required(reacting)], policy=DispatchPolicy(call_limit=None)) as manager:
         await (await manager.start(RunSpec(echo, thread_id="t", run_id="first"))).result()
     assert "which is waiting for this run through others" in reacting.got.output
+
+
+@pytest.mark.parametrize("on", [STARTED, LifecycleEventType.HUMAN_MESSAGE, LifecycleEventType.RUN_COMPLETED], ids=str)
+@pytest.mark.parametrize("is_required", [True, False], ids=["required", "unbuffered"])
+@virtual
+async def test_an_observer_for_which_a_run_waits_hears_that_the_close_would_wait_for_it(
+    on: LifecycleEventType, is_required: bool
+) -> None:
+    closes: list[asyncio.Task[None]] = []
+
+    async def react(event: RunLifecycleEvent) -> Any:
+        with pytest.raises(ClosesItselfError, match=f"^Run '{event.run_id}' would wait for itself"):
+            await manager.aclose()
+        assert not manager.closing
+        closes.append(asyncio.create_task(manager.aclose()))
+
+    binding = ObserverBinding(Reacting(on, react), required=is_required)
+    manager = RunManager(observers=[binding], policy=DispatchPolicy(buffer=False))
+    run = await manager.start(RunSpec(echo, "hello"))
+    result = await run.result()
+    assert (result.status, result.output) == (RunStatus.success, "hello"), result.error
+    await closes[0]
 
 
 @pytest.mark.parametrize("multitask", ["interrupt", "rollback"])

@@ -79,7 +79,7 @@ class Closing:
 
         Raises:
             ManagerLoopError: the manager is in use on another event loop, and not closed yet.
-            ClosesItselfError: an agent of the manager's would wait for this, and this for the agent.
+            ClosesItselfError: an agent of the manager's, or an observer's call, would wait for this, and this for that.
         """
         if self._task is None or not self._task.done():
             self.check_the_loop()

@@ -120,7 +120,7 @@ class Executions:
         self.add(execution).let_in = True
 
     def check_close(self) -> None:
-        """See that no agent of a run here waits for what waits for all of them.
+        """See that no agent of a run here, and no observer that a run waits for, waits for what waits for all of them.
 
         Raises:
             ClosesItselfError: one does, in its own task; what others do in its name, it need not wait for.
@@ -129,6 +129,8 @@ class Executions:
         own = None if run is None else self._by_id.get(run.run_id)
         if own is not None and own.worker.is_inside:
             raise ClosesItselfError(run_id=own.run_id)
+        if call_in_line() is not None and (worker := self._caller()) is not None:
+            raise ClosesItselfError(run_id=worker.record.run_id)
 
     def waits_for_caller(self) -> bool:
         """Whether all is over only after the run that the calling code works for: as its agent, or in a task below."""

@@ -377,7 +377,7 @@ class RunManager:
 
         Raises:
             InvalidSpecError: (a `ValueError`) the grace is not a number of seconds.
-            ClosesItselfError: an agent of a run of this manager awaits it, which has to end before.
+            ClosesItselfError: an agent here, or an observer for which a run waits, awaits it, which has to end before.
         """
         await self._closing.close(None if grace is None else seconds_of(grace, "grace"))
 
