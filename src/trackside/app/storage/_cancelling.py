@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 from trackside.app.storage._arguments import members
 from trackside.app.storage._coordination import RequestCancel
@@ -20,7 +21,7 @@ class StoreCancelling:
     _writer: Writer | NoWriter
     _readers: Readers
     _signals: CommitSignals
-    _coordinators: list[Any]  # which ask by the function below
+    _coordinators: WeakSet[Any]  # which ask by the function below
 
     async def request_cancel(self, run_id: str, action: CancelAction = CancelAction.interrupt) -> RunRecord:
         """Record that a run should stop, for whichever process looks after it; what is known of it then.

@@ -58,6 +58,11 @@ class CommitSignals(ABC):
         """Do not call this one any more. May be called again."""
         self._listeners.discard(listener)
 
+    def forget(self, listener: Listener) -> None:
+        """Do not call this one any more, which will not listen again. May be called again."""
+        self.stop_listening(listener)
+        self._heard.pop(listener, None)
+
     @abstractmethod
     def announce(self) -> None:
         """Let other processes know that something was committed here. Does not wait; many calls make one signal."""

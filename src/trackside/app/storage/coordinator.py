@@ -389,12 +389,14 @@ class StoredCoordinator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._upkeep.stop(), *self._tasks, return_exceptions=True)
-        self._signals.stop_listening(self._upkeep.nudge)
+        self._signals.forget(self._upkeep.nudge)
         for own in self._runs:
             if own.timer is not None:
                 own.timer.cancel()
         if await self._enrolment.leave():
             self._signals.announce()  # what waits is another's to take over
+        if not any(own.claimed for own in self._runs):  # one that was left behind may still end
+            self._writer.on_handover.remove(self._on_handover)
 
     def _listen(self) -> None:
         if self._fleet is None:  # else each commit of one would wake up all

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
+from weakref import WeakSet
 
 from trackside.app.storage._appending import Append
 from trackside.app.storage._arguments import AnyOf, check_option, check_seconds_option
@@ -75,7 +76,7 @@ class Store(StoreReading, StoreCancelling):
         self._readers = readers
         self._signals = signals
         self._feed = feed
-        self._coordinators: list[StoredCoordinator] = []
+        self._coordinators = WeakSet[StoredCoordinator]()  # the writer has those that are not closed
         self._workers: set[str] = set()
         self.lease_seconds = LEASE_SECONDS
         """How long leases of this process are, and so those of others that share its settings."""
@@ -464,7 +465,8 @@ class Store(StoreReading, StoreCancelling):
             coordinator = store.coordinator()
             RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
 
-        It is closed with the store: close the manager before.
+        It is closed with the store: close the manager before. Where the store outlives its manager, its `aclose` has the
+        process give no more signs of life for it, and keep nothing of both.
 
         Args:
             lease_seconds: after so many seconds without a sign of life this process is taken for dead, and others end its
@@ -485,16 +487,11 @@ class Store(StoreReading, StoreCancelling):
             if not hands_over:
                 raise StoreOptionError(option="hands_over", value=hands_over, why="a process of a fleet hands over")
         check_seconds_option("lease_seconds", lease_seconds, least=MIN_LEASE_SECONDS, most=MAX_LEASE_SECONDS)
+        parts = self._writer, self._readers, self._signals
         coordinator = StoredCoordinator(
-            self._writer,
-            self._readers,
-            self._signals,
-            lease_seconds=lease_seconds,
-            hands_over=hands_over,
-            keeps_requests=keeps_requests,
-            fleet=fleet,
+            *parts, lease_seconds=lease_seconds, hands_over=hands_over, keeps_requests=keeps_requests, fleet=fleet
         )
-        self._coordinators.append(coordinator)
+        self._coordinators.add(coordinator)
         self._workers.add(coordinator.worker_id)
         self.lease_seconds = lease_seconds
         return coordinator
