@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import product
 from typing import Any
 
 import httpx
@@ -331,6 +332,55 @@ async def test_an_answer_below_that_is_refused_counts_once_beside_others(stage: 
     twice = {name: 2 * tokens for name, tokens in USED.items()}
     assert outcome.usage["token_usage_by_caller"] == {"lead_agent": twice, "clumsy": twice, "well": twice}
     assert (outcome.usage["llm_call_count"], outcome.usage["llm_error_count"]) == (6, 1)
+
+
+def meeting(turns: int) -> Any:
+    """Makes the turns of models that wait until so many are called, and go on so many turns of the event loop later."""
+    gate = asyncio.Barrier(turns)
+
+    def turn(said: Any, later: int) -> Any:
+        async def take(items: list[Any]) -> Any:
+            await gate.wait()
+            for _ in range(later):
+                await asyncio.sleep(0)
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+        return take
+
+    return turn
+
+
+async def used_by(*below: Agent[Any]) -> dict[str, int]:
+    """How many tokens agents that are tools, side by side, are counted with, when the one above has asked twice."""
+    tools = [as_tool(each) for each in below]
+    result = await run_agent(agent([Calls(tool.name, {"input": "go"}) for tool in tools], "done", tools=tools), "go")
+    assert result.status is RunStatus.success, result.error
+    used = {name: each["total_tokens"] for name, each in result.completion_data["token_usage_by_caller"].items()}
+    assert result.completion_data["total_tokens"] == sum(used.values())
+    return used
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_an_answer_is_not_counted_for_a_model_that_fails_in_the_very_moment(first: bool) -> None:
+    for well, away in product(range(4), range(8)):
+        turn = meeting(2)
+        below = [agent(turn("well", well), name="well"), agent(turn(ConnectionError("no model"), away), name="away")]
+        used = await used_by(*(below if first else reversed(below)))
+        assert used == {"lead_agent": 30, "well": 15}, (well, away)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_an_answer_that_is_refused_is_counted_where_another_is_told_of_in_the_very_moment(first: bool) -> None:
+    twice = [Calls("look", {"place": "here"}, id="c1"), Calls("look", {"place": "there"}, id="c1")]
+    for clumsy, well in product(range(6), range(10)):
+        turn = meeting(2)
+        look = function_tool(lambda place: "nothing", name_override="look")
+        below = [agent(turn(twice, clumsy), name="clumsy", tools=[look]), Agent("well")]
+        below[1].model = ScriptedModel(turn("well", well), usage=(20, 10, 0, 0))
+        used = await used_by(*(below if first else reversed(below)))
+        assert used == {"lead_agent": 30, "clumsy": 15, "well": 30}, (clumsy, well)
 
 
 async def test_a_stream_that_breaks_off_counts_what_it_had_reported(stage: Any) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Unpack
 
 from agents import (
     Agent,
     AgentHookContext,
     InputGuardrailTripwireTriggered,
+    ModelBehaviorError,
     ModelResponse,
     RunConfig,
     RunContextWrapper,
@@ -42,6 +45,25 @@ _AT_THE_PROVIDER = {
     "mcp_call": None,
 }
 """The kinds of tool calls that the provider itself makes and no hook tells of; None: the call says its tool's name."""
+
+
+@dataclass(slots=True, eq=False)
+class _Count:
+    """What the SDK has counted of runs that share it, and which answers of that are known."""
+
+    used: Usage
+    seen: int = 0
+    """So many from the beginning."""
+    told: set[int] = field(default_factory=set)
+    """And these of the others, by their `id`."""
+    under_way: int = 0
+    """How many models are being asked."""
+
+    def untold(self) -> Iterator[RequestUsage]:
+        """The others."""
+        entries = self.used.request_usage_entries
+        return (one for one in islice(entries, self.seen, None) if id(one) not in self.told)
+
 
 type _Input = str | list[TResponseInputItem] | RunState[Any]
 
@@ -74,9 +96,7 @@ class UsageRecorder:
         self.tool_errors: dict[str, Exception] = {}
         """What tools raised of which the SDK made a text for the model, by the id of the call."""
         self._lead = lead
-        self._seen: dict[
-            int, tuple[Usage, int]
-        ] = {}  # how many answers of the SDK's counts, which runs share, are known
+        self._counts: dict[int, _Count] = {}  # by the `id` of what the SDK counts in
 
     @staticmethod
     def current() -> UsageRecorder | None:
@@ -95,14 +115,31 @@ class UsageRecorder:
         """Whether a task began within this run."""
         return task.get_context().get(_listening) is self
 
-    def see(self, used: Usage) -> None:
-        """What the SDK has counted by now is known: it was there before, or is recorded."""
-        self._seen[id(used)] = used, len(used.request_usage_entries)
+    def asks(self, used: Usage) -> None:
+        """A model is called, whose answer the SDK counts here, as maybe that of others who are under way."""
+        count = self._counts.setdefault(id(used), _Count(used))
+        if not count.under_way:  # what is there was there before, or is recorded
+            count.seen, count.told = len(used.request_usage_entries), set()
+        count.under_way += 1
 
-    def unseen(self, used: Usage) -> RequestUsage | None:
-        """The answer that the SDK has counted since; None if there is none."""
-        _, seen = self._seen[id(used)]
-        return used.request_usage_entries[-1] if len(used.request_usage_entries) > seen else None
+    def asks_no_more(self, used: Usage, told: Usage | RequestUsage | None = None) -> None:
+        """That call is over; `told` is the usage of its answer, which is recorded."""
+        count = self._counts[id(used)]
+        count.under_way -= 1
+        answers = () if told is None else getattr(told, "request_usage_entries", None) or (told,)
+        for answer in answers:
+            same = (one for one in count.untold() if _tokens(one) == _tokens(answer))
+            count.told.update(id(one) for one in islice(same, 1))
+
+    def unseen(self, used: Usage, error: BaseException) -> RequestUsage | None:
+        """The answer that the SDK has counted of a call that came to this error; None if there is none.
+
+        Where others are under way, it may be theirs, if the error is not the SDK's word on an answer.
+        """
+        count = self._counts[id(used)]
+        if count.under_way > 1 and not isinstance(error, ModelBehaviorError):
+            return None
+        return next(count.untold(), None)
 
     def caller(self, agent: Agent[Any]) -> str:
         """Who is credited with what an agent does."""
@@ -154,7 +191,7 @@ class CallWatch(RunHooks[Any]):
 
         Not of one that had answered: the SDK looks whether it takes an answer before it tells of it.
         """
-        if self._caller is not None and (refused := self._recorder.unseen(self._used)) is not None:
+        if self._caller is not None and (refused := self._recorder.unseen(self._used, error)) is not None:
             self._answered(self._caller, refused)
         # A guardrail beside the model breaks the call off, as a cancel does.
         broken_off = isinstance(error, InputGuardrailTripwireTriggered | asyncio.CancelledError)
@@ -167,6 +204,7 @@ class CallWatch(RunHooks[Any]):
         agent, asked, reported = self._caller, self._asked, self._reported
         self._caller = self._asked = self._reported = None
         if asked is not None:
+            self._recorder.asks_no_more(self._used)
             asked.end(error)
         if agent is not None and reported is not None:
             self._record(agent, reported, asked, answered=False)
@@ -199,7 +237,7 @@ class CallWatch(RunHooks[Any]):
         self._speaker = agent
         await self._then.on_llm_start(context, agent, system_prompt, input_items)
         self._used = context.usage
-        self._recorder.see(self._used)
+        self._recorder.asks(self._used)
         self._asked = self._run.begin_call("chat", self._model_of(agent), caller=self.speaker)
         self._caller = agent
 
@@ -256,9 +294,9 @@ class CallWatch(RunHooks[Any]):
     def _answered(self, agent: Agent[Any], usage: Usage | RequestUsage) -> None:
         asked, self._caller, self._asked, self._reported = self._asked, None, None, None
         if asked is not None:
+            self._recorder.asks_no_more(self._used, usage)
             asked.end()
         self._record(agent, usage, asked)
-        self._recorder.see(self._used)
 
     def _model_of(self, agent: Agent[Any]) -> str:
         return _name_of(self._model or agent.model)
@@ -337,6 +375,10 @@ def _below(watch: CallWatch | None) -> Generator[None]:
     finally:
         if token is not None:
             _above.reset(token)
+
+
+def _tokens(usage: Usage | RequestUsage) -> tuple[int, int]:
+    return usage.input_tokens, usage.output_tokens
 
 
 def _call_id(context: RunContextWrapper[Any], tool: Tool) -> str:
