@@ -217,6 +217,22 @@ async def test_a_close_cancels_what_is_not_due_at_once_and_gives_what_waits_its_
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@pytest.mark.parametrize("parents", [{"x": "x"}, {"x": "y", "y": "x"}], ids=["itself", "each other"])
+@virtual
+async def test_a_close_waits_for_no_time_of_runs_that_name_themselves_as_parents(parents: dict[str, str]) -> None:
+    manager = manager_of(shutdown_grace=500.0)
+    later = [RunSpec("sleeper", run_id=run, parent_run_id=of, after_seconds=1e5) for run, of in parents.items()]
+    runs = [await manager.start(spec) for spec in later]
+    closes = asyncio.create_task(manager.aclose())
+    for _ in range(1_000):  # no time passes meanwhile
+        await asyncio.sleep(0)
+    is_closed = closes.done()
+    await manager.aclose(grace=0.0)
+    await closes
+    assert is_closed
+    assert {(await run.result()).status for run in runs} == {RunStatus.cancelled}
+
+
 @virtual
 async def test_what_has_not_started_stays_in_a_durable_store_whatever_it_waits_for() -> None:
     seen = RecordingObserver()

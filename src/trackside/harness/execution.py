@@ -242,7 +242,7 @@ class Executions:
 
     def _may_be_awaited(self, run: Execution) -> bool:
         parent = self._by_id.get(run.worker.record.parent_run_id or "")
-        return parent is not None and not parent.worker.is_ending
+        return parent is not None and parent.worker.started and not parent.worker.is_ending
 
     async def drain(self, enough: asyncio.Event, *, due: datetime | None = None) -> None:
         """Wait until every run has ended that is there, or until somebody says that this is enough.
