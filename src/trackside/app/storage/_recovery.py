@@ -188,11 +188,11 @@ class Reap(_ClearAway):
         sought = {"own": own, "others": others, "all": or_(own, others)}[self.whose]
         columns = (active_runs.c.run_id, active_runs.c.thread_id, owner)
         query = select(*columns).where(sought).order_by(active_runs.c.ordinal).limit(self.limit)
-        found = session.execute(query) if gone or self.whose != "others" else []
+        found = [*session.execute(query)] if gone or self.whose != "others" else []
         rows = [row for row in found if row[2] != self.reaper or row[0] not in self.known]
         free = free_among(unit, rows)
         of_reaper = {run_id for run_id, _, of in free if of == self.reaper}
-        reaped = self.clear(unit, free, lost, found=len(rows))
+        reaped = self.clear(unit, free, lost, found=len(found))
         if lost and reaped.is_all and len(free) == len(rows):
             session.execute(workers.delete().where(workers.c.worker_id.in_([*lost])))
         return reaped._replace(ended=[run_id for run_id in reaped.ended if run_id not in of_reaper])

@@ -716,6 +716,25 @@ async def test_a_run_that_was_claimed_in_the_same_transaction_is_not_ended_for_i
     assert standing(database, record.run_id) == ("pending", b.name)
 
 
+async def test_an_own_run_that_has_ended_does_not_make_a_part_of_the_lost_ones_all(hand: Any, database: Any) -> None:
+    a, b = hand(), hand()
+    own = await admit(b, "own")
+    await start(b, own, "own")
+    lost = [await admit(a, thread_id) for thread_id in ("one", "other")]
+    for run_id, thread_id in zip(lost, ("one", "other"), strict=True):
+        await start(a, run_id, thread_id)
+    take_for_dead(database, a)
+    database.execute(
+        f"UPDATE active_runs SET state = 'ended' WHERE run_id = '{own}'"
+    )  # its thread's rest is yet to be told
+
+    parts = [await b.store._writer.write(Reap(reaper=b.name, known={own}, limit=2)) for _ in lost]
+
+    assert [(part.ended, part.is_all) for part in parts] == [([run_id], False) for run_id in lost]
+    runs = [await b.store.run(run_id) for run_id in lost]
+    assert ["has given no sign of life" in str(run and run.error) for run in runs] == [True, True]
+
+
 class FailingSession(ForgetfulSession):
     """A session on which nothing can be committed."""
 
