@@ -131,8 +131,10 @@ _MAY_BE_TAKEN: Final = """
     a.owner IS NULL AND a.state = 'pending' AND a.holds = 1 AND a.portable AND a.cancel_requested IS NULL
     AND (a.version IS NULL OR a.version = ?4) AND a.run_id NOT IN (SELECT value FROM json_each(?3))
     AND (SELECT version_num FROM alembic_version) = ?5"""
+# A thread that waited with its first run for a time of its own may have been given a state meanwhile: nothing held it.
 _TAKE: Final = f"""
-    SELECT a.run_id, a.thread_id, a.multitask, a.due_at, t.status, t.last_run_id IS NULL AND t.created_at = r.created_at,
+    SELECT a.run_id, a.thread_id, a.multitask, a.due_at, t.status,
+        t.last_run_id IS NULL AND t.created_at = r.created_at AND a.due_at IS NULL,
         r.agent, r.created_at, r.metadata, r.parent_run_id, r."trigger", r.attempt, r.retry_of, r.request
     FROM active_runs a JOIN runs r ON r.run_id = a.run_id JOIN threads t ON t.thread_id = a.thread_id
     WHERE {{among}} AND r.agent IN (SELECT value FROM json_each(?2)) AND {_MAY_BE_TAKEN} ORDER BY a.ordinal"""

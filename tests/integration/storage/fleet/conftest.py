@@ -12,7 +12,7 @@ import pytest
 from tests.integration.runs.stage import Agents
 from told_events import told
 
-from trackside import ObserverBinding, RunHandle, RunManager, RunSpec
+from trackside import ObserverBinding, RunContext, RunHandle, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.app.storage.coordinator import StoredCoordinator
@@ -71,6 +71,10 @@ class Member:
         return await told(self.store, thread_id)
 
 
+async def say_what_it_knows(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"known": dict(run.values)}
+
+
 @pytest.fixture
 def agents() -> Agents:
     return Agents()
@@ -86,6 +90,7 @@ async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
             *,
             lease_seconds: float = NEVER,
             max_running: int = 8,
+            remembers: bool = False,
             **says: Any,
         ) -> Member:
             async def start_another(input: Any) -> str:
@@ -101,9 +106,10 @@ async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
             coordinator = store.coordinator(lease_seconds=lease_seconds, fleet=fleet)
             observers = [ObserverBinding(StorageObserver(store), required=True)]
             manager = RunManager(
-                {"work": agents.work, "gpu": agents.work, "starter": start_another},
+                {"work": agents.work, "gpu": agents.work, "starter": start_another, "knows": say_what_it_knows},
                 observers=observers,
                 coordinator=coordinator,
+                states=store.thread_states() if remembers else None,
                 shutdown_grace=0.0,
                 max_running=max_running,
             )

@@ -11,6 +11,7 @@ from trackside import NoResultHereError, RunStatus
 from trackside.app.storage.errors import NoFleetError, SchemaMovedOnError
 from trackside.app.storage.fleet import ReadyRun, Taking
 from trackside.harness.errors import ClosedError, DuplicateRunError
+from trackside.harness.ports import ThreadState
 
 TAKEN, GONE, BUSY, FOREIGN = Taking.taken, Taking.gone, Taking.busy, Taking.foreign
 
@@ -128,6 +129,18 @@ async def test_a_delayed_run_is_ready_when_whoever_has_the_duty_says_so(member: 
     assert await worker.store.fleet.promote_due() == []
     assert await worker.take(soon.run_id) == [TAKEN]
     await server.ended(soon.run_id)
+
+
+async def test_a_first_run_that_waited_for_its_time_knows_what_its_thread_was_given_meanwhile(member: Any) -> None:
+    server, worker = await member("server", remembers=True), await member(agents=("knows",), remembers=True)
+    handle = await server.start(agent="knows", thread_id="t", after_seconds=0.01)
+    await server.store.thread_states().save("t", ThreadState(values={"customer": "ada"}))
+    async with asyncio.timeout(10):
+        while not await worker.store.fleet.promote_due():
+            await asyncio.sleep(0.01)
+
+    assert await worker.take(handle.run_id) == [TAKEN]
+    assert (await worker.manager.result(handle.run_id)).output == {"known": {"customer": "ada"}}
 
 
 async def test_a_run_of_nobodys_is_cancelled_where_it_is(member: Any) -> None:
