@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -50,10 +49,6 @@ class LocalNats:
         """Wait until it greets; returns also when it has ended."""
         while child.exit_code is None and not await self._greets():  # noqa: ASYNC110  # it only takes connections
             await asyncio.sleep(_LOOK_AGAIN)
-
-    async def forget(self) -> None:
-        """Have it begin with an empty disk when it starts next."""
-        await asyncio.to_thread(shutil.rmtree, self._folder / "store", ignore_errors=True)
 
     async def _greets(self) -> bool:
         try:
