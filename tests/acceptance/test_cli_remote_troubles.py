@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from forking import Forkery
 from trackside_server import TracksideServer
@@ -207,6 +208,23 @@ def test_a_server_that_does_not_answer_is_not_waited_for_without_end(
         1,
         f"error: No server answers at {url}: nobody listens there; `trackside serve` starts one. [server-away]\n",
     )
+
+
+async def test_a_stream_that_falls_silent_says_for_how_long_it_was_waited_for() -> None:
+    async def fall_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nid: 0\n\n")
+        await reader.read()  # until the other one is gone
+        writer.close()
+
+    silent = await asyncio.start_server(fall_silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    async with silent, httpx.AsyncClient(base_url=url) as client:
+        connection = remote_connection.Connection(client, url, flags="", has_key=False)
+        with pytest.raises(RemoteError, match=r"did not answer within 0\.2 s"):
+            async with connection.stream("GET", "events/stream", silence=0.2) as pieces:
+                async for piece in pieces:
+                    assert piece == b"id: 0\n\n"
 
 
 def test_a_server_that_is_not_trusted_is_not_asked(here: Trackside) -> None:

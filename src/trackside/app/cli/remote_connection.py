@@ -224,7 +224,7 @@ class Connection:
             headers={**sent, **(headers or {})},
             timeout=httpx.Timeout(silence, connect=_CONNECTING),
         )
-        with self.translated():
+        with self.translated(silence):
             answer = await self.client.send(request, stream=True)
             try:
                 if not answer.is_success:
@@ -244,9 +244,9 @@ class Connection:
         except (msgspec.MsgspecError, ValueError) as exc:
             raise self._other_version(f"an answer is of another form ({exc})") from exc
 
-    def translated(self) -> _Translated:
-        """In this block what fails on the way is said as people understand it."""
-        return _Translated(self.home.shown)
+    def translated(self, seconds: float | None = None) -> _Translated:
+        """In this block what fails on the way is said as people understand it; `seconds`, if not as ever, it may take."""
+        return _Translated(self.home.shown, _SECONDS if seconds is None else seconds)
 
     def refuse(self, status: int, body: bytes, headers: Mapping[str, str]) -> NoReturn:
         """Say why the answer is a refusal.
@@ -302,15 +302,16 @@ class Connection:
 class _Translated:
     """Says what httpx raises in our own words; a context manager, so that streams can have it, too."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, seconds: float) -> None:
         self._url = url
+        self._seconds = seconds
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if isinstance(exc, httpx.TimeoutException):
-            seconds = _CONNECTING if isinstance(exc, httpx.ConnectTimeout) else _SECONDS
+            seconds = _CONNECTING if isinstance(exc, httpx.ConnectTimeout) else self._seconds
             raise ServerTimeoutError(url=self._url, seconds=seconds) from exc
         if isinstance(exc, httpx.ConnectError) and (why := _untrusted(exc)) is not None:
             raise UntrustedServerError(url=self._url, why=why) from exc
