@@ -15,13 +15,13 @@ from typing import Any
 from msgspec.structs import fields, replace
 
 from trackside.harness.amounts import count_of, seconds_of, timeout_of
-from trackside.harness.asked import USER
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical, canonical_payload
 from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import (
     ON_BEHALF_OF,
+    USER,
     AgentLimits,
     JsonObject,
     MultitaskStrategy,

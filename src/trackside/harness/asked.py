@@ -15,12 +15,6 @@ _OF_RUNS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id", 
 _OF_SERVERS: Final = ("langgraph_", "__")
 PLACE: Final = frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
 """By which names a config's `configurable` says at which checkpoint of its thread a run begins."""
-OF_USERS: Final = "langgraph_auth_"
-"""With this begins what a config's `configurable` says of who asks, as graphs look for it that know LangGraph's server."""
-USER: Final = f"{OF_USERS}user"
-"""Under this it has him: an object with his `identity`, and whatever the authentication says of him besides."""
-USER_ID: Final = f"{USER}_id"
-"""And under this his `identity` alone."""
 
 
 def check_modes(run: RunContext, known: AbstractSet[str], who: str) -> None:

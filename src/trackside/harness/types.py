@@ -116,6 +116,12 @@ ON_BEHALF_OF: Final = "on_behalf_of"
 """Among the options of a run that another has started, and that says nobody itself: on whose behalf that one was. It is kept
 with the rest of what is asked for, and no thread becomes anybody's by it.
 """
+OF_USERS: Final = "langgraph_auth_"
+"""With this begins what a config's `configurable` says of who asks, as graphs look for it that know LangGraph's server."""
+USER: Final = f"{OF_USERS}user"
+"""Under this it has him: an object with his `identity`, and whatever the authentication says of him besides."""
+USER_ID: Final = f"{USER}_id"
+"""And under this his `identity` alone."""
 
 
 class RunSpec(_Asked, frozen=True, kw_only=True):

@@ -15,9 +15,10 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.runs import STREAM_MODES
 from trackside.harness import RunManager, RunSpec
-from trackside.harness.asked import OF_USERS, PLACE, USER, USER_ID
+from trackside.harness.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, asked_of
+from trackside.harness.types import OF_USERS, USER, USER_ID
 
 
 def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping[str, Any] | None:

@@ -9,10 +9,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.storage import StoredRun
-from trackside.harness.asked import OF_USERS
 from trackside.harness.ids import assistant_id_of
 from trackside.harness.questions import answers_said
-from trackside.harness.types import ON_BEHALF_OF, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import OF_USERS, ON_BEHALF_OF, RunRecord, RunSpec, RunStatus
 
 type StreamMode = Literal[
     "values",

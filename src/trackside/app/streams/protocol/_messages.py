@@ -187,7 +187,7 @@ def _blocks_of(message: Mapping[str, Any], *, is_chunk: bool) -> Iterator[tuple[
             if isinstance(call, Mapping):
                 kind = "tool_call_chunk" if is_chunk else "tool_call"
                 fields = {name: call.get(name) for name in ("id", "name", "args")}
-                index = call.get("index") if is_chunk else place
+                index: Any = call.get("index") if is_chunk else place
                 yield None if index is None else (kind, _known_by(index)), {"type": kind, **fields}
     if not is_chunk:
         broken = message.get("invalid_tool_calls")
