@@ -232,6 +232,64 @@ class PausesWithAnObject(Sound):
         return replace(result, paused=object()) if result.interrupts else result
 
 
+class KeepsItsOutput(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        return replace(await super().run(run), output=None)
+
+
+class CountsToolsTwice(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        record = run.record_tool_call
+        run.record_tool_call = lambda name: [record(name) for _ in range(2)]  # type: ignore[method-assign]
+        return await super().run(run)
+
+
+class NamesNoModel(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        record = run.record_usage
+        run.record_usage = lambda model, **used: record("a model", **used)  # type: ignore[method-assign]
+        return await super().run(run)
+
+
+class FailsAgainWhereItFailed(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        if run.thread_id in self.memory:
+            raise RuntimeError("the transcript of this thread is damaged")
+        try:
+            return await super().run(run)
+        except Exception:
+            self.memory[run.thread_id] = "damaged"
+            raise
+
+
+class KeepsWhatAFirstRunLeft(KeepsWhatIsRolledBack):
+    async def run(self, run: RunContext) -> AgentResult:
+        if run.thread_id not in self.memory:
+            return await super().run(run)
+        run.values = {"heard": self.memory[run.thread_id]}
+        result = await Sound.run(self, run)
+        self.memory[run.thread_id] += 1
+        return result
+
+
+class HearsTheLatestRun(Sound):
+    latest: RunContext
+
+    async def human_messages(self, run: RunContext) -> Sequence[Mapping[str, Any]]:
+        self.latest = run
+        await asyncio.sleep(0)
+        return await super().human_messages(self.latest)
+
+
+class ShowsNoQuestion(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        send = run.send
+        run.send = lambda data, *more, **where: (  # type: ignore[method-assign]
+            None if "__interrupt__" in data else send(data, *more, **where)
+        )
+        return await super().run(run)
+
+
 MUTANTS: dict[type[Sound], str] = {
     AnnouncesTwice: "test_a_human_message_is_announced_once_and_counted",
     AnnouncesNothing: "test_a_human_message_is_announced_once_and_counted",
@@ -259,6 +317,13 @@ MUTANTS: dict[type[Sound], str] = {
     CannotBeLeft: "test_a_follower_sees_what_the_agent_came_to",
     CannotSayWhetherItAsks: "test_a_cancelled_agent_has_really_stopped",
     PausesWithAnObject: "test_a_question_interrupts_the_run_and_its_answer_resumes",
+    KeepsItsOutput: "test_a_run_has_an_opening_a_closing_and_its_output",
+    CountsToolsTwice: "test_a_budget_that_is_just_enough_stops_nothing",
+    NamesNoModel: "test_calls_have_the_price_of_their_model",
+    FailsAgainWhereItFailed: "test_a_thread_goes_on_after_a_failure",
+    KeepsWhatAFirstRunLeft: "test_a_rollback_of_a_threads_first_run_leaves_nothing",
+    HearsTheLatestRun: "test_one_agent_in_several_runs_at_once_keeps_them_apart",
+    ShowsNoQuestion: "test_a_follower_sees_what_is_asked",
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from trackside.harness import RunRecord, ThreadBusyError, ThreadStatus
+from trackside.harness.errors import DuplicateRunError
 from trackside.harness.ids import new_id
 from trackside.harness.memory import MemoryCoordinator
 from trackside.harness.ports import Admission, Claim, IdempotencyKey, Release, RunHost, Settlement
@@ -211,6 +212,183 @@ class CallsEndedRunsStuck(MemoryCoordinator):
         return record if record is None or run is None else replace(record, stuck_since=run.stuck_since)
 
 
+class CallsAFreeThreadBusy(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        return (await super().admit(record, **asked))._replace(ready=False)
+
+
+class KnowsWhatItHasRefused(MemoryCoordinator):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.refused: set[str] = set()
+
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        if record.run_id in self.refused:
+            raise DuplicateRunError(run_id=record.run_id)
+        try:
+            return await super().admit(record, **asked)
+        except ThreadBusyError:
+            self.refused.add(record.run_id)
+            raise
+
+
+class TakesTheIdOfARunThatHasEnded(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        self._ended.pop(record.run_id, None)
+        return await super().admit(record, **asked)
+
+
+class DisplacesWithoutAWord(MemoryCoordinator):
+    def _make_room(self, present: Iterable[Any], strategy: MultitaskStrategy) -> list[RunRecord]:
+        displaced = super()._make_room(runs := [*present], strategy)
+        for run in runs:
+            if run.status is RunStatus.running:
+                run.cancel_requested = None
+        return displaced
+
+
+class WaitsBehindWhatIsNotClaimed(MemoryCoordinator):
+    def _make_room(self, present: Iterable[Any], strategy: MultitaskStrategy) -> list[RunRecord]:
+        runs = [run for run in present if run.thread.head is not run or run.status is RunStatus.running]
+        return super()._make_room(runs, strategy)
+
+
+class NeverFreesAThreadThatFailed(MemoryCoordinator):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.failed: set[str] = set()
+
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        if record.thread_id in self.failed and record.multitask is MultitaskStrategy.reject:
+            raise ThreadBusyError(thread_id=record.thread_id)
+        return await super().admit(record, **asked)
+
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        if announced is ThreadStatus.error:
+            self.failed.add(self._runs[run_id].thread.thread_id)
+        return await super().release(run_id, announced)
+
+
+class ForgetsWhenRunsStarted(MemoryCoordinator):
+    async def get(self, run_id: str) -> RunRecord | None:
+        record = await super().get(run_id)
+        return record and replace(record, started_at=None)
+
+
+class GivesWhatHasEnded(MemoryCoordinator):
+    async def claim(self, run_id: str) -> Claim | None:
+        ended = self._ended.get(run_id)
+        return await super().claim(run_id) if ended is None else Claim(ended.record, ThreadStatus.idle)
+
+
+class GivesAWithdrawnRunsThreadToNobody(MemoryCoordinator):
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        withdrawn = (run := self._runs.get(run_id)) is not None and run.withdrawn
+        release = await super().release(run_id, announced)
+        return Release() if withdrawn and release.settlement is None else release
+
+
+class KeepsAWithdrawnRunInItsLine(MemoryCoordinator):
+    def _withdraw(self, run: Any) -> None:
+        line = run.thread.queue and run.thread.queue.copy()
+        super()._withdraw(run)
+        run.thread.queue = line
+
+
+class LooksBeforeItWithdraws(MemoryCoordinator):
+    async def withdraw(self, run_id: str) -> bool:
+        run = self._runs.get(run_id)
+        is_pending = run is not None and run.status is RunStatus.pending and not run.withdrawn
+        await asyncio.sleep(0)
+        return await super().withdraw(run_id) or is_pending
+
+
+class WithdrawsWhatThereIsNot(MemoryCoordinator):
+    async def withdraw(self, run_id: str) -> bool:
+        return await super().withdraw(run_id) or await self.get(run_id) is None
+
+
+class HearsNoCancelOfWhatRuns(MemoryCoordinator):
+    async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
+        run = self._runs.get(run_id)
+        if run is not None and run.status is RunStatus.running:
+            return replace(run.snapshot(), cancel_requested=action)
+        return await super().request_cancel(run_id, action)
+
+
+class ForgetsACancelWhenItGivesAThread(MemoryCoordinator):
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        release = await super().release(run_id, announced)
+        if release.next_run_id is not None:
+            self._runs[release.next_run_id].cancel_requested = None
+        return release
+
+
+class ForgetsTitles(MemoryCoordinator):
+    async def settle(self, run_id: str, status: RunStatus, *, title: str | None = None, **said: Any) -> Settlement:
+        return await super().settle(run_id, status, **said)
+
+
+class KnowsBetterWhatAThreadIs(MemoryCoordinator):
+    async def settle(
+        self, run_id: str, status: RunStatus, *, at_rest: ThreadStatus | None = None, **said: Any
+    ) -> Settlement:
+        return await super().settle(run_id, status, **said)
+
+
+class SettlesARunOnce(MemoryCoordinator):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.settled: dict[str, Settlement] = {}
+
+    async def settle(self, run_id: str, status: RunStatus, **said: Any) -> Settlement:
+        if run_id not in self.settled:
+            self.settled[run_id] = await super().settle(run_id, status, **said)
+        return self.settled[run_id]
+
+
+class LeavesAThreadAsWasSaidFirst(MemoryCoordinator):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.first: dict[str, ThreadStatus] = {}
+
+    async def settle(self, run_id: str, status: RunStatus, **said: Any) -> Settlement:
+        settlement = await super().settle(run_id, status, **said)
+        thread = self._runs[run_id].thread
+        thread.at_rest = self.first.setdefault(run_id, thread.at_rest)
+        return settlement
+
+
+class CallsAThreadIdleWhenARunIsWithdrawn(MemoryCoordinator):
+    async def settle(self, run_id: str, status: RunStatus, **said: Any) -> Settlement:
+        run = self._runs[run_id]
+        if run.withdrawn:
+            run.thread.at_rest = ThreadStatus.idle
+        return await super().settle(run_id, status, **said)
+
+
+class LooksForAKeyBeforeItWaits(MemoryCoordinator):
+    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None, **asked: Any) -> Admission:
+        is_new = idempotency is not None and idempotency.key not in self._keys
+        await asyncio.sleep(0)
+        if is_new and idempotency is not None:
+            self._keys.pop(idempotency.key, None)
+        return await super().admit(record, idempotency=idempotency, **asked)
+
+
+class DisplacesNobodyWhenItIsDue(MemoryCoordinator):
+    def _on_due(self, run: Any) -> None:
+        run.record = replace(run.record, multitask=MultitaskStrategy.enqueue)
+        super()._on_due(run)
+
+
+class HasWithdrawnRunsBecomeDue(MemoryCoordinator):
+    def _withdraw(self, run: Any) -> None:
+        timer, run.timer = run.timer, None
+        super()._withdraw(run)
+        run.timer = timer
+
+
 MUTANTS: dict[type[MemoryCoordinator], str] = {
     LetsTwoHoldAThread: "test_a_run_on_a_busy_thread_waits",
     LooksBeforeItWaits: "test_many_admissions_at_once_let_one_run_be_claimed",
@@ -241,6 +419,28 @@ MUTANTS: dict[type[MemoryCoordinator], str] = {
     ForgetsWhatIsStuck: "test_a_run_that_does_not_stop_is_known_to_be_stuck_until_it_has_ended",
     CallsEndedRunsStuck: "test_a_run_that_does_not_stop_is_known_to_be_stuck_until_it_has_ended",
     LetsADelayedRunGoFirst: "test_a_run_that_has_become_due_waits_behind_those_that_are_there",
+    CallsAFreeThreadBusy: "test_a_run_on_a_free_thread_may_be_claimed_at_once",
+    KnowsWhatItHasRefused: "test_a_refused_run_leaves_nothing_and_may_come_again",
+    TakesTheIdOfARunThatHasEnded: "test_a_run_id_names_one_run",
+    DisplacesWithoutAWord: "test_interrupt_and_rollback_ask_the_active_run_to_stop",
+    WaitsBehindWhatIsNotClaimed: "test_interrupt_takes_the_place_of_a_run_that_has_not_been_claimed",
+    NeverFreesAThreadThatFailed: "test_a_thread_that_has_been_given_back_is_free",
+    ForgetsWhenRunsStarted: "test_a_claim_makes_a_run_running_and_gives_its_record",
+    GivesWhatHasEnded: "test_a_run_that_runs_or_has_ended_is_not_to_be_had",
+    GivesAWithdrawnRunsThreadToNobody: "test_a_withdrawn_run_at_the_head_gives_its_thread_to_the_next",
+    KeepsAWithdrawnRunInItsLine: "test_a_withdrawn_run_is_never_to_be_had",
+    LooksBeforeItWithdraws: "test_of_a_claim_and_a_withdrawal_one_wins",
+    WithdrawsWhatThereIsNot: "test_nobody_knows_a_run_that_there_is_not",
+    HearsNoCancelOfWhatRuns: "test_a_cancel_of_a_running_run_is_remembered_and_ends_nothing",
+    ForgetsACancelWhenItGivesAThread: "test_a_cancel_before_the_thread_is_given_wins",
+    ForgetsTitles: "test_get_says_how_a_run_ended",
+    KnowsBetterWhatAThreadIs: "test_a_run_may_say_what_its_thread_is_at_rest",
+    SettlesARunOnce: "test_a_run_may_be_settled_again_as_something_else",
+    LeavesAThreadAsWasSaidFirst: "test_what_a_thread_is_at_rest_is_what_was_said_last",
+    CallsAThreadIdleWhenARunIsWithdrawn: "test_a_run_withdrawn_from_a_busy_thread_leaves_it_as_the_run_before_did",
+    LooksForAKeyBeforeItWaits: "test_of_many_same_requests_at_once_one_starts_a_run",
+    DisplacesNobodyWhenItIsDue: "test_a_run_that_has_become_due_displaces_as_it_was_asked_to",
+    HasWithdrawnRunsBecomeDue: "test_a_delayed_run_that_is_cancelled_or_withdrawn_never_becomes_due",
 }
 
 

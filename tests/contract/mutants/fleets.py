@@ -194,6 +194,39 @@ class ShutsRunsDownForGood(FleetMember):
         return await super().settle(run_id, status, **said)
 
 
+class SaysOfOthersRunsThatTheyWait(FleetMember):
+    async def get(self, run_id: str) -> RunRecord | None:
+        record = await super().get(run_id)
+        return record if record is None or self.owns(run_id) else replace(record, status=RunStatus.pending)
+
+
+class DisplacesWithoutAWordToOthers(FleetMember):
+    admits = False
+
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        self.admits = True
+        try:
+            return await super().admit(record, **asked)
+        finally:
+            self.admits = False
+
+    def tell_of_cancel(self, run_id: str, action: CancelAction) -> None:
+        if not self.admits:
+            super().tell_of_cancel(run_id, action)
+
+
+class DisplacesDelayedRunsWithoutAWordToOthers(FleetMember):
+    def tell_of_cancel(self, run_id: str, action: CancelAction) -> None:
+        if self.truth.specs[run_id][0].due_at is None:
+            super().tell_of_cancel(run_id, action)
+
+
+class LeavesDelayedRunsToNobody(_Leaving):
+    class truth_kind(Truth):
+        def orphans(self, member: FleetMember) -> list[str]:
+            return [run_id for run_id in super().orphans(member) if self.queue._runs[run_id].timer is None]
+
+
 MUTANTS: dict[type[FleetMember], str] = {
     ClaimsFromACopy: "test_a_run_is_given_to_one_of_many_coordinators",
     HoldsThreadsForItselfAlone: "test_a_thread_is_held_for_all_coordinators",
@@ -221,6 +254,10 @@ MUTANTS: dict[type[FleetMember], str] = {
     CountsNoAttempts: "test_a_lost_run_is_started_anew_in_front_of_those_that_wait",
     ShutsRunsDownForGood: "test_a_run_that_was_shut_down_is_started_anew_elsewhere",
     NeverCallsAnAdoptedRunReady: "test_pending_runs_start_in_their_order_after_a_restart",
+    SaysOfOthersRunsThatTheyWait: "test_every_coordinator_knows_how_a_run_is",
+    DisplacesWithoutAWordToOthers: "test_a_displaced_run_of_another_process_is_asked_to_stop",
+    DisplacesDelayedRunsWithoutAWordToOthers: "test_a_delayed_run_of_another_process_makes_room_at_once",
+    LeavesDelayedRunsToNobody: "test_a_delayed_run_becomes_due_after_a_restart",
 }
 
 

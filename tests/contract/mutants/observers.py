@@ -387,6 +387,43 @@ class DoesNothingAboutFailures(DoesNothing):
     events = (LifecycleEventType.RUN_FAILED,)
 
 
+class LooksAtTheFirstOfABatch(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        assert events[0] not in self.done
+        await super().on_events(events)
+
+
+class RefusesABatchOfWhichItHasAPart(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if len({event.event_id in self.done for event in events}) > 1:
+            raise ValueError("UNIQUE constraint failed")
+        super().take(events)
+
+
+class KnowsOneWayToCancel(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.payload.get("cancel_mode", "interrupt") != "interrupt":
+                raise LookupError(event.payload["cancel_mode"])
+        super().take(events)
+
+
+class NeedsOneRunToEndBeforeTheNext(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.going_on: set[str] = set()
+
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.event_type is LifecycleEventType.RUN_STARTED:
+                self.going_on.add(event.run_id)
+            elif is_terminal(event.event_type):
+                self.going_on.discard(event.run_id)
+        if len(self.going_on) > 1:
+            raise RuntimeError("another run goes on")
+        super().take(events)
+
+
 MUTANTS: dict[type[Sound], str] = {
     SwallowsCancel: "test_a_cancel_of_on_event_is_not_swallowed",
     SwallowsCancelOfABatch: "test_a_cancel_of_on_events_is_not_swallowed",
@@ -425,6 +462,10 @@ MUTANTS: dict[type[Sound], str] = {
     TakesEndsSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
     DoesNothing: "test_every_event_has_its_effect",
     DoesNothingAboutFailures: "test_every_event_has_its_effect",
+    LooksAtTheFirstOfABatch: "test_takes_batches_of_one_run_of_many_runs_and_of_nothing",
+    RefusesABatchOfWhichItHasAPart: "test_takes_a_batch_that_comes_again_in_parts",
+    KnowsOneWayToCancel: "test_takes_each_kind_of_event_in_all_its_forms",
+    NeedsOneRunToEndBeforeTheNext: "test_takes_runs_that_go_on_side_by_side",
 }
 
 

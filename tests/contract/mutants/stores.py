@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.contract.memory_log import Disk, MemoryLog, Placed, Row
+from tests.contract.memory_log import Disk, MemoryLog, Placed, RefusedError, Row
 
 from trackside.harness import LifecycleEventType, RunLifecycleEvent, RunStatus
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal
 from trackside.testing import StoreContract, Stores
 
@@ -324,6 +324,136 @@ class RefusesAsIfItWereAway(MemoryLog):
             raise LogIsAwayError(why=str(exc)) from exc
 
 
+class RefusesAnEmptyAppend(MemoryLog):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        if not events:
+            raise RefusedError(field="events", value=events, why="there are none")
+        return await super().append(events)
+
+
+class TakesNothingBehindAnEndThatStandsAlone(MemoryLog):
+    def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
+        if is_final(fold.status) and fold.sequence == 1:
+            raise RefusedError(field="run_id", value=event.run_id, why="it never started")
+        return super().follows(fold, event)
+
+
+class TakesTheRestOfARunSingly(MemoryLog):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        if len(events) > 1 and events[0].sequence > 1:
+            raise RefusedError(field="sequence", value=events[0].sequence, why="it is not the first of the run")
+        return await super().append(events)
+
+
+class FailsWithItsNeighbours(MemoryLog):
+    """Commits together what comes at once."""
+
+    failing = False
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        try:
+            placed = await super().append(events)
+        except TracksideError:
+            self.failing = True
+            asyncio.get_running_loop().call_soon(setattr, self, "failing", False)
+            raise
+        if self.failing:
+            raise LogIsAwayError(why="the transaction was rolled back")
+        return placed
+
+
+class LooksBeforeItWaits(MemoryLog):
+    """Whether a run has ended is one statement, the append another."""
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        found = {event.run_id: self.disk.folds.get(event.run_id) for event in events}
+        try:
+            return await super().append(events)
+        except EventOrderError:
+            if any(fold is None or is_final(fold.status) for fold in found.values()) or len(events) > 1:
+                raise
+            return [Placed(len(self.disk.log) + 1, events[0])]
+
+
+class LooksBeforeItWaitsBesideOthers(LooksBeforeItWaits): ...
+
+
+class TellsThePlaceThatItExpected(MemoryLog):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        end = len(self.disk.log)
+        placed = await super().append(events)
+        return [replace(p, position=end + number) if p.position > end else p for number, p in enumerate(placed, 1)]
+
+
+class FindsARunOnAnyThread(MemoryLog):
+    async def events(
+        self, after: int = 0, *, run_id: str | None = None, thread_id: str | None = None, **options: Any
+    ) -> list[Placed]:
+        return await super().events(after, run_id=run_id, thread_id=thread_id if run_id is None else None, **options)
+
+
+class PassesOverTheFirstBehindACursor(MemoryLog):
+    async def events(self, after: int = 0, **options: Any) -> list[Placed]:
+        return await super().events(after + 1 if after else after, **options)
+
+
+class TakesAnyLimit(MemoryLog):
+    async def events(self, after: int = 0, *, limit: int = 1000, **filters: Any) -> list[Placed]:
+        return await super().events(after, limit=max(limit, 1), **filters)
+
+
+class PutsTextIntoItsStatements(MemoryLog):
+    async def events(self, after: int = 0, *, run_id: str | None = None, **options: Any) -> list[Placed]:
+        if "'" in str(run_id):
+            raise RefusedError(field="run_id", value=run_id, why="syntax error")
+        return await super().events(after, run_id=run_id, **options)
+
+
+class FoldsWhatItRefuses(MemoryLog):
+    def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
+        after = self.disk.folds[event.run_id] = super().follows(fold, event)
+        return after
+
+
+class FollowsFromNowOn(MemoryLog):
+    def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
+        return super().follow(max(after, len(self.disk.log)), **filters)
+
+
+class HearsOfItsOwnAppendsAlone(MemoryLog):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.appended = asyncio.Event()
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        placed = await super().append(events)
+        self.appended.set()
+        self.appended = asyncio.Event()
+        return placed
+
+    async def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
+        while True:
+            appended = self.appended
+            for placed in await self.events(after, **filters):
+                after = placed.position
+                yield placed
+            await appended.wait()
+
+
+class NumbersItsOwnEventsAlone(MemoryLog):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.own: set[str] = set()
+
+    def write(self, events: Sequence[RunLifecycleEvent]) -> None:
+        super().write(events)
+        self.own |= {event.event_id for event in events}
+
+    def visible(self) -> list[Placed]:
+        own = [placed for placed in super().visible() if placed.event.event_id in self.own]
+        return [replace(placed, position=position) for position, placed in enumerate(own, 1)]
+
+
 MUTANTS: dict[type[MemoryLog], str] = {
     BelievesTheStatus: "test_the_rows_follow_events_that_say_no_status_or_nothing",
     DropsAnEvent: "test_what_was_appended_is_there_as_it_was_given",
@@ -358,6 +488,21 @@ MUTANTS: dict[type[MemoryLog], str] = {
     KnowsEventsOfItsOwnOnly: "test_an_event_that_comes_again_through_another_store_is_not_stored_again",
     WritesRowsInASecondTransaction: "test_an_append_that_was_cut_off_and_is_taken_again_has_its_rows",
     RefusesAsIfItWereAway: "test_an_event_that_cannot_follow_is_refused",
+    RefusesAnEmptyAppend: "test_an_append_of_nothing_is_nothing",
+    TakesNothingBehindAnEndThatStandsAlone: "test_after_the_end_of_a_run_its_thread_may_change",
+    TakesTheRestOfARunSingly: "test_events_of_a_run_may_come_one_by_one_or_together",
+    FailsWithItsNeighbours: "test_a_bad_append_among_good_ones_fails_alone",
+    LooksBeforeItWaits: "test_of_many_that_end_a_run_at_once_one_does",
+    LooksBeforeItWaitsBesideOthers: "test_of_many_stores_that_end_a_run_one_does",
+    TellsThePlaceThatItExpected: "test_positions_have_no_gap_however_many_append_at_once",
+    FindsARunOnAnyThread: "test_nothing_is_found_where_nothing_is",
+    PassesOverTheFirstBehindACursor: "test_a_cursor_is_where_a_reader_goes_on",
+    TakesAnyLimit: "test_a_question_that_makes_no_sense_is_refused",
+    PutsTextIntoItsStatements: "test_text_that_looks_like_sql_is_text",
+    FoldsWhatItRefuses: "test_a_refused_append_leaves_the_rows_as_they_were",
+    FollowsFromNowOn: "test_a_follower_gets_what_is_there_and_then_what_comes",
+    HearsOfItsOwnAppendsAlone: "test_a_follower_hears_of_what_another_store_of_the_log_appends",
+    NumbersItsOwnEventsAlone: "test_stores_on_one_log_number_their_events_together",
 }
 
 
