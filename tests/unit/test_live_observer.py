@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -404,3 +405,60 @@ async def test_what_does_not_fit_together_is_refused() -> None:
     for wrong in ({"run_id": "r", "thread_id": "t"}, {"after": -1}, {"after": "3"}, {"on_slow": "wait"}):
         with pytest.raises(InvalidFollowError):
             live.follow(**wrong)  # type: ignore[arg-type]
+
+
+@virtual
+async def test_an_event_that_comes_again_after_the_end_of_its_run_begins_no_other() -> None:
+    live = await gave(LiveObserver(), [*RUN, RUN[0], RUN[-1]])
+    follower = live.follow("r")
+    assert ready(follower) == [event.sequence for event in RUN]
+    assert follower.end is FollowEnd.finished
+    assert (live.stats().running, live.stats().repeated_total) == (0, 2)
+
+
+@virtual
+async def test_a_run_that_is_forgotten_takes_no_room_and_is_counted() -> None:
+    live = LiveObserver(run_events=1, running=1)
+    taken = []
+    for run_id in "abc":
+        await live.on_event(message(1, run_id=run_id))
+        taken.append(live.stats().bytes)
+    assert taken == [taken[0]] * 3
+    assert (live.stats().running, live.stats().forgotten_total) == (1, 2)
+
+
+@virtual
+async def test_a_gap_says_of_which_run_events_are_missing_or_that_they_may_be_of_any() -> None:
+    live = await gave(LiveObserver(run_events=1), messages(1, 2))
+    assert live.follow("r").next_ready() == LiveGap(first=1, last=1, run_id="r")
+    assert live.follow(thread_id="t", after=0).next_ready() == LiveGap(first=1, last=1)
+
+
+@virtual
+async def test_who_comes_too_late_for_the_first_events_is_not_taken_for_slow() -> None:
+    live = await gave(LiveObserver(run_events=2), messages(1, 2, 3))
+    late = live.follow("r", on_slow="end")
+    assert ready(late) == [(1, 1), 2, 3]
+    assert (late.end, live.stats().slow_total) == (None, 0)
+
+
+@virtual
+async def test_no_run_is_kept_after_its_end_if_none_is_to_be() -> None:
+    live = await gave(LiveObserver(finished=0), RUN)
+    assert live.stats().finished == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("finished", -1),
+        ("finished", 1.5),
+        ("finished_seconds", -1),
+        ("finished_seconds", math.nan),
+        ("finished_seconds", "60"),
+        ("finished_seconds", True),
+    ],
+)
+def test_what_cannot_be_kept_after_the_end_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(ObserverOptionError, match=f"^{option}: "):
+        LiveObserver(**{option: value})
