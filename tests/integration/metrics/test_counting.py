@@ -187,7 +187,8 @@ async def test_runs_whose_end_is_never_announced_are_forgotten_when_there_are_to
 
 
 @pytest.mark.parametrize(
-    "nonsense", [None, "many", -1, True, math.nan, math.inf, 10**400, [1], {"input_tokens": "x"}, [{"kind": ["chat"]}]]
+    "nonsense",
+    [None, "many", -1, True, math.nan, math.inf, 1e18, 10**400, [1], {"input_tokens": "x"}, [{"kind": ["chat"]}]],
 )
 async def test_nonsense_in_an_end_is_not_counted_and_hides_nothing(metrics: MetricsObserver, nonsense: Any) -> None:
     keys = ("duration_seconds", "llm_call_count", "llm_error_count", "tool_call_count", "cost_usd", "calls")

@@ -17,8 +17,11 @@ from trackside.app.vitals import (
     EngineVitals,
     FeedStats,
     QueueStats,
+    WorkerStats,
+    WriterStats,
 )
 from trackside.harness import RunManager, RunSpec
+from trackside.harness.backlog import BufferStats
 from trackside.harness.buffered import BufferedObserver
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock
 
@@ -201,3 +204,128 @@ async def test_a_manager_may_be_scraped_from_another_thread_while_its_runs_come_
 
 def replace_time(event: Any, when: datetime) -> Any:
     return replace(event, occurred_at=when)
+
+
+async def test_each_number_is_shown_under_its_own_name(metrics: MetricsObserver) -> None:
+    """No two of them are the same, so that none is taken for another."""
+    manager = replace(
+        RunManager({}).stats(), stuck=1, stuck_total=2, loop_blocks_total=3, missed_kept_total=4, missed_lost_total=5
+    )
+    buffer = BufferStats(
+        accepted=11,
+        delivered=12,
+        failed=13,
+        dropped={},
+        pending=14,
+        pending_bytes=15,
+        oldest_at=datetime.now(UTC) + timedelta(hours=1),  # by the clock of whoever announced it
+        left_behind=16,
+        consumer_deaths=17,
+        deferred=18,
+        reread_total=19,
+    )
+    writer = WriterStats(
+        batches_total=21, works_total=22, events_total=23, seconds_total=24.0, failures_total=25, pending=26
+    )
+    feed = FeedStats(
+        subscription="mail",
+        active=True,
+        paused=False,
+        read_total=31,
+        handled_total=32,
+        parked_total=33,
+        returned_total=34,
+        failed_calls_total=35,
+        pending=36,
+        behind_seconds=37.0,
+    )
+    engine = EngineStats(
+        announced_total=41,
+        announce_failures_total=42,
+        offers_total=43,
+        redelivered_total=44,
+        stops_sent_total=45,
+        stops_heard_total=46,
+        messages_said_total=47,
+        messages_heard_total=48,
+        messages_refused_total=49,
+        messages_unreadable_total=50,
+        reconnects_total=51,
+    )
+    worker = WorkerStats(
+        places=61, running=62, taken_total=63, found_total=64, missed_total=65, foreign_total=66, lost_total=67
+    )
+    pool = replace(POOL, ready=71, waiting=72, delayed=73, running=74, workers=75, places=76, free=77)
+    app = WatchedApp(manager, {"mail": buffer}, writer, [feed], spooled=6)
+    fleet = {
+        "engine": lambda: EngineVitals("nats", stats=engine),
+        "worker": lambda: worker,
+        "queue": lambda: QueueStats([pool]),
+    }
+    metrics.watch(replace(app.vitals(), **fleet))
+
+    values = shown(metrics)
+    prefixes = ("runs_stuck", "stuck_", "loop_", "missed_", "spooled_", "observer_", "storage_", "subscription_")
+    known = ("observer_dropped_events_total", "subscription_active", "subscription_paused", "engine_connected")
+    assert {
+        (name.removeprefix("trackside_"), *labels): value
+        for name, of_name in values.items()
+        for labels, value in of_name.items()
+        if name.removeprefix("trackside_").startswith((*prefixes, "engine_", "worker_", "queue_"))
+        and name.removeprefix("trackside_") not in known
+    } == {
+        ("runs_stuck",): 1,
+        ("stuck_runs_total",): 2,
+        ("loop_blocks_total",): 3,
+        ("missed_events_total", "kept"): 4,
+        ("missed_events_total", "lost"): 5,
+        ("spooled_runs",): 6,
+        ("observer_accepted_events_total", "mail"): 11,
+        ("observer_delivered_events_total", "mail"): 12,
+        ("observer_failed_events_total", "mail"): 13,
+        ("observer_pending_events", "mail"): 14,
+        ("observer_pending_bytes", "mail"): 15,
+        ("observer_left_behind_calls", "mail"): 16,
+        ("observer_deferred_events", "mail"): 18,
+        ("observer_reread_events_total", "mail"): 19,
+        ("observer_lag_seconds", "mail"): 0,
+        ("storage_batch_duration_seconds_count",): 21,
+        ("storage_batch_duration_seconds_sum",): 24,
+        ("storage_batch_events_count",): 21,
+        ("storage_batch_events_sum",): 23,
+        ("storage_requests_total",): 22,
+        ("storage_failed_batches_total",): 25,
+        ("storage_pending_requests",): 26,
+        ("subscription_read_events_total", "mail"): 31,
+        ("subscription_handled_events_total", "mail"): 32,
+        ("subscription_parked_events_total", "mail"): 33,
+        ("subscription_returned_events_total", "mail"): 34,
+        ("subscription_failed_calls_total", "mail"): 35,
+        ("subscription_pending_events", "mail"): 36,
+        ("subscription_lag_seconds", "mail"): 37,
+        ("engine_announced_runs_total",): 41,
+        ("engine_unannounced_runs_total",): 42,
+        ("engine_offers_total",): 43,
+        ("engine_redelivered_offers_total",): 44,
+        ("engine_stops_total", "sent"): 45,
+        ("engine_stops_total", "heard"): 46,
+        ("engine_messages_total", "said"): 47,
+        ("engine_messages_total", "heard"): 48,
+        ("engine_messages_total", "refused"): 49,
+        ("engine_unreadable_messages_total",): 50,
+        ("engine_reconnects_total",): 51,
+        ("worker_places",): 61,
+        ("worker_running_runs",): 62,
+        ("worker_taken_runs_total",): 63,
+        ("worker_found_runs_total",): 64,
+        ("worker_vain_offers_total", "missed"): 65,
+        ("worker_vain_offers_total", "foreign"): 66,
+        ("worker_lost_runs_total",): 67,
+        ("queue_runs", "gpu", "ready"): 71,
+        ("queue_runs", "gpu", "waiting"): 72,
+        ("queue_runs", "gpu", "delayed"): 73,
+        ("queue_runs", "gpu", "running"): 74,
+        ("queue_workers", "gpu"): 75,
+        ("queue_places", "gpu"): 76,
+        ("queue_oldest_ready_seconds", "gpu"): 0,
+    }
