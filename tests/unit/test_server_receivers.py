@@ -82,9 +82,10 @@ async def test_addresses_of_one_server_share_its_places() -> None:
     async with AsyncExitStack() as under_way:
         for url in paths:
             await under_way.enter_async_context(receivers.place_at(url, ENDED))
-        with pytest.raises(DeliveryError) as refused:
-            await under_way.enter_async_context(receivers.place_at("https://SLOW.example.org/hook/9", ENDED))
-        assert refused.value.held_back
+        for same in ("SLOW.example.org", "slow.example.org."):
+            with pytest.raises(DeliveryError) as refused:
+                await under_way.enter_async_context(receivers.place_at(f"https://{same}/hook/9", ENDED))
+            assert (refused.value.held_back, refused.value.retry_after) == (True, 0.25)
         await under_way.enter_async_context(receivers.place_at(address(1), ENDED))
     async with receivers.place_at("https://slow.example.org/hook/9", ENDED):
         pass
@@ -160,3 +161,30 @@ def test_of_how_many_servers_failures_are_known() -> None:
         failures.add(address(number))
     assert failures["https://one.example.org"] == 0
     assert failures[address(1_999)] == 1
+
+
+async def test_how_long_a_receiver_wants_to_be_left_alone_is_passed_on_and_holds_up_no_other() -> None:
+    receivers = Receivers(None, private=False)
+    with pytest.raises(DeliveryError) as refused:
+        async with receivers.place_at(address(1), ENDED):
+            raise DeliveryError(receiver="it", what="this", why="it is busy", away=True, retry_after=7.0)
+    assert (refused.value.retryable, refused.value.retry_after, refused.value.away) == (True, 7.0, False)
+    await receivers.aclose()
+
+
+async def test_the_connection_that_was_named_longest_ago_is_let_go_first() -> None:
+    receivers = Receivers(None, private=False)
+    kept = [receivers.poster_to(address(number)) for number in range(MOST_RECEIVERS)]
+    assert receivers.poster_to(address(0)) is kept[0]
+    receivers.poster_to(address(MOST_RECEIVERS))
+    await receivers.let_idle_ones_go()
+    assert receivers.poster_to(address(0)) is kept[0]
+    assert receivers.poster_to(address(1)) is not kept[1]
+    await receivers.aclose()
+
+
+def test_who_fails_again_is_not_forgotten_for_others() -> None:
+    failures = Failures()
+    for number in (*range(1_000), 0, 1_000):
+        failures.add(address(number))
+    assert [failures[address(number)] for number in (0, 1, 2)] == [2, 0, 1]

@@ -110,6 +110,11 @@ NEVER = [
     "169.254.0.23",
     "169.254.42.42",
     "[::ffff:169.254.42.42]",
+    "169.254.170.2",
+    "169.254.170.23",
+    "[fd00:ec2::23]",
+    "[fd20:ce::254]",
+    "192.0.0.192",
     "[fd00:42::42]",
     "[fe80::a9fe:a9fe]",
     "[fe80::a9fe:a9fe%25eth0]",
@@ -186,7 +191,8 @@ def test_http_to_a_public_address_is_refused_where_only_private_ones_may_have_it
         ("whsk_" + "a" * 44, "it is not Base64"),
         ("env:HOOK_SECRET", "it is not Base64"),
         ("whsec_aHVudGVyMjI=", "its Base64 stands for 8 bytes, and Standard Webhooks asks for 24 to 64"),
-        ("A" * 88, "its Base64 stands for 66 bytes"),
+        ("A" * 31, "its Base64 stands for 23 bytes"),
+        ("A" * 87, "its Base64 stands for 65 bytes"),
         ([SECRET, SECRET, SECRET], "one secret, or two"),
         ([SECRET, 7], "it is not a text"),
         (7, "it is not a text"),
@@ -209,6 +215,11 @@ def test_the_secret_that_the_message_says_how_to_make_is_one() -> None:
     webhook(secret=made)
     webhook(secret=[made, SECRET])
     Webhook(made)
+
+
+@pytest.mark.parametrize("length", [24, 64])
+def test_a_secret_is_as_short_or_long_as_receivers_may_ask_for(length: int) -> None:
+    webhook(secret=base64.b64encode(bytes(length)).decode())
 
 
 def test_padding_of_a_secret_may_be_left_out() -> None:
@@ -250,7 +261,15 @@ def test_certificates_are_of_no_use_without_tls(tmp_path: Path) -> None:
         "Proxy-Authorization",
         "webhook-id",
         "WEBHOOK-SIGNATURE",
+        "Webhook-Timestamp",
         "Accept-Encoding",
+        "Content-Encoding",
+        "User-Agent",
+        "Expect",
+        "Keep-Alive",
+        "TE",
+        "Trailer",
+        "Upgrade",
         "X Y",
         "X:Y",
         "",

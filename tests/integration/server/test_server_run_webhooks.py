@@ -60,7 +60,7 @@ async def test_a_receiver_gets_the_run_as_clients_see_it_signed_and_with_its_val
         assert first["kwargs"]["input"] == {"n": 1}
         assert first["metadata"] == {"by": "test"}
         assert "user_id" not in first  # nobody had to say who he is
-        assert first["run_ended_at"] >= first["run_started_at"]
+        assert first["webhook_sent_at"] >= first["run_ended_at"] >= first["run_started_at"]
         assert receiver.requests[0].verified == (True,)
         await runs.wait(None, "failing", webhook=receiver.url, raise_error=False)
         failed = (await told(receiver, 2))[1]

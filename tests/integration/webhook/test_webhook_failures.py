@@ -152,7 +152,8 @@ class TestAnswers:
         )
         keys = f"{NEW} {NEW.removeprefix('whsec_')}"
         echo = (
-            f"POST /hook/hidden-path?token=hunter22 Authorization: Bearer hunter24, {keys}; hunter23 x; {'y' * 9_000}"
+            f"POST /hook/hidden-path?token=hunter22 Authorization: Bearer hunter24, {keys}; hunter23 x; no hunter24; "
+            f"{'y' * 9_000}"
         )
         failure = await failure_with(status(500, body=echo.encode()), receiver, observer)
 
