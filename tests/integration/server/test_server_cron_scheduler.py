@@ -666,3 +666,34 @@ def test_a_run_is_started_though_nobody_can_see_to_it_that_its_webhook_is_told(p
         assert stage.started("told") == minutes(1)
 
     play(scene)
+
+
+def test_each_outage_is_waited_for_from_a_second_to_a_minute(play: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.scheduler.begin()
+        for _ in range(2):
+            stage.crons.fails += [DatabaseBusyError(database="it", seconds=5) for _ in range(8)]
+            await asyncio.sleep(600)
+
+    with caplog.at_level(logging.WARNING, logger="trackside.crons"):
+        play(scene)
+    pauses = [record.args[0] for record in caplog.records if record.msg.startswith("crons wait") and record.args]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] * 2
+
+
+def test_a_run_waits_for_a_store_that_cannot_keep_its_end_for_now(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        away: list[Exception] = [DatabaseBusyError(database="it", seconds=5)]
+
+        async def keep_ends() -> None:
+            if away:
+                raise away.pop()
+
+        await stage.keep("told", "0 0 * * *", payload={"webhook": "https://example.com/hook"})
+        scheduler = CronScheduler(stage.crons, stage.manager, clock=stage.clock, keep_ends=keep_ends)
+        scheduler.begin()
+        await asyncio.sleep(90)
+        await scheduler.aclose()
+        assert stage.started("told") == [MINUTE + timedelta(seconds=1)]
+
+    play(scene)

@@ -227,12 +227,14 @@ async def _whole(served: Any, run_id: str) -> dict[str, Any]:
 
 
 async def test_a_thread_is_kept_if_that_is_wanted(served: Any, counting: Counting) -> None:
-    cron = await served.client.crons.create("counting", schedule=HOURLY, on_run_completed="keep")
+    asked: dict[str, Any] = {"on_run_completed": "keep", "metadata": {"team": "red"}}
+    cron = await served.client.crons.create("counting", schedule=HOURLY, **asked)
     await become_due(served, cron["cron_id"])
     _, run = await counting.runs.get()
     await _whole(served, run.run_id)
 
-    assert await served.app.store.thread(run.thread_id) is not None
+    (thread,) = await served.client.threads.search(metadata={"team": "red", "cron_id": cron["cron_id"]})
+    assert thread["thread_id"] == run.thread_id
 
 
 async def test_a_cron_of_a_thread_runs_on_it(served: Any, counting: Counting) -> None:
