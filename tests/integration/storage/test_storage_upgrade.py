@@ -29,6 +29,7 @@ from trackside.app.storage.maintenance import (
     upgradable_version,
     upgrade_database,
 )
+from trackside.app.storage.migrations import fill_0002
 
 START = datetime(2026, 1, 31, 9, 30, 0, 123456, UTC)
 LONG = "x" * 300
@@ -237,6 +238,31 @@ def test_threads_have_the_agent_of_their_newest_run_and_what_was_rolled_back_is_
     assert kept == [("run-0", True), ("run-1", False), ("run-2", False), ("run-3", False), ("run-4", False)]
     agents = rows(database, "SELECT agent, owner, ends, removed_at FROM threads ORDER BY thread_id")
     assert agents == [(agent, None, False, None) for agent in ("agent-0", "agent-1", "agent-2", "newest")]
+
+
+def test_amounts_that_no_sum_takes_count_as_absent_on_whichever_page_of_runs_they_are(
+    url: str, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill_0002, "_PAGE", 2)
+    old = OldDatabase()
+    costs = {"much": usage(cost_usd=10**7), "less than nothing": usage(cost_usd=-1.0)}
+    changes: list[dict[str, Any]] = [
+        {"cost_usd": 10**7, "token_usage_by_model": costs},
+        {"duration_seconds": 10**13},
+        {"duration_seconds": 0.0},
+        {},
+        {},
+    ]
+    for number, change in enumerate(changes):
+        old.add_run(number, agent="chat", end={**DATA, **change}, n=number)
+    old.write(url)
+
+    upgrade_database(url)
+
+    kept = rows(database, "SELECT cost_usd, duration_seconds FROM runs ORDER BY run_id")
+    assert kept == [(None, 1.5), (0.125, 2.0), (0.125, 0.0), (0.125, 1.5), (0.125, 1.5)]
+    assert rows(database, "SELECT DISTINCT cost_usd FROM usage WHERE run_id = 'run-0'") == [(None,)]
+    assert check_database(url, sample=None) == []
 
 
 @pytest.mark.usefixtures("old")
