@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trackside.app.dashboard.conversation import MOST, conversation_in
 from trackside.app.dashboard.difference import Change, difference
 from trackside.app.dashboard.folding import PARTS, TEXT, folded, short
+from trackside.app.dashboard.pages.thread import apart
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
@@ -124,3 +125,42 @@ def test_of_many_and_long_messages_the_newest_and_the_beginnings_are_told() -> N
     assert found is not None
     assert (len(found.messages), found.earlier) == (MOST, 1_000 - MOST)
     assert found.messages[0].hidden == 30_000
+
+
+@pytest.mark.parametrize(
+    ("said", "speaker"),
+    [
+        ({"type": "HumanMessageChunk"}, "human"),
+        ({"type": "AIMessageChunk"}, "ai"),
+        ({"type": "message", "role": "assistant"}, "ai"),
+        ({"role": "function"}, "tool"),
+        ({"role": "developer"}, "system"),
+        ({"role": "critic"}, "critic"),
+    ],
+)
+def test_who_says_a_message_is_told_in_whichever_form_it_is(said: dict[str, str], speaker: str) -> None:
+    found = conversation_in([{**said, "content": "Hi", "name": "Ada", "tool_call_id": "c1"}])
+    assert found is not None
+    (message,) = found.messages
+    assert (message.speaker, message.name, message.answers) == (speaker, "Ada", "c1")
+
+
+def test_parts_that_are_texts_are_read_and_calls_are_told_apart() -> None:
+    texts = [{"type": kind, kind: kind} for kind in ("text", "thinking", "reasoning", "refusal")]
+    calls = [{"type": kind, "name": "f"} for kind in ("tool_use", "tool_call", "function_call", "input_json_delta")]
+    found = conversation_in([{"type": "ai", "content": [*texts, *calls, {"type": "image"}]}])
+    assert found is not None
+    assert found.messages[0].text == "text\nthinking\nreasoning\nrefusal\n[image]"
+
+
+def test_messages_of_many_letters_or_lines_are_folded() -> None:
+    found = conversation_in(["x" * 1_200, "x" * 1_201, "\n" * 18, "\n" * 19])
+    assert found is not None
+    assert [message.is_long for message in found.messages] == [False, True, False, True]
+
+
+def test_long_texts_that_begin_alike_are_shown_from_where_they_differ() -> None:
+    same = "x" * 5_000
+    assert apart(f"{same}old", f"{same}new") == (f"…{'x' * 60}old", f"…{'x' * 60}new")
+    assert apart("a" * 3_000, "b") == (f"{'a' * 2_000}…", "b")
+    assert apart("", {"b": 1}) == ("", '{"b": 1}')

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trackside.app.dashboard.filters import Filters, moment_of
 from trackside.app.dashboard.time_ranges import stamp, time_range
-from trackside.app.dashboard.wording import count, duration, size, twin_name, visible
+from trackside.app.dashboard.wording import cost, count, duration, percent, size, twin_name, visible
 
 NOW = datetime(2026, 11, 26, 3, 30, tzinfo=UTC)
 NAMES = ("text", "status", "since", "until", "range", "cost", "length", "place")
@@ -114,6 +114,8 @@ def test_every_sign_of_a_name_can_be_seen(name: str) -> None:
         (duration, {0.9994: "999 ms", 0.9996: "1.00 s", 9.996: "10.0 s", 59.94: "59.9 s", 59.96: "1 min 0 s"}),
         (duration, {60: "1 min 0 s", 3_599.9: "59 min 59 s", 90_061: "1 d 1 h"}),
         (size, {1_023: "1023 bytes", 1_024: "1.0 KiB", 1_048_575: "1.0 MiB"}),
+        (cost, {0: "$0", 0.00004: "< $0.0001", 0.0001: "$0.0001", 0.0123: "$0.0123", 1_234.5: "$1,234.50"}),
+        (percent, {0: "0 %", 0.0004: "< 0.1 %", 0.048: "4.8 %", 0.9994: "> 99.9 %", 1: "100 %"}),
     ],
 )
 def test_the_unit_of_a_number_is_that_of_what_is_written(write: Callable[[Any], str], numbers: dict[Any, str]) -> None:

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from trackside.app.cli.commands import app
 from trackside.app.dashboard.cutting import json_cut
-from trackside.app.dashboard.pages._run_commands import Commands, commands_of
+from trackside.app.dashboard.pages._run_commands import Commands, commands_of, create_request
 from trackside.app.dashboard.pages._run_texts import said, used_by
 
 THREAD = "01a21687-8cbe-7000-8b6d-14a2352dfe24"
@@ -204,3 +204,10 @@ def test_what_no_command_line_holds_is_saved_first() -> None:
     assert len(copied.run) + len(copied.curl) < 1_000
     assert shlex.split(copied.run)[-1] == "@input.json"
     assert copied.input_file == "request.json"
+
+
+def test_the_api_is_asked_for_the_same_and_for_nothing_that_it_does_not_take() -> None:
+    request = {"agent": "chat", "input": 0, "stream_subgraphs": False, "durability": "sync", "multitask": "reject"}
+    same = {"assistant_id": "chat", "durability": "sync", "multitask_strategy": "reject", "metadata": {"k": "v"}}
+    assert create_request({**request, "input": {"n": 0}}, "chat", {"k": "v"}) == {**same, "input": {"n": 0}}
+    assert create_request({"multitask": "enqueue", "owner": "ada"}, "chat", {}) == {"assistant_id": "chat"}

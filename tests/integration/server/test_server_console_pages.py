@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from trackside.app.dashboard.pages import thread
 from trackside.harness import RunContext, RunSpec
 
 DIALECTS = ("sqlite",)
@@ -97,3 +98,29 @@ async def test_what_a_run_says_is_had_however_its_thread_is_called(
         said = await http.get(html.unescape(address[1]))
 
         assert (said.status_code, re.findall(r"event: (\w+)", said.text)) == (200, ["metadata", "custom", "end"])
+
+
+async def test_pages_lead_to_other_runs_and_to_where_they_were_asked_for(
+    serve_agents: ServeAgents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "TURNS", 1)
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+
+        async def page(address: str, **headers: str) -> str:
+            return html.unescape((await http.get(f"/ui/{address}", headers=headers)).text)
+
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        asked = {"assistant_id": "echo", "input": {"n": 1}}
+        first = (await http.post(f"/threads/{thread_id}/runs", json=asked)).json()["run_id"]
+        await http.get(f"/runs/{first}/join")
+        assert "These are the newest" not in await page(f"threads/{thread_id}")
+        again = (await http.post(f"/runs/{first}/retry")).json()["run_id"]
+        await http.get(f"/runs/{again}/join")
+        assert "These are the newest 1 runs" in await page(f"threads/{thread_id}")
+
+        assert "attempt 2, a retry of this run" in await page(f"runs/{first}")
+        assert "attempt 1, retried by this run" in await page(f"runs/{again}")
+        here = served.url.partition("://")[2]
+        for forwarded, scheme in {"https, http": "https", "http": "http", "javascript": "http"}.items():
+            shown = await page(f"runs/{first}", **{"x-forwarded-proto": forwarded})
+            assert {*re.findall(rf"(\w+)://{here}", shown)} == {scheme}
