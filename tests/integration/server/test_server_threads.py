@@ -552,3 +552,27 @@ async def test_a_run_may_say_how_long_its_thread_lives(serve_agents: Any) -> Non
 async def test_the_synchronous_client_has_the_same(serve_agents: Any) -> None:
     async with serve_agents({"chat": chat}) as served:
         await asyncio.to_thread(partial(ask_synchronously, served.url))
+
+
+async def test_a_copy_that_is_made_checkpoint_by_checkpoint_has_all_that_the_thread_has(serve_agents: Any) -> None:
+    """Also what a graph below has kept, and what waits at a checkpoint for an answer."""
+    saver = InMemorySaver()
+    below = StateGraph(Log).add_node("beside", lambda state: {"log": ["beside"]}).add_node("below", asking_graph())
+    graph = below.add_edge(START, "below").add_edge(START, "beside").compile()
+    await graph.copy({"checkpointer": saver}).ainvoke({"log": ["zero"]}, {"configurable": {"thread_id": "t"}})
+
+    def kept(thread_id: str) -> dict[tuple[str, str], Any]:
+        found = {}
+        for one in saver.list({"configurable": {"thread_id": thread_id}}):
+            place, parent = one.config["configurable"], (one.parent_config or {}).get("configurable", {})
+            writes = [(task, channel, repr(value)) for task, channel, value in one.pending_writes or ()]
+            key = place["checkpoint_ns"], place["checkpoint_id"]
+            found[key] = parent.get("checkpoint_id"), one.checkpoint, sorted(writes)
+        return found
+
+    async with serve_agents({"graph": graph}) as served:
+        parts = replace(served.app.parts, checkpointer=saver)
+        assert await copy_checkpoints(parts, parts.manager.agents["graph"], "t", "copy")
+
+    assert len({namespace for namespace, _ in kept("t")}) == 2
+    assert kept("copy") == kept("t")

@@ -868,6 +868,13 @@ async def test_a_copy_may_have_metadata_of_its_own(store: Store) -> None:
     assert [one.thread_id for one in found.threads] == [copied.thread_id]
 
 
+async def test_a_copy_is_called_as_its_thread_is(store: Store, script: Any) -> None:
+    run = script(thread_id="t")
+    await store.append([run.started(), run.completed("A title"), run.thread("idle")])
+    await store.threads_of(None).copy("t", copy_id="copy")
+    assert {thread.thread_id: thread.title for thread in await store.threads()} == {"t": "A title", "copy": "A title"}
+
+
 async def test_no_copy_takes_the_place_of_a_thread_that_is_or_was_there(store: Store) -> None:
     threads = store.threads_of("ada")
     await threads.create("t", belongs_to="ada", metadata={"n": 1})
