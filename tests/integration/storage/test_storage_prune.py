@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 
 from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import PruneReport, Store
+from trackside.app.storage import PruneReport, Store, retention
 from trackside.app.storage._removal import Candidate, RemoveRuns
 from trackside.app.storage._tables import (
     idempotency_keys,
@@ -145,6 +145,42 @@ async def test_only_runs_that_ended_so_long_ago(store: Store, script) -> None:
     assert {run.run_id for run in await store.runs()} == {young.run_id, active.run_id, late.run_id}
     assert await store.prune(older_than=None) == removed(2, 7, 2)
     assert [run.run_id for run in await store.runs()] == [active.run_id]
+
+
+async def test_runs_of_one_moment_all_go_however_many_are_looked_at_together(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_PAGE", 2)
+    for _ in range(5):
+        await store.append(script(start=LONG_AGO).whole())
+
+    told: list[PruneReport] = []
+    assert await store.prune(older_than=DAY, dry_run=True) == removed(5, 25, 5)
+    assert await store.prune(older_than=DAY, batch=5, on_removed=told.append) == removed(5, 25, 5)
+    assert told == [removed(number, 5 * number, number) for number in range(1, 6)]
+
+
+async def test_a_run_that_was_created_since_is_young_whatever_it_says_of_its_end(store: Store, script) -> None:
+    run = script(start=datetime.now(UTC))
+    await store.append([run.started()])
+    run.start = LONG_AGO  # a clock was set back
+    await store.append([run.completed(), run.thread("idle"), script(thread_id=run.thread_id).started()])
+
+    assert await store.prune(older_than=DAY, dry_run=True) == removed()
+    assert await store.prune(older_than=DAY) == removed()
+    assert await store.prune(older_than=None) == removed(1, 3)
+
+
+async def test_a_thread_that_was_never_said_to_rest_stays_though_its_time_is_over(
+    store: Store, script, database: Any
+) -> None:
+    busy, idle = script(thread_id="busy", start=LONG_AGO), script(thread_id="idle", start=LONG_AGO)
+    await store.append([busy.started(), busy.thread("busy"), busy.completed(), *idle.whole()])
+    database.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00Z'")
+
+    assert await store.prune(older_than=DAY, dry_run=True) == removed(2, 8, 1)
+    assert await store.prune(older_than=DAY) == removed(2, 8, 1)
+    assert [thread.thread_id for thread in await store.threads()] == ["busy"]
 
 
 @pytest.mark.parametrize(
