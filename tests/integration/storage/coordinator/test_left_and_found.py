@@ -402,6 +402,26 @@ async def test_what_is_taken_over_is_executed_although_the_reply_was_lost(hand: 
     assert b.told == [("adopted", waiting, True)]
 
 
+async def test_a_run_that_is_taken_over_is_what_was_asked_for(
+    hand: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = hand(), hand()
+    parent, more = await admit(a, "another"), {"metadata": {"customer": "acme"}, "trigger": "cron"}
+    record = replace(run_of("t", "rollback"), parent_run_id=parent, **more)
+    await a.coordinator.admit(record, spec=RunSpec(AGENT, {"n": 1}, parent_run_id=parent, **more))
+    takes, adopted = b.on_adopted, {}
+
+    def note(taken: RunRecord, spec: RunSpec, *, ready: bool) -> Any:
+        adopted[taken.run_id] = taken, spec.input, ready
+        return takes(taken, spec, ready=ready)
+
+    monkeypatch.setattr(b, "on_adopted", note)
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+
+    assert adopted[record.run_id] == (record, {"n": 1}, True)
+
+
 async def test_what_was_taken_over_without_hearing_of_it_is_given_back_and_executed(hand: Any, database: Any) -> None:
     a, b = hand(), hand()
     waiting = await admit(a)
@@ -485,6 +505,18 @@ async def test_a_host_that_fails_on_a_run_that_it_takes_over_gets_the_others_all
     assert f"run {waiting[0]} was taken over, but waits for this process to end" in caplog.text
 
 
+async def test_a_run_that_is_to_stop_already_is_not_rolled_back_for_who_comes(hand: Any) -> None:
+    worker, other = hand(), hand()
+    run_id = await admit(worker)
+    await start(worker, run_id)
+    await other.coordinator.request_cancel(run_id, CancelAction.interrupt)
+    await admit(other, multitask="rollback")
+
+    asked = await other.coordinator.get(run_id)
+    assert asked is not None
+    assert asked.cancel_requested is CancelAction.interrupt
+
+
 async def test_a_cancel_that_is_asked_here_is_not_heard_of_from_the_database_too(
     hand: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,7 +551,7 @@ async def test_a_run_that_is_to_be_cancelled_when_its_worker_goes_is_started_by_
 ) -> None:
     a, b = hand(), hand()
     waiting = await admit(a)
-    await a.coordinator.request_cancel(waiting, CancelAction.interrupt)
+    await a.coordinator.request_cancel(waiting, CancelAction.rollback)
 
     if leaves:
         await a.coordinator.aclose()
@@ -528,7 +560,9 @@ async def test_a_run_that_is_to_be_cancelled_when_its_worker_goes_is_started_by_
     await b.coordinator._upkeep.clear_up()
 
     assert b.told == []
-    assert (await b.store.run(waiting)).status is RunStatus.cancelled
+    assert (await b.store.run(waiting, removed=True)).status is RunStatus.cancelled
+    (end,) = await b.store.events(run_id=waiting)
+    assert end.event.payload["cancel_mode"] == "rollback"
 
 
 @pytest.mark.parametrize(
