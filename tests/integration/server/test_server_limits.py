@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trackside.app.server import rates
 from trackside.app.server.failures import HttpError
 from trackside.app.server.rates import OpenStreams, Rate
 from trackside.app.server.responses import encoded_headers
@@ -75,6 +76,13 @@ def test_of_many_clients_the_latest_are_counted() -> None:
         assert refused(rate, str(number)) is None
     assert len(rate._asked) == 10_000
     assert refused(rate, "10000") is not None
+
+
+def test_who_goes_on_asking_is_not_forgotten_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "_CLIENTS", 2)
+    rate = Rate("2/hour")
+    assert [refused(rate, client) for client in ("ada", "bob", "ada", "cleo")] == [None] * 4
+    assert refused(rate, "ada") is not None
 
 
 async def test_who_asks_too_often_is_told_when_to_ask_again(serve_agents: ServeAgents) -> None:
