@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("steps", [10, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [6, pytest.param(1_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("command", [("runs",), ("run", "agents.py:echo", "hello")], ids=" ".join)
 def test_ctrl_c_ends_a_command_without_a_word_whenever_it_comes(
     folder: Path, command: tuple[str, ...], steps: int
@@ -99,7 +99,7 @@ def test_who_waits_for_an_upgrade_is_told_so_and_leaves_with_ctrl_c(folder: Path
     assert (waiting.returncode, NOISE.search(rest)) == (INTERRUPTED, None)
 
 
-@pytest.mark.parametrize("steps", [8, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [5, pytest.param(200, marks=pytest.mark.long)])
 def test_ctrl_c_ends_a_program_without_a_word_while_it_imports(folder: Path, steps: int) -> None:
     (_, by_itself, whole), *others = interrupted(folder, EXECUTABLE, "runs", steps=steps, by="interrupted_importing.py")
 

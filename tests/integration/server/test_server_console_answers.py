@@ -20,6 +20,7 @@ from langgraph.types import interrupt
 from trackside.app.settings import AccessSettings
 from trackside.harness import RunContext
 
+DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested are pages and their forms
 AUTH = """
 from langgraph_sdk import Auth
 

@@ -42,6 +42,8 @@ type ServeAgents = Callable[..., Any]
 NONE, KEYS = AccessSettings(), AccessSettings(auth="keys")
 
 
+DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is who asks
+
 AUTH = """
 from langgraph_sdk import Auth
 

@@ -24,6 +24,7 @@ from trackside.app.settings import AccessSettings, ServerSettings
 from trackside.app.storage.errors import DatabaseBusyError
 from trackside.app.wiring.errors import AddressNeededError
 
+DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is what receivers are sent
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
 
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import httpx
 import msgspec
+import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph_sdk import get_client
 
@@ -107,6 +108,8 @@ PLAIN = {
     "details", "removed", "waiting",
 }  # fmt: skip
 """What names nothing of anybody's."""
+
+DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is who may ask for what
 
 
 class Text(TypedDict):
