@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trackside.app.server.calls import Call
+from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
 from trackside.app.server.wire.assistants import agent_of
@@ -36,6 +37,16 @@ def agent_of_thread(thread: StoredThread, manager: RunManager) -> str | None:
     named = (thread.metadata.get(key) for key in ("graph_id", "assistant_id"))
     found = (agent_of(name, manager.agents) for name in named if isinstance(name, str))
     return next((agent for agent in found if agent is not None), None)
+
+
+def check_served(thread: StoredThread, manager: RunManager) -> None:
+    """See that who keeps a thread can be asked here.
+
+    Raises:
+        HttpError: its agent is known here no more, or on other servers alone.
+    """
+    if thread.agent is not None and thread.agent not in manager.agents:
+        raise HttpError(status=409, detail=f"the thread's agent {thread.agent!r} is not served here")
 
 
 def caller_of(parts: ServerParts, principal: Principal) -> Caller:

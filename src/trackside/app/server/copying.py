@@ -12,13 +12,17 @@ from trackside.harness.states import KeepsThreads
 from trackside.harness.steady import finish
 
 
-async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads, thread_id: str, copy_id: str) -> bool:
-    """Copy the checkpoints of a thread of a graph, or nothing of them; False where the store does it with the thread.
+async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thread_id: str, copy_id: str) -> bool:
+    """Copy the checkpoints of a thread, or nothing of them; False where the store does it with the thread.
+
+    Without a `keeper` there may be some, too, of graphs that ran on it before an agent that keeps none.
 
     Raises:
         HttpError: its agent keeps them itself, where nobody here knows.
     """
     saver = _saver(parts, keeper, "copied")
+    if saver is None:
+        return False
     if (gather := getattr(saver, "agather", None)) is not None:
         await gather(thread_id)
         return False
@@ -40,7 +44,7 @@ async def forget_checkpoints(parts: ServerParts, keeper: object, thread_id: str)
         await finish(lambda: saver.adelete_thread(thread_id), name=f"trackside-forgotten-{thread_id}")
 
 
-def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads]) -> None:
+def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads | None]) -> None:
     """See that the checkpoints of all these agents' threads are kept where they can be removed.
 
     Raises:
@@ -50,20 +54,25 @@ def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads]) -> None:
         _saver(parts, keeper, "pruned")
 
 
-async def keep_latest(parts: ServerParts, keeper: KeepsThreads, thread_id: str) -> None:
-    """Remove all checkpoints of a graph's thread but its latest ones.
+async def keep_latest(parts: ServerParts, keeper: KeepsThreads | None, thread_id: str) -> None:
+    """Remove all checkpoints of a thread but its latest ones; `keeper` as for `copy_checkpoints`.
 
     Raises:
         HttpError: what keeps them cannot do that, or its agent keeps them itself; nothing is removed.
     """
+    saver = _saver(parts, keeper, "pruned")
+    if keeper is None and (saver is None or await saver.aget_tuple({"configurable": {"thread_id": thread_id}}) is None):
+        return
     try:
-        await _saver(parts, keeper, "pruned").aprune([thread_id], strategy="keep_latest")
+        await saver.aprune([thread_id], strategy="keep_latest")
     except NotImplementedError:
         why = "the checkpointer that keeps threads here cannot remove old checkpoints and keep the latest"
         raise HttpError(status=501, detail=f"strategy = 'keep_latest': {why}") from None
 
 
-def _saver(parts: ServerParts, keeper: KeepsThreads, what: str) -> Any:
+def _saver(parts: ServerParts, keeper: KeepsThreads | None, what: str) -> Any:
+    if keeper is None:
+        return parts.checkpointer
     if parts.checkpointer is None or not getattr(keeper, "lacks_checkpointer", False):
         why = "its agent keeps them itself; a graph that has no checkpointer of its own has its threads kept here"
         raise HttpError(status=501, detail=f"the checkpoints of this thread cannot be {what}: {why}")

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
-from trackside.app.server.access import agent_of_thread, caller_of
+from trackside.app.server.access import agent_of_thread, caller_of, check_served
 from trackside.app.server.calls import Call, id_of, place_name
 from trackside.app.server.copying import forget_checkpoints
 from trackside.app.server.failures import HttpError
@@ -194,12 +194,9 @@ class StatesOfThread:
         Raises:
             HttpError: it is not served here.
         """
+        check_served(self.thread, self.parts.manager)
         name = agent_of_thread(self.thread, self.parts.manager)
-        if name is not None:
-            return self.parts.manager.agents[name]
-        if self.thread.agent is not None:
-            raise HttpError(status=409, detail=f"the thread's agent {self.thread.agent!r} is not served here")
-        return None
+        return None if name is None else self.parts.manager.agents[name]
 
     def _place(self, at: CheckpointRef | None) -> ThreadPlace:
         thread_id = self.thread.thread_id

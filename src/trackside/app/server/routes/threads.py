@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+from trackside.app.server.access import check_served
 from trackside.app.server.authorizing import About, copied_metadata, on_thread, threads_wanted
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.copying import check_prunable, copy_checkpoints, keep_latest
@@ -189,17 +190,23 @@ async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
 
 
 async def _keep_latest(call: Call[ThreadPrune, None], threads: Threads, named: Sequence[str]) -> int:
-    """Of each of these threads that has no run when its turn comes, remove all but its latest state; how many they are."""
+    """Of each of these threads that has no run when its turn comes, remove all but its latest state; how many they are.
+
+    Those whose agent is not served here are left as they are: nobody knows what keeps them.
+    """
     page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
-    keepers = {thread.thread_id: keeper_of(call.parts, thread) for thread in page.threads}
-    check_prunable(call.parts, [keeper for keeper in keepers.values() if keeper is not None])
+    keepers: dict[str, KeepsThreads | None] = {}
+    for thread in page.threads:
+        with suppress(HttpError):
+            check_served(thread, call.parts.manager)
+            keepers[thread.thread_id] = keeper_of(call.parts, thread)
+    check_prunable(call.parts, keepers.values())
     pruned = 0
     for thread_id, keeper in keepers.items():
         found = (await threads.contents([thread_id])).get(thread_id)
         if found is None or found.is_held:
             continue
-        if keeper is not None:
-            await keep_latest(call.parts, keeper, thread_id)
+        await keep_latest(call.parts, keeper, thread_id)
         pruned += 1
     return pruned
 
@@ -218,9 +225,9 @@ async def copy_thread(call: Call[None, None]) -> Any:
     """Make another thread that remembers what this one does, without its runs."""
     threads = _threads(call)
     thread, copy_id = await threads.get(call.thread_id), new_id()
-    keeper = keeper_of(call.parts, thread)
+    check_served(thread, call.parts.manager)
     metadata = await copied_metadata(call, thread, copy_id)
-    copied_before = keeper is not None and await copy_checkpoints(call.parts, keeper, thread.thread_id, copy_id)
+    copied_before = await copy_checkpoints(call.parts, keeper_of(call.parts, thread), thread.thread_id, copy_id)
 
     async def copy() -> StoredThread:
         try:
@@ -229,7 +236,7 @@ async def copy_thread(call: Call[None, None]) -> Any:
                 copy_id=copy_id,
                 belongs_to=call.principal.identity,
                 metadata=metadata,
-                checkpoints=keeper is not None and not copied_before,
+                checkpoints=not copied_before,
             )
         except TracksideError:
             if copied_before:

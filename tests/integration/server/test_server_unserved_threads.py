@@ -1,0 +1,81 @@
+"""Copies and prunes of threads on which a graph ran that is not served any more, or after which a function ran."""
+
+from __future__ import annotations
+
+import operator
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.graph import START, StateGraph
+from langgraph_sdk.errors import ConflictError
+
+from trackside.harness.ids import new_id
+
+
+class Log(TypedDict, total=False):
+    log: Annotated[list[str], operator.add]
+
+
+def logging_graph() -> Any:
+    return StateGraph(Log).add_node("one", lambda state: {"log": ["one"]}).add_edge(START, "one").compile()
+
+
+async def chat(input: Any) -> dict[str, Any]:
+    return {"said": input}
+
+
+async def logged(client: Any, *agents: str) -> str:
+    """A thread on which these agents ran, one after the other."""
+    thread_id = new_id()
+    for agent in agents:
+        await client.runs.wait(thread_id, agent, input={"log": ["in"]}, if_not_exists="create")
+    return thread_id
+
+
+@pytest.mark.parametrize("saver", ["store", "langgraph"])
+async def test_what_a_graph_left_before_a_function_is_copied_and_pruned(serve_agents: Any, saver: str) -> None:
+    async with serve_agents({"graph": logging_graph(), "chat": chat}, checkpoints_saver=saver) as served:
+        client, checkpointer = served.client, served.app.checkpointer
+        thread_id = await logged(client, "graph", "graph", "chat")
+        never = await logged(client, "chat")
+
+        async def kept(of: str) -> int:
+            return len([one async for one in checkpointer.alist({"configurable": {"thread_id": of}})])
+
+        copy = await client.threads.copy(thread_id)
+        assert (copy["values"], await kept(copy["thread_id"])) == ({"said": {"log": ["in"]}}, await kept(thread_id))
+        assert (await client.threads.copy(never))["values"] == {"said": {"log": ["in"]}}
+        assert await client.threads.prune([never], strategy="keep_latest") == {"pruned_count": 1}
+        if saver == "store":
+            assert await client.threads.prune([thread_id], strategy="keep_latest") == {"pruned_count": 1}
+            assert await kept(thread_id) == 1
+        for one in (thread_id, copy["thread_id"]):
+            values = await client.runs.wait(one, "graph", input={"log": ["more"]})
+            assert values == {"log": ["in", "one", "in", "one", "more", "one"]}
+
+
+async def test_what_a_graph_left_before_a_function_is_copied_where_no_graph_is_served(serve_agents: Any) -> None:
+    async with serve_agents({"graph": logging_graph(), "chat": chat}) as served:
+        thread_id = await logged(served.client, "graph", "chat")
+    async with serve_agents({"chat": chat}) as served:
+        copy = (await served.client.threads.copy(thread_id))["thread_id"]
+    async with serve_agents({"graph": logging_graph()}) as served:
+        values = await served.client.runs.wait(copy, "graph", input={"log": ["more"]})
+        assert values == {"log": ["in", "one", "more", "one"]}
+
+
+async def test_a_thread_whose_agent_is_not_served_is_neither_copied_nor_pruned_to_its_latest_state(
+    serve_agents: Any,
+) -> None:
+    async with serve_agents({"graph": logging_graph()}) as served:
+        thread_id = await logged(served.client, "graph", "graph")
+        before = await served.client.threads.get_history(thread_id)
+    async with serve_agents({"chat": chat}) as served:
+        client = served.client
+        other = await logged(client, "chat")
+        with pytest.raises(ConflictError, match="'graph' is not served here"):
+            await client.threads.copy(thread_id)
+        assert await client.threads.count() == 2
+        assert await client.threads.prune([thread_id, other], strategy="keep_latest") == {"pruned_count": 1}
+    async with serve_agents({"graph": logging_graph()}) as served:
+        assert await served.client.threads.get_history(thread_id) == before
