@@ -10,6 +10,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from trackside.app.server.guarded_protocol import HEAD_SECONDS, MOST_HEAD_BYTES, WHOLE_SECONDS, GuardedProtocol
+from trackside.app.server.guest import Guest
 from trackside.testing.loop import run_virtual
 
 ASKED = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -53,6 +54,14 @@ class Connection(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    @override
+    def pause_reading(self) -> None:
+        """Nothing comes by itself."""
+
+    @override
+    def resume_reading(self) -> None:
+        """Nothing comes by itself."""
+
 
 async def answer_late(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
@@ -69,9 +78,9 @@ async def answer_late(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": ANSWERED})
 
 
-def connected() -> tuple[GuardedProtocol, Connection]:
+def connected(app: Any = answer_late) -> tuple[GuardedProtocol, Connection]:
     config = Config(
-        answer_late,
+        app,
         http=GuardedProtocol,
         ws="auto",
         ws_ping_interval=None,
@@ -116,3 +125,81 @@ def test_what_comes_beside_a_body_has_a_bound(beside: bytes) -> None:
 
     sent, closed = run_virtual(send())
     assert (sent <= MOST_HEAD_BYTES + 1_024, closed) == (True, True)
+
+
+class Uploads:
+    """A guest that begins to read a body after so long, and says how large it was; or says so at once, and reads nothing."""
+
+    def __init__(self, *, begins_after: float = 0.0, reads: bool = True) -> None:
+        self._begins_after = begins_after
+        self._reads = reads
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        size, more = 0, self._reads
+        await asyncio.sleep(self._begins_after)
+        while more:
+            message = await receive()
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"took %d" % size})
+
+
+UPLOAD = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+
+
+def test_an_upload_to_a_guest_takes_as_long_as_something_of_it_comes() -> None:
+    async def upload() -> tuple[bytes, bool]:
+        protocol, connection = connected(Guest(Uploads(), {}))
+        protocol.data_received(UPLOAD % 10)
+        for _ in range(10):
+            await asyncio.sleep(0.7 * WHOLE_SECONDS)
+            protocol.data_received(b"x")
+        await asyncio.sleep(3 * WHOLE_SECONDS)
+        return connection.written, connection.closed
+
+    written, closed = run_virtual(upload())
+    assert (b"took 10" in written, closed) == (True, False)
+
+
+@pytest.mark.parametrize("silent", [0.9, 1.1])
+def test_an_upload_to_a_guest_of_which_nothing_comes_is_closed(silent: float) -> None:
+    async def upload() -> bool:
+        protocol, connection = connected(Guest(Uploads(), {}))
+        protocol.data_received(UPLOAD % 10)
+        for _ in range(3):
+            await asyncio.sleep(0.7 * WHOLE_SECONDS)
+            protocol.data_received(b"x")
+        await asyncio.sleep(silent * WHOLE_SECONDS)
+        closed = connection.closed
+        protocol.connection_lost(None)
+        return closed
+
+    assert run_virtual(upload()) is (silent > 1)
+
+
+def test_what_comes_behind_the_answer_of_a_guest_has_its_time() -> None:
+    async def upload() -> tuple[bytes, int]:
+        protocol, connection = connected(Guest(Uploads(reads=False), {}))
+        protocol.data_received(UPLOAD % 1_000)
+        pieces = 0
+        while not connection.closed and pieces < 1_000:
+            protocol.data_received(b"x")
+            pieces += 1
+            await asyncio.sleep(1)
+        return connection.written, pieces
+
+    written, pieces = run_virtual(upload())
+    assert (b"took 0" in written, pieces <= WHOLE_SECONDS + 1) == (True, True)
+
+
+def test_an_upload_waits_for_a_guest_that_takes_no_more_of_it_yet() -> None:
+    async def upload() -> tuple[bytes, bool]:
+        protocol, connection = connected(Guest(Uploads(begins_after=3.5 * WHOLE_SECONDS), {}))
+        protocol.data_received(UPLOAD % 100_001 + 100_000 * b"x")
+        await asyncio.sleep(3.6 * WHOLE_SECONDS)
+        protocol.data_received(b"x")
+        await asyncio.sleep(1)
+        return connection.written, connection.closed
+
+    written, closed = run_virtual(upload())
+    assert (b"took 100001" in written, closed) == (True, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from trackside.app.server import guarded_protocol
 from trackside.app.server.guest import living
 from trackside.app.settings import AccessSettings, ServerSettings, Settings
 from trackside.app.wiring import App, open_app
@@ -74,13 +76,18 @@ async def way(request: Request) -> JSONResponse:
     return JSONResponse([request.url_for("way", place="here").path, request.app.state.name])
 
 
+async def upload(request: Request) -> JSONResponse:
+    return JSONResponse(sum([len(piece) async for piece in request.stream()]))
+
+
 async def passed(request: Request, call_next: RequestResponseEndpoint) -> Response:
     return await call_next(request)
 
 
 def made_guest() -> Starlette:
     routes = {"/me": me, "/tools": tools, "/around": around, "/ways/{place}": way}
-    return Starlette(routes=[Route(path, endpoint) for path, endpoint in routes.items()])
+    uploads = Route("/upload", upload, methods=["POST"])
+    return Starlette(routes=[uploads, *[Route(path, endpoint) for path, endpoint in routes.items()]])
 
 
 @asynccontextmanager
@@ -241,3 +248,20 @@ async def test_whom_others_know_is_found_out_anew_each_time_that_middleware_asks
         keys += [(await app.store.api_keys.create("laptop", owner=name)).secret for name in ("ada", "bob")]
         async with httpx.AsyncClient(transport=httpx.ASGITransport(around), base_url="http://localhost") as http:
             assert (await http.get("/me")).json() == ["bob", "bob", True, None, ["run"]]
+
+
+@pytest.mark.parametrize("middleware", [[], [Middleware(BaseHTTPMiddleware, dispatch=passed)]], ids=["bare", "behind"])
+async def test_an_upload_may_take_longer_than_a_request_of_ours(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, middleware: list[Middleware]
+) -> None:
+    monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 2.0)
+    guest = Starlette(routes=made_guest().routes, middleware=middleware)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(14):
+            yield b"piece"
+            await asyncio.sleep(0.2)
+
+    async with served_with(guest, {"echo": echo}, database_url) as (_, http):
+        assert (await http.post("/upload", content=pieces())).json() == 70

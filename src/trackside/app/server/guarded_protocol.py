@@ -10,6 +10,7 @@ from typing import Any, Final, override
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from trackside.app.server.reading import BODY_TIME, BodyTime
 from trackside.app.server.responses import Failure, Receive, Scope, Send, failure
 from trackside.app.server.whole_writes import WholeWrites
 from trackside.harness.payload import json_bytes
@@ -20,7 +21,9 @@ MOST_URL_BYTES: Final = 16_384
 HEAD_SECONDS: Final = 20.0
 """How long the head of a request may take, and a client that has connected to say anything."""
 WHOLE_SECONDS: Final = 90.0
-"""How long a whole request may take; longer than whoever reads its body waits for it, who can say so."""
+"""How long a whole request may take; longer than whoever reads its body waits for it, who can say so. Where a guest reads
+it, how long nothing of it may come.
+"""
 
 _TOO_LONG_URL: Final = (414, f"the URL is longer than {MOST_URL_BYTES:,} bytes")
 _NO_PROXY: Final = (501, "this is no proxy: CONNECT leads nowhere")  # what comes behind one is no request
@@ -32,7 +35,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection.
 
     A request that comes whole, as nearly all do, costs it no timer. One that does not has a time to be whole in, however
-    often something of it comes.
+    often something of it comes; while a guest reads its body, what counts is that something of that comes.
 
     One that offers another protocol than WebSockets, as `Upgrade: h2c` does, is answered over HTTP/1.1. httptools takes its
     body for that protocol, so it is read again without the offer.
@@ -47,6 +50,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._has_moved = False
         self._bytes_beside = 0
         self._has_waited = False
+        self._body_time = BodyTime()
+        self._came_at = 0.0
         self._deadline: asyncio.TimerHandle | None = None
 
     @override
@@ -99,6 +104,7 @@ class GuardedProtocol(HttpToolsProtocol):
     @override
     def on_body(self, body: bytes) -> None:
         self._has_moved, self._bytes_beside = True, 0
+        self._came_at = self.loop.time()
         super().on_body(body)
 
     @override
@@ -109,6 +115,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._in_head = False
         self._has_moved, self._bytes_beside = True, 0
+        self._came_at = self.loop.time()
+        self.scope[BODY_TIME] = self._body_time = BodyTime()  # type: ignore[typeddict-unknown-key]
         why = _NO_PROXY if leads_elsewhere else self._why_not()
         app = self.app
         if why is not None:
@@ -194,11 +202,21 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._in_head:
             self._refuse(408, f"the headers have not come in {HEAD_SECONDS:g} seconds")
-        elif self._is_whole or self._has_waited:  # it said nothing at all, or its body does not end
-            self.transport.close()
-        else:
+        elif not self._is_whole and not self._has_waited:
             self._has_waited = True
             self._deadline = self.loop.call_later(WHOLE_SECONDS - HEAD_SECONDS, self._time_is_up)
+        elif not self._is_whole and (left := self._left_for_a_piece()) > 0:
+            self._deadline = self.loop.call_later(left, self._time_is_up)
+        else:  # it said nothing at all, or its body does not end
+            self.transport.close()
+
+    def _left_for_a_piece(self) -> float:
+        """How long more of a body may still take that is read piece by piece; nothing for others, and behind an answer."""
+        if not self._body_time.is_by_piece or self.cycle.response_complete:
+            return 0.0
+        if self.flow.read_paused:  # who reads it takes no more of it for now
+            return WHOLE_SECONDS
+        return self._came_at + WHOLE_SECONDS - self.loop.time()
 
 
 class _Refusal:

@@ -15,6 +15,7 @@ from starlette.authentication import AuthCredentials, BaseUser, UnauthenticatedU
 
 from trackside.app.server.auth.handlers import User
 from trackside.app.server.principal import NOBODY, Principal, guest_asking
+from trackside.app.server.reading import BODY_TIME
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.harness.errors import TracksideError
 
@@ -100,6 +101,8 @@ class Guest:
         return with_middleware if self._has_middleware else app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (time := scope.get(BODY_TIME)) is not None:
+            time.is_by_piece = True
         scope.pop("router", None)  # ours, in which `request.url_for` would look for its routes
         if self._has_middleware:
             await self._app.router(scope, receive, send)

@@ -22,6 +22,17 @@ _MOST_FIELDS: Final = 2_000
 _UNREAD: Final = frozenset({413, 415})
 """With what a body is refused before it has been read."""
 _PATIENCE: Final = 5.0  # seconds
+BODY_TIME: Final = "trackside.body_time"
+"""In the scope of a request from a connection of ours: how long its body may take."""
+
+
+class BodyTime:
+    """How long the body of one request may take: a time for all of it, unless whoever reads it goes by its pieces."""
+
+    __slots__ = ("is_by_piece",)
+
+    def __init__(self) -> None:
+        self.is_by_piece = False
 
 
 class BodyReader:
