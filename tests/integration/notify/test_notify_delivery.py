@@ -152,6 +152,39 @@ async def test_what_nobody_took_takes_no_room(inbox: HttpInbox) -> None:
         await observer.on_event(failed("b"))
 
 
+async def test_what_is_taken_too_late_takes_room_all_the_same(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, max_per_hour=1, timeout=0.1)
+    inbox.status = None
+    first = failed("a")
+    for why in ("not answered after 0.1 s", "still busy with another message"):  # neither is held back: it has its room
+        with pytest.raises(DeliveryError, match=why):
+            await observer.on_event(first)
+    inbox.released.set()
+    while not observer._subjects[first.event_id].told:  # in the pause before the next try
+        await asyncio.sleep(0.01)
+    await observer.on_event(first)
+    inbox.status = 200
+    with pytest.raises(DeliveryError, match="limit of messages"):
+        await observer.on_event(failed("b"))
+    assert len(inbox.requests) == 1
+
+
+async def test_what_is_refused_too_late_takes_no_room(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, max_per_hour=1, timeout=0.1)
+    inbox.status = None
+    first = failed("a")
+    with pytest.raises(DeliveryError, match=r"not answered after 0.1 s"):
+        await observer.on_event(first)
+    inbox.status = 500
+    inbox.released.set()
+    while observer._subjects[first.event_id].on_its_way:
+        await asyncio.sleep(0.01)
+    inbox.status = 200
+    other = failed("b")
+    while (refused := (await offer(observer, other))[0]) is not None:
+        assert not refused.held_back
+
+
 @virtual
 async def test_the_rest_of_an_hour_comes_in_one_digest_when_there_is_room(inbox: HttpInbox) -> None:
     observer = await notifier(inbox, max_per_hour=3)

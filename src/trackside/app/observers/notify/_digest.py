@@ -35,7 +35,7 @@ class HourlyRoom:
         """For how many more there is room."""
         while self._taken and now - self._taken[0] >= self._hour:
             self._taken.popleft()
-        return self.size - len(self._taken)
+        return max(0, self.size - len(self._taken))
 
     def take(self, now: float) -> None:
         """One more is being sent."""
@@ -43,7 +43,8 @@ class HourlyRoom:
 
     def give_back(self, taken_at: float) -> None:
         """It was not taken by anybody."""
-        self._taken.remove(taken_at)
+        if taken_at in self._taken:  # else that was an hour ago
+            self._taken.remove(taken_at)
 
     def seconds_until_one(self, now: float) -> float:
         """When there is room again."""
@@ -56,6 +57,37 @@ class Subject:
 
     told: set[Receiver] = field(default_factory=set[Receiver])
     together: bool = False
+    on_its_way: int = 0
+    """How many messages about it somebody may still take."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether room is taken for it: it takes no more of it, whoever else is to be told."""
+        return bool(self.told or self.on_its_way)
+
+
+class Place:
+    """Room for one message to each receiver, from when it is tried. It is given back when that is over for all, also where
+    nobody waits for it any more, if none of them took it, or others had taken what it is about meanwhile.
+    """
+
+    def __init__(self, room: HourlyRoom, now: float) -> None:
+        self._room = room
+        self._taken_at = now
+        self._on_their_way = 1  # the try itself
+        self._is_used = False
+        room.take(now)
+
+    def begin(self) -> None:
+        """One more is on its way."""
+        self._on_their_way += 1
+
+    def end(self, *, is_news: bool = False) -> None:
+        """One is over, or the try is; whether it told of something that nobody had been told of."""
+        self._on_their_way -= 1
+        self._is_used = self._is_used or is_news
+        if not (self._on_their_way or self._is_used):
+            self._room.give_back(self._taken_at)
 
 
 class Digest:

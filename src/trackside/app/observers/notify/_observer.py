@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, NoReturn
 
 from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
-from trackside.app.observers.notify._digest import Digest, HourlyRoom, Subject, digest_of
+from trackside.app.observers.notify._digest import Digest, HourlyRoom, Place, Subject, digest_of
 from trackside.app.observers.notify._messages import Message, Templates
 from trackside.app.observers.notify._receivers import NotSentError, Receiver
 from trackside.app.observers.notify._rules import rules_of
@@ -119,7 +119,7 @@ class NotifyObserver:
         subject = self._subjects.get(event.event_id) or Subject()
         if self._goes_alone(subject, now):
             failures = await self._tell({event.event_id: (event, subject)})
-        elif subject.told or self._room.left(now) or (self._digest is not None and self._digest.has_news):
+        elif subject.has_room or self._room.left(now) or (self._digest is not None and self._digest.has_news):
             failures = await self._tell_together(event, subject)
         else:
             self._hold_back(event, now)
@@ -139,7 +139,7 @@ class NotifyObserver:
 
     def _goes_alone(self, subject: Subject, now: float) -> bool:
         """Whether a message is about this event only. Whoever lacks what others have gets it as they did."""
-        if subject.told:
+        if subject.has_room:
             return not subject.together
         belongs_together = bool(self._held) or now < self._catching_up_until
         return self._digest is None and self._room.left(now) > 0 and not belongs_together
@@ -196,29 +196,34 @@ class NotifyObserver:
     async def _tell(self, events: Mapping[str, tuple[RunLifecycleEvent, Subject]]) -> Mapping[Receiver, NotSentError]:
         """Send each receiver one message about those of these events that it lacks; who did not take his, and why.
 
-        It takes room in the hour if nobody has been told of one of them, for else all of it was counted before.
+        It takes room in the hour if nobody has been told of one of them, for else all of it was counted before. What
+        somebody may still take keeps that room when it is waited for no longer.
         """
         for event_id, (_, subject) in events.items():
             _remember(self._subjects, event_id, subject)  # also for who takes it when nobody waits for that any more
         news = [subject for _, subject in events.values() if not subject.told]
-        taken_at = asyncio.get_running_loop().time()
-        if news:
-            self._room.take(taken_at)
-        is_last = bool(news) and not self._room.left(taken_at)
+        now = asyncio.get_running_loop().time()
+        place = Place(self._room, now) if news else None
+        is_last = place is not None and not self._room.left(now)
         told = [*events.values()]
         try:
             outcomes = await asyncio.gather(
-                *(self._post(receiver, told, is_last=is_last) for receiver in self._receivers)
+                *(self._post(receiver, told, place, is_last=is_last) for receiver in self._receivers)
             )
         finally:
-            if news and not any(subject.told for subject in news):
-                self._room.give_back(taken_at)
+            if place is not None:
+                place.end()
         return {
             receiver: raised for receiver, raised in zip(self._receivers, outcomes, strict=True) if raised is not None
         }
 
     async def _post(
-        self, receiver: Receiver, events: Sequence[tuple[RunLifecycleEvent, Subject]], *, is_last: bool
+        self,
+        receiver: Receiver,
+        events: Sequence[tuple[RunLifecycleEvent, Subject]],
+        place: Place | None,
+        *,
+        is_last: bool,
     ) -> NotSentError | None:
         """Send a receiver what it lacks, when it has taken the message before; what it failed with."""
         if all(receiver in subject.told for _, subject in events):
@@ -241,7 +246,11 @@ class NotifyObserver:
             receiver.lock.release()
             raise
         subjects = [subject for _, subject in lacking]
-        job.add_done_callback(lambda job: _settle(receiver, job, subjects))
+        for subject in subjects:
+            subject.on_its_way += 1
+        if place is not None:
+            place.begin()
+        job.add_done_callback(lambda job: _settle(receiver, job, subjects, place))
         await asyncio.wait((job,), timeout=self._timeout)
         if not job.done():
             return NotSentError(f"it has not answered after {self._timeout:g} s", away=True)
@@ -251,11 +260,15 @@ class NotifyObserver:
         return NotSentError(line_of(raised), away=False)
 
 
-def _settle(receiver: Receiver, job: asyncio.Future[None], subjects: Sequence[Subject]) -> None:
+def _settle(receiver: Receiver, job: asyncio.Future[None], subjects: Sequence[Subject], place: Place | None) -> None:
     """What became of a message, whether or not anybody still waits for that."""
     receiver.lock.release()
-    if not job.cancelled() and job.exception() is None:
-        for subject in subjects:
+    is_taken = not job.cancelled() and job.exception() is None
+    if place is not None:
+        place.end(is_news=is_taken and not all(subject.told for subject in subjects))
+    for subject in subjects:
+        subject.on_its_way -= 1
+        if is_taken:
             subject.told.add(receiver)
 
 
