@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from trackside.app.engine.children import ChildStats, Verdict
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.storage.fleet import HeldRun
 from trackside.harness.ending import StopPolicy
@@ -15,8 +17,18 @@ def run(**says: Any) -> HeldRun:
     return HeldRun(run_id="r", worker_id="w", **given)
 
 
-def overdue() -> Overdue:
-    return Overdue(StopPolicy(cancel_after=1.0, stuck_after=2.0), {"brief": 5.0}.get)
+class Judges:
+    """What a supervisor knows of one process, which says so of its runs (and nothing, if it is blocked at once)."""
+
+    def __init__(self) -> None:
+        self.overdue = Overdue(StopPolicy(cancel_after=1.0, stuck_after=2.0), {"brief": 5.0}.get)
+
+    def judge(self, held: Sequence[HeldRun], now: float, **runs: bool) -> dict[str, Verdict]:
+        return self.overdue.judge(held, {"w": ChildStats(worker_id="w", runs=runs)}, now)
+
+
+def overdue() -> Judges:
+    return Judges()
 
 
 def test_a_run_that_nobody_wants_to_stop_goes_on() -> None:
@@ -61,3 +73,23 @@ def test_a_run_that_has_ended_is_forgotten() -> None:
     judges.judge([cancelled], 0.0)
     judges.judge([], 1.0)
     assert judges.judge([cancelled], 100.0) == {}
+
+
+def test_a_run_whose_agent_has_come_to_its_end_in_time_waits_to_be_told_of_as_long_as_that_takes() -> None:
+    judges, brief = overdue(), run(agent="brief")
+    judges.judge([brief], 0.0, r=False)
+    assert judges.judge([brief], 7.0, r=True) == {}
+    assert judges.judge([run(timeout=5.0)], 100.0, r=True) == {}
+
+
+def test_a_run_that_somebody_wants_to_stop_does_not_wait_for_its_end_for_ever() -> None:
+    judges, cancelled = overdue(), run(agent="brief", cancel_requested=CancelAction.interrupt)
+    judges.judge([cancelled], 10.0, r=True)
+    assert judges.judge([cancelled], 12.9, r=True) == {}
+    assert "r" in judges.judge([cancelled], 13.0, r=True)["w"].stopped
+
+
+def test_a_run_that_its_process_executes_no_more_is_no_reason_to_end_that() -> None:
+    judges, cancelled = overdue(), run(agent="brief", cancel_requested=CancelAction.interrupt)
+    judges.judge([cancelled], 0.0, r=False)
+    assert judges.judge([cancelled], 100.0, another=False) == {}  # its end lies in the spool

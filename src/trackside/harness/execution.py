@@ -111,6 +111,12 @@ class Executions:
         """The runs that have not ended."""
         return list(self._by_id.values())
 
+    def executed(self) -> dict[str, bool]:
+        """The runs that are executed, and of each whether its agent came to its end before anybody wanted that: then what is
+        left is to tell of it.
+        """
+        return {run.run_id: run.worker.is_ending and not run.worker.stopping for run in self.all() if run.executes}
+
     def add(self, execution: Execution) -> Execution:
         """Know a run from now on; the one with its id that was known before, if there is one."""
         return self._by_id.setdefault(execution.run_id, execution)

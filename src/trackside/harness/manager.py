@@ -69,7 +69,7 @@ from trackside.harness.types import (
     RunSpec,
     RunStatus,
 )
-from trackside.harness.watchdog import LoopWatchdog
+from trackside.harness.watchdog import watchdog_of
 from trackside.harness.worker import RunWorker
 
 logger = logging.getLogger("trackside.manager")
@@ -163,7 +163,7 @@ class RunManager:
             self._agent_named(name)
         self._stopping = StopPolicy() if stopping is None else stopping
         of_agents = {name: n for name, of_agent in self._limits.items() if (n := of_agent.max_running) is not None}
-        watchdog = _watchdog_of(block_warning_after, clock)
+        watchdog = watchdog_of(block_warning_after, clock)
         self._runs = Executions(self._services, Places(max_running, of_agents), watchdog)
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
         self.observers = ObserverSet(observers, policy=DispatchPolicy() if policy is None else policy, log=log)
@@ -256,6 +256,10 @@ class RunManager:
     def has_taken_over(self, run_id: str) -> bool:
         """Whether this is such a run, and was let in elsewhere, or before there was this manager."""
         return (execution := self._runs.get(run_id)) is not None and execution.taken_over
+
+    def executed(self) -> dict[str, bool]:
+        """The runs that are executed here, and of each whether its agent came to its end before anybody wanted that."""
+        return self._runs.executed()
 
     async def result(self, run_id: str) -> RunResult:
         """How a run of this manager's ends that has not ended yet, as `RunHandle.result`.
@@ -493,8 +497,3 @@ class RunManager:
 def _say_if_failed(asking: asyncio.Task[None]) -> None:
     if not asking.cancelled() and (failure := asking.exception()) is not None:
         logger.warning("a cancel whose caller has gone came to nothing: %s", failure)
-
-
-def _watchdog_of(block_warning_after: float | None, clock: Clock) -> LoopWatchdog | None:
-    seconds = timeout_of(block_warning_after, "block_warning_after")
-    return LoopWatchdog(seconds) if seconds is not None and isinstance(clock, SystemClock) else None

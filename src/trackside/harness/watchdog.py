@@ -10,8 +10,10 @@ import time
 import traceback
 from collections.abc import Callable
 
+from trackside.harness.amounts import timeout_of
 from trackside.harness.context import RunContext, run_of
 from trackside.harness.logs import fields_of
+from trackside.harness.ports import Clock, SystemClock
 
 logger = logging.getLogger("trackside.watchdog")
 
@@ -124,6 +126,16 @@ class LoopWatchdog:
             "".join(traceback.format_stack(frame, _FRAMES)).rstrip() if frame is not None else "an unknown place",
             extra=None if run is None else fields_of(run),
         )
+
+
+def watchdog_of(block_warning_after: float | None, clock: Clock) -> LoopWatchdog | None:
+    """One that warns after so many seconds; None if nobody is to be warned, or they are not those of this machine.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it is no number of seconds.
+    """
+    seconds = timeout_of(block_warning_after, "block_warning_after")
+    return LoopWatchdog(seconds) if seconds is not None and isinstance(clock, SystemClock) else None
 
 
 def _name_of(run: RunContext) -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,25 @@ async def test_a_run_that_blocks_its_process_times_out_all_the_same(open_fleet: 
     assert row is not None
     assert (row["status"], row["error_type"], error) == ("timeout", "TimeoutError", "TimeoutError")
     assert message == "the run took longer than its timeout of 1 s, and did not stop then; its process was ended"
+    await fleet.check(words)
+
+
+async def test_a_run_that_ended_in_its_time_keeps_its_process_while_its_end_waits_for_the_database(
+    open_fleet: OpenFleet,
+) -> None:
+    env = {**ENV, "TRACKSIDE_LIMITS_TALKS_TIMEOUT": "6s"}
+    fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1, env=env), Words()
+    asked = await started(fleet, "talks", words, parts=1, gate="go")
+    entry = await fleet.until_entered(asked.run_id)
+    with closing(fleet.postgres.connect(fleet.database.rpartition("/")[2].partition("?")[0])) as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE thread_states IN SHARE MODE")
+        fleet.open("go")
+        passed = f"SELECT now() > started_at::timestamptz + interval '9 s' FROM runs WHERE run_id = '{asked.run_id}'"
+        await fleet.until(lambda: fleet.ask(passed)[0][0], "it would have been ended by now")
+        other.execute("COMMIT")
+    assert (await answered(fleet, asked))["token"] == asked.token
+    assert entry.pid in children(fleet)
     await fleet.check(words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, override
 import msgspec
 
 from trackside.app.cli.working_life import WorkerLife
-from trackside.app.engine.children import VARIABLE, Birth, ChildStats
+from trackside.app.engine.children import BEAT, VARIABLE, Birth, ChildStats
 from trackside.app.settings import Settings
 
 if TYPE_CHECKING:
     from trackside.app.engine.duties import Duties
     from trackside.app.engine.worker import FleetWorker
+    from trackside.harness import RunManager
 
 _SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 _RATHER_THAN_OTHERS: Final = "500"
@@ -64,8 +66,9 @@ class Supervised:
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Thread(target=self._watch, name="trackside-supervised", daemon=True).start()
 
-    def report(self, worker: FleetWorker, duties: Duties) -> None:
-        """Say from now on how the worker does, and which duties it has."""
+    def report(self, worker: FleetWorker, manager: RunManager, duties: Duties) -> None:
+        """Say from now on how the worker does, where the runs of its manager stand, and which duties it has."""
+        loop = asyncio.get_running_loop()
 
         def tell() -> None:
             now = worker.stats()
@@ -73,6 +76,7 @@ class Supervised:
                 worker_id=worker.worker_id,
                 running=now.running,
                 executing=worker.executing,
+                runs=manager.executed(),
                 taken=now.taken_total,
                 found=now.found_total,
                 missed=now.missed_total,
@@ -83,10 +87,14 @@ class Supervised:
             with suppress(OSError):  # the supervisor stands still, or is gone
                 self._socket.send(msgspec.json.encode(said) + b"\n", _WITHOUT_WAITING)
 
+        def beat() -> None:
+            tell()
+            loop.call_later(BEAT, beat)
+
         worker.on_change.append(tell)
         duties.on_look.append(tell)
         worker.on_outdated.append(lambda _: None)  # its supervisor sees that, too, and ends it
-        tell()
+        beat()
 
     def _watch(self) -> None:
         """Wait until the supervisor is gone, and go with all that the agent has started."""

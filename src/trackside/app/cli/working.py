@@ -245,7 +245,7 @@ async def _work_for(
             assert part is not None
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.finish, _DRAINED))
-            supervisor.report(worker, part.duties)
+            supervisor.report(worker, app.manager, part.duties)
             await life.until_told_to_end()
             await life.end(app, worker, health)
             await life.deliver(app)

@@ -1,4 +1,9 @@
-"""A worker's process of its own for the runs of one place: started, watched, heard, ended."""
+"""A worker's process of its own for the runs of one place: started, watched, heard, ended.
+
+It is heard on a socket on which it says, line by line and from its event loop, what only it knows (`ChildStats`): the runs
+that it executes, and where each stands. It says so when that changes, and every `BEAT` seconds in any case. The rest its
+supervisor has from the database: what is wanted of those runs. What to make of both, `sentencing` says.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,8 @@ from trackside.harness.types import FailureReason
 VARIABLE: Final = "_TRACKSIDE_ISOLATED"
 """The environment variable by which a process learns that it is such a one."""
 
+BEAT: Final = 0.5
+"""Seconds after which it says again how it does."""
 _LAST_WORDS: Final = 1.0  # seconds that there are to read what a process had said before it ended
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _RESIDENT: Final = 1  # field of /proc/PID/statm, see proc_pid_statm(5)
@@ -39,12 +46,14 @@ class Birth(msgspec.Struct, kw_only=True):
 
 
 class ChildStats(msgspec.Struct, kw_only=True):
-    """What a child process says of itself: once when it takes runs, whenever that changes, and when it renews a duty."""
+    """What a child process says of itself: when it takes runs, whenever that changes, and every `BEAT` seconds."""
 
     worker_id: str
     running: int = 0
     """Places that are taken, also while it looks whether there is a run."""
     executing: int = 0
+    runs: dict[str, bool] = {}
+    """Those that it executes, and of each whether its agent has come to its end by itself: what is left is to tell of it."""
     taken: int = 0
     found: int = 0
     missed: int = 0

@@ -1,14 +1,15 @@
-"""When the process of a run has to be ended, because the run does not stop. Pure, over what the database says of runs.
+"""When the process of a run has to be ended, because the run does not stop. Pure, over what the database says of runs, and
+what processes say of themselves.
 
 Times are those of the supervisor's own clock, from when it saw something first: no clock that is set ends a run too early.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from trackside.app.engine.children import Verdict
+from trackside.app.engine.children import ChildStats, Verdict
 from trackside.app.storage.fleet import HeldRun
 from trackside.harness.ending import StopPolicy
 from trackside.harness.types import CancelAction, FailureReason
@@ -20,6 +21,8 @@ class _Watched:
 
     since: float
     cancelled_at: float | None = None
+    is_known: bool = False
+    """Whether its process has said that it executes it."""
 
 
 class Overdue:
@@ -35,22 +38,29 @@ class Overdue:
         self._timeout_of = timeout_of
         self._watched: dict[str, _Watched] = {}
 
-    def judge(self, held: Sequence[HeldRun], now: float) -> dict[str, Verdict]:
-        """Take in which runs there are now; which workers' processes have to be ended, and why."""
+    def judge(self, held: Sequence[HeldRun], said: Mapping[str, ChildStats], now: float) -> dict[str, Verdict]:
+        """Take in which runs there are now, and what their workers' processes say; which of these have to be ended, and why.
+
+        A run whose agent has come to its end in time is told of when the database takes that, however late.
+        """
         self._watched = {run.run_id: self._watched.get(run.run_id) or _Watched(now) for run in held}
         verdicts: dict[str, Verdict] = {}
         for run in held:
             watched = self._watched[run.run_id]
             if run.cancel_requested is not None and watched.cancelled_at is None:
                 watched.cancelled_at = now
-            verdict = self._verdict(run, watched, now)
+            executed = said[run.worker_id].runs
+            watched.is_known = watched.is_known or run.run_id in executed
+            if watched.is_known and run.run_id not in executed:
+                continue  # it is over there: what is left of it lies in the spool
+            verdict = self._verdict(run, watched, now, has_ended=executed.get(run.run_id, False))
             if verdict is not None:
                 verdicts.setdefault(run.worker_id, verdict)
         return verdicts
 
-    def _verdict(self, run: HeldRun, watched: _Watched, now: float) -> Verdict | None:
-        timeout = run.timeout
-        if timeout is None and run.agent is not None:
+    def _verdict(self, run: HeldRun, watched: _Watched, now: float, *, has_ended: bool) -> Verdict | None:
+        timeout = None if has_ended else run.timeout
+        if timeout is None and run.agent is not None and not has_ended:
             timeout = self._timeout_of(run.agent)
         timed_out_at = None if timeout is None or watched.since + timeout > now else watched.since + timeout
         stops = [at for at in (watched.cancelled_at, timed_out_at) if at is not None]

@@ -301,8 +301,8 @@ class Supervisor:
             if monotonic() >= schema_seen_at + SCHEMA_EVERY:
                 schema_seen_at = monotonic()
                 await self._see_whether_outdated()
-            said = [(child, child.stats) for child in self._children if child.running]
-            busy = {stats.worker_id: child for child, stats in said if stats is not None}
+            running = [(child, child.stats) for child in self._children if child.running]
+            busy = {stats.worker_id: child for child, stats in running if stats is not None}
             if not busy:
                 continue
             try:
@@ -315,7 +315,8 @@ class Supervisor:
                 continue
             except ClosedError:
                 return
-            for worker_id, verdict in self._overdue.judge(held, monotonic()).items():
+            said = {worker_id: child.stats for worker_id, child in busy.items() if child.stats is not None}
+            for worker_id, verdict in self._overdue.judge(held, said, monotonic()).items():
                 busy[worker_id].kill(verdict)
 
     async def _see_whether_outdated(self) -> None:
