@@ -76,6 +76,20 @@ async def deaf(input: Any, run: RunContext) -> None:
                 continue
 
 
+async def blocks_behind(input: Any, run: RunContext) -> dict[str, Any]:
+    """Leave something in the event loop that blocks it when the test opens the gate `over`."""
+    loop = asyncio.get_running_loop()
+
+    def spin_when_told() -> None:
+        if (FOLDER / "over").exists():
+            spin()
+        loop.call_later(0.02, spin_when_told)
+
+    with executing(run):
+        spin_when_told()
+    return {"token": input["token"]}
+
+
 async def starts(input: Any, run: RunContext) -> None:
     """Start a process, say which, and crash."""
     with executing(run):

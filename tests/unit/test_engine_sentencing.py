@@ -21,10 +21,11 @@ class Judges:
     """What a supervisor knows of one process, which says so of its runs (and nothing, if it is blocked at once)."""
 
     def __init__(self) -> None:
-        self.overdue = Overdue(StopPolicy(cancel_after=1.0, stuck_after=2.0), {"brief": 5.0}.get)
+        self.overdue = Overdue(StopPolicy(cancel_after=1.0, stuck_after=2.0), {"brief": 5.0}.get, lease=4.0)
 
-    def judge(self, held: Sequence[HeldRun], now: float, **runs: bool) -> dict[str, Verdict]:
-        return self.overdue.judge(held, {"w": ChildStats(worker_id="w", runs=runs)}, now)
+    def judge(self, held: Sequence[HeldRun], now: float, *, unheard: float = 0.0, **runs: bool) -> dict[str, Verdict]:
+        said = {"w": ChildStats(worker_id="w", runs=runs)}
+        return self.overdue.judge(held, said, now, unheard={"w": unheard})
 
 
 def overdue() -> Judges:
@@ -93,3 +94,32 @@ def test_a_run_that_its_process_executes_no_more_is_no_reason_to_end_that() -> N
     judges, cancelled = overdue(), run(agent="brief", cancel_requested=CancelAction.interrupt)
     judges.judge([cancelled], 0.0, r=False)
     assert judges.judge([cancelled], 100.0, another=False) == {}  # its end lies in the spool
+
+
+def test_a_process_does_not_go_on_for_ever_with_a_run_that_is_its_own_no_more() -> None:
+    judges = overdue()
+    judges.judge([run()], 0.0, r=False)
+    judges.judge([], 10.0, r=False)  # it has a lease to hear of that, and then as long as any run that has to stop
+    assert judges.judge([], 26.9, r=False) == {}
+    assert "run r did not stop" in judges.judge([], 27.0, r=False)["w"].why
+
+
+def test_a_run_that_its_process_has_let_go_of_is_forgotten() -> None:
+    judges = overdue()
+    judges.judge([run()], 0.0, r=False)
+    judges.judge([], 10.0, r=False)
+    judges.judge([], 11.0)
+    assert judges.judge([], 100.0) == {}
+
+
+def test_a_process_that_has_another_run_is_not_ended_for_one_that_was_lost() -> None:
+    judges, other = overdue(), run()._replace(run_id="other")
+    judges.judge([run(), other], 0.0, r=False, other=False)
+    assert [judges.judge([other], now, r=False, other=False) for now in (1.0, 100.0)] == [{}, {}]
+
+
+def test_a_process_that_has_no_run_and_says_nothing_is_blocked() -> None:
+    judges = overdue()
+    assert judges.judge([], 0.0, unheard=16.0) == {}
+    assert "blocked its event loop" in judges.judge([], 1.0, unheard=17.0)["w"].why
+    assert judges.judge([run()], 2.0, unheard=100.0) == {}  # a run may

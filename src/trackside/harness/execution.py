@@ -112,10 +112,11 @@ class Executions:
         return list(self._by_id.values())
 
     def executed(self) -> dict[str, bool]:
-        """The runs that are executed, and of each whether its agent came to its end before anybody wanted that: then what is
-        left is to tell of it.
+        """The runs that are executed, claimed by now, and of each whether its agent came to its end before anybody wanted
+        that: then what is left is to tell of it.
         """
-        return {run.run_id: run.worker.is_ending and not run.worker.stopping for run in self.all() if run.executes}
+        executed = [(run.run_id, run.worker) for run in self.all() if run.executes and run.worker.started]
+        return {run_id: worker.is_ending and not worker.stopping for run_id, worker in executed}
 
     def add(self, execution: Execution) -> Execution:
         """Know a run from now on; the one with its id that was known before, if there is one."""

@@ -26,7 +26,14 @@ pytestmark = [
 
 type OpenFleet = Callable[..., Any]
 
-AGENTS = {"breaks": "breaks", "again": "breaks", "brief": "breaks", "deaf": "deaf", "starts": "starts"}
+AGENTS = {
+    "breaks": "breaks",
+    "again": "breaks",
+    "brief": "breaks",
+    "deaf": "deaf",
+    "starts": "starts",
+    "blocks_behind": "blocks_behind",
+}
 """What agents are called, and which function each is."""
 ENV = {
     "TRACKSIDE_WORKER_ISOLATION": "process",
@@ -169,6 +176,38 @@ async def test_a_run_that_ended_in_its_time_keeps_its_process_while_its_end_wait
         other.execute("COMMIT")
     assert (await answered(fleet, asked))["token"] == asked.token
     assert entry.pid in children(fleet)
+    await fleet.check(words)
+
+
+async def test_a_run_that_was_lost_while_its_machine_stood_still_does_not_keep_its_place(open_fleet: OpenFleet) -> None:
+    fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1), Words()
+    asked = await started(fleet, "again", words, how="spin")
+    entry = await fleet.until_entered(asked.run_id)
+    fleet.frozen.add(entry.pid)
+    os.kill(entry.pid, signal.SIGSTOP)
+    fleet.workers[0].stop()
+    lost = f"SELECT 1 FROM runs WHERE run_id = '{asked.run_id}' AND status = 'error'"
+    await fleet.until(lambda: fleet.ask(lost), "it is lost")
+    fleet.workers[0].resume()
+    os.kill(entry.pid, signal.SIGCONT)
+    following = end_of(fleet, asked.run_id)["retried_as"]
+    await fleet.until(
+        lambda: fleet.ask(f"SELECT 1 FROM runs WHERE run_id = '{following}' AND status = 'success'"), "it goes on"
+    )
+    assert not is_there(entry.pid)
+    asked.may_be_cancelled = True
+    await fleet.check(words)
+
+
+async def test_what_a_run_leaves_in_its_event_loop_does_not_keep_its_place(open_fleet: OpenFleet) -> None:
+    fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1), Words()
+    asked = await started(fleet, "blocks_behind", words)
+    await answered(fleet, asked)
+    fleet.open("over")
+    entry = await fleet.until_entered(asked.run_id)
+    await fleet.until(lambda: not is_there(entry.pid), "its process is ended")
+    assert (await answered(fleet, following := await started(fleet, "talks", words)))["token"] == following.token
+    assert "something blocked its event loop" in fleet.workers[0].log
     await fleet.check(words)
 
 

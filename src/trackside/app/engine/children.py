@@ -1,8 +1,9 @@
 """A worker's process of its own for the runs of one place: started, watched, heard, ended.
 
 It is heard on a socket on which it says, line by line and from its event loop, what only it knows (`ChildStats`): the runs
-that it executes, and where each stands. It says so when that changes, and every `BEAT` seconds in any case. The rest its
-supervisor has from the database: what is wanted of those runs. What to make of both, `sentencing` says.
+that it executes, and where each stands. It says so when that changes, and every `BEAT` seconds in any case, so that it is
+known to be alive. The rest its supervisor has from the database: what is wanted of those runs, and whether they are its own
+still. What to make of both, `sentencing` says.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class ChildProcess:
         self.pid = process.pid
         self.stats: ChildStats | None = None
         """What it said of itself last; None: it has not begun to take runs."""
+        self.unheard = 0
+        """How often its supervisor has looked since. So time in which that stood still itself does not count."""
         self.heard_at = 0.0
         """When that was, by this process's clock."""
         self.verdict: Verdict | None = None
@@ -203,7 +206,7 @@ class ChildProcess:
                 async for line in self._reader:
                     with suppress(msgspec.MsgspecError):
                         self.stats = msgspec.json.decode(line, type=ChildStats)
-                        self.heard_at = monotonic()
+                        self.heard_at, self.unheard = monotonic(), 0
                         _settle(self.begun, begun=True)
         finally:
             _settle(self.begun, begun=False)

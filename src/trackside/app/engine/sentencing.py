@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from trackside.app.engine.children import ChildStats, Verdict
 from trackside.app.storage.fleet import HeldRun
@@ -25,24 +26,41 @@ class _Watched:
     """Whether its process has said that it executes it."""
 
 
+_LOADED: Final = 10.0
+"""Seconds more for a process without a run to be heard of, where a machine is loaded."""
+
+
 class Overdue:
     """Knows which runs should have stopped.
 
     Args:
         policy: how agents are stopped.
         timeout_of: seconds that a run of an agent may take, unless it was asked for with others.
+        lease: seconds within which a process hears that a run is its own no more.
     """
 
-    def __init__(self, policy: StopPolicy, timeout_of: Callable[[str], float | None]) -> None:
+    def __init__(self, policy: StopPolicy, timeout_of: Callable[[str], float | None], lease: float) -> None:
         self._grace = policy.cancel_after + policy.stuck_after
         self._timeout_of = timeout_of
+        self._lease = lease
         self._watched: dict[str, _Watched] = {}
+        self._lost: dict[tuple[str, str], float] = {}
+        """Runs that are their processes' no more, though these execute them, and when that was seen first."""
 
-    def judge(self, held: Sequence[HeldRun], said: Mapping[str, ChildStats], now: float) -> dict[str, Verdict]:
+    def judge(
+        self, held: Sequence[HeldRun], said: Mapping[str, ChildStats], now: float, *, unheard: Mapping[str, float]
+    ) -> dict[str, Verdict]:
         """Take in which runs there are now, and what their workers' processes say; which of these have to be ended, and why.
 
-        A run whose agent has come to its end in time is told of when the database takes that, however late.
+        A run whose agent has come to its end in time is told of when the database takes that, however late. One that is its
+        process's no more, as it was lost, can neither be cancelled nor time out there: it has to stop. And a process that
+        has no run has no reason not to be heard of: `unheard` is for how many seconds.
         """
+        at_it = {
+            (of, run_id) for of, stats in said.items() for run_id, has_ended in stats.runs.items() if not has_ended
+        }
+        lost = at_it - {(run.worker_id, run.run_id) for run in held}
+        self._lost = {one: self._lost.get(one, now) for one in lost}
         self._watched = {run.run_id: self._watched.get(run.run_id) or _Watched(now) for run in held}
         verdicts: dict[str, Verdict] = {}
         for run in held:
@@ -56,7 +74,21 @@ class Overdue:
             verdict = self._verdict(run, watched, now, has_ended=executed.get(run.run_id, False))
             if verdict is not None:
                 verdicts.setdefault(run.worker_id, verdict)
+        have_runs = {run.worker_id for run in held}
+        for worker_id in said.keys() - have_runs:
+            if (why := self._why_useless(worker_id, unheard[worker_id], now)) is not None:
+                verdicts[worker_id] = Verdict(why=f"the agent's process was ended, because {why}")
         return verdicts
+
+    def _why_useless(self, worker_id: str, unheard: float, now: float) -> str | None:
+        """Why a process that has no run, as the database says, takes none any more; None: it does."""
+        patience = self._lease + self._grace + _LOADED
+        lost = [run_id for (of, run_id), at in self._lost.items() if of == worker_id and now >= at + patience]
+        if lost:
+            return f"run {lost[0]} did not stop, which was its own no more"
+        if unheard >= patience:
+            return f"something blocked its event loop, {unheard:g} s by now, and it had no run"
+        return None
 
     def _verdict(self, run: HeldRun, watched: _Watched, now: float, *, has_ended: bool) -> Verdict | None:
         timeout = None if has_ended else run.timeout

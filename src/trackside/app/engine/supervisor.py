@@ -41,6 +41,7 @@ _LAST_WORDS: Final = 10.0
 """Seconds that a process has for its own end, beyond those of its runs."""
 _TROUBLE: Final = 1.0  # seconds that a database is left in peace that failed
 _VOUCHES: Final = 3  # in the length of a lease
+_SILENT: Final = 5  # looks, after which it is asked whether a process that says nothing has a run
 _MIB: Final = 1_048_576
 
 
@@ -301,23 +302,38 @@ class Supervisor:
             if monotonic() >= schema_seen_at + SCHEMA_EVERY:
                 schema_seen_at = monotonic()
                 await self._see_whether_outdated()
-            running = [(child, child.stats) for child in self._children if child.running]
-            busy = {stats.worker_id: child for child, stats in running if stats is not None}
-            if not busy:
+            busy, silent = self._seen()
+            watched = busy | silent
+            if not watched:
                 continue
             try:
-                if monotonic() >= vouched_at + self._lease / _VOUCHES:
+                if busy and monotonic() >= vouched_at + self._lease / _VOUCHES:
                     vouched_at = monotonic()
                     await self._fleet.vouch_for([*busy], self._lease)
-                held = await self._fleet.held([*busy])
+                held = await self._fleet.held([*watched])
             except StorageError as exc:
                 logger.warning("it cannot be seen what is wanted of runs: %s", exc)
                 continue
             except ClosedError:
                 return
-            said = {worker_id: child.stats for worker_id, child in busy.items() if child.stats is not None}
-            for worker_id, verdict in self._overdue.judge(held, said, monotonic()).items():
-                busy[worker_id].kill(verdict)
+            said = {worker_id: child.stats for worker_id, child in watched.items() if child.stats is not None}
+            unheard = {worker_id: child.unheard * LOOK_EVERY for worker_id, child in watched.items()}
+            for worker_id, verdict in self._overdue.judge(held, said, monotonic(), unheard=unheard).items():
+                watched[worker_id].kill(verdict)
+
+    def _seen(self) -> tuple[dict[str, ChildProcess], dict[str, ChildProcess]]:
+        """By their workers' names those processes that may have runs, and those that have not been heard of for a while."""
+        busy: dict[str, ChildProcess] = {}
+        silent: dict[str, ChildProcess] = {}
+        for child in self._children:
+            if child.stats is None or not child.is_up:
+                continue
+            child.unheard += 1
+            if child.running:
+                busy[child.stats.worker_id] = child
+            elif child.unheard > _SILENT:
+                silent[child.stats.worker_id] = child
+        return busy, silent
 
     async def _see_whether_outdated(self) -> None:
         """Tell if a newer version has changed the tables; processes that are busy, or cannot start, would not notice."""
