@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from trackside.app.engine.children import ChildProcess
+from trackside.app.engine.children import ChildLimits, ChildProcess
 from trackside.app.engine.duties import LEASE_SECONDS
 from trackside.app.engine.supervisor import Supervisor
 from trackside.harness.types import FailureReason
@@ -140,3 +140,14 @@ async def test_what_a_process_does_for_the_fleet_counts_as_long_as_it_says_so() 
         child.kill()
         await child.wait()
     assert supervisor.standing() == {"scheduler": False}
+
+
+async def test_the_limits_that_a_process_has_named_first_are_those_of_all_that_it_says() -> None:
+    said = b'{"worker_id": "w", "limits": {"grace": 3.0, "timeouts": {"work": 5.0}}}\n{"worker_id": "w", "taken": 1}\n'
+    command = [sys.executable, "-c", SAYS.replace("{said}", repr(said))]
+    child = await ChildProcess.start(command, os.environ, "w")
+    async with asyncio.timeout(30):
+        await child.wait()
+    assert child.stats is not None
+    assert child.stats.taken == 1
+    assert child.stats.limits == ChildLimits(grace=3.0, timeouts={"work": 5.0})

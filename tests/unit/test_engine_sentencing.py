@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trackside.app.engine.children import ChildStats, Verdict
+from trackside.app.engine.children import ChildLimits, ChildStats, Verdict
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.storage.fleet import HeldRun
-from trackside.harness.ending import StopPolicy
 from trackside.harness.types import CancelAction, FailureReason
 
 
@@ -21,10 +20,11 @@ class Judges:
     """What a supervisor knows of one process, which says so of its runs (and nothing, if it is blocked at once)."""
 
     def __init__(self) -> None:
-        self.overdue = Overdue(StopPolicy(cancel_after=1.0, stuck_after=2.0), {"brief": 5.0}.get, lease=4.0)
+        self.overdue = Overdue(lease=4.0)
+        self.limits = ChildLimits(grace=3.0, timeouts={"brief": 5.0})
 
     def judge(self, held: Sequence[HeldRun], now: float, *, unheard: float = 0.0, **runs: bool) -> dict[str, Verdict]:
-        said = {"w": ChildStats(worker_id="w", runs=runs)}
+        said = {"w": ChildStats(worker_id="w", runs=runs, limits=self.limits)}
         return self.overdue.judge(held, said, now, unheard={"w": unheard})
 
 

@@ -211,6 +211,23 @@ async def test_what_a_run_leaves_in_its_event_loop_does_not_keep_its_place(open_
     await fleet.check(words)
 
 
+async def test_a_process_that_has_read_a_longer_timeout_gives_its_runs_that(open_fleet: OpenFleet) -> None:
+    limit = '\n[limits.talks]\ntimeout = "{}"\n'
+    fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1, settings=limit.format("1s")), Words()
+    (first,) = children(fleet)
+    settings = fleet.folder / "trackside.toml"
+    settings.write_text(settings.read_text("utf-8").replace(limit.format("1s"), limit.format("1h")), "utf-8")
+    os.kill(first, signal.SIGKILL)
+    await fleet.until(lambda: children(fleet) not in ([], [first]), "its place has a new process")
+    asked = await started(fleet, "talks", words, parts=1, gate="go")
+    await fleet.until_entered(asked.run_id)
+    passed = f"SELECT now() > started_at::timestamptz + interval '5 s' FROM runs WHERE run_id = '{asked.run_id}'"
+    await fleet.until(lambda: fleet.ask(passed)[0][0], "it would have been ended by now")
+    fleet.open("go")
+    assert (await answered(fleet, asked))["token"] == asked.token
+    await fleet.check(words)
+
+
 async def test_an_agent_that_heeds_no_cancel_loses_its_process(open_fleet: OpenFleet) -> None:
     fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1), Words()
     asked = await started(fleet, "deaf", words)

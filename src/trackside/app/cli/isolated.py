@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, override
 import msgspec
 
 from trackside.app.cli.working_life import WorkerLife
-from trackside.app.engine.children import BEAT, VARIABLE, Birth, ChildStats
+from trackside.app.engine.children import BEAT, VARIABLE, Birth, ChildLimits, ChildStats
 from trackside.app.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,11 +66,13 @@ class Supervised:
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Thread(target=self._watch, name="trackside-supervised", daemon=True).start()
 
-    def report(self, worker: FleetWorker, manager: RunManager, duties: Duties) -> None:
-        """Say from now on how the worker does, where the runs of its manager stand, and which duties it has."""
+    def report(self, worker: FleetWorker, manager: RunManager, duties: Duties, limits: ChildLimits) -> None:
+        """Say by which limits it stops runs, and from now on how the worker does, where the runs of its manager stand, and
+        which duties it has.
+        """
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
+        def tell(limits: ChildLimits | None = None) -> None:
             now = worker.stats()
             said = ChildStats(
                 worker_id=worker.worker_id,
@@ -83,24 +85,35 @@ class Supervised:
                 foreign=now.foreign_total,
                 lost=now.lost_total,
                 duties=tuple(duties.held),
+                limits=limits,
             )
             with suppress(OSError):  # the supervisor stands still, or is gone
                 self._socket.send(msgspec.json.encode(said) + b"\n", _WITHOUT_WAITING)
 
-        def beat() -> None:
-            tell()
+        def beat(limits: ChildLimits | None = None) -> None:
+            tell(limits)
             loop.call_later(BEAT, beat)
 
         worker.on_change.append(tell)
         duties.on_look.append(tell)
         worker.on_outdated.append(lambda _: None)  # its supervisor sees that, too, and ends it
-        beat()
+        beat(limits)
 
     def _watch(self) -> None:
         """Wait until the supervisor is gone, and go with all that the agent has started."""
         with suppress(OSError):
             self._socket.recv(1)
         os.killpg(0, signal.SIGKILL)
+
+
+def limits_by(settings: Settings) -> ChildLimits:
+    """By which limits a process with these settings stops runs."""
+    stopping, default = settings.stopping, settings.default_limits
+    return ChildLimits(
+        grace=stopping.cancel_after + stopping.stuck_after,
+        timeout=default.timeout,
+        timeouts={agent: own.timeout for agent, own in settings.limits.items() if own.timeout != default.timeout},
+    )
 
 
 _WITHOUT_WAITING: Final = getattr(socket, "MSG_DONTWAIT", 0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.cli import beginning_anew
 from trackside.app.cli.failures import ExitCode
-from trackside.app.cli.isolated import IsolatedLife, Supervised, supervised
+from trackside.app.cli.isolated import IsolatedLife, Supervised, limits_by, supervised
 from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.notifying import starting, tell_service_manager
 from trackside.app.cli.output import JsonOutput
@@ -245,7 +245,7 @@ async def _work_for(
             assert part is not None
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.finish, _DRAINED))
-            supervisor.report(worker, app.manager, part.duties)
+            supervisor.report(worker, app.manager, part.duties, limits_by(settings))
             await life.until_told_to_end()
             await life.end(app, worker, health)
             await life.deliver(app)

@@ -1,9 +1,9 @@
 """A worker's process of its own for the runs of one place: started, watched, heard, ended.
 
-It is heard on a socket on which it says, line by line and from its event loop, what only it knows (`ChildStats`): the runs
-that it executes, and where each stands. It says so when that changes, and every `BEAT` seconds in any case, so that it is
-known to be alive. The rest its supervisor has from the database: what is wanted of those runs, and whether they are its own
-still. What to make of both, `sentencing` says.
+It is heard on a socket on which it says, line by line and from its event loop, what only it knows (`ChildStats`): at first
+by which limits it stops runs, then which it executes, and where each stands. It says so when that changes, and every `BEAT`
+seconds in any case, so that it is known to be alive. The rest its supervisor has from the database: what is wanted of those
+runs, and whether they are its own still. What to make of both, `sentencing` says.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ VARIABLE: Final = "_TRACKSIDE_ISOLATED"
 
 BEAT: Final = 0.5
 """Seconds after which it says again how it does."""
+_LONGEST_LINE: Final = 1_048_576  # bytes; the first one names agents
 _LAST_WORDS: Final = 1.0  # seconds that there are to read what a process had said before it ended
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _RESIDENT: Final = 1  # field of /proc/PID/statm, see proc_pid_statm(5)
@@ -44,6 +45,21 @@ class Birth(msgspec.Struct, kw_only=True):
     """The supervisor's process."""
     isolated_in: str
     """The supervisor's worker."""
+
+
+class ChildLimits(msgspec.Struct, kw_only=True, frozen=True):
+    """What a child process gives its runs, by the settings as it has read them; its supervisor may have read older ones."""
+
+    grace: float
+    """Seconds in which an agent has stopped that was told to."""
+    timeout: float | None = None
+    """Seconds that a run may take, unless it was asked for with others."""
+    timeouts: dict[str, float | None] = {}
+    """The same of agents that have limits of their own."""
+
+    def timeout_of(self, agent: str) -> float | None:
+        """Seconds that a run of an agent may take."""
+        return self.timeouts.get(agent, self.timeout)
 
 
 class ChildStats(msgspec.Struct, kw_only=True):
@@ -62,6 +78,8 @@ class ChildStats(msgspec.Struct, kw_only=True):
     lost: int = 0
     duties: tuple[str, ...] = ()
     """What it does for all of the fleet."""
+    limits: ChildLimits | None = None
+    """By which it stops runs: said with the first line, and kept of that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +141,7 @@ class ChildProcess:
             raise
         finally:
             theirs.close()
-        return cls(process, *await asyncio.open_connection(sock=ours))
+        return cls(process, *await asyncio.open_connection(sock=ours, limit=_LONGEST_LINE))
 
     @property
     def is_up(self) -> bool:
@@ -205,7 +223,10 @@ class ChildProcess:
             with suppress(ConnectionError, ValueError):
                 async for line in self._reader:
                     with suppress(msgspec.MsgspecError):
-                        self.stats = msgspec.json.decode(line, type=ChildStats)
+                        said = msgspec.json.decode(line, type=ChildStats)
+                        if said.limits is None and self.stats is not None:
+                            said.limits = self.stats.limits
+                        self.stats = said
                         self.heard_at, self.unheard = monotonic(), 0
                         _settle(self.begun, begun=True)
         finally:

@@ -6,11 +6,11 @@ Times are those of the supervisor's own clock, from when it saw something first:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from trackside.app.engine.children import ChildStats, Verdict
+from trackside.app.engine.children import ChildLimits, ChildStats, Verdict
 from trackside.app.storage.fleet import HeldRun
 from trackside.harness.ending import StopPolicy
 from trackside.harness.types import CancelAction, FailureReason
@@ -30,18 +30,18 @@ _LOADED: Final = 10.0
 """Seconds more for a process without a run to be heard of, where a machine is loaded."""
 
 
+_LIMITS: Final = ChildLimits(grace=StopPolicy().cancel_after + StopPolicy().stuck_after)
+"""Those of a process that has said none."""
+
+
 class Overdue:
     """Knows which runs should have stopped.
 
     Args:
-        policy: how agents are stopped.
-        timeout_of: seconds that a run of an agent may take, unless it was asked for with others.
         lease: seconds within which a process hears that a run is its own no more.
     """
 
-    def __init__(self, policy: StopPolicy, timeout_of: Callable[[str], float | None], lease: float) -> None:
-        self._grace = policy.cancel_after + policy.stuck_after
-        self._timeout_of = timeout_of
+    def __init__(self, *, lease: float) -> None:
         self._lease = lease
         self._watched: dict[str, _Watched] = {}
         self._lost: dict[tuple[str, str], float] = {}
@@ -67,22 +67,24 @@ class Overdue:
             watched = self._watched[run.run_id]
             if run.cancel_requested is not None and watched.cancelled_at is None:
                 watched.cancelled_at = now
-            executed = said[run.worker_id].runs
+            stats = said[run.worker_id]
+            executed = stats.runs
             watched.is_known = watched.is_known or run.run_id in executed
             if watched.is_known and run.run_id not in executed:
                 continue  # it is over there: what is left of it lies in the spool
-            verdict = self._verdict(run, watched, now, has_ended=executed.get(run.run_id, False))
+            verdict = _verdict(run, watched, now, stats.limits or _LIMITS, has_ended=executed.get(run.run_id, False))
             if verdict is not None:
                 verdicts.setdefault(run.worker_id, verdict)
         have_runs = {run.worker_id for run in held}
         for worker_id in said.keys() - have_runs:
-            if (why := self._why_useless(worker_id, unheard[worker_id], now)) is not None:
+            grace = (said[worker_id].limits or _LIMITS).grace
+            if (why := self._why_useless(worker_id, unheard[worker_id], now, grace)) is not None:
                 verdicts[worker_id] = Verdict(why=f"the agent's process was ended, because {why}")
         return verdicts
 
-    def _why_useless(self, worker_id: str, unheard: float, now: float) -> str | None:
+    def _why_useless(self, worker_id: str, unheard: float, now: float, grace: float) -> str | None:
         """Why a process that has no run, as the database says, takes none any more; None: it does."""
-        patience = self._lease + self._grace + _LOADED
+        patience = self._lease + grace + _LOADED
         lost = [run_id for (of, run_id), at in self._lost.items() if of == worker_id and now >= at + patience]
         if lost:
             return f"run {lost[0]} did not stop, which was its own no more"
@@ -90,23 +92,22 @@ class Overdue:
             return f"something blocked its event loop, {unheard:g} s by now, and it had no run"
         return None
 
-    def _verdict(self, run: HeldRun, watched: _Watched, now: float, *, has_ended: bool) -> Verdict | None:
-        timeout = None if has_ended else run.timeout
-        if timeout is None and run.agent is not None and not has_ended:
-            timeout = self._timeout_of(run.agent)
-        timed_out_at = None if timeout is None or watched.since + timeout > now else watched.since + timeout
-        stops = [at for at in (watched.cancelled_at, timed_out_at) if at is not None]
-        if not run.is_stuck and (not stops or now < min(stops) + self._grace):
-            return None
-        why = f"the agent's process was ended, because run {run.run_id} did not stop when it was told to"
-        if timed_out_at is not None and timed_out_at == min(stops):
-            told = (
-                f"the run took longer than its timeout of {timeout:g} s, and did not stop then; its process was ended"
-            )
-            return Verdict(why=why, timed_out={run.run_id: told})
-        if watched.cancelled_at is not None:
-            told = "the agent did not stop, and its process was ended"
-            if run.cancel_requested is CancelAction.rollback:
-                told += "; what its graph had stored could not be rolled back"
-            return Verdict(why=why, stopped={run.run_id: told})
-        return Verdict(why=why, failure=FailureReason.stuck)
+
+def _verdict(run: HeldRun, watched: _Watched, now: float, limits: ChildLimits, *, has_ended: bool) -> Verdict | None:
+    timeout = None if has_ended else run.timeout
+    if timeout is None and run.agent is not None and not has_ended:
+        timeout = limits.timeout_of(run.agent)
+    timed_out_at = None if timeout is None or watched.since + timeout > now else watched.since + timeout
+    stops = [at for at in (watched.cancelled_at, timed_out_at) if at is not None]
+    if not run.is_stuck and (not stops or now < min(stops) + limits.grace):
+        return None
+    why = f"the agent's process was ended, because run {run.run_id} did not stop when it was told to"
+    if timed_out_at is not None and timed_out_at == min(stops):
+        told = f"the run took longer than its timeout of {timeout:g} s, and did not stop then; its process was ended"
+        return Verdict(why=why, timed_out={run.run_id: told})
+    if watched.cancelled_at is not None:
+        told = "the agent did not stop, and its process was ended"
+        if run.cancel_requested is CancelAction.rollback:
+            told += "; what its graph had stored could not be rolled back"
+        return Verdict(why=why, stopped={run.run_id: told})
+    return Verdict(why=why, failure=FailureReason.stuck)

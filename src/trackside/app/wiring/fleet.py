@@ -173,11 +173,10 @@ def _supervisor(settings: Settings, store: Store, engine: Engine, coordinator: S
     from trackside.app.engine.sentencing import Overdue
     from trackside.app.engine.supervisor import Supervisor
 
-    overdue = Overdue(settings.stopping, lambda agent: settings.limits_of(agent).timeout, lease=settings.engine.lease)
     return Supervisor(
         store.fleet,
         coordinator.worker_id,
-        overdue,
+        Overdue(lease=settings.engine.lease),
         lease=settings.engine.lease,
         note_gone=engine.note_gone,
         note_running=coordinator.note_running,
