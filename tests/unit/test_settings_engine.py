@@ -191,6 +191,31 @@ def test_an_address_that_is_none_is_shown_without_what_may_be_a_secret(tmp_path:
     assert "sesame" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "project", "notes"),
+    [
+        ('[server]\nauth = "keys"\nhosts = ["a.example"]', "", ("server.hosts has no effect: server.auth is keys",)),
+        ('[server]\nhosts = ["a.example"]', "", ()),
+        (
+            '[server]\nmiddleware_order = "auth_first"',
+            "",
+            ("server.middleware_order has no effect: server.app is not set",),
+        ),
+        ('[server]\napp = "web.py:app"\nmiddleware_order = "auth_first"', "", ()),
+        ('[worker]\nhost = "0.0.0.0"', "", ("worker.host has no effect: worker.port is not set",)),
+        ('[worker]\nhost = "0.0.0.0"\nport = 8080', "", ()),
+        ("", '{"graphs": {}, "dependencies": ["."], "http": {"middleware_order": "auth_first"}}', ()),
+    ],
+)
+def test_what_is_set_and_counts_for_nothing_beside_others_is_said(
+    tmp_path: Path, text: str, project: str, notes: tuple[str, ...]
+) -> None:
+    if project:
+        (tmp_path / "langgraph.json").write_text(project)
+
+    assert load(tmp_path, text).notes == notes
+
+
 def test_files_of_the_engine_are_where_the_settings_are(tmp_path: Path) -> None:
     (tmp_path / "nats.creds").touch()
 

@@ -32,7 +32,7 @@ from trackside.app.settings._keys import (
     SERVER_PORT,
     Key,
 )
-from trackside.app.settings._langgraph_json import Project, ProjectSettings, read_project
+from trackside.app.settings._langgraph_json import PROJECT_FILE, Project, ProjectSettings, read_project
 from trackside.app.settings._observers import OBSERVER_KEYS, ObserverSettings, read_observers
 from trackside.app.settings._sources import Entry, entry_of, from_environment, from_file, read_document
 from trackside.app.settings.errors import DefaultDatabaseError, SettingsError, where_set
@@ -279,7 +279,7 @@ def load_settings(
     entries = [*project.entries, *from_file(document, SETTINGS_FILE), *from_environment(environ), *given]
     observers = read_observers(document.get(OBSERVERS, []), SETTINGS_FILE)
     settings = replace(_settings_of({entry.key: entry for entry in entries}.values()), observers=observers)
-    settings = _with_engine_files(_with_project(settings, project), folder)
+    settings = _with_notes(_with_engine_files(_with_project(settings, project), folder))
     _check(settings)
     _check_fleet(settings)
     return settings
@@ -313,6 +313,23 @@ def _with_engine_files(settings: Settings, folder: Path) -> Settings:
         if settings.engine_kind != "nats":
             unheard.append(f"engine.{name} has no effect: the engine is {settings.engine.shown}")
     return replace(settings, engine=replace(settings.engine, **found), notes=(*settings.notes, *unheard))
+
+
+def _with_notes(settings: Settings) -> Settings:
+    """The settings with a note of each that was set, and counts for nothing beside others."""
+    access, server, worker = settings.access, settings.server, settings.worker
+    unheard = {
+        "server.hosts": f"server.auth is {access.auth}" if access.auth != "none" else None,
+        "server.middleware_order": "server.app is not set" if server.app is None else None,
+        "worker.host": "worker.port is not set" if worker.port is None else None,
+    }
+    notes = [
+        f"{key} has no effect: {why}"
+        for key, why in unheard.items()
+        if why is not None
+        and not settings.sources.get(key, PROJECT_FILE).startswith(PROJECT_FILE)  # meant for LangGraph
+    ]
+    return replace(settings, notes=(*settings.notes, *notes))
 
 
 def _settings_of(entries: Iterable[Entry]) -> Settings:
