@@ -393,26 +393,6 @@ async def test_a_close_gives_up_saving_a_thread_and_its_run_says_so(caplog: pyte
     assert_run_order(seen.events)
 
 
-@virtual
-async def test_a_close_gives_up_loading_a_thread_and_its_run_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    seen = RecordingObserver()
-    loop = asyncio.get_running_loop()
-    manager = manager_of(required(seen), states=SlowStates(1e6), shutdown_grace=1.0)
-    run = await manager.start(RunSpec(Remembers(), thread_id="t"))
-    await asyncio.sleep(1)
-    await manager.aclose(grace=0.0)
-    assert loop.time() <= 33.0
-    result = await run.result()
-    assert result.status is RunStatus.error
-    assert result.error == (
-        "The agent was not called, and what its thread 't' remembers could not be loaded: "
-        "The manager closed and waited for it no longer; it may be done yet."
-    )
-    assert told(seen.events)[-2:] == ["run_failed error", "thread_status_updated error"]
-    assert "left behind" not in caplog.text
-    assert_run_order(seen.events)
-
-
 class Undoes:
     """An agent whose rollback takes so many seconds."""
 

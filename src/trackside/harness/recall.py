@@ -75,19 +75,8 @@ class ThreadMemory:
             raise ThreadNotSavedError(thread_id=self._run.thread_id, why=line_of(exc), did=self._did) from exc
 
     async def recall_late(self, stopper: Stopper) -> None:
-        """The same for a run that is over; finished once begun (I17), and stuck if it takes too long.
-
-        Raises:
-            ThreadNotLoadedError: the store does not say, or nobody waits for that any more: it is not asked again.
-        """
-        loading = Begun(self.recall, name="load")
-        try:
-            with stopper.watching(loading.task):
-                await loading.end()
-        except NotWaitedForError as exc:
-            self.leave()
-            leave_behind(loading.task)
-            raise ThreadNotLoadedError(thread_id=self._run.thread_id, why=line_of(exc)) from exc
+        """The same for a run that is over; finished once begun (I17), and stuck if it takes too long."""
+        await stopper.watched(Begun(self.recall, name="load"))
 
     def begin_to_save(self, state: ThreadState, *, finished: bool = True) -> Begun[None]:
         """Have the thread remember this, of an agent that has `finished` or not; done to the end once begun (I17).
