@@ -99,7 +99,7 @@ def test_callbacks_are_this_processs_alone_and_make_no_other_request() -> None:
         return RunSpec("chat", config=config, thread_id="t", idempotency_key="once")
 
     assert through_json(spec()).config == {"tags": ["x"]}
-    assert idempotency_of(spec()) == idempotency_of(spec())
+    assert idempotency_of(spec(), "chat") == idempotency_of(spec(), "chat")
 
 
 def test_a_long_input_is_not_cut() -> None:
@@ -128,7 +128,7 @@ def test_a_list_of_modes_comes_back_as_the_spec_has_it_by_default() -> None:
 
 
 def test_a_version_that_knows_more_to_ask_for_recognises_a_request_of_this_one() -> None:
-    named = idempotency_of(RunSpec("chat", {"say": "hello"}, thread_id="t", idempotency_key="once"))
+    named = idempotency_of(RunSpec("chat", {"say": "hello"}, thread_id="t", idempotency_key="once"), "chat")
 
     asked = {"agent": "chat", "input": {"say": "hello"}, "thread_id": "t"}  # whatever else has its default
     assert named is not None

@@ -128,9 +128,9 @@ def _with_identity_alone(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config with nothing said of its user but who he is."""
     own = config.get("configurable")
     user = own.get(USER) if isinstance(own, Mapping) else None
-    if not isinstance(own, Mapping) or not isinstance(user, Mapping):
+    if not isinstance(own, Mapping) or not isinstance(user, Mapping) or "identity" not in user:
         return config
-    return {**config, "configurable": {**own, USER: {"identity": user.get("identity")}}}
+    return {**config, "configurable": {**own, USER: {"identity": user["identity"]}}}
 
 
 def spec_of(request: Mapping[str, Any]) -> RunSpec:

@@ -86,7 +86,9 @@ async def test_a_page_of_the_servers_own_is_let_in_under_each_name_that_it_goes_
     for access, host, origin, status in (
         (named, "agents.example", "https://agents.example", 200),
         (named, "Agents.example:8443", "https://agents.example:8443", 200),
-        (named, "[fd00::5]:80", "http://[fd00::5]:80", 200),
+        (named, "[fd00:0::5]:80", "http://[fd00::5]", 200),
+        (named, "agents.example:443", "https://agents.example", 200),
+        (named, "agents.example:80", "https://agents.example", 403),
         (named, "agents.example", "https://agents.example:8443", 403),
         (named, "agents.example", "https://other.example", 403),
         (named, "localhost", "https://agents.example", 403),

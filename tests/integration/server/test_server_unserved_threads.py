@@ -64,6 +64,14 @@ async def test_what_a_graph_left_before_a_function_is_copied_where_no_graph_is_s
         assert values == {"log": ["in", "one", "more", "one"]}
 
 
+async def test_what_the_store_has_of_a_thread_is_copied_whoever_is_served(serve_agents: Any) -> None:
+    async with serve_agents({"old": chat}) as served:
+        thread_id = await logged(served.client, "old")
+    async with serve_agents({"new": chat}) as served:
+        assert (await served.client.threads.copy(thread_id))["values"] == {"said": {"log": ["in"]}}
+        assert await served.client.threads.prune([thread_id], strategy="keep_latest") == {"pruned_count": 1}
+
+
 async def test_a_thread_whose_agent_is_not_served_is_neither_copied_nor_pruned_to_its_latest_state(
     serve_agents: Any,
 ) -> None:

@@ -193,7 +193,7 @@ class Reap(_ClearAway):
         free = free_among(unit, rows)
         of_reaper = {run_id for run_id, _, of in free if of == self.reaper}
         reaped = self.clear(unit, free, lost, found=len(found))
-        if lost and reaped.is_all and len(free) == len(rows):
+        if lost and reaped.is_all and len(free) == len(rows) and len(found) < self.limit:
             session.execute(workers.delete().where(workers.c.worker_id.in_([*lost])))
         return reaped._replace(ended=[run_id for run_id in reaped.ended if run_id not in of_reaper])
 

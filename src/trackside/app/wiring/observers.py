@@ -211,6 +211,10 @@ def close_at_once(observers: Mapping[str, RunObserver]) -> None:
     def run() -> None:
         loop = asyncio.new_event_loop()
         loop.run_until_complete(close_all())
+        if left := asyncio.all_tasks(loop):
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(left, timeout=1))
         if not asyncio.all_tasks(loop):
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()

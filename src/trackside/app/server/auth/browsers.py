@@ -16,6 +16,7 @@ from trackside.app.server.auth.exposure import is_loopback
 from trackside.app.server.responses import Receive, Scope, Send, failure, header_of
 
 ANY: Final = "*"
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class LocalOnly:
@@ -79,7 +80,7 @@ class LocalOnly:
         if name is None or not text.startswith("http"):
             return False
         # A page of the server's own, under a name that it is said to have: by `*` a name that was rebound would be one, too.
-        is_own = name in self._hosts and host is not None and text.partition("://")[2] == host.decode("latin-1").lower()
+        is_own = name in self._hosts and host is not None and _place_of(text) == _place_in(text, host)
         return is_own or is_loopback(name)
 
 
@@ -88,6 +89,20 @@ def _name_in(url: str) -> str | None:
     try:
         name = urlsplit(url).hostname
         return str(ipaddress.IPv6Address(name)) if name is not None and ":" in name else name
+    except ValueError:
+        return None
+
+
+def _place_in(origin: str, host: bytes) -> tuple[str | None, int | None] | None:
+    """Where a page of an origin comes from if that is what a request names as its host."""
+    return _place_of(f"{origin.partition('://')[0]}://{host.decode('latin-1')}")
+
+
+def _place_of(url: str) -> tuple[str | None, int | None] | None:
+    """The name of the host, and the port, which browsers leave out and proxies say where it is that of the scheme."""
+    try:
+        parts = urlsplit(url)
+        return _name_in(url), parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         return None
 

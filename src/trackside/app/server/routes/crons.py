@@ -199,7 +199,7 @@ async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
     now = datetime.now(UTC)
     changed = replace(with_changes(cron, call.body), updated_at=now)
     _check_end(changed)
-    if changed.enabled and changed.end_time != cron.end_time:
+    if changed.end_time != cron.end_time or (changed.enabled and not cron.enabled):
         _check_end_time(changed.end_time, now)
     check_config(call.parts.manager, cron.agent, call.body.config, call.principal)
     changed = _without_headers(call.parts, await _decided(call, changed, cron))

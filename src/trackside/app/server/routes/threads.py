@@ -189,16 +189,27 @@ async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
     return Pruned(pruned)
 
 
+async def _check_keeper(call: Call[Any, Any], threads: Threads, thread: StoredThread) -> None:
+    """See that it is known here what keeps a thread: its agent is, or the store has what it remembers.
+
+    Raises:
+        HttpError: it is not.
+    """
+    contents = (await threads.contents([thread.thread_id])).get(thread.thread_id)
+    if contents is None or contents.values is None:
+        check_served(thread, call.parts.manager)
+
+
 async def _keep_latest(call: Call[ThreadPrune, None], threads: Threads, named: Sequence[str]) -> int:
     """Of each of these threads that has no run when its turn comes, remove all but its latest state; how many they are.
 
-    Those whose agent is not served here are left as they are: nobody knows what keeps them.
+    Those of which nobody here knows what keeps them are left as they are.
     """
     page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
     keepers: dict[str, KeepsThreads | None] = {}
     for thread in page.threads:
         with suppress(HttpError):
-            check_served(thread, call.parts.manager)
+            await _check_keeper(call, threads, thread)
             keepers[thread.thread_id] = keeper_of(call.parts, thread)
     check_prunable(call.parts, keepers.values())
     pruned = 0
@@ -225,7 +236,7 @@ async def copy_thread(call: Call[None, None]) -> Any:
     """Make another thread that remembers what this one does, without its runs."""
     threads = _threads(call)
     thread, copy_id = await threads.get(call.thread_id), new_id()
-    check_served(thread, call.parts.manager)
+    await _check_keeper(call, threads, thread)
     metadata = await copied_metadata(call, thread, copy_id)
     copied_before = await copy_checkpoints(call.parts, keeper_of(call.parts, thread), thread.thread_id, copy_id)
 
