@@ -390,6 +390,9 @@ class TopApp(App[None]):
     @work(name="trackside-top-retry")
     async def action_retry_run(self) -> None:
         """Do once more what the run that is marked was asked for; asks before it does so again."""
+        if not self._marked:
+            self.notify("No run is marked.")
+            return
         if not isinstance(self._records, Retries):
             said = f"Nobody executes runs here; with --url a server does, or: trackside retry {self._marked}"
             self.notify(said, severity="warning", markup=False)
