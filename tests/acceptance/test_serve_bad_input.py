@@ -197,6 +197,7 @@ def test_a_start_warns_of_a_spool_that_could_keep_nothing(here: Command, tmp_pat
 
     checked = here("serve", "--check", "agents.py:echo")
     with TracksideServer(tmp_path, "agents.py:echo", database="sqlite:///trackside.db") as server:
+        server.wait_until_said("could not be kept")  # beside what it says of itself, and maybe after that
         told = [json.loads(line) for line in server.log.splitlines()]
 
     assert (checked.returncode, checked.stderr.splitlines()[0]) == (0, f"warning: {says}")
