@@ -156,12 +156,13 @@ def _place_of(piece: Any, blocks: Sequence[Any]) -> int | None:
     if index is None:
         return None
     for at, block in enumerate(blocks):
-        if isinstance(block, Mapping) and block.get("index") == index and _may_be_one(block.get("id"), piece.get("id")):
+        if isinstance(block, Mapping) and block.get("index") == index and may_be_one(block.get("id"), piece.get("id")):
             return at
     return None
 
 
-def _may_be_one(one_id: Any, other_id: Any) -> bool:
+def may_be_one(one_id: Any, other_id: Any) -> bool:
+    """Whether what has these ids may be one call of a tool: later pieces of one have none."""
     return not one_id or not other_id or one_id == other_id
 
 

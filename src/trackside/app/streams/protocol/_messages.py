@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from trackside.app.streams._messages import may_be_one
+
 _decode = msgspec.json.Decoder().decode
 _CHUNK = "MessageChunk"
 _ROLES = {
@@ -62,7 +64,7 @@ class _Open:
         if key is None:
             return "call", len(self.blocks)
         tried, count = key, 0
-        while (known := self.blocks.get(tried)) is not None and not _may_be_one(known[1].get("id"), piece.get("id")):
+        while (known := self.blocks.get(tried)) is not None and not may_be_one(known[1].get("id"), piece.get("id")):
             count += 1
             tried = key, count
         return tried
@@ -216,10 +218,6 @@ def _listed(blocks: list[Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
 def _known_by(index: Any) -> Any:
     """An index as a block can be known by it, whatever it is."""
     return index if isinstance(index, int | float | str) else str(index)
-
-
-def _may_be_one(one_id: Any, other_id: Any) -> bool:
-    return not one_id or not other_id or one_id == other_id
 
 
 def _is_call(block: Any) -> bool:
