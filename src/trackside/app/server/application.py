@@ -20,7 +20,7 @@ from trackside.app.server.guest import Guest, Introducing
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import OURS, from_elsewhere
 from trackside.app.server.rates import OpenStreams
-from trackside.app.server.responses import Receive, Scope, Send, failure
+from trackside.app.server.responses import NORMAL, Receive, Scope, Send, close_socket, failure
 from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import EVENT_STREAM, Endpoint, Routes, all_endpoints
 
@@ -145,7 +145,6 @@ def _by_path(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":  # events are streamed over HTTP
-        await receive()
-        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        await close_socket(receive, send, NORMAL)
         return
     await failure(404, f"there is nothing at {scope['path']!r:.200}")(scope, receive, send)

@@ -14,6 +14,11 @@ type Scope = Any
 type Receive = Any
 type Send = Any
 
+NORMAL: Final = 1000
+"""Why a WebSocket is closed: there is nothing more to say (RFC 6455, 7.4.1)."""
+POLICY_VIOLATION: Final = 1008
+"""The same: whoever asks may not."""
+
 _JSON = (b"content-type", b"application/json")
 CODES: Final[Mapping[int, str]] = {
     400: "bad-request",
@@ -131,6 +136,12 @@ def failure_reply(failure: Failure) -> Reply:
 def failure(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Reply:
     """The same, of what has no code but that of its status."""
     return failure_reply(Failure(status, detail, headers or {}))
+
+
+async def close_socket(receive: Receive, send: Send, code: int) -> None:
+    """Close a WebSocket that is not wanted, before it has been accepted; `code` says why."""
+    await receive()
+    await send({"type": "websocket.close", "code": code, "reason": ""})
 
 
 def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from trackside.app.server.auth.exposure import is_loopback
-from trackside.app.server.responses import Receive, Scope, Send, failure, header_of
+from trackside.app.server.responses import POLICY_VIOLATION, Receive, Scope, Send, close_socket, failure, header_of
 
 ANY: Final = "*"
 _PORTS: Final = {"http": 80, "https": 443}
@@ -41,8 +41,7 @@ class LocalOnly:
         if why is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            await close_socket(receive, send, POLICY_VIOLATION)
         else:
             await failure(403, why)(scope, receive, send)
 

@@ -9,9 +9,7 @@ from trackside.app.server.auth.authenticator import Authenticator, path_of
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.principal import ANYBODY, NOBODY, OURS, WITHIN, Asking, Principal, asking
 from trackside.app.server.rates import Rate
-from trackside.app.server.responses import Receive, Scope, Send, failure_reply
-
-_POLICY_VIOLATION = 1008  # why a WebSocket is closed
+from trackside.app.server.responses import POLICY_VIOLATION, Receive, Scope, Send, close_socket, failure_reply
 
 
 class Authentication:
@@ -91,7 +89,6 @@ def client_of(identity: str | None, scope: Scope) -> str:
 
 async def _refuse(exc: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
+        await close_socket(receive, send, POLICY_VIOLATION)
         return
     await failure_reply(answer_of(exc))(scope, receive, send)
