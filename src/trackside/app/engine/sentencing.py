@@ -94,10 +94,11 @@ class Overdue:
 
 
 def _verdict(run: HeldRun, watched: _Watched, now: float, limits: ChildLimits, *, has_ended: bool) -> Verdict | None:
-    timeout = None if has_ended else run.timeout
-    if timeout is None and run.agent is not None and not has_ended:
+    timeout = run.timeout
+    if timeout is None and run.agent is not None:
         timeout = limits.timeout_of(run.agent)
-    timed_out_at = None if timeout is None or watched.since + timeout > now else watched.since + timeout
+    over_at = None if has_ended or timeout is None else watched.since + timeout
+    timed_out_at = over_at if over_at is not None and over_at <= now else None
     stops = [at for at in (watched.cancelled_at, timed_out_at) if at is not None]
     if not run.is_stuck and (not stops or now < min(stops) + limits.grace):
         return None

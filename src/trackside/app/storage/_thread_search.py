@@ -130,10 +130,10 @@ class ThreadSearch:
         others: dict[str, Any] = {}
         for key, value in asked.items():
             plain("metadata", key)
-            text = label_value(plain("metadata", value) if isinstance(value, str) else value)
+            said = plain("metadata", value) if isinstance(value, str) else value
             # A number with a point is looked at: labels have not always had those that are whole.
-            is_said = text is not None and type(value) is not float and is_label(key, text)
-            if text is not None and is_said and len(self._labels) < _MOST_LABELS:
+            text = None if type(said) is float else label_value(said)
+            if text is not None and is_label(key, text) and len(self._labels) < _MOST_LABELS:
                 self._labels.append((key, text))
             else:
                 others[key] = value
