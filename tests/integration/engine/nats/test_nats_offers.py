@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import nats
 import pytest
 from nats.aio.client import Client
-from nats_engines import Open, ignore, soon, until
+from nats_engines import Open, ignore, soon, taken, until
 from nats_server import NatsServer
 
 from trackside.app.engine.nats import EngineOptionError
@@ -179,7 +179,7 @@ async def test_an_offer_stays_the_workers_while_it_lives(
         signs += 1
 
     await client.subscribe(f"$JS.ACK.{queue.stream}.>", cb=count)
-    await client.flush()
+    await taken(client)
     async with worker.join("w", ["default"], on_stop=ignore) as offers:
         server.announce([ReadyRun("long"), ReadyRun("longer")])
         held = [await soon(offers), await soon(offers)]
@@ -276,6 +276,7 @@ async def test_what_a_worker_has_that_has_left_stays_its_own_until_that_is_done(
     server: NatsEngine, worker: NatsEngine, client: Client, queue: Queue
 ) -> None:
     said = await client.subscribe(f"$JS.ACK.{queue.stream}.>")
+    await taken(client)
     async with worker.join("leaves", ["default"], on_stop=ignore) as offers:
         server.announce([ReadyRun("goes on")])
         offer = await soon(offers)
@@ -347,7 +348,7 @@ async def test_a_stop_reaches_its_worker_alone(
             for payload in (b"", b"nonsense", b'{"v":1}'):
                 await client.publish(subject, payload)
         await client.publish(f"{fleet}.workers.evil.here", b'{"v":1,"worker":"another"}')  # who was here first stays
-        await client.flush()
+        await taken(client)
         await until(lambda: server.stats().messages_unreadable_total == 7)
         server.ask_to_stop("another", "run 4")
         await until(lambda: others == ["run 2", "run 4"])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import nats
 import pytest
-from nats_engines import Open, ignore, soon, until
+from nats_engines import Open, ignore, soon, taken, until
 from nats_server import NatsServer
 
 from trackside.app.engine.nats import NatsOptions, open_nats
@@ -179,7 +179,7 @@ async def test_nothing_is_said_of_an_offer_that_is_done_when_nats_is_back_with_a
         new = await soon(offers)
         async with await nats.connect(own_nats.url) as client:
             said = await client.subscribe("$JS.ACK.TRACKSIDE_RUNS.>")
-            await client.flush()
+            await taken(client)
             old.done()
             new.done()
             while (message := await said.next_msg(30)).data == b"+WPI":
