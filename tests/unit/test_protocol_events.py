@@ -365,6 +365,23 @@ def test_calls_side_by_side_are_blocks_of_their_own(chunks: list[list[dict[str, 
     assert started == ["a", "b"]
 
 
+def test_of_what_a_block_cites_piece_by_piece_all_is_left() -> None:
+    def cites(page: str) -> dict[str, Any]:
+        return says(content_blocks=[{"type": "text", "index": 0, "text": "", "annotations": [{"url": page}]}])
+
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.publish("a", "messages-tuple", says(content_blocks=[{"type": "text", "index": 0, "text": "Rome is old."}]))
+    for page in ("one", "two", "three"):
+        hub.publish("a", "messages-tuple", cites(page))
+    hub.close("a", end={"status": "success"})
+    with follow(hub) as reader:
+        data = [event["params"]["data"] for event in events_of(reader)]
+    (finished,) = [one["content"] for one in data if one["event"] == "content-block-finish"]
+    assert finished["text"] == "Rome is old."
+    assert [cited["url"] for cited in finished["annotations"]] == ["one", "two", "three"]
+
+
 @pytest.mark.parametrize("mode", ["checkpoint-marks", "checkpoints", "tasks", "custom", "updates", "values"])
 @pytest.mark.parametrize("data", [7, [], {"payload": 1, "__interrupt__": 7}, {"config": 7}, {"id": []}])
 def test_a_part_of_any_mode_may_contain_anything(mode: str, data: Any) -> None:

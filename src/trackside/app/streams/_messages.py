@@ -112,7 +112,7 @@ def _content(had: Any, more: Any) -> Any:
         return more
     if isinstance(had, str) and isinstance(more, str):
         return had + more
-    return _blocks(_as_blocks(had), _as_blocks(more))
+    return merged_blocks(_as_blocks(had), _as_blocks(more))
 
 
 def _as_blocks(content: Any) -> list[Any]:
@@ -133,13 +133,13 @@ def _grown(name: str, had: Any, more: Any, *, grows: bool = True) -> Any:
         both = {key: _grown(key, had[key], value, grows=grows) for key, value in more.items() if key in had}
         return {**had, **more, **both}
     if isinstance(had, list | tuple) and isinstance(more, list | tuple):
-        return _blocks(had, more, grows=grows)
+        return merged_blocks(had, more, grows=grows)
     if grows and isinstance(had, str) and isinstance(more, str):
         return (had or more) if name in _SAID_ONCE else had + more
     return more
 
 
-def _blocks(had: Sequence[Any], more: Sequence[Any], *, grows: bool = True) -> list[Any]:
+def merged_blocks(had: Sequence[Any], more: Sequence[Any], *, grows: bool = True) -> list[Any]:
     """Blocks of a message and their next pieces: those of one `index` belong together, unless both have ids that differ."""
     blocks = list(had)
     for piece in more:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trackside.app.streams._messages import may_be_one
+from trackside.app.streams._messages import may_be_one, merged_blocks
 
 _decode = msgspec.json.Decoder().decode
 _CHUNK = "MessageChunk"
@@ -262,6 +262,8 @@ def _add(block: _Data, piece: Mapping[str, Any]) -> None:
             block[name] = (had or "") + value
         elif name == "extras" and isinstance(value, Mapping) and isinstance(had, Mapping | None):
             block[name] = {**(had or {}), **value}
+        elif isinstance(value, list) and isinstance(had, list):  # of citations one comes with each piece
+            block[name] = merged_blocks(had, value)
         elif value != "":
             block[name] = value
 
