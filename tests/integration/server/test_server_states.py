@@ -6,7 +6,7 @@ import asyncio
 import operator
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from typing import Annotated, Any, TypedDict
 
@@ -636,6 +636,21 @@ async def test_a_function_has_one_state_that_goes_by_its_thread(serve_agents: An
     assert state["checkpoint"]["checkpoint_id"] == thread_id
     assert history == [state]
     assert values == {"count": 11}
+
+
+async def test_a_function_s_state_is_as_old_as_what_the_thread_remembers(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "counting", {})
+        made = (await threads.get_state(thread_id))["created_at"]
+        await threads.update(thread_id, metadata={"title": "Greetings"})
+        await runs.create(thread_id, "counting", input={}, after_seconds=3_600)
+        later = (await threads.get_state(thread_id))["created_at"]
+        await threads.update_state(thread_id, {"count": 10})
+        changed = (await threads.get_state(thread_id))["created_at"]
+
+    assert later == made
+    assert datetime.fromisoformat(changed) > datetime.fromisoformat(made)
 
 
 async def test_a_thread_whose_run_has_not_begun_goes_on_as_well(serve_agents: Any) -> None:

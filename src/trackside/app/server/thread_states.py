@@ -229,9 +229,10 @@ class StatesOfThread:
             raise UnknownCheckpointError(thread_id=thread.thread_id, checkpoint_id=place.checkpoint_id)
         if place.namespace:
             raise HttpError(status=422, detail=f"checkpoint_ns = {place.namespace!r:.120}: there is no agent inside")
-        state = None if agent is None else await self.parts.store.thread_states().load(thread.thread_id)
-        if agent is None or state is None:
+        found = None if agent is None else await self.parts.store.thread_states().load_dated(thread.thread_id)
+        if agent is None or found is None:
             return None
+        state, saved_at = found
         questions = [] if state.paused is None else [dict(question) for question in state.paused.interrupts]
         whose = {"id": thread.last_run_id or thread.thread_id, "name": agent.name, "path": []}
         task = {**whose, "error": None, "interrupts": questions, "checkpoint": None, "state": None, "result": None}
@@ -241,6 +242,6 @@ class StatesOfThread:
             tasks=[task] if questions else [],
             checkpoint=self._only_place(),
             metadata={} if thread.last_run_id is None else {"run_id": thread.last_run_id},
-            created_at=thread.updated_at.isoformat(),
+            created_at=saved_at.isoformat(),
             interrupts=questions,
         )

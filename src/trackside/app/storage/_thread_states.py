@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, override
+from typing import Any, NamedTuple, override
 
 from sqlalchemy import Row
 
@@ -83,6 +83,13 @@ class ChangeThreadState(OnThread):
         unit.thread_states[self.thread_id] = (self.thread_id, remembered, paused, self.now)
 
 
+class DatedThreadState(NamedTuple):
+    """What a thread remembers, and when that was saved."""
+
+    state: ThreadState
+    saved_at: datetime
+
+
 class StoredThreadStates:
     """Remembers across processes. Values come back as JSON: tuples as lists, what JSON lacks in its canonical form."""
 
@@ -92,6 +99,15 @@ class StoredThreadStates:
 
     async def load(self, thread_id: str) -> ThreadState | None:
         """What the thread remembers; None for a new one.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        found = await self.load_dated(thread_id)
+        return None if found is None else found.state
+
+    async def load_dated(self, thread_id: str) -> DatedThreadState | None:
+        """What the thread remembers, and since when; None for a new one.
 
         Raises:
             StorageError: the database cannot be read.
@@ -158,6 +174,7 @@ def _json_of_paused(paused: PausedRun) -> dict[str, Any]:
     }
 
 
-def _state_of(row: Row[Any]) -> ThreadState:
+def _state_of(row: Row[Any]) -> DatedThreadState:
     paused = row.paused
-    return ThreadState(row.remembered, None if paused is None else PausedRun(**paused))
+    state = ThreadState(row.remembered, None if paused is None else PausedRun(**paused))
+    return DatedThreadState(state, row.updated_at)
