@@ -10,6 +10,7 @@ import httpx
 import pytest
 from agents import Agent as OpenAIAgent
 from langgraph_sdk import get_sync_client
+from langgraph_sdk.errors import NotFoundError
 from pydantic_ai import Agent as PydanticAgent
 from tests.integration.openai_agents.scripted_model import ScriptedModel
 from tests.integration.pydantic_ai.models import call, streams
@@ -22,9 +23,11 @@ HI = {"messages": [{"role": "user", "content": "hi", "id": "1"}]}
 ALL = ["values", "updates", "messages", "tools", "lifecycle", "input", "checkpoints", "tasks", "custom"]
 
 
-async def command(served: Any, thread_id: str, method: str, **params: Any) -> Any:
+async def command(served: Any, thread_id: str, method: str, *, key: str | None = None, **params: Any) -> Any:
     return await served.client.http.post(
-        f"/threads/{thread_id}/commands", json={"id": 7, "method": method, "params": params}
+        f"/threads/{thread_id}/commands",
+        json={"id": 7, "method": method, "params": params},
+        headers=None if key is None else {"Idempotency-Key": key},
     )
 
 
@@ -238,10 +241,7 @@ async def test_an_input_that_names_a_checkpoint_starts_over_though_the_thread_wa
 
 async def test_a_start_that_is_made_again_means_what_it_meant(serve_agents: Any) -> None:
     async def start(key: str, input: Any) -> Any:
-        says = {"id": 1, "method": "run.start", "params": {"assistant_id": "ask", "input": input}}
-        path, headers = f"/threads/{thread_id}/commands", {"Idempotency-Key": key}
-        async with httpx.AsyncClient(base_url=served.url) as http:
-            return (await http.post(path, json=says, headers=headers)).json()
+        return await command(served, thread_id, "run.start", key=key, assistant_id="ask", input=input)
 
     thread_id = new_id()
     async with serve_agents({"ask": asking("why")}) as served:
@@ -253,6 +253,34 @@ async def test_a_start_that_is_made_again_means_what_it_meant(serve_agents: Any)
         assert values == {"log": ["why because"]}
         assert (await start("two", "because"))["result"] == answered["result"]
         assert (await start("two", "another"))["error"] == "invalid_argument"
+
+
+async def test_an_answer_that_is_given_again_finds_the_run_that_has_taken_it(serve_agents: Any) -> None:
+    async def respond(response: str) -> Any:
+        return await command(
+            served, thread_id, "input.respond", key="one", interrupt_id=question["id"], response=response, namespace=[]
+        )
+
+    thread_id = new_id()
+    async with serve_agents({"ask": asking("why")}) as served:
+        runs = served.client.runs
+        await runs.wait(thread_id, "ask", input={"log": []}, if_not_exists="create")
+        (question,) = (await served.client.threads.get_state(thread_id))["interrupts"]
+        answered = await respond("because")
+        assert await runs.join(thread_id, answered["result"]["run_id"]) == {"log": ["why because"]}
+        assert (await respond("because"))["result"] == answered["result"]
+        assert (await respond("another"))["error"] == "invalid_argument"
+
+
+async def test_a_start_on_a_thread_that_must_be_there_makes_none(serve_agents: Any) -> None:
+    thread_id = new_id()
+    async with serve_agents({"chat": talking()}) as served:
+        with pytest.raises(NotFoundError, match="no thread"):
+            await command(served, thread_id, "run.start", assistant_id="chat", input=HI, if_not_exists="reject")
+        assert await served.app.store.thread(thread_id) is None
+        await served.client.threads.create(thread_id=thread_id)
+        said = await command(served, thread_id, "run.start", assistant_id="chat", input=HI, if_not_exists="reject")
+        assert said["type"] == "success"
 
 
 async def test_an_answer_to_what_nobody_asks_is_refused(serve_agents: Any) -> None:

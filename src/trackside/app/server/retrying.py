@@ -14,7 +14,7 @@ from trackside.app.server.following import visible_run
 from trackside.app.server.preparing import prepared, with_user, with_user_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call
-from trackside.app.server.starting import Started, expect_webhook, let_in, own_key
+from trackside.app.server.starting import Started, expect_webhook, is_let_in, let_in
 from trackside.app.server.wire.runs import RunCreate, request_shown
 from trackside.app.storage import StoredRun
 from trackside.harness import RunSpec
@@ -51,7 +51,7 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, 
     readable = await on_run(call, "read", run_id)
     ended = await _ended(readable, run_id)
     store = call.parts.store
-    if key is None or await store.run_of_key(own_key(call.principal, key, part)) is None:  # else it has been let in
+    if not await is_let_in(call, key, part):
         await check_that_it_answers(store, run_id, ended.request, thread_id=ended.run.thread_id)
     spec = another_attempt(
         ended.request,

@@ -137,6 +137,15 @@ def is_of_used_key(exc: HttpError) -> bool:
     return isinstance(cause, InvalidSpecError) and cause.details.get("field") == "idempotency_key"
 
 
+async def is_let_in(call: Call[Any, Any], key: str | None, part: str = "") -> bool:
+    """Whether a request with this key has let its run in, so that one that is made again finds it, whatever is so by now.
+
+    Raises:
+        HttpError: the key can be none.
+    """
+    return key is not None and await call.parts.store.run_of_key(own_key(call.principal, key, part)) is not None
+
+
 def own_key(principal: Principal, key: str, part: str = "") -> str:
     """A key that no other caller can have, whatever both are called.
 

@@ -17,7 +17,7 @@ from trackside.app.server.following import heard_thread
 from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.routing import Call
-from trackside.app.server.starting import LENIENT_RESUME, agent_named, is_of_used_key, started
+from trackside.app.server.starting import LENIENT_RESUME, agent_named, is_let_in, is_of_used_key, started
 from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.server.wire.protocol import (
     STARTS,
@@ -190,7 +190,7 @@ def _answer(asked: RunCreate) -> RunCreate:
 
 async def _run(call: CommandCall, asked: RunCreate) -> Any:
     """Start a run that says all that channels need, on a thread that need not be there."""
-    asked.if_not_exists = "create"
+    asked.if_not_exists = asked.if_not_exists or "create"
     if asked.stream_subgraphs is None:
         asked.stream_subgraphs = True
     manager = call.parts.manager
@@ -211,7 +211,8 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
         raise CommandError("invalid_argument", "input.respond: give an interrupt_id and a response, or responses")
     thread = await thread_for(call)
     agent = _agent_of(call, thread)
-    if not params.strict_resume:  # else the client looks for it in the end of the run
+    # With `strict_resume` the client looks for it in the end of the run.
+    if not (params.strict_resume or await is_let_in(call, call.header("idempotency-key"))):
         await _check_answers(call, thread, answers)
     command.resume = by_their_ids(answers, is_own_id)  # all kinds of agents know a UUID for an id without being told
     return await _run(
