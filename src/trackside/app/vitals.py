@@ -148,6 +148,11 @@ class PoolDepth:
     places: int
     free: int
 
+    @property
+    def is_used(self) -> bool:
+        """Whether there is somebody or something in it."""
+        return bool(self.workers or self.ready or self.waiting or self.delayed or self.running)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:

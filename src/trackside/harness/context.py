@@ -111,8 +111,6 @@ class RunContext:
         is_named: bool = False,
         journal: Journal,
         port: RunPort,
-        values: Mapping[str, Any] | None = None,
-        paused: PausedRun | None = None,
         checkpointer: Any = None,
         items: ItemStore | None = None,
         starter: RunContext | None = None,
@@ -127,7 +125,7 @@ class RunContext:
         self.context: Any = spec.context
         self.command: Mapping[str, Any] = command
         self.input: Any = spec.input
-        self.values: Mapping[str, Any] = values or {}
+        self.values: Mapping[str, Any] = {}
         self.resume: Any = command.get("resume")
         self.resuming: bool = "resume" in command
         self.attempt = spec.attempt
@@ -148,7 +146,7 @@ class RunContext:
             self.owner = spec.options.get(ON_BEHALF_OF)
         self.cancelled = False
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
-        self.paused = paused
+        self.paused: PausedRun | None = None
         self.answers: Sequence[Any] = ()
         self.answered: Sequence[str | None] = ()
         self.answers_by_id: Mapping[str, Any] = {}

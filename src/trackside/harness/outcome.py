@@ -21,8 +21,8 @@ class Outcome:
 
     __slots__ = ("_abandoned", "_loop", "_waiters", "result")
 
-    def __init__(self, result: RunResult | None = None) -> None:
-        self.result = result
+    def __init__(self) -> None:
+        self.result: RunResult | None = None
         self._abandoned: Callable[[], Exception] | None = None
         self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[RunResult]] = []

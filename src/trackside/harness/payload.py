@@ -64,15 +64,13 @@ def canonical_payload(
     return _payload(value, max_chars, max_depth, path)[0]
 
 
-def canonical_text(
-    value: Mapping[str, Any], *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH, path: str = "payload"
-) -> tuple[JsonObject, str]:
+def canonical_text(value: Mapping[str, Any], *, max_chars: int, max_depth: int) -> tuple[JsonObject, str]:
     """The payload of an event in canonical form, as `canonical_payload` gives it, and the same as compact JSON text.
 
     Raises:
         PayloadError: as `canonical_payload`.
     """
-    plain, text = _payload(value, max_chars, max_depth, path)
+    plain, text = _payload(value, max_chars, max_depth, "payload")
     return plain, (_encode(plain) if text is None else text).decode()
 
 
@@ -120,7 +118,7 @@ def whole(value: Any, *, path: str = "value") -> Json:
     return canonical(value, max_chars=WHOLE_CHARS, path=path)[0]
 
 
-def whole_text(value: Any, *, path: str = "value") -> tuple[Json, bytes]:
+def whole_text(value: Any) -> tuple[Json, bytes]:
     """As `whole`, and the same as JSON on one line.
 
     Raises:
@@ -128,7 +126,7 @@ def whole_text(value: Any, *, path: str = "value") -> tuple[Json, bytes]:
     """
     if (copied := _copy_of_plain(value, WHOLE_CHARS, MAX_DEPTH)) is not None:
         return copied
-    plain, _ = _walked(value, WHOLE_CHARS, MAX_DEPTH, path)
+    plain, _ = _walked(value, WHOLE_CHARS, MAX_DEPTH, "value")
     return plain, _encode(plain)
 
 

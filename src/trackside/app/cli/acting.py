@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.attempts import cancelled
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import ago, count, one_line
 from trackside.app.cli.lookup import find_run, find_thread
 from trackside.app.cli.loops import run as run_loop
@@ -209,8 +209,7 @@ def _show(kind: str, ids: Sequence[str], gone: set[str], their_events: str, *, j
             console.print(f"{kind.capitalize()} {id_} was deleted already.", soft_wrap=True)
     if gone and not json:
         console.print(their_events, style="dim", soft_wrap=True)
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+    return ended(console)
 
 
 def _ended(run: StoredRun, now: datetime) -> str:

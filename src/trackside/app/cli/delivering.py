@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.cli.arguments import ArgumentError
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.noticing import saying_waits
@@ -62,8 +62,7 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
         code = runner.run(
             _deliver(settings, chosen, _Report(console, home_of(settings).flags, json=json), until_idle=until_idle)
         )
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else code
+    return ended(console, code)
 
 
 def say_what_is_left(app: App) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.harness.errors import TracksideError
 
@@ -47,8 +47,7 @@ def explain(code: str | None) -> ExitCode:
         _print_all(out)
     else:
         _print_one(out, code)
-    out.check()
-    return ExitCode.reader_gone if out.reader_gone else ExitCode.success
+    return ended(out)
 
 
 def _print_all(out: OutputConsole) -> None:

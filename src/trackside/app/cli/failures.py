@@ -14,7 +14,7 @@ from typer import TyperException
 
 from trackside.app.cli import INTERRUPTED
 from trackside.app.cli.formatting import one_line, printable
-from trackside.app.cli.output import OutputError, standard_error
+from trackside.app.cli.output import OutputConsole, OutputError, standard_error
 from trackside.app.cli.streams import discard, has_no_reader
 from trackside.app.cli.suggesting import suggest_at
 from trackside.app.cli.tracebacks import without_machinery
@@ -87,6 +87,16 @@ EXIT_CODE_OF = {
     RunStatus.interrupted: ExitCode.interrupted,
     RunStatus.cancelled: ExitCode.cancelled,
 }
+
+
+def ended(console: OutputConsole, code: ExitCode = ExitCode.success) -> ExitCode:
+    """How a command ends that has said all on this console.
+
+    Raises:
+        OutputError: it could not be written.
+    """
+    console.check()
+    return ExitCode.reader_gone if console.reader_gone else code
 
 
 def report(failure: BaseException) -> ExitCode:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from trackside.app.vitals import PoolDepth
+
 EXECUTING = "worker"
 """The kind of those that execute what servers let in, and that may be drained."""
 
@@ -45,26 +47,6 @@ class WorkerNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolNow:
-    """What waits for the workers of a pool, and how much room they have."""
-
-    pool: str
-    ready: int
-    waiting: int
-    delayed: int
-    running: int
-    oldest_ready_at: datetime | None
-    workers: int
-    places: int
-    free: int
-
-    @property
-    def is_used(self) -> bool:
-        """Whether there is somebody or something in it."""
-        return bool(self.workers or self.ready or self.waiting or self.delayed or self.running)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UnservedNow:
     """Runs that are ready, and that no live worker can take."""
 
@@ -88,6 +70,6 @@ class DutyNow:
 class QueueNow:
     """What waits in the whole database, and who does what for all."""
 
-    pools: tuple[PoolNow, ...] = ()
+    pools: tuple[PoolDepth, ...] = ()
     unserved: tuple[UnservedNow, ...] = ()
     duties: tuple[DutyNow, ...] = ()

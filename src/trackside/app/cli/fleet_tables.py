@@ -9,11 +9,12 @@ from typing import Final
 from rich.text import Text
 
 from trackside.app.cli.appearance import Look
-from trackside.app.cli.fleet_records import EXECUTING, DutyNow, PoolNow, QueueNow, UnservedNow, WorkerNow
+from trackside.app.cli.fleet_records import EXECUTING, DutyNow, QueueNow, UnservedNow, WorkerNow
 from trackside.app.cli.formatting import ago, count, duration, one_line
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.overviews import look_text
 from trackside.app.cli.tables import Column, print_table
+from trackside.app.vitals import PoolDepth
 
 _ALIVE: Final = Look("✓", "+", "alive", "green")
 _DRAINING: Final = Look("‖", "=", "draining", "yellow")
@@ -43,7 +44,7 @@ def print_workers(console: OutputConsole, workers: Sequence[WorkerNow], now: dat
 def print_queue(console: OutputConsole, queue: QueueNow, now: datetime) -> None:
     """A table of pools, and below it what no live worker serves."""
     pools = [pool for pool in queue.pools if pool.is_used]
-    columns: list[Column[PoolNow]] = [
+    columns: list[Column[PoolDepth]] = [
         Column(title="POOL", cell=lambda pool: one_line(pool.pool), least=8),
         Column(title="READY", cell=_ready, right=True),
         Column(title="READY FOR", cell=lambda pool: _waited(pool.oldest_ready_at, now), rank=1),
@@ -92,7 +93,7 @@ def _taken(worker: WorkerNow) -> str:
     return f"{worker.running:,}/{worker.capacity:,}" if worker.kind == EXECUTING else ""
 
 
-def _ready(pool: PoolNow) -> Text:
+def _ready(pool: PoolDepth) -> Text:
     return Text(f"{pool.ready:,}", "yellow" if pool.ready and not pool.free else "")
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.asking import agrees, not_done
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.fleet_records import EXECUTING, QueueNow, WorkerNow
 from trackside.app.cli.fleet_tables import print_duties, print_queue, print_workers
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.loops import run as run_loop
-from trackside.app.cli.output import OutputConsole, standard_error, standard_output
+from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import Place, open_records
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.harness.errors import TracksideError
@@ -76,7 +76,7 @@ def show_workers(options: WorkersOptions) -> ExitCode:
     if options.json:
         found = _in_records(options.place, lambda records: records.workers(), read_only=True)
         console.print_json_lines([record_object(worker) for worker in found])
-        return _left(console)
+        return ended(console)
     workers, queue = _in_records(options.place, _read_all, read_only=True)
     if workers:
         print_workers(console, workers, now)
@@ -85,7 +85,7 @@ def show_workers(options: WorkersOptions) -> ExitCode:
     if any(pool.is_used for pool in queue.pools) or queue.unserved:
         console.print()
         print_queue(console, queue, now)
-    return _left(console)
+    return ended(console)
 
 
 def show_queue(options: WorkersOptions) -> ExitCode:
@@ -94,12 +94,12 @@ def show_queue(options: WorkersOptions) -> ExitCode:
     workers, queue = _in_records(options.place, _read_all, read_only=True)
     if options.json:
         console.print_json_lines([record_object(queue)])
-        return _left(console)
+        return ended(console)
     print_queue(console, queue, now)
     if queue.duties:
         console.print()
         print_duties(console, queue.duties, workers, now)
-    return _left(console)
+    return ended(console)
 
 
 def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
@@ -136,7 +136,7 @@ def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
             console.print_json_lines([said])
         else:
             console.print(_said(chosen[id_], state), soft_wrap=True)
-    code = _left(console)
+    code = ended(console)
     if stopped.is_set():
         return ExitCode.cancelled
     return ExitCode.error if "lost" in states.values() else code
@@ -204,8 +204,3 @@ def _in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_
             return await do(records)
 
     return run_loop(main)
-
-
-def _left(console: OutputConsole) -> ExitCode:
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success

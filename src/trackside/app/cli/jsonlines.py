@@ -19,18 +19,13 @@ if TYPE_CHECKING:
     from trackside.app.storage import StoredEvent
 
 
-def event_object(event: RunLifecycleEvent) -> JsonObject:
-    """An event, with its fields in the order of the contract."""
-    return {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
-
-
 def stored_event_object(stored: StoredEvent) -> JsonObject:
     """An event of the log, with its position first."""
-    return {"position": stored.position, **event_object(stored.event)}
+    return {"position": stored.position, **record_object(stored.event)}
 
 
 def record_object(record: Any) -> JsonObject:
-    """A record of the store (a run, a thread, totals)."""
+    """A record (an event, a run, a thread, totals), with its fields in their order."""
     return {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
 
 
@@ -61,7 +56,7 @@ class JsonView:
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Print an event."""
-        self._output.print(event_object(event))
+        self._output.print(record_object(event))
 
     def part(self, part: StreamPart | StreamGap) -> None:
         """Live output is not shown."""

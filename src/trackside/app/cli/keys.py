@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trackside.app.cli.appearance import Look
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.asking import agrees, not_done
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import ago, moment, one_line
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.loops import run as run_loop
@@ -72,7 +72,7 @@ def create(options: KeyOptions) -> ExitCode:
         if settings.access.auth != "keys":
             hint = f'It is asked for where server.auth = "keys"; here it is {settings.access.auth!r}.'
             standard_error().print(hint, soft_wrap=True, style="dim")
-    return _left(console)
+    return ended(console)
 
 
 def _see_that_it_is_another(keys: Sequence[ApiKey], options: KeyOptions) -> None:
@@ -96,7 +96,7 @@ def show(database: str | None, *, all: bool, json: bool) -> ExitCode:
         _print_table(console, found, now)
     else:
         console.print("There are no API keys.", style="dim")
-    return _left(console)
+    return ended(console)
 
 
 def revoke(database: str | None, key_id: str, *, yes: bool, json: bool) -> ExitCode:
@@ -125,7 +125,7 @@ def revoke(database: str | None, key_id: str, *, yes: bool, json: bool) -> ExitC
     else:
         said = f"Key {revoked.key_id} ({one_line(revoked.name)}, of {one_line(revoked.owner)}) lets nobody in any more."
         console.print(said, soft_wrap=True)
-    return _left(console)
+    return ended(console)
 
 
 def _id_in(typed: str) -> str:
@@ -180,8 +180,3 @@ def _look_of(key: ApiKey, now: datetime) -> Look:
     if key.revoked_at is not None:
         return _REVOKED
     return _GOOD if key.is_good(now) else _EXPIRED
-
-
-def _left(console: OutputConsole) -> ExitCode:
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success

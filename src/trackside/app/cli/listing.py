@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from trackside.app.cli.arguments import ArgumentError, read_dollars, read_seconds, read_since, read_step
 from trackside.app.cli.details import print_run, print_thread
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.lookup import find_run, find_thread, open_questions
 from trackside.app.cli.loops import run as run_loop
@@ -134,8 +134,7 @@ class _Look:
                 await show(records)
 
         run_loop(look)
-        self.console.check()
-        return ExitCode.reader_gone if self.console.reader_gone else ExitCode.success
+        return ended(self.console)
 
     async def filters(self, records: Records) -> _Filters:
         """The filters that were asked for.

@@ -39,9 +39,8 @@ _HEALTH: Final[Mapping[str, str]] = {"ready": "green", "degraded": "yellow", "un
 class FleetLines:
     """Lines, where there is no terminal: what happens, and what the work comes to now and then."""
 
-    def __init__(self, console: OutputConsole, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, console: OutputConsole) -> None:
         self.console = console
-        self._clock = clock
         self._said = ""
         self._said_at = -_WORK_EVERY
         self.also: Callable[[], Text] | None = None
@@ -67,8 +66,8 @@ class FleetLines:
     def show(self, now: FleetNow) -> None:
         """Show how it is now."""
         words = _work(now).plain
-        if words != self._said and self._clock() - self._said_at >= _WORK_EVERY:
-            self._said, self._said_at = words, self._clock()
+        if words != self._said and monotonic() - self._said_at >= _WORK_EVERY:
+            self._said, self._said_at = words, monotonic()
             also = "" if self.also is None else f"; {self.also().plain}"
             self._print(Text(f"{now.at.astimezone():%H:%M:%S} {words}{also}"))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.output import OutputConsole, standard_output
@@ -81,8 +81,7 @@ def show(*, json: bool) -> ExitCode:
         console.print_json_lines([*(one.as_json() for one in configured), *(one.as_json() for one in available)])
     else:
         _print(console, configured, available)
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+    return ended(console)
 
 
 def _try(settings: ObserverSettings) -> _Configured:

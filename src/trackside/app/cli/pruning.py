@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trackside.app.cli.arguments import read_age
 from trackside.app.cli.asking import agrees, not_done
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.lookup import find_thread
@@ -114,8 +114,7 @@ def _show(console: OutputConsole, options: PruneOptions, report: PruneReport, *,
     else:
         for line in _lines(report, removed=removed):
             console.print(line, soft_wrap=True)
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+    return ended(console)
 
 
 def _lines(report: PruneReport, *, removed: bool) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
@@ -11,7 +11,7 @@ from trackside.app.cli.fleet_records import QueueNow, WorkerNow
 from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
+    from trackside.app.storage import LiveCounts, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
     from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 
 type HearOutage = Callable[[Exception], object]
@@ -24,20 +24,6 @@ class Home:
 
     shown: str
     flags: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunsNow:
-    """What goes on and what waits at this moment, in all processes that share a database."""
-
-    running: int
-    waiting_for_place: int
-    waiting_for_thread: int
-    delayed: int
-    stuck: int
-    waiting_for_human: int
-    oldest_waiting_at: datetime | None
-    running_by_agent: Mapping[str, int]
 
 
 class RunFilters(TypedDict, total=False):
@@ -177,7 +163,7 @@ class Records(Protocol):
         """The same totals over time, one bucket after the other."""
         ...
 
-    async def now(self) -> RunsNow:
+    async def now(self) -> LiveCounts:
         """What goes on and what waits."""
         ...
 

@@ -196,7 +196,6 @@ class Connection:
         method: str,
         path: str,
         query: Query | None = None,
-        body: Any = None,
         *,
         silence: float,
         headers: Mapping[str, str] | None = None,
@@ -207,21 +206,17 @@ class Connection:
             method: how it is asked for.
             path: where it is.
             query: what of it.
-            body: what is sent.
             silence: seconds without a piece after which the connection counts as lost.
             headers: more of them.
 
         Raises:
             RemoteError: there is no answer, it is a refusal, or it was cut off.
         """
-        content = None if body is None else _encoded(body)
-        sent = {} if content is None else {"Content-Type": "application/json"}
         request = self.client.build_request(
             method,
             path.lstrip("/"),
             params=_parameters(query),
-            content=content,
-            headers={**sent, **(headers or {})},
+            headers=dict(headers or {}),
             timeout=httpx.Timeout(silence, connect=_CONNECTING),
         )
         with self.translated(silence):

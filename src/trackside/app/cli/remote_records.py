@@ -16,7 +16,6 @@ from trackside.app.cli.records import (
     HearOutage,
     Home,
     RunFilters,
-    RunsNow,
     ThreadFilters,
     newest_first,
 )
@@ -34,7 +33,7 @@ from trackside.app.cli.remote_wire import (
     stats_of,
     stored_event,
 )
-from trackside.app.storage import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
+from trackside.app.storage import LiveCounts, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
 from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 from trackside.harness.ids import is_uuid, new_id
 from trackside.harness.lifecycle import is_final
@@ -150,9 +149,9 @@ class RemoteRecords:
         query = {"since": since, "until": until, "width": seconds, "agent": agent, "status": status}
         return [bucket_of(bucket) for bucket in await self._get("stats/timeline", list[Bucket], query)]
 
-    async def now(self) -> RunsNow:
+    async def now(self) -> LiveCounts:
         """What goes on and what waits."""
-        return await self._get("stats/now", RunsNow)
+        return await self._get("stats/now", LiveCounts)
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
         """Have a run stopped."""

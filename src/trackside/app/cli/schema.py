@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from trackside.app.cli.asking import agrees, not_done
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.noticing import saying_waits
-from trackside.app.cli.output import OutputConsole, standard_error, standard_output
+from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.progress import Progress
 from trackside.app.cli.suggesting import suggest_at
@@ -40,7 +40,7 @@ def show_version(database: str | None, *, json: bool) -> ExitCode:
         todo = "; a newer one made them: upgrade Trackside" if version.is_newer else todo
         said = f"{version.found or 'no tables yet'} (this Trackside works with {version.known}{todo})"
         console.print(suggest_at(home_of(settings).flags, said), soft_wrap=True)
-    return _written(console)
+    return ended(console)
 
 
 def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
@@ -54,7 +54,7 @@ def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
         console.print(
             f"Would do nothing: {_UP_TO_DATE}." if foreseen is None else f"Would {foreseen.what}.", soft_wrap=True
         )
-        return _written(console)
+        return ended(console)
     if foreseen is not None and foreseen.events:
         if settings.sqlite_file is None:  # of a file there are no other users that would go on
             standard_error().print(_MEANWHILE, soft_wrap=True)
@@ -71,7 +71,7 @@ def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
         console.print(f"Made the tables, of version {version.known}.")
     else:
         console.print(f"Brought the tables from version {version.found} to {version.known}.")
-    return _written(console)
+    return ended(console)
 
 
 def _broken_off(steps: int) -> str:
@@ -120,7 +120,7 @@ def compact(database: str | None) -> ExitCode:
         compact_database(settings.database_url)
     console = standard_output()
     console.print("Done.")
-    return _written(console)
+    return ended(console)
 
 
 def check(database: str | None, *, every: bool, json: bool) -> ExitCode:
@@ -139,10 +139,5 @@ def check(database: str | None, *, every: bool, json: bool) -> ExitCode:
             console.print(f"{finding.where}: {what}", soft_wrap=True)
     else:
         console.print("All is well.")
-    written = _written(console)
+    written = ended(console)
     return ExitCode.error if findings else written
-
-
-def _written(console: OutputConsole) -> ExitCode:
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success

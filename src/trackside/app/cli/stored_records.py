@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
 
 from msgspec import convert
 
-from trackside.app.cli.fleet_records import DutyNow, PoolNow, QueueNow, UnservedNow, WorkerNow
+from trackside.app.cli.fleet_records import DutyNow, QueueNow, UnservedNow, WorkerNow
 from trackside.app.cli.records import (
     EventFilters,
     FollowFilters,
@@ -17,14 +16,13 @@ from trackside.app.cli.records import (
     HearOutage,
     Home,
     RunFilters,
-    RunsNow,
     ThreadFilters,
     newest_first,
 )
 from trackside.harness.types import CancelAction, JsonObject, RunStatus
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Stats, Store, StoredEvent, StoredRun, StoredThread, TimeBucket
+    from trackside.app.storage import LiveCounts, Stats, Store, StoredEvent, StoredRun, StoredThread, TimeBucket
     from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 
 
@@ -123,10 +121,9 @@ class StoredRecords:
         """Totals over time."""
         return await self._store.timeline(since, until, width=width, agent=agent, status=status)
 
-    async def now(self) -> RunsNow:
+    async def now(self) -> LiveCounts:
         """What goes on and what waits."""
-        found = await self._store.live_counts()
-        return RunsNow(**{one.name: getattr(found, one.name) for one in fields(RunsNow)})
+        return await self._store.live_counts()
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
         """Have a run stopped. The request is recorded, and whoever executes the run heeds it."""
@@ -192,7 +189,7 @@ class StoredRecords:
         """What waits for workers."""
         depth, duties = await self._store.fleet.queue(), await self._store.fleet.duties()
         return QueueNow(
-            pools=tuple(_as(PoolNow, pool) for pool in depth.pools),
+            pools=depth.pools,
             unserved=tuple(_as(UnservedNow, runs) for runs in depth.unserved),
             duties=tuple(
                 DutyNow(name=name, holder=holder, since=since, seconds_left=left)

@@ -13,7 +13,7 @@ from trackside.app.cli.appearance import Look, look_of
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.asking import Consent, agrees, not_done
 from trackside.app.cli.catching_up import CaughtUp, catch_up, waiting
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import abridged, ago, count, moment, one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.loops import run as run_loop
@@ -292,8 +292,7 @@ def _show(
         print_them(console)
     else:
         console.print(nothing, style="dim")
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+    return ended(console)
 
 
 def _say(console: OutputConsole, name: str, said: str) -> None:

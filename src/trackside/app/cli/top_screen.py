@@ -29,8 +29,8 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
 if TYPE_CHECKING:
-    from trackside.app.cli.records import Following, Records, RunsNow
-    from trackside.app.storage import StoredEvent
+    from trackside.app.cli.records import Following, Records
+    from trackside.app.storage import LiveCounts, StoredEvent
 
 REDRAWN_EVERY = 0.5
 COUNTED_EVERY = 2.0
@@ -139,7 +139,7 @@ class TopApp(App[None]):
         self._wanted = ""
         self._is_filtering = False
         self._paused = False
-        self._now: RunsNow | None = None
+        self._now: LiveCounts | None = None
         self._marked = ""
         self._to_tell: deque[StoredEvent] = deque(maxlen=_LINES)
         """What has come of the run that is marked and is not in its tail yet."""

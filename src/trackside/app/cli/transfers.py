@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, cast
 
 from trackside.app.cli.arguments import ArgumentError, read_since
-from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import count
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.leftovers import reading_without_end
@@ -251,8 +251,7 @@ def import_(name: str, database: str | None, *, json: bool) -> ExitCode:
     else:
         for line in _said(report):
             console.print(line, soft_wrap=True)
-    console.check()
-    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+    return ended(console)
 
 
 def _said(report: ImportReport) -> Iterator[str]:

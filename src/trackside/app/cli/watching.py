@@ -18,7 +18,6 @@ WINDOW = 60.0
 """Seconds over which rates are."""
 
 _ENDED = 500  # runs that are kept when they have ended
-_TAIL = 200  # events that are kept of all runs, and of the one that is looked at
 
 
 @dataclass(slots=True)

@@ -63,11 +63,11 @@ class Filters:
         pairs += [(name, str(value)) for name, value in more.items() if value is not None]
         return urlencode(pairs)
 
-    def text(self, name: str, most: int = _MOST_CHARS) -> None:
+    def text(self, name: str) -> None:
         """A text of at most so many characters."""
         said = self.said(name)
-        if len(said) > most:
-            self.problems[name] = f"This has {len(said):,} characters; at most {most:,} are allowed."
+        if len(said) > _MOST_CHARS:
+            self.problems[name] = f"This has {len(said):,} characters; at most {_MOST_CHARS:,} are allowed."
         elif "\0" in said:
             self.problems[name] = "The character with the code 0 is not allowed."
         elif said:

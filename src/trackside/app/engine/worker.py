@@ -77,7 +77,6 @@ class FleetWorker:
         engine: offers runs.
         pools: whose runs it takes.
         places: how many runs it executes at once.
-        look_every: seconds between two looks for what nobody offers, about.
         is_choosy: whether it executes fewer runs of some agents than it has places, and so leaves runs that are ready.
     """
 
@@ -89,7 +88,6 @@ class FleetWorker:
         *,
         pools: Sequence[str],
         places: int,
-        look_every: float = LOOK_EVERY,
         is_choosy: bool = False,
     ) -> None:
         self._manager = manager
@@ -97,7 +95,6 @@ class FleetWorker:
         self._engine = engine
         self._pools = tuple(pools)
         self._places = places
-        self._look_every = look_every
         self._is_choosy = is_choosy
         self._foreign_pauses = ForeignPauses()
         self._busy = self._executing = 0
@@ -202,7 +199,7 @@ class FleetWorker:
         """Look for what is ready and was not offered, whenever there is a place."""
         while True:
             connected = self._engine.status().connected
-            seconds = (self._look_every if connected else CUT_OFF_LOOK) * random.uniform(0.7, 1.3)
+            seconds = (LOOK_EVERY if connected else CUT_OFF_LOOK) * random.uniform(0.7, 1.3)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._look_soon.wait()

@@ -32,7 +32,7 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thre
         except NotImplementedError:
             await _copy_each(saver, thread_id, copy_id)
     except BaseException:  # also a cancel: nobody else knows of what is there by now
-        await finish(lambda: saver.adelete_thread(copy_id), name=f"trackside-uncopied-{copy_id}")
+        await finish(lambda: saver.adelete_thread(copy_id), name=f"uncopied-{copy_id}")
         raise
     return True
 
@@ -41,7 +41,7 @@ async def forget_checkpoints(parts: ServerParts, keeper: object, thread_id: str)
     """Remove what was put of a thread after it was gone, where its checkpoints are kept outside of the store."""
     saver = parts.checkpointer
     if saver is not None and getattr(keeper, "lacks_checkpointer", False) and not hasattr(saver, "agather"):
-        await finish(lambda: saver.adelete_thread(thread_id), name=f"trackside-forgotten-{thread_id}")
+        await finish(lambda: saver.adelete_thread(thread_id), name=f"forgotten-{thread_id}")
 
 
 def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads | None]) -> None:

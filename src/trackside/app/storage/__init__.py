@@ -3,6 +3,7 @@
 from trackside.app.storage._facts import StoreFacts, WorkerFacts
 from trackside.app.storage._follow import FollowOptions
 from trackside.app.storage._follower import Follower
+from trackside.app.storage._live_counts import LiveCounts
 from trackside.app.storage._postgres_bus import PostgresBus
 from trackside.app.storage._records import (
     RunTotals,
@@ -33,6 +34,7 @@ __all__ = [
     "Follower",
     "FoundRuns",
     "ImportReport",
+    "LiveCounts",
     "PostgresBus",
     "PruneReport",
     "RunFilters",

@@ -29,29 +29,29 @@ _MOST_NEEDLES: Final = 20  # a statement has no room for all that may be wanted
 _NEEDLE_CHARS: Final = 1_000  # SQLite does not look for much longer ones
 
 
-def stored_namespace(labels: Any, *, field: str = "namespace") -> str:
+def stored_namespace(labels: Any) -> str:
     """The namespace of an item in the form in which it is stored.
 
     Raises:
         InvalidItemError: nothing can be kept there.
     """
-    checked = _labels(labels, field, InvalidItemError)
+    checked = _labels(labels, "namespace", InvalidItemError)
     if not checked:
-        raise InvalidItemError(field=field, value=labels, why="it has one label at least")
+        raise InvalidItemError(field="namespace", value=labels, why="it has one label at least")
     if checked[0] == _RESERVED:
         raise InvalidItemError(
-            field=field, value=labels, why=f"its first label is not {_RESERVED!r}, which is LangGraph's"
+            field="namespace", value=labels, why=f"its first label is not {_RESERVED!r}, which is LangGraph's"
         )
-    return _joined(checked, field)
+    return _joined(checked, "namespace")
 
 
-def stored_prefix(labels: Any, *, field: str = "prefix") -> str:
+def stored_prefix(labels: Any) -> str:
     """What the stored forms of all namespaces that begin with these labels begin with.
 
     Raises:
         InvalidQueryError: no namespace begins like this.
     """
-    return "".join(f"{label}." for label in _labels(labels, field, InvalidQueryError))
+    return "".join(f"{label}." for label in _labels(labels, "prefix", InvalidQueryError))
 
 
 def pattern(labels: Any, *, field: str) -> tuple[str, ...]:

@@ -23,10 +23,9 @@ class PostgresSignals(CommitSignals):
     Owns the bus, which is closed with it.
     """
 
-    def __init__(self, bus: PostgresBus, *, look_every: float = _UNTOLD_LOOK) -> None:
+    def __init__(self, bus: PostgresBus) -> None:
         super().__init__()
         self._bus = bus
-        self._look_every = look_every
         self._told_at = 0.0
         self._telling: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -65,7 +64,7 @@ class PostgresSignals(CommitSignals):
         self._hint()
 
     def _look_later(self) -> None:
-        self._looking = asyncio.get_running_loop().call_later(self._look_every, self._look)
+        self._looking = asyncio.get_running_loop().call_later(_UNTOLD_LOOK, self._look)
 
     def _look(self) -> None:
         self._look_later()

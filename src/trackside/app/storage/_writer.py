@@ -423,13 +423,7 @@ class NoWriter:
         """
         raise errors.ReadOnlyStoreError(database=self._database)
 
-    async def defer(self, work: Work) -> asyncio.Future[Any]:
-        """Refuse the work.
-
-        Raises:
-            ReadOnlyStoreError: always.
-        """
-        raise errors.ReadOnlyStoreError(database=self._database)
+    write = defer = write_to_the_end
 
     def extend(self, writing: asyncio.Future[Any], size: int) -> bool:
         """Nothing was deferred."""
@@ -450,14 +444,6 @@ class NoWriter:
 
     def need_none_beside(self) -> None:
         """There is none."""
-
-    async def write(self, work: Work) -> Any:
-        """Refuse the work.
-
-        Raises:
-            ReadOnlyStoreError: always.
-        """
-        raise errors.ReadOnlyStoreError(database=self._database)
 
     def stats(self) -> WriterStats:
         """Nothing was written."""

@@ -17,7 +17,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.closing import close_observer
-from trackside.app.delivery import Delivery, ObserverOptionError, Order
+from trackside.app.delivery import Delivery, ObserverOptionError
 from trackside.app.masking import without_secrets
 from trackside.app.settings import OBSERVER_KEYS, ObserverSettings, Settings
 from trackside.app.vitals import HearingEndsObserver, Vitals, WatchingObserver
@@ -85,8 +85,6 @@ class ConfiguredObserver:
         settings = self.settings
         asked = {name: getattr(settings, name) for name in _POLICY_KEYS}
         asked = {name: value for name, value in asked.items() if value is not None}
-        if asked.get("order") is Order.log:
-            asked.setdefault("concurrency", 1)  # whatever its class asks for, which was meant for another order
         try:
             return DurableObserver(
                 name=self.name,

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from trackside.app.dashboard.questions import Question
 from trackside.app.server.calls import is_served
+from trackside.app.server.wire.runs import ASKED
 from trackside.harness.questions import answers_said
 
 _MOST_CHARS: Final = 30_000
@@ -22,18 +23,6 @@ _OBEYED_SIGNS: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but
 _OBEYED: Final = re.compile(f"[{_OBEYED_SIGNS}]")
 _PLAIN_TEXT: Final = re.compile(f"[A-Za-z][^{_OBEYED_SIGNS}]*")
 _WORDS_OF_JSON: Final = frozenset({"true", "false", "null", "NaN", "Infinity"})
-_SAME: Final = (
-    "input",
-    "command",
-    "config",
-    "context",
-    "stream_mode",
-    "stream_subgraphs",
-    "interrupt_before",
-    "interrupt_after",
-    "durability",
-    "after_seconds",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +41,7 @@ class Commands:
 def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The body with which the API starts the same run."""
     body: dict[str, Any] = {"assistant_id": agent}
-    asked = {name: request.get(name) for name in _SAME}
+    asked = {name: request.get(name) for name in ASKED}
     # As an input, 0 and false are as good as any, though Python has them for the same.
     body |= {
         name: value for name, value in asked.items() if value is not None and (value is not False or name == "input")

@@ -6,7 +6,7 @@ It need not be right. A worker that is told too much passes it on; what nobody w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -39,8 +39,7 @@ class _Known:
 class Directory:
     """The workers of a fleet by pool, each in its turn."""
 
-    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._workers: dict[str, _Known] = {}
         self._turns: dict[str, deque[str]] = {}
 
@@ -50,7 +49,7 @@ class Directory:
 
     def note_stored(self, workers: Sequence[StoredWorker]) -> None:
         """What the database has of them: whoever is not in it, and has not said anything for a while, is gone."""
-        now = self._clock()
+        now = monotonic()
         executes_none = {one.isolated_in for one in workers}  # but its child processes do
         live = {
             one.worker_id: one
@@ -74,7 +73,7 @@ class Directory:
             self._remove(room.worker)
             return
         known = self._add(room.worker, frozenset(room.pools))
-        known.places, known.is_full, known.said_at = room.places, room.places <= 0, self._clock()
+        known.places, known.is_full, known.said_at = room.places, room.places <= 0, monotonic()
         known.told.clear()
 
     def forget_said(self) -> None:
@@ -84,7 +83,7 @@ class Directory:
 
     def choose(self, pool: str, *, but: str | None = None) -> str | None:
         """The next worker that seems to have room for one more run, which it is counted to have from now on."""
-        now = self._clock()
+        now = monotonic()
         for worker_id in self._in_turn(pool, but):
             known = self._workers[worker_id]
             if known.room(now) > 0:

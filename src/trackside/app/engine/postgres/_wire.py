@@ -34,10 +34,10 @@ _READING_AT_ONCE: Final = 2
 class PostgresWire:
     """Sends and hears messages of runs, from `begin` to `aclose`."""
 
-    def __init__(self, bus: PostgresBus, parts: LiveParts, *, retention: LiveRetention | None = None) -> None:
+    def __init__(self, bus: PostgresBus, parts: LiveParts) -> None:
         self._bus = bus
         self._parts = parts
-        self._retention = LiveRetention() if retention is None else retention
+        self._retention = LiveRetention()
         self._waiting: deque[LiveMessage] = deque()
         self._bytes = 0
         self._refused = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -49,8 +48,6 @@ from trackside.harness.errors import (
 )
 from trackside.harness.questions import by_their_ids, is_own_id
 from trackside.harness.states import StateSnapshot
-
-logger = logging.getLogger("trackside.server")
 
 MODES: Final = ("values", "updates", "messages-tuple", "custom", "tools", "tasks", MARKS)
 """What a run says that is started here, whoever will want what of it; of each agent those that it has."""

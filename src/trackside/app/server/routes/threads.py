@@ -254,7 +254,7 @@ async def copy_thread(call: Call[None, None]) -> Any:
                 await call.parts.checkpointer.adelete_thread(copy_id)
             raise
 
-    return await _shown(call, await finish(copy, name=f"trackside-copy-{copy_id}"))
+    return await _shown(call, await finish(copy, name=f"copy-{copy_id}"))
 
 
 def _threads(call: Call[Any, Any]) -> Threads:
