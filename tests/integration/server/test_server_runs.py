@@ -80,6 +80,16 @@ async def raw(served: Any, method: str, path: str, **options: Any) -> httpx.Resp
         return await http.request(method, path, **options)
 
 
+@pytest.mark.parametrize("input", [False, 0, "", []])
+async def test_a_run_shows_its_input_whatever_that_is(serve_agents: Any, input: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        thread_id = await new_thread(served)
+        run = await served.client.runs.create(thread_id, "echo", input=input)
+        await served.client.runs.join(thread_id, run["run_id"])
+        known = await served.client.runs.get(thread_id, run["run_id"])
+    assert run["kwargs"]["input"] == known["kwargs"]["input"] == input
+
+
 async def test_a_run_in_the_background_is_there_at_once_and_can_be_joined(serve_agents: Any) -> None:
     gate = Gate()
     async with serve_agents({"gate": gate_agent(gate)}) as served:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from trackside.app.dashboard.questions import Question
 from trackside.app.server.calls import is_served
-from trackside.app.server.wire.runs import ASKED
+from trackside.app.server.wire.runs import said_of
 from trackside.harness.questions import answers_said
 
 _MOST_CHARS: Final = 30_000
@@ -40,12 +40,7 @@ class Commands:
 
 def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The body with which the API starts the same run."""
-    body: dict[str, Any] = {"assistant_id": agent}
-    asked = {name: request.get(name) for name in ASKED}
-    # As an input, 0 and false are as good as any, though Python has them for the same.
-    body |= {
-        name: value for name, value in asked.items() if value is not None and (value is not False or name == "input")
-    }
+    body: dict[str, Any] = {"assistant_id": agent, **said_of(request)}
     if metadata:
         body["metadata"] = dict(metadata)
     if request.get("multitask") not in (None, "enqueue"):

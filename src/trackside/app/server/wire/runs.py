@@ -207,7 +207,7 @@ class RetriedRun(Struct, frozen=True, kw_only=True):
 
 
 _ON_THE_WIRE = {RunStatus.interrupted: "success", RunStatus.cancelled: "interrupted"}
-ASKED: Final = (
+_ASKED: Final = (
     "input",
     "command",
     "config",
@@ -252,7 +252,7 @@ def run_on_wire(
 
 def asked_of(spec: RunSpec) -> dict[str, Any]:
     """What was asked for, as it is kept (`Store.request_of`), for a run that has just been let in."""
-    return {name: getattr(spec, name) for name in (*ASKED, "multitask", "options")}
+    return {name: getattr(spec, name) for name in (*_ASKED, "multitask", "options")}
 
 
 def config_shown(config: Any) -> Any:
@@ -276,7 +276,13 @@ def request_shown(asked: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def said_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was asked for, as the body says it that starts one; what was not said is left out."""
+    # As an input, 0 and false are as good as any, though Python has them for the same.
+    values = {name: asked.get(name) for name in _ASKED}
+    return {name: said for name, said in values.items() if said is not None and (said is not False or name == "input")}
+
+
 def _kwargs(asked: Mapping[str, Any]) -> dict[str, Any]:
-    kwargs = {name: value for name in ASKED if (value := asked.get(name)) is not None and value is not False}
     options = asked.get("options") or {}
-    return {**request_shown(kwargs), **{name: value for name, value in options.items() if name != ON_BEHALF_OF}}
+    return {**request_shown(said_of(asked)), **{name: value for name, value in options.items() if name != ON_BEHALF_OF}}
