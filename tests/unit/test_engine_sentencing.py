@@ -8,7 +8,9 @@ from typing import Any
 from trackside.app.engine.children import ChildLimits, ChildStats, Verdict
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.storage.fleet import HeldRun
-from trackside.harness.types import CancelAction, FailureReason
+from trackside.harness.types import AgentStanding, CancelAction, FailureReason
+
+GOES_ON, STOPPED, FINISHED = AgentStanding
 
 
 def run(**says: Any) -> HeldRun:
@@ -23,7 +25,9 @@ class Judges:
         self.overdue = Overdue(lease=4.0)
         self.limits = ChildLimits(grace=3.0, timeouts={"brief": 5.0})
 
-    def judge(self, held: Sequence[HeldRun], now: float, *, unheard: float = 0.0, **runs: bool) -> dict[str, Verdict]:
+    def judge(
+        self, held: Sequence[HeldRun], now: float, *, unheard: float = 0.0, **runs: AgentStanding
+    ) -> dict[str, Verdict]:
         said = {"w": ChildStats(worker_id="w", runs=runs, limits=self.limits)}
         return self.overdue.judge(held, said, now, unheard={"w": unheard})
 
@@ -78,44 +82,60 @@ def test_a_run_that_has_ended_is_forgotten() -> None:
 
 def test_a_run_whose_agent_has_come_to_its_end_in_time_waits_to_be_told_of_as_long_as_that_takes() -> None:
     judges, brief = overdue(), run(agent="brief")
-    judges.judge([brief], 0.0, r=False)
-    assert judges.judge([brief], 7.0, r=True) == {}
-    assert judges.judge([run(timeout=5.0)], 100.0, r=True) == {}
+    judges.judge([brief], 0.0, r=GOES_ON)
+    assert judges.judge([brief], 7.0, r=FINISHED) == {}
+    assert judges.judge([run(timeout=5.0)], 100.0, r=FINISHED) == {}
 
 
 def test_a_run_that_somebody_wants_to_stop_does_not_wait_for_its_end_for_ever() -> None:
     judges, cancelled = overdue(), run(agent="brief", cancel_requested=CancelAction.interrupt)
-    judges.judge([cancelled], 10.0, r=True)
-    assert judges.judge([cancelled], 12.9, r=True) == {}
-    assert "r" in judges.judge([cancelled], 13.0, r=True)["w"].stopped
+    judges.judge([cancelled], 10.0, r=FINISHED)
+    assert judges.judge([cancelled], 12.9, r=FINISHED) == {}
+    assert "r" in judges.judge([cancelled], 13.0, r=FINISHED)["w"].stopped
 
 
 def test_a_run_that_its_process_executes_no_more_is_no_reason_to_end_that() -> None:
     judges, cancelled = overdue(), run(agent="brief", cancel_requested=CancelAction.interrupt)
-    judges.judge([cancelled], 0.0, r=False)
-    assert judges.judge([cancelled], 100.0, another=False) == {}  # its end lies in the spool
+    judges.judge([cancelled], 0.0, r=GOES_ON)
+    assert judges.judge([cancelled], 100.0, another=GOES_ON) == {}  # its end lies in the spool
 
 
 def test_a_process_does_not_go_on_for_ever_with_a_run_that_is_its_own_no_more() -> None:
     judges = overdue()
-    judges.judge([run()], 0.0, r=False)
-    judges.judge([], 10.0, r=False)  # it has a lease to hear of that, and then as long as any run that has to stop
-    assert judges.judge([], 26.9, r=False) == {}
-    assert "run r did not stop" in judges.judge([], 27.0, r=False)["w"].why
+    judges.judge([run()], 0.0, r=GOES_ON)
+    judges.judge([], 10.0, r=GOES_ON)  # it has a lease to hear of that, and then as long as any run that has to stop
+    assert judges.judge([], 26.9, r=GOES_ON) == {}
+    assert "run r did not stop" in judges.judge([], 27.0, r=GOES_ON)["w"].why
+
+
+def test_a_process_may_tell_for_long_of_a_run_that_was_stopped_and_has_ended_in_the_database() -> None:
+    judges, cancelled = overdue(), run(cancel_requested=CancelAction.interrupt)
+    judges.judge([cancelled], 0.0, r=GOES_ON)
+    assert [judges.judge([], now, r=STOPPED) for now in (1.0, 100.0)] == [{}, {}]
+
+
+def test_a_run_that_has_stopped_when_it_was_told_to_does_not_wait_for_its_end_for_ever() -> None:
+    judges, cancelled = overdue(), run(cancel_requested=CancelAction.interrupt)
+    judges.judge([cancelled], 0.0, r=STOPPED)
+    assert judges.judge([cancelled], 2.9, r=STOPPED) == {}
+    assert "r" in judges.judge([cancelled], 3.0, r=STOPPED)["w"].stopped
+    timed_out = overdue()
+    timed_out.judge([run(timeout=5.0)], 0.0, r=GOES_ON)
+    assert "r" in timed_out.judge([run(timeout=5.0)], 8.0, r=STOPPED)["w"].timed_out
 
 
 def test_a_run_that_its_process_has_let_go_of_is_forgotten() -> None:
     judges = overdue()
-    judges.judge([run()], 0.0, r=False)
-    judges.judge([], 10.0, r=False)
+    judges.judge([run()], 0.0, r=GOES_ON)
+    judges.judge([], 10.0, r=GOES_ON)
     judges.judge([], 11.0)
     assert judges.judge([], 100.0) == {}
 
 
 def test_a_process_that_has_another_run_is_not_ended_for_one_that_was_lost() -> None:
     judges, other = overdue(), run()._replace(run_id="other")
-    judges.judge([run(), other], 0.0, r=False, other=False)
-    assert [judges.judge([other], now, r=False, other=False) for now in (1.0, 100.0)] == [{}, {}]
+    judges.judge([run(), other], 0.0, r=GOES_ON, other=GOES_ON)
+    assert [judges.judge([other], now, r=GOES_ON, other=GOES_ON) for now in (1.0, 100.0)] == [{}, {}]
 
 
 def test_a_process_that_has_no_run_and_says_nothing_is_blocked() -> None:

@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import required, virtual
 
 from trackside.harness import RunManager, RunSpec, RunStatus, StopPolicy
+from trackside.harness.types import AgentStanding
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock
 
 
@@ -119,3 +121,21 @@ async def test_runs_that_are_left_in_a_durable_store_are_neither_started_nor_end
         await manager.aclose(grace=0.0)
     assert manager.stats().started_total == 1
     assert manager.stats().ended_by_status == {RunStatus.cancelled: 1}
+
+
+@virtual
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_of_each_run_that_is_executed_is_said_where_its_agent_stands(is_stopped: bool) -> None:
+    ends = {"run_cancelled", "run_completed"}
+    slow = RecordingObserver(Misbehaviour(how="hang", on=lambda event: event.event_type in ends, times=1))
+    async with manager_of(observers=[required(slow)]) as manager:
+        run = await manager.start(RunSpec("sleeper", 10.0))
+        await asyncio.sleep(1)
+        assert manager.executed() == {run.run_id: AgentStanding.goes_on}
+        if is_stopped:
+            await run.cancel()
+        await asyncio.sleep(10)
+        told = AgentStanding.stopped if is_stopped else AgentStanding.finished
+        assert manager.executed() == {run.run_id: told}
+        await run.result()
+        assert manager.executed() == {}

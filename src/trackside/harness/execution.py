@@ -26,7 +26,7 @@ from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats, Tally
 from trackside.harness.streaming import close_stream
 from trackside.harness.timelimit import call_in_line
-from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunStatus
+from trackside.harness.types import AgentStanding, CancelAction, CancelMode, RunRecord, RunStatus
 from trackside.harness.waiting import Waits
 from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker
@@ -73,6 +73,13 @@ class Execution:
         """Whether it has not begun here."""
         return not (self.claims or self.worker.under_way)
 
+    @property
+    def standing(self) -> AgentStanding:
+        """Where its agent stands."""
+        if not self.worker.is_ending:
+            return AgentStanding.goes_on
+        return AgentStanding.stopped if self.worker.stopping else AgentStanding.finished
+
     def wait_again(self) -> None:
         """It has come to nothing here, and may begin anew."""
         self.task, self.scheduled, self.claims = None, False, False
@@ -111,12 +118,9 @@ class Executions:
         """The runs that have not ended."""
         return list(self._by_id.values())
 
-    def executed(self) -> dict[str, bool]:
-        """The runs that are executed, claimed by now, and of each whether its agent came to its end before anybody wanted
-        that: then what is left is to tell of it.
-        """
-        executed = [(run.run_id, run.worker) for run in self.all() if run.executes and run.worker.started]
-        return {run_id: worker.is_ending and not worker.stopping for run_id, worker in executed}
+    def executed(self) -> dict[str, AgentStanding]:
+        """The runs that are executed, claimed by now, and where the agent of each stands."""
+        return {run.run_id: run.standing for run in self.all() if run.executes and run.worker.started}
 
     def add(self, execution: Execution) -> Execution:
         """Know a run from now on; the one with its id that was known before, if there is one."""
@@ -302,7 +306,7 @@ class Executions:
         self._tally.stuck += 1
         if (execution := self._by_id.get(run_id)) is not None:
             execution.stuck = True
-            if execution.worker.is_ending and not execution.worker.stopping:
+            if execution.standing is AgentStanding.finished:
                 return
         self.spawn(_noted(self._coordinator.note_stuck(run_id, since), run_id), f"trackside-stuck-{run_id}")
 

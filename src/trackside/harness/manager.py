@@ -62,6 +62,7 @@ from trackside.harness.streaming import is_heard
 from trackside.harness.timelimit import cancel_held_off, outlived
 from trackside.harness.types import (
     AgentLimits,
+    AgentStanding,
     CancelAction,
     CancelMode,
     LifecycleEventType,
@@ -257,8 +258,8 @@ class RunManager:
         """Whether this is such a run, and was let in elsewhere, or before there was this manager."""
         return (execution := self._runs.get(run_id)) is not None and execution.taken_over
 
-    def executed(self) -> dict[str, bool]:
-        """The runs that are executed here, and of each whether its agent came to its end before anybody wanted that."""
+    def executed(self) -> dict[str, AgentStanding]:
+        """The runs that are executed here, and where the agent of each stands."""
         return self._runs.executed()
 
     async def result(self, run_id: str) -> RunResult:

@@ -90,6 +90,17 @@ class CancelMode(StrEnum):
     task_cancelled = "task_cancelled"
 
 
+class AgentStanding(StrEnum):
+    """Where the agent of a run stands that is executed."""
+
+    goes_on = "goes_on"
+    """It has not come to its end, whether it shall or not."""
+    stopped = "stopped"
+    """It has, since it was told to: what is left is to tell of that."""
+    finished = "finished"
+    """The same, by itself, before anybody wanted that."""
+
+
 class FailureReason(StrEnum):
     """What a run failed of where it was no exception: the `error_type` of its end."""
 

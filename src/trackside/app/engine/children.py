@@ -23,7 +23,7 @@ import msgspec
 
 from trackside.app.vitals import WorkerStats
 from trackside.harness.timelimit import outlived
-from trackside.harness.types import FailureReason
+from trackside.harness.types import AgentStanding, FailureReason
 
 VARIABLE: Final = "_TRACKSIDE_ISOLATED"
 """The environment variable by which a process learns that it is such a one."""
@@ -69,8 +69,8 @@ class ChildStats(msgspec.Struct, kw_only=True):
     running: int = 0
     """Places that are taken, also while it looks whether there is a run."""
     executing: int = 0
-    runs: dict[str, bool] = {}
-    """Those that it executes, and of each whether its agent has come to its end by itself: what is left is to tell of it."""
+    runs: dict[str, AgentStanding] = {}
+    """Those that it executes, and where the agent of each stands."""
     taken: int = 0
     found: int = 0
     missed: int = 0

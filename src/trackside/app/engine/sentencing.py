@@ -13,7 +13,7 @@ from typing import Final
 from trackside.app.engine.children import ChildLimits, ChildStats, Verdict
 from trackside.app.storage.fleet import HeldRun
 from trackside.harness.ending import StopPolicy
-from trackside.harness.types import CancelAction, FailureReason
+from trackside.harness.types import AgentStanding, CancelAction, FailureReason
 
 
 @dataclass(slots=True, eq=False)
@@ -53,11 +53,15 @@ class Overdue:
         """Take in which runs there are now, and what their workers' processes say; which of these have to be ended, and why.
 
         A run whose agent has come to its end in time is told of when the database takes that, however late. One that is its
-        process's no more, as it was lost, can neither be cancelled nor time out there: it has to stop. And a process that
-        has no run has no reason not to be heard of: `unheard` is for how many seconds.
+        process's no more, as it was lost, can neither be cancelled nor time out there: its agent has to stop. If that has,
+        the run may have ended in the database, and observers be told of it. And a process that has no run has no reason not
+        to be heard of: `unheard` is for how many seconds.
         """
         at_it = {
-            (of, run_id) for of, stats in said.items() for run_id, has_ended in stats.runs.items() if not has_ended
+            (of, run_id)
+            for of, stats in said.items()
+            for run_id, standing in stats.runs.items()
+            if standing is AgentStanding.goes_on
         }
         lost = at_it - {(run.worker_id, run.run_id) for run in held}
         self._lost = {one: self._lost.get(one, now) for one in lost}
@@ -72,7 +76,8 @@ class Overdue:
             watched.is_known = watched.is_known or run.run_id in executed
             if watched.is_known and run.run_id not in executed:
                 continue  # it is over there: what is left of it lies in the spool
-            verdict = _verdict(run, watched, now, stats.limits or _LIMITS, has_ended=executed.get(run.run_id, False))
+            has_ended = executed.get(run.run_id) is AgentStanding.finished
+            verdict = _verdict(run, watched, now, stats.limits or _LIMITS, has_ended=has_ended)
             if verdict is not None:
                 verdicts.setdefault(run.worker_id, verdict)
         have_runs = {run.worker_id for run in held}
