@@ -169,6 +169,32 @@ async def test_what_is_taken_too_late_takes_room_all_the_same(inbox: HttpInbox) 
     assert len(inbox.requests) == 1
 
 
+async def test_what_comes_while_a_digest_may_be_taken_late_has_no_room_in_the_next_one(
+    inbox: HttpInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_observer, "_GATHER", 0.1)
+    observer = await notifier(inbox, max_per_hour=1, timeout=0.1)
+    inbox.status = None
+    first = failed("a")
+    await offer(observer, first, failed("b"))  # for which there is no room
+    inbox.status = 500
+    inbox.released.set()
+    while observer._subjects[first.event_id].on_its_way:
+        await asyncio.sleep(0.01)
+    inbox.status = None
+    inbox.released.clear()
+    await offer(observer, first)  # in a digest, which has the room of the hour
+    again, new = await offer(observer, first, failed("c"))
+    assert again is not None
+    assert new is not None
+    assert (again.held_back, new.held_back) == (False, True)
+    inbox.status = 200
+    inbox.released.set()
+    while (await offer(observer, first))[0] is not None:
+        pass
+    assert (len(inbox.requests), observer._room.left(0.0)) == (2, 0)
+
+
 async def test_what_is_refused_too_late_takes_no_room(inbox: HttpInbox) -> None:
     observer = await notifier(inbox, max_per_hour=1, timeout=0.1)
     inbox.status = None

@@ -96,14 +96,14 @@ class Digest:
     def __init__(self) -> None:
         self.events: dict[str, tuple[RunLifecycleEvent, Subject]] = {}
         self.has_news = False
-        """Whether one is among them that nobody was told of, for which there is room then."""
+        """Whether one is among them for which no room was taken before. For all of them together, some will be."""
         self.failures: asyncio.Future[Mapping[Receiver, NotSentError]] = asyncio.get_running_loop().create_future()
         """Who did not take his message, and why: when all have taken it, or not."""
 
     def add(self, event: RunLifecycleEvent, subject: Subject) -> None:
         """One more."""
         subject.together = True
-        self.has_news = self.has_news or not subject.told
+        self.has_news = self.has_news or not subject.has_room
         self.events[event.event_id] = event, subject
 
     def fail(self, failure: Exception) -> None:
