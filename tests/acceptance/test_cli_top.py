@@ -419,6 +419,22 @@ async def test_it_fits_a_small_terminal_and_uses_a_large_one(store: Store, url: 
         assert table.virtual_size.width <= 160
 
 
+async def test_it_has_its_runs_in_another_width_while_the_screen_is_paused(store: Store, url: str) -> None:
+    await store.append([started(1, "chat"), started(2, "mail")])
+    app = TopApp(StoredRecords(store, Home(url)))
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: len(row_keys(app)) == 2)
+        before = row_keys(app)
+        await pilot.press("down")
+        await until(pilot, lambda: app._marked == before[1])
+        await pilot.press("p")
+        for width, columns in ((70, 6), (140, 7)):
+            await pilot.resize_terminal(width, 40)
+            table = app.query_one("#runs", DataTable)
+            await until(pilot, lambda table=table, columns=columns: len(table.ordered_columns) == columns)
+            assert (row_keys(app), table.cursor_row, app._marked) == (before, 1, before[1])
+
+
 def test_a_server_is_watched_through_an_outage(terminal: Any, tmp_path: Path, forkery: Forkery) -> None:
     (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
     with TracksideServer(tmp_path, "agents.py:sleep", "agents.py:fail", forkery=forkery) as server:

@@ -192,6 +192,8 @@ class TopApp(App[None]):
             if columns:
                 label = Text(title, justify="right" if title in _NUMERIC else "left")
                 table.add_column(label, key=title, width=columns)
+        if self._paused:  # else the next drawing fills it
+            self._fill(table)
 
     @override
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
