@@ -6,9 +6,11 @@ import operator
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.checkpoint.memory import MemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph_sdk.errors import ConflictError
 
+from trackside import RunContext
 from trackside.harness.ids import new_id
 
 
@@ -16,8 +18,9 @@ class Log(TypedDict, total=False):
     log: Annotated[list[str], operator.add]
 
 
-def logging_graph() -> Any:
-    return StateGraph(Log).add_node("one", lambda state: {"log": ["one"]}).add_edge(START, "one").compile()
+def logging_graph(saver: Any = None) -> Any:
+    graph = StateGraph(Log).add_node("one", lambda state: {"log": ["one"]}).add_edge(START, "one")
+    return graph.compile(checkpointer=saver)
 
 
 async def chat(input: Any) -> dict[str, Any]:
@@ -70,6 +73,40 @@ async def test_what_the_store_has_of_a_thread_is_copied_whoever_is_served(serve_
     async with serve_agents({"new": chat}) as served:
         assert (await served.client.threads.copy(thread_id))["values"] == {"said": {"log": ["in"]}}
         assert await served.client.threads.prune([thread_id], strategy="keep_latest") == {"pruned_count": 1}
+
+
+@pytest.mark.parametrize("agents", [("chat", "own"), ("own", "chat", "own"), ("chat", "own", "own")])
+async def test_what_an_earlier_agent_left_is_not_taken_for_what_the_last_one_did(
+    serve_agents: Any, agents: tuple[str, ...]
+) -> None:
+    async with serve_agents({"own": logging_graph(MemorySaver()), "chat": chat}) as served:
+        thread_id = await logged(served.client, *agents)
+    async with serve_agents({"chat": chat}) as served:
+        client = served.client
+        with pytest.raises(ConflictError, match="'own' is not served here"):
+            await client.threads.copy(thread_id)
+        assert await client.threads.prune([thread_id], strategy="keep_latest") == {"pruned_count": 0}
+
+
+async def test_what_the_store_has_is_copied_also_of_copies_of_changed_threads_and_behind_runs_that_failed(
+    serve_agents: Any,
+) -> None:
+    async def fails_later(input: Any, run: RunContext) -> Any:
+        if input.get("log") is None:
+            raise ValueError("nothing to say")
+        return await chat(input)
+
+    async with serve_agents({"own": logging_graph(MemorySaver()), "old": fails_later}) as served:
+        client = served.client
+        changed, behind = await logged(client, "own", "old"), await logged(client, "old", "old")
+        await client.threads.update_state(changed, {"more": True})
+        await client.runs.wait(behind, "old", input={}, raise_error=False)
+        copied = (await client.threads.copy(changed))["thread_id"]
+    async with serve_agents({"new": chat}) as served:
+        for thread_id in (changed, behind, copied):
+            values = (await served.client.threads.get(thread_id))["values"]
+            assert values["said"] == {"log": ["in"]}
+            assert (await served.client.threads.copy(thread_id))["values"] == values
 
 
 async def test_a_thread_whose_agent_is_not_served_is_neither_copied_nor_pruned_to_its_latest_state(

@@ -272,6 +272,10 @@ class Threads:
         """What there is to these threads, which he may see, besides their rows; by their ids."""
         return await self._readers.run(lambda connection: _contents(connection, thread_ids))
 
+    async def remembered(self, thread_ids: Sequence[str]) -> frozenset[str]:
+        """Those of these threads, which he may see, of which the store has what their agents left last."""
+        return await self._readers.run(lambda connection: _remembered(connection, thread_ids))
+
     async def holder(self, thread_id: str) -> str | None:
         """The run that has a thread, which he may see, from the admission of that on; None: none has it."""
         return await find_holder(self._readers, thread_id)
@@ -400,6 +404,27 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
         )
         for row in connection.execute(query)
     }
+
+
+def _remembered(connection: Connection, thread_ids: Sequence[str]) -> frozenset[str]:
+    """What an agent leaves in the store stays there while another runs that keeps checkpoints itself. A copy has no runs."""
+    of_thread, saved_at = runs.c.thread_id == threads.c.thread_id, thread_states.c.updated_at
+    saved_by = (
+        select(runs.c.agent)
+        .where(of_thread, runs.c.started_at <= saved_at)
+        .order_by(runs.c.started_at.desc())
+        .limit(1)
+        .correlate(threads, thread_states)
+        .scalar_subquery()
+    )
+    is_newer = exists().where(of_thread, runs.c.started_at > saved_at)
+    query = (
+        select(threads.c.thread_id)
+        .join_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
+        .where(threads.c.thread_id.in_(thread_ids))
+        .where(or_(saved_by == threads.c.agent, and_(saved_by.is_(None), ~is_newer)))
+    )
+    return frozenset(connection.execute(query).scalars())
 
 
 def _runs_of(connection: Connection, thread_ids: Sequence[str]) -> dict[str, RunsOfThread]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
@@ -40,7 +40,7 @@ from trackside.app.server.wire.threads import (
 )
 from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import Wanted
-from trackside.app.storage.threads import ThreadContents, ThreadPage, ThreadQuery, Threads
+from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.states import KeepsThreads, StateUpdate, asked_of
@@ -189,13 +189,13 @@ async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
     return Pruned(pruned)
 
 
-def _check_keeper(call: Call[Any, Any], thread: StoredThread, contents: ThreadContents | None) -> None:
-    """See that it is known here what keeps a thread: its agent is, or the store has what it remembers (`contents`).
+def _check_keeper(call: Call[Any, Any], thread: StoredThread, remembered: Collection[str]) -> None:
+    """See that it is known here what keeps a thread: its agent is, or it is among those that are `remembered` in the store.
 
     Raises:
-        HttpError: it is not.
+        HttpError: it is not, though the store may have all checkpoints that there are.
     """
-    if contents is None or contents.values is None:
+    if thread.thread_id not in remembered:
         check_served(thread, call.parts.manager)
 
 
@@ -205,11 +205,11 @@ async def _keep_latest(call: Call[ThreadPrune, None], threads: Threads, named: S
     Those of which nobody here knows what keeps them are left as they are.
     """
     page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
-    contents = await threads.contents([thread.thread_id for thread in page.threads])
+    remembered = await threads.remembered([thread.thread_id for thread in page.threads])
     keepers: dict[str, KeepsThreads | None] = {}
     for thread in page.threads:
         with suppress(HttpError):
-            _check_keeper(call, thread, contents.get(thread.thread_id))
+            _check_keeper(call, thread, remembered)
             keepers[thread.thread_id] = keeper_of(call.parts, thread)
     check_prunable(call.parts, keepers.values())
     pruned = 0
@@ -236,7 +236,7 @@ async def copy_thread(call: Call[None, None]) -> Any:
     """Make another thread that remembers what this one does, without its runs."""
     threads = _threads(call)
     thread, copy_id = await threads.get(call.thread_id), new_id()
-    _check_keeper(call, thread, (await threads.contents([thread.thread_id])).get(thread.thread_id))
+    _check_keeper(call, thread, await threads.remembered([thread.thread_id]))
     metadata = await copied_metadata(call, thread, copy_id)
     copied_before = await copy_checkpoints(call.parts, keeper_of(call.parts, thread), thread.thread_id, copy_id)
 
