@@ -167,6 +167,56 @@ def test_the_command_line_runs_and_resumes_its_graphs(
     assert json.loads(answered.stdout.splitlines()[-1])["result"]["output"] == {"said": "this"}
 
 
+SIZED = """
+from dataclasses import dataclass
+from typing import TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import interrupt
+
+
+@dataclass
+class Context:
+    model: str = "small"
+
+
+class State(TypedDict, total=False):
+    said: str
+
+
+async def say(state: State, runtime: Runtime[Context]) -> State:
+    return {"said": f"{state.get('said') or interrupt('what?')} by {runtime.context.model}"}
+
+
+builder = StateGraph(State, context_schema=Context).add_node("say", say).add_edge(START, "say")
+chat = builder.compile()
+
+
+def make(runtime: Runtime[Context]):
+    return builder.compile()
+"""
+
+
+@pytest.mark.parametrize("agent", ["chat", "made"])
+def test_the_command_line_gives_graphs_the_context_that_a_server_gives_them(
+    here: Callable[..., subprocess.CompletedProcess[str]], folder: Path, agent: str
+) -> None:
+    (folder / "sized.py").write_text(SIZED, encoding="utf-8")
+    write(folder, graphs={"chat": "./sized.py:chat", "made": "./sized.py:make"})
+    asked = here("run", agent, "{}", "--thread", "t")
+    assert asked.returncode == 75, asked.stderr
+
+    def said(*command: str) -> tuple[str, Any]:
+        """Of which run, and what it comes to."""
+        *_, event, last = map(json.loads, here(*command, "--json").stdout.splitlines())
+        return event["run_id"], last["result"]["output"]
+
+    assert said("resume", "t", "this")[1] == {"said": "this by small"}
+    run_id, output = said("run", agent, '{"said": "that"}')
+    assert output == said("retry", run_id)[1] == {"said": "that by small"}
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

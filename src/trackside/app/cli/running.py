@@ -241,7 +241,7 @@ async def _run_and_close(
     closing = contextlib.ExitStack()
     try:
         async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False, one_run=True) as app:
-            handle = await _start(app, await _as_it_waits(app, agent, spec, settings))
+            handle = await _start(app, _completed(app, await _as_it_waits(app, agent, spec, settings)))
             waiting.cancel()
             waiting = loop.call_later(_WAITING_AFTER, view.waiting, f"for thread {handle.thread_id}, which is busy")
             app.recorder.on_first(waiting.cancel)
@@ -298,6 +298,15 @@ async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) 
         standing = "nor remember what it asked: an export leaves out what threads remember"
         raise NotWaitingError(thread_id=spec.thread_id, standing=standing)
     return replace(spec, command=None) if is_stop(questions) else spec
+
+
+def _completed(app: App, spec: RunSpec) -> RunSpec:
+    """With the context that a server would give a graph. What is done once more was completed then."""
+    completed = getattr(app.manager.agents[spec.agent], "completed", None)
+    if completed is None or spec.retry_of is not None:
+        return spec
+    config, context = completed(spec.config, spec.context)
+    return replace(spec, config=config, context=context)
 
 
 async def _start(app: App, spec: RunSpec) -> RunHandle:
