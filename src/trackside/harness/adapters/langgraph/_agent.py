@@ -31,6 +31,7 @@ from trackside.harness.adapters.langgraph._graph import (
     Pregel,
     Saver,
     StateGraph,
+    branches_at_start,
     checkpointer_of,
     has_timed_nodes,
 )
@@ -255,6 +256,7 @@ class LangGraphAgent:
                 stream.stay(state.at_stop)
             else:
                 await stream.follow(await self._begin(run, graph, state), config)
+                await self._hear_start(run, graph, state, stream)
         except RunPaused as exc:
             raise GraphPauseError(graph=self.name) from exc
         except ParentCommand as exc:
@@ -286,6 +288,17 @@ class LangGraphAgent:
         if (saver := checkpointer_of(graph)) is not None:
             for kept, instead in state.given.kept:
                 await kept.put_back(saver, instead)
+
+    async def _hear_start(self, run: RunContext, graph: Graph, state: _RunState, stream: GraphStream) -> None:
+        """Have the stream hear what the edges from START have asked, of which LangGraph streams nothing.
+
+        A run with an input has these executed first, and alone: where a node has finished since they have asked nothing.
+        """
+        if checkpointer_of(graph) is None or not branches_at_start(graph):
+            return
+        begins = state.given.value is not None and not run.command
+        if not (begins and (stream.has_heard_nodes or stream.stopped)):
+            stream.hear((await look(graph, newest_place(run))).interrupts)
 
     async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:
         output, state = stream.output(), stream.state()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.constants import START
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel import Pregel
 
@@ -18,6 +19,7 @@ __all__ = [
     "Pregel",
     "Saver",
     "StateGraph",
+    "branches_at_start",
     "check_nodes",
     "checkpointer_of",
     "has_timed_nodes",
@@ -45,6 +47,11 @@ def has_timed_nodes(graph: Graph) -> bool:
     nodes = graph.nodes.values()
     inside = (found for node in nodes for found in node.subgraphs if isinstance(found, Pregel))
     return any(getattr(node, "timeout", None) is not None for node in nodes) or any(map(has_timed_nodes, inside))
+
+
+def branches_at_start(graph: Graph) -> bool:
+    """Whether conditional edges lead from its START, which may ask something."""
+    return isinstance(graph, CompiledStateGraph) and bool(graph.builder.branches.get(START))
 
 
 def check_nodes(graph: Graph, field: str, names: Sequence[str]) -> None:

@@ -44,8 +44,9 @@ class GraphStream:
 
     A part goes out under the mode that was asked for; `messages` and `messages-tuple` are the same thing, as
     `[message or chunk, metadata]`. Of the state, `values` and `updates` show what the graph gives back by its output schema.
-    `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint. What it asks is not passed on before
-    `say_questions`: an answer to it, which may come at once, is looked for among what the thread's checkpointer has.
+    `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint; `has_heard_nodes` that a node of it
+    has finished. What it asks is not passed on before `say_questions`: an answer to it, which may come at once, is looked
+    for among what the thread's checkpointer has.
 
     Raises:
         InvalidSpecError: a mode is not one that a graph streams.
@@ -55,6 +56,7 @@ class GraphStream:
         check_modes(run, STREAM_MODES, "a graph")
         self.interrupts: dict[str, Interrupt] = {}
         self.stopped = False
+        self.has_heard_nodes = False
         self._run = run
         self._graph = graph
         self._task: asyncio.Task[Any] | None = None
@@ -92,6 +94,12 @@ class GraphStream:
                     self._take(chunk)
         if self._outlet.hides and self._shown == {} and not self.stopped:  # it has come to nothing, which is said, too
             self._run.send({}, "values")
+
+    def hear(self, questions: Sequence[Interrupt]) -> None:
+        """Take what the graph has asked of which it streams nothing, as it would that of a node."""
+        if unheard := tuple(question for question in questions if question.id not in self.interrupts):
+            for mode in ("updates", "values"):
+                self._take((mode, {INTERRUPT: unheard}))
 
     def stay(self, thread: StateSnapshot) -> None:
         """Show what the graph would, at a stop of its thread that it is not to go past."""
@@ -158,6 +166,8 @@ class GraphStream:
         elif mode == "updates" and INTERRUPT in payload:
             self.stopped = True
             self.interrupts.update({interrupt.id: interrupt for interrupt in payload[INTERRUPT]})
+        elif mode == "updates":
+            self.has_heard_nodes = True
 
     def _send(self, mode: str, payload: Any, inside: tuple[str, ...]) -> Json:
         """Have the followers get a part; what they got."""
