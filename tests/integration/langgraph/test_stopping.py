@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import operator
+import secrets
 from typing import Annotated, Any, TypedDict
 
+import numpy as np
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.base import CipherProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.errors import GraphRecursionError, NodeTimeoutError
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
@@ -40,6 +44,17 @@ def in_parallel(*nodes: Any, **compiled: Any) -> Any:
     for node in nodes:
         builder.add_node(node.__name__, node).add_edge(START, node.__name__)
     return builder.compile(**compiled)
+
+
+class Masked(CipherProtocol):
+    """Encrypts as ciphers do: never twice in the same way."""
+
+    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+        mask = secrets.randbelow(255) + 1
+        return "mask", bytes([mask, *(byte ^ mask for byte in plaintext)])
+
+    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+        return bytes(byte ^ ciphertext[0] for byte in ciphertext[1:])
 
 
 def say_waiting() -> None:
@@ -519,6 +534,40 @@ async def test_a_rollback_of_a_run_that_stopped_within_the_resumed_step_takes_it
     assert await state_of(graph) == before
     saved = await saver.aget_tuple({"configurable": {"thread_id": "t"}})
     assert "hasty" not in str(saved.pending_writes)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_a_rollback_takes_back_a_run_beside_values_that_cannot_be_compared(
+    stage: Any, saver: Any, is_answered: bool
+) -> None:
+    saver.serde = EncryptedSerializer(Masked(), saver.serde)
+
+    async def ask(state: State) -> State:
+        answer = interrupt("?")
+        if answer in {"hasty", "kept"}:
+            await wait(state)
+        return {"notes": [answer]}
+
+    async def embed(state: State) -> State:
+        return {"notes": [np.array([1.0, 2.0])]}
+
+    graph = in_parallel(ask, embed, checkpointer=saver)
+    asked = await stage.play(graph, {"notes": []}, thread_id="t")
+    kept: dict[str, Any] = {"thread_id": "t", "stream_mode": "custom"}
+    if not is_answered:
+        await cancelled(stage, graph, command={"resume": "kept"}, **kept)
+    before = await graph.aget_state({"configurable": {"thread_id": "t"}})
+    if is_answered:
+        kept["command"] = {"resume": "hasty"}
+    undone = await cancelled(stage, graph, action="rollback", **kept)
+    assert (undone.status, undone.result.error) == (RunStatus.cancelled, None)
+    after = await graph.aget_state({"configurable": {"thread_id": "t"}})
+    assert (after.config == before.config) is not is_answered  # what has changed nothing leaves the thread as it is
+    assert after.next == before.next == ("ask",)
+
+    outcome = await stage.play(graph, thread_id="t", command={"resume": {asked.interrupts[0]["id"]: "slow"}})
+    assert (outcome.status, outcome.values["notes"][0]) == (RunStatus.success, "slow")
+    assert outcome.values["notes"][1:] == [[1.0, 2.0]]
 
 
 async def test_a_rollback_of_an_answer_leaves_the_question_of_a_graph_inside(stage: Any, saver: Any) -> None:

@@ -14,6 +14,7 @@ from langgraph.checkpoint.base import (
     PendingWrite,
     empty_checkpoint,
 )
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
@@ -102,7 +103,7 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
             await _delete_begun(saver, run_id, thread_id)
         return None
     await _roll_back_inside(saver, run_id, thread_id)
-    if wrote or (pending is not None and _unsigned(pending) != _unsigned(before.pending_writes)):
+    if wrote or (pending is not None and _written(saver, pending) != _written(saver, before.pending_writes)):
         copy = await graph.aupdate_state(before.config, None, as_node=_COPY)
         waiting = (before.pending_writes if pending is None else pending) or ()
         renamed = await _put_pending(graph, saver, waiting, before.config, copy)
@@ -112,9 +113,18 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
     return str(before.checkpoint["id"])
 
 
-def _unsigned(pending: Sequence[PendingWrite] | None) -> list[PendingWrite]:
-    """What waits in a step, but for who has brought it, which changes nothing."""
-    return [(task, key, value) for task, key, value in pending or () if (task, key) != (NO_TASK, BROUGHT_BY)]
+def _written(saver: Saver, pending: Sequence[PendingWrite] | None) -> list[tuple[str, str, tuple[str, bytes]]]:
+    """What waits in a step, as it is written down, since not all values can be compared; but for who has brought it, which
+    changes nothing.
+    """
+    serde = saver.serde
+    if isinstance(serde, EncryptedSerializer):  # it writes nothing twice in the same way
+        serde = serde.serde
+    return [
+        (task, key, serde.dumps_typed(value))
+        for task, key, value in pending or ()
+        if (task, key) != (NO_TASK, BROUGHT_BY)
+    ]
 
 
 def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, str]:
