@@ -173,6 +173,20 @@ async def test_what_lets_a_graph_go_on_says_past_which_stop_if_it_likes(stage: A
     assert (right.values, right.humans) == ({"notes": ["planned", "yes"]}, [])
 
 
+@pytest.mark.parametrize("goto", ["inner", {"node": "inner", "input": {"notes": []}}], ids=["name", "sent"])
+async def test_a_graph_inside_to_which_a_command_goes_stops_as_by_an_edge(stage: Any, saver: Any, goto: Any) -> None:
+    inner = paying(None, plain_pay)
+    builder = StateGraph(State).add_node("plan", plan).add_node("inner", inner).add_edge(START, "plan")
+    graph = builder.compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    stopped = await stage.play(graph, thread_id="t", command={"goto": goto})
+    (stop,) = stopped.interrupts
+    assert (stopped.status, stop["value"], stop["next"]) == (RunStatus.interrupted, None, ["inner"])
+    outcome = await stage.play(graph, thread_id="t", command={"resume": {stop["id"]: "go on"}})
+    assert (outcome.status, outcome.interrupts) == (RunStatus.success, [])
+    assert outcome.values["notes"][-2:] == ["planned", "go on"]
+
+
 async def test_a_graph_whose_state_was_changed_since_is_at_another_stop(stage: Any, saver: Any) -> None:
     graph = paying(saver, plain_pay)
     paused = await stage.play(graph, {}, thread_id="t")

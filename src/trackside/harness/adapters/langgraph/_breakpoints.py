@@ -10,7 +10,7 @@ from langgraph.constants import TAG_HIDDEN
 from langgraph.types import StateSnapshot
 
 from trackside.harness.adapters.langgraph._graph import Graph, Pregel, Saver
-from trackside.harness.adapters.langgraph._looking import look
+from trackside.harness.adapters.langgraph._looking import look, state_at
 from trackside.harness.adapters.langgraph._places import newest_place
 from trackside.harness.adapters.langgraph._threads import noted_at_stop
 from trackside.harness.context import RunContext
@@ -31,7 +31,7 @@ async def breakpoint_at(run: RunContext, graph: Graph) -> list[JsonObject]:
 
     There is none if no node comes next: the stop was after the last one, and the graph has come to its end.
     """
-    snapshot = await graph.aget_state(newest_place(run))
+    snapshot = await state_at(graph, newest_place(run))
     if not snapshot.next:
         return []
     checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
