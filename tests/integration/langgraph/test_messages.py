@@ -137,6 +137,51 @@ async def test_messages_kept_as_deltas_are_counted(stage: Any) -> None:
         assert outcome.humans[0]["id"] == outcome.values["messages"][-2]["id"]
 
 
+class Unmerged(TypedDict):
+    messages: Annotated[list[AnyMessage], operator.add]
+
+
+class Asked(TypedDict):
+    question: str
+
+
+@pytest.mark.parametrize("state", [MessagesState, Unmerged], ids=["merged", "unmerged"])
+@pytest.mark.parametrize("given", [{}, {"nothing": "of it"}, {"question": "?"}], ids=["empty", "unknown", "hidden"])
+async def test_what_a_graph_says_is_new_where_its_input_has_nothing_for_its_state(
+    stage: Any, saver: Any, state: Any, given: Any
+) -> None:
+    options: dict[str, Any] = {"input_schema": Asked} if "question" in given else {}
+    builder = StateGraph(state, **options).add_sequence([("one", say("one")), ("two", say("two"))])
+    graph = builder.add_edge(START, "one").compile(checkpointer=saver)
+    for count in (2, 4):
+        outcome = await stage.play(graph, given, thread_id="t")
+        assert counted(outcome) == (2, None, "two")
+        assert len(outcome.values["messages"]) == count
+    if not options:
+        assert counted(await stage.play(graph, "hello", thread_id="t")) == (3, "hello", "two")
+
+    unkept = await stage.play(builder.compile(), given)
+    assert counted(unkept) == (2, None, "two")
+
+
+async def test_messages_that_a_graph_does_not_take_make_none_of_its_thread_new(stage: Any, saver: Any) -> None:
+    builder = StateGraph(MessagesState, input_schema=Asked).add_node("one", say("one")).add_edge(START, "one")
+    graph = builder.compile(checkpointer=saver)
+    await stage.play(graph, {"question": "?"}, thread_id="t")
+    outcome = await stage.play(graph, {"messages": [AIMessage("x", id="x"), AIMessage("y")]}, thread_id="t")
+    assert counted(outcome) == (1, None, "one")
+
+
+async def test_a_tool_that_fails_is_the_last_word_of_a_run_without_an_input(stage: Any) -> None:
+    async def write(state: Any) -> dict[str, Any]:
+        return {"messages": [ToolMessage("disk full", tool_call_id="1", status="error")]}
+
+    graph = chat(write, checkpointer=InMemorySaver())
+    for _ in range(2):
+        outcome = await stage.play(graph, {}, thread_id="t")
+        assert (outcome.status, "disk full" in str(outcome.result.error)) == (RunStatus.error, True)
+
+
 async def test_an_entrypoints_messages_are_counted_without_what_its_thread_had(stage: Any) -> None:
     @entrypoint(checkpointer=InMemorySaver())
     async def talk(given: list[AnyMessage], *, previous: list[AnyMessage] | None = None) -> Any:

@@ -34,6 +34,7 @@ from trackside.harness.adapters.langgraph._graph import (
     branches_at_start,
     checkpointer_of,
     has_timed_nodes,
+    shows_start,
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._items import LentItems
@@ -169,7 +170,7 @@ class LangGraphAgent:
             ErrorOutputError: the last that the graph says is that a tool has failed.
         """
         graph, state = self._graph_for(run), await self._state_of(run)
-        stream = GraphStream(run, graph, state.given, state.known_ids)
+        stream = GraphStream(run, graph, state.given, state.known_ids, state.start)
         return await see_through(
             self._run(run, graph, state, stream),
             run,
@@ -370,11 +371,12 @@ class LangGraphAgent:
             given = GraphInput.of(run, graph, questions, has_brought=brought)
             if run.resuming:
                 run.resume = answer_among(run.resume, questions.ids or questions.stops)
-        known: frozenset[str] = frozenset()
+        values: Any = {}
+        is_shown = shows_start(graph, given.value)
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
-        if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
-            known = ids_of((await look(graph, place)).values)
-        return _RunState(given, known, origin)
+        if saver is not None and (given.given_ids or not is_shown or not isinstance(graph, CompiledStateGraph)):
+            values = (await look(graph, place)).values
+        return _RunState(given, ids_of(values), origin, start=None if is_shown else values)
 
     def _check(self, run: RunContext, saver: Saver | None) -> None:
         if run.durability is not None and run.durability not in _DURABILITIES:
@@ -395,7 +397,8 @@ class LangGraphAgent:
 @dataclass(slots=True)
 class _RunState:
     """A run's input, the ids of messages that its thread had before, where in the thread it begins, what waited there if it
-    goes on with the newest state, and the thread if it is at a stop at which the run stays.
+    goes on with the newest state, the thread if it is at a stop at which the run stays, and the state that it begins with if
+    the graph does not show that.
     """
 
     given: GraphInput
@@ -403,6 +406,7 @@ class _RunState:
     origin: Origin
     pending: Sequence[PendingWrite] | None = None
     at_stop: GraphState | None = None
+    start: Any = None
 
 
 def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHandler]) -> RunnableConfig:

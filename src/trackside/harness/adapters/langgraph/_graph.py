@@ -23,6 +23,7 @@ __all__ = [
     "check_nodes",
     "checkpointer_of",
     "has_timed_nodes",
+    "shows_start",
 ]
 
 UNNAMED = "LangGraph"
@@ -52,6 +53,15 @@ def has_timed_nodes(graph: Graph) -> bool:
 def branches_at_start(graph: Graph) -> bool:
     """Whether conditional edges lead from its START, which may ask something."""
     return isinstance(graph, CompiledStateGraph) and bool(graph.builder.branches.get(START))
+
+
+def shows_start(graph: Graph, value: Any) -> bool:
+    """Whether a graph streams the state that it begins with: one of states does where its input has something for that."""
+    shown = graph.stream_channels_asis
+    if not isinstance(graph, CompiledStateGraph) or isinstance(shown, str) or not isinstance(value, dict):
+        return True
+    taken = graph.builder.schemas[graph.builder.input_schema]
+    return any(key in taken and key in shown for key in value)
 
 
 def check_nodes(graph: Graph, field: str, names: Sequence[str]) -> None:

@@ -46,13 +46,16 @@ class GraphStream:
     `[message or chunk, metadata]`. Of the state, `values` and `updates` show what the graph gives back by its output schema.
     `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint; `has_heard_nodes` that a node of it
     has finished. What it asks is not passed on before `say_questions`: an answer to it, which may come at once, is looked
-    for among what the thread's checkpointer has.
+    for among what the thread's checkpointer has. `start` is the state that the run begins with where the graph does not
+    show it.
 
     Raises:
         InvalidSpecError: a mode is not one that a graph streams.
     """
 
-    def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
+    def __init__(
+        self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str], start: Any = None
+    ) -> None:
         check_modes(run, STREAM_MODES, "a graph")
         self.interrupts: dict[str, Interrupt] = {}
         self.stopped = False
@@ -65,6 +68,8 @@ class GraphStream:
             self._asked["messages"] = messages
         self._marks = _MARKS in run.stream_modes
         self._new_messages = _NewMessages(run, graph, given, known_ids)
+        if start is not None:
+            self._new_messages.begin(start)
         self._outlet = Outlet(graph)
         self._state: Any = None
         self._shown: Json = None
@@ -205,8 +210,9 @@ class _NewMessages:
     """Finds the messages that the run adds to its thread, and records each once.
 
     The first state of a `StateGraph` is that of the thread with what the run brought at its end; anything before that is
-    old. Of another graph only the end result is seen, so what is old there has to be known. Human messages that the run
-    brought, answers included, are recorded by the harness when it announces them.
+    old. Where it shows none, as its input has nothing for its state, it is to `begin` with the thread's. Of another graph
+    only the end result is seen, so what is old there has to be known. Human messages that the run brought, answers included,
+    are recorded by the harness when it announces them.
     """
 
     def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
@@ -219,6 +225,11 @@ class _NewMessages:
         self._sees_start = isinstance(graph, CompiledStateGraph)
         self._at_start = self._sees_start
         self._seen: set[str | int] = {*known_ids} if self._sees_start else {*known_ids, *given.given_ids}
+
+    def begin(self, start: Any) -> None:
+        """Know the state that the run begins with, to which it brings nothing."""
+        self._brought = 0
+        self.record(start)
 
     def record(self, state: Any) -> None:
         """Record what is new in `state`."""
@@ -294,7 +305,7 @@ def _without_interrupts(state: Any) -> Any:
 
 def _messages_of(state: Any) -> Sequence[Any]:
     """The messages of a state: under `messages`, or the state itself."""
-    if state is None:
+    if state is None or (isinstance(state, Mapping) and not state):
         return ()
     if isinstance(state, Mapping) and "messages" in state:
         state = state["messages"]
