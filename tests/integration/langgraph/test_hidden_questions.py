@@ -8,6 +8,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from trackside import RunStatus
+from trackside.harness.adapters.langgraph import LangGraphAgent
+from trackside.harness.states import ThreadPlace
 
 
 class State(TypedDict, total=False):
@@ -74,6 +76,90 @@ async def test_an_edge_from_the_start_asks_where_the_graph_gives_back_nothing_of
     asked = await stage.play(graph, {"seen": ["in"]}, thread_id="t", stream_mode=["values"])
     assert (asked.status, [one["value"] for one in asked.interrupts]) == (RunStatus.interrupted, ["left or right?"])
     assert [one["value"] for one in asked.values["__interrupt__"]] == ["left or right?"]
+
+
+class Bank:
+    """Charges, which fails so often; its handlers ask whether to go on, and fail so often with the answer."""
+
+    def __init__(self, *, fails: int = 0) -> None:
+        self.fails = fails
+        self.told: list[Any] = []
+
+    async def charge(self, state: State) -> State:
+        raise ConnectionError("the bank is away")
+
+    async def ask(self, state: State) -> State:
+        self.told.append(interrupt("go on?"))
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("still away")
+        return {"notes": [self.told[-1]]}
+
+    def graph(self, saver: Any, *beside: Any, is_default: bool = False) -> Any:
+        handler: dict[str, Any] = {} if is_default else {"error_handler": self.ask}
+        builder: Any = StateGraph(State).add_node("charge", self.charge, **handler).add_edge(START, "charge")
+        if is_default:
+            builder.set_node_defaults(error_handler=self.ask)
+        for node in beside:
+            builder.add_node(node.__name__, node).add_edge(START, node.__name__)
+        return builder.compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+@pytest.mark.parametrize("is_named", [False, True])
+async def test_what_a_nodes_error_handler_asks_is_answered(
+    stage: Any, saver: Any, is_named: bool, is_default: bool
+) -> None:
+    graph = Bank().graph(saver, is_default=is_default)
+    (question,) = (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts
+    assert question["value"] == "go on?"
+    state = await LangGraphAgent(graph).state(ThreadPlace(thread_id="t"))
+    assert state is not None
+    assert [one["id"] for one in state.interrupts] == [question["id"]]
+    assert [task["interrupts"] for task in state.tasks] == [[], [question]]
+    assert all(task["name"] in graph.nodes for task in state.tasks)
+
+    answer = {question["id"]: "yes"} if is_named else "yes"
+    outcome = await stage.play(graph, thread_id="t", command={"resume": answer})
+    assert (outcome.status, outcome.values) == (RunStatus.success, {"notes": ["yes"]})
+    later = await LangGraphAgent(graph).state(ThreadPlace(thread_id="t"))
+    assert later is not None
+    assert (later.interrupts, later.next) == ([], ())
+
+
+async def test_an_error_handlers_question_is_one_of_several(stage: Any, saver: Any) -> None:
+    bank = Bank()
+
+    async def pay(state: State) -> State:
+        return await bank.charge(state)
+
+    builder: Any = StateGraph(State).add_node("charge", bank.charge, error_handler=bank.ask).add_node("asks", asks)
+    builder.add_node("pay", pay, error_handler=bank.ask)
+    for node in ("charge", "pay", "asks"):
+        builder.add_edge(START, node)
+    graph = builder.compile(checkpointer=saver)
+    asked = await stage.play(graph, {"notes": []}, thread_id="t")
+    assert sorted(one["value"] for one in asked.interrupts) == ["beside?", "go on?", "go on?"]
+    ambiguous = await stage.play(graph, thread_id="t", command={"resume": "one of them"})
+    assert ambiguous.status is RunStatus.error
+
+    first, *others = (one["id"] for one in asked.interrupts)
+    left = await stage.play(graph, thread_id="t", command={"resume": {first: "first"}})
+    assert {one["id"] for one in left.interrupts} >= {*others}
+    outcome = await stage.play(graph, thread_id="t", command={"resume": dict.fromkeys(others, "other")})
+    assert (outcome.status, sorted(outcome.values["notes"])) == (RunStatus.success, ["first", "other", "other"])
+
+
+async def test_an_error_handler_keeps_its_answer_until_another_takes_its_place(stage: Any, saver: Any) -> None:
+    bank = Bank(fails=2)
+    graph = bank.graph(saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    first = await stage.play(graph, thread_id="t", command={"resume": "yes"})
+    assert first.status is RunStatus.error
+    again = await stage.play(graph, thread_id="t")
+    assert (again.status, bank.told) == (RunStatus.error, ["yes", "yes"])
+    outcome = await stage.play(graph, thread_id="t", command={"resume": "no"})
+    assert (outcome.status, bank.told) == (RunStatus.success, ["yes", "yes", "no"])
 
 
 @pytest.mark.parametrize("options", [{}, {"interrupt_before": ["left"]}])

@@ -53,7 +53,7 @@ class KeptAnswers:
     async def put_back(self, saver: Saver, instead: KeptAnswers) -> None:
         """Have the node keep these again, if it has taken no answer since it was to keep others `instead`."""
         saved = await saver.aget_tuple(self.checkpoint)
-        if saved is not None and len(_kept_by(self.task_id, saved.pending_writes)) == len(instead.answers):
+        if saved is not None and len(kept_by(self.task_id, saved.pending_writes)) == len(instead.answers):
             await self.put(saver)
 
 
@@ -79,8 +79,8 @@ class Progress:
             if task.result is not None:
                 continue
             name = f"{around}|{task.name}:{task.id}" if around else f"{task.name}:{task.id}"
-            answers = _kept_by(task.id, pending)
-            own = [Interrupt.from_ns(None, f"{name}|{nth}" if nth else name).id for nth in range(len(answers) + 1)]
+            answers = kept_by(task.id, pending)
+            own = ids_asked_at(name, len(answers))
             if answers:
                 # A node that has not failed asks something else by now, also by the same id, as older LangGraphs have it.
                 has_failed = any((of, channel) == (task.id, _ERROR) for of, channel, _ in pending or ())
@@ -104,7 +104,21 @@ class Progress:
         await self.add(saver, inside, saved.pending_writes)
 
 
-def _kept_by(task_id: str, pending: Sequence[PendingWrite] | None) -> list[Any]:
+def ids_asked_at(name: str, answered: int) -> list[str]:
+    """The ids of the questions that a task has asked by its name, of which so many are answered, and of the next one."""
+    return [Interrupt.from_ns(None, f"{name}|{nth}" if nth else name).id for nth in range(answered + 1)]
+
+
+def open_questions_of(pending: Sequence[PendingWrite] | None) -> dict[str, tuple[Interrupt, ...]]:
+    """What the tasks of a step have asked that have not finished, last."""
+    finished = _finished_in(pending)
+    asked = {of: value for of, channel, value in pending or () if channel == INTERRUPT and of not in finished}
+    return {
+        of: tuple(questions) if isinstance(questions, list | tuple) else (questions,) for of, questions in asked.items()
+    }
+
+
+def kept_by(task_id: str, pending: Sequence[PendingWrite] | None) -> list[Any]:
     """The answers that a node keeps, for its task."""
     kept: Any = next((value for of, channel, value in pending or () if (of, channel) == (task_id, RESUME)), [])
     return kept if isinstance(kept, list) else [kept]
@@ -136,6 +150,11 @@ async def _gone_past(
 
 
 def _asked_by_finished(pending: Sequence[PendingWrite] | None) -> frozenset[str]:
-    """What was asked in a step by nodes that have finished: only these have written what LangGraph does not need itself."""
-    finished = {of for of, channel, _ in pending or () if channel not in _OF_UNFINISHED}
+    """What was asked in a step by nodes that have finished."""
+    finished = _finished_in(pending)
     return asked_questions([write for write in pending or () if write[0] in finished])
+
+
+def _finished_in(pending: Sequence[PendingWrite] | None) -> set[str]:
+    """The tasks of a step that have finished: only these have written what LangGraph does not need itself."""
+    return {of for of, channel, _ in pending or () if channel not in _OF_UNFINISHED}

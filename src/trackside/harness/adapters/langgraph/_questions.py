@@ -12,6 +12,7 @@ from langgraph import errors as langgraph_errors
 from langgraph.checkpoint.base import PendingWrite
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
 
+from trackside.harness.adapters.langgraph._error_handlers import with_handlers
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.adapters.langgraph._kept_answers import KeptAnswers, Progress
 from trackside.harness.adapters.langgraph._looking import address_of, look
@@ -98,12 +99,12 @@ async def answers_at(graph: Graph, place: ThreadPlace, resume: Any, *, is_free: 
 
 async def _look(graph: Graph, place: RunnableConfig) -> tuple[StateSnapshot, Sequence[PendingWrite], Progress]:
     """A thread, with the states of graphs inside if one asks; the writes at its checkpoint; and how far its nodes are."""
-    thread, saver, progress = await look(graph, place), checkpointer_of(graph), Progress()
+    thread, saver, progress = await with_handlers(graph, await look(graph, place)), checkpointer_of(graph), Progress()
     saved = await saver.aget_tuple(place) if saver is not None else None
     pending = (saved.pending_writes if saved is not None else None) or ()
     if saver is not None and thread.interrupts:
         if any(task.state is not None for task in _waiting(thread)):
-            thread = await look(graph, place, subgraphs=True)
+            thread = await with_handlers(graph, await look(graph, place, subgraphs=True))
         await progress.add(saver, thread, pending)
     return thread, pending, progress
 

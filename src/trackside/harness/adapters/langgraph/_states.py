@@ -12,6 +12,7 @@ from langgraph import types as langgraph
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.types import PregelTask
 
+from trackside.harness.adapters.langgraph._error_handlers import name_of, with_handlers
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of, names_of_nodes
 from trackside.harness.adapters.langgraph._input import pairs_as_tuples
 from trackside.harness.adapters.langgraph._looking import GRAPH_FAILURES, address_of, look, state_at
@@ -55,6 +56,7 @@ async def last_state(graph: Graph, place: ThreadPlace) -> StateSnapshot | None:
 
 async def _snapshot(graph: Graph, place: ThreadPlace, state: langgraph.StateSnapshot) -> StateSnapshot:
     outputs = None if place.namespace else outputs_of(graph)  # a graph inside gives back what it gives
+    state = state if place.namespace else await with_handlers(graph, state)
     snapshot = await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
     return snapshot if outputs is None else replace(snapshot, outputs=outputs)
 
@@ -163,7 +165,7 @@ def _task(task: PregelTask) -> JsonObject:
     error: Any = task.error  # an exception, or what a saver could keep of it
     return {
         "id": task.id,
-        "name": task.name,
+        "name": name_of(task),
         "path": whole(list(task.path)),
         "error": None if error is None else error if isinstance(error, str) else repr(error),
         "interrupts": [question_of(interrupt) for interrupt in task.interrupts],
