@@ -240,6 +240,34 @@ def test_threads_have_the_agent_of_their_newest_run_and_what_was_rolled_back_is_
     assert agents == [(agent, None, False, None) for agent in ("agent-0", "agent-1", "agent-2", "newest")]
 
 
+@pytest.mark.parametrize(
+    ("revision", "agent", "end", "still_in_queue"),
+    [
+        ("0001", LONG, {**DATA, "cost_usd": 2e6}, False),
+        ("0001", LONG, None, False),
+        ("0002", "chat", None, True),
+    ],
+    ids=["name-and-costs", "name-and-rolled-back", "rolled-back-and-in-queue"],
+)
+def test_a_run_that_several_steps_change_is_brought_up_to_date(
+    url: str, database: Any, revision: str, agent: str, end: dict[str, Any] | None, still_in_queue: bool
+) -> None:
+    old, asked = OldDatabase(), compact({"agent": agent})
+    old.add_run(1, agent=agent, end=end)
+    if end is None:
+        old.cancel_run(1, {"cancel_mode": "rollback", "completion_data": {}})
+    if still_in_queue:  # its process was killed before it had told of the thread
+        place = {"ordinal": 1, "state": "ended", "holds": True, "owner": "me", "multitask": "enqueue"}
+        old.add("active_runs", run_id="run-1", thread_id="thread-1", request=asked, at_rest="idle", **place)
+    old.write(url, revision)
+
+    upgrade_database(url)
+
+    assert schema_version(url).steps == 0
+    kept = rows(database, "SELECT agent, request, removed_at IS NOT NULL FROM runs")
+    assert kept == [(None if agent == LONG else agent, asked if still_in_queue else None, end is None)]
+
+
 def test_amounts_that_no_sum_takes_count_as_absent_on_whichever_page_of_runs_they_are(
     url: str, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

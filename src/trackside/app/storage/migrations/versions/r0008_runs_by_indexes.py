@@ -22,7 +22,6 @@ def upgrade() -> None:
         sqlite_where=is_ready,
         postgresql_where=is_ready,
     )
-    # Behind the index: on PostgreSQL a table gets none while references of its changed rows are still to be checked.
     op.execute("""
         UPDATE active_runs SET agent =
             coalesce((SELECT runs.agent FROM runs WHERE runs.run_id = active_runs.run_id), '')""")
