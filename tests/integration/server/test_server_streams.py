@@ -324,6 +324,28 @@ async def test_a_run_is_cancelled_when_the_client_who_wanted_that_goes(serve_age
         assert (await served.client.runs.get(thread_id, run.run_id))["status"] == "interrupted"
 
 
+@pytest.mark.parametrize("way", ["stream", "wait", "join_stream", "join"])
+async def test_a_run_is_cancelled_when_the_client_goes_who_goes_on_at_its_location_and_wanted_that(
+    serve_agents: Any, way: str
+) -> None:
+    held = Held()
+    async with serve_agents({"held": held.agent()}) as served:
+        thread_id = await new_thread(served)
+        asked = {"assistant_id": "held", "on_disconnect": "cancel", "stream_mode": ["custom"]}
+        method, path, body = "POST", f"/threads/{thread_id}/runs/{way}", asked
+        if way.startswith("join"):
+            run = await served.client.runs.create(thread_id, "held")
+            path = f"/threads/{thread_id}/runs/{run['run_id']}/{way.removeprefix('join_')}?cancel_on_disconnect=true"
+            method, body = "GET", None
+        async with RawClient.asking(served, method, path, body) as client:
+            await client.read_chunk()
+            await held.started.wait()
+            async with RawClient.asking(served, "GET", client.location) as again:
+                await again.read_chunk()
+            await asyncio.wait_for(held.cancelled.wait(), 20)
+    assert again.location == client.location
+
+
 @pytest.mark.parametrize("way", ["stream", "join"])
 async def test_a_run_of_another_process_is_cancelled_when_the_client_who_wanted_that_goes(
     serve_agents: Any, database_url: str, way: str

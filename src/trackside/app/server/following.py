@@ -33,6 +33,7 @@ FROM_THE_BEGINNING: Final = "-1"
 LAG: Final = 1.0
 """Seconds by which a mirror may be behind another one."""
 _LONGEST_NUMBER: Final = 16
+_CANCELS: Final = ("cancel_on_disconnect", "1")
 
 
 async def visible_run(
@@ -248,16 +249,27 @@ def run_headers(thread_id: str, run_id: str, *, stateless: bool = False, then: s
 
 
 def stream_again(
-    *, modes: Iterable[str] | None = None, namespaces: Iterable[str] | None = None, past: bool = True
+    *,
+    modes: Iterable[str] | None = None,
+    namespaces: Iterable[str] | None = None,
+    past: bool = True,
+    cancels: bool = False,
 ) -> str:
     """Where a client goes on whose stream is cut off, below what he follows: with the same of it and, where he has no ids
-    (not `past`), with what comes then. He goes there without saying again what he wants.
+    (not `past`), with what comes then. He goes there without saying again what he wants, or that his going `cancels` it.
     """
     asked = [("stream_mode", mode) for mode in sorted(set(modes or ()))]
     asked += [("namespace", namespace) for namespace in namespaces or ()]
     if not past:
         asked.append(("past", "0"))
+    if cancels:
+        asked.append(_CANCELS)
     return f"stream?{urlencode(asked)}" if asked else "stream"
+
+
+def join_again(*, cancels: bool) -> str:
+    """As `stream_again`, for a client who waits for a run."""
+    return f"join?{urlencode([_CANCELS])}" if cancels else "join"
 
 
 def cancelling(parts: ServerParts, run_id: str) -> Any:

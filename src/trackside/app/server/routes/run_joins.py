@@ -14,6 +14,7 @@ from trackside.app.server.following import (
     final_body,
     first_frame,
     hear,
+    join_again,
     learn,
     mirror_of,
     reader_of,
@@ -122,9 +123,10 @@ async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded
     _expect_allowed(call)
     parts = call.parts
     run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
+    then = join_again(cancels=call.query.cancel_on_disconnect)
     return WhenEnded(
         result=lambda: final_body(parts, run, caller_of(parts, call.principal)),
-        headers=run_headers(run.thread_id, run.run_id, stateless=thread_id is None, then="join"),
+        headers=run_headers(run.thread_id, run.run_id, stateless=thread_id is None, then=then),
         heartbeat=parts.options.heartbeat,
         at_once=parts.options.heartbeat if is_final(run.status) else AT_ONCE,
         on_disconnect=_on_disconnect(call, run.run_id),
@@ -149,7 +151,8 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
             mirror.close()
         raise
     modes = frozenset(mode for mode in query.stream_mode or () if mode)
-    then = stream_again(modes=modes, namespaces=query.namespace, past=reader.resumable)
+    cancels = query.cancel_on_disconnect
+    then = stream_again(modes=modes, namespaces=query.namespace, past=reader.resumable, cancels=cancels)
     return RunEvents(
         run_id=run_id,
         reader=reader,

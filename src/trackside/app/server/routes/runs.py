@@ -11,6 +11,7 @@ from trackside.app.server.following import (
     end_of,
     final_body,
     first_frame,
+    join_again,
     mirror_of,
     reader_of,
     run_headers,
@@ -124,7 +125,7 @@ async def _wait(call: CreateCall, thread_id: str | None) -> WhenEnded:
     own = handle if parts.executes and not handle.existing else None
     return WhenEnded(
         result=lambda: final_body(parts, handle.record, caller, handle=own),
-        headers=_headers(run, "join"),
+        headers=_headers(run, join_again(cancels=_cancels(call))),
         heartbeat=parts.options.heartbeat,
         on_disconnect=_on_disconnect(call, run),
     )
@@ -137,6 +138,8 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
     run_id = handle.run_id
     resumable = bool(call.body.stream_resumable)
     mirror = mirror_of(parts, handle.record)
+    # Without ids nobody knows what a client has had that was cut off: it goes on with what comes then.
+    then = stream_again(namespaces=call.query.namespace, past=resumable, cancels=_cancels(call))
     return RunEvents(
         run_id=run_id,
         reader=reader_of(parts, run_id),
@@ -148,8 +151,7 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
         first=[first_frame(handle.record, resumable=resumable)],
         heartbeat=parts.options.heartbeat,
         patience=parts.options.patience,
-        # Without ids nobody knows what a client has had that was cut off: it goes on with what comes then.
-        headers=_headers(run, stream_again(namespaces=call.query.namespace, past=resumable)),
+        headers=_headers(run, then),
         on_disconnect=_on_disconnect(call, run),
     )
 
@@ -165,4 +167,8 @@ def _headers(run: Started, then: str | None = None) -> dict[str, str]:
 
 
 def _on_disconnect(call: CreateCall, run: Started) -> Any:
-    return cancelling(call.parts, run.handle.run_id) if call.body.on_disconnect == "cancel" else None
+    return cancelling(call.parts, run.handle.run_id) if _cancels(call) else None
+
+
+def _cancels(call: CreateCall) -> bool:
+    return call.body.on_disconnect == "cancel"
