@@ -30,6 +30,7 @@ from starlette.routing import Route
 from tests.integration.server.test_server_fleet import fleet_on
 
 from trackside import RunSpec, RunStatus, run_agent
+from trackside.app.server import within as within_module
 from trackside.app.server.guest import Guest
 from trackside.app.server.principal import ANYBODY, WITHIN, Permission, Principal
 from trackside.app.settings import AccessSettings, ServerSettings, Settings
@@ -88,6 +89,8 @@ def graph_of(node: Callable[..., Any]) -> Any:
 
 early = get_client()
 """Made before there is a server, as a module of a project does."""
+
+SPEAK = {"assistant_id": "speak", "input": 1, "stream_mode": "custom"}
 
 OTHER = graph_of(lambda state: {"said": f"other: {state.get('said')}"})
 
@@ -495,6 +498,100 @@ async def test_what_another_run_says_comes_while_it_runs_and_who_breaks_off_ends
     agents = {"follow": graph_of(follow), "speak": speak}
     async with serve_agents(agents, access=KEYS) as served, client_of(served, "ada") as ada:
         assert await ada.runs.wait(None, "follow", input={}) == {"said": "hello"}
+
+
+async def test_a_stream_that_a_node_does_not_read_is_let_go_and_not_kept(
+    serve_agents: ServeAgents, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_over = asyncio.Event()
+
+    async def speak(input: Any, run: Any) -> None:
+        for _ in range(200):
+            if "took nothing" in caplog.text:
+                break
+            run.send("x" * 300_000)
+            await asyncio.sleep(0.01)
+        is_over.set()
+
+    async def follow(state: Said) -> Said:
+        size = 0
+        async with get_client().http.client.stream("POST", "/runs/stream", json=SPEAK) as answer:
+            await is_over.wait()
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for part in answer.aiter_bytes():
+                    size += len(part)
+        return {"said": size}
+
+    async with serve_agents({"follow": graph_of(follow), "speak": speak}) as served:
+        object.__setattr__(served.app.parts.options, "patience", 0.2)
+        values = await served.client.runs.wait(None, "follow", input={})
+
+    assert caplog.text.count("took nothing") == 1
+    assert within_module._ROOM < values["said"] < 2 * within_module._ROOM
+
+
+async def test_a_node_that_reads_a_little_later_misses_nothing(
+    serve_agents: ServeAgents, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_read = asyncio.Event()
+
+    async def speak(input: Any, run: Any) -> None:
+        for number in range(100):
+            run.send(number)
+            await asyncio.sleep(0.01)  # each is said by itself
+        await is_read.wait()
+
+    async def follow(state: Said) -> Said:
+        said: list[Any] = []
+        async for part in get_client().runs.stream(None, "speak", input=1, stream_mode="custom"):
+            if part.event == "custom":
+                if not said:
+                    await asyncio.sleep(0.5)
+                said.append(part.data)
+                if len(said) == 100:
+                    is_read.set()
+        return {"said": said}
+
+    async with serve_agents({"follow": graph_of(follow), "speak": speak}) as served:
+        object.__setattr__(served.app.parts.options, "patience", 0.1)
+        values = await served.client.runs.wait(None, "follow", input={})
+
+    assert values == {"said": [*range(100)]}
+    assert "took nothing" not in caplog.text
+
+
+async def test_a_client_whose_loop_is_closed_without_a_word_has_gone(
+    serve_agents: ServeAgents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(within_module, "_LOOK", 0.05)
+    is_said, was_cancelled = asyncio.Event(), asyncio.Event()
+
+    async def speak(input: Any, run: Any) -> None:
+        for _ in range(10):
+            run.send("x" * 300_000)
+            await asyncio.sleep(0.01)
+        is_said.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            was_cancelled.set()
+            raise
+
+    async def begin() -> None:
+        client = get_client().http.client
+        request = client.build_request("POST", "/runs/stream", json=SPEAK | {"on_disconnect": "cancel"})
+        await client.send(request, stream=True)
+        while not is_said.is_set():
+            await asyncio.sleep(0.01)
+
+    async def wait(state: Said) -> Said:
+        await was_cancelled.wait()
+        return {"said": "cancelled"}
+
+    begun = StateGraph(Said).add_node("begin", lambda _: asyncio.run(begin())).add_node("wait", wait)
+    graph = begun.add_edge(START, "begin").add_edge("begin", "wait").compile()
+    async with serve_agents({"follow": graph, "speak": speak}) as served:
+        assert await served.client.runs.wait(None, "follow", input={}) == {"said": "cancelled"}
 
 
 async def test_a_stream_goes_on_though_no_key_of_its_run_can_be_looked_at_again(serve_agents: ServeAgents) -> None:

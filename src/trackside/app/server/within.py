@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, override
 
@@ -20,6 +20,12 @@ logger = logging.getLogger("trackside.server")
 
 _WAITED: Final = ("/wait", "/stream", "/join")
 """Ends of the paths at which somebody waits for a run: one that is started there needs no place beside its starter's."""
+_ROOM: Final = 1_048_576
+"""About so many bytes of an answer wait for a client who does not take them, as on a network; then the app waits."""
+_EACH: Final = 1_000
+"""Bytes that a message counts for besides its body."""
+_LOOK: Final = 5.0
+"""Seconds between two looks whether the loop of a client who takes nothing is still there."""
 _SAME: Final = {
     "type": "http",
     "asgi": {"version": "3.0"},
@@ -115,6 +121,9 @@ class _Exchange(httpx.AsyncByteStream):
         self._apps, self._clients = apps, asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._said: asyncio.Queue[Any] = asyncio.Queue()
+        # Of these the app's loop alone knows.
+        self._waiting = 0
+        self._moved = asyncio.Event()
 
     async def receive(self) -> Any:
         """For the app: the whole body, and then, as soon as it is so, that the client has gone."""
@@ -125,14 +134,25 @@ class _Exchange(httpx.AsyncByteStream):
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: Any) -> None:
-        """For the app: say the next part of the answer; None: nothing more comes."""
-        with suppress(RuntimeError):  # the client's loop is closed, which was there for it alone
+        """For the app: say the next part of the answer, as soon as there is room for it; None: nothing more comes.
+
+        What is said to a client who has gone is nobody's.
+        """
+        if message is not None:
+            await self._wait_for_room()
+            if self._gone.is_set():
+                return
+            self._waiting += _size(message)
+        try:
             self._clients.call_soon_threadsafe(self._said.put_nowait, message)
+        except RuntimeError:  # the client's loop is closed, which was there for it alone
+            self._leave()
 
     async def said(self) -> Any:
         """For the client: the next part of the answer."""
         if (message := await self._said.get()) is None:
             raise httpx.RemoteProtocolError("the server has cut its answer off")
+        self._tell(self._take, message)
         return message
 
     @override
@@ -145,5 +165,28 @@ class _Exchange(httpx.AsyncByteStream):
 
     @override
     async def aclose(self) -> None:
+        self._tell(self._leave)
+
+    async def _wait_for_room(self) -> None:
+        while self._waiting > _ROOM and not self._gone.is_set():
+            self._moved.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), _LOOK)
+            if self._clients.is_closed():  # without a word
+                self._leave()
+
+    def _tell(self, what: Callable[..., object], *args: Any) -> None:
         with suppress(RuntimeError):  # the app's loop is closed, and so is the app
-            self._apps.call_soon_threadsafe(self._gone.set)
+            self._apps.call_soon_threadsafe(what, *args)
+
+    def _take(self, message: Any) -> None:
+        self._waiting -= _size(message)
+        self._moved.set()
+
+    def _leave(self) -> None:
+        self._gone.set()
+        self._moved.set()
+
+
+def _size(message: Any) -> int:
+    return _EACH + len(message.get("body", b""))
