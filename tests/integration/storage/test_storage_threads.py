@@ -18,7 +18,7 @@ from tests.integration.storage.test_storage_subscriptions import OnSession
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread, containment
 from trackside.app.storage._encoding import time_text
-from trackside.app.storage._tables import threads
+from trackside.app.storage._tables import runs, threads
 from trackside.app.storage._thread_works import RemoveThread
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
@@ -261,6 +261,48 @@ async def test_a_search_gives_as_many_threads_as_it_is_asked_for(store: Store) -
 
     assert [thread.thread_id for thread in page.threads] == ids
     assert page.total == len(ids)
+
+
+async def test_of_threads_and_runs_as_many_are_asked_for_at_once_as_are_named(store: Store) -> None:
+    """Also more than a statement takes values; a search says how many it takes at most."""
+    others = [f"t{number:05}" for number in range(33_000)]
+    theirs, gate = store.threads_of(None), Gate()
+    async with managing(store, gate=gate) as manager:
+        handles = [await manager.start(RunSpec("gate")) for _ in range(2)]
+        run_ids, thread_ids = [one.run_id for one in handles], [one.thread_id for one in handles]
+
+        assert [*await theirs.contents([thread_ids[0], *others, thread_ids[1]])] == thread_ids
+        assert [*await theirs.runs_of([thread_ids[0], *others, thread_ids[1]])] == thread_ids
+        for field, ask in (
+            ("ids", lambda: theirs.search(ThreadQuery(ids=others))),
+            ("run_ids", lambda: theirs.active_runs(run_ids=others)),
+        ):
+            with pytest.raises(InvalidQueryError) as refused:
+                await ask()
+            assert refused.value.details["field"] == field
+        assert (await theirs.search(ThreadQuery(ids=[*others[:9_998], *thread_ids]))).total == 2
+        active = await theirs.active_runs(run_ids=[run_ids[1], *others[:9_997], *run_ids])
+        assert [run.run_id for run in active] == run_ids
+        gate.opened.set()
+
+
+@pytest.mark.long
+async def test_a_thread_gives_as_many_of_its_runs_as_it_is_asked_for(store: Store, manager: RunManager) -> None:
+    thread_id = (await ended(manager, multitask="reject")).thread_id
+    ids = [f"r{number:05}" for number in range(33_000)]
+    same = {"thread_id": thread_id, "status": "success", "created_at": time_text(datetime.now(UTC))}
+    same |= {"last_sequence": 3, "metadata": "{}"}
+
+    def fill(session: Any) -> None:
+        for some in batched(ids, 1_000):
+            session.execute(insert(runs).values([{"run_id": one, **same} for one in some]))
+
+    await store._writer.write(OnSession(fill))
+
+    page = await store.threads_of(None).runs(thread_id, limit=len(ids) + 1)
+
+    assert (len(page.runs), page.total) == (len(ids) + 1, len(ids) + 1)
+    assert [*page.strategies.values()] == ["reject"]
 
 
 async def test_runs_of_a_thread_come_in_pages_from_either_end(store: Store, manager: RunManager) -> None:

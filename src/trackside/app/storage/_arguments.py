@@ -21,6 +21,7 @@ type AnyOf[K: StrEnum] = K | str | Collection[K | str]
 
 _MAX_POSITION = 2**63 - 1
 _MOST_LABELS = 100
+_MOST_IDS = 10_000  # a statement takes no more than some 32,000 values
 
 
 class Place(NamedTuple):
@@ -117,6 +118,13 @@ def plain(field: str, said: Any) -> str:
 def plain_or_none(field: str, said: Any) -> str | None:
     """A text that a database can hold, if there is one."""
     return None if said is None else plain(field, said)
+
+
+def ids(field: str, said: Collection[Any]) -> list[str]:
+    """Texts that a database can hold, as many as one statement takes in any case."""
+    if len(said) > _MOST_IDS:
+        raise InvalidQueryError(field=field, value=f"{len(said)} ids", why=f"there are {_MOST_IDS} at most")
+    return [plain(field, id_) for id_ in said]
 
 
 def name_of(field: str, said: Any, error: type[TracksideError]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import batched
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select
@@ -28,6 +29,20 @@ def beside_the_loop[T](connection: Connection, work: Callable[[], T]) -> T:
         return work()
     driver: Any = connection.connection.dbapi_connection
     found: T = driver.run_async(lambda _: in_own_thread(work))
+    return found
+
+
+_IDS_AT_ONCE: Final = 1_000
+"""Of so many a statement asks: PostgreSQL takes no more than some 32,000 values."""
+
+
+def in_pieces[T](
+    connection: Connection, ids: Iterable[str], find: Callable[[Connection, Sequence[str]], Mapping[str, T]]
+) -> dict[str, T]:
+    """What a function finds of these, by their ids, however many they are."""
+    found: dict[str, T] = {}
+    for some in batched(ids, _IDS_AT_ONCE):
+        found.update(find(connection, some))
     return found
 
 

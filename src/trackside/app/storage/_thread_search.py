@@ -28,7 +28,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from trackside.app.storage._arguments import check_size, members, plain, plain_or_none
+from trackside.app.storage._arguments import check_size, ids, members, plain, plain_or_none
 from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_few, there_is, unindexed
 from trackside.app.storage._encoding import json_of
 from trackside.app.storage._fold import Label, is_label, label_value
@@ -69,6 +69,8 @@ class ThreadQuery:
     lists with these elements. So has `wanted` in the metadata, which somebody else has asked for, whatever `metadata` says.
     A key of it that is in `by_agent` fits threads of these agents, whatever their own metadata say.
 
+    Of `ids` there are 10,000 at most.
+
     A thread is busy from the admission of a run on. With `announced` its status is what the log says, in which a run that
     has not started has changed nothing yet.
     """
@@ -107,7 +109,7 @@ class ThreadSearch:
         status = query.status
         self._statuses = [*ThreadStatus] if status is None else members(ThreadStatus, "status", status)
         self._agent = plain_or_none("agent", query.agent)
-        self._ids = None if query.ids is None else [plain("ids", thread_id) for thread_id in query.ids]
+        self._ids = None if query.ids is None else ids("ids", query.ids)
         if query.sort_by not in _SORTED_BY:
             raise InvalidQueryError(field="sort_by", value=query.sort_by, why=f"there are {', '.join(_SORTED_BY)}")
         for name, least in (("limit", 0), ("offset", 0)):

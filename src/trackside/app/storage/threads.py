@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
 from trackside.app.storage import _queries
-from trackside.app.storage._arguments import AnyOf, members, plain, short, short_or_none
+from trackside.app.storage._arguments import AnyOf, ids, members, plain, short, short_or_none
 from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_of, is_owned, unindexed
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._fences import changing_thread
 from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import run_of, thread_of
-from trackside.app.storage._readers import Readers
+from trackside.app.storage._readers import Readers, in_pieces
 from trackside.app.storage._records import StoredRun, StoredThread
 from trackside.app.storage._run_records import RUNS, find_holder, strategies_of
 from trackside.app.storage._tables import active_runs, runs, thread_states, threads
@@ -270,7 +270,7 @@ class Threads:
 
     async def contents(self, thread_ids: Sequence[str]) -> Mapping[str, ThreadContents]:
         """What there is to these threads, which he may see, besides their rows; by their ids."""
-        return await self._readers.run(lambda connection: _contents(connection, thread_ids))
+        return await self._readers.run(lambda connection: in_pieces(connection, thread_ids, _contents))
 
     async def remembered(self, thread_ids: Sequence[str]) -> frozenset[str]:
         """Those of these threads, which he may see, of which the store has what their agents left last."""
@@ -314,13 +314,13 @@ class Threads:
                 raise UnknownThreadError(thread_id=thread_id)
             total = connection.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
             shown = [run_of(row) for row in connection.execute(page.limit(limit).offset(offset))]
-            return RunPage(shown, total, strategies_of(connection, [run.run_id for run in shown]))
+            return RunPage(shown, total, in_pieces(connection, [run.run_id for run in shown], strategies_of))
 
         return await self._readers.run(read)
 
     async def runs_of(self, thread_ids: Sequence[str]) -> Mapping[str, RunsOfThread]:
         """What the runs of these threads, which he may see, come to; by their ids."""
-        return await self._readers.run(lambda connection: _runs_of(connection, thread_ids))
+        return await self._readers.run(lambda connection: in_pieces(connection, thread_ids, _runs_of))
 
     async def active_runs(
         self,
@@ -330,6 +330,8 @@ class Threads:
         status: AnyOf[RunStatus] | None = None,
     ) -> list[StoredRun]:
         """Runs that have not ended, in the order in which they were let in: those of a thread, these, or all.
+
+        Of `run_ids` there are 10,000 at most.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -341,7 +343,7 @@ class Threads:
         if thread_id is not None:
             conditions.append(runs.c.thread_id == plain("thread_id", thread_id))
         if run_ids is not None:
-            conditions.append(runs.c.run_id.in_([plain("run_ids", run_id) for run_id in run_ids]))
+            conditions.append(runs.c.run_id.in_(ids("run_ids", run_ids)))
         if status is not None:
             conditions.append(unindexed(runs.c.status).in_([one.value for one in members(RunStatus, "status", status)]))
         if self._owner is not None:
