@@ -448,6 +448,25 @@ async def test_no_run_is_kept_after_its_end_if_none_is_to_be() -> None:
     assert live.stats().finished == 0
 
 
+@virtual
+async def test_what_follows_the_end_of_a_run_that_is_not_kept_any_more_begins_none_that_goes_on() -> None:
+    live = await gave(LiveObserver(finished=0), RUN[:TERMINAL])
+    await asyncio.sleep(1)
+    await live.on_event(message(1, run_id="another"))
+    await live.on_event(RUN[TERMINAL])
+    late = live.follow("r")
+    assert await all_of(late) == [(1, TERMINAL), RUN[TERMINAL].sequence]
+    assert (late.end, live.stats().running) == (FollowEnd.finished, 1)
+
+
+@virtual
+async def test_a_run_of_which_only_its_second_event_came_goes_on() -> None:
+    busy = make_event(LifecycleEventType.THREAD_STATUS_UPDATED, run_id="r", sequence=2, payload={"status": "busy"})
+    live = await gave(LiveObserver(), [busy])
+    await asyncio.sleep(1)
+    assert live.stats().running == 1
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

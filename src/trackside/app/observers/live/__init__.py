@@ -19,8 +19,9 @@ from trackside.app.observers.live._channels import Bounds, Channel, FollowEnd, L
 from trackside.app.observers.live._follower import FollowCounts, LiveFollower, LiveGap, OnSlow
 from trackside.harness.amounts import is_count
 from trackside.harness.errors import ClosedError, TracksideError
-from trackside.harness.lifecycle import is_terminal
+from trackside.harness.lifecycle import is_terminal, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import ThreadStatus
 
 __all__ = [
     "FollowEnd",
@@ -243,6 +244,7 @@ class LiveObserver:
         if sequence <= channel.mark:
             self._repeated += 1
             return
+        begins = not channel.mark
         self._events = position = self._events + 1
         item = LiveEvent(event, position, size_of(event))
         self._push(channel, item, sequence)
@@ -251,7 +253,7 @@ class LiveObserver:
             self._push(thread, item, position)
         if run_id in self._ending:
             self._finish(run_id)
-        elif is_terminal(event.event_type):
+        elif is_terminal(event.event_type) or (begins and _follows_an_end(event)):
             self._linger(run_id)
 
     def _push(self, channel: Channel, item: LiveEvent, mark: int) -> None:
@@ -378,3 +380,8 @@ class LiveObserver:
                 before = channel.bytes
                 channel.let_go()
                 self._bytes += channel.bytes - before
+
+
+def _follows_an_end(event: RunLifecycleEvent) -> bool:
+    """Whether a run is over whose first event here this is: it gives its thread another status only as it begins, busy."""
+    return thread_status_of(event.event_type, event.payload) not in {None, ThreadStatus.busy}
