@@ -130,6 +130,27 @@ def test_who_only_asks_what_would_be_done_changes_nothing(subscribed: Trackside,
     assert [found["state"] for found in objects(subscribed("parked", "mail", "--json"))] == ["parked", "parked"]
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("subscriptions --yes", "--yes: there is nothing to agree to; it goes with `delete`"),
+        ("subscriptions mail resume --yes", "--yes: there is nothing to agree to; it goes with `delete`"),
+        ("subscriptions --dry-run", "--dry-run: nothing would be done; it goes with `pause`, `resume` and `delete`"),
+        (
+            "subscriptions mail --dry-run",
+            "--dry-run: nothing would be done; it goes with `pause`, `resume` and `delete`",
+        ),
+        ("parked mail --yes", "--yes: there is nothing to agree to; it goes with `drop`"),
+        ("parked mail retry --yes", "--yes: there is nothing to agree to; it goes with `drop`"),
+        ("parked mail --dry-run", "--dry-run: nothing would be done; it goes with `retry` and `drop`"),
+    ],
+)
+def test_options_of_what_is_done_are_refused_where_nothing_is(subscribed: Trackside, command: str, says: str) -> None:
+    done = subscribed(*command.split())
+
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {says}.\n")
+
+
 async def test_who_deletes_what_is_fed_is_told_that_it_stays_unfed(subscribed: Trackside, tmp_path: Path) -> None:
     asked = [("--dry-run",), ("--yes",)]
     async with Store.open(f"sqlite:///{tmp_path / 'trackside.db'}") as store:

@@ -100,6 +100,13 @@ def test_settings_of_the_server_that_do_not_fit_name_their_key(
     assert says in refused(here("serve", "agents.py:echo", "--port", "0"))
 
 
+def test_a_check_has_no_json_to_write(here: Command) -> None:
+    for command, waits in (("serve", "it answers"), ("worker", "it takes runs")):
+        error = refused(here(command, "--check", "--json", "agents.py:echo"))
+
+        assert error == f"error: --json: it is for who waits until {waits}; with --check nothing is started.\n"
+
+
 def test_a_check_says_what_would_be_wrong_and_serves_nothing(here: Command, tmp_path: Path, taken_port: int) -> None:
     fine = here("serve", "--check", "agents.py:echo", "--port", str(taken_port))
     broken = here("serve", "--check", "broken.py:echo")

@@ -18,6 +18,18 @@ class Consent:
     dry_run: bool = False
 
 
+def refuse_idle(*, yes: str | None = None, dry_run: str | None = None) -> None:
+    """See that `--yes` and `--dry-run` stand where they mean something; of each that does not: what it goes with.
+
+    Raises:
+        ArgumentError: one does not.
+    """
+    if yes is not None:
+        raise ArgumentError(name="--yes", why=f"there is nothing to agree to; it goes with {yes}")
+    if dry_run is not None:
+        raise ArgumentError(name="--dry-run", why=f"nothing would be done; it goes with {dry_run}")
+
+
 _AGREED = {"y", "yes"}
 
 

@@ -38,7 +38,8 @@ async def why_not(hosts: Sequence[str] = ()) -> str | None:
     if sys.argv[1:2] not in ([name] for name in _COMMANDS):
         return "it was started by another program, which can stop it and start it again"
     environ = {**_started_with, _LISTENS_AT: ",".join(hosts)} if hosts else _started_with
-    tried = await tried_elsewhere(command_of_this("--check"), seconds=_CHECK_SECONDS, environ=environ)
+    command = [part for part in command_of_this("--check") if part != "--json"]  # which goes with a start alone
+    tried = await tried_elsewhere(command, seconds=_CHECK_SECONDS, environ=environ)
     if tried is None:
         return f"what it would begin with has not loaded in {_CHECK_SECONDS:g} s"
     return None if tried.returncode == 0 else _reason(tried.said)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.options import Database, Engine, only_here
 
 app = typer.Typer()
@@ -49,4 +50,6 @@ def serve(
     options = serving.ServeOptions(
         agents=tuple(agent or ()), host=host, port=port, database=database, engine=engine, json=json
     )
+    if check and json:
+        raise ArgumentError(name="--json", why="it is for who waits until it answers; with --check nothing is started")
     return serving.check(options) if check else serving.serve(options)

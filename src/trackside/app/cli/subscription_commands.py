@@ -65,10 +65,14 @@ def subscriptions(
 ) -> int:
     """Show how far the observers are that are fed from the log, or one of them in full; pause, resume or delete it."""
     from trackside.app.cli import subscriptions as steps
-    from trackside.app.cli.asking import Consent
+    from trackside.app.cli.asking import Consent, refuse_idle
     from trackside.app.cli.places import Place
 
     place = Place(database=database, url=url, api_key=api_key)
+    refuse_idle(
+        yes="`delete`" if yes and action is not SubscriptionAction.delete else None,
+        dry_run="`pause`, `resume` and `delete`" if dry_run and action is None else None,
+    )
     if name is None:
         return steps.show_all(place, json=json)
     match action:
@@ -139,10 +143,14 @@ def parked(
 ) -> int:
     """Show the events that a subscription could not handle and went past; have them delivered again, or drop them."""
     from trackside.app.cli import subscriptions as steps
-    from trackside.app.cli.asking import Consent
+    from trackside.app.cli.asking import Consent, refuse_idle
     from trackside.app.cli.places import Place
 
     place = Place(database=database, url=url, api_key=api_key)
+    refuse_idle(
+        yes="`drop`" if yes and action is not ParkedAction.drop else None,
+        dry_run="`retry` and `drop`" if dry_run and action is None else None,
+    )
     if action is not None and limit is not None:
         raise ArgumentError(name="--limit", why=f"it says how many to show; --position chooses what to {action}")
     match action:

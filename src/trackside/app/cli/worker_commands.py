@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trackside.app.cli import completing
+from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.options import ApiKey, Database, Engine, Json, Url, Yes, only_here
 
 app = typer.Typer()
@@ -99,6 +100,10 @@ def worker(
         drain=drain,
         json=json,
     )
+    if check and json:
+        raise ArgumentError(
+            name="--json", why="it is for who waits until it takes runs; with --check nothing is started"
+        )
     return working.check(options) if check else working.work(options)
 
 
