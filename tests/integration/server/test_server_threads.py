@@ -126,6 +126,16 @@ async def test_what_is_not_supported_is_named(serve_agents: Any, body: Any, why:
     assert (answer.status_code, why in answer.json()["detail"]) == (422, True)
 
 
+@pytest.mark.parametrize("name", ["g" * 256, "g\0"])
+async def test_a_graph_that_no_thread_can_have_is_named_as_it_was_said(serve_agents: Any, name: str) -> None:
+    async with serve_agents({"chat": chat}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        made = (await http.post("/threads", json={})).json()["thread_id"]
+        for method, path in (("POST", "/threads"), ("PATCH", f"/threads/{made}")):
+            answer = await http.request(method, path, json={"metadata": {"graph_id": name}})
+            assert (answer.status_code, answer.json()["field"]) == (422, "metadata.graph_id")
+            assert "agent" not in answer.text
+
+
 async def test_a_thread_that_is_made_for_a_run_is_found_by_the_metadata_of_that(serve_agents: Any) -> None:
     async with serve_agents({"chat": chat}) as served, httpx.AsyncClient(base_url=served.url) as http:
         runs, threads = served.client.runs, served.client.threads

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -40,6 +40,7 @@ from trackside.app.server.wire.threads import (
 )
 from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import Wanted
+from trackside.app.storage.errors import InvalidQueryError
 from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
@@ -71,13 +72,14 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
         raise HttpError(status=422, detail="supersteps: graph_id names no agent here that keeps checkpoints")
     thread_id = new_id() if asked.thread_id is None else uuid_of(asked.thread_id, "thread_id")
     try:
-        thread = await _threads(call).create(
-            thread_id,
-            belongs_to=call.principal.identity,
-            metadata=asked.metadata,
-            agent=agent,
-            ttl_minutes=minutes_of(asked.ttl),
-        )
+        with _as_clients_name_agents():
+            thread = await _threads(call).create(
+                thread_id,
+                belongs_to=call.principal.identity,
+                metadata=asked.metadata,
+                agent=agent,
+                ttl_minutes=minutes_of(asked.ttl),
+            )
     except ThreadExistsError:
         if asked.if_exists != "do_nothing":
             raise
@@ -112,12 +114,13 @@ async def get_thread(call: Call[None, ThreadGet]) -> Any:
 async def update_thread(call: Call[ThreadChange, None]) -> Any:
     """Add metadata to those of a thread, and say anew how long it lives."""
     metadata = call.body.metadata
-    thread = await _threads(call).change(
-        call.thread_id,
-        metadata=metadata,
-        agent=agent_meant(metadata, call.parts.manager.agents),
-        ttl_minutes=minutes_of(call.body.ttl),
-    )
+    with _as_clients_name_agents():
+        thread = await _threads(call).change(
+            call.thread_id,
+            metadata=metadata,
+            agent=agent_meant(metadata, call.parts.manager.agents),
+            ttl_minutes=minutes_of(call.body.ttl),
+        )
     return await _changed(call, thread)
 
 
@@ -271,6 +274,17 @@ async def _changed(call: Call[Any, Any], thread: StoredThread) -> Any:
     if call.wants_little:
         return empty(headers=headers)
     return json_reply(await _shown(call, thread), headers=headers)
+
+
+@contextmanager
+def _as_clients_name_agents() -> Generator[None]:
+    """Where the store takes no agent of such a name, it is said of what a client has named it with."""
+    try:
+        yield
+    except InvalidQueryError as exc:
+        if exc.details["field"] != "agent":
+            raise
+        raise InvalidQueryError(**{**exc.details, "field": f"metadata.{GRAPH}"}) from exc
 
 
 def _query(call: Call[Any, Any], asked: ThreadCount) -> ThreadQuery:
