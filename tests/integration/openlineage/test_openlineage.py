@@ -279,9 +279,50 @@ async def test_of_several_transports_each_has_to_take_an_event(tmp_path: Path, r
     one = OpenLineageObserver(
         transport=composite(files[0], {"type": "http", "url": receiver.url, "retry": {"total": 0}})
     )
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DeliveryError, match=r"composite did not take run_started of run run-1: .*500"):
         await one.on_event(make_event(LifecycleEventType.RUN_STARTED))
     await one.aclose()
+
+
+@pytest.mark.parametrize("kind", ["http", "datadog", "transform", "composite", "by name", "deep"])
+async def test_a_transport_within_another_waits_as_one_by_itself(receiver: LineageReceiver, kind: str) -> None:
+    post = {"type": "http", "url": receiver.url}
+    transport = {
+        "http": post,
+        "datadog": {"type": "datadog", "apiKey": "hunter2", "site": receiver.url},
+        "transform": transforming(post),
+        "composite": composite(post),
+        "by name": composite() | {"transports": {"type": post}},
+        "deep": composite({"type": "console"}, transforming(composite(post))),
+    }[kind]
+    observer = OpenLineageObserver(transport=transport)
+    receiver.status, receiver.answer_headers = 503, {"Retry-After": "1"}
+    event = make_event(LifecycleEventType.RUN_STARTED)
+    with pytest.raises(DeliveryError, match="it answered 503") as raised:
+        await observer.on_event(event)
+    assert (raised.value.away, raised.value.retryable, raised.value.retry_after) == (True, True, 1)
+    assert receiver.requests == 1
+    receiver.status = 200
+    await observer.on_event(event)
+    assert len(receiver.events) == 1
+    await observer.aclose()
+
+
+async def test_what_is_said_of_tries_holds_and_what_is_no_request_is_raised_as_it_is(receiver: LineageReceiver) -> None:
+    again = {"total": 2, "backoff_factor": 0, "status_forcelist": [503]}
+    observer = OpenLineageObserver(
+        transport=transforming(composite({"type": "http", "url": receiver.url, "retry": again}))
+    )
+    receiver.status = 503
+    with pytest.raises(DeliveryError):
+        await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    assert receiver.requests == 3
+    await observer.aclose()
+    auth = {"type": "jwt", "apiKey": "hunter2", "tokenEndpoint": f"{receiver.url}/api/v1/lineage"}
+    observer = OpenLineageObserver(transport=composite({"type": "http", "url": receiver.url, "auth": auth}))
+    with pytest.raises(RuntimeError, match="failed to emit event"):
+        await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    await observer.aclose()
 
 
 async def test_answers_to_a_transport_within_another_are_bounded_too() -> None:
@@ -398,6 +439,12 @@ async def test_what_comes_after_it_is_closed_is_refused(observer: OpenLineageObs
 
 def composite(*transports: dict[str, Any]) -> dict[str, Any]:
     return {"type": "composite", "transports": [*transports], "continue_on_failure": False}
+
+
+def transforming(transport: dict[str, Any]) -> dict[str, Any]:
+    name = "openlineage.client.transport.transform.JobNamespaceReplaceTransformer"
+    told = {"new_job_namespace": "theirs"}
+    return {"type": "transform", "transformer_class": name, "transformer_properties": told, "transport": transport}
 
 
 def posting(**more: Any) -> dict[str, Any]:

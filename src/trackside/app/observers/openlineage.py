@@ -73,6 +73,10 @@ _UNSENDABLE: Final = (
 )
 """What was set is no request. Their texts show what it is, as a key."""
 
+_ONCE: Final[dict[str, Any]] = {"retry": {"total": 0, "status_forcelist": []}}
+"""How often a transport that posts tries an event, as its table says it: its subscription does so again, when it is time."""
+_NOT_SENT: Final = (requests.RequestException, OSError, UnicodeEncodeError)  # the first is one of the second
+
 type _NotSent = requests.RequestException | OSError | UnicodeEncodeError
 
 
@@ -147,7 +151,8 @@ class OpenLineageObserver:
         elif timeout is not None:
             raise ObserverOptionError(option="timeout", why="it is for `url`; a transport has a `timeout` of its own")
         self._transport = _made_of(transport, "url" if url is not None else "transport")
-        self._timeout = self._transport.timeout if isinstance(self._transport, HttpTransport) else 0.0
+        self._timeout = self._transport.timeout if isinstance(self._transport, HttpTransport) else None
+        self._composites = sum(part.kind == "composite" for part in _parts_of(self._transport))
         self._receiver = _named(self._transport, transport["type"])
         self._namespace = checked_text("namespace", namespace)
         self._agents: OrderedDict[str, str] = OrderedDict()
@@ -172,8 +177,13 @@ class OpenLineageObserver:
         said = self._run_event(event, state)
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._transport.emit, said)
-        except (requests.RequestException, OSError, UnicodeEncodeError) as exc:  # the first is one of the second
-            raise self._failure(event, exc) from exc
+        except (*_NOT_SENT, RuntimeError) as exc:
+            cause: BaseException | None = exc
+            for _ in range(self._composites):  # each of which raises its own for what one within it raised
+                cause = cause.__cause__ if isinstance(cause, RuntimeError) else cause
+            if not isinstance(cause, _NOT_SENT):
+                raise
+            raise self._failure(event, cause) from exc
 
     async def aclose(self) -> None:
         """Let go of the transport; what is being sent is left to end by itself. Again is fine."""
@@ -229,7 +239,7 @@ class OpenLineageObserver:
             if isinstance(exc, _UNSENDABLE):
                 why = f"what is set for it cannot be sent: {type(exc).__name__}"
             elif isinstance(_cause(exc), ReadTimeoutError):
-                why = f"no answer within {self._timeout:g} s"
+                why = "no answer in time" if self._timeout is None else f"no answer within {self._timeout:g} s"
             else:
                 why = line_of(exc)
             return DeliveryError(receiver=self._receiver, what=what, why=why, away=_was_not_reached(exc))
@@ -289,14 +299,11 @@ def _is_address(url: str) -> bool:
 
 
 def _made_of(transport: Any, option: str) -> Transport:
-    """The library's transport, as an option says; one that posts does so once for each event, for it is tried again."""
+    """The library's transport, as an option says."""
     if not isinstance(transport, Mapping) or not isinstance(transport.get("type"), str):
         raise ObserverOptionError(option="transport", why="it is a table with a `type`, as `http` or `file`")
-    said: dict[str, Any] = {**transport}
-    if said["type"] == "http":
-        said = {"retry": {"total": 0, "status_forcelist": []}} | said
     try:
-        made = get_default_factory().create(said)
+        made = get_default_factory().create(_posting_once(transport))
     except Exception as exc:
         # The library raises whatever it comes across; what it says of values may be secret.
         raise ObserverOptionError(option=option, why=f"the library does not take it: {type(exc).__name__}") from exc
@@ -317,6 +324,18 @@ def _made_of(transport: Any, option: str) -> Transport:
         if isinstance(part, KafkaTransport):
             part.producer = _ReportingProducer(part.producer)
     return made
+
+
+def _posting_once(said: Any) -> Any:
+    """A table of a transport, or several; those that post do so once for each event, however deep, unless they say it."""
+    if isinstance(said, (list, tuple)):
+        return [_posting_once(each) for each in said]
+    if not isinstance(said, Mapping):
+        return said
+    if not isinstance(said.get("type"), str):
+        return {name: _posting_once(each) for name, each in said.items()}
+    table = (_ONCE if said["type"] in {"http", "datadog"} else {}) | {**said}
+    return table | {key: _posting_once(table[key]) for key in ("transport", "transports") if key in table}
 
 
 def _parts_of(transport: Any) -> Iterator[Any]:
