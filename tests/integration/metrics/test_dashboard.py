@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_server import NoPrometheusError, promtool
 
 from trackside.app.observers.metrics.dashboard import as_text
@@ -77,6 +78,19 @@ def test_the_panels_of_the_dashboard_have_places_and_numbers_of_their_own() -> N
         "Subscriptions",
         "Fleet",
     ]
+
+
+def test_what_is_drawn_of_a_rate_says_in_which_time() -> None:
+    for panel in panels():
+        for target in panel.get("targets", ()):
+            hourly = target["expr"].startswith("3600 * ")
+            assert hourly == ("an hour" in panel["title"] + target["legendFormat"]), panel["title"]
+            if (
+                target["expr"].startswith("sum")
+                and re.search(r"\brate\(", target["expr"])
+                and " / " not in target["expr"]
+            ):
+                assert panel["fieldConfig"]["defaults"]["unit"] == "ops", panel["title"]
 
 
 async def asked(*arguments: object) -> str:
@@ -168,6 +182,44 @@ async def test_alerts_fire_when_something_is_wrong_and_only_then(tmp_path: Path)
     path.write_text(json.dumps({"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}))
 
     assert "SUCCESS" in await asked("test", "rules", path)
+
+
+SAID = {
+    "TracksideRunsAreStuck": (
+        series("trackside_runs_stuck", "0x60 2x50"),
+        {"instance": "a:1", "job": "trackside"},
+        "2 runs of a:1 do not stop, or do not come to their ends",
+    ),
+    "TracksideObserverMissesEvents": (
+        series("trackside_observer_dropped_events_total", "0x90 3x20", observer="mail", reason="full"),
+        {"instance": "a:1", "job": "trackside", "observer": "mail"},
+        "Observer mail was not given 3 events",
+    ),
+    "TracksideEventsAreParked": (
+        series("trackside_subscription_parked_events_total", "0x90 1x20", subscription="notify"),
+        {"job": "trackside", "subscription": "notify"},
+        "1 events of notify were given up for now",
+    ),
+}
+
+
+async def test_an_alert_says_as_many_as_there_were_and_no_more_than_is_known(tmp_path: Path) -> None:
+    told = {
+        alert["alert"]: alert["annotations"]["description"]
+        for alert in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    }
+    tests = []
+    for name, (given, labels, summary) in SAID.items():
+        annotations = {"summary": summary, "description": told[name]}
+        alert = {"exp_labels": labels | {"severity": "warning"}, "exp_annotations": annotations}
+        wanted = {"eval_time": "1h", "alertname": name, "exp_alerts": [alert]}
+        # Not in step with the rules, so that Prometheus reckons what there may have been until they ask.
+        tests.append({"interval": "35s", "input_series": [given], "alert_rule_test": [wanted]})
+    path = tmp_path / "alerts_test.yml"
+    path.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests}))
+
+    assert "SUCCESS" in await asked("test", "rules", path)
+    assert "log says where each of them waits" in told["TracksideRunsAreStuck"]
 
 
 def test_events_that_another_required_observer_lost_are_not_said_to_be_lost_to_the_database() -> None:

@@ -122,9 +122,9 @@ _ROWS: Sequence[Row] = (
         "Tokens and cost",
         (
             Panel(
-                "Tokens, by model",
+                "Tokens an hour, by model",
                 "short",
-                [Query(rate(d.RUN_TOKENS, "model", "direction"), "{{model}} {{direction}}")],
+                [Query(per_hour(d.RUN_TOKENS, "model", "direction"), "{{model}} {{direction}}")],
             ),
             Panel("Cost an hour, by model", "currencyUSD", [Query(per_hour(d.MODEL_COST, "model"), "{{model}}")], True),
             Panel("Cost an hour, by agent", "currencyUSD", [Query(per_hour(d.RUN_COST, "agent"), "{{agent}}")], True),
