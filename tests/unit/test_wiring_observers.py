@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +13,9 @@ from unittest.mock import Mock
 import pytest
 from blockbuster import BlockBuster
 
-from trackside.app.delivery import Delivery, Order
-from trackside.app.settings import SettingsError, load_settings
+from trackside.app.delivery import FEED_KEYS, Delivery, Order
+from trackside.app.settings import ObserverSettings, SettingsError, load_settings
+from trackside.app.storage.feeding import FeedPolicy
 from trackside.app.vitals import Vitals
 from trackside.app.wiring import _show
 from trackside.app.wiring.observer_types import ObserverImportError
@@ -389,3 +390,8 @@ def test_what_was_made_is_closed_if_something_does_not_fit(
 
     logger = logging.getLogger("an_agent")
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+
+
+def test_what_a_class_says_of_how_it_is_fed_its_table_may_say_too() -> None:
+    for kind in (FeedPolicy, ObserverSettings):
+        assert {*FEED_KEYS} <= {field.name for field in fields(kind)}

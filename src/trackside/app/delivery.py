@@ -20,11 +20,12 @@ from __future__ import annotations
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from trackside.harness.errors import TracksideError
 
 __all__ = [
+    "FEED_KEYS",
     "LONGEST_TRY",
     "OUR_SUBSCRIPTIONS",
     "RUN_WEBHOOKS",
@@ -33,6 +34,7 @@ __all__ = [
     "ObserverOptionError",
     "Order",
     "retry_after_seconds",
+    "said_by_class",
 ]
 
 RUN_WEBHOOKS: Final = "run-webhooks"
@@ -40,6 +42,9 @@ RUN_WEBHOOKS: Final = "run-webhooks"
 
 OUR_SUBSCRIPTIONS: Final = frozenset({RUN_WEBHOOKS})
 """Names that no observer and no subscription of a user's may have: each would get what is the other's."""
+
+FEED_KEYS: Final = ("order", "concurrency", "attempts", "longest_pause", "call_limit")
+"""What an observer's class may say of how it is fed, and the table of its user, which counts before that."""
 
 LONGEST_TRY: Final = 25
 """Seconds that an observer may let its receiver have for an event: less than its subscription lets a call take, which would
@@ -66,6 +71,16 @@ class Order(StrEnum):
     """The events of each run in their order; those of different runs side by side."""
     none = "none"
     """As many side by side as may be."""
+
+
+def said_by_class(kind: type, name: str) -> Any:
+    """What a class says under a name of how its observers get their events; None if it does not.
+
+    Of the class alone, and no property or method: what an object calls so may be something else, as the events that it has
+    seen, or a count of its own attempts.
+    """
+    said = getattr(kind, name, None)
+    return None if hasattr(said, "__get__") else said
 
 
 class ObserverOptionError(TracksideError, ValueError):

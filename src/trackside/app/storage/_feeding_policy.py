@@ -6,13 +6,12 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from trackside.app.delivery import Order
+from trackside.app.delivery import FEED_KEYS, Order, said_by_class
 from trackside.app.storage._subscription_records import check_member, check_number, check_seconds
 from trackside.app.storage.errors import InvalidSubscriptionError
 from trackside.app.storage.subscriptions import LEASE_SECONDS
 
 _MOST_SIDE_BY_SIDE: Final = 1_000
-_SAID_BY_CLASSES: Final = ("order", "concurrency", "attempts", "longest_pause", "call_limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +74,8 @@ class FeedPolicy:
         Raises:
             InvalidSubscriptionError: a value does not fit; the message names it.
         """
-        # Of the class alone: what an object calls so may be something else, as a count of its own attempts.
-        said = {name: getattr(type(observer), name, None) for name in _SAID_BY_CLASSES}
-        asked = {name: value for name, value in said.items() if value is not None and not hasattr(value, "__get__")}
+        said = {name: said_by_class(type(observer), name) for name in FEED_KEYS}
+        asked = {name: value for name, value in said.items() if value is not None}
         if others.get("order") == Order.log:
             asked.pop("concurrency", None)
         return cls(**asked | others)

@@ -17,7 +17,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.closing import close_observer
-from trackside.app.delivery import Delivery, ObserverOptionError
+from trackside.app.delivery import FEED_KEYS, Delivery, ObserverOptionError, said_by_class
 from trackside.app.masking import without_secrets
 from trackside.app.settings import OBSERVER_KEYS, ObserverSettings, Settings
 from trackside.app.vitals import HearingEndsObserver, Vitals, WatchingObserver
@@ -40,8 +40,7 @@ logger = logging.getLogger("trackside.wiring")
 
 _CLOSE_SECONDS: Final = 5.0
 _FROM_ENVIRONMENT: Final = "env:"
-_POLICY_KEYS: Final = ("order", "concurrency", "attempts", "longest_pause", "call_limit")
-_DURABLE_KEYS: Final = ("start", "on_failure", *_POLICY_KEYS)
+_DURABLE_KEYS: Final = ("start", "on_failure", *FEED_KEYS)
 _SCRAPED: Final = ("metrics", BUILT_IN["metrics"].place)
 
 
@@ -83,7 +82,7 @@ class ConfiguredObserver:
         from trackside.app.storage.subscriptions import OnFailure, SubscriptionFilter
 
         settings = self.settings
-        asked = {name: getattr(settings, name) for name in _POLICY_KEYS}
+        asked = {name: getattr(settings, name) for name in FEED_KEYS}
         asked = {name: value for name, value in asked.items() if value is not None}
         try:
             return DurableObserver(
@@ -335,9 +334,8 @@ def _check_keys(configured: ObserverSettings, delivery: Delivery) -> None:
 
 def _events_of_class(configured: ObserverSettings, target: Any) -> tuple[LifecycleEventType, ...] | None:
     """Which events the class asks for, unless what it calls so is something else."""
-    # Of the class alone: what an object calls so may be something else, as the events that it has seen.
-    said = getattr(target if inspect.isclass(target) else type(target), "events", None)
-    if said is None or hasattr(said, "__get__"):
+    said = said_by_class(target if inspect.isclass(target) else type(target), "events")
+    if said is None:
         return None
     try:
         asked = tuple(map(LifecycleEventType, said))
