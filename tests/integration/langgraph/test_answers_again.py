@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypedDict
 import langgraph.pregel._algo
 import langgraph.types
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
@@ -178,6 +179,40 @@ async def test_an_answer_that_does_not_fit_leaves_its_node_the_one_that_it_keeps
     done = await stage.play(graph, thread_id="t")
 
     assert (wrong.end["error_type"], done.result.output) == ("InvalidSpecError", {"notes": [True]})
+
+
+class Shop(BaseModel):
+    name: str = ""
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"context": {"name": []}}, {"interrupt_before": ["nowhere"]}], ids=["context", "stop"]
+)
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("modes", [["values"], ["values", "events"]], ids=["plain", "events"])
+async def test_a_run_that_is_refused_before_it_begins_leaves_a_node_the_answer_that_it_keeps(
+    stage: Any, saver: Any, wrong: dict[str, Any], where: str, modes: list[str]
+) -> None:
+    failures = [ConnectionError("the bank is away")]
+
+    async def pay(state: State) -> State:
+        answer = interrupt("pay?")
+        if failures:
+            raise failures.pop()
+        return {"notes": [answer]}
+
+    def make(config: RunnableConfig) -> Any:  # a function that makes graphs has none at hand to check a run by
+        graph = graph_of(saver, where, pay)
+        graph.context_schema = Shop
+        return graph
+
+    await stage.play(make, {"notes": []}, thread_id="t")
+    await stage.play(make, thread_id="t", command={"resume": "yes"})
+    refused = await stage.play(make, thread_id="t", command={"resume": "no"}, stream_mode=modes, **wrong)
+    done = await stage.play(make, thread_id="t")
+
+    assert refused.status is RunStatus.error
+    assert (done.status, done.result.output) == (RunStatus.success, {"notes": ["yes"]})
 
 
 async def test_of_two_answers_the_one_that_fits_is_kept_where_the_other_is_refused(stage: Any, saver: Any) -> None:

@@ -263,8 +263,10 @@ class LangGraphAgent:
         except ParentCommand as exc:
             raise NoParentGraphError(graph=self.name) from exc
         except Exception as exc:
-            if (refused := refused_answer(run, exc)) is not None:
+            refused = refused_answer(run, exc)
+            if refused is not None or not stream.has_begun:
                 await self._leave_kept(graph, state)
+            if refused is not None:
                 raise refused from exc
             raise
         finally:
@@ -285,7 +287,7 @@ class LangGraphAgent:
         return value
 
     async def _leave_kept(self, graph: Graph, state: _RunState) -> None:
-        """Have nodes keep what they did before an answer that does not fit its question."""
+        """Have nodes keep what they did before an answer that does not fit its question, or a run that LangGraph refuses."""
         if (saver := checkpointer_of(graph)) is not None:
             for kept, instead in state.given.kept:
                 await kept.put_back(saver, instead)

@@ -44,10 +44,10 @@ class GraphStream:
 
     A part goes out under the mode that was asked for; `messages` and `messages-tuple` are the same thing, as
     `[message or chunk, metadata]`. Of the state, `values` and `updates` show what the graph gives back by its output schema.
-    `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint; `has_heard_nodes` that a node of it
-    has finished. What it asks is not passed on before `say_questions`: an answer to it, which may come at once, is looked
-    for among what the thread's checkpointer has. `start` is the state that the run begins with where the graph does not
-    show it.
+    `has_begun` says that the graph has said anything, which it does before its nodes; `has_heard_nodes` that one of these
+    has finished; and `stopped` that the graph waits, for answers to `interrupts` or at a breakpoint. What it asks is not
+    passed on before `say_questions`: an answer to it, which may come at once, is looked for among what the thread's
+    checkpointer has. `start` is the state that the run begins with where the graph does not show it.
 
     Raises:
         InvalidSpecError: a mode is not one that a graph streams.
@@ -59,6 +59,7 @@ class GraphStream:
         check_modes(run, STREAM_MODES, "a graph")
         self.interrupts: dict[str, Interrupt] = {}
         self.stopped = False
+        self.has_begun = False
         self.has_heard_nodes = False
         self._run = run
         self._graph = graph
@@ -155,6 +156,7 @@ class GraphStream:
         return _error_in(self._new_messages.last)
 
     def _take(self, chunk: tuple[Any, ...]) -> None:
+        self.has_begun = True
         if self._task is not None and self._task.cancelling():  # a node has swallowed the cancel: it ends here
             raise asyncio.CancelledError
         *namespace, mode, payload = chunk  # with sub-graphs, a namespace comes first
