@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trackside.app.engine.children import ChildLimits, ChildStats, Verdict
+from trackside.app.cli.isolated import limits_by
+from trackside.app.engine.children import BEAT, ChildLimits, ChildStats, Verdict
 from trackside.app.engine.sentencing import Overdue
+from trackside.app.settings import Settings
 from trackside.app.storage.fleet import HeldRun
-from trackside.harness.types import AgentStanding, CancelAction, FailureReason
+from trackside.harness.ending import StopPolicy
+from trackside.harness.types import AgentLimits, AgentStanding, CancelAction, FailureReason
 
 GOES_ON, STOPPED, FINISHED = AgentStanding
 
@@ -85,6 +88,17 @@ def test_a_run_whose_agent_has_come_to_its_end_in_time_waits_to_be_told_of_as_lo
     judges.judge([brief], 0.0, r=GOES_ON)
     assert judges.judge([brief], 7.0, r=FINISHED) == {}
     assert judges.judge([run(timeout=5.0)], 100.0, r=FINISHED) == {}
+
+
+def test_a_run_with_no_time_to_stop_is_judged_only_when_it_is_heard_how_it_stood_when_its_time_was_over() -> None:
+    settings = Settings(stopping=StopPolicy(stuck_after=0.0), default_limits=AgentLimits(timeout=5.0))
+    in_time, late = overdue(), overdue()
+    for judges in (in_time, late):
+        judges.limits = limits_by(settings)
+        judges.judge([run()], 0.0, r=GOES_ON)
+        assert judges.judge([run()], 5.0 + BEAT, r=GOES_ON) == {}  # which it has said before
+    assert in_time.judge([run()], 6.0, r=FINISHED) == {}
+    assert "longer than its timeout of 5 s" in late.judge([run()], 6.0, r=GOES_ON)["w"].timed_out["r"]
 
 
 def test_a_run_that_somebody_wants_to_stop_does_not_wait_for_its_end_for_ever() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, override
 import msgspec
 
 from trackside.app.cli.working_life import WorkerLife
-from trackside.app.engine.children import BEAT, VARIABLE, Birth, ChildLimits, ChildStats
+from trackside.app.engine.children import BEAT, LEAST_GRACE, VARIABLE, Birth, ChildLimits, ChildStats
 from trackside.app.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def limits_by(settings: Settings) -> ChildLimits:
     """By which limits a process with these settings stops runs."""
     stopping, default = settings.stopping, settings.default_limits
     return ChildLimits(
-        grace=stopping.cancel_after + stopping.stuck_after,
+        grace=max(LEAST_GRACE, stopping.cancel_after + stopping.stuck_after),
         timeout=default.timeout,
         timeouts={agent: own.timeout for agent, own in settings.limits.items() if own.timeout != default.timeout},
     )

@@ -1,9 +1,9 @@
 """A worker's process of its own for the runs of one place: started, watched, heard, ended.
 
 It is heard on a socket on which it says, line by line and from its event loop, what only it knows (`ChildStats`): at first
-by which limits it stops runs, then which it executes, and where each stands. It says so when that changes, and every `BEAT`
-seconds in any case, so that it is known to be alive. The rest its supervisor has from the database: what is wanted of those
-runs, and whether they are its own still. What to make of both, `sentencing` says.
+by which limits it stops runs, then which it executes, and where each stands. It says so when it has more or fewer, and every
+`BEAT` seconds in any case, so that it is known to be alive. The rest its supervisor has from the database: what is wanted of
+those runs, and whether they are its own still. What to make of both, `sentencing` says.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ VARIABLE: Final = "_TRACKSIDE_ISOLATED"
 
 BEAT: Final = 0.5
 """Seconds after which it says again how it does."""
+LEAST_GRACE: Final = 2 * BEAT
+"""Seconds that its runs have in any case to stop: that the agent of one has come to its end is heard that late at most."""
 _LONGEST_LINE: Final = 1_048_576  # bytes; the first one names agents
 _LAST_WORDS: Final = 1.0  # seconds that there are to read what a process had said before it ended
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -51,7 +53,7 @@ class ChildLimits(msgspec.Struct, kw_only=True, frozen=True):
     """What a child process gives its runs, by the settings as it has read them; its supervisor may have read older ones."""
 
     grace: float
-    """Seconds in which an agent has stopped that was told to."""
+    """Seconds in which an agent has stopped that was told to, `LEAST_GRACE` or more."""
     timeout: float | None = None
     """Seconds that a run may take, unless it was asked for with others."""
     timeouts: dict[str, float | None] = {}
@@ -63,7 +65,7 @@ class ChildLimits(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ChildStats(msgspec.Struct, kw_only=True):
-    """What a child process says of itself: when it takes runs, whenever that changes, and every `BEAT` seconds."""
+    """What a child process says of itself: when it takes runs, whenever it has more or fewer, and every `BEAT` seconds."""
 
     worker_id: str
     running: int = 0
