@@ -60,6 +60,27 @@ async def test_a_revoked_key_is_refused_at_once(serve_agents: ServeAgents) -> No
                 await client.runs.wait(None, "echo", input=1)
 
 
+async def test_a_request_that_is_made_again_finds_its_run_however_long_its_callers_name_is(
+    serve_agents: ServeAgents,
+) -> None:
+    names, order = ("ada", "a" * 254 + "b", "a" * 254 + "c"), new_id()
+    asked, batch = {"assistant_id": "echo", "input": 1}, [{"assistant_id": "echo", "input": n} for n in range(11)]
+
+    async def made(url: str, key: str) -> list[str]:
+        headers = {"X-Api-Key": key, "Idempotency-Key": order}
+        async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+            one, more = await http.post("/runs", json=asked), await http.post("/runs/batch", json=batch)
+            return [run["run_id"] for run in (one.json(), *more.json())]
+
+    async with serve_agents({"echo": echo}, access=KEYS) as served:
+        store = served.app.store
+        keys = [(await store.api_keys.create("laptop", owner=name, permission="run")).secret for name in names]
+        runs = [await made(served.url, key) for key in keys]
+        assert [await made(served.url, key) for key in keys] == runs
+        assert len({run for of_one in runs for run in of_one}) == 36
+        assert await store.run_of_key(f"3/ada/{order}") == runs[0][0]  # as it ever was
+
+
 async def test_a_read_only_key_starts_nothing(serve_agents: ServeAgents) -> None:
     async with serve_agents({"echo": echo}, access=KEYS) as served:
         made = await served.app.store.api_keys.create("look", owner="ada", permission="read")

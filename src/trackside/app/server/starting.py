@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -147,18 +148,20 @@ async def is_let_in(call: Call[Any, Any], key: str | None, part: str = "") -> bo
 
 
 def own_key(principal: Principal, key: str, part: str = "") -> str:
-    """A key that no other caller can have, whatever both are called.
+    """A key that no other caller can have, whatever both are called: with the digest of a name that is too long for it.
 
     Raises:
         HttpError: it can be none.
     """
     identity = principal.identity or ""
-    own_key = f"{len(identity)}/{identity}/{key}{part}"
-    if not is_id(own_key):
-        most = MAX_ID_CHARS - len(own_key) + len(key)
-        why = f"Idempotency-Key {key!r:.120}: it is a text of up to {most} printable characters"
-        raise HttpError(status=422, detail=why)
-    return own_key
+    digest = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()
+    own_keys = [f"{whose}/{key}{part}" for whose in (f"{len(identity)}/{identity}", f"sha256/{digest}")]
+    for own_key in own_keys:
+        if is_id(own_key):
+            return own_key
+    most = MAX_ID_CHARS - min(map(len, own_keys)) + len(key)
+    why = f"Idempotency-Key {key!r:.120}: it is a text of up to {most} printable characters"
+    raise HttpError(status=422, detail=why)
 
 
 async def expect_webhook(parts: ServerParts, url: str | None) -> None:
