@@ -23,6 +23,7 @@ from trackside.app.storage import Store
 from trackside.app.wiring import open_app
 from trackside.harness import RunContext
 from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import is_terminal
 from trackside.testing import make_run
 
 DIALECTS = ("sqlite",)
@@ -143,7 +144,10 @@ async def test_a_thread_has_a_page_however_it_is_called(database_url: str, name:
     async with visiting(database_url, mounted) as http, Store.open(database_url) as store:
         # One that differs only by its capitals is another thread, which the API serves.
         of_it, of_another = new_id(), new_id()
-        await store.append(make_run(of_it, thread_id=name))
+        events = make_run(of_it, thread_id=name)
+        end = next(event for event in events if is_terminal(event.event_type))
+        end.payload["completion_data"]["last_ai_message"] = "It is done."
+        await store.append(events)
         if name != name.lower():
             await store.append(make_run(of_another, thread_id=name.lower()))
         listed = (await http.get(f"{ROOT}/ui/threads")).text
@@ -156,6 +160,11 @@ async def test_a_thread_has_a_page_however_it_is_called(database_url: str, name:
         assert of_it in page.text
         assert of_another not in page.text
         assert f"trackside delete run {of_it}" in run
+        assert "It is done." in run
+        of_api = re.compile(rf'href="({ROOT}/(?!ui)[^"]*)"')
+        twins = {html.unescape(link) for link in of_api.findall(run)}
+        assert twins >= {f"{ROOT}/runs/{of_it}", f"{ROOT}/events?run_id={of_it}"}
+        assert {twin: (await http.get(twin)).status_code for twin in twins} == dict.fromkeys(twins, 200)
         assert "/threads/" not in "".join(re.findall(r"<pre[^>]*Commands.*?</pre>", run, re.DOTALL))
 
         gone = await http.get(f"{ROOT}/ui/threads/acme/43")

@@ -95,12 +95,15 @@ async def show_run(call: Call[None, None]) -> Any:
     except UnknownRunError:
         return await _gone(call, run_id)
     shown = await _shown(call, run)
+    has_state = is_served(run.thread_id)
+    state = (f"/threads/{run.thread_id}/state",) if has_state else ()
     return Page(
         "run",
         place="runs",
-        twins=(f"/runs/{run_id}", f"/events?run_id={run_id}", f"/threads/{run.thread_id}/state"),
+        twins=(f"/runs/{run_id}", f"/events?run_id={run_id}", *state),
         shown=shown,
         run=run,
+        has_state=has_state,
         event_json=event_json,
         now=reading.now(),
     )
