@@ -14,6 +14,7 @@ from trackside.app.storage._tables import events, runs, threads
 from trackside.app.storage._tables import subscriptions as table
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import (
+    InvalidQueryError,
     InvalidSubscriptionError,
     NotParkedError,
     ReadOnlyStoreError,
@@ -790,6 +791,13 @@ class TestBadInput:
         ):
             with pytest.raises(InvalidSubscriptionError, match=f"{field}="):
                 await step
+
+    @pytest.mark.parametrize("until", [datetime(2026, 1, 31), "2026-01-31T00:00:00Z"])
+    async def test_until_when_is_a_time_that_all_clocks_agree_on(self, subs: Subscriptions, until: Any) -> None:
+        await subs.open("mail")
+        for decide in (subs.retry_parked, subs.drop_parked):
+            with pytest.raises(InvalidQueryError, match="until="):
+                await decide("mail", until=until)
 
     async def test_names_that_are_not_there(self, subs: Subscriptions) -> None:
         name = "x'; DROP TABLE subscriptions; --"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trackside.app.process_name import process_name
-from trackside.app.storage._arguments import AnyOf, plain
+from trackside.app.storage._arguments import AnyOf, plain, time
 from trackside.app.storage._deliveries import DeliveriesOfRun, read_deliveries
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._growth import log_end
@@ -257,6 +257,7 @@ class Subscriptions:
         Raises:
             UnknownSubscriptionError: there is none with this name.
             NotParkedError: nothing is parked at this position.
+            InvalidQueryError: `until` is no datetime with a time zone.
         """
         return await self._decide(name, position, until, retry=True)
 
@@ -271,6 +272,7 @@ class Subscriptions:
         Raises:
             UnknownSubscriptionError: there is none with this name.
             NotParkedError: nothing is parked at this position.
+            InvalidQueryError: `until` is no datetime with a time zone.
         """
         return await self._decide(name, position, until, retry=False)
 
@@ -290,7 +292,7 @@ class Subscriptions:
     async def _decide(self, name: str, position: int | None, until: datetime | None, *, retry: bool) -> int:
         if position is not None:
             check_number("position", position)
-        moment = None if until is None else time_text(until)
+        moment = None if until is None else time_text(time("until", until))
         decided: int = await self._write(DecideParked, name, position=position, until=moment, retry=retry)
         return decided
 
