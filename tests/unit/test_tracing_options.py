@@ -13,10 +13,12 @@ from opentelemetry.semconv.attributes import (
     telemetry_attributes,
 )
 from opentelemetry.semconv.schemas import Schemas
+from otlp_receiver import OtlpReceiver
 
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.observers.tracing import TracingObserver
 from trackside.app.observers.tracing import _conventions as names
+from trackside.app.observers.tracing._export import Export
 from trackside.app.observers.tracing._options import traces_url
 
 HERE = "http://127.0.0.1:1"
@@ -107,3 +109,20 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(importlib.import_module("sys").modules, "opentelemetry", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'trackside\[otel\]'"):
         importlib.import_module(package)
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [({}, {"x-key": "theirs", "x-tenant": "shop 1"}), ({"X-Key": "ours"}, {"x-key": "ours", "x-tenant": "shop 1"})],
+)
+async def test_headers_of_the_environment_go_with_each_request_beside_the_options(
+    monkeypatch: pytest.MonkeyPatch, variable: str, headers: dict[str, str], sent: dict[str, str]
+) -> None:
+    monkeypatch.setenv(variable, "x-key=theirs,x-tenant=shop%201")
+    with OtlpReceiver() as receiver:
+        export = Export(receiver.url + "/v1/traces", headers, None)
+        export.provider.get_tracer("test").start_span("span").end()
+        await export.close(10)
+        (request,) = receiver.requests
+    assert {name: value for name, value in request.headers.items() if name.startswith("x-")} == sent

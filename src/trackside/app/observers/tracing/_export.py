@@ -7,6 +7,7 @@ lost, say once and not for every batch that a collector is away, and come to an 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk import version
+from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.util.re import parse_env_headers
 
 from trackside.app.bounded_answers import bound_answers
 from trackside.app.observers.tracing import _conventions as names
@@ -99,7 +102,16 @@ def _resource(service_name: str | None) -> Resource:
 
 def _exporter(url: str, headers: dict[str, str]) -> SpanExporter:
     session = bound_answers(requests.Session())
-    return OTLPSpanExporter(url, headers=headers, timeout=_REQUEST_SECONDS, session=session)
+    return OTLPSpanExporter(url, headers=_with_those_of_environment(headers), timeout=_REQUEST_SECONDS, session=session)
+
+
+def _with_those_of_environment(headers: dict[str, str]) -> dict[str, str]:
+    """These and, as older exporters take the environment's only where there are no others, what that says besides."""
+    if not headers:
+        return headers
+    said = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_HEADERS) or os.environ.get(OTEL_EXPORTER_OTLP_HEADERS, "")
+    ours = {name.lower(): value for name, value in headers.items()}
+    return {**parse_env_headers(said, liberal=True), **ours}
 
 
 class _Sender(SpanExporter):
