@@ -1,6 +1,7 @@
 """Old runs leave whole, with all that follows from them, while others write and read; what somebody needs stays."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import func, insert, select
 
 from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import PruneReport, Store, retention
+from trackside.app.storage import PruneReport, Store, _removal, retention
 from trackside.app.storage._removal import Candidate, RemoveRuns
 from trackside.app.storage._tables import (
     idempotency_keys,
@@ -409,6 +410,38 @@ async def test_what_is_needed_by_now_stays_although_it_was_free_when_it_was_chos
     assert len(await store.events()) in {0, 5}
     # Whoever was first: a run that is there is there whole, and is reported only if it has gone.
     assert (await pruned).events + len(await store.events()) == 5
+
+
+async def test_what_is_parked_while_it_is_removed_stays(
+    store: Store, dialect: str, url: str, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dialect == "sqlite":
+        pytest.skip("one transaction at a time is all that there is")
+    run = script(start=LONG_AGO).whole()
+    await store.append(run)
+    await store.subscriptions.open("mail")
+    looked, going_on = threading.Event(), threading.Event()
+    subtract = _removal._subtract
+
+    def hold(*arguments: Any) -> None:
+        looked.set()
+        going_on.wait()
+        subtract(*arguments)
+
+    monkeypatch.setattr(_removal, "_subtract", hold)
+    async with Store.open(url) as other:
+        pruning = asyncio.create_task(store.prune(older_than=DAY))
+        await asyncio.to_thread(looked.wait)
+        try:
+            await other.subscriptions.seek("mail", 0)
+            consumer = await other.subscriptions.acquire("mail")
+            await consumer.park((await consumer.read()).events[0].position, "no")
+        finally:
+            going_on.set()
+
+        assert (await pruning).runs == 0
+        assert len(await other.subscriptions.parked("mail")) == 1
+        assert [event.event for event in await other.events()] == run
 
 
 async def test_nothing_can_follow_in_a_run_that_has_gone(store: Store, script) -> None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no annotations there
 _NOT_UNIQUE = "23505"
+_REFERS_TO_NOTHING = "23503"  # what another has written meanwhile refers to what was removed, or the other way round
 _NOT_SUPPORTED = "0A000"  # of BEGIN: this server takes no writes while it recovers, as a standby always does
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _PLAN_ANEW = "SET LOCAL plan_cache_mode = auto"
@@ -91,7 +92,7 @@ class PostgresSession:
         """One transaction, at READ COMMITTED: others write beside it, and wait where they meet; connects first if need be.
 
         Raises:
-            CollisionError: something had to be unique; nothing was written.
+            CollisionError: something had to be unique, or to be there; nothing was written.
             OutcomeUnknownError: the connection was lost in the commit, or given up.
             StorageError: it could not be begun or committed; nothing was written.
         """
@@ -276,7 +277,7 @@ class PostgresSession:
             self._connection = None
 
     def _meaning(self, exc: BaseException) -> errors.StorageError | None:
-        if getattr(exc, "sqlstate", None) == _NOT_UNIQUE:
+        if getattr(exc, "sqlstate", None) in {_NOT_UNIQUE, _REFERS_TO_NOTHING}:
             return CollisionError(database=str(self._database), why=str(exc))
         return self._database.translate(exc)
 

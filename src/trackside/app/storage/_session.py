@@ -20,7 +20,7 @@ from trackside.app.storage._totals import Totals
 
 
 class CollisionError(errors.StorageError):
-    """Something is in {database} already that has to be unique: {why}."""
+    """Something is in {database} already that has to be unique, or refers there to what is not: {why}."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class Session(Protocol):
         waits for who saves some, and the other way round, with nothing in hand that others wait for.
 
         Raises:
-            CollisionError: something had to be unique; nothing was written.
+            CollisionError: something had to be unique, or to be there; nothing was written.
             StorageError: it could not be begun or committed; unless the connection was lost in the commit, nothing was
                 written.
         """

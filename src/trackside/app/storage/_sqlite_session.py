@@ -320,7 +320,7 @@ class SqliteSession:
         """One transaction that nobody else can write beside; connects first if need be. It is as `synced` as all others.
 
         Raises:
-            CollisionError: something had to be unique; nothing was written.
+            CollisionError: something had to be unique, or to be there; nothing was written.
             StorageError: it could not be begun or committed, or its file is not there any more; nothing was written.
         """
         try:
