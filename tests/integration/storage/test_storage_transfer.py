@@ -16,7 +16,10 @@ from prepared_databases import EmptiedDatabase
 from sqlalchemy import select
 from tests.property.queue_hands import ForgetfulSession
 
+from trackside import ObserverBinding, RunManager, RunSpec
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import ExportReport, ImportReport, Store, importing, transfer
+from trackside.app.storage._encoding import time_text
 from trackside.app.storage._tables import (
     counters,
     duration_totals,
@@ -40,6 +43,7 @@ from trackside.app.storage.errors import (
     PartialExportError,
     ReadOnlyStoreError,
 )
+from trackside.harness.ids import new_id
 
 FORMATS = ["jsonl", "parquet"]
 LONG_AGO = datetime(2020, 1, 1, 3, 4, 5, 678901, UTC)
@@ -783,6 +787,50 @@ async def test_newer_runs_that_are_imported_let_a_thread_go_on(store: Store, ano
         await behind.import_events(io.BytesIO(await exported(store)))
 
         assert (await behind.threads())[0] == thread
+
+
+async def test_the_imported_end_of_a_run_that_goes_on_here_ends_its_thread_though_a_newer_run_was_imported(
+    store: Store, script
+) -> None:
+    begun, opened = asyncio.Event(), asyncio.Event()
+
+    async def wait(input: Any) -> None:
+        begun.set()
+        await opened.wait()
+
+    observer = ObserverBinding(StorageObserver(store), required=True)
+    async with RunManager({"wait": wait}, observers=[observer], coordinator=store.coordinator()) as manager:
+        handle = await manager.start(RunSpec("wait", thread_ends=True))
+        await begun.wait()
+        file = [json.loads(line) for line in (await exported(store)).splitlines()[1:-1]]
+        last = file[-1]
+        newer = script(thread_id=handle.thread_id, start=datetime.now(UTC) + timedelta(days=1)).whole()
+        others = [
+            {
+                "position": last["position"] + number,
+                "event_id": event.event_id,
+                "event_type": event.event_type,
+                "run_id": event.run_id,
+                "thread_id": event.thread_id,
+                "sequence": event.sequence,
+                "occurred_at": time_text(event.occurred_at),
+                "payload": event.payload,
+            }
+            for number, event in enumerate(newer, 1)
+        ]
+        to = last["position"] + len(others) + 1
+        end = last | {"position": to, "event_id": new_id(), "sequence": last["sequence"] + 1}
+        end |= {"event_type": "run_failed", "payload": {"error": "lost", "error_type": "worker_lost"}}
+
+        assert (await store.import_events(made(*others, to=to))).imported == len(others)
+        assert (await store.import_events(made(end, to=to))).imported == 1
+
+        thread = await store.thread(handle.thread_id, removed=True)
+        assert thread is not None
+        assert thread.removed_at is not None
+        opened.set()
+        await handle.result()
+    assert [one.run_id for one in await store.runs(status="error", removed=True)] == [handle.run_id]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 1_000])
