@@ -205,8 +205,10 @@ class ProtocolEvents:
                 run = await self.parts.store.run(waits_for)
                 waits_for = None if run is None else await self._tell(reader, run)
             waits_for = None
+        except TracksideError as exc:  # the database is away: at the next heartbeat it is looked at again
+            logger.warning("how run %s has ended is not said yet to those who follow its thread: %s", waits_for, exc)
         finally:
-            if waits_for is not None:  # the client has gone: whoever else follows the thread waits for it
+            if waits_for is not None:  # the client has gone, or it failed: whoever follows the thread waits for it
                 reader.log.moved.append(waits_for)
             self._elsewhere = None
 
