@@ -74,6 +74,28 @@ test("a conversation goes on, and another page shows it", { timeout: 60_000 }, a
   await other.until((one) => !one.isLoading && texts(one)[5] === "you said three");
 });
 
+test("a run on a thread that has had one is over when it has ended itself", { timeout: 60_000 }, async () => {
+  for (let turn = 0; turn < 6; turn += 1) {
+    const [before, key] = [newKey(), newKey()];
+    await release(client, before);
+    const { thread_id: threadId } = await client.threads.create();
+    await client.runs.wait(threadId, "gate", { input: { key: before } });
+    const [created, completed] = [recorder(), recorder()];
+    const chat = await chatOf("gate", { threadId, onCreated: created.note, onCompleted: completed.note });
+    await chat.until((one) => !one.isThreadLoading);
+    let isOver = false;
+    const submitted = chat.stream.submit({ key }).then(() => (isOver = true));
+    const [{ runId }] = await created.until(1);
+    while ((await client.runs.get(threadId, runId)).status === "pending");
+    assert.deepEqual([isOver, chat.now.isLoading, completed.seen], [false, true, []]);
+    await release(client, key);
+    await submitted;
+    await client.runs.join(threadId, runId);
+    assert.equal((await completed.until(1)).length, 1);
+    chat.unmount();
+  }
+});
+
 test("a run that failed is an error", { timeout: 60_000 }, async () => {
   const completed = recorder();
   const chat = await chatOf("fail", { onCompleted: completed.note });

@@ -23,10 +23,10 @@ ALL = Wanted(
 WATCH = Wanted(channels=("lifecycle", "input"))
 
 
-def begin(hub: StreamHub, run_id: str, **more: Any) -> None:
+def begin(hub: StreamHub, run_id: str, *, started: bool = True, **more: Any) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     run = RunRecord(run_id=run_id, thread_id=THREAD, agent="agent", status=RunStatus.running, created_at=now)
-    hub.begin(run, RunSpec("agent", **{"stream_mode": ("values", "messages-tuple"), **more}))
+    hub.begin(run, RunSpec("agent", **{"stream_mode": ("values", "messages-tuple"), **more}), started=started)
 
 
 def events_of(reader: EventReader) -> list[dict[str, Any]]:
@@ -38,8 +38,8 @@ def methods(events: list[dict[str, Any]]) -> list[str]:
     return [event["params"]["data"].get("event", event["method"]) for event in events]
 
 
-def follow(hub: StreamHub, wanted: Wanted = ALL, since: int | None = None) -> EventReader:
-    return read_events(hub.threads, THREAD, wanted, since)
+def follow(hub: StreamHub, wanted: Wanted = ALL, since: int | None = None, **more: Any) -> EventReader:
+    return read_events(hub.threads, THREAD, wanted, since, **more)
 
 
 def test_events_are_made_once_whoever_reads_first() -> None:
@@ -108,6 +108,30 @@ def test_the_end_of_the_last_run_is_not_told_behind_the_beginning_of_the_next() 
         hub.close("b", end={"status": "success"})
         assert methods(events_of(watching)) == ["running", "completed"]
         assert reader.log.watched
+
+
+def test_where_another_run_is_let_in_that_has_not_begun_nothing_is_told_of_the_last_one() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end={"status": "success"})
+    with follow(hub, holder="b") as reader, follow(hub, holder="a") as of_the_last:
+        assert events_of(reader) == []
+        assert methods(events_of(of_the_last)) == ["running", "completed"]
+        begin(hub, "b", started=False)
+        hub.close("b", end={"status": "cancelled"})
+        assert methods(events_of(reader)) == ["failed"]
+    with follow(hub, holder="b") as reader:
+        assert methods(events_of(reader)) == ["running", "completed", "failed"], (
+            "it was cancelled as the stream was opened"
+        )
+
+
+def test_a_run_that_is_to_be_tried_again_is_told_of_while_the_next_attempt_has_not_begun() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end={"status": "error", "error": "lost", "retried_as": "b"})
+    with follow(hub, holder="b") as reader:
+        assert methods(events_of(reader))[0] == "running"
 
 
 def test_who_watches_a_thread_that_waits_hears_what_it_asks() -> None:

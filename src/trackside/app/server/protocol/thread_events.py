@@ -54,7 +54,8 @@ class ProtocolEvents:
                 await self._note_attempts(log_of(feed.feed))
                 if parts.mirrors is not None:
                     await self._hear_of(feed)
-                reader = read_events(threads, thread_id, self.wanted, self.since)
+                holder = await self._holder_beside(feed)
+                reader = read_events(threads, thread_id, self.wanted, self.since, holder=holder)
             with reader:
                 await outlet.begin(self.headers)
                 await self._look_back(reader)
@@ -161,7 +162,15 @@ class ProtocolEvents:
         return None if thread.last_run_id is None else await store.run(thread.last_run_id)
 
     async def _is_held(self) -> bool:
-        return await self.parts.store.threads_of(None).holder(self.states.thread.thread_id) is not None
+        return await self._holder() is not None
+
+    async def _holder(self) -> str | None:
+        return await self.parts.store.threads_of(None).holder(self.states.thread.thread_id)
+
+    async def _holder_beside(self, feed: FeedReader) -> str | None:
+        """The run that has the thread where none is active of those that are known here, for who comes without a number."""
+        has_rested = self.since is None and not feed.feed.active and log_of(feed.feed).newest
+        return await self._holder() if has_rested else None
 
     async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
         """Say how a run, or the last attempt as which it goes on, has ended; else the one whose end nobody tells here."""

@@ -45,8 +45,8 @@ async def command(call: Call[ProtocolCommand, None]) -> Any:
 async def follow_events(call: Call[EventsWanted, None]) -> Any:
     """Follow a thread's events on some channels, over all its runs, until the client goes.
 
-    Without `since` it begins with the oldest run that is active, else with the one that began last. What is not kept any
-    more is told by an event `gap`.
+    Without `since` it begins with the oldest run that is active, else with one that was let in and has not begun, else with
+    the one that began last. What is not kept any more is told by an event `gap`.
     """
     parts, asked = call.parts, call.body
     thread = await thread_for(call)

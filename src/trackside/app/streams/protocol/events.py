@@ -119,22 +119,33 @@ class ThreadEventLog(Ring[Event]):
         for run in self._runs.values():
             run.let_go()
 
-    def place_of(self, since: int | None, wanted: Wanted) -> tuple[int, bool]:
+    def place_of(self, since: int | None, wanted: Wanted, holder: str | None = None) -> tuple[int, bool]:
         """Behind how many events a reader begins, and whether it has missed nothing.
 
         Without a number it begins with the oldest run that is active, else with the one that began last: who asks for a run
-        and then for its events has them, however fast it was. Who only watches how runs go does not hear again of one that
-        is over, unless it waits for an answer, or nobody has watched it: he would take its end for that of the next.
+        and then for its events has them, however fast it was. Where that is over, and the thread has a `holder` that has not
+        begun, it begins with that one: who has asked for it would take the end of the last one for that of his. Who only
+        watches how runs go does not hear again of one that is over, unless it waits for an answer, or nobody has watched it:
+        he would take its end for that of the next.
         """
         self.catch_up()
         if since is not None:
             return (0, True) if since == 0 else place_among(self, since, _number_of)
         if self._started:
             return min(self._started.values()) - 1, True
+        if self._is_behind_the_last(holder):
+            return self.added, True
         asks = bool(self.open_questions) and self.last is not None and self.last.event == "interrupted"
         if self.last is None or (only_lifecycle(wanted.channels) and self.watched and not asks):
             return self.added, True
         return self._began_at - 1, True
+
+    def _is_behind_the_last(self, holder: str | None) -> bool:
+        """Whether the last run is over, and the one that has the thread is another, which has neither begun nor ended."""
+        last = self.last
+        if holder is None or last is None or last.event == "running":  # it goes on, as another run or elsewhere
+            return False
+        return holder != last.run_id and holder not in self._over
 
     def tree(self) -> dict[str, Any] | None:
         """The run that has begun last, with the agents inside it; None if none has begun here."""
@@ -331,8 +342,10 @@ class EventReader(RingReader[Event]):
 
     __slots__ = ("_feed", "_log", "_missed", "_since", "_wanted", "passes_past")
 
-    def __init__(self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None) -> None:
-        place, is_whole = log.place_of(since, wanted)
+    def __init__(
+        self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None, holder: str | None
+    ) -> None:
+        place, is_whole = log.place_of(since, wanted, holder)
         super().__init__(log, place)
         self._log = log
         self._feed = feed
@@ -408,7 +421,9 @@ def log_of(feed: ThreadFeed) -> ThreadEventLog:
     return log
 
 
-def read_events(feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int | None = None) -> EventReader:
+def read_events(
+    feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int | None = None, *, holder: str | None = None
+) -> EventReader:
     """A place in the events of a thread, to be used as a context manager.
 
     Args:
@@ -416,9 +431,10 @@ def read_events(feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int |
         thread_id: which one. Whether there is such a thread is for others to know.
         wanted: which events.
         since: from behind this event on; 0 is all that is kept. None: as `ThreadEventLog.place_of` says.
+        holder: the run that has the thread, which may not have begun. Only looked at without `since`.
     """
     feed = feeds.read(thread_id)
-    return EventReader(log_of(feed.feed), feed, wanted, since)
+    return EventReader(log_of(feed.feed), feed, wanted, since, holder)
 
 
 def _pieces_of(event: Event) -> Iterable[bytes]:
