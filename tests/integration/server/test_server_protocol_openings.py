@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+from langgraph_sdk import get_sync_client
 from tests.integration.server.protocol_agents import Held
 from tests.integration.server.test_server_protocol import command, ends, events_until, of
 
+from trackside.app.server.protocol import thread_events
 from trackside.harness.ids import new_id
 
 DIALECTS = ("sqlite",)
@@ -40,3 +43,102 @@ async def test_who_opens_a_stream_for_a_run_that_waits_for_its_place_is_not_told
         assert [one["event"] for one in of(events, "lifecycle")] == ["running", "completed"]
         assert {one["run_id"] for one in of(events, "lifecycle")} == {said["result"]["run_id"]}
     assert of(read, "values") == [{"n": 102}]
+
+
+class Counts(Held):
+    """Adds 100 at once to 0, else once it is let go; fails with -1."""
+
+    async def __call__(self, input: Any) -> Any:
+        if input["n"] < 0:
+            raise ValueError("the first one fails")
+        if input["n"] > 0:
+            await super().__call__(input)
+        return {"n": input["n"] + 100}
+
+
+async def run(client: Any, thread_id: str, how: str, number: int) -> None:
+    """Run `counts` otherwise than by a command, to its end."""
+    about = (thread_id, "counts")
+    if how == "wait":
+        await client.runs.wait(*about, input={"n": number}, raise_error=False)
+    elif how == "stream":
+        assert [part async for part in client.runs.stream(*about, input={"n": number})]
+    else:
+        created = await client.runs.create(*about, input={"n": number})
+        await client.runs.join(thread_id, created["run_id"])
+
+
+async def watches(thread: Any) -> None:
+    """Until the stream is open by which the client watches how runs go."""
+    async with asyncio.timeout(20):
+        while thread._lifecycle_watcher_handle is None:
+            await asyncio.sleep(0.01)
+        await thread._lifecycle_watcher_handle.ready
+
+
+@pytest.mark.parametrize(("how", "number"), [("wait", 0), ("wait", -1), ("stream", 0), ("create", 0)])
+async def test_the_end_of_a_run_that_no_command_has_asked_for_is_not_that_of_the_one_that_is_started(
+    serve_agents: Any, how: str, number: int
+) -> None:
+    counts = Counts()
+    async with serve_agents({"counts": counts}) as served:
+        thread_id = (await served.client.threads.create())["thread_id"]
+        await run(served.client, thread_id, how, number)
+        async with served.client.threads.stream(thread_id, assistant_id="counts") as thread:
+            await watches(thread)
+            await thread.run.start(input={"n": 1})
+            output = asyncio.ensure_future(thread.output._get_task())
+            await counts.begun.wait()
+            await asyncio.wait({output}, timeout=0.3)  # it is told nothing
+            counts.let_go.set()
+            assert await output == {"n": 101}
+
+
+async def test_the_synchronous_client_too_has_the_end_of_the_run_that_it_has_started(serve_agents: Any) -> None:
+    counts = Counts()
+
+    def turn(url: str, thread_id: str) -> Any:
+        with (
+            get_sync_client(url=url, api_key=None) as client,
+            client.threads.stream(thread_id, assistant_id="counts") as thread,
+        ):
+            thread.run.start(input={"n": 1})
+            return thread.output
+
+    async with serve_agents({"counts": counts}) as served:
+        thread_id = (await served.client.threads.create())["thread_id"]
+        await run(served.client, thread_id, "wait", 0)
+        output = asyncio.create_task(asyncio.to_thread(turn, served.url, thread_id))
+        await counts.begun.wait()
+        await asyncio.wait({output}, timeout=0.3)  # it is told nothing
+        counts.let_go.set()
+        assert await output == {"n": 101}
+
+
+async def test_who_watches_a_run_that_he_has_asked_for_hears_its_end_also_if_it_was_faster(serve_agents: Any) -> None:
+    async with (
+        serve_agents({"counts": Counts()}) as served,
+        served.client.threads.stream(assistant_id="counts") as it,  # the client watches no thread that it has made up
+    ):
+        await served.client.threads.create(thread_id=it.thread_id)
+        await run(served.client, it.thread_id, "wait", 0)
+        said = await command(served, it.thread_id, "run.start", assistant_id="counts", input={"n": 0})
+        await served.client.runs.join(it.thread_id, said["result"]["run_id"])
+        events = await events_until(it, ends, WATCH)
+    assert {one["run_id"] for one in of(events, "lifecycle")} == {said["result"]["run_id"]}
+
+
+async def test_the_end_that_nobody_has_watched_is_not_that_of_the_next_run_a_while_later(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = Counts()
+    async with serve_agents({"counts": counts}) as served:
+        said = await command(served, thread_id := new_id(), "run.start", assistant_id="counts", input={"n": 0})
+        await served.client.runs.join(thread_id, said["result"]["run_id"])
+        monkeypatch.setattr(thread_events, "_COMES_SOON", 0.0)  # a while has passed
+        async with served.client.threads.stream(thread_id, assistant_id="counts") as thread:
+            watching = asyncio.create_task(events_until(thread, ends, WATCH))
+            await asyncio.wait({watching}, timeout=0.3)  # it is told nothing
+            counts.let_go.set()
+            more = await thread.run.start(input={"n": 1})
+            assert {one["run_id"] for one in of(await watching, "lifecycle")} == {more["run_id"]}

@@ -119,14 +119,16 @@ class ThreadEventLog(Ring[Event]):
         for run in self._runs.values():
             run.let_go()
 
-    def place_of(self, since: int | None, wanted: Wanted, holder: str | None = None) -> tuple[int, bool]:
+    def place_of(
+        self, since: int | None, wanted: Wanted, *, holder: str | None = None, past: str | None = None
+    ) -> tuple[int, bool]:
         """Behind how many events a reader begins, and whether it has missed nothing.
 
         Without a number it begins with the oldest run that is active, else with the one that began last: who asks for a run
         and then for its events has them, however fast it was. Where that is over, and the thread has a `holder` that has not
         begun, it begins with that one: who has asked for it would take the end of the last one for that of his. Who only
-        watches how runs go does not hear again of one that is over, unless it waits for an answer, or nobody has watched it:
-        he would take its end for that of the next.
+        watches how runs go does not hear again of one that is over, unless it waits for an answer, or nobody has watched it
+        and it is not `past`: he would take its end for that of the next.
         """
         self.catch_up()
         if since is not None:
@@ -136,7 +138,9 @@ class ThreadEventLog(Ring[Event]):
         if self._is_behind_the_last(holder):
             return self.added, True
         asks = bool(self.open_questions) and self.last is not None and self.last.event == "interrupted"
-        if self.last is None or (only_lifecycle(wanted.channels) and self.watched and not asks):
+        if self.last is None or (
+            only_lifecycle(wanted.channels) and (self.watched or self.last.run_id == past) and not asks
+        ):
             return self.added, True
         return self._began_at - 1, True
 
@@ -343,9 +347,9 @@ class EventReader(RingReader[Event]):
     __slots__ = ("_feed", "_log", "_missed", "_since", "_wanted", "passes_past")
 
     def __init__(
-        self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None, holder: str | None
+        self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None, **more: str | None
     ) -> None:
-        place, is_whole = log.place_of(since, wanted, holder)
+        place, is_whole = log.place_of(since, wanted, **more)
         super().__init__(log, place)
         self._log = log
         self._feed = feed
@@ -422,7 +426,13 @@ def log_of(feed: ThreadFeed) -> ThreadEventLog:
 
 
 def read_events(
-    feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int | None = None, *, holder: str | None = None
+    feeds: ThreadFeeds,
+    thread_id: str,
+    wanted: Wanted,
+    since: int | None = None,
+    *,
+    holder: str | None = None,
+    past: str | None = None,
 ) -> EventReader:
     """A place in the events of a thread, to be used as a context manager.
 
@@ -431,10 +441,11 @@ def read_events(
         thread_id: which one. Whether there is such a thread is for others to know.
         wanted: which events.
         since: from behind this event on; 0 is all that is kept. None: as `ThreadEventLog.place_of` says.
-        holder: the run that has the thread, which may not have begun. Only looked at without `since`.
+        holder: the run that has the thread, which may not have begun. Only looked at without `since`, as the next one.
+        past: the last run, if nobody who only watches can be waiting for its end.
     """
     feed = feeds.read(thread_id)
-    return EventReader(log_of(feed.feed), feed, wanted, since, holder)
+    return EventReader(log_of(feed.feed), feed, wanted, since, holder=holder, past=past)
 
 
 def _pieces_of(event: Event) -> Iterable[bytes]:
