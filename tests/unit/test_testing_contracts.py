@@ -1,5 +1,6 @@
 """How the conformance kit meets pytest: fixtures, claims, loops, and what a failure says."""
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -133,6 +134,68 @@ def test_a_failure_says_in_its_first_line_which_rule_is_broken_and_what_was_seen
     said = report.longrepr.reprcrash.message.splitlines()[0]
     rule = "payloads is broken: keys that nobody knows and a missing status are legal in every payload. Seen: "
     assert said.startswith(f"AssertionError: {rule}{seen}")
+
+
+GOES_ON = """while True:
+                    try:
+                        await asyncio.Event().wait()
+                    except asyncio.CancelledError:
+                        pass"""
+
+
+@pytest.mark.parametrize(
+    ("takes", "closes", "seen"),
+    [
+        (GOES_ON, "pass", "it did not end within 0.05 s, nor in 0.05 s after it was cancelled, "),
+        (
+            "await asyncio.Event().wait()",
+            "pass",
+            "it did not end within 0.05 s; if it only needs longer, set `patience`",
+        ),
+        ("pass", "await asyncio.Event().wait()", "its fixture was not closed within 0.05 s; if it only needs longer, "),
+        ("pass", GOES_ON, "its fixture was not closed within 0.05 s, nor in 0.05 s after it was cancelled, "),
+        (
+            "raise KeyError('status')",
+            GOES_ON,
+            "KeyError: 'status' on run_started 1 of .*; and then its fixture was not closed within 0.05 s, nor in ",
+        ),
+        (
+            "self.goes_on = asyncio.create_task(self.__aexit__())",
+            GOES_ON.replace("while True", "while not exc"),
+            "when all was over and cancelled, something went on, ",
+        ),
+    ],
+)
+def test_what_hangs_is_left_behind_and_told_with_the_place_where_it_waits(
+    pytester: pytest.Pytester, takes: str, closes: str, seen: str
+) -> None:
+    body = f"""patience = 0.05
+
+    @pytest.fixture
+    def observer(self):
+        class Broken:
+            async def on_event(self, event):
+                {takes}
+            async def __aenter__(self):
+                return self
+            async def __aexit__(self, *exc):
+                {closes}
+        return Broken()"""
+    _, _, failed = run(pytester, body, "-k", "unknown_keys or never_started")
+    assert len(failed) == 2, "the next test has a loop of its own"
+    lines = [report.longrepr.reprcrash.message.splitlines()[0] for report in failed]
+    (said,) = (line for line in lines if line.startswith("AssertionError: payloads is broken: "))
+    assert re.search(rf"\. Seen: {seen}.*Waiting (are|were): .*(Broken\.on_event|__aexit__)", said)
+
+
+def test_a_fixture_that_never_opens_is_told_so(pytester: pytest.Pytester) -> None:
+    body = """patience = 0.05
+
+    @pytest.fixture
+    async def observer(self):
+        await asyncio.Event().wait()"""
+    _, _, (report,) = run(pytester, body, "-k", "unknown_keys")
+    assert "Seen: its fixture was not opened within 0.05 s; " in report.longrepr.reprcrash.message
 
 
 def test_a_fixture_that_gives_something_else_is_told_so(pytester: pytest.Pytester) -> None:

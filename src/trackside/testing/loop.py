@@ -118,7 +118,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def waiting(self) -> str:
         """The unfinished tasks and where each of them waits."""
-        return "; ".join(sorted(map(_whereabouts, asyncio.all_tasks(self)))) or "no tasks"
+        return waiting_on(self)
 
 
 class _Skipping(selectors.DefaultSelector):
@@ -190,6 +190,11 @@ def run_virtual[T](coro: Coroutine[Any, Any, T], *, seed: int | None = None, hor
     """`asyncio.run` on a `VirtualTimeLoop`."""
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(seed=seed, horizon=horizon)) as runner:
         return runner.run(coro)
+
+
+def waiting_on(loop: asyncio.AbstractEventLoop) -> str:
+    """The unfinished tasks of any loop and where each of them waits."""
+    return "; ".join(sorted(map(_whereabouts, asyncio.all_tasks(loop)))) or "no tasks"
 
 
 def _whereabouts(task: asyncio.Task[Any]) -> str:

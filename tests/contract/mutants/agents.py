@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from typing import Any
@@ -290,6 +291,15 @@ class ShowsNoQuestion(Sound):
         return await super().run(run)
 
 
+class GoesOnWhenItIsStopped(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        inner = asyncio.create_task(super().run(run))
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            inner.cancel()
+
+
 MUTANTS: dict[type[Sound], str] = {
     AnnouncesTwice: "test_a_human_message_is_announced_once_and_counted",
     AnnouncesNothing: "test_a_human_message_is_announced_once_and_counted",
@@ -324,6 +334,7 @@ MUTANTS: dict[type[Sound], str] = {
     KeepsWhatAFirstRunLeft: "test_a_rollback_of_a_threads_first_run_leaves_nothing",
     HearsTheLatestRun: "test_one_agent_in_several_runs_at_once_keeps_them_apart",
     ShowsNoQuestion: "test_a_follower_sees_what_is_asked",
+    GoesOnWhenItIsStopped: "test_a_timeout_stops_the_agent",
 }
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from msgspec.structs import replace
@@ -389,6 +389,14 @@ class HasWithdrawnRunsBecomeDue(MemoryCoordinator):
         run.timer = timer
 
 
+class NeverCloses(MemoryCoordinator):
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.Event().wait()
+
+
 MUTANTS: dict[type[MemoryCoordinator], str] = {
     LetsTwoHoldAThread: "test_a_run_on_a_busy_thread_waits",
     LooksBeforeItWaits: "test_many_admissions_at_once_let_one_run_be_claimed",
@@ -441,6 +449,7 @@ MUTANTS: dict[type[MemoryCoordinator], str] = {
     LooksForAKeyBeforeItWaits: "test_of_many_same_requests_at_once_one_starts_a_run",
     DisplacesNobodyWhenItIsDue: "test_a_run_that_has_become_due_displaces_as_it_was_asked_to",
     HasWithdrawnRunsBecomeDue: "test_a_delayed_run_that_is_cancelled_or_withdrawn_never_becomes_due",
+    NeverCloses: "test_a_run_on_a_busy_thread_waits",
 }
 
 

@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import pytest
 
@@ -424,6 +425,54 @@ class NeedsOneRunToEndBeforeTheNext(Sound):
         super().take(events)
 
 
+class GoesOnAfterEachCancel(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+
+class GoesOnAfterItsFirstCancel(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+
+class IsLateAndTakesItWhenCancelled(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        self.take(events)
+
+
+class LeavesATaskThatNothingEnds(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        await super().on_events(events)
+        self.pump = asyncio.create_task(GoesOnAfterEachCancel().on_events(events))
+
+
+class NeverOpens(Sound):
+    async def __aenter__(self) -> Self:
+        await asyncio.Event().wait()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+class NeverCloses(Sound):
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.Event().wait()
+
+
+class NeverClosesAndGoesOnAfterEachCancel(NeverCloses):
+    async def __aexit__(self, *exc: object) -> None:
+        await GoesOnAfterEachCancel().on_events([])
+
+
 MUTANTS: dict[type[Sound], str] = {
     SwallowsCancel: "test_a_cancel_of_on_event_is_not_swallowed",
     SwallowsCancelOfABatch: "test_a_cancel_of_on_events_is_not_swallowed",
@@ -466,6 +515,13 @@ MUTANTS: dict[type[Sound], str] = {
     RefusesABatchOfWhichItHasAPart: "test_takes_a_batch_that_comes_again_in_parts",
     KnowsOneWayToCancel: "test_takes_each_kind_of_event_in_all_its_forms",
     NeedsOneRunToEndBeforeTheNext: "test_takes_runs_that_go_on_side_by_side",
+    GoesOnAfterEachCancel: "test_takes_the_end_of_a_run_that_never_started",
+    GoesOnAfterItsFirstCancel: "test_takes_the_end_of_a_run_that_never_started",
+    IsLateAndTakesItWhenCancelled: "test_takes_the_end_of_a_run_that_never_started",
+    LeavesATaskThatNothingEnds: "test_takes_the_end_of_a_run_that_never_started",
+    NeverOpens: "test_takes_the_end_of_a_run_that_never_started",
+    NeverCloses: "test_takes_the_end_of_a_run_that_never_started",
+    NeverClosesAndGoesOnAfterEachCancel: "test_takes_the_end_of_a_run_that_never_started",
 }
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from tests.contract.memory_log import Disk, MemoryLog, Placed, RefusedError, Row
@@ -454,6 +454,14 @@ class NumbersItsOwnEventsAlone(MemoryLog):
         return [replace(placed, position=position) for position, placed in enumerate(own, 1)]
 
 
+class NeverCloses(MemoryLog):
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.Event().wait()
+
+
 MUTANTS: dict[type[MemoryLog], str] = {
     BelievesTheStatus: "test_the_rows_follow_events_that_say_no_status_or_nothing",
     DropsAnEvent: "test_what_was_appended_is_there_as_it_was_given",
@@ -503,6 +511,7 @@ MUTANTS: dict[type[MemoryLog], str] = {
     FollowsFromNowOn: "test_a_follower_gets_what_is_there_and_then_what_comes",
     HearsOfItsOwnAppendsAlone: "test_a_follower_hears_of_what_another_store_of_the_log_appends",
     NumbersItsOwnEventsAlone: "test_stores_on_one_log_number_their_events_together",
+    NeverCloses: "test_an_append_of_nothing_is_nothing",
 }
 
 

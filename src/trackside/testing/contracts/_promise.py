@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from trackside.testing.contracts._patience import Patience, words_of
 from trackside.testing.contracts._rules import RULES
 from trackside.testing.loop import VirtualTimeLoop
 
@@ -30,7 +31,8 @@ class Contract:
     """Whether the implementation works in this process alone, so that waiting need not take time."""
 
     patience: ClassVar[float] = 30.0
-    """Seconds that one test may take before it counts as hanging."""
+    """Seconds until the fixture of a test is open, for the test itself, and until the fixture is closed; what takes longer
+    counts as hanging."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -66,15 +68,15 @@ def promise[C: Contract](rule: str, *, claim: str | None = None) -> Callable[[St
             if claim is not None and not getattr(self, claim):
                 pytest.skip(f"{type(self).__name__} does not claim {claim}")
             loop_factory = VirtualTimeLoop if self.virtual_time else asyncio.new_event_loop
-            with asyncio.Runner(loop_factory=loop_factory) as runner:
-                try:
-                    runner.run(_told(self, story, arguments))
-                except AssertionError as exc:
-                    exc.args = (f"{text}. Seen: {exc}",)
-                    raise
-                except (Exception, asyncio.CancelledError, SystemExit, pytest.fail.Exception) as exc:
-                    __tracebackhide__ = False
-                    raise AssertionError(f"{text}. Seen: {_words(exc)}") from exc
+            patience = Patience(self.patience)
+            try:
+                patience.run(_told(self, patience, story, arguments), loop_factory)
+            except AssertionError as exc:
+                exc.args = (f"{text}. Seen: {exc}",)
+                raise
+            except (Exception, asyncio.CancelledError, SystemExit, pytest.fail.Exception) as exc:
+                __tracebackhide__ = False
+                raise AssertionError(f"{text}. Seen: {words_of(exc)}") from exc
 
         assert inspect.iscoroutinefunction(story), f"{story} is a promise and has to be async"
         return test
@@ -82,24 +84,12 @@ def promise[C: Contract](rule: str, *, claim: str | None = None) -> Callable[[St
     return bind
 
 
-def _words(exc: BaseException) -> str:
-    if isinstance(exc, pytest.fail.Exception):  # of `pytest.raises`, which says all in its message
-        return str(exc)
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-
-
-async def _told(contract: Contract, story: Story[Any], arguments: dict[str, Any]) -> None:
+async def _told(contract: Contract, patience: Patience, story: Story[Any], arguments: dict[str, Any]) -> None:
     given = arguments.pop(contract.contract_fixture)
-    async with opened(given) as fixture:
+    async with patience.around(opened(given)) as fixture:
         contract.check_fixture(fixture)
-        limit = asyncio.timeout(contract.patience)
-        try:
-            async with limit:
-                await story(contract, **{contract.contract_fixture: fixture}, **arguments)
-        except TimeoutError:
-            if limit.expired():
-                raise AssertionError(f"it did not end within {contract.patience:g} s") from None
-            raise
+        async with patience.limit("it did not end"):
+            await story(contract, **{contract.contract_fixture: fixture}, **arguments)
 
 
 @asynccontextmanager

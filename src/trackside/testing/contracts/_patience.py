@@ -1,0 +1,137 @@
+"""How long a test of a contract may take: until its fixture is open, for its story, and until its fixture is closed.
+
+What is late is cancelled, and the failure says where it was. What is broken may swallow that, so nothing here waits for it:
+its task is left behind then, and the next test has a loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+
+import pytest
+
+from trackside.testing.loop import DeadlockError, HorizonError, waiting_on
+
+_LONGEST_FAREWELL: Final = 5.0
+_SWALLOWS: Final = "as if something swallowed CancelledError instead of ending with it"
+
+
+class Patience:
+    """The limit of each step of a test, and what becomes of a step that is late."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._farewell = min(seconds, _LONGEST_FAREWELL)
+        self._hangs: str | None = None
+
+    def run(self, test: Coroutine[Any, Any, None], loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        """Run a test, whose steps are limited, on a loop of its own.
+
+        Raises:
+            AssertionError: it did not end, or left something that does not.
+        """
+        runner = asyncio.Runner(loop_factory=loop_factory)
+        try:
+            runner.run(test)
+        except BaseException as exc:
+            left = self._let_go(runner)
+            if self._hangs is not None:
+                raise AssertionError(self._hangs) from None
+            if left:
+                exc.add_note(left)
+            raise
+        if left := self._let_go(runner):
+            raise AssertionError(left)
+
+    @asynccontextmanager
+    async def around(self, fixture: AbstractAsyncContextManager[Any]) -> AsyncGenerator[Any]:
+        """Open a fixture in time, and close it in time."""
+
+        async def close(*failure: Any) -> bool | None:
+            if isinstance(failure[1], GeneratorExit):
+                return None  # this was left behind, and no loop is there any more
+            before = "" if failure[1] is None else f"{words_of(failure[1])}; and then "
+            async with self.limit(f"{before}its fixture was not closed"):
+                return await fixture.__aexit__(*failure)
+
+        async with AsyncExitStack() as stack:
+            async with self.limit("its fixture was not opened"):
+                opened = await fixture.__aenter__()
+            stack.push_async_exit(close)
+            yield opened
+
+    @asynccontextmanager
+    async def limit(self, undone: str) -> AsyncGenerator[None]:
+        """Let a step end in time, or else cancel it; `undone` says in words what it did not."""
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(None)
+        late = ""
+
+        def is_late() -> None:
+            nonlocal late
+            late = f"{undone} within {self._seconds:g} s"
+            timers.append(loop.call_later(self._farewell, self._give_up, late, loop))
+            late += f"; if it only needs longer, set `patience`. Waiting were: {waiting_on(loop)}"
+            limit.reschedule(loop.time())
+
+        timers = [loop.call_later(self._seconds, is_late)]
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            for timer in timers:
+                timer.cancel()
+        if late:  # also of a step that swallowed its cancel and ended all the same
+            raise AssertionError(late) from None
+
+    def _give_up(self, late: str, loop: asyncio.AbstractEventLoop) -> None:
+        if self._hangs is None:
+            after = f"nor in {self._farewell:g} s after it was cancelled, {_SWALLOWS}"
+            self._hangs = f"{late}, {after}. Waiting are: {waiting_on(loop)}"
+            loop.stop()
+
+    def _let_go(self, runner: asyncio.Runner) -> str:
+        """Cancel what still runs, and close the loop if all of that ends; else say what goes on."""
+        loop = runner.get_loop()
+        if asyncio.all_tasks(loop):
+            with suppress(DeadlockError, HorizonError):
+                runner.run(_end_all(self._farewell))
+        left = asyncio.all_tasks(loop)
+        if not left:
+            runner.close()
+            return ""
+        atexit.register(len, left)  # which keeps them: of one that is forgotten Python would complain amid another test
+        said = f"when all was over and cancelled, something went on, {_SWALLOWS}. Waiting are: {waiting_on(loop)}"
+        loop.close()
+        return said
+
+
+async def _end_all(seconds: float) -> None:
+    """Cancel all tasks, also those that come meanwhile, and wait so long for them."""
+    cancelled = {asyncio.current_task()}
+    own = {*cancelled}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while others := asyncio.all_tasks() - own:
+                for task in others - cancelled:
+                    task.cancel()
+                cancelled |= others
+                ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.cancelled() or task.exception()  # of a test that hung nobody asks how it ended after all
+
+
+def words_of(exc: BaseException) -> str:
+    """What was raised, as a failure says it."""
+    if isinstance(
+        exc, AssertionError | pytest.fail.Exception
+    ):  # the latter of `pytest.raises`, which says all in its message
+        return str(exc)
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
