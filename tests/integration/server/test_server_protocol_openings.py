@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,9 +116,14 @@ async def test_the_synchronous_client_too_has_the_end_of_the_run_that_it_has_sta
         assert await output == {"n": 101}
 
 
-async def test_who_watches_a_run_that_he_has_asked_for_hears_its_end_also_if_it_was_faster(serve_agents: Any) -> None:
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_who_watches_a_run_that_he_has_asked_for_hears_its_end_also_if_it_was_faster(
+    serve_agents: Any, tmp_path: Path, *, is_kept: bool
+) -> None:
+    (tmp_path / "hook.py").write_text("def keep(kind, payload):\n    return payload\n")
     async with (
-        serve_agents({"counts": Counts()}) as served,
+        # With a hook, what a run was asked for is not kept.
+        serve_agents({"counts": Counts()}, redact=None if is_kept else f"{tmp_path / 'hook.py'}:keep") as served,
         served.client.threads.stream(assistant_id="counts") as it,  # the client watches no thread that it has made up
     ):
         await served.client.threads.create(thread_id=it.thread_id)

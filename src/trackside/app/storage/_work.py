@@ -339,9 +339,8 @@ class UnitOfWork:
     def _end_thread(self, run: RunRow) -> None:
         """Remove a thread that ends with this run."""
         ended_at = run.created_at if run.end is None else run.end.ended_at
-        when = self._thread(
-            run.thread_id, ended_at
-        ).updated_at  # an import changes no thread by a run older than its last
+        # Not every end has changed it before: an import's does not where a newer run was imported.
+        when = self._thread(run.thread_id, ended_at).updated_at
         if run.end is not None:
             run.end.removed_at = when
         self.remove_thread(run.thread_id, when)

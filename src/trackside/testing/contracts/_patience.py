@@ -130,8 +130,6 @@ async def _end_all(seconds: float) -> None:
 
 def words_of(exc: BaseException) -> str:
     """What was raised, as a failure says it."""
-    if isinstance(
-        exc, AssertionError | pytest.fail.Exception
-    ):  # the latter of `pytest.raises`, which says all in its message
+    if isinstance(exc, AssertionError | pytest.fail.Exception):  # of `pytest.raises`, and says all in its message
         return str(exc)
     return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__

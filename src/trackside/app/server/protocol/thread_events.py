@@ -186,7 +186,7 @@ class ProtocolEvents:
         run_id = log.last.run_id
         if _seconds_since(log) < _COMES_SOON:
             asked = await self.parts.store.request_of(run_id)
-            if asked is not None and asked.get("stream_subgraphs"):  # as commands do
+            if asked is None or asked.get("stream_subgraphs"):  # as commands do; of some runs it is not kept
                 return None
         return run_id
 
