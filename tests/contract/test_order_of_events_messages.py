@@ -47,7 +47,6 @@ def serialized(name: str, text: str) -> dict[str, Any]:
     return {"lc": 1, "type": "constructor", "id": ["langchain_core", "messages", name], "kwargs": {"content": text}}
 
 
-BLOCKS = [{"type": "text", "text": "hi"}]
 FORMS = [
     pytest.param("hi", ["hi"], id="text"),
     pytest.param("", [""], id="empty text"),

@@ -28,7 +28,6 @@ from trackside.harness.types import (
 )
 
 AGENT = "a"
-VERSIONS = (None, "v1")
 
 
 @dataclass(eq=False)

@@ -28,8 +28,6 @@ from trackside.harness.ids import new_id
 from trackside.harness.memory import KEEP_ENDED_RUNS
 from trackside.testing import Misbehaviour, RecordingObserver, assert_run_order, run_virtual
 
-BUSY = "thread_status_updated busy"
-
 
 async def echo(input: Any) -> Any:
     return input

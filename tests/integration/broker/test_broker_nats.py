@@ -19,8 +19,6 @@ from trackside.app.observers.broker import BrokerObserver, _nats
 from trackside.harness.observer import PartlyTaken
 from trackside.testing.events import make_event, make_run
 
-type Make = Callable[..., NatsStage]
-
 SUBJECTS = ["human_message", "run_cancelled", "run_completed", "run_failed", "run_started", "thread_status_updated"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -20,8 +20,6 @@ from trackside.app.settings import Settings
 from trackside.app.wiring import open_app
 
 DIALECTS = ("sqlite",)  # nothing here gets to a database
-
-type Say = Callable[..., Any]
 
 
 async def echo(input: Any) -> Any:

@@ -53,10 +53,6 @@ class Watching:
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.taken) >= number)
 
-    async def was_given(self, number: int) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self.given) >= number)
-
 
 class WatchingBatches(Watching):
     """As `Watching`, but takes batches, all or nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import batched
@@ -36,8 +36,6 @@ from trackside.harness.errors import (
 )
 from trackside.harness.ids import new_id
 from trackside.harness.types import RunStatus
-
-type Script = Callable[..., Any]
 
 
 async def say(input: Any) -> dict[str, Any]:

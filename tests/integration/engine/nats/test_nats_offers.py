@@ -80,11 +80,6 @@ class Queue:
             while await self.kept() != count:
                 pass
 
-    async def until_offered(self, count: int) -> None:
-        async with asyncio.timeout(30):
-            while (await self.offered())[0] != count:
-                pass
-
 
 @pytest.fixture
 def queue(client: Client, fleet: str) -> Queue:
