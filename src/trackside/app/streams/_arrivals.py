@@ -14,7 +14,6 @@ from trackside.app.streams.live_messages import (
     UnknownMessageError,
     whole_part,
 )
-from trackside.app.streams.mirror_options import MirrorStats
 from trackside.harness.ports import StreamGap
 
 _MOST_PIECES: Final = MOST_PART_BYTES // MOST_BYTES + 2
@@ -28,29 +27,24 @@ class _Pieces(NamedTuple):
 
 
 class Arrivals:
-    """What one mirror hears; `stats` count it."""
+    """What one mirror hears."""
 
-    __slots__ = ("_pieces", "_stats")
+    __slots__ = ("_pieces",)
 
-    def __init__(self, stats: MirrorStats) -> None:
-        self._stats = stats
+    def __init__(self) -> None:
         self._pieces: dict[str, _Pieces] = {}
 
     def take(self, channel: Channel, message: Message) -> None:
         """Take all parts that are new; those that are missing before them are a gap."""
         if channel.own:  # they were said here
             return
-        stats, before = self._stats, channel.added
+        before = channel.added
         gaps = list(message.gaps)
         for part in message.parts:
             while gaps and gaps[0][0] < part[0]:
                 self._miss(channel, StreamGap(*gaps.pop(0)), at=part[5])
             if part[0] > channel.added:
-                stats.missed += part[0] - channel.added - 1
-                stats.parts += 1
                 channel.take(Frame(*part))
-            else:
-                stats.repeated += 1
         at = now_ms() if message.end is None else message.end.at
         for gap in gaps:
             self._miss(channel, StreamGap(*gap), at=at)
@@ -80,12 +74,9 @@ class Arrivals:
         try:
             frame = Frame(*whole_part(b"".join(coming.data)))
         except UnknownMessageError:
-            self._stats.not_understood += 1
             return
-        self._stats.parts += 1
         channel.take(frame)
 
     def _miss(self, channel: Channel, gap: StreamGap, *, at: int) -> None:
         if gap.last > channel.added:
-            self._stats.missed += gap.last - channel.added
             channel.miss(gap.last, at=at, why=gap.why)

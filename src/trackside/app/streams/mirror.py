@@ -189,7 +189,7 @@ class Mirrors:
         if shared is None:
             feed = self._hub.threads.feed_of(thread_id)
             feed.mirrored = True
-            shared = _SharedMirror(topic, Arrivals(self.stats), feed, made_at)
+            shared = _SharedMirror(topic, Arrivals(), feed, made_at)
             self._spawn(shared, partial(self._ask_log_of_thread, shared), f"trackside-mirror-{thread_id}")
             self._spawn(shared, partial(self._look_after, shared, feed), f"trackside-mirror-looks-{thread_id}")
             self._begin(shared)
@@ -213,7 +213,7 @@ class Mirrors:
 
     def _own(self, topic: Topic) -> _SharedMirror:
         """The mirror of one run alone."""
-        return self._open.get(topic) or self._begin(_SharedMirror(topic, Arrivals(self.stats)))
+        return self._open.get(topic) or self._begin(_SharedMirror(topic, Arrivals()))
 
     def _used(self, shared: _SharedMirror, mirror: Mirror) -> Mirror:
         shared.users.add(mirror)

@@ -27,11 +27,6 @@ class MirrorStats:
 
     open: int = 0
     messages: int = 0
-    parts: int = 0
-    repeated: int = 0
-    """Parts that came once more."""
-    missed: int = 0
-    """Parts that never came."""
     not_understood: int = 0
     """Messages of another version, or of none."""
     ends_said: int = 0

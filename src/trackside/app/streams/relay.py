@@ -59,7 +59,6 @@ class RelayLimits:
 class RelayStats:
     """What a relay has done so far."""
 
-    messages: int = 0
     parts: int = 0
     parts_missed: int = 0
     """Those that fell out of their ring before they could be sent, or are too large."""
@@ -255,7 +254,6 @@ class Relay:
 
     def _say(self, topic: Topic, data: bytes) -> bool:
         if self._wire.say(topic, data):
-            self.stats.messages += 1
             return True
         self.stats.refused += 1
         self._is_blocked = True
