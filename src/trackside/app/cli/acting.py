@@ -13,10 +13,9 @@ from trackside.app.cli.attempts import cancelled
 from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import ago, count, one_line
 from trackside.app.cli.lookup import find_run, find_thread
-from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_output
 from trackside.app.cli.overviews import NEVER_STARTED
-from trackside.app.cli.places import Place, open_records
+from trackside.app.cli.places import Place, in_records
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
@@ -56,16 +55,15 @@ def cancel(options: CancelOptions) -> ExitCode:
     interrupt_on_stop_signals()
     stopped = asyncio.Event()
 
-    async def main() -> list[tuple[str, StoredRun, StoredRun]]:
-        async with open_records(options.place) as records:
-            found = await _found_runs(records, options.runs)
-            told = [(run.run_id, await cancelled(records, run, action=options.action)) for run in found]
-            if options.wait:
-                for _, run in told:
-                    await _wait_for_end(records, run, stopped)
-            return [(named, run, await records.run(run.run_id) or run) for named, run in told]
+    async def stop(records: Records) -> list[tuple[str, StoredRun, StoredRun]]:
+        found = await _found_runs(records, options.runs)
+        told = [(run.run_id, await cancelled(records, run, action=options.action)) for run in found]
+        if options.wait:
+            for _, run in told:
+                await _wait_for_end(records, run, stopped)
+        return [(named, run, await records.run(run.run_id) or run) for named, run in told]
 
-    runs = run_loop(main)
+    runs = in_records(options.place, stop)
     console = standard_output()
     for named, before, after in runs:
         is_another = after.run_id != named
@@ -127,26 +125,24 @@ def delete_runs(options: DeleteOptions) -> ExitCode:
     interrupt_on_stop_signals()
     now = datetime.now(UTC)
 
-    async def look() -> list[StoredRun]:
-        async with open_records(options.place, read_only=True) as records:
-            found = await _found_runs(records, options.ids, whole=options.yes)
-            for run in found:
-                if not is_final(run.status):
-                    raise StillActiveError(what=f"Run {run.run_id}", run_id=run.run_id, flags=records.home.flags)
-            return found
+    async def look(records: Records) -> list[StoredRun]:
+        found = await _found_runs(records, options.ids, whole=options.yes)
+        for run in found:
+            if not is_final(run.status):
+                raise StillActiveError(what=f"Run {run.run_id}", run_id=run.run_id, flags=records.home.flags)
+        return found
 
-    async def delete(runs: Sequence[StoredRun]) -> None:
-        async with open_records(options.place) as records:
-            for run in runs:
-                await records.delete_run(run)
+    async def delete(records: Records) -> None:
+        for run in left:
+            await records.delete_run(run)
 
-    found = run_loop(look)
+    found = in_records(options.place, look, read_only=True)
     left = [run for run in found if run.removed_at is None]
     what = _listed([f"run {run.run_id} of {one_line(run.agent or NEVER_STARTED)}, {_ended(run, now)}" for run in left])
     question = f"Delete {what}? Events stay in the log; clients do not see them any more."
     if left and not agrees(question, yes=options.yes, would=f"{what} would be deleted"):
         return not_done("Nothing was deleted.")
-    run_loop(delete, left)
+    in_records(options.place, delete)
     gone = {run.run_id for run in left}
     return _show("run", [run.run_id for run in found], gone, _RUNS_STAY, json=options.json)
 
@@ -160,29 +156,27 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
     """
     interrupt_on_stop_signals()
 
-    async def look() -> list[tuple[StoredThread, int]]:
+    async def look(records: Records) -> list[tuple[StoredThread, int]]:
         found: dict[str, tuple[StoredThread, int]] = {}
-        async with open_records(options.place, read_only=True) as records:
-            for typed in dict.fromkeys(options.ids):
-                thread = await find_thread(records, typed, whole=options.yes)
-                runs = await records.runs(thread_id=thread.thread_id, limit=_COUNTED)
-                if thread.removed_at is None:
-                    await _check_over(records, thread)
-                found[thread.thread_id] = thread, len(runs)
+        for typed in dict.fromkeys(options.ids):
+            thread = await find_thread(records, typed, whole=options.yes)
+            runs = await records.runs(thread_id=thread.thread_id, limit=_COUNTED)
+            if thread.removed_at is None:
+                await _check_over(records, thread)
+            found[thread.thread_id] = thread, len(runs)
         return [*found.values()]
 
-    async def delete(threads: Sequence[StoredThread]) -> None:
-        async with open_records(options.place) as records:
-            for thread in threads:
-                await records.delete_thread(thread)
+    async def delete(records: Records) -> None:
+        for thread, _ in left:
+            await records.delete_thread(thread)
 
-    found = run_loop(look)
+    found = in_records(options.place, look, read_only=True)
     left = [(thread, runs) for thread, runs in found if thread.removed_at is None]
     what = _listed([f"thread {thread.thread_id} with {_amount(runs)}{_titled(thread)}" for thread, runs in left])
     question = f"Delete {what}, and all that is remembered there? {_THREADS_GO}"
     if left and not agrees(question, yes=options.yes, would=f"{what} would be deleted"):
         return not_done("Nothing was deleted.")
-    run_loop(delete, [thread for thread, _ in left])
+    in_records(options.place, delete)
     gone = {thread.thread_id for thread, _ in left}
     return _show("thread", [thread.thread_id for thread, _ in found], gone, _THREADS_GO, json=options.json)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +16,8 @@ from trackside.app.cli.fleet_records import EXECUTING, QueueNow, WorkerNow
 from trackside.app.cli.fleet_tables import print_duties, print_queue, print_workers
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.jsonlines import record_object
-from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
-from trackside.app.cli.places import Place, open_records
+from trackside.app.cli.places import Place, in_records
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import JsonObject
@@ -74,10 +73,10 @@ def show_workers(options: WorkersOptions) -> ExitCode:
     """Show who is there and, to people, what waits for them."""
     now, console = datetime.now(UTC), standard_output()
     if options.json:
-        found = _in_records(options.place, lambda records: records.workers(), read_only=True)
+        found = in_records(options.place, lambda records: records.workers(), read_only=True)
         console.print_json_lines([record_object(worker) for worker in found])
         return ended(console)
-    workers, queue = _in_records(options.place, _read_all, read_only=True)
+    workers, queue = in_records(options.place, _read_all, read_only=True)
     if workers:
         print_workers(console, workers, now)
     else:
@@ -91,7 +90,7 @@ def show_workers(options: WorkersOptions) -> ExitCode:
 def show_queue(options: WorkersOptions) -> ExitCode:
     """Show what waits for workers, pool by pool, and who does what for all."""
     now, console = datetime.now(UTC), standard_output()
-    workers, queue = _in_records(options.place, _read_all, read_only=True)
+    workers, queue = in_records(options.place, _read_all, read_only=True)
     if options.json:
         console.print_json_lines([record_object(queue)])
         return ended(console)
@@ -112,7 +111,7 @@ def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
     if not options.workers:
         raise ArgumentError(name="ID", why="say which worker is to leave; `trackside workers` lists them")
     interrupt_on_stop_signals()
-    known = _in_records(options.place, lambda records: records.workers(), read_only=True)
+    known = in_records(options.place, lambda records: records.workers(), read_only=True)
     chosen = {worker.worker_id: worker for worker in (_find(known, typed) for typed in options.workers)}
     left = [worker for worker in chosen.values() if not worker.draining]
     what = "; ".join(_told(worker) for worker in left)
@@ -128,7 +127,7 @@ def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
             return await _wait_until_left(records, chosen, stopped)
         return {id_: "draining" if was_there else "gone" for id_, was_there in asked.items()}
 
-    states = _in_records(options.place, ask)
+    states = in_records(options.place, ask)
     console = standard_output()
     for id_, state in states.items():
         if options.json:
@@ -196,11 +195,3 @@ def _said(worker: WorkerNow, state: str) -> str:
 
 async def _read_all(records: Records) -> tuple[list[WorkerNow], QueueNow]:
     return await records.workers(), await records.queue()
-
-
-def _in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_only: bool = False) -> T:
-    async def main() -> T:
-        async with open_records(place, read_only=read_only) as records:
-            return await do(records)
-
-    return run_loop(main)

@@ -14,11 +14,10 @@ from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.lookup import find_run, find_thread, open_questions
-from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.options import ALL
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import print_event, print_events, print_runs, print_stats, print_threads
-from trackside.app.cli.places import Place, open_records, say_away
+from trackside.app.cli.places import Place, in_records, say_away
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.trends import blocks_that_fit, print_trends, step_of
 from trackside.harness.lifecycle import STATUSES_OF_EVENT, run_status_of
@@ -128,12 +127,7 @@ class _Look:
 
     def run(self, show: Callable[[Records], Awaitable[None]]) -> ExitCode:
         """Open the records and show what is in them."""
-
-        async def look() -> None:
-            async with open_records(self._options.place, read_only=True) as records:
-                await show(records)
-
-        run_loop(look)
+        in_records(self._options.place, show, read_only=True)
         return ended(self.console)
 
     async def filters(self, records: Records) -> _Filters:

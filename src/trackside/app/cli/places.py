@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.formatting import one_line
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error
 from trackside.app.cli.records import Home, Records
 from trackside.app.settings import Settings, load_settings
@@ -92,6 +93,16 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
     settings = place.settings()
     async with open_store(settings, create=False, read_only=read_only) as store:
         yield StoredRecords(store, home_of(settings))
+
+
+def in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_only: bool = False) -> T:
+    """Open the records as `open_records` does, in an event loop for that alone, and give what `do` makes of them."""
+
+    async def main() -> T:
+        async with open_records(place, read_only=read_only) as records:
+            return await do(records)
+
+    return run_loop(main)
 
 
 def say_away(failure: Exception) -> None:

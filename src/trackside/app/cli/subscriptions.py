@@ -16,10 +16,9 @@ from trackside.app.cli.catching_up import CaughtUp, catch_up, waiting
 from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import abridged, ago, count, moment, one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
-from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import look_text
-from trackside.app.cli.places import Place, open_records
+from trackside.app.cli.places import Place, in_records
 from trackside.app.cli.tables import Column, print_facts, print_table
 from trackside.app.delivery import OUR_SUBSCRIPTIONS
 from trackside.harness.types import JsonObject
@@ -37,7 +36,7 @@ _FAILING = Look("✗", "x", "failing", "red")
 
 def show_all(place: Place, *, json: bool) -> ExitCode:
     """Show how all subscriptions stand."""
-    found = _in_records(place, lambda records: records.subscriptions(), read_only=True)
+    found = in_records(place, lambda records: records.subscriptions(), read_only=True)
     now = datetime.now(UTC)
     return _show(
         [record_object(subscription) for subscription in found],
@@ -85,7 +84,7 @@ def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode
         await records.forget(name)
         return last
 
-    found = _in_records(place, do)
+    found = in_records(place, do)
     said = f"is deleted; it was at position {found.cursor}{_unfed(found)}"
     return _show([record_object(found)], lambda console: _say(console, name, said), json=json)
 
@@ -140,7 +139,7 @@ def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) ->
         return await catch_up(records, name, position - 1, progress), records.home.flags
 
     with waiting(name) as progress:
-        found, flags = _in_records(place, do)
+        found, flags = in_records(place, do)
     said = f"has got everything up to position {found.stands.cursor}"
     if found.parked:
         look = f"`trackside parked {shlex.quote(name)}{flags}`"
@@ -159,7 +158,7 @@ def show_parked(place: Place, name: str, positions: Sequence[int] | None, *, lim
     if positions:
         why = "it says which events to retry or drop; leave it out to see all"
         raise ArgumentError(name="--position", why=why)
-    found = _in_records(place, lambda records: records.parked(name, limit=limit), read_only=True)
+    found = in_records(place, lambda records: records.parked(name, limit=limit), read_only=True)
     now = datetime.now(UTC)
     return _show(
         [_parked_object(event) for event in found],
@@ -223,7 +222,7 @@ def _stands(place: Place, name: str, positions: Sequence[int] | None = None) -> 
         await _see_parked(records, name, positions)
         return stands
 
-    return _in_records(place, look, read_only=True)
+    return in_records(place, look, read_only=True)
 
 
 async def _see_parked(records: Records, name: str, positions: Sequence[int] | None) -> None:
@@ -247,7 +246,7 @@ def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], s
         await do(records)
         return await records.subscription(name)
 
-    found = _in_records(place, change)
+    found = in_records(place, change)
     told = said.format(cursor=found.cursor, behind=count(found.behind, "position"))
     return _show([record_object(found)], lambda console: _say(console, name, told), json=json)
 
@@ -266,20 +265,12 @@ def _decide(
         chosen: Sequence[int | None] = sorted({*positions}) if positions else [None]
         return sum([await decide(records, position) for position in chosen])
 
-    return _decided(name, _in_records(place, decide_all), done, json=json)
+    return _decided(name, in_records(place, decide_all), done, json=json)
 
 
 def _decided(name: str, number: int, done: str, *, json: bool) -> ExitCode:
     told: JsonObject = {"subscription": name, "events": number}
     return _show([told], lambda console: console.print(f"{count(number, 'event')} {done}."), json=json)
-
-
-def _in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_only: bool = False) -> T:
-    async def main() -> T:
-        async with open_records(place, read_only=read_only) as records:
-            return await do(records)
-
-    return run_loop(main)
 
 
 def _show(

@@ -7,8 +7,7 @@ import sys
 from typing import ClassVar
 
 from trackside.app.cli.failures import ExitCode
-from trackside.app.cli.loops import run as run_loop
-from trackside.app.cli.places import Place, open_records
+from trackside.app.cli.places import Place, in_records
 from trackside.harness.errors import Fault, TracksideError
 
 
@@ -32,10 +31,5 @@ def top(place: Place, *, light: bool | None) -> ExitCode:
     from trackside.app.cli.top_screen import TopApp
 
     on_light = is_light() if light is None else light
-
-    async def main() -> None:
-        async with open_records(place) as records:
-            await TopApp(records, light=on_light).run_async()
-
-    run_loop(main)
+    in_records(place, lambda records: TopApp(records, light=on_light).run_async())
     return ExitCode.success
