@@ -98,6 +98,14 @@ async def test_a_spec_that_makes_no_run_names_the_field(spec: dict[str, Any], fi
 
 
 @virtual
+async def test_a_number_that_is_too_long_to_be_written_down_is_named_all_the_same() -> None:
+    async with manager_of() as manager:
+        with pytest.raises(InvalidSpecError, match="^max_attempts = '-0x") as caught:
+            await manager.start(RunSpec("echo", None, max_attempts=-(10**5_000)))
+    assert caught.value.details["value"] == -(10**5_000)
+
+
+@virtual
 async def test_unknown_things_are_named_with_what_is_known() -> None:
     async with manager_of() as manager:
         with pytest.raises(UnknownAgentError, match="There is no agent named 'ecko'; known are: echo, sleeper"):

@@ -17,6 +17,10 @@ type Fault = Literal["caller", "agent", "observer", "store"]
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
+_MOST_BITS = 14_000
+"""Of a number that Python writes down in digits, whose own bound is 4,300 of them."""
+
+
 class TracksideError(Exception):
     """Trackside could not go on: {why}."""
 
@@ -36,10 +40,15 @@ class TracksideError(Exception):
         self.__dict__.update(details)
         self.details = details
         template = inspect.cleandoc(type(self).__doc__ or "")  # empty under `python -OO`
-        super().__init__(template.format(**details) if template else f"{type(self).__name__}: {details}")
+        said = {name: _sayable(value) for name, value in details.items()}
+        super().__init__(template.format(**said) if template else f"{type(self).__name__}: {said}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.details)
+
+
+def _sayable(value: Any) -> Any:
+    return hex(value) if type(value) is int and value.bit_length() >= _MOST_BITS else value
 
 
 def _rebuild(kind: type[TracksideError], details: dict[str, Any]) -> TracksideError:

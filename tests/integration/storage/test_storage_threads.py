@@ -864,6 +864,15 @@ async def test_what_agents_say_takes_the_place_of_what_metadata_say(store: Store
         await threads.count(ThreadQuery(wanted={"graph": "a\0"}, by_agent={"graph": []}))
 
 
+async def test_a_number_that_nothing_can_be_found_by_is_looked_for_in_vain(store: Store) -> None:
+    threads = store.threads_of(None)
+    await threads.create(metadata={"n": 1})
+    for number in (10**5_000, -(10**5_000)):
+        assert await threads.count(ThreadQuery(metadata={"n": number})) == 0
+        with pytest.raises(InvalidQueryError, match=" metadata="):
+            await store.runs(metadata={"n": number})
+
+
 @pytest.mark.parametrize("said", ["x" * 256, "a\0", "\ud800", 5], ids=["long", "NUL", "half", "number"])
 async def test_what_no_database_takes_as_an_id_or_an_owner_is_refused_by_name(store: Store, said: Any) -> None:
     threads = store.threads_of(None)

@@ -202,6 +202,8 @@ def label_value(value: Any) -> str | None:
     """The text of a value by which a run may be found, for 1.0 that of 1; None if it may not."""
     if type(value) is float and value.is_integer():
         value = int(value)
+    if type(value) is int and value.bit_length() > 8 * _MAX_LABEL_BYTES:  # Python writes down none of any length
+        return None
     return json_text(value) if value is None or type(value) in {str, int, bool} else None
 
 
