@@ -17,6 +17,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
+from trackside.app.dashboard.pages import _answering
 from trackside.app.settings import AccessSettings
 from trackside.harness import RunContext
 
@@ -241,6 +242,22 @@ async def test_a_run_that_is_to_begin_later_keeps_nobody_from_answering(
         office.goes_on.set()
         await thread.http.post(f"/threads/{thread.thread_id}/runs/{run['run_id']}/cancel", params={"wait": True})
         assert (first[0], second[0]) == (200, 200)
+
+
+async def test_a_question_is_closed_by_the_run_that_goes_on_whatever_is_to_begin_later(
+    office: Office, desk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_answering, "_LOOKED_AT", 2)
+    async with desk("function") as thread:
+        path = f"/threads/{thread.thread_id}/runs"
+        await thread.http.post(path, json={"assistant_id": "function", "input": {"is_slow": True}})
+        later = {"assistant_id": "function", "input": {}, "after_seconds": 3_600}
+        runs = [(await thread.http.post(path, json=later)).json() for _ in range(2)]
+        late, shown = await thread.answer("no"), await thread.asked()
+        office.goes_on.set()
+        for run in runs:
+            await thread.http.post(f"{path}/{run['run_id']}/cancel", params={"wait": True})
+        assert (late, shown) == ((409, GONE), [])
 
 
 async def test_of_two_who_have_a_stopped_thread_go_on_one_is_the_first(

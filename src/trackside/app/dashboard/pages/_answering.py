@@ -21,7 +21,7 @@ from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.types import RunStatus
 
 _LOOKED_AT: Final = 100
-"""So many runs of the thread, the newest."""
+"""So many runs of the thread, the newest; and the one that goes on, if it is none of them."""
 
 
 async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Collection[str]) -> frozenset[str]:
@@ -33,13 +33,17 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
         thread_id: the thread.
         open_ids: the questions that it has.
     """
-    try:  # in one look: a run must not begin, or end, between two
-        listed = await API.ask(call, run_records.list_runs, path={"thread_id": thread_id}, query={"limit": _LOOKED_AT})
+    path, asked_for = {"thread_id": thread_id}, {"limit": _LOOKED_AT}
+    try:  # in one look, if that shows all: a run must not begin, or end, between two
+        found = (await API.ask(call, run_records.list_runs, path=path, query=asked_for)).value
+        if len(found) == _LOOKED_AT:  # behind many that are to begin later one may go on
+            running = await API.ask(call, run_records.list_runs, path=path, query=asked_for | {"status": "running"})
+            found = [*{one.run_id: one for one in (*running.value, *found)}.values()]
     except (HttpError, UnknownThreadError):
         return frozenset(open_ids)
     closed: frozenset[str] = frozenset()
     now = datetime.now(UTC)
-    for one in listed.value:
+    for one in found:
         if one.status not in {RunStatus.running, RunStatus.pending}:
             continue
         try:
