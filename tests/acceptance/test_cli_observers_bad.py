@@ -159,7 +159,8 @@ def test_a_port_that_is_taken_is_an_error_of_its_key(here: Trackside, folder: Pa
         done = run(here)
 
     assert done.returncode == 2
-    why = f"127.0.0.1:{port} is taken by another program; choose another port"
+    whose = "by another program, or by an observer of this one that was not closed"
+    why = f"127.0.0.1:{port} is taken {whose}; close it, or choose another port"
     assert done.stderr == f"error: trackside.toml, observers[1] (metrics).port: {why}. [settings]\n"
 
 

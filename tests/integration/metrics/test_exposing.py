@@ -158,6 +158,18 @@ async def test_a_port_that_is_taken_stops_an_app_from_starting(open_metrics: Ope
             metrics.watch(WatchedApp().vitals())
 
 
+async def test_a_port_that_an_observer_before_has_may_be_this_programs_own(open_metrics: Open) -> None:
+    before = open_metrics(port=0)
+    before.serve()
+    again = open_metrics(port=before.port)
+    with pytest.raises(
+        ObserverOptionError, match=r"taken .* or by an observer of this one that was not closed; close it"
+    ):
+        again.serve()
+    await before.aclose()
+    again.serve()
+
+
 @pytest.mark.parametrize("host", ["no such host.invalid", "x" * 100, "192.0.2.1"])
 async def test_a_host_that_is_not_here_stops_an_app_from_starting(open_metrics: Open, host: str) -> None:
     metrics = open_metrics(port=0, host=host)

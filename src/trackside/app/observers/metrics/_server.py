@@ -65,5 +65,6 @@ class MetricsServer:
             )
             return ObserverOptionError(option="host", why=why)
         if exc.errno == errno.EADDRINUSE:
-            return ObserverOptionError(option="port", why=f"{place} is taken by another program; choose another port")
+            whose = "by another program, or by an observer of this one that was not closed"
+            return ObserverOptionError(option="port", why=f"{place} is taken {whose}; close it, or choose another port")
         return ObserverOptionError(option="port", why=f"nobody can listen at {place}: {exc.strerror}")
