@@ -14,8 +14,10 @@ PACKAGE = Path(trackside.__file__).parent
 MAP = (PACKAGE.parent.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
 ROOMS = re.findall(r"```text\n(.*?)```", MAP, re.DOTALL)
 
+OF_APP = ["server", "dashboard", "storage", "streams", "wiring", "engine"]
 
-@pytest.mark.parametrize("room", ["harness", "app", "app/server", "app/dashboard"])
+
+@pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP)])
 def test_every_module_of_a_room_has_its_place_on_the_map(room: str) -> None:
     modules = {path.stem for path in (PACKAGE / room).glob("*.py") if not path.stem.startswith("__")}
     named = {word for listed in ROOMS for word in re.findall(r"\w+", listed)}

@@ -361,7 +361,7 @@ async def _membership(
 
 
 def _sweeper(settings: Settings, store: Store, checkpointer: Any, agents: Mapping[str, object]) -> Sweeper:
-    """What removes what threads and keys leave behind, once nobody asks for results any more."""
+    """What removes what threads that are gone leave behind, once nobody asks for results any more, and expired items."""
     elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
     forget = [*forgotten_by(elsewhere), *forgotten_by_agents(agents)]
     return store.sweeper(forget=forget, linger=RESULTS_LINGER)

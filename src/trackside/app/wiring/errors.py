@@ -1,4 +1,4 @@
-"""What keeps an app from being opened though its settings are as they should be."""
+"""What goes wrong though the settings are as they should be: a package, a database or a client's address is missing."""
 
 from __future__ import annotations
 
