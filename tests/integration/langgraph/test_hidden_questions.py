@@ -4,11 +4,12 @@ import operator
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from trackside import RunStatus
-from trackside.harness.adapters.langgraph import LangGraphAgent
+from trackside.harness.adapters.langgraph import LangGraphAgent, NoCheckpointerError
 from trackside.harness.states import ThreadPlace
 
 
@@ -67,6 +68,29 @@ async def test_an_edge_from_the_start_asks_beside_a_node(stage: Any, saver: Any)
     assert first in both.interrupts
     beside = await stage.play(graph, thread_id="t", command={"resume": {both.interrupts[0]["id"]: "right"}})
     assert beside.interrupts == [one for one in both.interrupts if one is not both.interrupts[0]]
+
+
+async def test_an_edge_from_the_start_cannot_ask_without_a_checkpointer(run_context: Any) -> None:
+    with pytest.raises(NoCheckpointerError, match="wait for a human"):
+        await LangGraphAgent(routed().compile()).run(run_context({"notes": []}))
+
+
+@pytest.mark.parametrize("named", [{}, {"run_id": "nightly"}], ids=["uuid", "other"])
+async def test_what_another_graph_asks_that_an_edge_from_the_start_calls_is_none_of_its_own(
+    stage: Any, saver: Any, named: dict[str, Any]
+) -> None:
+    other = StateGraph(State).add_node("asks", asks).add_edge(START, "asks").compile(checkpointer=InMemorySaver())
+    another: Any = {"configurable": {"thread_id": "another"}}
+
+    async def ask_other(state: State) -> Any:
+        await other.ainvoke({"notes": []}, another)
+        return "left"
+
+    builder = StateGraph(State).add_node("left", left).add_node("right", right)
+    graph = builder.add_conditional_edges(START, ask_other, ["left", "right"]).compile(checkpointer=saver)
+    outcome = await stage.play(graph, {"notes": []}, thread_id="t", **named)
+    assert (outcome.status, outcome.interrupts, outcome.values) == (RunStatus.success, [], {"notes": ["left"]})
+    assert len((await other.aget_state(another)).interrupts) == 1
 
 
 async def test_an_edge_from_the_start_asks_where_the_graph_gives_back_nothing_of_its_input(

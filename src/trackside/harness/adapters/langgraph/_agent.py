@@ -38,7 +38,7 @@ from trackside.harness.adapters.langgraph._graph import (
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._items import LentItems
-from trackside.harness.adapters.langgraph._listening import listen
+from trackside.harness.adapters.langgraph._listening import QuestionRecorder, listen
 from trackside.harness.adapters.langgraph._looking import look
 from trackside.harness.adapters.langgraph._places import (
     Origin,
@@ -62,7 +62,7 @@ from trackside.harness.adapters.langgraph._threads import left_unfinished, note_
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused, keep_to_run
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError
-from trackside.harness.ids import is_uuid
+from trackside.harness.ids import is_uuid, new_id
 from trackside.harness.items import ItemStore
 from trackside.harness.questions import answer_among
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
@@ -251,13 +251,14 @@ class LangGraphAgent:
     async def _run(self, run: RunContext, graph: Graph, state: _RunState, stream: GraphStream) -> AgentResult:
         recorder, gate = UsageRecorder(run), StopGate(run)
         listen(recorder, gate)
-        config = _config(run, state.origin, [recorder, gate])
+        questions = QuestionRecorder()
+        config = _config(run, state.origin, [recorder, gate, *([questions] if branches_at_start(graph) else [])])
         try:
             if state.at_stop is not None:
                 stream.stay(state.at_stop)
             else:
                 await stream.follow(await self._begin(run, graph, state), config)
-                await self._hear_start(run, graph, state, stream)
+                stream.hear(questions.asked_by(config["run_id"]))
         except RunPaused as exc:
             raise GraphPauseError(graph=self.name) from exc
         except ParentCommand as exc:
@@ -291,17 +292,6 @@ class LangGraphAgent:
         if (saver := checkpointer_of(graph)) is not None:
             for kept, instead in state.given.kept:
                 await kept.put_back(saver, instead)
-
-    async def _hear_start(self, run: RunContext, graph: Graph, state: _RunState, stream: GraphStream) -> None:
-        """Have the stream hear what the edges from START have asked, of which LangGraph streams nothing.
-
-        A run with an input has these executed first, and alone: where a node has finished since they have asked nothing.
-        """
-        if checkpointer_of(graph) is None or not branches_at_start(graph):
-            return
-        begins = state.given.value is not None and not run.command
-        if not (begins and (stream.has_heard_nodes or stream.stopped)):
-            stream.hear((await look(graph, newest_place(run))).interrupts)
 
     async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:
         output, state = stream.output(), stream.state()
@@ -424,6 +414,5 @@ def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHand
         config["callbacks"] = callbacks
     else:
         config["callbacks"] = [*(callbacks or ()), *handlers]
-    if is_uuid(run.run_id):
-        config["run_id"] = UUID(run.run_id)
+    config["run_id"] = UUID(run.run_id if is_uuid(run.run_id) else new_id())
     return config

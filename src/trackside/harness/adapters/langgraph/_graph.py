@@ -51,7 +51,7 @@ def has_timed_nodes(graph: Graph) -> bool:
 
 
 def branches_at_start(graph: Graph) -> bool:
-    """Whether conditional edges lead from its START, which may ask something."""
+    """Whether conditional edges lead from its START: of what they ask LangGraph streams nothing."""
     return isinstance(graph, CompiledStateGraph) and bool(graph.builder.branches.get(START))
 
 

@@ -10,6 +10,8 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
+from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent
+from langgraph.types import Interrupt
 
 from trackside.harness.context import keep_to_run
 
@@ -28,6 +30,23 @@ def listen(recorder: BaseCallbackHandler, gate: BaseCallbackHandler) -> None:
     """
     _recorder.set(recorder)
     _gate.set(gate)
+
+
+class QuestionRecorder(GraphCallbackHandler):
+    """Hears what a graph has asked when it stops, also that of which it streams nothing; so of graphs that it calls."""
+
+    run_inline = True  # it has heard when the graph has stopped
+
+    def __init__(self) -> None:
+        self._asked: dict[UUID | None, Sequence[Interrupt]] = {}
+
+    def on_interrupt(self, event: GraphInterruptEvent) -> None:
+        """A graph waits."""
+        self._asked[event.run_id] = event.interrupts
+
+    def asked_by(self, run_id: UUID | None) -> Sequence[Interrupt]:
+        """What the graph has asked that was called as this run of LangChain's."""
+        return self._asked.get(run_id, ())
 
 
 class CallSite(NamedTuple):

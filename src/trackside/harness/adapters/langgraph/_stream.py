@@ -44,10 +44,10 @@ class GraphStream:
 
     A part goes out under the mode that was asked for; `messages` and `messages-tuple` are the same thing, as
     `[message or chunk, metadata]`. Of the state, `values` and `updates` show what the graph gives back by its output schema.
-    `has_begun` says that the graph has said anything, which it does before its nodes; `has_heard_nodes` that one of these
-    has finished; and `stopped` that the graph waits, for answers to `interrupts` or at a breakpoint. What it asks is not
-    passed on before `say_questions`: an answer to it, which may come at once, is looked for among what the thread's
-    checkpointer has. `start` is the state that the run begins with where the graph does not show it.
+    `has_begun` says that the graph has said anything, which it does before its nodes begin; `stopped` that it waits, for
+    answers to `interrupts` or at a breakpoint. What it asks is not passed on before `say_questions`: an answer to it, which
+    may come at once, is looked for among what the thread's checkpointer has. `start` is the state that the run begins with
+    where the graph does not show it.
 
     Raises:
         InvalidSpecError: a mode is not one that a graph streams.
@@ -60,7 +60,6 @@ class GraphStream:
         self.interrupts: dict[str, Interrupt] = {}
         self.stopped = False
         self.has_begun = False
-        self.has_heard_nodes = False
         self._run = run
         self._graph = graph
         self._task: asyncio.Task[Any] | None = None
@@ -173,8 +172,6 @@ class GraphStream:
         elif mode == "updates" and INTERRUPT in payload:
             self.stopped = True
             self.interrupts.update({interrupt.id: interrupt for interrupt in payload[INTERRUPT]})
-        elif mode == "updates":
-            self.has_heard_nodes = True
 
     def _send(self, mode: str, payload: Any, inside: tuple[str, ...]) -> Json:
         """Have the followers get a part; what they got."""
