@@ -135,6 +135,50 @@ class StoresOneByOne(MemoryLog):
         return [placed for event in events for placed in await super(StoresOneByOne, self).append([event])]
 
 
+class _Slow(MemoryLog):
+    """Has what it stores at once, and shows it as a slow database would."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.hidden: set[int] = set()
+
+    def visible(self) -> list[Placed]:
+        return [p for p in super().visible() if p.position not in self.hidden]
+
+
+class ShowsABatchAsItGrows(_Slow):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        before = len(self.disk.log)
+        placed = await super().append(events)
+        growing = [p.position for p in placed[1:] if p.position > before]
+        self.hidden.update(growing)
+        try:
+            for position in growing:
+                await asyncio.sleep(0)
+                self.hidden.remove(position)
+        finally:
+            self.hidden.difference_update(growing)
+        return placed
+
+
+class LeavesHalfABatchWhenCutOff(_Slow):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        before = len(self.disk.log)
+        placed = await super().append(events)
+        new = [p.position for p in placed if p.position > before]
+        self.hidden.update(new)
+        done = 0
+        try:
+            while done < len(new):
+                await asyncio.sleep(0)
+                done += 1
+        except asyncio.CancelledError:
+            self.hidden.difference_update(new[: done + 1])
+            raise
+        self.hidden.difference_update(new)
+        return placed
+
+
 class ForgetsUnknownKeys(MemoryLog):
     def payload(self, event: RunLifecycleEvent) -> dict[str, Any]:
         return {key: value for key, value in super().payload(event).items() if " " not in key}
@@ -511,6 +555,8 @@ MUTANTS: dict[type[MemoryLog], str] = {
     FollowsFromNowOn: "test_a_follower_gets_what_is_there_and_then_what_comes",
     HearsOfItsOwnAppendsAlone: "test_a_follower_hears_of_what_another_store_of_the_log_appends",
     NumbersItsOwnEventsAlone: "test_stores_on_one_log_number_their_events_together",
+    ShowsABatchAsItGrows: "test_a_reader_beside_an_append_sees_all_of_its_events_or_none",
+    LeavesHalfABatchWhenCutOff: "test_an_append_that_was_cut_off_leaves_all_of_its_events_or_none",
     NeverCloses: "test_an_append_of_nothing_is_nothing",
 }
 

@@ -15,9 +15,11 @@ from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
 from trackside.testing.contracts import _events
+from trackside.testing.contracts._cutting import cancelled
 from trackside.testing.contracts._promise import Contract, promise
 from trackside.testing.contracts._reading_log import (
     appending_by_turns,
+    check_all_or_none,
     check_log,
     check_positions,
     check_reading,
@@ -198,6 +200,38 @@ class LogPromises(Contract):
             else:
                 assert isinstance(outcome, TracksideError), f"a bad append gave {outcome!r}"
         await check_log(store, [event for number, run in enumerate(runs) if number % 3 for event in run])
+
+    @promise("log")
+    async def test_a_reader_beside_an_append_sees_all_of_its_events_or_none(self, stores: Stores) -> None:
+        store: EventStore = await stores.store()
+        runs = _events.runs_of_each_end(8)
+        appends = asyncio.gather(*map(store.append, runs))
+        try:
+            while not appends.done():
+                await check_all_or_none(store, *runs)
+                await asyncio.sleep(0)
+        finally:
+            await appends
+        await check_log(store, [event for run in runs for event in run])
+
+    @pytest.mark.parametrize("turns", [1, 2, 4, 16])
+    @promise("log")
+    async def test_an_append_that_was_cut_off_leaves_all_of_its_events_or_none(
+        self, stores: Stores, turns: int
+    ) -> None:
+        store: EventStore = await stores.store()
+        runs = _events.runs_of_each_end(3)
+        cut_off, _ = await cancelled(store.append(runs[0]), turns, "append")
+        if not cut_off.cancelled():
+            cut_off.result()
+        for _ in range(turns):
+            await check_all_or_none(store, *runs)  # at once, and what it began may be stored later
+            await asyncio.sleep(0)
+        for run in runs[1:]:
+            await store.append(run)
+            await check_all_or_none(store, *runs)
+        await store.append(_events.copies(runs[0]))
+        await check_log(store, [event for run in runs for event in run])
 
     @promise("I4")
     async def test_an_event_that_comes_again_is_not_stored_again(self, stores: Stores) -> None:

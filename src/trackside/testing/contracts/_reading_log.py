@@ -86,6 +86,14 @@ async def check_reading(store: EventStore, writing: Awaitable[object], total: in
         await writers
 
 
+async def check_all_or_none(store: EventStore, *batches: Sequence[RunLifecycleEvent]) -> None:
+    """Of each batch, which was or is being given to one append, a reader sees all or nothing."""
+    seen = {placed.event.event_id for placed in await store.events()}
+    for batch in batches:
+        there = sum(event.event_id in seen for event in batch)
+        assert there in {0, len(batch)}, f"of the {len(batch)} events of one append a reader sees {there}"
+
+
 async def check_refused(store: EventStore, events: Sequence[Any], what: str) -> None:
     """An append is refused with an error that says so, and leaves the log as it was."""
     before = len(await whole_log(store))
