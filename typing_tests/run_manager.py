@@ -1,9 +1,22 @@
 """What type checkers say to people who run agents within limits: this file is read by mypy and pyright, never run."""
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, assert_type
 
-from trackside import AgentLimits, ManagerStats, Redact, RunFieldsFilter, RunManager, RunStatus, StopPolicy, run_fields
+from trackside import (
+    AgentLimits,
+    ManagerStats,
+    Redact,
+    RunFieldsFilter,
+    RunHandle,
+    RunManager,
+    RunStatus,
+    StopPolicy,
+    StreamGap,
+    StreamPart,
+    run_fields,
+)
 
 
 class Prices:
@@ -38,3 +51,12 @@ RunFieldsFilter()
 StopPolicy(1.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 RunManager(block_warning_after="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 RunManager(redact=lambda kind: {})  # type: ignore[arg-type,misc]  # pyright: ignore[reportArgumentType]
+
+
+async def first_parts(handle: RunHandle) -> None:
+    """Whoever looks no longer closes what it looks at."""
+    async with aclosing(handle.stream()) as parts:
+        assert_type(await anext(parts), StreamPart | StreamGap)
+    async with aclosing(manager.stream(handle.run_id, modes=["custom"])) as parts:
+        async for part in parts:
+            assert_type(part, StreamPart | StreamGap)

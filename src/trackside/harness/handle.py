@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from typing import Protocol
 
 from trackside.harness.execution import Executions
@@ -17,7 +17,7 @@ class Manager(Protocol):
 
     def stream(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
-    ) -> AsyncIterator[StreamPart | StreamGap]: ...
+    ) -> AsyncGenerator[StreamPart | StreamGap]: ...
 
     async def cancel(
         self, run_id: str, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False
@@ -53,7 +53,7 @@ class RunHandle:
 
     def stream(
         self, *, after: int | None = None, modes: Collection[str] | None = None
-    ) -> AsyncIterator[StreamPart | StreamGap]:
+    ) -> AsyncGenerator[StreamPart | StreamGap]:
         """The run's live output, from the part after `after`, to the end; raises as `RunManager.stream`."""
         return self._manager.stream(self.run_id, after=after, modes=modes)
 

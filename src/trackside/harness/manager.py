@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Self
@@ -334,7 +334,7 @@ class RunManager:
 
     async def stream(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
-    ) -> AsyncIterator[StreamPart | StreamGap]:
+    ) -> AsyncGenerator[StreamPart | StreamGap]:
         """The live output of a run, from the part after `after` (None: from what is kept), to the run's end.
 
         Raises:

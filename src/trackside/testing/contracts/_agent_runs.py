@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pytest
 
 from trackside.harness.journal import excerpt
+from trackside.harness.ports import StreamPart
 from trackside.harness.types import FailureReason, RunStatus
 from trackside.testing.contracts._agent_stage import Arrival, is_plain, scripted, stage, tokens_of
 from trackside.testing.contracts._promise import Contract, promise
@@ -158,8 +158,9 @@ class RunningPromises(Contract):
         async with stage(virtual=self.virtual_time) as scene:
             arrival = Arrival()
             handle = await scene.start(scripted(agents, "waits")(arrival), stream_mode="messages")
-            async with aclosing(cast("AsyncGenerator[Any]", handle.stream())) as parts:
+            async with aclosing(handle.stream()) as parts:
                 part = await anext(parts)
+            assert isinstance(part, StreamPart), f"the first part is {part}"
             assert part.mode == "messages", f"the first part is {part}"
             await scene.reach(handle, arrival)
             await handle.cancel()
