@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -13,6 +13,7 @@ from trackside.harness.admission import is_id, member
 from trackside.harness.context import Agent
 from trackside.harness.errors import TracksideError, UnansweredError, UnknownQuestionError
 from trackside.harness.ports import PausedRun
+from trackside.harness.powers import calls_in_of, uses_thread_state
 from trackside.harness.questions import (
     NO_QUESTION,
     answers_by_id,
@@ -67,7 +68,7 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
     holder_of = getattr(services.coordinator, "holder", None)
     holder = None if holder_of is None else await holder_of(thread_id)
     to_none = {NO_QUESTION: answers_said(resume)}
-    is_its_id = is_own_id if getattr(agent, "uses_thread_state", False) else is_question_id
+    is_its_id = is_own_id if uses_thread_state(agent) else is_question_id
     answers: Mapping[str, Any] | None
     try:
         answers = await _answers(services, spec, agent, name, limit, is_free=holder is None)
@@ -86,7 +87,7 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
 
 def _called(agent: Agent, paused: PausedRun) -> AbstractSet[str]:
     """The ids of the calls of tools by which a thread has been asked so far, where its agent knows of them."""
-    calls_in: Callable[[Any], AbstractSet[str]] | None = getattr(agent, "calls_in", None)
+    calls_in = calls_in_of(agent)
     return frozenset() if calls_in is None else calls_in(paused.state)
 
 
@@ -98,7 +99,7 @@ async def _answers(
     `is_free` says that no run has the thread: as `AddressesAnswers`.
     """
     thread_id, resume = str(spec.thread_id), (spec.command or {})["resume"]
-    if getattr(agent, "uses_thread_state", False):
+    if uses_thread_state(agent):
         state = await services.states.load(thread_id)
         paused = None if state is None else state.paused
         # A question of an agent that is not there any more is anybody's: it may have got another name.

@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from trackside.harness.context import Agent, RunContext
+from trackside.harness.powers import leave_of
 from trackside.harness.timelimit import Raised, leave_behind, start_contained
 
 logger = logging.getLogger("trackside.worker")
@@ -16,7 +17,7 @@ _PATIENCE = 10.0  # seconds; only whoever awaits the run waits for this, which h
 
 async def leave(agent: Agent, run: RunContext) -> None:
     """Call the agent's `leave`, if it has one. A cancel of the caller cuts that short; `cancelling()` remembers it."""
-    agent_leaves = getattr(agent, "leave", None)
+    agent_leaves = leave_of(agent)
     if agent_leaves is None:
         return
 

@@ -20,6 +20,7 @@ from trackside.harness.errors import (
 )
 from trackside.harness.failures import line_of, trace_of
 from trackside.harness.ports import ThreadState, ThreadStates
+from trackside.harness.powers import asks_of
 from trackside.harness.questions import answers_of, marks_of, not_paused
 from trackside.harness.steady import Begun
 from trackside.harness.stopping import Stopper
@@ -127,7 +128,7 @@ class ThreadMemory:
             TimeoutError: the agent, which may know, does not say so in time.
             BaseException: an agent that knows cannot say.
         """
-        agent_asks = getattr(agent, "asks", None)
+        agent_asks = asks_of(agent)
         if self._run.paused is not None or agent_asks is None:
             return self._run.paused is not None
         return bool(await Begun(lambda: agent_asks(self._run), name="asks").end(self._policy.call_limit))

@@ -13,6 +13,7 @@ from trackside.harness.lifecycle import CLOSE_QUESTIONS
 from trackside.harness.logs import fields_of
 from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload, shortened
 from trackside.harness.ports import PausedRun, ThreadState
+from trackside.harness.powers import partial_of, uses_thread_state
 from trackside.harness.questions import INTERRUPTS
 from trackside.harness.types import JsonObject, RunStatus
 
@@ -40,8 +41,8 @@ def left_by(agent: Agent, run: RunContext) -> ThreadState | None:
 
     Nothing where a question was open, which stays open as it was asked.
     """
-    partial = getattr(agent, "partial", None)
-    if partial is None or run.paused is not None or not getattr(agent, "uses_thread_state", False):
+    partial = partial_of(agent)
+    if partial is None or run.paused is not None or not uses_thread_state(agent):
         return None
     values = partial(run)
     return None if values is None else ThreadState(dict(values))

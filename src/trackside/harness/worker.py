@@ -38,6 +38,7 @@ from trackside.harness.outbox import Outbox
 from trackside.harness.parting import is_kept_nowhere, say_lost, say_taken_over, settle_with, unsettled
 from trackside.harness.payload import whole
 from trackside.harness.ports import Claim, Settlement, ThreadState
+from trackside.harness.powers import prepares_at_once, uses_thread_state
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
 from trackside.harness.spending import UNLIMITED, Deadline, Spending
@@ -110,7 +111,7 @@ class RunWorker:
             items=services.items,
             starter=starter,
         )
-        uses_memory = getattr(agent, "uses_thread_state", False)
+        uses_memory = uses_thread_state(agent)
         self._memory = ThreadMemory(services.states, self._run, observers.policy, is_used=uses_memory)
         self._stop: Stop | None = None
         self._claimed = self._holds_thread = self._lost = self._end_taken = self._is_over = False
@@ -264,7 +265,7 @@ class RunWorker:
         # Adapters that wait for nothing here but the thread's state say so.
         self._memory.recalled = claim.new_thread
         immediate = claim.new_thread or getattr(self._services.states, "immediate", False)
-        at_once = immediate and getattr(self._agent, "prepares_at_once", False)
+        at_once = immediate and prepares_at_once(self._agent)
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening, self._thread_before = self._says.opening(claim, asks=self._run.paused is not None)
         if not isinstance(messages, End):

@@ -28,6 +28,7 @@ from trackside.app.server.wire.runs import Command
 from trackside.harness.asked import configured
 from trackside.harness.ids import assistant_id_of, is_uuid
 from trackside.harness.payload import json_bytes
+from trackside.harness.powers import completed_of
 
 logger = logging.getLogger("trackside.server")
 
@@ -199,7 +200,7 @@ def _copy(value: Any) -> Any:
 
 def _is_of_graph(call: Call[Any, Any], assistant: Any) -> bool:
     agents = call.parts.manager.agents
-    return hasattr(agents.get(agent_of(str(assistant), agents) or ""), "completed")
+    return completed_of(agents.get(agent_of(str(assistant), agents) or "")) is not None
 
 
 def _run(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:

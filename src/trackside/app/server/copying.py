@@ -8,6 +8,7 @@ from typing import Any
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
+from trackside.harness.powers import lacks_checkpointer
 from trackside.harness.states import KeepsThreads
 from trackside.harness.steady import finish
 
@@ -40,7 +41,7 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thre
 async def forget_checkpoints(parts: ServerParts, keeper: object, thread_id: str) -> None:
     """Remove what was put of a thread after it was gone, where its checkpoints are kept outside of the store."""
     saver = parts.checkpointer
-    if saver is not None and getattr(keeper, "lacks_checkpointer", False) and not hasattr(saver, "agather"):
+    if saver is not None and lacks_checkpointer(keeper) and not hasattr(saver, "agather"):
         await finish(lambda: saver.adelete_thread(thread_id), name=f"forgotten-{thread_id}")
 
 
@@ -73,7 +74,7 @@ async def keep_latest(parts: ServerParts, keeper: KeepsThreads | None, thread_id
 def _saver(parts: ServerParts, keeper: KeepsThreads | None, what: str) -> Any:
     if keeper is None:
         return parts.checkpointer
-    if parts.checkpointer is None or not getattr(keeper, "lacks_checkpointer", False):
+    if parts.checkpointer is None or not lacks_checkpointer(keeper):
         why = "its agent keeps them itself; a graph that has no checkpointer of its own has its threads kept here"
         raise HttpError(status=501, detail=f"the checkpoints of this thread cannot be {what}: {why}")
     return parts.checkpointer

@@ -16,6 +16,7 @@ from trackside.harness import RunResult
 from trackside.harness.lifecycle import has_failed, is_final
 from trackside.harness.payload import json_bytes
 from trackside.harness.ports import StreamGap
+from trackside.harness.powers import says_values
 from trackside.harness.questions import INTERRUPTS, asked_in
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, last_shown
 from trackside.harness.types import RunStatus
@@ -175,7 +176,7 @@ async def _values_left(parts: ServerParts, run: RunResult | StoredRun, agent: st
     """
     values = await _values_now(parts, run, agent, caller)
     if values is None and run.status in _GIVES and await parts.store.thread(run.thread_id) is None:
-        if getattr(parts.manager.agents.get(agent), "says_values", False) and parts.streams.said_no_values(run.run_id):
+        if says_values(parts.manager.agents.get(agent)) and parts.streams.said_no_values(run.run_id):
             asked = (parts.streams.end_of(run.run_id) or {}).get("interrupts", ())
             if asked or run.status is RunStatus.success:
                 return with_questions(None, asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from trackside.app.server.wire.runs import STREAM_MODES
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
+from trackside.harness.powers import check_of, owners_config_of, stream_modes_of
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, asked_of
 from trackside.harness.types import OF_USERS, USER, USER_ID
 
@@ -71,7 +72,7 @@ def check_config(manager: RunManager, assistant: str, config: Any, principal: Pr
     if not isinstance(config, Mapping) or principal.may(Permission.admin):
         return
     agent = agent_of(assistant, manager.agents)
-    owners: Collection[str] = getattr(manager.agents.get(agent or ""), "owners_config", frozenset())
+    owners = owners_config_of(manager.agents.get(agent or ""))
     if (name := next((name for name in config if name in owners), None)) is not None:
         why = f"it would make another agent of {agent!r}, and needs the permission 'admin'"
         raise HttpError(status=403, detail=f"config.{name}: {why}")
@@ -113,11 +114,11 @@ def check_spec(manager: RunManager, spec: RunSpec) -> None:
         InvalidSpecError: the agent knows already that it would refuse the run.
     """
     agent = manager.agents[spec.agent]
-    known = getattr(agent, "stream_modes", None)
+    known = stream_modes_of(agent)
     if known is not None and (unknown := sorted({*spec.stream_mode} - known)):
         why = f"the agent {spec.agent!r} streams {', '.join(sorted(known & STREAM_MODES))}"
         raise HttpError(status=422, detail=f"stream_mode = {', '.join(unknown)}: {why}")
-    check = getattr(agent, "check", None)
+    check = check_of(agent)
     if check is not None:
         check(spec)
 

@@ -30,6 +30,7 @@ from trackside.app.server.wire.runs import Batch, BatchedRun, CheckpointRef, Run
 from trackside.harness import RunHandle, RunManager, RunSpec
 from trackside.harness.admission import MAX_ID_CHARS, is_id
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.powers import completed_of
 
 _UNSUPPORTED: Final = ("langsmith_tracer",)
 _SNAKE: Final = re.compile(r"(?<=[a-z])([A-Z])")
@@ -311,7 +312,7 @@ def unasked_config(
     agent: object, config: Mapping[str, Any] | None, patterns: Sequence[str]
 ) -> Mapping[str, Any] | None:
     """What is configured for a run that no request asks for, without what headers alone say to its agent, if it gets any."""
-    if getattr(agent, "completed", None) is None:
+    if completed_of(agent) is None:
         return config
     return without_headers(config, partial(is_said_by_headers, patterns=patterns))
 
@@ -320,7 +321,7 @@ def _completed(
     agent: object, config: Mapping[str, Any] | None, context: Any, headers: Mapping[str, str], unasked: Sequence[str]
 ) -> tuple[Mapping[str, Any] | None, Any]:
     """The config and the context, one by the other where the agent takes them for the same: a graph, which gets headers."""
-    completed = getattr(agent, "completed", None)
+    completed = completed_of(agent)
     if completed is None:
         return config, context
     config = without_headers(unasked_config(agent, config, unasked), headers.__contains__)

@@ -12,6 +12,7 @@ from trackside.app.settings import Settings
 from trackside.app.wiring.database import blaming
 from trackside.app.wiring.errors import MissingExtraError
 from trackside.harness import as_agent
+from trackside.harness.powers import lacks_checkpointer
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store
@@ -80,4 +81,4 @@ async def _postgres_saver(url: str) -> AsyncGenerator[Any]:
 
 
 def _needs_checkpointer(agent: Any) -> bool:
-    return getattr(as_agent(agent), "lacks_checkpointer", False)
+    return lacks_checkpointer(as_agent(agent))

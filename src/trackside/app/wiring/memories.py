@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trackside.harness.powers import uses_thread_state
+
 if TYPE_CHECKING:
     from trackside.app.wiring import App
 
@@ -12,7 +14,7 @@ async def remembers_question(app: App, agent: Any, thread_id: str) -> bool:
     """Whether an answer would find what it answers; True for agents that remember in a way of their own."""
     if hasattr(agent, "aget_state"):
         return await _is_graph_paused(app, agent, thread_id)
-    if hasattr(agent, "human_messages") and not getattr(agent, "uses_thread_state", False):
+    if hasattr(agent, "human_messages") and not uses_thread_state(agent):
         return True
     state = await app.store.thread_states().load(thread_id)
     return state is not None and state.paused is not None

@@ -46,6 +46,7 @@ from trackside.harness.errors import (
     UnknownRunError,
     UnknownThreadError,
 )
+from trackside.harness.powers import stream_modes_of
 from trackside.harness.questions import by_their_ids, is_own_id
 from trackside.harness.states import StateSnapshot
 
@@ -192,7 +193,7 @@ async def _run(call: CommandCall, asked: RunCreate) -> Any:
         asked.stream_subgraphs = True
     manager = call.parts.manager
     agent = manager.agents[agent_named(asked.assistant_id, manager, call.handlers)]
-    known = getattr(agent, "stream_modes", None)
+    known = stream_modes_of(agent)
     modes = _DEFAULT_MODES if known is None else tuple(mode for mode in MODES if mode in known)
     run_call: Call[RunCreate, None] = replace(call, body=asked)  # type: ignore[arg-type, assignment]  # of another body
     run = await started(run_call, call.thread_id, modes=modes)
