@@ -419,6 +419,9 @@ def flaw_of(result: object) -> str | None:
 class Agent(Protocol):
     """Something that can be run; `as_agent` makes one of a function or of a framework's object.
 
+    Its property and methods each agent has. What one may have besides is asked for by its name in `powers`, which says what
+    it means to be without.
+
     One with `uses_thread_state = True` has the harness keep what its threads remember. It may have a method `partial(run)`:
     the values that a thread shall keep of a run that failed or was stopped, but not rolled back; None: what it did before.
     If that raises, the log says so, and the run ends all the same as what it failed of or was stopped for.
@@ -430,11 +433,14 @@ class Agent(Protocol):
     `InvalidSpecError`; it looks nowhere for that.
     One for which a run's context is what clients configure may have a method `completed(config, context)`: both as the
     server hands them on, where a client has said only one.
+    One of which a run's config may make another one may name what of it does, as `owners_config`: on a server only who has
+    the permission `admin` may say that.
     One that asks by the ids of calls of tools may have a method `calls_in(paused)`: the ids of all calls so far, by what it
     has kept as `AgentResult.paused`. Answers by ids of such calls are never taken for the answer to another one.
     One that opens something for a run may have an async method `leave(run)`, called when the run is over, however it ended.
     One that keeps its threads itself may have an async method `asks(run)`: whether the thread waits for an answer; and
-    let others look at them and change them (`states.KeepsThreads`). It may describe itself (`states.Describes`).
+    let others look at them and change them (`states.KeepsThreads`). One that has the manager's checkpointer keep them has
+    `lacks_checkpointer = True`. It may describe itself (`states.Describes`).
     """
 
     @property

@@ -46,7 +46,7 @@ def check_of(agent: object) -> Callable[[RunSpec], None] | None:
 def completed_of(
     agent: object,
 ) -> Callable[[Mapping[str, Any] | None, Any], tuple[Mapping[str, Any] | None, Any]] | None:
-    """What completes a run's config and context by each other, as for graphs, whose config then has what headers say, too;
+    """What completes a run's config and context by each other, as for graphs, whose config then says what headers do;
     without it both stay as they were said.
     """
     return getattr(agent, "completed", None)
