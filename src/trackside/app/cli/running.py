@@ -53,6 +53,7 @@ from trackside.harness.admission import another_attempt, record_of
 from trackside.harness.errors import Fault, ThreadBusyError
 from trackside.harness.failures import line_of
 from trackside.harness.ids import new_id
+from trackside.harness.powers import completed_of
 from trackside.harness.threads import AGENT_THREADS
 from trackside.harness.types import JsonObject, ThreadStatus
 
@@ -302,7 +303,7 @@ async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) 
 
 def _completed(app: App, spec: RunSpec) -> RunSpec:
     """With the context that a server would give a graph. What is done once more was completed then."""
-    completed = getattr(app.manager.agents[spec.agent], "completed", None)
+    completed = completed_of(app.manager.agents[spec.agent])
     if completed is None or spec.retry_of is not None:
         return spec
     config, context = completed(spec.config, spec.context)
