@@ -125,7 +125,8 @@ async def _end_all(seconds: float) -> None:
                 cancelled |= others
                 ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
                 for task in ended:
-                    task.cancelled() or task.exception()  # of a test that hung nobody asks how it ended after all
+                    if not task.cancelled():
+                        task.exception()  # which is asked for here: of a test that hung nobody else does
 
 
 def words_of(exc: BaseException) -> str:

@@ -258,7 +258,7 @@ class LangGraphAgent:
                 stream.stay(state.at_stop)
             else:
                 await stream.follow(await self._begin(run, graph, state), config)
-                stream.hear(questions.asked_by(config["run_id"]))
+                stream.hear(questions.asked_by(config.get("run_id")))
         except RunPaused as exc:
             raise GraphPauseError(graph=self.name) from exc
         except ParentCommand as exc:
