@@ -17,11 +17,15 @@ async function asked() {
   return { key, threadId, id };
 }
 
-async function pageOf(threadId) {
-  const page = new StreamController({ assistantId: "twice", client, threadId, transport: "sse" });
+async function pageOf(threadId, assistantId = "twice") {
+  const page = new StreamController({ assistantId, client, threadId, transport: "sse" });
   page.activate();
   await page.hydrate(threadId);
   return page;
+}
+
+async function answer(page, said) {
+  await page.respond(said, { interruptId: page.rootStore.getSnapshot().interrupts[0].id });
 }
 
 // What a page shows, once that is so.
@@ -83,5 +87,27 @@ for (const [when, goesOn] of [["while the first one's run goes on", true], ["onc
     assert.deepEqual(shown(page), ["second?"]);
     assert.equal((await client.threads.get(threadId)).status, "interrupted");
     await page.dispose();
+  });
+}
+
+for (const [what, said, question, end] of [
+  ["was answered in vain", "nothing", "how much?", "failed"],
+  ["is asked behind another one of the same node", "again", "sure?", "interrupted"],
+]) {
+  test(`a question that ${what} is shown and answered on a page that is opened then`, { timeout: 60_000 }, async () => {
+    const { thread_id: threadId } = await client.threads.create();
+    await client.runs.wait(threadId, "pay", { input: { log: [] } });
+    const first = await pageOf(threadId, "pay");
+    assert.deepEqual(shown(first), ["how much?"]);
+    await answer(first, said);
+    const [{ run_id: runId }] = await client.runs.list(threadId, { limit: 1 });
+    await client.runs.join(threadId, runId);
+    const page = await pageOf(threadId, "pay");
+    await lifecycleOn(page)(runId, end);
+    assert.deepEqual(shown(page), [question]);
+    await answer(page, "7");
+    await until(page, (view) => view.values.log?.length === 1);
+    assert.deepEqual(shown(page), []);
+    for (const one of [first, page]) await one.dispose();
   });
 }

@@ -467,3 +467,71 @@ def test_a_question_that_was_answered_in_vain_is_said_again_once() -> None:
         assert methods(events_of(reader)) == ["running", "input.answered"]
         hub.close("d", end={"status": "success"})
         assert (methods(events_of(reader)), reader.log.in_doubt) == (["completed"], None)
+
+
+def asked(*names: str) -> dict[str, Any]:
+    return {"status": "interrupted", "interrupts": [{"id": name, "value": name} for name in names]}
+
+
+def about(events: list[dict[str, Any]]) -> list[str]:
+    """What events of questions are about, and of all others what they are."""
+    said = [(event["method"], event["params"]["data"]) for event in events]
+    return [
+        f"{method} {data.get('interrupt_id') or ' '.join(data['interrupt_ids'])}"
+        if method.startswith("input.")
+        else data["event"]
+        for method, data in said
+    ]
+
+
+def test_who_begins_anew_hears_once_what_is_open_and_of_no_answer_in_vain() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end=asked("q", "r", "s"))
+    begin(hub, "b", command={"resume": {"q": "because", "r": "so"}})
+    hub.close("b", end={"status": "error", "error": "no"})
+    with follow(hub, since=0) as reader:
+        whole = events_of(reader)
+        reader.log.ask_again("b", [{"id": "q", "value": "q"}, {"id": "s", "value": "s"}])
+        whole += events_of(reader)
+    with follow(hub, WATCH, past="b") as watcher, follow(hub, WATCH, holder="c") as waiting:
+        assert about(events_of(watcher)) == about(events_of(waiting)) == ["input.requested s", "input.requested q"]
+        assert events_of(watcher) == []
+    with follow(hub) as reader:
+        events = events_of(reader)
+        assert about(events) == ["input.requested s", "running", "input.answered r", "failed", "input.requested q"]
+    ids = [event["event_id"] for event in whole]
+    assert about(whole)[4:7] == ["interrupted", "running", "input.answered q r"]
+    assert [event["event_id"] for event in events] == [ids[3], *ids[5:]]
+    begin(hub, "c", command={"resume": {"q": "because"}})
+    with follow(hub, WATCH) as watcher, follow(hub, Wanted(channels=("values",))) as reads:
+        assert about(events_of(watcher)) == ["input.requested s", "running", "input.answered q"]
+        assert events_of(reads) == []
+        hub.close("c", end={"status": "success"})
+        assert about(events_of(watcher)) == ["completed"]
+    with follow(hub) as reader:
+        assert about(events_of(reader)) == ["running", "input.answered q", "completed"]
+
+
+def test_a_question_that_is_asked_again_by_the_run_that_brought_its_answer_is_not_answered_for_who_begins_anew() -> (
+    None
+):
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end=asked("q"))
+    begin(hub, "b", command={"resume": {"q": "many"}})
+    hub.close("b", end=asked("q"))
+    for wanted in (WATCH, ALL):
+        with follow(hub, wanted) as reader:
+            assert about(events_of(reader)) == ["running", "input.requested q", "interrupted"]
+
+
+def test_what_a_failed_run_has_left_open_is_asked_where_nothing_is_known_of_it_and_its_end_is_past() -> None:
+    hub = StreamHub()
+    with follow(hub, WATCH) as watcher, follow(hub) as reader:
+        watcher.passes_past = True
+        says = {"status": "error", "error": "no", "interrupts": [{"id": "q", "value": "q"}]}
+        watcher.log.recall("a", "agent", says, None, is_first=True, is_past=True)
+        assert about(events_of(watcher)) == ["input.requested q"]
+        assert about(events_of(reader)) == ["failed", "input.requested q"]
+    assert reader.log.open_questions == ["q"]

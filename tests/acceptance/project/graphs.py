@@ -199,6 +199,18 @@ twice = (
 )
 
 
+async def price(state: Log) -> Log:
+    answer = interrupt("how much?")
+    if answer == "nothing":
+        raise ValueError("that is not enough")
+    if answer == "again":
+        interrupt("sure?")
+    return {"log": [answer]}
+
+
+pay = StateGraph(Log).add_node("price", price).add_edge(START, "price").compile()
+
+
 @entrypoint()
 async def quiet(input: Any) -> None:
     """Nothing comes of it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
 import pytest
@@ -16,8 +17,9 @@ from pydantic_ai import Tool
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 from tests.integration.pydantic_ai.models import answers as model_answers
 from tests.integration.pydantic_ai.models import call as tool_call
+from tests.integration.server.conftest import serve
 from tests.integration.server.test_server_answers import YES, Refunds, answered
-from tests.integration.server.test_server_protocol import command, ends, events_until, of
+from tests.integration.server.test_server_protocol import command, ends, events_until, interrupted, of
 
 from trackside import RunContext
 from trackside.harness.ids import new_id
@@ -182,3 +184,40 @@ async def test_a_question_that_is_open_though_a_run_brought_its_answer_is_asked_
     assert ends(failed, "failed")
     assert asked["params"]["data"] == of(before, "input.requested")[0]
     assert [event["method"] for event in later] == ["lifecycle", "input.answered", "lifecycle"]
+
+
+@pytest.mark.parametrize("begins_anew", [False, True])
+@pytest.mark.parametrize("how", ["unfit", "failed", "cancelled"])
+async def test_a_question_that_was_answered_in_vain_is_open_for_who_opens_the_thread_anew(
+    database_url: str, how: str, begins_anew: bool
+) -> None:
+    pays = Pays()
+    agents = {"pays": wants_a_number() if how == "unfit" else pays}
+
+    @asynccontextmanager
+    async def opened(served: Any) -> AsyncIterator[Any]:
+        async with served.client.threads.stream(thread_id, assistant_id="pays") as thread:
+            await interrupted(thread)
+            assert [asked["interrupt_id"] for asked in thread.interrupts] == [question]
+            yield thread
+
+    async with serve(agents, database_url) as served:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "pays", input={}, if_not_exists="create")
+        question = await open_question(served, thread_id)
+        async with opened(served) as thread:
+            run = await thread.run.respond({"unfit": {"n": "many"}, "failed": "nothing", "cancelled": "later"}[how])
+            if how == "cancelled":
+                await pays.busy.wait()
+                await runs.cancel(thread_id, run["run_id"])
+            await runs.join(thread_id, run["run_id"])
+        if not begins_anew:
+            async with opened(served), opened(served) as again:
+                read = await events_until(again, lambda event: event["method"] == "input.requested", ["input"])
+                assert [event["method"] for event in read] == ["input.requested"]
+                await again.run.respond({"n": 7})
+                assert (await again.output)["paid"] in (7, {"n": 7})
+    if begins_anew:
+        async with serve(agents, database_url) as served, opened(served), opened(served) as again:
+            await again.run.respond({"n": 7})
+            assert (await again.output)["paid"] in (7, {"n": 7})

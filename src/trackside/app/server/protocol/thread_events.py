@@ -57,7 +57,11 @@ class ProtocolEvents:
                 await self._note_attempts(log_of(feed.feed))
                 if parts.mirrors is not None:
                     await self._hear_of(feed)
-                holder, past = await self._holder_beside(feed), await self._past(log_of(feed.feed))
+                log = log_of(feed.feed)
+                log.catch_up()
+                if self.since is None:  # it begins with what is open, as far as that is known
+                    await self._ask_again(log)
+                holder, past = await self._holder_beside(feed), await self._past(log)
                 reader = read_events(threads, thread_id, self.wanted, self.since, holder=holder, past=past)
             with reader:
                 await outlet.begin(self.headers)
@@ -89,12 +93,14 @@ class ProtocolEvents:
 
     @property
     def _only_watches_what_is_past(self) -> bool:
-        """Whether the client wants to know how runs end, and begins on a thread on which nothing goes on."""
-        return self._is_past and only_lifecycle(self.wanted.channels)
+        """Whether the client wants to know how runs end, and begins on a thread that waits for nothing."""
+        return self._begins_watching and self.states.thread.status is not ThreadStatus.interrupted
 
     @property
-    def _is_past(self) -> bool:
-        return self.states.thread.status not in {ThreadStatus.interrupted, ThreadStatus.busy} and not self.since
+    def _begins_watching(self) -> bool:
+        """Whether the client wants to know how runs end, and begins on a thread on which nothing goes on."""
+        is_at_rest = self.states.thread.status is not ThreadStatus.busy
+        return is_at_rest and not self.since and only_lifecycle(self.wanted.channels)
 
     async def _follow(self, outlet: Outlet, reader: EventReader, receive: Receive) -> None:
         departure = Departure(receive, reader.rouse)
@@ -118,23 +124,25 @@ class ProtocolEvents:
                 return
             elif reader.log.moved and self._elsewhere is None:
                 self._follow_elsewhere(reader, reader.log.moved.pop())
-            elif reader.log.in_doubt is not None:
-                await self._ask_again(reader.log, reader.log.in_doubt)
+            elif reader.log.in_doubt is not None and not reader.log.looking.locked():
+                await self._ask_again(reader.log)
             elif not await reader.wait():
                 await outlet.write([HEARTBEAT])
 
-    async def _ask_again(self, log: ThreadEventLog, run_id: str) -> None:
+    async def _ask_again(self, log: ThreadEventLog) -> None:
         """Say what is open still of what a run was to answer that has failed: it is off every page since it began."""
-        log.in_doubt = None  # the others, who read the same, wait for this
-        try:
-            thread = await self.parts.store.thread(self.states.thread.thread_id)
-            if thread is not None:
-                log.ask_again(run_id, (await replace(self.states, thread=thread).state()).interrupts)
-        except TracksideError as exc:  # the thread's agent is not served here, or cannot say
-            logger.warning("what run %s has left open is not said to those who follow its thread: %s", run_id, exc)
-        except BaseException:
-            log.in_doubt = run_id  # the client has gone: whoever else follows the thread looks
-            raise
+        async with log.looking:  # once, for all who read the same
+            run_id = log.in_doubt
+            if run_id is None:
+                return
+            try:
+                thread = await self.parts.store.thread(self.states.thread.thread_id)
+                if thread is not None:
+                    log.ask_again(run_id, (await replace(self.states, thread=thread).state()).interrupts)
+            except TracksideError as exc:  # the thread's agent is not served here, or cannot say
+                logger.warning("what run %s has left open is not said to those who follow its thread: %s", run_id, exc)
+            if log.in_doubt == run_id:
+                log.in_doubt = None
 
     async def _look_back(self, reader: EventReader) -> None:
         """Of a thread on which nothing has happened here, say what the client has missed: what is asked, or how it ended.
@@ -143,10 +151,11 @@ class ProtocolEvents:
         would take its end for that of the next.
         """
         thread, log = self.states.thread, reader.log
-        reader.passes_past = self._only_watches_what_is_past
+        reader.passes_past = self._begins_watching
         if log.last is not None or thread.last_run_id is None or self.parts.manager.has(thread.last_run_id):
             return
-        if reader.passes_past or (run := await self._last_run()) is None:
+        is_done = reader.passes_past and thread.status is ThreadStatus.idle  # there is no question either
+        if is_done or (run := await self._last_run()) is None:
             return
         if (goes_on := await self._tell(reader, run, looks_back=True)) is not None:
             self._follow_elsewhere(reader, goes_on)
@@ -257,7 +266,7 @@ class ProtocolEvents:
             values,
             known_as=known_as,
             is_first=looks_back,
-            is_past=looks_back and self._is_past,
+            is_past=looks_back and self.states.thread.status is not ThreadStatus.busy,
         )
 
 

@@ -46,8 +46,9 @@ class Say(Protocol):
         name: str | None = None,
         about: str | None = None,
         ends: str | None = None,
+        asks: str | None = None,
     ) -> None:
-        """Append it: `about` is the run that the server says it of, `ends` the run that is over by it."""
+        """Append it: `about` is the run that the server says it of, `ends` the run that is over by it, `asks` a question."""
         ...
 
 
@@ -175,7 +176,7 @@ class RunAsEvents:
         # One of the clients looks for `value`, the other one for what the protocol says.
         data = {"interrupt_id": question_id, "payload": value, "value": value}
         namespace = tuple(self.inside.asked_in.get(question_id, ()))
-        self._say("input.requested", json_bytes(data), at=at, namespace=namespace)
+        self._say("input.requested", json_bytes(data), at=at, namespace=namespace, asks=question_id)
         return question_id
 
     def _take_values(self, frame: Frame) -> None:

@@ -7,8 +7,9 @@ before. One who comes with a number that is not known is told so.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -43,6 +44,8 @@ class ThreadEventLog(Ring[Event]):
 
     __slots__ = (
         "_aliases",
+        "_answer",
+        "_asked",
         "_began_at",
         "_feed",
         "_hidden",
@@ -53,6 +56,7 @@ class ThreadEventLog(Ring[Event]):
         "highest",
         "in_doubt",
         "last",
+        "looking",
         "moved",
         "open_questions",
         "past",
@@ -64,10 +68,16 @@ class ThreadEventLog(Ring[Event]):
         """The run that has begun last."""
         self.open_questions: list[str] = []
         """Those that nobody has answered yet, and no run has begun without regard to them."""
+        self._asked: dict[str, Event] = {}
+        """By what each of them was asked last, and of others that may be open again."""
+        self._answer: tuple[int, int, Sequence[str]] | None = None
+        """The number of the event by which the last run answers, when that was, and to which questions."""
         self._hidden: set[str] = set()
         """The others, until the run that they are off every page for has come to something."""
         self.in_doubt: str | None = None
         """A run that has failed, so that what it was to answer may be open still: the thread's state says so."""
+        self.looking = asyncio.Lock()
+        """Held by who looks at that, for all."""
         self.moved: list[str] = []
         """Runs that another process goes on with, and whose end nobody waits for yet."""
         self.past = range(0)
@@ -144,6 +154,25 @@ class ThreadEventLog(Ring[Event]):
             return self.added, True
         return self._began_at - 1, True
 
+    def of_questions(self, place: int) -> tuple[list[Event], dict[int, Event | None]]:
+        """What of open questions is other than in the events, for who begins behind so many of them without a number.
+
+        By what each was asked of which he would not hear, to be told first. And what takes the place of an answer to any of
+        them, by its number: it was in vain, and clients would not take up the question again; None: nothing does.
+        """
+        if not self.open_questions:
+            return [], {}
+        behind = self.after(place)
+        first = behind[0].seq if behind else self.highest + 1
+        asked = (self._asked.get(question) for question in self.open_questions)
+        unheard = sorted((event for event in asked if event is not None and event.seq < first), key=_number_of)
+        if self._answer is None:
+            return unheard, {}
+        seq, at, answered = self._answer
+        left = [question for question in answered if question not in self.open_questions]
+        instead = Event("input.answered", json_bytes({"interrupt_ids": left}), seq=seq, at=at) if left else None
+        return unheard, {seq: instead}
+
     def _is_behind_the_last(self, holder: str | None) -> bool:
         """Whether the last run is over, and the one that has the thread is another, which has neither begun nor ended."""
         last = self.last
@@ -193,8 +222,12 @@ class ThreadEventLog(Ring[Event]):
         if isinstance(values, dict):
             self._say("values", json_bytes(values), at=at)
         self._ended(run, says, at)
-        if is_past:
+        if is_past and run.event != "interrupted":
             self.past = range(before + 1, self.highest + 1)
+        if run.event == "failed" and (questions := says.get("interrupts")):
+            self.in_doubt = None
+            self._hidden.update({str(question.get("id")) for question in questions}.difference(self.open_questions))
+            self.ask_again(run_id, questions)
         self._feed.wake()
 
     def ask_again(self, run_id: str, questions: Iterable[Mapping[str, Any]]) -> None:
@@ -231,6 +264,7 @@ class ThreadEventLog(Ring[Event]):
             run = RunAsEvents(item.run_id, self._say, agent=start.agent, modes=start.modes, known_as=known_as)
             self._begun(run, answered)
             run.begin(item.at, answered or [])
+            self._answer = (self.highest, item.at, answered) if answered else None
         elif item.kind == "missed":
             why = item.what.why or "what was said there has not come here"
             self._say(GAP, json_bytes({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
@@ -289,7 +323,7 @@ class ThreadEventLog(Ring[Event]):
 
     def _begun(self, run: RunAsEvents, answered: Collection[str] | None = None) -> None:
         """A run has begun that brings these answers, or (None) begins without regard to what is asked."""
-        self.last, self.in_doubt = run, None
+        self.last, self.in_doubt, self._answer = run, None, None
         self._hidden.update(self.open_questions if answered is None else answered)
         self.open_questions = [question for question in self.open_questions if question not in self._hidden]
         self._runs[run.run_id] = run
@@ -303,6 +337,7 @@ class ThreadEventLog(Ring[Event]):
             self.in_doubt = run.run_id if self._hidden or self.open_questions else None
         elif run is self.last and run.event != "running":
             self.open_questions = asked
+            self._asked = {question: event for question, event in self._asked.items() if question in asked}
             self._hidden.clear()
         if (again := says.get("retried_as")) is not None and again not in self._runs:
             self.note_next(str(again), run.known_as)
@@ -330,6 +365,7 @@ class ThreadEventLog(Ring[Event]):
         name: str | None = None,
         about: str | None = None,
         ends: str | None = None,
+        asks: str | None = None,
         unsure: bool = False,
     ) -> None:
         seq = self.highest = number_after(self.highest, at, unsure=unsure)
@@ -339,12 +375,14 @@ class ThreadEventLog(Ring[Event]):
             method, data, seq=seq, at=at, namespace=namespace, node=node, name=name, event_id=event_id, ends=ends
         )
         self.add(event)
+        if asks is not None:
+            self._asked[asks] = event
 
 
 class EventReader(RingReader[Event]):
     """One reader's place in the events of a thread; it has to be closed, as by `with`."""
 
-    __slots__ = ("_feed", "_log", "_missed", "_since", "_wanted", "passes_past")
+    __slots__ = ("_feed", "_first", "_instead", "_log", "_missed", "_since", "_wanted", "passes_past")
 
     def __init__(
         self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None, **more: str | None
@@ -356,6 +394,7 @@ class EventReader(RingReader[Event]):
         self._wanted = wanted
         self._since = since or 0
         self._missed = not is_whole
+        self._first, self._instead = log.of_questions(place) if since is None else ([], {})
         self.passes_past = False
         """Whether it hears nothing of what is recalled of a thread on which nothing goes on."""
 
@@ -379,10 +418,15 @@ class EventReader(RingReader[Event]):
         self._missed = False
         pieces = [*_pieces_of(log.gap_after(self.seen, self._since))] if missed else []
         only_watches = only_lifecycle(self._wanted.channels)
-        has = self._wanted.has
+        has, instead = self._wanted.has, self._instead
+        first, self._first = self._first, []
+        for event in filter(has, first):
+            pieces += _pieces_of(event)
         passed = log.past if self.passes_past else ()
         for event in self.take(most_bytes):
-            if has(event) and event.seq not in passed:
+            if event.seq in instead:
+                pieces += _pieces_of(other) if (other := instead[event.seq]) is not None and has(other) else ()
+            elif has(event) and event.seq not in passed:
                 pieces += (event.head, event.data, TAIL)
                 if only_watches and log.last is not None and event.ends == log.last.run_id:
                     self._feed.feed.note_watched(log.last.run_id)
