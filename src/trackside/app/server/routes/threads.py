@@ -147,7 +147,8 @@ async def search_threads(call: Call[ThreadSearch, None]) -> Any:
     paths = {name: JsonPath(text) for name, text in (asked.extract or {}).items()}
     select = frozenset(asked.select) if asked.select else None
     wanted = _OF_STATE if select is None else select | {path.field for path in paths.values()}
-    page = await _found(call, asked)
+    with _as_clients_name_agents():
+        page = await _found(call, asked)
     views = await views_of(call.parts, call.principal, page.threads, values=bool(wanted & _OF_STATE))
     headers = page_headers(offset=asked.offset, shown=len(page.threads), total=page.total)
     shown = [thread_on_wire(thread, views[thread.thread_id], select) for thread in page.threads]
@@ -163,10 +164,11 @@ async def search_threads(call: Call[ThreadSearch, None]) -> Any:
 async def count_threads(call: Call[ThreadCount, None]) -> Any:
     """How many threads fit."""
     asked = call.body
-    query = _query(call, asked)
-    if query.values and _asks_agents(call):
-        return len(await _looked_at(call, query))
-    return await _threads(call).count(query)
+    with _as_clients_name_agents():
+        query = _query(call, asked)
+        if query.values and _asks_agents(call):
+            return len(await _looked_at(call, query))
+        return await _threads(call).count(query)
 
 
 @routes.post(
