@@ -334,6 +334,28 @@ async def test_who_may_only_look_at_a_thread_does_not_stop_a_run_by_going_away_f
                 assert (await reader.get(path, params={"cancel_on_disconnect": "true"})).status_code == 403, path
 
 
+@pytest.mark.parametrize("way", ["stream", "wait"])
+async def test_who_may_start_and_read_comes_back_to_a_run_that_his_going_was_to_cancel(
+    serve_auth: Any, way: str
+) -> None:
+    let_go = asyncio.Event()
+
+    async def slow(input: Any) -> dict[str, Any]:
+        await let_go.wait()
+        return {"text": "done"}
+
+    asked = {"assistant_id": "slow", "input": {}, "on_disconnect": "cancel"}
+    async with serve_auth(EACH, slow=slow) as place, place.clients("ada") as (ada,), place.http("ada") as http:
+        thread_id = (await ada.threads.create())["thread_id"]
+        async with (
+            http.stream("POST", f"/threads/{thread_id}/runs/{way}", json=asked) as first,
+            http.stream("GET", first.headers["location"]) as again,
+        ):
+            assert (first.status_code, again.status_code) == (200, 200)
+            let_go.set()
+            assert "done" in (await again.aread()).decode()
+
+
 async def test_a_handler_that_decides_by_run_is_told_which_one_is_wanted_once_more(serve_auth: Any) -> None:
     code = """
 @auth.on.threads.read

@@ -125,7 +125,7 @@ async def _wait(call: CreateCall, thread_id: str | None) -> WhenEnded:
     own = handle if parts.executes and not handle.existing else None
     return WhenEnded(
         result=lambda: final_body(parts, handle.record, caller, handle=own),
-        headers=_headers(run, join_again(cancels=_cancels(call))),
+        headers=_headers(run, join_again(cancels=_cancels_again(call))),
         heartbeat=parts.options.heartbeat,
         on_disconnect=_on_disconnect(call, run),
     )
@@ -139,7 +139,7 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
     resumable = bool(call.body.stream_resumable)
     mirror = mirror_of(parts, handle.record)
     # Without ids nobody knows what a client has had that was cut off: it goes on with what comes then.
-    then = stream_again(namespaces=call.query.namespace, past=resumable, cancels=_cancels(call))
+    then = stream_again(namespaces=call.query.namespace, past=resumable, cancels=_cancels_again(call))
     return RunEvents(
         run_id=run_id,
         reader=reader_of(parts, run_id),
@@ -172,3 +172,8 @@ def _on_disconnect(call: CreateCall, run: Started) -> Any:
 
 def _cancels(call: CreateCall) -> bool:
     return call.body.on_disconnect == "cancel"
+
+
+def _cancels_again(call: CreateCall) -> bool:
+    """Whether `Location` says so, too. Where handlers decide, that is more than to start a run and to read."""
+    return _cancels(call) and call.handlers is None
