@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trackside.app.streams import FeedLimits, HubLimits, StreamHub
 from trackside.app.streams.frames import Frame, now_ms
+from trackside.app.streams.live_messages import BY_COMMAND
 from trackside.app.streams.protocol import EventReader, Wanted, log_of, read_events
 from trackside.harness import RunSpec
 from trackside.harness.types import RunRecord, RunStatus
@@ -88,7 +89,7 @@ def test_a_number_of_another_numbering_is_a_gap() -> None:
 
 def test_who_only_watches_does_not_hear_again_of_an_end_that_was_watched() -> None:
     hub = StreamHub()
-    begin(hub, "a")
+    begin(hub, "a", options={BY_COMMAND: True})
     hub.close("a", end={"status": "success"})
     with follow(hub, WATCH) as first:
         assert methods(events_of(first)) == ["running", "completed"]
@@ -148,7 +149,7 @@ def test_who_watches_a_thread_that_waits_hears_what_it_asks() -> None:
 
 def test_who_watches_a_thread_that_waits_at_a_breakpoint_is_asked_nothing() -> None:
     hub = StreamHub()
-    begin(hub, "one")
+    begin(hub, "one", options={BY_COMMAND: True})
     hub.close("one", end={"status": "interrupted", "interrupts": [{"id": "c", "value": None, "next": ["pay"]}]})
     with follow(hub, WATCH) as watcher:
         assert methods(events_of(watcher)) == ["running", "interrupted"]
@@ -494,7 +495,7 @@ def test_who_begins_anew_hears_once_what_is_open_and_of_no_answer_in_vain() -> N
         whole = events_of(reader)
         reader.log.ask_again("b", [{"id": "q", "value": "q"}, {"id": "s", "value": "s"}])
         whole += events_of(reader)
-    with follow(hub, WATCH, past="b") as watcher, follow(hub, WATCH, holder="c") as waiting:
+    with follow(hub, WATCH) as watcher, follow(hub, WATCH, holder="c") as waiting:
         assert about(events_of(watcher)) == about(events_of(waiting)) == ["input.requested s", "input.requested q"]
         assert events_of(watcher) == []
     with follow(hub) as reader:

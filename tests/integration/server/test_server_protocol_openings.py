@@ -11,7 +11,8 @@ from langgraph_sdk import get_sync_client
 from tests.integration.server.protocol_agents import Held
 from tests.integration.server.test_server_protocol import command, ends, events_until, of
 
-from trackside.app.server.protocol import thread_events
+from trackside.app.streams.live_messages import BY_COMMAND
+from trackside.app.streams.protocol import events as protocol_events
 from trackside.harness.ids import new_id
 
 DIALECTS = ("sqlite",)
@@ -60,6 +61,9 @@ class Counts(Held):
 async def run(client: Any, thread_id: str, how: str, number: int) -> None:
     """Run `counts` otherwise than by a command, to its end."""
     about = (thread_id, "counts")
+    if how == "stream as a command does":
+        assert [part async for part in client.runs.stream(*about, input={"n": number}, stream_subgraphs=True)]
+        return
     if how == "wait":
         await client.runs.wait(*about, input={"n": number}, raise_error=False)
     elif how == "stream":
@@ -77,12 +81,23 @@ async def watches(thread: Any) -> None:
         await thread._lifecycle_watcher_handle.ready
 
 
-@pytest.mark.parametrize(("how", "number"), [("wait", 0), ("wait", -1), ("stream", 0), ("create", 0)])
+@pytest.fixture(params=["kept", "not kept"])
+def redact(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """A hook with which a server does not keep what runs were asked for; None: it does."""
+    if request.param == "kept":
+        return None
+    (tmp_path / "hook.py").write_text("def keep(kind, payload):\n    return payload\n")
+    return f"{tmp_path / 'hook.py'}:keep"
+
+
+@pytest.mark.parametrize(
+    ("how", "number"), [("wait", 0), ("wait", -1), ("stream", 0), ("stream as a command does", 0), ("create", 0)]
+)
 async def test_the_end_of_a_run_that_no_command_has_asked_for_is_not_that_of_the_one_that_is_started(
-    serve_agents: Any, how: str, number: int
+    serve_agents: Any, how: str, number: int, redact: str | None
 ) -> None:
     counts = Counts()
-    async with serve_agents({"counts": counts}) as served:
+    async with serve_agents({"counts": counts}, redact=redact) as served:
         thread_id = (await served.client.threads.create())["thread_id"]
         await run(served.client, thread_id, how, number)
         async with served.client.threads.stream(thread_id, assistant_id="counts") as thread:
@@ -116,20 +131,21 @@ async def test_the_synchronous_client_too_has_the_end_of_the_run_that_it_has_sta
         assert await output == {"n": 101}
 
 
-@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("more", [{}, {"stream_subgraphs": False}])
 async def test_who_watches_a_run_that_he_has_asked_for_hears_its_end_also_if_it_was_faster(
-    serve_agents: Any, tmp_path: Path, *, is_kept: bool
+    serve_agents: Any, more: dict[str, Any], redact: str | None
 ) -> None:
-    (tmp_path / "hook.py").write_text("def keep(kind, payload):\n    return payload\n")
     async with (
-        # With a hook, what a run was asked for is not kept.
-        serve_agents({"counts": Counts()}, redact=None if is_kept else f"{tmp_path / 'hook.py'}:keep") as served,
+        serve_agents({"counts": Counts()}, redact=redact) as served,
         served.client.threads.stream(assistant_id="counts") as it,  # the client watches no thread that it has made up
     ):
         await served.client.threads.create(thread_id=it.thread_id)
         await run(served.client, it.thread_id, "wait", 0)
-        said = await command(served, it.thread_id, "run.start", assistant_id="counts", input={"n": 0})
-        await served.client.runs.join(it.thread_id, said["result"]["run_id"])
+        said = await command(served, it.thread_id, "run.start", assistant_id="counts", input={"n": 0}, **more)
+        joined = said["result"]["run_id"]
+        await served.client.runs.join(it.thread_id, joined)
+        shown = await served.client.runs.get(it.thread_id, joined)
+        assert BY_COMMAND not in shown.get("kwargs", {})
         events = await events_until(it, ends, WATCH)
     assert {one["run_id"] for one in of(events, "lifecycle")} == {said["result"]["run_id"]}
 
@@ -141,7 +157,7 @@ async def test_the_end_that_nobody_has_watched_is_not_that_of_the_next_run_a_whi
     async with serve_agents({"counts": counts}) as served:
         said = await command(served, thread_id := new_id(), "run.start", assistant_id="counts", input={"n": 0})
         await served.client.runs.join(thread_id, said["result"]["run_id"])
-        monkeypatch.setattr(thread_events, "_COMES_SOON", 0.0)  # a while has passed
+        monkeypatch.setattr(protocol_events, "_COMES_SOON", 0.0)  # a while has passed
         async with served.client.threads.stream(thread_id, assistant_id="counts") as thread:
             watching = asyncio.create_task(events_until(thread, ends, WATCH))
             await asyncio.wait({watching}, timeout=0.3)  # it is told nothing

@@ -27,6 +27,7 @@ from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.lifetimes import minutes_of
 from trackside.app.server.wire.runs import Batch, BatchedRun, CheckpointRef, Run, RunCreate, asked_of, run_on_wire
+from trackside.app.streams.live_messages import BY_COMMAND
 from trackside.harness import RunHandle, RunManager, RunSpec
 from trackside.harness.admission import MAX_ID_CHARS, is_id
 from trackside.harness.errors import InvalidSpecError
@@ -79,7 +80,11 @@ class Started(NamedTuple):
 
 
 async def started(
-    call: Call[RunCreate, Any], thread_id: str | None, *, modes: tuple[str, ...] | None = None
+    call: Call[RunCreate, Any],
+    thread_id: str | None,
+    *,
+    modes: tuple[str, ...] | None = None,
+    by_command: bool = False,
 ) -> Started:
     """Let the run in that a request asks for.
 
@@ -90,6 +95,7 @@ async def started(
         call: the request.
         thread_id: the thread; None: one of the run's own.
         modes: what the run says if the request does not ask for anything.
+        by_command: whether it is a command of version 2 of the protocol: who gives one watches the thread.
 
     Raises:
         HttpError: an option is not supported, or does not fit.
@@ -99,6 +105,8 @@ async def started(
     _check_assistant(call)
     headers = _headers_of(call)
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes, headers=headers)
+    if by_command:
+        spec = msgspec.structs.replace(spec, options={**(spec.options or {}), BY_COMMAND: True})
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
     return Started(await let_in(call, spec, call.header("idempotency-key")), spec, spec.thread_ends)

@@ -13,7 +13,7 @@ import msgspec
 from trackside.app.streams._messages import MessageSteps, pair_of
 from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import Frame, now_ms
-from trackside.app.streams.live_messages import answers_in, end_as_said, weight_of
+from trackside.app.streams.live_messages import answers_in, end_as_said, is_by_command, weight_of
 from trackside.app.streams.thread_feed import FeedLimits, Start, ThreadFeed, ThreadFeeds
 from trackside.harness.payload import json_bytes, whole_text
 from trackside.harness.ports import StreamGap, StreamPart
@@ -160,7 +160,8 @@ class Channel(Ring[Frame]):
         if begun is None:
             feed.note_active(self.run_id)
         elif begun.started:
-            start = Start(begun.agent, begun.attempt, self.modes or frozenset(), begun.answers, begun.retry_of)
+            modes = self.modes or frozenset()
+            start = Start(begun.agent, begun.attempt, modes, begun.answers, begun.retry_of, begun.by_command)
             feed.note_start(self.run_id, start, at=begun.at)
         former = RingReader(self, 0)
         while former.has_more:
@@ -281,7 +282,7 @@ class StreamHub:
             channel.feed = threads.known(run.thread_id) if self.mirrors_threads else threads.feed_of(run.thread_id)
             if started and channel.feed is not None:
                 answers = answers_in((spec.command or {}).get("resume"))
-                start = Start(run.agent, run.attempt, channel.modes, answers, run.retry_of)
+                start = Start(run.agent, run.attempt, channel.modes, answers, run.retry_of, is_by_command(spec))
                 channel.feed.note_start(run.run_id, start, at=at)
         if self.on_begin is not None:
             self.on_begin(channel, run, spec, started, at)

@@ -14,6 +14,7 @@ import msgspec
 
 from trackside.app.streams.frames import Frame
 from trackside.harness.questions import NO_QUESTION, is_question_id
+from trackside.harness.types import RunSpec
 
 VERSION: Final = b"\x01"
 MOST_BYTES: Final = 480 * 1024
@@ -22,6 +23,9 @@ MOST_PART_BYTES: Final = 16 * 1_048_576
 """Of one part, which is sent in pieces if it is larger than a message. What is larger than this is not sent."""
 THREAD_STATE: Final = "thread-state"
 """Stands for a run where somebody has changed a thread's state on behalf of none."""
+
+BY_COMMAND: Final = "by_command"
+"""Among the options of a run for which a command of version 2 of the protocol has asked."""
 
 _LEFT_TO_THE_LOG: Final = frozenset({"completion_data", "traceback"})
 
@@ -44,6 +48,8 @@ class Begin(msgspec.Struct, array_like=True, frozen=True):
     """To which questions it brings answers; empty if it says no names, None if it brings none."""
     retry_of: str | None = None
     """The run of which it is another attempt."""
+    by_command: bool = False
+    """Whether a command of version 2 of the protocol has asked for it."""
 
 
 class Piece(msgspec.Struct, array_like=True, frozen=True):
@@ -148,6 +154,11 @@ def pieces_of(frame: Frame) -> list[bytes]:
 def bytes_about(frame: Frame) -> int:
     """How many bytes a part takes in a message, about."""
     return frame.size - len(frame.data)
+
+
+def is_by_command(spec: RunSpec) -> bool:
+    """Whether a command of version 2 of the protocol has asked for a run."""
+    return bool(spec.options and spec.options.get(BY_COMMAND))
 
 
 def answers_in(resume: Any) -> tuple[str, ...] | None:

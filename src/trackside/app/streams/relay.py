@@ -29,6 +29,7 @@ from trackside.app.streams.live_messages import (
     answers_in,
     bytes_about,
     bytes_of,
+    is_by_command,
     part_of,
     pieces_of,
     state_of,
@@ -149,6 +150,7 @@ class Relay:
             at=at,
             answers=answers_in((spec.command or {}).get("resume")),
             retry_of=run.retry_of,
+            by_command=is_by_command(spec),
         )
         self._give_up(run.run_id)  # it was lost to another process, and is back: what was left to say of it is old
         run_on_way = self._runs[run.run_id] = _Run(channel, Topic(run.thread_id, run.run_id), begin)

@@ -66,6 +66,8 @@ class Start(NamedTuple):
     """To which questions it brings answers; empty if it says no names, None if it brings none."""
     retry_of: str | None = None
     """The run of which it is another attempt."""
+    by_command: bool = False
+    """Whether a command of version 2 of the protocol has asked for it: who gives one watches the thread."""
 
 
 class FeedItem(NamedTuple):

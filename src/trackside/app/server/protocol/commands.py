@@ -196,7 +196,7 @@ async def _run(call: CommandCall, asked: RunCreate) -> Any:
     known = stream_modes_of(agent)
     modes = _DEFAULT_MODES if known is None else tuple(mode for mode in MODES if mode in known)
     run_call: Call[RunCreate, None] = replace(call, body=asked)  # type: ignore[arg-type, assignment]  # of another body
-    run = await started(run_call, call.thread_id, modes=modes)
+    run = await started(run_call, call.thread_id, modes=modes, by_command=True)
     return {"run_id": run.handle.run_id}
 
 

@@ -16,7 +16,6 @@ from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.thread_states import StatesOfThread
 from trackside.app.storage import StoredRun
-from trackside.app.streams.frames import now_ms
 from trackside.app.streams.protocol import EventReader, ThreadEventLog, Wanted, log_of, only_lifecycle, read_events
 from trackside.app.streams.thread_feed import PER_MS, FeedReader
 from trackside.harness.errors import TracksideError, UnknownInterruptError
@@ -27,9 +26,6 @@ logger = logging.getLogger("trackside.server")
 
 _WORD_OF_WATCHERS: Final = 0.5
 """Seconds after the end of a run in which it may still be under way, from another server, that somebody has watched it."""
-
-_COMES_SOON: Final = 10.0
-"""Seconds after the end of a run in which the client that has asked for it comes to watch how it goes, at the latest."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,8 +57,8 @@ class ProtocolEvents:
                 log.catch_up()
                 if self.since is None:  # it begins with what is open, as far as that is known
                     await self._ask_again(log)
-                holder, past = await self._holder_beside(feed), await self._past(log)
-                reader = read_events(threads, thread_id, self.wanted, self.since, holder=holder, past=past)
+                holder = await self._holder_beside(feed)
+                reader = read_events(threads, thread_id, self.wanted, self.since, holder=holder)
             with reader:
                 await outlet.begin(self.headers)
                 await self._look_back(reader)
@@ -88,7 +84,7 @@ class ProtocolEvents:
         if ended is None or not self._only_watches_what_is_past:
             return
         log = log_of(feed.feed)
-        if log.last is not None and (log.last.run_id != ended or _seconds_since(log) < _WORD_OF_WATCHERS):
+        if log.last is not None and (log.last.run_id != ended or log.seconds_since() < _WORD_OF_WATCHERS):
             await feed.is_watched(ended, _WORD_OF_WATCHERS)
 
     @property
@@ -183,22 +179,6 @@ class ProtocolEvents:
         has_rested = self.since is None and not feed.feed.active and log_of(feed.feed).newest
         return await self._holder() if has_rested else None
 
-    async def _past(self, log: ThreadEventLog) -> str | None:
-        """The last run, if nobody can be waiting for its end who only watches, and comes without a number.
-
-        Clients that wait like that have asked for it by a command, and come soon: any other one is about to ask for the
-        next, and would take this end for that of his.
-        """
-        log.catch_up()
-        if self.since is not None or log.last is None or log.watched or not only_lifecycle(self.wanted.channels):
-            return None
-        run_id = log.last.run_id
-        if _seconds_since(log) < _COMES_SOON:
-            asked = await self.parts.store.request_of(run_id)
-            if asked is None or asked.get("stream_subgraphs"):  # as commands do; of some runs it is not kept
-                return None
-        return run_id
-
     async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
         """Say how a run, or the last attempt as which it goes on, has ended; else the one whose end nobody tells here."""
         known_as = (await self._attempts(run))[0]
@@ -268,7 +248,3 @@ class ProtocolEvents:
             is_first=looks_back,
             is_past=looks_back and self.states.thread.status is not ThreadStatus.busy,
         )
-
-
-def _seconds_since(log: ThreadEventLog) -> float:
-    return now_ms() / 1000 - log.newest / PER_MS / 1000

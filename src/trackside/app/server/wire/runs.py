@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.storage import StoredRun
+from trackside.app.streams.live_messages import BY_COMMAND
 from trackside.harness.ids import assistant_id_of
 from trackside.harness.questions import answers_said
 from trackside.harness.types import OF_USERS, ON_BEHALF_OF, RunRecord, RunSpec, RunStatus
@@ -285,4 +286,5 @@ def said_of(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kwargs(asked: Mapping[str, Any]) -> dict[str, Any]:
     options = asked.get("options") or {}
-    return {**request_shown(said_of(asked)), **{name: value for name, value in options.items() if name != ON_BEHALF_OF}}
+    shown = {name: value for name, value in options.items() if name not in {ON_BEHALF_OF, BY_COMMAND}}
+    return {**request_shown(said_of(asked)), **shown}

@@ -63,8 +63,10 @@ class RunAsEvents:
         agent: str = "",
         modes: frozenset[str] = frozenset(),
         known_as: str | None = None,
+        by_command: bool = False,
     ) -> None:
         self.run_id = run_id
+        self.by_command = by_command
         self.known_as = known_as or run_id
         self.agent = agent
         self.inside = AgentsInside()

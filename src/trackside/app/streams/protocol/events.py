@@ -35,6 +35,9 @@ from trackside.harness.payload import json_bytes
 _UNKNOWN: Final = frozenset({"tools", MARKS})
 """What a run is taken to say of which it is not known: then nothing is made of its messages that it says itself."""
 
+_COMES_SOON: Final = 10.0
+"""Seconds after the end of a run in which who has asked for it by a command comes to watch it, at the latest."""
+
 _KNOWN_ENDS: Final = 32
 """Of how many runs it is known that their ends were told."""
 
@@ -98,6 +101,10 @@ class ThreadEventLog(Ring[Event]):
         self.catch_up()
         return self.highest if self.highest > self._feed.floor else 0
 
+    def seconds_since(self) -> float:
+        """How many seconds ago the newest event was."""
+        return now_ms() / 1000 - self.newest / PER_MS / 1000
+
     @property
     def watched(self) -> bool:
         """Whether somebody who only watches has heard how the last run has ended."""
@@ -129,16 +136,13 @@ class ThreadEventLog(Ring[Event]):
         for run in self._runs.values():
             run.let_go()
 
-    def place_of(
-        self, since: int | None, wanted: Wanted, *, holder: str | None = None, past: str | None = None
-    ) -> tuple[int, bool]:
+    def place_of(self, since: int | None, wanted: Wanted, holder: str | None = None) -> tuple[int, bool]:
         """Behind how many events a reader begins, and whether it has missed nothing.
 
-        Without a number it begins with the oldest run that is active, else with the one that began last: who asks for a run
-        and then for its events has them, however fast it was. Where that is over, and the thread has a `holder` that has not
-        begun, it begins with that one: who has asked for it would take the end of the last one for that of his. Who only
-        watches how runs go does not hear again of one that is over, unless it waits for an answer, or nobody has watched it
-        and it is not `past`: he would take its end for that of the next.
+        Without a number it begins with the oldest run that is active, else with the last one: who asks for a run and then
+        for its events has them, however fast it was. Where that is over, and the thread has a `holder` that has not begun,
+        it begins with this: who has asked for it would take the end of the last one for its end. Who only watches hears of a
+        run that is over if it asks him, or he may wait for it: else he would take its end for that of the next.
         """
         self.catch_up()
         if since is not None:
@@ -148,11 +152,13 @@ class ThreadEventLog(Ring[Event]):
         if self._is_behind_the_last(holder):
             return self.added, True
         asks = bool(self.open_questions) and self.last is not None and self.last.event == "interrupted"
-        if self.last is None or (
-            only_lifecycle(wanted.channels) and (self.watched or self.last.run_id == past) and not asks
-        ):
+        if self.last is None or (only_lifecycle(wanted.channels) and not (asks or self._may_be_waited_for(self.last))):
             return self.added, True
         return self._began_at - 1, True
+
+    def _may_be_waited_for(self, run: RunAsEvents) -> bool:
+        """Whether who comes to watch may have asked for this run, which is over: by a command, and just now."""
+        return run.by_command and not self.watched and self.seconds_since() < _COMES_SOON
 
     def of_questions(self, place: int) -> tuple[list[Event], dict[int, Event | None]]:
         """What of open questions is other than in the events, for who begins behind so many of them without a number.
@@ -261,7 +267,8 @@ class ThreadEventLog(Ring[Event]):
             start: Start = item.what
             answered = None if start.answers is None else self._answered(start.answers)
             known_as = self._name_of(item.run_id, start.retry_of)
-            run = RunAsEvents(item.run_id, self._say, agent=start.agent, modes=start.modes, known_as=known_as)
+            more: Any = {"modes": start.modes, "known_as": known_as, "by_command": start.by_command}
+            run = RunAsEvents(item.run_id, self._say, agent=start.agent, **more)
             self._begun(run, answered)
             run.begin(item.at, answered or [])
             self._answer = (self.highest, item.at, answered) if answered else None
@@ -385,9 +392,9 @@ class EventReader(RingReader[Event]):
     __slots__ = ("_feed", "_first", "_instead", "_log", "_missed", "_since", "_wanted", "passes_past")
 
     def __init__(
-        self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None, **more: str | None
+        self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None, holder: str | None
     ) -> None:
-        place, is_whole = log.place_of(since, wanted, **more)
+        place, is_whole = log.place_of(since, wanted, holder)
         super().__init__(log, place)
         self._log = log
         self._feed = feed
@@ -470,13 +477,7 @@ def log_of(feed: ThreadFeed) -> ThreadEventLog:
 
 
 def read_events(
-    feeds: ThreadFeeds,
-    thread_id: str,
-    wanted: Wanted,
-    since: int | None = None,
-    *,
-    holder: str | None = None,
-    past: str | None = None,
+    feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int | None = None, *, holder: str | None = None
 ) -> EventReader:
     """A place in the events of a thread, to be used as a context manager.
 
@@ -486,10 +487,9 @@ def read_events(
         wanted: which events.
         since: from behind this event on; 0 is all that is kept. None: as `ThreadEventLog.place_of` says.
         holder: the run that has the thread, which may not have begun. Only looked at without `since`, as the next one.
-        past: the last run, if nobody who only watches can be waiting for its end.
     """
     feed = feeds.read(thread_id)
-    return EventReader(log_of(feed.feed), feed, wanted, since, holder=holder, past=past)
+    return EventReader(log_of(feed.feed), feed, wanted, since, holder)
 
 
 def _pieces_of(event: Event) -> Iterable[bytes]:
