@@ -137,18 +137,19 @@ async def test_what_a_nodes_error_handler_asks_is_answered(
     graph = Bank().graph(saver, is_default=is_default)
     (question,) = (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts
     assert question["value"] == "go on?"
-    state = await LangGraphAgent(graph).state(ThreadPlace(thread_id="t"))
-    assert state is not None
-    assert [one["id"] for one in state.interrupts] == [question["id"]]
-    assert [task["interrupts"] for task in state.tasks] == [[], [question]]
-    assert all(task["name"] in graph.nodes for task in state.tasks)
+    agent, place = LangGraphAgent(graph), ThreadPlace(thread_id="t")
+    for state in (await agent.state(place), *await agent.history(place, limit=1)):
+        assert state is not None
+        assert [one["id"] for one in state.interrupts] == [question["id"]]
+        assert [task["interrupts"] for task in state.tasks] == [[], [question]]
+        assert all(task["name"] in graph.nodes for task in state.tasks)
 
     answer = {question["id"]: "yes"} if is_named else "yes"
     outcome = await stage.play(graph, thread_id="t", command={"resume": answer})
     assert (outcome.status, outcome.values) == (RunStatus.success, {"notes": ["yes"]})
-    later = await LangGraphAgent(graph).state(ThreadPlace(thread_id="t"))
-    assert later is not None
-    assert (later.interrupts, later.next) == ([], ())
+    for later in (await agent.state(place), *await agent.history(place, limit=1)):
+        assert later is not None
+        assert (later.interrupts, later.next) == ([], ())
 
 
 async def test_an_error_handlers_question_is_one_of_several(stage: Any, saver: Any) -> None:

@@ -56,9 +56,13 @@ async def last_state(graph: Graph, place: ThreadPlace) -> StateSnapshot | None:
 
 async def _snapshot(graph: Graph, place: ThreadPlace, state: langgraph.StateSnapshot) -> StateSnapshot:
     outputs = None if place.namespace else outputs_of(graph)  # a graph inside gives back what it gives
-    state = state if place.namespace else await with_handlers(graph, state)
-    snapshot = await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
+    snapshot = await _plain(graph, place, state)
     return snapshot if outputs is None else replace(snapshot, outputs=outputs)
+
+
+async def _plain(graph: Graph, place: ThreadPlace, state: langgraph.StateSnapshot) -> StateSnapshot:
+    state = state if place.namespace else await with_handlers(graph, state)
+    return await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
 
 
 async def read_history(
@@ -74,7 +78,7 @@ async def read_history(
     )
     try:
         async with aclosing(cast("AsyncGenerator[langgraph.StateSnapshot]", history)) as states:
-            return [await in_own_thread(snapshot_of, state) async for state in states]
+            return [await _plain(graph, place, state) async for state in states]
     except TracksideError:
         raise
     except GRAPH_FAILURES as exc:
