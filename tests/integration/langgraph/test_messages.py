@@ -164,6 +164,36 @@ async def test_what_a_graph_says_is_new_where_its_input_has_nothing_for_its_stat
     assert counted(unkept) == (2, None, "two")
 
 
+def beside_one_that_fails_once(said: Any, state: Any, saver: Any) -> Any:
+    fails = iter((True,))
+
+    async def says(state: Any) -> dict[str, Any]:
+        return {"messages": [said]}
+
+    async def beside(state: Any) -> dict[str, Any]:
+        return await fail(state) if next(fails, False) else {}
+
+    builder: Any = StateGraph(state).add_node("says", says).add_node("beside", beside)
+    return builder.add_edge(START, "says").add_edge(START, "beside").compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "expected"),
+    [
+        (Unmerged, {}, (1, None, "well")),
+        (MessagesState, {}, (1, None, "well")),
+        (MessagesState, {"messages": [{"role": "user", "content": "hello", "id": "h"}]}, (2, "hello", "well")),
+    ],
+    ids=["unmerged", "merged", "given"],
+)
+async def test_what_was_said_in_a_step_that_was_left_open_is_new_once_it_is_said_again(
+    stage: Any, saver: Any, state: Any, given: Any, expected: Any
+) -> None:
+    graph = beside_one_that_fails_once(AIMessage("well", id="w"), state, saver)
+    assert (await stage.play(graph, {}, thread_id="t")).status is RunStatus.error
+    assert counted(await stage.play(graph, given, thread_id="t")) == expected
+
+
 async def test_messages_that_a_graph_does_not_take_make_none_of_its_thread_new(stage: Any, saver: Any) -> None:
     builder = StateGraph(MessagesState, input_schema=Asked).add_node("one", say("one")).add_edge(START, "one")
     graph = builder.compile(checkpointer=saver)
@@ -180,6 +210,13 @@ async def test_a_tool_that_fails_is_the_last_word_of_a_run_without_an_input(stag
     for _ in range(2):
         outcome = await stage.play(graph, {}, thread_id="t")
         assert (outcome.status, "disk full" in str(outcome.result.error)) == (RunStatus.error, True)
+
+
+async def test_a_tool_that_fails_again_after_a_step_that_was_left_open_is_the_last_word(stage: Any, saver: Any) -> None:
+    graph = beside_one_that_fails_once(ToolMessage("disk full", tool_call_id="1", status="error"), Unmerged, saver)
+    for said in ("gone", "disk full"):
+        outcome = await stage.play(graph, {}, thread_id="t")
+        assert (outcome.status, said in str(outcome.result.error)) == (RunStatus.error, True)
 
 
 async def test_an_entrypoints_messages_are_counted_without_what_its_thread_had(stage: Any) -> None:

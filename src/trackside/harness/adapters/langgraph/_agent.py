@@ -39,7 +39,7 @@ from trackside.harness.adapters.langgraph._graph import (
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._items import LentItems
 from trackside.harness.adapters.langgraph._listening import QuestionRecorder, listen
-from trackside.harness.adapters.langgraph._looking import look
+from trackside.harness.adapters.langgraph._looking import look, look_before_input
 from trackside.harness.adapters.langgraph._places import (
     Origin,
     configurable_of,
@@ -367,7 +367,7 @@ class LangGraphAgent:
         is_shown = shows_start(graph, given.value)
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not is_shown or not isinstance(graph, CompiledStateGraph)):
-            values = (await look(graph, place)).values
+            values = (await (look if given.goes_on else look_before_input)(graph, place)).values
         return _RunState(given, ids_of(values), origin, start=None if is_shown else values)
 
     def _check(self, run: RunContext, saver: Saver | None) -> None:

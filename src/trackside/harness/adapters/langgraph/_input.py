@@ -42,6 +42,11 @@ class GraphInput:
     given_ids: frozenset[str] = frozenset()
     kept: Sequence[tuple[KeptAnswers, KeptAnswers]] = ()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the graph goes on with the step that its thread is at, if that was left open."""
+        return self.value is None or isinstance(self.value, Command)
+
     @classmethod
     def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions, *, has_brought: bool) -> GraphInput:
         """What `run` asks for, in the form that `graph` takes; `questions` are those that its thread waits for.

@@ -80,6 +80,12 @@ async def look(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) 
         return await _last_that_can_be_shown(graph, place)
 
 
+async def look_before_input(graph: Graph, place: RunnableConfig) -> StateSnapshot:
+    """The state at a place as an input finds it: without what finished nodes have written in a step that was left open."""
+    state = await look(graph, place)
+    return await look(graph, state.config) if state.tasks else state  # as below: no writes of nodes are applied
+
+
 async def _last_that_can_be_shown(graph: Graph, place: RunnableConfig) -> StateSnapshot:
     saver = checkpointer_of(graph)
     saved = await saver.aget_tuple(place) if saver is not None else None
