@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypedDict
 
+import httpx
 import pytest
 from agents import Agent as OpenAIAgent
 from agents import function_tool
@@ -22,6 +24,8 @@ from tests.integration.server.test_server_answers import YES, Refunds, answered
 from tests.integration.server.test_server_protocol import command, ends, events_until, interrupted, of
 
 from trackside import RunContext
+from trackside.app.server.protocol import thread_events
+from trackside.app.server.thread_states import StatesOfThread
 from trackside.harness.ids import new_id
 
 DIALECTS = ("sqlite",)
@@ -221,3 +225,24 @@ async def test_a_question_that_was_answered_in_vain_is_open_for_who_opens_the_th
         async with serve(agents, database_url) as served, opened(served), opened(served) as again:
             await again.run.respond({"n": 7})
             assert (await again.output)["paid"] in (7, {"n": 7})
+
+
+async def test_a_stream_begins_though_what_is_open_cannot_be_seen(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pays = Pays()
+
+    async def hangs(*_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async with serve({"pays": pays}, database_url) as served, httpx.AsyncClient(base_url=served.url) as http:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "pays", input={}, if_not_exists="create")
+        opens = partial(http.stream, "POST", f"/threads/{thread_id}/stream/events", json={"channels": WATCH})
+        async with opens() as first:
+            assert first.status_code == 200
+        await runs.wait(thread_id, "pays", command={"resume": "nothing"}, raise_error=False)
+        monkeypatch.setattr(thread_events, "_LOOK_FIRST", 0.01)
+        monkeypatch.setattr(StatesOfThread, "state", hangs)
+        async with opens() as again:
+            assert again.status_code == 200

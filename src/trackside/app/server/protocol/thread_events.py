@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ logger = logging.getLogger("trackside.server")
 
 _WORD_OF_WATCHERS: Final = 0.5
 """Seconds after the end of a run in which it may still be under way, from another server, that somebody has watched it."""
+
+_LOOK_FIRST: Final = 5.0
+"""Seconds that a stream waits before it begins for what is open; whoever reads looks then, beside what comes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,8 +59,10 @@ class ProtocolEvents:
                     await self._hear_of(feed)
                 log = log_of(feed.feed)
                 log.catch_up()
-                if self.since is None:  # it begins with what is open, as far as that is known
-                    await self._ask_again(log)
+                if self.since is None:  # it begins with what is open, if that can be known soon
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_FIRST):
+                            await self._ask_again(log)
                 holder = await self._holder_beside(feed)
                 reader = read_events(threads, thread_id, self.wanted, self.since, holder=holder)
             with reader:
