@@ -188,6 +188,65 @@ def test_what_hangs_is_left_behind_and_told_with_the_place_where_it_waits(
     assert re.search(rf"\. Seen: {seen}.*Waiting (are|were): .*(Broken\.on_event|__aexit__)", said)
 
 
+@pytest.mark.parametrize("virtual", [False, True])
+@pytest.mark.parametrize(
+    ("does", "seen"),
+    [("raise KeyError('status')", "KeyError: 'status' on run_started 1 of "), ("pass", "when all was over, its async")],
+)
+def test_an_async_generator_that_does_not_end_is_told_behind_what_came_before(
+    pytester: pytest.Pytester, does: str, seen: str, virtual: bool
+) -> None:
+    body = f"""patience = 0.05
+    virtual_time = {virtual}
+
+    @pytest.fixture
+    def observer(self):
+        async def endless():
+            try:
+                yield
+            finally:
+                await asyncio.Event().wait()
+
+        class Broken:
+            async def on_event(self, event):
+                if not hasattr(self, "kept"):
+                    self.kept = endless()
+                    await anext(self.kept)
+                {does}
+        return Broken()"""
+    _, _, (report,) = run(pytester, body, "-k", "unknown_keys")
+    assert f"Seen: {seen}" in report.longrepr.reprcrash.message.splitlines()[0]
+    late = (
+        r"when all was over, its async generators did not end within 0\.05 s\. Waiting were: .*endless → Event\.wait \("
+    )
+    assert re.search(late, report.longreprtext)
+
+
+def test_a_thread_that_goes_on_is_not_waited_for_and_told(pytester: pytest.Pytester) -> None:
+    over = pytester.path / "over"
+    body = f"""patience = 0.05
+
+    @pytest.fixture
+    def observer(self):
+        import pathlib
+        import time
+
+        def work():
+            while not pathlib.Path({str(over)!r}).exists():
+                time.sleep(0.01)
+
+        class Blocked:
+            async def on_event(self, event):
+                await asyncio.to_thread(work)
+        return Blocked()"""
+    try:
+        _, _, (report,) = run(pytester, body, "-k", "unknown_keys")
+    finally:
+        over.touch()
+    assert "Seen: it did not end within 0.05 s; " in report.longrepr.reprcrash.message
+    assert "when all was over, its threads did not end within 0.05 s. Waiting were: " in report.longreprtext
+
+
 def test_a_fixture_that_never_opens_is_told_so(pytester: pytest.Pytester) -> None:
     body = """patience = 0.05
 

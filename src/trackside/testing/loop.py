@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import selectors
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any
 
 from trackside.harness.errors import TracksideError
@@ -199,8 +200,16 @@ def waiting_on(loop: asyncio.AbstractEventLoop) -> str:
 
 def _whereabouts(task: asyncio.Task[Any]) -> str:
     chain, place, inner = [], "", task.get_coro()
-    while isinstance(inner, CoroutineType) and (frame := inner.cr_frame) is not None:
-        chain.append(inner.__qualname__)
+    while (step := _step_of(inner)) is not None:
+        name, frame, inner = step
+        chain.append(name)
         place = f" ({frame.f_code.co_filename}:{frame.f_lineno})"
-        inner = inner.cr_await
     return f"{task.get_name()} in {' → '.join(chain)}{place}"
+
+
+def _step_of(inner: Any) -> tuple[str, FrameType, Any] | None:
+    """What a coroutine or a step of an async generator is called, where it is, and what it waits for."""
+    if isinstance(inner, CoroutineType):
+        return None if inner.cr_frame is None else (inner.__qualname__, inner.cr_frame, inner.cr_await)
+    of = next((one for one in gc.get_referents(inner) if isinstance(one, AsyncGeneratorType)), None)
+    return None if of is None or of.ag_frame is None else (of.__qualname__, of.ag_frame, of.ag_await)

@@ -98,19 +98,41 @@ class Patience:
             loop.stop()
 
     def _let_go(self, runner: asyncio.Runner) -> str:
-        """Cancel what still runs, and close the loop if all of that ends; else say what goes on."""
-        loop = runner.get_loop()
-        if asyncio.all_tasks(loop):
-            with suppress(DeadlockError, HorizonError):
-                runner.run(_end_all(self._farewell))
-        left = asyncio.all_tasks(loop)
-        if not left:
-            runner.close()
-            return ""
-        atexit.register(len, left)  # which keeps them: of one that is forgotten Python would complain amid another test
-        said = f"when all was over and cancelled, something went on, {_SWALLOWS}. Waiting are: {waiting_on(loop)}"
-        loop.close()
-        return said
+        """Cancel what still runs, end what else the loop has, and close it; say what was late, or goes on."""
+        loop, late = runner.get_loop(), ""
+        with suppress(DeadlockError, HorizonError):
+            runner.run(_end_all(self._farewell))
+        if not asyncio.all_tasks(loop):
+            try:
+                late = runner.run(self._end_the_rest())
+            except (DeadlockError, HorizonError) as exc:
+                late = words_of(exc)
+        if left := asyncio.all_tasks(loop):
+            # Which are kept: of a task that is forgotten Python would complain amid another test.
+            atexit.register(len, left)
+            goes_on = f"something went on, {_SWALLOWS}. Waiting are: {waiting_on(loop)}"
+            late = late or f"when all was over and cancelled, {goes_on}"
+        loop.close()  # and not the runner, which would wait once more, without a limit
+        asyncio.set_event_loop(None)
+        return late
+
+    async def _end_the_rest(self) -> str:
+        """End async generators and threads, as `asyncio.run` does, but in time; say which did not.
+
+        A thread cannot be cancelled: one that goes on is waited for when Python exits.
+        """
+        loop = asyncio.get_running_loop()
+        late = ""
+        for what, end in (("async generators", loop.shutdown_asyncgens), ("threads", loop.shutdown_default_executor)):
+            ending = asyncio.create_task(end())
+            await asyncio.wait([ending], timeout=self._seconds)
+            if not ending.done():
+                late = f"when all was over, its {what} did not end within {self._seconds:g} s. Waiting were: "
+                late += waiting_on(loop)
+                break
+            ending.result()
+        await _end_all(self._farewell)
+        return late
 
 
 async def _end_all(seconds: float) -> None:
