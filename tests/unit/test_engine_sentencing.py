@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from trackside.app.cli.isolated import limits_by
-from trackside.app.engine.children import BEAT, ChildLimits, ChildStats, Verdict
+import pytest
+from tests.contract.ways_to_run import ByManager, virtual
+
+from trackside.app.cli.isolated import limits_by, settings_of_place
+from trackside.app.engine.children import BEAT, LEAST_GRACE, ChildLimits, ChildStats, Verdict
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.settings import Settings
 from trackside.app.storage.fleet import HeldRun
@@ -91,7 +95,9 @@ def test_a_run_whose_agent_has_come_to_its_end_in_time_waits_to_be_told_of_as_lo
 
 
 def test_a_run_with_no_time_to_stop_is_judged_only_when_it_is_heard_how_it_stood_when_its_time_was_over() -> None:
-    settings = Settings(stopping=StopPolicy(stuck_after=0.0), default_limits=AgentLimits(timeout=5.0))
+    settings = settings_of_place(
+        Settings(stopping=StopPolicy(stuck_after=0.0), default_limits=AgentLimits(timeout=5.0)), "w"
+    )
     in_time, late = overdue(), overdue()
     for judges in (in_time, late):
         judges.limits = limits_by(settings)
@@ -99,6 +105,32 @@ def test_a_run_with_no_time_to_stop_is_judged_only_when_it_is_heard_how_it_stood
         assert judges.judge([run()], 5.0 + BEAT, r=GOES_ON) == {}  # which it has said before
     assert in_time.judge([run()], 6.0, r=FINISHED) == {}
     assert "longer than its timeout of 5 s" in late.judge([run()], 6.0, r=GOES_ON)["w"].timed_out["r"]
+
+
+@virtual
+@pytest.mark.parametrize("cancel_after", [0.0, 0.9])
+async def test_a_process_does_not_report_as_stuck_what_stops_within_the_least_grace(cancel_after: float) -> None:
+    settings = settings_of_place(Settings(stopping=StopPolicy(cancel_after=cancel_after, stuck_after=0.0)), "w")
+    assert limits_by(settings).grace == cancel_after + LEAST_GRACE
+
+    async def tidies(input: object) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(0.9 * LEAST_GRACE)
+
+    async with ByManager(stopping=settings.stopping) as runs:
+        run = await runs.start(tidies)
+        await asyncio.sleep(1)
+        await run.cancel()
+        await run.cancel()  # so that it has no more time of its own
+        await run.ended()
+        assert runs.manager.stats().stuck_total == 0
+
+
+def test_a_longer_time_to_stop_is_that_of_the_settings() -> None:
+    asked = StopPolicy(cancel_after=2.0, stuck_after=3.0)
+    assert settings_of_place(Settings(stopping=asked), "w").stopping == asked
 
 
 def test_a_run_that_somebody_wants_to_stop_does_not_wait_for_its_end_for_ever() -> None:

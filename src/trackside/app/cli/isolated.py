@@ -54,8 +54,7 @@ class Supervised:
 
     def settings(self, settings: Settings) -> Settings:
         """The settings of the worker for this one of its places."""
-        worker = replace(settings.worker, concurrency=1, port=None, isolated_in=self._isolated_in)
-        return replace(settings, worker=worker)
+        return settings_of_place(settings, self._isolated_in)
 
     def live_no_longer(self) -> None:
         """Have this process end when its supervisor does, whatever the agent does then."""
@@ -106,11 +105,21 @@ class Supervised:
         os.killpg(0, signal.SIGKILL)
 
 
+def settings_of_place(settings: Settings, isolated_in: str) -> Settings:
+    """The settings of a worker for one of its places.
+
+    A run that is reported as stuck is ended with its process, so a `stuck_after` below `LEAST_GRACE` counts as that.
+    """
+    worker = replace(settings.worker, concurrency=1, port=None, isolated_in=isolated_in)
+    stopping = replace(settings.stopping, stuck_after=max(LEAST_GRACE, settings.stopping.stuck_after))
+    return replace(settings, worker=worker, stopping=stopping)
+
+
 def limits_by(settings: Settings) -> ChildLimits:
-    """By which limits a process with these settings stops runs."""
+    """By which limits a process with these settings, those of its place, stops runs."""
     stopping, default = settings.stopping, settings.default_limits
     return ChildLimits(
-        grace=max(LEAST_GRACE, stopping.cancel_after + stopping.stuck_after),
+        grace=stopping.cancel_after + stopping.stuck_after,
         timeout=default.timeout,
         timeouts={agent: own.timeout for agent, own in settings.limits.items() if own.timeout != default.timeout},
     )

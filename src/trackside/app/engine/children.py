@@ -31,7 +31,9 @@ VARIABLE: Final = "_TRACKSIDE_ISOLATED"
 BEAT: Final = 0.5
 """Seconds after which it says again how it does."""
 LEAST_GRACE: Final = 2 * BEAT
-"""Seconds that its runs have in any case to stop: that the agent of one has come to its end is heard that late at most."""
+"""Seconds that its runs have in any case to stop when they are cancelled: that the agent of one has come to its end is heard
+that late at most.
+"""
 _LONGEST_LINE: Final = 1_048_576  # bytes; the first one names agents
 _LAST_WORDS: Final = 1.0  # seconds that there are to read what a process had said before it ended
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
