@@ -60,6 +60,12 @@ class Member:
                 await asyncio.sleep(0.01)
         return record
 
+    async def until_stopping(self) -> None:
+        """Wait until somebody is to be told to stop: the log has what that comes of a moment before it is said."""
+        async with asyncio.timeout(20):
+            while not self.stops:
+                await asyncio.sleep(0.01)
+
     async def until_started(self, run_id: str) -> None:
         """Wait until the log says that a run has started."""
         async with asyncio.timeout(20):

@@ -179,6 +179,7 @@ async def test_whose_run_gets_a_thread_is_named_when_another_has_had_it(member: 
 
     agents.let("first")
     await one.ended(first.run_id)
+    await one.until_stopping()
     assert one.stops == [(second.run_id, other.name)]
     other.coordinator.nudge()
     await other.ended(third.run_id)
