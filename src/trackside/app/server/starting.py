@@ -163,12 +163,13 @@ def own_key(principal: Principal, key: str, part: str = "") -> str:
         HttpError: it can be none.
     """
     identity = principal.identity or ""
-    digest = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()
-    own_keys = [f"{whose}/{key}{part}" for whose in (f"{len(identity)}/{identity}", f"sha256/{digest}")]
-    for own_key in own_keys:
-        if is_id(own_key):
-            return own_key
-    most = MAX_ID_CHARS - min(map(len, own_keys)) + len(key)
+    by_name = f"{len(identity)}/{identity}/{key}{part}"
+    if is_id(by_name):
+        return by_name
+    by_digest = f"sha256/{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()}/{key}{part}"
+    if is_id(by_digest):
+        return by_digest
+    most = MAX_ID_CHARS - min(len(by_name), len(by_digest)) + len(key)
     why = f"Idempotency-Key {key!r:.120}: it is a text of up to {most} printable characters"
     raise HttpError(status=422, detail=why)
 

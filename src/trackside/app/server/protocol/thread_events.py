@@ -63,7 +63,7 @@ class ProtocolEvents:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_FIRST):
                             await self._ask_again(log)
-                holder = await self._holder_beside(feed)
+                holder = await self._holder_beside(feed, log)
                 reader = read_events(threads, thread_id, self.wanted, self.since, holder=holder)
             with reader:
                 await outlet.begin(self.headers)
@@ -180,9 +180,9 @@ class ProtocolEvents:
     async def _holder(self) -> str | None:
         return await self.parts.store.threads_of(None).holder(self.states.thread.thread_id)
 
-    async def _holder_beside(self, feed: FeedReader) -> str | None:
+    async def _holder_beside(self, feed: FeedReader, log: ThreadEventLog) -> str | None:
         """The run that has the thread where none is active of those that are known here, for who comes without a number."""
-        has_rested = self.since is None and not feed.feed.active and log_of(feed.feed).newest
+        has_rested = self.since is None and not feed.feed.active and log.newest
         return await self._holder() if has_rested else None
 
     async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
