@@ -61,13 +61,11 @@ class Counts(Held):
 async def run(client: Any, thread_id: str, how: str, number: int) -> None:
     """Run `counts` otherwise than by a command, to its end."""
     about = (thread_id, "counts")
-    if how == "stream as a command does":
-        assert [part async for part in client.runs.stream(*about, input={"n": number}, stream_subgraphs=True)]
-        return
     if how == "wait":
         await client.runs.wait(*about, input={"n": number}, raise_error=False)
-    elif how == "stream":
-        assert [part async for part in client.runs.stream(*about, input={"n": number})]
+    elif how.startswith("stream"):
+        inside = how == "stream as a command does"
+        assert [part async for part in client.runs.stream(*about, input={"n": number}, stream_subgraphs=inside)]
     else:
         created = await client.runs.create(*about, input={"n": number})
         await client.runs.join(thread_id, created["run_id"])

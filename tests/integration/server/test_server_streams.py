@@ -304,18 +304,22 @@ async def test_a_run_of_another_process_is_waited_for_and_nobody_hangs(serve_age
         assert [[event for event, _ in stream] for stream in streams] == [["metadata", "gap", "end"]] * 2
 
 
+async def cancelling(served: Any, thread_id: str, way: str) -> tuple[str, str, Any]:
+    """A request that starts a run of `held`, or joins one, which the client's going is to cancel: method, path and body."""
+    if not way.startswith("join"):
+        asked = {"assistant_id": "held", "on_disconnect": "cancel", "stream_mode": ["custom"]}
+        return "POST", f"/threads/{thread_id}/runs/{way}", asked
+    run = await served.client.runs.create(thread_id, "held")
+    path = f"/threads/{thread_id}/runs/{run['run_id']}/{way.removeprefix('join_')}?cancel_on_disconnect=true"
+    return "GET", path, None
+
+
 @pytest.mark.parametrize("way", ["stream", "wait", "join_stream"])
 async def test_a_run_is_cancelled_when_the_client_who_wanted_that_goes(serve_agents: Any, way: str) -> None:
     held = Held()
     async with serve_agents({"held": held.agent()}) as served:
         thread_id = await new_thread(served)
-        asked = {"assistant_id": "held", "on_disconnect": "cancel", "stream_mode": ["custom"]}
-        method, path, body = "POST", f"/threads/{thread_id}/runs/{way}", asked
-        if way == "join_stream":
-            run = await served.client.runs.create(thread_id, "held")
-            path = f"/threads/{thread_id}/runs/{run['run_id']}/stream?cancel_on_disconnect=true"
-            method, body = "GET", None
-        async with RawClient.asking(served, method, path, body) as client:
+        async with RawClient.asking(served, *await cancelling(served, thread_id, way)) as client:
             await client.read_chunk()
             await held.started.wait()
         await asyncio.wait_for(held.cancelled.wait(), 20)
@@ -331,13 +335,7 @@ async def test_a_run_is_cancelled_when_the_client_goes_who_goes_on_at_its_locati
     held = Held()
     async with serve_agents({"held": held.agent()}) as served:
         thread_id = await new_thread(served)
-        asked = {"assistant_id": "held", "on_disconnect": "cancel", "stream_mode": ["custom"]}
-        method, path, body = "POST", f"/threads/{thread_id}/runs/{way}", asked
-        if way.startswith("join"):
-            run = await served.client.runs.create(thread_id, "held")
-            path = f"/threads/{thread_id}/runs/{run['run_id']}/{way.removeprefix('join_')}?cancel_on_disconnect=true"
-            method, body = "GET", None
-        async with RawClient.asking(served, method, path, body) as client:
+        async with RawClient.asking(served, *await cancelling(served, thread_id, way)) as client:
             await client.read_chunk()
             await held.started.wait()
             async with RawClient.asking(served, "GET", client.location) as again:
