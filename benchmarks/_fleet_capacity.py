@@ -18,11 +18,11 @@ from _report import table
 from trackside import RunManager, RunSpec
 from trackside.app.engine import duties, upkeep, worker
 from trackside.app.storage import Store, _schema
-from trackside.app.storage._enrolment import BEATS_PER_LEASE
-from trackside.app.storage._leases import DATABASE_CLOCK
-from trackside.app.storage._membership import Register
-from trackside.app.storage._recovery import ListOwned, Reap
-from trackside.app.storage._taking import Take
+from trackside.app.storage._coordination.enrolment import BEATS_PER_LEASE
+from trackside.app.storage._coordination.membership import Register
+from trackside.app.storage._coordination.recovery import ListOwned, Reap
+from trackside.app.storage._coordination.taking import Take
+from trackside.app.storage._rows.leases import DATABASE_CLOCK
 from trackside.app.storage.fleet import FleetMember
 
 LEASE_SECONDS: Final = 15.0

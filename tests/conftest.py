@@ -158,7 +158,7 @@ def blockbuster() -> Iterator[BlockBuster]:
         for function in blocker.functions.values():
             function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
             # A loop in a thread of its own, where nobody else waits.
-            function.can_block_in("app/storage/_postgres_backend.py", "change_alone")
+            function.can_block_in("app/storage/_databases/postgres/backend.py", "change_alone")
             # It takes any error for an empty folder, and remembers that: later tests would find no package installed.
             function.can_block_in("importlib/metadata/__init__.py", "search")
         yield blocker

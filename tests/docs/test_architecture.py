@@ -15,9 +15,11 @@ MAP = (PACKAGE.parent.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
 ROOMS = re.findall(r"```text\n(.*?)```", MAP, re.DOTALL)
 
 OF_APP = ["server", "dashboard", "storage", "streams", "wiring", "engine"]
+OF_STORAGE = sorted({str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.glob("app/storage/_*/**/*.py")})
+"""Folders of what the log's room keeps to itself."""
 
 
-@pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP)])
+@pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP), *OF_STORAGE])
 def test_every_module_of_a_room_has_its_place_on_the_map(room: str) -> None:
     modules = {path.stem for path in (PACKAGE / room).glob("*.py") if not path.stem.startswith("__")}
     named = {word for listed in ROOMS for word in re.findall(r"\w+", listed)}

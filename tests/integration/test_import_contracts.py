@@ -81,7 +81,7 @@ VIOLATIONS = [
     ("frameworks", "trackside.harness.worker", "def lazily(): from langchain_core import messages"),
     ("frameworks", "trackside.harness.adapters.callables", "import langgraph.graph"),
     ("frameworks", "trackside.harness.adapters.langgraph", "import pydantic_ai"),
-    ("private", "trackside.app.cli", "import trackside.app.storage._tables"),
+    ("private", "trackside.app.cli", "import trackside.app.storage._rows.tables"),
 ]
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal, override
 from tests.property.queue_model import Run
 
 from trackside.app.storage import Store
-from trackside.app.storage._own_runs import OwnRun
-from trackside.app.storage._session import Session
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._coordination.own_runs import OwnRun
+from trackside.app.storage._databases.session import Session
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.coordinator import StoredCoordinator
 from trackside.app.storage.errors import OutcomeUnknownError, StorageError
 from trackside.harness.ids import new_id

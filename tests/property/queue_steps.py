@@ -13,7 +13,7 @@ from tests.property.queue_model import RESTS, Busy, Model, Run
 from trusting import trust_leases_from_its_start
 
 from trackside.app.storage import Store
-from trackside.app.storage._tables import metadata
+from trackside.app.storage._rows.tables import metadata
 from trackside.harness.errors import EventOrderError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus

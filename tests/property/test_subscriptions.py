@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from sqlalchemy import update
 
-from trackside.app.storage import Store, _subscription_reads
-from trackside.app.storage._tables import subscriptions as table
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage import Store
+from trackside.app.storage._rows.tables import subscriptions as table
+from trackside.app.storage._subscriptions import reads
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import (
     InvalidSubscriptionError,
     NotParkedError,
@@ -102,7 +103,7 @@ class Subscribing(RuleBasedStateMachine):
         self.url = f"sqlite:///{Path(self.folder.name) / 'runs.db'}"
         self.kinds: list[str] = []  # of the events at positions 1, 2, 3 …
         self.repeats = False
-        self.stretch, _subscription_reads.STRETCH = _subscription_reads.STRETCH, STRETCH
+        self.stretch, reads.STRETCH = reads.STRETCH, STRETCH
         self.open_store()
 
     def open_store(self) -> None:
@@ -416,7 +417,7 @@ class Subscribing(RuleBasedStateMachine):
         assert standing.parked == len(model.parked)
 
     def teardown(self) -> None:
-        _subscription_reads.STRETCH = self.stretch
+        reads.STRETCH = self.stretch
         self.run(self.stack.aclose())
         self.runner.close()
         self.folder.cleanup()

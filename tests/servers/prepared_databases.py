@@ -13,7 +13,7 @@ from raw_postgres import GONE, RawConnection
 from sqlalchemy import Connection
 
 from trackside.app.storage import Store, _schema
-from trackside.app.storage._backends import backend_at
+from trackside.app.storage._databases.backends import backend_at
 
 _SPENT_PAGES = 64  # of a table, above which removing its rows one by one would leave more behind than it saves
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from trackside.app.storage._enrolment import Enrolment
+from trackside.app.storage._coordination.enrolment import Enrolment
 
 _enroll = Enrolment.enroll
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trackside.app.dashboard.time_ranges import LAST, stamp, time_range, usual_for
-from trackside.app.storage._stats import chosen_buckets
+from trackside.app.storage._reading.stats import chosen_buckets
 
 NOW = datetime(2026, 11, 26, 7, 13, 42, tzinfo=UTC)
 MOMENTS = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC))

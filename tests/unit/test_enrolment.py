@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from trackside.app.storage import _enrolment
-from trackside.app.storage._enrolment import Enrolment
-from trackside.app.storage._membership import Register
-from trackside.app.storage._work import Refused
+from trackside.app.storage._coordination import enrolment as enrolment_module
+from trackside.app.storage._coordination.enrolment import Enrolment
+from trackside.app.storage._coordination.membership import Register
+from trackside.app.storage._writing.work import Refused
 from trackside.app.storage.errors import TooManyConnectionsError
 
 
@@ -52,7 +52,7 @@ class StillHeart:
 
 
 async def enrolled(writer: HeldUpWriter, monkeypatch: pytest.MonkeyPatch) -> tuple[Enrolment, Callable[[], object]]:
-    monkeypatch.setattr(_enrolment, "Heart", StillHeart)
+    monkeypatch.setattr(enrolment_module, "Heart", StillHeart)
     enrolment = Enrolment(writer, worker_id="w", lease_seconds=15, on_enrolled=lambda: None)  # type: ignore[arg-type]
     await enrolment.enroll()
     return enrolment, enrolment._heart.beat  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from tests.contract.ways_to_run import virtual
 from tests.property.feeding_model import LogInMemory, positions
 
 from trackside.app.delivery import DeliveryError, Order
-from trackside.app.storage import _feeding_window
+from trackside.app.storage._feeding import window as window_module
 from trackside.app.storage.errors import DatabaseBusyError, InvalidSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import OnFailure
@@ -188,7 +188,7 @@ class TestOrder:
 
     @virtual
     async def test_how_much_comes_again_after_a_death_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_feeding_window, "MOST_AHEAD", 20)
+        monkeypatch.setattr(window_module, "MOST_AHEAD", 20)
         log = log_of(*"a" * 100)
         observer = Receiving(log, lambda position, n: 1_000.0 if position == 1 else 0.0)
         policy = FeedPolicy(order=Order.none, concurrency=2, window=10, batch=5, call_limit=None, grace=0)

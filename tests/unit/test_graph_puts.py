@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from tests.contract.ways_to_run import virtual
 
-from trackside.app.storage._graph_checkpoint_rows import WriteRow
-from trackside.app.storage._graph_checkpoint_work import PutGraphRows
-from trackside.app.storage._graph_puts import Behind
-from trackside.app.storage._outages import LONGEST_OUTAGE
-from trackside.app.storage._work import Refused
+from trackside.app.storage._graph.puts import Behind
+from trackside.app.storage._graph.works import PutGraphRows
+from trackside.app.storage._rows.graph_checkpoint_rows import WriteRow
+from trackside.app.storage._writing.outages import LONGEST_OUTAGE
+from trackside.app.storage._writing.work import Refused
 from trackside.app.storage.errors import DatabaseFullError, ServerUnreachableError
 from trackside.harness.errors import ClosedError, TracksideError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trackside.app.settings import EngineSettings, Settings, SettingsError, WorkerSettings, load_settings
-from trackside.app.storage._backends import is_postgres
+from trackside.app.storage._databases.backends import is_postgres
 from trackside.app.wiring.system import system_sources
 
 POSTGRES = "postgresql://trackside@db/trackside"

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trackside.app.storage._encoding import MAX_PAYLOAD_CHARS, encode_events, json_of, json_text, time_of, time_text
+from trackside.app.storage._rows.encoding import (
+    MAX_PAYLOAD_CHARS,
+    encode_events,
+    json_of,
+    json_text,
+    time_of,
+    time_text,
+)
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 from trackside.harness.payload import canonical_payload
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from trackside.app.settings import Settings
-from trackside.app.storage._postgres import PostgresDatabase
-from trackside.app.storage._postgres_url import PostgresAddress, without_password
+from trackside.app.storage._databases.postgres.connections import PostgresDatabase
+from trackside.app.storage._databases.postgres.url import PostgresAddress, without_password
 from trackside.app.storage.errors import ConnectionSetupError, DatabaseUrlError, StoreOptionError
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.storage import _processes
+from trackside.app.storage._rows import processes as processes_module
 
 INIT = 1  # a process of root's
 LOOKS = """
 import os, sys
 from pathlib import Path
-from trackside.app.storage import _processes
+from trackside.app.storage._rows import processes as processes_module
 
 if os.geteuid() == 0:
     os.setuid(65_534)
-_processes._PROC = Path(sys.argv[1])
-print(_processes.is_gone(f"{_processes._place()}/{sys.argv[2]}/12345"))
+processes_module._PROC = Path(sys.argv[1])
+print(processes_module.is_gone(f"{processes_module._place()}/{sys.argv[2]}/12345"))
 """
 
 
@@ -47,9 +47,9 @@ def test_a_process_whose_name_is_cut_in_the_middle_of_a_letter_is_known_by_its_s
     (tmp_path / name).symlink_to("/bin/sh")
     with subprocess.Popen([tmp_path / name, "-c", "read word"], stdin=subprocess.PIPE) as running:
         assert Path(f"/proc/{running.pid}/comm").read_bytes() == name.encode()[:15] + b"\n"
-        started = _processes._start_of(running.pid)
-        lives = f"{_processes._place()}/{running.pid}/{started}"
-        assert not _processes.is_gone(lives)
-        assert _processes.is_gone(f"{lives}0")
+        started = processes_module._start_of(running.pid)
+        lives = f"{processes_module._place()}/{running.pid}/{started}"
+        assert not processes_module.is_gone(lives)
+        assert processes_module.is_gone(f"{lives}0")
         running.communicate(b"enough\n")
-    assert _processes.is_gone(lives)
+    assert processes_module.is_gone(lives)

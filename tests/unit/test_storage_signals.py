@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from trackside.app.storage._signals import PolledSignals
+from trackside.app.storage._databases.signals import PolledSignals
 
 
 class Mark:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trackside.app.storage import WriteLimits
-from trackside.app.storage._sqlite import SqliteDatabase
+from trackside.app.storage._databases.sqlite.connections import SqliteDatabase
 from trackside.app.storage.errors import DatabaseUrlError, StoreOptionError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from threading import RLock, get_ident
 from typing import Any
 
-from trackside.app.storage import _writer
+from trackside.app.storage._writing import writer as writer_module
 
 _writing = RLock()
 
@@ -22,14 +22,14 @@ def die() -> None:
 
 def keep_transactions_whole() -> None:
     """From now on, no writer of this process is inside a transaction when it freezes. Before others watch the writers."""
-    commit = _writer.Writer._commit
+    commit = writer_module.Writer._commit
 
     @functools.wraps(commit)
-    def committing(writer: _writer.Writer, jobs: Sequence[Any]) -> Any:
+    def committing(writer: writer_module.Writer, jobs: Sequence[Any]) -> Any:
         with _writing:
             return commit(writer, jobs)
 
-    _writer.Writer._commit = committing
+    writer_module.Writer._commit = committing
 
 
 def freeze() -> None:

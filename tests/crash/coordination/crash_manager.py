@@ -17,7 +17,7 @@ from trackside import DispatchPolicy, ObserverBinding, RunContext, RunHandle, Ru
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool import Spool
 from trackside.app.storage import Store
-from trackside.app.storage._tables import active_runs
+from trackside.app.storage._rows.tables import active_runs
 from trackside.app.storage.errors import StorageError
 from trackside.harness import RunLifecycleEvent
 from trackside.harness.errors import NoResultHereError, ThreadBusyError, TracksideError

@@ -8,10 +8,12 @@ from typing import Any
 
 from crash_freezing import die
 
-from trackside.app.storage import _recovery, _work, _writer
-from trackside.app.storage._appending import Append
-from trackside.app.storage._work import UnitOfWork
-from trackside.app.storage._writer import Writer
+from trackside.app.storage._coordination import recovery
+from trackside.app.storage._writing import work as work_module
+from trackside.app.storage._writing import writer as writer_module
+from trackside.app.storage._writing.appending import Append
+from trackside.app.storage._writing.work import UnitOfWork
+from trackside.app.storage._writing.writer import Writer
 from trackside.harness.lifecycle import is_terminal
 
 STEPS = ("before", "loaded", "written", "committed", "handed back")
@@ -61,11 +63,11 @@ class DeadlyPoint:
             hand_back(writer, jobs, committed)
             self._at("handed back", {*_names([job.work for job in jobs]), *_recoveries(committed.outcomes)})
 
-        _writer.Writer._commit = committing
-        _writer.Writer._hand_back = handing_back
-        _work.UnitOfWork.load = loading
-        _work.UnitOfWork.write = writing
-        for kind in (_recovery.Reap, _recovery.Adopt):
+        writer_module.Writer._commit = committing
+        writer_module.Writer._hand_back = handing_back
+        work_module.UnitOfWork.load = loading
+        work_module.UnitOfWork.write = writing
+        for kind in (recovery.Reap, recovery.Adopt):
             kind.apply = self._noting(kind.apply)
 
     def _noting(self, apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,9 +100,9 @@ def _names(works: Sequence[Any]) -> Iterator[str]:
 
 def _recoveries(outcomes: Sequence[Any]) -> Iterator[str]:
     for outcome in outcomes:
-        if isinstance(outcome, _recovery.Reaped) and (outcome.ended or outcome.orphaned):
+        if isinstance(outcome, recovery.Reaped) and (outcome.ended or outcome.orphaned):
             yield "Reap"
             if outcome.retries:
                 yield RETRYING
-        elif isinstance(outcome, _recovery.Adoption) and outcome.adopted:
+        elif isinstance(outcome, recovery.Adoption) and outcome.adopted:
             yield "Adopt"

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trackside.app.storage._sqlite_session import SqliteSession
+from trackside.app.storage._databases.sqlite.session import SqliteSession
 from trackside.harness.ports import SystemClock
 
 DAY = 86_400  # seconds

@@ -9,7 +9,7 @@ from crash_children import Child, Children
 from log_check import assert_whole, look_into
 from postgres_server import PostgresServer
 
-from trackside.app.storage._postgres import PostgresDatabase
+from trackside.app.storage._databases.postgres.connections import PostgresDatabase
 from trackside.app.storage.errors import ConnectionLostError
 
 MANAGERS = 2

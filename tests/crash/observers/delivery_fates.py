@@ -14,7 +14,7 @@ from typing import Any
 from crash_points import DeadlyPoint
 from crash_voice import Voice
 
-from trackside.app.storage._feeding_delivery import Calls
+from trackside.app.storage._feeding.delivery import Calls
 from trackside.app.storage.subscriptions import SubscriptionConsumer, Subscriptions
 
 WHILE_OFFERING = "while offering"

@@ -15,8 +15,8 @@ from sqlalchemy import update
 from tests.crash.storage.forker import Forker
 
 from trackside.app.storage import Store
-from trackside.app.storage._tables import subscriptions as table
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._rows.tables import subscriptions as table
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.testing import make_event
 
 EVENTS = 40

@@ -19,7 +19,7 @@ from raw_postgres import RawConnection
 
 from trackside import CancelAction, RunSpec, RunStatus
 from trackside.app.settings import Settings
-from trackside.app.storage.checkpoints import open_checkpoints
+from trackside.app.storage.langgraph_savers import open_checkpoints
 from trackside.app.wiring import App, MissingExtraError, open_app
 
 

@@ -38,7 +38,7 @@ from trackside.app.server.log import ServerLog
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import EVENT_STREAM, Endpoint, all_endpoints
 from trackside.app.settings import AccessSettings, ServerSettings, Settings
-from trackside.app.storage import _subscription_consumer
+from trackside.app.storage._subscriptions import consumer as consumer_module
 from trackside.app.wiring import open_app
 from trackside.harness import RunContext
 from trackside.testing import make_run
@@ -670,7 +670,7 @@ async def test_what_a_page_has_counted_is_what_is_dropped_whatever_the_clock_of_
         def now(cls, tz: tzinfo | None = None) -> datetime:
             return datetime.now(tz) + ahead
 
-    monkeypatch.setattr(_subscription_consumer, "datetime", Clock)
+    monkeypatch.setattr(consumer_module, "datetime", Clock)
     async with serve_agents(AGENTS) as served, browsing(served.url) as somebody:
         await served.app.store.append(make_run())
         subscriptions = served.app.store.subscriptions

@@ -14,7 +14,7 @@ from langgraph_sdk import get_client
 from running_server import serving
 
 from trackside.app.server.principal import Permission, Principal
-from trackside.app.storage import _owner_stats
+from trackside.app.storage._reading import owner_stats
 
 
 async def echo(input: Any) -> Any:
@@ -80,7 +80,7 @@ async def test_nobody_sees_events_runs_or_totals_of_others(serve_agents: Any, mo
         }
         totals = await of_bob.get("/stats")
         over_time = await of_bob.get("/stats/timeline", params={"since": theirs[0]["occurred_at"], "width": 86_400})
-        monkeypatch.setattr(_owner_stats, "MOST_OWNED", 0)
+        monkeypatch.setattr(owner_stats, "MOST_OWNED", 0)
         too_many = await of_bob.get("/stats")
         admins_only = await of_bob.get("/subscriptions")
 

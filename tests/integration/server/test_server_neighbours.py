@@ -16,7 +16,7 @@ from tests.integration.server.conftest import Served
 from trackside.app.server.waiting import AT_ONCE
 from trackside.app.settings import Settings
 from trackside.app.storage import Store
-from trackside.app.storage._recovery import Disown
+from trackside.app.storage._coordination.recovery import Disown
 from trackside.app.wiring import open_app
 from trackside.harness import RunContext
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from trackside.app.settings import ObserverSettings
-from trackside.app.storage import _reading, _run_search
+from trackside.app.storage._reading import reads, run_search
 from trackside.harness import RunContext, RunSpec
 
 
@@ -98,7 +98,7 @@ async def test_runs_are_found_whose_question_is_still_open(serve_agents: Any) ->
 async def test_runs_are_found_by_what_they_say_and_a_search_that_is_cut_short_says_where_it_goes_on(
     serve_agents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run_search, "LOOKED_AT", 3)
+    monkeypatch.setattr(run_search, "LOOKED_AT", 3)
     async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
         await two_runs(served)
         await two_runs(served)
@@ -136,7 +136,7 @@ async def test_why_runs_failed_is_ranked(serve_agents: Any, monkeypatch: pytest.
         found = await http.get("/stats/failures")
         newest = (await http.get("/runs?agent=failing&limit=1")).json()[0]
         nobodys = await http.get("/stats/failures?agent=echo&limit=5")
-        monkeypatch.setattr(_reading, "MOST_FAILURES", 1)
+        monkeypatch.setattr(reads, "MOST_FAILURES", 1)
         cut = await http.get("/stats/failures")
 
     assert found.json() == [

@@ -14,7 +14,8 @@ from langgraph.graph.message import add_messages
 
 from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store, _graph_checkpoints
+from trackside.app.storage import Store
+from trackside.app.storage._graph import checkpoints as checkpoints_module
 from trackside.app.storage.errors import (
     CheckpointLoopError,
     CheckpointTooLargeError,
@@ -240,7 +241,7 @@ async def test_a_thread_is_removed_for_who_asks_in_the_name_of_a_run_that_has_en
 
 
 async def test_what_is_too_large_is_refused_by_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_graph_checkpoints, "MAX_PUT_BYTES", 100_000)
+    monkeypatch.setattr(checkpoints_module, "MAX_PUT_BYTES", 100_000)
     saver = store.checkpointer()
     with pytest.raises(CheckpointTooLargeError, match="Thread 't' cannot take 2[0-9]{5} bytes"):
         await put(saver, big=["x" * 200_000])

@@ -11,8 +11,9 @@ from tests.integration.storage.conftest import held_up
 from tests.property.queue_hands import Gate
 
 from trackside import RunSpec
-from trackside.app.storage import Store, _graph_borrowing
-from trackside.app.storage._graph_checkpoint_work import RemoveCheckpoints
+from trackside.app.storage import Store
+from trackside.app.storage._graph.works import RemoveCheckpoints
+from trackside.app.storage._writing import graph_borrowing
 from trackside.app.storage.errors import DamagedDatabaseError
 from trackside.harness.context import RunContext, bind_run
 from trackside.harness.journal import Journal
@@ -268,8 +269,8 @@ async def test_nothing_is_looked_for_as_long_as_nothing_is_removed(
     saver = store.checkpointer()
     await Walk(saver).put(doc=["kept"], notes=["first"])
     looked: list[Any] = []
-    missing = _graph_borrowing._missing
-    monkeypatch.setattr(_graph_borrowing, "_missing", lambda *said: looked.append(said) or missing(*said))
+    missing = graph_borrowing._missing
+    monkeypatch.setattr(graph_borrowing, "_missing", lambda *said: looked.append(said) or missing(*said))
     walk = Walk(saver)
     await walk.load()
     for number in range(3):

@@ -17,9 +17,11 @@ from langgraph.graph import START, StateGraph
 
 from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store, _graph_puts, _outages
-from trackside.app.storage._graph_checkpoint_work import PutGraphRows
-from trackside.app.storage._work import UnitOfWork
+from trackside.app.storage import Store
+from trackside.app.storage._graph import puts
+from trackside.app.storage._graph.works import PutGraphRows
+from trackside.app.storage._writing import outages
+from trackside.app.storage._writing.work import UnitOfWork
 from trackside.app.storage.errors import DatabaseBusyError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
@@ -239,7 +241,7 @@ def go_away(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 async def test_a_run_does_not_wait_for_ever_for_a_database_that_is_away(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_outages, "LONGEST_OUTAGE", 0.5)
+    monkeypatch.setattr(outages, "LONGEST_OUTAGE", 0.5)
     graph, reached, go_on = held_graph()
     async with managing(store, graph) as manager:
         playing = asyncio.create_task(play(manager, "n"))
@@ -256,9 +258,9 @@ async def test_a_run_does_not_wait_for_ever_for_a_database_that_is_away(
 async def test_a_run_that_has_to_stop_does_not_wait_for_a_database_that_is_away(
     store: Store, durability: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_graph_puts, "_MOST_KEPT", 0)  # what it puts next waits
+    monkeypatch.setattr(puts, "_MOST_KEPT", 0)  # what it puts next waits
     graph, reached, go_on = held_graph()
-    async with managing(store, graph) as manager, asyncio.timeout(_outages.LONGEST_OUTAGE / 3):
+    async with managing(store, graph) as manager, asyncio.timeout(outages.LONGEST_OUTAGE / 3):
         handle = await manager.start(RunSpec("graph", {"notes": ["n"]}, thread_id="t", durability=durability))
         await reached.wait()
         refused = go_away(monkeypatch)
@@ -293,9 +295,9 @@ async def test_a_thread_is_whole_whatever_its_process_still_had_to_write_when_it
     graph = StateGraph(kinds).add_sequence(nodes).add_edge(START, nodes[0].__name__).compile()
     seen: list[Any] = []
     async with Store.open(url, busy_timeout=0.3) as store, Store.open(url) as other, managing(store, graph) as manager:
-        real = _graph_puts.Behind._put_unwritten
+        real = puts.Behind._put_unwritten
 
-        async def put_unwritten(behind: _graph_puts.Behind) -> None:
+        async def put_unwritten(behind: puts.Behind) -> None:
             write = behind._writer.write
 
             async def written(work: Any) -> None:
@@ -308,7 +310,7 @@ async def test_a_thread_is_whole_whatever_its_process_still_had_to_write_when_it
                 await real(behind)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_graph_puts.Behind, "_put_unwritten", put_unwritten)
+            patch.setattr(puts.Behind, "_put_unwritten", put_unwritten)
             handle = await manager.start(RunSpec("graph", {"x": "go"}, thread_id="t"))
             await locked.wait()
             async with away(store, database, dialect, failures=3):

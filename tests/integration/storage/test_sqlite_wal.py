@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from trackside.app.storage import Store, _sqlite_wal
+from trackside.app.storage import Store
+from trackside.app.storage._databases.sqlite import wal
 
 MEGABYTE = 1_048_576
 SAID = "x" * 100_000
@@ -20,8 +21,8 @@ SAID = "x" * 100_000
 
 @pytest.fixture(autouse=True)
 def soon_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite_wal, "LONG", 2 * MEGABYTE)
-    monkeypatch.setattr(_sqlite_wal, "_LOOKS_APART", 0.0)
+    monkeypatch.setattr(wal, "LONG", 2 * MEGABYTE)
+    monkeypatch.setattr(wal, "_LOOKS_APART", 0.0)
 
 
 @contextmanager
@@ -76,7 +77,7 @@ async def test_it_stays_short_though_somebody_reads_at_every_moment(store: Store
 async def test_who_reads_for_long_is_waited_for_now_and_then_alone_and_the_log_is_short_again_behind_him(
     store: Store, path: Path, script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sqlite_wal, "_PATIENCE", 1)
+    monkeypatch.setattr(wal, "_PATIENCE", 1)
     asked: list[str] = []
     await store.append([script().started()])
     connection = store._writer._session._driver  # type: ignore[union-attr]

@@ -15,12 +15,12 @@ from trackside import CompositeObserver, ObserverBinding, run_agent
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.server.run_ends import RunEnds
 from trackside.app.storage import Store
-from trackside.app.storage._appending import Append
-from trackside.app.storage._coordination import Admit
-from trackside.app.storage._encoding import encode_events, time_text
-from trackside.app.storage._fold import RunStart
+from trackside.app.storage._coordination.steps import Admit
 from trackside.app.storage._removal import Candidate, RemoveRuns
-from trackside.app.storage._thread_works import ForgetThreads
+from trackside.app.storage._rows.encoding import encode_events, time_text
+from trackside.app.storage._rows.fold import RunStart
+from trackside.app.storage._threads.works import ForgetThreads
+from trackside.app.storage._writing.appending import Append
 from trackside.app.storage.crons import Cron
 from trackside.app.storage.errors import ImportConflictError, PartialExportError, RemovedThreadError
 from trackside.app.storage.retention import prune_threads

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from tests.integration.storage.test_storage_plans import assert_no_table_is_read_as_a_whole, plans_of
 
-from trackside.app.storage import Store, _deliveries
+from trackside.app.storage import Store
+from trackside.app.storage._subscriptions import deliveries
 
 
 async def told(store: Store, run_id: str) -> list[tuple[Any, ...]]:
@@ -59,7 +60,7 @@ async def test_events_of_a_run_are_delivered_wait_or_are_parked(
     await subs.seek("all", "beginning")
     assert (await told(store, run.run_id))[0] == ("all", 5, 0, 4, [(2, 3, "no")])
 
-    monkeypatch.setattr(_deliveries, "MOST_EVENTS", 2)
+    monkeypatch.setattr(deliveries, "MOST_EVENTS", 2)
     found, truncated = await subs.deliveries(run.run_id)
     assert truncated
     assert [one.wanted for one in found] == [2, 1, 2]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from trackside.app.delivery import Order
-from trackside.app.storage import Store, StoredEvent, _feeding_delivery, dispatcher, feeding
+from trackside.app.storage import Store, StoredEvent, dispatcher, feeding
+from trackside.app.storage._feeding import delivery
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
 from trackside.app.storage.errors import InvalidSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
@@ -24,7 +25,7 @@ LONG = 3_600.0
 def wake_ups_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that has to look for itself, because it was not told, hangs its test."""
     monkeypatch.setattr(feeding, "LOOK_EVERY", LONG)
-    monkeypatch.setattr(_feeding_delivery, "LOOK_EVERY", LONG)
+    monkeypatch.setattr(delivery, "LOOK_EVERY", LONG)
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from sqlalchemy import update
 
 from trackside import RunManager, RunSpec
 from trackside.app.delivery import DeliveryError, Order
-from trackside.app.storage import Store, StoredEvent, _feeding_delivery, feeding
-from trackside.app.storage._feeding_window import MOST_AHEAD
-from trackside.app.storage._tables import subscriptions as table
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage import Store, StoredEvent, feeding
+from trackside.app.storage._feeding import delivery
+from trackside.app.storage._feeding.window import MOST_AHEAD
+from trackside.app.storage._rows.tables import subscriptions as table
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidSubscriptionError, UnknownSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
@@ -85,7 +86,7 @@ class EndLeases(Work):
 def wake_ups_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that has to look for itself, because it was not told, hangs its test."""
     monkeypatch.setattr(feeding, "LOOK_EVERY", 3_600.0)
-    monkeypatch.setattr(_feeding_delivery, "LOOK_EVERY", 3_600.0)
+    monkeypatch.setattr(delivery, "LOOK_EVERY", 3_600.0)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.storage.test_storage_follow import count_reads, fail_to_read
 
 from trackside.app.storage import Store
-from trackside.app.storage._growth import log_end
+from trackside.app.storage._databases.growth import log_end
 from trackside.app.storage.errors import DamagedDatabaseError, DatabaseBusyError
 from trackside.harness.errors import ClosedError
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from trackside.app.storage import Store, _items
-from trackside.app.storage._items import SWEPT_AT_ONCE, ItemSearch
+from trackside.app.storage import Store
+from trackside.app.storage._threads import item_works
+from trackside.app.storage._threads.item_works import SWEPT_AT_ONCE, ItemSearch
 from trackside.app.storage.errors import InvalidItemError, InvalidQueryError, ReadOnlyStoreError
 from trackside.app.storage.items import ItemChange, Items
 
@@ -147,7 +148,7 @@ async def test_long_values_are_looked_at_a_few_at_a_time_and_not_on_the_event_lo
 ) -> None:
     """Whoever may keep items may keep many long ones, and would keep the event loop from all others by a search."""
     long, at_once = "x" * 1_000_000, []
-    decode, fitting = _items.json_of, ItemSearch._fitting
+    decode, fitting = item_works.json_of, ItemSearch._fitting
 
     def noted(text: str) -> Any:
         assert len(text) < 50_000 or threading.current_thread() is not threading.main_thread()
@@ -157,7 +158,7 @@ async def test_long_values_are_looked_at_a_few_at_a_time_and_not_on_the_event_lo
         at_once.append(sum(len(row.value) for row in rows))
         return fitting(search, rows)
 
-    monkeypatch.setattr(_items, "json_of", noted)
+    monkeypatch.setattr(item_works, "json_of", noted)
     monkeypatch.setattr(ItemSearch, "_fitting", counted)
     for number in range(12):
         await items.put(("a", "long"), str(number), {"n": number, "said": long})

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Float, column, create_engine, literal, select, table
 from sqlalchemy.dialects import postgresql
 
-from trackside.app.storage import _leases
-from trackside.app.storage._leases import (
+from trackside.app.storage._rows import leases as leases_module
+from trackside.app.storage._rows.leases import (
     DATABASE_SECONDS,
     MAX_LEASE_SECONDS,
     LeaseClock,
@@ -62,7 +62,7 @@ def test_nobody_holds_a_lease_that_was_never_given() -> None:
 
 
 def test_processes_of_one_machine_have_one_clock() -> None:
-    tell = "from trackside.app.storage._leases import machine_clock; print(*machine_clock())"
+    tell = "from trackside.app.storage._rows.leases import machine_clock; print(*machine_clock())"
 
     before = machine_clock()
     clock, seconds = subprocess.run(
@@ -80,8 +80,8 @@ def test_whoever_sets_the_wall_clock_moves_no_lease() -> None:
 
 
 def test_a_system_that_does_not_name_its_starts_has_one_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_leases, "_BOOT_ID", tmp_path / "no such file")
-    assert _leases.boot_id.__wrapped__() == "machine"
+    monkeypatch.setattr(leases_module, "_BOOT_ID", tmp_path / "no such file")
+    assert leases_module.boot_id.__wrapped__() == "machine"
 
 
 def test_whoever_only_reads_has_the_clock_of_the_database() -> None:

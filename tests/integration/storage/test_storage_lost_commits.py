@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import delete, update
 from tests.integration.storage.test_storage_subscriptions import OnSession
 
-from trackside.app.storage import Follower, FollowOptions, Store, _follow, _landmarks
-from trackside.app.storage._tables import POSITION, TOKEN, counters, events, runs, subscriptions, threads
+from trackside.app.storage import Follower, FollowOptions, Store
+from trackside.app.storage._reading import follow as follow_module
+from trackside.app.storage._reading import landmarks as landmarks_module
+from trackside.app.storage._rows.tables import POSITION, TOKEN, counters, events, runs, subscriptions, threads
 from trackside.app.storage.errors import ReadLostError, SubscriptionLostError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.harness.lifecycle import TERMINAL_EVENTS
@@ -115,14 +117,14 @@ async def test_who_comes_when_what_this_process_has_committed_is_lost_waits_and_
     await store.append(script().whole())
     await lose(url, after=0)
     reads = 0
-    read_on = _follow._read_on
+    read_on = follow_module._read_on
 
     def read(*arguments: Any, **options: Any) -> Any:
         nonlocal reads
         reads += 1
         return read_on(*arguments, **options)
 
-    monkeypatch.setattr(_follow, "_read_on", read)
+    monkeypatch.setattr(follow_module, "_read_on", read)
     async with aclosing(store.follow(0)) as follower:
         waiting = asyncio.create_task(next_ids(follower, 1))
         await asyncio.sleep(0.3)
@@ -192,13 +194,13 @@ async def test_nothing_hides_a_loss_that_was_seen_until_it_is_known_from_where_o
 ) -> None:
     await append_elsewhere(url, script(), script())
     assert len(await next_ids(follower, 10)) == 10
-    loop, failed, last_common = asyncio.get_running_loop(), asyncio.Event(), _follow.last_common
+    loop, failed, last_common = asyncio.get_running_loop(), asyncio.Event(), follow_module.last_common
 
     def away(connection: Any, known: Any) -> int:
         loop.call_soon_threadsafe(failed.set)
         raise ReadLostError(database="it", why="it is away")
 
-    monkeypatch.setattr(_follow, "last_common", away)
+    monkeypatch.setattr(follow_module, "last_common", away)
     waiting = asyncio.create_task(next_ids(follower, 10))
     new, own = script(), script()
     async with store._feed._reading_lock:
@@ -207,7 +209,7 @@ async def test_nothing_hides_a_loss_that_was_seen_until_it_is_known_from_where_o
     store._feed._fall_behind()
     await failed.wait()
     await store.append(own.whole())
-    monkeypatch.setattr(_follow, "last_common", last_common)
+    monkeypatch.setattr(follow_module, "last_common", last_common)
     assert await waiting == [new.run_id] * 5 + [own.run_id] * 5
 
 
@@ -220,14 +222,14 @@ async def test_what_is_looked_for_behind_a_loss_is_bounded(
         asked.append(through - start)
         return landmarks_of(connection, start, through)
 
-    landmarks_of = _landmarks.landmarks
+    landmarks_of = landmarks_module.landmarks
     await append_elsewhere(url, *(script() for _ in range(3)))
     async with Store.open(url, follow=FollowOptions(recent_count=4)) as store, aclosing(store.follow(15)) as follower:
         waiting = asyncio.create_task(next_ids(follower, 5))
         await asyncio.sleep(0.1)
         await store.append(script().whole())
         await waiting
-        monkeypatch.setattr(_landmarks, "landmarks", landmarks)
+        monkeypatch.setattr(landmarks_module, "landmarks", landmarks)
         await lose(url, after=17)
         new = script()
         waiting = asyncio.create_task(next_ids(follower, 5))

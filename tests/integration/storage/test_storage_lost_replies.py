@@ -13,8 +13,8 @@ from sqlalchemy import delete
 from tests.property.queue_hands import ForgetfulSession
 
 from trackside.app.storage import PruneReport, Store
-from trackside.app.storage._client_tables import crons
-from trackside.app.storage._thread_works import RemoveThread
+from trackside.app.storage._rows.client_tables import crons
+from trackside.app.storage._threads.works import RemoveThread
 from trackside.app.storage.api_keys import digest_of
 from trackside.app.storage.crons import Cron
 from trackside.app.storage.errors import CronExistsError, TransactionConflictError

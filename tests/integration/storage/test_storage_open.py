@@ -14,7 +14,7 @@ import pytest
 from blockbuster import BlockBuster
 
 from trackside.app.storage import Store
-from trackside.app.storage._sqlite import APPLICATION_ID
+from trackside.app.storage._databases.sqlite.connections import APPLICATION_ID
 from trackside.app.storage.errors import (
     DamagedDatabaseError,
     DatabaseMissingError,

@@ -7,7 +7,8 @@ import pytest
 from tests.integration.storage.test_storage_plans import assert_no_table_is_read_as_a_whole, plans_of
 
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store, _failure_reasons, _live_counts, _reading
+from trackside.app.storage import Store
+from trackside.app.storage._reading import failure_reasons, live_counts, reads
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness import ObserverBinding, RunManager, RunSpec
 
@@ -49,9 +50,9 @@ async def test_reasons_are_counted_and_ranked_with_the_newest_to_look_at(
     with pytest.raises(InvalidQueryError, match="limit"):
         await store.failures(limit=0)
 
-    monkeypatch.setattr(_reading, "MOST_FAILURES", 3)
+    monkeypatch.setattr(reads, "MOST_FAILURES", 3)
     reasons, truncated = await store.failures()
-    monkeypatch.setattr(_failure_reasons, "FEW", -1)
+    monkeypatch.setattr(failure_reasons, "FEW", -1)
     of_owner = await store.failures(owner="ada")
 
     assert sum(one.count for one in reasons) == 3
@@ -95,7 +96,7 @@ async def test_threads_that_wait_for_a_human_are_counted_and_no_table_is_read_as
     plans: list[Any] = []
     found = []
     for few in (2_000, -1):
-        monkeypatch.setattr(_live_counts, "FEW", few)
+        monkeypatch.setattr(live_counts, "FEW", few)
         for owner in (None, "ada"):
             found.append((await store.live_counts(owner=owner)).waiting_for_human)
             plans += await plans_of(store, dialect, lambda owner=owner: store.live_counts(owner=owner))

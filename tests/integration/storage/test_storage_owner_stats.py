@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from tests.integration.storage.test_storage_plans import plans_of
 
-from trackside.app.storage import Store, _owner_stats
+from trackside.app.storage import Store
+from trackside.app.storage._reading import owner_stats
 from trackside.app.storage.errors import TooManyRunsError
 
 MODELS = {"m": {"input_tokens": 10, "output_tokens": 5, "cost_usd": 0.25}}
@@ -50,7 +51,7 @@ async def test_more_than_are_added_up_one_by_one_are_refused_and_those_of_a_shor
     store: Store, hers: None, script, dialect: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since = script().start + timedelta(hours=9)
-    monkeypatch.setattr(_owner_stats, "MOST_OWNED", 4)
+    monkeypatch.setattr(owner_stats, "MOST_OWNED", 4)
     with pytest.raises(TooManyRunsError):
         await store.stats(owner="ada")
     assert (await store.stats(since, owner="ada")).total.runs == 1

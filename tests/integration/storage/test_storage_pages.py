@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trackside.app.storage import Store, StoredRun, StoredThread, _listings, _queries, _sqlite_session
-from trackside.app.storage._queries import EventListing
+from trackside.app.storage import Store, StoredRun, StoredThread
+from trackside.app.storage._databases.sqlite import session
+from trackside.app.storage._reading import listings, queries
+from trackside.app.storage._reading.queries import EventListing
 from trackside.app.storage.errors import InvalidQueryError
 
 PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,13 +102,13 @@ def ids(records: Sequence[StoredRun | StoredThread]) -> list[str]:
     return [record.run_id if isinstance(record, StoredRun) else record.thread_id for record in records]
 
 
-@pytest.mark.parametrize("few", [_listings.FEW, -1], ids=["few records", "many records"])
+@pytest.mark.parametrize("few", [listings.FEW, -1], ids=["few records", "many records"])
 @PROPERTY
 @given(filters=FILTERS, size=st.integers(1, 9))
 async def test_pages_of_runs_are_all_that_fit_both_ways(
     store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few: int, filters: dict[str, Any], size: int
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", few)
+    monkeypatch.setattr(listings, "FEW", few)
     start = some_runs[-1].created_at
     filters = filters | {name: start + timedelta(minutes=filters[name]) for name in {"since", "until"} & {*filters}}
     if "since" in filters and "until" in filters:
@@ -121,7 +123,7 @@ async def test_pages_of_runs_are_all_that_fit_both_ways(
     assert ids(await all_pages_back(ask, size, oldest)) == ids([run for run in expected if run != oldest])
 
 
-@pytest.mark.parametrize("few", [_listings.FEW, -1], ids=["few records", "many records"])
+@pytest.mark.parametrize("few", [listings.FEW, -1], ids=["few records", "many records"])
 @PROPERTY
 @given(
     filters=st.fixed_dictionaries(
@@ -139,7 +141,7 @@ async def test_pages_of_runs_are_all_that_fit_both_ways(
 async def test_pages_of_threads_are_all_that_fit_both_ways(
     store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few: int, filters: dict[str, Any], size: int
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", few)
+    monkeypatch.setattr(listings, "FEW", few)
     of_runs = {name: filters[name] for name in ("agent", "metadata") if name in filters}
     with_runs = {run.thread_id for run in some_runs if fits(run, of_runs)}
     status = filters.get("status")
@@ -177,7 +179,7 @@ async def test_what_a_cursor_names_may_be_gone(store: Store, some_runs) -> None:
     ]
 
 
-@pytest.mark.parametrize("few", [_queries.FEW_RUNS, -1], ids=["through the runs", "through the log"])
+@pytest.mark.parametrize("few", [queries.FEW_RUNS, -1], ids=["through the runs", "through the log"])
 @pytest.mark.parametrize(
     "filters",
     [
@@ -197,7 +199,7 @@ async def test_what_a_cursor_names_may_be_gone(store: Store, some_runs) -> None:
 async def test_pages_of_events_are_all_that_fit_both_ways(
     store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few: int, filters: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(_queries, "FEW_RUNS", few)
+    monkeypatch.setattr(queries, "FEW_RUNS", few)
     of_runs = {name: value for name, value in filters.items() if name in {"thread_id", "agent", "status"}}
     chosen = {run.run_id for run in some_runs if fits(run, of_runs)} & {filters.get("run_id")} or {
         run.run_id for run in some_runs if fits(run, of_runs)
@@ -238,7 +240,7 @@ async def test_a_run_comes_with_all_its_events(store: Store, script) -> None:
 async def test_events_since_a_time_are_found_wherever_in_the_log_they_are(
     store: Store, script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (_queries, _sqlite_session):
+    for module in (queries, session):
         monkeypatch.setattr(module, "EVENTS_AT_A_TIME", 4)
     start = script().start
     # A run of yesterday came late, behind one of today; and one transaction goes over several parts of the log.
@@ -279,9 +281,9 @@ def listing_since(since: datetime) -> EventListing:
 async def test_events_of_some_runs_are_found_in_whatever_stretch_of_the_log_they_are(
     path: Path, sqlite_with_tables: Path, script, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
-    for module in (_queries, _sqlite_session):
+    for module in (queries, session):
         monkeypatch.setattr(module, "EVENTS_AT_A_TIME", 4)
-    monkeypatch.setattr(_queries, "FEW_RUNS", data.draw(st.sampled_from([-1, 0, 1, 2])))
+    monkeypatch.setattr(queries, "FEW_RUNS", data.draw(st.sampled_from([-1, 0, 1, 2])))
     shutil.copy(sqlite_with_tables, path)
     # Runs of any age, whose events come one by one and in turns, so that some go on for the whole log.
     waiting = [

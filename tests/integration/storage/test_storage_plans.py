@@ -11,17 +11,13 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, event, select
 
-from trackside.app.storage import (
-    Store,
-    _fleet_reads,
-    _listings,
-    _postgres_statements,
-    _queries,
-    _sqlite_session,
-    _stats,
-    _thread_search,
-)
-from trackside.app.storage._tables import EVENTS_AT_A_TIME, active_runs
+from trackside.app.storage import Store
+from trackside.app.storage._coordination import fleet_reads
+from trackside.app.storage._databases.postgres import statements as statements_module
+from trackside.app.storage._databases.sqlite import session
+from trackside.app.storage._reading import listings, queries, stats
+from trackside.app.storage._rows.tables import EVENTS_AT_A_TIME, active_runs
+from trackside.app.storage._threads import search as search_module
 from trackside.app.storage.importing import EndLog
 from trackside.app.storage.threads import ThreadQuery
 from trackside.harness.lifecycle import FINAL_STATUSES
@@ -214,7 +210,7 @@ async def test_an_index_leads_to_each_page(
     few: bool,
     indexes: list[str],
 ) -> None:
-    for module, name in ((_listings, "FEW"), (_queries, "FEW_RUNS")):
+    for module, name in ((listings, "FEW"), (queries, "FEW_RUNS")):
         monkeypatch.setattr(module, name, 0 if few else -1)
 
     plans = await plans_of(store, dialect, lambda: getattr(store, method)(**filters))
@@ -240,7 +236,7 @@ async def test_an_index_leads_to_the_threads_that_clients_search_for(
     few: bool,
     indexes: list[str],
 ) -> None:
-    monkeypatch.setattr(_thread_search, "FEW", 0 if few else -1)
+    monkeypatch.setattr(search_module, "FEW", 0 if few else -1)
     await store.threads_of(None).create(belongs_to="someone")  # else nothing is looked for behind the count
 
     threads = store.threads_of(owner)
@@ -254,7 +250,7 @@ async def test_an_index_leads_to_the_threads_that_clients_search_for(
 
 
 async def test_runs_that_are_ready_are_found_in_their_order(store: Store, dialect: str) -> None:
-    query = _fleet_reads._of_pool(select(active_runs.c.run_id), "default").limit(10)
+    query = fleet_reads._of_pool(select(active_runs.c.run_id), "default").limit(10)
 
     (plan,) = await plans_of(store, dialect, lambda: store._readers.all(query, tuple))
 
@@ -268,7 +264,7 @@ async def test_a_worker_reads_no_runs_of_agents_that_it_does_not_have(store: Sto
     def explain(connection: Connection) -> list[str]:
         if dialect == "sqlite":
             values = ('["default"]', '["work"]', "[]", None, "", 1)
-            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {_sqlite_session._TAKE_FIRST}", values)
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {session._TAKE_FIRST}", values)
         else:
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             said = {
@@ -280,7 +276,7 @@ async def test_a_worker_reads_no_runs_of_agents_that_it_does_not_have(store: Sto
                 "$6": "'{default}'",
                 "$7": "1",
             }
-            statement = re.sub(r"\$\d", lambda found: said[found[0]], _postgres_statements.TAKE_FIRST)
+            statement = re.sub(r"\$\d", lambda found: said[found[0]], statements_module.TAKE_FIRST)
             rows = connection.exec_driver_sql(f"EXPLAIN {statement}")
         return [str(row[-1]) for row in rows]
 
@@ -408,7 +404,7 @@ def assert_only_a_page_is_sorted(plan: list[Step]) -> None:
 async def test_totals_read_no_table_as_a_whole(
     store: Store, dialect: str, monkeypatch: pytest.MonkeyPatch, method: str, filters: dict[str, Any], few: int
 ) -> None:
-    monkeypatch.setattr(_stats, "FEW_RUNS", few)
+    monkeypatch.setattr(stats, "FEW_RUNS", few)
 
     plans = await plans_of(store, dialect, lambda: getattr(store, method)(**filters))
 

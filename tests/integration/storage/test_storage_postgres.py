@@ -22,18 +22,18 @@ from raw_postgres import RawConnection
 from sqlalchemy import Connection, text
 
 from trackside.app.storage import Store
-from trackside.app.storage._appending import Append
-from trackside.app.storage._encoding import encode_events
-from trackside.app.storage._fleet_tables import server_metadata
-from trackside.app.storage._membership import Vouch
-from trackside.app.storage._postgres import PostgresDatabase
-from trackside.app.storage._postgres_backend import PostgresBackend
-from trackside.app.storage._postgres_bus import PostgresBus
-from trackside.app.storage._postgres_session import PostgresSession
+from trackside.app.storage._coordination.membership import Vouch
+from trackside.app.storage._databases.postgres.backend import PostgresBackend
+from trackside.app.storage._databases.postgres.bus import PostgresBus
+from trackside.app.storage._databases.postgres.connections import PostgresDatabase
+from trackside.app.storage._databases.postgres.session import PostgresSession
+from trackside.app.storage._databases.session import CollisionError
+from trackside.app.storage._rows.encoding import encode_events
+from trackside.app.storage._rows.fleet_tables import server_metadata
+from trackside.app.storage._rows.tables import metadata
 from trackside.app.storage._schema import REVISIONS
-from trackside.app.storage._session import CollisionError
-from trackside.app.storage._tables import metadata
-from trackside.app.storage._work import commit_together
+from trackside.app.storage._writing.appending import Append
+from trackside.app.storage._writing.commits import commit_together
 from trackside.app.storage.errors import (
     AccessRefusedError,
     ConnectionLostError,

@@ -12,9 +12,10 @@ import pytest
 from postgres_server import PostgresServer
 from raw_postgres import RawConnection
 
-from trackside.app.storage import PostgresBus, Store, _postgres_bus
-from trackside.app.storage._postgres import PostgresDatabase
-from trackside.app.storage._postgres_bus import BusLimits
+from trackside.app.storage import PostgresBus, Store
+from trackside.app.storage._databases.postgres import bus as bus_module
+from trackside.app.storage._databases.postgres.bus import BusLimits
+from trackside.app.storage._databases.postgres.connections import PostgresDatabase
 from trackside.app.storage.errors import ConnectionLostError, NoBusError, StorageError
 from trackside.harness.errors import ClosedError
 
@@ -192,7 +193,7 @@ async def test_a_server_that_is_restarted_again_and_again_loses_nothing_that_wai
 async def test_a_connection_that_does_not_answer_is_given_up(
     bus, own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_postgres_bus, "_SILENCE", 0.05)
+    monkeypatch.setattr(bus_module, "_SILENCE", 0.05)
     here = bus(own_postgres_server.create_database("runs"))
     ear = Ear(here, "a")
     await until(lambda: ear.gaps)
@@ -202,7 +203,7 @@ async def test_a_connection_that_does_not_answer_is_given_up(
     os.kill(pid, signal.SIGSTOP)
     try:
         with monkeypatch.context() as changes:
-            changes.setattr(_postgres_bus, "_PATIENCE", 0.2)
+            changes.setattr(bus_module, "_PATIENCE", 0.2)
             await until(lambda: ear.gaps > gaps)
         here.notify("a", "on another one")
         await until(lambda: ear.heard)
@@ -244,11 +245,11 @@ async def test_schemas_of_a_database_do_not_hear_each_other(bus, server: RawConn
     mark = "&" if "?" in postgres_url else "?"
     one, two = (bus(f"{postgres_url}{mark}search_path={name}") for name in ("one", "two"))
     ear, other = Ear(one, "a"), Ear(two, "a")
-    commits = Ear(one, _postgres_bus.COMMITS)
+    commits = Ear(one, bus_module.COMMITS)
     await until(lambda: ear.gaps and other.gaps and commits.gaps)
 
     two.notify("a", "of two")
-    two.notify(_postgres_bus.COMMITS, "of two")
+    two.notify(bus_module.COMMITS, "of two")
     await until(lambda: other.heard and commits.heard)
 
     assert ear.heard == []

@@ -8,8 +8,8 @@ import pytest
 from raw_postgres import RawConnection
 
 from trackside.app.storage import Store, StoredEvent
-from trackside.app.storage._postgres_bus import COMMITS
-from trackside.app.storage._postgres_signals import PostgresSignals
+from trackside.app.storage._databases.postgres.bus import COMMITS
+from trackside.app.storage._databases.postgres.signals import PostgresSignals
 
 SIGNALLERS = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^(LISTEN|SELECT pg_notify)'"

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from trackside.app.storage import Store
-from trackside.app.storage._appending import Append
-from trackside.app.storage._batch_rows import Step
-from trackside.app.storage._encoding import encode_events
-from trackside.app.storage._postgres import PostgresDatabase
-from trackside.app.storage._postgres_statements import LOCK, TAKE_FIRST, writing
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._databases.batch_rows import Step
+from trackside.app.storage._databases.postgres.connections import PostgresDatabase
+from trackside.app.storage._databases.postgres.statements import LOCK, TAKE_FIRST, writing
+from trackside.app.storage._rows.encoding import encode_events
+from trackside.app.storage._writing.appending import Append
+from trackside.app.storage._writing.work import UnitOfWork, Work
 
 DIALECTS = ["postgres"]
 TABLES = ("threads", "runs", "active_runs", "counters")

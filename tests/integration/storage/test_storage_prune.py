@@ -13,13 +13,13 @@ from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import PruneReport, Store, _removal, retention
 from trackside.app.storage._removal import Candidate, RemoveRuns
-from trackside.app.storage._tables import (
+from trackside.app.storage._rows.tables import (
     idempotency_keys,
     metadata,
     parked_events,
     subscriptions,
 )
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidQueryError, ReadOnlyStoreError
 from trackside.app.storage.maintenance import check_database
 from trackside.harness.errors import EventOrderError

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from trackside.app.storage import Store, _listings, _queries
+from trackside.app.storage import Store
+from trackside.app.storage._reading import listings, queries
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.ids import new_id
 from trackside.harness.types import LifecycleEventType, RunRecord, RunStatus, ThreadStatus
@@ -55,11 +56,11 @@ async def test_events_from_the_end_back_in_pages(store: Store, script) -> None:
     assert await store.events(before=1) == []
 
 
-@pytest.mark.parametrize("few", [-1, _queries.FEW_RUNS], ids=["through the log", "through the runs"])
+@pytest.mark.parametrize("few", [-1, queries.FEW_RUNS], ids=["through the log", "through the runs"])
 async def test_events_by_the_agent_and_status_of_their_run_and_by_time(
     store: Store, script, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(_queries, "FEW_RUNS", few)
+    monkeypatch.setattr(queries, "FEW_RUNS", few)
     start = script().start
     chat, failed, going = (
         script(thread_id="shared"),
@@ -158,7 +159,7 @@ async def test_runs_that_wait_for_a_human_and_have_one_of_no_statuses_are_none(s
 async def test_a_run_waits_for_a_human_also_behind_an_answer_that_failed(
     store: Store, script, monkeypatch: pytest.MonkeyPatch, few: bool
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
+    monkeypatch.setattr(listings, "FEW", 100 if few else -1)
     start = script().start
     former = script(start=start)
     asking, wrong = (script(thread_id=former.thread_id, start=start + timedelta(minutes=n)) for n in (1, 2))
@@ -176,7 +177,7 @@ async def test_a_run_waits_for_a_human_also_behind_an_answer_that_failed(
 async def test_which_run_waits_for_a_human_is_said_by_the_log_and_by_no_clock(
     store: Store, script, monkeypatch: pytest.MonkeyPatch, another: str | None, few: bool
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
+    monkeypatch.setattr(listings, "FEW", 100 if few else -1)
     asking = script()
     answered, wrong = (script(thread_id=asking.thread_id, start=asking.start + timedelta(days=n)) for n in (1, 2))
     for run in (answered, asking):  # the first on a machine that is a day ahead
@@ -196,7 +197,7 @@ async def test_which_run_waits_for_a_human_is_said_by_the_log_and_by_no_clock(
 async def test_a_run_does_not_wait_for_a_human_behind_which_another_closes_its_question(
     store: Store, script, monkeypatch: pytest.MonkeyPatch, then: str, few: bool
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
+    monkeypatch.setattr(listings, "FEW", 100 if few else -1)
     asking = script()
     await store.append([asking.started(metadata={"user": "ada"}), asking.event("run_completed", status="interrupted")])
     await store.append([asking.thread("interrupted")])
@@ -229,7 +230,7 @@ async def test_a_run_does_not_wait_for_a_human_behind_which_another_closes_its_q
 async def test_an_answered_question_stays_closed_though_the_run_is_deleted_that_asked_behind_it(
     store: Store, script, monkeypatch: pytest.MonkeyPatch, few: bool
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", 100 if few else -1)
+    monkeypatch.setattr(listings, "FEW", 100 if few else -1)
     first = script()
     second = script(thread_id=first.thread_id, start=first.start + timedelta(minutes=1))
     for run in (first, second):

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from trackside.app.storage import Store, StoredEvent, _schema, _sqlite_reads
-from trackside.app.storage._sqlite import SqliteDatabase
-from trackside.app.storage._sqlite_reads import GuestReads, reads_of
+from trackside.app.storage import Store, StoredEvent, _schema
+from trackside.app.storage._databases.sqlite import reads as reads_module
+from trackside.app.storage._databases.sqlite.connections import SqliteDatabase
+from trackside.app.storage._databases.sqlite.reads import GuestReads, reads_of
 from trackside.app.storage.errors import (
     DatabaseBusyError,
     DatabaseMissingError,
@@ -376,7 +377,7 @@ def test_a_change_in_the_same_tick_of_the_clock_as_the_one_before_is_noticed(
     now = time.time_ns()
     os.utime(recorded, ns=(now, now))
     looked_at = chain([now], iter(time.time_ns, None))  # the first look is in that tick, however long it takes to come
-    monkeypatch.setattr(_sqlite_reads, "time_ns", lambda: next(looked_at))
+    monkeypatch.setattr(reads_module, "time_ns", lambda: next(looked_at))
     reads.read(read)
 
     assert found == [None, "6"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.integration.storage.test_storage_plans import assert_no_table_is_read_as_a_whole, plans_of
 
-from trackside.app.storage import Store, StoredRun, _listings, _run_search
+from trackside.app.storage import Store, StoredRun
+from trackside.app.storage._reading import listings, run_search
 from trackside.app.storage.errors import InvalidQueryError
 
 
@@ -66,12 +67,12 @@ WANTED: list[tuple[dict[str, Any], Callable[[StoredRun], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize("looked_at", [3, _run_search.LOOKED_AT])
+@pytest.mark.parametrize("looked_at", [3, run_search.LOOKED_AT])
 async def test_what_is_found_is_what_fits_both_ways_however_few_are_looked_at_once(
     store: Store, said_runs, monkeypatch: pytest.MonkeyPatch, looked_at: int
 ) -> None:
-    monkeypatch.setattr(_run_search, "LOOKED_AT", looked_at)
-    monkeypatch.setattr(_run_search, "_FIRST_LOOK", 2)
+    monkeypatch.setattr(run_search, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(run_search, "_FIRST_LOOK", 2)
     for wanted, fits in WANTED:
         expected = numbers(filter(fits, said_runs))
 
@@ -87,13 +88,13 @@ async def test_what_is_found_is_what_fits_both_ways_however_few_are_looked_at_on
 async def test_a_run_named_by_its_id_is_found_at_once_however_old(
     store: Store, said_runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run_search, "LOOKED_AT", 5)
+    monkeypatch.setattr(run_search, "LOOKED_AT", 5)
 
     by_run = await store.search_runs(text="R02")
     by_thread = await store.search_runs(text="t1", limit=2)
     dear = await store.search_runs(text="r02", min_cost=5)
     of_another = await store.search_runs(text="r02", owner="ada")
-    monkeypatch.setattr(_listings, "FEW", 1)
+    monkeypatch.setattr(listings, "FEW", 1)
     many = await store.search_runs(text="r0")
 
     assert numbers(by_run.runs) == ["r02"]
@@ -108,7 +109,7 @@ async def test_a_run_named_by_its_id_is_found_at_once_however_old(
 async def test_a_run_named_by_an_id_that_has_capitals_is_found_at_once_however_old(
     store: Store, said_runs, script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run_search, "LOOKED_AT", 5)
+    monkeypatch.setattr(run_search, "LOOKED_AT", 5)
     for run_id, thread_id in (("ORDER-17", "t-17"), ("order-18", "T-18"), ("Order-19", "t-19")):
         run = script(start=script().start - timedelta(days=1), run_id=run_id, thread_id=thread_id)
         await store.append(run.whole())
@@ -133,7 +134,7 @@ async def test_a_run_named_by_an_id_that_has_capitals_is_found_at_once_however_o
 async def test_no_more_is_looked_at_than_a_bound_and_an_index_leads_to_it(
     store: Store, dialect: str, said_runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run_search, "LOOKED_AT", 5)
+    monkeypatch.setattr(run_search, "LOOKED_AT", 5)
     for wanted in ({"text": "r02"}, {"min_cost": 99, "agent": "chat"}, {"min_duration": 99, "thread_id": "t1"}):
         plans = await plans_of(store, dialect, lambda wanted=wanted: store.search_runs(**wanted))
         assert_no_table_is_read_as_a_whole(dialect, plans)

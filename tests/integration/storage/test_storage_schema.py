@@ -18,7 +18,7 @@ from prepared_databases import make_old_tables, make_tables
 from sqlalchemy import create_engine
 
 from trackside.app.storage import Store, _schema
-from trackside.app.storage._tables import metadata
+from trackside.app.storage._rows.tables import metadata
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trackside.app.storage import RunTotals, Store, StoredRun, TokenTotals, _stats
-from trackside.app.storage._stats import divide
-from trackside.app.storage._totals import DAY, HOUR, MINUTE
+from trackside.app.storage import RunTotals, Store, StoredRun, TokenTotals
+from trackside.app.storage._reading import stats as stats_module
+from trackside.app.storage._reading.stats import divide
+from trackside.app.storage._rows.totals import DAY, HOUR, MINUTE
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -114,7 +115,7 @@ def is_about(value: float | None) -> Any:
 async def test_stats_of_any_time_are_what_the_runs_say(
     store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few, as_said, times, agent, status, thread_id
 ) -> None:
-    monkeypatch.setattr(_stats, "FEW_RUNS", few)
+    monkeypatch.setattr(stats_module, "FEW_RUNS", few)
     since, until = times
     if since and until and until < since:
         since, until = until, since
@@ -147,7 +148,7 @@ async def test_stats_of_any_time_are_what_the_runs_say(
 async def test_a_timeline_has_the_totals_of_each_bucket(
     store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, minutes: int, few: int, as_said
 ) -> None:
-    monkeypatch.setattr(_stats, "FEW_RUNS", few)
+    monkeypatch.setattr(stats_module, "FEW_RUNS", few)
     width = timedelta(minutes=minutes)
     since, until = NEW_YEAR - timedelta(minutes=70, seconds=5), NEW_YEAR + timedelta(hours=4, seconds=1)
 

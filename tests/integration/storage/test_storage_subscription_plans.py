@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Select
 
-from trackside.app.storage import Store, _subscription_reads
-from trackside.app.storage._subscription_reads import (
+from trackside.app.storage import Store
+from trackside.app.storage._subscriptions import reads
+from trackside.app.storage._subscriptions.reads import (
     STRETCH,
     first_position,
     how_many_fit,
@@ -15,7 +16,7 @@ from trackside.app.storage._subscription_reads import (
     standing,
     wanted_events,
 )
-from trackside.app.storage._subscription_records import SubscriptionFilter
+from trackside.app.storage._subscriptions.records import SubscriptionFilter
 from trackside.testing import make_event
 
 LOG = {"sqlite": "INTEGER PRIMARY KEY (rowid>?", "postgres": "using pk_events"}
@@ -87,7 +88,7 @@ async def test_postgres_is_asked_for_no_more_than_fits(store: Store, dialect: st
 
 async def test_what_was_pruned_is_not_looked_through(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where retention has left a wide hole, the next stretch begins behind it."""
-    monkeypatch.setattr(_subscription_reads, "STRETCH", 3)
+    monkeypatch.setattr(reads, "STRETCH", 3)
     for run in ("old", "new"):
         await store.append([make_event("run_started", run_id=run, thread_id=run)])
         await store.append([make_event("human_message", run_id=run, thread_id=run, sequence=n) for n in range(2, 11)])

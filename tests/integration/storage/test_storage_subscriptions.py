@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, update
 
-from trackside.app.storage import Store, StoredEvent, _subscription_reads
-from trackside.app.storage._tables import events, runs, threads
-from trackside.app.storage._tables import subscriptions as table
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage import Store, StoredEvent
+from trackside.app.storage._rows.tables import events, runs, threads
+from trackside.app.storage._rows.tables import subscriptions as table
+from trackside.app.storage._subscriptions import reads
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import (
     InvalidQueryError,
     InvalidSubscriptionError,
@@ -192,7 +193,7 @@ class TestReading:
     async def test_a_rare_wish_is_looked_for_in_stretches(
         self, subs: Subscriptions, store: Store, script: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_subscription_reads, "STRETCH", 2)
+        monkeypatch.setattr(reads, "STRETCH", 2)
         last = script()
         await store.append([last.started(), last.failed()])
         await subs.open("mail", types="run_failed", start="beginning")

@@ -11,8 +11,9 @@ import pytest
 from blockbuster import BlockBuster
 
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store, _outages
-from trackside.app.storage._thread_states import MAX_STATE_BYTES
+from trackside.app.storage import Store
+from trackside.app.storage._threads.states import MAX_STATE_BYTES
+from trackside.app.storage._writing import outages
 from trackside.app.storage.errors import InvalidQueryError, RunEndedError, StateTooLargeError
 from trackside.harness import (
     DispatchPolicy,
@@ -227,7 +228,7 @@ async def test_a_manager_that_closes_has_what_threads_remember_wait_for_no_datab
         policy = DispatchPolicy(retry_for=0)
         manager = RunManager({"a": agent}, observers=[recorder], states=store.thread_states(), policy=policy)
         run = await manager.start(RunSpec("a", "hi", thread_id="t"))
-        async with asyncio.timeout(_outages.LONGEST_OUTAGE / 5):
+        async with asyncio.timeout(outages.LONGEST_OUTAGE / 5):
             while "is tried again until the database is there" not in caplog.text:
                 await asyncio.sleep(0.01)
             await manager.aclose(grace=0)
@@ -241,7 +242,7 @@ async def test_a_manager_that_closes_has_what_threads_remember_wait_for_no_datab
 async def test_a_run_that_its_thread_does_not_remember_says_that_its_agent_had_finished(
     run_while_locked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_outages, "LONGEST_OUTAGE", 0.5)
+    monkeypatch.setattr(outages, "LONGEST_OUTAGE", 0.5)
     result, events, state = await run_while_locked("does not remember it", times=1, retry_for=0)
 
     end = events[-2].payload

@@ -17,9 +17,9 @@ from tests.integration.storage.test_storage_subscriptions import OnSession
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread, containment
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._tables import runs, threads
-from trackside.app.storage._thread_works import RemoveThread
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.tables import runs, threads
+from trackside.app.storage._threads.works import RemoveThread
 from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.maintenance import check_database
 from trackside.app.storage.sweeping import ForgetOfAgent

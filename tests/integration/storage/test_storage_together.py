@@ -12,9 +12,9 @@ from sqlalchemy import select, text
 from tests.property.queue_hands import ForgetfulSession
 
 from trackside.app.storage import Store
-from trackside.app.storage._graph_checkpoint_work import Chain, PutGraphRows
-from trackside.app.storage._tables import thread_labels
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._graph.works import Chain, PutGraphRows
+from trackside.app.storage._rows.tables import thread_labels
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import (
     AccessRefusedError,
     DatabaseBusyError,

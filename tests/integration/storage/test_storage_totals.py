@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Table, select
 
 from trackside.app.storage import Store
-from trackside.app.storage._tables import duration_totals, run_labels, run_totals, runs, usage, usage_totals
-from trackside.app.storage._totals import NO_AGENT, PERIODS, bin_of, middle_of, nano_dollars
+from trackside.app.storage._rows.tables import duration_totals, run_labels, run_totals, runs, usage, usage_totals
+from trackside.app.storage._rows.totals import NO_AGENT, PERIODS, bin_of, middle_of, nano_dollars
 from trackside.app.storage.errors import InvalidEventError
 from trackside.harness import RunSpec
 from trackside.harness.admission import record_of

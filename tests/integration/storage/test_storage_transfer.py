@@ -19,8 +19,8 @@ from tests.property.queue_hands import ForgetfulSession
 from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import ExportReport, ImportReport, Store, importing, transfer
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._tables import (
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.tables import (
     counters,
     duration_totals,
     events,

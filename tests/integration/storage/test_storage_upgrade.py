@@ -19,8 +19,8 @@ from prepared_databases import make_old_tables
 from sqlalchemy import Connection, column, insert, table, update
 
 from trackside.app.storage import PruneReport, Stats, Store, _schema
-from trackside.app.storage._backends import backend_at
-from trackside.app.storage._postgres_backend import _UPGRADE_LOCK
+from trackside.app.storage._databases.backends import backend_at
+from trackside.app.storage._databases.postgres.backend import _UPGRADE_LOCK
 from trackside.app.storage.errors import DamagedDatabaseError, DatabaseBusyError, NewerDatabaseError
 from trackside.app.storage.maintenance import (
     SchemaVersion,

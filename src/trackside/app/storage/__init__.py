@@ -1,11 +1,12 @@
 """The log of runs in a database: the only room that speaks SQL. It imports the harness, and nobody's web or commands."""
 
-from trackside.app.storage._facts import StoreFacts, WorkerFacts
-from trackside.app.storage._follow import FollowOptions
-from trackside.app.storage._follower import Follower
-from trackside.app.storage._live_counts import LiveCounts
-from trackside.app.storage._postgres_bus import PostgresBus
-from trackside.app.storage._records import (
+from trackside.app.storage._databases.postgres.bus import PostgresBus
+from trackside.app.storage._reading.facts import StoreFacts, WorkerFacts
+from trackside.app.storage._reading.follow import FollowOptions
+from trackside.app.storage._reading.follower import Follower
+from trackside.app.storage._reading.live_counts import LiveCounts
+from trackside.app.storage._reading.run_search import FoundRuns, RunFilters
+from trackside.app.storage._rows.records import (
     RunTotals,
     RunWithEvents,
     Stats,
@@ -15,10 +16,9 @@ from trackside.app.storage._records import (
     TimeBucket,
     TokenTotals,
 )
-from trackside.app.storage._run_places import RunPlace
-from trackside.app.storage._run_search import FoundRuns, RunFilters
-from trackside.app.storage._thread_states import StoredThreadStates
-from trackside.app.storage._writer import WriteLimits
+from trackside.app.storage._rows.run_places import RunPlace
+from trackside.app.storage._threads.states import StoredThreadStates
+from trackside.app.storage._writing.writer import WriteLimits
 from trackside.app.storage.coordinator import StoredCoordinator
 from trackside.app.storage.feeding import FeedCounts, FeedPolicy, SubscriptionFeed
 from trackside.app.storage.importing import ImportReport

@@ -1,6 +1,6 @@
 """What can be wrong in a database although nobody should be able to make it so: each check says what it finds.
 
-The rows are computed from the events once more, by the same rules by which they were written (`_fold`, `_totals`), so what
+The rows are computed from the events once more, by the same rules by which they were written (`fold`, `totals`), so what
 is found here was done by somebody else, by a broken disk, or by a mistake of ours.
 """
 
@@ -15,12 +15,11 @@ from msgspec.structs import asdict
 from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Select, Text, func, or_, select, type_coerce
 from sqlalchemy.sql.expression import exists
 
-from trackside.app.storage._encoding import EventRow, UndecodableError, json_of, time_of
-from trackside.app.storage._fleet_tables import server_metadata
-from trackside.app.storage._fold import RunRow
-from trackside.app.storage._left_busy import is_left_busy
-from trackside.app.storage._run_records import RUN_COLUMNS
-from trackside.app.storage._tables import (
+from trackside.app.storage._reading.run_records import RUN_COLUMNS
+from trackside.app.storage._rows.encoding import EventRow, UndecodableError, json_of, time_of
+from trackside.app.storage._rows.fleet_tables import server_metadata
+from trackside.app.storage._rows.fold import RunRow
+from trackside.app.storage._rows.tables import (
     POSITION,
     JsonText,
     UtcTime,
@@ -35,7 +34,8 @@ from trackside.app.storage._tables import (
     usage,
     usage_totals,
 )
-from trackside.app.storage._totals import NO_AGENT, Totals, minute_of
+from trackside.app.storage._rows.totals import NO_AGENT, Totals, minute_of
+from trackside.app.storage._transfer.left_busy import is_left_busy
 from trackside.harness.errors import EventOrderError
 from trackside.harness.lifecycle import RunFold
 from trackside.harness.observer import RunLifecycleEvent

@@ -9,11 +9,11 @@ from typing import NamedTuple, override
 
 from sqlalchemy import ColumnElement, FromClause, and_, delete, exists, not_, or_, select, update
 
-from trackside.app.storage._client_tables import crons
-from trackside.app.storage._conditions import last_in_log, last_position, unindexed
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
-from trackside.app.storage._tables import (
+from trackside.app.storage._graph.works import remove_checkpoints
+from trackside.app.storage._rows.client_tables import crons
+from trackside.app.storage._rows.conditions import last_in_log, last_position, unindexed
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.tables import (
     active_runs,
     duration_totals,
     events,
@@ -29,8 +29,8 @@ from trackside.app.storage._tables import (
     usage,
     usage_totals,
 )
-from trackside.app.storage._totals import MINUTE, NO_AGENT, PERIODS, minute_of
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._rows.totals import MINUTE, NO_AGENT, PERIODS, minute_of
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.harness.types import RunStatus, ThreadStatus
 
 _ROW_BYTES = 300

@@ -19,12 +19,12 @@ import msgspec
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, text
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-import trackside.app.storage._client_tables
-import trackside.app.storage._graph_checkpoint_tables  # noqa: F401  # whose tables `metadata` has, as those of the others
+import trackside.app.storage._rows.client_tables
+import trackside.app.storage._rows.graph_checkpoint_tables  # noqa: F401  # whose tables `metadata` has, as those of the others
 from trackside.app.storage import errors
-from trackside.app.storage._backend import Backend
-from trackside.app.storage._fleet_tables import server_metadata
-from trackside.app.storage._tables import POSITION, TOKEN, counters, metadata
+from trackside.app.storage._databases.backend import Backend
+from trackside.app.storage._rows.fleet_tables import server_metadata
+from trackside.app.storage._rows.tables import POSITION, TOKEN, counters, metadata
 
 logger = logging.getLogger("trackside.storage.upgrade")
 

@@ -16,12 +16,12 @@ from typing import Any, Final, Literal, NamedTuple, get_args, override
 
 from sqlalchemy import Row, insert, select, update
 
-from trackside.app.storage._arguments import name_of
-from trackside.app.storage._client_tables import api_keys
-from trackside.app.storage._encoding import json_text, time_text
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._work import UnitOfWork, Work
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._rows.arguments import name_of
+from trackside.app.storage._rows.client_tables import api_keys
+from trackside.app.storage._rows.encoding import json_text, time_text
+from trackside.app.storage._writing.work import UnitOfWork, Work
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidApiKeyError, UnknownApiKeyError
 
 __all__ = ["ApiKey", "ApiKeys", "KeyPermission", "NewApiKey", "digest_of", "id_in"]

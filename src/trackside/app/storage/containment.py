@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final
 
-from trackside.app.storage._arguments import check_size
+from trackside.app.storage._rows.arguments import check_size
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import Json
 

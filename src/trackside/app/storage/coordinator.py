@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from trackside.app.storage._cancelling import request_cancel
-from trackside.app.storage._coordination import (
+from trackside.app.storage._coordination.cancelling import request_cancel
+from trackside.app.storage._coordination.enrolment import BEATS_PER_LEASE, Enrolment
+from trackside.app.storage._coordination.own_runs import OwnRun, OwnRuns
+from trackside.app.storage._coordination.steps import (
     Admit,
     Admitted,
     Claim,
@@ -26,18 +28,16 @@ from trackside.app.storage._coordination import (
     Withdraw,
     undecide,
 )
-from trackside.app.storage._encoding import json_text, time_text
-from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
-from trackside.app.storage._leases import LeaseClock
-from trackside.app.storage._lifetimes import lifetime_of
-from trackside.app.storage._own_runs import OwnRun, OwnRuns
-from trackside.app.storage._queue import Handover
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._run_records import find_holder, find_run, start_of
-from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._taker import Taker
-from trackside.app.storage._upkeep import Upkeep
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._coordination.taker import Taker
+from trackside.app.storage._coordination.upkeep import Upkeep
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._databases.signals import CommitSignals
+from trackside.app.storage._reading.run_records import find_holder, find_run, start_of
+from trackside.app.storage._rows.encoding import json_text, time_text
+from trackside.app.storage._rows.leases import LeaseClock
+from trackside.app.storage._rows.lifetimes import lifetime_of
+from trackside.app.storage._rows.queue import Handover
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import NoFleetError, StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness import ports

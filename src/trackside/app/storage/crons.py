@@ -15,13 +15,13 @@ from typing import Any, Final, Literal, NamedTuple, get_args, override
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, Text, delete, func, insert, select, type_coerce, update
 
-from trackside.app.storage._arguments import check_size, plain, plain_or_none, short, short_or_none, time
-from trackside.app.storage._client_tables import crons
-from trackside.app.storage._encoding import json_identity, json_of, json_text, time_text
-from trackside.app.storage._item_records import checked_number
-from trackside.app.storage._readers import Readers, beside_the_loop
-from trackside.app.storage._work import UnitOfWork, Work
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._databases.readers import Readers, beside_the_loop
+from trackside.app.storage._rows.arguments import check_size, plain, plain_or_none, short, short_or_none, time
+from trackside.app.storage._rows.client_tables import crons
+from trackside.app.storage._rows.encoding import json_identity, json_of, json_text, time_text
+from trackside.app.storage._threads.item_records import checked_number
+from trackside.app.storage._writing.work import UnitOfWork, Work
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.containment import MOST_WANTED, Wanted
 from trackside.app.storage.errors import CronExistsError, InvalidQueryError
 from trackside.harness.types import Json, JsonObject

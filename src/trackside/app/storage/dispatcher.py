@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from trackside.app.closing import close_observer
-from trackside.app.storage._subscription_records import (
+from trackside.app.storage._subscriptions.records import (
     OnFailure,
     Start,
     SubscriptionFilter,

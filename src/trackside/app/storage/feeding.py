@@ -13,9 +13,9 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from trackside.app.storage._feeding_delivery import LOOK_EVERY, Calls, LeasedDelivery
-from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
-from trackside.app.storage._feeding_receiver import Receiver
+from trackside.app.storage._feeding.delivery import LOOK_EVERY, Calls, LeasedDelivery
+from trackside.app.storage._feeding.policy import FeedCounts, FeedPolicy
+from trackside.app.storage._feeding.receiver import Receiver
 from trackside.app.storage.errors import (
     StorageError,
     SubscriptionBusyError,

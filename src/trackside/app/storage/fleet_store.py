@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from trackside.app.storage._arguments import plain
-from trackside.app.storage._delays import PromoteDue
-from trackside.app.storage._duties import HoldDuties, ReleaseDuties
-from trackside.app.storage._fleet_reads import (
+from trackside.app.storage._coordination.delays import PromoteDue
+from trackside.app.storage._coordination.duties import HoldDuties, ReleaseDuties
+from trackside.app.storage._coordination.fleet_reads import (
     read_duties,
     read_held,
     read_queue,
@@ -18,13 +17,14 @@ from trackside.app.storage._fleet_reads import (
     read_versioned,
     read_workers,
 )
-from trackside.app.storage._leases import TrustsLeases
-from trackside.app.storage._membership import AskToDrain, LoosenVersions, Vouch
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
+from trackside.app.storage._coordination.membership import AskToDrain, LoosenVersions, Vouch
+from trackside.app.storage._coordination.recovery import Bury, Death, Reap, Reaped
+from trackside.app.storage._coordination.upkeep import say_ended
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._rows.arguments import plain
+from trackside.app.storage._rows.leases import TrustsLeases
 from trackside.app.storage._schema import REVISIONS, revision_of
-from trackside.app.storage._upkeep import say_ended
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import SchemaMovedOnError
 from trackside.app.storage.fleet import (
     HeldDuty,

@@ -25,11 +25,11 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.base import id as checkpoint_ids
 
-from trackside.app.storage._encoding import json_text
-from trackside.app.storage._graph_checkpoint_reads import Encoded, Listing, StoredCheckpoint
-from trackside.app.storage._graph_checkpoint_rows import Borrowing, CheckpointRow, Known, ValueRow, WriteRow
-from trackside.app.storage._graph_checkpoint_work import Key, PutGraphRows
-from trackside.app.storage._graph_checkpoints import GraphCheckpoints, fenced_by
+from trackside.app.storage._graph.checkpoints import GraphCheckpoints, fenced_by
+from trackside.app.storage._graph.reads import Encoded, Listing, StoredCheckpoint
+from trackside.app.storage._graph.works import Key, PutGraphRows
+from trackside.app.storage._rows.encoding import json_text
+from trackside.app.storage._rows.graph_checkpoint_rows import Borrowing, CheckpointRow, Known, ValueRow, WriteRow
 from trackside.app.storage.errors import CheckpointLoopError, PruneStrategyError
 
 __all__ = ["StoreCheckpointer"]

@@ -14,16 +14,16 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from trackside.app.storage._backends import backend_at
-from trackside.app.storage._conditions import heard_last, is_unattended
-from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock
-from trackside.app.storage._left_busy import is_left_busy
-from trackside.app.storage._postgres_url import PostgresAddress
-from trackside.app.storage._processes import seconds_alive
-from trackside.app.storage._queue import Standing
-from trackside.app.storage._subscription_reads import read_standing
-from trackside.app.storage._subscription_records import Subscription
-from trackside.app.storage._tables import active_runs, runs, threads, workers
+from trackside.app.storage._databases.backends import backend_at
+from trackside.app.storage._databases.postgres.url import PostgresAddress
+from trackside.app.storage._rows.conditions import heard_last, is_unattended
+from trackside.app.storage._rows.leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock
+from trackside.app.storage._rows.processes import seconds_alive
+from trackside.app.storage._rows.queue import Standing
+from trackside.app.storage._rows.tables import active_runs, runs, threads, workers
+from trackside.app.storage._subscriptions.reads import read_standing
+from trackside.app.storage._subscriptions.records import Subscription
+from trackside.app.storage._transfer.left_busy import is_left_busy
 from trackside.app.storage.errors import DatabaseUrlError
 from trackside.app.storage.maintenance import BUSY_TIMEOUT
 from trackside.harness.lifecycle import is_final

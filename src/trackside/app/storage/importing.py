@@ -16,16 +16,16 @@ from typing import override
 
 from sqlalchemy import Connection, func, select, update
 
-from trackside.app.storage._appending import Append
-from trackside.app.storage._conditions import is_unattended
-from trackside.app.storage._encoding import EventRow, time_text
-from trackside.app.storage._fold import RunAge
-from trackside.app.storage._left_busy import RestThreads
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, counters, events, runs, threads
-from trackside.app.storage._transfer_format import ExportHeader, ImportedRow
-from trackside.app.storage._work import UnitOfWork, Work
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._rows.conditions import is_unattended
+from trackside.app.storage._rows.encoding import EventRow, time_text
+from trackside.app.storage._rows.fold import RunAge
+from trackside.app.storage._rows.tables import POSITION, counters, events, runs, threads
+from trackside.app.storage._transfer.file_format import ExportHeader, ImportedRow
+from trackside.app.storage._transfer.left_busy import RestThreads
+from trackside.app.storage._writing.appending import Append
+from trackside.app.storage._writing.work import UnitOfWork, Work
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import (
     EventConflictError,
     ImportConflictError,

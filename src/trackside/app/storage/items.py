@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._item_records import (
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._threads.item_records import (
     checked_filter,
     checked_number,
     checked_ttl,
@@ -25,7 +26,7 @@ from trackside.app.storage._item_records import (
     stored_prefix,
     stored_value,
 )
-from trackside.app.storage._items import (
+from trackside.app.storage._threads.item_works import (
     SWEPT_AT_ONCE,
     ItemName,
     ItemRow,
@@ -34,10 +35,9 @@ from trackside.app.storage._items import (
     NamespaceListing,
     WriteItems,
 )
-from trackside.app.storage._items import one_expired as _one_expired
-from trackside.app.storage._items import one_item as _one_item
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._threads.item_works import one_expired as _one_expired
+from trackside.app.storage._threads.item_works import one_item as _one_item
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.items import Item, ItemChange
 

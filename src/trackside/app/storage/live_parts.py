@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from trackside.app.storage._readers import Readers
+from trackside.app.storage._databases.readers import Readers
 
 if TYPE_CHECKING:
-    from trackside.app.storage._postgres_bus import PostgresBus
+    from trackside.app.storage._databases.postgres.bus import PostgresBus
 
 INLINE_BYTES: Final = 5_500
 """A message up to this size is in the notice: its base64 and what stands before it are under 7,500 bytes."""

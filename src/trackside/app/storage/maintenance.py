@@ -11,9 +11,10 @@ from functools import partial
 
 from sqlalchemy import Connection, text
 
-from trackside.app.storage._backend import Backend
-from trackside.app.storage._backends import backend_at
 from trackside.app.storage._checks import Finding, contents, tables
+from trackside.app.storage._databases.backend import Backend
+from trackside.app.storage._databases.backends import backend_at
+from trackside.app.storage._databases.sqlite.backend import SqliteBackend
 from trackside.app.storage._schema import (
     REVISIONS,
     OnStep,
@@ -22,7 +23,6 @@ from trackside.app.storage._schema import (
     prepare,
     stated_version,
 )
-from trackside.app.storage._sqlite_backend import SqliteBackend
 from trackside.app.storage.errors import CompactedByServerError, DatabaseMissingError
 
 BUSY_TIMEOUT = 5.0

@@ -31,12 +31,8 @@ from sqlalchemy import (
     tuple_,
 )
 
-from trackside.app.storage._arguments import AnyOf, limit_of, members
-from trackside.app.storage._conditions import last_position
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._parts import parts_of
-from trackside.app.storage._queries import runs_that_fit
-from trackside.app.storage._readers import Readers
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._reading.queries import runs_that_fit
 from trackside.app.storage._removal import (
     Candidate,
     Removed,
@@ -49,16 +45,20 @@ from trackside.app.storage._removal import (
     is_released,
     may_go,
 )
-from trackside.app.storage._tables import (
+from trackside.app.storage._rows.arguments import AnyOf, limit_of, members
+from trackside.app.storage._rows.conditions import last_position
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.parts import parts_of
+from trackside.app.storage._rows.tables import (
     events,
     parked_events,
     runs,
     subscriptions,
     threads,
 )
-from trackside.app.storage._totals import minute_of
-from trackside.app.storage._work import Work
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._rows.totals import minute_of
+from trackside.app.storage._writing.work import Work
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.lifecycle import FINAL_STATUSES, is_final
 from trackside.harness.types import RunStatus

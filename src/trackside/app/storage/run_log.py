@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, select
 
-from trackside.app.storage._queries import event_of
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import events
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._reading.queries import event_of
+from trackside.app.storage._rows.tables import events
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import EventSpan
 

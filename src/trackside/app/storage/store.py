@@ -10,26 +10,27 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 from weakref import WeakSet
 
-from trackside.app.storage._appending import Append
-from trackside.app.storage._arguments import AnyOf, check_option, check_seconds_option
-from trackside.app.storage._backend import Synchronous
-from trackside.app.storage._backends import backend_at
-from trackside.app.storage._cancelling import StoreCancelling
-from trackside.app.storage._encoding import encode_events
-from trackside.app.storage._endings import tell_ends
-from trackside.app.storage._facts import StoreFacts, read_facts
-from trackside.app.storage._follow import EventFeed, FollowOptions, HearOutage
-from trackside.app.storage._follower import Follower
-from trackside.app.storage._graph_checkpoints import GraphCheckpoints
-from trackside.app.storage._leases import MAX_LEASE_SECONDS
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._reading import StoreReading
-from trackside.app.storage._recent import EventFilter
-from trackside.app.storage._records import StoredEvent
+from trackside.app.storage._coordination.cancelling import StoreCancelling
+from trackside.app.storage._coordination.endings import tell_ends
+from trackside.app.storage._databases.backend import Synchronous
+from trackside.app.storage._databases.backends import backend_at
+from trackside.app.storage._databases.postgres.signals import PostgresSignals
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._databases.signals import CommitSignals
+from trackside.app.storage._graph.checkpoints import GraphCheckpoints
+from trackside.app.storage._reading.facts import StoreFacts, read_facts
+from trackside.app.storage._reading.follow import EventFeed, FollowOptions, HearOutage
+from trackside.app.storage._reading.follower import Follower
+from trackside.app.storage._reading.reads import StoreReading
+from trackside.app.storage._reading.recent import EventFilter
+from trackside.app.storage._rows.arguments import AnyOf, check_option, check_seconds_option
+from trackside.app.storage._rows.encoding import encode_events
+from trackside.app.storage._rows.leases import MAX_LEASE_SECONDS
+from trackside.app.storage._rows.records import StoredEvent
 from trackside.app.storage._schema import make_ready
-from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._thread_states import StoredThreadStates
-from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
+from trackside.app.storage._threads.states import StoredThreadStates
+from trackside.app.storage._writing.appending import Append
+from trackside.app.storage._writing.writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.api_keys import ApiKeys
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
 from trackside.app.storage.crons import Crons
@@ -61,7 +62,7 @@ from trackside.harness.types import LifecycleEventType, RunStatus
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from trackside.app.storage._postgres_bus import PostgresBus
+    from trackside.app.storage._databases.postgres.bus import PostgresBus
 
 
 class Store(StoreReading, StoreCancelling):
@@ -436,9 +437,9 @@ class Store(StoreReading, StoreCancelling):
         Raises:
             NoBusError: the database is none of a server.
         """
-        if (bus := self._signals.bus) is None:
+        if not isinstance(self._signals, PostgresSignals):
             raise NoBusError(database=self._readers.database)
-        return bus
+        return self._signals.bus
 
     def live_parts(self) -> LiveParts:
         """What runs have said lately, for processes that are told of it on the bus.

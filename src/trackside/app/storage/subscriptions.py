@@ -12,16 +12,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trackside.app.process_name import process_name
-from trackside.app.storage._arguments import AnyOf, plain, time
-from trackside.app.storage._deliveries import DeliveriesOfRun, read_deliveries
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._growth import log_end
-from trackside.app.storage._leases import MAX_LEASE_SECONDS
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._signals import CommitSignals, Listener
-from trackside.app.storage._subscription_consumer import SubscriptionConsumer
-from trackside.app.storage._subscription_reads import parked, parked_of, read_standing, seconds_until_free
-from trackside.app.storage._subscription_records import (
+from trackside.app.storage._databases.growth import log_end
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._databases.signals import CommitSignals, Listener
+from trackside.app.storage._databases.telling import tell_each
+from trackside.app.storage._rows.arguments import AnyOf, plain, time
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.leases import MAX_LEASE_SECONDS
+from trackside.app.storage._subscriptions.consumer import SubscriptionConsumer
+from trackside.app.storage._subscriptions.deliveries import DeliveriesOfRun, read_deliveries
+from trackside.app.storage._subscriptions.reads import parked, parked_of, read_standing, seconds_until_free
+from trackside.app.storage._subscriptions.records import (
     Batch,
     OnFailure,
     ParkedEvent,
@@ -36,7 +37,7 @@ from trackside.app.storage._subscription_records import (
     check_start,
     check_text,
 )
-from trackside.app.storage._subscription_works import (
+from trackside.app.storage._subscriptions.works import (
     Acquire,
     DecideParked,
     Delete,
@@ -46,8 +47,7 @@ from trackside.app.storage._subscription_works import (
     SubscriptionWork,
     Update,
 )
-from trackside.app.storage._telling import tell_each
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidSubscriptionError, SubscriptionBusyError, UnknownSubscriptionError
 from trackside.harness.types import LifecycleEventType
 

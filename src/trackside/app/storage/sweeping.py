@@ -16,13 +16,13 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 
 from sqlalchemy import Connection
 
-from trackside.app.storage import _thread_reads as reads
-from trackside.app.storage._arguments import check_seconds_option
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._thread_reads import PAGE, Waiting
-from trackside.app.storage._thread_works import ForgetThreads, RemoveThread
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._rows.arguments import check_seconds_option
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._threads import reads
+from trackside.app.storage._threads.reads import PAGE, Waiting
+from trackside.app.storage._threads.works import ForgetThreads, RemoveThread
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError, StoreOptionError
 from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, prune_threads

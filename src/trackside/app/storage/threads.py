@@ -13,19 +13,18 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
-from trackside.app.storage import _queries
-from trackside.app.storage._arguments import AnyOf, ids, members, plain, short, short_or_none
-from trackside.app.storage._conditions import HOLDS_ITS_THREAD, are_of, is_owned, unindexed
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._fences import changing_thread
-from trackside.app.storage._lifetimes import lifetime_of
-from trackside.app.storage._listings import run_of, thread_of
-from trackside.app.storage._readers import Readers, in_pieces
-from trackside.app.storage._records import StoredRun, StoredThread
-from trackside.app.storage._run_records import RUNS, find_holder, strategies_of
-from trackside.app.storage._tables import active_runs, runs, thread_states, threads
-from trackside.app.storage._thread_search import MOST, SortBy, ThreadPage, ThreadQuery, ThreadSearch
-from trackside.app.storage._thread_works import (
+from trackside.app.storage._databases.readers import Readers, in_pieces
+from trackside.app.storage._reading import queries
+from trackside.app.storage._reading.listings import run_of, thread_of
+from trackside.app.storage._reading.run_records import RUNS, find_holder, strategies_of
+from trackside.app.storage._rows.arguments import AnyOf, ids, members, plain, short, short_or_none
+from trackside.app.storage._rows.conditions import HOLDS_ITS_THREAD, are_of, is_owned, unindexed
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.lifetimes import lifetime_of
+from trackside.app.storage._rows.records import StoredRun, StoredThread
+from trackside.app.storage._rows.tables import active_runs, runs, thread_states, threads
+from trackside.app.storage._threads.search import MOST, SortBy, ThreadPage, ThreadQuery, ThreadSearch
+from trackside.app.storage._threads.works import (
     ChangeThread,
     CopyThread,
     CreateThread,
@@ -33,7 +32,8 @@ from trackside.app.storage._thread_works import (
     RemoveRun,
     RemoveThread,
 )
-from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage._writing.fences import changing_thread
+from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.errors import UnknownThreadError
 from trackside.harness.ids import new_id
@@ -141,7 +141,7 @@ class Threads:
         Raises:
             UnknownThreadError: there is none.
         """
-        thread = await self._readers.first(_queries.one_thread(thread_id, owner=self._owner, removed=False), thread_of)
+        thread = await self._readers.first(queries.one_thread(thread_id, owner=self._owner, removed=False), thread_of)
         if thread is None:
             raise UnknownThreadError(thread_id=thread_id)
         return thread
@@ -282,7 +282,7 @@ class Threads:
 
     async def run(self, thread_id: str, run_id: str) -> StoredRun | None:
         """A run of a thread; None if there is no such run."""
-        found = await self._readers.first(_queries.one_run(run_id, owner=self._owner, removed=False), run_of)
+        found = await self._readers.first(queries.one_run(run_id, owner=self._owner, removed=False), run_of)
         return found if found is not None and found.thread_id == thread_id else None
 
     async def runs(
@@ -307,7 +307,7 @@ class Threads:
         conditions = [*are_of(statuses, None, plain("thread_id", thread_id)), runs.c.removed_at.is_(None)]
         order = (runs.c.created_at, runs.c.run_id)
         page = RUNS.where(*conditions).order_by(*[column.desc() if newest_first else column for column in order])
-        thread = _queries.one_thread(thread_id, owner=self._owner, removed=False)
+        thread = queries.one_thread(thread_id, owner=self._owner, removed=False)
 
         def read(connection: Connection) -> RunPage:
             if connection.execute(thread).first() is None:

@@ -17,14 +17,14 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, type_coerce
 
-from trackside.app.storage._arguments import AnyOf, members, plain_or_none, position, time
-from trackside.app.storage._conditions import Conditions, there_is
-from trackside.app.storage._encoding import UndecodableError, time_text
-from trackside.app.storage._growth import log_end
-from trackside.app.storage._queries import begin_since
-from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import events, runs, threads
-from trackside.app.storage._transfer_format import (
+from trackside.app.storage._databases.growth import log_end
+from trackside.app.storage._databases.readers import Readers
+from trackside.app.storage._reading.queries import begin_since
+from trackside.app.storage._rows.arguments import AnyOf, members, plain_or_none, position, time
+from trackside.app.storage._rows.conditions import Conditions, there_is
+from trackside.app.storage._rows.encoding import UndecodableError, time_text
+from trackside.app.storage._rows.tables import events, runs, threads
+from trackside.app.storage._transfer.file_format import (
     ExportedEvent,
     ExportFooter,
     ExportHeader,
@@ -69,7 +69,7 @@ def writer_of(file: BinaryIO, format: ExportFormat) -> ExportWriter:
     """
     _check_file(file, "write", "wb")
     if format == "parquet":
-        from trackside.app.storage._transfer_parquet import ParquetWriter
+        from trackside.app.storage._transfer.parquet import ParquetWriter
 
         return ParquetWriter(file)
     if format != "jsonl":
@@ -86,7 +86,7 @@ def reader_of(file: BinaryIO, format: ExportFormat) -> ExportReader:
     """
     _check_file(file, "read", "rb")
     if format == "parquet":
-        from trackside.app.storage._transfer_parquet import ParquetReader
+        from trackside.app.storage._transfer.parquet import ParquetReader
 
         return ParquetReader(file)
     if format != "jsonl":

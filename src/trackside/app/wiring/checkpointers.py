@@ -74,7 +74,7 @@ async def _sqlite_saver(file: str) -> AsyncGenerator[Any]:
 
 @asynccontextmanager
 async def _postgres_saver(url: str) -> AsyncGenerator[Any]:
-    from trackside.app.storage.checkpoints import open_checkpoints
+    from trackside.app.storage.langgraph_savers import open_checkpoints
 
     async with open_checkpoints(url) as saver:
         yield saver

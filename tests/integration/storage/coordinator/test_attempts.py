@@ -19,7 +19,7 @@ from told_events import told
 
 from trackside import AgentLimits, RunContext, RunManager, RunSpec
 from trackside.app.storage import Store
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.harness.admission import another_attempt
 from trackside.harness.errors import EventOrderError, InvalidSpecError
 from trackside.harness.ids import new_id

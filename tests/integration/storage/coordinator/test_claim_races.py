@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from trackside.app.storage import Store
-from trackside.app.storage._coordination import Admit, Claim, Displaced, Fates
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._fold import RunStart
-from trackside.app.storage._work import commit_together
+from trackside.app.storage._coordination.steps import Admit, Claim, Displaced, Fates
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.fold import RunStart
+from trackside.app.storage._writing.commits import commit_together
 from trackside.harness.types import MultitaskStrategy, ThreadStatus
 
 DIALECTS = ["sqlite"]  # who is first is decided before the database is asked

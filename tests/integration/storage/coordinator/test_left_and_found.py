@@ -18,8 +18,8 @@ from tests.property.queue_model import Run
 from told_events import told
 
 from trackside.app.storage import Store
-from trackside.app.storage._coordination import Claim
-from trackside.app.storage._recovery import Reap, Reaped
+from trackside.app.storage._coordination.recovery import Reap, Reaped
+from trackside.app.storage._coordination.steps import Claim
 from trackside.app.storage.errors import DatabaseBusyError, StorageError
 from trackside.harness.errors import DuplicateRunError, EventOrderError
 from trackside.harness.ids import new_id

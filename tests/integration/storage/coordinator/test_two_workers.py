@@ -20,9 +20,9 @@ from trackside import RunContext, RunHandle, RunSpec, RunStatus, ThreadBusyError
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.spool.spool import is_refusal
 from trackside.app.storage import Store
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._postgres_signals import PostgresSignals
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._databases.postgres.signals import PostgresSignals
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import ReadersBusyError, RunEndedError
 from trackside.harness.errors import InvalidSpecError, NoResultHereError, TakenOverError
 from trackside.harness.ids import new_id

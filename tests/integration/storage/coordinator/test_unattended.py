@@ -13,7 +13,7 @@ from told_events import told
 from trackside import run_agent
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
-from trackside.app.storage._encoding import time_text
+from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage.maintenance import check_database
 from trackside.harness.errors import EventOrderError, RunInUseError, ThreadInUseError
 from trackside.harness.observer import RunLifecycleEvent

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.runs.stage import Agents
 
 from trackside import RunStatus
-from trackside.app.storage import _recovery
+from trackside.app.storage._coordination import recovery
 from trackside.app.storage.fleet import Taking
 from trackside.harness.types import CancelAction
 
@@ -60,7 +60,7 @@ async def test_a_reaper_leaves_processes_to_their_supervisor_as_long_as_that_is_
     for worker_id, process in names.items():
         database.execute(f"UPDATE workers SET process = '{process}' WHERE worker_id = '{worker_id}'")
     gone = {"child"}
-    monkeypatch.setattr(_recovery, "is_gone", lambda process: process in gone)
+    monkeypatch.setattr(recovery, "is_gone", lambda process: process in gone)
 
     assert (await server.store.fleet.reap(server.name)).ended == []
     gone.add("parent")

@@ -12,9 +12,9 @@ from tests.integration.storage.conftest import held_up
 from tests.property.queue_hands import AwayError, ForgetfulSession, ForgottenSession, Gate
 
 from trackside.app.storage import Store
-from trackside.app.storage._delays import PromoteDue
-from trackside.app.storage._own_runs import OwnRuns
-from trackside.app.storage._recovery import ListOwned
+from trackside.app.storage._coordination.delays import PromoteDue
+from trackside.app.storage._coordination.own_runs import OwnRuns
+from trackside.app.storage._coordination.recovery import ListOwned
 from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness.types import CancelAction, RunRecord, RunSpec, RunStatus

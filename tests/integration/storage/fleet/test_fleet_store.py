@@ -11,9 +11,9 @@ from tests.integration.runs.stage import Agents
 from tests.integration.storage.conftest import held_up
 
 from trackside import RunStatus, __version__
-from trackside.app.storage import _fleet_reads, _recovery
-from trackside.app.storage._encoding import time_text
-from trackside.app.storage._leases import LeaseClock
+from trackside.app.storage._coordination import fleet_reads, recovery
+from trackside.app.storage._rows.encoding import time_text
+from trackside.app.storage._rows.leases import LeaseClock
 from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.fleet import FleetMember, ReadyRun, Taking
 from trackside.harness.types import FailureReason
@@ -69,7 +69,7 @@ async def test_while_leases_say_nothing_only_those_are_gone_whose_processes_have
     for each in (worker, other):
         end_lease(database, each.name)
     database.execute(f"UPDATE workers SET process = 'ended' WHERE worker_id = '{other.name}'")
-    monkeypatch.setattr(_recovery, "is_gone", lambda process: process == "ended")
+    monkeypatch.setattr(recovery, "is_gone", lambda process: process == "ended")
     fleet = server.store.fleet
 
     assert (await fleet.reap(server.name, trusts_leases=lambda now=None: False)).ended == [handles[1].run_id]
@@ -355,7 +355,7 @@ async def test_runs_of_a_version_that_workers_of_other_pools_or_agents_have_are_
 async def test_runs_of_an_old_version_behind_many_that_nobody_has_an_agent_for_are_for_all(
     member: Any, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_fleet_reads, "MOST_EXAMINED", 2)
+    monkeypatch.setattr(fleet_reads, "MOST_EXAMINED", 2)
     old = await member("server", version="v1")
     for _ in range(3):
         await old.start("quick", agent="starter")

@@ -1,0 +1,216 @@
+"""PostgreSQL as the store needs it: the tables, the session that writes, and the connections that read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, text
+
+from trackside.app.storage._databases.backend import Dialect
+from trackside.app.storage._databases.postgres.bus import PostgresBus
+from trackside.app.storage._databases.postgres.connections import PostgresDatabase
+from trackside.app.storage._databases.postgres.session import PostgresSession
+from trackside.app.storage._databases.postgres.signals import PostgresSignals
+from trackside.app.storage.errors import ConnectionLostError, DatabaseBusyError, ServerUnreachableError
+from trackside.harness.errors import ClosedError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+_UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
+"""Who makes or changes tables holds this advisory lock of the database."""
+_TURN_STEP: Final = 1_000  # milliseconds; who waits at the server hears of nothing else
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries of a read that has no connection
+_PARTING: Final = 2.0
+"""Seconds that closing waits for reads that are under way: a server that is away answers none."""
+
+
+class PostgresReads:
+    """Reads on a few connections that cannot write.
+
+    A read sees one moment. Where its connection is lost, it is called again on another one; a server that is away is
+    waited for.
+    """
+
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, database: PostgresDatabase, *, standby: bool) -> None:
+        self._database = database
+        self._engine = database.reading(standby=standby)
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same connections
+        self._closed = False
+        self._under_way = 0
+        self._at_rest = asyncio.Event()
+        """Set as soon as nothing is read any more, once it is closed."""
+
+    async def read[T](self, read: Callable[[Connection], T]) -> T:
+        """What `read` finds.
+
+        Raises:
+            ReadersBusyError: no connection became free in time.
+            ServerUnreachableError: the server did not come back in time.
+            ClosedError: this was closed while it waited for the server.
+            StorageError: the database cannot be read.
+        """
+        return await self._patiently(lambda: _run(self._database, self._engine, read))
+
+    async def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows that one statement finds; as `read`, but without a transaction, which would take two round trips more."""
+        return await self._patiently(lambda: _fetch(self._database, self._single, statement, values))
+
+    async def _patiently[T](self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self._under_way += 1
+        try:
+            return await self._repeated(read)
+        finally:
+            self._under_way -= 1
+            if self._closed and not self._under_way:
+                self._at_rest.set()
+
+    async def _repeated[T](self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        until = monotonic() + self._database.busy_timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await read()
+            except (ConnectionLostError, ServerUnreachableError):
+                if monotonic() + pause > until:
+                    raise
+            await asyncio.sleep(pause)
+            if self._closed:  # a connection that was made now would be left behind
+                raise ClosedError(what="store")
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def aclose(self) -> None:
+        """Let running reads end, and let go of the connections. May be called again."""
+        self._closed = True
+        if self._under_way:  # who came back with a connection afterwards would leave it behind
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PARTING):
+                    await self._at_rest.wait()
+        await self._engine.dispose()
+
+
+class PostgresBackend:
+    """A schema in a database on a server."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self.busy_timeout = database.busy_timeout
+
+    def __str__(self) -> str:
+        return str(self._database)
+
+    def check_place(self, *, create: bool) -> None:
+        """Databases are made by whoever runs the server; whether this one is there, the first connection tells."""
+
+    def check_writable(self) -> None:
+        """What a user may do, the server says when it is done."""
+
+    def look[T](self, read: Callable[[Connection], T]) -> T:
+        """What `read` finds, at once and on a connection of its own; not for a thread with a running loop."""
+
+        async def look() -> T:
+            engine = self._database.reading(standby=True)
+            try:
+                return await _run(self._database, engine, read)
+            finally:
+                await engine.dispose()
+
+        return asyncio.run(look())
+
+    def check_owner(self, connection: Connection) -> None:
+        """See that the schema is ours, or empty."""
+        self._database.check_owner(connection)
+
+    def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
+        """Let tables be changed; whoever else wants to waits for his turn."""
+        while not asyncio.run(self._change(change)):
+            if not is_needed():
+                return
+
+    async def _change(self, change: Callable[[Connection], Any]) -> bool:
+        """Let tables be changed, unless another process keeps its turn for a while; whether it was changed."""
+        has_turn = False
+
+        def change_alone(connection: Connection) -> None:
+            nonlocal has_turn
+            connection.execute(text(f"SET LOCAL lock_timeout = {_TURN_STEP}"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+            has_turn = True
+            connection.execute(text(f"SET LOCAL lock_timeout = {max(1, round(self.busy_timeout * 1000))}"))
+            change(connection)
+
+        engine = self._database.changing()
+        try:
+            await _run(self._database, engine, change_alone, commit=True)
+        except DatabaseBusyError:
+            if has_turn:  # it is a table that somebody has locked
+                raise
+        finally:
+            await engine.dispose()
+        return has_turn
+
+    def session(self) -> PostgresSession:
+        """What the writer writes with."""
+        return PostgresSession(self._database)
+
+    @property
+    def session_beside(self) -> Callable[[], PostgresSession]:
+        """Makes what something else writes with at the same time."""
+        return self.session
+
+    def reads(self, *, standby: bool) -> PostgresReads:
+        """What readers read with; unless it may be a `standby`, from the server that takes writes alone."""
+        return PostgresReads(self._database, standby=standby)
+
+    def signals(self, *, every: float) -> PostgresSignals:
+        """Hears of commits from the server; looks of its own are rare, however often `every` asks for them."""
+        return PostgresSignals(PostgresBus(self._database))
+
+
+async def _fetch(
+    database: PostgresDatabase, engine: AsyncEngine, statement: str, values: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Fetch rows by the driver itself, which costs a third of the way through SQLAlchemy."""
+    connection = await _connected(database, engine)
+    try:
+        with database.translated():
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            try:
+                return [tuple(row) for row in await driver.fetch(statement, *values)]
+            finally:
+                if driver.is_closed():  # which the pool, asked by nobody but the driver, does not notice
+                    await connection.invalidate()
+    finally:
+        with database.translated():
+            await connection.close()
+
+
+async def _run[T](
+    database: PostgresDatabase, engine: AsyncEngine, function: Callable[[Connection], T], *, commit: bool = False
+) -> T:
+    """Call a function with a connection of the engine, in a transaction."""
+    connection = await _connected(database, engine)
+    try:
+        with database.translated():
+            found = await connection.run_sync(function)
+            if commit:
+                await connection.commit()
+            return found
+    finally:
+        with database.translated():
+            await connection.close()
+
+
+async def _connected(database: PostgresDatabase, engine: AsyncEngine) -> AsyncConnection:
+    try:
+        return await engine.connect()
+    except Exception as exc:
+        if (error := database.unreachable(exc)) is None:
+            raise
+        raise error from exc

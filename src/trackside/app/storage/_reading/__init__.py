@@ -1,0 +1,1 @@
+"""What is read: pages, single records, totals, and what followers of the log hear."""

@@ -1,0 +1,141 @@
+"""What a database is and holds, and which processes look after runs in it: told without counting what is many."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Row, func, select, text
+
+from trackside.app.storage._rows.leases import LeaseClock, read_clock
+from trackside.app.storage._rows.processes import seconds_alive
+from trackside.app.storage._rows.queue import Standing
+from trackside.app.storage._rows.tables import (
+    POSITION,
+    active_runs,
+    counters,
+    events,
+    run_totals,
+    runs,
+    threads,
+    workers,
+)
+from trackside.app.storage._rows.totals import DAY
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus, ThreadStatus
+
+MOST_THREADS: Final = 100_000
+"""So many threads are counted, and no more: some milliseconds."""
+
+_OPEN: Final = [status.value for status in RunStatus if not is_final(status)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFacts:
+    """A process that looks after runs, and how many of them it executes. `last_seen_at` is about when it gave a sign."""
+
+    id: str
+    host: str
+    pid: int | None
+    started_at: datetime
+    last_seen_at: datetime
+    alive: bool
+    running: int
+    is_this: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFacts:
+    """What a database is and holds.
+
+    `schema` is the revision of its tables. `events` is the position of the last one: how many there ever were. `threads` are
+    counted up to `MOST_THREADS`.
+    """
+
+    kind: str
+    schema: str
+    size_bytes: int
+    events: int
+    runs: int
+    threads: int
+    oldest_event_at: datetime | None
+    workers: Sequence[WorkerFacts]
+
+
+class FoundFacts(NamedTuple):
+    """What was read, to be told once it is known which processes still live: their machine says so, in files."""
+
+    facts: StoreFacts
+    workers: Sequence[Row[*tuple[Any, ...]]]
+    clock: LeaseClock
+
+    def told(self, *, own: Collection[str], lease_seconds: float) -> StoreFacts:
+        """The facts with the workers. Blocks.
+
+        Args:
+            own: the ids of this process's workers.
+            lease_seconds: how long leases are, by which it is told when a worker was there last.
+        """
+        now = datetime.now(UTC)
+        workers = [_worker(row, self.clock, now, lease_seconds, is_this=row.worker_id in own) for row in self.workers]
+        return replace(self.facts, workers=workers)
+
+
+def read_facts(connection: Connection) -> FoundFacts:
+    """Reads what a database is and holds."""
+    # Of any status: so an index leads to them, and not past those that were removed.
+    there = (threads.c.status.in_([*ThreadStatus]), threads.c.removed_at.is_(None))
+    some = select(threads.c.thread_id).where(*there).limit(MOST_THREADS).subquery()
+    facts = StoreFacts(
+        kind=connection.dialect.name,
+        schema=str(connection.scalar(text("SELECT version_num FROM alembic_version"))),
+        size_bytes=_size(connection),
+        events=connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one(),
+        runs=_runs(connection),
+        threads=connection.execute(select(func.count()).select_from(some)).scalar_one(),
+        oldest_event_at=connection.scalar(select(events.c.occurred_at).order_by(events.c.position).limit(1)),
+        workers=(),
+    )
+    running = (
+        select(func.count())
+        .where(active_runs.c.owner == workers.c.worker_id, active_runs.c.state == Standing.claimed.value)
+        .scalar_subquery()
+    )
+    known = [column for column in workers.c if column is not workers.c.running]
+    query = select(*known, running.label("running")).order_by(workers.c.started_at)
+    return FoundFacts(facts, connection.execute(query).all(), read_clock(connection))
+
+
+def _size(connection: Connection) -> int:
+    if connection.dialect.name == "postgresql":
+        return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+
+
+def _runs(connection: Connection) -> int:
+    """How many there are: the ended ones from their sums."""
+    ended = connection.scalar(select(func.sum(run_totals.c.runs)).where(run_totals.c.seconds == DAY)) or 0
+    open_ones = connection.scalar(select(func.count()).select_from(runs).where(runs.c.status.in_(_OPEN))) or 0
+    return int(ended) + int(open_ones)
+
+
+def _worker(
+    row: Row[*tuple[Any, ...]], clock: LeaseClock, now: datetime, lease_seconds: float, *, is_this: bool
+) -> WorkerFacts:
+    host, _, pid = row.name.rpartition(":")
+    # A lease goes on for so many seconds from when it was renewed; by the clock of another start nothing can be told.
+    since = lease_seconds - (row.lease_until - clock.seconds) if row.clock == clock.clock else None
+    seen = row.started_at if since is None else min(now, max(row.started_at, now - timedelta(seconds=max(0.0, since))))
+    return WorkerFacts(
+        id=row.worker_id,
+        host=host or row.name,
+        pid=int(pid) if pid.isdigit() else None,
+        started_at=row.started_at,
+        last_seen_at=seen,
+        alive=seconds_alive(row, clock) > 0,
+        running=row.running,
+        is_this=is_this,
+    )

@@ -1,0 +1,51 @@
+"""The tables of what a fleet shares beside its runs and workers: duties, and what runs have said lately."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Float,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    func,
+)
+
+from trackside.app.storage._rows.tables import PlainText, UtcTime, metadata
+
+duties = Table(
+    "duties",
+    metadata,
+    Column("name", PlainText, primary_key=True),
+    Column("holder", PlainText, nullable=False),
+    Column("clock", PlainText, nullable=False),
+    Column("lease_until", Float, nullable=False),
+    Column("since", UtcTime, nullable=False),
+    Column("lease_seconds", Float),
+)
+"""What one process does for all: whoever holds the lease, which is as those of workers."""
+
+server_metadata: Final = MetaData(naming_convention=metadata.naming_convention)
+"""Tables that only a database server has: of who shares an SQLite file, one process executes each run."""
+
+live_parts = Table(
+    "live_parts",
+    server_metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("grp", Text, nullable=False),
+    Column("message", LargeBinary, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index(None, "topic", "id"),
+    Index(None, "grp", "id"),
+    Index(None, "at"),
+    prefixes=["UNLOGGED"],
+)
+"""What runs have said lately: a server that crashes comes back with none of it, and writes it half as often."""

@@ -1,0 +1,73 @@
+"""Whether a process on this machine still lives, so that nobody has to wait for its lease to end.
+
+Linux says when a process started, in `/proc`; its number alone may have gone to another. Elsewhere, and about processes
+of other machines and containers, nothing is known, and the lease decides.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trackside.app.storage._rows.leases import LeaseClock, boot_id, seconds_left
+
+_PROC = Path("/proc")
+_STATE, _STARTED = 0, 19  # fields of /proc/PID/stat behind the name, see proc_pid_stat(5)
+
+
+def this_process() -> str | None:
+    """A name for this process that no other ever has, not even after a restart; None if there is none to be had."""
+    started = _start_of(os.getpid())
+    return None if started is None else f"{_place()}/{os.getpid()}/{started}"
+
+
+def is_gone(process: str | None) -> bool:
+    """Whether the process of this name was one of this machine, and is no more."""
+    if process is None:
+        return False
+    place, _, rest = process.rpartition("/")
+    place, _, number = place.rpartition("/")
+    if place != _place() or not number.isdigit():
+        return False
+    started = _start_of(int(number))
+    return started != rest and not (started is None and _is_hidden(int(number)))
+
+
+def seconds_alive(worker: Any, now: LeaseClock) -> float:
+    """How long the lease in a worker's row goes on; 0 also if it need not end, because its process is known to be gone."""
+    return 0.0 if is_gone(worker.process) else seconds_left(worker, now)
+
+
+def _place() -> str:
+    return f"{boot_id()}/{_pid_namespace()}"
+
+
+@cache
+def _pid_namespace() -> str:
+    try:
+        return str((_PROC / "self/ns/pid").readlink())
+    except OSError:
+        return "?"
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether this is a process of another user's, about which `/proc` may say nothing (`hidepid`, `ProtectProc=`)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process started, in the system's own unit; None if it has ended, or nobody can tell."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].decode("ascii").split()  # its name may be cut in the middle of a letter
+    return None if fields[_STATE] in {"Z", "X"} else fields[_STARTED]

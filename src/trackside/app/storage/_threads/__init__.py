@@ -1,0 +1,1 @@
+"""Threads and what is remembered beside them: works, searches, states, items."""

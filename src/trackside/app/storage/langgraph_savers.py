@@ -1,0 +1,69 @@
+"""Where LangGraph's graphs keep their threads in a PostgreSQL database: in tables of LangGraph's own, beside ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from trackside.app.storage._databases.postgres.connections import WRITES, PostgresDatabase
+from trackside.harness.threads import in_own_thread
+
+_SETUP_LOCK = 0x7452_6143_4865_634B
+"""Who makes or changes LangGraph's tables holds this advisory lock of the database."""
+
+
+@asynccontextmanager
+async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
+    """LangGraph's checkpointer on the database at this address, `AsyncPostgresSaver`; makes its tables.
+
+    It takes one connection, and another one when the server has closed that: LangGraph lets one checkpoint be read or
+    written at a time.
+
+    Raises:
+        ImportError: langgraph-checkpoint-postgres or its driver is not installed.
+        DatabaseUrlError: the address is not one of a PostgreSQL database.
+        StorageError: the server cannot be reached, or does not let the tables be made.
+    """
+    saver_type, pool_type = await asyncio.to_thread(_load)  # which reads files
+    database = PostgresDatabase.from_url(url)
+    conninfo = await in_own_thread(lambda: database.address.conninfo)  # which may be in a file, too
+    pool = pool_type(
+        conninfo,
+        min_size=1,
+        max_size=1,
+        timeout=database.address.connect_timeout,
+        # The first two as LangGraph's own connections have them.
+        kwargs={"autocommit": True, "prepare_threshold": 0, "fallback_application_name": "trackside-checkpoints"},
+        configure=_configure,
+        check=_check,
+        name="trackside-checkpoints",
+        open=False,
+    )
+    async with pool:
+        saver = saver_type(pool)
+        async with database.locked(_SETUP_LOCK):  # LangGraph does not expect two processes that begin at once
+            await saver.setup()
+        yield saver
+
+
+async def _configure(connection: Any) -> None:
+    await connection.execute(WRITES)
+
+
+async def _check(connection: Any) -> None:
+    """See that a connection is one, and leads to a server that takes writes. After a failover an address may lead to a
+    standby for a moment: such a connection is let go, and the pool makes another one.
+    """
+    found = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
+    if found[0]:
+        await connection.close()
+        raise ConnectionError("it is a standby, which takes no writes")
+
+
+def _load() -> tuple[Any, Any]:
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg_pool import AsyncConnectionPool
+
+    return AsyncPostgresSaver, AsyncConnectionPool
