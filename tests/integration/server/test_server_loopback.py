@@ -30,7 +30,7 @@ from starlette.routing import Route
 from tests.integration.server.test_server_fleet import fleet_on
 
 from trackside import RunSpec, RunStatus, run_agent
-from trackside.app.server import within as within_module
+from trackside.app.server import in_process
 from trackside.app.server.guest import Guest
 from trackside.app.server.principal import ANYBODY, WITHIN, Permission, Principal
 from trackside.app.settings import AccessSettings, ServerSettings, Settings
@@ -527,7 +527,7 @@ async def test_a_stream_that_a_node_does_not_read_is_let_go_and_not_kept(
         values = await served.client.runs.wait(None, "follow", input={})
 
     assert caplog.text.count("took nothing") == 1
-    assert within_module._ROOM < values["said"] < 2 * within_module._ROOM
+    assert in_process._ROOM < values["said"] < 2 * in_process._ROOM
 
 
 async def test_a_node_that_reads_a_little_later_misses_nothing(
@@ -563,7 +563,7 @@ async def test_a_node_that_reads_a_little_later_misses_nothing(
 async def test_a_client_whose_loop_is_closed_without_a_word_has_gone(
     serve_agents: ServeAgents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(within_module, "_LOOK", 0.05)
+    monkeypatch.setattr(in_process, "_LOOK", 0.05)
     is_said, was_cancelled = asyncio.Event(), asyncio.Event()
 
     async def speak(input: Any, run: Any) -> None:

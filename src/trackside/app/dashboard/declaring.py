@@ -14,7 +14,7 @@ from trackside.app.dashboard.rendering import FailurePage, Page
 from trackside.app.dashboard.tokens import check_token
 from trackside.app.server.authorizing import INSIDE
 from trackside.app.server.failures import HttpError
-from trackside.app.server.inside import Api
+from trackside.app.server.page_api import Api
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import Call, Routes, all_endpoints

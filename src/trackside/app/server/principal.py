@@ -61,7 +61,7 @@ OURS: Final = "trackside.app"
 """In the scope of a request: the app that answers. Under `app` there may be one that is served with it."""
 
 WITHIN: Final = "trackside.within"
-"""In the scope of a request of code in this process (`within`), which has no key that could be looked at again."""
+"""In the scope of a request of code in this process (`in_process`), which has no key that could be looked at again."""
 
 
 @dataclass(slots=True)

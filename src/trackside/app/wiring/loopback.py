@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import httpx
     from starlette.applications import Starlette
 
-    from trackside.app.server.within import Within
+    from trackside.app.server.in_process import Within
 
 logger = logging.getLogger("trackside.server")
 
@@ -60,7 +60,7 @@ class Loopback:
     def within(self) -> Within | None:
         """Its server, for who has such a client, and so what that takes; None: there is none, as on a worker."""
         if self._within is None and self._app is not None:
-            from trackside.app.server.within import Within
+            from trackside.app.server.in_process import Within
 
             self._within = Within(self._app, self._loop)
         return self._within
