@@ -45,6 +45,7 @@ from trackside.harness.spending import UNLIMITED, Deadline, Spending
 from trackside.harness.steady import Begun, finish
 from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
+from trackside.harness.threads import seen_through
 from trackside.harness.timelimit import Raised, is_in_line, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
 from trackside.harness.verdict import end_by, left_by, may_leave_open, say_questions
@@ -264,8 +265,9 @@ class RunWorker:
         """Announce the start, call the agent; however that goes, it is an `End`."""
         # Adapters that wait for nothing here but the thread's state say so.
         self._memory.recalled = claim.new_thread
-        immediate = claim.new_thread or getattr(self._services.states, "immediate", False)
-        at_once = immediate and prepares_at_once(self._agent)
+        at_once = (claim.new_thread or getattr(self._services.states, "immediate", False)) and prepares_at_once(
+            self._agent
+        )
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening, self._thread_before = self._says.opening(claim, asks=self._run.paused is not None)
         if not isinstance(messages, End):
@@ -283,7 +285,9 @@ class RunWorker:
 
     async def _call(self) -> AgentResult:
         self._stopper.enter()
-        return await self._agent.run(self._run)  # in a coroutine of ours: one that is no `async def` raises here, too
+        return await seen_through(
+            self._agent.run(self._run)
+        )  # in a coroutine of ours: one that is none raises here, too
 
     async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""

@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import NoReturn
 
@@ -19,6 +18,7 @@ from trackside.app.cli.formatting import count
 from trackside.app.cli.loops import CommandRunner
 from trackside.app.cli.output import standard_error
 from trackside.app.cli.stopping import stop_signals
+from trackside.harness.threads import LoopThreads
 
 _UNMENTIONED = 1.0  # seconds of waiting of which nobody needs to be told
 _LAST_WORDS = 0.5  # seconds that tasks have to end when they are told to
@@ -27,7 +27,7 @@ _stuck: list[asyncio.Runner] = []
 _reading: list[bool] = []
 
 
-class UnwaitedExecutor(ThreadPoolExecutor):
+class UnwaitedExecutor(LoopThreads):
     """An event loop's executor for which the loop does not wait when it closes. Python does, when it ends."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -159,7 +159,7 @@ class LangGraphAgent:
 
         When cancelled, this waits until the graph has stopped and its checkpoints are written, however often; and always
         for a node that took longer than its `timeout`. Only a plain function as a node runs in a thread that LangGraph
-        leaves behind: it should look at `run.cancelled`.
+        leaves behind, and that the worker waits for: it should look at `run.cancelled`.
 
         Raises:
             InvalidSpecError: the run asks for what the graph does not have, or its answer does not fit what was asked.

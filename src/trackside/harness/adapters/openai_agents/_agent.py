@@ -111,7 +111,7 @@ class OpenAIAgent:
         """Run the agent to its end, or to where it waits for an approval. What the SDK raises comes out.
 
         When cancelled, this waits until the SDK's tasks have stopped. Only a plain function as a tool runs in a thread that
-        the SDK leaves behind: it should look at `run.cancelled`.
+        the SDK leaves behind, and that the worker waits for: it should look at `run.cancelled`.
 
         Raises:
             InvalidSpecError: the run asks for something that the SDK does not do.
