@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import logging
 import os
 import subprocess
@@ -678,7 +679,9 @@ def test_a_function_asks_its_server_though_the_module_that_says_who_asks_alone_h
 ) -> None:
     command = [sys.executable, "-c", LATE, f"sqlite:///{tmp_path}/runs.db"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
-    assert said.stdout == '{"said":1}\n'
+    assert json.loads(said.stdout) == {
+        "said": 1
+    }  # behind lines that say that it is still waited for, on a slow machine
 
 
 async def leave_waiting(settings: Settings, agents: dict[str, Any], *names: str) -> None:

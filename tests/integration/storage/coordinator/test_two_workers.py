@@ -419,14 +419,17 @@ async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(
 
 async def test_a_cancel_from_elsewhere_reaches_a_running_run(worker: Any, agents: Agents) -> None:
     a, b = await worker(), await worker()
-    handle = await a.start("one", thread_id="t")
-    await agents.until_running("one")
+    handle = await a.start("slow to stop", thread_id="t")  # else it might be over before the record is read
+    await agents.until_running("slow to stop")
 
     record = await b.manager.cancel(handle.run_id)
+    while not agents.cancelled:
+        await asyncio.sleep(0.01)
+    agents.let("slow to stop")
     result = await handle.result()
 
     assert record.cancel_requested == "interrupt"
-    assert (result.status, agents.cancelled) == (RunStatus.cancelled, ["one"])
+    assert (result.status, agents.cancelled) == (RunStatus.cancelled, ["slow to stop"])
     assert (await b.told("t"))[-2:] == ["run_cancelled interrupt", "thread_status_updated idle"]
 
 
