@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -321,6 +322,16 @@ def test_the_database_that_was_chosen_is_part_of_the_command_to_type_next(tracks
     assert asked.stdout.splitlines()[-1].strip() == (
         "trackside resume 't 1' 'ANSWER' --database 'sqlite:///my runs.db'"
     )
+
+
+def test_a_thread_whose_id_begins_like_an_option_is_answered_by_the_command_that_is_shown(trackside: Trackside) -> None:
+    there = ("--database", "sqlite:///my runs.db")
+    asked = trackside("run", "agents.py:ask", "hello", "--thread", "-1001234567890", *there)
+    shown = asked.stdout.splitlines()[-1].strip()
+    answered = trackside(*shlex.split(shown)[1:])
+
+    assert shown == "trackside resume --database 'sqlite:///my runs.db' -- -1001234567890 'ANSWER'"
+    assert answered.returncode == 0, answered.stderr
 
 
 def test_an_input_comes_from_standard_input_or_a_file(trackside: Trackside, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Finding runs and threads in a real store."""
 
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -137,6 +138,15 @@ async def test_only_a_thread_whose_last_run_asked_waits(store: Store, records: S
     assert (await find_paused_run(records, "asked"))[0].run_id == "r-1"
     with pytest.raises(NotWaitingError, match="Thread 'answered' does not wait"):
         await find_paused_run(records, "answered")
+
+
+async def test_a_thread_that_asks_nothing_is_named_as_a_shell_reads_it(store: Store, records: StoredRecords) -> None:
+    await record(store, "r-1", "it's c", minute=1)
+
+    with pytest.raises(NotWaitingError, match="does not wait") as refused:
+        await find_paused_run(records, "it's c")
+    command = str(refused.value).partition("`")[2].rstrip("`.")
+    assert shlex.split(command) == ["trackside", "run", "AGENT", "INPUT", "--thread", "it's c"]
 
 
 async def test_an_answer_that_failed_closes_no_question(store: Store, records: StoredRecords) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_parser import understood
 
+from trackside.app.cli.suggesting import suggest_at
 from trackside.app.settings import load_settings
 from trackside.app.storage import Store
 from trackside.app.storage.health import Health, RunHealth
@@ -96,6 +97,35 @@ def test_what_is_found_in_a_database_ends_with_commands_that_work(flags: list[st
     }
     thread = next(finding for finding in found if finding.where.startswith("thread"))
     assert commands(thread)[0][2] == ODD
+
+
+def test_what_begins_like_an_option_is_none_in_the_commands() -> None:
+    run = RunHealth(run_id="-r", thread_id="-1001", agent="chat", since=NOW - timedelta(days=1), worker=None)
+    health = Health(
+        workers=[],
+        stuck=[run],
+        abandoned=[run],
+        unclaimed=[],
+        left_busy=["-1001"],
+        subscriptions=[subscription("-s", failures=2, parked=1), subscription("-s", failures=1, state=PAUSED)],
+        damage=[],
+        clock_ahead=0.0,
+    )
+    told = [" ".join(words) for found in findings_in(health, "db", NOW, " --database x") for words in commands(found)]
+    assert [understood(line.split()[1:]) for line in told] == [line.split()[1] for line in told]
+    assert told == [
+        "trackside runs --database x -- -r",
+        "trackside cancel --database x -- -r",
+        "trackside threads --database x -- -1001",
+        "trackside replay --from 5 --database x -- -s",
+        "trackside parked --database x -- -s",
+        "trackside subscriptions --database x -- -s resume",
+    ]
+
+
+def test_the_place_that_was_asked_stands_before_what_begins_like_an_option() -> None:
+    said = "see `trackside parked -- -s` or `trackside parked 'a -- b'`"
+    assert suggest_at(" -d x", said) == "see `trackside parked -d x -- -s` or `trackside parked 'a -- b' -d x`"
 
 
 def test_the_database_that_was_typed_is_in_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.options import ALL
 from trackside.app.cli.progress import Progress
+from trackside.app.command_lines import command_line
 from trackside.harness.errors import Fault, TracksideError
 
 if TYPE_CHECKING:
@@ -89,16 +89,16 @@ def _note(stands: Subscription) -> str:
 
 def _why_still(stands: Subscription, *, is_patient: bool, flags: str) -> str | None:
     """Why it will not go on by itself; None while it may."""
-    name = shlex.quote(stands.name)
+    name = stands.name
     if stands.state.value == "paused":
-        return f"it is paused; to go on: `trackside subscriptions {name} resume{flags}`"
+        return f"it is paused; to go on: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
     if is_patient:
         return None
     if stands.failures and stands.on_failure.value == "block":
         said = one_line(stands.last_error or "").rstrip(".")
-        look = f"`trackside subscriptions {name}{flags}`"
+        look = f"`{command_line('subscriptions', name, flags=flags)}`"
         return f"its next event fails, and nothing overtakes it ({said}); all about it: {look}"
     if stands.consumer is None:
         database = "" if "--url" in flags else flags
-        return f"nobody delivers to it; where its observer is: `trackside deliver {name}{database}`"
+        return f"nobody delivers to it; where its observer is: `{command_line('deliver', name, flags=database)}`"
     return None

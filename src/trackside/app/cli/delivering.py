@@ -16,6 +16,7 @@ from trackside.app.cli.output import OutputConsole, standard_error, standard_out
 from trackside.app.cli.places import home_of
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.suggesting import suggest_at
+from trackside.app.command_lines import command_line
 from trackside.app.process_name import process_name
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_store
@@ -78,7 +79,7 @@ def say_what_is_left(app: App) -> None:
     for stats in app.dispatcher.stats():
         if stats.parked_total:
             name, events = one_line(stats.subscription), count(stats.parked_total, "event")
-            said = f"{name} did not take {events}, parked now; see `trackside parked {name}`"
+            said = f"{name} did not take {events}, parked now; see `{command_line('parked', name)}`"
             standard_error().print(suggest_at(flags, said), soft_wrap=True)
     for name, failure in app.dispatcher.failures.items():
         standard_error().print(f"nothing is delivered to {one_line(name)}: {one_line(str(failure))}", soft_wrap=True)
@@ -259,7 +260,7 @@ class _Watch:
         name, error = stats.subscription, (standing.last_error or "").rstrip(".")
         if (more := stats.parked_total - self._parked.get(name, 0)) > 0:
             self._parked[name] = stats.parked_total
-            text = f"did not take {count(more, 'event')}, parked now: {error}; see `trackside parked {name}`"
+            text = f"did not take {count(more, 'event')}, parked now: {error}; see `{command_line('parked', name)}`"
             self._report.say(name, "parked", text, style="red", events=more, error=error)
         elif standing.failures and name not in self._failing:
             self._report.say(name, "failing", f"fails, and is tried again: {error}", style="yellow", error=error)
@@ -272,7 +273,7 @@ class _Watch:
 def _state_of(stats: FeedStats, standing: Subscription) -> tuple[str, str]:
     """Who feeds it, in a word and in a sentence; nothing while that is being found out."""
     if standing.state.value == "paused":
-        return "paused", f"is paused; to go on: `trackside subscriptions {stats.subscription} resume`"
+        return "paused", f"is paused; to go on: `{command_line('subscriptions', stats.subscription, 'resume')}`"
     if stats.active:
         return "active", "is fed from here"
     # This process may have been given it and not know yet.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ class ShortenedIdError(TracksideError, LookupError):
 
 
 class NotWaitingError(TracksideError):
-    """Thread {thread_id!r} does not wait for an answer, {standing}; start a run on it with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
+    """Thread {thread_id!r} does not wait for an answer, {standing}; start a run on it with `trackside run AGENT INPUT --thread {thread}`."""  # noqa: E501
 
 
 class NotEndedError(TracksideError):
@@ -54,7 +55,12 @@ class NotEndedError(TracksideError):
 
 
 class RequestNotKeptError(TracksideError, LookupError):
-    """What run {run_id!r} was asked for is not kept: an older version let it in, or another program recorded it, or it was imported, or events are redacted here; start another one with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
+    """What run {run_id!r} was asked for is not kept: an older version let it in, or another program recorded it, or it was imported, or events are redacted here; start another one with `trackside run AGENT INPUT --thread {thread}`."""  # noqa: E501
+
+
+def not_waiting(thread_id: str, standing: str) -> NotWaitingError:
+    """That nothing is to be answered on a thread, as it stands."""
+    return NotWaitingError(thread_id=thread_id, standing=standing, thread=shlex.quote(thread_id))
 
 
 async def find_run(records: Records, typed: str, *, whole: bool = False) -> StoredRun:
@@ -160,7 +166,7 @@ async def find_ended_run(records: Records, beginning: str) -> tuple[StoredRun, J
     if not is_final(run.status):
         raise NotEndedError(run_id=run.run_id, status=run.status.value)
     if (request := await records.request_of(run.run_id)) is None:
-        raise RequestNotKeptError(run_id=run.run_id, thread_id=run.thread_id)
+        raise RequestNotKeptError(run_id=run.run_id, thread=shlex.quote(run.thread_id))
     return run, request
 
 
@@ -174,7 +180,7 @@ async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, lis
     found = await find_thread(records, thread, whole=True)
     run, questions = await _asked(records, found)
     if run is None or not questions:
-        raise NotWaitingError(thread_id=found.thread_id, standing=STANDINGS[found.status])
+        raise not_waiting(found.thread_id, STANDINGS[found.status])
     return run, questions
 
 

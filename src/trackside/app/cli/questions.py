@@ -9,6 +9,7 @@ from typing import Any
 
 from trackside.app.cli.formatting import count, json_line
 from trackside.app.cli.records import Home
+from trackside.app.command_lines import command_line
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import answers_of, asked_in, by_their_ids, is_breakpoint
 from trackside.harness.types import Json, JsonObject
@@ -75,7 +76,7 @@ def resume_command(thread_id: str, interrupts: Sequence[JsonObject], home: Home)
     answers = {str(interrupt.get("id")): _form_of(interrupt) for interrupt in interrupts}
     one = "true" if True in answers.values() else "'ANSWER'"
     answer = shlex.quote(json.dumps(answers)) if len(answers) > 1 else one
-    return f"trackside resume {shlex.quote(thread_id)} {answer}{home.flags}"
+    return command_line("resume", thread_id, rest=answer, flags=home.flags)
 
 
 def _form_of(interrupt: JsonObject) -> Json:

@@ -12,7 +12,7 @@ from trackside.app import attempts
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
-from trackside.app.cli.lookup import STANDINGS, NotWaitingError, find_ended_run, find_paused_run, stops_behind
+from trackside.app.cli.lookup import STANDINGS, find_ended_run, find_paused_run, not_waiting, stops_behind
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import say_away
@@ -86,7 +86,7 @@ def resume(server: str, thread: str, answer: str, options: RunOptions, *, agent:
         except RefusedError as exc:
             if exc.code != ThreadBusyError.code:
                 raise
-            raise NotWaitingError(thread_id=paused.thread_id, standing=STANDINGS[ThreadStatus.busy]) from exc
+            raise not_waiting(paused.thread_id, STANDINGS[ThreadStatus.busy]) from exc
 
     return _watch(server, options, start)
 

@@ -26,9 +26,9 @@ from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
 from trackside.app.cli.lookup import (
     STANDINGS,
-    NotWaitingError,
     find_ended_run,
     find_paused_run,
+    not_waiting,
     open_questions,
     stops_behind,
 )
@@ -297,7 +297,7 @@ async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) 
     if not await remembers_question(app, agent, spec.thread_id):
         await find_paused_run(records, spec.thread_id)
         standing = "nor remember what it asked: an export leaves out what threads remember"
-        raise NotWaitingError(thread_id=spec.thread_id, standing=standing)
+        raise not_waiting(spec.thread_id, standing)
     return replace(spec, command=None) if is_stop(questions) else spec
 
 
@@ -314,7 +314,7 @@ async def _start(app: App, spec: RunSpec) -> RunHandle:
     try:
         return await app.manager.start(spec)
     except ThreadBusyError as exc:  # nothing but an answer is refused for that
-        raise NotWaitingError(thread_id=exc.details["thread_id"], standing=STANDINGS[ThreadStatus.busy]) from exc
+        raise not_waiting(exc.details["thread_id"], STANDINGS[ThreadStatus.busy]) from exc
     except TracksideError as exc:
         if exc.fault != "store":
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import look_text
 from trackside.app.cli.places import Place, in_records
 from trackside.app.cli.tables import Column, print_facts, print_table
+from trackside.app.command_lines import command_line
 from trackside.app.delivery import OUR_SUBSCRIPTIONS
 from trackside.harness.types import JsonObject
 
@@ -142,7 +142,7 @@ def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) ->
         found, flags = in_records(place, do)
     said = f"has got everything up to position {found.stands.cursor}"
     if found.parked:
-        look = f"`trackside parked {shlex.quote(name)}{flags}`"
+        look = f"`{command_line('parked', name, flags=flags)}`"
         said = f"{said}, but did not take {count(found.parked, 'event')}, parked now; see {look}"
     told = {**record_object(found.stands), "not_taken": found.parked}
     code = _show([told], lambda console: _say(console, name, said), json=json)

@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-_COMMAND = re.compile(r"`trackside ([^`]+)`")
+_COMMAND = re.compile(r"`trackside ([a-z ]+(?= -- )|[^`]+)([^`]*)`")
 _PLACES = ("--url", "--database", "-d")
 _known: list[Callable[[], TyperGroup]] = []
 
@@ -38,13 +38,15 @@ def flags_of(typed: Mapping[str, Any]) -> str:
 
 
 def suggest_at(flags: str, text: str) -> str:
-    """The text with these flags behind each `trackside …` in it that takes them and names no place."""
+    """The text with these flags in each `trackside …` that takes them and names no place: at its end, or before `--`."""
 
     def complete(found: re.Match[str]) -> str:
         words = found[1].split()
         if any(word in _PLACES or word.startswith(("--url=", "--database=")) for word in words) or "&&" in words:
             return found[0]
-        return f"`trackside {found[1]}{flags}`" if _takes(words, flags.split(maxsplit=1)[0]) else found[0]
+        if not _takes(words, flags.split(maxsplit=1)[0]):
+            return found[0]
+        return f"`trackside {found[1]}{flags}{found[2]}`"
 
     return _COMMAND.sub(complete, text) if flags else text
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from trackside.app.command_lines import command_line
 from trackside.app.delivery import RUN_WEBHOOKS
 from trackside.app.settings import SETTINGS_FILE, Settings
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
@@ -152,7 +153,7 @@ def findings_in(health: Health, where: str, now: datetime, flags: str = "") -> I
         )
     yield from _runs(health, now, flags)
     for thread_id in health.left_busy:
-        fix = f"see what it came to, and go on with another run of it: `trackside threads {shlex.quote(thread_id)}{flags}`"
+        fix = f"see what it came to, and go on with another run of it: `{command_line('threads', thread_id, flags=flags)}`"
         what = "it is busy, and no run of it goes on"
         yield Finding(severity=Severity.warning, what=what, where=f"thread {thread_id}", fix=fix)
     for subscription in health.subscriptions:
@@ -162,7 +163,7 @@ def findings_in(health: Health, where: str, now: datetime, flags: str = "") -> I
 def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
     for run in health.stuck:
         what = f"{run.agent} was cancelled and has not stopped for {long_time(now - run.since)}; its thread stays held"
-        look = f"`trackside runs {shlex.quote(run.run_id)}{flags}`"
+        look = f"`{command_line('runs', run.run_id, flags=flags)}`"
         fix = f"restart {run.worker or 'its process'}, whose log has where the agent is; what it did: {look}"
         yield _of_run(run, Severity.error, what, fix)
     for run in health.abandoned:
@@ -192,7 +193,7 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
 
 def _cancel(run: RunHealth, flags: str) -> str:
     """The command that ends a run, whoever has it."""
-    return f"`trackside cancel {shlex.quote(run.run_id)}{flags}`"
+    return f"`{command_line('cancel', run.run_id, flags=flags)}`"
 
 
 def _of_run(run: RunHealth, severity: Severity, what: str, fix: str) -> Finding:
@@ -210,12 +211,12 @@ def _unfed(health: Health, settings: Settings) -> Iterator[Finding]:
 
 
 def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iterator[Finding]:
-    name = shlex.quote(subscription.name)
+    name, look = subscription.name, command_line("subscriptions", subscription.name, flags=flags)
     where = f"subscription {subscription.name}"
     if subscription.state == "paused" and subscription.failures:  # as one whose receiver says that it is gone
         times = "once" if subscription.failures == 1 else f"{subscription.failures} times"
         what = f"it is paused, and {subscription.behind} events behind, since its next event failed {times}"
-        fix = f"see to its receiver, and let it go on: `trackside subscriptions {name} resume{flags}`"
+        fix = f"see to its receiver, and let it go on: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
         yield Finding(severity=Severity.warning, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.state == "paused":
         what = f"somebody paused it, and it is {subscription.behind} events behind"
@@ -223,10 +224,10 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
     elif subscription.failures:
         blocks = subscription.on_failure == "block"
         what = f"its next event failed {subscription.failures} times{', and nothing overtakes it' if blocks else ''}"
-        fix = f"see to its receiver, and how it stands: `trackside subscriptions {name}{flags}`"
+        fix = f"see to its receiver, and how it stands: `{look}`"
         # Else the event that fails need not be the first behind the cursor, and is parked where it keeps failing.
         if blocks and not subscription.filter.to_json():
-            past = f"`trackside replay {name} --from {subscription.cursor + 2}{flags}`"
+            past = f"`{command_line('replay', name, flags=f' --from {subscription.cursor + 2}{flags}')}`"
             fix = f"see to its receiver, or go past the event, and have once more what was handled behind it: {past}"
         severity = Severity.error if blocks else Severity.warning
         yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
@@ -234,18 +235,13 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
         what = (
             f"it is {subscription.behind} events behind, the oldest from {long_time(now - subscription.oldest_at)} ago"
         )
-        feeds = (
-            f"start what feeds it; for an observer of {SETTINGS_FILE} that is also `trackside deliver {name}{flags}`"
-        )
-        fix = (
-            feeds
-            if subscription.consumer is None
-            else f"see why its observer is slow: `trackside subscriptions {name}{flags}`"
-        )
+        deliver = f"`{command_line('deliver', name, flags=flags)}`"
+        feeds = f"start what feeds it; for an observer of {SETTINGS_FILE} that is also {deliver}"
+        fix = feeds if subscription.consumer is None else f"see why its observer is slow: `{look}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if subscription.parked:
         what = f"{subscription.parked} events are parked that its observer could not handle"
-        fix = f"look at them, and retry or drop them: `trackside parked {name}{flags}`"
+        fix = f"look at them, and retry or drop them: `{command_line('parked', name, flags=flags)}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from trackside._version import __version__
+from trackside.app.command_lines import command_line
 from trackside.app.settings import Settings
 from trackside.app.wiring.database import open_store
 from trackside.app.wiring.findings import Finding, Severity, long_time
@@ -85,8 +86,9 @@ def _unserved(settings: Settings, queue: QueueDepth, where: str, now: datetime, 
         runs = "1 run waits" if unserved.count == 1 else f"{unserved.count:,} runs wait"
         of = agent if unserved.version is None else f"{agent} in version {unserved.version}"
         what = f"no live worker serves {of}: {runs}, the oldest for {long_time(waited)}"
-        named = shlex.quote(agent) + (f" --pool {settings.pools[agent]}" if agent in settings.pools else "")
-        fix = f"start one that has it, for its pool: `trackside worker {named}{engine_flag(settings)}{flags}`"
+        pool = f" --pool {settings.pools[agent]}" if agent in settings.pools else ""
+        start = command_line("worker", agent, flags=f"{pool}{engine_flag(settings)}{flags}")
+        fix = f"start one that has it, for its pool: `{start}`"
         yield Finding(severity=Severity.error, what=what, where=where, fix=fix)
 
 

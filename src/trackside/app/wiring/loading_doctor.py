@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
+from trackside.app.command_lines import command_line
 from trackside.app.settings import Settings
 from trackside.app.wiring.agents import FORGETS
 from trackside.app.wiring.elsewhere import tried_elsewhere
@@ -61,7 +61,7 @@ def _of_references(settings: Settings, named: dict[str, tuple[str, str]], whys: 
             fix = f"do that, or keep its threads in a database; whether it is well then: `{_start(settings)}`"
             yield Finding(severity=Severity.warning, what=why, where=where, fix=fix)
         elif why:
-            shown = _start(settings) if name == REDACTION else f"trackside run {shlex.quote(reference)}"
+            shown = _start(settings) if name == REDACTION else command_line("run", reference)
             yield Finding(
                 severity=Severity.error,
                 what=f"{reference} cannot be loaded: {why.rstrip('.')}",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trackside.app.command_lines import command_line
 from trackside.app.dashboard.questions import Question
 from trackside.app.server.calls import is_served
 from trackside.app.server.wire.runs import said_of
@@ -103,7 +104,7 @@ def answer_command(thread_id: str, questions: Sequence[Question]) -> str:
     answers = {one.id: True if one.is_approval or one.is_stop else "ANSWER" for one in questions}
     several, first = len(answers) > 1, next(iter(answers.values()), "ANSWER")
     answer = _json(answers) if several else _json(first) if first is True else "ANSWER"
-    return f"trackside resume {_arguments(thread_id, answer)}"
+    return command_line("resume", thread_id, answer)
 
 
 def _run(
@@ -116,12 +117,10 @@ def _run(
     goes_on: bool,
     is_long: bool,
 ) -> str:
-    def start(command: str) -> list[str]:
-        return ["trackside", command] + ([] if place is None else [place])
-
+    there = "" if place is None else f" {place}"
     command = request.get("command")
     if isinstance(command, Mapping) and "resume" in command:
-        return " ".join([*start("resume"), _arguments(thread_id, _json(answers_said(command["resume"])))])
+        return command_line(f"resume{there}", thread_id, _json(answers_said(command["resume"])))
     words: list[str] = []
     if goes_on:
         words += ["--thread", thread_id]
@@ -130,12 +129,7 @@ def _run(
             words += ["--metadata", f"{name}={value}"]
     given = request.get("input")
     rest = [] if given is None else ["@input.json" if is_long else _argument(given)]
-    return " ".join([*start("run"), *map(shlex.quote, words), _arguments(agent, *rest)])
-
-
-def _arguments(*given: str) -> str:
-    """Arguments of a command, none of which is taken for an option."""
-    return shlex.join(["--", *given] if any(one.startswith("-") for one in given) else given)
+    return command_line(" ".join([f"run{there}", *map(shlex.quote, words)]), agent, *rest)
 
 
 def _argument(given: Any) -> str:
