@@ -11,6 +11,7 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from trackside.app.cli.arguments import read_metadata
 from trackside.app.cli.commands import app
 from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of, create_request
@@ -97,7 +98,7 @@ def commands(request: Any, *, goes_on: bool = False, **fields: Any) -> Commands:
     return commands_of(request=request, goes_on=goes_on, asks_who=True, **known)
 
 
-def parsed(command: str) -> tuple[str, dict[str, Any]]:
+def parsed(command: str | None) -> tuple[str, dict[str, Any]]:
     """What the command line makes of it: which command, with which values."""
     root = get_command(app)
     assert isinstance(root, TyperGroup)
@@ -108,8 +109,9 @@ def parsed(command: str) -> tuple[str, dict[str, Any]]:
         return name, chosen.make_context(name, rest, parent=context).params
 
 
-def words(command: str) -> list[str]:
+def words(command: str | None) -> list[str]:
     """What a shell makes of it."""
+    assert command is not None
     done = subprocess.run(
         [
             "/bin/sh",
@@ -131,7 +133,7 @@ def test_what_is_copied_is_what_was_asked_for_to_a_shell(text: str) -> None:
     assert words(copied.run)[:10] == ["trackside", "run", *place, "--thread", THREAD, "--metadata", f"who={NASTY}"]
     name, values = parsed(copied.run)
     assert (name, values["url"], values["api_key"]) == ("run", "http://h:1", "the key")
-    assert (values["agent"], values["thread"], values["metadata"]) == ("chat", THREAD, [f"who={NASTY}"])
+    assert (values["agent"], values["thread"], values["metadata"]) == ("chat", THREAD, [f"who={NASTY}", "n=3"])
     given = words(copied.run)[-1]
     assert given == text or json.loads(given) == request["input"]
     assert given == text or not text[:1].isalpha() or text == "true"
@@ -152,7 +154,7 @@ def test_what_is_copied_has_nothing_that_a_terminal_obeys(sign: str) -> None:
         assert command is not None
         assert command.replace(" \\\n", "").isprintable()
     assert json.loads(words(copied.run)[-1]) == request["input"]
-    assert words(copied.run).count("--metadata") == 1
+    assert read_metadata(parsed(copied.run)[1]["metadata"]) == {"who": text, "n": "1"}
     assert json.loads(words(copied.curl)[-1])["metadata"] == {"who": text, text: "who", "n": "1"}
     assert json.loads(words(resumed.run)[-1]) == text
 
@@ -189,6 +191,42 @@ def test_what_is_copied_is_what_the_command_line_reads(agent: str, given: Any) -
         assert (name, values["run"], values["url"], values["api_key"]) == (wanted, "r-1", "http://h:1", "the key")
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("plain", "", "4711", "true", "null", "1e5", "NaN", "1e999", '"quoted"', " 7 ", '{"a": 1}', "[" * 20_000),
+        *(2, -0.5, False, None, {"a": ["b"]}, [], NASTY, "a=b", "-x"),
+    ],
+)
+@pytest.mark.parametrize("request_", [{"input": {}}, {"command": {"resume": 1}}])
+def test_metadata_are_copied_as_what_they_are(value: Any, request_: Any) -> None:
+    copied = commands(request_, metadata={"it's": value}, goes_on=True)
+    assert copied.run is not None
+    assert read_metadata(parsed(copied.run)[1]["metadata"]) == {"it's": value}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"command": {"goto": "say"}},
+        {"command": {"update": {"x": 1}}},
+        {"command": {"resume": 1, "goto": "say"}},
+        {"config": {"configurable": {"checkpoint_id": "c-1"}}},
+        {"config": {"recursion_limit": 5}},
+        {"context": {"who": "ada"}},
+        {"interrupt_before": ["say"]},
+        {"interrupt_after": "*"},
+    ],
+)
+def test_of_what_no_option_says_no_command_is_copied_that_would_start_another_run(said: dict[str, Any]) -> None:
+    copied = commands({"input": {"x": 1}, **said}, goes_on=True)
+    assert copied.run is None
+    assert json.loads(words(copied.curl)[-1]).items() >= said.items()
+    nothing = dict.fromkeys(("context", "command", "interrupt_before", "interrupt_after"))
+    said_nothing = commands({"input": {"x": 1}, "config": {"configurable": {}}, **nothing}, goes_on=True)
+    assert said_nothing.run is not None
+
+
 @pytest.mark.parametrize("given", [0, 0.0, False, True, 1, "", [], {}])
 def test_an_input_that_says_little_is_copied_as_any_other(given: Any) -> None:
     copied = commands({"input": given, "stream_subgraphs": False})
@@ -200,6 +238,7 @@ def test_an_input_that_says_little_is_copied_as_any_other(given: Any) -> None:
 
 def test_what_no_command_line_holds_is_saved_first() -> None:
     copied = commands({"input": "x" * 100_000})
+    assert copied.run is not None
     assert copied.curl is not None
     assert len(copied.run) + len(copied.curl) < 1_000
     assert shlex.split(copied.run)[-1] == "@input.json"

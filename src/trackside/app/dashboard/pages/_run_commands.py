@@ -23,6 +23,7 @@ _KEY: Final = '"$TRACKSIDE_API_KEY"'
 _OBEYED_SIGNS: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tabs and ends of lines
 _OBEYED: Final = re.compile(f"[{_OBEYED_SIGNS}]")
 _PLAIN_TEXT: Final = re.compile(f"[A-Za-z][^{_OBEYED_SIGNS}]*")
+_NO_OPTIONS: Final = ("context", "interrupt_before", "interrupt_after")  # the command line has none for what they say
 _WORDS_OF_JSON: Final = frozenset({"true", "false", "null", "NaN", "Infinity"})
 
 
@@ -32,8 +33,9 @@ class Commands:
 
     show: str
     retry: str
-    run: str
-    """Of a run that can be started again over HTTP; else it is to be typed where the database is."""
+    run: str | None
+    """Of a run that can be started again over HTTP; else it is to be typed where the database is. None: no options say what
+    was asked for."""
     curl: str | None
     input_file: str | None = None
     """What has to be saved first, as the command line would be too long; what it is called."""
@@ -116,20 +118,41 @@ def _run(
     *,
     goes_on: bool,
     is_long: bool,
-) -> str:
-    there = "" if place is None else f" {place}"
-    command = request.get("command")
-    if isinstance(command, Mapping) and "resume" in command:
-        return command_line(f"resume{there}", thread_id, _json(answers_said(command["resume"])))
-    words: list[str] = []
-    if goes_on:
-        words += ["--thread", thread_id]
-    for name, value in metadata.items():
-        if isinstance(value, str) and "=" not in name and not _OBEYED.search(f"{name}{value}"):
-            words += ["--metadata", f"{name}={value}"]
+) -> str | None:
+    command, config = (_mapping(request.get(name)) for name in ("command", "config"))
+    if command.keys() - {"resume"} or any(config.values()) or any(map(request.get, _NO_OPTIONS)):
+        return None
+
+    def start(name: str, *words: str) -> str:
+        kept = [word for each in metadata.items() for word in _metadata(*each)]
+        return " ".join([name] + ([] if place is None else [place]) + [shlex.quote(word) for word in (*words, *kept)])
+
+    if command:
+        return command_line(start("resume"), thread_id, _json(answers_said(command["resume"])))
     given = request.get("input")
     rest = [] if given is None else ["@input.json" if is_long else _argument(given)]
-    return command_line(" ".join([f"run{there}", *map(shlex.quote, words)]), agent, *rest)
+    return command_line(start("run", *(["--thread", thread_id] if goes_on else [])), agent, *rest)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _metadata(name: str, value: Any) -> list[str]:
+    """The option from which the command line reads this; none where it cannot be called so."""
+    if not name or "=" in name or _OBEYED.search(name):
+        return []
+    is_plain = isinstance(value, str) and not _OBEYED.search(value) and not _is_json(value)
+    return ["--metadata", f"{name}={value if is_plain else _json(value)}"]
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text says something else where JSON is read as such; one that nests too deeply for that does."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        return isinstance(exc, RecursionError)
+    return True
 
 
 def _argument(given: Any) -> str:
