@@ -100,6 +100,29 @@ async def test_what_a_run_says_is_had_however_its_thread_is_called(
         assert (said.status_code, re.findall(r"event: (\w+)", said.text)) == (200, ["metadata", "custom", "end"])
 
 
+async def test_what_is_too_long_for_a_command_line_is_saved_as_what_is_sent(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        asked = {"assistant_id": "echo", "input": {"long": "x" * 40_000}, "metadata": {"a": "b"}}
+        for path, more in ((f"/threads/{thread_id}/runs", {}), ("/runs", {"on_completion": "keep"})):
+            first = (await http.post(path, json={**asked, **more})).json()["run_id"]
+            await http.get(f"/runs/{first}/join")
+            page = html.unescape((await http.get(f"/ui/runs/{first}")).text)
+            saved = re.search(r'href="([^"]+)" download="request.json"', page)
+            address = re.search(r"curl -sS -X POST (\S+)", page)
+            assert saved is not None
+            assert address is not None
+            assert "--data-binary @request.json" in page
+            found = await http.get(saved[1])
+            again = await http.post(address[1], content=found.content, headers={"content-type": "application/json"})
+            assert again.status_code == 200, again.text
+            runs = [(await http.get(f"/runs/{id_}")).json() for id_ in (first, again.json()["run_id"])]
+            assert runs[0]["request"]["input"] == runs[1]["request"]["input"] == found.json()["input"]
+            assert runs[0]["metadata"] == runs[1]["metadata"]
+        gone = await http.get(f"/ui/runs/{thread_id}/request.json")
+        assert (gone.status_code, gone.headers["content-type"].partition(";")[0]) == (404, "text/html")
+
+
 async def test_pages_lead_to_other_runs_and_to_where_they_were_asked_for(
     serve_agents: ServeAgents, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,13 +11,15 @@ from typing import Any, Final
 from trackside.app.dashboard.cutting import Cut, cut, json_cut
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.pages import _run_reading as reading
-from trackside.app.dashboard.pages._run_commands import Commands, answer_command, commands_of
+from trackside.app.dashboard.pages._run_commands import Commands, answer_command, commands_of, create_request
 from trackside.app.dashboard.pages._run_texts import Said, Used, said, used_by
 from trackside.app.dashboard.pages._timeline import MOST_ROWS, Timeline, timeline_of
 from trackside.app.dashboard.questions import Question, only_answer, questions_of
-from trackside.app.dashboard.rendering import Page
+from trackside.app.dashboard.rendering import FailurePage, Page
+from trackside.app.server.authorizing import INSIDE
 from trackside.app.server.calls import is_served, uuid_of
 from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
 from trackside.app.server.routes import events
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import LogEvent, RunDetails
@@ -107,6 +109,15 @@ async def show_run(call: Call[None, None]) -> Any:
         event_json=event_json,
         now=reading.now(),
     )
+
+
+@routes.get("/ui/runs/{run_id}/request.json", Permission.read, about=INSIDE, failing=FailurePage)
+async def get_request(call: Call[None, None]) -> Any:
+    """The body with which the API starts the same run, for a file: a command line does not hold any."""
+    run = await reading.details_of(call, call.run_id)
+    if run.request is None:
+        raise HttpError(status=404, detail="what this run was asked for is not kept")
+    return {**create_request(run.request, run.agent or "", run.metadata), "on_completion": "keep"}
 
 
 async def _gone(call: Call[None, None], run_id: str) -> Page:
