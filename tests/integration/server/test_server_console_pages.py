@@ -123,6 +123,19 @@ async def test_what_is_too_long_for_a_command_line_is_saved_as_what_is_sent(serv
         assert (gone.status_code, gone.headers["content-type"].partition(";")[0]) == (404, "text/html")
 
 
+@pytest.mark.parametrize("name", ["echo", "runs", "a%2Fb", "nobody"])
+async def test_who_asks_for_a_user_interface_of_a_graph_is_told_that_there_is_none(
+    serve_agents: ServeAgents, name: str
+) -> None:
+    async with serve_agents({"echo": echo, "runs": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        # As the client does: `client["~ui"].getComponent(name, "weather")`.
+        answer = await http.post(f"/ui/{name}", json={"name": "weather"}, headers={"accept": "text/html"})
+        assert (answer.status_code, answer.json()["code"]) == (501, "not-implemented")
+        assert answer.json()["detail"].startswith("user interfaces of graphs are not served")
+        form = await http.post(f"/ui/{name}", data={"name": "weather"})
+        assert (form.status_code, form.headers["content-type"].partition(";")[0]) == (405, "text/html")
+
+
 async def test_pages_lead_to_other_runs_and_to_where_they_were_asked_for(
     serve_agents: ServeAgents, monkeypatch: pytest.MonkeyPatch
 ) -> None:

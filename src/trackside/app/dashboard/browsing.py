@@ -13,9 +13,10 @@ from trackside.app.dashboard.rendering import HEADERS, FailurePage, is_script
 from trackside.app.dashboard.tokens import SESSION, SIGN_IN, TOKEN, check_site, check_token, cookies_of
 from trackside.app.server.auth.authenticator import path_of
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.responses import Failure, Receive, Reply, Scope, Send, failure_reply, header_of
+from trackside.app.server.responses import Failure, Receive, Reply, Scope, Send, failure, failure_reply, header_of
 
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_NO_COMPONENTS: Final = "user interfaces of graphs are not served: what is here are the pages of the console"
 _SAY_WHO: Final = (b"authorization", b"x-api-key")
 
 
@@ -40,6 +41,9 @@ class Browsing:
             return
         path = path_of(scope)
         is_page = path == "/ui" or path.startswith("/ui/")
+        if is_page and _asks_for_component(scope):
+            await failure(501, _NO_COMPONENTS)(scope, receive, send)
+            return
         may_be_signed_in = self._asks and path != SIGN_IN and not _says_who(scope)
         signed_in = cookies_of(scope).get(SESSION) if may_be_signed_in else None
         if signed_in:
@@ -71,6 +75,14 @@ def _check(scope: Scope, *, is_page: bool) -> None:
     check_site(scope)
     if scope["method"] not in _CHANGES_NOTHING:
         check_token(scope)
+
+
+def _asks_for_component(scope: Scope) -> bool:
+    """Whether it is LangGraph's client, which asks at `/ui/{assistant_id}` for what a graph has to show a message with: no
+    form of a page is JSON.
+    """
+    kind = (header_of(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+    return scope["method"] == "POST" and kind == b"application/json"
 
 
 def _says_who(scope: Scope) -> bool:
