@@ -64,6 +64,15 @@ async def test_a_position_of_any_length_is_read_or_refused(serve_agents: ServeAg
         assert ("events_after is a position" in page.text) is (position.strip("0") != "")
 
 
+@pytest.mark.parametrize("name", ["waiting", "removed"])
+async def test_a_choice_that_makes_no_sense_is_marked_beside_itself(serve_agents: ServeAgents, name: str) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        page = await http.get("/ui/runs", params={name: "maybe"})
+        assert (page.status_code, page.text.count('class="wrong"')) == (200, 1)
+        assert f'aria-describedby="wrong-{name}"' in page.text
+        assert f'id="wrong-{name}"' in page.text
+
+
 @pytest.mark.parametrize("place", [0, 1], ids=["deleted", "there"])
 async def test_runs_are_held_at_the_newest_that_is_listed_also_if_that_was_deleted(
     serve_agents: ServeAgents, place: int

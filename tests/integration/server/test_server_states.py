@@ -426,10 +426,14 @@ async def test_a_checkpoint_that_is_not_there_is_not_found_before_anything_runs(
             partial(runs.create, thread_id, "steps", input=None, checkpoint_id=nowhere),
             partial(runs.wait, thread_id, "steps", input=None, checkpoint={"checkpoint_id": nowhere}),
             partial(runs.wait, new_id(), "steps", input=None, checkpoint_id=nowhere, if_not_exists="create"),
+            partial(runs.wait, None, "steps", input={"log": []}, checkpoint_id=nowhere),
         ):
             with pytest.raises(httpx.HTTPStatusError) as refused:
                 await ask_for()
-            assert (refused.value.response.status_code, nowhere in refused.value.response.text) == (404, True)
+            said = refused.value.response
+            assert (said.status_code, said.json()["code"]) == (404, "unknown-checkpoint")
+            assert nowhere in said.json()["detail"]
+            assert "None" not in said.json()["detail"]
         with pytest.raises(UnprocessableEntityError, match="another thread"):
             await threads.get_state(thread_id, checkpoint={"thread_id": nowhere, "checkpoint_ns": ""})
         own = {"thread_id": thread_id.upper(), "checkpoint_ns": ""}  # as clients may write an id

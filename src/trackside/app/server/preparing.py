@@ -137,6 +137,9 @@ async def _placed(
     thread = None if thread_id is None else await parts.store.thread(thread_id, owner=principal.owner)
     if thread is None and spec.thread_exists:
         raise UnknownThreadError(thread_id=thread_id)
+    if thread_id is None:
+        why = f"there is no checkpoint {checkpoint_id!r:.120} on a thread of the run's own: say thread_id, too"
+        raise HttpError(status=404, detail=why, code=UnknownCheckpointError.code)
     if thread is None:
         raise UnknownCheckpointError(thread_id=thread_id, checkpoint_id=checkpoint_id)
     place = ThreadPlace(
