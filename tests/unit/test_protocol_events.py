@@ -536,3 +536,36 @@ def test_what_a_failed_run_has_left_open_is_asked_where_nothing_is_known_of_it_a
         assert about(events_of(watcher)) == ["input.requested q"]
         assert about(events_of(reader)) == ["failed", "input.requested q"]
     assert reader.log.open_questions == ["q"]
+
+
+def test_what_a_failed_run_has_left_open_is_asked_where_its_thread_is_known_from_that_run_on() -> None:
+    hub = StreamHub()
+    questions = [{"id": "q", "value": "q"}, {"next": ["node"]}]
+    begin(hub, "b", command={"resume": {"q": "because"}})
+    hub.close("b", end={"status": "error", "error": "no"})
+    with follow(hub) as reader:
+        assert about(events_of(reader)) == ["running", "failed"]
+        assert reader.log.in_doubt == "b"
+        reader.log.ask_again("b", questions)
+        assert (about(events_of(reader)), reader.log.open_questions) == (["input.requested q"], ["q"])
+    with follow(hub, WATCH) as watcher:
+        assert about(events_of(watcher)) == ["input.requested q"]
+        begin(hub, "c", command={"resume": {"q": "because"}})
+        hub.close("c", end={"status": "success"})
+        begin(hub, "d")
+        hub.close("d", end={"status": "error"})
+        said = ["running", "input.answered q", "completed", "running", "failed"]
+        assert about(events_of(watcher)) == said
+        assert watcher.log.in_doubt is None, "the run before has come to something"
+
+
+def test_what_a_failed_run_has_left_open_is_asked_where_the_end_that_asked_it_is_not_kept() -> None:
+    hub = StreamHub(HubLimits(threads=FeedLimits(items=2)))
+    begin(hub, "a")
+    with follow(hub) as reader:
+        assert about(events_of(reader)) == ["running"]
+        hub.close("a", end=asked("q"))
+        begin(hub, "b", command={"resume": {"q": "because"}})
+        hub.close("b", end={"status": "error", "error": "no"})
+        assert methods(events_of(reader)) == ["gap", "running", "failed"]
+        assert reader.log.in_doubt == "b"

@@ -227,6 +227,35 @@ async def test_a_question_that_was_answered_in_vain_is_open_for_who_opens_the_th
             assert (await again.output)["paid"] in (7, {"n": 7})
 
 
+@pytest.mark.parametrize("how", ["unfit", "failed", "cancelled", "overtaken"])
+async def test_a_question_of_before_the_server_began_is_open_for_who_opens_the_thread_behind_a_failure(
+    database_url: str, how: str
+) -> None:
+    pays = Pays()
+    agents = {"pays": wants_a_number() if how == "unfit" else pays}
+    thread_id = new_id()
+    async with serve(agents, database_url) as served:
+        await served.client.runs.wait(thread_id, "pays", input={}, if_not_exists="create")
+    async with serve(agents, database_url) as served:
+        runs = served.client.runs
+        question = await open_question(served, thread_id)
+        brings: dict[str, Any] = {
+            "command": {"resume": {"unfit": {"n": "many"}, "failed": "nothing"}.get(how, "later")}
+        }
+        if how == "overtaken":
+            brings = {"input": {"begin": "anew"}}
+        run = await runs.create(thread_id, "pays", **brings)
+        if how == "cancelled":
+            await pays.busy.wait()
+            await runs.cancel(thread_id, run["run_id"])
+        await runs.join(thread_id, run["run_id"])
+        assert await open_question(served, thread_id) == question
+        for channels in (["lifecycle", "input", "values"], WATCH):
+            async with served.client.threads.stream(thread_id, assistant_id="pays") as thread:
+                read = await events_until(thread, lambda event: event["method"] == "input.requested", channels)
+                assert [asked["interrupt_id"] for asked in of(read, "input.requested")] == [question]
+
+
 async def test_a_stream_begins_though_what_is_open_cannot_be_seen(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

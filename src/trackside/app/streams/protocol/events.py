@@ -42,6 +42,7 @@ class ThreadEventLog(Ring[Event]):
         "_began_at",
         "_feed",
         "_hidden",
+        "_knows_all",
         "_over",
         "_runs",
         "_seen",
@@ -67,6 +68,8 @@ class ThreadEventLog(Ring[Event]):
         """The number of the event by which the last run answers, when that was, and to which questions."""
         self._hidden: set[str] = set()
         """The others, until the run that they are off every page for has come to something."""
+        self._knows_all = True
+        """Whether no other may be open: until a run has come to something, what was asked before all that is kept may be."""
         self.in_doubt: str | None = None
         """A run that has failed, so that what it was to answer may be open still: the thread's state says so."""
         self.looking = asyncio.Lock()
@@ -117,6 +120,7 @@ class ThreadEventLog(Ring[Event]):
         if self._seen + 1 < feed.first_kept:
             why = json_bytes({"why": "more was said than is kept, before anybody asked for it"})
             self._say(GAP, why, at=items[0].time if items else now_ms(), unsure=True)
+            self._knows_all = False
         self._seen = feed.added
         for item in items:
             try:
@@ -220,21 +224,25 @@ class ThreadEventLog(Ring[Event]):
         self._ended(run, says, at)
         if is_past and run.event != "interrupted":
             self.past = range(before + 1, self.highest + 1)
-        if run.event == "failed" and (questions := says.get("interrupts")):
-            self.in_doubt = None
-            self._hidden.update({str(question.get("id")) for question in questions}.difference(self.open_questions))
+        if run.event == "failed" and (questions := says.get("interrupts")) is not None:
+            self.in_doubt, self._knows_all = None, False
             self.ask_again(run_id, questions)
         self._feed.wake()
 
     def ask_again(self, run_id: str, questions: Iterable[Mapping[str, Any]]) -> None:
-        """Say again which questions are open that a run was to answer which has failed, unless another one has begun."""
+        """Say which questions are open that a run was to answer which has failed, unless another one has begun: these again,
+        and where it may be that not all are known here that were asked before it, those.
+        """
         self.catch_up()
         run = self.last
         if run is None or run.run_id != run_id or run_id in self._runs:
             return
         open_ids = {str(question.get("id")): question for question in questions}
-        run.ask((open_ids[each] for each in open_ids if each in self._hidden), self.highest // PER_MS)
-        self.open_questions = [each for each in open_ids if each in self._hidden or each in self.open_questions]
+        if not self._knows_all:
+            self._hidden.update(open_ids.keys() - self.open_questions)
+            self._knows_all = True
+        asked = run.ask((open_ids[each] for each in open_ids if each in self._hidden), self.highest // PER_MS)
+        self.open_questions = [each for each in open_ids if each in asked or each in self.open_questions]
         self._hidden.clear()
         self._feed.wake()
 
@@ -320,6 +328,7 @@ class ThreadEventLog(Ring[Event]):
 
     def _begun(self, run: RunAsEvents, answered: Collection[str] | None = None) -> None:
         """A run has begun that brings these answers, or (None) begins without regard to what is asked."""
+        self._knows_all = self._knows_all and self.last is not None
         self.last, self.in_doubt, self._answer = run, None, None
         self._hidden.update(self.open_questions if answered is None else answered)
         self.open_questions = [question for question in self.open_questions if question not in self._hidden]
@@ -331,11 +340,13 @@ class ThreadEventLog(Ring[Event]):
         if self.last is not None:  # else nobody who comes hears of it
             self._over.append(run.run_id)
         if run is self.last and run.event == "failed":
-            self.in_doubt = run.run_id if self._hidden or self.open_questions else None
+            is_sure = self._knows_all and not (self._hidden or self.open_questions)
+            self.in_doubt = None if is_sure else run.run_id
         elif run is self.last and run.event != "running":
             self.open_questions = asked
             self._asked = {question: event for question, event in self._asked.items() if question in asked}
             self._hidden.clear()
+            self._knows_all = True
         if (again := says.get("retried_as")) is not None and again not in self._runs:
             self.note_next(str(again), run.known_as)
         self._leave(run.run_id)
