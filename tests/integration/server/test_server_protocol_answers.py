@@ -26,6 +26,7 @@ from tests.integration.server.test_server_protocol import command, ends, events_
 from trackside import RunContext
 from trackside.app.server.protocol import thread_events
 from trackside.app.server.thread_states import StatesOfThread
+from trackside.app.settings import ServerSettings
 from trackside.harness.ids import new_id
 
 DIALECTS = ("sqlite",)
@@ -275,3 +276,48 @@ async def test_a_stream_begins_though_what_is_open_cannot_be_seen(
         monkeypatch.setattr(StatesOfThread, "state", hangs)
         async with opens() as again:
             assert again.status_code == 200
+
+
+async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobody_waiting(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up: asyncio.Queue[None] = asyncio.Queue()
+
+    async def hangs(*_: Any, **__: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.put_nowait(None)
+
+    def quiet(_: Any) -> None:
+        """Nothing comes of it."""
+
+    async def comes(lines: AsyncIterator[str], what: str) -> None:
+        async for line in lines:
+            if what in line:
+                return
+        pytest.fail(f"the stream is over without {what}")
+
+    agents = {"pays": Pays(), "quiet": quiet}
+    settings = {"server": ServerSettings(heartbeat=0.05)}
+    async with serve(agents, database_url, **settings) as served, httpx.AsyncClient(base_url=served.url) as http:
+        runs, thread_id = served.client.runs, new_id()
+        await runs.wait(thread_id, "pays", input={}, if_not_exists="create")
+        opens = partial(http.stream, "POST", f"/threads/{thread_id}/stream/events", json={"channels": WATCH})
+        async with opens() as first:
+            assert first.status_code == 200
+        await runs.wait(thread_id, "pays", command={"resume": "nothing"}, raise_error=False)
+        monkeypatch.setattr(thread_events, "_LOOK_FIRST", 0.01)
+        monkeypatch.setattr(StatesOfThread, "state", hangs)
+        async with asyncio.timeout(60):
+            async with opens() as stream:
+                await given_up.get()  # it begins without, and looks beside
+                lines = stream.aiter_lines()
+                await comes(lines, ": heartbeat")
+                await runs.create(thread_id, "quiet", input={})
+                await comes(lines, '"event":"completed"')
+                monkeypatch.setattr(thread_events, "_LOOK_FIRST", 600.0)
+                async with opens() as other:
+                    assert other.status_code == 200
+                assert given_up.empty()
+            await given_up.get()  # as the client has gone

@@ -46,6 +46,7 @@ class ProtocolEvents:
     since: int | None
     headers: Mapping[str, str] = field(default_factory=dict)
     _elsewhere: asyncio.Task[None] | None = None
+    _looking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self.parts
@@ -59,7 +60,7 @@ class ProtocolEvents:
                     await self._hear_of(feed)
                 log = log_of(feed.feed)
                 log.catch_up()
-                if self.since is None:  # it begins with what is open, if that can be known soon
+                if self.since is None and log.in_doubt is not None:  # it begins with that, if it can be known soon
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_FIRST):
                             await self._ask_again(log)
@@ -113,9 +114,10 @@ class ProtocolEvents:
             pass  # said and counted; the connection is closed, as the answer is not whole
         finally:
             await departure.aclose()
-            if self._elsewhere is not None:
-                self._elsewhere.cancel()
-                await asyncio.wait((self._elsewhere,))
+            for task in (self._elsewhere, self._looking):  # whoever else follows the thread does that then
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait((task,))
 
     async def _write(self, outlet: Outlet, reader: EventReader, departure: Departure) -> None:
         while not departure.gone:
@@ -126,10 +128,18 @@ class ProtocolEvents:
                 return
             elif reader.log.moved and self._elsewhere is None:
                 self._follow_elsewhere(reader, reader.log.moved.pop())
-            elif reader.log.in_doubt is not None and not reader.log.looking.locked():
-                await self._ask_again(reader.log)
+            elif reader.log.in_doubt is not None and not reader.log.looking.locked() and self._has_looked():
+                self._looking = asyncio.create_task(self._ask_again(reader.log), name="trackside-looks-what-is-open")
+                self._looking.add_done_callback(lambda _: reader.nudge())
             elif not await reader.wait():
                 await outlet.write([HEARTBEAT])
+
+    def _has_looked(self) -> bool:
+        """Whether it does not look already what is open; if it did, and could not go on, that is raised."""
+        if self._looking is not None and self._looking.done():
+            self._looking.result()
+            self._looking = None
+        return self._looking is None
 
     async def _ask_again(self, log: ThreadEventLog) -> None:
         """Say what is open still of what a run was to answer that has failed: it is off every page since it began."""
