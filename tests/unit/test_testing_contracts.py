@@ -247,6 +247,46 @@ def test_a_thread_that_goes_on_is_not_waited_for_and_told(pytester: pytest.Pytes
     assert "when all was over, its threads did not end within 0.05 s. Waiting were: " in report.longreprtext
 
 
+def test_the_loop_that_a_program_has_set_stays_set(pytester: pytest.Pytester) -> None:
+    suite = """
+        import asyncio
+
+        import pytest
+
+        from trackside.testing import ObserverContract
+
+
+        class Observer:
+            async def on_event(self, event):
+                pass
+
+
+        @pytest.fixture(scope="module")
+        def loop():
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            yield loop
+            loop.close()
+
+
+        def test_before(loop):
+            assert asyncio.get_event_loop() is loop
+
+
+        class TestSuite(ObserverContract):
+            @pytest.fixture
+            def observer(self):
+                return Observer()
+
+
+        def test_behind(loop):
+            assert asyncio.get_event_loop() is loop
+    """
+    pytester.makepyfile(test_suite=suite)
+    options = ("-p", "pytest_trackside", "-p", "no:cacheprovider", "-k", "before or payloads or behind")
+    pytester.runpytest_subprocess(*options).assert_outcomes(passed=3)
+
+
 def test_a_fixture_that_never_opens_is_told_so(pytester: pytest.Pytester) -> None:
     body = """patience = 0.05
 

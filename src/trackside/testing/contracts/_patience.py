@@ -113,7 +113,6 @@ class Patience:
             goes_on = f"something went on, {_SWALLOWS}. Waiting are: {waiting_on(loop)}"
             late = late or f"when all was over and cancelled, {goes_on}"
         loop.close()  # and not the runner, which would wait once more, without a limit
-        asyncio.set_event_loop(None)
         return late
 
     async def _end_the_rest(self) -> str:
