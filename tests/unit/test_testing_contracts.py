@@ -188,6 +188,72 @@ def test_what_hangs_is_left_behind_and_told_with_the_place_where_it_waits(
     assert re.search(rf"\. Seen: {seen}.*Waiting (are|were): .*(Broken\.on_event|__aexit__)", said)
 
 
+LOSES = """try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    raise RuntimeError("the connection was lost")"""
+
+
+@pytest.mark.parametrize("virtual", [False, True])
+@pytest.mark.parametrize(
+    ("takes", "closes", "seen"),
+    [
+        (LOSES, "pass", "it did not end within 0.05 s"),
+        (LOSES.replace("RuntimeError(", "SystemExit("), "pass", "it did not end within 0.05 s"),
+        (LOSES.replace("raise RuntimeError", "pytest.fail"), "pass", "it did not end within 0.05 s"),
+        ("pass", LOSES, "its fixture was not closed within 0.05 s"),
+    ],
+)
+def test_what_is_late_is_told_so_with_the_place_also_if_its_cancel_becomes_something_else(
+    pytester: pytest.Pytester, takes: str, closes: str, seen: str, virtual: bool
+) -> None:
+    body = f"""patience = 0.05
+    virtual_time = {virtual}
+
+    @pytest.fixture
+    def observer(self):
+        class Broken:
+            async def on_event(self, event):
+                {takes}
+            async def __aenter__(self):
+                return self
+            async def __aexit__(self, *exc):
+                {closes}
+        return Broken()"""
+    _, _, (report,) = run(pytester, body, "-k", "unknown_keys")
+    said = report.longrepr.reprcrash.message.splitlines()[0]
+    place = r"if it only needs longer, set `patience`\. Waiting were: .*(Broken\.on_event|__aexit__)"
+    assert re.search(rf"\. Seen: {seen}; {place}.*\. Cancelled, it ended with .*the connection was lost", said)
+
+
+@pytest.mark.parametrize(
+    ("then", "outcome", "is_logged"),
+    [("pass", "passed", True), ("raise KeyError('status')", "failed", True), (GOES_ON, "failed", False)],
+)
+def test_what_a_task_raises_when_all_is_over_and_cancelled_is_logged_if_the_test_did_not_hang(
+    pytester: pytest.Pytester, then: str, outcome: str, is_logged: bool
+) -> None:
+    body = f"""virtual_time = True
+
+    @pytest.fixture
+    def observer(self):
+        async def flush():
+                {LOSES}
+
+        class Left:
+            def __init__(self):
+                self.flushing = []
+            async def on_event(self, event):
+                self.flushing.append(asyncio.create_task(flush()))
+                await asyncio.sleep(0)
+                {then}
+        return Left()"""
+    reports = run(pytester, body, "-k", "unknown_keys")
+    (report,) = [one for those in reports for one in those]
+    assert report.outcome == outcome
+    assert ("RuntimeError: the connection was lost" in report.caplog) is is_logged
+
+
 @pytest.mark.parametrize("virtual", [False, True])
 @pytest.mark.parametrize(
     ("does", "seen"),

@@ -82,9 +82,11 @@ class Patience:
         try:
             async with limit:
                 yield
-        except TimeoutError:
-            if not limit.expired():
+        except (Exception, SystemExit, pytest.fail.Exception) as exc:
+            if not late:
                 raise
+            if not (isinstance(exc, TimeoutError) and limit.expired()):  # it made of its cancel something of its own
+                raise AssertionError(f"{late}. Cancelled, it ended with {words_of(exc)}") from exc
         finally:
             for timer in timers:
                 timer.cancel()
@@ -101,7 +103,7 @@ class Patience:
         """Cancel what still runs, end what else the loop has, and close it; say what was late, or goes on."""
         loop, late = runner.get_loop(), ""
         with suppress(DeadlockError, HorizonError):
-            runner.run(_end_all(self._farewell))
+            runner.run(self._end_all())
         if not asyncio.all_tasks(loop):
             try:
                 late = runner.run(self._end_the_rest())
@@ -130,24 +132,31 @@ class Patience:
                 late += waiting_on(loop)
                 break
             ending.result()
-        await _end_all(self._farewell)
+        await self._end_all()
         return late
 
+    async def _end_all(self) -> None:
+        """Cancel all tasks, also those that come meanwhile, and wait for them, but not for long."""
+        cancelled = {asyncio.current_task()}
+        own = {*cancelled}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._farewell):
+                while others := asyncio.all_tasks() - own:
+                    for task in others - cancelled:
+                        task.cancel()
+                    cancelled |= others
+                    ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+                    for task in ended:
+                        self._tell_of(task)
 
-async def _end_all(seconds: float) -> None:
-    """Cancel all tasks, also those that come meanwhile, and wait so long for them."""
-    cancelled = {asyncio.current_task()}
-    own = {*cancelled}
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while others := asyncio.all_tasks() - own:
-                for task in others - cancelled:
-                    task.cancel()
-                cancelled |= others
-                ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    if not task.cancelled():
-                        task.exception()  # which is asked for here: of a test that hung nobody else does
+    def _tell_of(self, task: asyncio.Task[Any]) -> None:
+        """Have the loop say what a task raised that was cancelled when all was over, as `asyncio.run` does.
+
+        Behind a test that hung, which says so, nothing is said; but it is asked for, as nobody else does that there.
+        """
+        if not task.cancelled() and (exc := task.exception()) is not None and self._hangs is None:
+            message = "unhandled exception when all was over and cancelled"
+            task.get_loop().call_exception_handler({"message": message, "exception": exc, "task": task})
 
 
 def words_of(exc: BaseException) -> str:
