@@ -16,7 +16,7 @@ from trackside.app.storage._feeding import window as window_module
 from trackside.app.storage.errors import DatabaseBusyError, InvalidSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import OnFailure
-from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
 from trackside.testing import make_event
 
 SIDE_BY_SIDE = FeedPolicy(order=Order.none, concurrency=4)
@@ -380,8 +380,9 @@ class TestAway:
         policy = FeedPolicy(order=Order.run, concurrency=2, attempts=2, first_pause=0.1)
         async with feeding(log, observer, policy) as feed:
             await asyncio.sleep(50)
-            assert (positions(log, observer.taken), log.cursor, log.failures) == ([2, 4], 0, 1)
+            assert (positions(log, observer.taken), log.cursor, log.failures) == ([2, 4], 0, 0)
             await feed.reach(4)
+        assert feed.counts.failed_calls == 0
         assert positions(log, observer.taken) == [2, 4, 1, 3]
         assert [*log.parked] == []
         assert [later - earlier for earlier, later in itertools.pairwise(observer.times(1))] == pytest.approx(
@@ -397,6 +398,42 @@ class TestAway:
         assert ([*log.parked], log.parked[1].attempts) == ([1], 3)
         pauses = [later - earlier for earlier, later in itertools.pairwise(observer.times(1))]
         assert all(2**n / 2 <= pause <= 2**n + 1 for n, pause in enumerate(pauses))
+
+    @virtual
+    async def test_what_operators_see_of_failures_is_none_of_what_was_held_back(self) -> None:
+        log = log_of("a")
+        said = [held_back(10), OSError("no"), held_back(10), held_back(10), OSError("no again")]
+        observer = Receiving(log, lambda position, n: said[n - 1] if n <= len(said) else 0.0)
+        seen: list[tuple[int, str | None]] = []
+        async with feeding(log, observer, FeedPolicy(attempts=9, first_pause=4.0, longest_pause=4.0)) as feed:
+            for number in range(1, len(said) + 1):
+                while len(observer.times(1)) < number:
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(1.0)
+                seen.append((log.failures, log.last_error))
+            await feed.reach(1)
+        assert seen == [(0, None), (1, "no"), (1, "no"), (1, "no"), (2, "no again")]
+        assert feed.counts.failed_calls == 2
+
+    @virtual
+    async def test_a_batch_that_is_held_back_has_not_failed(self) -> None:
+        class Batching(Receiving):
+            tries = 0
+
+            async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+                self.tries += 1
+                if self.tries == 1:
+                    raise held_back(10)
+                if self.tries == 2:
+                    self.taken.append(events[0])
+                    raise PartlyTaken(1, held_back(10))
+                self.taken.extend(events)
+
+        log = log_of(*"aaa")
+        observer = Batching(log, lambda position, n: held_back(10) if n == 1 else 0.0)
+        async with feeding(log, observer, FeedPolicy(order=Order.run)) as feed:
+            await feed.reach(3)
+        assert (feed.counts.failed_calls, log.times("note_failure")) == (0, [])
 
     @virtual
     async def test_a_parked_event_that_is_tried_again_is_not_parked_anew_because_it_is_held_back(self) -> None:

@@ -397,7 +397,10 @@ async def test_a_subscription_loses_nothing_of_a_digest_although_its_process_end
         first = await notifier(inbox, max_per_hour=2)
         async with Dispatcher(store.subscriptions, [durable(first)]) as dispatcher:
             await dispatcher.drain(1.0)
+            (stats,) = dispatcher.stats()
         assert len(said(inbox)) == 2
+        standing = await store.subscriptions.get("team")
+        assert (standing.behind, standing.failures, standing.last_error, stats.failed_calls_total) == (4, 0, None, 0)
         second = await notifier(inbox, max_per_hour=2)
         second._room = HourlyRoom(2, hour=1.0)
         async with Dispatcher(store.subscriptions, [durable(second)]) as dispatcher:

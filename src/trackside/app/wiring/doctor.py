@@ -237,7 +237,8 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
         )
         deliver = f"`{command_line('deliver', name, flags=flags)}`"
         feeds = f"start what feeds it; for an observer of {SETTINGS_FILE} that is also {deliver}"
-        fix = feeds if subscription.consumer is None else f"see why its observer is slow: `{look}`"
+        slow = f"see why its observer is slow, or holds events back: `{look}`"
+        fix = feeds if subscription.consumer is None else slow
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if subscription.parked:
         what = f"{subscription.parked} events are parked that its observer could not handle"

@@ -76,18 +76,22 @@ class Calls:
             # Of an event that is given alone it can only say that this failed.
             taken = 0 if singly or self._on_events is None else part.taken_of(len(events))
             if taken < len(events):
-                self._counts.failed_calls += 1
+                self._count(part.cause)
                 return Offered(taken, part.cause)
         except KeyboardInterrupt as exc:
             interrupt_loop(exc)  # if that goes on, it was this observer's failure (I18)
-            self._counts.failed_calls += 1
+            self._count(exc)
             return Offered(0, exc, together=1 if singly else len(events))
         except BaseException as exc:  # the observer's failure, which is its subscription's to show
             if not is_own_failure(exc):
                 raise
-            self._counts.failed_calls += 1
+            self._count(exc)
             return Offered(0, exc, together=1 if singly else len(events))
         return Offered(len(events))
+
+    def _count(self, raised: BaseException) -> None:
+        if not Refusal.of(raised).only_waits:
+            self._counts.failed_calls += 1
 
     async def _call(self, call: Coroutine[Any, Any, None]) -> None:
         await call_observer(call, observer=self._label, limit=self._limit)
@@ -349,13 +353,14 @@ class LeasedDelivery:
                 await self._note_failure(why, self._receiver.tries)
             self._line_up(lane)
             return False
-        if said.held_back and said.retryable:
+        if said.only_waits:
             lane.held_back += 1
-            await self._wait_with(lane, said, why)
+            self._wait_with(lane, said)
             return False
         if together > 1:  # nothing counts against the first of them, which need not be the reason
             lane.singly = together
-            await self._wait_with(lane, said, why)
+            await self._note_failure(why, max(1, lane.attempts))
+            self._wait_with(lane, said)
             return False
         lane.attempts += 1
         if said.retryable:
@@ -365,13 +370,13 @@ class LeasedDelivery:
             self._counts.parked += 1
             self._finish(lane)
             return True
-        await self._wait_with(lane, said, why)
+        await self._note_failure(why, lane.attempts)
+        self._wait_with(lane, said)
         return False
 
-    async def _wait_with(self, lane: EventLane, said: Refusal, why: str) -> None:
+    def _wait_with(self, lane: EventLane, said: Refusal) -> None:
         """Try what comes first in a lane again, after a while."""
         tries = max(1, lane.tries)  # a batch counts for none of its events
-        await self._note_failure(why, tries)
         pause = max(self._policy.pause(tries), said.retry_after)
         self._waiting[lane] = asyncio.get_running_loop().call_later(pause, self._try_again, lane)
 

@@ -40,6 +40,11 @@ class Refusal:
             retry_after=_seconds(getattr(raised, "retry_after", None)),
         )
 
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing has failed: the observer has no room for this event yet, and has not tried."""
+        return self.held_back and self.retryable and not (self.away or self.disables)
+
 
 def _is_of_a_call(raised: BaseException) -> bool:
     """Whether it is our own word on a call that the observer has made, as on a run that it could not start on a busy thread.
