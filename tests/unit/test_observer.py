@@ -527,6 +527,42 @@ def test_ensure_observer_wraps_an_object_with_an_async_call() -> None:
     assert isinstance(ensure_observer(Callable_()), CallbackObserver)
 
 
+def with_a_run(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def called(*arguments: Any) -> None:
+        await function(*arguments, "run")
+
+    return called
+
+
+class GivenMore:
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    @with_a_run
+    async def on_event(self, event: RunLifecycleEvent, run: str) -> None:
+        self.given.append((event.sequence, run))
+
+    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException, on_taken: Any) -> None: ...
+
+
+async def test_an_observer_may_take_more_than_an_event_where_it_is_given_it_by_others() -> None:
+    given: list[Any] = []
+
+    @with_a_run
+    async def watch(event: RunLifecycleEvent, run: str) -> None:
+        given.append((event.sequence, run))
+
+    async def told(name: str, event: RunLifecycleEvent, *more: Any, run: str = "none") -> None:
+        given.append((name, event.sequence, run, more))
+
+    method = GivenMore()
+    for observer in (watch, functools.partial(told, "first"), functools.partial(told, "second", run="some"), method):
+        await ensure_observer(observer).on_event(make_event(sequence=3))
+    assert given == [(3, "run"), ("first", 3, "none", ()), ("second", 3, "some", ())]
+    assert method.given == [(3, "run")]
+
+
 def prints(event: RunLifecycleEvent) -> None: ...
 
 
@@ -554,6 +590,24 @@ class SyncGaps(NullObserver):
     def on_gap(self, gap: EventGap) -> None: ...
 
 
+async def wants_a_run(run: Any, event: Any) -> None: ...
+
+
+async def wants_a_name(event: RunLifecycleEvent, *, name: str) -> None: ...
+
+
+class WantsMore:
+    async def on_event(self, event: RunLifecycleEvent, run: Any) -> None: ...
+
+
+class CalledWithMore:
+    async def __call__(self, event: RunLifecycleEvent, run: Any) -> None: ...
+
+
+class BatchesWithMore(NullObserver):
+    async def on_events(self, events: Sequence[RunLifecycleEvent], run: Any) -> None: ...
+
+
 class NotCallable:
     on_event = 5
 
@@ -574,6 +628,18 @@ NOT_OBSERVERS: list[tuple[Any, str]] = [
     (SyncBatches(), r"^SyncBatches.on_events is not an observer: it is a plain function that returns None"),
     (SyncKeeper(), r"^SyncKeeper.on_missed is not an observer: it is a plain function that returns None"),
     (SyncGaps(), r"^SyncGaps.on_gap is not an observer: it is a plain function that returns None"),
+    (
+        wants_a_run,
+        r"^wants_a_run is not an observer: it is called with one argument: missing a required argument: 'event'",
+    ),
+    (wants_a_name, r"^wants_a_name is not an observer: it is called with one argument: missing .* argument: 'name'"),
+    (
+        functools.partial(wants_a_run, 1, 2),
+        r" is not an observer: it is called with one argument: too many positional arguments",
+    ),
+    (WantsMore(), r"^WantsMore.on_event is not an observer: it is called with one argument: missing .*: 'run'"),
+    (CalledWithMore(), r"CalledWithMore object at .*> is not an observer: it is called with one argument: missing"),
+    (BatchesWithMore(), r"^BatchesWithMore.on_events is not an observer: it is called with one argument: missing"),
     (NotCallable(), r"^<.*NotCallable object at .*> is not an observer: it has no method on_event"),
 ]
 ACCEPTED = r"Pass an object with `async def on_event\(self, event\)`, or an async function that takes one event\.$"

@@ -37,10 +37,12 @@ def lately(monkeypatch: pytest.MonkeyPatch) -> None:
     """`inspect.signature` as Python 3.14 has it, for `Late`."""
     found = inspect.signature
 
-    def signature(function: Any, *, annotation_format: str | None = None) -> inspect.Signature:
+    def signature(
+        function: Any, *, follow_wrapped: bool = True, annotation_format: str | None = None
+    ) -> inspect.Signature:
         if isinstance(function, Late) and annotation_format is None:
             raise NameError("name 'Missing' is not defined")
-        return found(function.__call__ if isinstance(function, Late) else function)
+        return found(function.__call__ if isinstance(function, Late) else function, follow_wrapped=follow_wrapped)
 
     monkeypatch.setattr(inspect, "signature", signature)
     monkeypatch.setattr(signatures, "_AS_TEXT", {"annotation_format": "text"})

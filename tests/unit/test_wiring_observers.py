@@ -84,7 +84,11 @@ class Nothing: ...
 class Sync:
     def on_event(self, event): ...
 
+class Two:
+    async def on_event(self, event, extra): ...
+
 async def watch(event): ...
+async def watch_runs(run, event): ...
 def plain(event): ...
 ready = Mail(to="me@example.org")
 booking = Ledger(to="me@example.org")
@@ -240,6 +244,12 @@ REFUSED = [
     ('type = "watch.py:nobody"', ".type: TMP/watch.py:nobody is None, and no observer."),
     ('type = "watch.py:Sync"', ".type: Sync.on_event is not an observer: it is a plain function that returns None;"),
     ('type = "watch.py:plain"', ".type: plain is not an observer: it is a plain function that returns None;"),
+    ('type = "watch.py:Two"', ".type: Two.on_event is not an observer: it is called with one argument: missing a req"),
+    (
+        'type = "watch.py:Two"\ndelivery = "durable"',
+        ".type: Two.on_event is not an observer: it is called with one argument: missing a required argument: 'extra'",
+    ),
+    ('type = "watch.py:watch_runs"', ".type: watch_runs is not an observer: it is called with one argument: missing"),
     ('type = "watch.py:watch"\nurl = 1', ".url: TMP/watch.py:watch is no class, and takes no options."),
     (
         'type = "watch.py:Mail"\nname = "mail"\npasword = 1',

@@ -489,7 +489,7 @@ def _check_observer(observer: Any) -> None:
         raise NotAnObserverError(passed=repr(observer), why="it has no method on_event")
     for name in _METHODS:
         method = getattr(observer, name, None)
-        if method is not None and (why := never_awaitable(method)):
+        if method is not None and (why := never_awaitable(method, takes_one=name != "on_missed")):
             raise NotAnObserverError(passed=f"{type(observer).__qualname__}.{name}", why=why)
 
 

@@ -36,16 +36,16 @@ def inner_of(function: Callable[..., Any]) -> Callable[..., Any]:
     return function if inspect.isroutine(function) else inspect.unwrap(type(function).__call__)
 
 
-def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """What a function takes.
+def signature_of(function: Callable[..., Any], *, follow_wrapped: bool = True) -> inspect.Signature:
+    """What a function takes; with `follow_wrapped` the one within its decorators.
 
     Raises:
         TypeError, ValueError: as `inspect.signature`, of what has none.
     """
     try:
-        return inspect.signature(function)
+        return inspect.signature(function, follow_wrapped=follow_wrapped)
     except NameError:
-        return inspect.signature(function, **_AS_TEXT)
+        return inspect.signature(function, follow_wrapped=follow_wrapped, **_AS_TEXT)
 
 
 def takes(function: Callable[..., Any], name: str, *, among_others: bool = True) -> bool:
@@ -72,17 +72,25 @@ def annotations_of(function: Any) -> Mapping[str, Any]:
     return {name: annotation for name, annotation in said.items() if annotation is not inspect.Signature.empty}
 
 
-def never_awaitable(function: Any) -> str | None:
-    """Why a call of this function can never be awaited, where that is certain before any call; None where it is not."""
+def never_awaitable(function: Any, *, takes_one: bool = True) -> str | None:
+    """Why a call of this function can never be awaited, where that is certain before any call; None where it is not.
+
+    With `takes_one` it is called with one argument.
+    """
     if not callable(function):
         return f"a {type(function).__name__} cannot take events"
     code = getattr(function, "__code__", None)
+    fits = not takes_one
     if code is not None:
         own = inspect.ismethod(function)
         if code.co_argcount <= own and not code.co_flags & inspect.CO_VARARGS:
             return "it takes no argument, and an event is one"
-        if code.co_flags & inspect.CO_COROUTINE:
-            return None
+        # That nearly all take this and nothing else is seen at a glance.
+        fits = fits or (code.co_argcount == own + 1 and not code.co_kwonlyargcount)
+    if not fits and (why := _misfit(function)) is not None:
+        return why
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return None
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         return "it is a generator function, whose result nobody awaits"
     owner = getattr(function, "__self__", None)
@@ -94,6 +102,21 @@ def never_awaitable(function: Any) -> str | None:
     decorated = hasattr(function, "__wrapped__")
     if not decorated and not inspect.iscoroutinefunction(function) and _returns_only_none(function):
         return "it is a plain function that returns None; make it `async def`"
+    return None
+
+
+def _misfit(function: Callable[..., Any]) -> str | None:
+    """Why a function cannot be called with one argument; None if it can, or nobody can tell."""
+    if hasattr(function, "__wrapped__"):  # its decorator may add arguments of its own
+        return None
+    try:
+        signature = signature_of(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # it is not written in Python, and does not say what it takes
+        return None
+    try:
+        signature.bind(None)
+    except TypeError as exc:
+        return f"it is called with one argument: {exc}"
     return None
 
 
