@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from trackside.harness.admission import is_id, member
+from trackside.harness.admission import check_command, is_id, member
 from trackside.harness.context import Agent
 from trackside.harness.errors import TracksideError, UnansweredError, UnknownQuestionError
 from trackside.harness.ports import PausedRun
@@ -58,11 +58,13 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
         limit: how many seconds the agent has to say what it has asked; None: as many as it takes.
 
     Raises:
-        InvalidSpecError: there is no such strategy.
+        InvalidSpecError: there is no such command or strategy; of a command before anybody is asked about it.
         Exception: the store's, if it does not say what the thread remembers.
     """
     command = spec.command
-    if not isinstance(command, Mapping) or "resume" not in command or not is_id(spec.thread_id):
+    if command is not None:
+        check_command(spec)
+    if command is None or "resume" not in command or not is_id(spec.thread_id):
         return spec
     thread_id, resume = str(spec.thread_id), command["resume"]
     holder_of = getattr(services.coordinator, "holder", None)

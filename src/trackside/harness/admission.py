@@ -59,7 +59,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         PayloadError: (a `ValueError`) the metadata cannot be read.
     """
     if spec.command is not None:
-        _check_command(spec)
+        check_command(spec)
     if spec.config is not None:
         _check(spec.config, Mapping, "config", "a mapping of names to values")
     if spec.metadata is not None:
@@ -336,7 +336,12 @@ def _check_stream_mode(modes: Any) -> None:
         raise InvalidSpecError(field="stream_mode", value=modes, why="it has to be a mode or a list of modes")
 
 
-def _check_command(spec: RunSpec) -> None:
+def check_command(spec: RunSpec) -> None:
+    """See that a run can be asked for by the command that its spec has.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it cannot; the message has the command as it was passed.
+    """
     _check(spec.command, Mapping, "command", "a mapping, as {'resume': answer}")
     if not spec.command:
         return

@@ -42,7 +42,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"config": [1]}, "config = [1] does not fit a run: it has to be a mapping of names to values."),
     ({"command": {"resum": 1}}, "command = 'resum' does not fit a run: a command has resume, update, goto only."),
     ({"command": "yes"}, "command = 'yes' does not fit a run: it has to be a mapping, as {'resume': answer}."),
-    ({"command": {"resume": 1}, "input": "x"}, "it takes the place of an input; pass one of them."),
+    (
+        {"command": {"resume": 1}, "input": "x"},
+        "command = {'resume': 1} does not fit a run: it takes the place of an input; pass one of them.",
+    ),
+    (
+        {"command": {"resume": 1}, "input": "x", "thread_id": "t"},
+        "command = {'resume': 1} does not fit a run: it takes the place of an input; pass one of them.",
+    ),
 ]
 ONLY_STARTED: list[tuple[dict[str, Any], str]] = [
     ({"multitask": "sometimes"}, "choose one of reject, enqueue, interrupt, rollback."),
@@ -75,6 +82,8 @@ async def test_a_start_that_makes_no_run_says_what_is_wrong_and_leaves_nothing(
                 await stage.start("work", **{"thread_id": "t"} | asked)
             assert says in str(refused.value)
             assert_reads_well(str(refused.value))
+            if "input" in asked:
+                assert refused.value.details["value"] == asked["command"]
         assert (await stage.run("work", "quick", thread_id="t")).status is RunStatus.success
     assert agents.begun == ["quick"]
     assert len(stage.events) == 5
