@@ -158,6 +158,16 @@ def test_a_class_is_refused_where_an_object_of_it_is_taken(name: str) -> None:
         RunManager(**{name: kind})
 
 
+@pytest.mark.parametrize(
+    ("value", "this"),
+    [(5, "keeps nothing"), ("sqlite", "keeps nothing"), (True, "keeps nothing"), (object, "is a class")],
+)
+def test_what_keeps_no_threads_is_refused_as_a_checkpointer(value: Any, this: str) -> None:
+    says = f"^checkpointer = .* does not fit a run: pass store.checkpointer\\(\\) or another .*; this {this}\\.$"
+    with pytest.raises(InvalidSpecError, match=says):
+        RunManager(checkpointer=value)
+
+
 def test_a_class_whose_methods_need_no_object_is_as_good_as_one() -> None:
     RunManager(clock=SystemClock)  # type: ignore[arg-type]
 

@@ -1,6 +1,7 @@
 """What a manager and a run are made of: whether each part can be what it is passed as, and its refusal by name if not.
 
-All of it is looked at once, and nothing when runs use it. Of a port that is whether it has what its Protocol names.
+All of it is looked at once, and nothing when runs use it. Of a port that is whether it has what its Protocol names. What a
+checkpointer has to have is its framework's to know, which sees it when a run begins.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _PORTS: Mapping[str, tuple[type, str]] = {
     "clock": (Clock, "SystemClock()"),
 }
 """What an argument has to be, and what people pass as one."""
+_NO_CHECKPOINTER = (type, str, bytes, int, float)
 
 
 def check_agents(agents: Any) -> None:
@@ -76,12 +78,22 @@ def check_ports(**ports: Any) -> None:
     for name, port in ports.items():
         if port is None:
             continue
+        if name == "checkpointer":
+            _check_checkpointer(port)
+            continue
         kind, example = _PORTS[name]
         for member in _members_of(kind):
             if not _has(port, member):
                 lacks = "is a class" if isinstance(port, type) else f"has no `{member}`"
                 why = f"pass {example} or another {kind.__name__}; this {lacks}"
                 raise InvalidSpecError(field=name, value=port, why=why)
+
+
+def _check_checkpointer(checkpointer: Any) -> None:
+    if isinstance(checkpointer, _NO_CHECKPOINTER):
+        this = "is a class" if isinstance(checkpointer, type) else "keeps nothing"
+        why = f"pass store.checkpointer() or another checkpointer of the agents' framework; this {this}"
+        raise InvalidSpecError(field="checkpointer", value=checkpointer, why=why)
 
 
 def unrecorded(bindings: Iterable[ObserverBinding]) -> InvalidSpecError:

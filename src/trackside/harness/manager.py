@@ -97,7 +97,7 @@ class RunManager:
         coordinator: who may run when; in this process if left out.
         stream: where live output goes; a ring in this process if left out.
         states: what threads remember for agents without a checkpointer; in this process if left out.
-        checkpointer: for agents of frameworks that keep their own state and have none.
+        checkpointer: for agents of frameworks that keep their own state and have none. Runs fail that cannot use it.
         items: what agents keep beyond their threads, as `store.items`; without it they have no such place.
         max_running: how many runs execute at once; runs that were started by runs come on top.
         limits: what the runs of an agent may take, by the agent's name.
@@ -142,7 +142,7 @@ class RunManager:
     ) -> None:
         check_agents(agents)
         check_rules(max_running=max_running, stopping=stopping, policy=policy, redact=redact)
-        check_ports(coordinator=coordinator, stream=stream, states=states)
+        check_ports(coordinator=coordinator, stream=stream, states=states, checkpointer=checkpointer)
         check_ports(items=items, prices=prices, log=log, clock=clock)
         clock = SystemClock() if clock is None else clock
         self._given = {} if agents is None else dict(agents)
