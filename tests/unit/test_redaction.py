@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -244,6 +244,40 @@ async def test_the_log_does_not_quote_what_a_hook_has_failed_on(caplog: pytest.L
     assert "ValueError" in caplog.text
     assert "in quotes" in caplog.text, "it says where"
     assert SECRET not in caplog.text
+
+
+class Prices:
+    """A price list that knows none of these models, and says so in its own way."""
+
+    def __init__(self, say: Callable[[str], Any]) -> None:
+        self._say = say
+
+    def cost_usd(self, model: str, **tokens: int) -> Any:
+        return self._say(model)
+
+
+def is_missing(model: str) -> float:
+    known: dict[str, float] = {}
+    return known[model]
+
+
+@virtual
+@pytest.mark.parametrize("say", [lambda model: None, lambda model: f"not for {model}", is_missing])
+@pytest.mark.parametrize("hook", [mask, None])
+async def test_the_log_does_not_name_a_model_that_a_hook_may_take_out(
+    hook: Any, say: Callable[[str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def agent(input: str, run: RunContext) -> None:
+        run.record_usage(f"model {input}", input_tokens=3, output_tokens=4)
+
+    async with RunManager({"agent": agent}, prices=Prices(say), redact=hook, clock=VirtualClock()) as manager:
+        await (await manager.start(RunSpec("agent", SECRET, max_cost_usd=1.0))).result()
+    named = [f"of model {SECRET}"] if hook is None else ["of 1 of its models"]
+    if say is is_missing:
+        named.append(f"KeyError: 'model {SECRET}'" if hook is None else "it raised KeyError at\n")
+        assert "in is_missing" in caplog.text, "it says where"
+    assert [name for name in named if name not in caplog.text] == []
+    assert (SECRET in caplog.text) is (hook is None)
 
 
 @virtual

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -112,6 +113,7 @@ class Journal:
         prices: what calls cost whose cost is not told; None: they have no cost.
         on_use: called after each call of a model or tool, by whoever tells of it.
         monotonic: the clock by which the run and its calls are measured, in seconds.
+        names_models: whether the log may name models; not where a hook may take their names out.
     """
 
     def __init__(
@@ -119,10 +121,13 @@ class Journal:
         prices: PriceList | None = None,
         on_use: Callable[[], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        names_models: bool = True,
     ) -> None:
         self.title: str | None = None
         self.unpriced: set[str] = set()
         """The models that were called and have no price."""
+        self.names_models = names_models
         self._prices = prices
         self._on_use = on_use
         self._calls = CallLog(monotonic)
@@ -239,11 +244,16 @@ class Journal:
                 reasoning_tokens=reasoning,
                 **more,
             )
-        except Exception:  # a price list that fails costs a run its cost, and nothing else
-            logger.exception("the price of a call of %s could not be found out", model)
+        except Exception as exc:  # a price list that fails costs a run its cost, and nothing else
+            if self.names_models:
+                logger.exception("the price of a call of %s could not be found out", model)
+            else:  # what it says may quote the name
+                kind, trace = type(exc).__qualname__, "".join(traceback.format_tb(exc.__traceback__)).rstrip()
+                logger.error("the price of a call could not be found out; it raised %s at\n%s", kind, trace)  # noqa: TRY400
             return None
         if cost is not None and not _is_cost(cost):
-            logger.error("the price list says that a call of %s costs %r, which is no cost", model, cost)
+            said = (model, repr(cost)) if self.names_models else ("a model", f"a {type(cost).__qualname__}")
+            logger.error("the price list says that a call of %s costs %s, which is no cost", *said)
             return None
         return cost
 

@@ -33,7 +33,8 @@ class Spending:
             return None
         if self._budget.max_cost_usd is not None and self._journal.unpriced and not self._warned:
             self._warned = True
-            models = ", ".join(sorted(self._journal.unpriced))
+            unpriced = self._journal.unpriced
+            models = ", ".join(sorted(unpriced)) if self._journal.names_models else f"{len(unpriced)} of its models"
             warning = "run %s: max_cost_usd does not count calls without a price, of %s"
             logger.warning(warning, self._record.run_id, models, extra=fields_of(self._record))
         excess = self._budget.excess(self._journal.used())

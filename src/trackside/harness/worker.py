@@ -94,9 +94,9 @@ class RunWorker:
         self._observers = observers
         self._deadline = UNLIMITED if timeout is None else Deadline(timeout)
         self._on_released = on_released
-        self._journal = Journal(
-            services.prices, None if budget is None else self._check_budget, services.clock.monotonic
-        )
+        check = None if budget is None else self._check_budget
+        named = services.redact is None
+        self._journal = Journal(services.prices, check, services.clock.monotonic, names_models=named)
         self._spending = Spending(record, self._journal, budget)
         self._says = Announcements(record, self._journal, services.redact)
         self._emitter = RunEmitter(record.run_id, record.thread_id, deliver=observers.deliver, clock=services.clock)
