@@ -228,6 +228,13 @@ class TestArguments:
         with pytest.raises(InvalidSubscriptionError, match=f"{field}="):
             DurableObserver(**{"name": "mail", "observer": Taking(), field: value})
 
+    def test_the_servers_own_subscription_is_none_of_a_users(self) -> None:
+        says = (
+            "name='run-webhooks': it is the server's own subscription, whose events this would take: call it otherwise"
+        )
+        with pytest.raises(InvalidSubscriptionError, match=says):
+            DurableObserver(name="run-webhooks", observer=Taking())
+
     @pytest.mark.parametrize("observer", [7, None, Taking], ids=repr)
     def test_only_observers_can_be_fed(self, store: Store, observer: Any) -> None:
         with pytest.raises(NotAnObserverError):

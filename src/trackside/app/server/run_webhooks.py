@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
@@ -180,10 +181,17 @@ class RunWebhooks:
             await keep_ends(self._store.subscriptions)
             wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
             policy = FeedPolicy.suiting(self._teller, grace=_IN_HAND_SECONDS, window=_MOST_IN_HAND)
-            observer = DurableObserver(name=RUN_WEBHOOKS, observer=self._teller, filter=wanted, policy=policy)
+            observer = _OurObserver(name=RUN_WEBHOOKS, observer=self._teller, filter=wanted, policy=policy)
             dispatcher = Dispatcher(self._store.subscriptions, [observer])
             await dispatcher.__aenter__()
             self._dispatcher = dispatcher
+
+
+class _OurObserver(DurableObserver):
+    """The one that may have the name that is kept for it."""
+
+    __slots__ = ()
+    _taken: ClassVar[AbstractSet[str]] = frozenset()
 
 
 class RunEndTeller:

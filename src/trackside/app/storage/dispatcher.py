@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from trackside.app.closing import close_observer
+from trackside.app.delivery import OUR_SUBSCRIPTIONS
 from trackside.app.storage._subscriptions.records import (
     OnFailure,
     Start,
@@ -61,9 +63,14 @@ class DurableObserver:
     policy: FeedPolicy | None = None
     """How it is fed; what its class asks for if left out: `FeedPolicy.suiting`."""
 
+    _taken: ClassVar[AbstractSet[str]] = OUR_SUBSCRIPTIONS
+
     def __post_init__(self) -> None:
         ObserverBinding(self.observer)  # which refuses what would take events and do nothing with them, as None
         check_text("name", self.name)
+        if self.name in self._taken:
+            why = "it is the server's own subscription, whose events this would take: call it otherwise"
+            raise InvalidSubscriptionError(field="name", value=self.name, why=why)
         check_start("start", self.start)
         object.__setattr__(self, "on_failure", check_member(OnFailure, "on_failure", self.on_failure))
         for field, kind in (("filter", SubscriptionFilter), ("policy", FeedPolicy | None)):
