@@ -1,14 +1,21 @@
-"""What the log says of how runs end, for mirrors of runs that other processes execute (`streams.ends.EndLog`)."""
+"""What the log says of how runs end, for mirrors of runs that other processes execute (`streams.ends.EndLog`).
+
+A harness that is somebody else's may have written it, so what it says is told as clients know it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from typing import Any, Final
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.streams.ends import ToldEnd
 from trackside.harness.errors import ClosedError
-from trackside.harness.lifecycle import TERMINAL_EVENTS
+from trackside.harness.lifecycle import TERMINAL_EVENTS, run_status_of
+from trackside.harness.observer import RunLifecycleEvent
+
+_KINDS: Final[Mapping[str, type]] = {"error": str, "error_type": str, "interrupts": list, "retried_as": str}
 
 
 class RunEnds:
@@ -52,7 +59,20 @@ class RunEnds:
         return {run.run_id for run in found if run is not None and run.thread_id == thread_id}
 
 
+def end_said(event: RunLifecycleEvent) -> dict[str, Any]:
+    """What the event says that ends a run, and always the run's status, which may follow from the event's type alone.
+
+    A value of the wrong kind counts as absent, as for the run's row.
+    """
+    says: dict[str, Any] = {
+        name: value for name, value in event.payload.items() if isinstance(value, _KINDS.get(name, object))
+    }
+    if "interrupts" in says:
+        says["interrupts"] = [stop for stop in says["interrupts"] if isinstance(stop, Mapping)]
+    return {**says, "status": run_status_of(event.event_type, event.payload)}
+
+
 def _told(stored: StoredEvent) -> ToldEnd:
     event = stored.event
     at = int(event.occurred_at.timestamp() * 1000)
-    return ToldEnd(event.run_id, event.payload, at, started=event.sequence > 1)
+    return ToldEnd(event.run_id, end_said(event), at, started=event.sequence > 1)

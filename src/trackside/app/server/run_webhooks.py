@@ -24,6 +24,7 @@ from trackside.app.delivery import RUN_WEBHOOKS, Delivery, DeliveryError, Observ
 from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
 from trackside.app.server.preparing import caller_of_request
+from trackside.app.server.run_ends import end_said
 from trackside.app.server.wire.runs import run_on_wire
 from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
@@ -248,7 +249,7 @@ class RunEndTeller:
         caller = caller_of_request(request, self._store.items)
         if caller.user is not None:  # by the signature, which is the same for all, nobody is told apart
             says["user_id"] = caller.user["identity"]
-        end = RunEnd.said(event.payload)
+        end = RunEnd.said(end_said(event))
         if end.failure is not None:
             says["error"] = end.failure
         says |= {name: other for name, other in (("retry_of", run.retry_of), ("retried_as", end.retried_as)) if other}
