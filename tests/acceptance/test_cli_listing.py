@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from trackside.app.storage import Store
 from trackside.harness import LifecycleEventType, RunLifecycleEvent
+from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -374,3 +376,24 @@ def test_ids_are_whole_for_programs_and_leave_room_for_the_rest_in_80_columns(he
         assert objects(here("runs", shown, "--json"))[0]["run_id"] == run["run_id"]
     assert "LAST RUN" in here("threads", COLUMNS="80").stdout
     assert "WHAT" in here("events", COLUMNS="80").stdout
+
+
+def test_a_run_of_somebody_elses_emitter_is_shown_with_what_can_be_understood(here: Trackside, tmp_path: Path) -> None:
+    used = {
+        "text": {"cost_usd": "0.12", "total_tokens": "9 k", "llm_call_count": 2},
+        "nulls": {"token_usage_by_model": {"m": {"input_tokens": None, "output_tokens": 3}, "n": 1}},
+        "list": [1, 2],
+    }
+
+    async def record() -> None:
+        async with Store.open(f"sqlite:///{tmp_path / 'trackside.db'}") as store:
+            for run_id, completion in used.items():
+                *_, end = events = make_run(run_id, thread_id=f"of-{run_id}", messages=0)[:3]
+                events[-1] = replace(end, payload={**end.payload, "completion_data": completion})
+                await store.append(events)
+
+    asyncio.run(record())
+    shown = {run_id: here("runs", run_id) for run_id in used}
+    assert {run_id: (done.returncode, done.stderr) for run_id, done in shown.items()} == dict.fromkeys(used, (0, ""))
+    assert "2 model calls" in shown["text"].stdout
+    assert "m: 0 in, 3 out" in shown["nulls"].stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,7 @@ def started(number: int, agent: str) -> RunLifecycleEvent:
     return RunLifecycleEvent(new_id(), kind, run_id, f"thread-{run_id}", 1, datetime.now(UTC), {"agent": agent})
 
 
-def ended(run: RunLifecycleEvent, **more: str) -> RunLifecycleEvent:
+def ended(run: RunLifecycleEvent, **more: Any) -> RunLifecycleEvent:
     payload = {"agent": run.payload["agent"], "status": "success", "completion_data": {"total_tokens": 600}, **more}
     kind = LifecycleEventType.RUN_COMPLETED
     return RunLifecycleEvent(new_id(), kind, run.run_id, run.thread_id, 2, datetime.now(UTC), payload)
@@ -155,6 +156,19 @@ class Busy(StoredRecords):
         self.retried.append(run_id)
         await self.go_on.wait()
         return f"again-{len(self.retried)}"
+
+
+async def test_it_outlives_runs_whose_emitters_say_no_numbers(store: Store, url: str) -> None:
+    app = TopApp(StoredRecords(store, Home(url)))
+    async with app.run_test(size=(140, 40)) as pilot:
+        odd = ({"total_tokens": "9 k"}, {"cost_usd": "0.12", "total_tokens": 7}, [1, 2])
+        for number, completion in enumerate(odd):
+            run = started(number, "theirs")
+            await store.append([run, ended(run, completion_data=completion)])
+        await until(pilot, lambda: "3 success" in shown(app, "#numbers"))
+        await pilot.press("s", "s", "s")
+        await until(pilot, lambda: "sorted by cost" in shown(app, "#numbers"))
+        assert "7 tokens/min" in shown(app, "#numbers")
 
 
 async def test_what_was_asked_for_is_done_whatever_is_looked_at_next(store: Store, url: str) -> None:
@@ -496,6 +510,20 @@ def test_on_a_terminal_it_cancels_a_run_of_another_process(
     one.press(b"q")
     assert one.wait() == 0
     assert b"\x1b[?1049l" in one.output, "the screen is as it was before"
+
+
+def test_a_screen_that_fails_is_an_error_to_the_shell(monkeypatch: pytest.MonkeyPatch, here: Run, url: str) -> None:
+    def fail(app: TopApp) -> None:
+        raise LookupError("nothing can be drawn")
+
+    monkeypatch.setattr("textual.constants.DRIVER", "textual.drivers.headless_driver:HeadlessDriver")
+    monkeypatch.setattr(TopApp, "on_mount", fail)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    asyncio.run(_record(url))
+    failed = here("top", "--dark")
+    assert failed.returncode == 1
+    assert "nothing can be drawn" in failed.stderr
 
 
 async def _record(url: str) -> None:

@@ -10,7 +10,7 @@ from trackside.app.cli.appearance import look_of, words_of
 from trackside.app.cli.formatting import abridged, ago, cost, count, duration, message_text, moment, one_line, printable
 from trackside.app.cli.overviews import shortened
 from trackside.app.cli.questions import question_text
-from trackside.app.cli.usage import usage_line
+from trackside.app.cli.usage import usage_line, used_in
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType
 
@@ -108,6 +108,32 @@ def test_usage_says_only_what_there_is() -> None:
     assert usage_line({"tool_call_count": 2, "cost_usd": 0.0}) == "2 tool calls · $0.00"
 
 
+def test_of_what_was_used_only_what_is_of_the_right_kind_is_known() -> None:
+    fits = {"input_tokens": 1, "output_tokens": 2, "cost_usd": 0.5}
+    odd = {"input_tokens": None, "output_tokens": 3, "cost_usd": "0.12"}
+    said = {
+        "total_tokens": "9 k",
+        "total_input_tokens": True,
+        "total_output_tokens": -1,
+        "llm_call_count": 2.5,
+        "tool_call_count": 10**13,
+        "message_count": 4,
+        "cost_usd": "0.12",
+        "token_usage_by_model": {"fits": fits, "odd": odd, "none": 7},
+        "token_usage_by_caller": [fits],
+        "last_ai_message": "well",
+    }
+    by_model = {"fits": fits, "odd": {"output_tokens": 3}}
+    assert used_in(said) == {
+        "message_count": 4,
+        "token_usage_by_model": by_model,
+        "token_usage_by_caller": {},
+        "last_ai_message": "well",
+    }
+    for no_object in (None, [1, 2], "text", 5):
+        assert used_in(no_object) == {}
+
+
 def test_ids_are_cut_where_they_still_differ() -> None:
     same_time = ["01a212fd-5086-7000-83c4-f1887bebbf96", "01a212fd-5086-7001-81be-3d9daf8db6e3"]
     other = "01a212fe-0000-7000-9000-000000000000"
@@ -185,6 +211,8 @@ def event(kind: LifecycleEventType, **payload: Any) -> RunLifecycleEvent:
         # Somebody else's emitter.
         (event(LifecycleEventType.HUMAN_MESSAGE, message="hi"), "human", ""),
         (event(LifecycleEventType.RUN_COMPLETED, interrupts=["odd", None]), "completed", ""),
+        (event(LifecycleEventType.RUN_COMPLETED, interrupts=3), "completed", ""),
+        (event(LifecycleEventType.RUN_CANCELLED, cancel_mode=["odd"]), "cancelled", "['odd']"),
         (event(LifecycleEventType.RUN_STARTED), "started", ""),
     ],
 )

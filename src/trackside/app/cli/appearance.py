@@ -99,7 +99,7 @@ def _words_of(event: RunLifecycleEvent) -> str:
             return failure_text(payload)
         case LifecycleEventType.RUN_CANCELLED:
             mode = payload.get("cancel_mode")
-            return str(payload.get("reason") or _CANCELLED.get(mode, mode) or "")
+            return str(payload.get("reason") or _CANCELLED.get(str(mode), mode) or "")
 
 
 def failure_text(payload: Mapping[str, Any]) -> str:

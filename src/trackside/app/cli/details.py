@@ -16,7 +16,7 @@ from trackside.app.cli.questions import answer_note, question_lines, resume_comm
 from trackside.app.cli.records import Home
 from trackside.app.cli.rows import EventRows, Rows
 from trackside.app.cli.tables import print_facts
-from trackside.app.cli.usage import usage_line
+from trackside.app.cli.usage import usage_line, used_in
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import JsonObject
@@ -29,7 +29,7 @@ def print_run(
     console: OutputConsole, run: StoredRun, events: Sequence[StoredEvent], *, retries: Sequence[str], now: datetime
 ) -> None:
     """A run: what it was, what it used, and its events as a timeline; `retries` are the runs that went on for it."""
-    began = run.started_at or run.created_at
+    began, used = run.started_at or run.created_at, used_in(run.completion_data)
     facts: list[tuple[str, Text | str]] = [
         ("run", run.run_id),
         ("thread", run.thread_id),
@@ -42,9 +42,9 @@ def print_run(
         ("retry of", run.retry_of or ""),
         ("retries", ", ".join(retries)),
         ("title", one_line(run.title or "")),
-        ("used", usage_line(run.completion_data)),
-        *_token_facts("model", run.completion_data.get("token_usage_by_model")),
-        *_token_facts("caller", run.completion_data.get("token_usage_by_caller")),
+        ("used", usage_line(used)),
+        *_token_facts("model", used.get("token_usage_by_model", {})),
+        *_token_facts("caller", used.get("token_usage_by_caller", {})),
         ("trigger", one_line(run.trigger or "")),
         ("parent run", run.parent_run_id or ""),
         ("metadata", one_line(json_line(dict(run.metadata))) if run.metadata else ""),
@@ -87,21 +87,15 @@ def _print_timeline(console: OutputConsole, events: Sequence[RunLifecycleEvent])
     rows = Rows(console)
     event_rows = EventRows(rows)
     for event in events:
-        answer = (event.payload.get("completion_data") or {}).get("last_ai_message")
+        answer = used_in(event.payload.get("completion_data")).get("last_ai_message")
         if answer and is_terminal(event.event_type):
             rows.print(event_rows.seconds_of(event), AGENT, str(answer))
         event_rows.print(event)
 
 
-def _token_facts(label: str, usage: Any) -> list[tuple[str, str]]:
+def _token_facts(label: str, usage: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Tokens by model or caller, a line each, the name in front."""
-    if not isinstance(usage, Mapping):
-        return []
-    return [
-        (label, f"{one_line(str(name))}: {_tokens_in_and_out(tokens)}")
-        for name, tokens in usage.items()
-        if isinstance(tokens, Mapping)
-    ]
+    return [(label, f"{one_line(name)}: {_tokens_in_and_out(tokens)}") for name, tokens in usage.items()]
 
 
 def _tokens_in_and_out(tokens: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from trackside.harness.types import Json, JsonObject
 
 def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
     """The questions that a `run_completed` leaves open."""
-    interrupts = payload.get("interrupts") or ()
-    return [interrupt for interrupt in interrupts if isinstance(interrupt, dict)]
+    interrupts = payload.get("interrupts")
+    return [one for one in interrupts if isinstance(one, dict)] if isinstance(interrupts, list | tuple) else []
 
 
 def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) -> Json:

@@ -13,7 +13,7 @@ from trackside.app.cli.appearance import CONTINUED, Look, look_of, words_of
 from trackside.app.cli.formatting import printable
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.tracebacks import without_libraries
-from trackside.app.cli.usage import usage_line
+from trackside.app.cli.usage import usage_line, used_in
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 
@@ -95,7 +95,7 @@ class EventRows:
         if not is_terminal(event.event_type):
             self._rows.print(seconds, look, words, look.style if look.style == "dim" else "")
             return
-        usage = usage_line(event.payload.get("completion_data") or {})
+        usage = usage_line(used_in(event.payload.get("completion_data")))
         self._rows.print(seconds, look, words or usage, look.style if words else "")
         if words and usage:
             self._rows.print(None, CONTINUED, usage)

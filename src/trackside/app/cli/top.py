@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.places import Place, in_records
+from trackside.app.cli.records import Records
 from trackside.harness.errors import Fault, TracksideError
 
 
@@ -18,7 +19,8 @@ class TopError(TracksideError, code="top-not-shown"):
 
 
 def top(place: Place, *, light: bool | None) -> ExitCode:
-    """Show what goes on until somebody quits; `light` where the background is, None if the terminal is to be asked.
+    """Show what goes on until somebody quits, or the screen fails, which says so; `light` where the background is, None if
+    the terminal is to be asked.
 
     Raises:
         TopError: Textual is not installed, or there is no terminal.
@@ -31,5 +33,10 @@ def top(place: Place, *, light: bool | None) -> ExitCode:
     from trackside.app.cli.top_screen import TopApp
 
     on_light = is_light() if light is None else light
-    in_records(place, lambda records: TopApp(records, light=on_light).run_async())
-    return ExitCode.success
+
+    async def watch(records: Records) -> int | None:
+        app = TopApp(records, light=on_light)
+        await app.run_async()
+        return app.return_code
+
+    return ExitCode.error if in_records(place, watch) else ExitCode.success

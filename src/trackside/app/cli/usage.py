@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from trackside.app.cli.formatting import cost, count, json_line, one_line
+
+_MOST: Final = 10**12
+_MOST_USD: Final = 10**6
+"""As much as the row of a run has of either."""
+
+
+def used_in(completion: Any) -> dict[str, Any]:
+    """What a run used, by the `completion_data` that anybody's emitter may have said: what is no number where one belongs
+    counts as absent, as for the run's row.
+    """
+    found = ((name, _known(name, value)) for name, value in _items(completion))
+    return {name: value for name, value in found if value is not None}
 
 
 def usage_line(completion: Mapping[str, Any]) -> str:
@@ -36,3 +48,18 @@ def unpriced_note(used: Mapping[str, Any]) -> str | None:
     return (
         f"max_cost_usd did not count calls without a price, of {', '.join(names)}; trackside.toml can say it: {tables}"
     )
+
+
+def _items(said: Any) -> Iterable[tuple[str, Any]]:
+    return said.items() if isinstance(said, Mapping) else ()
+
+
+def _known(name: str, value: Any) -> Any:
+    """A value of this name, if it is of the kind that belongs there; None else."""
+    if name.startswith("token_usage_by_"):
+        return {one: used_in(usage) for one, usage in _items(value) if isinstance(usage, Mapping)}
+    if name.endswith(("_tokens", "_count")):
+        return value if type(value) is int and 0 <= value <= _MOST else None
+    if name == "cost_usd":
+        return value if type(value) in {int, float} and 0 <= value <= _MOST_USD else None
+    return value

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from trackside.app.cli.usage import used_in
 from trackside.harness.lifecycle import is_final, is_terminal, run_status_of
 from trackside.harness.types import LifecycleEventType, RunStatus
 
@@ -90,11 +91,10 @@ class Watched:
         self._events.append((now, int(ends), tokens))
 
     def _end(self, seen: Seen, stored: StoredEvent) -> int:
-        event, completion = stored.event, stored.event.payload.get("completion_data")
-        used = completion if isinstance(completion, dict) else {}
+        event, used = stored.event, used_in(stored.event.payload.get("completion_data"))
         seen.status = run_status_of(event.event_type, event.payload) or seen.status
         seen.ended_at = event.occurred_at
-        seen.tokens, seen.cost = int(used.get("total_tokens") or 0), used.get("cost_usd")
+        seen.tokens, seen.cost = used.get("total_tokens", 0), used.get("cost_usd")
         self.outcomes[seen.status] += 1
         self._ended.append(seen.run_id)
         while len(self._ended) > _ENDED:
