@@ -94,6 +94,35 @@ async def test_each_human_message_of_the_input_is_announced_once(way: Way, given
     assert [e.event_type for e in seen.events[2 : 2 + len(contents)]] == [HUMAN] * len(contents)
 
 
+@virtual
+async def test_a_message_that_the_thread_has_already_is_not_announced_to_a_function_once_more() -> None:
+    async def chat(input: Any) -> Any:
+        return {"messages": [*input["messages"], an_ai("well")]}
+
+    seen = RecordingObserver()
+    async with ByManager(seen) as runs:
+        said: list[Any] = []
+        for given_id in ("m-1", 2, "m-3"):
+            said += [{"id": given_id, "type": "human", "content": f"this is {given_id}"}]
+            result = await runs.run(chat, {"messages": said}, thread_id="of-all")
+            said = result.output["messages"]
+            assert result.completion_data["message_count"] == 2
+        await runs.run(chat, {"messages": said[:1]}, thread_id="of-another")
+    assert [message["id"] for message in messages_of(seen.events)] == ["m-1", "2", "m-3", "m-1"]
+
+
+@virtual
+async def test_of_messages_without_ids_nobody_knows_whether_the_thread_has_them() -> None:
+    async def chat(input: Any) -> Any:
+        return {"messages": [*input["messages"], an_ai("well")]}
+
+    seen = RecordingObserver()
+    async with ByManager(seen) as runs:
+        for _ in range(2):
+            await runs.run(chat, {"messages": [{"type": "human", "content": "hi"}]}, thread_id="of-all")
+    assert [message["content"] for message in messages_of(seen.events)] == ["hi", "hi"]
+
+
 @both_ways
 @virtual
 async def test_a_message_keeps_its_id_and_whatever_else_it_has(way: Way) -> None:

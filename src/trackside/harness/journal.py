@@ -366,12 +366,18 @@ def plain_message(message: Any, *, max_chars: int = MAX_CHARS) -> JsonObject:
     if not isinstance(kind, str):
         raise PayloadError(path="message", why='it has neither "type" nor "role"')
     plain["type"] = _TYPE_OF_ROLE.get(kind, kind)
-    given_id = plain.get("id")
-    if not (isinstance(given_id, str) and given_id):
-        plain["id"] = str(given_id) if type(given_id) is int else new_id()
+    plain["id"] = message_id(plain) or new_id()
     if changed and isinstance(message, Mapping):
         plain["sanitized"] = True
     return plain
+
+
+def message_id(message: Any) -> str | None:
+    """The id that somebody has given a message; None: he has given none."""
+    (given,) = _fields(message, "id")
+    if type(given) is int:
+        return str(given)
+    return given if isinstance(given, str) and given else None
 
 
 def answer_message(answer: Any) -> JsonObject:

@@ -18,7 +18,7 @@ import msgspec
 from trackside.harness.asked import check_no_graph_options
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
-from trackside.harness.journal import answer_message, human_messages
+from trackside.harness.journal import answer_message, as_message, human_messages, listed_messages, message_id
 from trackside.harness.kept_context import kept_context, recall_context
 from trackside.harness.payload import copied, whole
 from trackside.harness.questions import ANSWERED
@@ -110,7 +110,7 @@ class CallableAgent:
         return {}
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
-        """The human messages in the input, or the answer that resumes the run.
+        """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.
 
         Raises:
             InvalidSpecError: it resumes one whose context could not be kept, and has none.
@@ -118,7 +118,10 @@ class CallableAgent:
         if run.resuming:
             recall_context(run)
             return [answer_message(run.resume)]
-        return [] if run.input is None else human_messages(run.input)
+        if run.input is None:
+            return []
+        known_ids = {message_id(as_message(message)) for message in listed_messages(run.values.get("messages"))}
+        return [message for message in human_messages(run.input) if message["id"] not in known_ids]
 
     async def run(self, run: RunContext) -> AgentResult:
         """Call the function; a pause becomes an interrupted result.
