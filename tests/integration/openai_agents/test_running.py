@@ -78,6 +78,15 @@ async def test_every_form_of_a_message_reaches_the_model_in_openais(stage: Any, 
     assert outcome.usage["message_count"] == 2
 
 
+@pytest.mark.parametrize("kind", [{"type": "human"}, {"role": "user"}], ids=repr)
+async def test_a_message_keeps_the_id_that_it_was_given(stage: Any, kind: dict[str, str]) -> None:
+    given = [{**kind, "content": "one", "id": "m-1"}, {**kind, "content": "two", "id": 2}, {**kind, "content": "three"}]
+    outcome = await stage.play(saying("well"), given)
+    first, second, third = (message["id"] for message in outcome.humans)
+    assert (first, second) == ("m-1", "2")
+    assert third not in (first, second)
+
+
 async def test_other_roles_and_items_are_passed_on_and_announced_as_nobodys(stage: Any) -> None:
     model = ScriptedModel("well")
     call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}

@@ -36,7 +36,7 @@ from trackside.harness.adapters.openai_agents._exits import carry_exits_of_tools
 from trackside.harness.adapters.openai_agents._input import (
     ITEMS,
     history_of,
-    humans_in,
+    humans_of,
     items_of,
     others_in,
     without_answer,
@@ -105,7 +105,7 @@ class OpenAIAgent:
         if run.resuming:
             approvals_of(run)
             return [answer_message(answer) for answer in run.answers_by_id.values()]
-        return humans_in(items_of(run))
+        return humans_of(run)
 
     async def run(self, run: RunContext) -> AgentResult:
         """Run the agent to its end, or to where it waits for an approval. What the SDK raises comes out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from agents import TResponseInputItem
@@ -10,7 +10,7 @@ from agents import TResponseInputItem
 from trackside.harness.context import RunContext
 from trackside.harness.conversation import conversation_before
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.journal import plain_message
+from trackside.harness.journal import message_id, plain_message
 from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
@@ -31,15 +31,7 @@ def items_of(run: RunContext) -> list[TResponseInputItem]:
     Raises:
         InvalidSpecError: an input is not a message or a list of messages.
     """
-    value: Any = run.input
-    if isinstance(value, Mapping) and "messages" in value:
-        if unknown := value.keys() - {"messages"}:
-            raise InvalidSpecError(field="input", value=sorted(map(str, unknown)), why=_ACCEPTED)
-        value = value["messages"]
-    if value is None:
-        return []
-    parts = value if isinstance(value, list | tuple) else [value]
-    return [cast("TResponseInputItem", _item(part)) for part in parts]
+    return [cast("TResponseInputItem", _item(part)) for part in _parts_of(run)]
 
 
 def history_of(run: RunContext) -> list[TResponseInputItem]:
@@ -57,11 +49,17 @@ def without_answer(items: list[TResponseInputItem], given: str | list[TResponseI
     return items[:end]
 
 
-def humans_in(items: list[TResponseInputItem]) -> list[JsonObject]:
-    """The human messages among the items of a conversation."""
-    given = cast("list[JsonObject]", items)
+def humans_of(run: RunContext) -> list[JsonObject]:
+    """The human messages that a run brings, with the ids that they were given.
+
+    Raises:
+        InvalidSpecError: an input is not a message or a list of messages.
+    """
+    items = ((_item(part), message_id(part)) for part in _parts_of(run))
     return [
-        plain_message({"type": "human", "content": item["content"]}) for item in given if item.get("role") == "user"
+        plain_message({"type": "human", "id": given_id, "content": item["content"]})
+        for item, given_id in items
+        if item.get("role") == "user"
     ]
 
 
@@ -73,6 +71,17 @@ def others_in(items: list[TResponseInputItem]) -> list[JsonObject]:
         for item in given
         if (role := item.get("role")) is not None and role != "user"
     ]
+
+
+def _parts_of(run: RunContext) -> Sequence[Any]:
+    value: Any = run.input
+    if isinstance(value, Mapping) and "messages" in value:
+        if unknown := value.keys() - {"messages"}:
+            raise InvalidSpecError(field="input", value=sorted(map(str, unknown)), why=_ACCEPTED)
+        value = value["messages"]
+    if value is None:
+        return []
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _item(part: Any) -> JsonObject:
