@@ -125,6 +125,20 @@ async def test_of_messages_without_ids_nobody_knows_whether_the_thread_has_them(
 
 @both_ways
 @virtual
+async def test_of_messages_with_one_id_one_is_announced_as_it_was_said_last(way: Way) -> None:
+    def message(given_id: str, text: str) -> dict[str, str]:
+        return {"type": "human", "id": given_id, "content": text}
+
+    seen = RecordingObserver()
+    async with way(seen) as runs:
+        result = await runs.run(agent, [message("m-1", "helo"), message("m-2", "there"), message("m-1", "hello")])
+    assert [said["content"] for said in messages_of(seen.events)] == ["hello", "there"]
+    used = result.completion_data
+    assert (used["message_count"], used["first_human_message"]) == (2, "hello")
+
+
+@both_ways
+@virtual
 async def test_a_message_keeps_its_id_and_whatever_else_it_has(way: Way) -> None:
     seen = RecordingObserver()
     given = {"id": "m-1", "role": "user", "content": "hi", "name": "ada", "additional_kwargs": {"tone": "kind"}}

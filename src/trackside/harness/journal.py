@@ -387,11 +387,15 @@ def answer_message(answer: Any) -> JsonObject:
 
 
 def human_messages(value: Any) -> list[JsonObject]:
-    """The human messages in a run's input: a text, one message, a list of them, or `{"messages": …}`."""
+    """The human messages in a run's input: a text, one message, a list of them, or `{"messages": …}`.
+
+    Of several with one id it is the last, in the place of the first, as graphs keep them.
+    """
     items = listed_messages(value["messages"] if isinstance(value, Mapping) and "messages" in value else value)
     if isinstance(value, list | tuple):  # a text or a list in a mere list may be anything
         items = [item for item in items if not isinstance(item, str | list)]
-    return [plain_message(message) for message in map(as_message, items) if _is_human(message)]
+    found = [plain_message(message) for message in map(as_message, items) if _is_human(message)]
+    return [*{message["id"]: message for message in found}.values()]
 
 
 def listed_messages(given: Any) -> Sequence[Any]:
