@@ -9,7 +9,7 @@ import pytest
 
 from trackside.harness.errors import InvalidSpecError, PayloadError
 from trackside.harness.ids import is_uuid
-from trackside.harness.journal import EXCERPT_CHARS, Journal, excerpt, human_messages, plain_message
+from trackside.harness.journal import EXCERPT_CHARS, Journal, answer_message, excerpt, human_messages, plain_message
 from trackside.harness.payload import MAX_CHARS
 
 
@@ -333,6 +333,35 @@ def test_message_that_had_to_change_says_so() -> None:
         "id": "m",
         "sanitized": True,
     }
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "a\0b",
+        "half \ud800",
+        "x" * (MAX_CHARS + 10_000),
+        FrameworkMessage("human", "a\0b"),
+        FrameworkMessage("human", [{"text": {1, 2}}]),
+        FrameworkMessage("human", "x" * (MAX_CHARS + 10_000)),
+    ],
+    ids=lambda message: repr(message)[:40],
+)
+def test_a_text_or_an_object_that_had_to_change_says_so_too(message: Any) -> None:
+    plain = plain_message(message)
+
+    assert plain["sanitized"] is True
+    assert plain_message(plain) == plain, "what is said of it stays, however often it is looked at"
+
+
+@pytest.mark.parametrize("answer", ["a\0b", {"k": {1, 2}}, math.nan, b"raw", "x" * (MAX_CHARS + 10_000)], ids=type)
+def test_an_answer_that_had_to_change_says_so(answer: Any) -> None:
+    assert answer_message(answer)["sanitized"] is True
+
+
+@pytest.mark.parametrize("answer", ["yes", {"k": [1, 2]}, None, 1.5])
+def test_an_answer_that_is_kept_as_it_was_says_nothing(answer: Any) -> None:
+    assert "sanitized" not in answer_message(answer)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ class Announcements:
         says: JsonObject = {"status": str(status), "previous": str(previous)}
         if self._journal.title is not None:
             says["title"] = self._journal.title
+        if self._journal.changed_title:
+            says["sanitized"] = True
         return self._draft(LifecycleEventType.THREAD_STATUS_UPDATED, says)
 
     def end(self, end: End) -> Draft:
@@ -74,6 +76,8 @@ class Announcements:
         if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
             says["title"] = self._journal.title
         says["completion_data"] = self._totals("cancelled" if end.status in _STOPPED else "unfinished")
+        if self._journal.changed_title or self._journal.changed_name:
+            says["sanitized"] = True
         return self._draft(kind, says)
 
     def _totals(self, open_as: str) -> JsonObject:

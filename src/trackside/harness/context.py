@@ -16,7 +16,6 @@ from trackside.harness.errors import InvalidReportError
 from trackside.harness.ids import new_id
 from trackside.harness.items import ItemStore
 from trackside.harness.journal import LEAD_AGENT, Journal
-from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import mark_of
 from trackside.harness.types import ON_BEHALF_OF, JsonObject, RunSpec
@@ -294,7 +293,7 @@ class RunContext:
         """
         if not isinstance(title, str):
             raise InvalidReportError(field="title", value=title, why="a title is a text")
-        self._journal.title, _ = canonical(title)
+        self._journal.set_title(title)
 
     def interrupt(self, value: Any) -> Any:
         """Pause the run until a human has answered; returns the answer.

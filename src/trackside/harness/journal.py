@@ -125,6 +125,10 @@ class Journal:
         names_models: bool = True,
     ) -> None:
         self.title: str | None = None
+        self.changed_title = False
+        """Whether the title could not be kept as it was given."""
+        self.changed_name = False
+        """Whether a name of a model, tool or caller could not."""
         self.unpriced: set[str] = set()
         """The models that were called and have no price."""
         self.names_models = names_models
@@ -157,13 +161,24 @@ class Journal:
         """Seconds since the run started; 0 if it never did."""
         return self._calls.elapsed()
 
+    def set_title(self, title: str) -> None:
+        """The thread's title is this."""
+        self.title, self.changed_title = canonical(title)
+
+    def _name(self, given: str) -> str:
+        name: str
+        name, changed = canonical(str(given))
+        if changed:
+            self.changed_name = True
+        return name
+
     def begin_call(self, kind: CallKind, name: str, caller: str = LEAD_AGENT, *, at: float | None = None) -> Call:
         """Note that a call begins, or began at that second of the run; that of a tool is counted now.
 
         Raises:
             InvalidCallError: (a `ValueError`) it is of no kind that there is, or `at` is no number of seconds.
         """
-        call = self._calls.begin(kind, name, caller, at=at)
+        call = self._calls.begin(kind, self._name(name), self._name(caller), at=at)
         if kind == "execute_tool":
             self._count_tool_call()
         return call
@@ -201,8 +216,8 @@ class Journal:
             raise InvalidUsageError(field="answered", value=answered, why="it is True, or False of a call that failed")
         if not isinstance(call, Call | None):
             raise InvalidCallError(field="call", value=call, why="it is what `run.call` gives")
-        model, _ = canonical(str(model))
-        caller, _ = canonical(str(caller if call is None else call.caller))
+        model = self._name(model)
+        caller = self._name(caller if call is None else call.caller)
         if call is None:
             call = self._calls.add("chat", model, caller, seconds, answered=answered)
         call.used(model, *tokens)
@@ -290,7 +305,7 @@ class Journal:
         Raises:
             InvalidCallError: (a `ValueError`) `seconds` is no number of seconds.
         """
-        self._calls.add("execute_tool", name, caller, seconds)
+        self._calls.add("execute_tool", self._name(name), self._name(caller), seconds)
         self._count_tool_call()
 
     def _count_tool_call(self) -> None:
@@ -355,7 +370,7 @@ def plain_message(message: Any, *, max_chars: int = MAX_CHARS) -> JsonObject:
         PayloadError: (a `ValueError`) it is not a message.
     """
     given = {"type": "human", "content": message} if isinstance(message, str) else message
-    plain, changed = canonical(given, max_chars=max_chars)
+    plain, changed = canonical(given, max_chars=max_chars, as_fields=is_object(given))
     if isinstance(plain, dict) and MORE in plain:  # what it is may have stood behind a long text
         entire = whole(given)
         first = {name: entire[name] for name in _WHAT_IT_IS if name in entire}
@@ -367,7 +382,7 @@ def plain_message(message: Any, *, max_chars: int = MAX_CHARS) -> JsonObject:
         raise PayloadError(path="message", why='it has neither "type" nor "role"')
     plain["type"] = _TYPE_OF_ROLE.get(kind, kind)
     plain["id"] = message_id(plain) or new_id()
-    if changed and isinstance(message, Mapping):
+    if changed:
         plain["sanitized"] = True
     return plain
 
@@ -382,8 +397,9 @@ def message_id(message: Any) -> str | None:
 
 def answer_message(answer: Any) -> JsonObject:
     """A human's answer as the message that it is: a text as it stands, anything else as it is in JSON."""
-    plain, _ = canonical(answer)
-    return plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
+    plain, changed = canonical(answer)
+    message = plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
+    return {**message, "sanitized": True} if changed else message
 
 
 def human_messages(value: Any) -> list[JsonObject]:

@@ -87,21 +87,22 @@ def _payload(value: Any, max_chars: int, max_depth: int, path: str) -> tuple[Jso
 
 
 def canonical(
-    value: Any, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH, path: str = "value"
+    value: Any, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH, path: str = "value", as_fields: bool = False
 ) -> tuple[Json, bool]:
     """`value` as plain JSON that shares nothing with it, and whether that took more than copying.
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
     and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
     Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects (of Pydantic's, a field whose own
-    serializer fails what is in it), numbers of other libraries Python's, any other object its `repr`.
+    serializer fails what is in it), numbers of other libraries Python's, any other object its `repr`. With `as_fields`,
+    `value` itself may be a data class or model: that alone is no change.
 
     Raises:
         PayloadError: the value's own code failed while it was read.
     """
     if (copied := _copy_of_plain(value, max_chars, max_depth)) is not None:
         return copied[0], False
-    return _walked(value, max_chars, max_depth, path)
+    return _walked(value, max_chars, max_depth, path, as_fields=as_fields and not isinstance(value, Mapping))
 
 
 def with_whole_characters(text: str) -> str:
@@ -166,14 +167,14 @@ def shortened(plain: JsonObject, max_chars: int) -> JsonObject:
     return _Walk(max_chars, MAX_DEPTH).mapping(plain, 1)
 
 
-def _walked(value: Any, max_chars: int, max_depth: int, path: str) -> tuple[Json, bool]:
+def _walked(value: Any, max_chars: int, max_depth: int, path: str, *, as_fields: bool = False) -> tuple[Json, bool]:
     # What has to be cut is cut so far that what is said in its place fits, too: the form is its own canonical form.
     walk = _Walk(max_chars + _MARKER_CHARS * (max_depth + 2), max_depth)
     try:
-        plain = walk.value(value, 0)
+        plain = walk.object(value, 0) if as_fields else walk.value(value, 0)
         if walk.cut:
             walk = _Walk(max_chars, max_depth)
-            plain = walk.value(value, 0)
+            plain = walk.object(value, 0) if as_fields else walk.value(value, 0)
         return plain, walk.changed
     except RecursionError as exc:
         raise PayloadError(path=path, why="its own code recurses without end") from exc

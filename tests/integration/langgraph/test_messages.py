@@ -51,6 +51,14 @@ async def test_every_new_message_of_the_state_counts_once(stage: Any) -> None:
     assert [human["content"] for human in outcome.humans] == ["hello"]
 
 
+@pytest.mark.parametrize(("said", "marked"), [("a\0b", [True]), ("hello", [None])])
+async def test_an_object_of_langchains_is_marked_where_its_text_could_not_be_kept(
+    said: str, marked: list[Any], stage: Any
+) -> None:
+    outcome = await stage.play(chat(say("hi")), {"messages": [HumanMessage(said)]})
+    assert [human.get("sanitized") for human in outcome.humans] == marked
+
+
 async def test_messages_of_earlier_runs_of_the_thread_are_not_new(stage: Any) -> None:
     graph = chat(say("one"), say("two"), checkpointer=InMemorySaver())
     first = await stage.play(graph, "hello", thread_id="t")

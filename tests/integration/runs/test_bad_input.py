@@ -200,6 +200,27 @@ async def test_a_run_takes_any_input_and_its_agent_sees_it_as_it_is(backend: Bac
     assert embedded.status is RunStatus.success
 
 
+async def test_what_an_agent_names_with_characters_that_cannot_be_kept_is_marked(backend: Backend) -> None:
+    async def titled(input: Any, run: RunContext) -> None:
+        run.set_title("a\0b")
+
+    async def named(input: Any, run: RunContext) -> None:
+        if input == "tool":
+            run.record_tool_call("half \ud800")
+        else:
+            run.record_usage("m\0", input_tokens=1, output_tokens=1)
+
+    async with backend.open({"titled": titled, "named": named, "echo": echo}) as stage:
+        ran = [await stage.run("titled"), await stage.run("named", "tool"), await stage.run("named", "model")]
+        for result in ran:
+            assert stage.end(result).payload["sanitized"] is True
+        titles = [event for event in stage.events if event.payload.get("title") == "a\ufffdb"]
+        kinds = {LifecycleEventType.RUN_COMPLETED, LifecycleEventType.THREAD_STATUS_UPDATED}
+        assert {event.event_type for event in titles} == kinds
+        assert all(event.payload["sanitized"] is True for event in titles)
+        assert "sanitized" not in stage.end(await stage.run("echo")).payload
+
+
 async def test_any_metadata_is_kept_in_a_form_that_can_be_kept(backend: Backend) -> None:
     async with backend.open({"echo": echo}) as stage:
         for name, value in ODD.items():
