@@ -569,6 +569,15 @@ def test_mark_that_is_there_already_stays() -> None:
     assert canonical_payload(once) == once == {"a": [1], "sanitized": True}
 
 
+@pytest.mark.parametrize("own", ["mine", False, None])
+def test_an_entry_that_is_called_as_the_mark_is_not_lost_for_it(own: Any) -> None:
+    once = canonical_payload({"a": {1}, "sanitized": own})
+
+    assert once == {"a": [1], "sanitized": True, "sanitized (3)": own}
+    assert canonical_payload(once) == once
+    assert canonical_payload({"a": 1, "sanitized": own}) == {"a": 1, "sanitized": own}
+
+
 def test_what_is_copied_stays_as_it_is_and_what_it_holds_is_the_same() -> None:
     held = object()
     value: Any = {"list": [1, (held, [2])], 3: {"text": "x"}}

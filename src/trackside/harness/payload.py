@@ -82,7 +82,9 @@ def _payload(value: Any, max_chars: int, max_depth: int, path: str) -> tuple[Jso
         return copied
     plain, changed = _walked(value, max_chars, max_depth, path)
     if changed:
-        plain[_MARKER] = True
+        own, plain[_MARKER] = plain.get(_MARKER, True), True
+        if own is not True:  # somebody's own entry, which is not lost for that
+            plain[_Walk(max_chars, max_depth).other_name(_MARKER, plain)] = own
     return plain, None
 
 
