@@ -669,6 +669,14 @@ def test_an_observer_is_made_of_an_async_function_alone(it: Any) -> None:
         CallbackObserver(it)
 
 
+@pytest.mark.parametrize("it", [NullObserver, RecordingObserver, dict], ids=lambda it: it.__name__)
+def test_a_class_is_no_function_that_takes_events(it: Any) -> None:
+    with pytest.raises(
+        NotAnObserverError, match=f"{it.__qualname__} is not an observer: it is a class; pass an instance"
+    ):
+        CallbackObserver(it)
+
+
 @pytest.mark.parametrize("it", [5, None, RecordingObserver, object(), SyncMethod(), SyncBatches(), prints])
 def test_binding_something_that_is_not_an_observer_is_a_type_error_at_once(it: Any) -> None:
     with pytest.raises(NotAnObserverError):

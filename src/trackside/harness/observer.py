@@ -237,6 +237,8 @@ class CallbackObserver:
     callback: RunEventCallback
 
     def __post_init__(self) -> None:
+        if isinstance(self.callback, type):
+            raise NotAnObserverError(passed=_name_of(self.callback), why="it is a class; pass an instance of it")
         if why := never_awaitable(self.callback):
             raise NotAnObserverError(passed=_name_of(self.callback), why=why)
 
@@ -355,8 +357,6 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
     if hasattr(observer, "on_event"):  # as `isinstance(observer, RunObserver)`, which takes five times as long
         _check_observer(observer)
         return cast("RunObserver", observer)
-    if isinstance(observer, type):
-        raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
     if isinstance(observer, ObserverBinding):
         raise NotAnObserverError(passed=repr(observer), why="it is a binding, which belongs into a `CompositeObserver`")
     return CallbackObserver(cast("Any", observer))
