@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -111,7 +112,16 @@ def test_all_codes_are_listed_with_a_sentence(here: Run) -> None:
     assert next(line for line in lines if line.startswith("thread-busy ")).endswith("the strategy `reject`.")
 
 
-@pytest.mark.parametrize("arguments", [(), ("thread-busy",)], ids=["all", "one"])
+def test_codes_are_explained_to_programs_an_object_a_line(here: Run) -> None:
+    listed = [json.loads(line) for line in here("explain", "--json").stdout.splitlines()]
+    assert [one["code"] for one in listed] == [line.split()[0] for line in here("explain").stdout.splitlines()]
+    assert all(one.keys() == {"code", "explanation", "what_to_do"} and all(one.values()) for one in listed)
+
+    one = here("explain", "[thread-busy]", "--json")
+    assert [json.loads(line) for line in one.stdout.splitlines()] == [c for c in listed if c["code"] == "thread-busy"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("thread-busy",), ("--json",)], ids=["all", "one", "json"])
 @pytest.mark.parametrize(
     ("output", "why"),
     [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")],

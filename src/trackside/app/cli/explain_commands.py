@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trackside.app.cli.options import Json
+
 app = typer.Typer()
 
 
@@ -18,8 +20,9 @@ def explain(
             help="What a message ends with, as `thread-busy`, or what a run failed of, as `worker_lost`.",
         ),
     ] = None,
+    json: Json = False,
 ) -> int:
     """Say what is behind an error, and what to do about it; without a code, list them all."""
     from trackside.app.cli import explaining
 
-    return explaining.explain(code)
+    return explaining.explain(code, json=json)

@@ -16,9 +16,11 @@ from typing import Final
 from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.harness.errors import TracksideError
+from trackside.harness.types import JsonObject
 
 _HEADING: Final = re.compile(r"^## (\S+)\n", re.MULTILINE)
 _SENTENCE: Final = re.compile(r"(?<=[.:;]) ")
+_WHAT_TO_DO: Final = "**What to do:** "
 
 
 class UnknownCodeError(TracksideError, LookupError):
@@ -35,7 +37,7 @@ def explanations() -> Mapping[str, str]:
     return dict(sorted(found.items()))
 
 
-def explain(code: str | None) -> ExitCode:
+def explain(code: str | None, *, json: bool) -> ExitCode:
     """Print what is behind a code; without one, what there is.
 
     Raises:
@@ -43,11 +45,19 @@ def explain(code: str | None) -> ExitCode:
         OutputError: it cannot be printed.
     """
     out = standard_output()
-    if code is None:
+    wanted = None if code is None else _known(code)
+    if json:
+        out.print_json_lines(map(_object_of, explanations() if wanted is None else [wanted]))
+    elif wanted is None:
         _print_all(out)
     else:
-        _print_one(out, code)
+        _print_one(out, wanted)
     return ended(out)
+
+
+def _object_of(code: str) -> JsonObject:
+    explanation, _, what_to_do = explanations()[code].partition(_WHAT_TO_DO)
+    return {"code": code, "explanation": explanation.strip(), "what_to_do": what_to_do}
 
 
 def _print_all(out: OutputConsole) -> None:
@@ -58,14 +68,19 @@ def _print_all(out: OutputConsole) -> None:
         out.print(_SENTENCE.split(" ".join(about.split()), maxsplit=1)[0])
 
 
-def _print_one(out: OutputConsole, code: str) -> None:
+def _known(code: str) -> str:
     known = explanations()
     # As people copy it: with the brackets of the message, or the colon before it, in any case.
     wanted = code.strip().strip("[]:").casefold()
-    if (text := known.get(wanted)) is None:
+    if wanted not in known:
         close = get_close_matches(wanted, known, n=1)
         raise UnknownCodeError(typed=wanted, meant=f" (is {close[0]!r} meant?)" if close else "")
-    out.print(wanted, style="bold")
+    return wanted
+
+
+def _print_one(out: OutputConsole, code: str) -> None:
+    text = explanations()[code]
+    out.print(code, style="bold")
     if out.is_screen:
         from rich.markdown import Markdown
 

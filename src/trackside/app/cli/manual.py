@@ -277,6 +277,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside explain thread-busy", "what a message meant that ended with [thread-busy]", runs=True),
             Example("trackside explain worker_lost", "what a run failed of, as `trackside runs` shows it", runs=True),
             Example("trackside explain", "all of them", runs=True),
+            Example("trackside explain --json | jq -r .code", "their codes, for a program"),
         ),
     ),
     "db": Entry(
