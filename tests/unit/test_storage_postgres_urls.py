@@ -22,6 +22,9 @@ def no_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "TARGETSESSIONATTRS",
         "SSLMODE",
         "SSLROOTCERT",
+        "CHANNELBINDING",
+        "REQUIREAUTH",
+        "CONNECT_TIMEOUT",
     ):
         monkeypatch.delenv(f"PG{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -243,6 +246,116 @@ async def test_a_certificate_that_nobody_asks_for_may_be_missing() -> None:
 @pytest.mark.parametrize("password", ["p@ss", "a:b", "#%zz", "ü €", "x" * 200])
 def test_passwords_with_special_characters(password: str) -> None:
     assert PostgresAddress.from_url(f"postgresql://me:{password}@host/runs").password == password
+
+
+PASSED_OVER = [
+    "keepalives=1",
+    "keepalives_idle=30",
+    "tcp_user_timeout=10000",
+    "client_encoding=utf8",
+    "fallback_application_name=psql",
+    "sslsni=1",
+    "sslcompression=0",
+    "load_balance_hosts=random",
+    "channel_binding=prefer",
+    "gssencmode=disable",
+    "sslcertmode=allow",
+    "min_protocol_version=3.0",
+    "require_auth=",
+]
+REFUSED = [
+    ("channel_binding=require", "channel_binding=require asks for a protection that the driver does not give"),
+    ("gssencmode=require", "gssencmode=require asks for a protection"),
+    ("sslcertmode=require", "sslcertmode=require asks for a protection"),
+    ("min_protocol_version=3.2", "min_protocol_version=3.2 asks for a protection"),
+    ("require_auth=scram-sha-256", "require_auth=scram-sha-256 asks for a protection"),
+    ("requirepeer=postgres", "requirepeer=postgres asks for a protection"),
+    ("sslcrldir=/etc/crl", "sslcrldir=/etc/crl asks for a protection"),
+    ("replication=database", "replication asks for something that the driver cannot do"),
+    ("scram_client_key=secret", "scram_client_key asks for something that the driver cannot do"),
+    ("oauth_client_secret=secret", "oauth_client_secret asks for something"),
+    ("sslmode=maybe", "sslmode is one of disable, .*verify-full"),
+    ("connect_timeout=soon", "connect_timeout is a whole number of seconds"),
+    ("statement_timeout=1", "unknown option 'statement_timeout'"),
+]
+
+
+def service_with(option: str, folder: Path) -> PostgresAddress:
+    file = write_services(folder / "services", "[ours]", "host=db", option)
+    return PostgresAddress.from_url(f"postgresql://?service=ours&servicefile={file}")
+
+
+@pytest.mark.parametrize("option", PASSED_OVER)
+def test_an_option_of_libpqs_that_means_nothing_here_is_passed_over_wherever_it_stands(
+    option: str, tmp_path: Path
+) -> None:
+    plain = PostgresAddress.from_url("postgresql://db")
+
+    assert PostgresAddress.from_url(f"postgresql://db?{option}") == plain
+    assert service_with(option, tmp_path).resolved() == plain
+
+
+@pytest.mark.parametrize(("option", "why"), REFUSED)
+def test_an_option_that_cannot_be_heeded_is_refused_wherever_it_stands(option: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUrlError, match=why) as in_address:
+        PostgresAddress.from_url(f"postgresql://db?{option}")
+    with pytest.raises(ConnectionSetupError, match=f"in its service .*{why}") as in_service:
+        service_with(option, tmp_path).resolved()
+
+    assert "=secret" not in str(in_address.value) + str(in_service.value)
+
+
+def test_a_search_path_in_a_service_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionSetupError, match=r"in its service search_path stands in no file of libpq's"):
+        service_with("search_path=agents", tmp_path).resolved()
+
+
+@pytest.mark.parametrize(
+    ("variable", "why"),
+    [("CHANNELBINDING=require", "asks for a protection"), ("CONNECT_TIMEOUT=soon", "whole number of seconds")],
+)
+def test_a_variable_that_cannot_be_heeded_is_named(variable: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(f"PG{name}", value)
+
+    with pytest.raises(ConnectionSetupError, match=f"PG{name}.*{why}"):
+        PostgresAddress.from_url("postgresql://db").resolved()
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql:///runs?hostaddr=10.0.0.9", ("10.0.0.9",), ()),
+        ("postgresql://:5433/runs?hostaddr=10.0.0.9,10.0.0.8", ("10.0.0.9", "10.0.0.8"), (5433, 5433)),
+        ("postgresql:///runs?hostaddr=fe80::1&port=5433", ("fe80::1",), (5433,)),
+        ("postgresql://db:5433/runs?hostaddr=10.0.0.9", ("db",), (5433,)),
+        ("postgresql:///runs?host=db&hostaddr=10.0.0.9", ("db",), ()),
+    ],
+)
+def test_an_address_that_says_an_ip_address_alone_leads_there(
+    url: str, hosts: tuple[str, ...], ports: tuple[int, ...]
+) -> None:
+    address = PostgresAddress.from_url(url)
+
+    assert (address.hosts, address.ports) == (hosts, ports)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("", 5), ("&connect_timeout=3", 3), ("&connect_timeout=0", 5), ("&connect_timeout=-1", 5)]
+)
+def test_how_long_to_wait_is_said_by_the_address_or_a_service(said: str, seconds: float, tmp_path: Path) -> None:
+    file = write_services(tmp_path / "services", "[ours]", "connect_timeout=5")
+    address = PostgresAddress.from_url(f"postgresql://db?service=ours&servicefile={file}{said}")
+
+    assert address.resolved().connect_timeout == seconds
+    assert f"connect_timeout='{seconds}'" in address.conninfo
+
+
+def test_how_long_to_wait_is_said_by_a_variable_or_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = PostgresAddress.from_url("postgresql://db?connect_timeout=0")
+    assert address.resolved().connect_timeout == 10
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "4")
+    assert address.resolved().connect_timeout == 4
 
 
 def test_passwords_may_be_quoted_and_stand_behind() -> None:

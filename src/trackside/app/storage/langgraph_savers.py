@@ -28,12 +28,13 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
     """
     saver_type, pool_type = await asyncio.to_thread(_load)  # which reads files
     database = PostgresDatabase.from_url(url)
-    conninfo = await in_own_thread(lambda: database.address.conninfo)  # which may be in a file, too
+    address = await in_own_thread(database.address.resolved)  # which may be in a file, too
+    conninfo = await in_own_thread(lambda: address.conninfo)
     pool = pool_type(
         conninfo,
         min_size=1,
         max_size=1,
-        timeout=database.address.connect_timeout,
+        timeout=address.connect_timeout,
         # The first two as LangGraph's own connections have them.
         kwargs={"autocommit": True, "prepare_threshold": 0, "fallback_application_name": "trackside-checkpoints"},
         configure=_configure,

@@ -11,6 +11,16 @@ from typing import Self
 from urllib.parse import parse_qsl, quote, unquote
 
 from trackside.app.storage._databases.postgres.files import read_service
+from trackside.app.storage._databases.postgres.options import (
+    DRIVER,
+    SERVER,
+    SERVICE,
+    TLS,
+    fault_in_service,
+    fault_in_variables,
+    fault_of,
+    seconds_of,
+)
 from trackside.app.storage.errors import ConnectionSetupError, DatabaseUrlError
 
 _URL = re.compile(
@@ -20,27 +30,9 @@ _URL = re.compile(
 _HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>\d*))?")
 _PORT, _MOST_PORTS = "5432", 65_535
 
-_TLS = frozenset(
-    {
-        "sslmode",
-        "sslrootcert",
-        "sslcert",
-        "sslkey",
-        "sslcrl",
-        "sslpassword",
-        "sslnegotiation",
-        "ssl_min_protocol_version",
-        "ssl_max_protocol_version",
-    }
-)
-_TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_PLACE = ("host", "port", "user", "password", "dbname")
-_SERVICE = frozenset({"service", "servicefile"})
-_DRIVER = frozenset({"passfile", "target_session_attrs", "krbsrvname", "gsslib"})
-_SERVER = frozenset({"application_name", "options", "search_path"})
-_SERVER_OF_SERVICE = _SERVER - {"search_path"}  # which libpq knows in no file
+_SERVER_OF_SERVICE = SERVER - {"search_path"}  # which libpq knows in no file
 _WHERE = ("options", "search_path", "service", "servicefile")
-_KNOWN = (*_PLACE, *sorted(_TLS | _DRIVER | _SERVICE | _SERVER), "connect_timeout")
+_CONNECT_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +48,8 @@ class PostgresAddress:
     """What the driver reads of an address: TLS, password files; and which service has the rest, see `resolved`."""
     server: tuple[tuple[str, str], ...] = ()
     """Settings of the session."""
-    connect_timeout: float = 10.0
-    """Seconds until a server that does not answer counts as unreachable."""
+    patience: float | None = None
+    """The `connect_timeout` that is said."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -71,26 +63,31 @@ class PostgresAddress:
             raise refused(url, "a /, ? or @ in a user name or password is written %2F, %3F, %40")
         user, colon, password = (found["who"] or "").partition(":")
         options = dict(_options(url, found["query"] or ""))
-        hosts, ports = _places(url, found["hosts"], options.pop("host", ""), options.pop("port", ""))
+        others = options.pop("host", ""), options.pop("hostaddr", "")
+        hosts, ports = _places(url, found["hosts"], *others, options.pop("port", ""))
         return cls(
             hosts=hosts,
             ports=ports,
             user=options.pop("user", "") or unquote(user) or None,
             password=options.pop("password", "") or (unquote(password) if colon else None),
             database=options.pop("dbname", "") or unquote(found["database"] or "") or None,
-            connect_timeout=_seconds(url, options.pop("connect_timeout", "10")),
-            server=tuple((name, value) for name, value in options.items() if name in _SERVER),
-            driver=tuple((name, value) for name, value in options.items() if name in _TLS | _DRIVER | _SERVICE),
+            patience=seconds_of(options.pop("connect_timeout", None)),
+            server=tuple((name, value) for name, value in options.items() if name in SERVER),
+            driver=tuple((name, value) for name, value in options.items() if name in TLS | DRIVER | SERVICE),
         )
 
     def resolved(self) -> Self:
         """The address with what it leaves to a service and to `PGOPTIONS`, of which the driver then needs to know nothing.
 
         Raises:
-            ConnectionSetupError: the service is not to be found, or says what cannot be.
+            ConnectionSetupError: the service is not to be found, or says what cannot be, as a variable may.
         """
         service = self._service
-        said = {name: value for name, value in service.items() if value and name in _TLS | _DRIVER | _SERVER_OF_SERVICE}
+        if (why := fault_in_service(service)) is not None:
+            raise ConnectionSetupError(database=str(self), why=f"in its service {why}")
+        if (why := fault_in_variables()) is not None:
+            raise ConnectionSetupError(database=str(self), why=why)
+        said = {name: value for name, value in service.items() if value and name in TLS | DRIVER | _SERVER_OF_SERVICE}
         if (options := os.environ.get("PGOPTIONS")) and "options" not in said:
             said["options"] = options
         said |= dict(self.driver) | dict(self.server)
@@ -102,9 +99,15 @@ class PostgresAddress:
             user=self.user or service.get("user") or None,
             password=self.password if self.password is not None else service.get("password"),
             database=self.database or service.get("dbname") or service.get("database") or None,
-            driver=tuple((name, value) for name, value in said.items() if name in _TLS | _DRIVER),
-            server=tuple((name, value) for name, value in said.items() if name in _SERVER),
+            driver=tuple((name, value) for name, value in said.items() if name in TLS | DRIVER),
+            server=tuple((name, value) for name, value in said.items() if name in SERVER),
+            patience=self.patience or seconds_of(service.get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT")),
         )
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds until a server that does not answer counts as unreachable."""
+        return self.patience or _CONNECT_TIMEOUT
 
     @property
     def _service(self) -> Mapping[str, str]:
@@ -207,25 +210,27 @@ def refused(url: str, why: str) -> DatabaseUrlError:
 def without_password(url: str) -> str:
     """The URL as it may be shown: without its password, wherever that begins and ends."""
     url = re.sub(r"(?<=://)([^:@/?]*):.*@", r"\1:…@", url, flags=re.DOTALL)
-    return re.sub(r"((?:^|[?&])[^=&]*password=)[^&]*", r"\1…", url)
+    return re.sub(r"((?:^|[?&])[^=&]*(?:password|secret|scram_[^=&]*_key)=)[^&]*", r"\1…", url)
 
 
 def _options(url: str, query: str) -> Iterator[tuple[str, str]]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         known = "sslmode" if name == "ssl" else name  # as SQLAlchemy writes it for asyncpg
-        if known not in _KNOWN:
-            raise refused(url, f"it has an unknown option {name!r}; known are {', '.join(_KNOWN)}")
-        if known == "sslmode" and value not in _TLS_MODES:
-            raise refused(url, f"{name} is one of {', '.join(_TLS_MODES)}")
+        if (why := fault_of(known, value, shown=name)) is not None:
+            raise refused(url, why)
         yield known, value
 
 
-def _places(url: str, hosts: str, other_hosts: str, ports: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Hosts, and a port for each if any is said.
+def _places(
+    url: str, hosts: str, other_hosts: str, addresses: str, ports: str
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Hosts, or their IP addresses where no host is said, and a port for each if any is said.
 
     As with libpq, each of the options `host` and `port` takes the place of its own in front of the database alone.
     """
     names, numbers = _read_places(url, hosts)
+    if addresses and not (other_hosts or any(names)):
+        other_hosts = ",".join(f"[{one}]" if ":" in one else one for one in addresses.split(","))
     if other_hosts:
         others, their_numbers = _read_places(url, other_hosts)
         said = [number for number in numbers if number]
@@ -264,9 +269,3 @@ def _port(url: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_PORTS):
         raise refused(url, f"a port is a number from 1 to {_MOST_PORTS}")
     return int(text)
-
-
-def _seconds(url: str, text: str) -> float:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise refused(url, "connect_timeout is a whole number of seconds from 1 up")
-    return float(text)
