@@ -95,8 +95,7 @@ class RunWorker:
         self._deadline = UNLIMITED if timeout is None else Deadline(timeout)
         self._on_released = on_released
         check = None if budget is None else self._check_budget
-        named = services.redact is None
-        self._journal = Journal(services.prices, check, services.clock.monotonic, names_models=named)
+        self._journal = Journal(services.prices, check, services.clock.monotonic, names_models=services.redact is None)
         self._spending = Spending(record, self._journal, budget)
         self._says = Announcements(record, self._journal, services.redact)
         self._emitter = RunEmitter(record.run_id, record.thread_id, deliver=observers.deliver, clock=services.clock)
@@ -112,8 +111,7 @@ class RunWorker:
             items=services.items,
             starter=starter,
         )
-        uses_memory = uses_thread_state(agent)
-        self._memory = ThreadMemory(services.states, self._run, observers.policy, is_used=uses_memory)
+        self._memory = ThreadMemory(services.states, self._run, observers.policy, is_used=uses_thread_state(agent))
         self._stop: Stop | None = None
         self._claimed = self._holds_thread = self._lost = self._end_taken = self._is_over = False
         self._thread_before: ThreadStatus | None = None
@@ -265,9 +263,8 @@ class RunWorker:
         """Announce the start, call the agent; however that goes, it is an `End`."""
         # Adapters that wait for nothing here but the thread's state say so.
         self._memory.recalled = claim.new_thread
-        at_once = (claim.new_thread or getattr(self._services.states, "immediate", False)) and prepares_at_once(
-            self._agent
-        )
+        immediate = claim.new_thread or getattr(self._services.states, "immediate", False)
+        at_once = immediate and prepares_at_once(self._agent)
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening, self._thread_before = self._says.opening(claim, asks=self._run.paused is not None)
         if not isinstance(messages, End):
@@ -285,9 +282,8 @@ class RunWorker:
 
     async def _call(self) -> AgentResult:
         self._stopper.enter()
-        return await seen_through(
-            self._agent.run(self._run)
-        )  # in a coroutine of ours: one that is none raises here, too
+        # In a coroutine of ours: one that is no `async def` raises here, too.
+        return await seen_through(self._agent.run(self._run))
 
     async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""
