@@ -1,6 +1,7 @@
-"""How `scripts/bootstrap` chooses its Python, on machines that are not as one would wish."""
+"""How `scripts/bootstrap` chooses its Python and finds the package index, on machines that are not as one would wish."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +19,11 @@ Bootstrap = Callable[..., subprocess.CompletedProcess[str]]
 def bootstrap(tmp_path: Path) -> Bootstrap:
     """Runs the script from elsewhere, with an empty home and only the variables that are given."""
 
-    def run(*arguments: str, path: str = os.defpath, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, path: str = os.defpath, root: Path = ROOT, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [ROOT / "scripts" / "bootstrap", *arguments],
+            [root / "scripts" / "bootstrap", *arguments],
             cwd="/",
             env={"PATH": path, "HOME": str(tmp_path)} | environment,
             capture_output=True,
@@ -63,3 +66,79 @@ def test_named_python_that_is_unfit_is_an_error_and_not_replaced(bootstrap: Boot
 
 def test_unknown_argument_is_refused(bootstrap: Bootstrap) -> None:
     assert bootstrap("--frobnicate").returncode == 1
+
+
+INDEX = "https://somebody:secret@packages.example/a/rather/long/way/to/the/index/of/all/packages/simple"
+
+
+@pytest.fixture
+def reached(tmp_path: Path, bootstrap: Bootstrap) -> Bootstrap:
+    """The same in a checkout where a uv says which index and which certificate it is given, and cannot install."""
+    root = tmp_path / "checkout"
+    for name in ("scripts/bootstrap", "scripts/uv.lock.txt", "requirements.lock"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    uv = """case "$1 $2" in
+    "--version ") echo uv 1.0 ;;
+    "venv "*) mkdir .venv ;;
+    "pip sync") exit 2 ;;
+    *) printf '%s\\n' "$*" "$UV_DEFAULT_INDEX" "$SSL_CERT_FILE" ;;
+    esac"""
+    program(tmp_path / "bin" / "uv", uv)
+    # whose pip is asked, if the Python that is chosen has none
+    path = f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.defpath}"
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return bootstrap(*arguments, path=path, root=root, **environment)
+
+    return run
+
+
+def settings_of_pip(path: Path, section: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"[{section}]\nindex-url = {INDEX}\ncert = ~/ours.pem\n")
+    return path
+
+
+@pytest.mark.parametrize("section", ["global", "install"])
+def test_uv_gets_the_index_and_certificate_of_a_file_of_settings_that_is_named_to_pip(
+    section: str, tmp_path: Path, reached: Bootstrap
+) -> None:
+    file = settings_of_pip(tmp_path / "named.conf", section)
+
+    result = reached("--uv", "pip", "compile", "two words", PIP_CONFIG_FILE=str(file), PIP_QUIET="1")
+
+    assert (result.stdout, result.stderr) == (f"pip compile two words\n{INDEX}\n{tmp_path}/ours.pem\n", "")
+
+
+@pytest.mark.parametrize("whose", ["the user's", "the machine's"])
+def test_uv_gets_the_index_and_certificate_of_the_files_where_pip_looks(
+    whose: str, tmp_path: Path, reached: Bootstrap
+) -> None:
+    if whose == "the machine's" and sys.platform != "linux":
+        pytest.skip("pip has one place for all users here, which is not a test's to write")
+    folder = {"the user's": ".pip", "the machine's": "machine/pip"}[whose]
+    settings_of_pip(tmp_path / folder / "pip.conf", "install")  # so that it comes before what is global on this machine
+
+    result = reached("--uv", "lock", XDG_CONFIG_DIRS=f"{tmp_path}/machine")
+
+    assert result.stdout == f"lock\n{INDEX}\n{tmp_path}/ours.pem\n"
+
+
+def test_variables_of_pip_come_before_its_files_and_those_of_uv_before_both(tmp_path: Path, reached: Bootstrap) -> None:
+    file = str(settings_of_pip(tmp_path / "named.conf", "install"))
+    of_pip = {"PIP_CONFIG_FILE": file, "PIP_INDEX_URL": "https://b.example/", "PIP_CERT": "/b.pem"}
+    of_uv = {"UV_DEFAULT_INDEX": "https://c.example/", "SSL_CERT_FILE": "/c.pem"}
+
+    assert reached("--uv", "lock", **of_pip).stdout == "lock\nhttps://b.example/\n/b.pem\n"
+    assert reached("--uv", "lock", **of_pip, **of_uv).stdout == "lock\nhttps://c.example/\n/c.pem\n"
+
+
+def test_dependencies_that_cannot_be_installed_are_said_with_what_to_do_and_no_address(
+    tmp_path: Path, reached: Bootstrap
+) -> None:
+    result = reached(PIP_CONFIG_FILE=str(settings_of_pip(tmp_path / "named.conf", "global")))
+
+    assert result.returncode == 1
+    assert "UV_DEFAULT_INDEX and SSL_CERT_FILE" in result.stderr
+    assert "example" not in result.stdout + result.stderr

@@ -8,7 +8,6 @@ import sys
 import tarfile
 import tomllib
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,25 +43,6 @@ def unpacked(sdist: Path, folder: Path) -> Path:
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     return folder / sdist.name.removesuffix(".tar.gz")
-
-
-@cache
-def uv() -> tuple[str, dict[str, str]]:
-    """The uv of this checkout, and the environment in which it finds the index that pip is set to."""
-    script = ROOT / "scripts" / "bootstrap"
-    found, python = (
-        subprocess.run([script, f"--print-{what}"], capture_output=True, text=True, check=True).stdout.strip()
-        for what in ("uv", "python")
-    )
-    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
-    index = subprocess.run(
-        [python, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    if index and "UV_DEFAULT_INDEX" not in environment:
-        environment["UV_DEFAULT_INDEX"] = environment.get("PIP_INDEX_URL", index)
-    if "PIP_CERT" in environment:
-        environment.setdefault("SSL_CERT_FILE", environment["PIP_CERT"])
-    return found, environment
 
 
 def found_python(version: str) -> str | None:
@@ -134,8 +114,6 @@ def _uv(*arguments: str) -> None:
 
 
 def _try_uv(*arguments: str) -> tuple[int, str]:
-    program, environment = uv()
-    done = subprocess.run(
-        [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
-    )
+    command = [str(ROOT / "scripts" / "bootstrap"), "--uv", *arguments]  # it finds the index that pip is set to
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     return done.returncode, done.stdout + done.stderr
