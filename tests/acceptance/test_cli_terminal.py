@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -63,6 +64,9 @@ def thread(input):
 def leave_threads(input):
     for _ in range(2):
         threading.Thread(target=threading.Event().wait).start()
+    return "done"
+
+def plain(input):
     return "done"
 
 async def leave_a_call(input):
@@ -313,6 +317,29 @@ def test_threads_that_an_agent_left_are_waited_for_aloud_and_ctrl_c_leaves_them(
     assert "Traceback" not in shown.text
     assert shown.lines[-1].startswith(says) or says in shown.lines[-2]
     assert recorded_statuses(here) == ["success"]
+
+
+ON_A_BUSY_MACHINE = """
+import gc, sys, threading, time
+
+from trackside.app.cli import main
+
+def take_longer_than_whoever_waits():
+    while any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
+        time.sleep(0.01)
+
+gc.freeze = take_longer_than_whoever_waits
+sys.exit(main())
+"""
+"""What a command has to do at its end takes as long as threads are given to come to theirs."""
+
+
+def test_threads_that_wait_for_work_are_none_that_anybody_waits_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ON_A_BUSY_MACHINE, "run", "agents.py:plain", "hello"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "waiting for" not in done.stderr
 
 
 def test_the_live_row_is_no_wider_than_what_it_says(terminal: OpenTerminal) -> None:

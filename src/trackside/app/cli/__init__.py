@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _expect_the_end(code)
         _look_for_garbage_once()
+        _say_what_keeps_it()
     return code
 
 
@@ -55,6 +56,14 @@ def _look_for_garbage_once() -> None:
     """Python does so several times on its way out, among all that was imported: a fifth of the time of a short command."""
     gc.collect()
     gc.freeze()
+
+
+def _say_what_keeps_it() -> None:
+    """Only now, as Python's own end, which is next, is that of threads which have nothing to do."""
+    if "trackside.app.cli.leftovers" in sys.modules:
+        from trackside.app.cli.leftovers import say_what_is_left_soon
+
+        say_what_is_left_soon()
 
 
 def _ignore_interrupts() -> None:

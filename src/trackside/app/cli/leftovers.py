@@ -87,13 +87,17 @@ def _left() -> list[threading.Thread]:
 
 
 def expect_threads(code: int) -> None:
-    """Prepare for the end: say so if it has to wait for threads, and end at once on Ctrl-C, with this exit code."""
+    """Prepare for an end that may have to wait for threads: on Ctrl-C it comes at once, with this exit code."""
 
     def leave_now(number: int, frame: FrameType | None) -> None:
         leave(code)
 
     for number in stop_signals():
         signal.signal(number, leave_now)
+
+
+def say_what_is_left_soon() -> None:
+    """Say for which threads Python waits, if it still does in a moment. Those of pools that are idle end before."""
     timer = threading.Timer(_UNMENTIONED, _say_what_is_left)
     timer.daemon = True
     timer.start()
