@@ -186,7 +186,16 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
     [
         ({"python_version": "3.12", "dockerfile_lines": ["RUN x"]}, "python_version, dockerfile_lines: not needed"),
         ({"graphs": {"js": "./agent.ts:graph"}}, "graphs.js is not served"),
-        ({"http": {"disable_store": True}}, "http.disable_store has no effect"),
+        ({"http": {"disable_store": True}}, "http.disable_store has no effect: what is there is always there"),
+        (
+            {"http": {"disable_mcp": True}},
+            "http.disable_mcp has no effect: agents are no tools of MCP, and nothing of ours",
+        ),
+        (
+            {"http": {"disable_a2a": True}},
+            "http.disable_a2a has no effect: nobody reaches agents over A2A, and nothing",
+        ),
+        ({"http": {"disable_ui": True}}, "http.disable_ui has no effect: user interfaces of graphs are not served"),
         ({"http": {"cors": {"allow_origin_regex": "x"}}}, "http.cors.allow_origin_regex has no effect: list"),
         ({"store": {"index": {"dims": 2}}}, "store.index has no effect"),
         ({"store": {"path": "./store.py:make"}}, "store.path has no effect: items are kept"),

@@ -45,6 +45,9 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "auth.cache": "who asks is asked for with each request",
     "http.mount_prefix": "mount the app of `open_app` into one of yours; behind a proxy that takes the prefix away clients "
     "find their way, and people in the console do not",
+    "http.disable_mcp": "agents are no tools of MCP, and nothing of ours is at /mcp",
+    "http.disable_a2a": "nobody reaches agents over A2A, and nothing of ours is at /a2a",
+    "http.disable_ui": "user interfaces of graphs are not served",
     "http.logging_headers": "headers are never logged",
     "http.cors.allow_methods": "pages of allow_origins may use all methods",
     "http.cors.allow_headers": "pages of allow_origins may send all headers",
