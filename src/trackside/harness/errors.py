@@ -114,7 +114,7 @@ class UnknownThreadError(TracksideError, LookupError):
 
 
 class ThreadExistsError(TracksideError, ValueError):
-    """Thread id {thread_id!r} is taken: an id names one thread for ever. Leave it out, or pass a new one."""
+    """Thread id {thread_id!r} is taken: an id names one thread for ever. Leave it out, pass a new one, or have the one that is there with if_exists="do_nothing" (over HTTP)."""  # noqa: E501
 
 
 class ThreadInUseError(TracksideError):

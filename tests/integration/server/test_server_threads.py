@@ -102,7 +102,7 @@ async def test_an_id_names_one_thread(serve_agents: Any) -> None:
     async with serve_agents({"chat": chat}) as served:
         threads = served.client.threads
         made = await threads.create(metadata={"a": 1})
-        with pytest.raises(ConflictError):
+        with pytest.raises(ConflictError, match='if_exists="do_nothing"'):
             await threads.create(thread_id=made["thread_id"])
         assert await threads.create(thread_id=made["thread_id"], metadata={"b": 2}, if_exists="do_nothing") == made
         with pytest.raises(UnprocessableEntityError, match="UUID"):
