@@ -65,6 +65,14 @@ def test_javascript_and_typescript_can_be_read() -> None:
 
 
 @EVERY_DOCUMENT
+def test_who_does_what_a_page_says_has_the_packages_of_langgraph_that_its_programs_import(document: Path) -> None:
+    programs = "".join(block.text for block in blocks_of(document) if block.language == "py")
+    if imported := re.search(r"^ *(?:from|import) (langgraph\w*)", programs, re.MULTILINE):
+        installs = r"pip install [^\n`]*(?:trackside\[[\w,-]*langgraph\b|\blanggraph-sdk\b)"
+        assert re.search(installs, document.read_text(encoding="utf-8")), f"nothing says what brings {imported[1]}"
+
+
+@EVERY_DOCUMENT
 def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8"))
     assert not [target for target in targets if not (document.parent / target).exists()]
