@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from block_checks import CHECKS, DONE_IN_PAGES, SHOWN, TOGETHER, wrong_javascript
 from blocks import DOCS, DOCUMENTS, ROOT, Block, blocks_of, commands_in
 
@@ -70,6 +71,14 @@ def test_who_does_what_a_page_says_has_the_packages_of_langgraph_that_its_progra
     if imported := re.search(r"^ *(?:from|import) (langgraph\w*)", programs, re.MULTILINE):
         installs = r"pip install [^\n`]*(?:trackside\[[\w,-]*langgraph\b|\blanggraph-sdk\b)"
         assert re.search(installs, document.read_text(encoding="utf-8")), f"nothing says what brings {imported[1]}"
+
+
+def test_prometheus_is_given_a_place_for_its_key_wherever_it_asks_a_server() -> None:
+    of_servers = [block for block in BLOCKS if "scrape_configs:" in block.text and ":2024" in block.text]
+    assert of_servers
+    for block in of_servers:
+        (job,) = yaml.safe_load(block.text.replace("    # ", "    "))["scrape_configs"]
+        assert job.get("authorization") == {"credentials_file": "trackside.key"}, f"{block} has none"
 
 
 @EVERY_DOCUMENT
