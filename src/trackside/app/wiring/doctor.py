@@ -213,8 +213,8 @@ def _unfed(health: Health, settings: Settings) -> Iterator[Finding]:
 def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iterator[Finding]:
     name, look = subscription.name, command_line("subscriptions", subscription.name, flags=flags)
     where = f"subscription {subscription.name}"
+    times = "once" if subscription.failures == 1 else f"{subscription.failures} times"
     if subscription.state == "paused" and subscription.failures:  # as one whose receiver says that it is gone
-        times = "once" if subscription.failures == 1 else f"{subscription.failures} times"
         what = f"it is paused, and {subscription.behind} events behind, since its next event failed {times}"
         fix = f"see to its receiver, and let it go on: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
         yield Finding(severity=Severity.warning, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
@@ -223,7 +223,7 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
         yield Finding(severity=Severity.note, what=what, where=where)
     elif subscription.failures:
         blocks = subscription.on_failure == "block"
-        what = f"its next event failed {subscription.failures} times{', and nothing overtakes it' if blocks else ''}"
+        what = f"its next event failed {times}{', and nothing overtakes it' if blocks else ''}"
         fix = f"see to its receiver, and how it stands: `{look}`"
         # Else the event that fails need not be the first behind the cursor, and is parked where it keeps failing.
         if blocks and not subscription.filter.to_json():

@@ -153,7 +153,7 @@ class NotifyObserver:
         raise DeliveryError(
             receiver="the limit of messages",
             what=_named(event),
-            why=f"there were {self._room.size} in the last hour; it comes with the next digest",
+            why=f"it allows {self._room.size} an hour; the event comes with the next digest",
             held_back=True,
             retry_after=self._room.seconds_until_one(now) + _MARGIN,
         )
