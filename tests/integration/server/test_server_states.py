@@ -688,6 +688,8 @@ async def test_who_comes_back_to_a_thread_sees_that_it_goes_on(serve_agents: Any
         queued = await runs.create(thread_id, agent, input={})
         async with threads.stream(thread_id, assistant_id=agent) as thread:
             output = asyncio.ensure_future(thread.output)
+            while thread._lifecycle_cursor is None:  # else the thread may be at rest when it is first watched
+                await asyncio.sleep(0.01)
             gate.set()
             assert (await output)["log"][0] == "waited"
         await runs.join(thread_id, run["run_id"])
