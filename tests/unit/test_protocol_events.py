@@ -127,62 +127,6 @@ def test_where_another_run_is_let_in_that_has_not_begun_nothing_is_told_of_the_l
         )
 
 
-@pytest.mark.parametrize("before", [None, {}, {BY_COMMAND: True}])
-def test_who_watches_hears_once_that_the_run_that_a_command_has_asked_for_was_cancelled_before_it_began(
-    before: dict[str, Any] | None,
-) -> None:
-    hub = StreamHub()
-    if before is not None:
-        begin(hub, "a", options=before)
-        hub.close("a", end={"status": "success"})
-    begin(hub, "b", started=False, options={BY_COMMAND: True})
-    hub.close("b", end={"status": "cancelled"})
-    with follow(hub, WATCH) as first:
-        (event,) = events_of(first)
-    assert (event["event_id"].split(":")[1], methods([event])) == ("b", ["failed"])
-    with follow(hub, WATCH) as second:
-        assert events_of(second) == []
-        begin(hub, "c", options={BY_COMMAND: True})
-        hub.close("c", end={"status": "success"})
-    with follow(hub, WATCH) as third:
-        assert methods(events_of(third)) == ["running", "completed"]
-
-
-def test_who_watches_hears_of_a_run_that_never_began_also_where_others_were_told_of_it_as_of_the_last_one() -> None:
-    hub = StreamHub()
-    begin(hub, "a", started=False, options={BY_COMMAND: True})
-    hub.close("a", end={"status": "cancelled"})
-    with follow(hub) as reader, follow(hub, WATCH) as watcher:
-        reader.log.recall("a", "agent", {"status": "cancelled"}, {"x": 1}, is_first=True, is_past=True)
-        assert methods(events_of(reader)) == ["values", "failed"]
-        with follow(hub, WATCH) as late:
-            for each in (watcher, late):
-                each.passes_past = True
-                assert methods(events_of(each)) == ["failed"]
-    with follow(hub, WATCH) as again:
-        assert events_of(again) == []
-
-
-def test_who_watches_hears_nothing_of_a_run_that_no_command_has_asked_for_and_that_was_cancelled_before_it_began() -> (
-    None
-):
-    hub = StreamHub()
-    begin(hub, "a", started=False)
-    hub.close("a", end={"status": "cancelled"})
-    with follow(hub, WATCH) as watcher:
-        assert events_of(watcher) == []
-
-
-def test_who_watches_hears_that_the_next_attempt_of_the_run_that_a_command_has_asked_for_was_cancelled() -> None:
-    hub = StreamHub()
-    begin(hub, "a", options={BY_COMMAND: True})
-    hub.close("a", end={"status": "error", "error": "lost", "retried_as": "b"})
-    begin_attempt(hub, "b", "a", started=False)
-    hub.close("b", end={"status": "cancelled"})
-    with follow(hub, WATCH) as watcher:
-        assert methods(events_of(watcher)) == ["running", "failed"]
-
-
 def test_a_run_that_is_to_be_tried_again_is_told_of_while_the_next_attempt_has_not_begun() -> None:
     hub = StreamHub()
     begin(hub, "a")

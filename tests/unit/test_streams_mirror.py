@@ -19,7 +19,7 @@ from told_ends import ToldEnds
 from trackside.app.server.following import hear, resume
 from trackside.app.streams import EndedStream, FeedItem, FeedLimits, FeedReader, HubLimits, Mirror, Reader, StreamHub
 from trackside.app.streams.frames import now_ms
-from trackside.app.streams.live_messages import BY_COMMAND, MOST_BYTES, VERSION
+from trackside.app.streams.live_messages import MOST_BYTES, VERSION
 from trackside.app.streams.mirror import Mirrors
 from trackside.app.streams.mirror_options import MirrorOptions
 from trackside.app.streams.protocol import Wanted, read_events
@@ -576,24 +576,6 @@ async def test_who_follows_a_thread_hears_the_end_of_a_run_that_was_followed_by_
                 made.log.tell("pending", status="cancelled", started=False)
                 assert await heard(reader, 1) == [("ended", "pending", "cancelled")]
                 assert not reader.feed.active
-
-
-@pytest.mark.parametrize("by_itself", [False, True])
-async def test_who_watches_a_thread_hears_how_a_run_by_command_has_ended_that_never_began_elsewhere(
-    by_itself: bool,
-) -> None:
-    async with fleet() as made:
-        server, mirrors = made.servers[0], made.mirrors[0]
-        with ExitStack() as followed:
-            if by_itself:
-                followed.enter_context(mirrors.run(THREAD, RUN))
-            made.hub.begin(record(), msgspec.structs.replace(SPEC, options={BY_COMMAND: True}), started=False)
-            made.end(status="cancelled")
-            await asyncio.sleep(0)
-            with mirrors.thread(THREAD) as mirror:
-                assert await mirror.catch_up()
-                with read_events(server.threads, THREAD, Wanted(channels=("lifecycle", "input"))) as watcher:
-                    assert b'"event":"failed"' in b"".join(watcher.pieces())
 
 
 async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() -> None:

@@ -47,26 +47,6 @@ async def test_who_opens_a_stream_for_a_run_that_waits_for_its_place_is_not_told
     assert of(read, "values") == [{"n": 102}]
 
 
-@pytest.mark.parametrize("has_run", [False, True])
-async def test_who_watches_a_run_that_was_cancelled_while_it_waited_for_its_place_hears_its_end(
-    serve_agents: Any, has_run: bool
-) -> None:
-    held = Held()
-    async with serve_agents({"count": count, "held": held}, max_running=1) as served:
-        runs, thread_id = served.client.runs, new_id()
-        if has_run:
-            await runs.wait(thread_id, "count", input={"n": 1}, if_not_exists="create")
-        await runs.create(None, "held", input={})
-        await held.begun.wait()
-        said = await command(served, thread_id, "run.start", assistant_id="count", input={"n": 2})
-        await runs.cancel(thread_id, said["result"]["run_id"], wait=True)
-        async with served.client.threads.stream(thread_id, assistant_id="count") as it:
-            watched = await events_until(it, ends, WATCH)
-        held.let_go.set()
-    (end,) = of(watched, "lifecycle")
-    assert (end["event"], end["run_id"]) == ("failed", said["result"]["run_id"])
-
-
 class Counts(Held):
     """Adds 100 at once to 0, else once it is let go; fails with -1."""
 

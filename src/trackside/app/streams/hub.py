@@ -163,8 +163,6 @@ class Channel(Ring[Frame]):
             modes = self.modes or frozenset()
             start = Start(begun.agent, begun.attempt, modes, begun.answers, begun.retry_of, begun.by_command)
             feed.note_start(self.run_id, start, at=begun.at)
-        elif begun.by_command:
-            feed.withdrawn = self.run_id
         former = RingReader(self, 0)
         while former.has_more:
             if (gap := former.gap()) is not None:
@@ -286,8 +284,6 @@ class StreamHub:
                 answers = answers_in((spec.command or {}).get("resume"))
                 start = Start(run.agent, run.attempt, channel.modes, answers, run.retry_of, is_by_command(spec))
                 channel.feed.note_start(run.run_id, start, at=at)
-            elif channel.feed is not None and is_by_command(spec):
-                channel.feed.withdrawn = run.run_id
         if self.on_begin is not None:
             self.on_begin(channel, run, spec, started, at)
 

@@ -108,7 +108,6 @@ class ThreadFeed(Ring[FeedItem]):
         "started_at",
         "thread_id",
         "watched",
-        "withdrawn",
     )
 
     def __init__(self, owner: ThreadFeeds, thread_id: str) -> None:
@@ -122,8 +121,6 @@ class ThreadFeed(Ring[FeedItem]):
         self.readers = 0
         self.watched: str | None = None
         """The run of which somebody who watches the thread has heard last how it has ended."""
-        self.withdrawn: str | None = None
-        """Of the runs that a command of version 2 of the protocol has asked for, the last that ends without having begun."""
         self.mirrored = False
         """Whether other processes tell what happens on the thread."""
         self.active: set[str] = set()

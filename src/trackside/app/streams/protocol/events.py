@@ -47,8 +47,6 @@ class ThreadEventLog(Ring[Event]):
         "_runs",
         "_seen",
         "_started",
-        "_withdrawn",
-        "_withdrawn_at",
         "highest",
         "in_doubt",
         "last",
@@ -89,9 +87,6 @@ class ThreadEventLog(Ring[Event]):
         self._began_at = 0
         self._aliases: dict[str, str] = {}
         self._over: deque[str] = deque(maxlen=_KNOWN_ENDS)
-        self._withdrawn: RunAsEvents | None = None
-        """The run that a command has asked for and that has ended since the last one began, without having begun."""
-        self._withdrawn_at = 0
 
     @property
     def newest(self) -> int:
@@ -106,10 +101,7 @@ class ThreadEventLog(Ring[Event]):
     @property
     def watched(self) -> bool:
         """Whether somebody who only watches has heard how the last run has ended."""
-        return self.last is not None and self._is_watched(self.last)
-
-    def _is_watched(self, run: RunAsEvents) -> bool:
-        return self._feed.watched == run.run_id
+        return self.last is not None and self._feed.watched == self.last.run_id
 
     @property
     def seen(self) -> int:
@@ -154,25 +146,13 @@ class ThreadEventLog(Ring[Event]):
         if self._is_behind_the_last(holder):
             return self.added, True
         asks = bool(self.open_questions) and self.last is not None and self.last.event == "interrupted"
-        if only_lifecycle(wanted.channels) and not asks:
-            return self._place_of_end(), True
-        return self.added if self.last is None else self._began_at - 1, True
+        if self.last is None or (only_lifecycle(wanted.channels) and not (asks or self._may_be_waited_for(self.last))):
+            return self.added, True
+        return self._began_at - 1, True
 
-    def _place_of_end(self) -> int:
-        """Behind how many events one begins who only watches: with the run that has ended last, also if it had not begun,
-        if he may have asked for it: by a command, and just now. Else he begins with what comes.
-        """
-        run = self._withdrawn or self.last
-        is_waited_for = run is not None and run.by_command and not self._is_watched(run)
-        if not is_waited_for or self.seconds_since() >= _COMES_SOON:
-            return self.added
-        return self._began_at - 1 if self._withdrawn is None else self._withdrawn_at
-
-    def note_heard(self, event: Event) -> None:
-        """Somebody who only watches hears this: for the end of one of these runs nobody waits then."""
-        for run in (self.last, self._withdrawn):
-            if run is not None and event.ends == run.run_id:
-                self._feed.note_watched(run.run_id)
+    def _may_be_waited_for(self, run: RunAsEvents) -> bool:
+        """Whether who comes to watch may have asked for this run, which is over: by a command, and just now."""
+        return run.by_command and not self.watched and self.seconds_since() < _COMES_SOON
 
     def of_questions(self, place: int) -> tuple[list[Event], dict[int, Event | None]]:
         """What of open questions is other than in the events, for who begins behind so many of them without a number.
@@ -235,11 +215,9 @@ class ThreadEventLog(Ring[Event]):
             return
         if is_first and self.last is not None:
             return
-        before, withdrawn = self.highest, self._withdrawn
+        before = self.highest
         run = RunAsEvents(run_id, self._say, agent=agent, known_as=known_as or self._aliases.pop(run_id, None))
         self._begun(run)
-        if withdrawn is not None and withdrawn.run_id == run_id:  # by its own end it is told to who only watches
-            self._withdrawn = withdrawn
         at = now_ms()
         if isinstance(values, dict):
             self._say("values", json_bytes(values), at=at)
@@ -321,12 +299,8 @@ class ThreadEventLog(Ring[Event]):
         """A run that ends without having begun. If it was to go on for the last one, that has ended with it."""
         known_as, last = self._aliases.pop(run_id, None), self.last
         if known_as is None or last is None or last.known_as != known_as:
-            by_command = run_id == self._feed.withdrawn
-            run = RunAsEvents(run_id, self._say, known_as=known_as, by_command=by_command)
-            if by_command:
-                self._withdrawn, self._withdrawn_at = run, self.added
-            return run
-        self.last = RunAsEvents(run_id, self._say, agent=last.agent, known_as=known_as, by_command=last.by_command)
+            return RunAsEvents(run_id, self._say, known_as=known_as)
+        self.last = RunAsEvents(run_id, self._say, agent=last.agent, known_as=known_as)
         return self.last
 
     def _leave_out(self, item: FeedItem, exc: Exception) -> None:
@@ -355,7 +329,7 @@ class ThreadEventLog(Ring[Event]):
     def _begun(self, run: RunAsEvents, answered: Collection[str] | None = None) -> None:
         """A run has begun that brings these answers, or (None) begins without regard to what is asked."""
         self._knows_all = self._knows_all and self.last is not None
-        self.last, self.in_doubt, self._answer, self._withdrawn = run, None, None, None
+        self.last, self.in_doubt, self._answer = run, None, None
         self._hidden.update(self.open_questions if answered is None else answered)
         self.open_questions = [question for question in self.open_questions if question not in self._hidden]
         self._runs[run.run_id] = run
