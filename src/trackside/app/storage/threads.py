@@ -408,16 +408,8 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
     }
 
 
-_SAVING: Final = (RunStatus.success, RunStatus.interrupted)
-"""How runs end that have saved what their thread shall remember, if their agent leaves that in the store."""
-
-
 def _remembered(connection: Connection, thread_ids: Sequence[str]) -> frozenset[str]:
-    """What an agent leaves in the store stays there while another runs that keeps checkpoints itself.
-
-    Where no run is there that has saved it, as in a copy, it is what the last agent left, unless another has run since, or
-    a run has come through: that would have saved it anew.
-    """
+    """What an agent leaves in the store stays there while another runs that keeps checkpoints itself. A copy has no runs."""
     of_thread, saved_at = runs.c.thread_id == threads.c.thread_id, thread_states.c.updated_at
     saved_by = (
         select(runs.c.agent)
@@ -427,8 +419,7 @@ def _remembered(connection: Connection, thread_ids: Sequence[str]) -> frozenset[
         .correlate(threads, thread_states)
         .scalar_subquery()
     )
-    is_proof = or_(runs.c.status.in_(_SAVING), runs.c.agent != threads.c.agent)
-    is_newer = exists().where(of_thread, runs.c.started_at > saved_at, is_proof)
+    is_newer = exists().where(of_thread, runs.c.started_at > saved_at)
     query = (
         select(threads.c.thread_id)
         .join_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
