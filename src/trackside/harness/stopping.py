@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Generator
+from contextlib import contextmanager, nullcontext, suppress
 from math import inf
 from types import FrameType
 from typing import Any
 
-from trackside.harness.context import RunContext
+from trackside.harness.context import RunContext, keep_to_run
 from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import NotWaitedForError
 from trackside.harness.logs import fields_of
 from trackside.harness.steady import Begun
+from trackside.harness.threads import calls_left, left_behind
 from trackside.harness.timelimit import give_up_waiting
 from trackside.harness.types import RunRecord
 
 logger = logging.getLogger("trackside.worker")
+keep_to_run(left_behind, None)
 
 _FRAMES = 20
 _GOES_ON = "was cancelled and does not stop"
 _ENDLESS = "is over and does not come to its end"
+_IN_THREADS = "has failed, and something of it goes on in a thread"
 
 
 class Stopper:
@@ -56,6 +59,8 @@ class Stopper:
         self._held_up_since = inf
         """When the end of the run first waited for something."""
         self._said_stuck = False
+        self.raised: Exception | None = None
+        """What the agent has failed of before anybody asked it to stop, if something of it went on in threads then."""
 
     @property
     def was_asked(self) -> bool:
@@ -64,8 +69,8 @@ class Stopper:
 
     @property
     def has_finished(self) -> bool:
-        """Whether there is a call, and it is over."""
-        return self._task is not None and self._task.done()
+        """Whether there is a call, and it is over, but for what goes on in threads."""
+        return self._task is not None and (self._task.done() or self.raised is not None)
 
     @property
     def is_inside(self) -> bool:
@@ -82,6 +87,37 @@ class Stopper:
         self._looks = looks
         if self._asked:  # in the call's first step, when there was no task to cancel yet
             self._ask(task)
+
+    async def see_through[T](self, begin: Callable[[], Awaitable[T]], hold: Callable[[], None]) -> T:
+        """Await the agent's own call, which is this task; if it fails or is cancelled, also what it has left in threads.
+
+        Args:
+            begin: begins it, in this coroutine of ours: one that is no `async def` raises here, too.
+            hold: called if it has failed by itself, and is waited for: that is not its time any more.
+        """
+        self.enter()
+        left = calls_left()
+        try:
+            return await begin()
+        except (Exception, asyncio.CancelledError) as exc:
+            if left:
+                if isinstance(exc, Exception) and not self._asked:
+                    self.raised = exc
+                    hold()
+                await self._until_returned([asyncio.wrap_future(call) for call in left])
+            raise
+
+    async def _until_returned(self, calls: Collection[asyncio.Future[Any]]) -> None:
+        if self._watch is None and (task := self._inside) is not None:
+            self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task, _IN_THREADS)
+        stand_still = getattr(asyncio.get_running_loop(), "real_work", nullcontext)  # where time is virtual
+        with stand_still():
+            while not all(call.done() for call in calls):
+                with suppress(asyncio.CancelledError):  # asked again
+                    await asyncio.wait(calls)
+        for call in calls:
+            if not call.cancelled():
+                call.exception()  # nobody else asks for it, which asyncio would complain about
 
     def let_go(self) -> None:
         """The call is over."""

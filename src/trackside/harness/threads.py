@@ -2,17 +2,17 @@
 
 The loop's own executor is everybody's. LangGraph runs plain functions in it that are nodes, the OpenAI Agents SDK those that
 are tools, `asyncio.to_thread` whatever it is given: what waits behind them there waits for as long as they do. asyncio gives
-it six threads on two cores. A task that is cancelled leaves them behind there; `seen_through` waits for them.
+it six threads on two cores. A task that is cancelled leaves there what it has begun; by `calls_left` one can wait for that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import os
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, Final, override
@@ -21,10 +21,12 @@ from weakref import WeakSet
 AGENT_THREADS: Final = 256
 """In which the plain functions of agents at one depth run, which mostly wait: also for runs that they start themselves."""
 _OWN_THREADS: Final = 8
-_calls: Final[ContextVar[set[Future[Any]] | None]] = ContextVar("trackside_calls_in_threads", default=None)
-"""What the code around has under way in the event loop's executor."""
+left_behind: Final[ContextVar[set[Future[Any]] | None]] = ContextVar("trackside_calls_left", default=None)
+"""What the code around has left in the event loop's executor."""
+_LOOKUPS: Final = frozenset({socket.getaddrinfo, socket.getnameinfo})
+"""Of names in the network, which asyncio does there: nobody's code, and not to be waited for."""
 _noting: Final[WeakSet[Executor]] = WeakSet()
-"""Executors of others that note what is under way in them."""
+"""Executors of others that have been made to note them."""
 
 
 class Threads(ThreadPoolExecutor):
@@ -44,51 +46,53 @@ class Threads(ThreadPoolExecutor):
 
 
 class LoopThreads(ThreadPoolExecutor):
-    """An executor for event loops that notes what is under way in it, for `seen_through`."""
+    """An executor for event loops that notes what tasks leave behind in it when they are cancelled, for `calls_left`."""
 
     @override
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return _noted(super().submit(fn, *args, **kwargs))
+        return _watched(super().submit(fn, *args, **kwargs), fn)
 
 
-async def seen_through[T](call: Awaitable[T]) -> T:
-    """Await code; if it fails or is cancelled, then also what it has begun in the event loop's executor and not waited for.
+def calls_left() -> set[Future[Any]]:
+    """The calls in the event loop's executor that go on after whoever awaited them was cancelled: none as yet, then those
+    of the code that follows in this task, and in tasks that it starts.
 
-    What no thread has taken by then is not called any more. A cancel while this waits for threads is not what ends it. Loops
-    of asyncio have their executor note what is under way from the first call on; uvloop's keep it to themselves, so nobody
-    is waited for there unless `loop.set_default_executor(LoopThreads())` was called, as `trackside serve` does.
+    Loops of asyncio have their executor note them from the first time on that this is asked. A loop of uvloop's keeps its
+    own to itself, so nothing is noted there unless `loop.set_default_executor(LoopThreads())` was called, as `trackside
+    serve` does.
     """
-    _note_calls(asyncio.get_running_loop())
-    calls: set[Future[Any]] = set()
-    _calls.set(calls)
-    try:
-        return await call
-    except (Exception, asyncio.CancelledError):
-        while under_way := [asyncio.wrap_future(future) for future in tuple(calls) if not future.cancel()]:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait(under_way)
-            for future in under_way:
-                if future.done() and not future.cancelled():
-                    future.exception()  # nobody else asks for it, which asyncio would complain about
-        raise
+    _have_noted(asyncio.get_running_loop())
+    left: set[Future[Any]] = set()
+    left_behind.set(left)
+    return left
 
 
-def _note_calls(loop: asyncio.AbstractEventLoop) -> None:
-    executor = getattr(
-        loop, "_default_executor", loop
-    )  # asyncio's own name for it, on all loops that are made of its parts
+def _have_noted(loop: asyncio.AbstractEventLoop) -> None:
+    if type(loop).set_default_executor is not asyncio.BaseEventLoop.set_default_executor:
+        return  # it keeps it elsewhere
+    executor = getattr(loop, "_default_executor", loop)  # asyncio's own name for it
     if executor is None:
         loop.set_default_executor(LoopThreads(thread_name_prefix="asyncio"))  # as asyncio would, at the first call
     elif isinstance(executor, Executor) and not isinstance(executor, LoopThreads) and executor not in _noting:
         submit = executor.submit
-        executor.submit = lambda *args, **kwargs: _noted(submit(*args, **kwargs))  # type: ignore[method-assign]
+        executor.submit = lambda fn, *args, **kwargs: _watched(submit(fn, *args, **kwargs), fn)  # type: ignore[method-assign]
         _noting.add(executor)
 
 
-def _noted[T](future: Future[T]) -> Future[T]:
-    if (calls := _calls.get()) is not None:
-        calls.add(future)
-        future.add_done_callback(calls.discard)
+def _watched[T](future: Future[T], function: Callable[..., Any]) -> Future[T]:
+    """Asyncio cancels the future of a call whose task was cancelled; one that runs cannot be."""
+    left, cancel = left_behind.get(), future.cancel
+    if left is None or function in _LOOKUPS:
+        return future
+
+    def note() -> bool:
+        if cancel():
+            return True
+        if not future.done():
+            left.add(future)
+        return False
+
+    future.cancel = note  # type: ignore[method-assign]
     return future
 
 

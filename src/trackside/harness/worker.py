@@ -45,7 +45,6 @@ from trackside.harness.spending import UNLIMITED, Deadline, Spending
 from trackside.harness.steady import Begun, finish
 from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
-from trackside.harness.threads import seen_through
 from trackside.harness.timelimit import Raised, is_in_line, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
 from trackside.harness.verdict import end_by, left_by, may_leave_open, say_questions
@@ -133,8 +132,9 @@ class RunWorker:
         first = self._stop or stop
         if self.stop(stop):
             # A run that was to time out, or has used too much, ends as that; one that was cancelled is left behind now.
-            self._stop, self._abandoned = stop if first.status is RunStatus.cancelled else first, True
-            self._outbox.rouse()
+            self._stop = stop if first.status is RunStatus.cancelled else first
+        self._abandoned = True
+        self._outbox.rouse()
 
     def _stop_once(self, stop: Stop) -> None:
         """Stop the run, unless it is being stopped: an agent that cleans up is not cancelled of our own accord."""
@@ -281,9 +281,7 @@ class RunWorker:
         return result if isinstance(result, End) else self._judge(result)
 
     async def _call(self) -> AgentResult:
-        self._stopper.enter()
-        # In a coroutine of ours: one that is no `async def` raises here, too.
-        return await seen_through(self._agent.run(self._run))
+        return await self._stopper.see_through(lambda: self._agent.run(self._run), self._deadline.hold)
 
     async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""
@@ -327,6 +325,8 @@ class RunWorker:
     def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | End:
         if self.delivery_error is not None:
             return undelivered(self.delivery_error)
+        if (raised := self._stopper.raised) is not None:
+            return self._failed(raised)
         if self._stop is not None:
             return stopped(self._stop)
         # Somebody reached past us for the agent's task. What it made of that counts, but not where the event loop ends.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
+from tests.integration.runs.stage import turns
 
-from trackside import RunManager, RunSpec, RunStatus, current_run
+from trackside import RunManager, RunSpec, RunStatus, StopPolicy, current_run
 from trackside.harness.threads import LoopThreads
+from trackside.testing import run_virtual
 
 LONG = 0.3
 """Seconds of work after a run is told to stop."""
@@ -143,13 +146,11 @@ async def test_a_run_fails_when_what_goes_on_beside_the_failure_has_returned() -
 
 
 async def test_what_no_thread_has_taken_is_not_called_for_a_run_that_is_stopped() -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    work, called = Work(), []
+    loop, work, called = asyncio.get_running_loop(), Work(), []
+    loop.set_default_executor(ThreadPoolExecutor(1))
 
     async def agent(value: Any) -> None:
-        begun = asyncio.get_running_loop().run_in_executor(None, work)
-        asyncio.get_running_loop().run_in_executor(None, called.append, 1)
-        await begun
+        await asyncio.gather(asyncio.to_thread(work), asyncio.to_thread(called.append, 1))
 
     async with RunManager({"agent": agent}) as manager:
         run = await manager.start(RunSpec("agent"))
@@ -157,6 +158,108 @@ async def test_what_no_thread_has_taken_is_not_called_for_a_run_that_is_stopped(
         await manager.cancel(run.run_id, wait=False)
         work.stopped.set()
         assert ((await run.result()).status, work.returned, called) == (RunStatus.cancelled, True, [])
+
+
+async def test_what_others_wait_for_goes_on_and_is_not_waited_for() -> None:
+    loop, before, load = asyncio.get_running_loop(), Work(), Work()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = asyncio.create_task(asyncio.to_thread(before))
+    await before.until_begun()
+    loading: list[asyncio.Task[str]] = []
+
+    async def agent(value: Any) -> str:
+        if not loading:
+            loading.append(asyncio.create_task(asyncio.to_thread(load)))
+        return await asyncio.shield(loading[0])
+
+    async with RunManager({"agent": agent}) as manager:
+        first, second = [await manager.start(RunSpec("agent")) for _ in range(2)]
+        await turns(20)
+        await manager.cancel(first.run_id, wait=False)
+        assert (await first.result()).status is RunStatus.cancelled
+        for work in (before, load):
+            work.stopped.set()
+        assert (await second.result()).output == "done"
+        await busy
+
+
+async def test_a_reader_that_goes_on_for_all_runs_keeps_none_that_fails() -> None:
+    news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    readers: list[asyncio.Task[Any]] = []
+
+    async def agent(value: Any) -> None:
+        readers.append(asyncio.create_task(asyncio.to_thread(news.get)))
+        await asyncio.sleep(0.01)
+        raise ValueError("no")
+
+    async with RunManager({"agent": agent}) as manager:
+        result = await (await manager.start(RunSpec("agent"))).result()
+        assert (result.status, readers[0].done()) == (RunStatus.error, False)
+    news.put(None)
+    await readers[0]
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel", "closing"])
+async def test_a_run_that_has_failed_ends_as_that_though_it_is_stopped_while_a_thread_is_waited_for(how: str) -> None:
+    work, failed = Work(), asyncio.Event()
+
+    async def agent(value: Any) -> None:
+        beside = asyncio.create_task(asyncio.to_thread(work))
+        await work.until_begun()
+        beside.cancel()
+        await asyncio.wait((beside,))
+        failed.set()
+        raise ValueError("the reason")
+
+    manager = RunManager({"agent": agent})
+    run = await manager.start(RunSpec("agent", timeout=0.2 if how == "timeout" else None))
+    await failed.wait()
+    if how == "cancel":
+        await manager.cancel(run.run_id, wait=False)
+    closing = asyncio.create_task(manager.aclose(grace=0)) if how == "closing" else None
+    await asyncio.sleep(0.4)
+    work.stopped.set()
+    result = await run.result()
+    await (manager.aclose() if closing is None else closing)
+    assert (result.status, result.error, work.returned) == (RunStatus.error, "the reason", True)
+
+
+async def test_one_that_has_failed_is_stuck_if_its_thread_does_not_come_back(caplog: pytest.LogCaptureFixture) -> None:
+    work = Work()
+
+    async def agent(value: Any) -> None:
+        beside = asyncio.create_task(asyncio.to_thread(work))
+        await work.until_begun()
+        beside.cancel()
+        await asyncio.wait((beside,))
+        raise ValueError("no")
+
+    async with RunManager({"agent": agent}, stopping=StopPolicy(stuck_after=0.05)) as manager:
+        run = await manager.start(RunSpec("agent"))
+        while not manager.stats().stuck:
+            await asyncio.sleep(0.01)
+        assert "has failed, and something of it goes on in a thread" in caplog.text
+        work.stopped.set()
+        assert (await run.result()).status is RunStatus.error
+
+
+def test_virtual_time_stands_still_while_a_thread_is_waited_for() -> None:
+    async def main() -> tuple[RunStatus, bool, float]:
+        work = Work()
+        async with RunManager({"agent": a_coroutine(work)}) as manager:
+            run = await manager.start(RunSpec("agent"))
+            while not work.begun.is_set():
+                await asyncio.to_thread(work.begun.wait, 0.01)
+            ticking = asyncio.create_task(asyncio.sleep(3_600))
+            await manager.cancel(run.run_id, wait=False)
+            work.stopped.set()
+            status = (await run.result()).status
+            ticking.cancel()
+            return status, work.returned, asyncio.get_running_loop().time()
+
+    status, returned, time = run_virtual(main())
+    assert (status, returned) == (RunStatus.cancelled, True)
+    assert time < 3_600
 
 
 async def test_a_second_cancel_does_not_end_the_wait() -> None:
