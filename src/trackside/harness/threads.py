@@ -75,7 +75,7 @@ def _have_noted(loop: asyncio.AbstractEventLoop) -> None:
         loop.set_default_executor(LoopThreads(thread_name_prefix="asyncio"))  # as asyncio would, at the first call
     elif isinstance(executor, Executor) and not isinstance(executor, LoopThreads) and executor not in _noting:
         submit = executor.submit
-        executor.submit = lambda fn, *args, **kwargs: _watched(submit(fn, *args, **kwargs), fn)  # type: ignore[method-assign]
+        executor.submit = lambda fn, *args, **kwargs: _watched(submit(fn, *args, **kwargs), fn)  # type: ignore[assignment, method-assign]
         _noting.add(executor)
 
 
