@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -216,6 +217,21 @@ def test_no_subscriptions_at_all(subscribed: Trackside) -> None:
 
     assert said(subscribed("subscriptions")) == "There are no subscriptions.\n"
     assert objects(subscribed("subscriptions", "--json")) == []
+
+
+@pytest.mark.parametrize("name", ["-x", "it's mail"])
+def test_who_names_what_is_not_parked_is_shown_a_command_that_lists_what_is(
+    here: Trackside, tmp_path: Path, name: str
+) -> None:
+    async def prepare(store: Store) -> None:
+        await store.subscriptions.open(name)
+
+    in_store(tmp_path, prepare)
+    there = ("-d", "sqlite:///trackside.db")
+    refused = here("parked", *there, "-p", "7", "--", name, "retry")
+    command = refused.stderr.partition("`")[2].rpartition("`")[0]
+
+    assert said(here(*shlex.split(command)[1:])) == f"{name} has no parked events.\n"
 
 
 @pytest.mark.parametrize("action", ["retry", "drop"])

@@ -234,9 +234,9 @@ async def _see_parked(records: Records, name: str, positions: Sequence[int] | No
     for position in sorted({*(positions or ())}):
         found = await records.parked(name, after=position - 1, limit=1)
         if not found or found[0].stored.position != position:
-            from trackside.app.storage.errors import NotParkedError
+            from trackside.app.storage.errors import not_parked
 
-            raise NotParkedError(name=name, position=position)
+            raise not_parked(name, position)
 
 
 def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], said: str, *, json: bool) -> ExitCode:

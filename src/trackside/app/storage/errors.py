@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from trackside.app.command_lines import command_line
 from trackside.harness.errors import EventOrderError, Fault, TracksideError
 
 
@@ -353,9 +354,15 @@ class SubscriptionLostError(StorageError):
 
 
 class NotParkedError(StorageError, LookupError):
-    """Subscription {name!r} has no event parked at position {position}; `trackside parked {name}` lists those that it has."""  # noqa: E501
+    """Subscription {name!r} has no event parked at position {position}; `trackside parked {subscription}` lists those that it has."""  # noqa: E501
 
     fault = "caller"
+
+
+def not_parked(name: str, position: int) -> NotParkedError:
+    """That a subscription has nothing parked at this position."""
+    subscription = command_line("parked", name).removeprefix("trackside parked ")
+    return NotParkedError(name=name, position=position, subscription=subscription)
 
 
 class FollowerBusyError(StorageError, RuntimeError):

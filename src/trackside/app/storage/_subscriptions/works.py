@@ -403,7 +403,7 @@ class DecideParked(SubscriptionWork):
         found = {position for (position,) in session.execute(select(parked_events.c.position).where(*which))}
         self._decided |= found  # what an earlier commit has dropped whose reply was lost counts as well
         if self.position is not None and not self._decided:
-            raise errors.NotParkedError(name=self.name, position=self.position)
+            raise errors.not_parked(self.name, self.position)
         if self.retry:
             session.execute(update(parked_events).where(*which).values(state=ParkedState.retry.value))
         else:
