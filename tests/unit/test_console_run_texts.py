@@ -13,6 +13,8 @@ from typer.main import get_command
 
 from trackside.app.cli.arguments import read_metadata
 from trackside.app.cli.commands import app
+from trackside.app.cli.places import Place
+from trackside.app.cli.run_options import RunOptions
 from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of, create_request
 from trackside.app.dashboard.pages._run_texts import said, used_by
@@ -216,6 +218,8 @@ def test_metadata_are_copied_as_what_they_are(value: Any, request_: Any) -> None
         {"context": {"who": "ada"}},
         {"interrupt_before": ["say"]},
         {"interrupt_after": "*"},
+        {"durability": "sync"},
+        {"after_seconds": 3600.0},
     ],
 )
 def test_of_what_no_option_says_no_command_is_copied_that_would_start_another_run(said: dict[str, Any]) -> None:
@@ -225,6 +229,27 @@ def test_of_what_no_option_says_no_command_is_copied_that_would_start_another_ru
     nothing = dict.fromkeys(("context", "command", "interrupt_before", "interrupt_after"))
     said_nothing = commands({"input": {"x": 1}, "config": {"configurable": {}}, **nothing}, goes_on=True)
     assert said_nothing.run is not None
+
+
+@pytest.mark.parametrize("asked", [{"input": "hi"}, {"command": {"resume": True}}])
+def test_a_run_with_limits_is_copied_with_them_for_where_its_database_is(asked: dict[str, Any]) -> None:
+    limits = {"timeout": 90.0, "max_tokens": 1000, "max_cost_usd": 0.5, "max_llm_calls": 7, "max_tool_calls": 8}
+    copied = commands({**asked, **limits}, metadata={"k": "v"}, goes_on=True)
+    _, values = parsed(copied.run)
+    place = values["database"], values["url"], values["api_key"]
+    typed = RunOptions(
+        place=Place(),
+        timeout=values["timeout"],
+        max_cost=values["max_cost"],
+        **{name: values[name] for name in ("max_tokens", "max_llm_calls", "max_tool_calls", "metadata")},
+        modes=(),
+        json=False,
+    ).spec("chat")
+    assert ({name: getattr(typed, name) for name in limits}, typed.metadata) == (limits, {"k": "v"})
+    assert (*place, copied.curl) == (None, None, None, None)
+    unbounded = commands({**asked, **dict.fromkeys(limits)}, goes_on=True)
+    assert parsed(unbounded.run)[1]["url"] == "http://h:1"
+    assert unbounded.curl is not None
 
 
 @pytest.mark.parametrize("given", [0, 0.0, False, True, 1, "", [], {}])

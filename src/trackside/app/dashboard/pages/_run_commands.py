@@ -23,7 +23,16 @@ _KEY: Final = '"$TRACKSIDE_API_KEY"'
 _OBEYED_SIGNS: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tabs and ends of lines
 _OBEYED: Final = re.compile(f"[{_OBEYED_SIGNS}]")
 _PLAIN_TEXT: Final = re.compile(f"[A-Za-z][^{_OBEYED_SIGNS}]*")
-_NO_OPTIONS: Final = ("context", "interrupt_before", "interrupt_after")  # the command line has none for what they say
+_NO_OPTIONS: Final = ("context", "interrupt_before", "interrupt_after", "durability", "after_seconds")
+"""What a run may be asked for that the command line has no options for."""
+_LIMITS: Final = {
+    "timeout": "--timeout",
+    "max_tokens": "--max-tokens",
+    "max_cost_usd": "--max-cost",
+    "max_llm_calls": "--max-llm-calls",
+    "max_tool_calls": "--max-tool-calls",
+}
+"""What says how a run of its own process is bounded. A server takes none of it: it has limits of its own."""
 _WORDS_OF_JSON: Final = frozenset({"true", "false", "null", "NaN", "Infinity"})
 
 
@@ -34,9 +43,10 @@ class Commands:
     show: str
     retry: str
     run: str | None
-    """Of a run that can be started again over HTTP; else it is to be typed where the database is. None: no options say what
-    was asked for."""
+    """Of a run that can be started again over HTTP; else it is to be typed where the database is, as one with limits. None:
+    no options say what was asked for."""
     curl: str | None
+    """None: over HTTP there is no such thread, or no such limit."""
     input_file: str | None = None
     """What has to be saved first, as the command line would be too long; what it is called."""
 
@@ -81,7 +91,7 @@ def commands_of(
     data = _json(body)
     is_long = len(data) > _MOST_CHARS
     place = f"--url {shlex.quote(base_url)}" + (f" --api-key {_KEY}" if asks_who else "")
-    is_over_http = is_served(thread_id) or not goes_on
+    is_over_http = (is_served(thread_id) or not goes_on) and not _limits(request)
     curl = " \\\n  ".join(
         [
             f"curl -sS -X POST {shlex.quote(address)}",
@@ -125,7 +135,8 @@ def _run(
 
     def start(name: str, *words: str) -> str:
         kept = [word for each in metadata.items() for word in _metadata(*each)]
-        return " ".join([name] + ([] if place is None else [place]) + [shlex.quote(word) for word in (*words, *kept)])
+        options = (*_limits(request), *words, *kept)
+        return " ".join([name] + ([] if place is None else [place]) + [shlex.quote(word) for word in options])
 
     if command:
         return command_line(start("resume"), thread_id, _json(answers_said(command["resume"])))
@@ -136,6 +147,11 @@ def _run(
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _limits(request: Mapping[str, Any]) -> list[str]:
+    given = ((option, request.get(name)) for name, option in _LIMITS.items())
+    return [word for option, limit in given if limit is not None for word in (option, _json(limit))]
 
 
 def _metadata(name: str, value: Any) -> list[str]:
