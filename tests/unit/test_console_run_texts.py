@@ -261,13 +261,26 @@ def test_an_input_that_says_little_is_copied_as_any_other(given: Any) -> None:
     assert parsed(copied.run)[1]["input"] == json.dumps(given)
 
 
-def test_what_no_command_line_holds_is_saved_first() -> None:
-    copied = commands({"input": "x" * 100_000})
+@pytest.mark.parametrize(
+    ("request_", "argument"),
+    [
+        ({"input": "x" * 100_000}, ("input", "input.json")),
+        ({"command": {"resume": {"text": "x" * 200_000}}}, ("command.resume", "answer.json")),
+    ],
+)
+def test_what_no_command_line_holds_is_saved_first(request_: dict[str, Any], argument: tuple[str, str]) -> None:
+    copied = commands(request_, goes_on=True)
     assert copied.run is not None
     assert copied.curl is not None
     assert len(copied.run) + len(copied.curl) < 1_000
-    assert shlex.split(copied.run)[-1] == "@input.json"
-    assert copied.input_file == "request.json"
+    assert shlex.split(copied.run)[-1] == f"@{argument[1]}"
+    assert (copied.input_file, copied.argument) == ("request.json", argument)
+
+
+def test_a_file_is_named_only_for_what_is_read_from_it() -> None:
+    copied = commands({"stream_mode": ["values"]}, metadata={"k": "x" * 40_000})
+    assert shlex.split(copied.run or "")[-1] == "chat"
+    assert (copied.input_file, copied.argument) == ("request.json", None)
 
 
 def test_the_api_is_asked_for_the_same_and_for_nothing_that_it_does_not_take() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import httpx
@@ -20,6 +22,10 @@ type ServeAgents = Callable[..., Any]
 
 async def echo(input: Any) -> Any:
     return input
+
+
+async def asks(input: Any, run: RunContext) -> Any:
+    return run.interrupt("what does it say?")
 
 
 async def speaks(input: Any, run: RunContext) -> Any:
@@ -130,6 +136,28 @@ async def test_what_is_too_long_for_a_command_line_is_saved_as_what_is_sent(serv
             assert runs[0]["metadata"] == runs[1]["metadata"]
         gone = await http.get(f"/ui/runs/{thread_id}/request.json")
         assert (gone.status_code, gone.headers["content-type"].partition(";")[0]) == (404, "text/html")
+
+
+async def test_a_long_argument_is_read_from_the_file_that_the_page_says(serve_agents: ServeAgents) -> None:
+    long = {"long": "x" * 40_000}
+    wanted: list[tuple[dict[str, Any], str, tuple[str, str]]] = [
+        ({"input": long}, "run", ("input", "input.json")),
+        ({"command": {"resume": long}}, "resume", ("command.resume", "answer.json")),
+    ]
+    async with serve_agents({"asks": asks}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        for asked, command, argument in wanted:
+            run = await http.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": "asks", **asked})
+            run_id = run.headers["content-location"].rsplit("/", 1)[-1]
+            page = html.unescape((await http.get(f"/ui/runs/{run_id}")).text)
+            saved = (await http.get(f"/ui/runs/{run_id}/request.json")).json()
+            kept = (await http.get(f"/runs/{run_id}")).json()["request"]
+            parts = [reduce(getitem, argument[0].split("."), whole) for whole in (saved, kept)]
+
+            assert re.findall(r"its <code>(\S+)</code> alone as <code>(\S+)</code>", page) == [argument]
+            assert re.search(rf"^trackside {command} --url .* @{argument[1]}$", page, re.MULTILINE)
+            assert parts[0] == parts[1]
+            assert long in (parts[0], *parts[0].values())  # an answer is kept with the question
 
 
 @pytest.mark.parametrize("name", ["echo", "runs", "a%2Fb", "nobody"])

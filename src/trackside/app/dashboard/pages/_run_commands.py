@@ -49,6 +49,8 @@ class Commands:
     """None: over HTTP there is no such thread, or no such limit."""
     input_file: str | None = None
     """What has to be saved first, as the command line would be too long; what it is called."""
+    argument: tuple[str, str] | None = None
+    """Which part of that the command line reads by itself, and from which file."""
 
 
 def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def commands_of(
         body["on_completion"] = "keep"
     data = _json(body)
     is_long = len(data) > _MOST_CHARS
+    argument = _argument_of(request) if is_long else None
     place = f"--url {shlex.quote(base_url)}" + (f" --api-key {_KEY}" if asks_who else "")
     is_over_http = (is_served(thread_id) or not goes_on) and not _limits(request)
     curl = " \\\n  ".join(
@@ -104,10 +107,17 @@ def commands_of(
         show=f"trackside runs {place} {run_id}",
         retry=f"trackside retry {place} {run_id}",
         run=_run(
-            place if is_over_http else None, thread_id, agent, request, metadata, goes_on=goes_on, is_long=is_long
+            place if is_over_http else None,
+            thread_id,
+            agent,
+            request,
+            metadata,
+            goes_on=goes_on,
+            file=None if argument is None else f"@{argument[1]}",
         ),
         curl=curl if is_over_http else None,
         input_file="request.json" if is_long else None,
+        argument=argument,
     )
 
 
@@ -127,7 +137,7 @@ def _run(
     metadata: Mapping[str, Any],
     *,
     goes_on: bool,
-    is_long: bool,
+    file: str | None,
 ) -> str | None:
     command, config = (_mapping(request.get(name)) for name in ("command", "config"))
     if command.keys() - {"resume"} or any(config.values()) or any(map(request.get, _NO_OPTIONS)):
@@ -139,10 +149,17 @@ def _run(
         return " ".join([name] + ([] if place is None else [place]) + [shlex.quote(word) for word in options])
 
     if command:
-        return command_line(start("resume"), thread_id, _json(answers_said(command["resume"])))
+        return command_line(start("resume"), thread_id, file or _json(answers_said(command["resume"])))
     given = request.get("input")
-    rest = [] if given is None else ["@input.json" if is_long else _argument(given)]
+    rest = [] if given is None else [file or _argument(given)]
     return command_line(start("run", *(["--thread", thread_id] if goes_on else [])), agent, *rest)
+
+
+def _argument_of(request: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Which part of a request is an argument, and what it is called as a file."""
+    if _mapping(request.get("command")):
+        return "command.resume", "answer.json"
+    return None if request.get("input") is None else ("input", "input.json")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
