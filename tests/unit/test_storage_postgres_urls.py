@@ -15,6 +15,7 @@ def no_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the environment says where a database is."""
     for name in (
         "HOST",
+        "HOSTADDR",
         "SERVICE",
         "SERVICEFILE",
         "SYSCONFDIR",
@@ -23,6 +24,7 @@ def no_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "SSLMODE",
         "SSLROOTCERT",
         "CHANNELBINDING",
+        "GSSENCMODE",
         "REQUIREAUTH",
         "CONNECT_TIMEOUT",
     ):
@@ -276,6 +278,8 @@ REFUSED = [
     ("oauth_client_secret=secret", "oauth_client_secret asks for something"),
     ("sslmode=maybe", "sslmode is one of disable, .*verify-full"),
     ("connect_timeout=soon", "connect_timeout is a whole number of seconds"),
+    ("connect_timeout=" + "9" * 5000, "connect_timeout is a whole number of seconds, of up to 9 digits"),
+    ("connect_timeout=-" + "9" * 5000, "connect_timeout is a whole number of seconds, of up to 9 digits"),
     ("statement_timeout=1", "unknown option 'statement_timeout'"),
 ]
 
@@ -358,6 +362,84 @@ def test_how_long_to_wait_is_said_by_a_variable_or_by_nobody(monkeypatch: pytest
     assert address.resolved().connect_timeout == 4
 
 
+@pytest.mark.parametrize(
+    ("url", "environment", "hosts"),
+    [
+        ("postgresql:///runs", {}, ("10.0.0.9", "10.0.0.8")),
+        ("postgresql:///runs", {"PGHOST": "db"}, ()),
+        ("postgresql://db/runs", {}, ("db",)),
+        ("postgresql:///runs?hostaddr=10.0.0.7", {}, ("10.0.0.7",)),
+        ("postgresql:///runs?service=ours", {}, ("theirs",)),
+        ("postgresql:///runs?service=plain", {}, ("10.0.0.9", "10.0.0.8")),
+    ],
+)
+def test_ip_addresses_that_a_variable_says_lead_there_where_nothing_else_says_a_host(
+    url: str, environment: dict[str, str], hosts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_services(tmp_path / ".pg_service.conf", "[ours]", "host=theirs", "[plain]", "user=me")
+    monkeypatch.setenv("PGHOSTADDR", "10.0.0.9,10.0.0.8")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert PostgresAddress.from_url(url).resolved().hosts == hosts
+
+
+def test_databases_at_two_ip_addresses_that_a_variable_says_are_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = set()
+    for address in ("10.0.0.9", "10.0.0.8"):
+        monkeypatch.setenv("PGHOSTADDR", address)
+        places.add(PostgresAddress.from_url("postgresql:///runs").place)
+        assert PostgresAddress.from_url("postgresql://db/runs").place == "db/runs"
+
+    assert len(places) == 2
+
+
+def test_libpq_does_not_go_to_the_ip_address_of_a_variable_where_a_host_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGHOSTADDR", "10.0.0.9")
+
+    assert "host='db' hostaddr=''" in PostgresAddress.from_url("postgresql://db/runs").resolved().conninfo
+    assert "host='10.0.0.9' hostaddr=''" in PostgresAddress.from_url("postgresql:///runs").resolved().conninfo
+    assert "host" not in PostgresAddress.from_url("postgresql:///runs").conninfo, "it looks there by itself"
+
+
+@pytest.mark.parametrize(
+    ("url", "lines"),
+    [
+        ("postgresql://db/runs?channel_binding=disable&gssencmode=", ["user=me"]),
+        ("postgresql://db/runs?service=ours", ["channel_binding=prefer", "gssencmode=disable"]),
+        (
+            "postgresql://db/runs?service=ours&channel_binding=disable&gssencmode=disable&sslmode=require",
+            ["channel_binding=require", "gssencmode=require", "sslmode=maybe"],
+        ),
+    ],
+)
+def test_what_cannot_be_heeded_of_a_service_or_a_variable_may_be_said_otherwise(
+    url: str, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_services(tmp_path / ".pg_service.conf", "[ours]", *lines)
+    monkeypatch.setenv("PGCHANNELBINDING", "require")
+    monkeypatch.setenv("PGGSSENCMODE", "require")
+
+    found = PostgresAddress.from_url(url).resolved()
+
+    assert found.hosts == ("db",)
+    assert found.resolved() == found
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("connect_timeout=3", 3), ("service=ours", 5)])
+def test_how_long_to_wait_by_a_variable_does_not_matter_where_it_is_said(
+    said: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_services(tmp_path / ".pg_service.conf", "[ours]", "connect_timeout=5")
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "soon")
+
+    assert PostgresAddress.from_url(f"postgresql://db?{said}").resolved().connect_timeout == seconds
+    with pytest.raises(ConnectionSetupError, match="PGCONNECT_TIMEOUT is a whole number of seconds"):
+        PostgresAddress.from_url("postgresql://db?connect_timeout=0").resolved()
+
+
 def test_passwords_may_be_quoted_and_stand_behind() -> None:
     assert PostgresAddress.from_url("postgresql://me:a%2Fb%40c@host/runs").password == "a/b@c"
     assert PostgresAddress.from_url("postgresql://me@host/runs?password=a%26b").password == "a&b"
@@ -380,6 +462,7 @@ def test_options_go_where_they_belong() -> None:
         ("postgresql://me:sec?ret=1@host/runs", "%3F"),
         ("postgresql://me:secret@host:0/runs", "port"),
         ("postgresql://me:secret@host:99999/runs", "port"),
+        (f"postgresql://me:secret@host:{'9' * 5000}/runs", "port"),
         ("postgresql://me:secret@one,two/runs?port=1,2,3", "number of ports"),
         ("postgresql://me:secret@host/runs?ssl_mode=require", "unknown option 'ssl_mode'"),
         ("postgresql://me:secret@host/runs?sslmode=maybe", "verify-full"),

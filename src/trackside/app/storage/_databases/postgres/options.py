@@ -7,7 +7,7 @@ rely on is refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 TLS: Final = frozenset(
@@ -29,6 +29,9 @@ SERVICE: Final = frozenset({"service", "servicefile"})
 DRIVER: Final = frozenset({"passfile", "target_session_attrs", "krbsrvname", "gsslib"})
 SERVER: Final = frozenset({"application_name", "options", "search_path"})
 HEEDED: Final = (*PLACE, *sorted(TLS | DRIVER | SERVICE | SERVER), "connect_timeout")
+
+_MOST_DIGITS = 9
+"""Of a number: more seconds, or ports, than there are."""
 
 _MEANINGLESS = frozenset(
     {
@@ -84,24 +87,29 @@ def fault_of(name: str, value: str, *, shown: str | None = None) -> str | None:
         return f"it has an unknown option {name!r}; known are {', '.join(HEEDED)}"
     if name == "sslmode" and value not in _TLS_MODES:
         return f"{shown} is one of {', '.join(_TLS_MODES)}"
-    if name == "connect_timeout" and value and not _is_whole(value.removeprefix("-")):
-        return f"{shown} is a whole number of seconds"
+    if name == "connect_timeout" and value and not is_whole(value.removeprefix("-")):
+        return f"{shown} is a whole number of seconds, of up to {_MOST_DIGITS} digits"
     return None
 
 
-def fault_in_service(service: Mapping[str, str]) -> str | None:
-    """As `fault_of`, of what a service says."""
+def fault_in_service(service: Mapping[str, str], said: Collection[str]) -> str | None:
+    """As `fault_of`, of what a service says, but for what is said by the address, which takes its place."""
     if service.get("search_path"):
         return "search_path stands in no file of libpq's: write options=-c search_path=…, or say it in the address"
-    said = ((name, value) for name, value in service.items() if value and name != "database")
-    return next(filter(None, (fault_of(*option) for option in said)), None)
+    known = {"database", *said}
+    counts = ((name, value) for name, value in service.items() if value and name not in known)
+    return next(filter(None, (fault_of(*option) for option in counts)), None)
 
 
-def fault_in_variables() -> str | None:
-    """As `fault_of`, of variables that the driver does not read: those that ask for protection, and how long to wait."""
+def fault_in_variables(said: Collection[str]) -> str | None:
+    """As `fault_of`, of variables that the driver does not read: those that ask for protection, and how long to wait.
+
+    What is said by the address or a service takes their place.
+    """
     named = {name: f"PG{name.replace('_', '').upper()}" for name in _PROTECTIONS}
     named["connect_timeout"] = "PGCONNECT_TIMEOUT"
-    faults = (fault_of(name, os.environ.get(variable, ""), shown=variable) for name, variable in named.items())
+    counts = ((name, variable) for name, variable in named.items() if name not in said)
+    faults = (fault_of(name, os.environ.get(variable, ""), shown=variable) for name, variable in counts)
     return next(filter(None, faults), None)
 
 
@@ -110,5 +118,6 @@ def seconds_of(connect_timeout: str | None) -> float | None:
     return float(connect_timeout) if connect_timeout and int(connect_timeout) > 0 else None
 
 
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+def is_whole(text: str) -> bool:
+    """Whether that is a number without a sign, and not one that is too long to be read."""
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS

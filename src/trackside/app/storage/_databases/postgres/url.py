@@ -19,6 +19,7 @@ from trackside.app.storage._databases.postgres.options import (
     fault_in_service,
     fault_in_variables,
     fault_of,
+    is_whole,
     seconds_of,
 )
 from trackside.app.storage.errors import ConnectionSetupError, DatabaseUrlError
@@ -50,6 +51,8 @@ class PostgresAddress:
     """Settings of the session."""
     patience: float | None = None
     """The `connect_timeout` that is said."""
+    said: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """Which options say something: of these no service or variable counts."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -65,15 +68,19 @@ class PostgresAddress:
         options = dict(_options(url, found["query"] or ""))
         others = options.pop("host", ""), options.pop("hostaddr", "")
         hosts, ports = _places(url, found["hosts"], *others, options.pop("port", ""))
+        patience = seconds_of(options.get("connect_timeout"))
+        if patience is None:  # then a service or a variable may say it
+            options.pop("connect_timeout", None)
         return cls(
             hosts=hosts,
             ports=ports,
             user=options.pop("user", "") or unquote(user) or None,
             password=options.pop("password", "") or (unquote(password) if colon else None),
             database=options.pop("dbname", "") or unquote(found["database"] or "") or None,
-            patience=seconds_of(options.pop("connect_timeout", None)),
+            patience=patience,
             server=tuple((name, value) for name, value in options.items() if name in SERVER),
             driver=tuple((name, value) for name, value in options.items() if name in TLS | DRIVER | SERVICE),
+            said=frozenset(options),
         )
 
     def resolved(self) -> Self:
@@ -83,9 +90,10 @@ class PostgresAddress:
             ConnectionSetupError: the service is not to be found, or says what cannot be, as a variable may.
         """
         service = self._service
-        if (why := fault_in_service(service)) is not None:
+        if (why := fault_in_service(service, self.said)) is not None:
             raise ConnectionSetupError(database=str(self), why=f"in its service {why}")
-        if (why := fault_in_variables()) is not None:
+        heard = self.said | {name for name, value in service.items() if value}
+        if (why := fault_in_variables(heard)) is not None:
             raise ConnectionSetupError(database=str(self), why=why)
         said = {name: value for name, value in service.items() if value and name in TLS | DRIVER | _SERVER_OF_SERVICE}
         if (options := os.environ.get("PGOPTIONS")) and "options" not in said:
@@ -94,7 +102,7 @@ class PostgresAddress:
         return replace(
             self,
             # Beside a host, which certificates and passwords are looked up by, its address leads to the same server.
-            hosts=self.hosts or _listed(service, "host") or _listed(service, "hostaddr"),
+            hosts=self.hosts or _listed(service, "host") or _listed(service, "hostaddr") or _addresses(),
             ports=self.ports or self._ports_of(service),
             user=self.user or service.get("user") or None,
             password=self.password if self.password is not None else service.get("password"),
@@ -102,6 +110,7 @@ class PostgresAddress:
             driver=tuple((name, value) for name, value in said.items() if name in TLS | DRIVER),
             server=tuple((name, value) for name, value in said.items() if name in SERVER),
             patience=self.patience or seconds_of(service.get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT")),
+            said=heard,
         )
 
     @property
@@ -136,6 +145,7 @@ class PostgresAddress:
             said["options"] = f"{said.get('options', '')} -c search_path={path}".lstrip()
         place = {
             "host": ",".join(self.hosts) or None,
+            "hostaddr": "" if self.hosts and os.environ.get("PGHOSTADDR") else None,  # which would lead elsewhere
             "port": ",".join(map(str, self.ports)) or None,
             "user": self.user,
             "password": self.password,
@@ -169,6 +179,7 @@ class PostgresAddress:
         more = [(name, said.get(name)) for name in _WHERE]
         left = {
             "PGHOST": self.hosts,
+            "PGHOSTADDR": self.hosts or not _addresses(),
             "PGPORT": self.ports,
             "PGDATABASE": self.database,
             "PGSERVICE": said.get("service"),
@@ -195,6 +206,11 @@ class PostgresAddress:
 def _listed(service: Mapping[str, str], option: str) -> tuple[str, ...]:
     said = service.get(option)
     return tuple(said.split(",")) if said else ()
+
+
+def _addresses() -> tuple[str, ...]:
+    """The IP addresses in the variable for them, which the driver does not read; none beside one that says hosts."""
+    return () if os.environ.get("PGHOST") else _listed(os.environ, "PGHOSTADDR")
 
 
 def _quoted(value: str) -> str:
@@ -266,6 +282,6 @@ def _read_places(url: str, hosts: str) -> tuple[list[str], list[str]]:
 
 
 def _port(url: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_PORTS):
+    if not (is_whole(text) and 0 < int(text) <= _MOST_PORTS):
         raise refused(url, f"a port is a number from 1 to {_MOST_PORTS}")
     return int(text)
