@@ -278,6 +278,45 @@ async def test_a_stream_begins_though_what_is_open_cannot_be_seen(
             assert again.status_code == 200
 
 
+@pytest.mark.parametrize("has_asked", [True, False])
+async def test_that_a_failed_run_may_have_left_something_open_is_in_the_log_only_where_something_was_asked(
+    database_url: str, has_asked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread_id = new_id()
+
+    def opens(served: Any) -> Any:
+        return httpx.AsyncClient(base_url=served.url).stream(
+            "POST", f"/threads/{thread_id}/stream/events", json={"channels": ["lifecycle", "input", "values"]}
+        )
+
+    def quiet(_: Any) -> None:
+        """Is served here, as another agent than the thread's."""
+
+    async with serve({"pays": Pays(), "quiet": quiet}, database_url) as served:
+        runs = served.client.runs
+        if has_asked:
+            await runs.wait(thread_id, "pays", input={}, if_not_exists="create")
+            async with opens(served) as first:
+                assert first.status_code == 200
+            await runs.wait(thread_id, "pays", command={"resume": "nothing"}, raise_error=False)
+            agents: Any = served.app.manager.agents
+            del agents["pays"]
+            async with opens(served) as again:  # which begins when it was looked at
+                assert again.status_code == 200
+        else:
+            await runs.wait(thread_id, "pays", input={"begin": "anew"}, if_not_exists="create", raise_error=False)
+    if not has_asked:
+        async with serve({"quiet": quiet}, database_url) as served:
+            async with opens(served) as first:
+                lines = first.aiter_lines()
+                while '"event":"failed"' not in await anext(lines):
+                    pass
+            async with opens(served) as again:
+                assert again.status_code == 200
+    said = [record.levelname for record in caplog.records if "has left open is not said" in record.message]
+    assert said == (["WARNING"] if has_asked else [])
+
+
 async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobody_waiting(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from trackside.app.attempts import last_attempt
+from trackside.app.server.failures import HttpError
 from trackside.app.server.following import LAG, end_of, heard_thread, next_attempt, said_last
 from trackside.app.server.outcomes import RunEnd
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, PORTION, Departure, Outlet, SlowReaderError
@@ -151,8 +152,10 @@ class ProtocolEvents:
                 thread = await self.parts.store.thread(self.states.thread.thread_id)
                 if thread is not None:
                     log.ask_again(run_id, (await replace(self.states, thread=thread).state()).interrupts)
-            except TracksideError as exc:  # the thread's agent is not served here, or cannot say
-                logger.warning("what run %s has left open is not said to those who follow its thread: %s", run_id, exc)
+            except TracksideError as exc:  # the thread's agent cannot say, or is not served: mostly it asked nothing
+                level = logging.DEBUG if isinstance(exc, HttpError) and not log.knows_questions else logging.WARNING
+                said = "what run %s has left open is not said to those who follow its thread: %s"
+                logger.log(level, said, run_id, exc)
             if log.in_doubt == run_id:
                 log.in_doubt = None
 

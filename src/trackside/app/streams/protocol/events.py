@@ -104,6 +104,11 @@ class ThreadEventLog(Ring[Event]):
         return self.last is not None and self._feed.watched == self.last.run_id
 
     @property
+    def knows_questions(self) -> bool:
+        """Whether one is known that is open, or that may be again when the last run has come to nothing."""
+        return bool(self._hidden or self.open_questions)
+
+    @property
     def seen(self) -> int:
         """The number of the last thing on the feed that events were made of."""
         return self._seen
@@ -340,7 +345,7 @@ class ThreadEventLog(Ring[Event]):
         if self.last is not None:  # else nobody who comes hears of it
             self._over.append(run.run_id)
         if run is self.last and run.event == "failed":
-            is_sure = self._knows_all and not (self._hidden or self.open_questions)
+            is_sure = self._knows_all and not self.knows_questions
             self.in_doubt = None if is_sure else run.run_id
         elif run is self.last and run.event != "running":
             self.open_questions = asked
