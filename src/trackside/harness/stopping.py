@@ -88,17 +88,17 @@ class Stopper:
         if self._asked:  # in the call's first step, when there was no task to cancel yet
             self._ask(task)
 
-    async def see_through[T](self, begin: Callable[[], Awaitable[T]], hold: Callable[[], None]) -> T:
+    async def see_through[T](self, call: Callable[[RunContext], Awaitable[T]], hold: Callable[[], None]) -> T:
         """Await the agent's own call, which is this task; if it fails or is cancelled, also what it has left in threads.
 
         Args:
-            begin: begins it, in this coroutine of ours: one that is no `async def` raises here, too.
+            call: begun in this coroutine of ours: one that is no `async def` raises here, too.
             hold: called if it has failed by itself, and is waited for: that is not its time any more.
         """
         self.enter()
         left = calls_left()
         try:
-            return await begin()
+            return await call(self._run)
         except (Exception, asyncio.CancelledError) as exc:
             if left:
                 if isinstance(exc, Exception) and not self._asked:

@@ -68,12 +68,14 @@ def calls_left() -> set[Future[Any]]:
 
 
 def _have_noted(loop: asyncio.AbstractEventLoop) -> None:
+    executor = getattr(loop, "_default_executor", loop)  # asyncio's own name for it
+    if isinstance(executor, LoopThreads):
+        return
     if type(loop).set_default_executor is not asyncio.BaseEventLoop.set_default_executor:
         return  # it keeps it elsewhere
-    executor = getattr(loop, "_default_executor", loop)  # asyncio's own name for it
     if executor is None:
         loop.set_default_executor(LoopThreads(thread_name_prefix="asyncio"))  # as asyncio would, at the first call
-    elif isinstance(executor, Executor) and not isinstance(executor, LoopThreads) and executor not in _noting:
+    elif isinstance(executor, Executor) and executor not in _noting:
         submit = executor.submit
         executor.submit = lambda fn, *args, **kwargs: _watched(submit(fn, *args, **kwargs), fn)  # type: ignore[assignment, method-assign]
         _noting.add(executor)
