@@ -242,6 +242,7 @@ async def capture(spec: RunSpec, **options: Any) -> RunContext:
 
 @virtual
 async def test_the_context_shows_what_was_asked_for() -> None:
+    checkpointer = object()  # whatever the framework of an agent knows as one
     run = await capture(
         RunSpec(
             "agent",
@@ -256,7 +257,7 @@ async def test_the_context_shows_what_was_asked_for() -> None:
             interrupt_before=["tools"],
             interrupt_after="*",
         ),
-        checkpointer="the checkpointer",
+        checkpointer=checkpointer,
     )
     assert (run.run_id, run.thread_id, run.agent) == ("r", "t", "agent")
     assert (run.input, run.metadata, run.config, run.context) == (
@@ -267,7 +268,7 @@ async def test_the_context_shows_what_was_asked_for() -> None:
     )
     assert (run.stream_modes, run.stream_subgraphs) == (frozenset({"custom"}), True)
     assert (run.interrupt_before, run.interrupt_after) == (["tools"], "*")
-    assert run.checkpointer == "the checkpointer"
+    assert run.checkpointer is checkpointer
     assert (run.values, run.resume, run.resuming, run.cancelled, run.depth) == ({}, None, False, False, 0)
 
 

@@ -34,6 +34,7 @@ PAGES = [
     one.path
     for one in all_endpoints(dashboard.GROUPS)
     if one.method == "GET" and one.media_type != EVENT_STREAM and not one.path.startswith("/ui/static/")
+    if not one.path.endswith(".json")  # a file to be saved
 ]
 AGENTS = Path(hostile_agents.__file__)
 SETTINGS = """

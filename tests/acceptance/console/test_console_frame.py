@@ -20,6 +20,7 @@ PAGES = [
     one.path
     for one in all_endpoints(dashboard.GROUPS)
     if one.method == "GET" and one.media_type != EVENT_STREAM and not one.path.startswith("/ui/static/")
+    if not one.path.endswith(".json")  # a file to be saved
 ]
 WIDER_THAN_IT_SHOULD_BE = """() => {
   const width = document.documentElement.clientWidth;
