@@ -277,11 +277,8 @@ class RunWorker:
         if isinstance(messages, End):
             return messages
         self._calling = True
-        result = await self._supervised(self._call())
+        result = await self._supervised(self._stopper.see_through(self._agent.run, self._deadline.hold))
         return result if isinstance(result, End) else self._judge(result)
-
-    def _call(self) -> Coroutine[Any, Any, AgentResult]:
-        return self._stopper.see_through(self._agent.run, self._deadline.hold)
 
     async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""

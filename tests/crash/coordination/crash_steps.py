@@ -62,7 +62,7 @@ STEPS_OF_RUN = {
     "recall": Step(StoredThreadStates, "load"),
     "prepare": Step(RunWorker, "_prepare"),
     "announce": Step(RunEmitter, "emit"),
-    "call": Step(RunWorker, "_call"),
+    "call": Step(Stopper, "see_through"),
     "use": Step(RunContext, "record_usage"),
     "use too much": Step(Spending, "excess", _is_some),
     "say": Step(RunContext, "message"),
