@@ -329,7 +329,7 @@ async def test_a_server_that_takes_no_more_connections(own_postgres_server: Post
 async def test_a_statement_that_the_server_stops(url: str, script) -> None:
     async with Store.open(url):
         pass
-    async with Store.open(option(url, options="-c statement_timeout=50ms")) as store:
+    async with Store.open(option(url, options="-c statement_timeout=1s")) as store:
         with pytest.raises(ReadStoppedError, match="Ask for less"):
             await store._readers.run(lambda connection: connection.execute(text("SELECT pg_sleep(10)")))
 
