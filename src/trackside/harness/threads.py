@@ -23,7 +23,7 @@ AGENT_THREADS: Final = 256
 _OWN_THREADS: Final = 8
 left_behind: Final[ContextVar[set[Future[Any]] | None]] = ContextVar("trackside_calls_left", default=None)
 """What the code around has left in the event loop's executor."""
-_LOOKUPS: Final = frozenset({socket.getaddrinfo, socket.getnameinfo})
+_LOOKUPS: Final = (socket.getaddrinfo, socket.getnameinfo)
 """Of names in the network, which asyncio does there: nobody's code, and not to be waited for."""
 _noting: Final[WeakSet[Executor]] = WeakSet()
 """Executors of others that have been made to note them."""
@@ -84,7 +84,7 @@ def _have_noted(loop: asyncio.AbstractEventLoop) -> None:
 def _watched[T](future: Future[T], function: Callable[..., Any]) -> Future[T]:
     """Asyncio cancels the future of a call whose task was cancelled; one that runs cannot be."""
     left, cancel = left_behind.get(), future.cancel
-    if left is None or function in _LOOKUPS:
+    if left is None or any(function is lookup for lookup in _LOOKUPS):  # not by its hash: it need not have one
         return future
 
     def note() -> bool:

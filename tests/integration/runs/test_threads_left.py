@@ -274,6 +274,18 @@ async def test_a_second_cancel_does_not_end_the_wait() -> None:
         assert ((await run.result()).status, work.returned) == (RunStatus.cancelled, True)
 
 
+async def test_what_is_called_in_a_thread_need_not_have_a_hash() -> None:
+    class Adds(list[int]):
+        def __call__(self) -> int:
+            return sum(self)
+
+    async def agent(value: Any) -> int:
+        return await asyncio.get_running_loop().run_in_executor(None, Adds([1, 2]))
+
+    async with RunManager({"agent": agent}) as manager:
+        assert (await (await manager.start(RunSpec("agent"))).result()).output == 3
+
+
 async def test_what_a_success_leaves_going_is_not_waited_for() -> None:
     work = Work()
 
