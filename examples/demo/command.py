@@ -23,7 +23,7 @@ from demo.commandline import Parser, UsageError, exit_code_of
 from demo.report import print_answers, print_commands, print_runs, print_totals
 from demo.scenario import LANES, QUESTIONS, RESEARCH, Scenario, deadline_after
 from demo.view import LiveView
-from trackside.app.cli.output import OutputConsole, standard_output
+from trackside.app.cli.views.output import OutputConsole, standard_output
 from trackside.app.settings import load_settings
 from trackside.app.wiring import open_app
 

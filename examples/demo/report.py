@@ -20,8 +20,8 @@ from rich.text import Text
 from demo.scenario import LANES, Outcome
 from demo.view import LANE
 from trackside import LifecycleEventType
-from trackside.app.cli.appearance import RUN_LOOKS
 from trackside.app.cli.formatting import duration
+from trackside.app.cli.views.appearance import RUN_LOOKS
 from trackside.app.storage import Store, StoredEvent, StoredRun, TokenTotals
 from trackside.harness.types import Json
 

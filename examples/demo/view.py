@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from trackside import LifecycleEventType, RunHandle, RunLifecycleEvent, StreamGap
-from trackside.app.cli.appearance import NOTE, Look, look_of, words_of
 from trackside.app.cli.formatting import one_line
-from trackside.app.cli.live import LiveLines
-from trackside.app.cli.messages import Messages, Piece, last_answer
-from trackside.app.cli.output import OutputConsole
-from trackside.app.cli.usage import usage_line
+from trackside.app.cli.views.appearance import NOTE, Look, look_of, words_of
+from trackside.app.cli.views.live import LiveLines
+from trackside.app.cli.views.messages import Messages, Piece, last_answer
+from trackside.app.cli.views.output import OutputConsole
+from trackside.app.cli.views.usage import usage_line
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.types import Json
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cli_parser import COMMANDS, of_trackside, understood
 
-from trackside.app.cli.manual import MANUAL
+from trackside.app.cli.commands.manual import MANUAL
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 

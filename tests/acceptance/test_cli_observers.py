@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli.delivering import _Report
+from trackside.app.cli.actions.delivering import _Report
 from trackside.app.storage import Store, feeding
 from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
 from trackside.testing import make_run
@@ -159,7 +159,7 @@ def test_a_run_is_told_to_all_observers_and_they_are_closed(here: Trackside, fol
 def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(
     here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trackside.app.cli.running.DELIVERY_SECONDS", 0.5)
+    monkeypatch.setattr("trackside.app.cli.actions.running.DELIVERY_SECONDS", 0.5)
     configure(folder, table("Endpoint", "hook"), table("Mail", "mail"))
     done = run(here)
     assert done.returncode == 0
@@ -190,7 +190,7 @@ def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(
 def test_who_fails_and_who_is_delivered_to_again_is_said_once(
     piped: Callable[..., Any], here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trackside.app.cli.running.DELIVERY_SECONDS", 0.1)
+    monkeypatch.setattr("trackside.app.cli.actions.running.DELIVERY_SECONDS", 0.1)
     configure(
         folder, table("Endpoint", "hook", "longest_pause = 0.1"), table("Endpoint", "other", "longest_pause = 0.1")
     )
@@ -330,7 +330,7 @@ def test_what_an_observer_refuses_is_parked_and_said(here: Trackside, folder: Pa
 def test_all_that_was_parked_and_shall_be_tried_again_is_tried_before_deliver_is_idle(
     here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trackside.app.cli.delivering._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("trackside.app.cli.actions.delivering._LOOK_SECONDS", 0.05)
     run(here)
     configure(folder, table("Refusing", "strict", 'start = "beginning"'))
     assert here("deliver", "--until-idle").stdout.endswith("strict got 0 events, 5 parked, nothing left\n")

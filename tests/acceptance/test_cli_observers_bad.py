@@ -347,7 +347,7 @@ def test_secrets_of_observers_are_in_no_output_however_their_receivers_fail(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("trackside.app.cli.running.DELIVERY_SECONDS", 1.0)
+    monkeypatch.setattr("trackside.app.cli.actions.running.DELIVERY_SECONDS", 1.0)
     host = f"127.0.0.1:{ports[failure]}"
     hook = 'secret = "env:HOOK"\nheaders = { Authorization = "env:HEADER" }\nallow_private_addresses = true'
     ends = 'events = ["run_completed"]\non = [{ events = ["run_completed"] }]'

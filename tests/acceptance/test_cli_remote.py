@@ -16,8 +16,9 @@ import pytest
 from forking import Forkery
 from trackside_server import TracksideServer
 
-from trackside.app.cli import remote_records, remote_running
-from trackside.app.cli.lookup import find_paused_run
+from trackside.app.cli.actions import remote_running
+from trackside.app.cli.records import remote
+from trackside.app.cli.records.lookup import find_paused_run
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import is_terminal
@@ -133,7 +134,7 @@ def test_what_a_server_is_asked_looks_as_what_its_database_is_asked(
         here("run", agent, "hello", *served.at("server"))
     waiting, failed, done = (run["run_id"] for run in objects(here("runs", "-n", "3", "--json", *served.at("server"))))
     thread = objects(here("threads", "--status", "interrupted", "--json", *served.at("server")))[0]["thread_id"]
-    monkeypatch.setattr(remote_records, "_PAGE", 2)  # so that there are pages
+    monkeypatch.setattr(remote, "_PAGE", 2)  # so that there are pages
 
     for asked in (
         ("runs",),

@@ -19,8 +19,8 @@ import pytest
 from forking import Forkery
 from trackside_server import TracksideServer
 
-from trackside.app.cli import remote_connection
-from trackside.app.cli.remote_connection import NotThereError, OtherVersionError, RemoteError, connected
+from trackside.app.cli.records import remote_connection
+from trackside.app.cli.records.remote_connection import NotThereError, OtherVersionError, RemoteError, connected
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
 from trackside.testing import make_run

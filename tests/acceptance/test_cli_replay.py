@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli import catching_up
-from trackside.app.cli.catching_up import CaughtUp
-from trackside.app.cli.records import Records
+from trackside.app.cli.actions import catching_up
+from trackside.app.cli.actions.catching_up import CaughtUp
+from trackside.app.cli.records.protocol import Records
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -98,7 +98,7 @@ def test_who_delivers_may_be_through_before_it_is_looked_for(
             await asyncio.sleep(0.01)
         return await catching_up.catch_up(records, name, *args)
 
-    monkeypatch.setattr("trackside.app.cli.subscriptions.catch_up", look_late)
+    monkeypatch.setattr("trackside.app.cli.actions.subscriptions.catch_up", look_late)
     (tmp_path / "down").touch()
     deliver = piped("deliver", "--json")
     assert json.loads(deliver.stdout.readline())["what"] == "goes_on"
@@ -143,7 +143,7 @@ def test_an_event_that_blocks_is_said(
             await asyncio.sleep(0.01)
         return await catching_up.catch_up(records, name, *args)
 
-    monkeypatch.setattr("trackside.app.cli.subscriptions.catch_up", look_late)
+    monkeypatch.setattr("trackside.app.cli.actions.subscriptions.catch_up", look_late)
     monkeypatch.setattr(catching_up, "PATIENCE", 0.0)
     done = delivered("replay", "mail", "--from", "1", "--yes", "--wait")
     assert done.returncode == 1

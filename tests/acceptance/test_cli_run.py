@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli import running
+from trackside.app.cli.actions import running
 from trackside.app.wiring.agents import load_agent
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]

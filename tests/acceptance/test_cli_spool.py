@@ -79,7 +79,7 @@ def test_how_a_run_ended_is_said_though_what_it_streamed_cannot_be_read(
     async def unreadable(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr("trackside.app.cli.running._show_stream", unreadable)
+    monkeypatch.setattr("trackside.app.cli.actions.running._show_stream", unreadable)
 
     done = here("run", "agents.py:echo", "hi")
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from textual.widgets import DataTable, Input, RichLog, Static
 from trackside_server import TracksideServer
 
-from trackside.app.cli.records import Home
-from trackside.app.cli.stored_records import StoredRecords
-from trackside.app.cli.top_screen import SHOWN, Said, TopApp
-from trackside.app.cli.watching import Watched
+from trackside.app.cli.records.protocol import Home
+from trackside.app.cli.records.stored import StoredRecords
+from trackside.app.cli.top.screen import SHOWN, Said, TopApp
+from trackside.app.cli.top.watching import Watched
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.harness import ObserverBinding, RunManager, RunSpec

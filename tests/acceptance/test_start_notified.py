@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from trackside_server import PATIENCE, TracksideProcess
 
-from trackside.app.cli import notifying
-from trackside.app.cli.process_life import ProcessLife
+from trackside.app.cli.serving import notifying
+from trackside.app.cli.serving.process_life import ProcessLife
 
 SLOW_TO_IMPORT = """
 import time

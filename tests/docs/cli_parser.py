@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from trackside.app.cli.commands import app
+from trackside.app.cli.commands.parser import app
 
 
 def commands(command: Any, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import typer
 
-from trackside.app.cli.commands import app
-from trackside.app.cli.manual import MANUAL
+from trackside.app.cli.commands.manual import MANUAL
+from trackside.app.cli.commands.parser import app
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "cli.md"
 _HIDDEN: Final = {"help", "install_completion", "show_completion"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import trackside
-from trackside.app.cli.explaining import explanations
+from trackside.app.cli.actions.explaining import explanations
 from trackside.app.server.failures import status_of
 from trackside.app.server.responses import CODES
 from trackside.harness.errors import TracksideError

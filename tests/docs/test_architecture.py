@@ -14,12 +14,18 @@ PACKAGE = Path(trackside.__file__).parent
 MAP = (PACKAGE.parent.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
 ROOMS = re.findall(r"```text\n(.*?)```", MAP, re.DOTALL)
 
-OF_APP = ["server", "dashboard", "storage", "streams", "wiring", "engine"]
-OF_STORAGE = sorted({str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.glob("app/storage/_*/**/*.py")})
-"""Folders of what the log's room keeps to itself."""
+OF_APP = ["server", "dashboard", "storage", "streams", "wiring", "engine", "cli"]
+FOLDERS = sorted(
+    {
+        str(path.parent.relative_to(PACKAGE))
+        for folder in ("storage/_*", "cli/*")
+        for path in PACKAGE.glob(f"app/{folder}/**/*.py")
+    }
+)
+"""Of what the log's room keeps to itself, and of the command line."""
 
 
-@pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP), *OF_STORAGE])
+@pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP), *FOLDERS])
 def test_every_module_of_a_room_has_its_place_on_the_map(room: str) -> None:
     modules = {path.stem for path in (PACKAGE / room).glob("*.py") if not path.stem.startswith("__")}
     named = {word for listed in ROOMS for word in re.findall(r"\w+", listed)}

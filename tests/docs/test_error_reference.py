@@ -8,7 +8,7 @@ from importlib import resources
 
 from error_reference import FOLDER, documents, kinds
 
-from trackside.app.cli.explaining import explanations
+from trackside.app.cli.actions.explaining import explanations
 from trackside.app.server.responses import CODES
 from trackside.harness.types import FailureReason
 

@@ -268,10 +268,16 @@ def test_samples_are_summed_by_module_with_the_hottest_function_of_each() -> Non
 
 def test_what_came_with_an_import_is_said_of_the_package_that_was_imported() -> None:
     profiles = module("profiles")
-    ours, library = profiles._PACKAGE / "app/cli/process_life.py", profiles._LIBRARIES / "sqlalchemy/sql/base.py"
+    ours, library = (
+        profiles._PACKAGE / "app/cli/serving/process_life.py",
+        profiles._LIBRARIES / "sqlalchemy/sql/base.py",
+    )
     imports = "<frozen importlib._bootstrap>"
 
-    assert profiles._allocating([("run", str(ours), 1), ("main", "<string>", 1)]) == ("app/cli/process_life.py", "run")
+    assert profiles._allocating([("run", str(ours), 1), ("main", "<string>", 1)]) == (
+        "app/cli/serving/process_life.py",
+        "run",
+    )
     assert profiles._allocating([("compile", imports, 1), ("base", str(library), 1), ("load", imports, 1)]) == (
         "sqlalchemy, imported",
         "import",

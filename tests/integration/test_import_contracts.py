@@ -77,6 +77,8 @@ VIOLATIONS = [
     ("storage-layers", "trackside.app.storage._reading.queries", "import trackside.app.storage._writing.room"),
     ("storage-layers", "trackside.app.storage._rows.fold", "import trackside.app.storage._databases.growth"),
     ("storage-layers", "trackside.app.storage.helpers", "NEW_ROOM = True"),
+    ("cli-layers", "trackside.app.cli.records.stored", "import trackside.app.cli.views.output"),
+    ("cli-layers", "trackside.app.cli.helpers", "NEW_ROOM = True"),
     ("observers", "trackside.app.observers.planted", "import trackside.app.observers.storage"),
     ("adapters", "trackside.harness.adapters.planted", "import trackside.harness.adapters.langgraph"),
     ("sql", "trackside.app.cli", "import sqlite3"),

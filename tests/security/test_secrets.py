@@ -22,7 +22,7 @@ from postgres_server import RunningServer
 from trackside_server import TracksideServer
 
 from trackside.app import dashboard
-from trackside.app.cli.commands import app
+from trackside.app.cli.commands.parser import app
 from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import EVENT_STREAM, all_endpoints
 from trackside.app.settings import load_settings

@@ -164,7 +164,7 @@ def import_everything() -> None:
         importlib.import_module(name)
     for name in _ROOMS:
         import_all_in(importlib.import_module(name))
-    importlib.import_module("trackside.app.cli.commands").parser()
+    importlib.import_module("trackside.app.cli.commands.parser").parser()
 
 
 def import_all_in(room: ModuleType) -> None:

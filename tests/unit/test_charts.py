@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trackside.app.cli.arguments import ArgumentError, read_step
-from trackside.app.cli.charts import bar, sparkline, step_for
-from trackside.app.cli.trends import length_of
+from trackside.app.cli.views.charts import bar, sparkline, step_for
+from trackside.app.cli.views.trends import length_of
 
 
 def test_what_is_larger_is_not_smaller_and_nothing_is_blank() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from trackside.app.cli.actions.run_options import RunOptions
 from trackside.app.cli.arguments import (
     ArgumentError,
     read_answer,
@@ -16,9 +17,8 @@ from trackside.app.cli.arguments import (
     read_seconds,
     read_since,
 )
+from trackside.app.cli.commands.run import StreamMode
 from trackside.app.cli.places import Place
-from trackside.app.cli.run_commands import StreamMode
-from trackside.app.cli.run_options import RunOptions
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -50,7 +50,7 @@ def test_a_program_that_calls_the_command_again_has_each_line_of_the_log_once(
 ) -> None:
     said = logging.getLogger("trackside.app")
     monkeypatch.setenv(DEBUG_VARIABLE, "1")
-    monkeypatch.setattr("trackside.app.cli.commands.parser", lambda: lambda *_, **__: said.warning("said"))
+    monkeypatch.setattr("trackside.app.cli.commands.parser.parser", lambda: lambda *_, **__: said.warning("said"))
 
     assert [main([]), main([])] == [0, 0]
     assert capfd.readouterr().err.splitlines() == ["said", "said"]

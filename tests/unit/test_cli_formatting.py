@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli.appearance import look_of, words_of
 from trackside.app.cli.formatting import abridged, ago, cost, count, duration, message_text, moment, one_line, printable
-from trackside.app.cli.overviews import shortened
-from trackside.app.cli.questions import question_text
-from trackside.app.cli.usage import usage_line, used_in
+from trackside.app.cli.records.questions import question_text
+from trackside.app.cli.views.appearance import look_of, words_of
+from trackside.app.cli.views.overviews import shortened
+from trackside.app.cli.views.usage import usage_line, used_in
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType
 

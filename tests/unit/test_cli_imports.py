@@ -27,7 +27,7 @@ def loaded_after(statement: str) -> set[str]:
 def test_importing_the_command_line_loads_neither_its_commands_nor_what_they_need() -> None:
     loaded = loaded_after("import trackside.app.cli")
 
-    assert not loaded & {"typer", "rich", "sqlalchemy", "alembic", "langgraph", "trackside.app.cli.commands"}
+    assert not loaded & {"typer", "rich", "sqlalchemy", "alembic", "langgraph", "trackside.app.cli.commands.parser"}
 
 
 def test_help_and_version_load_no_database_and_no_framework() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trackside.app.cli.arguments import ArgumentError
-from trackside.app.cli.lookup import (
+from trackside.app.cli.records.lookup import (
     AmbiguousIdError,
     NotWaitingError,
     UnknownIdError,
@@ -20,8 +20,8 @@ from trackside.app.cli.lookup import (
     find_thread,
     open_questions,
 )
-from trackside.app.cli.records import Home
-from trackside.app.cli.stored_records import StoredRecords
+from trackside.app.cli.records.protocol import Home
+from trackside.app.cli.records.stored import StoredRecords
 from trackside.app.storage import Store
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunRecord, RunSpec, RunStatus

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli.questions import answer_to
+from trackside.app.cli.records.questions import answer_to
 from trackside.harness.errors import UnansweredError, UnknownQuestionError
 from trackside.harness.questions import by_their_ids
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import ConsoleDimensions
 
-from trackside.app.cli.appearance import CONTINUED, Look
 from trackside.app.cli.formatting import printable
-from trackside.app.cli.messages import Messages, last_answer
-from trackside.app.cli.output import OutputConsole
-from trackside.app.cli.records import Home
-from trackside.app.cli.rows import Rows
-from trackside.app.cli.tables import Column, print_table
-from trackside.app.cli.timeline import Timeline, settled_lines
+from trackside.app.cli.records.protocol import Home
+from trackside.app.cli.views.appearance import CONTINUED, Look
+from trackside.app.cli.views.messages import Messages, last_answer
+from trackside.app.cli.views.output import OutputConsole
+from trackside.app.cli.views.rows import Rows
+from trackside.app.cli.views.tables import Column, print_table
+from trackside.app.cli.views.timeline import Timeline, settled_lines
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import LifecycleEventType, RunStatus

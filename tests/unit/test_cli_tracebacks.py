@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.cli.tracebacks import without_libraries, without_machinery
+from trackside.app.cli.views.tracebacks import without_libraries, without_machinery
 
 OURS = str(Path(sys.modules["trackside"].__file__ or "").parent)
 

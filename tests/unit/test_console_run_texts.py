@@ -11,10 +11,10 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from trackside.app.cli.actions.run_options import RunOptions
 from trackside.app.cli.arguments import read_metadata
-from trackside.app.cli.commands import app
+from trackside.app.cli.commands.parser import app
 from trackside.app.cli.places import Place
-from trackside.app.cli.run_options import RunOptions
 from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of, create_request
 from trackside.app.dashboard.pages._run_texts import said, used_by

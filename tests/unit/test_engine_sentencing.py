@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.contract.ways_to_run import ByManager, virtual
 
-from trackside.app.cli.isolated import limits_by, settings_of_place
+from trackside.app.cli.serving.isolated import limits_by, settings_of_place
 from trackside.app.engine.children import BEAT, LEAST_GRACE, ChildLimits, ChildStats, Verdict
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.settings import Settings

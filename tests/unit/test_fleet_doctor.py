@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trackside._version import __version__
-from trackside.app.cli.workers_watch import WorkersWatch
+from trackside.app.cli.serving.workers_watch import WorkersWatch
 from trackside.app.settings import EngineSettings, Settings
 from trackside.app.storage import Store
 from trackside.app.storage.fleet import HeldDuty, QueueDepth, StoredWorker, UnservedRuns

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.cli.local_fleet import UpOptions, plan_of
+from trackside.app.cli.serving.fleet import UpOptions, plan_of
 from trackside.app.engine.local import FleetPlan
 from trackside.app.settings import load_settings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trackside.app.cli.progress import LINE_EVERY, Progress
+from trackside.app.cli.views.progress import LINE_EVERY, Progress
 
 
 class Clock:

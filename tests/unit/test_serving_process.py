@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from trackside.app.cli.serving_process import new_event_loop
+from trackside.app.cli.serving.process import new_event_loop
 
 _COUNTED = """
 import ctypes, sys, threading
-from trackside.app.cli.serving_process import prepared
+from trackside.app.cli.serving.process import prepared
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from trackside.app.cli import terminal_background
-from trackside.app.cli.terminal_background import brightness_of
+from trackside.app.cli.top import background
+from trackside.app.cli.top.background import brightness_of
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_what_is_light(answer: bytes, is_light: bool) -> None:
 
 
 def test_a_terminal_is_asked_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal_background, "_PATIENCE", 60.0)  # what answers is not waited for longer than that
+    monkeypatch.setattr(background, "_PATIENCE", 60.0)  # what answers is not waited for longer than that
     outside, inside = pty.openpty()
 
     def answer() -> None:
@@ -43,7 +43,7 @@ def test_a_terminal_is_asked_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch)
     terminal.start()
     try:
         before = termios.tcgetattr(inside)
-        assert brightness_of(terminal_background._answer(inside, inside)) == pytest.approx(1.0)
+        assert brightness_of(background._answer(inside, inside)) == pytest.approx(1.0)
         assert termios.tcgetattr(inside) == before
     finally:
         terminal.join(60)

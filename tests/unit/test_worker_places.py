@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.cli.working import WorkOptions
+from trackside.app.cli.serving.worker import WorkOptions
 
 PROCESSORS = 6
 FLEET = '[agents]\necho = "agents.py:echo"\n[database]\nurl = "postgresql://db/runs"\n[engine]\nurl = "postgres"\n'

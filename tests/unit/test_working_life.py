@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli import working_life
-from trackside.app.cli.working_life import WorkerLife
+from trackside.app.cli.serving import worker_life
+from trackside.app.cli.serving.worker_life import WorkerLife
 
 
 async def retire() -> None:
@@ -23,7 +23,7 @@ async def test_a_service_manager_hears_that_it_stops_when_that_is_limited_or_its
 ) -> None:
     heard: list[str] = []
     said: list[str] = []
-    monkeypatch.setattr(working_life, "tell_service_manager", heard.append)
+    monkeypatch.setattr(worker_life, "tell_service_manager", heard.append)
     app: Any = SimpleNamespace(retire=retire)
     life, ended = WorkerLife(3_600.0, lambda what, **_: said.append(what)), asyncio.Event()
 

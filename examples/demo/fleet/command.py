@@ -23,9 +23,9 @@ from rich.text import Text
 from demo.commandline import DemoError, Parser, UsageError, exit_code_of
 from demo.fleet.losses import Losses
 from demo.fleet.result import print_result
-from trackside.app.cli.local_fleet_views import FleetLines, open_view
-from trackside.app.cli.local_fleet_watch import FleetWatch
-from trackside.app.cli.output import standard_output
+from trackside.app.cli.serving.fleet_views import FleetLines, open_view
+from trackside.app.cli.serving.fleet_watch import FleetWatch
+from trackside.app.cli.views.output import standard_output
 from trackside.app.engine.local import FleetPlan, LocalFleet
 from trackside.app.storage import Store
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from demo.commandline import DemoError
-from trackside.app.cli.local_fleet_watch import FleetNow
+from trackside.app.cli.serving.fleet_watch import FleetNow
 from trackside.app.engine.local import Happening, LocalFleet, Member, MemberKind, MemberState
 
 _PATIENCE: Final = 60.0  # seconds

@@ -34,8 +34,8 @@ from demo.report import print_runs
 from demo.scenario import RESEARCH, Scenario, deadline_after
 from trackside import RunHandle
 from trackside.app.cli.formatting import duration
-from trackside.app.cli.live import LiveLines
-from trackside.app.cli.output import OutputConsole, standard_output
+from trackside.app.cli.views.live import LiveLines
+from trackside.app.cli.views.output import OutputConsole, standard_output
 from trackside.app.settings import SETTINGS_FILE, load_settings
 from trackside.app.wiring import App, open_app
 

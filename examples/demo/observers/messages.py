@@ -25,8 +25,8 @@ from demo.observers.record import Arrival, Record
 from demo.observers.servers import running
 from demo.observers.stand import Stand, headline
 from trackside import LifecycleEventType
-from trackside.app.cli.appearance import look_of, words_of
 from trackside.app.cli.formatting import count, one_line
+from trackside.app.cli.views.appearance import look_of, words_of
 from trackside.app.observers.logging import LoggingObserver
 from trackside.app.wiring import App
 

@@ -21,8 +21,8 @@ from rich.text import Text
 from demo.observers.record import Arrival, Record
 from demo.observers.stand import Stand, headline
 from trackside import RunStatus
-from trackside.app.cli.appearance import RUN_LOOKS
 from trackside.app.cli.formatting import count, duration
+from trackside.app.cli.views.appearance import RUN_LOOKS
 from trackside.app.observers.tracing import TracingObserver
 from trackside.app.wiring import App
 

@@ -19,8 +19,8 @@ from webhook_receiver import Answer, Connection, WebhookReceiver, reset, status
 
 from demo.observers.record import Arrival, Record
 from demo.observers.stand import Stand, headline
-from trackside.app.cli.appearance import look_of
 from trackside.app.cli.formatting import duration
+from trackside.app.cli.views.appearance import look_of
 
 ENDS = ("run_completed", "run_failed", "run_cancelled")
 PATIENCE = 10.0  # seconds

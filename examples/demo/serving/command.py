@@ -20,7 +20,7 @@ from webhook_receiver import Answer, Connection, WebhookReceiver, status
 
 from demo.commandline import DemoError, Parser, UsageError, exit_code_of
 from demo.serving.visitors import Visitors
-from trackside.app.cli.output import OutputConsole, standard_output
+from trackside.app.cli.views.output import OutputConsole, standard_output
 
 EXAMPLES: Final = Path(__file__).parents[2]
 DATABASE: Final = "trackside-demo-serve.db"

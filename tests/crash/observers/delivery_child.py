@@ -15,9 +15,9 @@ from crash_forking import fork_for_orders
 from crash_voice import Voice, on_word
 from delivery_fates import meet_fate
 
-import trackside.app.cli.commands  # these, too
-import trackside.app.cli.delivering
-import trackside.app.cli.subscriptions
+import trackside.app.cli.actions.delivering
+import trackside.app.cli.actions.subscriptions
+import trackside.app.cli.commands.parser  # these, too
 import trackside.app.observers.broker._nats
 import trackside.app.observers.broker._redis
 import trackside.app.observers.webhook  # noqa: F401

@@ -9,7 +9,7 @@ from typing import Any
 from log_check import look_into
 
 from trackside import RunSpec
-from trackside.app.cli.process_life import ProcessLife
+from trackside.app.cli.serving.process_life import ProcessLife
 from trackside.app.settings import EngineSettings, Settings
 from trackside.app.storage.crons import Cron
 from trackside.app.wiring import open_app

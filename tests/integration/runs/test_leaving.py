@@ -13,7 +13,7 @@ import pytest
 from tests.integration.runs.stage import Agents, turns, within_patience
 
 from trackside import RunSpec, RunStatus
-from trackside.app.cli.process_life import ProcessLife
+from trackside.app.cli.serving.process_life import ProcessLife
 from trackside.app.settings import Settings
 from trackside.app.wiring import open_app
 

@@ -21,8 +21,8 @@ from langgraph.types import interrupt
 from langgraph_sdk import get_client
 
 from trackside import RunContext
-from trackside.app.cli.remote_connection import Connection
-from trackside.app.cli.remote_records import RemoteRecords
+from trackside.app.cli.records.remote import RemoteRecords
+from trackside.app.cli.records.remote_connection import Connection
 from trackside.app.server.crons import CronScheduler
 from trackside.app.server.routes import thread_records
 from trackside.app.settings import AccessSettings

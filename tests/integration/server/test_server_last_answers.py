@@ -16,7 +16,7 @@ import uvloop
 from websockets import CloseCode
 from websockets.asyncio.client import connect
 
-from trackside.app.cli.serving_process import new_event_loop
+from trackside.app.cli.serving.process import new_event_loop
 from trackside.app.server.http import HttpServer
 
 TIMES = 50

@@ -10,7 +10,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
-from trackside.app.cli.explaining import explanations
+from trackside.app.cli.actions.explaining import explanations
 from trackside.app.server.schedules import InvalidScheduleError, Schedule
 from trackside.app.settings import ServerSettings
 

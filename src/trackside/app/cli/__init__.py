@@ -77,7 +77,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
         fill_closed_streams()
         spell_out()
-        from trackside.app.cli.commands import parser
+        from trackside.app.cli.commands.parser import parser
         from trackside.app.settings.variables import DEBUG_VARIABLE
 
         # What Trackside's own parts tell operators; what concerns whoever sits here is said otherwise.

@@ -13,6 +13,9 @@ from trackside.app.settings.durations import duration_of
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import Json, JsonObject
 
+ALL = 2**63 - 1
+"""As many as a database may have."""
+
 
 class ArgumentError(TracksideError, ValueError, code=""):
     """{name}: {why}."""

@@ -14,10 +14,10 @@ from typer import TyperException
 
 from trackside.app.cli import INTERRUPTED
 from trackside.app.cli.formatting import one_line, printable
-from trackside.app.cli.output import OutputConsole, OutputError, standard_error
 from trackside.app.cli.streams import discard, has_no_reader
 from trackside.app.cli.suggesting import suggest_at
-from trackside.app.cli.tracebacks import without_machinery
+from trackside.app.cli.views.output import OutputConsole, OutputError, standard_error
+from trackside.app.cli.views.tracebacks import without_machinery
 from trackside.app.settings.variables import DEBUG_VARIABLE
 from trackside.app.wiring.agents import AgentImportError
 from trackside.app.wiring.observer_types import ObserverImportError

@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from trackside.app.cli.formatting import count
 from trackside.app.cli.loops import CommandRunner
-from trackside.app.cli.output import standard_error
 from trackside.app.cli.stopping import stop_signals
+from trackside.app.cli.views.output import standard_error
 from trackside.harness.threads import LoopThreads
 
 _UNMENTIONED = 1.0  # seconds of waiting of which nobody needs to be told

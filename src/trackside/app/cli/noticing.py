@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Self, override
 
 from trackside.app.cli.formatting import one_line
-from trackside.app.cli.output import standard_error
+from trackside.app.cli.views.output import standard_error
 from trackside.harness.failures import line_of
 
 _LOGGERS: Final = frozenset(

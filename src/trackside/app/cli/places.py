@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.loops import run as run_loop
-from trackside.app.cli.output import standard_error
-from trackside.app.cli.records import Home, Records
+from trackside.app.cli.records.protocol import Home, Records
+from trackside.app.cli.views.output import standard_error
 from trackside.app.settings import Settings, load_settings
 from trackside.app.settings.variables import KEY_VARIABLE, URL_VARIABLE
 
@@ -81,13 +81,13 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
         RemoteError: the server does not answer, or lets nobody in with this key.
     """
     if (server := place.server) is not None:
-        from trackside.app.cli.remote_connection import connected
-        from trackside.app.cli.remote_records import RemoteRecords
+        from trackside.app.cli.records.remote import RemoteRecords
+        from trackside.app.cli.records.remote_connection import connected
 
         async with connected(server, place.key, said_by=place.said_by) as connection:
             yield RemoteRecords(connection)
         return
-    from trackside.app.cli.stored_records import StoredRecords
+    from trackside.app.cli.records.stored import StoredRecords
     from trackside.app.wiring import open_store
 
     settings = place.settings()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.integration.runs.stage import Agents, within_patience
 
-from trackside.app.cli.records import Home
-from trackside.app.cli.stored_records import StoredRecords
+from trackside.app.cli.records.protocol import Home
+from trackside.app.cli.records.stored import StoredRecords
 from trackside.app.storage import Store
 from trackside.app.storage.errors import InvalidQueryError, ReadOnlyStoreError
 from trackside.harness.errors import UnknownRunError

@@ -1,0 +1,104 @@
+"""Waits until a subscription has caught up, and shows how far it is. What feeds it is another process, or many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from trackside.app.cli.arguments import ALL
+from trackside.app.cli.formatting import count, one_line
+from trackside.app.cli.views.progress import Progress
+from trackside.app.command_lines import command_line
+from trackside.harness.errors import Fault, TracksideError
+
+if TYPE_CHECKING:
+    from trackside.app.cli.records.protocol import Records
+    from trackside.app.storage.subscriptions import Subscription
+
+LOOK_SECONDS: Final = 0.25
+PATIENCE: Final = 15.0
+"""Seconds in which whoever feeds a subscription takes it up again, also one that has to wait for a pause to end."""
+
+
+class StandsStillError(TracksideError):
+    """{name} stands still at position {position}: {why}."""
+
+    fault: ClassVar[Fault] = "observer"
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """How a subscription stands that has got everything up to a position, and how many of these events it parked."""
+
+    stands: Subscription
+    parked: int
+
+
+def waiting(name: str) -> Progress:
+    """The bar of a wait, around the event loop in which it is."""
+    said = one_line(name)
+
+    def broken_off(positions: int) -> str:
+        return f"{said} was {count(positions, 'position')} further; it goes on without this command."
+
+    return Progress(f"Replaying {said}", "position", total=1, broken_off=broken_off)
+
+
+async def catch_up(
+    records: Records, name: str, start: int, progress: Progress, *, clock: Callable[[], float] = monotonic
+) -> CaughtUp:
+    """Wait until a subscription has got what the log has now.
+
+    Args:
+        records: where it is.
+        name: which one.
+        start: the position behind which it was put; who feeds it may be further already.
+        progress: is told how far it is.
+        clock: seconds, rising.
+
+    Raises:
+        StandsStillError: it is paused, nobody delivers to it, or it keeps failing and nothing may overtake the event.
+        UnknownSubscriptionError: somebody deleted it meanwhile.
+    """
+    stands = await records.subscription(name)
+    end = stands.cursor + stands.behind
+    moved_at = clock()
+    while stands.cursor < end:
+        progress.reach(max(0, stands.cursor - start), total=end - start, note=_note(stands))
+        await asyncio.sleep(LOOK_SECONDS)
+        now = await records.subscription(name)
+        if now.cursor != stands.cursor:
+            moved_at = clock()
+        stands = now
+        is_patient = clock() - moved_at < PATIENCE
+        if stands.cursor < end and (why := _why_still(stands, is_patient=is_patient, flags=records.home.flags)):
+            raise StandsStillError(name=name, position=stands.cursor, why=why)
+    # Of what it was given again, nothing stays parked that was handled: what is parked there was not taken this time.
+    parked = await records.parked(name, limit=ALL) if stands.parked else []
+    return CaughtUp(stands, sum(start < event.stored.position <= end for event in parked))
+
+
+def _note(stands: Subscription) -> str:
+    parked = f"{stands.parked:,} parked" if stands.parked else ""
+    failing = f"failing, {count(stands.failures, 'time')}" if stands.failures else ""
+    return ", ".join(filter(None, (parked, failing)))
+
+
+def _why_still(stands: Subscription, *, is_patient: bool, flags: str) -> str | None:
+    """Why it will not go on by itself; None while it may."""
+    name = stands.name
+    if stands.state.value == "paused":
+        return f"it is paused; to go on: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
+    if is_patient:
+        return None
+    if stands.failures and stands.on_failure.value == "block":
+        said = one_line(stands.last_error or "").rstrip(".")
+        look = f"`{command_line('subscriptions', name, flags=flags)}`"
+        return f"its next event fails, and nothing overtakes it ({said}); all about it: {look}"
+    if stands.consumer is None:
+        database = "" if "--url" in flags else flags
+        return f"nobody delivers to it; where its observer is: `{command_line('deliver', name, flags=database)}`"
+    return None

@@ -1,0 +1,89 @@
+"""`trackside explain`: what is behind an error, and what to do about it, by the code that its message ends with.
+
+The texts are Markdown, in `explanations/`: a heading for each code, an error's own (`TracksideError.code`), that of an
+answer's status, or what a run failed of (`FailureReason`). The documentation has them as pages, one each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from trackside.app.cli.failures import ExitCode, ended
+from trackside.app.cli.views.output import OutputConsole, standard_output
+from trackside.harness.errors import TracksideError
+from trackside.harness.types import JsonObject
+
+_HEADING: Final = re.compile(r"^## (\S+)\n", re.MULTILINE)
+_SENTENCE: Final = re.compile(r"(?<=[.:;]) ")
+_WHAT_TO_DO: Final = "**What to do:** "
+
+
+class UnknownCodeError(TracksideError, LookupError):
+    """No error of Trackside has the code {typed!r}{meant}; `trackside explain` lists them."""
+
+
+@cache
+def explanations() -> Mapping[str, str]:
+    """What is behind each code, as Markdown; sorted."""
+    found: dict[str, str] = {}
+    for file in (resources.files("trackside.app.cli") / "explanations").iterdir():
+        _, *parts = _HEADING.split(file.read_text(encoding="utf-8"))
+        found |= {code: text.strip() for code, text in zip(parts[::2], parts[1::2], strict=True)}
+    return dict(sorted(found.items()))
+
+
+def explain(code: str | None, *, json: bool) -> ExitCode:
+    """Print what is behind a code; without one, what there is.
+
+    Raises:
+        UnknownCodeError: there is no such code.
+        OutputError: it cannot be printed.
+    """
+    out = standard_output()
+    wanted = None if code is None else _known(code)
+    if json:
+        out.print_json_lines(map(_object_of, explanations() if wanted is None else [wanted]))
+    elif wanted is None:
+        _print_all(out)
+    else:
+        _print_one(out, wanted)
+    return ended(out)
+
+
+def _object_of(code: str) -> JsonObject:
+    explanation, _, what_to_do = explanations()[code].partition(_WHAT_TO_DO)
+    return {"code": code, "explanation": explanation.strip(), "what_to_do": what_to_do}
+
+
+def _print_all(out: OutputConsole) -> None:
+    known = explanations()
+    width = max(map(len, known))
+    for name, about in known.items():
+        out.print(name.ljust(width), style="bold", end="  ")
+        out.print(_SENTENCE.split(" ".join(about.split()), maxsplit=1)[0])
+
+
+def _known(code: str) -> str:
+    known = explanations()
+    # As people copy it: with the brackets of the message, or the colon before it, in any case.
+    wanted = code.strip().strip("[]:").casefold()
+    if wanted not in known:
+        close = get_close_matches(wanted, known, n=1)
+        raise UnknownCodeError(typed=wanted, meant=f" (is {close[0]!r} meant?)" if close else "")
+    return wanted
+
+
+def _print_one(out: OutputConsole, code: str) -> None:
+    text = explanations()[code]
+    out.print(code, style="bold")
+    if out.is_screen:
+        from rich.markdown import Markdown
+
+        out.print(Markdown(text))
+    else:
+        out.print(text)

@@ -1,0 +1,30 @@
+"""Finds the attempt as which a run goes on that has ended, and stops that."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from trackside.app import attempts
+from trackside.harness.lifecycle import TERMINAL_EVENTS
+from trackside.harness.types import CancelAction
+
+if TYPE_CHECKING:
+    from trackside.app.cli.records.protocol import Records
+    from trackside.app.storage import StoredRun
+
+
+async def last_attempt(records: Records, run: StoredRun) -> StoredRun:
+    """The run, or the last attempt as which it goes on, if it has ended."""
+    return await attempts.last_attempt(run, partial(_next_attempt, records))
+
+
+async def cancelled(records: Records, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> StoredRun:
+    """Cancel a run, or the last attempt as which it goes on; which one, as it was. One that has ended is left alone."""
+    return await attempts.stopped(run, partial(_next_attempt, records), partial(records.cancel, action=action))
+
+
+async def _next_attempt(records: Records, run: StoredRun) -> StoredRun | None:
+    ends = await records.events(run_id=run.run_id, types=sorted(TERMINAL_EVENTS), limit=1)
+    again = attempts.named_in(ends[0].event.payload) if ends else None
+    return None if again is None else await records.run(again)

@@ -1,0 +1,448 @@
+"""Asks a running server over HTTP, and says in a sentence what is wrong where that does not work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ClassVar, Final, NoReturn
+from urllib.parse import quote, urlsplit
+
+import httpx
+import msgspec
+
+from trackside._version import __version__
+from trackside.app.cli.arguments import ArgumentError, check_whole, is_whole
+from trackside.app.cli.records.protocol import Home
+from trackside.harness.errors import Fault, TracksideError
+from trackside.harness.payload import with_whole_characters
+
+_SECONDS: Final = 30.0  # that an answer may take
+_CONNECTING: Final = 10.0
+_KIND: Final = "trackside"
+_OPTIONS: Final = ("--url", "--api-key")
+_NO_ENDPOINT: Final = ("there is nothing at ", "Not Found", "it answers ")
+"""How the 404 begins of a server that lacks what is asked for, of an app that it has as a guest, and of others that say no
+more. A record that is not there has a sentence of its own."""
+
+type Query = Mapping[str, Any]
+
+
+class RemoteError(TracksideError):
+    """The server at {url} {why}."""
+
+    fault: ClassVar[Fault] = "store"
+
+
+class ServerAwayError(RemoteError):
+    """No server answers at {url}: {why}; `trackside serve` starts one."""
+
+
+class ServerTimeoutError(ServerAwayError):
+    """The server at {url} did not answer within {seconds:g} s; `trackside doctor --url {url}` says how it does."""
+
+
+class UntrustedServerError(RemoteError):
+    """The server at {url} is not trusted: {why}; SSL_CERT_FILE names the certificate that has signed your own ones."""
+
+    fault: ClassVar[Fault] = "caller"
+
+
+class NotTracksideError(RemoteError):
+    """What answers at {url} is no Trackside server: {why}; --url is the address that `trackside serve` prints."""
+
+    fault: ClassVar[Fault] = "caller"
+
+
+class NobodyError(RemoteError, code="key-missing"):
+    """The server at {url} wants to know who asks; give a key with --api-key or TRACKSIDE_API_KEY (`trackside auth create NAME` makes one where its database is)."""  # noqa: E501
+
+    fault: ClassVar[Fault] = "caller"
+
+
+class WrongKeyError(RemoteError):
+    """The server at {url} does not let this key in: {why}; give another one with --api-key (`trackside auth list` shows which there are where its database is)."""  # noqa: E501
+
+    fault: ClassVar[Fault] = "caller"
+
+
+class NotAllowedError(RemoteError):
+    """The server at {url} does not allow it: {why}; give a key that may with --api-key (`trackside auth create NAME --permission {permission}` makes one where its database is)."""  # noqa: E501
+
+    fault: ClassVar[Fault] = "caller"
+
+
+class ServerFailedError(RemoteError):
+    """The server at {url} could not do it: {why}."""
+
+
+class RefusedError(RemoteError):
+    """The server at {url} refuses it: {why}."""
+
+    fault: ClassVar[Fault] = "caller"
+
+
+class NotThereError(RefusedError, LookupError):
+    """The server at {url} does not have it: {why}."""
+
+
+class OtherVersionError(RemoteError):
+    """The server at {url} is of version {theirs} and this command of {ours}, and they do not understand each other: {why}; bring both to one version."""  # noqa: E501
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: the bytes of the body, and where the next page is."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class _Said(msgspec.Struct):
+    """What a refusal says; other servers than ours answer, too."""
+
+    detail: Any = ""
+    code: Any = None
+    field: Any = None
+    why: Any = None
+
+    def coded(self) -> dict[str, str]:
+        """The code of the error that the server met, which is said instead of that of being refused."""
+        return {"code": self.code} if isinstance(self.code, str) else {}
+
+    @property
+    def unfit(self) -> tuple[str, str] | None:
+        """Which field of what was asked for does not fit, and why, where the server says so."""
+        known = isinstance(self.field, str) and isinstance(self.why, str)
+        return (self.field, self.why) if known else None
+
+
+class _Host(msgspec.Struct):
+    kind: str
+
+
+class _Info(msgspec.Struct):
+    version: str
+    host: _Host
+
+
+class Connection:
+    """A server that is known to be one of ours. Made by `connected`."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, *, flags: str, has_key: bool) -> None:
+        self.client = client
+        self.home = Home(url, flags)
+        self.version = ""
+        self._has_key = has_key
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def own(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Have this done until it is done or the connection is closed."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        return task
+
+    async def aclose(self) -> None:
+        """End all that it does."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def get(self, path: str, query: Query | None = None, *, accepted: int = 200) -> Answer:
+        """Ask for something; an answer with the status `accepted` is one, too.
+
+        Raises:
+            RemoteError: there is no answer, or it is a refusal.
+        """
+        return await self.ask("GET", path, query, accepted=accepted)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        accepted: int = 200,
+    ) -> Answer:
+        """Ask for something, or have something done.
+
+        Raises:
+            RemoteError: there is no answer, or it is a refusal.
+        """
+        content = None if body is None else _encoded(body)
+        sent = {} if content is None else {"Content-Type": "application/json"}
+        with self.translated():
+            answer = await self.client.request(
+                method,
+                path.lstrip("/"),
+                params=_parameters(query),
+                content=content,
+                headers={**sent, **(headers or {})},
+            )
+        if not answer.is_success and answer.status_code != accepted:
+            self.refuse(answer.status_code, answer.content, answer.headers)
+        return Answer(answer.content, answer.headers)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        *,
+        silence: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """What an answer says that goes on, in pieces as they come.
+
+        Args:
+            method: how it is asked for.
+            path: where it is.
+            query: what of it.
+            silence: seconds without a piece after which the connection counts as lost.
+            headers: more of them.
+
+        Raises:
+            RemoteError: there is no answer, it is a refusal, or it was cut off.
+        """
+        request = self.client.build_request(
+            method,
+            path.lstrip("/"),
+            params=_parameters(query),
+            headers=dict(headers or {}),
+            timeout=httpx.Timeout(silence, connect=_CONNECTING),
+        )
+        with self.translated(silence):
+            answer = await self.client.send(request, stream=True)
+            try:
+                if not answer.is_success:
+                    self.refuse(answer.status_code, await answer.aread(), answer.headers)
+                yield answer.aiter_bytes()
+            finally:
+                await answer.aclose()
+
+    def decode[T](self, body: bytes, kind: type[T]) -> T:
+        """What a body says.
+
+        Raises:
+            OtherVersionError: it is of another form than this version knows.
+        """
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, ValueError) as exc:
+            raise self._other_version(f"an answer is of another form ({exc})") from exc
+
+    def translated(self, seconds: float | None = None) -> _Translated:
+        """In this block what fails on the way is said as people understand it; `seconds`, if not as ever, it may take."""
+        return _Translated(self.home.shown, _SECONDS if seconds is None else seconds)
+
+    def refuse(self, status: int, body: bytes, headers: Mapping[str, str]) -> NoReturn:
+        """Say why the answer is a refusal.
+
+        Raises:
+            RemoteError: always.
+        """
+        url, said = self.home.shown, _said_in(body)
+        why = said.detail or f"it answers {status}"
+        if status == 401 and not self._has_key:
+            raise NobodyError(url=url)
+        if status == 401:
+            raise WrongKeyError(url=url, why=why)
+        if status == 403:
+            raise NotAllowedError(url=url, why=why, permission="admin" if "admin" in why else "run")
+        if status == 405 or (status == 404 and why.startswith(_NO_ENDPOINT)):
+            raise self._other_version(f"it does not have what is asked for ({why})")
+        if status == 404:
+            raise NotThereError(url=url, why=why, **said.coded())
+        if status in {400, 409, 413, 422}:
+            raise RefusedError(url=url, why=why, unfit=said.unfit, **said.coded())
+        if 300 <= status < 400:
+            where = headers.get("location", "elsewhere")
+            raise RemoteError(url=url, why=f"sends on to {where}: give that as --url", fault="caller")
+        raise ServerFailedError(url=url, why=why)
+
+    def _other_version(self, why: str) -> OtherVersionError:
+        return OtherVersionError(url=self.home.shown, theirs=self.version or "unknown", ours=__version__, why=why)
+
+    async def see_who_answers(self) -> None:
+        """See that a server of ours answers.
+
+        Raises:
+            RemoteError: nobody does, or something else.
+        """
+        url = self.home.shown
+        with self.translated():
+            answer = await self.client.get("info")
+        if answer.is_redirect:
+            self.refuse(answer.status_code, answer.content, answer.headers)
+        try:
+            info = msgspec.json.decode(answer.content, type=_Info)
+        except (msgspec.MsgspecError, ValueError):
+            if answer.status_code in {429, 500, 502, 503, 504}:
+                self.refuse(answer.status_code, answer.content, answer.headers)
+            why = f"it answers {answer.status_code} to {url}/info, and does not say what it is"
+            raise NotTracksideError(url=url, why=why) from None
+        if info.host.kind != _KIND:
+            raise NotTracksideError(url=url, why=f"it calls itself {info.host.kind!r:.80}")
+        self.version = info.version
+
+
+class _Translated:
+    """Says what httpx raises in our own words; a context manager, so that streams can have it, too."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url = url
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(exc, httpx.TimeoutException):
+            seconds = _CONNECTING if isinstance(exc, httpx.ConnectTimeout) else self._seconds
+            raise ServerTimeoutError(url=self._url, seconds=seconds) from exc
+        if isinstance(exc, httpx.ConnectError) and (why := _untrusted(exc)) is not None:
+            raise UntrustedServerError(url=self._url, why=why) from exc
+        if isinstance(exc, httpx.RemoteProtocolError):
+            raise ServerAwayError(url=self._url, why="it broke the connection off, or does not speak HTTP") from exc
+        if isinstance(exc, httpx.HTTPError):
+            raise ServerAwayError(url=self._url, why=_why(exc)) from exc
+
+
+def _untrusted(exc: BaseException) -> str | None:
+    """Why a certificate is not accepted, or TLS not spoken; None if it is not about that."""
+    found: BaseException | None = exc
+    while found is not None:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return found.verify_message
+        if isinstance(found, ssl.SSLError):
+            return f"it does not speak TLS ({found.reason or found})"
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _why(exc: httpx.HTTPError) -> str:
+    text = str(exc) or type(exc).__name__
+    found: BaseException | None = exc
+    while found is not None:
+        if isinstance(found, ConnectionRefusedError) or "Connect call failed" in str(found):
+            return "nobody listens there"
+        if "Name or service not known" in str(found) or "name resolution" in str(found):
+            return "there is no machine of this name"
+        found = found.__cause__ or found.__context__
+    return "nobody listens there" if text == "All connection attempts failed" else text
+
+
+def _said_in(body: bytes) -> _Said:
+    """The sentence in a refusal, and its code, as far as there are any."""
+    try:
+        said = msgspec.json.decode(body, type=_Said)
+    except (msgspec.MsgspecError, ValueError):
+        return _Said()
+    said.detail = said.detail.rstrip(".") if isinstance(said.detail, str) else ""
+    return said
+
+
+def _encoded(body: Any) -> bytes:
+    """A body as JSON, with U+FFFD for half characters, as in what is recorded."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        return with_whole_characters(json.dumps(body, ensure_ascii=False)).encode()
+
+
+def _parameters(query: Query | None) -> httpx.QueryParams:
+    """A query as it is written: several of one name where there are several values, and nothing of what is None.
+
+    Raises:
+        ArgumentError: a text is none.
+    """
+    pairs: list[tuple[str, str | int | float | bool | None]] = []
+    for name, value in (query or {}).items():
+        for one in value if isinstance(value, list | tuple) else () if value is None else (value,):
+            text = (
+                str(one).lower()
+                if isinstance(one, bool)
+                else one.isoformat()
+                if hasattr(one, "isoformat")
+                else str(one)
+            )
+            check_whole(text)
+            pairs.append((name, text))
+    return httpx.QueryParams(pairs)
+
+
+def part_of_path(name: str) -> str:
+    """A name as one part of a path, also one that would lead elsewhere in it.
+
+    Raises:
+        ArgumentError: servers take it for more than one, or for none.
+    """
+    if not name or "/" in name or not is_whole(name):
+        raise ArgumentError(name=repr(name), why="no server can be asked for what is called so; ask its database")
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+
+
+def path_of_run(thread_id: str, run_id: str) -> str:
+    """Where a run of a thread is."""
+    return f"threads/{part_of_path(thread_id)}/runs/{part_of_path(run_id)}"
+
+
+def _address(url: str, name: str) -> str:
+    """The address as `name` says it, without a / at the end.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    try:
+        found = urlsplit(url.strip())
+        valid = found.scheme in {"http", "https"} and bool(found.hostname) and found.port != 0
+        httpx.URL(url.strip())
+    except (ValueError, httpx.InvalidURL) as exc:
+        raise ArgumentError(name=name, why=f"{url!r} is not an address of a server: {exc}") from None
+    if not valid:
+        raise ArgumentError(name=name, why=f"{url!r} is not an address of a server, as http://127.0.0.1:2024")
+    if found.username is not None or found.password is not None:
+        raise ArgumentError(name=name, why="a key does not stand in the address; give it with --api-key")
+    if found.query or found.fragment:
+        raise ArgumentError(name=name, why=f"{url!r} has something behind ? or #, which no server's address has")
+    return url.strip().rstrip("/")
+
+
+@asynccontextmanager
+async def connected(url: str, key: str | None, *, said_by: tuple[str, str] = _OPTIONS) -> AsyncGenerator[Connection]:
+    """A connection to a server, for the length of an `async with`.
+
+    Args:
+        url: its address, with the prefix under which it is mounted, if it is.
+        key: an API key; None: none is sent.
+        said_by: what says the two; an address in the environment other commands find, too.
+
+    Raises:
+        ArgumentError: the address or the key cannot be one.
+        RemoteError: nobody answers there, or something else than a server of ours.
+    """
+    said_url, said_key = said_by
+    address = _address(url, said_url)
+    if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
+        raise ArgumentError(name=said_key, why="it has characters that no key has")
+    headers = {"User-Agent": f"trackside/{__version__}"}
+    if key is not None:
+        headers["x-api-key"] = key
+    async with httpx.AsyncClient(
+        base_url=f"{address}/", headers=headers, timeout=httpx.Timeout(_SECONDS, connect=_CONNECTING)
+    ) as client:
+        flags = f" --url {shlex.quote(address)}" if said_url == _OPTIONS[0] else ""
+        connection = Connection(client, address, flags=flags, has_key=key is not None)
+        await connection.see_who_answers()
+        try:
+            yield connection
+        finally:
+            await connection.aclose()

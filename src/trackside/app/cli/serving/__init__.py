@@ -1,0 +1,1 @@
+"""Processes that serve others until they are told to stop: a server, a worker, a whole fleet on this machine."""

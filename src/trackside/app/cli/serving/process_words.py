@@ -1,0 +1,87 @@
+"""What a server or worker says of itself: lines to whoever sits there, or JSON to whatever reads them elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+from trackside._version import __version__
+from trackside.app.cli.formatting import one_line
+from trackside.app.cli.views.output import JsonOutput, OutputConsole, standard_error
+from trackside.app.settings import Settings
+from trackside.app.wiring import App
+from trackside.app.wiring.agents import FORGETS, forgets
+from trackside.app.wiring.projects import missing_packages
+from trackside.app.wiring.spooling import ends_elsewhere, unwritable_spool
+from trackside.harness.types import JsonObject
+
+_REQUEST: Final = "request"
+
+
+def notes_of(settings: Settings, agents: Mapping[str, Any]) -> Iterator[str]:
+    """What whoever starts a server or worker should know of its settings and agents, a sentence for each."""
+    yield from settings.notes
+    yield from missing_packages(settings)
+    yield from unwritable_spool(settings)
+    yield from ends_elsewhere(settings)
+    yield from (f"agents.{name}: {FORGETS}" for name, agent in agents.items() if forgets(agent))
+
+
+def say_notes(settings: Settings, agents: Mapping[str, Any]) -> None:
+    """Say them where neither is started."""
+    for note in notes_of(settings, agents):
+        standard_error().print(f"warning: {one_line(note)}", soft_wrap=True)
+
+
+class ProcessWords:
+    """Says what happens, while its `with` block goes on.
+
+    Args:
+        output: gets one line when the process is ready; None: nobody waits for it.
+        settings: what it has.
+    """
+
+    def __init__(self, output: JsonOutput | None, settings: Settings) -> None:
+        from trackside.app.server.log import ServerLog
+
+        self._output = output
+        self.settings = settings
+        self._console: OutputConsole | None = standard_error() if sys.stderr.isatty() else None
+        self._log = ServerLog(sys.stderr)
+        self._stack = ExitStack()
+        self.note: Callable[[Mapping[str, Any]], None] | None = self._note if settings.server.log else None
+        """Takes what there is to say of a request; None if nothing shall be said."""
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._log)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
+
+    def say(self, event: str, *, level: str = "info", **facts: Any) -> None:
+        """Say what happens. Safe in a signal's handler."""
+        self._log.say(event, facts, level=level)
+
+    def show_ready(self, facts: JsonObject, lines: Sequence[str]) -> None:
+        """Say that it is ready: `facts` to programs, these lines to whoever sits there."""
+        if self._console is None:
+            self.say("ready", **facts)
+        else:
+            for line in lines:
+                self._console.print(one_line(line) if line[0] != " " else line, soft_wrap=True)
+        if self._output is not None:
+            self._output.print({**facts, "pid": os.getpid(), "version": __version__})
+
+    def say_spooled(self, app: App) -> None:
+        """Say what of earlier processes has been delivered at the start, if there was something."""
+        earlier = app.recorder.delivered_at_start
+        if earlier.delivered or earlier.refused:
+            self.say("delivered what the spool had kept", runs=earlier.delivered, refused=earlier.refused)
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        self._log.say(_REQUEST, facts)

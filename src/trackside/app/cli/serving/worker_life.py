@@ -1,0 +1,118 @@
+"""In which order a worker stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, override
+
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.formatting import count
+from trackside.app.cli.serving.notifying import tell_service_manager
+from trackside.app.cli.serving.process_life import ProcessLife, Say, unless
+
+if TYPE_CHECKING:
+    from trackside.app.engine.supervisor import Supervisor
+    from trackside.app.engine.worker import FleetWorker
+    from trackside.app.server.worker_health import WorkerHealth
+    from trackside.app.wiring import App
+
+
+class WorkerLife(ProcessLife):
+    """The life of one worker."""
+
+    @override
+    def __init__(self, grace: float, say: Say) -> None:
+        super().__init__(grace, say)
+        self._limited = asyncio.Event()
+        """Somebody waits for its end: from then on its runs have the grace, and before that all the time that they need."""
+
+    def finish(self, why: str) -> None:
+        """Have it end when its runs have, from its loop; unless it is about to end anyway."""
+        if not self.is_told_to_end:
+            self._say("stopping", why=why)
+            self._ending.set()
+
+    async def end(self, app: App, worker: FleetWorker, health: WorkerHealth) -> None:
+        """Stop: take no more runs, let those that were taken end, and leave. Whoever asks how it is hears of that."""
+        self.say_ending(health)
+        await worker.stop()
+        await self._unless_limited(worker.until_idle, app, running=worker.executing)
+        await self.close_runs(app)
+        await self.unless_hurried(worker.until_idle())
+
+    @override
+    def _begin_to_end(self, begins_anew: bool) -> None:
+        super()._begin_to_end(begins_anew)
+        if not begins_anew:
+            self._limited.set()
+
+    async def _unless_limited(
+        self, until_ended: Callable[[], Coroutine[Any, Any, None]], app: App, *, running: int
+    ) -> None:
+        """Wait until all runs have ended, or somebody waits for that. Others do meanwhile what this did for its fleet."""
+        self._retire(app)
+        if not self._limited.is_set():
+            if running:
+                hint = f"stop it to limit that to {self._grace:g} s"
+                self._say(f"waiting for {count(running, 'run')}, however long that takes", runs=running, hint=hint)
+            await unless(self._limited, until_ended())
+        if not self.begins_anew:
+            tell_service_manager("STOPPING=1")  # it limits from then on how long that takes
+
+    def say_ending(self, health: WorkerHealth) -> None:
+        """Tell who asks that it is about to leave."""
+        if self.begins_anew:
+            tell_service_manager("RELOADING=1")
+        health.begin_ending("it begins anew" if self.begins_anew else "it takes no more runs, and leaves")
+
+
+class SupervisorLife(WorkerLife):
+    """The life of a worker whose runs are executed by child processes: it passes on what it is told."""
+
+    @override
+    def __init__(self, grace: float, closing: float, say: Say) -> None:
+        super().__init__(grace, say)
+        self._closing = closing
+        self._supervisor: Supervisor | None = None
+
+    async def begin_unless_told_to_end(self, supervisor: Supervisor, begin: asyncio.Task[int]) -> int | None:
+        """Wait until the first process takes runs; its exit code if it could not, None if the worker is to end before."""
+        self._supervisor = supervisor
+        ending = asyncio.create_task(self.until_told_to_end(), name="trackside-ending")
+        try:
+            await asyncio.wait({begin, ending}, return_when=asyncio.FIRST_COMPLETED)
+            return begin.result() if begin.done() else None
+        finally:
+            for task in (begin, ending):
+                task.cancel()
+            await asyncio.wait({begin, ending})
+
+    async def end_processes(self, app: App, supervisor: Supervisor, health: WorkerHealth) -> None:
+        """Stop: have the processes take no more runs, let theirs end, and leave."""
+        self.say_ending(health)
+        await self._unless_limited(supervisor.finish, app, running=supervisor.executing)
+        if running := supervisor.executing:
+            self._say(
+                f"waiting for {count(running, 'run')}, up to {self._grace:g} s",
+                runs=running,
+                hint="again to cancel them",
+            )
+        ending = asyncio.create_task(supervisor.end(self._grace + self._closing), name="trackside-end")
+        hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-hurry")
+        await asyncio.wait({ending, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        hurrying.cancel()
+        if not ending.done():
+            ending.cancel()
+            await asyncio.wait({ending})
+            await supervisor.end(self._closing)
+        else:
+            ending.result()
+        await self._retire(app)
+
+    @override
+    def _leave_at_once(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.kill()
+        os._exit(ExitCode.cancelled)

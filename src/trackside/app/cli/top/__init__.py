@@ -1,0 +1,1 @@
+"""`trackside top`: runs as they happen, on a screen of the terminal."""

@@ -1,0 +1,128 @@
+"""What `trackside top` knows: the runs that go on and those that ended last, and how much happens. No screen, no I/O."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from trackside.app.cli.views.usage import used_in
+from trackside.harness.lifecycle import is_final, is_terminal, run_status_of
+from trackside.harness.types import LifecycleEventType, RunStatus
+
+if TYPE_CHECKING:
+    from trackside.app.storage import StoredEvent, StoredRun
+
+WINDOW = 60.0
+"""Seconds over which rates are."""
+
+_ENDED = 500  # runs that are kept when they have ended
+
+
+@dataclass(slots=True)
+class Seen:
+    """A run as far as it was seen. `tokens` and `cost` are known when it has ended."""
+
+    run_id: str
+    thread_id: str
+    agent: str
+    status: RunStatus
+    since: datetime
+    ended_at: datetime | None = None
+    tokens: int = 0
+    cost: float | None = None
+
+    def fits(self, text: str) -> bool:
+        """Whether the text is in its agent or status, or begins one of its ids."""
+        wanted = text.casefold()
+        within = wanted in self.agent.casefold() or wanted in self.status.value
+        return within or self.run_id.startswith(text) or self.thread_id.startswith(text)
+
+    def seconds(self, now: datetime) -> float:
+        """How long it took, or has been going on."""
+        return max(0.0, ((self.ended_at or now) - self.since).total_seconds())
+
+
+ORDERS: dict[str, Callable[[Seen], tuple[bool, float]]] = {
+    "newest": lambda run: (is_final(run.status), -run.since.timestamp()),
+    "longest": lambda run: (is_final(run.status), run.since.timestamp()),
+    "tokens": lambda run: (False, -run.tokens),
+    "cost": lambda run: (False, -(run.cost or 0.0)),
+}
+"""How runs can be sorted: by name, what is smallest first."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """All that is known. Times are seconds of a clock that only rises, which the caller has."""
+
+    runs: dict[str, Seen] = field(default_factory=dict)
+    outcomes: Counter[RunStatus] = field(default_factory=Counter)
+    """How many runs ended how, since the beginning of the watch."""
+    _ended: deque[str] = field(default_factory=deque)
+    _events: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    def begin(self, runs: Iterable[StoredRun]) -> None:
+        """Take the runs that there are. Of one that has started events say more, however late this comes."""
+        for run in runs:
+            known = self.runs.get(run.run_id)
+            if known is None or known.status is RunStatus.pending:
+                self.runs[run.run_id] = _seen(run)
+
+    def take(self, stored: StoredEvent, now: float) -> None:
+        """Take an event, which came now."""
+        event, payload = stored.event, stored.event.payload
+        ends, tokens = is_terminal(event.event_type), 0
+        seen = self.runs.get(event.run_id)
+        if seen is None:
+            if event.event_type is LifecycleEventType.THREAD_STATUS_UPDATED:  # comes behind the end of a run, too
+                self._events.append((now, 0, 0))
+                return
+            agent = str(payload.get("agent") or "")
+            seen = Seen(event.run_id, event.thread_id, agent, RunStatus.running, event.occurred_at)
+            self.runs[event.run_id] = seen
+        if event.event_type is LifecycleEventType.RUN_STARTED:
+            seen.status, seen.since = RunStatus.running, event.occurred_at
+            seen.agent = str(payload.get("agent") or seen.agent)
+        elif ends and not is_final(seen.status):
+            tokens = self._end(seen, stored)
+        self._events.append((now, int(ends), tokens))
+
+    def _end(self, seen: Seen, stored: StoredEvent) -> int:
+        event, used = stored.event, used_in(stored.event.payload.get("completion_data"))
+        seen.status = run_status_of(event.event_type, event.payload) or seen.status
+        seen.ended_at = event.occurred_at
+        seen.tokens, seen.cost = used.get("total_tokens", 0), used.get("cost_usd")
+        self.outcomes[seen.status] += 1
+        self._ended.append(seen.run_id)
+        while len(self._ended) > _ENDED:
+            self.runs.pop(self._ended.popleft(), None)
+        return seen.tokens
+
+    def rates(self, now: float) -> tuple[float, float, float]:
+        """Runs that ended in a second, events in a second, tokens in a minute; over the last minute."""
+        while self._events and self._events[0][0] < now - WINDOW:
+            self._events.popleft()
+        ended, tokens = sum(one[1] for one in self._events), sum(one[2] for one in self._events)
+        return ended / WINDOW, len(self._events) / WINDOW, tokens / WINDOW * 60
+
+    def listed(self, *, text: str, order: str, limit: int) -> tuple[list[Seen], int]:
+        """The first runs that fit, and how many fit in all."""
+        fitting = [run for run in self.runs.values() if not text or run.fits(text)]
+        fitting.sort(key=ORDERS[order])
+        return fitting[:limit], len(fitting)
+
+
+def _seen(run: StoredRun) -> Seen:
+    return Seen(
+        run_id=run.run_id,
+        thread_id=run.thread_id,
+        agent=run.agent or "",
+        status=run.status,
+        since=run.started_at or run.created_at,
+        ended_at=run.ended_at,
+        tokens=run.total_input_tokens + run.total_output_tokens,
+        cost=run.cost_usd,
+    )

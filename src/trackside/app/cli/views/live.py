@@ -1,0 +1,51 @@
+"""Keeps the last lines of a screen up to date while something goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+
+from trackside.app.cli.views.output import OutputConsole
+
+_SECONDS = 0.1
+
+
+class LiveLines:
+    """The last lines of a console, drawn anew ten times a second, also while somebody blocks the event loop.
+
+    What is printed meanwhile, also by others with `print`, goes above them. `lines` gives what they are now; it is called
+    in any thread.
+    """
+
+    def __init__(self, console: OutputConsole, lines: Callable[[], RenderableType]) -> None:
+        self._console = console
+        self._lines = lines
+        self._live = Live(self, console=console, auto_refresh=False, transient=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_drawing, name="trackside-cli-live", daemon=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # Asked each time that something is drawn, so that lines which have just been printed are not here any more.
+        yield self._lines()
+
+    def start(self) -> None:
+        """Show them."""
+        with self._console.guard:
+            self._live.start(refresh=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take them away; may be called again."""
+        self._ended.set()
+        with self._console.guard:
+            self._live.stop()
+
+    def _keep_drawing(self) -> None:
+        while not self._ended.wait(_SECONDS):
+            # Rich computes where the lines are and writes there in two steps, between which nobody else may print.
+            with self._console.guard:
+                if not self._ended.is_set():
+                    self._live.refresh()

@@ -1,0 +1,205 @@
+"""The two streams that the command line writes to.
+
+What was asked for goes to standard output, what is said about it to standard error. A reader that goes away early
+(`| head`) is no error: the console falls silent and the command goes on or ends, as makes sense for it. A stream that
+cannot be written (a full disk, a closed terminal) silences it, too, and is an error in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self, TextIO
+
+from rich.console import Console
+
+from trackside.app.cli.formatting import json_line
+from trackside.app.cli.streams import discard
+from trackside.app.cli.views.appearance import Look
+from trackside.harness.errors import Fault, TracksideError
+from trackside.harness.types import JsonObject
+
+_UNBOUNDED = 1_000_000  # columns: nothing is cut where there is no screen
+_MOST_DIGITS = 6  # of `COLUMNS`; more are no width of anything
+_NARROWEST = 20  # columns, whatever `COLUMNS` says: with less a table says nothing
+
+
+class OutputError(TracksideError, OSError, code="output-not-writable"):
+    """standard output cannot be written: {why}."""
+
+    fault: ClassVar[Fault] = "store"
+
+
+class OutputConsole(Console):
+    """A console that takes every text as it is, and falls silent when its reader has gone.
+
+    Where there is no terminal it has no colour, and no width either, unless `COLUMNS` gives it one; 0 is none.
+    """
+
+    reader_gone = False
+    _failure: OSError | None = None
+    guard: threading.RLock
+    """Held while something is printed, so that what several threads print does not mix."""
+    is_bounded: bool
+    """Whether what is shown has to fit into a width, that of a terminal or of `COLUMNS`."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.guard = threading.RLock()
+        columns = _columns()
+        self.is_bounded = columns is not None or file.isatty()
+        width = columns if self.is_bounded else _UNBOUNDED
+        environ = {**os.environ, "COLUMNS": ""}  # which Rich would believe, whatever stands there
+        super().__init__(file=file, markup=False, emoji=False, highlight=False, width=width, _environ=environ)
+
+    @property
+    def is_screen(self) -> bool:
+        """Whether a person looks at it, so that what is shown has to fit; colours can be forced elsewhere, too."""
+        return self.file.isatty()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether lines that are there can be written again."""
+        return self.is_screen and not self.is_dumb_terminal
+
+    @property
+    def is_unicode(self) -> bool:
+        """Whether the stream's encoding has more than ASCII for sure."""
+        return self.encoding.startswith("utf")
+
+    def symbol(self, look: Look) -> str:
+        """The symbol of a look, as far as the stream's encoding has it."""
+        return look.symbol if self.is_unicode else look.plain
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `rich` does, in one piece."""
+        with self.guard:
+            super().print(*objects, **options)
+
+    def check(self) -> None:
+        """See that everything was written that should be.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        _check(self._failure)
+
+    def print_json_lines(self, values: Iterable[JsonObject]) -> None:
+        """Print each value as JSON on a line of its own."""
+        try:
+            for value in values:
+                self.file.write(f"{json_line(value) if self.is_unicode else json.dumps(value)}\n")
+            self.file.flush()
+        except BrokenPipeError:
+            self.on_broken_pipe()
+        except OSError as exc:
+            self._on_failure(exc)
+
+    @contextmanager
+    def watching_reader(self, on_gone: Callable[[], object]) -> Generator[None]:
+        """Have `on_gone` called on the running loop when the reader goes away, also while there is nothing to print."""
+
+        def gone() -> None:
+            loop.remove_reader(self.file)
+            self.on_broken_pipe()
+            on_gone()
+
+        mode = os.fstat(self.file.fileno()).st_mode
+        if not stat.S_ISFIFO(
+            mode
+        ):  # only a pipe has one reader; nothing can be read here, so that it is gone is all it says
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.file, gone)
+        try:
+            yield
+        finally:
+            loop.remove_reader(self.file)
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
+        self.reader_gone = True
+        discard(self.file)
+
+    def _check_buffer(self) -> None:
+        # Where Rich writes, whoever prints; it knows what to do about a broken pipe alone.
+        try:
+            super()._check_buffer()
+        except OSError as exc:
+            self._on_failure(exc)
+
+    def _on_failure(self, exc: OSError) -> None:
+        self.quiet = True
+        self._failure = exc
+        discard(self.file)
+
+
+def _columns() -> int | None:
+    """The width that `COLUMNS` gives; None: none."""
+    typed = os.environ.get("COLUMNS", "")
+    columns = int(typed[:_MOST_DIGITS]) if typed.isascii() and typed.isdigit() else 0
+    return max(columns, _NARROWEST) if columns else None
+
+
+def _check(failure: OSError | None) -> None:
+    if failure is not None:
+        raise OutputError(why=failure.strerror) from failure
+
+
+def standard_output() -> OutputConsole:
+    """A console on standard output."""
+    return OutputConsole(sys.stdout)
+
+
+def standard_error() -> OutputConsole:
+    """A console on standard error."""
+    return OutputConsole(sys.stderr)
+
+
+class JsonOutput:
+    """Standard output for JSON lines alone: whatever else is written there, also by an agent, goes to standard error.
+
+    Use it as a context manager. A reader that has gone is noticed and not complained of.
+    """
+
+    def __init__(self) -> None:
+        self._lines: TextIO | None = None
+        self._failure: OSError | None = None
+
+    def __enter__(self) -> Self:
+        sys.stdout.flush()
+        self._lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="backslashreplace")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        if self._lines is not None:
+            os.dup2(self._lines.fileno(), sys.stdout.fileno())
+            self._lines.close()
+
+    def print(self, value: JsonObject) -> None:
+        """Print a value as one line, at once."""
+        assert self._lines is not None, "used outside of its context"
+        try:
+            print(json_line(value), file=self._lines, flush=True)
+        except BrokenPipeError:
+            discard(self._lines)
+        except OSError as exc:
+            self._failure = exc
+            discard(self._lines)
+
+    def check(self) -> None:
+        """See that everything was written that should be.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        _check(self._failure)
