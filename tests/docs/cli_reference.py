@@ -16,21 +16,23 @@ DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "cli.md"
 _HIDDEN: Final = {"help", "install_completion", "show_completion"}
 _BEGINNING: Final = """# Command line
 
-All commands of `trackside`, as `--help` shows them; this page is written from the parser. What is asked for goes to
-standard output, what is said about it to standard error. `--json` writes one object a line. Where records are is said by
-`--database`, or by `--url` and `--api-key` of a server; without either it is what `trackside.toml` says, else
-`trackside.db` here.
+This page lists every command of `trackside` with its arguments, options and exit codes, as `--help` shows them. It is
+generated from the parser.
 
-On a terminal there are colours (none with `NO_COLOR`), bars where something takes its time, and charts below `stats`; in a
-pipe nothing of that. `trackside --install-completion` has bash, zsh or fish complete commands and options.
+A command writes its result to standard output, and messages about it to standard error. With `--json`, it writes one
+JSON object per line. `--database` says where the records are; if a server has them, use `--url` and `--api-key` instead.
+Without either, the database is the one that `trackside.toml` names, else `trackside.db` in the current folder.
 
-Beside the exit codes that each command has below, there are 130 for what Ctrl-C broke off, and 141 where nobody reads the
-output any more, as in `trackside explain | head`.
+On a terminal, commands show colours (none with `NO_COLOR`), progress bars for slow operations, and charts below `stats`.
+In a pipe, they show none of these. `trackside --install-completion` makes bash, zsh or fish complete commands and options.
+
+Besides the exit codes listed for each command, there are two more: 130 if Ctrl-C interrupted the command, and 141 if
+nobody reads its output any more, as in `trackside explain | head`.
 """
 
 
 def written() -> str:
-    """The document as it has to be."""
+    """The text that the document must have."""
     return "\n".join([_BEGINNING, *_groups()]).rstrip() + "\n"
 
 

@@ -1,1 +1,1 @@
-"""What the commands are typed with, and how they explain themselves; what they do is in `actions`, `serving` and `top`."""
+"""How the commands are typed, and how they explain themselves; what they do is in `actions`, `serving` and `top`."""

@@ -26,26 +26,30 @@ def cancel(
     run: Annotated[
         list[str],
         typer.Argument(
-            metavar="ID…", help="Runs; the beginning or end of each id is enough.", autocompletion=completing.run_ids
+            metavar="ID…",
+            help="The runs to stop; the beginning or end of each id is enough.",
+            autocompletion=completing.run_ids,
         ),
     ],
     action: Annotated[
         CancelAction,
         typer.Option(
             metavar=choices(CancelAction).replace(", ", "|"),
-            help="Keep what a run did, or have its thread as it was before.",
+            help="Keep what the run did, or put its thread back as it was before.",
         ),
     ] = CancelAction.interrupt,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Until they have ended; Ctrl-C waits no longer.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Wait until they have ended; Ctrl-C stops waiting.")
+    ] = False,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Stop runs, whichever process executes them. Of one that goes on as another attempt, that is stopped.
+    """Stop runs, whichever process executes them. If a run goes on as another attempt, that attempt is stopped.
 
-    One that has ended stays as it is, and that is no error. JSON tells of the attempt that is stopped; `instead_of` is
-    then the run that was named.
+    A run that has ended stays as it is, which is not an error. If another attempt is stopped, JSON describes that attempt,
+    and `instead_of` is the run that you named.
     """
     from trackside.app.cli.actions import acting
     from trackside.app.cli.places import Place
@@ -56,10 +60,12 @@ def cancel(
 
 @app.command()
 def delete(
-    kind: Annotated[Deleted, typer.Argument(metavar="|".join(Deleted), help="Of what the ids are.")],
+    kind: Annotated[
+        Deleted, typer.Argument(metavar="|".join(Deleted), help="Whether the ids are of runs or of threads.")
+    ],
     id: Annotated[
         list[str],
-        typer.Argument(metavar="ID…", help="The beginning or end of each is enough, but not with --yes."),
+        typer.Argument(metavar="ID…", help="The beginning or end of each id is enough, except with --yes."),
     ],
     yes: Yes = False,
     database: Database = None,
@@ -67,10 +73,10 @@ def delete(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Remove runs that have ended, or threads with their runs and all that they remember; it asks before.
+    """Delete runs that have ended, or threads with their runs and all that they remember. It asks first.
 
-    Clients do not see them any more. Events of runs stay in the log, until `trackside prune` removes them for good.
-    Those of threads go within a minute where a server or a worker is up, else with `trackside prune`.
+    Clients no longer see them. The events of deleted runs stay in the log until `trackside prune` removes them for good.
+    Those of deleted threads go within a minute if a server or a worker is up, else with `trackside prune`.
     """
     from trackside.app.cli.actions import acting
     from trackside.app.cli.places import Place
@@ -85,14 +91,14 @@ def top(
     light: Annotated[
         bool | None,
         typer.Option(
-            "--light/--dark", help="For a light background, or a dark one.", show_default="what the terminal has"
+            "--light/--dark", help="Use colours for a light or a dark background.", show_default="what the terminal has"
         ),
     ] = None,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> int:
-    """Watch runs as they go on, and cancel or retry them by key; ? says which keys there are. Needs the extra `top`."""
+    """Watch runs as they go on, and cancel or retry them with a key; ? lists the keys. Needs the extra `top`."""
     from trackside.app.cli.places import Place
     from trackside.app.cli.top import opening as shown
 

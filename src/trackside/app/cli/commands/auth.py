@@ -10,7 +10,7 @@ import typer
 from trackside.app.cli.commands.options import Database, Json, Yes, only_here
 
 app = typer.Typer()
-auth = typer.Typer(no_args_is_help=True, help="API keys, with which clients of a server say who they are.")
+auth = typer.Typer(no_args_is_help=True, help="API keys, by which clients tell a server who they are.")
 app.add_typer(auth, name="auth")
 
 
@@ -27,10 +27,10 @@ class Permission(StrEnum):
 
 @auth.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the key.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for the key.")],
     owner: Annotated[
         str | None,
-        typer.Option(metavar="OWNER", help="Whose threads are made and seen with it.", show_default="NAME"),
+        typer.Option(metavar="OWNER", help="Whose threads the key creates and sees.", show_default="NAME"),
     ] = None,
     permission: Annotated[
         Permission,
@@ -38,18 +38,18 @@ def create(
             "--permission",
             "-p",
             metavar="|".join(Permission),
-            help="Look at the owner's threads, also make them and start runs, or do everything with everybody's.",
+            help="See the owner's threads, also create them and start runs, or do everything with everybody's.",
         ),
     ] = Permission.run,
     expires: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="It is good for so long: 12h, 90d.", show_default="for ever"),
+        typer.Option(metavar="TIME", help="How long the key is valid: 12h, 90d.", show_default="for ever"),
     ] = None,
     database: Database = None,
     url: Annotated[str | None, only_here(_KEYS)] = None,
     json: Json = False,
 ) -> int:
-    """Make an API key, and write it to standard output: now, and never again."""
+    """Create an API key, and write it to standard output, this one time only."""
     from trackside.app.cli.actions import keys
 
     return keys.create(
@@ -66,12 +66,12 @@ def create(
 
 @auth.command(name="list")
 def list_keys(
-    all: Annotated[bool, typer.Option("--all", "-a", help="Those, too, that are good for nothing any more.")] = False,
+    all: Annotated[bool, typer.Option("--all", "-a", help="Also show keys that are not valid any more.")] = False,
     database: Database = None,
     url: Annotated[str | None, only_here(_KEYS)] = None,
     json: Json = False,
 ) -> int:
-    """Show which API keys there are, and never the keys themselves."""
+    """Show which API keys there are, but never the keys themselves."""
     from trackside.app.cli.actions import keys
 
     return keys.show(database, all=all, json=json)
@@ -85,7 +85,7 @@ def revoke(
     url: Annotated[str | None, only_here(_KEYS)] = None,
     json: Json = False,
 ) -> int:
-    """Let nobody in with a key any more; servers that run know it within two seconds."""
+    """Revoke an API key, so that it lets nobody in any more; running servers know within two seconds."""
     from trackside.app.cli.actions import keys
 
     return keys.revoke(database, key_id, yes=yes, json=json)

@@ -1,6 +1,6 @@
-"""What the shell completes beyond words of the parser: ids and names out of the database, or from the server.
+"""What the shell completes beyond the parser's own words: ids and names from the database or the server.
 
-It only reads, in bounded time, and is silent whatever fails: somebody is typing.
+It only reads, in bounded time, and stays silent whatever fails, because somebody is typing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MOST = 50
 """How many are offered."""
 
 PATIENCE = 1.0
-"""Seconds after which records are left alone; a database that answers takes some milliseconds."""
+"""Seconds after which completion gives up on the records; a database that answers takes some milliseconds."""
 
 
 def run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The ids of runs that begin so, the newest first."""
+    """The ids of runs that begin with what was typed, the newest first."""
 
     async def read(records: Records) -> Sequence[str]:
         return [run.run_id for run in await records.runs(id_prefix=incomplete or None, limit=MOST)]
@@ -35,7 +35,7 @@ def run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def thread_ids(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The ids of threads that begin so, those that changed last first."""
+    """The ids of threads that begin with what was typed, those that changed last first."""
 
     async def read(records: Records) -> Sequence[str]:
         return [thread.thread_id for thread in await records.threads(id_prefix=incomplete or None, limit=MOST)]

@@ -1,4 +1,4 @@
-"""The commands about the database as a whole, and their options: what leaves it, and its tables."""
+"""The commands about the database as a whole, and their options: `prune`, `export`, `import`, `doctor`, `db`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trackside.harness.types import LifecycleEventType, RunStatus
 
 
 class ExportFormat(StrEnum):
-    """What an export can look like."""
+    """The formats of an export."""
 
     jsonl = "jsonl"
     parquet = "parquet"
@@ -42,7 +42,7 @@ _ENDS = ", ".join(status for status in RunStatus if status in FINAL_STATUSES)
 
 app = typer.Typer()
 db = typer.Typer(
-    no_args_is_help=True, help="The tables of the database: which version they are of, whether all is well."
+    no_args_is_help=True, help="The tables of the database: which version they have, and whether all is well."
 )
 app.add_typer(db, name="db")
 
@@ -50,18 +50,19 @@ app.add_typer(db, name="db")
 @app.command()
 def prune(
     older_than: Annotated[
-        str, typer.Option(metavar="TIME", help="Only runs that ended so long ago: 12h, 30d, 8w; 0d is whenever.")
+        str,
+        typer.Option(metavar="TIME", help="Only runs that ended at least this long ago: 12h, 30d, 8w; 0d is any time."),
     ],
     status: Annotated[
         list[RunStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only those that ended with this status ({_ENDS}); may be repeated."),
+        typer.Option(metavar="STATUS", help=f"Only runs that ended with this status ({_ENDS}); may be repeated."),
     ] = None,
     agent: Agent = None,
     thread: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="Only of this thread; its beginning or end is enough, but not with --yes.",
+            help="Only this thread; the beginning or end of its id is enough, except with --yes.",
             autocompletion=completing.thread_ids,
         ),
     ] = None,
@@ -71,11 +72,11 @@ def prune(
     url: Annotated[str | None, only_here(_PRUNES)] = None,
     json: Json = False,
 ) -> int:
-    """Remove old runs for good, with their events; servers may go on meanwhile.
+    """Remove old runs for good, with their events. Servers may keep running meanwhile.
 
-    Runs stay that are active, whose question waits for an answer, or that a subscription needs.
+    It keeps runs that are active, whose question waits for an answer, or that a subscription needs.
 
-    The file does not become smaller, as new runs take the room; `db compact` makes it so.
+    The file does not shrink, because new runs reuse the space; `db compact` shrinks it.
     """
     from trackside.app.cli.actions import pruning
 
@@ -96,7 +97,10 @@ def prune(
 @app.command()
 def export(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Where to; compressed if it ends in .gz; - is standard output.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="The file to write, compressed if its name ends in .gz; - is standard output."
+        ),
     ] = "-",
     format: Annotated[
         ExportFormat | None,
@@ -104,33 +108,41 @@ def export(
             metavar="FORMAT", help="jsonl or parquet.", show_default="jsonl; parquet if FILE ends in .parquet"
         ),
     ] = None,
-    start: Annotated[int, typer.Option("--from", metavar="POSITION", parser=positive, help="The first position.")] = 1,
+    start: Annotated[
+        int, typer.Option("--from", metavar="POSITION", parser=positive, help="The first position to export.")
+    ] = 1,
     to: Annotated[
         int | None,
-        typer.Option(metavar="POSITION", parser=positive, help="The last position.", show_default="the end"),
+        typer.Option(metavar="POSITION", parser=positive, help="The last position to export.", show_default="the end"),
     ] = None,
     run: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only of this run; its beginning or end is enough.")
+        str | None,
+        typer.Option(metavar="ID", help="Only events of this run; the beginning or end of its id is enough."),
     ] = None,
     thread: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Only of this thread, by its whole id.", autocompletion=completing.thread_ids),
+        typer.Option(
+            metavar="ID", help="Only events of this thread, by its whole id.", autocompletion=completing.thread_ids
+        ),
     ] = None,
     agent: Agent = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only those that occurred since: 2h, 3d, 2026-01-31.")
+        str | None,
+        typer.Option(metavar="TIME", help="Only events that occurred since this time: 2h (ago), 3d, 2026-01-31."),
     ] = None,
     type: Annotated[
         list[LifecycleEventType] | None,
-        typer.Option(metavar="TYPE", help=f"Only this type ({TYPES}); may be repeated. Cannot be imported."),
+        typer.Option(
+            metavar="TYPE", help=f"Only events of this type ({TYPES}); may be repeated. The file cannot be imported."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     database: Database = None,
     url: Annotated[str | None, only_here(_EXPORTS)] = None,
 ) -> int:
-    """Write the events of the log to a file; `import` reads it, and makes runs and threads of them again.
+    """Write the events of the log to a file, from which `import` makes runs and threads again.
 
-    What threads remember is not in it, so a question that waits for an answer can only be answered here.
+    The file does not contain what threads remember, so a question that waits for an answer can only be answered here.
     """
     from trackside.app.cli.actions import transfers
 
@@ -153,15 +165,15 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What `export` has written; - is standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file that `export` has written; - is standard input.")],
     database: Database = None,
     url: Annotated[str | None, only_here(_IMPORTS)] = None,
     json: Json = False,
 ) -> int:
-    """Append the events of an export that are not in the database yet. Cut short, it goes on when it is done again.
+    """Append the events of an export that are not in the database yet. If it is cut short, run it again and it goes on.
 
-    It shows what happened elsewhere: threads do not remember it, so that what was asked is still listed as waiting but can
-    be answered only there, and runs that had not ended stay as they were, with nobody who executes them.
+    What is imported shows what happened elsewhere; threads do not remember it. A question that was open is still listed as
+    waiting, but can be answered only there. Runs that had not ended stay as they were, and nobody executes them.
     """
     from trackside.app.cli.actions import transfers
 
@@ -170,9 +182,9 @@ def import_(
 
 @app.command()
 def doctor(database: Database = None, url: Url = None, api_key: ApiKey = None, json: Json = False) -> int:
-    """Find what is wrong with settings, agents, database, runs, subscriptions, disks, and say what to do; changes nothing.
+    """Find what is wrong with settings, agents, database, runs, subscriptions and disks, and what to do. Changes nothing.
 
-    With --url it shows what the server finds on its own machine; the commands that it names are to be typed there.
+    With --url, it shows what the server finds on its own machine; type the commands that it names there.
     """
     from trackside.app.cli.actions import diagnosis
     from trackside.app.cli.places import Place
@@ -184,7 +196,7 @@ def doctor(database: Database = None, url: Url = None, api_key: ApiKey = None, j
 def current(
     database: Database = None, url: Annotated[str | None, only_here(_TABLES)] = None, json: Json = False
 ) -> int:
-    """Show which version the tables are of, and which one this Trackside works with."""
+    """Show which version the tables have, and which one this Trackside works with."""
     from trackside.app.cli.actions import schema
 
     return schema.show_version(database, json=json)
@@ -197,9 +209,9 @@ def upgrade(
     database: Database = None,
     url: Annotated[str | None, only_here(_TABLES)] = None,
 ) -> int:
-    """Make the tables, or bring those of an older version up to date. Whoever records runs does so, too.
+    """Create the tables, or bring those of an older version up to date. Every process that records runs does so, too.
 
-    It asks before it changes tables in which there are events: an older Trackside cannot use them afterwards.
+    It asks before it changes tables that contain events, because an older Trackside cannot use them afterwards.
     """
     from trackside.app.cli.actions import schema
 
@@ -215,7 +227,7 @@ def check(
     url: Annotated[str | None, only_here(_TABLES)] = None,
     json: Json = False,
 ) -> int:
-    """Find what is wrong with the database; changes nothing."""
+    """Find what is wrong with the database. Changes nothing."""
     from trackside.app.cli.actions import schema
 
     return schema.check(database, every=every, json=json)
@@ -223,9 +235,9 @@ def check(
 
 @db.command()
 def compact(database: Database = None, url: Annotated[str | None, only_here(_TABLES)] = None) -> int:
-    """Give the space that removed runs had back to the disk. Meanwhile nobody can record; new runs would take it, too.
+    """Give the space of removed runs back to the disk. Nobody can record meanwhile; new runs would reuse the space, too.
 
-    Twice the space that the file takes in the end has to be free: once beside it, and once for temporary files.
+    Twice the space that the file takes in the end has to be free: once beside the file, and once for temporary files.
     """
     from trackside.app.cli.actions import schema
 

@@ -1,4 +1,4 @@
-"""The command that says what is behind an error."""
+"""The command that explains an error."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def explain(
         str | None,
         typer.Argument(
             metavar="[CODE]",
-            help="What a message ends with, as `thread-busy`, or what a run failed of, as `worker_lost`.",
+            help="The code that ends a message, such as `thread-busy`, or why a run failed, such as `worker_lost`.",
         ),
     ] = None,
     json: Json = False,
 ) -> int:
-    """Say what is behind an error, and what to do about it; without a code, list them all."""
+    """Explain an error, and what to do about it; without a code, list them all."""
     from trackside.app.cli.actions import explaining
 
     return explaining.explain(code, json=json)

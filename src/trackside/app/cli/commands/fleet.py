@@ -35,11 +35,11 @@ def up(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", "-n", metavar="N", parser=positive, help="How many workers.")
+        int, typer.Option("--workers", "-n", metavar="N", parser=positive, help="How many workers to start.")
     ] = 3,
-    servers: Annotated[int, typer.Option(metavar="N", parser=positive, help="How many servers.")] = 2,
+    servers: Annotated[int, typer.Option(metavar="N", parser=positive, help="How many servers to start.")] = 2,
     engine: Annotated[
-        EngineChoice, typer.Option(metavar="|".join(EngineChoice), help="What moves work between them.")
+        EngineChoice, typer.Option(metavar="|".join(EngineChoice), help="What moves work between servers and workers.")
     ] = EngineChoice.nats,
     port: Annotated[
         int | None,
@@ -48,25 +48,25 @@ def up(
             "-p",
             metavar="N",
             parser=positive,
-            help="Where the first server listens; the others follow.",
-            show_default="any that are free",
+            help="The port of the first server; the others use the ports after it.",
+            show_default="any free ports",
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep the database and the logs there.",
+            help="Keep the database and the logs in this folder.",
             show_default="a folder that is removed at the end",
         ),
     ] = None,
     url: Annotated[str | None, only_here(_STARTS, heeds_environment=False)] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Write one JSON object per line, for programs.")] = False,
 ) -> int:
     """Start PostgreSQL, NATS, servers and workers on this machine, and show them, until Ctrl-C.
 
-    Everything comes from packages, the extra `fleet`, and listens on loopback. A process that dies is started again. Ctrl-C
-    lets runs end, then stops all in turn; the second time it does so quickly, the third at once.
+    Everything comes from packages (the extra `fleet`) and listens on loopback. A process that dies is started again.
+    Ctrl-C lets runs end, then stops all processes in turn. A second Ctrl-C does so quickly, a third one at once.
     """
     from trackside.app.cli.serving import fleet as local_fleet
 

@@ -1,4 +1,4 @@
-"""The commands that look at what was recorded, and their options: `runs`, `threads`, `events`, `tail`, `stats`."""
+"""The commands that show what was recorded, and their options: `runs`, `threads`, `events`, `tail`, `stats`."""
 
 from __future__ import annotations
 
@@ -32,39 +32,43 @@ def runs(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="ID", help="One run; its beginning or end is enough.", autocompletion=completing.run_ids
+            metavar="ID", help="One run; the beginning or end of its id is enough.", autocompletion=completing.run_ids
         ),
     ] = None,
     status: Annotated[
         list[RunStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only with this status ({RUN_STATUSES}); may be repeated."),
+        typer.Option(metavar="STATUS", help=f"Only runs with this status ({RUN_STATUSES}); may be repeated."),
     ] = None,
-    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Only of this agent.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Only runs of this agent.")] = None,
     thread: Thread = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only those created since: 2h, 3d, 2026-01-31.")
+        str | None, typer.Option(metavar="TIME", help="Only runs created since this time: 2h (ago), 3d, 2026-01-31.")
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Only with this in title, error, agent, metadata, or at an end of an id."),
+        typer.Option(
+            metavar="TEXT",
+            help="Only runs with this text in title, error, agent or metadata, or at the beginning or end of an id.",
+        ),
     ] = None,
     cost_above: Annotated[
         str | None,
-        typer.Option("--cost-above", metavar="USD", help="Only those that cost so many US dollars, or more."),
+        typer.Option("--cost-above", metavar="USD", help="Only runs that cost at least this many US dollars."),
     ] = None,
     duration_above: Annotated[
-        str | None, typer.Option("--duration-above", metavar="TIME", help="Only those that took so long: 30s, 5m, 2h.")
+        str | None,
+        typer.Option("--duration-above", metavar="TIME", help="Only runs that took at least this long: 30s, 5m, 2h."),
     ] = None,
     parent: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="Only those that this run has started; its beginning or end is enough.",
+            help="Only runs that this run has started; the beginning or end of its id is enough.",
             autocompletion=completing.run_ids,
         ),
     ] = None,
     waiting: Annotated[
-        bool, typer.Option("--waiting", help="Only those whose question to a human is still open.")
+        bool, typer.Option("--waiting", help="Only runs whose question to a human is still open.")
     ] = False,
     limit: Annotated[
         int | None,
@@ -73,8 +77,8 @@ def runs(
             "-n",
             metavar="N",
             parser=positive,
-            help="How many at most; with an ID, how many of its events.",
-            show_default="20; of its events, all",
+            help="Show at most this many runs; with an ID, this many of its events.",
+            show_default="20; with an ID, all its events",
         ),
     ] = None,
     database: Database = None,
@@ -107,32 +111,39 @@ def threads(
     thread: Annotated[
         str | None,
         typer.Argument(
-            metavar="ID", help="One thread; its beginning or end is enough.", autocompletion=completing.thread_ids
+            metavar="ID",
+            help="One thread; the beginning or end of its id is enough.",
+            autocompletion=completing.thread_ids,
         ),
     ] = None,
     status: Annotated[
         list[ThreadStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only with this status ({THREAD_STATUSES}); may be repeated."),
+        typer.Option(metavar="STATUS", help=f"Only threads with this status ({THREAD_STATUSES}); may be repeated."),
     ] = None,
     agent: Annotated[
-        str | None, typer.Option(metavar="AGENT", help="Only those with a run of this agent, the last one or not.")
+        str | None, typer.Option(metavar="AGENT", help="Only threads with a run of this agent, the last run or not.")
     ] = None,
     only: Annotated[
         str | None,
         typer.Option(
             "--thread",
             metavar="ID",
-            help="Only this thread; its beginning or end is enough.",
+            help="Only this thread; the beginning or end of its id is enough.",
             autocompletion=completing.thread_ids,
         ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only those that changed since: 2h, 3d, 2026-01-31.")
+        str | None,
+        typer.Option(metavar="TIME", help="Only threads that changed since this time: 2h (ago), 3d, 2026-01-31."),
     ] = None,
     limit: Annotated[
         int,
         typer.Option(
-            "--limit", "-n", metavar="N", parser=positive, help="How many at most; with an ID, how many of its runs."
+            "--limit",
+            "-n",
+            metavar="N",
+            parser=positive,
+            help="Show at most this many threads; with an ID, this many of its runs.",
         ),
     ] = 20,
     database: Database = None,
@@ -140,7 +151,7 @@ def threads(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Show the threads that changed last, or one thread with its runs and open questions."""
+    """Show the most recently changed threads, or one thread with its runs and open questions."""
     from trackside.app.cli.actions import listing
     from trackside.app.cli.places import Place
 
@@ -161,27 +172,32 @@ def events(
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Only of this run; its beginning or end is enough.", autocompletion=completing.run_ids
+            metavar="ID",
+            help="Only events of this run; the beginning or end of its id is enough.",
+            autocompletion=completing.run_ids,
         ),
     ] = None,
     type: Annotated[
         list[LifecycleEventType] | None,
-        typer.Option(metavar="TYPE", help=f"Only this type ({TYPES}); may be repeated."),
+        typer.Option(metavar="TYPE", help=f"Only events of this type ({TYPES}); may be repeated."),
     ] = None,
     status: Annotated[
         list[RunStatus] | None,
         typer.Option(
-            metavar="STATUS", help=f"Only of runs that have this status now ({RUN_STATUSES}); may be repeated."
+            metavar="STATUS", help=f"Only events of runs that have this status now ({RUN_STATUSES}); may be repeated."
         ),
     ] = None,
     agent: Agent = None,
     thread: Thread = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only those that occurred since: 2h, 3d, 2026-01-31.")
+        str | None,
+        typer.Option(metavar="TIME", help="Only events that occurred since this time: 2h (ago), 3d, 2026-01-31."),
     ] = None,
     after: Annotated[
         int | None,
-        typer.Option(parser=whole_number, metavar="POSITION", help="The first after this position, not the newest."),
+        typer.Option(
+            parser=whole_number, metavar="POSITION", help="Show the first events after this position, not the newest."
+        ),
     ] = None,
     limit: Limit = 50,
     database: Database = None,
@@ -210,24 +226,32 @@ def tail(
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Only of this run; its beginning or end is enough.", autocompletion=completing.run_ids
+            metavar="ID",
+            help="Only events of this run; the beginning or end of its id is enough.",
+            autocompletion=completing.run_ids,
         ),
     ] = None,
     type: Annotated[
         list[LifecycleEventType] | None,
-        typer.Option(metavar="TYPE", help=f"Only this type ({TYPES}); may be repeated."),
+        typer.Option(metavar="TYPE", help=f"Only events of this type ({TYPES}); may be repeated."),
     ] = None,
     status: Annotated[
         list[RunStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only what gives a run this status ({RUN_STATUSES}); may be repeated."),
+        typer.Option(
+            metavar="STATUS", help=f"Only events that give a run this status ({RUN_STATUSES}); may be repeated."
+        ),
     ] = None,
     agent: Agent = None,
     thread: Thread = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Begin with all that occurred since: 2h, 3d, 2026-01-31.")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Begin with all events that occurred since this time: 2h (ago), 3d, 2026-01-31."
+        ),
     ] = None,
     after: Annotated[
-        int | None, typer.Option(parser=whole_number, metavar="POSITION", help="Begin with all after this position.")
+        int | None,
+        typer.Option(parser=whole_number, metavar="POSITION", help="Begin with all events after this position."),
     ] = None,
     limit: Annotated[
         int | None,
@@ -236,7 +260,7 @@ def tail(
             "-n",
             metavar="N",
             parser=whole_number,
-            help="Begin with so many of the newest at most.",
+            help="Begin with at most this many of the newest events.",
             show_default="10; with --since or --after, all",
         ),
     ] = None,
@@ -245,7 +269,7 @@ def tail(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Show events as they come, whichever process they come from, until Ctrl-C."""
+    """Show the events of all processes as they come, until Ctrl-C."""
     from trackside.app.cli.actions import listing
     from trackside.app.cli.places import Place
 
@@ -267,21 +291,21 @@ def tail(
 def stats(
     status: Annotated[
         list[RunStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only of runs with this status ({RUN_STATUSES}); may be repeated."),
+        typer.Option(metavar="STATUS", help=f"Only runs with this status ({RUN_STATUSES}); may be repeated."),
     ] = None,
     agent: Agent = None,
     thread: Thread = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only of runs created since: 2h, 3d, 2026-01-31.")
+        str | None, typer.Option(metavar="TIME", help="Only runs created since this time: 2h (ago), 3d, 2026-01-31.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only of runs created before: 2h, 3d, 2026-01-31.")
+        str | None, typer.Option(metavar="TIME", help="Only runs created before this time: 2h (ago), 3d, 2026-01-31.")
     ] = None,
     by: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="How long a block of the chart is: minute, hour, day, week, or 5m, 2h; with --json, one object for each.",
+            help="The length of a block of the chart: minute, hour, day, week, or 5m, 2h; --json has one object per block.",
             show_default="what fits the terminal",
         ),
     ] = None,
@@ -292,7 +316,7 @@ def stats(
             "-n",
             metavar="N",
             parser=positive,
-            help="How many rows of each table, the biggest first; --json has all.",
+            help="Show at most this many rows per table, the biggest first; --json has all.",
         ),
     ] = 20,
     database: Database = None,
@@ -300,7 +324,7 @@ def stats(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Show what the runs come to: how they ended, how long they took, what they used; on a terminal also over time."""
+    """Show totals of runs: how they ended, how long they took, what they used; on a terminal also over time."""
     from trackside.app.cli.actions import listing
     from trackside.app.cli.places import Place
 

@@ -8,12 +8,12 @@ from typing import Final
 
 import typer
 
-EXITS: Final = "0 done; 1 it could not be done; 2 what was typed is wrong"
+EXITS: Final = "0 done; 1 failed; 2 the command line is wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A line that can be typed, and what for. `runs`: it works in any folder with agents.py and some runs (tested)."""
+    """A line to type, and what it does. If `runs` is true, it works in any folder with agents.py and some runs (tested)."""
 
     line: str
     what: str
@@ -22,27 +22,29 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the manual has of a command."""
+    """What the manual says about one command."""
 
     group: str
     examples: tuple[Example, ...]
     exits: str = EXITS
 
 
-_OF_A_RUN: Final = "0 success; 1 error; 2 what was typed is wrong; 75 waiting for a human; 124 timeout; 130 cancelled"
-_ASKS: Final = f"{EXITS}, or nobody could be asked; 130 not wanted"
+_OF_A_RUN: Final = "0 success; 1 error; 2 the command line is wrong; 75 waiting for a human; 124 timeout; 130 cancelled"
+_ASKS: Final = f"{EXITS}, or there is nobody to ask; 130 declined"
 
 MANUAL: Final[Mapping[str, Entry]] = {
     "run": Entry(
         "Run",
         (
             Example(
-                "trackside run agents.py:chat 'What is new?'", "a message, and its answer as it is written", runs=True
+                "trackside run agents.py:chat 'What is new?'",
+                "send a message, and see its answer as it is written",
+                runs=True,
             ),
-            Example("trackside run agents.py:chat @question.json --timeout 5m --max-cost 0.50", "within bounds"),
+            Example("trackside run agents.py:chat @question.json --timeout 5m --max-cost 0.50", "with limits"),
             Example(
                 "trackside run agents.py:chat 'And then?' --thread t-1 --json",
-                "go on with a thread, as JSON",
+                "continue a thread, with output as JSON",
                 runs=True,
             ),
             Example("trackside run chat 'Hello' --url https://agents.example.org", "on a server"),
@@ -53,14 +55,14 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Run",
         (
             Example("trackside resume t-1 yes", "answer what the thread asks"),
-            Example("""trackside resume t-1 '{"approved": true}' --json""", "with an object"),
+            Example("""trackside resume t-1 '{"approved": true}' --json""", "answer with an object"),
         ),
         _OF_A_RUN,
     ),
     "retry": Entry(
         "Run",
         (
-            Example("trackside retry 0199f3", "the run whose id begins so"),
+            Example("trackside retry 0199f3", "the run whose id begins with 0199f3"),
             Example("trackside retry 0199f3 --timeout 10m", "with more time"),
             Example("trackside retry 0199f3 --url http://127.0.0.1:2024", "on a server"),
         ),
@@ -69,22 +71,22 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "runs": Entry(
         "Look",
         (
-            Example("trackside runs --status error --since 2h", "what failed lately", runs=True),
+            Example("trackside runs --status error --since 2h", "recent failures", runs=True),
             Example("trackside runs --json -n 5", "for a program", runs=True),
-            Example("trackside runs 0199f3", "all about one"),
+            Example("trackside runs 0199f3", "one run in full"),
         ),
     ),
     "threads": Entry(
         "Look",
         (
-            Example("trackside threads --status interrupted", "who waits for a human", runs=True),
-            Example("trackside threads t-1", "one with its runs and open questions"),
+            Example("trackside threads --status interrupted", "threads that wait for a human", runs=True),
+            Example("trackside threads t-1", "one thread with its runs and open questions"),
         ),
     ),
     "events": Entry(
         "Look",
         (
-            Example("trackside events --type run_failed --since 1d", "the failures of a day", runs=True),
+            Example("trackside events --type run_failed --since 1d", "the failures of the last day", runs=True),
             Example("trackside events --after 0 --limit 100 --json", "the log from its beginning", runs=True),
         ),
     ),
@@ -92,38 +94,38 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Look",
         (
             Example("trackside tail --agent chat", "what an agent does, as it happens"),
-            Example("trackside tail --status error", "what fails, as it does"),
-            Example("trackside tail --type run_failed --json | jq .payload.error", "failures for a program"),
+            Example("trackside tail --status error", "failures, as they happen"),
+            Example("trackside tail --type run_failed --json | jq .payload.error", "failures, for a program"),
         ),
         f"{EXITS}; 130 Ctrl-C",
     ),
     "stats": Entry(
         "Look",
         (
-            Example("trackside stats --since 7d --by day", "a week", runs=True),
-            Example("trackside stats --agent chat --status success --json", "totals for a program", runs=True),
-            Example("trackside stats --since 1d --by hour --json", "an object for each hour", runs=True),
+            Example("trackside stats --since 7d --by day", "the last week, day by day", runs=True),
+            Example("trackside stats --agent chat --status success --json", "totals, for a program", runs=True),
+            Example("trackside stats --since 1d --by hour --json", "one object per hour", runs=True),
         ),
     ),
     "top": Entry(
         "Look",
         (
-            Example("trackside top", "what goes on in this folder's database"),
-            Example("trackside top --url https://agents.example.org --light", "on a server, on white"),
+            Example("trackside top", "the runs in this folder's database"),
+            Example("trackside top --url https://agents.example.org --light", "on a server, on a light background"),
         ),
     ),
     "cancel": Entry(
         "Act",
         (
-            Example("trackside cancel 0199f3 --wait", "stop a run, and see that it has"),
-            Example("trackside cancel 0199f3 --action rollback", "and have its thread as it was"),
+            Example("trackside cancel 0199f3 --wait", "stop a run, and wait until it has ended"),
+            Example("trackside cancel 0199f3 --action rollback", "stop a run, and put its thread back as it was"),
         ),
         f"{EXITS}; 130 Ctrl-C (--wait)",
     ),
     "delete": Entry(
         "Act",
         (
-            Example("trackside delete run 0199f3", "asks before"),
+            Example("trackside delete run 0199f3", "asks first"),
             Example("trackside delete thread t-1 t-2 --yes", "from a script"),
         ),
         _ASKS,
@@ -131,7 +133,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "subscriptions": Entry(
         "Act",
         (
-            Example("trackside subscriptions", "how far all are", runs=True),
+            Example("trackside subscriptions", "how far all of them are", runs=True),
             Example("trackside subscriptions mail pause", "deliver nothing for now"),
             Example("trackside subscriptions mail delete --dry-run", "what would be lost"),
         ),
@@ -140,18 +142,20 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "replay": Entry(
         "Act",
         (
-            Example("trackside replay mail --from 1 --wait", "everything again, having asked; and see that it arrives"),
+            Example(
+                "trackside replay mail --from 1 --wait", "everything again, after asking, and wait until it has arrived"
+            ),
             Example("trackside replay mail --from 5000 --dry-run", "how much would be left out"),
         ),
-        "0 done; 1 it stands still, or parked some of it (--wait); 2 what was typed is wrong, or nobody could be asked;"
-        " 130 not wanted",
+        "0 done; 1 the subscription stands still, or parked some events (--wait);"
+        " 2 the command line is wrong, or there is nobody to ask; 130 declined",
     ),
     "parked": Entry(
         "Act",
         (
             Example("trackside parked mail", "what could not be handled, and why"),
-            Example("trackside parked mail retry --position 8", "try one again"),
-            Example("trackside parked mail drop --yes", "give all up"),
+            Example("trackside parked mail retry --position 8", "retry one of them"),
+            Example("trackside parked mail drop --yes", "give up all of them"),
         ),
         _ASKS,
     ),
@@ -159,40 +163,43 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Serve",
         (
             Example("trackside serve", "all agents of trackside.toml, at 127.0.0.1:2024"),
-            Example("trackside serve agents.py:chat --port 0 --json", "any free port, said as JSON"),
-            Example("trackside serve agents.py:chat --check", "only see that it could start", runs=True),
+            Example("trackside serve agents.py:chat --port 0 --json", "on any free port, named in JSON"),
+            Example("trackside serve agents.py:chat --check", "only check that it could start", runs=True),
         ),
     ),
     "worker": Entry(
         "Serve",
         (
-            Example("trackside worker --engine postgres", "execute what servers with this engine let in"),
-            Example("trackside worker chat --pool gpu --concurrency 4 --port 9000", "one agent, of one pool"),
+            Example("trackside worker --engine postgres", "execute what servers with this engine admit"),
+            Example("trackside worker chat --pool gpu --concurrency 4 --port 9000", "one agent, from one pool"),
             Example("trackside worker --isolation process --memory-limit 2GB", "each run in a process of its own"),
         ),
-        "0 told to stop, or drained; 1 it could not be done; 2 what was typed is wrong",
+        "0 told to stop, or drained; 1 failed; 2 the command line is wrong",
     ),
     "fleet": Entry(
         "Serve",
         (
-            Example("trackside fleet up", "PostgreSQL, NATS, two servers and three workers, here"),
-            Example("trackside fleet up -n 8 --servers 3", "more of them"),
+            Example("trackside fleet up", "PostgreSQL, NATS, two servers and three workers"),
+            Example("trackside fleet up -n 8 --servers 3", "more servers and workers"),
         ),
     ),
     "fleet up": Entry(
         "Serve",
         (
             Example("trackside fleet up -n 3", "all agents of trackside.toml"),
-            Example("trackside fleet up agents.py:chat --data fleet --port 2024", "kept, at ports that stay"),
+            Example(
+                "trackside fleet up agents.py:chat --data fleet --port 2024",
+                "keep the data, and always use the same ports",
+            ),
             Example("trackside fleet up --engine postgres --json", "without NATS, for a program"),
         ),
     ),
     "workers": Entry(
         "Serve",
         (
-            Example("trackside workers", "who is there, and what waits", runs=True),
+            Example("trackside workers", "which processes there are, and what waits", runs=True),
             Example("trackside workers --queue --json", "what waits, for a program", runs=True),
-            Example("trackside workers drain web-3:4711 --wait", "have one leave, and see that it has"),
+            Example("trackside workers drain web-3:4711 --wait", "have one leave, and wait until it has"),
         ),
         _ASKS,
     ),
@@ -207,43 +214,44 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Serve",
         (
             Example("trackside auth create deploy --permission run --expires 90d", "a key for a program", runs=True),
-            Example("trackside auth create ops -p admin --json", "for an operator", runs=True),
+            Example("trackside auth create ops -p admin --json", "a key for an operator, as JSON", runs=True),
         ),
     ),
     "auth list": Entry(
         "Serve",
         (
-            Example("trackside auth list", "those that are good", runs=True),
-            Example("trackside auth list --all --json", "also those that are over, for a program", runs=True),
+            Example("trackside auth list", "the valid keys", runs=True),
+            Example("trackside auth list --all --json", "also those no longer valid, for a program", runs=True),
         ),
     ),
     "auth revoke": Entry(
         "Serve",
         (
-            Example("trackside auth revoke 0123456789ab", "asks before"),
-            Example("trackside auth revoke 0123456789ab --yes", "at once"),
+            Example("trackside auth revoke 0123456789ab", "asks first"),
+            Example("trackside auth revoke 0123456789ab --yes", "does not ask"),
         ),
         _ASKS,
     ),
     "observers": Entry(
         "Serve",
         (
-            Example("trackside observers", "who is told of runs, and who could be", runs=True),
+            Example("trackside observers", "the observers that are configured, and those that could be", runs=True),
             Example("trackside observers --json", "for a program", runs=True),
         ),
     ),
     "deliver": Entry(
         "Serve",
         (
-            Example("trackside deliver --until-idle", "what was left, then end"),
+            Example("trackside deliver --until-idle", "deliver what was left, then exit"),
             Example("trackside deliver mail", "one observer, until Ctrl-C"),
         ),
-        "0 done, or Ctrl-C; 1 one could not be fed, or an event was parked (--until-idle); 2 what was typed is wrong",
+        "0 done, or Ctrl-C; 1 an observer could not be fed, or an event was parked (--until-idle);"
+        " 2 the command line is wrong",
     ),
     "prune": Entry(
         "Data",
         (
-            Example("trackside prune --older-than 30d --dry-run", "how much that is", runs=True),
+            Example("trackside prune --older-than 30d --dry-run", "how much it would remove", runs=True),
             Example("trackside prune --older-than 8w --status success --yes", "from a timer", runs=True),
         ),
         _ASKS,
@@ -266,18 +274,18 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "doctor": Entry(
         "Upkeep",
         (
-            Example("trackside doctor", "what is wrong, and the next command", runs=True),
-            Example("trackside doctor --url http://127.0.0.1:2024 --json", "of a server, for a program"),
+            Example("trackside doctor", "what is wrong, and which command to run next", runs=True),
+            Example("trackside doctor --url http://127.0.0.1:2024 --json", "the same for a server, for a program"),
         ),
-        "0 all is well; 1 somebody has to do something; 2 what was typed is wrong",
+        "0 all is well; 1 something needs attention; 2 the command line is wrong",
     ),
     "explain": Entry(
         "Upkeep",
         (
-            Example("trackside explain thread-busy", "what a message meant that ended with [thread-busy]", runs=True),
-            Example("trackside explain worker_lost", "what a run failed of, as `trackside runs` shows it", runs=True),
-            Example("trackside explain", "all of them", runs=True),
-            Example("trackside explain --json | jq -r .code", "their codes, for a program"),
+            Example("trackside explain thread-busy", "what a message that ends with [thread-busy] means", runs=True),
+            Example("trackside explain worker_lost", "why a run failed, as `trackside runs` shows it", runs=True),
+            Example("trackside explain", "list all codes", runs=True),
+            Example("trackside explain --json | jq -r .code", "only the codes, for a program"),
         ),
     ),
     "db": Entry(
@@ -290,15 +298,15 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "db current": Entry(
         "Upkeep",
         (
-            Example("trackside db current", "of this folder's database", runs=True),
-            Example("trackside db current -d postgresql://db/runs --json", "of another one, for a program"),
+            Example("trackside db current", "for this folder's database", runs=True),
+            Example("trackside db current -d postgresql://db/runs --json", "for another database, for a program"),
         ),
     ),
     "db upgrade": Entry(
         "Upkeep",
         (
             Example("trackside db upgrade --dry-run", "what it would do", runs=True),
-            Example("trackside db upgrade --yes", "when a server is installed anew", runs=True),
+            Example("trackside db upgrade --yes", "when you upgrade a server", runs=True),
         ),
         _ASKS,
     ),
@@ -308,21 +316,21 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside db check", "the newest runs", runs=True),
             Example("trackside db check --all --json", "every run, for a program", runs=True),
         ),
-        "0 all is well; 1 something is wrong; 2 what was typed is wrong",
+        "0 all is well; 1 something is wrong; 2 the command line is wrong",
     ),
     "db compact": Entry(
         "Upkeep",
         (
-            Example("trackside db compact", "SQLite; nobody can write meanwhile", runs=True),
-            Example("trackside db compact -d sqlite:///old.db", "of another file"),
+            Example("trackside db compact", "SQLite only; nobody can write meanwhile", runs=True),
+            Example("trackside db compact -d sqlite:///old.db", "for another file"),
         ),
     ),
 }
-"""By the words of each command."""
+"""The entries, by the words of each command."""
 
 
 def describe(app: typer.Typer, above: str = "") -> None:
-    """Give all commands below this what the manual has of them. A command without an entry stays as it is."""
+    """Give every command below this its entry in the manual. A command without an entry stays as it is."""
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "")
         if (entry := MANUAL.get(f"{above}{name}")) is not None:
@@ -339,6 +347,6 @@ def describe(app: typer.Typer, above: str = "") -> None:
 
 
 def _epilog(entry: Entry) -> str:
-    """As text for Rich, which takes words in brackets for its own."""
+    """The entry as text for Rich, which takes words in brackets for markup."""
     examples = "\n".join(f"  {example.line}\n      {example.what}" for example in entry.examples)
     return f"Examples:\n{examples}\n\nExit codes: {entry.exits}.".replace("[", "\\[")

@@ -20,7 +20,7 @@ _DELIVERS = "a server feeds its own observers; how far they are, `trackside subs
 def observers(
     url: Annotated[str | None, only_here(_OBSERVERS, heeds_environment=False)] = None, json: Json = False
 ) -> int:
-    """Show who is told of runs, as trackside.toml says, and which other observers there are."""
+    """Show the observers that trackside.toml configures, and which others are available."""
     from trackside.app.cli.actions import observing
 
     return observing.show(json=json)
@@ -32,14 +32,14 @@ def deliver(
         list[str] | None,
         typer.Argument(metavar="[NAME]…", help="Only these observers.", show_default="all durable ones"),
     ] = None,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="End when everything is delivered.")] = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Exit when everything is delivered.")] = False,
     database: Database = None,
     url: Annotated[str | None, only_here(_DELIVERS)] = None,
     json: Json = False,
 ) -> int:
-    """Feed durable observers from the log, until Ctrl-C or SIGTERM, which are the usual end.
+    """Feed durable observers from the log, until Ctrl-C or SIGTERM, the usual ways to end it.
 
-    For programs that only record, and for what `trackside run` left for later. Several may go on side by side.
+    Use it for programs that only record, and for what `trackside run` left for later. Several can run side by side.
     """
     from trackside.app.cli.actions import delivering
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how what is typed there is read."""
+"""The options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_DIGITS = 19  # of the numbers that are too large for a database, as they a
 
 
 def choices(kinds: type[StrEnum]) -> str:
-    """What can be typed for a kind of thing."""
+    """The values that can be typed for a kind of thing."""
     return ", ".join(kinds)
 
 
@@ -29,33 +29,31 @@ Database = Annotated[
         "-d",
         metavar="URL",
         help="Where runs are recorded.",
-        show_default="what settings say, else sqlite:///trackside.db",
+        show_default="from the settings, else sqlite:///trackside.db",
     ),
 ]
 Engine = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="What moves runs to those who execute them: inline, postgres, or nats://host:4222.",
-        show_default="inline: whoever lets a run in",
+        help="How runs reach the processes that execute them: inline, postgres, or nats://host:4222.",
+        show_default="inline: the process that admits a run executes it",
     ),
 ]
 Url = Annotated[
     str | None,
-    typer.Option(
-        "--url", metavar="URL", help=f"Ask this running server instead of a database; {URL_VARIABLE} says it, too."
-    ),
+    typer.Option("--url", metavar="URL", help=f"Ask this running server instead of a database; or set {URL_VARIABLE}."),
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option("--api-key", metavar="KEY", help=f"With which the server lets you in; {KEY_VARIABLE} says it, too."),
+    typer.Option("--api-key", metavar="KEY", help=f"The API key for that server; or set {KEY_VARIABLE}."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line, for programs.")]
 Agent = Annotated[
     str | None,
     typer.Option(
         metavar="AGENT",
-        help="Only of runs of this agent.",
+        help="Only runs of this agent.",
         autocompletion=completing.agents,
     ),
 ]
@@ -63,18 +61,18 @@ Thread = Annotated[
     str | None,
     typer.Option(
         metavar="ID",
-        help="Only of this thread; its beginning or end is enough.",
+        help="Only this thread; the beginning or end of its id is enough.",
         autocompletion=completing.thread_ids,
     ),
 ]
 
 
 def only_here(why: str, *, heeds_environment: bool = True) -> Any:
-    """The option `--url` of a command that works with a database alone: hidden, and it says `why`.
+    """The hidden option `--url` of a command that works only with a database; whoever types it is told `why`.
 
     Args:
         why: what to do instead.
-        heeds_environment: whether TRACKSIDE_URL is enough to mean a server, unless a database is named.
+        heeds_environment: whether setting TRACKSIDE_URL counts as naming a server, unless a database is named.
     """
 
     def refuse(context: typer.Context, value: str | None) -> None:
@@ -90,7 +88,7 @@ def only_here(why: str, *, heeds_environment: bool = True) -> Any:
 
 
 def whole_number(text: object, least: int = 0) -> int:
-    """A number from `least` up that a database can have; typer would say less of one that is not."""
+    """Read a number from `least` up that fits in a database; for a wrong one, typer itself would say less."""
     typed = str(text)
     if not (typed.isascii() and typed.isdigit()) or (len(typed) < _MOST_DIGITS and int(typed) < least):
         raise typer.BadParameter(f"{typed!r} is not a whole number from {least} up")
@@ -100,10 +98,10 @@ def whole_number(text: object, least: int = 0) -> int:
 
 
 def positive(text: object) -> int:
-    """A number from 1 up."""
+    """Read a number from 1 up."""
     return whole_number(text, 1)
 
 
-Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", parser=positive, help="How many at most.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", parser=positive, help="Show at most this many.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]

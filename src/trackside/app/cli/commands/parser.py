@@ -1,4 +1,4 @@
-"""All commands of the program. What they are typed with is in the modules named here, what they do elsewhere."""
+"""All commands of the program. The modules named here say how they are typed; what they do is elsewhere."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _program(
 ) -> None:
     """Runs agents and tells everyone who needs to know.
 
-    Exit codes: 0 done, 1 it failed, 2 what was typed is wrong, 130 Ctrl-C, 141 nobody reads it any more.
-    Those of `run`, `resume` and `retry` say more.
+    Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 Ctrl-C, 141 nobody reads the output any more.
+    `run`, `resume` and `retry` have more of them.
     """
 
 
@@ -69,7 +69,7 @@ typed_once.type_once(app)
 
 @cache
 def parser() -> TyperGroup:
-    """What reads all that can be typed. Built once, as that takes longer than most commands do."""
+    """The parser of all commands. Built once, because that takes longer than most commands do."""
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup), "there are several commands"
     return command

@@ -14,7 +14,7 @@ app = typer.Typer()
 
 
 class StreamMode(StrEnum):
-    """What an agent can be asked to show of its work."""
+    """The parts of its work that an agent can be asked to show."""
 
     values = "values"
     updates = "updates"
@@ -23,41 +23,57 @@ class StreamMode(StrEnum):
     debug = "debug"
 
 
-_JSON_OF_A_RUN = "Events as JSON lines; last the result, with what the agent returned as `output`."
-_AS_LIMITS = "what settings say, else none"
+_JSON_OF_A_RUN = "Write events as JSON lines, and the result last, with what the agent returned as `output`."
+_AS_LIMITS = "from the settings, else none"
 _Timeout = Annotated[
-    str | None, typer.Option(metavar="TIME", help="How long the run may take: 90, 30s, 5m.", show_default=_AS_LIMITS)
+    str | None,
+    typer.Option(metavar="TIME", help="How long the run may take: 90 (seconds), 30s, 5m.", show_default=_AS_LIMITS),
 ]
 _MaxTokens = Annotated[
     int | None,
     typer.Option(
-        metavar="N", parser=positive, help="Stop the run when it has used more tokens.", show_default=_AS_LIMITS
+        metavar="N",
+        parser=positive,
+        help="Stop the run when it has used more tokens than this.",
+        show_default=_AS_LIMITS,
     ),
 ]
 _MaxCost = Annotated[
     str | None,
     typer.Option(
-        "--max-cost", metavar="USD", help="Stop the run when it has cost more US dollars.", show_default=_AS_LIMITS
+        "--max-cost",
+        metavar="USD",
+        help="Stop the run when it has cost more US dollars than this.",
+        show_default=_AS_LIMITS,
     ),
 ]
 _MaxLlmCalls = Annotated[
     int | None,
     typer.Option(
-        metavar="N", parser=positive, help="Stop the run when it has called models more often.", show_default=_AS_LIMITS
+        metavar="N",
+        parser=positive,
+        help="Stop the run when it has called models more often than this.",
+        show_default=_AS_LIMITS,
     ),
 ]
 _MaxToolCalls = Annotated[
     int | None,
     typer.Option(
-        metavar="N", parser=positive, help="Stop the run when it has called tools more often.", show_default=_AS_LIMITS
+        metavar="N",
+        parser=positive,
+        help="Stop the run when it has called tools more often than this.",
+        show_default=_AS_LIMITS,
     ),
 ]
 _Metadata = Annotated[
-    list[str] | None, typer.Option("--metadata", "-m", metavar="K=V", help="Kept with the run; may be repeated.")
+    list[str] | None,
+    typer.Option("--metadata", "-m", metavar="K=V", help="Metadata to keep with the run; may be repeated."),
 ]
 _Stream = Annotated[
     list[StreamMode] | None,
-    typer.Option(metavar="MODE", help=f"Show this of the agent's work, too ({choices(StreamMode)}); may be repeated."),
+    typer.Option(
+        metavar="MODE", help=f"Also show this part of the agent's work ({choices(StreamMode)}); may be repeated."
+    ),
 ]
 
 
@@ -69,13 +85,13 @@ def run(
     ],
     input: Annotated[
         str | None,
-        typer.Argument(metavar="INPUT", help="A text (a human message), JSON, @FILE, or - for standard input."),
+        typer.Argument(metavar="INPUT", help="Text (a human message), JSON, @FILE, or - for standard input."),
     ] = None,
     thread: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="The thread to go on with, or to begin.",
+            help="The thread to continue, or to start.",
             autocompletion=completing.thread_ids,
         ),
     ] = None,
@@ -120,12 +136,14 @@ def resume(
         str,
         typer.Argument(
             metavar="THREAD",
-            help="The thread that waits, by its whole id.",
+            help="The whole id of the waiting thread.",
             autocompletion=completing.thread_ids,
         ),
     ],
-    answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A text, JSON, @FILE, or - for standard input.")],
-    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
+    answer: Annotated[str, typer.Argument(metavar="ANSWER", help="Text, JSON, @FILE, or - for standard input.")],
+    agent: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was before.")
+    ] = None,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -138,7 +156,7 @@ def resume(
     stream: _Stream = None,
     json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
 ) -> int:
-    """Answer the question that a thread waits for, and watch it go on. Past a stop any answer lets it go on to the next."""
+    """Answer a thread's question, and watch it go on. At a breakpoint, any answer lets it go on to the next one."""
     from trackside.app.cli.actions import running
     from trackside.app.cli.actions.run_options import RunOptions
     from trackside.app.cli.places import Place
@@ -167,11 +185,13 @@ def retry(
         str,
         typer.Argument(
             metavar="ID",
-            help="The run, which has ended; its beginning or end is enough.",
+            help="The run to repeat, which has ended; the beginning or end of its id is enough.",
             autocompletion=completing.run_ids,
         ),
     ],
-    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was before.")
+    ] = None,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -184,7 +204,7 @@ def retry(
     stream: _Stream = None,
     json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
 ) -> int:
-    """Do once more what a run was asked for, as a new run of the same thread, and watch it."""
+    """Repeat what a run was asked for, as a new run of the same thread, and watch it."""
     from trackside.app.cli.actions import running
     from trackside.app.cli.actions.run_options import RunOptions
     from trackside.app.cli.places import Place

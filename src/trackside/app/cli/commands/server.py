@@ -26,24 +26,29 @@ def serve(
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.", show_default="127.0.0.1"),
+        typer.Option(
+            metavar="ADDRESS", help="The address to listen on; 0.0.0.0 is everywhere.", show_default="127.0.0.1"
+        ),
     ] = None,
     port: Annotated[
-        str | None, typer.Option("--port", "-p", metavar="N", help="0 is any that is free.", show_default="2024")
+        str | None,
+        typer.Option(
+            "--port", "-p", metavar="N", help="The port to listen on; 0 is any free port.", show_default="2024"
+        ),
     ] = None,
     database: Database = None,
     engine: Engine = None,
     url: Annotated[str | None, only_here(_SERVES, heeds_environment=False)] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Say what a start would refuse, or that all is well, and end.")
+        bool, typer.Option("--check", help="Say what would keep it from starting, or that all is well, and exit.")
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object to standard output once it answers.")
+        bool, typer.Option("--json", help="Write one JSON object to standard output once the server answers.")
     ] = False,
 ) -> int:
     """Serve agents over HTTP, to LangGraph's clients and others, until Ctrl-C or SIGTERM.
 
-    SIGHUP begins anew, with what settings and agents are by then; nobody is turned away meanwhile.
+    SIGHUP reloads it, with the settings and agents as they are by then; no client is turned away meanwhile.
     """
     from trackside.app.cli.serving import server
 

@@ -53,7 +53,7 @@ def subscriptions(
         SubscriptionAction | None,
         typer.Argument(
             metavar="|".join(SubscriptionAction),
-            help="Deliver nothing for now, go on at its place, or forget it and its place.",
+            help="Deliver nothing for now, go on from its position, or delete it with its position.",
         ),
     ] = None,
     yes: Yes = False,
@@ -63,7 +63,7 @@ def subscriptions(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Show how far the observers are that are fed from the log, or one of them in full; pause, resume or delete it."""
+    """Show how far observers that are fed from the log have got, or one of them in full; pause, resume or delete it."""
     from trackside.app.cli.actions import subscriptions as steps
     from trackside.app.cli.actions.asking import Consent, refuse_idle
     from trackside.app.cli.places import Place
@@ -91,11 +91,18 @@ def replay(
     name: _Name,
     from_: Annotated[
         int,
-        typer.Option("--from", metavar="POSITION", parser=positive, help="The first event to deliver again; 1 is all."),
+        typer.Option(
+            "--from",
+            metavar="POSITION",
+            parser=positive,
+            help="The position to deliver from; 1 delivers everything again.",
+        ),
     ],
     wait: Annotated[
         bool,
-        typer.Option("--wait", "-w", help="Wait until all that the log has now is delivered, and show how far it is."),
+        typer.Option(
+            "--wait", "-w", help="Wait until everything that is in the log now is delivered, and show how far it is."
+        ),
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -104,7 +111,7 @@ def replay(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Deliver events again from a position on, or go ahead to it and leave out what lies between."""
+    """Deliver events again from a position on, or skip ahead to it and leave out the events between."""
     from trackside.app.cli.actions import subscriptions as steps
     from trackside.app.cli.actions.asking import Consent
     from trackside.app.cli.places import Place
@@ -118,7 +125,7 @@ def parked(
     name: _Name,
     action: Annotated[
         ParkedAction | None,
-        typer.Argument(metavar="|".join(ParkedAction), help="Deliver them again, or give them up."),
+        typer.Argument(metavar="|".join(ParkedAction), help="Deliver the events again, or give them up."),
     ] = None,
     position: Annotated[
         list[int] | None,
@@ -127,12 +134,12 @@ def parked(
             "-p",
             metavar="POSITION",
             parser=positive,
-            help="Retry or drop only the event there; may be repeated.",
+            help="Retry or drop only the event at this position; may be repeated.",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", "-n", metavar="N", parser=positive, help="How many to show.", show_default="50"),
+        typer.Option("--limit", "-n", metavar="N", parser=positive, help="Show at most this many.", show_default="50"),
     ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -141,7 +148,7 @@ def parked(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Show the events that a subscription could not handle and went past; have them delivered again, or drop them."""
+    """Show the events that a subscription could not handle and skipped; have them delivered again, or drop them."""
     from trackside.app.cli.actions import subscriptions as steps
     from trackside.app.cli.actions.asking import Consent, refuse_idle
     from trackside.app.cli.places import Place

@@ -1,6 +1,6 @@
-"""How all commands are typed: an option that takes one value once, and an error knows for which records they were.
+"""How every command is typed: an option that takes one value only once. Also notes on errors which records were asked.
 
-Of an option that is typed twice the parser alone would keep the last, and not say so.
+If an option were typed twice, the parser alone would keep the last value, and not say so.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from trackside.harness.errors import TracksideError
 
 
 class TypedCommand(TyperCommand):
-    """A command whose options are typed once, unless they may be repeated. A flag may: twice says the same."""
+    """A command that refuses an option typed twice, unless it may be repeated. A flag may: twice means the same."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Do it.
+        """Run the command.
 
         Raises:
-            TracksideError: as the command does; its `asked_at` are the flags for the place that was asked.
+            TracksideError: as the command raises it; its `asked_at` holds the flags for the place that was asked.
         """
         try:
             return super().invoke(ctx)
@@ -35,7 +35,7 @@ class TypedCommand(TyperCommand):
         """Read what was typed.
 
         Raises:
-            UsageError: an option stands there twice.
+            UsageError: an option was typed twice.
         """
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -47,7 +47,7 @@ class TypedCommand(TyperCommand):
 
 
 def type_once(app: typer.Typer) -> None:
-    """Have all commands below this be typed so."""
+    """Make every command below this a `TypedCommand`."""
     for command in app.registered_commands:
         command.cls = TypedCommand
     for group in app.registered_groups:

@@ -28,14 +28,16 @@ def worker(
     ] = None,
     pool: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Take runs of this pool; may be given several times.", show_default="default"
-        ),
+        typer.Option(metavar="NAME", help="Take runs of this pool; may be repeated.", show_default="default"),
     ] = None,
     concurrency: Annotated[
         str | None,
         typer.Option(
-            "--concurrency", "-c", metavar="N", help="So many runs at once.", show_default="16, or one per processor"
+            "--concurrency",
+            "-c",
+            metavar="N",
+            help="Execute at most this many runs at once.",
+            show_default="16, or one per processor if each run has a process",
         ),
     ] = None,
     engine: Engine = None,
@@ -46,13 +48,17 @@ def worker(
             "--port",
             "-p",
             metavar="N",
-            help="Answer /live, /ready and /metrics there; 0 is any that is free.",
+            help="Answer /live, /ready and /metrics on this port; 0 is any free port.",
             show_default="it answers nothing",
         ),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="The address for that; 0.0.0.0 is everywhere.", show_default="127.0.0.1"),
+        typer.Option(
+            metavar="ADDRESS",
+            help="The address to listen on for that; 0.0.0.0 is everywhere.",
+            show_default="127.0.0.1",
+        ),
     ] = None,
     isolation: Annotated[
         str | None,
@@ -61,29 +67,31 @@ def worker(
     memory_limit: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Memory that such a process may have, as 512MB.", show_default="as much as there is"
+            metavar="SIZE",
+            help="How much memory such a process may use, such as 512MB.",
+            show_default="as much as there is",
         ),
     ] = None,
     drain: Annotated[
         str | None,
         typer.Option(
             metavar="SECONDS",
-            help="How long SIGTERM waits for its runs; 5m and so on work, too.",
+            help="How long to wait for runs after SIGTERM; 5m and the like work, too.",
             show_default="runs.shutdown_grace",
         ),
     ] = None,
     url: Annotated[str | None, only_here(_WORKS, heeds_environment=False)] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Say what a start would refuse, or that all is well, and end.")
+        bool, typer.Option("--check", help="Say what would keep it from starting, or that all is well, and exit.")
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object to standard output once it takes runs.")
+        bool, typer.Option("--json", help="Write one JSON object to standard output once the worker takes runs.")
     ] = False,
 ) -> int:
-    """Execute runs that the servers of a fleet let in, until Ctrl-C, SIGTERM, or `trackside workers drain`.
+    """Execute the runs that the servers of a fleet admit, until Ctrl-C, SIGTERM, or `trackside workers drain`.
 
-    It takes no more then, lets its runs end, and leaves; the second signal cancels them, the third does not wait.
-    SIGHUP begins anew, with what settings and agents are by then.
+    It then takes no more runs, lets those that it has end, and leaves. A second signal cancels them; a third does not wait.
+    SIGHUP reloads it, with the settings and agents as they are by then.
     """
     from trackside.app.cli.serving import worker
 
@@ -108,7 +116,7 @@ def worker(
 
 
 class WorkersAction(StrEnum):
-    """What can be done about workers."""
+    """What can be done with workers."""
 
     list = "list"
     drain = "drain"
@@ -119,28 +127,32 @@ def workers(
     action: Annotated[
         WorkersAction,
         typer.Argument(
-            metavar="|".join(WorkersAction), help="Show them, or have some finish what they execute, and leave."
+            metavar="|".join(WorkersAction), help="Show the processes, or have workers finish their runs and leave."
         ),
     ] = WorkersAction.list,
     worker: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[ID|NAME]…",
-            help="Whom to drain; the beginning or end of an id is enough.",
+            help="The workers to drain; the beginning or end of an id is enough.",
             autocompletion=completing.worker_ids,
         ),
     ] = None,
-    queue: Annotated[bool, typer.Option("--queue", "-q", help="Only show what waits for them, pool by pool.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Until they have left; Ctrl-C waits no longer.")] = False,
+    queue: Annotated[
+        bool, typer.Option("--queue", "-q", help="Only show what waits for workers, pool by pool.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Wait until they have left; Ctrl-C stops waiting.")
+    ] = False,
     yes: Yes = False,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Show the processes of a fleet, and what waits for its workers; or drain workers, which asks before.
+    """Show the processes of a fleet and what waits for its workers; or drain workers, which asks first.
 
-    A worker that is drained takes no more runs, and ends when those that it has are over, however long that is.
+    A drained worker takes no more runs, and ends when the runs that it has are over, however long that takes.
     """
     from trackside.app.cli.actions import fleets
     from trackside.app.cli.places import Place
