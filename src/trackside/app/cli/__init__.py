@@ -1,9 +1,9 @@
-"""The command `trackside`: reads settings and arguments, has the wiring assemble things, shows what happens.
+"""The command `trackside`: reads settings and arguments, has the wiring assemble things, and shows what happens.
 
-Exit codes are 2 if what was typed is wrong, and 1 if it could not be done all the same: whether a `TracksideError` is the
-one or the other, its `fault` says.
+The exit code is 2 if the command line is wrong, and 1 if it is right and the command failed all the same. The `fault` of
+a `TracksideError` decides between the two.
 
-Only what a command needs is imported when it is used, so that `trackside --help` is quick.
+A command imports what it needs only when it runs, so that `trackside --help` is quick.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import warnings
 from collections.abc import Sequence
 
 INTERRUPTED = 130
-"""The exit code of what Ctrl-C broke off: 128 + SIGINT."""
+"""The exit code of a command that Ctrl-C interrupted: 128 + SIGINT."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors become one line each.
 
-    Without arguments it is the program that runs, with those of `sys.argv`, and ends when this returns.
+    Called without arguments, this is the program itself: it takes those of `sys.argv`, and the process ends when it returns.
     """
     try:
         code = _run(arguments)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _expect_the_end(code: int) -> None:
-    """Have Ctrl-C end a process that has done its work, where something keeps it from its own end."""
+    """Have Ctrl-C end a process that has done its work, in case something keeps it from ending by itself."""
     if threading.active_count() > 1 or "trackside.app.cli.leftovers" in sys.modules:
         from trackside.app.cli.leftovers import expect_threads, has_no_end, leave
 
@@ -53,13 +53,13 @@ def _expect_the_end(code: int) -> None:
 
 
 def _look_for_garbage_once() -> None:
-    """Python does so several times on its way out, among all that was imported: a fifth of the time of a short command."""
+    """Python would do so several times on its way out, among all imports: a fifth of the time of a short command."""
     gc.collect()
     gc.freeze()
 
 
 def _say_what_keeps_it() -> None:
-    """Only now, as Python's own end, which is next, is that of threads which have nothing to do."""
+    """Comes this late because Python's own end, which is next, is also the end of threads that have nothing to do."""
     if "trackside.app.cli.leftovers" in sys.modules:
         from trackside.app.cli.leftovers import say_what_is_left_soon
 
@@ -67,7 +67,7 @@ def _say_what_keeps_it() -> None:
 
 
 def _ignore_interrupts() -> None:
-    """From here to the end of Python itself is a moment, in which a `KeyboardInterrupt` would be one that nobody takes."""
+    """From here until Python itself has ended, nothing would catch a `KeyboardInterrupt`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -14,7 +14,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.types import Json, JsonObject
 
 ALL = 2**63 - 1
-"""As many as a database may have."""
+"""As many as a database can have."""
 
 
 class ArgumentError(TracksideError, ValueError, code=""):
@@ -22,7 +22,7 @@ class ArgumentError(TracksideError, ValueError, code=""):
 
 
 def is_whole(text: str) -> bool:
-    """Whether no half characters are in it, as in what was typed and is no UTF-8."""
+    """Whether a text has no half characters, which typed bytes that are not UTF-8 turn into."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -31,7 +31,7 @@ def is_whole(text: str) -> bool:
 
 
 def check_whole(text: str) -> None:
-    """See that what was typed is a text.
+    """Refuse typed text with half characters.
 
     Raises:
         ArgumentError: there are half characters in it.
@@ -41,21 +41,21 @@ def check_whole(text: str) -> None:
 
 
 def read_input(text: str | None) -> Json:
-    """The input of a run: a text is a human message; `{…}` and `[…]` are JSON; `@file` and `-` are read first.
+    """Read the input of a run: text is a human message; `{…}` and `[…]` are JSON; `@file` and `-` are read first.
 
-    A text that begins with one of these can be written as a JSON string, `"[URGENT] …"`.
+    Text that begins like one of these can be written as a JSON string, `"[URGENT] …"`.
 
     Raises:
-        ArgumentError: it starts like JSON and is none, or the file cannot be read.
+        ArgumentError: it starts like JSON but is not JSON, or the file cannot be read.
     """
     return None if text is None else _text_or_json(_content(text, "INPUT"), "INPUT")
 
 
 def read_answer(text: str) -> Json:
-    """The answer to an interrupt: JSON if it is JSON (`true`, `42`, `{"approved": true}`), else the text as it stands.
+    """Read the answer to an interrupt: JSON if it is JSON (`true`, `42`, `{"approved": true}`), else the text as it is.
 
     Raises:
-        ArgumentError: it starts like a JSON object or list and is none, or the file cannot be read.
+        ArgumentError: it starts like a JSON object or list but is not one, or the file cannot be read.
     """
     content = _content(text, "ANSWER")
     try:
@@ -87,10 +87,10 @@ def _decode(content: bytes, name: str, where: str) -> str:
 
 
 def _json(text: str) -> Json:
-    """What a JSON text says; Python itself takes it for JSON, too, where a number in it is none or is not finite.
+    """Read a JSON text; Python itself would also take NaN and infinite numbers for JSON.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not JSON.
         RecursionError: it is nested too deeply.
     """
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
@@ -123,7 +123,7 @@ def _quoted(content: str) -> str:
 
 
 def read_metadata(pairs: Sequence[str]) -> JsonObject:
-    """`k=v` pairs as an object; a value is JSON if it is JSON, else text.
+    """Read `k=v` pairs as an object; a value is JSON if it is JSON, else text.
 
     Raises:
         ArgumentError: there is no `=`, or nothing before it.
@@ -143,7 +143,7 @@ def read_metadata(pairs: Sequence[str]) -> JsonObject:
 
 
 def read_seconds(text: str, name: str) -> float:
-    """A length of time in seconds: `90`, `1.5`, `30s`, `5m`, `2h`, `3d`.
+    """Read a length of time in seconds: `90`, `1.5`, `30s`, `5m`, `2h`, `3d`.
 
     Raises:
         ArgumentError: it is not one, or it is zero.
@@ -157,7 +157,7 @@ def read_seconds(text: str, name: str) -> float:
 
 
 def read_dollars(text: str, name: str) -> float:
-    """An amount of US dollars: `0.5`, `$2`.
+    """Read an amount of US dollars: `0.5`, `$2`.
 
     Raises:
         ArgumentError: it is not one, or it is zero.
@@ -172,10 +172,10 @@ def read_dollars(text: str, name: str) -> float:
 
 
 def read_age(text: str, name: str, *, now: datetime) -> timedelta:
-    """How long ago something was, at the least: `12h`, `30d`, `8w`; `0d` is any time.
+    """Read how long ago something was, at least: `12h`, `30d`, `8w`; `0d` is any time.
 
     Raises:
-        ArgumentError: it is not a length of time with its unit, or was before the year 1.
+        ArgumentError: it is not a length of time with a unit, or reaches back before the year 1.
     """
     found = duration_of(text)
     try:
@@ -188,7 +188,7 @@ def read_age(text: str, name: str, *, now: datetime) -> timedelta:
 
 
 def read_since(text: str, *, now: datetime, name: str = "--since") -> datetime:
-    """A moment in the past: `2h` ago, `3d` ago, or an ISO date or time (local, unless it says its offset).
+    """Read a moment in the past: `2h` ago, `3d` ago, or an ISO date or time (local, unless it says its offset).
 
     Raises:
         ArgumentError: it is neither.
@@ -210,7 +210,7 @@ _STEPS = {"minute": "1m", "hour": "1h", "day": "1d", "week": "7d"}
 
 
 def read_step(text: str, name: str) -> timedelta:
-    """How long each of the parts is into which time is divided: `15m`, `1h`, `1d`, or `minute`, `hour`, `day`, `week`.
+    """Read the length of the blocks of a chart: `15m`, `1h`, `1d`, or `minute`, `hour`, `day`, `week`.
 
     Raises:
         ArgumentError: it is no such length of time, or hours do not divide by it.

@@ -65,11 +65,11 @@ _TYPED_AS = {
     "until": "--until",
     "width": "--by",
 }
-"""How arguments of the store and fields of a run are called on the command line."""
+"""What arguments of the store and fields of a run are called on the command line."""
 
 
 class ExitCode(IntEnum):
-    """What the shell learns: `usage` if what was typed is wrong, `error` if it could not be done all the same."""
+    """What the shell learns: `usage` if the command line is wrong, `error` if it is right and the command failed."""
 
     success = 0
     error = 1
@@ -90,17 +90,17 @@ EXIT_CODE_OF = {
 
 
 def ended(console: OutputConsole, code: ExitCode = ExitCode.success) -> ExitCode:
-    """How a command ends that has said all on this console.
+    """The exit code of a command that has written all its output to this console.
 
     Raises:
-        OutputError: it could not be written.
+        OutputError: the output could not be written.
     """
     console.check()
     return ExitCode.reader_gone if console.reader_gone else code
 
 
 def report(failure: BaseException) -> ExitCode:
-    """Say what ended the command, in one line where that is possible."""
+    """Say what ended the command, in one line if possible."""
     match failure:
         case SystemExit() if failure.code in {None, 0}:  # how completion ends when it has said what there is
             return ExitCode.success
@@ -129,15 +129,16 @@ def report(failure: BaseException) -> ExitCode:
 
 
 def _is_reader_gone(failure: BaseException) -> bool:
-    """Whether a pipe is broken into which this program writes, and not another one, an agent's for example."""
+    """Whether the broken pipe is one that this program writes to, and not another one, for example of an agent."""
     if isinstance(failure, SystemExit):  # is how Rich takes it, which shows the help, and has turned the output away
         return isinstance(failure.__context__, BrokenPipeError)
     return has_no_reader(sys.stdout) or has_no_reader(sys.stderr)
 
 
 def _of_an_option(failure: TracksideError) -> str | None:
-    """What a store, a manager or a server refuses to do, with the name under which it was typed; None where it is something
-    else.
+    """What a store, a manager or a server refuses, with the name under which it was typed.
+
+    None if the failure is about something else.
     """
     from trackside.app.storage.errors import InvalidQueryError, InvalidSubscriptionError
 
@@ -157,7 +158,7 @@ def _misuse(failure: TyperException) -> ExitCode:
 
 
 def _meant_in(message: str) -> str:
-    """What was meant by a word that is none of those that can be typed, where that can be guessed."""
+    """A guess at what was meant by a word that is not one of the choices, if there is one."""
     if (found := _NO_CHOICE.search(message)) is None:
         return ""
     typed, choices = found[1].casefold(), re.findall(r"'([^']+)'", found[2])

@@ -1,4 +1,4 @@
-"""How times, amounts and other people's text look to a person. Pure functions of their arguments."""
+"""Formats times, amounts and other people's text for a person. Pure functions of their arguments."""
 
 from __future__ import annotations
 
@@ -47,29 +47,29 @@ def count(number: int, noun: str) -> str:
 
 
 def cost(usd: float) -> str:
-    """An amount of US dollars with as many digits as it takes to see it."""
+    """An amount of US dollars, with as many digits as it takes to see it."""
     if usd == 0 or usd >= 1:
         return f"${usd:,.2f}"
     return f"${usd:.4f}" if usd >= 0.0001 else "<$0.0001"
 
 
 def printable(text: str) -> str:
-    """Text without what would steer a terminal: each control character becomes a replacement character."""
+    """Text that cannot control a terminal: each control character becomes a replacement character."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n").replace("\t", "    "))
 
 
 def one_line(text: str) -> str:
-    """Text on one line, however many it had."""
+    """Text on one line, however many lines it had."""
     return " ".join(printable(text).split())
 
 
 def abridged(text: str, limit: int = 2_000) -> str:
-    """Text as it stands, or the beginning of one that is longer than `limit` characters and how long it is."""
+    """The text; if it is longer than `limit` characters, its beginning and its length."""
     return text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
 
 
 def json_line(value: Json) -> str:
-    """A value as JSON on one line, as people read it: beyond ASCII only what would steer a terminal is escaped."""
+    """A value as JSON on one line, for people: beyond ASCII, only what would control a terminal is escaped."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 

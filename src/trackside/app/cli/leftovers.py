@@ -1,5 +1,6 @@
-"""What agents and observers left running. Python does not end before their threads do, so whoever waits is told; for tasks
-nobody waits longer than a moment.
+"""What agents and observers left running.
+
+Python does not end before their threads do, so the person who waits is told. Nobody waits for tasks longer than a moment.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _reading: list[bool] = []
 
 
 class UnwaitedExecutor(LoopThreads):
-    """An event loop's executor for which the loop does not wait when it closes. Python does, when it ends."""
+    """An executor for which its event loop does not wait when the loop closes. Python itself does, when it ends."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls."""
@@ -36,7 +37,7 @@ class UnwaitedExecutor(LoopThreads):
 
 
 def event_loop(factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> CommandRunner:
-    """A runner that, other than `asyncio.Runner`, comes to an end also where a task swallows its cancel."""
+    """A runner that, unlike `asyncio.Runner`, also ends if a task swallows its cancellation."""
     return CommandRunner(factory, close=_close)
 
 
@@ -48,7 +49,7 @@ def _close(runner: asyncio.Runner) -> None:
 
 
 async def _have_ended() -> bool:
-    """Cancel all other tasks; whether all of them end soon."""
+    """Cancel all other tasks, and return whether all of them end soon."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
@@ -57,7 +58,7 @@ async def _have_ended() -> bool:
 
 @contextlib.contextmanager
 def reading_without_end() -> Generator[CommandRunner]:
-    """A runner for what reads a pipe in a thread: whoever breaks it off does not wait for what may never be written."""
+    """A runner for code that reads a pipe in a thread. On Ctrl-C it does not wait for input that may never come."""
     try:
         with event_loop() as runner:
             runner.get_loop().set_default_executor(UnwaitedExecutor())
@@ -68,12 +69,12 @@ def reading_without_end() -> Generator[CommandRunner]:
 
 
 def has_no_end() -> bool:
-    """Whether there is an event loop that cannot be closed, or a thread that reads on, and so no normal end."""
+    """Whether no normal end is possible: an event loop cannot be closed, or a thread is still reading."""
     return bool(_stuck or _reading)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now, whatever still runs in it."""
+    """End the process now, whatever is still running in it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -81,13 +82,13 @@ def leave(code: int) -> NoReturn:
 
 
 def _left() -> list[threading.Thread]:
-    """Those for which Python waits when it ends."""
+    """The threads for which Python waits when it ends."""
     main = threading.main_thread()
     return [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
 
 
 def expect_threads(code: int) -> None:
-    """Prepare for an end that may have to wait for threads: on Ctrl-C it comes at once, with this exit code."""
+    """Prepare for an end that may have to wait for threads: Ctrl-C then ends the process at once, with this exit code."""
 
     def leave_now(number: int, frame: FrameType | None) -> None:
         leave(code)
@@ -97,7 +98,7 @@ def expect_threads(code: int) -> None:
 
 
 def say_what_is_left_soon() -> None:
-    """Say for which threads Python waits, if it still does in a moment. Those of pools that are idle end before."""
+    """Say which threads Python waits for, if it still waits in a moment. Threads of idle pools have ended by then."""
     timer = threading.Timer(_UNMENTIONED, _say_what_is_left)
     timer.daemon = True
     timer.start()

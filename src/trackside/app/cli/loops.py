@@ -1,4 +1,4 @@
-"""Event loops of commands, which Ctrl-C breaks off without a word: none is left half made, and nothing in one half done."""
+"""Event loops of commands. Ctrl-C interrupts them silently, and leaves no loop half made and nothing in it half done."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from trackside.app.cli.stopping import stop_signals
 
 
 def run[**P, T](main: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """`asyncio.run` of what this function gives for these arguments, for commands.
+    """Run the coroutine that `main` returns for these arguments, as `asyncio.run` does, for commands.
 
-    It is called here: a coroutine that exists before might be one that nobody awaits, as Ctrl-C may come between two calls.
+    `main` is called here because Ctrl-C may come between two calls: nobody might await a coroutine that exists before.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed, whenever that was.
+        KeyboardInterrupt: Ctrl-C was pressed, at whatever moment.
     """
     with saying_waits(), CommandRunner() as runner:
         return runner.run(main(*args, **kwargs))
 
 
 class CommandRunner:
-    """`asyncio.Runner`, for commands; a context manager, in the main thread.
+    """An `asyncio.Runner` for commands; a context manager, in the main thread.
 
-    What interrupts there is not raised between any two steps of a loop, where it would leave a task that nobody ends or a
-    future that is set twice: the first time it cancels what is run, when the loop comes to that; while nothing is run, as
-    the loop is made or closed, it is taken after that. The second time does not wait.
+    An interrupt is not raised between any two steps of a loop, where it would leave a task that nobody ends, or a future
+    that is set twice. The first interrupt cancels what is being run, when the loop gets to it; while the loop is being made
+    or closed, it takes effect after that. The second one does not wait.
 
     Args:
         factory: makes the loop.
-        close: closes it, in place of `asyncio.Runner.close`.
+        close: closes the loop, instead of `asyncio.Runner.close`.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class CommandRunner:
             self._raise_if_interrupted()
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, which does not run yet."""
+        """The loop, which is not running yet."""
         return self._runner.get_loop()
 
     def run[T](self, main: Coroutine[Any, Any, T]) -> T:
         """Run this to its end.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed, also where that came too late to cancel it, as more may be to follow.
+            KeyboardInterrupt: Ctrl-C was pressed, even if too late to cancel anything, because more may be about to follow.
         """
         loop = self.get_loop()
         self._task = task = loop.create_task(main)

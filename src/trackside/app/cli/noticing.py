@@ -1,4 +1,4 @@
-"""What only the log would say while a command goes on: what could not be done, mostly by live observers, and what is waited
+"""Shows what otherwise only the log would say during a command: what failed, mostly in live observers, and what it waits
 for.
 """
 
@@ -22,7 +22,7 @@ _UPGRADES: Final = logging.getLogger("trackside.storage.upgrade")
 
 
 class Notices(logging.Handler):
-    """Collects the warnings about observers, and of commands, in its `with` block; what comes again is counted."""
+    """Collects the warnings about observers, and of commands, in its `with` block, and counts repeated ones."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -42,7 +42,7 @@ class Notices(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        """Note it. From any thread: the handler's lock is held."""
+        """Note a warning. Any thread may call this: the handler's lock is held."""
         failure = record.exc_info[1] if record.exc_info else None
         why = "" if failure is None else f": {line_of(failure)}"
         of = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
@@ -52,7 +52,7 @@ class Notices(logging.Handler):
             self._first.setdefault(kind, f"{record.getMessage()}{why}")
 
     def say(self) -> None:
-        """Say each of them in a line."""
+        """Print each of them on a line."""
         for kind, first in self._first.items():
             again = self._times[kind] - 1
             more = f" (and {again} more times)" if again else ""
@@ -60,7 +60,7 @@ class Notices(logging.Handler):
 
 
 class _AtOnce(logging.Handler):
-    """Says each warning in a line, as soon as it comes."""
+    """Prints each warning on a line, as soon as it comes."""
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
@@ -69,7 +69,7 @@ class _AtOnce(logging.Handler):
 
 @contextmanager
 def saying_waits() -> Generator[None]:
-    """Say at once that the command waits for another process, which may be upgrading the database."""
+    """Say at once if the command waits for another process, which may be upgrading the database."""
     handler = _AtOnce(logging.WARNING)
     _UPGRADES.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""Where a command finds the records: which of a database and a server was meant, and how either is opened."""
+"""Where a command finds the records: whether a database or a server is meant, and how to open either."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trackside.app.settings.variables import KEY_VARIABLE, URL_VARIABLE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What was typed of where the records are: a database, or a server and the key for it; None where nothing was."""
+    """Where the records are, as typed: a database, or a server and its key. A field is None if it was not typed."""
 
     database: str | None = None
     url: str | None = None
@@ -27,10 +27,10 @@ class Place:
 
     @property
     def server(self) -> str | None:
-        """The address of the server that is meant; None: a database is.
+        """The address of the server; None if a database is meant.
 
         Raises:
-            ArgumentError: both were typed, or a key for no server.
+            ArgumentError: both were typed, or a key without a server.
         """
         if self.database is not None:
             if self.url is not None:
@@ -47,21 +47,21 @@ class Place:
 
     @property
     def key(self) -> str | None:
-        """With which the server is asked."""
+        """The API key to send to the server."""
         return os.environ.get(KEY_VARIABLE) or None if self.api_key is None else self.api_key
 
     @property
     def said_by(self) -> tuple[str, str]:
-        """What says the address of the server, and what the key: an option or a variable."""
+        """What named the address of the server, and what named the key: an option or a variable."""
         return URL_VARIABLE if self.url is None else "--url", KEY_VARIABLE if self.api_key is None else "--api-key"
 
     def settings(self) -> Settings:
-        """The settings, with the flag for the database on top."""
+        """The settings, overridden by the flag for the database."""
         return load_settings({"database.url": self.database})
 
 
 def home_of(settings: Settings) -> Home:
-    """The home of records that are in the database of these settings."""
+    """The home of the records in the database of these settings."""
     # Settings from the environment or the file are there the next time, too.
     given = settings.database_source == "--database"
     return Home(settings.database_shown, f" --database {shlex.quote(settings.database_shown)}" if given else "")
@@ -69,16 +69,16 @@ def home_of(settings: Settings) -> Home:
 
 @asynccontextmanager
 async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerator[Records]:
-    """Open a database that is there, or find the server.
+    """Open an existing database, or connect to the server.
 
     Args:
-        place: which one.
-        read_only: only look: nothing of a database is changed, and the right to read it is enough.
+        place: which of them.
+        read_only: only look: this changes nothing in a database, and needs only the right to read it.
 
     Raises:
-        ArgumentError: it was typed wrongly.
-        SettingsError, NothingRecordedError: the database cannot be opened, or is not there.
-        RemoteError: the server does not answer, or lets nobody in with this key.
+        ArgumentError: the place was typed wrongly.
+        SettingsError, NothingRecordedError: the database cannot be opened, or does not exist.
+        RemoteError: the server does not answer, or does not accept this key.
     """
     if (server := place.server) is not None:
         from trackside.app.cli.records.remote import RemoteRecords
@@ -96,7 +96,7 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
 
 
 def in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_only: bool = False) -> T:
-    """Open the records as `open_records` does, in an event loop for that alone, and give what `do` makes of them."""
+    """Open the records as `open_records` does, in an event loop of their own, and return what `do` makes of them."""
 
     async def main() -> T:
         async with open_records(place, read_only=read_only) as records:
@@ -106,7 +106,7 @@ def in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_o
 
 
 def say_away(failure: Exception) -> None:
-    """Say to whoever follows that the records are away, and that he need not do anything."""
+    """Tell the person who follows that the records are away, and that there is nothing to do about it."""
     console = standard_error()
     console.print("waiting:", style="bold yellow", end=" ")
     console.print(f"{one_line(str(failure))} It goes on here when that is over.", soft_wrap=True)

@@ -1,6 +1,6 @@
-"""What Ctrl-C, SIGTERM and SIGHUP mean while a run goes on: the first time cancel it, the second do not wait for it.
+"""What Ctrl-C, SIGTERM and SIGHUP do while a run goes on: the first signal cancels it, the second does not wait for it.
 
-SIGHUP says that the terminal has been closed. It comes more than once of its own accord, so it never insists.
+SIGHUP says that the terminal has been closed. It comes more than once by itself, so it never counts as the second.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _BLOCKED_AFTER = 0.3  # seconds in which a loop that is not blocked comes to any
 
 
 def interrupt_on_stop_signals() -> None:
-    """Have SIGTERM and SIGHUP end the command as Ctrl-C does, for the time before there is a run to cancel."""
+    """Have SIGTERM and SIGHUP end the command as Ctrl-C does, until there is a run to cancel."""
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those that mean to stop; SIGHUP does not where somebody (`nohup`) has it ignored, or there is none."""
+    """The signals that mean to stop; without SIGHUP if it is ignored (`nohup`) or does not exist."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -34,7 +34,7 @@ def stop_signals() -> list[signal.Signals]:
 
 @contextmanager
 def ended_by_stop_signals(end: Callable[[], object], stopped: asyncio.Event) -> Generator[None]:
-    """Have these signals call `end` on the running loop, which nobody blocks, and set `stopped`; however often they come."""
+    """Have these signals, however often they come, set `stopped` and call `end` on the running loop, which nobody blocks."""
 
     def stop() -> None:
         stopped.set()
@@ -52,18 +52,18 @@ def ended_by_stop_signals(end: Callable[[], object], stopped: asyncio.Event) -> 
 
 
 class Stoppable(Protocol):
-    """A run that goes on here or on a server."""
+    """A run that goes on in this process or on a server."""
 
     async def cancel(self) -> object:
-        """Have it stopped; may be called again."""
+        """Stop the run; may be called again."""
         ...
 
 
 class StopSignals:
     """Takes these signals for one run, as a context manager inside a running event loop in the main thread.
 
-    `insisted` is set when stopping was asked for again. `say` is called at once, also while the agent blocks the loop, with
-    what is being done and a hint.
+    `insisted` is set when somebody asks a second time to stop. `say` is called at once, even while the agent blocks the
+    loop, with what is being done and a hint.
     """
 
     def __init__(self, handle: Stoppable, say: Callable[[str, str], None]) -> None:
@@ -101,7 +101,7 @@ class StopSignals:
             self._break_in()
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call in a thread, as the loop may be blocked."""
+        """Call it in a thread, because the loop may be blocked."""
         timer = threading.Timer(seconds, call)
         timer.daemon = True
         timer.start()
@@ -119,7 +119,7 @@ class StopSignals:
         self.insisted.set()
 
     def _break_in(self) -> None:
-        """The loop does not come to the first signal, so an agent blocks it: cancel what it does right here."""
+        """Cancel right here what the loop does: it has not handled the first signal, so an agent must be blocking it."""
         task = asyncio.current_task(self._loop)
         if task is None:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The standard streams as they are: closed, broken, or without most characters. Imports nothing heavy, as it comes first."""
+"""Handles standard streams that are closed, broken, or lack most characters. Imports nothing heavy, as it comes first."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 from typing import IO, Final
 
 _PLAIN: Final = str.maketrans({"·": ".", "…": "~", "→": ">", "×": "x"})
-"""What stands for a character of ours where there is only ASCII, as wide as that, so that columns stay."""
+"""What replaces a character of ours where there is only ASCII; as wide as that, so that columns stay aligned."""
 
 
 def fill_closed_streams() -> None:
-    """Make standard streams of those with which the process was not started (`>&-`).
+    """Open the standard streams without which the process was started (`>&-`).
 
-    Else the next file that is opened, perhaps the database, would be what others take for them. Writing to such a
-    standard output fails, as it should; of standard error nobody hears.
+    Otherwise the next file to be opened, perhaps the database, would be taken for one of them. Writing to such a standard
+    output fails, as it should; nobody sees what goes to such a standard error.
     """
     for descriptor, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -30,7 +30,7 @@ def fill_closed_streams() -> None:
 
 
 def spell_out() -> None:
-    """Have a character that a stream lacks be no reason to fail: one that takes its place is written, else a `?`."""
+    """Keep a character that a stream lacks from being an error: write its replacement, else a `?`."""
     codecs.register_error("trackside.plain", _in_plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -45,7 +45,7 @@ def _in_plain(failure: UnicodeError) -> tuple[str, int]:
 
 
 def has_no_reader(file: IO[str]) -> bool:
-    """Whether what is written to a stream goes nowhere: the reader of a pipe has gone, or a terminal is closed."""
+    """Whether nobody can read a stream any more: the reader of a pipe has gone, or a terminal is closed."""
     if not hasattr(select, "poll"):  # where that cannot be asked, who could not write is believed
         return True
     poller = select.poll()
@@ -54,7 +54,7 @@ def has_no_reader(file: IO[str]) -> bool:
 
 
 def discard(file: IO[str]) -> None:
-    """Send what is still written to a broken stream nowhere, so that closing it at exit does not fail either."""
+    """Discard what is still written to a broken stream, so that closing it at exit does not fail either."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, file.fileno())
     os.close(nowhere)

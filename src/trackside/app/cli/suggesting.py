@@ -1,4 +1,4 @@
-"""Completes the commands that messages suggest, so that they find the same records: with the place that was asked."""
+"""Completes the commands that messages suggest with the place that was asked, so that they find the same records."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _known: list[Callable[[], TyperGroup]] = []
 
 
 def know(parser: Callable[[], TyperGroup]) -> None:
-    """Suggest commands that this one reads. It says so itself, since its commands suggest others."""
+    """Suggest commands of this parser. The parser registers itself, because its commands suggest others."""
     _known.append(parser)
 
 
 def flags_of(typed: Mapping[str, Any]) -> str:
-    """The flags for the place that was typed; nothing where settings or the environment say it, now and the next time.
+    """The flags for the place that was typed; nothing if settings or the environment name it, now and next time.
 
-    A password is not among them.
+    They contain no password.
     """
     from trackside.app.cli.places import Place, home_of
     from trackside.harness.errors import TracksideError
@@ -38,7 +38,7 @@ def flags_of(typed: Mapping[str, Any]) -> str:
 
 
 def suggest_at(flags: str, text: str) -> str:
-    """The text with these flags in each `trackside …` that takes them and names no place: at its end, or before `--`."""
+    """Add these flags to each `trackside …` in the text that takes them and names no place: at its end, or before `--`."""
 
     def complete(found: re.Match[str]) -> str:
         words = found[1].split()
@@ -52,7 +52,7 @@ def suggest_at(flags: str, text: str) -> str:
 
 
 def _takes(words: list[str], flag: str) -> bool:
-    """Whether a command has this option, and not only to say why it is of no use to it."""
+    """Whether a command has this option, and not just a hidden one that says why it is of no use."""
     command: Any = _known[-1]() if _known else None
     for word in words:
         if not hasattr(command, "commands"):

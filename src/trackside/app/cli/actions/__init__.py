@@ -1,1 +1,1 @@
-"""What the commands do that come to an end by themselves: run, list, tell, cancel, remove, move, mend."""
+"""What those commands do that end by themselves: run, list, tell, cancel, remove, move, mend."""

@@ -47,10 +47,10 @@ class CancelOptions:
 
 
 def cancel(options: CancelOptions) -> ExitCode:
-    """Have runs stopped; with `wait` until they have ended, or somebody presses Ctrl-C.
+    """Stop runs; with `wait`, wait until they have ended, or somebody presses Ctrl-C.
 
     Raises:
-        UnknownIdError, AmbiguousIdError: one of them is not there, and none was stopped.
+        UnknownIdError, AmbiguousIdError: one of them was not found, and none was stopped.
     """
     interrupt_on_stop_signals()
     stopped = asyncio.Event()
@@ -81,7 +81,7 @@ def cancel(options: CancelOptions) -> ExitCode:
 
 
 async def _found_runs(records: Records, typed: Sequence[str], *, whole: bool = False) -> list[StoredRun]:
-    """The runs that are meant, each once, however often it was typed, and in whatever length, unless in `whole`."""
+    """The runs that were named, each once, however often and in whatever length; with `whole`, only by whole ids."""
     found = [await find_run(records, each, whole=whole) for each in dict.fromkeys(typed)]
     return [*{run.run_id: run for run in found}.values()]
 
@@ -116,11 +116,11 @@ class DeleteOptions:
 
 
 def delete_runs(options: DeleteOptions) -> ExitCode:
-    """Remove runs that have ended from the sight of clients, if that is what the person wants.
+    """Remove runs that have ended from the sight of clients, if the person at the terminal agrees.
 
     Raises:
         UnknownIdError, AmbiguousIdError, ShortenedIdError, StillActiveError: one of them cannot be deleted, and none was.
-        ArgumentError: nobody can be asked.
+        ArgumentError: there is nobody to ask.
     """
     interrupt_on_stop_signals()
     now = datetime.now(UTC)
@@ -148,11 +148,11 @@ def delete_runs(options: DeleteOptions) -> ExitCode:
 
 
 def delete_threads(options: DeleteOptions) -> ExitCode:
-    """Remove threads with their runs and what they remember, if that is what the person wants.
+    """Remove threads with their runs and what they remember, if the person at the terminal agrees.
 
     Raises:
         UnknownIdError, AmbiguousIdError, ShortenedIdError, StillActiveError: one of them cannot be deleted, and none was.
-        ArgumentError: nobody can be asked.
+        ArgumentError: there is nobody to ask.
     """
     interrupt_on_stop_signals()
 
@@ -182,7 +182,7 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
 
 
 async def _check_over(records: Records, thread: StoredThread) -> None:
-    """See that each run of a thread has ended, also one from before those that are counted, or of a thread at rest.
+    """See that every run of a thread has ended, even one older than those that are counted, or of a thread at rest.
 
     Raises:
         StillActiveError: one has not.
@@ -219,7 +219,7 @@ def _titled(thread: StoredThread) -> str:
 
 
 def _listed(things: Sequence[str]) -> str:
-    """All of them where they are few, else how many there are besides the first."""
+    """All of them if they are few, else the first ones and how many more there are."""
     if len(things) <= 3:
         return "; ".join(things)
     return f"{'; '.join(things[:2])}; and {len(things) - 2:,} more"

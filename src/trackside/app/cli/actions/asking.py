@@ -1,4 +1,4 @@
-"""Asks whoever sits at the terminal before something is done that cannot be undone."""
+"""Asks the person at the terminal before a command does what cannot be undone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Consent:
 
 
 def refuse_idle(*, yes: str | None = None, dry_run: str | None = None) -> None:
-    """See that `--yes` and `--dry-run` stand where they mean something; of each that does not: what it goes with.
+    """Refuse `--yes` and `--dry-run` where they mean nothing; each argument says what the option goes with.
 
     Raises:
-        ArgumentError: one does not.
+        ArgumentError: one of them means nothing here.
     """
     if yes is not None:
         raise ArgumentError(name="--yes", why=f"there is nothing to agree to; it goes with {yes}")
@@ -34,18 +34,18 @@ _AGREED = {"y", "yes"}
 
 
 def agrees(question: str, *, yes: bool, would: str) -> bool:
-    """Whether somebody wants it: at once with `yes`, else if he answers so at the terminal. An empty line is no.
+    """Whether the person agrees: at once with `yes`, else by an answer at the terminal. An empty line means no.
 
         if not agrees("Remove 3 runs for good?", yes=yes, would="3 runs would be removed for good"):
             return not_done("Nothing was removed.")
 
     Args:
-        question: what is asked; it says what would be done, and how much of it.
+        question: the question, which says what would be done, and to how much.
         yes: whether `--yes` was typed.
-        would: the same as a part of the sentence that is said where nobody can be asked.
+        would: the same as a clause, for the error that is raised if there is nobody to ask.
 
     Raises:
-        ArgumentError: nobody sits there, and nothing was typed that says so.
+        ArgumentError: there is nobody to ask, and `--yes` was not typed.
     """
     if yes:
         return True
@@ -56,11 +56,11 @@ def agrees(question: str, *, yes: bool, would: str) -> bool:
 
 
 def can_ask() -> bool:
-    """Whether there is a terminal to ask at and to be answered from."""
+    """Whether there is a terminal on which to ask and to get an answer."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def not_done(said: str) -> ExitCode:
-    """Say that nobody wanted it; for the shell that is as if it had been broken off."""
+    """Say that the person declined; to the shell that is the same as an interrupted command."""
     standard_error().print(said, soft_wrap=True)
     return ExitCode.cancelled

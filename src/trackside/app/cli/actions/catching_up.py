@@ -1,4 +1,4 @@
-"""Waits until a subscription has caught up, and shows how far it is. What feeds it is another process, or many."""
+"""Waits until a subscription has caught up, and shows its progress. Another process feeds it, or several do."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class StandsStillError(TracksideError):
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """How a subscription stands that has got everything up to a position, and how many of these events it parked."""
+    """The state of a subscription that has got everything up to a position, and how many of these events it parked."""
 
     stands: Subscription
     parked: int
 
 
 def waiting(name: str) -> Progress:
-    """The bar of a wait, around the event loop in which it is."""
+    """The progress bar of a wait; goes around the event loop in which the wait happens."""
     said = one_line(name)
 
     def broken_off(positions: int) -> str:
@@ -50,14 +50,14 @@ def waiting(name: str) -> Progress:
 async def catch_up(
     records: Records, name: str, start: int, progress: Progress, *, clock: Callable[[], float] = monotonic
 ) -> CaughtUp:
-    """Wait until a subscription has got what the log has now.
+    """Wait until a subscription has got everything that is in the log now.
 
     Args:
-        records: where it is.
-        name: which one.
-        start: the position behind which it was put; who feeds it may be further already.
+        records: where the subscription is.
+        name: its name.
+        start: the position behind which it was put; the process that feeds it may be further already.
         progress: is told how far it is.
-        clock: seconds, rising.
+        clock: returns seconds, and never goes back.
 
     Raises:
         StandsStillError: it is paused, nobody delivers to it, or it keeps failing and nothing may overtake the event.

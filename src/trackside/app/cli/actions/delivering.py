@@ -1,4 +1,4 @@
-"""The command `deliver`: feeds durable observers, and tells what becomes of it. What `trackside run` leaves for later."""
+"""The command `deliver`: feeds durable observers, and reports on it. Also says what `trackside run` leaves for later."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
 
     Raises:
         NothingToDeliverError: there is none.
-        ArgumentError: a name is none of them.
+        ArgumentError: a name is not that of a durable observer.
     """
     interrupt_on_stop_signals()
     settings = load_settings({"database.url": database})
@@ -67,7 +67,7 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
 
 
 def say_what_is_left(app: App) -> None:
-    """Say which observers have not been told everything yet, and who tells them; and which did not take something."""
+    """Say which observers have not got everything yet, and who will deliver it; and which of them refused something."""
     flags = home_of(app.settings).flags
     if left := app.deliveries.left:
         those = ", ".join(one_line(one.name) for one in left)
@@ -100,13 +100,13 @@ def _chosen(observers: Sequence[ConfiguredObserver], names: Sequence[str]) -> li
 
 
 async def _close(observers: Sequence[ConfiguredObserver]) -> None:
-    """Close those that are not fed; what is said of them can be used."""
+    """Close those that are not fed; their descriptions can still be used."""
     await asyncio.gather(*(observer.aclose() for observer in observers))
 
 
 @asynccontextmanager
 async def _store_for(chosen: Sequence[ConfiguredObserver], settings: Settings) -> AsyncGenerator[Store]:
-    """The log of which they are told; where it cannot be opened, they are closed."""
+    """The log that feeds them; if it cannot be opened, they are closed."""
     async with AsyncExitStack() as stack:
         try:
             store = await stack.enter_async_context(open_store(settings))
@@ -135,7 +135,7 @@ async def _deliver(
 async def _follow(
     dispatcher: Dispatcher, store: Store, watch: _Watch, stopped: asyncio.Event, *, until_idle: bool
 ) -> None:
-    """Tell what happens until it is to end."""
+    """Report what happens until it is time to end."""
     ends: list[asyncio.Task[Any]] = [asyncio.create_task(stopped.wait(), name="trackside-cli-stopped")]
     if until_idle:
         ends.append(asyncio.create_task(_idle(dispatcher, store), name="trackside-cli-idle"))
@@ -153,7 +153,7 @@ async def _follow(
 
 
 async def _idle(dispatcher: Dispatcher, store: Store) -> None:
-    """Wait until nothing is left to be delivered, or to be tried again, by this process or by others."""
+    """Wait until no process has anything left to deliver or to retry."""
     while True:
         report = await dispatcher.drain(_FOR_EVER)
         fed = {*report.delivered, *report.elsewhere}
@@ -165,7 +165,7 @@ async def _idle(dispatcher: Dispatcher, store: Store) -> None:
 
 
 class _Report:
-    """Says one thing about one observer, to a person or a program."""
+    """Reports one thing about one observer, to a person or a program."""
 
     def __init__(self, console: OutputConsole, flags: str, *, json: bool) -> None:
         self.console = console
@@ -183,7 +183,7 @@ class _Report:
 
 
 class _Watch:
-    """Looks at what a dispatcher does, and reports what is worth knowing, once."""
+    """Watches what a dispatcher does, and reports everything worth knowing, once each."""
 
     def __init__(self, store: Store, dispatcher: Dispatcher, report: _Report) -> None:
         self._store = store
@@ -196,7 +196,7 @@ class _Watch:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether none of them will be fed any more."""
+        """Whether this process will feed none of them any more."""
         return len(self._dispatcher.failures) == len(self._dispatcher.stats())
 
     async def begin(self) -> None:
@@ -235,7 +235,7 @@ class _Watch:
         return ExitCode.error if self._dispatcher.failures or parked else ExitCode.success
 
     async def _standings(self) -> Mapping[str, Subscription]:
-        """How the subscriptions stand; nothing while the database is away, which is said once."""
+        """The state of the subscriptions; nothing while the database is away, which is reported once."""
         from trackside.app.storage.errors import StorageError
 
         try:
@@ -271,7 +271,7 @@ class _Watch:
 
 
 def _state_of(stats: FeedStats, standing: Subscription) -> tuple[str, str]:
-    """Who feeds it, in a word and in a sentence; nothing while that is being found out."""
+    """Who feeds it, in a word and in a sentence; nothing while that is not known yet."""
     if standing.state.value == "paused":
         return "paused", f"is paused; to go on: `{command_line('subscriptions', stats.subscription, 'resume')}`"
     if stats.active:

@@ -1,4 +1,4 @@
-"""The command `doctor`: shows what is wrong, and tells by the exit code whether somebody has to do something."""
+"""The command `doctor`: shows what is wrong; its exit code says whether somebody has to do something."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOOKS: Final = {
 
 
 def doctor(place: Place, *, json: bool) -> ExitCode:
-    """Show all findings: about what is here, or what a server finds where it is."""
+    """Show all findings: those about this machine, or those that a server has about its own."""
     if (server := place.server) is not None:
         from trackside.app.cli.actions.remote_diagnosis import examine_server
 

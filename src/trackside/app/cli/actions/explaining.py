@@ -1,7 +1,8 @@
-"""`trackside explain`: what is behind an error, and what to do about it, by the code that its message ends with.
+"""`trackside explain`: explains an error, and what to do about it, by the code that ends its message.
 
-The texts are Markdown, in `explanations/`: a heading for each code, an error's own (`TracksideError.code`), that of an
-answer's status, or what a run failed of (`FailureReason`). The documentation has them as pages, one each.
+The texts are Markdown files in `explanations/`, with a heading for each code. A code is an error's own
+(`TracksideError.code`), that of an answer's status, or the reason why a run failed (`FailureReason`). The documentation
+has a page for each.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class UnknownCodeError(TracksideError, LookupError):
 
 @cache
 def explanations() -> Mapping[str, str]:
-    """What is behind each code, as Markdown; sorted."""
+    """The explanation of each code, as Markdown, sorted by code."""
     found: dict[str, str] = {}
     for file in (resources.files("trackside.app.cli") / "explanations").iterdir():
         _, *parts = _HEADING.split(file.read_text(encoding="utf-8"))
@@ -38,11 +39,11 @@ def explanations() -> Mapping[str, str]:
 
 
 def explain(code: str | None, *, json: bool) -> ExitCode:
-    """Print what is behind a code; without one, what there is.
+    """Print the explanation of a code; without one, list all codes.
 
     Raises:
         UnknownCodeError: there is no such code.
-        OutputError: it cannot be printed.
+        OutputError: the text cannot be printed.
     """
     out = standard_output()
     wanted = None if code is None else _known(code)

@@ -1,4 +1,4 @@
-"""The command `workers`: the processes of a fleet, what waits for them, and having some of them leave."""
+"""The command `workers`: shows the processes of a fleet and what waits for them, and has workers leave."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class WorkersOptions:
     json: bool
 
     def refuse(self, **given: bool) -> None:
-        """See that nothing was typed which has no meaning beside the rest.
+        """Refuse options that mean nothing beside the others.
 
         Raises:
-            ArgumentError: something was.
+            ArgumentError: one was typed.
         """
         whys: Mapping[str, tuple[str, str]] = {
             "queue": ("--queue", "it only shows; leave it out to drain workers"),
@@ -70,7 +70,7 @@ class WorkersOptions:
 
 
 def show_workers(options: WorkersOptions) -> ExitCode:
-    """Show who is there and, to people, what waits for them."""
+    """Show the processes and, to a person, what waits for them."""
     now, console = datetime.now(UTC), standard_output()
     if options.json:
         found = in_records(options.place, lambda records: records.workers(), read_only=True)
@@ -88,7 +88,7 @@ def show_workers(options: WorkersOptions) -> ExitCode:
 
 
 def show_queue(options: WorkersOptions) -> ExitCode:
-    """Show what waits for workers, pool by pool, and who does what for all."""
+    """Show what waits for workers, pool by pool, and which process does what for the whole fleet."""
     now, console = datetime.now(UTC), standard_output()
     workers, queue = in_records(options.place, _read_all, read_only=True)
     if options.json:
@@ -102,11 +102,11 @@ def show_queue(options: WorkersOptions) -> ExitCode:
 
 
 def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
-    """Have workers leave, if that is what the person wants; with `wait` until they have, or somebody presses Ctrl-C.
+    """Drain workers, if the person agrees; with `wait`, wait until they have left, or somebody presses Ctrl-C.
 
     Raises:
         UnknownWorkerError, AmbiguousWorkerError, NotDrainableError: one of them cannot be drained, and none was.
-        ArgumentError: nobody was named, or nobody can be asked.
+        ArgumentError: no worker was named, or there is nobody to ask.
     """
     if not options.workers:
         raise ArgumentError(name="ID", why="say which worker is to leave; `trackside workers` lists them")
@@ -142,7 +142,7 @@ def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
 
 
 def _find(workers: Sequence[WorkerNow], typed: str) -> WorkerNow:
-    """The worker that is alive and meant by this."""
+    """The live worker that was named."""
     alive = [worker for worker in workers if worker.is_alive]
     named = [worker for worker in alive if typed in {worker.worker_id, worker.name}]
     begun = [worker for worker in alive if typed and worker.worker_id.startswith(typed)]
@@ -160,7 +160,7 @@ def _find(workers: Sequence[WorkerNow], typed: str) -> WorkerNow:
 
 
 async def _wait_until_left(records: Records, chosen: Mapping[str, WorkerNow], stopped: asyncio.Event) -> dict[str, str]:
-    """Wait until they have left, or somebody waits no longer; what became of each."""
+    """Wait until they have left, or somebody presses Ctrl-C; returns what became of each."""
     states = dict.fromkeys(chosen, "draining")
     with ended_by_stop_signals(lambda: None, stopped):
         while not stopped.is_set():

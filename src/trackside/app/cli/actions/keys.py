@@ -44,10 +44,10 @@ class KeyOptions:
 
 
 def create(options: KeyOptions) -> ExitCode:
-    """Make a key. It alone goes to standard output, what there is to know of it elsewhere.
+    """Create a key. Only the key goes to standard output; what there is to know about it goes to standard error.
 
     Raises:
-        ArgumentError: somebody has a good one of this name, and nobody could tell the two apart.
+        ArgumentError: the owner already has a valid key of this name, and nobody could tell the two apart.
     """
     expires_at = None if options.expires is None else _end_in(options.expires)
     settings = load_settings({"database.url": options.database})
@@ -100,11 +100,11 @@ def show(database: str | None, *, all: bool, json: bool) -> ExitCode:
 
 
 def revoke(database: str | None, key_id: str, *, yes: bool, json: bool) -> ExitCode:
-    """Let nobody in with a key any more, if that is what the person wants.
+    """Revoke a key, if the person at the terminal agrees.
 
     Raises:
-        UnknownApiKeyError: there is none with this id.
-        ArgumentError: nobody can be asked.
+        UnknownApiKeyError: there is no key with this id.
+        ArgumentError: there is nobody to ask.
     """
     from trackside.app.storage.errors import UnknownApiKeyError
 
@@ -129,7 +129,7 @@ def revoke(database: str | None, key_id: str, *, yes: bool, json: bool) -> ExitC
 
 
 def _id_in(typed: str) -> str:
-    """The id that was typed. Whoever has a leaked key at hand may type that; it goes into no message."""
+    """The id that was typed. A person with a leaked key at hand may type the key itself, which no message shows."""
     from trackside.app.storage.api_keys import id_in
 
     return id_in(typed) or typed

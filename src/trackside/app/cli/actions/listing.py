@@ -1,4 +1,4 @@
-"""The commands that look at what was recorded: `runs`, `threads`, `events`, `tail`, `stats`."""
+"""The commands that show what was recorded: `runs`, `threads`, `events`, `tail`, `stats`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookOptions[Status: (RunStatus, ThreadStatus)]:
-    """What all of these commands have in common, as it was typed."""
+    """The options that all of these commands have, as they were typed."""
 
     place: Place
     json: bool
@@ -43,10 +43,10 @@ class LookOptions[Status: (RunStatus, ThreadStatus)]:
     limit: int
 
     def check_alone(self, what: str) -> None:
-        """See that nothing is filtered where one record is shown.
+        """Refuse filters where one record is shown.
 
         Raises:
-            ArgumentError: something is.
+            ArgumentError: there is one.
         """
         given = {"--status": self.status, "--agent": self.agent, "--thread": self.thread, "--since": self.since}
         _see_that_none_is_given(given, what)
@@ -54,7 +54,7 @@ class LookOptions[Status: (RunStatus, ThreadStatus)]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """What else `runs` can be looked for by, as it was typed."""
+    """The further options with which `runs` searches, as they were typed."""
 
     text: str | None = None
     cost_above: str | None = None
@@ -63,10 +63,10 @@ class SearchOptions:
     waiting: bool = False
 
     def check_alone(self) -> None:
-        """See that nothing is looked for where one run is shown.
+        """Refuse a search where one run is shown.
 
         Raises:
-            ArgumentError: something is.
+            ArgumentError: there is one.
         """
         given = {
             "--text": self.text,
@@ -78,10 +78,10 @@ class SearchOptions:
         _see_that_none_is_given(given, "run")
 
     def filters(self) -> _Search:
-        """What was typed, as the records take it.
+        """What was typed, in the form that the records take.
 
         Raises:
-            ArgumentError: an amount or a length of time is none.
+            ArgumentError: an amount or a length of time is not one.
         """
         cost, duration = self.cost_above, self.duration_above
         return {
@@ -99,7 +99,7 @@ def _see_that_none_is_given(given: Mapping[str, Any], what: str) -> None:
 
 
 class _Search(TypedDict):
-    """What runs are looked for by besides the filters."""
+    """The search for runs, besides the filters."""
 
     text: str | None
     min_cost: float | None
@@ -108,7 +108,7 @@ class _Search(TypedDict):
 
 
 class _Filters(TypedDict):
-    """What every listing takes."""
+    """The filters of every listing."""
 
     agent: str | None
     thread_id: str | None
@@ -116,7 +116,7 @@ class _Filters(TypedDict):
 
 
 class _Look:
-    """One look at records: where they are, when it is, how to show what is found."""
+    """One look at records: where they are, what time it is, and how to show what is found."""
 
     def __init__(self, options: LookOptions[Any]) -> None:
         self.now = datetime.now(UTC)
@@ -149,11 +149,11 @@ class _Look:
             self.show_nothing()
 
     def watching_reader(self, on_gone: Callable[[], object]) -> AbstractContextManager[None]:
-        """Have `on_gone` called when nobody reads any more what is shown."""
+        """Call `on_gone` when nobody reads the output any more."""
         return self.console.watching_reader(on_gone)
 
     def show_at_once(self, stored: StoredEvent) -> bool:
-        """Show one event of those that go on coming; False if nobody reads them any more."""
+        """Show the next event of a stream; False if nobody reads the output any more."""
         if self._options.json:
             self.console.print_json_lines([stored_event_object(stored)])
         else:
@@ -183,7 +183,7 @@ def show_run(options: LookOptions[RunStatus], beginning: str, search: SearchOpti
 
 
 def show_runs(options: LookOptions[RunStatus], search: SearchOptions) -> ExitCode:
-    """Show the newest runs that fit."""
+    """Show the newest runs that match."""
     look = _Look(options)
     sought = search.filters()
 
@@ -215,7 +215,7 @@ def show_thread(options: LookOptions[ThreadStatus], beginning: str) -> ExitCode:
 
 
 def show_threads(options: LookOptions[ThreadStatus]) -> ExitCode:
-    """Show the threads that fit, those that changed last first."""
+    """Show the threads that match, the most recently changed first."""
     look = _Look(options)
 
     async def show(records: Records) -> None:
@@ -229,7 +229,7 @@ def show_threads(options: LookOptions[ThreadStatus]) -> ExitCode:
 def show_events(
     options: LookOptions[RunStatus], *, run: str | None, types: Sequence[LifecycleEventType] | None, after: int | None
 ) -> ExitCode:
-    """Show the newest events that fit, or the first ones after a position, in the order of the log."""
+    """Show the newest events that match, or the first ones after a position, in the order of the log."""
     look = _Look(options)
 
     async def show(records: Records) -> None:
@@ -252,9 +252,9 @@ def show_events(
 def show_tail(
     options: LookOptions[RunStatus], *, run: str | None, types: Sequence[LifecycleEventType] | None, after: int | None
 ) -> ExitCode:
-    """Show the newest events that fit, or all after a position or since a time, and then each one as it comes.
+    """Show the newest events that match, or all after a position or since a time, and then each one as it comes.
 
-    Only a reader that goes away, or whoever stops the command, ends it; a database that is away is waited for.
+    It ends only if the reader goes away or somebody stops the command. If the database is away, it waits.
     """
     interrupt_on_stop_signals()
     look = _Look(options)
@@ -292,8 +292,9 @@ def show_tail(
 async def _newest_that_fit(
     records: Records, after: int, to: int, limit: int, fits: Callable[[StoredEvent], bool], which: FollowFilters
 ) -> list[StoredEvent]:
-    """The newest so many events of a part of the log that fit, in its order. What `which` tells the records to look for may
-    be more than what fits: then they are asked on, back to the part's beginning if need be.
+    """The newest events of a part of the log that match, at most `limit`, in the order of the log.
+
+    `which` may let more events through than match. Then it reads on, back to the beginning of the part if need be.
     """
     found: list[StoredEvent] = []
     before, size = to + 1, limit
@@ -309,7 +310,7 @@ async def _newest_that_fit(
 def _types_that_give(
     statuses: Sequence[RunStatus], types: Sequence[LifecycleEventType] | None
 ) -> list[LifecycleEventType]:
-    """The types of events that can give a run one of these statuses, of those that are wanted.
+    """Those of the wanted types of events that can give a run one of these statuses.
 
     Raises:
         ArgumentError: there is none.
@@ -323,7 +324,7 @@ def _types_that_give(
 
 
 def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by: str | None = None) -> ExitCode:
-    """Show what the runs that fit come to; with `by`, a program gets one object for each length of time instead."""
+    """Show totals of the runs that match; with `by`, a program gets one object for each length of time instead."""
     look = _Look(options)
     end = None if until is None else read_since(until, now=look.now, name="--until")
     step = None if by is None else read_step(by, "--by")
@@ -359,7 +360,7 @@ async def _over_time(
     step: timedelta | None,
     blocks: int = 0,
 ) -> Sequence[TimeBucket]:
-    """Totals over time, from the first run on where no beginning was said; in `blocks` where no length was."""
+    """Totals over time, from the first run on if no beginning was typed; in `blocks` if no length was typed."""
     begin = filters["since"]
     if begin is None:
         first = await records.events(limit=1)

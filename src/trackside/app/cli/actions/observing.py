@@ -1,4 +1,4 @@
-"""The command `observers`: who is told of runs, and who could be."""
+"""The command `observers`: which observers are configured, and which others could be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trackside.harness.types import JsonObject
 
 @dataclass(frozen=True, slots=True)
 class _Configured:
-    """A table of the settings, and what could be made of it, or why nothing could."""
+    """A table of the settings, and the observer that it makes, or why it makes none."""
 
     settings: ObserverSettings
     observer: ConfiguredObserver | None
@@ -55,7 +55,7 @@ class _Configured:
 
 @dataclass(frozen=True, slots=True)
 class _Available:
-    """Something that `type` may name, where it comes from, and what it still needs."""
+    """A type of observer that `type` may name, where it comes from, and what it still needs."""
 
     name: str
     origin: str
@@ -71,7 +71,7 @@ class _Available:
 
 
 def show(*, json: bool) -> ExitCode:
-    """Show the observers of the settings, and those that can be named there."""
+    """Show the observers that the settings name, and those that they could name."""
     settings = load_settings()
     enter_project(settings)
     configured = [_try(observer) for observer in settings.observers]
@@ -85,7 +85,7 @@ def show(*, json: bool) -> ExitCode:
 
 
 def _try(settings: ObserverSettings) -> _Configured:
-    """Make it, and close it again."""
+    """Make an observer, and close it again."""
     try:
         made = build_observer(settings, os.environ)
     except SettingsError as exc:

@@ -1,4 +1,4 @@
-"""The command `prune`: says what it would remove, asks, removes it, says what it did."""
+"""The command `prune`: says what it would remove, asks, removes it, and says what it did."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PruneOptions:
 
 
 def prune(options: PruneOptions) -> ExitCode:
-    """Remove old runs, if that is what the person wants."""
+    """Remove old runs, if the person at the terminal agrees."""
     interrupt_on_stop_signals()
     settings = load_settings({"database.url": options.database})
     # One moment for the question and for what is done then: nothing is removed that has grown old enough in between.
@@ -83,7 +83,7 @@ async def _prune(
     dry_run: bool,
     progress: Progress | None = None,
 ) -> tuple[PruneReport, str | None]:
-    """Remove what is meant, or count it; and the thread that was meant by what was typed."""
+    """Remove the runs that are meant, or count them; also returns the id of the thread that was named."""
     async with open_store(settings, create=False, read_only=dry_run) as store:
         records = StoredRecords(store, home_of(settings))
         thread_id: str | None = None
@@ -103,7 +103,7 @@ async def _prune(
 
 
 async def _forget(settings: Settings) -> None:
-    """Remove what threads remember whose time is over, or that were deleted."""
+    """Remove what expired or deleted threads remember."""
     async with open_store(settings, create=False) as store:
         await StoredRecords(store, home_of(settings)).forget_threads(expired=True)
 

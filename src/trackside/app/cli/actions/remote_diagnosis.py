@@ -1,4 +1,4 @@
-"""What is wrong with a running server, as far as it says so to whoever asks."""
+"""What is wrong with a running server, as far as it tells the client that asks."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class _System(msgspec.Struct):
 
 
 async def examine_server(server: str, place: Place) -> list[Finding]:
-    """Everything that a server finds around it, the worst first; of commands, those for where its database is.
+    """Everything that a server finds, the worst first; commands in it are for the machine of the server's database.
 
     Raises:
-        RemoteError: it does not answer, or lets nobody in with this key.
+        RemoteError: it does not answer, or does not accept this key.
     """
     async with connected(server, place.key, said_by=place.said_by) as connection:
         found = [*await _readiness(connection), *await _system(connection)]
@@ -60,7 +60,7 @@ async def _readiness(connection: Connection) -> list[Finding]:
 
 
 async def _system(connection: Connection) -> list[Finding]:
-    """What the server's own doctor finds; only an admin hears of it."""
+    """What the server's own doctor finds; it tells only an admin."""
     url = connection.home.shown
     try:
         found = connection.decode((await connection.get("system")).body, _System).findings

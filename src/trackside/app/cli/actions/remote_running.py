@@ -1,4 +1,4 @@
-"""The commands `run`, `resume` and `retry` on a running server: it executes the run, and here it is watched."""
+"""The commands `run`, `resume` and `retry` on a running server, which executes the run while this process watches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _ENDS: Final = frozenset({"end", "error"})
 
 
 class Started(msgspec.Struct):
-    """What the server says of a run that it has let in."""
+    """What the server says about a run that it has admitted."""
 
     run_id: str
     thread_id: str
@@ -72,7 +72,7 @@ def run(server: str, agent: str, input: str | None, options: RunOptions, *, thre
 
 
 def resume(server: str, thread: str, answer: str, options: RunOptions, *, agent: str | None) -> ExitCode:
-    """Answer what a thread of the server waits for, and show it go on."""
+    """Answer the question of a thread on the server, and show it go on."""
     given, asked = read_answer(answer), _asked(options)
 
     async def start(connection: Connection, records: RemoteRecords) -> Started:
@@ -92,7 +92,7 @@ def resume(server: str, thread: str, answer: str, options: RunOptions, *, agent:
 
 
 def retry(server: str, run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
-    """Have the server do once more what a run of it was asked for, and show that."""
+    """Have the server repeat what one of its runs was asked for, and show that."""
     _asked(options)
     for name, given in (("--agent", agent), ("--metadata", options.metadata), ("--stream", options.modes)):
         if given:
@@ -115,10 +115,10 @@ async def _start(connection: Connection, thread_id: str, body: JsonObject) -> St
 
 
 def _asked(options: RunOptions) -> JsonObject:
-    """What was typed besides, as the server takes it.
+    """The options that were typed, in the form that the server takes.
 
     Raises:
-        ArgumentError: it is for runs of this process.
+        ArgumentError: an option is only for runs of this process.
     """
     limits = {
         "--timeout": options.timeout,
@@ -167,7 +167,7 @@ async def _follow(server: str, options: RunOptions, start: Start, view: View) ->
 
 
 class _Watched:
-    """A run of the server that is shown here, and can be stopped: one attempt after the other, as which it goes on."""
+    """A run of the server that is shown here and can be stopped: one attempt after another."""
 
     def __init__(self, connection: Connection, records: RemoteRecords, started: Started, view: View) -> None:
         self.run_id = started.run_id
@@ -188,7 +188,7 @@ class _Watched:
         return path_of_run(self._thread_id, self.run_id)
 
     async def cancel(self) -> None:
-        """Have it stopped; if the server cannot be told, it is left alone."""
+        """Stop the run; if the server cannot be told, leave it alone."""
         try:
             await self._connection.ask("POST", f"{self._path}/cancel")
         except RemoteError as exc:
@@ -196,7 +196,7 @@ class _Watched:
             self._left.set()
 
     async def result(self, insisted: asyncio.Event) -> RunResult | None:
-        """Show it to its end; None if somebody does not want to wait for that."""
+        """Show the run to its end; None if somebody does not want to wait for that."""
         shown = asyncio.create_task(self._show(), name="trackside-cli-show")
         left = [asyncio.create_task(event.wait(), name="trackside-cli-stop") for event in (insisted, self._left)]
         tasks: list[asyncio.Task[Any]] = [shown, *left]
@@ -215,7 +215,7 @@ class _Watched:
         return await self._result_of(last)
 
     async def _show_attempt(self) -> RunLifecycleEvent:
-        """Show one attempt to its end, which is given back."""
+        """Show one attempt to its end, and return that end."""
         begun = asyncio.Event()
         stream = asyncio.create_task(self._show_stream(begun), name="trackside-cli-stream")
         try:
@@ -261,7 +261,7 @@ class _Watched:
         )
 
     async def _show_stream(self, begun: asyncio.Event) -> None:
-        """Show what the run says live, taken up again where it was when it is cut; its events say the rest."""
+        """Show the run's live output; after a cut, go on where it was. Its events say the rest."""
         await begun.wait()
         self._last_id = None
         while True:
@@ -274,7 +274,7 @@ class _Watched:
             await asyncio.sleep(_PAUSE)
 
     async def _show_connection(self) -> bool:
-        """Show what one connection says; whether there is no more."""
+        """Show what one connection says; returns whether there is no more."""
         headers = {} if self._last_id is None else {"Last-Event-ID": self._last_id}
         path, parser = f"{self._path}/stream", EventParser()
         async with self._connection.stream("GET", path, silence=_SILENCE, headers=headers) as chunks:
@@ -296,7 +296,7 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
 
 
 def _part_of(said: ServerSentEvent, number: int) -> StreamPart | StreamGap | None:
-    """A piece of output; None for what is said about the stream."""
+    """A piece of output; None if it is about the stream itself."""
     mode, *namespace = said.name.split("|")
     if not said.data or mode in {"metadata", ""}:
         return None

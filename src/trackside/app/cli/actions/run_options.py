@@ -1,4 +1,4 @@
-"""What the commands that run an agent have in common: what was typed, and how a run is shown."""
+"""What the commands that run an agent have in common: their options, and how they show a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_MODES = ("messages", "custom")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the commands that run an agent have in common, as it was typed."""
+    """The options that the commands that run an agent have in common, as they were typed."""
 
     place: Place
     timeout: str | None
@@ -37,7 +37,7 @@ class RunOptions:
         return self.place.settings()
 
     def check_modes(self) -> None:
-        """See that what is streamed is shown.
+        """Refuse a stream that would not be shown.
 
         Raises:
             ArgumentError: it would not be.
@@ -46,7 +46,7 @@ class RunOptions:
             raise ArgumentError(name="--stream", why="--json prints events alone; leave one of the two out")
 
     def spec(self, agent: str, **more: Any) -> RunSpec:
-        """The run that is asked for.
+        """The run to start.
 
         Raises:
             ArgumentError: an option has a value that does not fit.

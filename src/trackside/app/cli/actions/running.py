@@ -93,11 +93,11 @@ def run(agent: str, input: str | None, options: RunOptions, *, thread: str | Non
 
 
 def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) -> ExitCode:
-    """Answer what a thread waits for, and show it go on.
+    """Answer the question of a thread, and show it go on.
 
     Raises:
-        NotWaitingError: the thread waits for nothing.
-        UnansweredError, UnknownQuestionError: it waits for several answers, or for another than this.
+        NotWaitingError: the thread does not wait for an answer.
+        UnansweredError, UnknownQuestionError: it waits for several answers, or for a different one.
     """
     if (server := options.place.server) is not None:
         from trackside.app.cli.actions import remote_running
@@ -112,11 +112,11 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
 
 def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
-    """Do once more what a run that has ended was asked for, and show it.
+    """Repeat what a run that has ended was asked for, and show it.
 
     Raises:
-        NotEndedError, RequestNotKeptError: it has not ended, or nobody knows what it was asked for.
-        AskedSinceError: it has brought an answer, and something else is asked by now.
+        NotEndedError, RequestNotKeptError: it has not ended, or what it was asked for is not kept.
+        AskedSinceError: the run brought an answer, and its thread asks something else by now.
     """
     if (server := options.place.server) is not None:
         from trackside.app.cli.actions import remote_running
@@ -135,7 +135,7 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
 
 
 def _again(ended: StoredRun, request: JsonObject, typed: RunSpec, thread_id: str) -> RunSpec:
-    """What an ended run was asked for, with what is asked for now on top."""
+    """What an ended run was asked for, with the options of now on top."""
     asked = another_attempt(
         request,
         attempt=ended.attempt + 1,
@@ -167,8 +167,8 @@ def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: 
 
 
 def _run_to_the_end(follow: Callable[[], Coroutine[Any, Any, ExitCode]]) -> ExitCode:
-    """`loops.run`, except that a `KeyboardInterrupt` which the agent or an observer raised stops nothing: it is how that
-    failed.
+    """Run as `loops.run` does, except that a `KeyboardInterrupt` raised by the agent or an observer stops nothing: it is
+    just how that one failed.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed before there was a run.
@@ -207,7 +207,7 @@ def _report_to_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 
 
 async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> ExitCode:
-    """Start the run, show it until it has ended, and say how it did."""
+    """Start the run, show it until it has ended, and say how it ended."""
     if forgets(agent) and spec.command is not None:
         raise ForgetfulAgentError(agent=spec.agent)
     if isinstance(spec.input, str) and (keys := keys_instead_of_text(agent)):
@@ -234,7 +234,7 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
 async def _run_and_close(
     settings: Settings, agent: Any, spec: RunSpec, view: View
 ) -> tuple[App, RunResult, TracksideError | None]:
-    """Run it, and close everything; what failed when that was closed, which must not hide how the run ended."""
+    """Run it, and close everything. A failure to close is returned, as it must not hide how the run ended."""
     app: App | None = None
     result: RunResult | None = None
     loop = asyncio.get_running_loop()
@@ -268,7 +268,7 @@ def _nothing() -> None: ...
 
 
 async def _deliver(app: App, view: View) -> None:
-    """Wait until durable observers have been told of the run, or Ctrl-C says not to, or it takes too long."""
+    """Wait until durable observers have heard of the run, or Ctrl-C is pressed, or it takes too long."""
     if not app.deliveries.names:
         return
     delivering = asyncio.create_task(app.deliveries.drain(DELIVERY_SECONDS), name="trackside-cli-deliver")
@@ -282,11 +282,11 @@ async def _deliver(app: App, view: View) -> None:
 
 
 async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) -> RunSpec:
-    """See that an answer finds its question before there is a run of it; one that goes on past a stop brings none.
+    """Check, before there is a run, that an answer finds its question; a run that goes on past a stop brings none.
 
     Raises:
         NotWaitingError: somebody has answered meanwhile, or the thread does not remember that it asked.
-        UnknownQuestionError: somebody has answered meanwhile, and the thread asks something else by now.
+        UnknownQuestionError: somebody has answered meanwhile, and the thread now asks something else.
     """
     if spec.command is None or spec.thread_id is None:
         return spec
@@ -302,7 +302,7 @@ async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) 
 
 
 def _completed(app: App, spec: RunSpec) -> RunSpec:
-    """With the context that a server would give a graph. What is done once more was completed then."""
+    """The run with the context that a server would give a graph. A repeated run got its context the first time."""
     completed = completed_of(app.manager.agents[spec.agent])
     if completed is None or spec.retry_of is not None:
         return spec
@@ -322,13 +322,13 @@ async def _start(app: App, spec: RunSpec) -> RunHandle:
 
 
 def _clause(failure: BaseException | None) -> str:
-    """What a failure says, to go on with a sentence that ends in a colon."""
+    """What a failure says, to continue a sentence after its colon."""
     text = line_of(failure)
     return text[0].lower() + text[1:] if text.startswith(("The ", "There ", "All ", "Transactions ")) else text
 
 
 async def _result(handle: RunHandle, view: View) -> RunResult | None:
-    """Show what the run streams, to its end; None if it was told twice to stop and does not."""
+    """Show what the run streams, to its end; None if it was told twice to stop and has not."""
     shown = asyncio.create_task(_show_stream(handle, view), name="trackside-cli-stream")
     ended = asyncio.create_task(handle.result(), name="trackside-cli-result")
     with StopSignals(handle, view.stopping) as signals:
@@ -353,7 +353,7 @@ async def _show_stream(handle: RunHandle, view: View) -> None:
 
 
 async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) -> NoReturn:
-    """End the process although the agent still runs in it, with the run's end recorded: whoever asks twice means it.
+    """End the process although the agent still runs in it, with the run's end recorded: asking twice means it.
 
     A normal exit would wait for the agent's threads.
     """
@@ -375,7 +375,7 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
 
 
 async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObject, str]:
-    """An ended run, what it was asked for, and the thread to do that on: a new one, if its own ended with it."""
+    """An ended run, what it was asked for, and the thread to repeat it on: a new one if its own ended with the run."""
     async with open_store(settings, create=False) as store:
         ended, request = await find_ended_run(StoredRecords(store, home_of(settings)), run)
         await check_that_it_answers(store, ended.run_id, request, thread_id=ended.thread_id)

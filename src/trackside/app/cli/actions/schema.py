@@ -1,4 +1,4 @@
-"""The commands of `db`: of which version the tables are, bringing them up to date, what is wrong, giving space back."""
+"""The commands of `db`: show the version of the tables, bring them up to date, check them, give space back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEANWHILE = (
 
 
 def show_version(database: str | None, *, json: bool) -> ExitCode:
-    """Show of which version the tables are."""
+    """Show which version the tables have."""
     from trackside.app.storage.maintenance import schema_version
 
     settings = load_settings({_DATABASE: database})
@@ -44,7 +44,7 @@ def show_version(database: str | None, *, json: bool) -> ExitCode:
 
 
 def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
-    """Bring the tables up to date; those in which there are events only if that is what the person wants."""
+    """Bring the tables up to date; if they contain events, only if the person at the terminal agrees."""
     from trackside.app.storage.maintenance import upgrade_database
 
     settings = load_settings({_DATABASE: database})
@@ -88,10 +88,10 @@ class _Foreseen:
 
 
 def _foreseen(settings: Settings) -> _Foreseen | None:
-    """None: the tables are up to date.
+    """What an upgrade would do; None if the tables are up to date.
 
     Raises:
-        StorageError: the database cannot be read, or a newer Trackside made its tables; an upgrade says the same.
+        StorageError: the database cannot be read, or a newer Trackside made its tables; an upgrade would say the same.
     """
     from trackside.app.storage.errors import DatabaseMissingError
     from trackside.app.storage.maintenance import held_events, upgradable_version
@@ -112,7 +112,7 @@ def _foreseen(settings: Settings) -> _Foreseen | None:
 
 
 def compact(database: str | None) -> ExitCode:
-    """Give back the space that nothing fills."""
+    """Give unused space back to the disk."""
     from trackside.app.storage.maintenance import compact_database
 
     settings = load_settings({_DATABASE: database})
@@ -124,7 +124,7 @@ def compact(database: str | None) -> ExitCode:
 
 
 def check(database: str | None, *, every: bool, json: bool) -> ExitCode:
-    """Show what is wrong with the database, and tell it by the exit code."""
+    """Show what is wrong with the database; the exit code says whether something is."""
     from trackside.app.storage.maintenance import SAMPLE, check_database
 
     settings = load_settings({_DATABASE: database})

@@ -1,4 +1,4 @@
-"""Says on standard error what was kept beside the database because that did not take it, and what became of it."""
+"""Says on standard error what was kept beside the database, which did not take it, and what became of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trackside.harness.failures import line_of
 
 
 def say_what_is_spooled(recorder: Recorder, run_id: str) -> None:
-    """Say how the end of this run was kept or that it is lost, and what became of what earlier ones had left."""
+    """Say how the end of this run was kept, or that it is lost, and what became of what earlier runs had left."""
     for line in _lines(recorder, run_id):
         standard_error().print(line, soft_wrap=True)
 
 
 def path_from_here(path: str) -> str:
-    """A path as short as it can be written in this folder."""
+    """The shortest way to write a path in the current folder."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 

@@ -1,4 +1,4 @@
-"""The commands `subscriptions`, `replay` and `parked`: how far observers are that are fed from the log, and their moves."""
+"""The commands `subscriptions`, `replay` and `parked`: show how far subscriptions are, and move them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FAILING = Look("✗", "x", "failing", "red")
 
 
 def show_all(place: Place, *, json: bool) -> ExitCode:
-    """Show how all subscriptions stand."""
+    """Show the state of all subscriptions."""
     found = in_records(place, lambda records: records.subscriptions(), read_only=True)
     now = datetime.now(UTC)
     return _show(
@@ -47,7 +47,7 @@ def show_all(place: Place, *, json: bool) -> ExitCode:
 
 
 def show_one(place: Place, name: str, *, json: bool) -> ExitCode:
-    """Show how one subscription stands."""
+    """Show the state of one subscription."""
     found = _stands(place, name)
     now = datetime.now(UTC)
     return _show([record_object(found)], lambda console: _print_one(console, found, now), json=json)
@@ -70,7 +70,7 @@ def resume(place: Place, name: str, *, dry_run: bool, json: bool) -> ExitCode:
 
 
 def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode:
-    """Forget a subscription, if that is what the person wants; what is shown is how it stood last."""
+    """Delete a subscription, if the person at the terminal agrees, and show its last state."""
     stands = _stands(place, name)
     lost = f"its place ({count(stands.behind, 'position')} before the end) and {count(stands.parked, 'parked event')}"
     what = f"{one_line(name)} with {lost}"
@@ -90,14 +90,14 @@ def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode
 
 
 def _unfed(stands: Subscription) -> str:
-    """What a delete means for the process that feeds it, if one does; a server feeds its own anew with the next run."""
+    """What a delete means for the process that feeds it, if one does; a server feeds its own again with the next run."""
     if stands.consumer is None or stands.name in OUR_SUBSCRIPTIONS:
         return ""
     return f"; {one_line(stands.consumer)}, which feeds it, delivers nothing more of it until it is started anew"
 
 
 def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bool, json: bool) -> ExitCode:
-    """Have a subscription go on with the event at a position, if somebody wants to leave out or repeat what lies between."""
+    """Move a subscription to a position, if the person agrees to leave out or repeat the events between."""
     if consent.dry_run or not consent.yes:
         stands = _stands(place, name)
         ahead = position - 1 - stands.cursor
@@ -114,7 +114,7 @@ def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bo
 
 
 def _would_move(position: int, ahead: int) -> str:
-    """What a subscription would do that went on with a position so many ahead, or back where that is less than 0."""
+    """What a subscription would do if it moved to a position so many ahead, or back if `ahead` is negative."""
     if ahead == 0:
         return f"would go on with position {position}, as it does anyway"
     if ahead > 0:
@@ -123,7 +123,7 @@ def _would_move(position: int, ahead: int) -> str:
 
 
 def _wants_to_move(name: str, ahead: int) -> bool:
-    """Whether whoever sits here wants a subscription so many positions ahead, or back where that is less than 0."""
+    """Whether the person agrees to move a subscription so many positions ahead, or back if `ahead` is negative."""
     if ahead > 0:
         what = f"{count(ahead, 'position')} that {name} was not given yet"
         return agrees(f"Leave out {what}?", yes=False, would=f"{what} would be left out")
@@ -132,7 +132,7 @@ def _wants_to_move(name: str, ahead: int) -> bool:
 
 
 def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) -> ExitCode:
-    """Have it go on there, and wait until it has got what the log has now. That it parked some of it is a failure."""
+    """Move it, and wait until it has got everything that is in the log now. If it parked some events, that is a failure."""
 
     async def do(records: Records) -> tuple[CaughtUp, str]:
         await records.seek(name, position - 1)
@@ -153,7 +153,7 @@ def show_parked(place: Place, name: str, positions: Sequence[int] | None, *, lim
     """Show what a subscription has parked.
 
     Raises:
-        ArgumentError: positions were chosen, which is for what is done with the events.
+        ArgumentError: positions were chosen, which is only for `retry` and `drop`.
     """
     if positions:
         why = "it says which events to retry or drop; leave it out to see all"
@@ -181,7 +181,7 @@ def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, dr
 
 
 def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consent: Consent, *, json: bool) -> ExitCode:
-    """Give parked events up, if that is what the person wants; who is asked about all gives up those that were counted."""
+    """Give up parked events, if the person agrees. After a question about all, only those that were counted are given up."""
     until: datetime | None = None
     if consent.dry_run or not consent.yes:
         stands = _stands(place, name, positions)
@@ -210,12 +210,12 @@ def _chosen(stands: Subscription, positions: Sequence[int] | None) -> str:
 
 
 def _foretell(stands: Subscription, would: str, *, json: bool) -> ExitCode:
-    """Show how a subscription stands, or say what would be done to it."""
+    """Show the state of a subscription, or say what would be done to it."""
     return _show([record_object(stands)], lambda console: _say(console, stands.name, would), json=json)
 
 
 def _stands(place: Place, name: str, positions: Sequence[int] | None = None) -> Subscription:
-    """How a subscription stands, which has parked the events at these positions."""
+    """The state of a subscription, which has to have parked the events at these positions."""
 
     async def look(records: Records) -> Subscription:
         stands = await records.subscription(name)
@@ -226,10 +226,10 @@ def _stands(place: Place, name: str, positions: Sequence[int] | None = None) -> 
 
 
 async def _see_parked(records: Records, name: str, positions: Sequence[int] | None) -> None:
-    """See that an event is parked at each of these positions, before anything is done with one of them.
+    """Check that an event is parked at each of these positions, before anything is done with one of them.
 
     Raises:
-        NotParkedError: at one of them there is none.
+        NotParkedError: there is none at one of them.
     """
     for position in sorted({*(positions or ())}):
         found = await records.parked(name, after=position - 1, limit=1)
@@ -240,7 +240,7 @@ async def _see_parked(records: Records, name: str, positions: Sequence[int] | No
 
 
 def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], said: str, *, json: bool) -> ExitCode:
-    """Do something to a subscription, and show or say how it stands then."""
+    """Change a subscription, and show or say its state afterwards."""
 
     async def change(records: Records) -> Subscription:
         await do(records)
@@ -355,7 +355,7 @@ def _parked_object(found: ParkedEvent) -> JsonObject:
 
 
 def _trouble(found: Subscription) -> str:
-    """The last error, while there is something left of it to be seen to."""
+    """The last error, while something about it still needs attention."""
     return (found.last_error or "") if found.failures or found.parked else ""
 
 

@@ -1,4 +1,4 @@
-"""The commands `export` and `import`: which file is meant, how it is opened, and what is said in the end."""
+"""The commands `export` and `import`: which file to use, how to open it, and what to say at the end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PARQUET = b"PAR1"
 _OTHER_FORMATS = frozenset(
     {"arrow", "avro", "bz2", "csv", "db", "feather", "sql", "sqlite", "tsv", "xlsx", "xml", "xz", "yaml", "zip", "zst"}
 )
-"""What names of files promise that no export is."""
+"""Formats that a file name may promise, and that no export has."""
 _left_open: list[ExitStack] = []
 
 
@@ -90,10 +90,10 @@ def export(options: ExportOptions) -> ExitCode:
 
 
 def _format_of(options: ExportOptions) -> ExportFormat:
-    """What was asked for, or else what the file's name says.
+    """The format that was typed, or else the one that the file's name says.
 
     Raises:
-        ArgumentError: its name says what no export is.
+        ArgumentError: its name says a format that no export has.
     """
     named = Path(options.file.removesuffix(".gz")).suffix.removeprefix(".").lower()
     chosen = options.format or ("parquet" if named == "parquet" else "jsonl")
@@ -140,7 +140,7 @@ async def _export(
 
 
 def _spare_database(name: str, settings: Settings) -> None:
-    """See that an export does not replace the database that it reads.
+    """Refuse an export that would replace the database that it reads.
 
     Raises:
         ArgumentError: it would.
@@ -161,7 +161,7 @@ def _are_one(target: Path, file: Path) -> bool:
 
 @contextmanager
 def _output(name: str, *, force: bool) -> Generator[BinaryIO]:
-    """Where an export is written to; a file is there when all of it is, and only for this user to read."""
+    """The output of an export; a file appears only when it is complete, and only this user can read it."""
     if name == _STANDARD:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -184,10 +184,10 @@ def _output(name: str, *, force: bool) -> Generator[BinaryIO]:
 
 
 def _is_device(path: Path, *, force: bool) -> bool:
-    """Whether this is something else than a file, as a pipe, which is written to and not replaced.
+    """Whether this is not a file, but something that is written to and not replaced, such as a pipe.
 
     Raises:
-        ArgumentError: it is a file or folder, and may not be replaced.
+        ArgumentError: it is a file or folder that may not be replaced.
     """
     try:
         mode = path.stat().st_mode
@@ -208,7 +208,7 @@ def _device(path: Path) -> Generator[BinaryIO]:
 
 @contextmanager
 def _new_file(path: Path) -> Generator[BinaryIO]:
-    """A file that gets its name when it is complete and on disk; of one that fails nothing is left."""
+    """A file that gets its name when it is complete and on disk; if writing fails, nothing is left of it."""
     target = path.resolve()
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         made = Path(file.name)
@@ -266,14 +266,14 @@ def _said(report: ImportReport) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _HowFar:
-    """How many bytes a file has, and how many of them have been read by now, packed or not."""
+    """How many bytes a file has, and how many have been read so far, compressed or not."""
 
     descriptor: int
     size: int
 
     @classmethod
     def of(cls, name: str, file: BinaryIO, format: ExportFormat) -> _HowFar | None:
-        """None of what has no end that is known, or is read to and fro."""
+        """None for input that has no known end, or is not read in order."""
         if name == _STANDARD or format == "parquet":
             return None
         status = os.fstat(file.fileno())
@@ -286,7 +286,7 @@ class _HowFar:
 
 @contextmanager
 def _input(name: str) -> Generator[tuple[BinaryIO, ExportFormat]]:
-    """What an import is read from, and its format, which shows at its beginning."""
+    """The input of an import, and its format, which its first bytes show."""
     if name == _STANDARD:
         yield _recognized(cast("io.BufferedReader", sys.stdin.buffer))
         return

@@ -1,1 +1,1 @@
-"""What was recorded, as commands ask for it, whether a database or a server has it."""
+"""What was recorded, in the form that commands need, whether a database or a server has it."""

@@ -1,4 +1,4 @@
-"""Finds the attempt as which a run goes on that has ended, and stops that."""
+"""Finds the attempt that continues a run that has ended, and stops that attempt."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 async def last_attempt(records: Records, run: StoredRun) -> StoredRun:
-    """The run, or the last attempt as which it goes on, if it has ended."""
+    """The run; if it has ended and goes on as other attempts, the last of them."""
     return await attempts.last_attempt(run, partial(_next_attempt, records))
 
 
 async def cancelled(records: Records, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> StoredRun:
-    """Cancel a run, or the last attempt as which it goes on; which one, as it was. One that has ended is left alone."""
+    """Cancel a run, or the last attempt that continues it; returns that one as it was. One that has ended is left alone."""
     return await attempts.stopped(run, partial(_next_attempt, records), partial(records.cancel, action=action))
 
 

@@ -1,4 +1,4 @@
-"""What the commands see of a fleet, from a database or a server alike: its processes, what waits, who does what for all."""
+"""What the commands see of a fleet, from a database or a server alike: its processes, what waits, and the duties."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class WorkerNow:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has given a sign of life lately."""
+        """Whether it has given a sign of life recently."""
         return self.seconds_left > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnservedNow:
-    """Runs that are ready, and that no live worker can take."""
+    """Runs that are ready, but that no live worker can take."""
 
     agent: str | None
     version: str | None
@@ -58,7 +58,7 @@ class UnservedNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DutyNow:
-    """What one process does for all; `holder` is its `worker_id`."""
+    """A duty that one process has for the whole fleet; `holder` is its `worker_id`."""
 
     name: str
     holder: str | None
@@ -68,7 +68,7 @@ class DutyNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueNow:
-    """What waits in the whole database, and who does what for all."""
+    """What waits in the whole database, and which process has which duty."""
 
     pools: tuple[PoolDepth, ...] = ()
     unserved: tuple[UnservedNow, ...] = ()

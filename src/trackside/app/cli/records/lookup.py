@@ -1,4 +1,4 @@
-"""Finds the run or thread that is meant, by how its id begins or ends or by what it waits for."""
+"""Finds the run or thread that is meant, by the beginning or end of its id, or by the question that it waits on."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ class RequestNotKeptError(TracksideError, LookupError):
 
 
 def not_waiting(thread_id: str, standing: str) -> NotWaitingError:
-    """That nothing is to be answered on a thread, as it stands."""
+    """The error that a thread has no question to answer; `standing` says why."""
     return NotWaitingError(thread_id=thread_id, standing=standing, thread=shlex.quote(thread_id))
 
 
 async def find_run(records: Records, typed: str, *, whole: bool = False) -> StoredRun:
-    """The run whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
+    """Find the run with this id, or the only one whose id begins like this; else, among the newest, the one that ends so.
 
     Args:
-        records: where it is looked for.
+        records: where to look for it.
         typed: its id, or a part of it.
-        whole: whether it has to be the whole id, as where nobody is asked before something is done to the run: else who
-            names one that is gone would mean another one.
+        whole: whether it has to be the whole id. It has to where a command does something to the run without asking: the
+            id of a run that is gone would otherwise mean another run.
 
     Raises:
-        ArgumentError: nothing was typed, or what is no text.
+        ArgumentError: nothing was typed, or something that is not text.
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
         ShortenedIdError: there is only one with a longer id, and this has to be the whole one.
     """
@@ -94,12 +94,12 @@ async def _run_like(records: Records, typed: str) -> StoredRun:
 
 
 async def find_thread(records: Records, typed: str, *, whole: bool = False) -> StoredThread:
-    """The thread whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
+    """Find the thread with this id, or the only one whose id begins like this; else, among the newest, one that ends so.
 
     Args:
-        records: where it is looked for.
+        records: where to look for it.
         typed: its id, or a part of it.
-        whole: as in `find_run`. People name threads, so that one's id may well be the beginning of another's.
+        whole: as in `find_run`. People name threads, so one thread's id may well be the beginning of another's.
 
     Raises:
         ArgumentError, UnknownIdError, AmbiguousIdError, ShortenedIdError: as `find_run` does.
@@ -125,7 +125,7 @@ async def _thread_like(records: Records, typed: str) -> StoredThread:
 
 
 def _check_typed(kind: str, typed: str) -> None:
-    """See that a text was typed, and not nothing: with that every id begins, so that it would mean the only one there is."""
+    """Refuse empty text: every id begins with it, so it would mean the only run or thread there is."""
     if not typed:
         raise ArgumentError(
             name=f"the id of a {kind}", why="it is empty; was it taken from a variable that is not set?"
@@ -140,14 +140,14 @@ def _check_whole(kind: str, typed: str, found: str, *, whole: bool) -> None:
 
 
 async def _ending(records: Records, typed: str) -> Sequence[StoredRun]:
-    """The newest runs that have this somewhere, at the end of their id or of their thread's or elsewhere."""
+    """The newest runs that have this text at the end of their id or their thread's id, or elsewhere."""
     if not _is_an_end(typed):
         return []
     return await records.runs(text=typed.removeprefix(_CUT), steps=_STEPS, limit=_LOOKED_AT)
 
 
 def _is_an_end(typed: str) -> bool:
-    """Whether it is long enough to be looked for at the ends of ids."""
+    """Whether it is long enough to look for at the ends of ids."""
     return len(typed) >= _LEAST_OF_AN_END or (typed.startswith(_CUT) and typed != _CUT)
 
 
@@ -156,7 +156,7 @@ def _ends(id_: str, typed: str) -> bool:
 
 
 async def find_ended_run(records: Records, beginning: str) -> tuple[StoredRun, JsonObject]:
-    """The run whose id this is, or which is meant by it, and what it was asked for.
+    """Find the run that this id means, and what it was asked for.
 
     Raises:
         NotEndedError, RequestNotKeptError: it cannot be started anew.
@@ -171,7 +171,7 @@ async def find_ended_run(records: Records, beginning: str) -> tuple[StoredRun, J
 
 
 async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, list[JsonObject]]:
-    """The run that waits for an answer on the thread with this id, which has to be the whole one, and its questions.
+    """Find the run that waits for an answer on the thread with this whole id, and its questions.
 
     Raises:
         NotWaitingError: there is none.
@@ -185,12 +185,12 @@ async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, lis
 
 
 async def stops_behind(records: Records, paused: StoredRun, questions: Sequence[JsonObject]) -> JsonObject:
-    """Where a run stops that goes on behind the stop of this one: where that was asked to, so that it goes no further.
+    """Where the run after this one's breakpoint stops: where this run was asked to, so that it goes no further.
 
     Args:
-        records: what says what it was asked for, if that is kept: runs of an earlier release have it there alone.
+        records: they say what the run was asked for, if that is kept; runs of an earlier release have the stops only there.
         paused: the run that has stopped.
-        questions: what it has stopped with. Behind a question all stops are said anew.
+        questions: what it has stopped with. After a question, all stops are named anew.
     """
     if not is_stop(questions):
         return {}
@@ -198,13 +198,13 @@ async def stops_behind(records: Records, paused: StoredRun, questions: Sequence[
 
 
 async def open_questions(records: Records, thread: StoredThread) -> list[JsonObject]:
-    """What a thread waits to be answered: what its last run asked in the end, of those that came to anything."""
+    """The open questions of a thread: those that its last run asked at its end, among the runs that came to anything."""
     _, questions = await _asked(records, thread)
     return questions
 
 
 async def _asked(records: Records, thread: StoredThread) -> tuple[StoredRun | None, list[JsonObject]]:
-    """The run that paused the thread, and its questions; or one that closes them, and its own, if it has any."""
+    """The run that paused the thread, and its questions; or the run that closes these, with its own questions, if any."""
     found = await records.runs(thread_id=thread.thread_id, waiting=True, limit=1)
     # A thread does not say that it waits where the worker was lost that had the answer to a graph's question.
     for run in found or await records.runs(thread_id=thread.thread_id, status=CLOSE_QUESTIONS, limit=_FOR_LATER):

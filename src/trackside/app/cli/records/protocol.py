@@ -1,4 +1,4 @@
-"""What the commands ask of whoever has the records: a database, or a server that has one. They do not know which."""
+"""What the commands ask of the records, which a database or a server has. The commands do not know which."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ type HearOutage = Callable[[Exception], object]
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where records are: `shown` to people, and the `flags` with which another command finds them again."""
+    """Where records are: `shown` is for people, and `flags` let another command find them again."""
 
     shown: str
     flags: str = ""
 
 
 class RunFilters(TypedDict, total=False):
-    """Which runs."""
+    """Which runs are wanted."""
 
     status: Sequence[RunStatus] | None
     agent: str | None
@@ -39,7 +39,7 @@ class RunFilters(TypedDict, total=False):
 
 
 class ThreadFilters(TypedDict, total=False):
-    """Which threads."""
+    """Which threads are wanted."""
 
     status: Sequence[ThreadStatus] | None
     agent: str | None
@@ -49,7 +49,7 @@ class ThreadFilters(TypedDict, total=False):
 
 
 class FollowFilters(TypedDict, total=False):
-    """Which events, of those that come."""
+    """Which of the events that come are wanted."""
 
     run_id: str | None
     thread_id: str | None
@@ -59,7 +59,7 @@ class FollowFilters(TypedDict, total=False):
 
 
 class EventFilters(FollowFilters, total=False):
-    """Which events, of those that are there, and from which end."""
+    """Which of the existing events are wanted, and from which end."""
 
     status: Sequence[RunStatus] | None
     before: int | None
@@ -74,20 +74,21 @@ class Following(Protocol):  # of its own: until Python 3.13 a protocol cannot in
     async def __anext__(self) -> StoredEvent: ...
 
     def end(self) -> object:
-        """Have the iteration stop, from wherever; may be called again."""
+        """Stop the iteration, from anywhere; may be called again."""
         ...
 
 
 class Records(Protocol):
     """Runs, threads and events that are recorded somewhere, and what operators do to them.
 
-    Two have it: `StoredRecords` of a database, and `RemoteRecords` of a server. What was removed from the sight of clients
-    is found, too. Listings are sorted as those of the store, and `limit` is how many there are at most, without a bound.
+    There are two implementations: `StoredRecords` for a database, and `RemoteRecords` for a server. They also find what was
+    removed from the sight of clients. Listings are sorted as the store sorts them. `limit` is how many they return at most,
+    and has no bound itself.
     """
 
     @property
     def home(self) -> Home:
-        """Where they are."""
+        """Where the records are."""
         ...
 
     async def run(self, run_id: str) -> StoredRun | None:
@@ -104,8 +105,9 @@ class Records(Protocol):
         limit: int = 50,
         **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
-        """Runs that fit, those created last first. A search ends after so many steps, each of some hundred runs; None: it
-        looks at all.
+        """The runs that match, those created last first.
+
+        A search ends after this many steps, each of some hundred runs; None: it looks at all.
         """
         ...
 
@@ -114,7 +116,7 @@ class Records(Protocol):
         ...
 
     async def retries_of(self, run_id: str) -> list[str]:
-        """The ids of the runs that are another attempt of this one."""
+        """The ids of the runs that are other attempts of this one."""
         ...
 
     async def thread(self, thread_id: str) -> StoredThread | None:
@@ -122,16 +124,17 @@ class Records(Protocol):
         ...
 
     async def threads(self, *, limit: int = 50, **filters: Unpack[ThreadFilters]) -> list[StoredThread]:
-        """Threads that fit, those in which something happened last first."""
+        """The threads that match, those in which something happened last first."""
         ...
 
     async def events(self, after: int = 0, *, limit: int = 1_000, **filters: Unpack[EventFilters]) -> list[StoredEvent]:
-        """Events that fit, in order of position, or with `newest_first` from the end back."""
+        """The events that match, in order of position, or with `newest_first` from the end back."""
         ...
 
     def follow(self, after: int, *, on_outage: HearOutage | None = None, **filters: Unpack[FollowFilters]) -> Following:
-        """The events that fit, those that are there behind a position and each one that comes; none is missed or comes
-        twice. While the records are away it waits, having said so to `on_outage`, and goes on.
+        """The events that match: those that exist after a position, then each one that comes.
+
+        None is missed or comes twice. While the records are away it says so to `on_outage`, waits, and then goes on.
         """
         ...
 
@@ -148,7 +151,7 @@ class Records(Protocol):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Stats:
-        """Totals of the runs that fit."""
+        """Totals of the runs that match."""
         ...
 
     async def timeline(
@@ -164,11 +167,11 @@ class Records(Protocol):
         ...
 
     async def now(self) -> LiveCounts:
-        """What goes on and what waits."""
+        """What is running and what waits."""
         ...
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
-        """Have a run stopped, whichever process executes it. One that has ended is left as it is."""
+        """Stop a run, whichever process executes it. One that has ended stays as it is."""
         ...
 
     async def delete_run(self, run: StoredRun) -> None:
@@ -188,11 +191,11 @@ class Records(Protocol):
         ...
 
     async def subscriptions(self) -> list[Subscription]:
-        """How all subscriptions stand, by name."""
+        """The state of all subscriptions, by name."""
         ...
 
     async def subscription(self, name: str) -> Subscription:
-        """How one stands.
+        """The state of one subscription.
 
         Raises:
             UnknownSubscriptionError: there is none.
@@ -208,41 +211,42 @@ class Records(Protocol):
         ...
 
     async def seek(self, name: str, position: int) -> None:
-        """Go on behind another position."""
+        """Go on after another position."""
         ...
 
     async def forget(self, name: str) -> None:
-        """Delete a subscription with its place and what it has parked."""
+        """Delete a subscription with its position and what it has parked."""
         ...
 
     async def parked(self, name: str, *, after: int = 0, limit: int) -> list[ParkedEvent]:
-        """What a subscription has parked behind a position, in order of positions."""
+        """What a subscription has parked after a position, in order of position."""
         ...
 
     async def retry_parked(self, name: str, position: int | None = None) -> int:
-        """Have a parked event delivered again, or all of them; how many that are."""
+        """Deliver a parked event again, or all of them; returns how many that is."""
         ...
 
     async def drop_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
-        """Give a parked event up, or all of them, or all that were parked until then; how many that are."""
+        """Give up a parked event, or all of them, or all that were parked up to a time; returns how many that is."""
         ...
 
     async def workers(self) -> list[WorkerNow]:
-        """The processes that look after runs, those that started first first; of those that are gone, whose runs nobody has
-        ended yet.
+        """The processes that look after runs, those that started first first.
+
+        A process that is gone is among them while nobody has ended its runs.
         """
         ...
 
     async def queue(self) -> QueueNow:
-        """What waits for workers, and who does what for all."""
+        """What waits for workers, and which process has which duty."""
         ...
 
     async def drain(self, worker_id: str) -> bool:
-        """Have a worker take no more runs, and leave when those that it has are over. False: no live one has this id."""
+        """Have a worker take no more runs, and leave when the ones it has are over. False if no live worker has this id."""
         ...
 
 
 def newest_first(runs: Sequence[StoredRun], limit: int) -> list[StoredRun]:
-    """Runs of several pages of a search as one listing: one that is named by its id is found on more than one."""
+    """Make one listing of several pages of a search; a run that is named by its id is found on more than one page."""
     distinct = {run.run_id: run for run in runs}
     return sorted(distinct.values(), key=lambda run: (run.created_at, run.run_id), reverse=True)[:limit]

@@ -22,8 +22,9 @@ def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
 
 
 def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) -> Json:
-    """What a run brings as `resume` to questions that somebody has looked at: the answers by their ids, so that none reaches
-    another question that is asked meanwhile, and none lets a thread go on past another stop.
+    """The `resume` that answers questions which somebody has looked at: the answers by their ids.
+
+    So none of them reaches another question that is asked meanwhile, or lets a thread go on past another stop.
 
     Raises:
         UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_of`.
@@ -33,14 +34,12 @@ def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) 
 
 
 def is_stop(questions: Sequence[JsonObject]) -> bool:
-    """Whether a run has stopped with these between two steps, and asks nothing."""
+    """Whether these mean that a run has stopped between two steps, and asks nothing."""
     return bool(questions) and not asked_in(questions)
 
 
 def question_text(interrupt: JsonObject) -> str:
-    """The question of an interrupt: a text as it stands, a call of a tool as code has it, at a breakpoint what comes next,
-    anything else as JSON.
-    """
+    """The question of an interrupt: text as it is, a tool call as code, a breakpoint as what comes next, else JSON."""
     value = interrupt.get("value")
     if is_breakpoint(interrupt):
         return f"before {', '.join(map(str, interrupt['next']))}"
@@ -51,7 +50,7 @@ def question_text(interrupt: JsonObject) -> str:
 
 
 def question_lines(interrupts: Sequence[JsonObject]) -> list[str]:
-    """The questions, with the ids by which they are answered if there are several."""
+    """The questions, with their ids if there are several, because the answers need these."""
     several = len(interrupts) > 1
     return [
         f"[{interrupt['id']}] {question_text(interrupt)}" if several and "id" in interrupt else question_text(interrupt)
@@ -72,7 +71,7 @@ def answer_note(interrupts: Sequence[JsonObject]) -> str:
 
 
 def resume_command(thread_id: str, interrupts: Sequence[JsonObject], home: Home) -> str:
-    """How to answer the questions of a thread: all of them at once, by their ids where there are several."""
+    """The command that answers the questions of a thread: all at once, by their ids if there are several."""
     answers = {str(interrupt.get("id")): _form_of(interrupt) for interrupt in interrupts}
     one = "true" if True in answers.values() else "'ANSWER'"
     answer = shlex.quote(json.dumps(answers)) if len(answers) > 1 else one
@@ -84,7 +83,7 @@ def _form_of(interrupt: JsonObject) -> Json:
 
 
 def _is_call(value: Json) -> bool:
-    """Whether a question is about a call of a tool, as the adapters of frameworks ask it."""
+    """Whether a question is about a tool call, as the adapters of frameworks ask it."""
     return isinstance(value, dict) and isinstance(value.get("tool"), str) and "arguments" in value
 
 

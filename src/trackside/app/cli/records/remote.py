@@ -1,4 +1,4 @@
-"""The records of a running server, as the commands ask for them."""
+"""The records of a running server, in the form that the commands need."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Retried(msgspec.Struct):
 
 
 class RemoteRecords:
-    """What a server has, as far as whoever has the key may see it."""
+    """The records of a server, as far as the key may see them."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -74,7 +74,7 @@ class RemoteRecords:
         limit: int = 50,
         **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
-        """Runs that fit."""
+        """The runs that match."""
         query = {
             **filters,
             "waiting": filters.get("waiting") or None,
@@ -101,12 +101,12 @@ class RemoteRecords:
         return found[0] if found else None
 
     async def threads(self, *, limit: int = 50, **filters: Unpack[ThreadFilters]) -> list[StoredThread]:
-        """Threads that fit."""
+        """The threads that match."""
         query = {**filters, "removed": True}
         return await self._pages("threads", query, list[StoredThread], limit=limit, place="before")
 
     async def events(self, after: int = 0, *, limit: int = 1_000, **filters: Unpack[EventFilters]) -> list[StoredEvent]:
-        """Events that fit."""
+        """The events that match."""
         place = "before" if filters.get("newest_first") else "after"
         found = await self._pages(
             "events", {"after": after, **_on_wire(filters)}, list[LogEvent], limit=limit, place=place
@@ -118,7 +118,7 @@ class RemoteRecords:
         return RemoteFollower(self._connection, after, _on_wire(filters), on_outage)
 
     async def end(self) -> int:
-        """The position of the last event that may be seen."""
+        """The position of the last event that the key may see."""
         newest = await self.events(newest_first=True, limit=1)
         return newest[0].position if newest else 0
 
@@ -131,7 +131,7 @@ class RemoteRecords:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Stats:
-        """Totals of the runs that fit."""
+        """Totals of the runs that match."""
         query = {"agent": agent, "thread_id": thread_id, "status": status, "since": since, "until": until}
         return stats_of(await self._get("stats", Totals, query))
 
@@ -150,18 +150,18 @@ class RemoteRecords:
         return [bucket_of(bucket) for bucket in await self._get("stats/timeline", list[Bucket], query)]
 
     async def now(self) -> LiveCounts:
-        """What goes on and what waits."""
+        """What is running and what waits."""
         return await self._get("stats/now", LiveCounts)
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
-        """Have a run stopped."""
+        """Stop a run."""
         if is_final(run.status):
             return
         path = f"{path_of_run(run.thread_id, run.run_id)}/cancel"
         await self._connection.ask("POST", path, {"action": action.value})
 
     async def retry(self, run_id: str) -> str:
-        """Have the server do once more what a run was asked for; the id of the new one."""
+        """Have the server repeat what a run was asked for; returns the id of the new run."""
         headers = {"Idempotency-Key": new_id()}
         answer = await self._connection.ask("POST", f"runs/{part_of_path(run_id)}/retry", headers=headers)
         return self._connection.decode(answer.body, _Retried).run_id
@@ -191,7 +191,7 @@ class RemoteRecords:
         await self._subscription("POST", name, "resume")
 
     async def seek(self, name: str, position: int) -> None:
-        """Go on behind another position."""
+        """Go on after another position."""
         await self._subscription("POST", name, "seek", {"position": position})
 
     async def forget(self, name: str) -> None:
@@ -249,7 +249,7 @@ class RemoteRecords:
     async def _pages[T](
         self, path: str, query: Query, kind: type[list[T]], *, limit: int, place: str, steps: int | None = None
     ) -> list[T]:
-        """As much of a listing as is wanted, page by page: each goes on where the one before ended."""
+        """As much of a listing as is wanted, page by page; each page goes on where the one before ended."""
         found: list[T] = []
         at: str | None = None
         while len(found) < limit and steps != 0:
@@ -266,5 +266,5 @@ class RemoteRecords:
 
 
 def _on_wire(filters: FollowFilters) -> dict[str, Any]:
-    """Which events, as the server calls it."""
+    """The filters for events, under the server's names."""
     return {"type" if name == "types" else name: value for name, value in filters.items()}

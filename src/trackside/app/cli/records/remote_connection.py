@@ -1,4 +1,4 @@
-"""Asks a running server over HTTP, and says in a sentence what is wrong where that does not work."""
+"""Asks a running server over HTTP, and says in a sentence what is wrong if that does not work."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ class OtherVersionError(RemoteError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: the bytes of the body, and where the next page is."""
+    """An answer: the bytes of its body, and where the next page is."""
 
     body: bytes
     headers: Mapping[str, str]
 
 
 class _Said(msgspec.Struct):
-    """What a refusal says; other servers than ours answer, too."""
+    """What a refusal says; servers other than ours answer, too."""
 
     detail: Any = ""
     code: Any = None
@@ -112,12 +112,12 @@ class _Said(msgspec.Struct):
     why: Any = None
 
     def coded(self) -> dict[str, str]:
-        """The code of the error that the server met, which is said instead of that of being refused."""
+        """The code of the error that the server met, which is shown instead of the code of the refusal."""
         return {"code": self.code} if isinstance(self.code, str) else {}
 
     @property
     def unfit(self) -> tuple[str, str] | None:
-        """Which field of what was asked for does not fit, and why, where the server says so."""
+        """Which field of the request does not fit, and why, if the server says so."""
         known = isinstance(self.field, str) and isinstance(self.why, str)
         return (self.field, self.why) if known else None
 
@@ -132,7 +132,7 @@ class _Info(msgspec.Struct):
 
 
 class Connection:
-    """A server that is known to be one of ours. Made by `connected`."""
+    """A connection to a server that is known to be one of ours. Made by `connected`."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, *, flags: str, has_key: bool) -> None:
         self.client = client
@@ -142,19 +142,19 @@ class Connection:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def own(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Have this done until it is done or the connection is closed."""
+        """Run this until it is done or the connection is closed."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         return task
 
     async def aclose(self) -> None:
-        """End all that it does."""
+        """End everything that the connection does."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def get(self, path: str, query: Query | None = None, *, accepted: int = 200) -> Answer:
-        """Ask for something; an answer with the status `accepted` is one, too.
+        """Get something; an answer with the status `accepted` counts, too.
 
         Raises:
             RemoteError: there is no answer, or it is a refusal.
@@ -200,14 +200,14 @@ class Connection:
         silence: float,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """What an answer says that goes on, in pieces as they come.
+        """Stream an answer, in pieces as they come.
 
         Args:
-            method: how it is asked for.
-            path: where it is.
-            query: what of it.
+            method: the HTTP method.
+            path: the path.
+            query: the parameters of the query.
             silence: seconds without a piece after which the connection counts as lost.
-            headers: more of them.
+            headers: further headers.
 
         Raises:
             RemoteError: there is no answer, it is a refusal, or it was cut off.
@@ -229,10 +229,10 @@ class Connection:
                 await answer.aclose()
 
     def decode[T](self, body: bytes, kind: type[T]) -> T:
-        """What a body says.
+        """Decode a body.
 
         Raises:
-            OtherVersionError: it is of another form than this version knows.
+            OtherVersionError: its form is not one that this version knows.
         """
         try:
             return msgspec.json.decode(body, type=kind)
@@ -240,11 +240,11 @@ class Connection:
             raise self._other_version(f"an answer is of another form ({exc})") from exc
 
     def translated(self, seconds: float | None = None) -> _Translated:
-        """In this block what fails on the way is said as people understand it; `seconds`, if not as ever, it may take."""
+        """In this block, failures on the way become sentences for people; it may take `seconds`, if not as long as usual."""
         return _Translated(self.home.shown, _SECONDS if seconds is None else seconds)
 
     def refuse(self, status: int, body: bytes, headers: Mapping[str, str]) -> NoReturn:
-        """Say why the answer is a refusal.
+        """Raise the error that says why the answer is a refusal.
 
         Raises:
             RemoteError: always.
@@ -272,10 +272,10 @@ class Connection:
         return OtherVersionError(url=self.home.shown, theirs=self.version or "unknown", ours=__version__, why=why)
 
     async def see_who_answers(self) -> None:
-        """See that a server of ours answers.
+        """Check that a server of ours answers.
 
         Raises:
-            RemoteError: nobody does, or something else.
+            RemoteError: nobody answers, or something else does.
         """
         url = self.home.shown
         with self.translated():
@@ -295,7 +295,7 @@ class Connection:
 
 
 class _Translated:
-    """Says what httpx raises in our own words; a context manager, so that streams can have it, too."""
+    """Says what httpx raises in our own words; a context manager, so that streams can use it, too."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url = url
@@ -317,7 +317,7 @@ class _Translated:
 
 
 def _untrusted(exc: BaseException) -> str | None:
-    """Why a certificate is not accepted, or TLS not spoken; None if it is not about that."""
+    """Why the certificate is not accepted or TLS does not work; None if the failure is about something else."""
     found: BaseException | None = exc
     while found is not None:
         if isinstance(found, ssl.SSLCertVerificationError):
@@ -341,7 +341,7 @@ def _why(exc: httpx.HTTPError) -> str:
 
 
 def _said_in(body: bytes) -> _Said:
-    """The sentence in a refusal, and its code, as far as there are any."""
+    """The sentence in a refusal, and its code, if there are any."""
     try:
         said = msgspec.json.decode(body, type=_Said)
     except (msgspec.MsgspecError, ValueError):
@@ -351,7 +351,7 @@ def _said_in(body: bytes) -> _Said:
 
 
 def _encoded(body: Any) -> bytes:
-    """A body as JSON, with U+FFFD for half characters, as in what is recorded."""
+    """A body as JSON, with U+FFFD in place of half characters, as in the records."""
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
@@ -359,10 +359,10 @@ def _encoded(body: Any) -> bytes:
 
 
 def _parameters(query: Query | None) -> httpx.QueryParams:
-    """A query as it is written: several of one name where there are several values, and nothing of what is None.
+    """The parameters of a query: one for each of several values, and none for None.
 
     Raises:
-        ArgumentError: a text is none.
+        ArgumentError: a text is not valid text.
     """
     pairs: list[tuple[str, str | int | float | bool | None]] = []
     for name, value in (query or {}).items():
@@ -380,10 +380,10 @@ def _parameters(query: Query | None) -> httpx.QueryParams:
 
 
 def part_of_path(name: str) -> str:
-    """A name as one part of a path, also one that would lead elsewhere in it.
+    """A name as one part of a path, even one that would lead elsewhere in it.
 
     Raises:
-        ArgumentError: servers take it for more than one, or for none.
+        ArgumentError: servers would take it for more than one part, or for none.
     """
     if not name or "/" in name or not is_whole(name):
         raise ArgumentError(name=repr(name), why="no server can be asked for what is called so; ask its database")
@@ -391,15 +391,15 @@ def part_of_path(name: str) -> str:
 
 
 def path_of_run(thread_id: str, run_id: str) -> str:
-    """Where a run of a thread is."""
+    """The path of a run of a thread."""
     return f"threads/{part_of_path(thread_id)}/runs/{part_of_path(run_id)}"
 
 
 def _address(url: str, name: str) -> str:
-    """The address as `name` says it, without a / at the end.
+    """The address that `name` gives, without a / at the end.
 
     Raises:
-        ArgumentError: it is none.
+        ArgumentError: it is not an address.
     """
     try:
         found = urlsplit(url.strip())
@@ -418,16 +418,16 @@ def _address(url: str, name: str) -> str:
 
 @asynccontextmanager
 async def connected(url: str, key: str | None, *, said_by: tuple[str, str] = _OPTIONS) -> AsyncGenerator[Connection]:
-    """A connection to a server, for the length of an `async with`.
+    """Connect to a server, for the length of an `async with`.
 
     Args:
-        url: its address, with the prefix under which it is mounted, if it is.
+        url: its address, with the prefix under which it is mounted, if there is one.
         key: an API key; None: none is sent.
-        said_by: what says the two; an address in the environment other commands find, too.
+        said_by: what named the two; other commands also find an address that is in the environment.
 
     Raises:
         ArgumentError: the address or the key cannot be one.
-        RemoteError: nobody answers there, or something else than a server of ours.
+        RemoteError: nobody answers there, or something other than a server of ours.
     """
     said_url, said_key = said_by
     address = _address(url, said_url)

@@ -1,4 +1,4 @@
-"""Follows the log of a server: its stream of events, taken up again where it was whenever it is cut."""
+"""Follows the log of a server: its stream of events, which goes on where it was whenever it is cut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to reach a 
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One of a stream: `name` is its kind, "" where it has none."""
+    """An event of a stream: `name` is its kind, "" if it has none."""
 
     id: str
     name: str
@@ -28,9 +28,9 @@ class ServerSentEvent:
 
 
 class EventParser:
-    """Takes the bytes of a `text/event-stream` as they come, and gives the events that are complete.
+    """Takes the bytes of a `text/event-stream` as they come, and returns the events that are complete.
 
-    Lines end with CR LF or LF. Texts in JSON may have what Python calls line ends, and these end no line here.
+    Lines end with CR LF or LF. Other characters that Python calls line ends may be in JSON texts, and end no line here.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class EventParser:
         self._has_id = False
 
     def take(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """The events that this chunk completes; one without data, which only says its id, too."""
+        """The events that this chunk completes, including one without data, which only says its id."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in (ended.removesuffix(b"\r") for ended in lines):
             if line:
@@ -61,10 +61,10 @@ class EventParser:
 
 
 class RemoteFollower(AsyncIterator[StoredEvent]):
-    """The events of a server's log behind a position, one after another, without end.
+    """The events of a server's log after a position, one after another, without end.
 
-    While the server is away it tries again, with growing pauses; what it cannot get over is raised. It reads no longer than
-    the connection is open that it has.
+    While the server is away, it tries again with growing pauses; it raises the errors that it cannot get over. It reads no
+    longer than its connection is open.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RemoteFollower(AsyncIterator[StoredEvent]):
         self._reading.add_done_callback(lambda _: self._awake.set())
 
     def end(self) -> None:
-        """Have the iteration stop, and read no more."""
+        """Stop the iteration, and read no more."""
         self._ended = True
         self._reading.cancel()
         self._awake.set()

@@ -1,6 +1,6 @@
-"""What a server says of records, as the records that they are of.
+"""Turns what a server says about records into those records.
 
-The fields of runs, threads, subscriptions and totals have the same names on the wire; what differs is here.
+The fields of runs, threads, subscriptions and totals have the same names on the wire; this module has what differs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LogEvent(Struct, frozen=True, kw_only=True):
 
 
 class Details(Struct, frozen=True, kw_only=True):
-    """What is known of a run besides the run."""
+    """What is known about a run besides the run itself."""
 
     request: JsonObject | None
     retries: list[str]
@@ -54,7 +54,7 @@ class Decided(Struct, frozen=True):
 
 
 class AgentTotals(Struct, frozen=True, kw_only=True):
-    """What the runs of one agent come to."""
+    """Totals of the runs of one agent."""
 
     agent: str | None
     total: RunTotals
@@ -70,14 +70,14 @@ class Totals(Struct, frozen=True, kw_only=True):
 
 
 class Bucket(Totals, frozen=True, kw_only=True):
-    """Totals of a time."""
+    """Totals of a span of time."""
 
     start: datetime
     width: float
 
 
 def stored_event(event: LogEvent) -> StoredEvent:
-    """An event as the log has it."""
+    """An event in the form that the log has."""
     return StoredEvent(
         event.position,
         RunLifecycleEvent(
@@ -104,7 +104,7 @@ def parked_event(parked: Parked) -> ParkedEvent:
 
 
 def stats_of(totals: Totals) -> Stats:
-    """Totals as the store counts them."""
+    """Totals in the form that the store has."""
     return Stats(
         total=totals.total,
         by_agent={entry.agent: entry.total for entry in totals.by_agent},
@@ -114,7 +114,7 @@ def stats_of(totals: Totals) -> Stats:
 
 
 def bucket_of(bucket: Bucket) -> TimeBucket:
-    """Totals of a time."""
+    """Totals of a span of time."""
     stats = stats_of(bucket)
     return TimeBucket(
         total=stats.total,

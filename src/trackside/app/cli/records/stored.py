@@ -1,4 +1,4 @@
-"""The records of a database, as the commands ask for them."""
+"""The records of a database, in the form that the commands need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class StoredRecords:
-    """What a store has, for whoever may see all of it."""
+    """The records of a store, for a person who may see all of them."""
 
     def __init__(self, store: Store, home: Home) -> None:
         self._store = store
@@ -47,7 +47,7 @@ class StoredRecords:
         limit: int = 50,
         **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
-        """Runs that fit. A search looks at so many runs at once, and goes on until there are enough or no more."""
+        """The runs that match. A search looks at some runs at once, and goes on until it has enough or there are no more."""
         if text is None and min_cost is None and min_duration is None:
             return await self._store.runs(**filters, removed=True, limit=limit)
         found: list[StoredRun] = []
@@ -82,11 +82,11 @@ class StoredRecords:
         return await self._store.thread(thread_id, removed=True)
 
     async def threads(self, *, limit: int = 50, **filters: Unpack[ThreadFilters]) -> list[StoredThread]:
-        """Threads that fit."""
+        """The threads that match."""
         return await self._store.threads(**filters, removed=True, limit=limit)
 
     async def events(self, after: int = 0, *, limit: int = 1_000, **filters: Unpack[EventFilters]) -> list[StoredEvent]:
-        """Events that fit."""
+        """The events that match."""
         return await self._store.events(after, **filters, limit=limit)
 
     def follow(self, after: int, *, on_outage: HearOutage | None = None, **filters: Unpack[FollowFilters]) -> Following:
@@ -106,7 +106,7 @@ class StoredRecords:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Stats:
-        """Totals of the runs that fit."""
+        """Totals of the runs that match."""
         return await self._store.stats(since, until, agent=agent, thread_id=thread_id, status=status)
 
     async def timeline(
@@ -122,11 +122,11 @@ class StoredRecords:
         return await self._store.timeline(since, until, width=width, agent=agent, status=status)
 
     async def now(self) -> LiveCounts:
-        """What goes on and what waits."""
+        """What is running and what waits."""
         return await self._store.live_counts()
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
-        """Have a run stopped. The request is recorded, and whoever executes the run heeds it."""
+        """Stop a run. The request is recorded, and the process that executes the run heeds it."""
         await self._store.request_cancel(run.run_id, action)
 
     async def delete_run(self, run: StoredRun) -> None:
@@ -134,12 +134,12 @@ class StoredRecords:
         await self._store.remove_run(run.thread_id, run.run_id)
 
     async def delete_thread(self, thread: StoredThread) -> None:
-        """Remove a thread, and what it remembers, whether or not there is a server that would do the latter."""
+        """Remove a thread and what it remembers, even if there is no server that would remove the latter."""
         await self._store.threads_of(None).remove(thread.thread_id)
         await self.forget_threads()
 
     async def forget_threads(self, *, expired: bool = False) -> None:
-        """Remove what threads remember that are gone, as servers do all the time; and those before whose time is over."""
+        """Remove what deleted threads remember, as servers always do; with `expired`, first threads whose time is over."""
         from trackside.app.wiring import RESULTS_LINGER
 
         await self._store.sweeper(linger=RESULTS_LINGER).forget(expired=expired)
@@ -161,7 +161,7 @@ class StoredRecords:
         await self._store.subscriptions.resume(name)
 
     async def seek(self, name: str, position: int) -> None:
-        """Go on behind another position."""
+        """Go on after another position."""
         await self._store.subscriptions.seek(name, position)
 
     async def forget(self, name: str) -> None:
@@ -203,5 +203,5 @@ class StoredRecords:
 
 
 def _as[T](kind: type[T], found: object) -> T:
-    """What the store says of a fleet, as the commands see it."""
+    """What the store says about a fleet, in the form that the commands see."""
     return convert(found, kind, from_attributes=True)

@@ -1,4 +1,4 @@
-"""Which agents a server or worker has: those of the settings, or those alone that were typed."""
+"""Which agents a server or worker has: those of the settings, or only those that were typed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _NAME_SOME: Final = (
 
 
 def with_agents(settings: Settings, typed: Sequence[str]) -> Settings:
-    """The settings with those agents alone that were typed, if any were.
+    """The settings, with only those agents that were typed, if any were.
 
     Raises:
-        AgentReferenceError, ArgumentError: an agent is not there, or two have one name.
-        NoAgentsError: there is none.
+        AgentReferenceError, ArgumentError: an agent does not exist, or two have the same name.
+        NoAgentsError: there is no agent.
     """
     if typed:
         settings = replace(settings, agents=_named(typed, settings))
@@ -37,7 +37,7 @@ def with_agents(settings: Settings, typed: Sequence[str]) -> Settings:
 
 
 def _named(typed: Sequence[str], settings: Settings) -> dict[str, str]:
-    """The references that were typed, by the names that their agents go by."""
+    """The references that were typed, by the names of their agents."""
     named: dict[str, str] = {}
     for text in typed:
         reference = AgentReference.parse(text, settings.agents)

@@ -1,5 +1,6 @@
-"""Replaces the process of a server or worker by a new one of the same command: the same process id, the same sockets, and
-the environment that this one was started with.
+"""Replaces the process of a server or worker with a new one of the same command.
+
+The new one has the same process id, the same sockets, and the environment that this one was started with.
 """
 
 from __future__ import annotations
@@ -18,21 +19,22 @@ _COMMANDS: Final = ("serve", "worker")
 _CHECK_SECONDS: Final = 120.0
 _MOST_SAID: Final = 65_536
 _LISTENS_AT: Final = "_TRACKSIDE_LISTENS_AT"
-"""The variable with the addresses of sockets that a server would begin anew with, for who sees whether it could."""
+"""The variable with the addresses of the sockets of a server, for the process that checks whether it could begin anew."""
 _started_with: Final[dict[str, str]] = {}
 
 
 def remember_environment() -> None:
-    """Have what replaces this process begin with the environment as it is now. To be called before the file of variables
-    of a LangGraph project, or an agent, adds to it: what came from there would else count as what somebody has set here,
-    and win over what the file says by then.
+    """Have the process that replaces this one begin with the environment as it is now.
+
+    Call this before an agent, or the file of variables of a LangGraph project, adds to the environment. Otherwise their
+    variables would count as set by the user here, and win over what the file says by then.
     """
     _started_with.clear()
     _started_with.update(os.environ)
 
 
 async def why_not(hosts: Sequence[str] = ()) -> str | None:
-    """Why a new process could not do its work, found out in one; None if it could. Its sockets listen at these hosts."""
+    """Find out in a new process why it could not do its work; None if it could. Its sockets listen at these hosts."""
     if not hasattr(os, "fork"):
         return "this system cannot hand sockets over; stop it and start it again"
     if sys.argv[1:2] not in ([name] for name in _COMMANDS):
@@ -46,12 +48,12 @@ async def why_not(hosts: Sequence[str] = ()) -> str | None:
 
 
 def taken_over(environ: MutableMapping[str, str]) -> list[str]:
-    """Where a server would listen, whatever its settings say, whose check this process is. Agents learn nothing of it."""
+    """If this process is a server's check: where that server would listen, whatever its settings say. Hidden from agents."""
     return [host for host in environ.pop(_LISTENS_AT, "").split(",") if host]
 
 
 def begin(sockets: Sequence[socket.socket]) -> NoReturn:
-    """Become the new process. Everything has to be closed but these sockets."""
+    """Become the new process. Everything except these sockets has to be closed."""
     from trackside.app.server.sockets import hand_over
 
     environ = dict(_started_with)
@@ -65,7 +67,7 @@ def begin(sockets: Sequence[socket.socket]) -> NoReturn:
 
 
 def command_of_this(*more: str) -> list[str]:
-    """How this process was started, with more of the options of its command."""
+    """The command that started this process, with further options."""
     interpreter = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
     return [sys.executable, *interpreter, sys.argv[1], *more, *sys.argv[2:]]
 

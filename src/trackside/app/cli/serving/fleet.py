@@ -50,11 +50,11 @@ class UpOptions:
     json: bool
 
     def check(self) -> Settings:
-        """See that this can be; the settings with the agents that are served.
+        """Check that this is possible, and return the settings with the agents to serve.
 
         Raises:
-            ArgumentError: it cannot.
-            SettingsError, AgentReferenceError, NoAgentsError: nor is there something to serve.
+            ArgumentError: it is not possible.
+            SettingsError, AgentReferenceError, NoAgentsError: there is nothing to serve.
         """
         for name, number in (("--workers", self.workers), ("--servers", self.servers)):
             if number > _MOST_PROCESSES:
@@ -67,10 +67,10 @@ class UpOptions:
 
 
 def up(options: UpOptions) -> ExitCode:
-    """Have a fleet, until a signal says to stop.
+    """Run a fleet until a signal says to stop.
 
     Raises:
-        TracksideError: it cannot be had.
+        TracksideError: there cannot be one.
     """
     if sys.platform == "win32":
         raise NoFleetHereError
@@ -85,10 +85,10 @@ def up(options: UpOptions) -> ExitCode:
 
 
 def plan_of(options: UpOptions, settings: Settings, folder: Path) -> FleetPlan:
-    """What is to be started; its processes read the settings, too.
+    """What to start; its processes read the settings, too.
 
     Raises:
-        SettingsError: runs shall have processes of their own, and cannot have them here.
+        SettingsError: runs should have processes of their own, but cannot have them on this system.
     """
     from trackside.app.cli.serving.worker import with_places
     from trackside.app.engine.local import FleetPlan
@@ -130,7 +130,7 @@ async def _live_on_stores(fleet: LocalFleet, view: FleetLines, settings: Setting
 
 
 async def _unless(asked: asyncio.Event, awaitable: Coroutine[Any, Any, None]) -> bool:
-    """Do something unless somebody asks to stop; whether it was done."""
+    """Do something unless somebody asks to stop; returns whether it was done."""
     doing = asyncio.create_task(awaitable, name="trackside-fleet-start")
     stopping = asyncio.create_task(asked.wait(), name="trackside-fleet-stop")
     await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +145,7 @@ async def _unless(asked: asyncio.Event, awaitable: Coroutine[Any, Any, None]) ->
 
 @contextmanager
 def _stops(fleet: LocalFleet, view: FleetLines) -> Generator[asyncio.Event]:
-    """Set when somebody asks to stop; the second time all hurry, the third all are killed."""
+    """Gives an event that is set when somebody asks to stop. The second time, all hurry; the third time, all are killed."""
     asked, times = asyncio.Event(), 0
     steps: Sequence[tuple[str, Callable[[], object]]] = (
         ("stopping: runs that have begun may end; again to cancel them", asked.set),
@@ -175,7 +175,7 @@ def _stops(fleet: LocalFleet, view: FleetLines) -> Generator[asyncio.Event]:
 
 @contextmanager
 def _folder(typed: Path | None) -> Generator[Path]:
-    """Where the fleet keeps what it keeps.
+    """The folder in which the fleet keeps its data.
 
     Raises:
         DataFolderError: it cannot be made.

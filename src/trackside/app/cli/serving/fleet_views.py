@@ -1,4 +1,4 @@
-"""How a fleet on this machine is shown: a screen that changes, lines where there is no terminal, JSON for programs."""
+"""Shows a fleet on this machine: a live screen on a terminal, lines elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HEALTH: Final[Mapping[str, str]] = {"ready": "green", "degraded": "yellow", "un
 
 
 class FleetLines:
-    """Lines, where there is no terminal: what happens, and what the work comes to now and then."""
+    """Lines, if there is no terminal: what happens and, now and then, how much work there is."""
 
     def __init__(self, console: OutputConsole) -> None:
         self.console = console
@@ -51,7 +51,7 @@ class FleetLines:
         self._print(Text(f"A fleet on this machine: {_parts(plan)}; in {plan.folder}", "bold"))
 
     def say_up(self, fleet: LocalFleet, agent: str, *, keys: bool) -> None:
-        """Say how to talk to it and to this agent of it, now that all of it is up; with `keys` it asks for one."""
+        """Say how to talk to the fleet and to this agent of it, now that it is up; with `keys` set, it asks for a key."""
         for line in _how_to_talk(fleet, agent, keys=keys):
             self._print(line)
 
@@ -72,11 +72,11 @@ class FleetLines:
             self._print(Text(f"{now.at.astimezone():%H:%M:%S} {words}{also}"))
 
     def watching_reader(self, on_gone: Callable[[], object]) -> AbstractContextManager[None]:
-        """Have this called when nobody reads any more what is shown, inside a `with` block on the running loop."""
+        """Call this when nobody reads the output any more, inside a `with` block on the running loop."""
         return self.console.watching_reader(on_gone)
 
     def check(self) -> None:
-        """See that everything was written that should be.
+        """Check that all output was written.
 
         Raises:
             OutputError: it could not be written.
@@ -88,7 +88,7 @@ class FleetLines:
 
 
 class FleetScreen(FleetLines):
-    """A table that changes, on a terminal, with what happened last below it."""
+    """A live table on a terminal, with the latest events below it."""
 
     def __init__(self, console: OutputConsole) -> None:
         super().__init__(console)
@@ -142,7 +142,7 @@ class FleetScreen(FleetLines):
 
 
 class JsonFleet(FleetLines):
-    """JSON lines: one when all is up, one for each thing that happens, one each time that the work has changed."""
+    """JSON lines: one when everything is up, one for each event, and one each time the work has changed."""
 
     @override
     def begin(self, plan: FleetPlan) -> None:
@@ -186,7 +186,7 @@ class JsonFleet(FleetLines):
 
 @contextmanager
 def open_view(*, json: bool) -> Generator[FleetLines]:
-    """The view that fits where standard output goes."""
+    """The view that suits where standard output goes."""
     console = standard_output()
     if json:
         yield JsonFleet(console)
@@ -227,7 +227,7 @@ def _told(happening: Happening) -> Text:
 
 
 def _work(now: FleetNow) -> Text:
-    """What waits, what is executed, what has ended."""
+    """What waits, what is being executed, and what has ended."""
     if now.why_unknown is not None:
         return Text(f"the database does not answer: {one_line(now.why_unknown)}", "red")
     parts = [f"{now.ready:,} ready", f"{now.waiting:,} waiting", f"{now.delayed:,} delayed"]

@@ -1,4 +1,4 @@
-"""Looks at a fleet on this machine: its processes, and what the database says of its work."""
+"""Watches a fleet on this machine: its processes, and what the database says about its work."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class FleetWatch:
     """Looks twice a second, while its `async with` block goes on.
 
     Args:
-        fleet: whose processes are looked at.
+        fleet: the fleet whose processes it watches.
         store: its database.
-        show: is given what was seen.
+        show: gets what was seen.
     """
 
     def __init__(self, fleet: LocalFleet, store: Store, show: Callable[[FleetNow], object]) -> None:
@@ -81,7 +81,7 @@ class FleetWatch:
         return replace(work, at=datetime.now(UTC), members=self._fleet.members, health=health)
 
     async def _work(self) -> FleetNow:
-        """What the database says; what it said last if it says nothing."""
+        """What the database says, or what it said last if it says nothing."""
         try:
             workers = await self._store.fleet.workers()
             queue = await self._store.fleet.queue()

@@ -1,4 +1,4 @@
-"""What a worker's process for the runs of one place does otherwise than a worker: it has a supervisor, and goes with it."""
+"""How a worker's process for the runs of one place differs from a worker: it has a supervisor, and ends with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RATHER_THAN_OTHERS: Final = "500"
 
 
 class IsolatedLife(WorkerLife):
-    """The life of such a process. Its supervisor decides when it begins anew, and has SIGHUP say that it is to finish."""
+    """The life of such a process. Its supervisor decides when it begins anew; SIGHUP from it means to finish."""
 
     @override
     def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
@@ -40,7 +40,7 @@ class IsolatedLife(WorkerLife):
 
 
 class Supervised:
-    """What a process has of its supervisor.
+    """What a process knows about its supervisor.
 
     Args:
         birth: what it was told when it was started.
@@ -53,11 +53,11 @@ class Supervised:
         self._socket.set_inheritable(False)
 
     def settings(self, settings: Settings) -> Settings:
-        """The settings of the worker for this one of its places."""
+        """The settings of the worker for this place."""
         return settings_of_place(settings, self._isolated_in)
 
     def live_no_longer(self) -> None:
-        """Have this process end when its supervisor does, whatever the agent does then."""
+        """Have this process end when its supervisor does, whatever the agent is doing."""
         with suppress(OSError):  # as in a container that allows it not, or on another system
             Path("/proc/self/oom_score_adj").write_text(_RATHER_THAN_OTHERS, encoding="ascii")
         _die_with_parent()
@@ -66,8 +66,9 @@ class Supervised:
         threading.Thread(target=self._watch, name="trackside-supervised", daemon=True).start()
 
     def report(self, worker: FleetWorker, manager: RunManager, duties: Duties, limits: ChildLimits) -> None:
-        """Say by which limits it stops runs, and from now on how the worker does, where the runs of its manager stand, and
-        which duties it has.
+        """Report by which limits it stops runs.
+
+        From now on also report how the worker does, where the runs of its manager stand, and which duties it has.
         """
         loop = asyncio.get_running_loop()
 
@@ -99,7 +100,7 @@ class Supervised:
         beat(limits)
 
     def _watch(self) -> None:
-        """Wait until the supervisor is gone, and go with all that the agent has started."""
+        """Wait until the supervisor is gone, and end, with everything that the agent has started."""
         with suppress(OSError):
             self._socket.recv(1)
         os.killpg(0, signal.SIGKILL)
@@ -116,7 +117,7 @@ def settings_of_place(settings: Settings, isolated_in: str) -> Settings:
 
 
 def limits_by(settings: Settings) -> ChildLimits:
-    """By which limits a process with these settings, those of its place, stops runs."""
+    """The limits by which a process with these settings, those of its place, stops runs."""
     stopping, default = settings.stopping, settings.default_limits
     return ChildLimits(
         grace=stopping.cancel_after + stopping.stuck_after,
@@ -129,13 +130,13 @@ _WITHOUT_WAITING: Final = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 def supervised(environ: MutableMapping[str, str]) -> Supervised | None:
-    """What this process has of its supervisor; None: it has none. Processes that it starts learn nothing of it."""
+    """What this process knows about its supervisor; None if it has none. Processes that it starts do not see it."""
     told = environ.pop(VARIABLE, None)
     return None if told is None else Supervised(msgspec.json.decode(told, type=Birth))
 
 
 def _die_with_parent() -> None:
-    """Have the system end this process, also one that is busy in a library, when the thread that started it has ended."""
+    """Have the system end this process when the thread that started it has ended, even if it is busy in a library."""
     if sys.platform == "linux":
         import ctypes
 

@@ -1,4 +1,4 @@
-"""Tells a service manager how a service does, as `sd_notify(3)` has it; whoever started it otherwise hears nothing."""
+"""Tells a service manager how a service does, by `sd_notify(3)`. Without a service manager, it tells nobody."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASKS_EVERY: Final = 5.0  # seconds
 _ASKS_FOR: Final = 60.0  # seconds, of which a busy machine may take most before the next time
 _LONGEST_START: Final = 3_600.0  # seconds, after which a start that hangs is the manager's to end
 _nobody_waits: Final = Event()
-"""No start goes on for which somebody is to wait."""
+"""Set while there is no start for which the service manager should wait."""
 
 
 def tell_service_manager(what: str) -> None:
@@ -35,8 +35,8 @@ def tell_service_manager(what: str) -> None:
 def starting() -> Generator[None]:
     """Have a service manager wait, an hour at most, until the process says `READY=1`, is told to stop, or the block is over.
 
-    A start may take long, as one does that brings the tables of a large database up to date: who kills it then has all of it
-    begin again. A thread asks for the time, since agents are imported in that of the event loop.
+    A start may take long, for example if it brings the tables of a large database up to date; a start that is killed then
+    begins again from nothing. A thread asks for the time, because the event loop's own thread imports agents.
     """
     if _address() is None:
         yield
@@ -52,7 +52,7 @@ def starting() -> Generator[None]:
 
 
 def wait_no_longer() -> None:
-    """Ask for no more time, as the process is told to stop. Not to be called in a signal's handler."""
+    """Ask for no more time, because the process is told to stop. Do not call this in a signal handler."""
     _nobody_waits.set()
 
 
@@ -64,6 +64,6 @@ def _ask_for_time() -> None:
 
 
 def _address() -> str | None:
-    """Where somebody listens; None: nobody does."""
+    """The address at which a service manager listens; None if none does."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     return address if address.startswith(("/", "@")) else None

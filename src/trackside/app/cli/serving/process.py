@@ -1,5 +1,6 @@
-"""What a process needs that serves many: as many open files as it may have, few heaps, a garbage collector out of the way,
-a fast loop.
+"""What a process that serves many clients needs.
+
+That is as many open files as it may have, few heaps, a garbage collector that stays out of the way, and a fast loop.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.harness.threads import AGENT_THREADS
 
 _ARENA_MAX: Final = -8
-"""What `mallopt` of glibc calls the most heaps that there may be (`M_ARENA_MAX` in `malloc.h`)."""
+"""The number by which glibc's `mallopt` knows the limit of heaps (`M_ARENA_MAX` in `malloc.h`)."""
 _ARENAS: Final = 2
 
 
 def take_signals() -> None:
-    """Have signals to stop end the process, and others do nothing, until there is something that takes them."""
+    """Have signals to stop end the process, and others do nothing, until something handles them."""
     interrupt_on_stop_signals()
     if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The fastest event loop that there is here, with as many threads for what agents run in its executor as for agents; it
-    waits for none of them when it closes.
+    """The fastest event loop that this system has.
+
+    Its executor has as many threads for what agents run there as there are for agents; the loop waits for none of them when
+    it closes.
     """
     if sys.platform == "win32":
         loop = asyncio.new_event_loop()
@@ -46,10 +49,10 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 @contextmanager
 def prepared() -> Generator[Callable[[], None]]:
-    """Have the process ready to serve while the block goes on. Call what it gives when everything is loaded.
+    """Prepare the process to serve while the block goes on. Call what this returns when everything is loaded.
 
-    What is loaded then is there to stay: it is never looked through for garbage again, which takes 50 ms of everybody's time
-    for a server of functions and 110 for one of graphs, each time that all is looked through.
+    What is loaded by then stays: it is never searched for garbage again. Each full search would take 50 ms of everybody's
+    time for a server of functions, and 110 ms for one of graphs.
     """
     _allow_many_files()
     _limit_heaps()
@@ -68,7 +71,7 @@ def _keep_what_is_there() -> None:
 
 
 def _allow_many_files() -> None:
-    """Each client takes one, and the usual 1,024 are soon gone; nobody may have more than the hard limit."""
+    """Raise the limit of open files: each client takes one, and the usual 1,024 are soon gone. The hard limit stays."""
     with suppress(ImportError, ValueError, OSError):  # a system that knows no such limits, or lets nobody change them
         import resource
 

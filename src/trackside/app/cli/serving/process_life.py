@@ -1,7 +1,7 @@
-"""How a process that goes on until it is told to end, a server or a worker, hears of it and comes to its end.
+"""How a process that goes on until it is told to end, a server or a worker, is told so and ends.
 
-Once is gracefully, twice quickly, three times at once. SIGHUP has it begin anew, if what it would begin with can be loaded;
-of a terminal that is closed it is no more than another way to say stop.
+The first signal ends it gracefully, the second quickly, the third at once. SIGHUP makes it begin anew, if what it would
+begin with can be loaded; if a terminal was closed, SIGHUP is just another signal to stop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
 _RELOADS: Final = "SIGHUP"
 _HURRY: Final = 1.0
-"""Seconds that the database has, once told twice, before what it does not take is spooled."""
+"""Seconds that the database has after the second signal, before what it does not take is spooled."""
 
 type Say = Callable[..., None]
 """Takes what happens, and facts about it."""
@@ -39,12 +39,12 @@ class ProcessLife:
     Args:
         grace: seconds that its runs have to end.
         say: is told what happens.
-        hosts: the addresses at which it listens for whoever is let in, and would go on to when it begins anew.
+        hosts: the addresses at which it listens for clients, and would go on listening when it begins anew.
     """
 
     def __init__(self, grace: float, say: Say, hosts: Sequence[str] = ()) -> None:
         self.begins_anew = False
-        """Whether the process shall begin anew when everything is closed."""
+        """Whether the process should begin anew when everything is closed."""
         self._grace = grace
         self._say = say
         self._hosts = hosts
@@ -58,7 +58,7 @@ class ProcessLife:
 
     @contextmanager
     def signals(self) -> Generator[None]:
-        """Take signals while the block goes on."""
+        """Handle signals while the block goes on."""
         # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
         taken = {getattr(signal, name): self._on_stop for name in _STOPS if hasattr(signal, name)}
         if hasattr(signal, _RELOADS):
@@ -72,26 +72,26 @@ class ProcessLife:
 
     @property
     def is_told_to_end(self) -> bool:
-        """Whether a signal has said so."""
+        """Whether a signal has told the process to end."""
         return self._ending.is_set()
 
     async def until_told_to_end(self) -> None:
-        """Until a signal says so."""
+        """Wait until a signal tells the process to end."""
         await self._ending.wait()
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.wait({self._checking})
 
     async def deliver(self, app: App) -> None:
-        """Let durable observers have what is in the log, for a while; the rest is for whoever feeds them next."""
+        """Deliver what is in the log to durable observers, for a while; the rest is for the process that feeds them next."""
         await self.unless_hurried(app.deliveries.drain(DELIVERY_SECONDS))
         for left in app.deliveries.left:
             self._say("not everything is delivered yet", level="warning", observer=left.name, why=left.why)
 
     async def close_runs(self, app: App) -> None:
-        """Let runs end, for a while. From then on a database that is away keeps nobody: their ends are spooled soon.
+        """Let runs end, for a while. After that, a database that is away holds up nothing: the runs' ends are spooled soon.
 
-        Meanwhile another process does what this one did for its fleet.
+        Meanwhile another process takes over what this one did for its fleet.
         """
         retiring = self._retire(app)
         self._say_what_is_waited_for(app)
@@ -113,7 +113,7 @@ class ProcessLife:
         await unless(self._hurrying, awaitable)
 
     def _retire(self, app: App) -> asyncio.Task[None]:
-        """Leave to others what this process does for its fleet; begun once."""
+        """Leave this process's duties for its fleet to others; begun only once."""
         if self._retiring is None:
             self._retiring = asyncio.create_task(app.retire(), name="trackside-retire")
         return self._retiring
@@ -156,7 +156,7 @@ class ProcessLife:
         self._checking = asyncio.create_task(self._check(), name="trackside-check")
 
     async def _check(self) -> None:
-        """Begin anew, if what there is to begin with can be loaded."""
+        """Begin anew, if what it would begin with can be loaded."""
         why = await beginning_anew.why_not(self._hosts)
         if why is not None:
             self._say("does not begin anew, and goes on as before", level="warning", why=why)
@@ -166,7 +166,7 @@ class ProcessLife:
 
 
 async def unless(event: asyncio.Event, awaitable: Awaitable[Any]) -> None:
-    """Wait for something, and break that off when the event is set.
+    """Wait for something, and cancel it when the event is set.
 
     Raises:
         BaseException: what it raised.
@@ -182,7 +182,7 @@ async def unless(event: asyncio.Event, awaitable: Awaitable[Any]) -> None:
 
 
 def _has_terminal() -> bool:
-    """Whether somebody sits at a terminal that is still there."""
+    """Whether the process has a terminal that is still there."""
     with suppress(Exception):  # it is closed, or this system has no such thing
         import termios
 

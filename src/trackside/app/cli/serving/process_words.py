@@ -1,4 +1,4 @@
-"""What a server or worker says of itself: lines to whoever sits there, or JSON to whatever reads them elsewhere."""
+"""What a server or worker says about itself: lines to a person at a terminal, or JSON to a program elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REQUEST: Final = "request"
 
 
 def notes_of(settings: Settings, agents: Mapping[str, Any]) -> Iterator[str]:
-    """What whoever starts a server or worker should know of its settings and agents, a sentence for each."""
+    """What you should know about the settings and agents when you start a server or worker, one sentence each."""
     yield from settings.notes
     yield from missing_packages(settings)
     yield from unwritable_spool(settings)
@@ -32,7 +32,7 @@ def notes_of(settings: Settings, agents: Mapping[str, Any]) -> Iterator[str]:
 
 
 def say_notes(settings: Settings, agents: Mapping[str, Any]) -> None:
-    """Say them where neither is started."""
+    """Say these notes where neither is started."""
     for note in notes_of(settings, agents):
         standard_error().print(f"warning: {one_line(note)}", soft_wrap=True)
 
@@ -41,8 +41,8 @@ class ProcessWords:
     """Says what happens, while its `with` block goes on.
 
     Args:
-        output: gets one line when the process is ready; None: nobody waits for it.
-        settings: what it has.
+        output: gets one line when the process is ready; None if nobody waits for that.
+        settings: the settings of the process.
     """
 
     def __init__(self, output: JsonOutput | None, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class ProcessWords:
         self._log = ServerLog(sys.stderr)
         self._stack = ExitStack()
         self.note: Callable[[Mapping[str, Any]], None] | None = self._note if settings.server.log else None
-        """Takes what there is to say of a request; None if nothing shall be said."""
+        """Takes what there is to say about a request; None if nothing should be said."""
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._log)
@@ -64,11 +64,11 @@ class ProcessWords:
         self._stack.close()
 
     def say(self, event: str, *, level: str = "info", **facts: Any) -> None:
-        """Say what happens. Safe in a signal's handler."""
+        """Say what happens. Safe in a signal handler."""
         self._log.say(event, facts, level=level)
 
     def show_ready(self, facts: JsonObject, lines: Sequence[str]) -> None:
-        """Say that it is ready: `facts` to programs, these lines to whoever sits there."""
+        """Say that the process is ready: `facts` to programs, these lines to a person at the terminal."""
         if self._console is None:
             self.say("ready", **facts)
         else:
@@ -78,7 +78,7 @@ class ProcessWords:
             self._output.print({**facts, "pid": os.getpid(), "version": __version__})
 
     def say_spooled(self, app: App) -> None:
-        """Say what of earlier processes has been delivered at the start, if there was something."""
+        """Say what earlier processes had left that was delivered at the start, if there was anything."""
         earlier = app.recorder.delivered_at_start
         if earlier.delivered or earlier.refused:
             self.say("delivered what the spool had kept", runs=earlier.delivered, refused=earlier.refused)

@@ -40,12 +40,12 @@ class ServeOptions:
     json: bool
 
     def settings(self) -> Settings:
-        """The settings, with the flags on top and those agents alone that were typed, if any were.
+        """The settings, overridden by the flags, with only those agents that were typed, if any were.
 
         Raises:
             SettingsError: one does not fit, or the engine cannot be used here.
-            AgentReferenceError, ArgumentError: an agent is not there, or two have one name.
-            NoAgentsError: there is none.
+            AgentReferenceError, ArgumentError: an agent does not exist, or two have the same name.
+            NoAgentsError: there is no agent.
         """
         flags = {
             "database.url": self.database,
@@ -91,7 +91,7 @@ def serve(options: ServeOptions) -> ExitCode:
 
 
 def _serve(settings: Settings, sockets: Sequence[socket.socket], loaded: Callable[[], None], *, json: bool) -> bool:
-    """Serve to the end, and call `loaded` before the first request; whether to begin anew on the same sockets."""
+    """Serve to the end, and call `loaded` before the first request; returns whether to begin anew on the same sockets."""
     with ExitStack() as stack:
         output = stack.enter_context(JsonOutput()) if json else None
         # Before there is an event loop, as agents' modules expect.
@@ -156,14 +156,14 @@ async def _serve_in_loop(served: _Served, words: ServerWords, loaded: Callable[[
 
 
 async def _has_keys(app: App) -> bool:
-    """Whether there is an API key with which somebody is let in."""
+    """Whether there is an API key that lets somebody in."""
     now = datetime.now(UTC)
     return any(key.is_good(now) for key in await app.store.api_keys.all())
 
 
 @asynccontextmanager
 async def _asgi(app: App, guest: Any, settings: Settings) -> AsyncGenerator[Any]:
-    """What answers: the app, with a guest behind it if there is one."""
+    """The app that answers, with a guest behind it if there is one."""
     if guest is None:
         yield app.asgi
         return

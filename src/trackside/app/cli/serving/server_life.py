@@ -1,4 +1,4 @@
-"""In which order a server stops."""
+"""The order in which a server stops."""
 
 from __future__ import annotations
 

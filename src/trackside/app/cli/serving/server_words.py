@@ -1,4 +1,4 @@
-"""What a server says of itself when it begins."""
+"""What a server says about itself when it starts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ServerWords(ProcessWords):
         self.say(f"no API key is good here, so nobody is let in; {make} {where}", level="warning")
 
     def say_ready(self, app: App, sockets: Sequence[socket.socket]) -> None:
-        """Say that the server answers, where, and what with."""
+        """Say that the server answers, where, and with what."""
         facts = self._facts(sockets[0])
         self.show_ready(facts, list(self._lines(str(facts["url"]))))
         self.say_spooled(app)

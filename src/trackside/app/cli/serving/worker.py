@@ -1,4 +1,4 @@
-"""The command `worker`: executes what servers let in, from a start that can fail to an end that loses nothing."""
+"""The command `worker`: executes what servers admit, from a start that can fail to an end that loses nothing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NoFleetError(TracksideError, code="no-engine"):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkOptions:
-    """What was typed; None: nothing."""
+    """The options that were typed; None for those that were not."""
 
     agents: Sequence[str]
     pools: Sequence[str]
@@ -73,13 +73,13 @@ class WorkOptions:
     json: bool
 
     def settings(self) -> Settings:
-        """The settings, with the flags on top and those agents alone that were typed, if any were.
+        """The settings, overridden by the flags, with only those agents that were typed, if any were.
 
         Raises:
             SettingsError: one does not fit, or the engine cannot be used here.
-            AgentReferenceError, ArgumentError: an agent is not there, or two have one name.
-            NoAgentsError: there is none.
-            NoFleetError: there is no engine that could bring runs here.
+            AgentReferenceError, ArgumentError: an agent does not exist, or two have the same name.
+            NoAgentsError: there is no agent.
+            NoFleetError: there is no engine that could bring runs to this worker.
         """
         flags = {
             "database.url": self.database,
@@ -101,8 +101,10 @@ class WorkOptions:
 
 
 def with_places(settings: Settings) -> Settings:
-    """The settings with as many places as there are processors, if each of them is a process and nobody has said how many;
-    and with no more than `runs.max_running`, if somebody has set that.
+    """The settings, with the number of places decided.
+
+    There are as many places as processors if each place is a process and nobody has set their number; and no more than
+    `runs.max_running`, if that is set.
 
     Raises:
         SettingsError: runs cannot have processes of their own on this system, or their memory cannot be seen.
@@ -141,7 +143,7 @@ def check(options: WorkOptions) -> ExitCode:
 
 
 def work(options: WorkOptions) -> ExitCode:
-    """Execute runs until a signal, or somebody who drains this worker, says to stop."""
+    """Execute runs until a signal says to stop, or somebody drains this worker."""
     take_signals()
     supervisor = supervised(os.environ)
     beginning_anew.remember_environment()
@@ -166,7 +168,7 @@ def work(options: WorkOptions) -> ExitCode:
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
-    """Where the worker can be asked how it is; none, if nobody has said where."""
+    """The sockets at which the worker answers how it is; none if no place for that was named."""
     from trackside.app.server.sockets import handed_over, listen_at
 
     if given := handed_over(os.environ):
@@ -176,7 +178,7 @@ def _sockets(settings: Settings) -> list[socket.socket]:
 
 
 def _bound_to(settings: Settings, sockets: Sequence[socket.socket]) -> Settings:
-    """The settings with the place where the worker can be asked, whoever has chosen it."""
+    """The settings, with the address at which the worker can be asked how it is, whoever has chosen it."""
     if not sockets or sockets[0].family not in {socket.AF_INET, socket.AF_INET6}:
         return settings
     host, port = sockets[0].getsockname()[:2]
@@ -191,7 +193,7 @@ def _work(
     json: bool,
     supervisor: Supervised | None = None,
 ) -> bool:
-    """Work to the end, and call `loaded` before the first run; whether to begin anew."""
+    """Work to the end, and call `loaded` before the first run; returns whether to begin anew."""
     supervises = supervisor is None and settings.worker.isolation == "process"
     with ExitStack() as stack:
         output = stack.enter_context(JsonOutput()) if json else None
@@ -236,7 +238,7 @@ async def _work_in_loop(
 async def _work_for(
     supervisor: Supervised, settings: Settings, agents: dict[str, Any], words: WorkerWords, loaded: Callable[[], None]
 ) -> bool:
-    """Execute the runs of one place; its supervisor says of the whole what there is to say."""
+    """Execute the runs of one place; the supervisor says what there is to say about the whole worker."""
     life = IsolatedLife(settings.drain_seconds, words.say_what_is_wrong)
     with life.signals():
         async with open_app(settings, agents, role="worker") as app, _health(app, []) as health:
@@ -291,7 +293,7 @@ def _isolation(settings: Settings) -> Isolation:
 
 @asynccontextmanager
 async def _health(app: App, sockets: Sequence[socket.socket]) -> AsyncGenerator[WorkerHealth]:
-    """What is answered at the health port, if there is one."""
+    """What answers at the health port, if there is one."""
     from trackside.app.server.http import HttpServer
     from trackside.app.server.worker_health import WorkerHealth
 

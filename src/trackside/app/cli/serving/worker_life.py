@@ -1,4 +1,4 @@
-"""In which order a worker stops."""
+"""The order in which a worker stops."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class WorkerLife(ProcessLife):
         """Somebody waits for its end: from then on its runs have the grace, and before that all the time that they need."""
 
     def finish(self, why: str) -> None:
-        """Have it end when its runs have, from its loop; unless it is about to end anyway."""
+        """Have the worker end when its runs have, unless it is about to end anyway. Call this from its loop."""
         if not self.is_told_to_end:
             self._say("stopping", why=why)
             self._ending.set()
 
     async def end(self, app: App, worker: FleetWorker, health: WorkerHealth) -> None:
-        """Stop: take no more runs, let those that were taken end, and leave. Whoever asks how it is hears of that."""
+        """Stop: take no more runs, let those that were taken end, and leave. The health port says so."""
         self.say_ending(health)
         await worker.stop()
         await self._unless_limited(worker.until_idle, app, running=worker.executing)
@@ -51,7 +51,7 @@ class WorkerLife(ProcessLife):
     async def _unless_limited(
         self, until_ended: Callable[[], Coroutine[Any, Any, None]], app: App, *, running: int
     ) -> None:
-        """Wait until all runs have ended, or somebody waits for that. Others do meanwhile what this did for its fleet."""
+        """Wait until all runs have ended, or a signal limits the wait. Others take over its fleet duties meanwhile."""
         self._retire(app)
         if not self._limited.is_set():
             if running:
@@ -62,14 +62,14 @@ class WorkerLife(ProcessLife):
             tell_service_manager("STOPPING=1")  # it limits from then on how long that takes
 
     def say_ending(self, health: WorkerHealth) -> None:
-        """Tell who asks that it is about to leave."""
+        """Say at the health port that the worker is about to leave."""
         if self.begins_anew:
             tell_service_manager("RELOADING=1")
         health.begin_ending("it begins anew" if self.begins_anew else "it takes no more runs, and leaves")
 
 
 class SupervisorLife(WorkerLife):
-    """The life of a worker whose runs are executed by child processes: it passes on what it is told."""
+    """The life of a worker whose child processes execute its runs: it passes on to them what it is told."""
 
     @override
     def __init__(self, grace: float, closing: float, say: Say) -> None:

@@ -1,4 +1,4 @@
-"""What a worker says of itself when it begins."""
+"""What a worker says about itself when it starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def say_all_is_well(settings: Settings) -> None:
 
 
 def left_out(settings: Settings, *, named: bool) -> Iterator[str]:
-    """What to say of agents that a worker does not execute: of those that were named, or of all if it executes none."""
+    """What to say about agents that a worker does not execute: those that were named, or all if it executes none."""
     own = settings.of_own_pools(settings.agents)
     if own and not named:
         return
@@ -38,13 +38,13 @@ class WorkerWords(ProcessWords):
     """Says what happens to a worker, while its `with` block goes on."""
 
     def say_ready(self, app: App, worker_id: str, sockets: Sequence[socket.socket]) -> None:
-        """Say that the worker takes runs, which, and where it can be asked how it is."""
+        """Say that the worker takes runs, which ones, and where it can be asked how it is."""
         facts = self._facts(worker_id, sockets[0] if sockets else None)
         self.show_ready(facts, list(self._lines(worker_id, facts["url"])))
         self.say_spooled(app)
 
     def say_what_is_wrong(self, event: str, *, level: str = "info", **facts: Any) -> None:
-        """Say what happens, unless all is as it should be."""
+        """Say what happens, unless everything is as it should be."""
         if level != "info":
             self.say(event, level=level, **facts)
 

@@ -1,4 +1,4 @@
-"""Says on a server of a fleet whom its runs wait for: which of its agents no live worker serves, and when one comes."""
+"""Says on a server of a fleet which of its agents no live worker serves, and when one comes that does."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LOOK_SECONDS: Final = 5.0
 
 
 class WorkersWatch:
-    """Looks now and then who is there, while its `async with` block goes on.
+    """Looks now and then which workers are there, while its `async with` block goes on.
 
     Args:
-        store: that of the fleet.
-        settings: name the agents that are let in, and their pools.
+        store: the store of the fleet.
+        settings: they name the agents whose runs are admitted, and their pools.
         say: is told what happens.
     """
 
@@ -55,7 +55,7 @@ class WorkersWatch:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _find_unserved(self) -> set[str]:
-        """Those of the agents that no live worker would execute."""
+        """The agents that no live worker would execute."""
         settings, version = self._settings, self._settings.engine.agents_version
         workers = [
             worker

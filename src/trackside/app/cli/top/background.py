@@ -20,14 +20,14 @@ _HALF: Final = 0.5  # of the brightness of white
 
 
 def is_light() -> bool:
-    """Whether the background is light; False where nobody says so."""
+    """Whether the background is light; False if the terminal does not say."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     return brightness_of(_answer(sys.stdin.fileno(), sys.stdout.fileno())) > _HALF
 
 
 def brightness_of(answer: bytes) -> float:
-    """How bright the background is in what a terminal answered: 0 (black, or not said) to 1 (white)."""
+    """How bright the background is, by the terminal's answer: from 0 (black, or not said) to 1 (white)."""
     found = _COLOUR.search(answer)
     if found is None:
         return 0.0
@@ -36,7 +36,7 @@ def brightness_of(answer: bytes) -> float:
 
 
 def _answer(keys: int, screen: int) -> bytes:
-    """What the terminal answers until it has said all, or for a moment."""
+    """What the terminal answers, until it has said everything or a moment has passed."""
     before = termios.tcgetattr(keys)
     said = b""
     try:

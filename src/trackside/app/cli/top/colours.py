@@ -1,4 +1,4 @@
-"""The colours of `trackside top`, on dark and on light: those of the console in the browser. Needs Textual."""
+"""The colours of `trackside top`, on dark and on light backgrounds: those of the console in the browser. Needs Textual."""
 
 from __future__ import annotations
 

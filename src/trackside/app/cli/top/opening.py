@@ -1,4 +1,4 @@
-"""The command `top`: opens the records and shows them live. What it looks like is in `screen`, which needs Textual."""
+"""The command `top`: opens the records and shows them live. The screen itself is in `screen`, which needs Textual."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class TopError(TracksideError, code="top-not-shown"):
 
 
 def top(place: Place, *, light: bool | None) -> ExitCode:
-    """Show what goes on until somebody quits, or the screen fails, which says so; `light` where the background is, None if
-    the terminal is to be asked.
+    """Show what goes on until somebody quits, or the screen fails, which says so.
+
+    `light` is whether the background is light; None asks the terminal.
 
     Raises:
         TopError: Textual is not installed, or there is no terminal.

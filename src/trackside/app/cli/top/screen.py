@@ -62,15 +62,15 @@ _NARROW = {"RUN": 13, "AGENT": 15, "TOKENS": 8, "COST": 8, "THREAD": 0}
 
 @runtime_checkable
 class Retries(Protocol):
-    """Records of somebody who also executes runs."""
+    """Records on a server, which also executes runs."""
 
     async def retry(self, run_id: str) -> str:
-        """Do once more what a run was asked for; the id of the new one."""
+        """Repeat what a run was asked for; returns the id of the new run."""
         ...
 
 
 class Said(ModalScreen[bool]):
-    """A text over the screen; `asks` is a question that y answers with yes."""
+    """A text over the screen; with `asks` it is a question, which y answers with yes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", show=False),
@@ -95,7 +95,7 @@ class Said(ModalScreen[bool]):
 
 
 class TopApp(App[None]):
-    """Runs as they go on, out of a database or from a server; it does not know which."""
+    """Runs as they go on, from a database or a server; it does not know which."""
 
     TITLE = "trackside top"
     ENABLE_COMMAND_PALETTE = False
@@ -197,7 +197,7 @@ class TopApp(App[None]):
 
     @override
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether a key can be used now; `Escape` while something is filtered."""
+        """Whether a key can be used now; `Escape` can while a filter is set."""
         return action != "unfilter" or self._is_filtering
 
     def on_unmount(self) -> None:
@@ -271,7 +271,7 @@ class TopApp(App[None]):
         return text
 
     def _fill(self, table: DataTable[Text]) -> None:
-        """Bring the table up to date, and leave the mark on its run."""
+        """Update the table, and keep the same run marked."""
         now = datetime.now(UTC)
         shown, all_ = self.watched.listed(text=self._wanted, order=self._order, limit=SHOWN)
         marked, row, scrolled = self._marked, table.cursor_row, table.scroll_y
@@ -291,7 +291,7 @@ class TopApp(App[None]):
             self._mark(run_id)
 
     def _mark(self, run_id: str) -> None:
-        """Show what happens in a run, which keys act on; in none, if there is none on the screen."""
+        """Show what happens in a run, and have keys act on it; on none, if there is none on the screen."""
         if run_id == self._marked:
             return
         self._marked = run_id
@@ -299,7 +299,7 @@ class TopApp(App[None]):
 
     @property
     def _tail(self) -> RichLog | None:
-        """None where the screen is being closed."""
+        """The tail; None while the screen is being closed."""
         return next(iter(self.query("#tail").results(RichLog)), None)
 
     @work(name="trackside-top-tail", exclusive=True, group="tail")
@@ -323,7 +323,7 @@ class TopApp(App[None]):
         self._tell()
 
     def _tell(self) -> None:
-        """Bring the tail up to date, unless the screen stays as it is, or what was before is still asked for."""
+        """Update the tail, unless the screen is paused, or it still waits for the earlier events."""
         while self._to_tell and not self._paused and not self._is_asking:
             stored = self._to_tell.popleft()
             if stored.position > self._told:  # else it was in the answer, too
@@ -366,7 +366,7 @@ class TopApp(App[None]):
     # Not exclusive, as retrying: who goes on to something else has asked for it all the same.
     @work(name="trackside-top-cancel")
     async def action_cancel_run(self) -> None:
-        """Stop the run that is marked, if that is what the person wants."""
+        """Stop the marked run, if the person agrees."""
         seen = self.watched.runs.get(self._marked)
         if seen is None:
             self.notify("No run is marked.")
@@ -391,7 +391,7 @@ class TopApp(App[None]):
 
     @work(name="trackside-top-retry")
     async def action_retry_run(self) -> None:
-        """Do once more what the run that is marked was asked for; asks before it does so again."""
+        """Repeat what the marked run was asked for; before a second time, it asks."""
         if not self._marked:
             self.notify("No run is marked.")
             return
@@ -419,7 +419,7 @@ class TopApp(App[None]):
             self._retrying.discard(seen.run_id)
 
     def action_filter(self) -> None:
-        """Type what runs are to have."""
+        """Type the text to filter runs by."""
         box = self.query_one("#filter", Input)
         box.add_class("shown")
         box.focus()
@@ -445,13 +445,13 @@ class TopApp(App[None]):
         self.query_one("#runs", DataTable).focus()
 
     def action_sort(self) -> None:
-        """Sort by the next of the orders."""
+        """Sort by the next order."""
         orders = [*ORDERS]
         self._order = orders[(orders.index(self._order) + 1) % len(orders)]
         self._redraw()
 
     def action_pause(self) -> None:
-        """Leave the screen as it is, or go on."""
+        """Freeze the screen, or go on."""
         self._paused = not self._paused
         self.query_one("#runs", DataTable).border_title = "paused; p goes on" if self._paused else ""
         self.notify("Paused; p goes on." if self._paused else "Goes on.")
@@ -477,14 +477,14 @@ def _cells(run: Seen, now: datetime, widths: Mapping[str, int]) -> list[Text]:
 
 
 def _figures(text: Text, figures: Mapping[str, str]) -> None:
-    """Add numbers and what they are of."""
+    """Add numbers and what they count."""
     for name, number in figures.items():
         text.append(number, "bold")
         text.append(f" {name}   ", "dim")
 
 
 def _pairs(facts: Mapping[str, str]) -> Table:
-    """Names, and beside each what there is to say."""
+    """Names, and beside each its text."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")

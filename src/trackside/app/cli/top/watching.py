@@ -1,4 +1,4 @@
-"""What `trackside top` knows: the runs that go on and those that ended last, and how much happens. No screen, no I/O."""
+"""What `trackside top` knows: the active runs, those that ended last, and how much happens. No screen, no I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENDED = 500  # runs that are kept when they have ended
 
 @dataclass(slots=True)
 class Seen:
-    """A run as far as it was seen. `tokens` and `cost` are known when it has ended."""
+    """A run, as far as it was seen. `tokens` and `cost` are known once it has ended."""
 
     run_id: str
     thread_id: str
@@ -35,7 +35,7 @@ class Seen:
     cost: float | None = None
 
     def fits(self, text: str) -> bool:
-        """Whether the text is in its agent or status, or begins one of its ids."""
+        """Whether the text is in its agent or status, or one of its ids begins with it."""
         wanted = text.casefold()
         within = wanted in self.agent.casefold() or wanted in self.status.value
         return within or self.run_id.startswith(text) or self.thread_id.startswith(text)
@@ -56,7 +56,7 @@ ORDERS: dict[str, Callable[[Seen], tuple[bool, float]]] = {
 
 @dataclass(slots=True)
 class Watched:
-    """All that is known. Times are seconds of a clock that only rises, which the caller has."""
+    """Everything that is known. Times are seconds of the caller's clock, which never goes back."""
 
     runs: dict[str, Seen] = field(default_factory=dict)
     outcomes: Counter[RunStatus] = field(default_factory=Counter)
@@ -65,7 +65,7 @@ class Watched:
     _events: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def begin(self, runs: Iterable[StoredRun]) -> None:
-        """Take the runs that there are. Of one that has started events say more, however late this comes."""
+        """Take the runs that there are. However late this comes, events say more about a run that has started."""
         for run in runs:
             known = self.runs.get(run.run_id)
             if known is None or known.status is RunStatus.pending:
@@ -102,14 +102,14 @@ class Watched:
         return seen.tokens
 
     def rates(self, now: float) -> tuple[float, float, float]:
-        """Runs that ended in a second, events in a second, tokens in a minute; over the last minute."""
+        """Ended runs per second, events per second and tokens per minute, over the last minute."""
         while self._events and self._events[0][0] < now - WINDOW:
             self._events.popleft()
         ended, tokens = sum(one[1] for one in self._events), sum(one[2] for one in self._events)
         return ended / WINDOW, len(self._events) / WINDOW, tokens / WINDOW * 60
 
     def listed(self, *, text: str, order: str, limit: int) -> tuple[list[Seen], int]:
-        """The first runs that fit, and how many fit in all."""
+        """The first runs that match, and how many match in all."""
         fitting = [run for run in self.runs.values() if not text or run.fits(text)]
         fitting.sort(key=ORDERS[order])
         return fitting[:limit], len(fitting)

@@ -1,4 +1,4 @@
-"""What a status and an event look like: one symbol, one word and one colour each, the same in every view."""
+"""The look of each status and event: one symbol, one word and one colour, the same in every view."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trackside.harness.types import CancelMode, LifecycleEventType, RunStatus, T
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How something is shown. `plain` takes the symbol's place where only ASCII can be shown."""
+    """How something is shown. `plain` replaces the symbol where only ASCII can be shown."""
 
     symbol: str
     plain: str
@@ -79,7 +79,7 @@ def look_of(event: RunLifecycleEvent) -> Look:
 
 
 def words_of(event: RunLifecycleEvent) -> str:
-    """What there is to say of an event, besides what it is; not all of it where that is much."""
+    """What there is to say about an event besides its type; shortened if that is much."""
     return abridged(_words_of(event))
 
 
@@ -103,7 +103,7 @@ def _words_of(event: RunLifecycleEvent) -> str:
 
 
 def failure_text(payload: Mapping[str, Any]) -> str:
-    """What went wrong; of an exception its type, too."""
+    """What went wrong; for an exception also its type."""
     error, kind = str(payload.get("error") or ""), payload.get("error_type")
     is_exception = kind and run_status_of(LifecycleEventType.RUN_FAILED, payload) is RunStatus.error
     if not is_exception or error.startswith(f"{kind}: "):

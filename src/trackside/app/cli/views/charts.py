@@ -1,4 +1,4 @@
-"""Numbers as rows of blocks: what a line of text can show of them. Pure functions of their arguments."""
+"""Numbers as rows of blocks, as far as a line of text can show them. Pure functions of their arguments."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _STEPS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 720, 1_440, 2_880, 10
 
 
 def sparkline(values: Sequence[float | None], top: float, *, blocks: bool = True) -> str:
-    """One character for each value, the higher the larger; what is not there or 0 is blank, and all else is seen.
+    """One character for each value, the higher the larger. A missing value or 0 is blank; every other one is visible.
 
     Args:
         values: what to show.
-        top: what fills a line's height; rows with the same one can be compared.
-        blocks: whether the terminal has block elements; else it is ASCII.
+        top: the value that fills the height of a line; rows with the same `top` can be compared.
+        blocks: whether the terminal has block elements; if not, the row is ASCII.
     """
     levels = _RISING[0] if blocks else _RISING[1]
     return "".join(_level(value, top, levels) for value in values)
@@ -31,7 +31,7 @@ def _level(value: float | None, top: float, levels: str) -> str:
 
 
 def bar(share: float, width: int, *, blocks: bool = True) -> str:
-    """A line that is as much of `width` characters long as `share` is of 1; what is more than 0 is seen."""
+    """A line that fills `share` (of 1) of `width` characters; any share above 0 is visible."""
     parts = _FILLING[0] if blocks else _FILLING[1]
     filled = round(max(0.0, min(share, 1.0)) * width * len(parts))
     if share > 0:
@@ -41,7 +41,7 @@ def bar(share: float, width: int, *, blocks: bool = True) -> str:
 
 
 def step_for(span: timedelta, columns: int) -> timedelta:
-    """How long each of at most so many blocks has to stand for, so that they show a span of time."""
+    """How long each block has to stand for, so that at most this many blocks show a span of time."""
     for minutes in _STEPS:
         step = timedelta(minutes=minutes)
         if span / step + 2 <= columns:  # the first and the last one are whole, too

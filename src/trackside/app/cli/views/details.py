@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def print_run(
     console: OutputConsole, run: StoredRun, events: Sequence[StoredEvent], *, retries: Sequence[str], now: datetime
 ) -> None:
-    """A run: what it was, what it used, and its events as a timeline; `retries` are the runs that went on for it."""
+    """Print a run: what it was, what it used, and its events as a timeline; `retries` are the runs that continued it."""
     began, used = run.started_at or run.created_at, used_in(run.completion_data)
     facts: list[tuple[str, Text | str]] = [
         ("run", run.run_id),
@@ -65,7 +65,7 @@ def print_thread(
     home: Home,
     now: datetime,
 ) -> None:
-    """A thread: where it stands, its runs, and how to answer what it waits for."""
+    """Print a thread: its state, its runs, and how to answer what it waits for."""
     facts: list[tuple[str, Text | str]] = [
         ("thread", thread.thread_id),
         ("status", look_text(console, THREAD_LOOKS[thread.status])),
@@ -94,7 +94,7 @@ def _print_timeline(console: OutputConsole, events: Sequence[RunLifecycleEvent])
 
 
 def _token_facts(label: str, usage: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Tokens by model or caller, a line each, the name in front."""
+    """Tokens by model or caller, one line each, beginning with the name."""
     return [(label, f"{one_line(name)}: {_tokens_in_and_out(tokens)}") for name, tokens in usage.items()]
 
 

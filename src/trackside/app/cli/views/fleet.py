@@ -1,4 +1,4 @@
-"""How a fleet looks: a line for each process, for each pool, and for what nobody serves."""
+"""Prints a fleet: a line for each process, for each pool, and for what no worker serves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOBODY: Final = Look("✗", "x", "nobody", "red")
 
 
 def print_workers(console: OutputConsole, workers: Sequence[WorkerNow], now: datetime) -> None:
-    """A table of processes."""
+    """Print a table of processes."""
     names = {worker.worker_id: worker.name for worker in workers}
     columns: list[Column[WorkerNow]] = [
         Column(title="NAME", cell=lambda one: one_line(one.name), least=12, keep_end=True),
@@ -42,7 +42,7 @@ def print_workers(console: OutputConsole, workers: Sequence[WorkerNow], now: dat
 
 
 def print_queue(console: OutputConsole, queue: QueueNow, now: datetime) -> None:
-    """A table of pools, and below it what no live worker serves."""
+    """Print a table of pools, and below it what no live worker serves."""
     pools = [pool for pool in queue.pools if pool.is_used]
     columns: list[Column[PoolDepth]] = [
         Column(title="POOL", cell=lambda pool: one_line(pool.pool), least=8),
@@ -66,7 +66,7 @@ def print_queue(console: OutputConsole, queue: QueueNow, now: datetime) -> None:
 def print_duties(
     console: OutputConsole, duties: Sequence[DutyNow], workers: Sequence[WorkerNow], now: datetime
 ) -> None:
-    """A table of what one process does for all."""
+    """Print a table of the duties that one process has for all."""
     names = {worker.worker_id: worker.name for worker in workers}
     columns: list[Column[DutyNow]] = [
         Column(title="DUTY", cell=lambda duty: one_line(duty.name)),
@@ -89,7 +89,7 @@ def _kind(worker: WorkerNow, names: Mapping[str, str]) -> str:
 
 
 def _taken(worker: WorkerNow) -> str:
-    """Places that are taken, of those that there are."""
+    """How many places are taken, out of how many."""
     return f"{worker.running:,}/{worker.capacity:,}" if worker.kind == EXECUTING else ""
 
 

@@ -1,4 +1,4 @@
-"""JSON for programs: what was recorded as objects with every field, times in full, and a run as lines of them."""
+"""JSON for programs: records as objects with every field and full times, and a run as lines of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _plain(value: Any) -> Json:
 
 
 class JsonView:
-    """Shows one run as JSON lines: its events, and its result at the end. Nothing else gets to standard output."""
+    """Shows one run as JSON lines: its events, and its result at the end. Nothing else reaches standard output."""
 
     def __init__(self) -> None:
         self._output = JsonOutput()
@@ -59,22 +59,22 @@ class JsonView:
         self._output.print(record_object(event))
 
     def part(self, part: StreamPart | StreamGap) -> None:
-        """Live output is not shown."""
+        """Ignore live output."""
 
     def waiting(self, for_what: str) -> None:
-        """There is nobody to tell."""
+        """Ignore this: there is nobody to tell."""
 
     def stopping(self, doing: str, hint: str) -> None:
-        """There is nobody to tell."""
+        """Ignore this: there is nobody to tell."""
 
     def away(self, what: str) -> None:
-        """There is nobody to tell."""
+        """Ignore this: there is nobody to tell."""
 
     def go_on(self, run_id: str) -> None:
-        """The last event has said it."""
+        """Ignore this: the last event has said it."""
 
     def check(self) -> None:
-        """See that what was printed could be printed.
+        """Check that the output could be printed.
 
         Raises:
             OutputError: it could not.

@@ -14,10 +14,10 @@ _SECONDS = 0.1
 
 
 class LiveLines:
-    """The last lines of a console, drawn anew ten times a second, also while somebody blocks the event loop.
+    """The last lines of a console, redrawn ten times a second, even while something blocks the event loop.
 
-    What is printed meanwhile, also by others with `print`, goes above them. `lines` gives what they are now; it is called
-    in any thread.
+    What is printed meanwhile goes above them, also what others print with `print`. `lines` returns what they are now; any
+    thread may call it.
     """
 
     def __init__(self, console: OutputConsole, lines: Callable[[], RenderableType]) -> None:
@@ -38,7 +38,7 @@ class LiveLines:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take them away; may be called again."""
+        """Remove them; may be called again."""
         self._ended.set()
         with self._console.guard:
             self._live.stop()

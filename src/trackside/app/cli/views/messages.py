@@ -1,4 +1,4 @@
-"""Reads messages: puts together what mode `messages` streams, and finds the answer among those of a state.
+"""Reads messages: puts together what mode `messages` streams, and finds the answer among the messages of a state.
 
 A stream has whole messages, and chunks that share an id.
 """
@@ -29,7 +29,7 @@ class Piece:
 
 
 class Messages:
-    """Turns stream parts into pieces, each text once: a whole message that was streamed before only ends it."""
+    """Turns stream parts into pieces, each text once: a whole message only ends one that was streamed before."""
 
     def __init__(self) -> None:
         self._length: dict[str, int] = {}  # of the text so far, by key
@@ -58,7 +58,7 @@ class Messages:
 
 
 def last_answer(values: Any) -> str:
-    """The text of the agent's last message in a state, if a human said nothing after it; else nothing."""
+    """The text of the agent's last message in a state; nothing if a human said something after it."""
     messages = values.get("messages") if isinstance(values, Mapping) else None
     for message in reversed(messages) if isinstance(messages, list) else ():
         said = _kind(message) if isinstance(message, Mapping) else ""
@@ -70,7 +70,7 @@ def last_answer(values: Any) -> str:
 
 
 def _kind(message: Mapping[str, Any]) -> str:
-    """What kind of message it is, as LangChain or as OpenAI call it."""
+    """The kind of a message, as LangChain or OpenAI call it."""
     said = message.get("type") or message.get("role")
     return said.removesuffix("MessageChunk").lower() if isinstance(said, str) else ""
 
@@ -90,7 +90,7 @@ def _text_of(message: Mapping[str, Any]) -> str:
 
 
 def _distinct(calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A chunk says each call twice, as a chunk and as far as it could be parsed; the first time counts."""
+    """Keep each call once: a chunk has it as a chunk and, as far as it could be parsed, as a call; the first counts."""
     by_id: dict[Any, Mapping[str, Any]] = {}
     for call in calls:
         by_id.setdefault(call.get("id") or id(call), call)

@@ -1,8 +1,8 @@
 """The two streams that the command line writes to.
 
-What was asked for goes to standard output, what is said about it to standard error. A reader that goes away early
-(`| head`) is no error: the console falls silent and the command goes on or ends, as makes sense for it. A stream that
-cannot be written (a full disk, a closed terminal) silences it, too, and is an error in the end.
+A command's result goes to standard output, and messages about it to standard error. A reader that goes away early
+(`| head`) is not an error: the console falls silent, and the command goes on or ends, whichever makes sense for it. A
+stream that cannot be written (a full disk, a closed terminal) also silences the console, and is an error in the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class OutputError(TracksideError, OSError, code="output-not-writable"):
 class OutputConsole(Console):
     """A console that takes every text as it is, and falls silent when its reader has gone.
 
-    Where there is no terminal it has no colour, and no width either, unless `COLUMNS` gives it one; 0 is none.
+    Without a terminal it has no colours, and no width unless `COLUMNS` gives it one; 0 is no width.
     """
 
     reader_gone = False
@@ -59,21 +59,21 @@ class OutputConsole(Console):
 
     @property
     def is_screen(self) -> bool:
-        """Whether a person looks at it, so that what is shown has to fit; colours can be forced elsewhere, too."""
+        """Whether a person looks at it, so that the output has to fit; colours can also be forced elsewhere."""
         return self.file.isatty()
 
     @property
     def is_live(self) -> bool:
-        """Whether lines that are there can be written again."""
+        """Whether lines that are already there can be rewritten."""
         return self.is_screen and not self.is_dumb_terminal
 
     @property
     def is_unicode(self) -> bool:
-        """Whether the stream's encoding has more than ASCII for sure."""
+        """Whether the stream's encoding certainly has more than ASCII."""
         return self.encoding.startswith("utf")
 
     def symbol(self, look: Look) -> str:
-        """The symbol of a look, as far as the stream's encoding has it."""
+        """The symbol of a look, or its plain form if the stream's encoding lacks it."""
         return look.symbol if self.is_unicode else look.plain
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -82,7 +82,7 @@ class OutputConsole(Console):
             super().print(*objects, **options)
 
     def check(self) -> None:
-        """See that everything was written that should be.
+        """Check that all output was written.
 
         Raises:
             OutputError: it could not be written.
@@ -102,7 +102,7 @@ class OutputConsole(Console):
 
     @contextmanager
     def watching_reader(self, on_gone: Callable[[], object]) -> Generator[None]:
-        """Have `on_gone` called on the running loop when the reader goes away, also while there is nothing to print."""
+        """Call `on_gone` on the running loop when the reader goes away, even while there is nothing to print."""
 
         def gone() -> None:
             loop.remove_reader(self.file)
@@ -142,7 +142,7 @@ class OutputConsole(Console):
 
 
 def _columns() -> int | None:
-    """The width that `COLUMNS` gives; None: none."""
+    """The width that `COLUMNS` gives; None if it gives none."""
     typed = os.environ.get("COLUMNS", "")
     columns = int(typed[:_MOST_DIGITS]) if typed.isascii() and typed.isdigit() else 0
     return max(columns, _NARROWEST) if columns else None
@@ -164,9 +164,9 @@ def standard_error() -> OutputConsole:
 
 
 class JsonOutput:
-    """Standard output for JSON lines alone: whatever else is written there, also by an agent, goes to standard error.
+    """Standard output for JSON lines only: anything else written there, even by an agent, goes to standard error.
 
-    Use it as a context manager. A reader that has gone is noticed and not complained of.
+    Use it as a context manager. It notices if its reader has gone, and does not complain.
     """
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ class JsonOutput:
             discard(self._lines)
 
     def check(self) -> None:
-        """See that everything was written that should be.
+        """Check that all output was written.
 
         Raises:
             OutputError: it could not be written.

@@ -28,7 +28,7 @@ _LONGEST_LABEL = len("completed")
 
 
 def print_runs(console: OutputConsole, runs: Sequence[StoredRun], now: datetime) -> None:
-    """A table of runs."""
+    """Print a table of runs."""
     run_ids = _ids(console, [run.run_id for run in runs])
     thread_ids = _ids(console, [run.thread_id for run in runs])
     columns: list[Column[StoredRun]] = [
@@ -46,7 +46,7 @@ def print_runs(console: OutputConsole, runs: Sequence[StoredRun], now: datetime)
 
 
 def print_threads(console: OutputConsole, threads: Sequence[StoredThread], now: datetime) -> None:
-    """A table of threads."""
+    """Print a table of threads."""
     thread_ids = _ids(console, [thread.thread_id for thread in threads])
     run_ids = _ids(console, [thread.last_run_id or "" for thread in threads])
     columns: list[Column[StoredThread]] = [
@@ -61,7 +61,7 @@ def print_threads(console: OutputConsole, threads: Sequence[StoredThread], now: 
 
 
 def print_events(console: OutputConsole, events: Sequence[StoredEvent], now: datetime) -> None:
-    """A table of events."""
+    """Print a table of events."""
     run_ids = _ids(console, [stored.event.run_id for stored in events])
     columns: list[Column[StoredEvent]] = [
         Column(title="POSITION", cell=lambda stored: str(stored.position), right=True),
@@ -75,8 +75,9 @@ def print_events(console: OutputConsole, events: Sequence[StoredEvent], now: dat
 
 
 def print_event(console: OutputConsole, stored: StoredEvent, now: datetime) -> None:
-    """One event as a line below others that came before; what follows is not known yet, so its columns are as wide as
-    they mostly have to be.
+    """Print one event as a line below earlier ones.
+
+    What follows is not known yet, so the columns have the width that is usually enough.
     """
     event, look = stored.event, look_of(stored.event)
     run_id = event.run_id[:_ENOUGH_OF_AN_ID] if console.is_bounded else event.run_id
@@ -88,7 +89,7 @@ def print_event(console: OutputConsole, stored: StoredEvent, now: datetime) -> N
 
 
 def print_stats(console: OutputConsole, stats: Stats, limit: int) -> None:
-    """What the runs come to: in all, and in a table each by agent, by model and by caller, the `limit` biggest of them."""
+    """Print totals of runs: of all, and in tables by agent, by model and by caller, each with the `limit` biggest rows."""
     total = stats.total
     by_status = sorted(total.by_status.items(), key=lambda item: -item[1])
     statuses = [Text.assemble(look_text(console, RUN_LOOKS[status]), f" {number:,}") for status, number in by_status]
@@ -159,7 +160,7 @@ def _print_by_name(console: OutputConsole, title: str, totals: Mapping[str, Toke
 
 
 def _share_of(totals: Collection[TokenTotals]) -> tuple[Callable[[TokenTotals], float], str]:
-    """How much of all of them one is, and of what: what they cost, where that is known, else their tokens."""
+    """The share that one has in all of them, and in what: in cost if that is known, else in tokens."""
     costs = sum(total.cost_usd or 0 for total in totals)
     if costs:
         return lambda total: (total.cost_usd or 0) / costs, "COST"
@@ -177,7 +178,7 @@ def _print_biggest[T](console: OutputConsole, columns: Sequence[Column[T]], reco
 
 
 def took(run: StoredRun, now: datetime) -> str:
-    """How long a run took, or has been going on; nothing if it never started."""
+    """How long a run took, or has taken so far; nothing if it never started."""
     if run.started_at is None:
         return ""
     if run.duration_seconds is not None:
@@ -199,12 +200,12 @@ def look_text(console: OutputConsole, look: Look) -> Text:
 
 
 def _ids(console: OutputConsole, ids: Sequence[str]) -> dict[str, str]:
-    """Each id as it is shown: as much as tells them apart where it has to fit, elsewhere whole."""
+    """Each id as it is shown: the whole id or, where it has to fit, as much as tells the ids apart."""
     return shortened(ids) if console.is_bounded else {id_: id_ for id_ in ids}
 
 
 def _status(console: OutputConsole, run: StoredRun) -> Text:
-    """The status of a run, with which attempt it is if it is not the first, and whether its agent does not stop."""
+    """The status of a run, its attempt if that is not the first, and whether its agent does not stop."""
     text = look_text(console, RUN_LOOKS[run.status])
     if run.attempt > 1:
         text.append(f" #{run.attempt}", "dim")
@@ -219,12 +220,12 @@ def _about(run: StoredRun) -> str:
 
 
 def _brief(text: str) -> str:
-    """As much of a text as fits into a row among others; all of it is where one record is shown."""
+    """As much of a text as fits into a row; all of it is shown with a single record."""
     return abridged(one_line(text), _BRIEF)
 
 
 def _completion(total: RunTotals) -> dict[str, int | float]:
-    """Totals under the names that a single run's have."""
+    """Totals under the names that the fields of a single run have."""
     named: dict[str, int | float] = {
         "total_tokens": total.total_input_tokens + total.total_output_tokens,
         "total_input_tokens": total.total_input_tokens,
@@ -244,7 +245,7 @@ def _number(number: int) -> str:
 
 
 def shortened(ids: Sequence[str], least: int = 13) -> dict[str, str]:
-    """For each id the beginning that tells it from the others here; at least as long as the time in a UUIDv7."""
+    """For each id, the beginning that tells it from the others here; at least as long as the time in a UUIDv7."""
     distinct = sorted(set(ids))
     short: dict[str, str] = {}
     for before, id_, after in zip(["", *distinct], distinct, [*distinct[1:], ""], strict=False):

@@ -1,4 +1,4 @@
-"""Says how far something is that takes its time: a bar on a terminal, elsewhere a line now and then; on standard error."""
+"""Shows the progress of a slow operation on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Progress:
         with Progress("Removing", "run", total=5_000, broken_off=lambda runs: f"{runs} are gone.") as progress:
             progress.reach(1_200)
 
-    Whoever breaks it off inside (Ctrl-C) is told how far it was and how to go on.
+    If Ctrl-C interrupts the block, it says how far the command was, and how to go on.
 
     Args:
-        doing: what is done, as "Exporting".
+        doing: what is being done, such as "Exporting".
         noun: what is counted.
-        total: how many there are to do; None: nobody knows.
-        broken_off: a sentence about what that has come to, and how to go on.
-        clock: seconds, rising.
+        total: how many there are to do; None if nobody knows.
+        broken_off: a sentence about what was done until then, and how to go on.
+        clock: returns seconds, and never goes back.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Progress:
         """Say how much is done.
 
         Args:
-            done: in the unit of the total.
-            counted: how many things that are, where the total is of something else, as bytes.
-            total: what is known by now of how much there is to do.
-            note: what else there is to be said about it, in a word or two.
+            done: how much is done, in the unit of the total.
+            counted: how many things that is, if the total counts something else, such as bytes.
+            total: how much there is to do, as far as that is known by now.
+            note: what else there is to say about it, in a word or two.
         """
         self._counted = int(done) if counted is None else counted
         self._total = total or self._total
@@ -96,7 +96,7 @@ class Progress:
 
 
 class _Rate(ProgressColumn):
-    """How many things are done in a second."""
+    """How many things are done per second."""
 
     @override
     def render(self, task: Task) -> Text:
@@ -106,7 +106,7 @@ class _Rate(ProgressColumn):
 
 
 class _Left(ProgressColumn):
-    """How long it will go on, if it goes on like this."""
+    """How long it will still take at this rate."""
 
     @override
     def render(self, task: Task) -> Text:

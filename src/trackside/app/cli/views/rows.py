@@ -1,4 +1,4 @@
-"""Prints rows of time, symbol, label and text: the lines of a timeline, of a run that goes on or has ended."""
+"""Prints rows of time, symbol, label and text: the lines of a timeline of a run, active or ended."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LABEL_WIDTH = 12
 
 
 class Rows:
-    """Prints rows on a console. Long text wraps in its own column; where there is no terminal it does not wrap."""
+    """Prints rows on a console. Long text wraps in its own column; without a terminal it does not wrap."""
 
     def __init__(self, console: OutputConsole) -> None:
         self._console = console
 
     def wrap(self, text: str, look: Look) -> list[str]:
-        """One paragraph as the lines it takes in a row of this look; spaces at their ends belong to them."""
+        """Split one paragraph into the lines that it takes in a row of this look; spaces at their ends belong to them."""
         return [line.plain for line in Text(text).wrap(self._console, self._text_width(look))] or [""]
 
     def _text_width(self, look: Look) -> int:
@@ -41,7 +41,7 @@ class Rows:
         return self._console.width >= _WIDE
 
     def print(self, seconds: float | None, look: Look, text: str = "", style: str = "") -> None:
-        """Print one row. `seconds` since the start stand in front; None goes on with what is above."""
+        """Print one row. It begins with the `seconds` since the start; None continues the row above."""
         text = printable(text)
         if self._console.is_screen:
             self._console.print(self.row(seconds, look, text, style))
@@ -90,7 +90,7 @@ class EventRows:
         return (event.occurred_at - self._first_at).total_seconds()
 
     def print(self, event: RunLifecycleEvent) -> None:
-        """Print an event; with the last one what the run used, and where in the agent's code it failed."""
+        """Print an event; with the last one, also what the run used, and where in the agent's code it failed."""
         seconds, look, words = self.seconds_of(event), look_of(event), words_of(event)
         if not is_terminal(event.event_type):
             self._rows.print(seconds, look, words, look.style if look.style == "dim" else "")

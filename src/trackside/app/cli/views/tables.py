@@ -17,8 +17,8 @@ _GAP = 2
 class Column[T]:
     """One column: its title, how it shows a record, and how much room it insists on.
 
-    `rank` is 0 for a column that is always there; the higher it is, the earlier the column goes where room is short.
-    `least` is the width below which it would say nothing; None: it is never cut. `keep_end` cuts at the front.
+    `rank` is 0 for a column that is always there; the higher it is, the earlier the column goes if there is little room.
+    `least` is the width below which it would say nothing; None means it is never cut. `keep_end` cuts at the front.
     """
 
     title: str
@@ -55,7 +55,7 @@ class _Filled[T]:
 
 
 def print_table[T](console: OutputConsole, columns: Sequence[Column[T]], records: Sequence[T]) -> None:
-    """Print records as a table; a column that may go and in which nothing stands is left out."""
+    """Print records as a table, without those columns that may go and are empty."""
     filled = [_fill(column, records) for column in columns]
     filled = [entry for entry in filled if entry.column.rank == 0 or any(entry.cells)]
     _make_fit(filled, console.width)
@@ -68,7 +68,7 @@ def print_table[T](console: OutputConsole, columns: Sequence[Column[T]], records
 
 
 def print_facts(console: OutputConsole, facts: Sequence[tuple[str, Text | str]]) -> None:
-    """Print labelled texts below each other; a label without a text is left out."""
+    """Print labelled texts, one below another, without labels that have no text."""
     told = [(label, _text(text)) for label, text in facts if str(text)]
     width = max(len(label) for label, _ in told)
     for label, text in told:
@@ -92,7 +92,7 @@ def _text(cell: Text | str) -> Text:
 
 
 def _make_fit[T](filled: list[_Filled[T]], width: int) -> None:
-    """Take columns away, the least important first, then make those narrower that can be, until all fit."""
+    """Remove columns, the least important first, then narrow those that can be, until all fit."""
 
     def excess(*, cut: bool) -> int:
         widths = (entry.width - (entry.spare if cut else 0) for entry in filled)

@@ -1,7 +1,7 @@
 """Shows one run as it happens: a row for each event, streamed text as it comes, a spinner while the agent thinks.
 
-On a terminal the last lines are live, and what is above them never changes again. Where there is no terminal (a pipe, a
-file, `TERM=dumb`), each row is plain and complete when it appears.
+On a terminal, the last lines are live, and what is above them never changes again. Without a terminal (a pipe, a file,
+`TERM=dumb`), each row is plain, and complete when it appears.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from trackside.harness.types import JsonObject, LifecycleEventType
 
 
 class Timeline:
-    """Shows one run on a console. An observer of its events, to be bound after what must not miss any.
+    """Shows one run on a console. An observer of its events; bind it after those that must not miss any.
 
-    Use it as a context manager: the live lines exist only inside. Its events and its stream come by different ways, so
-    nothing of the stream is shown before the start of the run, and its end is shown by `finish`, when both have ended.
+    Use it as a context manager: the live lines exist only inside. Events and stream arrive by different ways, so it shows
+    nothing of the stream before the start of the run, and `finish` shows the end when both have ended.
     """
 
     def __init__(self, console: OutputConsole) -> None:
@@ -66,11 +66,11 @@ class Timeline:
             self._live.stop()
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Show an event; from the terminal one on they wait for `finish`."""
+        """Show an event; from the terminal event on, they wait for `finish`."""
         await self.on_events([event])
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """The same for some that have happened at once."""
+        """Show several events that have happened at once."""
         self._come_back()
         if self._started is None:
             self._started = monotonic()
@@ -108,17 +108,17 @@ class Timeline:
             self._rows.print(self._elapsed(), Look("·", ".", part.mode, "dim"), abridged(one_line(text)))
 
     def waiting(self, for_what: str) -> None:
-        """Say at the spinner what the start of the run waits for."""
+        """Say beside the spinner what the start of the run waits for."""
         if self._doing == "starting":
             self._doing, self._hint = "waiting", for_what
 
     def stopping(self, doing: str, hint: str) -> None:
-        """Say at the spinner what is being done to the run."""
+        """Say beside the spinner what is being done to the run."""
         self._doing, self._hint = doing, hint
         self._before_away = None
 
     def away(self, what: str) -> None:
-        """Say at the spinner that the run cannot be seen now, until more of it is."""
+        """Say beside the spinner that the run cannot be seen now, until more of it is seen."""
         if self._before_away is None:
             self._before_away = self._doing, self._hint
         self._doing, self._hint = "waiting", f"for {what}, which is away"
@@ -128,7 +128,7 @@ class Timeline:
             (self._doing, self._hint), self._before_away = self._before_away, None
 
     def check(self) -> None:
-        """See that what was shown could be shown.
+        """Check that the output could be shown.
 
         Raises:
             OutputError: it could not.
@@ -136,7 +136,7 @@ class Timeline:
         self._console.check()
 
     def go_on(self, run_id: str) -> None:
-        """Show how an attempt ended, and that the run goes on as another one."""
+        """Show how an attempt ended, and that the run goes on as another attempt."""
         self._show_end(None)
         self._rows.print(self._elapsed(), NOTE, f"goes on as run {run_id}", "dim")
         self._held, self._messages, self._said = [], Messages(), [""]
@@ -174,7 +174,7 @@ class Timeline:
             self._events.print(event)
 
     def _show_output(self, end: RunLifecycleEvent, output: Any) -> None:
-        """Show what came out of a run that is complete, unless it was seen: what was said last, or what it gave back."""
+        """Show the output of a complete run, unless it was seen already: the last message, or what the agent returned."""
         if end.event_type is not LifecycleEventType.RUN_COMPLETED or interrupts_of(end.payload):
             return
         answer = (end.payload.get("completion_data") or {}).get("last_ai_message") or last_answer(output)
@@ -185,7 +185,7 @@ class Timeline:
             self._rows.print(self._events.seconds_of(end), OUTPUT, abridged(json_line(canonical(output)[0])))
 
     def _take(self, piece: Piece) -> None:
-        """Add a piece to its message. One message flows at a time; where nothing is live, none does."""
+        """Add a piece to its message. One message at a time is live; without live lines, none is."""
         message = self._flow if self._flow and self._flow.key == piece.key else self._waiting.pop(piece.key, None)
         message = message or _Written(piece.key, piece.look, self._elapsed())
         message.text += piece.text
@@ -241,7 +241,7 @@ class Timeline:
 
 @dataclass(slots=True)
 class _Written:
-    """A message as far as it has come. `text` is what of the `whole` is not printed yet."""
+    """A message, as far as it has come. `text` is the part of `whole` that is not printed yet."""
 
     key: str
     look: Look
@@ -254,8 +254,8 @@ class _Written:
 def settled_lines(text: str, wrap: Callable[[str], list[str]]) -> tuple[list[str], str]:
     """The lines at the front of a growing text that more text cannot change, wrapped by `wrap`, and the rest.
 
-    Both are as they are printed. Blank lines at the end stay in the rest as they came: whether they stand between two
-    paragraphs is not known yet, nor whether a carriage return is half of one.
+    Both are as they are printed. Blank lines at the end stay in the rest as they came: it is not known yet whether they
+    stand between two paragraphs, or whether a carriage return is half of a line end.
     """
     body = text.rstrip("\r\n")
     *lines, last = printable(body).split("\n")

@@ -1,4 +1,4 @@
-"""Formatted tracebacks as whoever wrote the agent needs them: where in their code it was, and little else."""
+"""Formats tracebacks for the author of an agent: where in their code it failed, and little else."""
 
 from __future__ import annotations
 

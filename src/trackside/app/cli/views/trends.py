@@ -1,4 +1,4 @@
-"""How totals of runs went over time, as rows of blocks below each other that share their times."""
+"""Totals of runs over time, as rows of blocks below each other that share their times."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST = 240
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """What one row shows of each bucket; rows with the same `scale` can be compared."""
+    """What one row shows about each bucket; rows with the same `scale` can be compared."""
 
     label: Text
     values: Sequence[float | None]
@@ -36,7 +36,7 @@ class _Row:
 
 
 def blocks_that_fit(console: OutputConsole, *, asked: bool = False) -> int:
-    """How many blocks a row has on this screen; 0: it is too narrow, or there is none, and nobody has asked for a chart."""
+    """How many blocks a row has on this screen; 0 if it is too narrow, or if there is none and nobody asked for a chart."""
     if not (console.is_screen or asked):
         return 0
     room = console.width - _LABEL - _NOTE - 2 * _GAP
@@ -44,12 +44,12 @@ def blocks_that_fit(console: OutputConsole, *, asked: bool = False) -> int:
 
 
 def step_of(since: datetime, until: datetime, blocks: int) -> timedelta:
-    """How long each block stands for where nobody has said."""
+    """How long each block stands for if nobody has said."""
     return step_for(max(until - since, timedelta(0)), blocks)
 
 
 def print_trends(console: OutputConsole, buckets: Sequence[TimeBucket], blocks: int) -> None:
-    """Print what runs came to over time: how they ended, how long they took, what they used. The newest that fit."""
+    """Print totals over time: how runs ended, how long they took, what they used. Shows the newest blocks that fit."""
     shown = buckets[-blocks:]
     if not any(bucket.total.runs for bucket in shown):
         return

@@ -13,15 +13,16 @@ _MOST_USD: Final = 10**6
 
 
 def used_in(completion: Any) -> dict[str, Any]:
-    """What a run used, by the `completion_data` that anybody's emitter may have said: what is no number where one belongs
-    counts as absent, as for the run's row.
+    """What a run used, by its `completion_data`, which may come from anybody's emitter.
+
+    A value that is not a number where one belongs counts as absent, as in the run's row.
     """
     found = ((name, _known(name, value)) for name, value in _items(completion))
     return {name: value for name, value in found if value is not None}
 
 
 def usage_line(completion: Mapping[str, Any]) -> str:
-    """Tokens, calls and cost on one line, as `1,234 tokens (1,000 in, 234 out) · 3 model calls · $0.0012`."""
+    """Tokens, calls and cost on one line, such as `1,234 tokens (1,000 in, 234 out) · 3 model calls · $0.0012`."""
     parts = []
     if total := completion.get("total_tokens"):
         parts.append(f"{count(total, 'token')} ({tokens_in_and_out(completion)})")
@@ -34,12 +35,12 @@ def usage_line(completion: Mapping[str, Any]) -> str:
 
 
 def tokens_in_and_out(completion: Mapping[str, Any]) -> str:
-    """Tokens in and out, as `1,000 in, 234 out`."""
+    """Tokens in and out, such as `1,000 in, 234 out`."""
     return f"{completion.get('total_input_tokens', 0):,} in, {completion.get('total_output_tokens', 0):,} out"
 
 
 def unpriced_note(used: Mapping[str, Any]) -> str | None:
-    """What to say where a run's cost has a limit, and calls of it were not counted because nobody knows their price."""
+    """What to say if a run's cost has a limit, but some calls were not counted because nobody knows their price."""
     by_model = used.get("token_usage_by_model") or {}
     names = [one_line(name) for name, usage in by_model.items() if "cost_usd" not in usage]
     if not names:
@@ -55,7 +56,7 @@ def _items(said: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _known(name: str, value: Any) -> Any:
-    """A value of this name, if it is of the kind that belongs there; None else."""
+    """The value of this name, if it is of the right kind; else None."""
     if name.startswith("token_usage_by_"):
         return {one: used_in(usage) for one, usage in _items(value) if isinstance(usage, Mapping)}
     if name.endswith(("_tokens", "_count")):
