@@ -1,4 +1,4 @@
-"""The commands that stop and remove what is recorded, and their options."""
+"""The commands that stop and remove what is recorded, and their options; also `top`, which does so by key."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside workers --queue --json", "what waits, for a program", runs=True),
             Example("trackside workers drain web-3:4711 --wait", "have one leave, and wait until it has"),
         ),
-        _ASKS,
+        f"{_ASKS}; drain --wait: 1 a worker was lost, 130 Ctrl-C",
     ),
     "auth": Entry(
         "Serve",
