@@ -16,11 +16,11 @@ from trackside.app.server.routing import all_endpoints
 _SCHEMAS: Final = "#/components/schemas/"
 _BEGINNING: Final = """# Every endpoint
 
-Each endpoint of the server with its parameters, its body and its answers; this page is written from the routes.
-[`openapi.json`](openapi.json) is the same for programs, and what a server answers at `/openapi.json`. What holds for all
-of them, and which clients' methods call them: [What the server answers](../http.md).
+This page lists every endpoint of the server, with its parameters, body and responses. It is made from the routes.
+[`openapi.json`](openapi.json) is the same for programs; a server returns it at `/openapi.json`.
+[What the server answers](../http.md) says what holds for all endpoints, and which methods of clients call them.
 
-A name with `?` may be left out. Whatever fails answers with a [`Problem`](#problem).
+A name with `?` may be left out. A request that fails is answered with a [`Problem`](#problem).
 """
 
 

@@ -42,9 +42,10 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class EngineShown(msgspec.Struct, frozen=True):
-    """What moves runs to where they are executed; `inline` is this process itself. If it is cut off, since when.
+    """The engine, which moves runs to where they are executed; `inline` is this process itself.
 
-    Why is not for everybody: it may have addresses and names of files. `/system` and the log say it.
+    If it is cut off, `since` says since when. The reason is not for everybody, because it may contain addresses and
+    file names; `/system` and the server's log have it.
     """
 
     name: str
@@ -55,8 +56,8 @@ class EngineShown(msgspec.Struct, frozen=True):
 class Readiness(msgspec.Struct, frozen=True):
     """Whether the server can do its work.
 
-    `reasons` are why not. `degraded` is what it does worse than it should, and `warnings` are of what is not well: neither
-    keeps it from its work.
+    `reasons` say why it cannot. `degraded` says what it does worse than it should, and `warnings` say what is not well:
+    neither keeps it from its work.
     """
 
     status: Literal["ready", "unready"]

@@ -24,7 +24,7 @@ _UUIDS: Final = frozenset({"thread_id", "run_id", "cron_id"})
 _LAST_EVENT_ID: Final = {
     "name": "Last-Event-ID",
     "in": "header",
-    "description": "The `id` of the last event that was seen: what came after it comes now. Browsers send it by themselves.",
+    "description": "The `id` of the last event seen: the stream goes on behind it. Browsers send it by themselves.",
     "schema": {"type": "string"},
 }
 
@@ -177,17 +177,17 @@ def _without_null(schema: Mapping[str, Any]) -> JsonObject:
 
 
 _ERRORS: Final = {
-    401: "Nobody knows who asks",
-    403: "Whoever asks may not do that",
-    404: "There is no such thing, or it is somebody else's",
-    408: "The request took too long to come",
-    409: "It does not go with what is there",
+    401: "The server does not know who sends the request",
+    403: "The caller may not do that",
+    404: "There is no such thing, or it belongs to somebody else",
+    408: "The request took too long to arrive",
+    409: "The request conflicts with what is there",
     413: "The body is too large",
-    415: "The body is no JSON, or compressed",
-    422: "What is asked for does not fit; the sentence names what",
-    429: "Asked too often, or for too many streams",
-    501: "It is not supported",
-    503: "The database is away or the server closes; try again",
+    415: "The body is not JSON, or is compressed",
+    422: "Something in the request does not fit; the sentence names it",
+    429: "Too many requests, or too many streams",
+    501: "The server does not support this",
+    503: "The database is away, or the server is closing; try again",
 }
 
 

@@ -46,8 +46,8 @@ type Unfit = tuple[str, str] | None
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What went wrong, in a sentence, and the code that it is explained under, as `thread-busy`. Where a field of what was
-    asked for does not fit, also which one, and why.
+    """What went wrong, in a sentence, and the code under which it is explained, such as `thread-busy`. If a field of
+    the request does not fit, also which field, and why.
     """
 
     detail: str

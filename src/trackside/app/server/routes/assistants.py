@@ -1,4 +1,4 @@
-"""Assistants: one for each agent. They are what the server was started with, so they can only be looked at."""
+"""Assistants: one for each agent that the server was started with. Clients can only look at them."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ _WHY = "there is one assistant for each agent that the server was started with; 
     answers={200: list[Assistant]},
 )
 async def search_assistants(call: Call[AssistantSearch, None]) -> Any:
-    """Find assistants. With `sort_by` the greatest comes first, unless `sort_order` is `asc`.
+    """Find assistants. With `sort_by`, the order is descending unless `sort_order` is `asc`.
 
-    `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page.
+    `X-Pagination-Total` says how many there are, and `X-Pagination-Next` is the offset of the next page.
     """
     asked = call.body
     found = [one for one in _all(call) if is_meant(one, asked)]
@@ -73,7 +73,7 @@ async def search_assistants(call: Call[AssistantSearch, None]) -> Any:
     answers={200: int},
 )
 async def count_assistants(call: Call[AssistantFilter, None]) -> Any:
-    """How many assistants a search finds."""
+    """Count the assistants that a search finds."""
     return sum(is_meant(one, call.body) for one in _all(call))
 
 
@@ -81,9 +81,9 @@ async def count_assistants(call: Call[AssistantFilter, None]) -> Any:
     "/assistants/{assistant_id}", Permission.read, about=About("assistants", "read", "many"), answers={200: Assistant}
 )
 async def get_assistant(call: Call[None, None]) -> Any:
-    """An assistant, by its id or the name of its agent.
+    """Get an assistant, by its id or the name of its agent.
 
-    A name with a slash in it fits no path: such an agent's assistant is found by its id.
+    A name with a slash does not fit into a path: get such an agent's assistant by its id.
     """
     return _assistant(call, _named(call))
 
@@ -96,7 +96,7 @@ async def get_assistant(call: Call[None, None]) -> Any:
     answers={200: Drawing},
 )
 async def get_graph(call: Call[None, DrawingQuery]) -> Any:
-    """What an assistant's agent is made of, to be drawn. An agent that does not say is one box."""
+    """Get the graph of an assistant's agent, to draw it. An agent that does not describe itself is one box."""
     name = _named(call)
     agent = _agent(call, name)
     if isinstance(agent, Describes):
@@ -112,7 +112,7 @@ async def get_graph(call: Call[None, DrawingQuery]) -> Any:
     answers={200: Schemas},
 )
 async def get_schemas(call: Call[None, None]) -> Any:
-    """What goes into an assistant's agent, what comes out and what is kept, as JSON Schemas."""
+    """Get the JSON Schemas of what goes into an assistant's agent, what comes out, and what is kept."""
     name = _named(call)
     agent = _agent(call, name)
     caller = caller_of(call.parts, call.principal)
@@ -128,7 +128,7 @@ async def get_schemas(call: Call[None, None]) -> Any:
     answers={200: dict[str, Schemas]},
 )
 async def get_subgraphs(call: Call[None, SubgraphQuery]) -> Any:
-    """The schemas of the agents inside an assistant's agent, by their namespaces."""
+    """Get the schemas of the agents inside an assistant's agent, by their namespaces."""
     return await _subgraphs(call, None)
 
 
@@ -140,7 +140,7 @@ async def get_subgraphs(call: Call[None, SubgraphQuery]) -> Any:
     answers={200: dict[str, Schemas]},
 )
 async def get_subgraph(call: Call[None, SubgraphQuery]) -> Any:
-    """The same of those in one namespace."""
+    """Get the schemas of the agents inside an assistant's agent, in one namespace."""
     return await _subgraphs(call, call.path["namespace"])
 
 
@@ -152,7 +152,7 @@ async def get_subgraph(call: Call[None, SubgraphQuery]) -> Any:
     answers={200: list[Assistant]},
 )
 async def list_versions(call: Call[VersionSearch, None]) -> Any:
-    """The versions of an assistant: the one that is served."""
+    """List the versions of an assistant: just the one that is served."""
     asked = call.body
     one = _assistant(call, _named(call))
     return _page([one] if is_meant(one, asked) else [], asked.limit, asked.offset, None)

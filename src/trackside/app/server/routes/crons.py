@@ -1,4 +1,4 @@
-"""Crons: runs that are started again and again, on one thread or each on a thread of its own."""
+"""Crons start runs again and again, on one thread or each on a thread of its own."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ _PATH = "/runs/crons/{cron_id}"
     "/runs/crons", Permission.run, about=About("crons", "create", "each"), body=CronCreate, answers={200: CronInfo}
 )
 async def create_cron(call: Call[CronCreate, None]) -> Any:
-    """Have runs started again and again, each on a thread of its own.
+    """Create a cron that starts each run on a thread of its own.
 
-    A thread is removed when its run has ended, unless `on_run_completed` is `keep`.
+    Each thread is removed when its run has ended, unless `on_run_completed` is `keep`.
     """
     on = await on_thread(call, "create_run", None)  # which each of its runs makes
     call = replace(call, body=on.body)
@@ -75,7 +75,7 @@ async def create_cron(call: Call[CronCreate, None]) -> Any:
     answers={200: CronInfo},
 )
 async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
-    """Have runs started again and again on a thread that is there."""
+    """Create a cron that starts its runs on an existing thread."""
     on = await on_thread(call, "create_run", call.thread_id)  # which its runs are started with
     thread = await call.parts.store.threads_of(on.principal.owner).get(call.thread_id)
     call = replace(call, body=on.body)
@@ -90,9 +90,9 @@ async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
 
 @routes.patch(_PATH, Permission.run, about=About("crons", "update", "cron"), body=CronUpdate, answers={200: CronInfo})
 async def update_cron(call: Call[CronUpdate, None]) -> Any:
-    """Change a cron. Metadata are merged, all else takes the place of what was there.
+    """Change a cron. Metadata is merged; everything else replaces what was there.
 
-    Whether its runs can be started is looked at if the cron is enabled then; it can always be disabled.
+    If the cron is enabled afterwards, the server checks that its runs can be started. You can always disable a cron.
     """
     crons = call.parts.store.crons
     while True:  # the scheduler, or somebody else, may change it meanwhile
@@ -106,7 +106,7 @@ async def update_cron(call: Call[CronUpdate, None]) -> Any:
 
 @routes.delete(_PATH, Permission.run, about=About("crons", "delete", "cron"), answers={204: None})
 async def delete_cron(call: Call[None, None]) -> Any:
-    """Start no more of a cron's runs. Those that were started go on."""
+    """Delete a cron: it starts no more runs. Those that it has started go on."""
     if not await call.parts.store.crons.delete(call.cron_id, owner=call.principal.owner):
         raise _unknown(call.cron_id)
     return empty()
@@ -122,7 +122,8 @@ async def delete_cron(call: Call[None, None]) -> Any:
 async def search_crons(call: Call[CronSearch, None]) -> Any:
     """Find crons, newest first unless `sort_by` says otherwise.
 
-    `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page, if there is one.
+    `X-Pagination-Total` says how many there are, and `X-Pagination-Next` is the offset of the next page, if there is
+    one.
     """
     wanted = call.body
     offset = wanted.offset or 0
@@ -142,7 +143,7 @@ async def search_crons(call: Call[CronSearch, None]) -> Any:
     "/runs/crons/count", Permission.read, about=About("crons", "search", "many"), body=CronCount, answers={200: int}
 )
 async def count_crons(call: Call[CronCount, None]) -> Any:
-    """How many crons there are."""
+    """Count the crons that match."""
     return (await _found(call, limit=0)).total
 
 

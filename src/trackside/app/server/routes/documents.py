@@ -18,22 +18,22 @@ routes = Routes("Server")
 
 @routes.get("/openapi.json", Permission.public, answers={200: JsonObject})
 async def get_openapi(call: Call[None, None]) -> Any:
-    """This API as an OpenAPI document."""
+    """Get this API as an OpenAPI document."""
     return Reply(_document(call.root))
 
 
 @routes.get("/", Permission.public, answers={307: None})
 async def get_root(call: Call[None, None]) -> Any:
-    """Where people begin: leads to the console, or to the page about this API where there is none.
+    """Redirect people to the console, or to the page about this API if there is no console.
 
-    An app that is served beside it has a page of its own there.
+    An app that is served beside this API has a page of its own there.
     """
     return empty(307, {"Location": f"{call.root}{'/ui' if call.parts.options.console else '/docs'}"})
 
 
 @routes.get("/docs", Permission.public, answers={200: str}, media_type="text/html")
 async def get_docs(call: Call[None, None]) -> Any:
-    """This API as a page."""
+    """Show this API as a page."""
     headers = {"Content-Security-Policy": POLICY}
     return Reply(_page(call.root), content_type="text/html; charset=utf-8", headers=headers)
 

@@ -1,4 +1,4 @@
-"""The log: pages of it, and all that comes, as it comes."""
+"""Read the log in pages, or follow it as events come."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _POSITION: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
     "/events", Permission.read, about=About("threads", "search", "log"), query=EventQuery, answers={200: list[LogEvent]}
 )
 async def list_events(call: Call[None, EventQuery]) -> Any:
-    """Events of the log, oldest first.
+    """List events of the log, oldest first.
 
-    `X-Pagination-Next` is the position with which the next page comes, as `after` (as `before` with `newest_first`); it is
-    absent where there is no more.
+    `X-Pagination-Next` is the position to pass for the next page: as `after`, or with `newest_first` as `before`. It is
+    absent where there are no more events.
     """
     query = call.query
     await _see_that_it_is_his(call, query)
@@ -59,8 +59,9 @@ async def list_events(call: Call[None, EventQuery]) -> Any:
 async def follow_log(call: Call[None, FollowQuery]) -> Any:
     """Follow the log as server-sent events, each with its position as `id`.
 
-    It begins with the next event, or behind the position `after`; a client that comes back with `Last-Event-ID`, as
-    browsers do, gets what it has missed. The data is what `/events` lists. It ends when the server does.
+    The stream begins with the next event, or behind the position `after`. A client that comes back with
+    `Last-Event-ID`, as browsers do, gets what it has missed. The data of each event is as `/events` lists it. The
+    stream ends when the server does.
     """
     query = call.query
     await _see_that_it_is_his(call, query)

@@ -1,4 +1,4 @@
-"""The processes of a fleet for operators: who is there, what waits for them, and to have one leave."""
+"""The processes of a fleet, for operators: which there are, what waits for them, and how to have one leave."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _STORED: Final = [name for name in WorkerInfo.__struct_fields__ if name not in {
 
 @routes.get("/workers", Permission.admin, about=OPERATION, answers={200: list[WorkerInfo]})
 async def list_workers(call: Call[None, None]) -> Any:
-    """The processes that look after runs in the database, servers and workers, those that started first first.
+    """List the processes that look after runs in the database, servers and workers, in the order in which they started.
 
-    Those whose lease has ended are there until somebody has ended their runs; `seconds_left` is 0 then.
+    A process whose lease has ended is in the list until its runs have been ended; its `seconds_left` is then 0.
     """
     store, now = call.parts.store, datetime.now(UTC)
     ours = store.worker_ids
@@ -47,7 +47,7 @@ def _worker(worker: StoredWorker, now: datetime, lease_seconds: float, *, is_thi
 
 @routes.get("/queue", Permission.admin, about=OPERATION, answers={200: Queue})
 async def get_queue(call: Call[None, None]) -> Any:
-    """What waits for workers, pool by pool, what no live worker serves, and who does what for all of the fleet."""
+    """Get what waits for workers in each pool, what no live worker serves, and who does what for all of the fleet."""
     fleet = call.parts.store.fleet
     depth, duties = await fleet.queue(), await fleet.duties()
     return Queue(
@@ -59,10 +59,10 @@ async def get_queue(call: Call[None, None]) -> Any:
 
 @routes.post("/workers/{worker_id}/drain", Permission.admin, about=OPERATION, answers={202: DrainAsked})
 async def drain_worker(call: Call[None, None]) -> Any:
-    """Have a worker take no more runs, and leave when those that it has are over; 404 if no live one has this id.
+    """Tell a worker to take no more runs, and to leave when those that it has are over.
 
-    It hears of that within a third of its lease. Its runs may take as long as they take: SIGTERM limits that, to its
-    `worker.drain`.
+    The worker hears of it within a third of its lease. Its runs may take as long as they take; SIGTERM limits that, to
+    its `worker.drain`. The response is 404 if no live worker has this id.
     """
     worker_id = call.path["worker_id"]
     if not await call.parts.store.fleet.ask_to_drain(worker_id):

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work."""
+"""Whether the process is alive, and whether it can do its work."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ routes = Routes("Health")
 
 
 class Live(msgspec.Struct, frozen=True):
-    """That it answers at all."""
+    """The process answers."""
 
     status: Literal["live"] = "live"
 
 
 @routes.get("/health/live", Permission.public, answers={200: Live})
 async def live(call: Call[None, None]) -> Any:
-    """Whether the process answers; if not, it should be started anew."""
+    """Check whether the process answers. If it does not, it should be restarted."""
     return Live()
 
 
 @routes.get("/health/ready", Permission.public, answers={200: Readiness, 503: Readiness})
 async def ready(call: Call[None, None]) -> Any:
-    """Whether the server can do its work, and why not; if not, requests should go to others."""
+    """Check whether the server can do its work, and if not, why. Requests should then go to other servers."""
     parts = call.parts
     found = await parts.health.look(parts.store, parts.vitals, parts.options.folders)
     return json_reply(found, status=200 if found.status == "ready" else 503, headers={"Cache-Control": "no-store"})

@@ -18,7 +18,7 @@ routes = Routes("Server")
 
 
 class Ok(Struct, frozen=True):
-    """It answers."""
+    """The server answers."""
 
     ok: bool
 
@@ -30,7 +30,7 @@ class OkQuery(Struct):
 
 
 class Flags(Struct, frozen=True, kw_only=True):
-    """What the server can do, by the names that LangGraph's tools know."""
+    """What the server can do, under the names that LangGraph's tools know."""
 
     assistants: bool
     crons: bool
@@ -43,7 +43,7 @@ class Flags(Struct, frozen=True, kw_only=True):
 
 
 class Host(Struct, frozen=True):
-    """Where it runs."""
+    """Where the server runs."""
 
     kind: str
 
@@ -59,9 +59,10 @@ class Info(Struct, frozen=True, kw_only=True):
 
 @routes.get("/ok", Permission.public, query=OkQuery, answers={200: Ok, 503: Problem})
 async def ok(call: Call[None, OkQuery]) -> Any:
-    """Whether the server answers; with `check_db` also whether its database does, 503 if it does not.
+    """Check whether the server answers; with `check_db`, also whether its database does.
 
-    However many ask, the database is asked once a second, as it is for `/health/ready`.
+    If the database does not answer, the response is 503. However many clients ask, the server asks the database once a
+    second, as it does for `/health/ready`.
     """
     if call.query.check_db:
         parts = call.parts
@@ -75,7 +76,7 @@ async def ok(call: Call[None, OkQuery]) -> Any:
 
 @routes.get("/info", Permission.public, answers={200: Info})
 async def info(call: Call[None, None]) -> Any:
-    """The server's version, and what it can do."""
+    """Get the server's version, and what it can do."""
     flags = Flags(
         assistants=True,
         crons=True,

@@ -30,7 +30,7 @@ _NO_VECTORS = "is not supported: items are found by namespace and by what their 
 
 @routes.put("/store/items", Permission.run, about=About("store", "put", "item"), body=ItemPut, answers={204: None})
 async def put_item(call: Call[ItemPut, None]) -> Any:
-    """Keep an item; it takes the place of the one that is there."""
+    """Store an item. It replaces the one that is there."""
     item = call.body
     if item.index:
         raise HttpError(status=422, detail=f"index = {item.index!r:.80} {_NO_VECTORS}")
@@ -47,7 +47,7 @@ async def put_item(call: Call[ItemPut, None]) -> Any:
     answers={200: ItemInfo | None},
 )
 async def get_item(call: Call[None, ItemQuery]) -> Any:
-    """An item; `null` if there is none. Its time to live begins anew, unless `refresh_ttl` is false."""
+    """Get an item, or `null` if there is none. Its time to live begins anew, unless `refresh_ttl` is false."""
     wanted = call.query
     namespace = [label for part in wanted.namespace for label in part.split(".")]
     _check_namespace(call, namespace)
@@ -60,7 +60,7 @@ async def get_item(call: Call[None, ItemQuery]) -> Any:
     "/store/items", Permission.run, about=About("store", "delete", "item"), body=ItemName, answers={204: None}
 )
 async def delete_item(call: Call[ItemName, None]) -> Any:
-    """Keep an item no longer. One that is not there is fine."""
+    """Delete an item. If there is none, that is not an error."""
     _check_namespace(call, call.body.namespace)
     await call.parts.store.items.delete(call.body.namespace, call.body.key)
     return empty()
@@ -74,7 +74,7 @@ async def delete_item(call: Call[ItemName, None]) -> Any:
     answers={200: FoundItems},
 )
 async def search_items(call: Call[ItemSearch, None]) -> Any:
-    """Items below a prefix of namespaces, those written last first."""
+    """Find items below a namespace prefix, those written last first."""
     wanted = call.body
     if wanted.query is not None:
         raise HttpError(status=422, detail=f"query = {wanted.query!r:.80} {_NO_VECTORS}")
@@ -97,7 +97,7 @@ async def search_items(call: Call[ItemSearch, None]) -> Any:
     answers={200: FoundNamespaces},
 )
 async def list_namespaces(call: Call[NamespaceSearch, None]) -> Any:
-    """The namespaces that there are, in order."""
+    """List the namespaces that there are, in order."""
     wanted = call.body
     _check_namespace(call, wanted.prefix or (), "prefix")
     found = await call.parts.store.items.list_namespaces(

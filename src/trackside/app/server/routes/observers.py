@@ -1,4 +1,4 @@
-"""Live observers for operators: whether they keep up."""
+"""Live observers, for operators: whether they keep up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ObserverInfo(Struct, frozen=True, kw_only=True):
 
 @routes.get("/observers", Permission.admin, about=OPERATION, answers={200: list[ObserverInfo]})
 async def list_observers(call: Call[None, None]) -> Any:
-    """How the live observers of this process do, by name; durable ones are subscriptions."""
+    """List the live observers of this process, by name, and how they are doing. Durable ones are subscriptions."""
     return [
         ObserverInfo(
             name=name,

@@ -1,4 +1,4 @@
-"""Threads as the newest clients speak of them: commands on a thread, and its events (version 2 of the protocol)."""
+"""Threads in version 2 of the protocol, which the newest clients speak: commands on a thread, and its events."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ routes = Routes("Threads, version 2")
     answers={200: CommandDone | CommandFailed},
 )
 async def command(call: Call[ProtocolCommand, None]) -> Any:
-    """Do something on a thread: start a run, answer a question, look at the state, fork it.
+    """Send a command to a thread: start a run, answer a question, look at the state, or fork it.
 
-    The methods are `run.start`, for which the thread need not be there, `input.respond`, `state.get`,
-    `state.listCheckpoints`, `state.fork` and `agent.getTree`. What cannot be done is told in the answer, with status 200.
-    `meta.applied_through_seq` is the event behind which is what the command has brought about.
+    The methods are `run.start`, for which the thread need not exist, `input.respond`, `state.get`,
+    `state.listCheckpoints`, `state.fork` and `agent.getTree`. If a command cannot be carried out, the response says so,
+    with status 200. `meta.applied_through_seq` is the number of an event: behind it comes what the command has brought
+    about.
     """
     return await answered(call)
 
@@ -43,10 +44,11 @@ async def command(call: Call[ProtocolCommand, None]) -> Any:
     media_type=EVENT_STREAM,
 )
 async def follow_events(call: Call[EventsWanted, None]) -> Any:
-    """Follow a thread's events on some channels, over all its runs, until the client goes.
+    """Follow a thread's events on some channels, over all its runs, until the client disconnects.
 
-    Without `since` it begins with the oldest run that is active, else with one that was let in and has not begun, else with
-    the one that began last. What is not kept any more is told by an event `gap`.
+    Without `since`, the stream begins with the oldest run that is active. If there is none, it begins with one that was
+    let in and has not begun, else with the one that began last. An event `gap` stands for events that are no longer
+    kept.
     """
     parts, asked = call.parts, call.body
     thread = await thread_for(call)

@@ -1,4 +1,4 @@
-"""What is recorded of runs, across threads; totals of it; which agents there are, and how the app does."""
+"""What is recorded of runs across threads, and totals of it; which agents there are; and how the app is doing."""
 
 from __future__ import annotations
 
@@ -50,11 +50,14 @@ routes = Routes("Records")
     "/runs", Permission.read, about=About("threads", "search", "log"), query=RunQuery, answers={200: list[RecordedRun]}
 )
 async def list_recorded_runs(call: Call[None, RunQuery]) -> Any:
-    """Runs of all threads, those created last first.
+    """List the runs of all threads, those created last first.
 
-    `X-Pagination-Next` is what the next page, of older runs, comes with as `before`. `metadata` is a JSON object. With
-    `text`, `min_cost` or `min_duration` runs are looked at one by one, so many for each request: where that fills no
-    page, `X-Search-Continues` is what the search goes on with as `before` (as `after`, if that was given).
+    `X-Pagination-Next` is the value to pass as `before` for the next page, which has older runs. `metadata` is a JSON
+    object.
+
+    With `text`, `min_cost` or `min_duration`, the server looks at runs one by one, and only at so many for each
+    request. Where that does not fill a page, `X-Search-Continues` is the value to pass as `before` to go on with the
+    search (as `after`, if the request had that).
     """
     query = call.query
     found, continues = await _runs_of(call)
@@ -107,9 +110,9 @@ async def _runs_of(call: Call[None, RunQuery]) -> tuple[Sequence[StoredRun], str
     answers={200: RunDetails},
 )
 async def get_recorded_run(call: Call[None, OneRunQuery]) -> Any:
-    """All that is recorded of a run; its events are at `/events?run_id=`.
+    """Get all that is recorded of a run; its events are at `/events?run_id=`.
 
-    Of one that has not started, `waiting_for` says what it waits for: that no worker can take it, for one.
+    For a run that has not started, `waiting_for` says what it waits for: for example, that no worker can take it.
     """
     store, run_id = call.parts.store, call.run_id
     run = await store.run(run_id, owner=call.principal.owner, removed=call.query.removed)
@@ -128,9 +131,10 @@ async def get_recorded_run(call: Call[None, OneRunQuery]) -> Any:
     "/stats", Permission.read, about=About("threads", "search", "log"), query=StatsQuery, answers={200: RunStats}
 )
 async def get_stats(call: Call[None, StatsQuery]) -> Any:
-    """Totals of runs: how many, how they ended, what they used; in all, by agent, model and caller.
+    """Get totals of runs: how many, how they ended, what they used; in all, and by agent, model and caller.
 
-    Who is no admin gets those of his own runs, of 2,000 at most: 403 of more, whose sums nobody keeps.
+    A caller who is not an admin gets the totals of their own runs, of at most 2,000. For more runs the response is 403,
+    because nobody keeps their sums.
     """
     query, owner, store = call.query, call.principal.owner, call.parts.store
     if query.thread_id is not None and owner is not None and await store.thread(query.thread_id, owner=owner) is None:
@@ -149,7 +153,7 @@ async def get_stats(call: Call[None, StatsQuery]) -> Any:
     answers={200: list[Bucket]},
 )
 async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
-    """The same totals over time, one bucket after the other, by when the runs were created; at most 1,000."""
+    """Get the same totals over time, in at most 1,000 buckets, by when the runs were created."""
     query = call.query
     width, owner = timedelta(seconds=query.width), call.principal.owner
     buckets = await call.parts.store.timeline(
@@ -166,9 +170,9 @@ async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
     answers={200: list[Failure]},
 )
 async def list_failures(call: Call[None, FailureQuery]) -> Any:
-    """Why runs failed, the commonest reason first.
+    """List why runs failed, the most common reason first.
 
-    The 2,000 are looked at that were created last among those that failed; `X-Truncated: true` says that there are more.
+    The server looks at the 2,000 failed runs that were created last; `X-Truncated: true` says that there are more.
     """
     query = call.query
     found = await call.parts.store.failures(
@@ -180,13 +184,19 @@ async def list_failures(call: Call[None, FailureQuery]) -> Any:
 
 @routes.get("/stats/now", Permission.read, about=About("threads", "search", "log"), answers={200: Now})
 async def get_now(call: Call[None, None]) -> Any:
-    """How many runs go on or wait now, in all processes of the database, and how many threads wait for a human."""
+    """Count the runs that go on or wait now, and the threads that wait for a human.
+
+    It counts the runs in all processes of the database.
+    """
     return convert(await call.parts.store.live_counts(owner=call.principal.owner), Now, from_attributes=True)
 
 
 @routes.get("/agents", Permission.read, about=About("assistants", "search", "many"), answers={200: list[AgentInfo]})
 async def list_agents(call: Call[None, None]) -> Any:
-    """The agents that are served, by name, and how many of their runs go on: here, or of who is no admin his own."""
+    """List the agents that are served, by name, and how many of their runs go on.
+
+    An admin gets the number of runs in this process; any other caller gets the number of their own.
+    """
     manager, descriptions = call.parts.manager, call.parts.options.descriptions
     running = await _running_by_agent(call)
     return [
@@ -205,7 +215,7 @@ async def list_agents(call: Call[None, None]) -> Any:
 
 @routes.get("/metrics", Permission.read, about=OPERATION, answers={200: str}, media_type="text/plain")
 async def get_metrics(call: Call[None, None]) -> Any:
-    """What Prometheus scrapes, if the settings name an observer of the type "metrics"."""
+    """Get the metrics that Prometheus scrapes, if the settings name an observer of the type "metrics"."""
     return scraped(call.parts.observers, call.header("accept") or "")
 
 

@@ -30,10 +30,10 @@ routes = Routes("Runs")
     answers={200: None, 202: None},
 )
 async def cancel_run(call: Call[None, CancelQuery]) -> Any:
-    """Stop a run. Stopping it again, or one that has ended, changes nothing and is no error.
+    """Stop a run. Stopping it again, or after it has ended, changes nothing and is not an error.
 
-    Of a run that goes on as another attempt, that is stopped. With `wait` the answer comes when it has ended. With the
-    action `rollback` the thread is as it was before, and the run is gone.
+    If the run goes on as another attempt, the server stops that attempt. With `wait`, the response comes when it has
+    ended. With the action `rollback`, the thread is as it was before the run, and the run is gone.
     """
     query, parts = call.query, call.parts
     if query.reason is not None:
@@ -61,9 +61,9 @@ async def cancel_run(call: Call[None, CancelQuery]) -> Any:
     answers={204: None},
 )
 async def cancel_runs(call: Call[CancelMany, CancelManyQuery]) -> Any:
-    """Stop several runs: some of one thread, 10,000 at most, or all that are pending, running, or both.
+    """Stop several runs: up to 10,000 of one thread, or all that are pending, running, or both.
 
-    Of one that goes on as another attempt, that is stopped.
+    If one of them goes on as another attempt, the server stops that attempt.
     """
     body = call.body
     if body.status is not None and (body.thread_id or body.run_ids):

@@ -46,17 +46,18 @@ def _joining(call: Call[None, Any]) -> Action:
     query=JoinQuery,
 )
 async def join_run(call: Call[None, JoinQuery]) -> Any:
-    """Wait for a run; the answer is its values, later the thread's, or `{"__error__": …}` if it failed.
+    """Wait for a run and return its values, or `{"__error__": …}` if it failed.
 
-    A run's own values are kept with what it has said. Where they are not, or not any more, the answer is what the thread's
-    are now: later runs may have changed them, and the questions that are open are among them.
+    The server keeps a run's own values together with the run's output. Where it does not have them, or no longer, it
+    returns the values that the thread has now: later runs may have changed them, and they include the questions that
+    are open.
     """
     return await _join(call, call.thread_id)
 
 
 @routes.get("/runs/{run_id}/join", Permission.read, about=About("threads", _joining, "run"), query=JoinQuery)
 async def join_stateless_run(call: Call[None, JoinQuery]) -> Any:
-    """Wait for a run, whatever its thread is."""
+    """Wait for a run, on whichever thread it is."""
     return await _join(call, None)
 
 
@@ -69,11 +70,12 @@ async def join_stateless_run(call: Call[None, JoinQuery]) -> Any:
     media_type=EVENT_STREAM,
 )
 async def join_stream(call: Call[None, StreamQuery]) -> Any:
-    """Follow a run: what it has said, as far as that is kept, then what it says, to its end.
+    """Follow a run to its end: its output so far, as far as that is kept, and then what comes.
 
-    With `Last-Event-ID` it goes on behind that event, and `-1` is from the beginning; an id that the run never gave is
-    refused. What is not kept any more, or has not come here, is told by an event `gap`. In a fleet any server has what a
-    run says, with the same ids. Who follows a run that is over gets its end at once.
+    With `Last-Event-ID`, the stream goes on behind that event; `-1` is from the beginning. The server refuses an id
+    that the run never gave. An event `gap` stands for output that is no longer kept, or that has not come to this
+    server. In a fleet, every server has the output of a run, with the same ids. A client that follows a run that is
+    over gets its end at once.
     """
     return await _follow(call, call.thread_id)
 
@@ -87,7 +89,7 @@ async def join_stream(call: Call[None, StreamQuery]) -> Any:
     media_type=EVENT_STREAM,
 )
 async def join_stateless_stream(call: Call[None, StreamQuery]) -> Any:
-    """Follow a run, whatever its thread is."""
+    """Follow a run, on whichever thread it is."""
     return await _follow(call, None)
 
 
@@ -100,10 +102,11 @@ async def join_stateless_stream(call: Call[None, StreamQuery]) -> Any:
     media_type=EVENT_STREAM,
 )
 async def join_thread(call: Call[None, ThreadStreamQuery]) -> Any:
-    """Follow a thread: all its runs, one after another, until the client goes; of a fleet those of all workers.
+    """Follow all runs of a thread, one after another, on all workers of a fleet, until the client disconnects.
 
-    It begins with the run that is active, if there is one. `Last-Event-ID` goes on behind an event, `-1` is from the
-    beginning of what is kept; what is not kept any more, or has not come here, is told by an event `gap`.
+    The stream begins with the run that is active, if there is one. With `Last-Event-ID`, it goes on behind that event;
+    `-1` is from the beginning of what is kept. An event `gap` stands for output that is no longer kept, or that has not
+    come to this server.
     """
     query, thread = call.query, await thread_for(call)
     thread_id = thread.thread_id

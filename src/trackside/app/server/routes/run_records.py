@@ -24,10 +24,11 @@ routes = Routes("Runs")
     answers={200: list[Run]},
 )
 async def list_runs(call: Call[None, RunsQuery]) -> Any:
-    """The runs of a thread, newest first.
+    """List the runs of a thread, newest first.
 
-    `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page, if there is one.
-    `select` may name `cancel_reason`, as with LangGraph; no run has it: the event that ends it says why it was stopped.
+    `X-Pagination-Total` says how many there are, and `X-Pagination-Next` is the offset of the next page, if there is
+    one. `select` may name `cancel_reason`, as with LangGraph, but no run has it: the event that ends a run says why it
+    was stopped.
     """
     query, store = call.query, call.parts.store
     threads = store.threads_of(call.principal.owner)
@@ -47,7 +48,7 @@ async def list_runs(call: Call[None, RunsQuery]) -> Any:
     "/threads/{thread_id}/runs/{run_id}", Permission.read, about=About("threads", "read", "thread"), answers={200: Run}
 )
 async def get_run(call: Call[None, None]) -> Any:
-    """A run of a thread, with what was asked for."""
+    """Get a run of a thread, with what it was asked to do."""
     run = await visible_run(call.parts, call.principal, call.run_id, call.thread_id)
     return run_on_wire(run, await call.parts.store.request_of(run.run_id))
 
@@ -59,6 +60,6 @@ async def get_run(call: Call[None, None]) -> Any:
     answers={204: None},
 )
 async def delete_run(call: Call[None, None]) -> Any:
-    """Remove a run that has ended. The log keeps what happened."""
+    """Remove a run that has ended. The log keeps its events."""
     await call.parts.store.remove_run(call.thread_id, call.run_id, owner=call.principal.owner)
     return empty()

@@ -22,10 +22,11 @@ routes = Routes("Runs")
 
 @routes.post("/runs/{run_id}/retry", Permission.run, about=About("threads", "create_run", "each"), answers={200: Run})
 async def retry_run(call: Call[None, None]) -> Any:
-    """Do once more what a run that has ended was asked for, as another attempt of it.
+    """Retry a run that has ended: do what it was asked to do once more, as another attempt of it.
 
-    The new run is in the background, on the same thread; on a new one if that was made for the run and ended with it. With
-    the header `Idempotency-Key` a request that is made again finds the run that it made before.
+    The new run is in the background, on the same thread. If that thread was made for the old run and ended with it, the
+    new run is on a new thread. With the header `Idempotency-Key`, a request that is sent again finds the run that it
+    made before.
     """
     run = await retried(call, call.run_id, key=call.header("idempotency-key"))
     headers = run_headers(run.handle.thread_id, run.handle.run_id, stateless=run.stateless)
@@ -40,9 +41,9 @@ async def retry_run(call: Call[None, None]) -> Any:
     answers={200: list[RetriedRun]},
 )
 async def retry_runs(call: Call[RetryMany, None]) -> Any:
-    """Do several runs once more. The answer says what became of each; one that cannot be done holds up no other.
+    """Retry several runs. The response says what became of each; one that cannot be retried holds up no other.
 
-    With the header `Idempotency-Key` a request that is made again finds the runs that it made before.
+    With the header `Idempotency-Key`, a request that is sent again finds the runs that it made before.
     """
     run_ids = dict.fromkeys(uuid_of(run_id, "run_ids") for run_id in call.body.run_ids)
     became: list[RetriedRun] = []

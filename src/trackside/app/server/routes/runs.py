@@ -1,4 +1,4 @@
-"""Runs that somebody starts: in the background, to be waited for, or to be followed."""
+"""Start a run in the background, wait for its result, or follow it as it goes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ type CreateCall = Call[RunCreate, Any]
 async def wait_for_run(call: CreateCall) -> Any:
     """Start a run and wait for its final state.
 
-    A run that fails is no failed request: the answer is 200 with `{"__error__": {"error", "message"}}`. One that waits for a
-    human has its questions among the values, as `__interrupt__`.
+    A run that fails does not fail the request: the response is 200 with `{"__error__": {"error", "message"}}`. If the
+    run waits for a human, its questions are among the values, as `__interrupt__`.
     """
     return await _wait(call, call.thread_id)
 
@@ -58,10 +58,10 @@ async def wait_for_stateless_run(call: CreateCall) -> Any:
     media_type=EVENT_STREAM,
 )
 async def stream_run(call: CreateCall) -> Any:
-    """Start a run and stream what it says.
+    """Start a run and stream its output.
 
-    The first event is `metadata`, the last one `end`, or `error` if the run failed. With `stream_resumable` events have ids,
-    and a client that was cut off goes on at `Location` with `Last-Event-ID`.
+    The first event is `metadata`. The last one is `end`, or `error` if the run failed. With `stream_resumable`, events
+    have ids, and a client that was cut off goes on at `Location` with `Last-Event-ID`.
     """
     return await _stream(call, call.thread_id)
 
@@ -76,7 +76,7 @@ async def stream_run(call: CreateCall) -> Any:
     media_type=EVENT_STREAM,
 )
 async def stream_stateless_run(call: CreateCall) -> Any:
-    """Start a run on a thread of its own and stream what it says."""
+    """Start a run on a thread of its own and stream its output."""
     return await _stream(call, None)
 
 
@@ -109,10 +109,11 @@ async def create_stateless_run(call: CreateCall) -> Any:
     answers={200: list[Run]},
 )
 async def create_batch(call: Call[Batch, None]) -> Any:
-    """Start several runs in the background, each on a thread of its own unless it names one; at most 1,000.
+    """Start up to 1,000 runs in the background, each on a thread of its own unless it names one.
 
-    All requests are looked at before the first run starts. Fields may be in camel case, as the JavaScript client has them.
-    With the header `Idempotency-Key` a batch that is asked for again finds the runs that it made before.
+    The server checks all of these runs before it starts the first one. Field names may be in camel case, as the
+    JavaScript client has them. With the header `Idempotency-Key`, a batch that is sent again finds the runs that it
+    made before.
     """
     runs = await batched(call)
     return empty() if call.wants_little else json_reply([run.shown for run in runs])

@@ -1,4 +1,4 @@
-"""What threads are, and were: looked at, changed, gone back to."""
+"""Read the states of threads, now and before; change them, or go back to earlier ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ routes = Routes("Thread state")
     answers={200: ThreadState},
 )
 async def get_state(call: Call[None, StateQuery]) -> Any:
-    """What a thread is now."""
+    """Get the state of a thread."""
     query = call.query
     states = await _states(call)
     return selected(await states.state(subgraphs=query.subgraphs), query.select)
@@ -48,7 +48,7 @@ async def get_state(call: Call[None, StateQuery]) -> Any:
     answers={200: ThreadState},
 )
 async def get_state_at(call: Call[None, StateQuery]) -> Any:
-    """What a thread was at a checkpoint."""
+    """Get the state of a thread at a checkpoint."""
     query = call.query
     at = CheckpointRef(checkpoint_id=call.path["checkpoint_id"])
     states = await _states(call)
@@ -63,7 +63,7 @@ async def get_state_at(call: Call[None, StateQuery]) -> Any:
     answers={200: ThreadState},
 )
 async def get_state_of_checkpoint(call: Call[StateAt, None]) -> Any:
-    """What a thread was at a checkpoint, also at one of a graph inside its graph."""
+    """Get the state of a thread at a checkpoint, which may be one of a graph inside its graph."""
     asked = call.body
     states = await _states(call)
     return selected(await states.state(asked.checkpoint, subgraphs=bool(asked.subgraphs)), asked.select)
@@ -77,7 +77,7 @@ async def get_state_of_checkpoint(call: Call[StateAt, None]) -> Any:
     answers={200: StateChanged},
 )
 async def update_state(call: Call[StateChange, None]) -> Any:
-    """Change what a thread is, as if a node had returned the values; from an older checkpoint the thread forks."""
+    """Change a thread's state, as if a node had returned the values; from an older checkpoint, the thread forks."""
     asked = call.body
     at = asked.checkpoint or CheckpointRef()
     at.checkpoint_id = at.checkpoint_id or asked.checkpoint_id
@@ -94,7 +94,7 @@ async def update_state(call: Call[StateChange, None]) -> Any:
     answers={200: list[ThreadState]},
 )
 async def get_history(call: Call[None, HistoryQuery]) -> Any:
-    """What a thread was, newest first."""
+    """List the states of a thread, newest first."""
     states = await _states(call)
     return [state.as_json() for state in await states.history(limit=call.query.limit, before=call.query.before)]
 
@@ -107,7 +107,7 @@ async def get_history(call: Call[None, HistoryQuery]) -> Any:
     answers={200: list[ThreadState]},
 )
 async def search_history(call: Call[HistorySearch, None]) -> Any:
-    """What a thread was, newest first: before a checkpoint, with some metadata, of a graph inside its graph."""
+    """Find states of a thread, newest first: before a checkpoint, with some metadata, of a graph inside its graph."""
     asked = call.body
     before = asked.before.named if isinstance(asked.before, Before) else asked.before
     states = await _states(call)

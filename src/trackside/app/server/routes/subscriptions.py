@@ -1,4 +1,4 @@
-"""Durable subscriptions for operators: how they stand, where they go on, and what they could not handle."""
+"""Durable subscriptions, for operators: how they stand, where they go on, and what they could not handle."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PATH = "/subscriptions/{name}"
 
 @routes.get("/subscriptions", Permission.admin, about=OPERATION, answers={200: list[SubscriptionInfo]})
 async def list_subscriptions(call: Call[None, None]) -> Any:
-    """How all subscriptions stand, by name."""
+    """List all subscriptions, by name, and how each one stands."""
     return [subscription_on_wire(found) for found in await call.parts.store.subscriptions.all()]
 
 
@@ -41,9 +41,9 @@ async def list_subscriptions(call: Call[None, None]) -> Any:
     "/subscriptions", Permission.admin, about=OPERATION, body=SubscriptionCreate, answers={200: SubscriptionInfo}
 )
 async def create_subscription(call: Call[SubscriptionCreate, None]) -> Any:
-    """Have a subscription; one that is there and wants the same goes on where it was.
+    """Create a subscription. One that exists and wants the same goes on where it was.
 
-    409 if there is one of this name that wants something else.
+    The response is 409 if there is one of this name that wants something else.
     """
     body = call.body
     if "/" in body.name:
@@ -66,41 +66,47 @@ async def create_subscription(call: Call[SubscriptionCreate, None]) -> Any:
 
 @routes.get(_PATH, Permission.admin, about=OPERATION, answers={200: SubscriptionInfo})
 async def get_subscription(call: Call[None, None]) -> Any:
-    """How a subscription stands."""
+    """Get a subscription, and how it stands."""
     return await _standing(call)
 
 
 @routes.delete(_PATH, Permission.admin, about=OPERATION, answers={204: None})
 async def delete_subscription(call: Call[None, None]) -> Any:
-    """Forget a subscription, its place and what it has parked."""
+    """Delete a subscription, with its place in the log and what it has parked."""
     await call.parts.store.subscriptions.delete(call.path["name"])
     return empty()
 
 
 @routes.post(f"{_PATH}/pause", Permission.admin, about=OPERATION, answers={200: SubscriptionInfo})
 async def pause_subscription(call: Call[None, None]) -> Any:
-    """Deliver nothing until it is resumed."""
+    """Pause a subscription: it delivers nothing until it is resumed."""
     await call.parts.store.subscriptions.pause(call.path["name"])
     return await _standing(call)
 
 
 @routes.post(f"{_PATH}/resume", Permission.admin, about=OPERATION, answers={200: SubscriptionInfo})
 async def resume_subscription(call: Call[None, None]) -> Any:
-    """Go on where it was."""
+    """Resume a subscription: it goes on where it was."""
     await call.parts.store.subscriptions.resume(call.path["name"])
     return await _standing(call)
 
 
 @routes.post(f"{_PATH}/seek", Permission.admin, about=OPERATION, body=SubscriptionSeek, answers={200: SubscriptionInfo})
 async def seek_subscription(call: Call[SubscriptionSeek, None]) -> Any:
-    """Go on behind another position: back, and events are delivered again; ahead, and what lies between is not."""
+    """Move a subscription: it goes on behind another position.
+
+    If you move it back, events are delivered again. If you move it ahead, those in between are not delivered.
+    """
     await call.parts.store.subscriptions.seek(call.path["name"], call.body.position)
     return await _standing(call)
 
 
 @routes.get(f"{_PATH}/parked", Permission.admin, about=OPERATION, query=ParkedQuery, answers={200: list[ParkedInfo]})
 async def list_parked(call: Call[None, ParkedQuery]) -> Any:
-    """What a subscription has parked, in order of position; `X-Pagination-Next` is the next page's `after`."""
+    """List the events that a subscription has parked, in order of position.
+
+    `X-Pagination-Next` is the value to pass as `after` for the next page.
+    """
     query = call.query
     found = await call.parts.store.subscriptions.parked(call.path["name"], after=query.after, limit=query.limit + 1)
     page = found[: query.limit]
@@ -112,23 +118,23 @@ async def list_parked(call: Call[None, ParkedQuery]) -> Any:
     f"{_PATH}/parked/retry", Permission.admin, about=OPERATION, body=ParkedChoice, answers={200: ParkedDecided}
 )
 async def retry_parked(call: Call[ParkedChoice, None]) -> Any:
-    """Have a parked event delivered again, or all of them."""
+    """Have a parked event delivered again, or all parked events."""
     which, subscriptions = call.body, call.parts.store.subscriptions
     return ParkedDecided(await subscriptions.retry_parked(call.path["name"], which.position, until=which.until))
 
 
 @routes.post(f"{_PATH}/parked/drop", Permission.admin, about=OPERATION, body=ParkedChoice, answers={200: ParkedDecided})
 async def drop_parked(call: Call[ParkedChoice, None]) -> Any:
-    """Give a parked event up, or all of them. They stay in the log."""
+    """Give up a parked event, or all of them. They stay in the log."""
     which, subscriptions = call.body, call.parts.store.subscriptions
     return ParkedDecided(await subscriptions.drop_parked(call.path["name"], which.position, until=which.until))
 
 
 @routes.get("/runs/{run_id}/deliveries", Permission.admin, about=OPERATION, answers={200: list[RunDeliveries]})
 async def list_deliveries(call: Call[None, None]) -> Any:
-    """What each subscription that wants them did with the events of a run.
+    """List what each subscription that wants events of a run did with them.
 
-    Of a run with more than 10,000 events the last ones are looked at, and `X-Truncated: true` says so.
+    Of a run with more than 10,000 events, the server looks at the last ones, and `X-Truncated: true` says so.
     """
     store, run_id = call.parts.store, call.run_id
     if await store.run(run_id, removed=True) is None:

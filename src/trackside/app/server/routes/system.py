@@ -1,4 +1,4 @@
-"""What the server is and works with, for operators."""
+"""What the server is and what it works with, for operators."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def _engine(engine: EngineVitals | None) -> EngineFacts:
 
 @routes.get("/system", Permission.admin, about=OPERATION, answers={200: System})
 async def get_system(call: Call[None, None]) -> Any:
-    """The server's version, database, workers, spool and settings, and what is wrong around it.
+    """Get the server's version, database, workers, spool and settings, and what is wrong around it.
 
-    That is what `trackside doctor` finds in moments: it imports no agent, and reads no file as a whole. Secrets are masked.
+    What is wrong is what `trackside doctor` finds in moments: the server imports no agent for it, and reads no file as
+    a whole. Secrets are masked.
     """
     sources = call.parts.system
     facts = await call.parts.store.facts()

@@ -36,9 +36,10 @@ _MOST_PAGES: Final = 10
     answers={200: list[RecordedThread]},
 )
 async def list_recorded_threads(call: ListCall) -> Any:
-    """Threads without what they remember, those in which something happened last first.
+    """List threads without what they remember, those in which something happened last first.
 
-    `X-Pagination-Next` is what the next page, of older ones, comes with as `before`. `metadata` is a JSON object.
+    `X-Pagination-Next` is the value to pass as `before` for the next page, which has older threads. `metadata` is a
+    JSON object.
     """
     query = call.query
     metadata = _metadata(query.metadata)

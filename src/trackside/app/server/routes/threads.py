@@ -1,4 +1,4 @@
-"""Threads: made, looked at, changed, found, copied, removed."""
+"""Create, read, change, find, copy and remove threads."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ _OF_STATE: Final = frozenset({"values", "interrupts"})
     answers={200: Thread, 204: None},
 )
 async def create_thread(call: Call[ThreadCreate, None]) -> Any:
-    """Make a thread. One that has this id is an error, or with `if_exists=do_nothing` the answer, as it is."""
+    """Create a thread.
+
+    A thread that already has this id is an error. With `if_exists=do_nothing`, the response is that thread, as it is.
+    """
     asked = call.body
     agents = call.parts.manager.agents
     agent = agent_meant(asked.metadata, agents)
@@ -100,7 +103,7 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
     answers={200: Thread},
 )
 async def get_thread(call: Call[None, ThreadGet]) -> Any:
-    """A thread, with what it remembers and what it asks."""
+    """Get a thread, with its values and the questions that it asks."""
     return await _shown(call, await _threads(call).get(call.thread_id))
 
 
@@ -112,7 +115,7 @@ async def get_thread(call: Call[None, ThreadGet]) -> Any:
     answers={200: Thread, 204: None},
 )
 async def update_thread(call: Call[ThreadChange, None]) -> Any:
-    """Add metadata to those of a thread, and say anew how long it lives."""
+    """Add metadata to a thread, and set anew how long it lives."""
     metadata = call.body.metadata
     with _as_clients_name_agents():
         thread = await _threads(call).change(
@@ -126,7 +129,7 @@ async def update_thread(call: Call[ThreadChange, None]) -> Any:
 
 @routes.delete("/threads/{thread_id}", Permission.run, about=About("threads", "delete", "thread"), answers={204: None})
 async def delete_thread(call: Call[None, None]) -> Any:
-    """Remove a thread with all that it has. A run of it that has not ended has to be cancelled first."""
+    """Remove a thread with all that it has. First cancel any run of it that has not ended."""
     await _threads(call).remove(call.thread_id)
     return empty()
 
@@ -139,9 +142,9 @@ async def delete_thread(call: Call[None, None]) -> Any:
     answers={200: list[Thread]},
 )
 async def search_threads(call: Call[ThreadSearch, None]) -> Any:
-    """Threads that fit, those that changed last first unless `sort_by` says otherwise.
+    """Find threads, those that changed last first unless `sort_by` says otherwise.
 
-    `X-Pagination-Total` is how many fit, `X-Pagination-Next` the offset of the next page, if there is one.
+    `X-Pagination-Total` says how many match, and `X-Pagination-Next` is the offset of the next page, if there is one.
     """
     asked = call.body
     paths = {name: JsonPath(text) for name, text in (asked.extract or {}).items()}
@@ -162,7 +165,7 @@ async def search_threads(call: Call[ThreadSearch, None]) -> Any:
     "/threads/count", Permission.read, about=About("threads", "search", "many"), body=ThreadCount, answers={200: int}
 )
 async def count_threads(call: Call[ThreadCount, None]) -> Any:
-    """How many threads fit."""
+    """Count the threads that match."""
     asked = call.body
     with _as_clients_name_agents():
         query = _query(call, asked)
@@ -175,7 +178,10 @@ async def count_threads(call: Call[ThreadCount, None]) -> Any:
     "/threads/prune", Permission.run, about=About("threads", "delete", "each"), body=ThreadPrune, answers={200: Pruned}
 )
 async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
-    """Remove threads, or of each all but its latest state. Those that are not there, or have a run, do not count."""
+    """Remove threads, or all but the latest state of each.
+
+    Threads that do not exist, or that have a run that has not ended, do not count.
+    """
     asked = call.body
     ids = dict.fromkeys(uuid_of(thread_id, "thread_ids") for thread_id in asked.thread_ids)
     allowed = [
@@ -238,7 +244,7 @@ async def _prunable(call: Call[ThreadPrune, None], ids: Iterable[str]) -> AsyncI
     "/threads/{thread_id}/copy", Permission.run, about=About("threads", "read", "thread"), answers={200: Thread}
 )
 async def copy_thread(call: Call[None, None]) -> Any:
-    """Make another thread that remembers what this one does, without its runs."""
+    """Copy a thread: the new thread remembers what this one does, without its runs."""
     threads = _threads(call)
     thread, copy_id = await threads.get(call.thread_id), new_id()
     _check_keeper(call, thread, await threads.remembered([thread.thread_id]))

@@ -56,7 +56,7 @@ class Assistant(Struct, frozen=True, kw_only=True):
 
 
 class AssistantFilter(Struct, forbid_unknown_fields=True):
-    """Which assistants are meant: with all of these metadata, of this agent, with this in their names."""
+    """Which assistants are meant: those with all of this metadata, of this agent, and with this text in their names."""
 
     metadata: dict[str, Any] | None = None
     graph_id: str | None = None
@@ -64,7 +64,7 @@ class AssistantFilter(Struct, forbid_unknown_fields=True):
 
 
 class AssistantSearch(AssistantFilter, forbid_unknown_fields=True):
-    """Which of them are wanted, in which order, and what of each."""
+    """Which assistants to return, in which order, and which fields of each."""
 
     limit: PageSize | None = None
     offset: Offset | None = None
@@ -74,7 +74,7 @@ class AssistantSearch(AssistantFilter, forbid_unknown_fields=True):
 
 
 class VersionSearch(Struct, forbid_unknown_fields=True):
-    """Which versions of an assistant are wanted."""
+    """Which versions of an assistant to return."""
 
     metadata: dict[str, Any] | None = None
     limit: PageSize | None = None
@@ -94,14 +94,14 @@ class SubgraphQuery(Struct, forbid_unknown_fields=True):
 
 
 class Drawing(Struct, kw_only=True):
-    """What an agent is made of."""
+    """What an agent is made of: nodes, and the edges between them."""
 
     nodes: list[JsonObject]
     edges: list[JsonObject]
 
 
 class Schemas(Struct, kw_only=True):
-    """JSON Schemas of what goes in, comes out and is kept; null where that is not known."""
+    """JSON Schemas of what goes into an agent, comes out of it, and is kept; null where that is not known."""
 
     graph_id: str
     input_schema: JsonObject | None = None

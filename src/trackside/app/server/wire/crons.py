@@ -76,7 +76,7 @@ _HANDLED: Final = ("input", "config", "context")
 
 
 class CronCreate(CronOptions, forbid_unknown_fields=True, kw_only=True):
-    """Runs to be started again and again: of which assistant, when, until when."""
+    """A cron to create: which assistant's runs it starts, when, and until when."""
 
     assistant_id: str
     schedule: str
@@ -90,7 +90,7 @@ class CronCreate(CronOptions, forbid_unknown_fields=True, kw_only=True):
 
 
 class CronUpdate(CronOptions, forbid_unknown_fields=True, kw_only=True):
-    """What is to be changed of a cron. Metadata are merged; an `end_time` that is null is taken away."""
+    """What to change in a cron. Metadata is merged; an `end_time` that is null removes the one that is there."""
 
     schedule: str | None = None
     timezone: str | None = None
@@ -101,7 +101,7 @@ class CronUpdate(CronOptions, forbid_unknown_fields=True, kw_only=True):
 
 
 class CronCount(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which crons."""
+    """Which crons to count."""
 
     assistant_id: str | None = None
     thread_id: str | None = None
@@ -109,7 +109,7 @@ class CronCount(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CronSearch(CronCount, forbid_unknown_fields=True, kw_only=True):
-    """Which crons, and which page of them. `select` names the fields that are wanted."""
+    """Which crons to return, and which page of them. `select` names the fields that are wanted."""
 
     enabled: bool | None = None
     limit: Annotated[int, Meta(ge=1, le=1_000)] | None = None

@@ -71,7 +71,7 @@ class UnservedInfo(Struct, frozen=True, kw_only=True):
 
 
 class DutyInfo(Struct, frozen=True, kw_only=True):
-    """What one process does for all of the fleet."""
+    """A duty: what one process does for all of the fleet."""
 
     name: str
     holder: str
@@ -82,7 +82,7 @@ class DutyInfo(Struct, frozen=True, kw_only=True):
 
 
 class Queue(Struct, frozen=True, kw_only=True):
-    """What waits in the whole database, and who does what for all."""
+    """What waits in the whole database, and which process does what for all of the fleet."""
 
     pools: list[PoolInfo]
     unserved: list[UnservedInfo]
@@ -90,7 +90,7 @@ class Queue(Struct, frozen=True, kw_only=True):
 
 
 class DrainAsked(Struct, frozen=True, kw_only=True):
-    """That a worker is to take no more runs, and to leave when those that it has are over."""
+    """The worker was told to take no more runs, and to leave when those that it has are over."""
 
     worker_id: str
     draining: bool = True
@@ -101,7 +101,7 @@ type WaitsFor = Literal["worker", "place", "thread", "time"]
 
 
 class WaitingFor(Struct, frozen=True, kw_only=True):
-    """What a run waits for that has not started."""
+    """What a run that has not started waits for."""
 
     what: WaitsFor
     why: str

@@ -16,7 +16,7 @@ type Offset = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class ItemPut(Struct, forbid_unknown_fields=True, kw_only=True):
-    """An item to keep, in the place of the one that is there."""
+    """An item to store, in place of the one that is there."""
 
     namespace: Labels
     key: str
@@ -27,7 +27,7 @@ class ItemPut(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ItemName(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which item."""
+    """Which item is meant."""
 
     namespace: Labels
     key: str
@@ -42,7 +42,7 @@ class ItemQuery(Struct, kw_only=True):
 
 
 class ItemSearch(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which items. A `filter` has what their values have, or comparisons with it: `{"cups": {"$gte": 2}}`."""
+    """Which items to return. `filter` says what their values must have, or compares them: `{"cups": {"$gte": 2}}`."""
 
     namespace_prefix: Labels = []
     filter: dict[str, Any] | None = None
@@ -53,7 +53,7 @@ class ItemSearch(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class NamespaceSearch(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which namespaces: what they begin and end with, "*" being any label."""
+    """Which namespaces to return: what they begin and end with. "*" stands for any label."""
 
     prefix: Labels | None = None
     suffix: Labels | None = None
@@ -73,20 +73,20 @@ class ItemInfo(Struct, frozen=True, kw_only=True):
 
 
 class FoundItem(ItemInfo, frozen=True, kw_only=True):
-    """An item that was searched for."""
+    """An item that a search has found."""
 
     score: float | None = None
     """How near a meaning it is: there is no such search."""
 
 
 class FoundItems(Struct, frozen=True):
-    """Those that were found."""
+    """The items that a search has found."""
 
     items: list[FoundItem]
 
 
 class FoundNamespaces(Struct, frozen=True):
-    """Those that there are."""
+    """The namespaces that there are."""
 
     namespaces: list[tuple[str, ...]]
 

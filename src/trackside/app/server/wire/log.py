@@ -118,7 +118,7 @@ class OneRunQuery(Struct, kw_only=True):
 
 
 class RecordedRun(Struct, frozen=True, kw_only=True):
-    """A run as its events tell it. Totals are 0 until it has ended; `status` is in our own words."""
+    """A run as its events describe it. Totals are 0 until it has ended; `status` is one of Trackside's own statuses."""
 
     cursor: str
     """Its place in a listing: `before` gets older runs, `after` newer ones."""
@@ -158,7 +158,7 @@ class WholeRun(RecordedRun, frozen=True, kw_only=True):
 
 
 class RunDetails(WholeRun, frozen=True, kw_only=True):
-    """All that is kept of a run but its events."""
+    """All that is kept of a run, except its events."""
 
     request: JsonObject | None
     """What was asked for; None if that is not kept."""

@@ -34,7 +34,7 @@ type ErrorCode = Literal[
 
 
 class ProtocolCommand(Struct):
-    """Something that is to be done on a thread. What `params` has depends on the method."""
+    """A command to carry out on a thread. What `params` has depends on the method."""
 
     id: Sequence
     method: str
@@ -42,13 +42,13 @@ class ProtocolCommand(Struct):
 
 
 class CommandMeta(Struct):
-    """Behind which event on the thread is what the command brought about."""
+    """The number of an event on the thread: behind it comes what the command brought about."""
 
     applied_through_seq: int
 
 
 class CommandDone(Struct, tag_field="type", tag="success"):
-    """It is done."""
+    """The command was carried out."""
 
     id: int
     result: Any
@@ -56,7 +56,7 @@ class CommandDone(Struct, tag_field="type", tag="success"):
 
 
 class CommandFailed(Struct, tag_field="type", tag="error"):
-    """It is not done, and why."""
+    """The command was not carried out, and why."""
 
     id: int
     error: ErrorCode
@@ -66,8 +66,8 @@ class CommandFailed(Struct, tag_field="type", tag="error"):
 class EventsWanted(Struct, forbid_unknown_fields=True):
     """Which events of a thread are wanted.
 
-    `namespaces` are those of agents inside, with all below them, `depth` levels deep; `since` is the number of the last
-    event that the client has, 0 for all that is kept.
+    `namespaces` are those of agents inside, with all below them, `depth` levels deep. `since` is the number of the last
+    event that the client has; 0 stands for all that is kept.
     """
 
     channels: Annotated[list[Channel], Meta(max_length=100)]

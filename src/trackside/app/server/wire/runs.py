@@ -41,7 +41,9 @@ class CheckpointRef(Struct, forbid_unknown_fields=True):
 
 
 class Command(Struct, forbid_unknown_fields=True):
-    """What a run brings; beside it no input is read. Nor is `lg_name`, which JavaScript's `RemoteGraph` says in each."""
+    """A command that a run brings. Beside it, the server reads no `input`; nor does it read `lg_name`, which
+    JavaScript's `RemoteGraph` sends in each command.
+    """
 
     resume: Any = UNSET
     update: Any = UNSET
@@ -50,7 +52,7 @@ class Command(Struct, forbid_unknown_fields=True):
 
 
 class RunCreate(Struct, forbid_unknown_fields=True):
-    """What a client asks for. What is left out, or null, has its default."""
+    """The run that a client asks for. A field that is left out, or null, has its default."""
 
     assistant_id: str
     input: Any = None
@@ -185,7 +187,7 @@ MOST_IDS: Final = 10_000
 
 
 class CancelMany(Struct, forbid_unknown_fields=True):
-    """Which runs: some of one thread, or all that have a status."""
+    """Which runs to stop: some of one thread, or all that have a status."""
 
     thread_id: str | None = None
     run_ids: Annotated[list[str], Meta(max_length=MOST_IDS)] | None = None
@@ -193,13 +195,13 @@ class CancelMany(Struct, forbid_unknown_fields=True):
 
 
 class RetryMany(Struct, forbid_unknown_fields=True):
-    """Which runs are to be done once more."""
+    """Which runs to retry."""
 
     run_ids: Annotated[list[str], Meta(min_length=1, max_length=1_000)]
 
 
 class RetriedRun(Struct, frozen=True, kw_only=True):
-    """What became of one of several runs that were to be done once more."""
+    """What became of one of several runs that were to be retried."""
 
     run_id: str
     new_run_id: str | None = None

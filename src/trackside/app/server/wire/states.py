@@ -18,7 +18,7 @@ _VALUES = "values."
 
 
 class ThreadTask(Struct, kw_only=True):
-    """What a thread is about to do, or waits for, or has failed at; `path` is LangGraph's, of what called for it."""
+    """What a thread is about to do, waits for, or has failed at. `path` is LangGraph's path of what called for it."""
 
     id: str
     name: str
@@ -31,7 +31,7 @@ class ThreadTask(Struct, kw_only=True):
 
 
 class ThreadState(Struct, kw_only=True):
-    """What a thread is, or was at a checkpoint. Only what was selected is there."""
+    """The state of a thread, now or at a checkpoint. Only what was selected is there."""
 
     values: Any = UNSET
     next: list[str] | UnsetType = UNSET
@@ -51,7 +51,7 @@ class StateQuery(Struct, forbid_unknown_fields=True):
 
 
 class StateAt(Struct, forbid_unknown_fields=True):
-    """The same of a checkpoint."""
+    """Which checkpoint's state is wanted, and what of it: its fields, or `values.<key>`."""
 
     checkpoint: CheckpointRef
     subgraphs: bool | None = None
@@ -66,7 +66,7 @@ class HistoryQuery(Struct, forbid_unknown_fields=True):
 
 
 class PlaceInConfig(Struct):
-    """What a config says of a checkpoint, among all else that it is for."""
+    """What a config says of a checkpoint. The config may have other keys, too."""
 
     thread_id: str | None = None
     checkpoint_ns: str | None = None
@@ -75,7 +75,7 @@ class PlaceInConfig(Struct):
 
 
 class Before(CheckpointRef, forbid_unknown_fields=True):
-    """A checkpoint, as itself or as the config that leads to it."""
+    """A checkpoint, given itself or as the config that leads to it."""
 
     configurable: PlaceInConfig | None = None
 
@@ -88,7 +88,7 @@ class Before(CheckpointRef, forbid_unknown_fields=True):
 
 
 class HistorySearch(Struct, forbid_unknown_fields=True):
-    """Which states are wanted, newest first: older than `before`, with all of these metadata, of a checkpoint."""
+    """Which states to return, newest first: those older than `before`, with all of this metadata, of a checkpoint."""
 
     limit: HistoryLimit | None = None
     before: str | Before | None = None
@@ -98,7 +98,7 @@ class HistorySearch(Struct, forbid_unknown_fields=True):
 
 
 class StateChange(Struct, forbid_unknown_fields=True):
-    """What a node is said to have returned, at the newest state or at a checkpoint."""
+    """What a node is taken to have returned, at the newest state or at a checkpoint."""
 
     values: Any = None
     as_node: str | None = None
@@ -107,7 +107,7 @@ class StateChange(Struct, forbid_unknown_fields=True):
 
 
 class StateChanged(Struct, kw_only=True):
-    """The new state's checkpoint; `configurable` is the same for clients that go on with a config."""
+    """The checkpoint of the new state. `configurable` is the same, for clients that go on with a config."""
 
     checkpoint: JsonObject
     configurable: JsonObject

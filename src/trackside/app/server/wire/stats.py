@@ -29,7 +29,7 @@ class TimelineQuery(Struct, kw_only=True):
     since: Time
     until: Time | None = None
     width: Annotated[
-        int, Meta(ge=60, le=366 * 86_400, description="seconds: whole hours, or minutes that divide one")
+        int, Meta(ge=60, le=366 * 86_400, description="Seconds: whole hours, or whole minutes that divide an hour")
     ] = 3_600
     agent: str | None = None
     status: list[RunStatus] | None = None
@@ -59,7 +59,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class Now(Struct, frozen=True, kw_only=True):
-    """How many runs go on or wait, in all processes of the database."""
+    """How many runs go on or wait now, in all processes of the database."""
 
     running: int
     waiting_for_place: int
@@ -78,7 +78,7 @@ class Now(Struct, frozen=True, kw_only=True):
 
 
 class Totals(Struct, frozen=True, kw_only=True):
-    """What some runs come to. `cost_usd` is null if no run had a price, durations if none has ended."""
+    """Totals of some runs. `cost_usd` is null if no run had a price; the durations are null if no run has ended."""
 
     runs: int
     by_status: Mapping[RunStatus, int]
@@ -93,14 +93,14 @@ class Totals(Struct, frozen=True, kw_only=True):
 
 
 class AgentTotals(Struct, frozen=True, kw_only=True):
-    """What the runs of one agent come to; null: runs that never started."""
+    """Totals of the runs of one agent; an `agent` of null stands for runs that never started."""
 
     agent: str | None
     total: Totals
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
-    """What went to one model or caller. Cache reads are part of the input, reasoning is part of the output."""
+    """What one model or caller used. Cache reads are part of the input, and reasoning is part of the output."""
 
     input_tokens: int
     output_tokens: int
@@ -119,7 +119,7 @@ class RunStats(Struct, frozen=True, kw_only=True):
 
 
 class Bucket(RunStats, frozen=True, kw_only=True):
-    """Totals of the runs that were created from `start` on, for so many seconds."""
+    """Totals of the runs that were created from `start` on, for `width` seconds."""
 
     start: datetime
     width: float

@@ -16,7 +16,7 @@ type Start = Literal["now", "beginning"] | Position
 
 
 class SubscriptionCreate(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A subscription that shall be there. One that is there already, and wants the same, goes on where it was."""
+    """A subscription to create. One that exists already and wants the same goes on where it was."""
 
     name: Id
     types: list[LifecycleEventType] | None = None
@@ -34,9 +34,9 @@ class SubscriptionSeek(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ParkedChoice(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One parked event; without a position all, or with `until` all that were parked until then.
+    """Which parked events: the one at `position`; without it all, or with `until` all that were parked until then.
 
-    The `last_parked_at` of a subscription as `until` means those that it had parked when that was read.
+    With a subscription's `last_parked_at` as `until`, those are meant that it had parked when you read that value.
     """
 
     position: Position | None = None
@@ -74,7 +74,7 @@ class SubscriptionInfo(Struct, frozen=True, kw_only=True):
 
 
 class ParkedInfo(Struct, frozen=True, kw_only=True):
-    """An event that could not be handled, and what was said when it was tried last."""
+    """An event that could not be handled, and what its last try failed with."""
 
     event: LogEvent
     state: ParkedState
@@ -93,7 +93,7 @@ class ParkedHere(Struct, frozen=True, kw_only=True):
 
 
 class RunDeliveries(Struct, frozen=True, kw_only=True):
-    """What a subscription did with the events of a run, as far as it wants them."""
+    """What a subscription did with those events of a run that it wants."""
 
     subscription: str
     wanted: int

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 
 class DatabaseFacts(Struct, frozen=True, kw_only=True):
-    """What the database is and holds."""
+    """What the database is, and what it holds."""
 
     kind: str
     """`sqlite` or `postgresql`."""
@@ -54,7 +54,7 @@ class EngineFacts(Struct, frozen=True, kw_only=True):
 
 
 class SpoolFacts(Struct, frozen=True, kw_only=True):
-    """What the database could not take, kept on this machine's disk; null where nobody could look."""
+    """What the database could not take, and this machine's disk keeps; null where nobody could look."""
 
     folder: str | None
     records: int | None
@@ -73,7 +73,7 @@ class SystemFinding(Struct, frozen=True, kw_only=True):
 
 
 class SettingShown(Struct, frozen=True, kw_only=True):
-    """A setting as it may be shown; secrets are dots."""
+    """A setting as it may be shown: a secret is shown as dots."""
 
     value: Any
     source: str | None
@@ -81,7 +81,7 @@ class SettingShown(Struct, frozen=True, kw_only=True):
 
 
 class System(Struct, frozen=True, kw_only=True):
-    """What the server is and works with."""
+    """What the server is and what it works with."""
 
     version: str
     python: str

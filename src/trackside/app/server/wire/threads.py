@@ -44,7 +44,7 @@ _MOST_PATHS = 10
 
 
 class NodeUpdate(Struct, forbid_unknown_fields=True):
-    """What a node is said to have returned."""
+    """What a node is taken to have returned."""
 
     values: Any = None
     command: Any = None
@@ -52,13 +52,13 @@ class NodeUpdate(Struct, forbid_unknown_fields=True):
 
 
 class Superstep(Struct, forbid_unknown_fields=True):
-    """What several nodes are said to have returned at once."""
+    """What several nodes are taken to have returned at once."""
 
     updates: list[NodeUpdate]
 
 
 class ThreadCreate(Struct, forbid_unknown_fields=True):
-    """A thread that is to be made."""
+    """A thread to create."""
 
     thread_id: str | None = None
     metadata: dict[str, Any] | None = None
@@ -68,7 +68,7 @@ class ThreadCreate(Struct, forbid_unknown_fields=True):
 
 
 class ThreadChange(Struct, forbid_unknown_fields=True):
-    """What of a thread is to be changed. Metadata are added to those that it has."""
+    """What to change in a thread. Metadata is added to what the thread has."""
 
     metadata: dict[str, Any] | None = None
     ttl: Ttl | Minutes | None = None
@@ -81,7 +81,7 @@ class ThreadGet(Struct, forbid_unknown_fields=True):
 
 
 class ThreadCount(Struct, forbid_unknown_fields=True):
-    """Which threads are counted. Metadata and values have to be contained in the thread's."""
+    """Which threads to count. The thread's metadata and values must contain these."""
 
     metadata: dict[str, Any] | None = None
     values: dict[str, Any] | None = None
@@ -90,7 +90,7 @@ class ThreadCount(Struct, forbid_unknown_fields=True):
 
 
 class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
-    """Which threads are wanted, what of them, and in which order."""
+    """Which threads to return, what of them, and in which order."""
 
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 10
     offset: Annotated[int, Meta(ge=0, le=2_147_483_647)] = 0
@@ -101,7 +101,7 @@ class ThreadSearch(ThreadCount, forbid_unknown_fields=True):
 
 
 class ThreadPrune(Struct, forbid_unknown_fields=True):
-    """Threads that are to go, or of which only the latest state is to stay."""
+    """Which threads to remove, or of which to keep only the latest state."""
 
     thread_ids: Annotated[list[str], Meta(max_length=MOST_IDS)]
     strategy: Literal["delete", "keep_latest"] = "delete"
@@ -114,7 +114,7 @@ class Pruned(Struct):
 
 
 class LastError(Struct):
-    """What a thread's last run has failed with."""
+    """What a thread's last run failed with."""
 
     error: str
     message: str

@@ -35,7 +35,7 @@ class OnFailure(StrEnum):
 
 
 class SubscriptionState(StrEnum):
-    """Whether a subscription goes on."""
+    """Whether a subscription goes on or is paused."""
 
     active = "active"
     paused = "paused"
