@@ -28,25 +28,25 @@ from trackside.harness.types import AgentLimits
 DOCUMENT: Final = DOCS / "reference" / "settings.md"
 _BEGINNING: Final = """# Every setting
 
-All keys that `trackside.toml` may have, with what sets them otherwise; this page is written from the code that reads them.
-[Settings](../settings.md) explains them in context.
+This page lists every key that `trackside.toml` may have, and what else sets it. It is made from the code that reads the
+keys. [Settings](../settings.md) explains them in context.
 
-A flag wins over a variable, that over the file, and that over the default. A *time* is a number of seconds, or has a
-unit: `250ms`, `30s`, `5m`, `2h`, `3d`. *Bytes* are a number, or have a unit: `64KB`, `16MB`, `2GB`. A *list* has commas in
-a variable.
+A flag wins over a variable, a variable over the file, and the file over the default. A *time* is a number of seconds,
+or has a unit: `250ms`, `30s`, `5m`, `2h`, `3d`. *Bytes* are a number, or have a unit: `64KB`, `16MB`, `2GB`. In a
+variable, a *list* has commas.
 """
 _ABOUT: Final[Mapping[str, str]] = {
     "database": "Where runs are recorded.",
-    "checkpoints": "What keeps the threads of LangGraph's graphs.",
-    "agents": "The agents, by the names they go by.",
-    "limits": "What a run may take: of every agent, or in `[limits.NAME]` of one.",
-    "prices": 'What a model costs, in US dollars for a million tokens: `[prices."NAME"]`.',
+    "checkpoints": "What keeps the threads of LangGraph graphs.",
+    "agents": "The agents, by their names.",
+    "limits": "What runs may use: those of every agent, or in `[limits.NAME]` those of one agent.",
+    "prices": 'What a model costs, in US dollars for a million tokens: one table `[prices."NAME"]` for each model.',
     "runs": "How runs are executed and stopped.",
-    "server": "How `trackside serve` behaves, and who may ask it.",
-    "engine": "How runs get to those who execute them.",
-    "pools": "Which workers execute the runs of an agent, by its name; without it `default`.",
+    "server": "How `trackside serve` behaves, and who may send it requests.",
+    "engine": "How runs get to the processes that execute them.",
+    "pools": "The pool whose workers execute the runs of an agent; `default` if the agent is not here.",
     "worker": "How `trackside worker` behaves.",
-    "observers": "Who else is told: a table `[[observers]]` for each. All other keys are options of the observer itself.",
+    "observers": "Who else is told: a table `[[observers]]` for each. Every other key is an option of the observer itself.",
 }
 _FORMS: Final[Mapping[str, str]] = {
     "parse_text": "text",
@@ -69,15 +69,15 @@ _FORMS: Final[Mapping[str, str]] = {
     "_order": '`"middleware_first"` or `"auth_first"`',
     "_isolation": '`"none"` or `"process"`',
     "_auth": '`"none"`, `"keys"`, `"jwt"` or a reference to a function',
-    "_rate": "text, as `100/second`",
-    "parse_engine": '`"inline"`, `"postgres"` or addresses of NATS',
+    "_rate": "text, such as `100/second`",
+    "parse_engine": '`"inline"`, `"postgres"` or NATS addresses',
     "_version": "text of at most 128 characters",
     "_file": "the name of a file",
     "parse_pool": "`a` to `z`, `0` to `9`, `_`, `-`",
     "_pools": "list of pools",
     "_list_of.<locals>.parse": "list of texts",
     "parse_headers": "list of texts",
-    "_events": "list of types of events",
+    "_events": "list of event types",
     "_start": '`"now"`, `"beginning"` or a position',
 }
 _OBSERVER_FORMS: Final[Mapping[str, str]] = {
@@ -146,7 +146,7 @@ def _holder(section: str, name: str) -> tuple[Any, str]:
 
 def _said(kind: type, attribute: str) -> str:
     """What a key is for, as the attribute says that takes it; in a file nothing is None."""
-    return said_of_attributes(kind)[attribute].replace("None:", "without it:")
+    return said_of_attributes(kind)[attribute].replace("None:", "if not set:")
 
 
 def _shown(value: Any, parse: Callable[[Any], Any]) -> str:

@@ -41,13 +41,13 @@ class ModelPrice:
     """
 
     input_per_million: float
-    """Of what it reads."""
+    """The price of what the model reads."""
     output_per_million: float
-    """Of what it writes."""
+    """The price of what the model writes."""
     cache_read_per_million: float | None = None
-    """Of what it reads from a cache; None: what other input costs."""
+    """The price of what the model reads from a cache; None: that of other input."""
     cache_write_per_million: float | None = None
-    """Of what it writes to a cache; None: what other input costs."""
+    """The price of what the model writes to a cache; None: that of other input."""
 
     def cost_usd(
         self, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, cache_write_tokens: int = 0

@@ -53,7 +53,7 @@ class StopPolicy:
     cancel_after: float = 0.0
     """Seconds after which an agent that was asked to stop is cancelled."""
     stuck_after: float = 10.0
-    """Seconds after which one that goes on all the same is reported as stuck."""
+    """How many seconds later an agent that goes on all the same is reported as stuck."""
 
     def __post_init__(self) -> None:
         for name in ("cancel_after", "stuck_after"):

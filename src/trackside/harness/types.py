@@ -19,7 +19,7 @@ type JsonObject = dict[str, Any]
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. The last five are final."""
+    """Where a run stands. All but `pending` and `running` are final."""
 
     pending = "pending"
     running = "running"
@@ -40,7 +40,7 @@ class ThreadStatus(StrEnum):
 
 
 class LifecycleEventType(StrEnum):
-    """The six things that are announced about a run, and no more."""
+    """The six events that a run announces; there are no others."""
 
     RUN_STARTED = "run_started"
     RUN_COMPLETED = "run_completed"
@@ -220,19 +220,19 @@ class AgentLimits:
     """
 
     max_running: int | None = None
-    """How many of them execute at once in a process."""
+    """How many of the agent's runs execute at once in a process."""
     timeout: float | None = None
-    """Seconds after which one ends as `timeout`."""
+    """Seconds after which a run ends as `timeout`."""
     max_tokens: int | None = None
-    """How many tokens one may use."""
+    """How many tokens a run may use."""
     max_cost_usd: float | None = None
-    """What its calls of models may cost, in US dollars."""
+    """What the model calls of a run may cost, in US dollars."""
     max_llm_calls: int | None = None
-    """How many calls of models it may make."""
+    """How many model calls a run may make."""
     max_tool_calls: int | None = None
-    """How many calls of tools it may make."""
+    """How many tool calls a run may make."""
     max_attempts: int = 1
-    """How often it is tried in all, if its process is lost or shut down."""
+    """How many times a run is tried in all, if its process is lost or shut down."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

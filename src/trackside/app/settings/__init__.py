@@ -84,30 +84,30 @@ class ServerSettings:
     """How the HTTP server behaves."""
 
     host: str = "127.0.0.1"
-    """The address that it listens at."""
+    """The address at which the server listens."""
     port: int = 2024
-    """0 is any that is free."""
+    """The port at which the server listens; 0 is any that is free."""
     heartbeat: float = 5.0
-    """Seconds after which an answer that waits says that it is alive."""
+    """Seconds after which a response that is waiting says that it is alive."""
     max_body: int = 16 * 1_048_576
-    """Bytes that the body of a request may have."""
+    """How many bytes the body of a request may have."""
     graceful: float = 5.0
-    """Seconds that answers have to come to their end when the server stops and its runs have ended."""
+    """How many seconds responses may take once the server is stopping and its runs have ended."""
     log: bool = True
-    """Whether it writes a line for each request."""
+    """Whether the server writes a line for each request."""
     private_webhooks: bool = False
-    """Whether runs may tell addresses of their ends that are on this machine or in private networks."""
+    """Whether webhooks of runs may go to addresses on this machine or in private networks."""
     webhook_secret: str | None = field(default=None, repr=False)
-    """With what is signed what they are told: `whsec_…`, or `env:NAME`; None: it is not signed."""
+    """The secret that signs webhooks of runs: `whsec_…`, or `env:NAME`; None: they are not signed."""
     console: bool = True
-    """Whether it has pages for people, at `/ui`."""
+    """Whether the server has the console, its pages for people, at `/ui`."""
     app: str | None = None
-    """A reference to an ASGI app that gets what is not ours; written as those of agents are."""
+    """A reference to an ASGI app that gets the requests that are not Trackside's; written like those of agents."""
     middleware_order: str = "middleware_first"
-    """Whether the middleware of that app sees a request before it is known who asks, "middleware_first", or when he has been
-    let in, "auth_first"."""
+    """Whether the middleware of that app sees a request before the server finds out who sends it, "middleware_first", or
+    after it has let the caller in, "auth_first"."""
     configurable_headers: tuple[str, ...] = ()
-    """Headers of requests that a graph finds in its `config["configurable"]`: `x-user-*`, and `!x-user-key` stays out."""
+    """Request headers that a graph finds in its `config["configurable"]`: `x-user-*`; `!x-user-key` stays out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,28 +115,29 @@ class Settings:
     """One consistent set of settings. `sources` says for each key that is not at its default who set it."""
 
     agents: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """References to agents (`path/file.py:name` or `package.module:name`) by the names they go by."""
+    """References to agents (`path/file.py:name` or `package.module:name`), by the agents' names."""
     database_url: str = field(default=DEFAULT_DATABASE_URL, repr=False)
-    """Where runs are recorded: `sqlite:///FILE`, `postgresql://…`."""
+    """The database that records runs: `sqlite:///FILE` or `postgresql://…`."""
     database_spool: str | None = None
-    """The folder for what a database could not take, until it can; None: beside an SQLite file, else in
+    """The folder that keeps what the database could not take, until it can; None: beside an SQLite file, else in
     `$XDG_STATE_HOME/trackside/spool` (`~/.local/state/trackside/spool`)."""
     database_spool_size: int = 256 * 1_048_576
-    """Bytes that what is in that folder may take."""
+    """How many bytes the contents of that folder may take."""
     checkpoints_saver: str = "store"
-    """What keeps the threads of LangGraph's graphs that have no checkpointer of their own: "store", the store itself, or
+    """What keeps the threads of LangGraph graphs that have no checkpointer of their own: "store", the store itself, or
     "langgraph", LangGraph's own saver for the database."""
     default_limits: AgentLimits = field(default_factory=AgentLimits)
     """What the runs of an agent may take that has no limits of its own."""
     limits: Mapping[str, AgentLimits] = field(default_factory=lambda: MappingProxyType({}))
     """What the runs of an agent may take, by its name: its own limits, and for the rest the default ones."""
     max_running: int = 256
-    """How many runs execute at once in a process; a worker of a fleet heeds it if it is set, beside `worker.concurrency`."""
+    """How many runs execute at once in a process; if you set it, it also bounds a worker of a fleet, beside
+    `worker.concurrency`."""
     shutdown_grace: float = 10.0
-    """Seconds that a process which ends waits for its runs."""
+    """How many seconds a process that is ending waits for its runs."""
     stopping: StopPolicy = field(default_factory=StopPolicy)
     redact: str | None = None
-    """A reference to the function that takes out of events what nobody may see; written as those of agents are."""
+    """A reference to the function that removes from events what nobody may see; written like those of agents."""
     prices: Mapping[str, ModelPrice] = field(default_factory=lambda: MappingProxyType({}))
     """Prices by the name of the model, in front of those that are listed."""
     observers: tuple[ObserverSettings, ...] = ()
@@ -147,7 +148,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     """What moves runs to those who execute them."""
     pools: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Which workers execute the runs of an agent, by its name."""
+    """The pool whose workers execute the runs of an agent, by the agent's name."""
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     """How a worker of a fleet behaves."""
     project: ProjectSettings = field(default_factory=ProjectSettings)

@@ -22,31 +22,32 @@ class AccessSettings:
     """Who may ask a server, and how often."""
 
     auth: str = "none"
-    """`none`, `keys`, `jwt`, or where the function is that says who asks: `path/file.py:name`, `package.module:name`."""
+    """How the server finds out who sends a request: `none`, `keys`, `jwt`, or the function that says so, as
+    `path/file.py:name` or `package.module:name`."""
     hosts: tuple[str, ...] = ()
-    """Names besides localhost that a server without `auth` answers to, an address as `[fd00::5]`; `*` is any."""
+    """Names besides localhost that a server without `auth` answers to; an IPv6 address is `[fd00::5]`; `*` is any."""
     origins: tuple[str, ...] = ()
-    """Pages that browsers let use the server, as browsers say them: `https://example.org`; `*` is any."""
+    """Origins of pages that may use the server, as browsers write them: `https://example.org`; `*` is any."""
     rate: str | None = None
-    """How often a client may ask, as `100/second`; None: as often as he likes."""
+    """How often a client may send requests, such as `100/second`; None: as often as it likes."""
     max_streams: int | None = None
-    """How many streams a client may follow at once; None: 1,000, or as many as he likes without `auth`."""
+    """How many streams a client may follow at once; None: 1,000, or without `auth` as many as it likes."""
     item_kinds: tuple[str, ...] = ("memories",)
-    """Labels that may stand before that of who owns the items of a namespace: `("memories", "ada")` is Ada's."""
+    """Labels that may come before the owner's name in a namespace of items: `("memories", "ada")` is Ada's."""
     jwt_key: str | None = field(default=None, repr=False)
-    """What tokens are signed with: a secret, a public key as PEM, or `env:NAME`."""
+    """The key for the signatures of tokens: a secret, a public key as PEM, or `env:NAME`."""
     jwt_jwks: str | None = None
-    """Where the public keys are: a URL, or a file."""
+    """Where the public keys are: a URL or a file."""
     jwt_issuer: str | None = None
-    """Who must have issued tokens (`iss`); None: whoever."""
+    """Who must have issued a token (`iss`); None: anybody."""
     jwt_audience: str | None = None
-    """Whom tokens must be for (`aud`); None: whomever."""
+    """Whom a token must be for (`aud`); None: anybody."""
     jwt_algorithms: tuple[str, ...] = ()
-    """What tokens may be signed with; what fits the key if there is none."""
+    """The algorithms with which tokens may be signed; if you name none, those that fit the key."""
     jwt_owner: str = "sub"
-    """The claim that says whose threads are made and seen."""
+    """The claim that says whose threads a client makes and sees."""
     jwt_permission: str | None = None
-    """The claim that says what may be done; None: whoever has a token may start runs."""
+    """The claim that says what a client may do; None: every client with a token may start runs."""
 
 
 def _text(value: Any) -> str:

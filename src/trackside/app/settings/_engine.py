@@ -38,19 +38,19 @@ class EngineSettings:
     """What moves runs between processes, and how it is reached."""
 
     url: str = field(default="inline", repr=False)
-    """`inline`, `postgres`, or where NATS is: `nats://host:4222`, `tls://host:4222`, several with commas between them."""
+    """`inline`, `postgres`, or where NATS is: `nats://host:4222`, `tls://host:4222`; separate several with commas."""
     credentials: Path | None = None
-    """The file with which NATS lets a process in."""
+    """The credentials file with which NATS lets this process in."""
     ca: Path | None = None
-    """The certificates that the server's has to descend from; None: those that the system trusts."""
+    """The certificates from which that of NATS has to descend; None: those that the system trusts."""
     certificate: Path | None = None
-    """The certificate that this process shows, with its `key`."""
+    """The certificate that this process shows to NATS, with its `key`."""
     key: Path | None = None
     """The private key of that certificate."""
     agents_version: str | None = None
-    """Of the agents that this process has loaded; None: any worker may execute the runs of any server."""
+    """The version of the agents that this process has loaded; None: any worker may execute the runs of any server."""
     lease: float = 15.0
-    """Seconds for which a process that says nothing is believed to live."""
+    """How many seconds a silent process is believed to be alive."""
 
     @property
     def kind(self) -> EngineKind:
@@ -73,19 +73,20 @@ class WorkerSettings:
     """How a worker of a fleet behaves."""
 
     pools: tuple[str, ...] = (DEFAULT_POOL,)
-    """Whose runs it takes."""
+    """The pools whose runs the worker takes."""
     concurrency: int = 16
-    """How many runs it executes at once; no more than `runs.max_running`, if that is set."""
+    """How many runs the worker executes at once; no more than `runs.max_running`, if that is set."""
     host: str = "127.0.0.1"
-    """The address where it can be asked how it is."""
+    """The address at which the worker can be asked how it is doing."""
     port: int | None = None
-    """The port for that; 0 is any that is free, None: it cannot be asked."""
+    """The port for that; 0 is any that is free; None: the worker cannot be asked."""
     isolation: Isolation = "none"
     """Whether each run has a process of its own."""
     memory_limit: int | None = None
-    """Bytes that such a process may have."""
+    """How many bytes of memory such a process may have."""
     drain: float | None = None
-    """Seconds that it waits for its runs when a signal has it end; None: as long as every process does."""
+    """How many seconds the worker waits for its runs when a signal tells it to end; None: as long as every process
+    does (`runs.shutdown_grace`)."""
     isolated_in: str | None = None
     """The worker of which this process is a part; no setting, as nobody but that worker knows."""
 

@@ -26,33 +26,35 @@ class ObserverSettings:
     """One of the tables `[[observers]]`. What is None is for the observer's class to say, or has a default."""
 
     type: str
-    """A name that is known, or where the class is: `package.module:Class`, `path/file.py:Class`."""
+    """Which observer it is: a known name, or where its class is, `package.module:Class` or `path/file.py:Class`."""
     name: str
-    """What it is called, which no other is: its subscription, its buffer."""
+    """The name of the observer, its subscription and its buffer; no other observer may have it."""
     where: str
     """The table, as messages name it: `trackside.toml, observers[2] (webhook)`, counted from 1."""
     delivery: Delivery | None = None
-    """Whether it is told by the process that runs agents, as things happen, or from the database, at least once."""
+    """Whether the observer is told by the process that runs agents, as things happen (`live`), or from the database, at
+    least once (`durable`)."""
     required: bool = False
-    """Whether no run goes on without it."""
+    """Whether runs depend on it: no run goes on without it."""
     events: tuple[LifecycleEventType, ...] | None = None
-    """Only events of these types."""
+    """The observer gets only events of these types."""
     agent: str | None = None
-    """Only events of this agent's runs."""
+    """The observer gets only events of this agent's runs."""
     start: Start | None = None
-    """With which event it begins, the first time, if it is durable."""
+    """Durable only: the event with which the observer begins, the first time."""
     order: Order | None = None
-    """What has to be over before its next event, if it is durable: the one before, the one before of that run, nothing."""
+    """Durable only: what has to be over before the next event: the event before (`log`), the event before in the
+    same run (`run`), or nothing (`none`)."""
     concurrency: int | None = None
-    """How many of its calls may be under way at once, if it is durable and its order is not that of the log."""
+    """Durable only: how many of its calls may be under way at once, if its order is not that of the log."""
     on_failure: str | None = None
     """Whether an event that keeps failing is parked, or blocks those after it."""
     attempts: int | None = None
-    """How often an event is tried before that, if it is durable."""
+    """Durable only: how many times an event is tried before it is parked."""
     longest_pause: float | None = None
-    """Seconds between two tries at most."""
+    """The longest pause between two tries, in seconds."""
     call_limit: float | None = None
-    """Seconds that one call of it may take, if it is durable; then it is cancelled, and has failed."""
+    """Durable only: how many seconds one call may take. After that it is cancelled, and has failed."""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """What its constructor gets, as it stands in the file: `env:NAME` is not looked up yet."""
 
