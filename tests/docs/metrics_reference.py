@@ -12,14 +12,16 @@ from trackside.app.observers.metrics.definitions import DEFINITIONS, Definition,
 
 _BEGINNING: Final = """# Every metric
 
-All metrics that the observer `metrics` has for Prometheus; this page is written from their definitions. How to expose
-them, see them and be told of what is wrong: [Metrics for Prometheus](../observers/metrics.md).
+This page lists every metric that the observer `metrics` has for Prometheus. It is made from their definitions.
+[Metrics for Prometheus](../observers/metrics.md) says how to expose them, see them, and be told when something is
+wrong.
 """
 _ABOUT: Final = {
     Source.events: (
         "From events",
-        """Counted in each process from the events of the runs that end there. All totals start at 0 with it. A series of a
-`model`, of an `error_type` or of durations is there from its first value on, which `rate` and `increase` leave out.""",
+        """Each process counts these from the events of the runs that end there. All totals start at 0 with the process.
+A series of a `model`, of an `error_type` or of durations exists from its first value on; `rate` and `increase` leave
+that value out.""",
     ),
     Source.vitals: ("From the app", "Read from the app when Prometheus asks."),
 }

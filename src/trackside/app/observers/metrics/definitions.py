@@ -67,16 +67,18 @@ def _seen(kind: Kind, name: str, labels: tuple[str, ...], help: str, unit: Unit 
 
 
 RUNS_STARTED = _counted("trackside_runs_started_total", ("agent",), "Runs that started.")
-RUNS = _counted("trackside_runs_total", ("agent", "status"), "Runs that ended, also those that never started.")
+RUNS = _counted("trackside_runs_total", ("agent", "status"), "Runs that ended, including those that never started.")
 RUN_DURATION = Definition(
     name="trackside_run_duration_seconds",
     kind=Kind.histogram,
-    help="How long the runs took that started and ended.",
+    help="Durations of runs that started and ended.",
     source=Source.events,
     labels=("agent", "status"),
     unit="seconds",
 )
-RUN_FAILURES = _counted("trackside_run_failures_total", ("error_type",), "Runs that failed or timed out, by the error.")
+RUN_FAILURES = _counted(
+    "trackside_run_failures_total", ("error_type",), "Runs that failed or timed out, by the type of the error."
+)
 RUN_TOKENS = _counted(
     "trackside_run_tokens_total",
     ("model", "direction"),
@@ -85,15 +87,15 @@ RUN_TOKENS = _counted(
 )
 RUN_COST = _counted("trackside_run_cost_usd_total", ("agent",), "What runs cost, as far as prices are known.", "usd")
 MODEL_COST = _counted(
-    "trackside_model_cost_usd_total", ("model",), "What calls of models cost, as far as prices are known.", "usd"
+    "trackside_model_cost_usd_total", ("model",), "What model calls cost, as far as prices are known.", "usd"
 )
-LLM_CALLS = _counted("trackside_llm_calls_total", ("agent",), "Calls of models that gave an answer, or used something.")
+LLM_CALLS = _counted("trackside_llm_calls_total", ("agent",), "Model calls that gave an answer or used something.")
 LLM_ERRORS = _counted(
-    "trackside_llm_errors_total", ("agent",), "Calls of models that failed, also those that used nothing."
+    "trackside_llm_errors_total", ("agent",), "Model calls that failed, including those that used nothing."
 )
-TOOL_CALLS = _counted("trackside_tool_calls_total", ("agent",), "Calls of tools.")
+TOOL_CALLS = _counted("trackside_tool_calls_total", ("agent",), "Tool calls.")
 TOOL_ERRORS = _counted(
-    "trackside_tool_errors_total", ("agent",), "Calls of tools that failed, among the first 1,000 calls of each run."
+    "trackside_tool_errors_total", ("agent",), "Tool calls that failed, among the first 1,000 calls of each run."
 )
 CALL_DURATION = Definition(
     name="trackside_call_duration_seconds",
@@ -103,17 +105,22 @@ CALL_DURATION = Definition(
     labels=("kind",),
     unit="seconds",
 )
-HUMAN_MESSAGES = _counted("trackside_human_messages_total", ("agent",), "Messages that humans gave to runs.")
+HUMAN_MESSAGES = _counted("trackside_human_messages_total", ("agent",), "Messages that humans sent to runs.")
 
-RUNS_ACTIVE = _seen(Kind.gauge, "trackside_runs_active", ("agent",), "Runs that execute, or whose end is announced.")
+RUNS_ACTIVE = _seen(
+    Kind.gauge, "trackside_runs_active", ("agent",), "Runs that are executing, or whose end is being announced."
+)
 RUNS_QUEUED = _seen(
-    Kind.gauge, "trackside_runs_queued", ("waiting_for",), "Runs that wait for a place, their thread or their time."
+    Kind.gauge,
+    "trackside_runs_queued",
+    ("waiting_for",),
+    "Runs that wait for a place, for their thread or for their time.",
 )
 RUNS_STUCK = _seen(
-    Kind.gauge, "trackside_runs_stuck", (), "Runs that do not stop when cancelled, or do not come to their ends."
+    Kind.gauge, "trackside_runs_stuck", (), "Runs that do not stop when cancelled, or do not come to an end."
 )
 STUCK_RUNS = _seen(
-    Kind.counter, "trackside_stuck_runs_total", (), "Runs that did not stop, or come to their ends, in time."
+    Kind.counter, "trackside_stuck_runs_total", (), "Runs that did not stop, or come to an end, in time."
 )
 MISSED_EVENTS = _seen(
     Kind.counter,
@@ -121,14 +128,16 @@ MISSED_EVENTS = _seen(
     ("outcome",),
     "Events that a required observer did not take: kept for later, or lost.",
 )
-LOOP_BLOCKS = _seen(Kind.counter, "trackside_loop_blocks_total", (), "Times that the event loop was found blocked.")
-SPOOLED_RUNS = _seen(Kind.gauge, "trackside_spooled_runs", (), "Runs whose rest waits on this disk for the database.")
+LOOP_BLOCKS = _seen(Kind.counter, "trackside_loop_blocks_total", (), "How often the event loop was found blocked.")
+SPOOLED_RUNS = _seen(
+    Kind.gauge, "trackside_spooled_runs", (), "Runs of which the rest waits on this disk for the database."
+)
 
 OBSERVER_LAG = _seen(
     Kind.gauge,
     "trackside_observer_lag_seconds",
     ("observer",),
-    "How old the oldest event is that waits for the observer.",
+    "The age of the oldest event that waits for the observer.",
     "seconds",
 )
 OBSERVER_ACCEPTED = _seen(
@@ -153,7 +162,7 @@ OBSERVER_DEFERRED = _seen(
     Kind.gauge,
     "trackside_observer_deferred_events",
     ("observer",),
-    "Of the events that wait, those that do so in the log.",
+    "Of the events that wait for the observer, those that wait in the log.",
 )
 OBSERVER_REREAD = _seen(
     Kind.counter, "trackside_observer_reread_events_total", ("observer",), "Events that were read again from the log."
@@ -162,25 +171,26 @@ OBSERVER_PENDING_BYTES = _seen(
     Kind.gauge,
     "trackside_observer_pending_bytes",
     ("observer",),
-    "About what the events that wait take in memory.",
+    "About how much memory the events that wait take.",
     "bytes",
 )
 OBSERVER_LEFT_BEHIND = _seen(
-    Kind.gauge, "trackside_observer_left_behind_calls", ("observer",), "Calls that still run past their time limit."
+    Kind.gauge,
+    "trackside_observer_left_behind_calls",
+    ("observer",),
+    "Calls that are past their time limit and still run.",
 )
 
 STORAGE_BATCH_DURATION = _seen(
     Kind.summary,
     "trackside_storage_batch_duration_seconds",
     (),
-    "How long the transactions took, from BEGIN to the answer to COMMIT.",
+    "How long transactions took, from BEGIN to the answer to COMMIT.",
     "seconds",
 )
-STORAGE_BATCH_SIZE = _seen(
-    Kind.summary, "trackside_storage_batch_events", (), "How many events were in the transactions."
-)
+STORAGE_BATCH_SIZE = _seen(Kind.summary, "trackside_storage_batch_events", (), "How many events the transactions had.")
 STORAGE_REQUESTS = _seen(
-    Kind.counter, "trackside_storage_requests_total", (), "Requests that the transactions took together."
+    Kind.counter, "trackside_storage_requests_total", (), "Requests that transactions took together."
 )
 STORAGE_FAILURES = _seen(Kind.counter, "trackside_storage_failed_batches_total", (), "Transactions that failed.")
 STORAGE_PENDING = _seen(
@@ -197,7 +207,7 @@ SUBSCRIPTION_LAG = _seen(
     Kind.gauge,
     "trackside_subscription_lag_seconds",
     ("subscription",),
-    "How old the oldest event is that was read and not handled yet.",
+    "The age of the oldest event that was read and is not handled yet.",
     "seconds",
 )
 SUBSCRIPTION_PENDING = _seen(
@@ -213,7 +223,10 @@ SUBSCRIPTION_HANDLED = _seen(
     Kind.counter, "trackside_subscription_handled_events_total", ("subscription",), "Events that the observer took."
 )
 SUBSCRIPTION_PARKED = _seen(
-    Kind.counter, "trackside_subscription_parked_events_total", ("subscription",), "Events that were given up for now."
+    Kind.counter,
+    "trackside_subscription_parked_events_total",
+    ("subscription",),
+    "Events that were parked: given up for now.",
 )
 SUBSCRIPTION_RETURNED = _seen(
     Kind.counter,
@@ -235,36 +248,36 @@ ENGINE_RECONNECTS = _seen(
     Kind.counter,
     "trackside_engine_reconnects_total",
     (),
-    "Times that the engine was reached again after it was cut off.",
+    "How often the engine was reached again after it was cut off.",
 )
-ENGINE_ANNOUNCED = _seen(Kind.counter, "trackside_engine_announced_runs_total", (), "Runs that workers were told of.")
+ENGINE_ANNOUNCED = _seen(Kind.counter, "trackside_engine_announced_runs_total", (), "Runs of which workers were told.")
 ENGINE_ANNOUNCE_FAILURES = _seen(
     Kind.counter,
     "trackside_engine_unannounced_runs_total",
     (),
-    "Runs that workers could not be told of; a sweep finds them.",
+    "Runs of which workers could not be told; a sweep finds them.",
 )
-ENGINE_OFFERS = _seen(Kind.counter, "trackside_engine_offers_total", (), "Offers that this worker got.")
+ENGINE_OFFERS = _seen(Kind.counter, "trackside_engine_offers_total", (), "Offers that this worker received.")
 ENGINE_REDELIVERED = _seen(
     Kind.counter,
     "trackside_engine_redelivered_offers_total",
     (),
-    "Of the offers, those that had been somebody's before.",
+    "Of these offers, those that some worker had before.",
 )
 ENGINE_STOPS = _seen(
-    Kind.counter, "trackside_engine_stops_total", ("direction",), "Words that a run shall stop: sent, and heard."
+    Kind.counter, "trackside_engine_stops_total", ("direction",), "Messages that a run shall stop: sent, and heard."
 )
 ENGINE_MESSAGES = _seen(
     Kind.counter,
     "trackside_engine_messages_total",
     ("outcome",),
-    "Messages of live output: said, heard, or refused, which is that they could not be sent.",
+    "Messages of live output: said, heard, or refused, which means that they could not be sent.",
 )
 ENGINE_UNREADABLE = _seen(
     Kind.counter,
     "trackside_engine_unreadable_messages_total",
     (),
-    "Messages on the broker's subjects of this fleet that nobody of it has sent; they are ignored.",
+    "Messages on this fleet's subjects at the broker that nobody in the fleet has sent; they are ignored.",
 )
 
 WORKER_PLACES = _seen(Kind.gauge, "trackside_worker_places", (), "How many runs this worker executes at once.")
@@ -274,44 +287,44 @@ WORKER_FOUND = _seen(
     Kind.counter,
     "trackside_worker_found_runs_total",
     (),
-    "Of the runs taken, those that it found in the database without an offer.",
+    "Of the runs that this worker took, those that it found in the database without an offer.",
 )
 WORKER_LOST = _seen(
     Kind.counter,
     "trackside_worker_lost_runs_total",
     (),
-    "Runs that were somebody else's, or had ended, before they had ended here.",
+    "Runs that belonged to somebody else, or had ended, before they ended here.",
 )
 WORKER_VAIN_OFFERS = _seen(
     Kind.counter,
     "trackside_worker_vain_offers_total",
     ("reason",),
-    "Offers of runs that were not to be had any more (missed), or whose agent or version is not here (foreign).",
+    "Offers of runs that were no longer available (missed), or whose agent or version is not here (foreign).",
 )
 
 DUTY_HELD = _seen(
-    Kind.gauge, "trackside_duty_held", ("duty",), "1 if this process does it for all of the fleet, else 0."
+    Kind.gauge, "trackside_duty_held", ("duty",), "1 if this process has the duty for all of the fleet, else 0."
 )
 QUEUE_RUNS = _seen(
     Kind.gauge,
     "trackside_queue_runs",
     ("pool", "state"),
-    "Runs in the whole fleet that are ready to be taken, wait for their thread or their time, or run.",
+    "Runs in the whole fleet that are ready to be taken, wait for their thread or their time, or are running.",
 )
 QUEUE_OLDEST = _seen(
     Kind.gauge,
     "trackside_queue_oldest_ready_seconds",
     ("pool",),
-    "How long a run has waited for a worker, at the most: since it was let in, was due and had its thread.",
+    "The longest that a run has waited for a worker: since it was let in, was due and had its thread.",
     "seconds",
 )
-QUEUE_WORKERS = _seen(Kind.gauge, "trackside_queue_workers", ("pool",), "Workers that are alive and do not drain.")
+QUEUE_WORKERS = _seen(Kind.gauge, "trackside_queue_workers", ("pool",), "Workers that are alive and are not draining.")
 QUEUE_PLACES = _seen(Kind.gauge, "trackside_queue_places", ("pool",), "How many runs these workers execute at once.")
 QUEUE_UNSERVED = _seen(
-    Kind.gauge, "trackside_queue_unserved_runs", ("agent",), "Runs that wait and no live worker serves."
+    Kind.gauge, "trackside_queue_unserved_runs", ("agent",), "Runs that wait and that no live worker serves."
 )
 
-BUILD = _seen(Kind.info, "trackside_build_info", ("version", "python_version"), "Which Trackside this is.")
+BUILD = _seen(Kind.info, "trackside_build_info", ("version", "python_version"), "The versions of Trackside and Python.")
 
 DEFINITIONS: tuple[Definition, ...] = tuple(value for value in [*globals().values()] if isinstance(value, Definition))
 """All of them, in the order in which they are exposed."""
