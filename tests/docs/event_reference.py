@@ -19,33 +19,34 @@ SCHEMAS: Final = DOCS / "reference" / "schema"
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _DEFS: Final = "#/$defs/"
 _OF_EVENTS: Final[Mapping[str, str]] = {
-    "event_id": "Which event it is, a UUID in the order of time. An event that comes twice has the same one.",
+    "event_id": "The id of the event, a UUID in the order of time. An event that comes twice has the same id.",
     "event_type": "What has happened.",
-    "run_id": "To which run.",
-    "thread_id": "On which thread.",
-    "sequence": "1, 2, 3 … within the run, without a gap.",
-    "occurred_at": "When, with an offset.",
+    "run_id": "The run to which it has happened.",
+    "thread_id": "The thread on which it has happened.",
+    "sequence": "The number of the event within its run: 1, 2, 3 …, without a gap.",
+    "occurred_at": "When it has happened, with an offset.",
 }
 _BEGINNING: Final = """# Events and payloads
 
-The six events of a run, and what is in each; this page and the JSON Schemas (draft 2020-12) are written from the types in
-`trackside.harness.payloads`. A test holds them against what runs of all kinds of agents announce.
+This page lists the six events of a run, and what is in each. It and the JSON Schemas (draft 2020-12) are made from the
+types in `trackside.harness.payloads`. A test holds them against what runs of all kinds of agents announce.
 
 | event | when | schema of its payload |
 |---|---|---|
 """
 _ORDER: Final = """
-A run announces `run_started`, `thread_status_updated` (busy), a `human_message` for each message that is new, then exactly
-one of `run_completed`, `run_failed` and `run_cancelled`, and `thread_status_updated` if the thread's status changes. A run
-that never started has its end alone.
+A run announces `run_started`, `thread_status_updated` (busy), and a `human_message` for each message that is new. Then
+it announces exactly one of `run_completed`, `run_failed` and `run_cancelled`, and `thread_status_updated` if the thread's
+status changes. A run that never started announces only its end.
 
-Keys that are not listed may be there, and come through everything unchanged. What an observer that redacts has taken away is
-not there. An emitter that is not ours may leave out `status`, which follows from the type of the event then.
+A payload may have keys that are not listed here; they come through everything unchanged. What an observer that redacts
+has removed is not there. An emitter that is not Trackside's own may leave out `status`, which then follows from the type
+of the event.
 
 ## Every event
 
-[`event.json`](schema/event.json) is the schema of a whole event, as webhooks, brokers, `trackside events --json`,
-`trackside export` and `GET /events` have it, the last three with the `position` in the log.
+[`event.json`](schema/event.json) is the schema of a whole event. Webhooks, brokers, `trackside events --json`,
+`trackside export` and `GET /events` all have it in this form; the last three add its `position` in the log.
 
 | key | value | |
 |---|---|---|
@@ -126,7 +127,7 @@ def _section(title: str, schema: Mapping[str, Any]) -> Iterator[str]:
 def _rows(schema: Mapping[str, Any]) -> Iterator[str]:
     for key, value in schema["properties"].items():
         name = f"`{key}`" if key in schema["required"] else f"`{key}`?"
-        yield f"| {name} | {_shown(value)} | {value.get('description', 'What is said of it, by the type of the event.')} |"
+        yield f"| {name} | {_shown(value)} | {value.get('description', 'What the event says, by its type.')} |"
 
 
 def _shown(value: Mapping[str, Any]) -> str:
