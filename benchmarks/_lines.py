@@ -155,8 +155,9 @@ def _appends(database: str) -> Line:
         keeps=f"{database}, ",
         ours=timed("/s", cases, "Store.append"),
         peers=timed("/s", cases, "by hand, the same rows", "by hand, events alone", "SQLAlchemy ORM, row by row"),
-        why="by hand nothing is checked: that events follow on one another, are stored once and can be kept, and"
-        " payloads made canonical, is the difference; alone, a way between two threads comes on top",
+        why="the code by hand checks nothing. The store checks that events follow on one another, are stored once and"
+        " can be kept, and makes payloads canonical: that is the difference. With a single producer, the way between"
+        " two threads comes on top",
     )
 
 
@@ -185,9 +186,9 @@ def _with_a_store_that_costs_nothing(cases: Sequence[str]) -> Callable[[Result],
             run = result.spread("RunManager in memory, its agent writes them by hand", case, "cpu")
             left.append(f"{hand.median / run.median:.2f}" if hand and run else "–")
         return (
-            "there is a run, not only its rows: a task, time limits, a journal, whose turn it is on the thread. A run in"
-            " memory whose agent writes the rows by hand, which is a store that costs nothing, comes to"
-            f" {' / '.join(left)} by CPU time. From there on it is the store: what it reads, judges and encodes before it"
+            "a run is more than its rows: it has a task, time limits, a journal, and its turn on the thread. A run in"
+            " memory whose agent writes the rows by hand, as if the store cost nothing, comes to"
+            f" {' / '.join(left)} by CPU time. The rest is the store: what it reads, judges and encodes before it"
             " writes, the way to its thread and back for each of the commits, and one more to see whether another run waits"
         )
 
@@ -202,7 +203,7 @@ def _http(case: str, work: str, least: float) -> Line:
         keeps=f"{case}: at least {least} of the empty server's rate",
         ours=timed("/s", [case], "trackside, graph"),
         peers=timed("/s", [case], *_HTTP_PEERS),
-        why="a durable run waits for four transactions, and LangGraph itself is half of the loop's time",
+        why="a durable run waits for four transactions, and LangGraph itself takes half of the loop's time",
     )
 
 
@@ -215,7 +216,7 @@ def _light(server: str, what: str, least: int) -> Line:
         keeps=f"{server}: at least {least:,} runs/s",
         ours=timed("/s", cases, server),
         peers=timed("/s", cases, "empty server"),
-        why="a flush of the disk, and the transactions that a run waits for, one after the other",
+        why="a run waits for its transactions, one after the other, and for a flush of the disk",
     )
 
 
@@ -264,8 +265,8 @@ LINES: Final[Sequence[Line]] = (
             "RunManager, 1 optional observer",
         ),
         peers=timed("/s", ["asyncio, 32 at once"], "naive loop", "naive loop with Trackside's ids"),
-        why="agent and observers have tasks of their own, which can be stopped and left behind without harm to the run;"
-        " an optional observer's events pass through a buffer that accounts for each",
+        why="the agent and the observers have tasks of their own, which can be stopped and left behind without harm to the"
+        " run; an optional observer's events pass through a buffer that accounts for each of them",
     ),
     Line(
         work="a run in memory that does nothing, 32 at once, as before",
@@ -280,8 +281,8 @@ LINES: Final[Sequence[Line]] = (
             "RunManager, 1 optional observer",
         ),
         peers=timed("/s", ["asyncio, 32 at once"], "naive loop"),
-        why="it was met when it was measured first; limits, budgets, calls, attempts and what a thread remembers have come"
-        " since; an optional observer has a buffer, for which the result waits",
+        why="it was met when it was first measured. Limits, budgets, calls, attempts and what a thread remembers have been"
+        " added since; an optional observer has a buffer, and the result waits for it",
     ),
     _appends("SQLite"),
     _appends("PostgreSQL"),
@@ -294,7 +295,7 @@ LINES: Final[Sequence[Line]] = (
         keeps="one at a time: a wait takes at most 6 ms",
         ours=_waits("trackside, graph"),
         peers=_waits(*_HTTP_PEERS),
-        why="four transactions, each flushed to the disk, one after the other",
+        why="a run waits for four transactions, one after the other, and each is flushed to the disk",
     ),
     _http("wait, 32 at once", "`runs.wait`, 32 at once", 0.7),
     Line(
@@ -304,7 +305,7 @@ LINES: Final[Sequence[Line]] = (
         keeps="at least 5 times the best of the others",
         ours=timed("/s", ["wait, 32 at once"], "trackside, graph"),
         peers=timed("/s", ["wait, 32 at once"], *_SERVERS),
-        why="the client itself is the limit: see what it does with the empty server",
+        why="the client itself is the limit: compare its rate with the empty server",
     ),
     _http("create + join, 32 at once", "create and join, 32 at once (two requests)", 0.6),
     _http("create + stream, 32 at once", "create and stream, 32 at once", 0.6),
@@ -317,7 +318,7 @@ LINES: Final[Sequence[Line]] = (
         keeps="the first event of a run: at most 4 ms",
         ours=timed("ms", ["the first event of a run"], "trackside, graph"),
         peers=timed("ms", ["the first event of a run"], *_HTTP_PEERS),
-        why="the opening of a run is a transaction that is flushed before anybody is told",
+        why="a run's opening is a transaction, which is flushed before anybody is told",
     ),
     Line(
         work="32 runs of one second, until all have ended, default settings",
@@ -353,8 +354,9 @@ LINES: Final[Sequence[Line]] = (
         keeps="any page at most 10 ms (p99)",
         ours=_slowest_pages,
         peers=nothing,
-        why="no index has what a search looks for, so it looks at some hundred runs one by one and says where it goes on;"
-        " and of threads with a run of an agent or with metadata each is looked up, and all are sorted, for a page of fifty",
+        why="no index has what a search looks for, so the search looks at some hundred runs one by one and says where"
+        " it goes on. For a page of fifty threads with a run of an agent, or with metadata, the store looks up each of"
+        " these threads and sorts them all",
     ),
     Line(
         work="growth with the data: figures that grow no faster than they must",
@@ -363,8 +365,8 @@ LINES: Final[Sequence[Line]] = (
         keeps="lines have an exponent at most",
         ours=_fastest_growing,
         peers=nothing,
-        why="of many runs at once each costs more the more there are, in memory as on SQLite: Python's garbage collector"
-        " looks at all objects that are alive; the lines are named below the tables of the benchmark",
+        why="the more runs there are at once, the more each costs, in memory as well as on SQLite, because Python's"
+        " garbage collector looks at all objects that are alive. The lines are named below the benchmark's tables",
     ),
     Line(
         work="server: start to the first 200, with a function / with a graph",
@@ -382,7 +384,7 @@ LINES: Final[Sequence[Line]] = (
         keeps="at most 120 MiB, always",
         ours=_memory("trackside, function", "trackside, graph"),
         peers=_memory(*_SERVERS),
-        why="what is imported is there before the first run: LangGraph, with what that imports, is 39 MiB of it",
+        why="imports take their memory before the first run: LangGraph, with what it imports, takes 39 MiB of it",
     ),
     Line(
         work="server: memory from the first tenth of the runs to the last",

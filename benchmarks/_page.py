@@ -12,9 +12,9 @@ from _results import Result, benchmarks, commits, read
 _HEAD: Final = """\
 # Report
 
-Every benchmark's figures, with what else does the same work beside them. This page is made by `./scripts/bench report` from
-what is in `results/`; `./scripts/bench all` measures everything again, and then makes it. What each benchmark does, and
-how it is measured, is in [the README](README.md)."""
+This page has every benchmark's figures, beside other software that does the same work. `./scripts/bench report` makes it
+from what is in `results/`; `./scripts/bench all` measures everything again, and then makes it. [The README](README.md) says
+what each benchmark does, and how it is measured."""
 
 
 def write_report(results: Path) -> Path:
@@ -80,8 +80,8 @@ def _budgets(results: Mapping[str, Result]) -> Iterable[str]:
     """The table of all lines."""
     yield "## Budgets"
     yield (
-        "*Reached* is what is held against the budget; where it is measured by CPU time and by wall clock, the worse of the"
-        " two. All figures are medians of the rounds."
+        "*Reached* is the figure that is compared with the budget; where both CPU time and wall clock are measured, it is"
+        " the worse of the two. All figures are medians of the rounds."
     )
     header = ["work", "budget", "reached", "", "Trackside", "beside it", "command"]
     yield table(header, [_row(line, results.get(line.benchmark)) for line in LINES], words=(0, 1, 3, 4, 5, 6))
@@ -121,6 +121,6 @@ def _section(result: Result) -> str:
     if result.budgets:
         parts.append("\n".join(f"* {budget}" for budget in result.budgets))
     if any(not budget.met for budget in result.budgets):
-        parts.append("What is known of what is missed is said in [the README](README.md).")
+        parts.append("[The README](README.md) says what is known about missed budgets.")
     parts.append(footnote(result.machine, result.written["how"]))
     return "\n\n".join(parts)
