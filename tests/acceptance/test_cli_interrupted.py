@@ -17,6 +17,7 @@ from tests.acceptance.conftest import EXECUTABLE, PATIENCE, environment
 
 import trackside_command
 from trackside.app.cli import INTERRUPTED
+from trackside.app.cli.failures import ExitCode
 from trackside.app.storage import Store
 
 NOISE = re.compile(r"Traceback|Warning|Exception|\w+Error|never (awaited|retrieved)|destroyed")
@@ -116,4 +117,4 @@ def test_who_begins_a_program_with_ctrl_c_ignored_has_it_ignored(folder: Path) -
 
 
 def test_the_program_and_the_command_line_agree_on_what_ctrl_c_is() -> None:
-    assert trackside_command.INTERRUPTED == INTERRUPTED
+    assert trackside_command.INTERRUPTED == INTERRUPTED == ExitCode.cancelled

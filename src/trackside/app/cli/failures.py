@@ -12,7 +12,6 @@ from enum import IntEnum
 
 from typer import TyperException
 
-from trackside.app.cli import INTERRUPTED
 from trackside.app.cli.formatting import one_line, printable
 from trackside.app.cli.streams import discard, has_no_reader
 from trackside.app.cli.suggesting import suggest_at
@@ -76,7 +75,7 @@ class ExitCode(IntEnum):
     usage = 2
     interrupted = 75  # EX_TEMPFAIL of sysexits.h: not done, try again with an answer
     timeout = 124  # as timeout(1) has it
-    cancelled = INTERRUPTED
+    cancelled = 130  # 128 + SIGINT
     reader_gone = 141  # 128 + SIGPIPE
 
 
