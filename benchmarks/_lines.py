@@ -375,7 +375,7 @@ LINES: Final[Sequence[Line]] = (
         keeps="answers after at most 1.5 s",
         ours=timed("s", ["start to the first answer"], "trackside, function", "trackside, graph"),
         peers=timed("s", ["start to the first answer"], *_HTTP_PEERS),
-        why="most of it is importing LangGraph",
+        why="most of it is importing: SQLAlchemy and what serves HTTP, and with a graph LangGraph",
     ),
     Line(
         work="server: memory when idle → after 10,000 runs (others: 500 runs)",
