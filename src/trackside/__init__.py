@@ -12,9 +12,9 @@
     print(asyncio.run(run_agent(agent, "question", observer=watch)))
 
 The names here are those of `trackside.harness`, which runs agents and announces what happens to them. `trackside.app`
-has what stands on the other side of the announcements: storage, observers, the command line. Imports go one way:
-`trackside.app` and `trackside.testing` import `trackside.harness`; the harness imports neither, and no framework, web or
-SQL module comes in with `import trackside`.
+is the other side of the announcements: storage, observers, the command line. Imports go one way: `trackside.app` and
+`trackside.testing` import `trackside.harness`, and the harness imports neither. `import trackside` loads no framework,
+web or SQL module.
 """
 
 from trackside import harness

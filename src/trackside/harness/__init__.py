@@ -1,7 +1,7 @@
-"""The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
+"""The harness runs agents and announces what happens to them. It knows nothing of storage, the web or metrics.
 
-Inside, imports go downwards only, in the order of the contract `harness-layers` in `pyproject.toml`; ARCHITECTURE.md says
-what each module is for.
+Imports inside the harness go downwards only, in the order of the contract `harness-layers` in `pyproject.toml`.
+ARCHITECTURE.md says what each module is for.
 """
 
 from trackside.harness.adapters import as_agent

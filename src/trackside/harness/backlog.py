@@ -41,9 +41,9 @@ class Pending(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventGap:
-    """Events that were dropped in one go, between the event before and the event after.
+    """Events that were dropped in one go, between the event before them and the event after them.
 
-    Ids sort by age, so the two ids bound what is missing; within a run it shows as missing sequence numbers.
+    Ids sort by age, so the two ids bound what is missing; within a run, missing sequence numbers show it.
     """
 
     reason: DropReason
@@ -427,11 +427,13 @@ class Backlog:
 class BufferStats:
     """What became of all events so far: `accepted == delivered + failed + sum(dropped.values()) + pending`.
 
-    `pending_bytes` is about what the payloads of those take that wait, as far as they were weighed: an event is where at
-    least `backlog.UNWEIGHED` others wait. `oldest_at` is when the event happened that waits in front: how far the observer
-    is behind. `left_behind` counts calls that still run past their limit; `consumer_deaths` how often somebody else ended
-    the task that gives events on, which comes back with the next event, flush or close, or how often it failed by a fault
-    that is not the observer's, and went on after a pause.
+    * `pending_bytes` is about how much the payloads of pending events take, as far as they were weighed: an event is
+      weighed where at least `backlog.UNWEIGHED` others wait.
+    * `oldest_at` is when the first waiting event happened: how far the observer is behind.
+    * `left_behind` counts calls that still run past their limit.
+    * `consumer_deaths` counts how often the task that gives events on was ended by somebody else, after which it comes
+      back with the next event, flush or close, or failed by a fault that is not the observer's, and went on after a
+      pause.
     """
 
     accepted: int
@@ -444,18 +446,18 @@ class BufferStats:
     left_behind: int
     consumer_deaths: int
     deferred: int = 0
-    """How many of those that wait do so in the log."""
+    """How many of the pending events wait in the log."""
     reread_total: int = 0
-    """How many have been read again from the log; this only grows."""
+    """How many events have been read again from the log; this only grows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushReport:
-    """What a flush came to.
+    """The result of a flush.
 
-    `delivered`, `failed` and `dropped` count since it began; `pending` are the events accepted before it that still
-    wait. `complete` says that nothing does, also no gap that is to be told; whether all of it arrived is what the other
-    numbers say.
+    `delivered`, `failed` and `dropped` count since it began. `pending` counts the events accepted before it that still
+    wait. `complete` says that none waits, nor a gap that the observer has to be told; the other numbers say whether
+    everything arrived.
     """
 
     complete: bool

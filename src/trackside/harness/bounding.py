@@ -46,15 +46,17 @@ class DispatchPolicy:
     """How much an observer may cost a run. All times are seconds.
 
     `call_limit` bounds one call. A required observer that fails is tried again after `first_pause`, then after twice
-    that …, for `retry_for` in all; 0 means that it has one try. What a thread remembers is loaded, saved and rolled back
-    with the same patience, but that to save it is begun once more only within `retry_for` of its begin: stores wait
-    themselves then. With `buffer` optional observers take events from a queue of their own and cost the run
-    nothing; without, they are called in line and cost it up to `call_limit` each, a tenth of that once a call was left
-    behind, until one ends in time.
+    that, and so on, for `retry_for` in all; with 0 it gets one try. The same patience applies to loading, saving and
+    rolling back what a thread remembers. But saving is begun once more only within `retry_for` of its beginning: stores
+    wait themselves then.
+
+    With `buffer`, optional observers take events from a queue of their own and cost the run nothing. Without it they
+    are called in line and cost the run up to `call_limit` each; once a call was left behind, a tenth of that, until a
+    call ends in time.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) one of them is no such time, a pause is shorter than a millisecond, or `buffer` is
-            neither True nor False.
+        InvalidSpecError: (a `ValueError`) one of these is not such a time, a pause is shorter than a millisecond, or
+            `buffer` is neither True nor False.
     """
 
     call_limit: float | None = 30.0

@@ -71,29 +71,29 @@ logger = logging.getLogger("trackside.buffer")
 
 
 class BufferedObserver:
-    """Takes events for an observer without ever waiting for it, and gives them on in order.
+    """Takes events for an observer without ever waiting for it, and passes them on in order.
 
-    An observer that takes batches (`on_events`) gets up to `batch_size` events at once; if it fails on a batch, it gets
-    them one by one, so that a bad one fails alone. A failure is logged and counted, and the event not given again; of
-    those that keep coming only the first few are logged in full (`recurring.IN_FULL`). A call that takes longer than
-    `call_limit` seconds (None: no limit) is cancelled and left behind.
+    An observer that takes batches (`on_events`) gets up to `batch_size` events at once. If it fails on a batch, it gets
+    the events one by one, so that a bad one fails alone. A failure is logged and counted, and the event is not given
+    again; of failures that recur, only the first few are logged in full (`recurring.IN_FULL`). A call that takes longer
+    than `call_limit` seconds (None: no limit) is cancelled and left behind.
 
-    The observer is called in the `contextvars` context in which the event was accepted; a batch of one run in that of
-    its first event. A batch of several runs belongs to none of them: it is given in the context in which the buffer was
-    made, where `current_run()` is None.
+    The observer is called in the `contextvars` context in which the event was accepted; for a batch of one run, in that
+    of its first event. A batch of several runs belongs to none of them: it is given in the context in which the buffer
+    was made, where `current_run()` is None.
 
-    With `capacity` events pending (and `terminal_reserve` more that end their run), or with payloads of about `max_bytes`
-    (and as much again of those that end their run), the buffer is full. What lets an event in is that there is room, not
+    The buffer is full with `capacity` events pending (and `terminal_reserve` more that end their run), or with payloads
+    of about `max_bytes` (and as much again of those that end their run). An event gets in if there is room, whatever
     its size: it may take the buffer past `max_bytes` by one payload.
 
-    With a `log` that has every event before it comes here, what finds no room waits there: nobody is held up, and nothing
-    is lost but what the log does not have any more at its turn, which is dropped and counted. Events of up to
-    `max_deferred_runs` runs can wait so. The order of each run stays; that between runs may not. They are given in the
-    context in which the first of their run was accepted, or, beyond `backlog.CONTEXTS` runs, in an empty one.
+    With a `log` that has every event before it comes here, events that find no room wait there. Nobody is held up, and
+    nothing is lost except what the log no longer has at its turn, which is dropped and counted. Events of up to
+    `max_deferred_runs` runs can wait so. Order is kept within each run, but perhaps not between runs. They are given in
+    the context in which the first of their run was accepted or, beyond `backlog.CONTEXTS` runs, in an empty one.
 
-    Without one, or beyond that, events are dropped and counted. Before that, without one, whoever announces them waits for
-    room: for at most `max_wait` seconds, each time the buffer fills up, and only while the observer takes any. Where
-    events are missing the observer's `on_gap` is called, or a warning logged.
+    Without a log, or beyond that, events are dropped and counted. Without one, whoever announces them first waits for
+    room: for at most `max_wait` seconds each time the buffer fills up, and only while the observer takes any. Where
+    events are missing, the observer's `on_gap` is called, or a warning logged.
 
     A buffer belongs to the event loop that it is used on. In a forked child its copy is empty (I24).
 
@@ -154,7 +154,7 @@ class BufferedObserver:
         _buffers.add(self)
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Accept an event; returns at once, whatever the observer does, as long as there is room.
+        """Accept an event. As long as there is room, this returns at once, whatever the observer does.
 
         Raises:
             ClosedError: the buffer has been closed.
@@ -175,7 +175,7 @@ class BufferedObserver:
             await self.on_event(event)
 
     def has_room_for(self, events: Sequence[RunLifecycleEvent]) -> bool:
-        """Whether these events are accepted without waiting."""
+        """Whether the buffer accepts these events without waiting."""
         return not self._holds_up or self._gave_up or self._closed or self._backlog.has_room_for_all(events)
 
     def stats(self) -> BufferStats:
@@ -198,8 +198,9 @@ class BufferedObserver:
     async def catch_up(self) -> None:
         """Wait until the observer has been given all that was accepted before, as long as it takes events.
 
-        Bounded as waiting for room is: an observer that hangs, or takes longer than `max_wait` (with a log 0.25 s, if that
-        is less), is not waited for, and not again before it has caught up half, or with a log but for one call.
+        Bounded as waiting for room is: an observer that hangs, or takes longer than `max_wait` (with a log 0.25
+        seconds, if that is less), is not waited for, and not again before it has caught up half, or with a log but for
+        one call.
         """
         backlog = self._backlog
         if not backlog.items or self._gave_up or self._closed or not self._max_wait or backlog.deferred:
@@ -243,7 +244,7 @@ class BufferedObserver:
         return self._report(before, goal)
 
     async def aclose(self, timeout: float = 5.0) -> FlushReport:
-        """Accept nothing more, `flush` for at most `timeout` seconds, drop and count what is left. May be repeated."""
+        """Accept nothing more, `flush` for at most `timeout` seconds, drop and count the rest. May be called again."""
         self._check_the_loop()
         self._closed = True
         before = self.stats()

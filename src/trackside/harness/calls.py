@@ -1,4 +1,4 @@
-"""The single calls of a run: which model, tool or agent was called, when, by whom, and what became of it."""
+"""The single calls of a run: which model, tool or agent was called, when, by whom, and with what result."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ type CallKind = Literal["chat", "execute_tool", "invoke_agent"]
 CALL_KINDS: tuple[CallKind, ...] = ("chat", "execute_tool", "invoke_agent")
 
 MAX_CALLS = 1_000
-"""How many calls of a run `completion_data` lists: those that were told of first."""
+"""How many calls of a run `completion_data` lists: the first that were reported."""
 
 BROKEN_OFF = frozenset({"cancelled", "unfinished"})
-"""What is said as `error_type` of calls that were broken off, or had not come back: nothing failed in them."""
+"""The `error_type` of calls that were broken off, or had not come back: nothing failed in them."""
 
 _NAME_CHARS = 200
 _CANCELLED = "cancelled"
@@ -34,8 +34,8 @@ _UNANSWERED = "unanswered"
 class Call:
     """One call, from its start to its end. May be used from any thread.
 
-    `at` are the seconds from the start of the run to that of the call. `name` is that of the model which answered, once one
-    has; `asked` that by which it was asked for, None if it was by none.
+    `at` is the seconds from the start of the run to the start of the call. `name` is the model that answered, once one
+    has; `asked` is the name by which it was asked for, None if there was none.
     """
 
     __slots__ = ("_elapsed", "_error_type", "_seconds", "_tokens", "asked", "at", "caller", "kind", "name")
@@ -52,7 +52,7 @@ class Call:
         self._error_type: str | None = None
 
     def end(self, error: BaseException | None = None) -> None:
-        """The call has come back, or failed with `error`. What is said first counts."""
+        """Report that the call came back, or failed with `error`. The first report counts."""
         if self._seconds is None:
             self._seconds = max(0.0, self._elapsed() - self.at)
             if error is not None:
@@ -66,7 +66,9 @@ class Call:
         self._tokens = tokens if self._tokens is None else tuple(map(add, self._tokens, tokens))
 
     def as_json(self, run_seconds: float, open_as: str) -> JsonObject:
-        """As `completion_data` shows it, of a run that took so long; a call that has not come back failed with `open_as`."""
+        """The call as `completion_data` shows it, for a run that took `run_seconds`. A call that has not come back
+        failed with `open_as`.
+        """
         seconds, error_type = self._seconds, self._error_type
         if seconds is None:
             seconds, error_type = max(0.0, run_seconds - self.at), open_as
@@ -93,7 +95,7 @@ class Call:
 
 
 class CallLog:
-    """The calls of one run, the first `MAX_CALLS` of them. May be written to from any thread.
+    """The calls of one run, the first `MAX_CALLS` of them. Any thread may write to it.
 
     Args:
         monotonic: the clock by which calls are measured, in seconds.
@@ -113,14 +115,14 @@ class CallLog:
         self._began = self._monotonic()
 
     def elapsed(self) -> float:
-        """Seconds since the start of the run; 0 of one that never started."""
+        """Seconds since the start of the run; 0 if it never started."""
         return 0.0 if self._began is None else self._monotonic() - self._began
 
     def begin(self, kind: CallKind, name: str, caller: str, *, at: float | None = None) -> Call:
-        """Note a call that begins now, or began at that second of the run.
+        """Note a call that begins now, or began `at` that second of the run.
 
         Raises:
-            InvalidCallError: (a `ValueError`) it is of no kind that there is, or `at` is no number of seconds.
+            InvalidCallError: (a `ValueError`) there is no such kind, or `at` is not a number of seconds.
         """
         if kind not in CALL_KINDS:
             raise InvalidCallError(field="kind", value=kind, why=f"choose one of {', '.join(CALL_KINDS)}")
@@ -130,10 +132,10 @@ class CallLog:
         return call
 
     def add(self, kind: CallKind, name: str, caller: str, seconds: float | None, *, answered: bool = True) -> Call:
-        """Note a call that came back just now after so many seconds, which may be unknown.
+        """Note a call that came back just now, after `seconds`, which may be unknown.
 
         Raises:
-            InvalidCallError: (a `ValueError`) that is no number of seconds.
+            InvalidCallError: (a `ValueError`) `seconds` is not a number of seconds.
         """
         lasted = 0.0 if seconds is None else _seconds_of(seconds, "seconds", "a call takes")
         call = Call(kind, _short(name), _short(caller), max(0.0, self.elapsed() - lasted), self.elapsed)

@@ -31,12 +31,12 @@ _of_one_run: list[tuple[ContextVar[Any], Any]] = []
 
 
 def current_run() -> RunContext | None:
-    """The run that the calling code belongs to: inside an agent, its tools, its observers and what these have set going;
-    None elsewhere.
+    """The run that the calling code belongs to: code of an agent, its tools, its observers, and whatever these have
+    started. None elsewhere.
 
-    A task, a timer or a job of a scheduler belongs to the run in which it was set going, also when that has ended
-    (`is_closed`): what it asks for, it asks for on behalf of the owner of that run. Runs that it starts then are none of
-    that run's children any more. What shall belong to no run is set going in a context of its own, `contextvars.Context()`.
+    A task, a timer or a scheduler's job belongs to the run in which it was started, even after that run has ended
+    (`is_closed`): what it asks for, it asks for on behalf of that run's owner. Runs that it starts then are no longer
+    children of that run. Start what should belong to no run in a context of its own, `contextvars.Context()`.
     """
     return _current.get()
 
@@ -83,21 +83,26 @@ class RunPort(Protocol):
 class RunContext:
     """One run, as its agent, its tools and its observers see it.
 
-    Get it as the second parameter of an agent or by `current_run()`. Everything here may be called from any thread and
-    returns at once.
+    An agent gets it as its second parameter; other code calls `current_run()`. Everything here may be called from any
+    thread and returns at once.
 
-    `run_id`, `thread_id`, `agent` (name), `metadata`, `config`, `context`, `input`, `command`, `stream_modes` are what was
-    asked for; `values` is what the thread remembers; `resume` is the human's answer if this run resumes an interrupt, all
-    of them by the ids of their questions where several were open; `checkpointer` is what the manager was given for
-    frameworks that keep their own state. `items` is where things are kept beyond threads, None if the manager has no such
-    place; other than all else here it belongs to the manager's event loop. `attempt` counts the tries of a run that was
-    started anew, 1 for the first, and `retry_of` is the run that was tried before. `owner` is on whose behalf it was asked
-    for; of a run that another has started, and that says nobody, on whose behalf that one was.
+    * `run_id`, `thread_id`, `agent` (its name), `metadata`, `config`, `context`, `input`, `command` and `stream_modes`
+      are what was asked for.
+    * `values` is what the thread remembers.
+    * `resume` is the human's answer if this run resumes an interrupt; where several questions were open, all answers by
+      the ids of their questions.
+    * `checkpointer` is what the manager was given for frameworks that keep their own state.
+    * `items` is where things are kept beyond threads, None if the manager has no such place. Unlike everything else
+      here, it belongs to the manager's event loop.
+    * `attempt` counts the tries of a run that was started anew, 1 for the first; `retry_of` is the run that was tried
+      before.
+    * `owner` is on whose behalf the run was asked for. If another run started this one, and this one names no owner, it
+      is on whose behalf that run was.
 
-    For adapters: `answers` are all answers to the run's questions so far, `answered` by what these questions are known again
-    (`questions.mark_of`; None: that was not kept), `answers_by_id` the answers that it brings by the ids of the questions,
-    `paused` is what was remembered when they were asked; `is_named` says that the manager knows the agent by its name, as
-    who looks at its runs does.
+    For adapters: `answers` are all answers to the run's questions so far, `answered` by what these questions are known
+    again (`questions.mark_of`; None: that was not kept), `answers_by_id` the answers that the run brings, by the ids of
+    the questions, and `paused` is what was remembered when they were asked. `is_named` says that the manager knows the
+    agent by its name, as do those who look at its runs.
     """
 
     def __init__(
@@ -156,19 +161,20 @@ class RunContext:
         self._port = port
 
     def send(self, data: Any, mode: str = "custom", *, namespace: Sequence[str] = ()) -> None:
-        """Stream a piece of output, as it is now, to whoever follows the run: as plain JSON.
+        """Stream a piece of output, as plain JSON and as it is now, to whoever follows the run.
 
         Raises:
-            InvalidReportError: (a `ValueError`) `mode` is no text, or `namespace` no sequence of the names of sub-graphs.
+            InvalidReportError: (a `ValueError`) `mode` is not a text, or `namespace` not a sequence of names of
+                sub-graphs.
         """
         if not isinstance(mode, str):
             raise InvalidReportError(field="mode", value=mode, why='a mode is a text, as "custom"')
         self._port.publish(mode, data, _names_in(namespace) if namespace != () else ())
 
     def message(self, message: Mapping[str, Any]) -> None:
-        """Say that a message passed: `{"type": "human" | "ai" | "tool" | "system", "content": …, "id"?: …}`.
+        """Report a message: `{"type": "human" | "ai" | "tool" | "system", "content": …, "id"?: …}`.
 
-        It is counted, streamed as part of mode `messages`, and, if a human said it, announced as `human_message`.
+        It is counted, streamed as a part of mode `messages` and, if a human said it, announced as `human_message`.
         """
         plain = self._journal.record_message(message)
         self._port.publish("messages", plain, ())
@@ -176,7 +182,9 @@ class RunContext:
             self._port.human_message(plain)
 
     def record_message(self, message: Mapping[str, Any]) -> None:
-        """Count a message without streaming or announcing it; one whose id was counted before is not counted again."""
+        """Count a message without streaming or announcing it. A message whose id was counted before is not counted
+        again.
+        """
         self._journal.record_message(message)
 
     def record_usage(
@@ -195,19 +203,19 @@ class RunContext:
         call: Call | None = None,
         provider: str | None = None,
     ) -> None:
-        """Say that a model was called, so that its use counts, also against the run's budget.
+        """Report a model call, so that its usage counts, also against the run's budget.
 
-        Tokens that were read from a cache of prompts, or written to one, are part of the input, those for reasoning of the
-        output. `caller` is who called it: the lead agent, a sub-agent, a middleware. `cost_usd` is what the call cost; left
-        out, the manager's price list is asked. `answered=False` says that the call failed after it had used this. `seconds`
-        is how long the call took, which has come back just now. With `call`, it is one that was begun by `run.call`, whose
-        own start, end and caller count. `provider` is who bills for the model, as its framework knows it; the price list
-        may ask for it.
+        Tokens read from a prompt cache, or written to one, are part of the input; reasoning tokens are part of the
+        output. `caller` is who called the model: the lead agent, a sub-agent, a middleware. `cost_usd` is what the call
+        cost; if left out, the manager's price list is asked. `answered=False` says that the call failed after it had
+        used these tokens. `seconds` is how long the call took, which has only just returned. With `call`, this is a
+        call begun by `run.call`, whose own start, end and caller count. `provider` is who bills for the model, as its
+        framework knows it; the price list may ask for it.
 
         Raises:
-            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is negative, or
-                `answered` neither True nor False.
-            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds, or `call` is no call of a run.
+            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is
+                negative, or `answered` is neither True nor False.
+            InvalidCallError: (a `ValueError`) `seconds` is not a number of seconds, or `call` is not a call of a run.
         """
         self._journal.record_usage(
             model,
@@ -225,27 +233,27 @@ class RunContext:
         )
 
     def record_model_failure(self, error: BaseException) -> None:
-        """Say that a call of a model failed. A run in which models were called and none ever answered is an error,
+        """Report a model call that failed. A run that called models and got an answer from none of them is an error,
         whatever its agent returns.
 
         Raises:
-            InvalidReportError: (a `ValueError`) it is no exception.
+            InvalidReportError: (a `ValueError`) `error` is not an exception.
         """
         if not isinstance(error, BaseException):
             raise InvalidReportError(field="error", value=error, why="it is the exception that the call failed with")
         self._journal.record_model_failure(error)
 
     def record_answer(self) -> None:
-        """Say that an answer of a model came from a cache: no call is counted, but models have answered in this run."""
+        """Report that a model's answer came from a cache: no call is counted, but a model has answered in this run."""
         self._journal.record_answer()
 
     def record_tool_call(self, name: str, *, caller: str = LEAD_AGENT, seconds: float | None = None) -> None:
-        """Say that a tool was called, by whom, and how many seconds that took, if somebody has measured it."""
+        """Report a tool call: who called the tool and how many seconds it took, if that was measured."""
         self._journal.record_tool_call(name, caller=caller, seconds=seconds)
 
     @contextmanager
     def call(self, kind: CallKind, name: str, *, caller: str = LEAD_AGENT) -> Generator[Call]:
-        """Measure a call, of a model (`chat`), a tool (`execute_tool`) or another agent (`invoke_agent`), by its name.
+        """Measure a call by its name: of a model (`chat`), a tool (`execute_tool`) or another agent (`invoke_agent`).
 
             with run.call("execute_tool", "search"):
                 found = await search(question)
@@ -253,11 +261,11 @@ class RunContext:
                 answer = await ask(found)
                 run.record_usage("gpt-5-mini", input_tokens=12, output_tokens=40, call=call)
 
-        The tool is counted here, as by `record_tool_call`; the model counts when its usage is told. What is raised inside is
-        told as the call's `error_type`, and passed on.
+        This counts a tool, as `record_tool_call` does; a model counts when its usage is recorded. An exception raised
+        inside is reported as the call's `error_type`, and passed on.
 
         Raises:
-            InvalidCallError: (a `ValueError`) it is of another kind.
+            InvalidCallError: (a `ValueError`) the call is of another kind.
         """
         call = self.begin_call(kind, name, caller=caller)
         try:
@@ -271,12 +279,14 @@ class RunContext:
         call.end()
 
     def begin_call(self, kind: CallKind, name: str, *, caller: str = LEAD_AGENT, at: float | None = None) -> Call:
-        """As `call`, for an adapter that is told of a call's start and end apart: it calls `end` of what this returns.
+        """As `call`, for an adapter that learns of a call's start and end separately: it calls `end` on what this
+        returns.
 
-        `at` is what `elapsed` was when the call began, if that was earlier. One that nobody ends lasts as long as the run.
+        `at` is what `elapsed` was when the call began, if that was earlier. A call that nobody ends lasts as long as
+        the run.
 
         Raises:
-            InvalidCallError: (a `ValueError`) it is of no kind that there is, or `at` is no number of seconds.
+            InvalidCallError: (a `ValueError`) there is no such kind, or `at` is not a number of seconds.
         """
         return self._journal.begin_call(kind, name, caller, at=at)
 
@@ -289,7 +299,7 @@ class RunContext:
         """Give the thread a title.
 
         Raises:
-            InvalidReportError: (a `ValueError`) it is no text.
+            InvalidReportError: (a `ValueError`) the title is not a text.
         """
         if not isinstance(title, str):
             raise InvalidReportError(field="title", value=title, why="a title is a text")
@@ -298,17 +308,17 @@ class RunContext:
     def interrupt(self, value: Any) -> Any:
         """Pause the run until a human has answered; returns the answer.
 
-        The run ends as `interrupted` with `value` as its question. The answer starts a new run of the agent with the
-        same input, in which this call returns it. So code before this call runs again: keep it free of effects, or
-        after. What it has changed in dicts and lists of its input, its context, an answer or `values` before it asked is
-        as it was given; other objects are not copied.
-        An answer is given to nothing but its question: where the new run asks something else, that is asked.
+        The run ends as `interrupted`, with `value` as its question. The answer starts a new run of the agent with the
+        same input, in which this call returns the answer. Code before this call therefore runs again: keep it free of
+        side effects, or put them after the call. Dicts and lists of the input, the context, an answer or `values` that
+        the agent changed before it asked are as they were given again; other objects are not copied. An answer goes
+        only to its own question: if the new run asks something else, that is asked.
 
-        Of questions that tasks or threads ask at once, the run ends with the one that was asked first; the others are
-        asked when that has been answered.
+        If tasks or threads ask several questions at once, the run ends with the first; the others are asked once that
+        one has been answered.
 
         Raises:
-            PayloadError: reading the question, to find its answer, has failed.
+            PayloadError: reading the question, to find its answer, failed.
         """
         mark = mark_of(value) if self.answers else None
         with self._asking:
@@ -321,12 +331,12 @@ class RunContext:
 
     @property
     def is_asking(self) -> bool:
-        """For adapters: whether something was asked that has no answer yet."""
+        """For adapters: whether a question was asked that has no answer yet."""
         return self._open is not None
 
     @property
     def answers_left(self) -> int:
-        """For adapters: how many answers no call of `interrupt` has got."""
+        """For adapters: how many answers no call of `interrupt` has taken yet."""
         return len(self.answers) - len(self._given)
 
     def _place_of_answer(self, mark: str | None) -> int | None:
@@ -339,15 +349,17 @@ class RunContext:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the run has ended, so that what is left of its code is by itself."""
+        """Whether the run has ended, so that any of its code that still runs is on its own."""
         return self._port is _ENDED
 
     def close(self) -> None:
-        """The run has ended: what leftover code still sends or says through this goes nowhere."""
+        """End the run: what leftover code still sends or reports through this goes nowhere."""
         self._port = _ENDED
 
     def mute(self) -> None:
-        """The run is somebody else's: what its code still sends or says through this goes nowhere, while it goes on."""
+        """Leave the run to somebody else: what its code still sends or reports through this goes nowhere, while the run
+        goes on.
+        """
         if not self.is_closed:
             self._port = _UNHEARD
 
@@ -382,11 +394,12 @@ _UNHEARD = _Nowhere()
 
 @dataclass(frozen=True, slots=True)
 class AgentResult:
-    """What an agent came to: its output, or the questions it waits on.
+    """What an agent returns: its output, or the questions it waits on.
 
-    `interrupts` are `{"id": …, "value": …}`, each with a text of its own as id, by which its answer comes; with any of them
-    the run ends as interrupted. `values` is what the thread shall remember (None: what it did); of an interrupted run it
-    remembers `paused`, JSON that the run which brings the answers finds in `run.paused.state`.
+    `interrupts` are `{"id": …, "value": …}`. Each has a text of its own as its id, by which its answer comes. With any
+    of them the run ends as interrupted. `values` is what the thread is to remember (None: what it remembered before).
+    For an interrupted run it remembers `paused`, JSON that the run which brings the answers finds in
+    `run.paused.state`.
     """
 
     output: Any = None
@@ -418,39 +431,42 @@ def flaw_of(result: object) -> str | None:
 class Agent(Protocol):
     """Something that can be run; `as_agent` makes one of a function or of a framework's object.
 
-    Its property and methods each agent has. What one may have besides is asked for by its name in `powers`, which says what
-    it means to be without.
+    Every agent has the property and the methods below. Optional ones are asked for by name in `powers`, which says what
+    it means to be without them:
 
-    One with `uses_thread_state = True` has the harness keep what its threads remember. It may have a method `partial(run)`:
-    the values that a thread shall keep of a run that failed or was stopped, but not rolled back; None: what it did before.
-    If that raises, the log says so, and the run ends all the same as what it failed of or was stopped for.
-    One whose `human_messages` waits for nothing may have `prepares_at_once = True`: it is called without a task of its own.
-    One that streams only some modes may name them, as `stream_modes`, so that others can be refused before a run starts.
-    One that streams all that it gives back as `values`, where it is asked for these, may have `says_values = True`: if there
-    were none, who waits for a run whose thread went with it is told that it gave nothing back.
-    One that knows by what is asked for alone that it would refuse a run may say so in a method `check(spec)`, by raising
-    `InvalidSpecError`; it looks nowhere for that.
-    One for which a run's context is what clients configure may have a method `completed(config, context)`: both as the
-    server hands them on, where a client has said only one.
-    One of which a run's config may make another one may name what of it does, as `owners_config`: on a server only who has
-    the permission `admin` may say that.
-    One that asks by the ids of calls of tools may have a method `calls_in(paused)`: the ids of all calls so far, by what it
-    has kept as `AgentResult.paused`. Answers by ids of such calls are never taken for the answer to another one.
-    One that opens something for a run may have an async method `leave(run)`, called when the run is over, however it ended.
-    One that keeps its threads itself may have an async method `asks(run)`: whether the thread waits for an answer; and
-    let others look at them and change them (`states.KeepsThreads`). One that has the manager's checkpointer keep them has
-    `lacks_checkpointer = True`. It may describe itself (`states.Describes`).
+    * `uses_thread_state = True`: the harness keeps what the agent's threads remember. Such an agent may have a method
+      `partial(run)`: the values that a thread is to keep of a run that failed or was stopped, but not rolled back;
+      None: the values it had before. If that raises, the log says so, and the run still ends with its own failure or
+      stop.
+    * `prepares_at_once = True`: `human_messages` waits for nothing, so that it is called without a task of its own.
+    * `stream_modes`: the modes that the agent streams, if only some, so that others can be refused before a run starts.
+    * `says_values = True`: the agent streams all that it gives back as `values`, where it is asked for these. If there
+      were none, whoever waits for a run whose thread went with it is told that it gave nothing back.
+    * `check(spec)`: raises `InvalidSpecError` if the agent can tell from the request alone that it would refuse the
+      run; it looks nowhere else.
+    * `completed(config, context)`: for an agent whose context is what clients configure; returns both as the server
+      hands them on, where a client has sent only one.
+    * `owners_config`: what of a run's config may make another agent of this one; on a server only those with the
+      permission `admin` may set it.
+    * `calls_in(paused)`: for an agent that asks by the ids of tool calls; the ids of all calls so far, from what it has
+      kept as `AgentResult.paused`. Answers by the ids of such calls are never taken for the answer to another one.
+    * `async leave(run)`: closes what the agent opened for a run; called when the run is over, however it ended.
+    * `async asks(run)`: for an agent that keeps its threads itself; whether the thread waits for an answer. Such an
+      agent may also let others look at its threads and change them (`states.KeepsThreads`).
+    * `lacks_checkpointer = True`: the manager's checkpointer keeps the agent's threads.
+
+    An agent may also describe itself (`states.Describes`).
     """
 
     @property
     def name(self) -> str:
-        """What to call it where no name was configured."""
+        """What to call the agent where no name was configured."""
         ...
 
     async def human_messages(self, run: RunContext) -> Sequence[Mapping[str, Any]]:
         """The human messages that this run brings and its thread does not have yet, as JSON objects.
 
-        Called before the run is announced, so that they can be announced together.
+        Called before the run is announced, so that the messages can be announced with it.
         """
         ...
 
@@ -459,7 +475,7 @@ class Agent(Protocol):
         ...
 
     async def rollback(self, run: RunContext) -> str | None:
-        """Put the thread's state back to what it was before this run; returns that checkpoint's id if it has one."""
+        """Restore the thread's state to what it was before this run; returns that checkpoint's id if it has one."""
         ...
 
 

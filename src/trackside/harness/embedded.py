@@ -127,46 +127,48 @@ async def run_agent(
     context: Any = None,
     command: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Run an agent once and tell an observer what happens.
+    """Run an agent once, and tell an observer what happens.
 
-    The observer is called in line, event by event, and has seen everything when this returns. An optional one that hangs
-    is waited for, for 30 seconds, then for 3 with each further event until it takes one in time. Runs of one event loop
-    that name the same thread take turns, and the process remembers what their threads need to go on, while there is room
-    (`MemoryThreadStates`).
+    The observer is called in line, event by event, and has seen every event when this returns. The run waits up to 30
+    seconds for an optional observer that hangs, then up to 3 seconds for each further event, until the observer takes
+    one in time. Runs of one event loop that name the same thread take turns, and the process remembers what their
+    threads need to go on, while there is room (`MemoryThreadStates`).
 
     Args:
         agent: an async function, a function, an async generator function, or an object of a framework with an adapter.
-        input: what the agent gets; a text is a human message.
-        observer: an observer or an async function of one event. For several, some of them required, pass a
-            `CompositeObserver`.
+        input: the agent's input; a text is a human message.
+        observer: an observer, or an async function that takes one event. For several observers, or a required one, pass
+            a `CompositeObserver`.
         run_id: the run's id; made if left out.
         thread_id: the thread's id; made if left out.
-        metadata: what `run_started` shall say about the run.
-        timeout: seconds that the run may take before it is stopped as timed out; what observers take to hear of its start is
-            not counted.
-        max_tokens: how many tokens it may use; it is stopped when it has used more.
-        max_cost_usd: what its calls of models may cost, in US dollars.
-        max_llm_calls: how many calls of models it may make.
-        max_tool_calls: how many calls of tools it may make.
-        prices: what calls of models cost that do not say so themselves.
-        config: for the agent's framework.
-        context: for the agent.
-        command: `{"resume": answer}` instead of an input, to go on where a run of the thread was interrupted.
+        metadata: what `run_started` says about the run.
+        timeout: how many seconds the run may take before it is stopped as timed out. The time that observers take to
+            hear of its start does not count.
+        max_tokens: how many tokens the run may use; it is stopped once it has used more.
+        max_cost_usd: how much its model calls may cost, in US dollars.
+        max_llm_calls: how many model calls it may make.
+        max_tool_calls: how many tool calls it may make.
+        prices: a price list for model calls that do not report their cost.
+        config: configuration for the agent's framework.
+        context: the context for the agent.
+        command: `{"resume": answer}` in place of an input, to continue where a run of the thread was interrupted.
 
     Returns:
         How the run ended. An agent that fails gives `status=error`, not an exception.
 
     Raises:
-        TypeError: this is not an agent, or not an observer.
+        TypeError: the agent is not an agent, or the observer not an observer.
         InvalidSpecError: (a `ValueError`) an argument does not fit a run.
         PayloadError: (a `ValueError`) the metadata cannot be read.
-        DuplicateRunError: a run of this event loop has this id: one that goes on, or is among the 256 that ended last.
+        DuplicateRunError: another run of this event loop has this id, and either has not ended or is among the 256 that
+            ended last.
         RunDepthError: runs that start runs went too deep.
-        ThreadBusyError: it was called by a run of the same thread, or by one that such a run waits for, maybe through others
-            that wait their turn: that cannot end before it. A call of a run that waits its turn counts as waited for by that
-            run, whoever awaits it, unless it is made in a context of its own.
+        ThreadBusyError: the caller is a run of the same thread, or a run that such a run waits for, perhaps through
+            others that wait their turn; this run could not start before that one ends. If a run makes a call that waits
+            its turn, that run counts as waiting for it, whoever awaits the call, unless the call is made in a context
+            of its own.
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
-        BaseException: what a required observer raised, after the terminal event was tried.
+        BaseException: whatever a required observer raised; the terminal event was tried first.
     """
     if prices is not None:
         check_ports(prices=prices)

@@ -41,17 +41,18 @@ TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
 class StopPolicy:
     """How agents are stopped. Times are seconds.
 
-    An agent that shall stop sees `run.cancelled` at once, and gets a `CancelledError` after `cancel_after`, or a second
-    before a manager that closes stops waiting for it. If it still goes on `stuck_after` later, the run is reported as stuck:
-    it keeps its place and its thread until its agent has stopped, and whoever asks once more has it cancelled once more. So
-    is a run that is over and whose end waits as long for its thread to remember it, or for what it did to be undone.
+    An agent that is to stop sees `run.cancelled` at once. It gets a `CancelledError` after `cancel_after`, or a second
+    before a closing manager stops waiting for it. If it still goes on `stuck_after` later, the run is reported as
+    stuck: it keeps its place and its thread until its agent has stopped, and whoever asks again has it cancelled again.
+    A run that is over is reported, too, if its end waits that long for its thread to remember it, or for what it did to
+    be undone.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) one of them is not a number of seconds.
+        InvalidSpecError: (a `ValueError`) one of these is not a number of seconds.
     """
 
     cancel_after: float = 0.0
-    """Seconds after which an agent that was asked to stop is cancelled."""
+    """After how many seconds an agent that was asked to stop is cancelled."""
     stuck_after: float = 10.0
     """How many seconds later an agent that goes on all the same is reported as stuck."""
 

@@ -1,7 +1,7 @@
 """What can go wrong in the harness, and who has to do something about it.
 
-Every error of Trackside derives from `TracksideError`. The docstring of a class *is* the template of its message, and
-the keyword arguments of its constructor fill it and stay readable as attributes, so a handler never parses text.
+Every error of Trackside derives from `TracksideError`. The docstring of a class *is* the template of its message. The
+keyword arguments of its constructor fill it and stay readable as attributes, so a handler never parses text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Any, ClassVar, Literal
 
 type Fault = Literal["caller", "agent", "observer", "store"]
-"""Who has to act: whoever called us, whoever wrote the agent or the observer, whoever runs the store."""
+"""Who has to act: the caller, the author of the agent or of the observer, or whoever runs the store."""
 
 
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -25,9 +25,10 @@ class TracksideError(Exception):
     """Trackside could not go on: {why}."""
 
     code: ClassVar[str] = "trackside"
-    """What this kind of error is looked up by, as `thread-busy`: in the documentation, and with `trackside explain`. It is
-    made of the name of the class, unless that says `code="…"` among its bases, as one of two of one name has to; where it is
-    empty, there is nothing to explain."""
+    """The code of this kind of error, such as `thread-busy`, by which you look it up in the documentation and with
+    `trackside explain`. It is made of the name of the class, unless the class says `code="…"` among its bases, as one
+    of two classes with the same name has to. If it is empty, there is nothing to explain.
+    """
     fault: ClassVar[Fault] = "caller"
     retryable: ClassVar[bool] = False
     """Whether the same call may succeed later without anybody changing anything."""
@@ -224,7 +225,7 @@ class UnknownInterruptError(UnknownQuestionError):
 
     @property
     def refusal(self) -> dict[str, Any]:
-        """What LangGraph's error of this name has: why, of which questions, and which ones are open."""
+        """What LangGraph's error of this name contains: why, for which questions, and which ones are open."""
         says = self.details
         return {
             "reason": "not_pending",

@@ -1,7 +1,7 @@
-"""What agents keep beyond their threads: items, JSON objects under namespaces and keys.
+"""What agents keep beyond their threads: items, which are JSON objects under namespaces and keys.
 
-A namespace is a sequence of labels, as the folders of a path are: `("memories", "ada")`. A store in a database has such a
-place (`store.items`); a manager hands it to its agents as `run.items`, and to graphs as LangGraph's own store.
+A namespace is a sequence of labels, like the folders of a path: `("memories", "ada")`. A store in a database has such a
+place (`store.items`). A manager hands it to its agents as `run.items`, and to graphs as LangGraph's own store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trackside.harness.types import JsonObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """Something that is kept. Times are aware UTC."""
+    """An item that is kept. Times are aware UTC."""
 
     namespace: tuple[str, ...]
     key: str
@@ -24,9 +24,9 @@ class Item:
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None = None
-    """When it is gone unless it is used before; None: never."""
+    """When the item is gone unless it is used before; None: never."""
     ttl: float | None = None
-    """Minutes for which it stays from its last use on; None: for ever."""
+    """How many minutes the item stays after its last use; None: for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

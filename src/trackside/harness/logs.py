@@ -1,4 +1,4 @@
-"""Says in log records which run they are about."""
+"""Adds to log records which run they are about."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _OUTSIDE = {"run_id": "", "thread_id": "", "agent": ""}
 
 
 def run_fields() -> dict[str, str]:
-    """`run_id`, `thread_id` and `agent` of the run that the calling code belongs to; empty texts outside a run.
+    """The `run_id`, `thread_id` and `agent` of the run that the calling code belongs to; empty texts outside a run.
 
-    For loggers that bind values, as structlog's processors do:
+    For loggers that bind values, such as structlog's processors:
 
         >>> def add_run(logger, method, event):
         ...     return run_fields() | event
@@ -42,8 +42,8 @@ def fields_of(run: _Run) -> dict[str, str]:
 class RunFieldsFilter(logging.Filter):
     """Adds `run_id`, `thread_id` and `agent` to every record, for a handler's format; empty texts outside a run.
 
-    Add it to the handler that the code's own thread calls: to a `QueueHandler`, not to what its listener calls. A record
-    that has one of these fields already, from its `extra`, keeps it.
+    Add it to the handler that the code's own thread calls: to a `QueueHandler`, not to the handler that its listener
+    calls. A record that already has one of these fields, from its `extra`, keeps it.
 
         >>> handler = logging.StreamHandler()
         >>> handler.addFilter(RunFieldsFilter())

@@ -80,10 +80,10 @@ _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting
 
 
 class RunManager:
-    """Runs agents on threads, many at once, one active run for each thread.
+    """Runs agents on threads: many runs at once, one active run per thread.
 
     Use it as an async context manager; leaving it waits `shutdown_grace` seconds for its runs and cancels the rest. It
-    belongs to the event loop of its first run; what waits for runs or changes them raises `ManagerLoopError` on others.
+    belongs to the event loop of its first run; on others, waiting for runs or changing them raises `ManagerLoopError`.
 
         >>> async def main() -> None:
         ...     async with RunManager({"echo": echo}) as manager:
@@ -92,30 +92,30 @@ class RunManager:
 
     Args:
         agents: agents by name; a `RunSpec` names one of them, or brings its own agent.
-        observers: who is told; bare ones are optional. Bind storage first, as required: without a required one a durable
-            coordinator's manager starts no run.
-        coordinator: who may run when; in this process if left out.
+        observers: the observers to tell; bare ones are optional. Bind storage first, as required: with a durable
+            coordinator, a manager without a required observer starts no run.
+        coordinator: decides which run may start when; in this process if left out.
         stream: where live output goes; a ring in this process if left out.
         states: what threads remember for agents without a checkpointer; in this process if left out.
-        checkpointer: for agents of frameworks that keep their own state and have none. Runs fail that cannot use it.
-        items: what agents keep beyond their threads, as `store.items`; without it they have no such place.
-        max_running: how many runs execute at once; runs that were started by runs come on top.
-        limits: what the runs of an agent may take, by the agent's name.
-        default_timeout: seconds that a run may take unless its spec or its agent's limits say otherwise; None: for ever.
+        checkpointer: for agents of frameworks that keep their own state and have none. Runs that cannot use it fail.
+        items: where agents keep things beyond their threads, as `store.items`; without it they have no such place.
+        max_running: how many runs execute at once; runs started by runs come on top.
+        limits: what the runs of an agent may use, by the agent's name.
+        default_timeout: seconds a run may take unless its spec or its agent's limits say otherwise; None: no limit.
         stopping: how agents are stopped, and when one that does not stop is reported.
-        prices: what calls of models cost that do not say so themselves; without it only these have a cost.
-        redact: takes out of each event's payload what nobody may see; what it returns is announced instead.
-        shutdown_grace: seconds that closing waits for runs, then for cancelled agents and for observers.
-        block_warning_after: seconds of a blocked event loop after which the log says who blocks it; None: it does not.
+        prices: a price list for model calls that report no cost; without it, only those that do have one.
+        redact: takes out of each event's payload what nobody may see; the manager announces what it returns instead.
+        shutdown_grace: how many seconds closing waits for runs, then for cancelled agents and for observers.
+        block_warning_after: after how many seconds of a blocked event loop the log says what blocks it; None: never.
         policy: how much an observer may cost a run.
-        log: what the first required observer writes, as `store.run_log()`: an optional observer that is behind has its
-            events wait there, and misses none. Without it what a full buffer cannot hold is dropped and counted.
-        clock: where the time comes from; only with the system's the event loop is watched for blocks.
+        log: what the first required observer writes, as `store.run_log()`: events of an optional observer that is behind
+            wait there, and it misses none. Without it, what a full buffer cannot hold is dropped and counted.
+        clock: the source of time; the event loop is watched for blocks only with the system's clock.
 
     Raises:
-        NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: (each a `TypeError`) what is passed is none.
+        NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: (each a `TypeError`) as the name says.
         InvalidSpecError: (a `ValueError`) another argument is not what it has to be; the message names it.
-        UnknownAgentError: there is no agent of a name in `limits`.
+        UnknownAgentError: `limits` names an agent that does not exist.
     """
 
     def __init__(
@@ -181,18 +181,18 @@ class RunManager:
         await self.aclose(grace=None if exc is None else 0.0)
 
     async def start(self, spec: RunSpec) -> RunHandle:
-        """Let a run in; it executes as soon as it is due and its thread and a place are free.
+        """Let a run in; it executes as soon as it is due, its thread is free and there is a place for it.
 
-        Cancelled meanwhile, it cancels the run, unless an `idempotency_key` gives that to whoever asks beside it, or again.
+        If this call is cancelled, so is the run, unless its `idempotency_key` gives it to another call, now or later.
 
         Raises:
             ClosedError: the manager is closing, and this is no run of its own that still has time to finish.
-            ManagerLoopError: it is in use on another event loop.
+            ManagerLoopError: the manager is in use on another event loop.
             NotASpecError, UnknownAgentError, InvalidSpecError, NotAnAgentError: this does not make a run; or the
-                coordinator is durable, and no observer is required, so that nothing would be there to be read by it.
-            ThreadBusyError: its thread is busy and its strategy is `reject`.
-            UnknownThreadError: it is to run on a thread that is there, and that is not.
-            DuplicateRunError: its id is taken.
+                coordinator is durable and no observer is required, so that it would find nothing to read.
+            ThreadBusyError: the thread is busy, and the strategy is `reject`.
+            UnknownThreadError: the spec requires a thread that exists, and this one does not.
+            DuplicateRunError: the run's id is taken.
             RunDepthError: runs that start runs went too deep.
             PayloadError: (a `ValueError`) what was asked for cannot be read.
         """
@@ -242,31 +242,31 @@ class RunManager:
 
     @property
     def agents(self) -> Mapping[str, Agent]:
-        """The agents that are run by name."""
+        """The agents that specs can name, by name."""
         return self._agents
 
     @property
     def closing(self) -> bool:
-        """Whether it lets no more runs in, and ends."""
+        """Whether the manager lets no more runs in, and is ending."""
         return self._closing.begun
 
     def has(self, run_id: str) -> bool:
-        """Whether this is a run of this manager's that has not ended."""
+        """Whether the run is one of this manager's and has not ended."""
         return self._runs.get(run_id) is not None
 
     def has_taken_over(self, run_id: str) -> bool:
-        """Whether this is such a run, and was let in elsewhere, or before there was this manager."""
+        """Whether the manager `has` the run, and it was let in elsewhere, or before this manager existed."""
         return (execution := self._runs.get(run_id)) is not None and execution.taken_over
 
     def executed(self) -> dict[str, AgentStanding]:
-        """The runs that are executed here, and where the agent of each stands."""
+        """The runs that execute here, and where the agent of each stands."""
         return self._runs.executed()
 
     async def result(self, run_id: str) -> RunResult:
-        """How a run of this manager's ends that has not ended yet, as `RunHandle.result`.
+        """Wait until a run of this manager's that has not ended yet ends, as `RunHandle.result`.
 
         Raises:
-            NoResultHereError: it `has` no such run, or another process goes on with it.
+            NoResultHereError: the manager does not have (`has`) the run, or another process goes on with it.
             WaitsForItselfError: as `RunHandle.result`.
         """
         execution = self._runs.get(run_id)
@@ -275,7 +275,7 @@ class RunManager:
         return await self._runs.waits.result_of(execution.worker.record, execution.outcome)
 
     def check_turn(self, run_id: str) -> None:
-        """See that the calling code may wait for a run to begin. For who follows runs by another way than `stream`.
+        """Check that the calling code, which follows a run by other means than `stream`, may wait for it to begin.
 
         Raises:
             WaitsForItselfError: as `stream`, if the run is one of this manager's that has not begun.
@@ -298,10 +298,10 @@ class RunManager:
     async def cancel(
         self, run_id: str, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False
     ) -> RunRecord:
-        """Ask a run to stop. Asking again, or asking an ended run, changes nothing and is no error.
+        """Ask a run to stop. Asking again, or asking a run that has ended, changes nothing and is no error.
 
-        A run that has not started never will. With `wait` this returns when the run has really ended, if it is one of
-        this manager's; others' are asked, and their managers see to it.
+        A run that has not started never will. With `wait`, this returns only once a run of this manager's has really
+        ended; runs of other managers are asked to stop, and their managers see to it.
 
         Raises:
             UnknownRunError: there is no such run.
@@ -324,10 +324,10 @@ class RunManager:
         return await self.get(run_id)
 
     def abandon(self, run_id: str, reason: str) -> None:
-        """Have a run end at once, as cancelled by a shutdown, although its agent does not stop.
+        """End a run at once, as cancelled by a shutdown, although its agent does not stop.
 
-        Only for a process that exits as soon as the end is told, and takes the agent with it: what that does until then
-        is seen by nobody, and the thread is the next run's. A run that is not here, or ends by itself, is left alone.
+        Only for a process that exits, agent and all, as soon as the end is told: nobody sees what the agent does until
+        then, and the thread is the next run's. A run that is not here, or that ends by itself, is left alone.
         """
         if (execution := self._runs.get(run_id)) is not None:
             execution.worker.abandon(Stop(RunStatus.cancelled, reason, CancelMode.shutdown))
@@ -335,12 +335,12 @@ class RunManager:
     async def stream(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
     ) -> AsyncGenerator[StreamPart | StreamGap]:
-        """The live output of a run, from the part after `after` (None: from what is kept), to the run's end.
+        """Follow a run's live output, from the part after `after` (None: from what is kept), to the run's end.
 
         Raises:
-            UnknownRunError, InvalidSpecError: there is no such run, or no such part or mode can be.
-            NoStreamHereError: another process executes it, whose output does not come here.
-            WaitsForItselfError: it is called by a run that has to end before this one can say more.
+            UnknownRunError, InvalidSpecError: there is no such run, or there can be no such part or mode.
+            NoStreamHereError: another process executes it, and its output does not come here.
+            WaitsForItselfError: the caller is a run that has to end before this one can say more.
         """
         self._closing.check_the_loop()
         execution = self._runs.get(run_id)
@@ -367,22 +367,21 @@ class RunManager:
             yield part
 
     async def aclose(self, *, grace: float | None = None) -> None:
-        """Stop letting runs in, let those that are there finish for `grace` seconds, cancel the rest, flush, close.
+        """Let no more runs in, give the present ones `grace` seconds to finish, cancel the rest, flush, close.
 
-        In this order: `start` raises `ClosedError`; runs that are not due yet are cancelled, the others get `grace`
-        (`shutdown_grace` if left out), in which they may start runs, also such as are not due; who is left is cancelled
-        (`cancel_mode="shutdown"`) and gets `shutdown_grace`, one second at least, to stop; what its thread is to remember,
-        or is undone, has as long, half a minute at least; observers get as long to take what waits for them. An end that
-        is being told to a required observer is waited for, two minutes at most. With a durable coordinator runs that have
-        not started are not cancelled but left to it. A run that does not stop, or come to its end, is left behind, and the
-        log says so; if it does later, while the event loop runs, its end is told to required observers and who awaits it.
-
-        Again is fine, and quicker if `grace` is shorter: the second signal of an impatient user. Cancelling this ends the
-        grace, and is passed on when everything is closed; at once to what works for an agent here, as a node or a tool does.
+        In this order: `start` raises `ClosedError`, and runs that are not due yet are cancelled. The others get `grace`
+        (`shutdown_grace` if left out); they may still start runs, even runs that are not due. Those left are cancelled
+        (`cancel_mode="shutdown"`) and get `shutdown_grace`, at least one second, to stop. Saving what their threads are to
+        remember, or undoing what they did, gets as long, at least half a minute. Observers get `shutdown_grace` for what
+        waits for them. An end that a required observer is being told gets two minutes at most. A durable coordinator keeps
+        runs that have not started. A run that does not stop, or come to its end, is left behind, and the log says so; if
+        it does later, while the event loop runs, required observers and its awaiters are told. Calling this again is fine,
+        and quicker with a shorter `grace`: the second signal of an impatient user. Cancelling this call ends the grace,
+        and is passed on when everything is closed; at once to what works for an agent here (a node, a tool).
 
         Raises:
             InvalidSpecError: (a `ValueError`) the grace is not a number of seconds.
-            ClosesItselfError: an agent here, or an observer for which a run waits, awaits it, which has to end before.
+            ClosesItselfError: an agent here, or an observer for which a run waits, awaits this, which waits for it.
         """
         await self._closing.close(None if grace is None else seconds_of(grace, "grace"))
 

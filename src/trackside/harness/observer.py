@@ -8,7 +8,7 @@ that turn the announcements into rows, metrics, spans, messages. An observer is 
     >>> async def watch(event: RunLifecycleEvent) -> None: ...
     >>> composite = CompositeObserver([ensure_observer(watch)])
 
-Bind what must not miss anything as *required* and first: nobody bound after it ever sees an event that it did not take.
+Bind what must not miss anything as *required* and first: nothing bound after it ever sees an event that it did not take.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _METHODS = ("on_event", "on_events", "on_missed", "on_gap")  # the first is what
 class RunLifecycleEvent:
     """One thing that happened to one run.
 
-    `sequence` counts 1, 2, 3 … within the run, without a gap. `occurred_at` is aware UTC. `payload` is plain JSON;
-    which keys it has depends on the type, and keys that nobody knows are kept.
+    `sequence` counts 1, 2, 3 … within the run, without a gap. `occurred_at` is aware UTC. `payload` is plain JSON; its keys
+    depend on the type, unknown ones are kept.
     """
 
     event_id: str
@@ -87,7 +87,7 @@ class RunLifecycleEvent:
 
 @dataclass
 class RunResult:
-    """All that the caller of a run gets; details travel through the observers."""
+    """All that the caller of a run gets; observers are told the details."""
 
     run_id: str
     thread_id: str
@@ -98,15 +98,15 @@ class RunResult:
     title: str | None = None
     """The thread's title, if the agent or its checkpoint has one."""
     output: Any = field(default=None, kw_only=True, compare=False)
-    """What the agent came to, if it did so in this process. Only the caller has it: no event says it, no record keeps it."""
+    """What the agent returned, if it did so in this process. Only the caller has it: no event and no record contains it."""
 
 
 @runtime_checkable
 class RunObserver(Protocol):
-    """Something that wants to know what happens to runs."""
+    """Something that is told what happens to runs."""
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Take one event. What is raised here concerns the run only if the observer is bound as required."""
+        """Take one event. An exception raised here concerns the run only if the observer is bound as required."""
         ...
 
 
@@ -128,25 +128,26 @@ type HearTaken = Callable[[Sequence[RunLifecycleEvent]], Awaitable[None]]
 
 @runtime_checkable
 class MissedEventsObserver(RunObserver, Protocol):
-    """An observer that, bound as required, wants to keep elsewhere what of a run it could not take in the end."""
+    """An observer that, bound as required, keeps elsewhere what of a run it could not take in the end."""
 
     async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
-        """Keep these events of one run, which come to nobody's `on_event` again.
+        """Keep these events of one run; they come to no `on_event` again.
 
         Called once the run is over and everything has been offered again in vain, with all that is left of the run, in
-        order: up to its terminal event and what follows that. Should the run have something to announce even then, once
-        more with that. It is held to the same time limit as any call. What is kept still counts as not taken: those
-        bound after this observer do not see it, and the run's result says that its end was not taken, and where it is.
+        order: up to its terminal event and what follows that. If the run announces something even then, it is called once
+        more with that. The time limit of any call applies. What is kept still counts as not taken: observers bound after
+        this one do not see it, and the run's result says that its end was not taken, and where it is.
 
-        One that has a parameter `on_taken`, too, may take them later: a `HearTaken`, to be awaited once with the events
-        when they are taken after all, and before any later one of the run is. Then those bound after it see them.
+        An observer whose method also has a parameter `on_taken` may take the events later. `on_taken` is a `HearTaken`:
+        await it once with the events when they are taken after all, before any later one of the run is. Then later bindings
+        see them.
 
         Args:
             events: what is left of the run.
-            failure: what the observer raised when these were offered last.
+            failure: what the observer raised when these were last offered.
 
         Returns:
-            Where they are, as people shall read it; None if they are not kept.
+            Where they are, for people to read; None if they are not kept.
         """
         ...
 
@@ -174,7 +175,7 @@ type ObserverLike = RunObserver | RunEventCallback | None
 class ObserverBinding:
     """An observer, or an async function of one event, and whether a run may go on without it.
 
-    `name` is what it is called where several are counted; its type if left out.
+    `name` is what the observer is called where several are counted; its type if left out.
 
     Raises:
         NotAnObserverError: (a `TypeError`) `observer` cannot take events.
@@ -198,7 +199,7 @@ class ObserverBinding:
 
     @cached_property
     def on_events(self) -> RunEventsCallback | None:
-        """What takes several events for the observer at once; None if it wants them one by one (`batches_of`)."""
+        """The method that takes several events at once; None if the observer wants them one by one (`batches_of`)."""
         return batches_of(self.observer)
 
 
@@ -224,7 +225,7 @@ class _Bound(Protocol):
 
 
 class NullObserver:
-    """Wants to know nothing."""
+    """An observer that does nothing."""
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Do nothing."""
@@ -232,7 +233,7 @@ class NullObserver:
 
 @dataclass(slots=True)
 class CallbackObserver:
-    """Makes an observer of an async function; of what is none it raises a `NotAnObserverError`, a `TypeError`."""
+    """Makes an observer of an async function. For anything else it raises a `NotAnObserverError`, a `TypeError`."""
 
     callback: RunEventCallback
 
@@ -246,7 +247,7 @@ class CallbackObserver:
         """Await the callback.
 
         Raises:
-            NotAnObserverError: (a `TypeError`) the callback is a plain function, whose result nobody can await.
+            NotAnObserverError: (a `TypeError`) the callback is a plain function, whose result cannot be awaited.
         """
         answer = self.callback(event)
         if not isinstance(answer, Awaitable):
@@ -257,13 +258,13 @@ class CallbackObserver:
 class CompositeObserver:
     """Gives each event to several observers, one after another, in binding order.
 
-    An optional observer that raises is logged as a warning, and the others go on. What a required observer raises
-    reaches the caller as it is, and those bound after it do not see the event. Observers that are added or removed
-    while an event is on its way count from the next event on.
+    If an optional observer raises, a warning is logged and the others go on. What a required observer raises reaches the
+    caller as it is, and observers bound after it do not see the event. Observers that are added or removed while an event
+    is on its way count from the next event on.
 
     Raises:
         NotAnObserverError: (a `TypeError`) something in `observers` cannot take events.
-        NotObserversError: (a `TypeError`) it is no list of them; it may be one, which belongs into a list.
+        NotObserversError: (a `TypeError`) `observers` is not a list; a single observer has to be in one, too.
     """
 
     def __init__(self, observers: Sequence[RunObserver | RunEventCallback | ObserverBinding] | None = None) -> None:
@@ -285,7 +286,7 @@ class CompositeObserver:
         """Take an observer away, from the next event on.
 
         Raises:
-            ValueError: it is not bound.
+            ValueError: the observer is not bound.
         """
         kept = tuple(b for b in self._bindings if not _is_bound_as(b, observer))
         if len(kept) == len(self._bindings):
@@ -293,7 +294,7 @@ class CompositeObserver:
         self._bindings = kept
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Give the event to every observer in binding order; see the class for who may stop it."""
+        """Give the event to every observer in binding order; the class says which may stop it."""
         for binding in self._bindings:
             try:
                 await binding.observer.on_event(event)
@@ -305,8 +306,8 @@ class CompositeObserver:
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Give several events, in order, to every observer in binding order, as one batch to those that take batches.
 
-        If a required observer fails on one of the events, those bound after it see only the events before that one, and
-        then what it raised reaches the caller.
+        If a required observer fails on one of the events, those bound after it see only the events before that one. Then
+        what it raised reaches the caller.
         """
         failure, _ = await self._pass_on(events, self._bindings)
         if failure is not None:
@@ -347,7 +348,7 @@ class CompositeObserver:
 
 
 def ensure_observer(observer: ObserverLike) -> RunObserver:
-    """The observer in whatever a caller may pass: None, an async function of one event, or an observer (as it is).
+    """Make an observer of None or an async function of one event; return an observer as it is.
 
     Raises:
         NotAnObserverError: (a `TypeError`) it is none of these; the message says what was passed and what is accepted.

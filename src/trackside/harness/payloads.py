@@ -1,7 +1,8 @@
-"""What the payloads of events have in them, for type checkers and for the JSON Schemas of the reference.
+"""What the payloads of events contain, for type checkers and for the JSON Schemas of the reference.
 
-A payload is a plain mapping at run time. Keys that are not here may be in it, and have to survive a round trip. An emitter
-that is not ours may leave out `status` of an end, which follows from the type of the event then, and what it does not know.
+A payload is a plain mapping at run time. It may have keys that are not listed here, which have to survive a round trip.
+An emitter other than Trackside may leave out what it does not know, and the `status` of an end, which then follows from
+the type of the event.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from trackside.harness.types import Json, JsonObject, LifecycleEventType
 
 
 class TokenUsage(TypedDict):
-    """What was used of one model, or by one caller."""
+    """What one model, or one caller, used."""
 
     input_tokens: int
     """Tokens that models read, including those from a cache."""
@@ -80,9 +81,9 @@ class CompletionData(TypedDict):
     token_usage_by_caller: dict[str, TokenUsage]
     """What was used, by the caller."""
     first_human_message: str | None
-    """The text of the first human message, at most 2,000 characters of it."""
+    """The text of the first human message, at most its first 2,000 characters."""
     last_ai_message: str | None
-    """The text of the last message of a model, at most 2,000 characters of it."""
+    """The text of the last message of a model, at most its first 2,000 characters."""
     duration_seconds: float
     """How many seconds the run took; 0 if it never started."""
     cost_usd: NotRequired[float]
@@ -101,7 +102,7 @@ class HumanMessage(TypedDict):
     id: str
     """The id of the message."""
     type: Literal["human"]
-    """Whose message it is."""
+    """Who said it."""
     content: Json
     """A text, or a list of blocks as models take them."""
     sanitized: NotRequired[bool]
@@ -230,4 +231,4 @@ PAYLOADS: Mapping[LifecycleEventType, type] = {
     LifecycleEventType.RUN_CANCELLED: RunCancelledPayload,
     LifecycleEventType.THREAD_STATUS_UPDATED: ThreadStatusUpdatedPayload,
 }
-"""What the payload of each event is."""
+"""The payload of each event."""

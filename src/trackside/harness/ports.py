@@ -1,7 +1,7 @@
-"""What the harness asks of the app: Protocols that storage, brokers and clocks implement.
+"""What the harness asks of the app: protocols that storage, brokers and clocks implement.
 
-`trackside.harness.memory` implements all of them in one process; it is the embedded default, the test double, and held
-by the same conformance suite as the databases.
+`trackside.harness.memory` implements all of them in one process. It is the embedded default and the test double, and
+passes the same conformance suite as the databases.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from trackside.harness.types import (
 
 
 class Clock(Protocol):
-    """Where the time comes from, so that tests can make it. May be asked from any thread."""
+    """The source of time, so that tests can control it. Any thread may ask it."""
 
     def now(self) -> datetime:
-        """The wall clock, aware UTC: for people; it may jump."""
+        """The wall clock, aware UTC: for people. It may jump."""
         ...
 
     def monotonic(self) -> float:
@@ -47,7 +47,7 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A caller's name for a request, and what it asked for: the same key with another body is a mistake."""
+    """A caller's name for a request, and what was asked for: the same key with another body is a mistake."""
 
     key: str
     body: str
@@ -56,11 +56,13 @@ class IdempotencyKey:
 class Admission(NamedTuple):
     """How a run was let in.
 
-    `ready` says that it may be claimed now; else it waits until `RunCoordinator.release` of another run names it.
-    `existing` says that the idempotency key named a run that is there already; `record` is that one, nothing is new.
-    `displaced` are runs that have to make room under `interrupt` or `rollback`: a pending one is withdrawn, so its end
-    is the caller's to announce; the running one has been asked to stop.
-    `elsewhere` says that another process executes the run: nothing more is to be done about it here.
+    * `ready` says that the run may be claimed now; otherwise it waits until `RunCoordinator.release` of another run
+      names it.
+    * `existing` says that the idempotency key named a run that exists already; `record` is that run's, and nothing is
+      new.
+    * `displaced` are runs that have to make room under `interrupt` or `rollback`. A pending one is withdrawn, so the
+      caller has to announce its end; the running one has been asked to stop.
+    * `elsewhere` says that another process executes the run: there is nothing more to do about it here.
     """
 
     record: RunRecord
@@ -71,9 +73,9 @@ class Admission(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The right to execute a run. `thread_status` is what the thread's status was, as last announced.
+    """The right to execute a run. `thread_status` is the thread's status as last announced.
 
-    `new_thread` says that the run has begun its thread, so that nothing can be remembered of that.
+    `new_thread` says that this run began its thread, so that there is nothing to remember of it.
     """
 
     record: RunRecord
@@ -82,7 +84,9 @@ class Claim(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What the end of a run means for its thread, while the run still holds it; `retried_as` is who goes on for it."""
+    """What the end of a run means for its thread, while the run still holds it; `retried_as` is the run that continues
+    for it.
+    """
 
     previous: ThreadStatus
     status: ThreadStatus
@@ -90,24 +94,25 @@ class Settlement(NamedTuple):
 
 
 class PriceList(Protocol):
-    """What calls of models cost."""
+    """What model calls cost."""
 
     def cost_usd(
         self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int
     ) -> float | None:
         """The price of one call in US dollars; None if the model is not known, which is not the same as 0.
 
-        `cache_read_tokens` are part of the input, `reasoning_tokens` of the output. One that takes `cache_write_tokens` too,
-        which are part of the input, is told of them where there are any; one that has an argument `provider`, who bills for
-        the model, where that is known. Called for each call of a model, from any thread.
+        `cache_read_tokens` are part of the input, `reasoning_tokens` of the output. A price list whose method also
+        takes `cache_write_tokens`, which are part of the input, is told of them where there are any. One with an
+        argument `provider` is told who bills for the model, where that is known. Called for each model call, from any
+        thread.
         """
         ...
 
 
 class RunHost(Protocol):
-    """Who executes runs: what a coordinator tells its manager besides answers.
+    """Executes runs: what a coordinator tells its manager, besides answers.
 
-    Called on the event loop; none of these may wait or raise.
+    The methods are called on the event loop; none of them may wait or raise.
     """
 
     @property
@@ -124,50 +129,53 @@ class RunHost(Protocol):
         ...
 
     def on_cancel(self, run_id: str, action: CancelAction) -> None:
-        """Somebody else asked for a run of this host to stop."""
+        """Somebody else has asked a run of this host to stop."""
         ...
 
     def on_lost(self, run_id: str) -> None:
-        """A run is not this host's any more: its code has to stop, and nothing it says counts.
+        """A run is no longer this host's: its code has to stop, and nothing it says counts.
 
-        Somebody else has ended it (its process was taken for dead, or it was cancelled while it was pending), and
-        `RunCoordinator.get` knows how; or another process has taken it over while it was pending.
+        Either somebody else has ended it (its process was taken for dead, or it was cancelled while it was pending),
+        and `RunCoordinator.get` knows how; or another process has taken it over while it was pending.
         """
         ...
 
     def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> bool | None:
-        """A pending run whose process is gone, or that was nobody's, is this host's now; if `ready`, it may be claimed.
+        """A pending run whose process is gone, or that was nobody's, is now this host's; if `ready`, it may be claimed.
 
-        False: the host closes, and somebody else has to have it.
+        Return False if the host is closing and somebody else has to have the run.
         """
         ...
 
 
 class RunCoordinator(Protocol):
-    """Who may run, and when: one active run per thread, held where all workers look.
+    """Decides which run may execute, and when: one active run per thread, held where all workers look.
 
-    A run is admitted (pending), claimed by compare-and-set (running) or withdrawn, settled once its code has really
-    stopped, and released after its terminal event is durable. Its thread is held until the release.
+    A run is admitted (pending), then claimed by compare-and-set (running) or withdrawn, then settled once its code has
+    really stopped, and released after its terminal event is durable. It holds its thread until the release.
 
-    `durable` says whether a pending run outlives the process. One that never waits for anything may say so with an
-    attribute `immediate = True`, which saves its callers work; one whose steps are finished once begun, also when the
-    task that takes them is cancelled meanwhile, with `steady = True`. Others are wrapped in tasks that see to that.
+    `durable` says whether a pending run outlives the process. A coordinator that never waits for anything may say so
+    with an attribute `immediate = True`, which saves its callers work. One whose steps are finished once begun, even if
+    the task that takes them is cancelled meanwhile, may say so with `steady = True`. Others are wrapped in tasks that
+    see to that.
 
-    A durable one starts runs anew as other runs, as far as their specs' `max_attempts` go: one whose worker is lost, and
-    one that was shut down (`settle`). Never one that was asked to cancel. What becomes of that is a pending run of the same
-    thread, with the next `attempt` and its `retry_of`, for any host that knows the agent.
+    A durable coordinator starts runs anew as other runs, as far as their specs' `max_attempts` go: a run whose worker
+    is lost, and one that was shut down (`settle`), but never one that was asked to cancel. The new attempt is a pending
+    run of the same thread, with the next `attempt` and its `retry_of`, for any host that knows the agent.
 
-    One that learns from a log how runs end may have a method `lose(run_id)`, which does not wait. It is called after the
-    release of a run whose end could neither be written there nor be kept for later: nobody will ever say how that ended, so
-    it is to be ended as one whose worker is lost.
-    It may also have a method `give_up(run_id)`, which does not wait either: for a run that it gave to be executed, and whose
-    start a required observer refused with a `TakenOverError`. Should the run come back, it is given anew (`on_adopted`).
-    One may have a coroutine `holder(thread_id)`, which says what run has a thread, from its admission on, or None: so that
-    an answer to a human's question which comes while a run goes on is no answer to what that asks later.
+    A coordinator may have further methods:
 
-    Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way, and
-    a closing event loop can cut off the task that takes it (`steady`). A step that was cut off and has happened all the
-    same happens no second time.
+    * `lose(run_id)`, which does not wait, for one that learns from a log how runs end. It is called after the release
+      of a run whose end could neither be written there nor be kept for later. Nobody will ever say how that run ended,
+      so it has to be ended like a run whose worker is lost.
+    * `give_up(run_id)`, which does not wait either: for a run that it gave to be executed, and whose start a required
+      observer refused with a `TakenOverError`. If the run comes back, it is given anew (`on_adopted`).
+    * A coroutine `holder(thread_id)`, which says which run has a thread, from its admission on, or None. With it, an
+      answer to a human's question that comes while a run goes on is no answer to what that run asks later.
+
+    The caller that took a step may repeat it, and gets the same answer: a reply can be lost on its way, and a closing
+    event loop can cut off the task that takes the step (`steady`). A step that was cut off but has happened does not
+    happen a second time.
     """
 
     durable: bool
@@ -181,10 +189,10 @@ class RunCoordinator(Protocol):
     ) -> Admission:
         """Let a run in under `record.multitask`; all or nothing. A known key gives the run that it named before.
 
-        A run with `record.due_at` neither holds its thread nor waits for it before that time; then it takes its place as
-        if it came in now (under `reject`, which nobody could be told any more, it waits). `RunHost.on_ready` says so. Under
-        `interrupt` and `rollback` runs that are not due are displaced by who comes in, be that due or not, and by nobody
-        who becomes due.
+        A run with `record.due_at` neither holds its thread nor waits for it before that time. Then it takes its place
+        as if it came in now (under `reject` it waits, as nobody could be told any more); `RunHost.on_ready` says so.
+        Under `interrupt` and `rollback`, a run that comes in displaces runs that are not due, whether it is due itself
+        or not; a run that becomes due displaces none of them.
 
         Args:
             record: the run.
@@ -201,18 +209,18 @@ class RunCoordinator(Protocol):
         ...
 
     async def claim(self, run_id: str) -> Claim | None:
-        """Take a pending run, at the head of its thread's queue, for execution; None if it is not to be had.
+        """Take a pending run, at the head of its thread's queue, for execution; None if it cannot be had.
 
-        After None a host that does not end the run itself asks `get` once; if the run has not ended, the coordinator says
-        what becomes of it: `RunHost.on_lost`, `on_cancel`, or `on_ready` if it can be claimed after all.
+        After None, a host that does not end the run itself asks `get` once. If the run has not ended, the coordinator
+        says what becomes of it: `RunHost.on_lost`, `on_cancel`, or `on_ready` if it can be claimed after all.
         """
         ...
 
     async def withdraw(self, run_id: str) -> bool:
-        """Take a run that is still pending out of the queue for good, without an execution.
+        """Take a run that is still pending out of the queue for good, without executing it.
 
-        True for exactly one caller, who then announces its end and calls `release`; False if it is not pending any
-        more. After a failure at its turn the host waits for `RunHost.on_ready` to try again.
+        Returns True to exactly one caller, which then announces its end and calls `release`; False if the run is no
+        longer pending. After a failure at its turn, the host waits for `RunHost.on_ready` to try again.
         """
         ...
 
@@ -229,20 +237,20 @@ class RunCoordinator(Protocol):
     ) -> Settlement:
         """Record how a claimed or withdrawn run ends, and learn what its thread's status becomes.
 
-        `at_rest` is what the thread's status is when nobody waits; what the run's status makes of it if left out. The
-        thread stays held and `get` says nothing yet: the end is not durable before its event is. Until that it may be asked
-        again with another status, and the last one counts: what a run leaves in its thread is written meanwhile, which may
-        fail.
+        `at_rest` is the thread's status if nobody waits; if left out, it follows from the run's status. The thread
+        stays held and `get` says nothing yet, as the end is not durable before its event is. Until then this may be
+        called again with another status, and the last one counts: what a run leaves in its thread is written meanwhile,
+        which may fail.
 
-        A run that was `shut_down` is started anew by a durable coordinator if it has attempts left: the settlement names
-        the other run, and that one is let in when an end that says so, as `retried_as`, is durable.
+        A run that was `shut_down` is started anew by a durable coordinator if it has attempts left. The settlement
+        names the other run, which is let in when an end that says so, as `retried_as`, is durable.
         """
         ...
 
     async def release(self, run_id: str, announced: ThreadStatus) -> Release:
         """The end of a run is durable: give its thread back and learn which run may be claimed next.
 
-        If nobody waits any more although `announced` is busy, the thread stays held and `Release.settlement` says what
+        If nobody waits any more although `announced` is busy, the thread stays held, and `Release.settlement` says what
         has to be announced before the next try.
         """
         ...
@@ -256,7 +264,7 @@ class RunCoordinator(Protocol):
         ...
 
     async def note_stuck(self, run_id: str, since: datetime) -> None:
-        """Record, for those who look from outside, since when a claimed run has been cancelled and does not stop."""
+        """Record, for those who look from outside, since when a claimed run has not stopped although it was cancelled."""
         ...
 
     async def get(self, run_id: str) -> RunRecord | None:
@@ -265,7 +273,7 @@ class RunCoordinator(Protocol):
 
 
 class Release(NamedTuple):
-    """What became of a thread that was given back: the next run to claim, or what must be announced first."""
+    """What became of a thread that was given back: the next run to claim, or what has to be announced first."""
 
     next_run_id: str | None = None
     settlement: Settlement | None = None
@@ -275,8 +283,8 @@ class Release(NamedTuple):
 class StreamPart:
     """One piece of a run's live output. `sequence` counts 1, 2, 3 … within the run's stream.
 
-    `mode` is the field's word for what `data` is: values, updates, messages, custom, …; `namespace` names the sub-graph
-    that it comes from, outermost first.
+    `mode` is the usual word for what `data` is: values, updates, messages, custom, and so on. `namespace` names the
+    sub-graph that it comes from, outermost first.
     """
 
     sequence: int
@@ -287,7 +295,9 @@ class StreamPart:
 
 @dataclass(frozen=True, slots=True)
 class StreamGap:
-    """A follower came too late for these parts: they have left the run's buffer. Or they never came: `why`, if known."""
+    """Parts that a follower came too late for, as they have left the run's buffer. Or parts that never came; `why`, if
+    known.
+    """
 
     first: int
     last: int
@@ -297,21 +307,23 @@ class StreamGap:
 class RunStream(Protocol):
     """The live output of runs: bounded, shared by all followers, never durable.
 
-    One that has the output of this process's runs alone says so with an attribute `local = True`: nobody is left waiting
-    there for what another process's run says, unless a method `is_mirrored(run_id)` says that it comes. One that wants to
-    know whose output it gets has a method `begin(run, spec, *, started)`: called before anything else of a run that has just
-    been announced as `started`, or that ends without.
+    A stream that has only the output of this process's runs says so with an attribute `local = True`: then nobody is
+    left waiting there for output of another process's run, unless a method `is_mirrored(run_id)` says that it comes. A
+    stream that wants to know whose output it gets has a method `begin(run, spec, *, started)`. It is called before
+    anything else of a run that has just been announced as `started`, or that ends without.
     """
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
-        """Append a part. Does not block and does not fail for a follower's sake."""
+        """Append a part. This does not block, and does not fail for a follower's sake."""
         ...
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
-        """No more parts will come; every follower, also a later one, gets to the end. Does not block and does not fail.
+        """No more parts will come; every follower, even a later one, gets to the end. This does not block and does not
+        fail.
 
-        `end` is what the run's last event says, if it is the run's own process that closes: that event is durable by now.
-        One that could be kept nowhere is not told; how the run has ended is then what the log comes to say of it.
+        `end` is what the run's last event says, if the run's own process closes the stream: that event is durable by
+        now. An end that could be kept nowhere is not told; how the run has ended is then what the log comes to say of
+        it.
         """
         ...
 
@@ -336,16 +348,16 @@ class EventSpan(NamedTuple):
 
 
 class RunLog(Protocol):
-    """Where events that were announced can be read again, equal to what they were.
+    """Where announced events can be read again, equal to what they were.
 
-    An optional observer that is behind has its events wait there, instead of in memory (`BufferedObserver`). It has to
-    have them by the time that optional observers are told: it is what a required observer writes.
+    The events of an optional observer that is behind wait there, instead of in memory (`BufferedObserver`). The log has
+    to have them by the time that optional observers are told: it is what a required observer writes.
     """
 
     async def read(self, spans: Sequence[EventSpan]) -> Sequence[RunLifecycleEvent]:
-        """What the log has of these, in whatever order; without those that it does not have (any more).
+        """The events of these spans that the log has, in any order, without those that it does not have (any more).
 
-        At most a few hundred events are asked for at once. May raise, and is asked again then.
+        At most a few hundred events are asked for at once. This may raise, and is then asked again.
         """
         ...
 
@@ -354,7 +366,7 @@ class RunLog(Protocol):
 class ThreadState:
     """What a thread remembers for agents that have no checkpointer of their own.
 
-    `values` is the last output; `paused` is what is needed to go on after an interrupt.
+    `values` is the last output; `paused` is what is needed to continue after an interrupt.
     """
 
     values: JsonObject = field(default_factory=dict)
@@ -365,8 +377,8 @@ class ThreadState:
 class PausedRun:
     """A run that waits for a human, in a form that survives the process.
 
-    The input that it had, the answers that it got so far, the questions that are open, what its agent's framework needs to
-    go on (`AgentResult.paused`), and the name of the agent that asks.
+    It holds the run's input, the answers that it got so far, the open questions, what its agent's framework needs to
+    continue (`AgentResult.paused`), and the name of the agent that asks.
     """
 
     input: Any
@@ -377,7 +389,7 @@ class PausedRun:
 
 
 class ThreadStates(Protocol):
-    """Where threads remember; a checkpointer for agents that are plain functions.
+    """What threads remember: a checkpointer for agents that are plain functions.
 
     One that never waits for anything may say so with an attribute `immediate = True`, which saves its callers work.
     """
@@ -389,8 +401,8 @@ class ThreadStates(Protocol):
     async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
         """Remember this from now on.
 
-        `run_id` is the run that wants it. Where runs can be ended by others, that of one which has been ended is refused:
-        the thread may have gone on since.
+        `run_id` is the run that saves it. Where others can end runs, a run that they have ended is refused: the thread
+        may have gone on since.
         """
         ...
 

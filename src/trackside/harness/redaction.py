@@ -23,8 +23,8 @@ logger = logging.getLogger("trackside.worker")
 type Redact = Callable[[LifecycleEventType, JsonObject], Mapping[str, Any]]
 """Called with each event's type and a copy of its payload, which it may change; what it returns is announced instead.
 
-Metadata goes through it when a run is let in, too, as it stands in `run_started`, and comes again with that event: what a
-hook makes of what it has made before has to be the same.
+Metadata also goes through it when a run is let in, as it stands in `run_started`, and comes again with that event. What
+a hook makes of its own earlier result therefore has to be the same.
 """
 
 _FIXED = (

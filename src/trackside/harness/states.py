@@ -1,6 +1,6 @@
-"""What agents that keep their threads themselves show of them, and how they describe themselves: for who looks from outside.
+"""What agents that keep their threads themselves show of them, and how agents describe themselves, to outside readers.
 
-All of it is optional. An agent without them has what `ThreadStates` remembers, and a drawing of one box.
+All of it is optional. An agent without it has what `ThreadStates` remembers, and is drawn as one box.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trackside.harness.types import Json, JsonObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks, for agents that are made for each call: the user as the app knows him, and what the manager lends."""
+    """Who asks, for agents that are made for each call: the user as the app knows them, and what the manager lends."""
 
     user: Any = None
     items: Any = None
@@ -25,7 +25,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadPlace:
-    """A state of a thread: the newest one, or that of a checkpoint, of the agent or of one inside it.
+    """A state of a thread: the newest one, or that of a checkpoint; of the agent or of one inside it.
 
     `checkpointer` is what the manager was given for agents that have none of their own.
     """
@@ -43,11 +43,13 @@ class ThreadPlace:
 class StateSnapshot:
     """What a thread was at one checkpoint, as plain JSON.
 
-    `next` names what comes next; empty: nothing. `checkpoint` is `{"thread_id", "checkpoint_ns", "checkpoint_id"}`, with a
-    `checkpoint_map` if it is that of an agent inside another one, and so is `parent_checkpoint`, the one before. `tasks` are
-    `{"id", "name", "error", "interrupts", "checkpoint", "state", "result"}`, `interrupts` all questions that are open there,
-    `{"id", "value"}`. `created_at` is ISO 8601. `outputs` names what of the values the agent gives back, or the one
-    whose value alone it gives back; None: all.
+    * `next` names what comes next; empty: nothing.
+    * `checkpoint` is `{"thread_id", "checkpoint_ns", "checkpoint_id"}`, with a `checkpoint_map` if it belongs to an
+      agent inside another one. `parent_checkpoint`, the one before, has the same form.
+    * `tasks` are `{"id", "name", "error", "interrupts", "checkpoint", "state", "result"}`.
+    * `interrupts` are all questions that are open there, as `{"id", "value"}`.
+    * `created_at` is ISO 8601.
+    * `outputs` names what of the values the agent gives back, or the one whose value alone it gives back; None: all.
     """
 
     values: Json
@@ -62,7 +64,7 @@ class StateSnapshot:
 
     @property
     def output(self) -> Json:
-        """What of the values the agent gives back."""
+        """What the agent gives back of the values."""
         names, values = self.outputs, self.values
         if names is None or not isinstance(values, dict):
             return values
@@ -94,16 +96,17 @@ class StateUpdate:
 class KeepsThreads(Protocol):
     """An agent that keeps what its threads were, and not only what they are.
 
-    One that has the checkpointer keep it that the manager was given (`RunContext.checkpointer`) has
-    `lacks_checkpointer = True`: an app then opens one, and copies and prunes threads there. What others keep is theirs.
+    An agent whose threads are kept by the checkpointer that the manager was given (`RunContext.checkpointer`) has
+    `lacks_checkpointer = True`: an app then opens a checkpointer, and copies and prunes threads there. What other
+    agents keep is theirs.
     """
 
     async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
-        """The state at a place; None if there is none. With `subgraphs` the tasks have the states of agents inside.
+        """The state at a place; None if there is none. With `subgraphs`, the tasks have the states of agents inside.
 
         Raises:
             UnknownCheckpointError: the thread has no such checkpoint.
-            UnshownStateError: what is there does not fit the agent.
+            UnshownStateError: the state there does not fit the agent.
         """
         ...
 
@@ -115,18 +118,19 @@ class KeepsThreads(Protocol):
         before: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Sequence[StateSnapshot]:
-        """The states of a thread, newest first: older than the checkpoint `before`, and with all of these metadata.
+        """The states of a thread, newest first: those older than the checkpoint `before`, with all of this metadata.
 
         Raises:
-            InvalidSpecError: the metadata cannot be looked for.
-            UnshownStateError: one of them does not fit the agent.
+            InvalidSpecError: the metadata cannot be searched for.
+            UnshownStateError: one of the states does not fit the agent.
         """
         ...
 
     async def update_state(self, place: ThreadPlace, values: Any, *, as_node: str | None = None) -> JsonObject:
-        """Change a thread as if a node had returned these values, going on from the place; the new checkpoint.
+        """Change a thread as if a node had returned these values, continuing from the place; returns the new
+        checkpoint.
 
-        None as values with `as_node` only moves on. From another checkpoint than the newest the thread forks.
+        With `as_node`, None as values only moves on. From a checkpoint other than the newest, the thread forks.
 
         Raises:
             InvalidSpecError: the values, or the node, do not fit the agent.
@@ -135,7 +139,7 @@ class KeepsThreads(Protocol):
         ...
 
     async def replay(self, place: ThreadPlace, steps: Sequence[Sequence[StateUpdate]]) -> JsonObject:
-        """Change a thread step by step, each of them by what several nodes have returned; the last new checkpoint.
+        """Change a thread step by step, each step by what several nodes returned; returns the last new checkpoint.
 
         Raises:
             InvalidSpecError: the values, or a node, do not fit the agent.
@@ -148,28 +152,30 @@ class ForgetsThreads(Protocol):
     """An agent that keeps threads itself, and can remove what it keeps of them."""
 
     async def forget_thread(self, thread_id: str) -> None:
-        """Remove what it keeps of a thread that is gone, if anything. It may be asked again, and of threads of others."""
+        """Remove what the agent keeps of a thread that is gone, if anything. It may be asked again, and about threads
+        of others.
+        """
         ...
 
 
 @runtime_checkable
 class ShowsLastStates(Protocol):
-    """An agent that can say of a thread what it was before a step that failed, where it cannot say what that has left."""
+    """An agent that can say what a thread was before a step that failed, where it cannot say what that step has left."""
 
     async def last_state(self, place: ThreadPlace) -> StateSnapshot | None:
-        """The state at a place; where it cannot be shown, the last one before it that can be."""
+        """The state at a place or, where that cannot be shown, the last one before it that can be."""
         ...
 
 
 @runtime_checkable
 class AddressesAnswers(Protocol):
-    """An agent that keeps its questions itself, and knows which of those that are open an answer is to."""
+    """An agent that keeps its questions itself, and knows which open question an answer is for."""
 
     async def answers_at(self, place: ThreadPlace, resume: Any, *, is_free: bool) -> Mapping[str, Any]:
-        """The answers in what a run is to bring, by the ids of their questions; none where no question is open.
+        """The answers that a run is to bring, by the ids of their questions; none where no question is open.
 
-        Where it has stopped without one, and `is_free`, as no run has the thread that would go on, it is `resume` by the id
-        of that stop.
+        Where the thread stopped without a question, and `is_free`, as no run that would go on has the thread, the
+        answer is `resume` by the id of that stop.
 
         Raises:
             UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_by_id`.
@@ -178,11 +184,11 @@ class AddressesAnswers(Protocol):
 
 
 async def asked_of[T](agent: object, answer: Awaitable[T]) -> T:
-    """What an agent answers who was asked by one of the protocols here, for who has more to do than to ask: its own code,
-    that of the function which makes it, or what keeps its threads may raise anything.
+    """Await an agent's answer to one of the protocols here, for callers that do more than ask: its own code, that of
+    the function that makes it, or what keeps its threads may raise anything.
 
     Raises:
-        AgentFailedError: it has failed.
+        AgentFailedError: the agent failed.
         TracksideError: as the protocol says.
     """
     try:
@@ -198,8 +204,8 @@ async def last_shown(agent: KeepsThreads, place: ThreadPlace) -> StateSnapshot |
     """The state at a place, or what its agent can show instead.
 
     Raises:
-        UnshownStateError: it can show nothing.
-        AgentFailedError: it has failed.
+        UnshownStateError: the agent can show nothing.
+        AgentFailedError: the agent failed.
     """
     try:
         return await asked_of(agent, agent.state(place))
@@ -211,7 +217,7 @@ async def last_shown(agent: KeepsThreads, place: ThreadPlace) -> StateSnapshot |
 
 @runtime_checkable
 class Describes(Protocol):
-    """An agent that can say what it is made of."""
+    """An agent that can describe what it consists of."""
 
     async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
         """`{"nodes": [{"id", "type", "data"}], "edges": [{"source", "target", "data"?, "conditional"?}]}`.
@@ -223,7 +229,8 @@ class Describes(Protocol):
     async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
         """JSON Schemas of what goes in, comes out and is kept.
 
-        `{"input_schema", "output_schema", "state_schema", "config_schema", "context_schema"}`, None for what is not known.
+        `{"input_schema", "output_schema", "state_schema", "config_schema", "context_schema"}`, each None if it is not
+        known.
         """
         ...
 

@@ -10,26 +10,27 @@ from trackside.harness.types import RunStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagerStats:
-    """How many runs a manager has, by what they do now, and totals since it was made, which only grow.
+    """How many runs a manager has, by what they are doing now, and totals since it was made, which only grow.
 
     A run that is being ended before it has begun is in none of the first four.
     """
 
     running: int
-    """They execute, or their ends are being announced."""
+    """Runs that execute, or whose ends are being announced."""
     waiting_for_place: int
-    """Their threads are free for them, and `max_running` or that of their agents is reached."""
+    """Runs whose threads are free for them, while `max_running`, or that of their agents, is reached."""
     waiting_for_thread: int
-    """Other runs of their threads come first."""
+    """Runs that wait for other runs of their threads."""
     delayed: int
-    """They are not due yet."""
+    """Runs that are not due yet."""
     stuck: int
-    """They are among the running: their agents were cancelled and have not stopped, or have, and what their ends wait for
-    (their threads to remember it, or what they did to be undone) takes as long."""
+    """Of the running: runs whose agents were cancelled and have not stopped; or have stopped, and what their ends wait
+    for (their threads to remember it, or what they did to be undone) takes that long.
+    """
     running_by_agent: Mapping[str, int]
     started_total: int
     ended_by_status: Mapping[RunStatus, int]
-    """How those who wait for them were told that they ended."""
+    """How runs ended, as those who wait for them were told."""
     stuck_total: int
     loop_blocks_total: int
     """How often the event loop was found blocked (`block_warning_after`)."""

@@ -56,20 +56,20 @@ class MultitaskStrategy(StrEnum):
     reject = "reject"
     """Refuse it with `ThreadBusyError`."""
     enqueue = "enqueue"
-    """Let it wait its turn, first come first served."""
+    """Let it wait its turn, first come, first served."""
     interrupt = "interrupt"
-    """Stop the active run, keep what it did, drop what waits or is not due, then start."""
+    """Stop the active run and keep what it did, drop runs that wait or are not due, then start."""
     rollback = "rollback"
-    """As `interrupt`, and put the thread's state back to what it was before the stopped run."""
+    """As `interrupt`, and also restore the thread's state to what it was before the stopped run."""
 
     @property
     def displaces(self) -> CancelAction | None:
-        """What other runs of the thread, which have to make room, are asked for; None: they need not."""
+        """What the thread's other runs, which have to make room, are asked to do; None: they need not."""
         return _DISPLACES.get(self)
 
 
 class CancelAction(StrEnum):
-    """What a cancel leaves behind: the partial work, or the thread as it was before the run."""
+    """What a cancelled run leaves behind: its partial work, or the thread as it was before the run."""
 
     interrupt = "interrupt"
     rollback = "rollback"
@@ -82,7 +82,7 @@ _DISPLACES: Final = {
 
 
 class CancelMode(StrEnum):
-    """Why a run was cancelled, as `run_cancelled` says it."""
+    """Why a run was cancelled, as `run_cancelled` says."""
 
     interrupt = "interrupt"
     rollback = "rollback"
@@ -136,31 +136,37 @@ USER_ID: Final = f"{USER}_id"
 
 
 class RunSpec(_Asked, frozen=True, kw_only=True):
-    """A run that somebody asks for.
+    """A request for a run.
 
-    `agent` is a name that the manager knows, or an agent object. Times are seconds. `multitask` says what happens if
-    the thread is busy; with `after_seconds` the run takes its place there only then. `command` is `{"resume": answer}`
-    (also `update`, `goto` for LangGraph) and takes the place of `input`; an answer that names no question is to the one that
-    is open when the run is asked for. `stream_mode` lists what the agent should stream besides its lifecycle. `durability`
-    is LangGraph's: when checkpoints are written (`sync`, `async`, `exit`). A run that answers what nobody asks fails; with
-    `strict_resume` as `UnknownInterruptError`, by which LangGraph's clients know that.
+    * `agent` is a name that the manager knows, or an agent object.
+    * `command` takes the place of `input`: `{"resume": answer}`, for LangGraph also `update` and `goto`. An answer that
+      names no question answers the one that is open when the run is asked for. A run that answers what nobody asks
+      fails; with `strict_resume` it fails as `UnknownInterruptError`, by which LangGraph's clients recognise it.
+    * `stream_mode` lists what the agent should stream besides its lifecycle.
+    * `durability` is LangGraph's: when checkpoints are written (`sync`, `async`, `exit`).
+    * `timeout` (seconds) and the budgets (`max_tokens`, `max_cost_usd`, `max_llm_calls`, `max_tool_calls`) end the run
+      when they are used up; None means what the agent's `AgentLimits` say.
+    * `max_attempts` is how often the run is tried in all if its worker is lost or shut down. Each further attempt is a
+      run of its own: `attempt` and `retry_of` say which attempt it is, and of which run.
 
-    Until a run with `after_seconds` is due it holds up nobody: `reject` is refused because of runs that hold the thread or
-    wait for it, and never with `after_seconds`, when it waits instead. With `interrupt` and `rollback` such runs make room
-    when the new one takes its place; those that are not due make room at once, also for one that is for later itself.
+    `multitask` says what happens if the thread is busy; with `after_seconds` the run takes its place on the thread only
+    after that time. Until it is due, it holds up nobody. `reject` refuses a run because of runs that hold the thread or
+    wait for it, but never a run with `after_seconds`, which waits instead. With `interrupt` and `rollback`, those runs
+    make room when the new one takes its place. Runs that are not due make room at once, even for a run that is itself
+    for later.
 
-    `timeout` and the budgets (`max_tokens`, `max_cost_usd`, `max_llm_calls`, `max_tool_calls`) end the run when they are
-    used up; None means what the agent's `AgentLimits` say. A run whose worker is lost or shut down is started anew, as
-    another run, up to `max_attempts` in all; `attempt` and `retry_of` say which one this is, and of which run.
+    `owner` is on whose behalf the run is asked for. A thread belongs to the owner of its first run; for other owners
+    there is no such thread (`UnknownThreadError`). Without an owner, a run may use every thread, and a new thread is
+    nobody's. A coordinator with a store sees to this and to the following, in the step that lets the run in:
 
-    `owner` is on whose behalf it is asked for: a thread belongs to the owner of its first run, and for other owners there
-    is no such thread (`UnknownThreadError`). With `any_owner` the thread may be anybody's, and stays theirs; without an
-    owner every thread may be used, and a new one is nobody's. With `thread_exists` a run is refused whose thread is not
-    there yet; with `thread_ends` a thread that is new is gone for everybody when its last run has ended, while the log
-    keeps what happened; `thread_metadata` are those of a thread that is new; with `thread_ttl` the thread, new or not, is
-    removed so many minutes later. A coordinator with a store sees to all of that, in the step that lets the run in.
-    `options` are what the app wants to know again of the request; the harness only adds on whose behalf a run was that has
-    started this one, if neither says more.
+    * With `any_owner` the thread may be anybody's, and stays theirs.
+    * With `thread_exists` the run is refused if its thread does not exist yet.
+    * With `thread_ends` a new thread is gone for everybody when its last run has ended; the log keeps what happened.
+    * `thread_metadata` is the metadata of a new thread.
+    * With `thread_ttl` the thread, new or not, is removed that many minutes later.
+
+    `options` is what the app wants to know again about the request. The harness adds one thing: if another run started
+    this one, and this one names no owner, it adds on whose behalf that run was.
     """
 
     # A frozen data class of as many fields takes sixty times as long to make, and there is one for each run.
@@ -214,9 +220,9 @@ RunSpec.__dataclass_fields__ = _as_of_a_data_class(RunSpec)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLimits:
-    """What the runs of one agent may take, unless a run's spec says otherwise; None: no limit.
+    """What each run of one agent may use, unless the run's spec says otherwise; None: no limit.
 
-    No spec changes `max_running`; as with the manager's, runs that were started by runs come on top.
+    A spec cannot change `max_running`; as with the manager's, runs started by runs come on top.
     """
 
     max_running: int | None = None
@@ -250,15 +256,15 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
     multitask: MultitaskStrategy = MultitaskStrategy.enqueue
     due_at: datetime | None = None
-    """When a run that was asked for with `after_seconds` may start at the earliest."""
+    """The earliest time at which a run with `after_seconds` may start."""
     parent_run_id: str | None = None
     trigger: str | None = None
     attempt: int = 1
     retry_of: str | None = None
-    """The run that this one is another attempt of."""
+    """The run of which this one is another attempt."""
     cancel_requested: CancelAction | None = None
     stuck_since: datetime | None = None
-    """Since when the agent has been cancelled and goes on all the same; the run still has its place and its thread."""
+    """Since when the agent has kept running after it was cancelled; the run still has its place and its thread."""
     error: str | None = None
     title: str | None = None
     completion_data: Mapping[str, Any] = msgspec.field(default_factory=dict)
