@@ -1,4 +1,4 @@
-"""The log of runs in a database: the only room that speaks SQL. It imports the harness, and nobody's web or commands."""
+"""The log of runs in a database: the only package that speaks SQL. It imports the harness, but no web and no commands."""
 
 from trackside.app.storage._databases.postgres.bus import PostgresBus
 from trackside.app.storage._reading.facts import StoreFacts, WorkerFacts

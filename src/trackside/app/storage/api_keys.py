@@ -1,8 +1,8 @@
-"""API keys: with which clients say who they are.
+"""API keys, by which clients say who they are.
 
-Of a key there is only a digest, so that whoever reads the database, or a backup of it, can use none. SHA-256 is right for
-that, and a slow hash would not be: slow hashes make guessing expensive where people choose, and nobody guesses one of 2²⁵⁶
-random keys, however fast he tries. A server that checks a key for each request has no time for one either.
+The store has only a digest of each key, so that whoever reads the database, or a backup of it, cannot use any. SHA-256
+is right for that, and a slow hash would not be. Slow hashes make guessing expensive where people choose; nobody guesses
+one of 2²⁵⁶ random keys, however fast. A server that checks a key for each request has no time for a slow hash either.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trackside.app.storage.errors import InvalidApiKeyError, UnknownApiKeyError
 __all__ = ["ApiKey", "ApiKeys", "KeyPermission", "NewApiKey", "digest_of", "id_in"]
 
 type KeyPermission = Literal["read", "run", "admin"]
-"""What the owner of a key may do. Each includes those before it."""
+"""What the owner of a key may do. Each permission includes those before it."""
 
 _PERMISSIONS: Final[tuple[KeyPermission, ...]] = get_args(KeyPermission.__value__)
 _KEY_BYTES: Final = 500
@@ -38,13 +38,13 @@ _FORM: Final = re.compile(rf"ts_([0-9a-f]{{{2 * _ID_BYTES}}})_[0-9a-f]{{{2 * _SE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What is known of a key: everything but the key. Times are aware UTC."""
+    """What is known about a key: everything but the key itself. Times are aware UTC."""
 
     key_id: str
     name: str
     """What people call it."""
     owner: str
-    """Whose threads are made and seen with it."""
+    """The owner of the threads that are made and seen with the key."""
     permission: KeyPermission
     created_at: datetime
     expires_at: datetime | None
@@ -52,24 +52,24 @@ class ApiKey:
     digest: str
 
     def is_good(self, now: datetime) -> bool:
-        """Whether it lets anybody in."""
+        """Whether the key lets anybody in."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 class NewApiKey(NamedTuple):
-    """A key that was just made. `secret` is the key itself, which cannot be had again."""
+    """A key that was just made. `secret` is the key itself, which cannot be shown again."""
 
     key: ApiKey
     secret: str
 
 
 def digest_of(secret: str) -> str:
-    """What is stored of a key."""
+    """The digest of a key: what is stored of it."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def id_in(secret: str) -> str | None:
-    """The id of a key, which stands in it so that a leaked one can be recognised; None: this cannot be a key."""
+    """The id of a key, which is part of it so that a leaked key can be recognised; None: this cannot be a key."""
     found = _FORM.fullmatch(secret)
     return None if found is None else found[1]
 
@@ -86,13 +86,13 @@ class ApiKeys:
     async def create(
         self, name: str, *, owner: str, permission: KeyPermission = "run", expires_at: datetime | None = None
     ) -> NewApiKey:
-        """Make a key. It is in the answer, and nowhere else.
+        """Make a key. Only the return value contains it.
 
         Args:
             name: what people call it; several may have the same.
-            owner: whose threads are made and seen with it.
+            owner: the owner of the threads that are made and seen with it.
             permission: what may be done with it.
-            expires_at: from when on it lets nobody in; None: never.
+            expires_at: the time from which it lets nobody in; None: never.
 
         Raises:
             InvalidApiKeyError: an argument does not fit; the message names it.
@@ -123,10 +123,10 @@ class ApiKeys:
         return NewApiKey(key, secret)
 
     async def revoke(self, key_id: str) -> ApiKey:
-        """Let nobody in with a key any more; one that is revoked already stays as it is.
+        """Revoke a key: it lets nobody in any more. A key that is revoked already stays as it is.
 
         Raises:
-            UnknownApiKeyError: there is none with this id.
+            UnknownApiKeyError: there is no key with this id.
             StorageError: it cannot be stored.
         """
         name_of("key_id", key_id, InvalidApiKeyError)
@@ -138,11 +138,11 @@ class ApiKeys:
         return found
 
     async def all(self) -> list[ApiKey]:
-        """All keys, in the order in which they were made; those that let nobody in, too."""
+        """All keys, in the order in which they were made, including those that let nobody in."""
         return await self._readers.all(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.key_id), _key_of)
 
     async def good(self) -> list[ApiKey]:
-        """Those that let somebody in now."""
+        """The keys that let somebody in now."""
         now = datetime.now(UTC)
         is_good = api_keys.c.revoked_at.is_(None) & (api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > now))
         return await self._readers.all(select(api_keys).where(is_good), _key_of)

@@ -1,7 +1,7 @@
-"""Crons: runs that are to be started again and again.
+"""Crons: runs that are started again and again.
 
-What is here keeps them, and says which are due. When they are due is for others to work out, and so is starting them. Who
-changes a cron says what he has seen of it, so that of two who change it at once only one does.
+This module keeps them, and says which are due. Others work out when they are due, and start them. A caller that changes
+a cron says what it has seen of it, so that of two callers who change it at once only one succeeds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trackside.harness.types import Json, JsonObject
 __all__ = ["Cron", "CronOrder", "CronPage", "Crons"]
 
 type CronOrder = Literal["cron_id", "agent", "thread_id", "created_at", "updated_at", "next_run_at", "end_time"]
-"""What crons can be sorted by."""
+"""The fields by which crons can be sorted."""
 
 _ORDERS: Final = frozenset(get_args(CronOrder.__value__))
 _TIMES: Final = frozenset({"end_time", "next_run_at", "created_at", "updated_at"})
@@ -40,36 +40,36 @@ _ROWS_AT_ONCE: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cron:
-    """Runs to be started again and again. Times are aware UTC."""
+    """Runs that are started again and again. Times are aware UTC."""
 
     cron_id: str
     agent: str
     schedule: str
-    """When, as cron has it: minute, hour, day of the month, month, day of the week."""
+    """When, in cron's form: minute, hour, day of the month, month, day of the week."""
     created_at: datetime
     updated_at: datetime
     thread_id: str | None = None
-    """On which thread; None: each on one of its own."""
+    """The thread of the runs; None: each on one of its own."""
     timezone: str | None = None
-    """Where the clock hangs that the schedule is about; None: UTC."""
+    """The time zone of the schedule; None: UTC."""
     end_time: datetime | None = None
-    """From when on no run is started; None: there is no end."""
+    """The time from which no run is started; None: there is no end."""
     enabled: bool = True
     disabled_because: str | None = None
-    """Why nobody but the scheduler itself has disabled it; None: somebody has, or it is not disabled."""
+    """Why the scheduler itself has disabled the cron; None: somebody else has, or it is not disabled."""
     on_run_completed: str | None = None
-    """Whether the thread of a run without one is removed when that has ended ("delete"), or stays ("keep")."""
+    """Whether the thread of a run without one is removed when the run has ended ("delete"), or stays ("keep")."""
     payload: JsonObject = field(default_factory=dict)
-    """What is asked for."""
+    """The request for each run."""
     metadata: JsonObject = field(default_factory=dict)
-    """Those of the cron, and of its runs."""
+    """The metadata of the cron and of its runs."""
     owner: str | None = None
     next_run_at: datetime | None = None
     """When the next run is due; None: never again, as things are."""
 
 
 class CronPage(NamedTuple):
-    """Some of the crons that fit, and how many do."""
+    """A page of the crons that match, and how many match."""
 
     crons: list[Cron]
     total: int
@@ -96,12 +96,12 @@ class Crons:
         await self._write(_Create(cron))
 
     async def get(self, cron_id: str, *, owner: str | None = None) -> Cron | None:
-        """The cron with this id; None if there is none, or it is not this `owner`'s."""
+        """The cron with this id; None if there is none, or if it is not this `owner`'s."""
         query = select(crons).where(crons.c.cron_id == plain("cron_id", cron_id), *_owned_by(owner))
         return await self._readers.first(query, _cron_of)
 
     async def replace(self, seen: Cron, changed: Cron) -> bool:
-        """Change a cron that is still as it was seen; False: it is not, or is gone, and nothing was changed.
+        """Change a cron if it is still as it was seen; False: it is not, or is gone, and nothing was changed.
 
         Raises:
             InvalidQueryError: (a `ValueError`) one of its texts cannot be kept.
@@ -111,7 +111,7 @@ class Crons:
         return bool(await self._write(_Replace(seen, changed)))
 
     async def delete(self, cron_id: str, *, owner: str | None = None) -> bool:
-        """Forget a cron; False: there is none, or it is not this `owner`'s.
+        """Delete a cron; False: there is none, or it is not this `owner`'s.
 
         Raises:
             StorageError: it could not be written.
@@ -132,19 +132,19 @@ class Crons:
         limit: int = 10,
         offset: int = 0,
     ) -> CronPage:
-        """Crons that fit, a page of them, and how many do.
+        """A page of the crons that match, and how many match.
 
         Args:
             owner: only this owner's.
             agent: only of this agent.
             thread_id: only on this thread.
-            enabled: only those that are, or are not.
-            metadata: only those whose metadata have all of these.
-            wanted: only those whose metadata contain that, too.
-            sort_by: in which order; those that lack it come last.
+            enabled: only those that are enabled, or only those that are not.
+            metadata: only those whose metadata has all of this.
+            wanted: only those whose metadata contains this, too.
+            sort_by: the field to sort by; crons that lack it come last.
             descending: whether the greatest comes first.
             limit: how many at most.
-            offset: how many of the first ones to leave out.
+            offset: how many to skip.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -181,23 +181,23 @@ class Crons:
         return await self._readers.run(read)
 
     async def due(self, now: datetime, agents: Collection[str], *, limit: int = 100) -> list[Cron]:
-        """Crons of these agents of which a run is due by now, those first that have been so for longest."""
+        """Crons of these agents with a run that is due by now, those that have been due for longest first."""
         query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.in_([*agents]))
         return await self._readers.all(_next_first(query).limit(limit), _cron_of)
 
     async def unknown(self, now: datetime, agents: Collection[str], *, limit: int = 100) -> list[Cron]:
-        """Crons of which a run is due by now, of other agents than these."""
+        """Crons of other agents than these with a run that is due by now."""
         query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.not_in([*agents]))
         return await self._readers.all(_next_first(query).limit(limit), _cron_of)
 
     async def next_due(self, agents: Collection[str], *, after: datetime | None = None) -> datetime | None:
-        """When the next run of one of these agents is due, of those that are later than `after`; None: none is."""
+        """When the next run of one of these agents is due, among those later than `after`; None: none is."""
         is_later = crons.c.next_run_at.is_not(None) if after is None else crons.c.next_run_at > time("after", after)
         query = select(crons).where(is_later, crons.c.agent.in_([*agents]))
         return await self._readers.first(_next_first(query), lambda row: row.next_run_at)
 
     async def upcoming(self, after: Cron | None, *, limit: int = 100) -> list[Cron]:
-        """Crons of which a run will be due, in the order of their ids, from behind this one on."""
+        """Crons with a run that will be due, in the order of their ids, starting after this one."""
         query = select(crons).where(crons.c.next_run_at.is_not(None)).order_by(crons.c.cron_id)
         if after is not None:
             query = query.where(crons.c.cron_id > after.cron_id)

@@ -1,7 +1,7 @@
-"""Feeds all the durable observers of an app: opens their subscriptions, feeds each one, and closes them in the end.
+"""Feeds all durable observers of an app: opens their subscriptions, feeds each one, and closes them in the end.
 
-Any number of processes may dispatch to observers of the same names: each subscription is fed by one of them, and taken over
-by another within its lease if that one dies.
+Any number of processes may dispatch to observers of the same names. One of them feeds each subscription; if it dies,
+another takes over within its lease.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class DurableObserver:
     """
 
     name: str
-    """Of the subscription, in all processes."""
+    """The name of the subscription, in all processes."""
     observer: RunObserver | RunEventCallback
     filter: SubscriptionFilter = SubscriptionFilter()  # noqa: RUF009  # it is frozen
-    """Which events it wants: all, if it is left out."""
+    """Which events the observer wants; all if left out."""
     start: Start = "now"
-    """Where its subscription begins if there is none yet: see `Subscriptions.open`."""
+    """Where its subscription begins if there is none yet; see `Subscriptions.open`."""
     on_failure: OnFailure = OnFailure.park
     """Whether an event that keeps failing is parked, or blocks those after it."""
     policy: FeedPolicy | None = None
-    """How it is fed; what its class asks for if left out: `FeedPolicy.suiting`."""
+    """How the observer is fed; what its class asks for if left out: `FeedPolicy.suiting`."""
 
     _taken: ClassVar[AbstractSet[str]] = OUR_SUBSCRIPTIONS
 
@@ -84,16 +84,16 @@ class DurableObserver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReport:
-    """What a drain came to, by the names of the subscriptions."""
+    """The result of a drain, by the names of the subscriptions."""
 
     through: int
-    """The last position in the log when it began."""
+    """The last position in the log when the drain began."""
     delivered: tuple[str, ...]
-    """Everything up to there was delivered, is parked, or is not wanted."""
+    """Subscriptions for which everything up to there was delivered, is parked, or is not wanted."""
     late: tuple[str, ...]
-    """The time was up before."""
+    """Subscriptions for which time ran out first."""
     elsewhere: tuple[str, ...]
-    """Not fed by this process: another one does, it is paused, or it has failed."""
+    """Subscriptions that this process does not feed: another one does, they are paused, or they have failed."""
 
     @property
     def complete(self) -> bool:
@@ -107,15 +107,15 @@ class Dispatcher:
         async with Dispatcher(store.subscriptions, [DurableObserver(name="mail", observer=Mail())]) as dispatcher:
             ...
 
-    A subscription that is not there yet is made; one that is goes on where it was, and if it wanted other events or had
-    another policy for failures, it is changed to what its observer says here. All is open when `async with` has begun, so
-    nothing that is appended afterwards is missed; only what could not be opened is not: that is said in the program's log
-    and tried again as long as the store is what failed.
+    A subscription that does not exist yet is created. One that exists continues where it was; if it wanted other events
+    or had another policy for failures, it is changed to what its observer says here. All subscriptions are open once
+    `async with` has begun, so nothing that is appended afterwards is missed. The exception is a subscription that could
+    not be opened: the program's log says so, and opening it is tried again as long as the store is what failed.
 
     Args:
         subscriptions: those of the store, as `store.subscriptions`.
-        observers: whom to feed.
-        consumer: what others see of who feeds; this machine and process if left out.
+        observers: the observers to feed.
+        consumer: the name of the consumer that others see; this machine and process if left out.
 
     Raises:
         InvalidSubscriptionError: two observers have the same name.
@@ -133,16 +133,17 @@ class Dispatcher:
 
     @property
     def failures(self) -> dict[str, Exception]:
-        """Which subscriptions are not fed, and will not be: they could not be opened, or were deleted."""
+        """The subscriptions that are not fed, and will not be: they could not be opened, or were deleted."""
         failed = ((fed.durable.name, fed.failure or fed.feed.failure) for fed in self._fed)
         return {name: failure for name, failure in failed if failure is not None}
 
     def stats(self) -> list[FeedStats]:
-        """How each one goes, in the order in which they were given. From any thread."""
+        """How each feed is doing, in the order in which the observers were given; may be called from any thread."""
         return [fed.feed.stats() for fed in self._fed]
 
     async def drain(self, timeout: float) -> DrainReport:
-        """Wait until what is in the log now is delivered to everyone whom this process feeds, `timeout` seconds at most.
+        """Wait, at most `timeout` seconds, until what is in the log now is delivered to all observers that this process
+        feeds.
 
         Raises:
             StorageError: the log cannot be read.

@@ -44,22 +44,26 @@ class SubscriptionFeed:
         async with SubscriptionFeed(store.subscriptions, "mail", observer):
             ...
 
-    An observer that raises gets the event again, after a pause; if it goes on raising the event is parked, or blocks those
-    that come after it in its order, as the subscription says. Observers with `on_events` get batches; of one that failed and
-    did not say at which event (`PartlyTaken`), the events come one by one. What is delivered twice has the same `event_id`.
+    An observer that raises gets the event again, after a pause. If it goes on raising, the event is parked, or blocks
+    those that come after it in its order, as the subscription says. Observers with `on_events` get batches. If an
+    observer failed on a batch and did not say at which event (`PartlyTaken`), it gets those events one by one. An event
+    that is delivered twice has the same `event_id`.
 
-    What an observer raises may say more, as `trackside.app.delivery.DeliveryError` does: by `retryable = False` that this
-    event will never be taken, which is parked at once; by `away = True` that nothing is taken now, so that everything waits
-    and one event at a time is tried until one is taken; by `held_back = True` that the observer itself has no room for this
-    event yet, which does not count as a failure of it; by `retry_after` for how many seconds, at most an hour, to leave the
-    receiver alone; by `disables = True` that the receiver is gone, which pauses the subscription.
+    What an observer raises may say more, as `trackside.app.delivery.DeliveryError` does:
+
+    * `retryable = False`: this event will never be taken; it is parked at once.
+    * `away = True`: nothing is taken now; everything waits, and one event at a time is tried until one is taken.
+    * `held_back = True`: the observer itself has no room for this event yet; that does not count as a failure of the
+      event.
+    * `retry_after`: for how many seconds, at most an hour, to leave the receiver alone.
+    * `disables = True`: the receiver is gone; the subscription is paused.
 
     Args:
         subscriptions: those of the store, as `store.subscriptions`.
-        name: the subscription, which has to be there: `Subscriptions.open`.
-        observer: whom to give events. With a `concurrency` above 1 it is called so many times at once.
-        policy: how; what the observer's class asks for if left out: `FeedPolicy.suiting`.
-        consumer: what others see of who feeds; this machine and process if left out.
+        name: the subscription, which has to exist: `Subscriptions.open`.
+        observer: the observer to feed. With a `concurrency` above 1 it is called that many times at once.
+        policy: how to feed it; what the observer's class asks for if left out: `FeedPolicy.suiting`.
+        consumer: the name of the consumer that others see; this machine and process if left out.
 
     Raises:
         NotAnObserverError: (a `TypeError`) `observer` cannot take events.
@@ -94,7 +98,7 @@ class SubscriptionFeed:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to feed.
+        """Begin feeding.
 
         Raises:
             UnknownSubscriptionError: there is no such subscription.
@@ -109,7 +113,7 @@ class SubscriptionFeed:
         await self.aclose()
 
     def stats(self) -> FeedStats:
-        """How it goes. From any thread."""
+        """How the feed is doing; may be called from any thread."""
         counts, delivery = self.counts, self._delivery
         oldest_at = None if delivery is None else delivery.window.oldest_at
         handled, parked, returned = counts.handled, counts.parked, counts.returned
@@ -130,7 +134,8 @@ class SubscriptionFeed:
     async def reach(self, position: int) -> bool:
         """Wait until everything up to a position is delivered, parked or not wanted.
 
-        False: it is not fed here, because another process does, it is paused, or it has failed or was closed.
+        Returns False if the subscription is not fed here: another process feeds it, it is paused, has failed or was
+        closed.
         """
         while self._held is None or self._held.passed < position:
             if self._is_elsewhere or self._task is None or self._task.done():
@@ -141,8 +146,8 @@ class SubscriptionFeed:
     async def aclose(self) -> None:
         """Finish what the observer has in hand, acknowledge it, and let others feed. May be called again.
 
-        Nothing more is begun, except the rest of a batch that is given to an observer one by one. What is not handled after
-        the policy's `grace`, or waits to be tried again, is left to whoever feeds next.
+        Nothing more is begun, except the rest of a batch that the observer gets one by one. What is not handled after
+        the policy's `grace`, or waits to be tried again, is left to the next feed.
         """
         self._stopping.set()
         self._wakeup.set()

@@ -1,8 +1,8 @@
 """What agents keep beyond their threads: JSON objects under namespaces and keys.
 
-A namespace is a sequence of labels, as the folders of a path are: `("memories", "ada")`. What is below a prefix is found
-through an index. Items may have a time to live, which begins anew whenever they are used; expired ones are not seen by
-anybody, and removed in time.
+A namespace is a sequence of labels, like the folders of a path: `("memories", "ada")`. What is below a prefix is found
+through an index. Items may have a time to live, which begins anew whenever they are used. Nobody sees expired items,
+and they are removed in time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _now() -> datetime:
 
 
 class Items:
-    """The items of a store: `store.items`. They belong to nobody: who may see which is for whoever asks to decide."""
+    """The items of a store: `store.items`. Items have no owner: the caller decides who may see which."""
 
     def __init__(self, writer: Writer | NoWriter, readers: Readers, *, now: Callable[[], datetime] = _now) -> None:
         self._writer = writer
@@ -64,25 +64,25 @@ class Items:
     async def put(
         self, namespace: Sequence[str], key: str, value: Mapping[str, Any], *, ttl: float | None = None
     ) -> None:
-        """Keep a value; it takes the place of the one that is there. It is on disk when this returns.
+        """Keep a value, in place of the one that is there. It is on disk when this returns.
 
             await store.items.put(("memories", "ada"), "coffee", {"likes": "black"})
 
         Args:
-            namespace: its labels: texts without dots, one at least, the first not "langgraph".
-            key: its name in there.
+            namespace: its labels: texts without dots, at least one, the first not "langgraph".
+            key: the item's name in the namespace.
             value: a mapping; what JSON lacks is kept in its canonical form.
-            ttl: after how many minutes in which nobody uses it it is gone; None: never.
+            ttl: after how many minutes without use the item is gone; None: never.
 
         Raises:
             InvalidItemError: an argument does not fit; the message names it.
-            PayloadError: a value's own code failed while it was read.
-            StorageError: it could not be written; a store that is `read_only` writes nothing.
+            PayloadError: a value's own code failed while the value was read.
+            StorageError: it could not be written; a `read_only` store writes nothing.
         """
         await self.change([ItemChange(namespace=namespace, key=key, value=value, ttl=ttl)])
 
     async def delete(self, namespace: Sequence[str], key: str) -> None:
-        """Keep an item no longer. One that is not there is fine.
+        """Delete an item. If there is none, this is no error.
 
         Raises:
             InvalidItemError: an argument does not fit; the message names it.
@@ -91,11 +91,11 @@ class Items:
         await self.change([ItemChange(namespace=namespace, key=key, value=None)])
 
     async def change(self, changes: Iterable[ItemChange]) -> None:
-        """Put and delete several, all or none. Of several changes of the same item the last one counts.
+        """Put and delete several items, all or none. Of several changes to the same item, the last one counts.
 
         Raises:
-            InvalidItemError: one of them does not fit; the message says what of it.
-            PayloadError: a value's own code failed while it was read.
+            InvalidItemError: one of the changes does not fit; the message says what in it.
+            PayloadError: a value's own code failed while the value was read.
             StorageError: they could not be written.
         """
         now = self._now()
@@ -120,7 +120,7 @@ class Items:
 
         Args:
             namespace: its labels.
-            key: its name in there.
+            key: the item's name in the namespace.
             refresh_ttl: whether its time to live begins anew, if it has one.
 
         Raises:
@@ -141,17 +141,17 @@ class Items:
         offset: int = 0,
         refresh_ttl: bool = True,
     ) -> list[Item]:
-        """Items below a prefix of namespaces, those written last first.
+        """Items below a prefix of namespaces, the last written first.
 
             await store.items.search(("memories",), filter={"likes": "black", "cups": {"$gte": 2}})
 
         Args:
             prefix: the labels that their namespaces begin with; none: all items.
-            filter: what their values shall have, by key: a value (of an object, a part of it), or comparisons: `$eq`,
+            filter: what their values must have, by key: a value (for an object, a part of it), or comparisons: `$eq`,
                 `$ne`, `$gt`, `$gte`, `$lt`, `$lte`. Numbers compare with numbers, texts with texts; nothing else does.
             limit: how many at most.
-            offset: how many of the first ones to leave out.
-            refresh_ttl: whether the time to live of what is found begins anew.
+            offset: how many to skip.
+            refresh_ttl: whether the time to live of the items found begins anew.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -180,11 +180,11 @@ class Items:
         """The namespaces that there are, in order.
 
         Args:
-            prefix: the labels that they begin with; "*" stands for any one.
+            prefix: the labels that they begin with; "*" matches any one label.
             suffix: the labels that they end with, likewise.
-            max_depth: after how many labels they are cut; what is the same then is listed once.
+            max_depth: after how many labels they are cut; those that are then the same are listed once.
             limit: how many at most.
-            offset: how many of the first ones to leave out.
+            offset: how many to skip.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -203,7 +203,7 @@ class Items:
         return await self._readers.run(listing.read)
 
     async def sweep(self) -> int:
-        """Remove what has expired; returns how many items that were. `store.sweeper()` does it, and now and then a write.
+        """Remove expired items; returns how many there were. `store.sweeper()` does this, and some writes do.
 
         Raises:
             StorageError: they could not be removed.

@@ -1,4 +1,4 @@
-"""Looking after a database as a whole: of which version its tables are, and whether all in it is as it should be.
+"""Looks after a database as a whole: which version its tables have, and whether everything in it is as it should be.
 
 These functions block: they are for commands, and for threads of their own.
 """
@@ -26,10 +26,10 @@ from trackside.app.storage._schema import (
 from trackside.app.storage.errors import CompactedByServerError, DatabaseMissingError
 
 BUSY_TIMEOUT = 5.0
-"""Seconds for which an upgrade waits for others who write."""
+"""How many seconds an upgrade waits for others who write."""
 
 SAMPLE = 1_000
-"""How many runs, the newest, `check_database` compares with their events unless it is told otherwise."""
+"""How many runs, the newest, `check_database` compares with their events unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class SchemaVersion:
 
     @property
     def steps(self) -> int:
-        """How many steps an upgrade has, of tables that are not newer; to make them is one."""
+        """How many steps an upgrade takes, for tables that are not newer; creating them is one step."""
         return 1 if self.found is None else len(REVISIONS) - REVISIONS.index(self.found) - 1
 
 
@@ -58,7 +58,7 @@ def _backend_there(url: str) -> Backend:
 
 
 def schema_version(url: str) -> SchemaVersion:
-    """Of which version the tables of a database are, also if that is not known here; changes nothing.
+    """The version of a database's tables, even if it is not known here. Changes nothing.
 
     Raises:
         StorageError: the database is not there, or cannot be read.
@@ -67,7 +67,7 @@ def schema_version(url: str) -> SchemaVersion:
 
 
 def upgradable_version(url: str) -> SchemaVersion:
-    """Of which version the tables are that an upgrade would find; changes nothing.
+    """The version of the tables that an upgrade would find. Changes nothing.
 
     Raises:
         NewerDatabaseError: a newer Trackside made them, so that there is no upgrade.
@@ -77,7 +77,7 @@ def upgradable_version(url: str) -> SchemaVersion:
 
 
 def held_events(url: str) -> int:
-    """The position of the last event in tables of whatever version: about how many an upgrade has to keep.
+    """The position of the last event in tables of any version: about how many events an upgrade has to keep.
 
     Raises:
         StorageError: the database is not there, has no tables yet, or cannot be read.
@@ -91,7 +91,8 @@ def held_events(url: str) -> int:
 
 
 def check_usable(url: str) -> None:
-    """See that a database could be opened, or made if it is not there, as far as that can be told without changing anything.
+    """Check that a database could be opened, or created if it is missing, as far as can be told without changing
+    anything.
 
     Raises:
         StorageError: it could not; the message says what to do.
@@ -100,9 +101,9 @@ def check_usable(url: str) -> None:
 
 
 def upgrade_database(url: str, *, on_step: OnStep | None = None) -> SchemaVersion:
-    """Make the tables, or bring them up to date, in one transaction; says of which version they were.
+    """Create the tables, or bring them up to date, in one transaction; returns the version that they had.
 
-    Several processes may do it at once: one does, and the others find it done. `on_step` hears of each step.
+    Several processes may do this at once: one does it, and the others find it done. `on_step` is called for each step.
 
     Raises:
         NewerDatabaseError: a newer Trackside made them.
@@ -116,15 +117,15 @@ def upgrade_database(url: str, *, on_step: OnStep | None = None) -> SchemaVersio
 
 
 def compact_database(url: str) -> None:
-    """Give the space that removed runs had back to the disk.
+    """Give the space of removed runs back to the disk.
 
-    The file is written anew, for which as much space as it takes in the end has to be free beside it, and as much once more
-    where SQLite has temporary files (the folder in `SQLITE_TMPDIR` or `TMPDIR`, else /var/tmp). Nobody else can write
-    meanwhile. It is seldom worth it: new runs take the room of those that were removed.
+    The file is written anew. For that, as much space as it takes in the end has to be free beside it, and as much once
+    more where SQLite has temporary files (the folder in `SQLITE_TMPDIR` or `TMPDIR`, else /var/tmp). Nobody else can
+    write meanwhile. This is seldom worth it: new runs reuse the room of those that were removed.
 
     Raises:
         CompactedByServerError: the database is on a server.
-        CompactBlockedError: others read it all the time; the disk has the space back when they do not any more.
+        CompactBlockedError: others read it all the time; the disk gets the space back once they stop.
         DatabaseBusyError: somebody else is writing.
         DatabaseFullError: there is too little space.
         StorageError: it could not be done, and nothing has changed.
@@ -137,7 +138,8 @@ def compact_database(url: str) -> None:
 
 
 def check_database(url: str, *, sample: int | None = SAMPLE) -> list[Finding]:
-    """What is wrong with a database; nothing, if the list is empty. Changes nothing, and sees one moment.
+    """Check a database: returns what is wrong with it; an empty list if nothing is. Changes nothing, and sees one
+    moment.
 
     Args:
         url: as for `Store.open`.

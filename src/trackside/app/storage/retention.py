@@ -1,8 +1,9 @@
 """Retention: old runs leave the database, whole, in small transactions, while others go on writing.
 
-A run goes with all that is stored of it, or stays with all of it. What a transaction removes is looked at once more
-inside it, so that whatever others did meanwhile counts; and as each leaves everything consistent, a prune that was killed
-is gone on with by the next one. Positions are never given again: who reads on finds the next one that there is.
+A run goes with all that is stored of it, or stays with all of it. Each transaction checks once more, inside itself,
+what it removes, so that whatever others did meanwhile counts. As each transaction leaves everything consistent, the
+next prune continues one that was killed. Positions are never given again: a reader that reads on finds the next one
+that exists.
 """
 
 from __future__ import annotations
@@ -76,10 +77,11 @@ type _Conditions = Sequence[ColumnElement[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What a prune removed, or (of a dry run) would remove: runs, their events, and threads that have no run any more.
+    """What a prune removed, or (for a dry run) would remove: runs, their events, and threads that have no run any more.
 
-    What was old enough and stayed is counted, too: in `kept_for`, by the name of each subscription, runs with events that
-    it has not passed yet or that are parked for it; in `kept_waiting`, runs whose questions a human may still answer.
+    It also counts runs that were old enough but stayed. `kept_for` counts, by the name of each subscription, runs with
+    events that it has not passed yet or has parked. `kept_waiting` counts runs whose questions a human may still
+    answer.
     """
 
     runs: int
@@ -91,10 +93,10 @@ class PruneReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outdated:
-    """Which runs are to go: those that ended before `cutoff` (None: all that have ended) and for which the rest holds.
+    """Which runs are to go: those that ended before `cutoff` (None: all that have ended) and to which the rest applies.
 
-    A run that was created later is younger than that, whatever it says of its end: a wall clock may have been set back. And
-    the last run of a thread is as young as the last change of the thread, which would go with it.
+    A run that was created after the cutoff is younger than that, whatever its end says: a wall clock may have been set
+    back. The last run of a thread is as young as the last change of the thread, which would go with it.
     """
 
     cutoff: datetime | None
@@ -112,7 +114,7 @@ class Outdated:
         agent: str | None,
         thread_id: str | None,
     ) -> Outdated:
-        """Those that ended so long before `now`, or before a moment.
+        """The runs that ended so long before `now`, or before a moment.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -127,7 +129,9 @@ class Outdated:
         return cls(cutoff=_cutoff(now, older_than), statuses=chosen, agent=agent, thread_id=thread_id)
 
     def each(self) -> list[_Conditions]:
-        """What holds for the rows of these runs, for one status after the other, so that an index gives them in order."""
+        """The conditions for the rows of these runs, for one status after the other, so that an index gives them in
+        order.
+        """
         if self.cutoff is None:
             ended: _Conditions = [runs.c.ended_at.is_not(None)]
         else:
@@ -227,7 +231,7 @@ async def prune(
 async def prune_threads(
     writer: Writer | NoWriter, readers: Readers, thread_ids: Sequence[str], *, batch: int
 ) -> PruneReport:
-    """Remove the runs of these threads, as far as they are gone, and so the threads.
+    """Remove the runs of those of these threads that are gone, and so the threads.
 
     Raises:
         StorageError: the database failed; what had been removed stays removed.

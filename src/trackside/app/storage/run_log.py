@@ -1,4 +1,4 @@
-"""The events of runs, read again for observers that were too slow for them."""
+"""Reads the events of runs again, for observers that were too slow for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StoredRunLog:
         self._readers = readers
 
     async def read(self, spans: Sequence[EventSpan]) -> list[RunLifecycleEvent]:
-        """What the store has of these, as it is at one moment.
+        """The events of these spans that the store has, as it is at one moment.
 
         Raises:
             ClosedError: the store is closed.

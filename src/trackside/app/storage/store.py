@@ -68,8 +68,8 @@ if TYPE_CHECKING:
 class Store(StoreReading, StoreCancelling):
     """A database of runs, opened with `Store.open`.
 
-    What `append` has returned is on disk. A store belongs to the event loop in which it was opened; other processes may
-    open the same file at the same time, but for those that are forked while it is open here.
+    Once `append` returns, the events are on disk. A store belongs to the event loop in which it was opened. Other
+    processes may open the same file at the same time, except those that are forked while it is open here.
     """
 
     def __init__(self, writer: Writer | NoWriter, readers: Readers, signals: CommitSignals, feed: EventFeed) -> None:
@@ -107,23 +107,23 @@ class Store(StoreReading, StoreCancelling):
         limits: WriteLimits | None = None,
         follow: FollowOptions | None = None,
     ) -> AsyncGenerator[Store]:
-        """Open a database for the length of an `async with`; make it, or bring its tables up to date, if need be.
+        """Open a database for the length of an `async with`; if need be, create it or bring its tables up to date.
 
             async with Store.open("sqlite:///trackside.db") as store:
                 manager = RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)])
 
         Args:
             url: `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `postgresql://user:password@host/database`.
-            create: make the database, on PostgreSQL the tables in it, if they are missing; False refuses instead.
+            create: create the database (on PostgreSQL the tables in it) if it is missing; False refuses instead.
             read_only: only look: nothing is made, changed, brought up to date or left behind, whatever the other options
-                say, and the right to read the file is enough. What others commit meanwhile is seen.
+                say. Permission to read the file is enough. What others commit meanwhile is seen.
             synchronous: "FULL" survives a power cut, "NORMAL" only the end of the process (and is faster). On PostgreSQL
                 "NORMAL" is `synchronous_commit = off`: what was committed in the last second before the server crashes may
                 be lost.
-            busy_timeout: seconds that a write, or who opens the database, waits for others who are at the same place. On
+            busy_timeout: how many seconds a write, or opening the database, waits for others at the same place. On
                 PostgreSQL also how long a transaction that lost its connection is repeated, and a read waits for one.
-            limits: how much one transaction takes and how much may wait.
-            follow: what is kept in memory for those who follow the log, and how soon they see what others write.
+            limits: how much one transaction takes, and how much may wait.
+            follow: what is kept in memory for followers of the log, and how soon they see what others write.
 
         Raises:
             StorageError: the database cannot be used; the type and the message say why and what to do.
@@ -152,14 +152,15 @@ class Store(StoreReading, StoreCancelling):
             await store.aclose()
 
     def leave_within(self, seconds: float) -> None:
-        """The process is to leave: wait for a database that does not answer no longer than so many seconds from now on.
+        """Prepare to leave: wait for a database that does not answer until `seconds` from now at most.
 
-        What cannot be written then fails at once, instead of after `busy_timeout`. Said again, the sooner counts.
+        What cannot be written by then fails at once, instead of after `busy_timeout`. Of several calls, the soonest
+        counts.
         """
         self._writer.leave_within(seconds)
 
     async def aclose(self) -> None:
-        """Write what was accepted, and close. Done by the `async with`; may be called again."""
+        """Write what was accepted, and close. The `async with` does it; may be called again."""
         async with AsyncExitStack() as closing:  # from the last to the first
             closing.push_async_callback(self._signals.aclose)
             closing.push_async_callback(self._writer.aclose)
@@ -170,18 +171,18 @@ class Store(StoreReading, StoreCancelling):
                 closing.push_async_callback(coordinator.aclose)
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[StoredEvent]:
-        """Store events, in this order, all or none; when it returns they are on disk with the rows that follow from them.
+        """Store events, in this order, all or none; on return, they and the rows that follow from them are on disk.
 
-        An event that is stored already is not stored again: the answer has it as it is stored (I4). Payloads are made
-        canonical (I9). Cancelling the caller does not take back what was begun.
+        An event that is stored already is not stored again: it is returned as it is stored (I4). Payloads are made
+        canonical (I9). Cancelling the caller does not undo what was begun.
 
         Raises:
-            EventOrderError: an event cannot follow, or begins a run of a thread that is gone (`RemovedThreadError`).
+            EventOrderError: an event cannot follow, or begins a run on a thread that is gone (`RemovedThreadError`).
             EventConflictError: an event id belongs to another event.
             InvalidEventError: an event has a field that cannot be stored.
             PayloadError: a payload cannot be read.
             ClosedError: the store is closed.
-            ReadOnlyStoreError: it was opened with `read_only`.
+            ReadOnlyStoreError: the store was opened with `read_only`.
             StorageError: the database failed; if it is `retryable`, the same call may succeed later.
         """
         if not isinstance(events, Iterable):
@@ -204,23 +205,23 @@ class Store(StoreReading, StoreCancelling):
         owner: str | None = None,
         on_outage: HearOutage | None = None,
     ) -> Follower:
-        """The events that fit, one after another in order of position: those that are there, then each one that comes.
+        """Iterate over matching events in order of position: first those that are there, then each new one.
 
             async for stored in store.follow(after=last_seen):
                 last_seen = stored.position
 
-        None is missed and none comes twice, whoever wrote it. What is committed through this store comes at once, what
-        other processes commit a moment later. Any number may follow at the same time, and each takes the time that it
-        needs: one reader serves all who are near the end, and whoever falls behind reads the log for itself.
+        No event is missed and none comes twice, whoever wrote it. What this store commits comes at once; what other
+        processes commit, a moment later. Any number of followers may follow at the same time, each at its own pace: one
+        reader serves all that are near the end, and a follower that falls behind reads the log for itself.
 
-        It ends when the store is closed, and not before: while the database is away it waits, and goes on. `on_outage` is
-        called with the error when that begins; what cannot pass by itself is raised. The filters are those of `events`;
-        there is none by status, because a status changes after the event. Leaving the loop is enough: nothing has to be
-        closed. An event may be the same object for several followers, so leave its payload as it is.
+        It ends only when the store is closed: while the database is away it waits, and then goes on. `on_outage` is called
+        with the error when an outage begins; an error that cannot pass by itself is raised. The filters are those of
+        `events`, without one by status, because a status changes after the event. You can just leave the loop: nothing has
+        to be closed. Followers may share the event object, so do not change its payload.
 
         Raises:
-            InvalidQueryError: an argument does not fit; the message names it. That `after` is behind the end of the log
-                is said when the first event is asked for.
+            InvalidQueryError: an argument does not fit; the message names it. For an `after` behind the end of the log it
+                is raised when the first event is asked for.
             ClosedError: the store is closed.
         """
         if on_outage is not None and not callable(on_outage):
@@ -234,7 +235,8 @@ class Store(StoreReading, StoreCancelling):
         return Follower(self._feed, wanted, after, read, on_outage=on_outage)
 
     def threads_of(self, owner: str | None) -> Threads:
-        """The threads of an owner, as his clients see them; with None those of all: made, searched, changed, removed.
+        """The threads of an owner, as the owner's clients see them; None: everybody's. Create, search, change and remove
+        them.
 
         threads = store.threads_of("ada")
         page = await threads.search(ThreadQuery(metadata={"customer": "acme"}, limit=20))
@@ -244,30 +246,30 @@ class Store(StoreReading, StoreCancelling):
     def sweeper(
         self, *, forget: Sequence[ForgetMemory] = (), every: float = SWEEP_EVERY, linger: float = 0.0
     ) -> Sweeper:
-        """Clears up behind threads that are gone, and removes those whose time is over, as long as its `async with` lasts.
+        """Clears up after threads that are gone, and removes threads whose time is over, while its `async with` lasts.
 
         Args:
-            forget: functions that remove what threads remember outside of this store, of a list of ids.
-            every: seconds between two rounds; what was removed in this process is seen to soon.
-            linger: seconds for which what a thread remembers that ended with its run outlives it, for who asks again what it
-                gave, or asks another process. What was deleted goes at once.
+            forget: functions that take a list of thread ids and remove what these threads remember outside this store.
+            every: seconds between two rounds; what this process removed is seen to soon.
+            linger: seconds that the memory of a thread that ended with its run outlives it, for those who ask again, or
+                ask another process, what it gave. What was deleted goes at once.
 
         Raises:
             StoreOptionError: `every` is not a number of seconds from 0.1 to 86400, `linger` not one from 0 to 31536000, or
-                `forget` is no list of functions.
+                `forget` is not a list of functions.
         """
         return Sweeper(self._writer, self._readers, self.items, forget=forget, every=every, linger=linger)
 
     def on_removal(self, hear: Callable[[Sequence[str]], object]) -> None:
-        """Have this called, on the event loop, with the ids of threads that this process has removed, whoever wanted it."""
+        """Call `hear`, on the event loop, with the ids of threads that this process has removed, whoever wanted it."""
         self._writer.on_removal.append(hear)
 
     def on_end(self, hear: Callable[[RunLifecycleEvent], object]) -> None:
-        """Have this called, on the event loop, with the ends that this process announces for another one, of its runs."""
+        """Call `hear`, on the event loop, with the ends that this process announces for runs of another process."""
         self._writer.on_commit.append(partial(tell_ends, hear))
 
     async def remove_run(self, thread_id: str, run_id: str, *, owner: str | None = None) -> None:
-        """Have a run that has ended gone for clients, of a thread that this owner may see; see `Threads.remove_run`.
+        """Remove, for clients, a run that has ended, of a thread that this owner may see; see `Threads.remove_run`.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -288,25 +290,25 @@ class Store(StoreReading, StoreCancelling):
         dry_run: bool = False,
         on_removed: OnRemoved | None = None,
     ) -> PruneReport:
-        """Remove whole runs that ended long ago, while others go on writing; what was removed is gone for good.
+        """Remove whole runs that ended long ago, while others go on writing. What is removed is gone for good.
 
-        With the last of its runs a thread at rest goes, too, and what it remembers. Runs stay that are active, whose
-        question waits for a human, or that a subscription needs: it has not passed all their events, or has one parked.
-        A prune that was cut short has removed some of the runs, and the next one goes on.
+        A thread at rest goes with its last run, and so does what it remembers. Runs stay if they are active, if their
+        question waits for a human, or if a subscription needs them: it has not passed all their events, or has one parked.
+        A prune that was cut short has removed some of the runs, and the next one continues.
 
         Args:
-            older_than: how long ago they ended, and with a thread's last run how long ago the thread was changed, or before
-                which moment; None: whenever.
-            status: only runs that ended with this status, or one of these, of which there has to be one.
-            agent: only of this agent.
-            thread_id: only of this thread.
-            batch: about how many events are removed in one transaction.
-            dry_run: remove nothing, and say what would be removed now.
-            on_removed: told after each transaction what has been removed so far.
+            older_than: how long ago, or before which moment, the runs ended; for a thread's last run also how long ago the
+                thread was changed. None: whenever.
+            status: only runs that ended with this status, or one of these; at least one.
+            agent: only runs of this agent.
+            thread_id: only runs of this thread.
+            batch: about how many events one transaction removes.
+            dry_run: remove nothing, and report what would be removed now.
+            on_removed: called after each transaction with what has been removed so far.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
-            ReadOnlyStoreError: the store was opened with `read_only`, and this is no `dry_run`.
+            ReadOnlyStoreError: the store was opened with `read_only`, and this is not a `dry_run`.
             StorageError: the database failed; what had been removed stays removed.
         """
         now = datetime.now(UTC)
@@ -331,13 +333,13 @@ class Store(StoreReading, StoreCancelling):
     ) -> ExportReport:
         """Write events to a file, in the order of the log, up to where it ends now.
 
-        They are read page by page, so that memory does not grow with them and others may write meanwhile. An export of
-        all events of some runs is the store of these runs: whatever else is stored of them follows from their events. What
-        they were asked for, whose threads are, their metadata, lifetimes and what they remember, queues and subscriptions
-        are not in it; nor are runs that have been deleted, or whose threads have.
+        Events are read page by page, so that memory does not grow with them and others may write meanwhile. An export of
+        all events of some runs stands for these runs: whatever else is stored of them follows from their events. It lacks
+        the runs' requests, the threads' owners, metadata, lifetimes and what they remember, queues, subscriptions, and
+        runs that were deleted, or whose threads were.
 
         Args:
-            file: where they are written to; it is not closed.
+            file: where to write; it is not closed.
             format: "jsonl" or "parquet".
             start: the first position.
             to: the last position; None: the end of the log.
@@ -346,7 +348,7 @@ class Store(StoreReading, StoreCancelling):
             agent: only of runs of this agent.
             types: only events of this type, or one of these. Such an export cannot be imported.
             since: only events that occurred then or later.
-            on_written: told after each page how far the export is.
+            on_written: called after each page with how far the export is.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -369,25 +371,25 @@ class Store(StoreReading, StoreCancelling):
     ) -> ImportReport:
         """Append the events of an export that are not here yet, in the order of the export.
 
-        In an empty store they get the positions that they had, with all holes; in one that has other events, the next
-        ones. Each transaction leaves a valid store, and an import that was cut short is gone on with by doing it again.
+        In an empty store they keep their positions, with all holes; in a store with other events they get the next ones.
+        Each transaction leaves a valid store. To continue an import that was cut short, do it again.
 
-        What threads remember is not in an export, so a question that waits for an answer there cannot be answered here.
-        Runs that had not ended stay so, and nobody executes them: the report counts them. A thread that would be busy with
-        no run at all gets the status that its last run leaves.
+        An export does not contain what threads remember, so a question that waits for an answer there cannot be answered
+        here. Runs that had not ended stay so, and nobody executes them; the report counts them. A thread that would be
+        busy without any run gets the status that its last run leaves.
 
         Args:
-            file: where they are read from (it is not closed), or what `transfer.open_export` has opened.
-            format: "jsonl" or "parquet"; of a file.
-            on_imported: told after each transaction how many events of the export are done with.
+            file: where to read from (it is not closed), or what `transfer.open_export` has opened.
+            format: of a file: "jsonl" or "parquet".
+            on_imported: called after each transaction with how many events of the export are done.
 
         Raises:
             InvalidQueryError: there is no such format, or the file gives no bytes.
-            ForeignExportError: it is no export.
+            ForeignExportError: the file is not an export.
             ExportTooNewError: a newer version made it.
-            ExportDamagedError: a line of it is wrong; what came before it is imported.
+            ExportDamagedError: one of its lines is wrong; what came before that line is imported.
             ImportConflictError: an event cannot follow what its run has here, or its id is another event's
-                (`PartialExportError`, if the export has only a part of some runs).
+                (`PartialExportError`, if the export contains only a part of some runs).
             MissingParquetError: the format is Parquet, and nothing here can read it.
             ReadOnlyStoreError: the store was opened with `read_only`.
             StorageError: the database failed; what was imported before stays.
@@ -397,14 +399,14 @@ class Store(StoreReading, StoreCancelling):
         return await import_events(self._writer, self._readers, file, on_imported)
 
     def thread_states(self) -> StoredThreadStates:
-        """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
+        """What threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
 
     def checkpointer(self) -> BaseCheckpointSaver[str]:
         """Where LangGraph's graphs keep their threads: `builder.compile(checkpointer=store.checkpointer())`.
 
-        For a manager, `RunManager(…, checkpointer=store.checkpointer())`, it serves all graphs that have none of their own.
-        What it promises, `graph_checkpoints.StoreCheckpointer` says. All that come from one store know of each other.
+        With a manager, `RunManager(…, checkpointer=store.checkpointer())`, it serves all graphs that have none of their
+        own. `graph_checkpoints.StoreCheckpointer` says what it promises. All from one store know of each other.
 
         Raises:
             ImportError: LangGraph is not installed.
@@ -414,7 +416,7 @@ class Store(StoreReading, StoreCancelling):
         return StoreCheckpointer(self._graph_checkpoints, asyncio.get_running_loop())
 
     def writer_stats(self) -> WriterStats:
-        """What was written in this process so far, in numbers; from any thread."""
+        """What this process has written so far, in numbers; may be called from any thread."""
         return self._writer.stats()
 
     @property
@@ -423,7 +425,7 @@ class Store(StoreReading, StoreCancelling):
         return frozenset(self._workers)
 
     async def facts(self) -> StoreFacts:
-        """What the database is and holds, and which processes look after runs in it; however much that is.
+        """What the database is and holds, however much that is, and which processes look after runs in it.
 
         Raises:
             StorageError: the database failed.
@@ -432,25 +434,25 @@ class Store(StoreReading, StoreCancelling):
         return await asyncio.to_thread(found.told, own={*self._workers}, lease_seconds=self.lease_seconds)
 
     def bus(self) -> PostgresBus:
-        """On which processes that share the database tell each other something. It is closed with the store.
+        """The bus on which processes that share the database tell each other things. It is closed with the store.
 
         Raises:
-            NoBusError: the database is none of a server.
+            NoBusError: the database has no server.
         """
         if not isinstance(self._signals, PostgresSignals):
             raise NoBusError(database=self._readers.database)
         return self._signals.bus
 
     def live_parts(self) -> LiveParts:
-        """What runs have said lately, for processes that are told of it on the bus.
+        """The latest live output of runs, for processes that are told of it on the bus.
 
         Raises:
-            NoBusError: the database is none of a server.
+            NoBusError: the database has no server.
         """
         return LiveParts(self.bus(), self._readers)
 
     def run_log(self) -> StoredRunLog:
-        """Where optional observers read again what they were too slow for: `RunManager(…, log=store.run_log())`."""
+        """Where optional observers that were too slow read events again: `RunManager(…, log=store.run_log())`."""
         return StoredRunLog(self._readers)
 
     def coordinator(
@@ -461,22 +463,22 @@ class Store(StoreReading, StoreCancelling):
         keeps_requests: bool = True,
         fleet: FleetMember | None = None,
     ) -> StoredCoordinator:
-        """Who may run, for a manager whose runs are recorded here, beside others in whatever process.
+        """Decides which run may execute, for a manager whose runs are recorded here, beside other processes.
 
             coordinator = store.coordinator()
             RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
 
-        It is closed with the store: close the manager before. Where the store outlives its manager, its `aclose` has the
-        process give no more signs of life for it, and keep nothing of both.
+        It is closed with the store: close the manager first. If the store outlives the manager, call its `aclose`: the
+        process then gives no more signs of life for it, and keeps nothing of both.
 
         Args:
-            lease_seconds: after so many seconds without a sign of life this process is taken for dead, and others end its
-                runs. It gives three signs in that time, also while an agent blocks the event loop.
-            hands_over: whether runs that have not started when this process goes wait for another one, and those that
-                others leave are taken over here. A command for one run wants neither.
-            keeps_requests: whether what was asked for is kept as long as the run, so that it can be looked at and started
-                anew (`request_of`). Else it is removed when the run ends: for those who redact what is announced.
-            fleet: what this process is in a fleet: then what it lets in is for the fleet's workers. It hands over.
+            lease_seconds: after this many seconds without a sign of life the process is taken for dead, and others end its
+                runs. It gives three signs in that time, even while an agent blocks the event loop.
+            hands_over: whether runs that have not started when this process goes wait for another process, and runs left
+                by others are taken over here. A command for one run wants neither.
+            keeps_requests: whether the request is kept as long as the run, so that it can be looked at and started anew
+                (`request_of`). Otherwise it is removed when the run ends: for those who redact what is announced.
+            fleet: this process's role in a fleet: then what it lets in is for the fleet's workers. It hands over.
 
         Raises:
             StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600, or another one does not fit.

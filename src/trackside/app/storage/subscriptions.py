@@ -1,9 +1,9 @@
 """Durable subscriptions: observers with a name and a cursor, fed from the log.
 
-A subscription outlives the process that consumes it. Its cursor only moves ahead, past what was handled or parked, so each
-event that it wants is handled at least once whatever dies in between (I25). One consumer at a time has it, by a lease.
-`trackside.app.storage.feeding.SubscriptionFeed` consumes one for an observer; what is here is for whoever wants to do that
-himself, and for operators.
+A subscription outlives the process that consumes it. Its cursor only moves ahead, past events that were handled or
+parked, so each event that it wants is handled at least once, whatever dies in between (I25). One consumer at a time has
+it, by a lease. `trackside.app.storage.feeding.SubscriptionFeed` consumes one for an observer; this module is for code
+that consumes one itself, and for operators.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Subscriptions:
         start: Start = "now",
         on_failure: OnFailure | str = OnFailure.park,
     ) -> Subscription:
-        """The subscription with this name; it is made if there is none yet, and goes on where it was if there is one.
+        """Open the subscription with this name: create it if there is none yet, else continue where it was.
 
             await store.subscriptions.open("mail", types=["run_failed"])
 
@@ -100,12 +100,13 @@ class Subscriptions:
             run_id: only of this run.
             thread_id: only of this thread.
             agent: only of runs of this agent.
-            start: where a new one begins: "now" (with the next event; resolved once, and stored), "beginning", or after a
-                position.
+            start: where a new subscription begins: "now" (with the next event; resolved once, and stored), "beginning",
+                or after a position.
             on_failure: whether an event that keeps failing is parked, or blocks those after it.
 
         Raises:
-            SubscriptionConflictError: there is one that wants other events or has another policy; see `update`.
+            SubscriptionConflictError: the subscription exists, and wants other events or has another policy; see
+                `update`.
             InvalidSubscriptionError: an argument does not fit; the message names it.
             StorageError: it cannot be stored.
         """
@@ -137,9 +138,9 @@ class Subscriptions:
     async def update(
         self, name: str, *, filter: SubscriptionFilter | None = None, on_failure: OnFailure | str | None = None
     ) -> Subscription:
-        """Have a subscription want other events from its cursor on, or give it another policy; what is left out stays.
+        """Change which events a subscription wants, from its cursor on, or its policy; what is left out stays.
 
-        Whoever consumes it loses it, and acquires it again.
+        Its consumer loses it, and acquires it again.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
@@ -152,7 +153,7 @@ class Subscriptions:
         return await self.get(name)
 
     async def pause(self, name: str) -> None:
-        """Deliver nothing until `resume`. What the consumer has in hand may still be acknowledged.
+        """Deliver nothing until `resume`. The consumer may still acknowledge the events that it has in hand.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
@@ -168,19 +169,19 @@ class Subscriptions:
         await self._write(SetState, name, state=SubscriptionState.active)
 
     async def seek(self, name: str, position: Start) -> None:
-        """Move the cursor: the next event is the first after `position`. Whoever consumes it loses it, and begins anew.
+        """Move the cursor: the next event is the first after `position`. Its consumer loses it, and begins anew.
 
-        Back, what was delivered is delivered again (as far as it is still in the log); ahead, what lies between is not.
-        Parked events stay parked; one that is handled once more on the way is not any longer.
+        After a move back, events are delivered again, as far as they are still in the log; a move ahead skips what lies
+        between. Parked events stay parked, except one that is handled once more on the way.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
-            InvalidSubscriptionError: the position is none, or behind the end of the log.
+            InvalidSubscriptionError: this is not a position, or it is behind the end of the log.
         """
         await self._write(Seek, name, to=check_start("position", position))
 
     async def delete(self, name: str) -> None:
-        """Forget a subscription, its cursor and what it has parked. Whoever consumes it loses it.
+        """Delete a subscription, its cursor and its parked events. Its consumer loses it.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
@@ -190,20 +191,20 @@ class Subscriptions:
     async def acquire(
         self, name: str, *, consumer: str | None = None, lease_seconds: float = LEASE_SECONDS
     ) -> SubscriptionConsumer:
-        """Become the one who consumes a subscription.
+        """Become the consumer of a subscription.
 
             async with await store.subscriptions.acquire("mail") as consumer:
                 batch = await consumer.read()
 
         Args:
-            name: which one.
-            consumer: what others see of who it is; this machine and process if left out.
+            name: the subscription.
+            consumer: the name of the consumer that others see; this machine and process if left out.
             lease_seconds: how long others wait for a consumer that does not `renew`; from 1 to 3600.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
             SubscriptionBusyError: another consumer has it; its `seconds` say for how long at least.
-            SubscriptionPausedError: it is paused.
+            SubscriptionPausedError: the subscription is paused.
             InvalidSubscriptionError: an argument does not fit; the message names it.
         """
         check_text("name", name)
@@ -225,7 +226,7 @@ class Subscriptions:
         )
 
     async def parked(self, name: str, *, after: int = 0, limit: int = 1000) -> list[ParkedEvent]:
-        """What a subscription has parked, in order of position; the next page comes after the last one's.
+        """A subscription's parked events, in order of position; ask for the next page after the last one's position.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
@@ -237,9 +238,9 @@ class Subscriptions:
         return await self._readers.all(parked(name, after=after, limit=limit), parked_of)
 
     async def deliveries(self, run_id: str) -> DeliveriesOfRun:
-        """What the subscriptions that want something of a run did with its events, by name, whatever the log has.
+        """What the subscriptions that want events of a run did with them, by name, whatever the log has.
 
-        Of a run with more than 10,000 events the last ones are looked at.
+        If a run has more than 10,000 events, the last ones are looked at.
 
         Raises:
             InvalidQueryError: `run_id` is not a text.
@@ -247,45 +248,46 @@ class Subscriptions:
         return await self._readers.run(read_deliveries(plain("run_id", run_id)))
 
     async def retry_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
-        """Have the consumer try a parked event again, or all of them; how many. What it can handle is not parked then.
+        """Have the consumer try a parked event again, or all of them; returns how many. Events that it then handles are
+        no longer parked.
 
         Args:
             name: the subscription.
-            position: of the event; None: all.
-            until: of those alone that were parked, or tried once more in vain, until then.
+            position: the event's position; None: all.
+            until: only events that were parked, or tried once more in vain, until then.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
             NotParkedError: nothing is parked at this position.
-            InvalidQueryError: `until` is no datetime with a time zone.
+            InvalidQueryError: `until` is not a datetime with a time zone.
         """
         return await self._decide(name, position, until, retry=True)
 
     async def drop_parked(self, name: str, position: int | None = None, *, until: datetime | None = None) -> int:
-        """Give a parked event up, or all of them; how many. They stay in the log.
+        """Give up a parked event, or all of them; returns how many. They stay in the log.
 
         Args:
             name: the subscription.
-            position: of the event; None: all.
-            until: of those alone that were parked, or tried once more in vain, until then.
+            position: the event's position; None: all.
+            until: only events that were parked, or tried once more in vain, until then.
 
         Raises:
             UnknownSubscriptionError: there is none with this name.
             NotParkedError: nothing is parked at this position.
-            InvalidQueryError: `until` is no datetime with a time zone.
+            InvalidQueryError: `until` is not a datetime with a time zone.
         """
         return await self._decide(name, position, until, retry=False)
 
     def listen(self, listener: Listener) -> None:
-        """Have `listener` called on the loop when something was committed, here or elsewhere, that may matter to a consumer.
+        """Call `listener` on the loop when something was committed, here or elsewhere, that may matter to a consumer.
 
-        It costs something: stop when nobody waits. What it raises is said in the program's log.
+        This costs something: stop when nobody waits. If the listener raises, the program's log says so.
         """
         self._listeners.add(listener)
         self._signals.listen(listener)
 
     def stop_listening(self, listener: Listener) -> None:
-        """Tell this one nothing more. May be called again."""
+        """Stop calling this listener. May be called again."""
         self._listeners.discard(listener)
         self._signals.stop_listening(listener)
 

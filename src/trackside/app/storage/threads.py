@@ -1,4 +1,4 @@
-"""Threads and their runs as clients have them: made, changed, searched, copied and removed, each owner's apart.
+"""Threads and their runs as clients have them: created, changed, searched, copied and removed, each owner's apart.
 
 What is removed is gone for clients at once, and stays in the log until `sweeping` takes it.
 """
@@ -45,7 +45,7 @@ __all__ = ["RunPage", "RunsOfThread", "SortBy", "ThreadContents", "ThreadPage", 
 
 
 class RunPage(NamedTuple):
-    """Some runs of a thread, how many fit in all, and the multitask strategies of those that were asked for with one."""
+    """Some runs of a thread, how many match in all, and the multitask strategies of those that were asked for with one."""
 
     runs: Sequence[StoredRun]
     total: int
@@ -54,7 +54,7 @@ class RunPage(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsOfThread:
-    """What the runs of a thread come to: how many, up to `MOST_COUNTED`, and how the newest stands, if that is there."""
+    """A thread's runs in brief: how many, up to `MOST_COUNTED`, and how the newest stands, if it is there."""
 
     count: int = 0
     last_run_id: str | None = None
@@ -63,16 +63,16 @@ class RunsOfThread:
 
 
 MOST_COUNTED: Final = 1_000
-"""So many runs of a thread are counted: a listing of threads takes as long whatever they have."""
+"""How many runs of a thread are counted at most, so that a listing of threads takes as long however many they have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadContents:
     """What there is to a thread besides its row.
 
-    `values` and `interrupts` are what the harness remembers of it, nothing where the agent has a checkpointer; `error` and
-    `config` are its last run's, and nothing once that was removed. It `is_held` by a run from the admission of that on, also
-    before it has started.
+    `values` and `interrupts` are what the harness remembers of it, nothing where the agent has a checkpointer. `error`
+    and `config` are those of its last run, and nothing once that was removed. `is_held` says that a run has the thread,
+    from that run's admission on, even before it has started.
     """
 
     values: JsonObject | None = None
@@ -85,9 +85,9 @@ class ThreadContents:
 
 
 class Threads:
-    """The threads of one owner, as his clients see them: `store.threads_of(owner)`; None sees everybody's.
+    """The threads of one owner, as the owner's clients see them: `store.threads_of(owner)`; None sees everybody's.
 
-    Removed ones are not there, and neither are others': who asks for one gets `UnknownThreadError`.
+    Removed threads and threads of others do not exist here: asking for one raises `UnknownThreadError`.
     """
 
     def __init__(self, writer: Writer | NoWriter, readers: Readers, owner: str | None) -> None:
@@ -104,16 +104,16 @@ class Threads:
         agent: str | None = None,
         ttl_minutes: float | None = None,
     ) -> StoredThread:
-        """Make a thread without a run.
+        """Create a thread without a run.
 
             thread = await store.threads_of(None).create(metadata={"customer": "acme"}, ttl_minutes=60)
 
         Args:
-            thread_id: its id; None: a new one.
-            belongs_to: whose it is; None: who has these threads.
-            metadata: what it is found by.
-            agent: which agent it is for, until it has a run that tells.
-            ttl_minutes: after how many minutes it is removed, unless a run is at it.
+            thread_id: the thread's id; None: a new one.
+            belongs_to: the thread's owner; None: the owner of these threads.
+            metadata: what the thread can be found by.
+            agent: the agent that the thread is for, until a run of it tells.
+            ttl_minutes: after how many minutes the thread is removed, unless a run is on it.
 
         Raises:
             ThreadExistsError: there is, or was, a thread with this id.
@@ -154,7 +154,7 @@ class Threads:
         agent: str | None = None,
         ttl_minutes: float | None = None,
     ) -> StoredThread:
-        """Add metadata to those that it has; say anew how long it lives, and, if it has no run yet, for which agent it is.
+        """Add to a thread's metadata; set anew how long it lives and, if it has no run yet, which agent it is for.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -175,19 +175,19 @@ class Threads:
         return await self.get(thread_id)
 
     def changing(self, thread: StoredThread) -> AbstractContextManager[None]:
-        """While a thread is changed on behalf of no run: what is put of it into this store's checkpoints is refused with
-        `UnknownThreadError` once it is removed.
+        """Covers changing a thread on behalf of no run: once the thread is removed, putting anything of it into this
+        store's checkpoints is refused with `UnknownThreadError`.
         """
         return changing_thread(self._writer, thread.thread_id, time_text(thread.created_at))
 
     async def note_state(self, thread_id: str, *, waits: bool) -> None:
-        """Note that somebody has changed what a thread remembers, on behalf of no run: it changed now, and rests.
+        """Note that somebody changed what a thread remembers, on behalf of no run: it changed now, and rests.
 
-        While a run has the thread, it is that run which says what it is.
+        While a run has the thread, that run says what its status is.
 
         Args:
-            thread_id: which one.
-            waits: whether something comes next in it, as an answer does: then it is interrupted, else idle.
+            thread_id: the thread.
+            waits: whether something comes next in it, such as an answer: then it is interrupted, otherwise idle.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -200,7 +200,7 @@ class Threads:
         )
 
     async def remove(self, thread_id: str) -> None:
-        """Have it gone, with its runs. What they left goes from the log when no subscription needs it any more.
+        """Remove a thread and its runs. What they left goes from the log when no subscription needs it any more.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -219,12 +219,12 @@ class Threads:
         metadata: Mapping[str, Any] | None = None,
         checkpoints: bool = False,
     ) -> StoredThread:
-        """Make another thread that remembers what this one does; without its runs. `metadata` take the place of its own.
+        """Make another thread that remembers what this one does, without its runs. `metadata` replaces its own.
 
-        It `belongs_to` who has these threads, if nobody is named.
+        The copy `belongs_to` the owner of these threads if no other is named.
 
-        With `checkpoints` those that graphs keep in this store are copied in the same transaction; `agather` of the
-        store's checkpointer has those before that were put just now.
+        With `checkpoints`, those that graphs keep in this store are copied in the same transaction. For checkpoints
+        that were put just now, call `agather` of the store's checkpointer first.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -253,7 +253,7 @@ class Threads:
         return owner
 
     async def search(self, query: ThreadQuery) -> ThreadPage:
-        """The threads that fit, a page of them, with how many there are.
+        """A page of the threads that match, with how many there are.
 
         Raises:
             InvalidQueryError: the query does not fit; the message names the field.
@@ -261,7 +261,7 @@ class Threads:
         return await self._readers.run(ThreadSearch(query, self._owner).page)
 
     async def count(self, query: ThreadQuery) -> int:
-        """How many threads fit.
+        """How many threads match.
 
         Raises:
             InvalidQueryError: the query does not fit; the message names the field.
@@ -269,15 +269,15 @@ class Threads:
         return await self._readers.run(ThreadSearch(query, self._owner).count)
 
     async def contents(self, thread_ids: Sequence[str]) -> Mapping[str, ThreadContents]:
-        """What there is to these threads, which he may see, besides their rows; by their ids."""
+        """What there is to these threads besides their rows, by their ids; only threads that the owner may see."""
         return await self._readers.run(lambda connection: in_pieces(connection, thread_ids, _contents))
 
     async def remembered(self, thread_ids: Sequence[str]) -> frozenset[str]:
-        """Those of these threads, which he may see, of which the store has what their agents left last."""
+        """Those of these threads, if the owner may see them, for which the store has what their agents left last."""
         return await self._readers.run(lambda connection: _remembered(connection, thread_ids))
 
     async def holder(self, thread_id: str) -> str | None:
-        """The run that has a thread, which he may see, from the admission of that on; None: none has it."""
+        """The run that has a thread which the owner may see, from that run's admission on; None: none has it."""
         return await find_holder(self._readers, thread_id)
 
     async def run(self, thread_id: str, run_id: str) -> StoredRun | None:
@@ -294,7 +294,7 @@ class Threads:
         limit: int = 10,
         offset: int = 0,
     ) -> RunPage:
-        """The runs of a thread, by when they were created.
+        """The runs of a thread, in the order in which they were created.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -319,7 +319,7 @@ class Threads:
         return await self._readers.run(read)
 
     async def runs_of(self, thread_ids: Sequence[str]) -> Mapping[str, RunsOfThread]:
-        """What the runs of these threads, which he may see, come to; by their ids."""
+        """The runs of these threads in brief, by thread id; only threads that the owner may see."""
         return await self._readers.run(lambda connection: in_pieces(connection, thread_ids, _runs_of))
 
     async def active_runs(
@@ -329,9 +329,10 @@ class Threads:
         run_ids: Collection[str] | None = None,
         status: AnyOf[RunStatus] | None = None,
     ) -> list[StoredRun]:
-        """Runs that have not ended, in the order in which they were let in: those of a thread, these, or all.
+        """Runs that have not ended, in the order in which they were let in: those of a thread, those with these ids, or
+        any.
 
-        Of `run_ids` there are 10,000 at most.
+        `run_ids` has at most 10,000 ids.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -351,7 +352,7 @@ class Threads:
         return await self._readers.all(RUNS.where(*conditions).order_by(active_runs.c.ordinal), run_of)
 
     async def remove_run(self, thread_id: str, run_id: str) -> None:
-        """Have a run gone that has ended. The log keeps its events.
+        """Remove a run that has ended. The log keeps its events.
 
         Raises:
             UnknownThreadError: there is no such thread.

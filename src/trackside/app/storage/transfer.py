@@ -1,7 +1,8 @@
-"""Export: the events of a log as a file, and the file as `importing` takes it. What runs came to is told by the events.
+"""Export: the events of a log as a file that `importing` can read. What runs came to follows from the events.
 
-Threads and runs that were deleted are in no export, though the log may have them for a while. Runs that were rolled back
-are: their events say that clients do not see them. An export reads page by page up to where the log ended when it began.
+No export contains threads and runs that were deleted, though the log may have them for a while. Runs that were rolled
+back are exported: their events say that clients do not see them. An export reads page by page, up to where the log
+ended when it began.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from trackside.harness.types import LifecycleEventType
 type ExportFormat = Literal["jsonl", "parquet"]
 
 type OnWritten = Callable[[int, int, int], object]
-"""Called with how many events are written, the position that has been reached, and the last one that will be."""
+"""Called with how many events are written, the position that has been reached, and the last position that will be."""
 
 _PAGE_ROWS = 2_000
 _PAGE_BYTES = 8 * 1_048_576
@@ -54,14 +55,16 @@ RUNS_IN_PART = frozenset({"from", "since", "types"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """How many events were exported, and where the log ended when that began: a next export goes on `after` it."""
+    """How many events were exported, and where the log ended when the export began: the next export continues `after`
+    it.
+    """
 
     events: int
     to: int
 
 
 def writer_of(file: BinaryIO, format: ExportFormat) -> ExportWriter:
-    """What writes this format.
+    """The writer of this format.
 
     Raises:
         InvalidQueryError: there is no such format, or the file takes no bytes.
@@ -78,7 +81,7 @@ def writer_of(file: BinaryIO, format: ExportFormat) -> ExportWriter:
 
 
 def reader_of(file: BinaryIO, format: ExportFormat) -> ExportReader:
-    """What reads this format.
+    """The reader of this format.
 
     Raises:
         InvalidQueryError: there is no such format, or the file gives no bytes.
@@ -107,22 +110,22 @@ def _unknown(format: object) -> InvalidQueryError:
 
 @dataclass(frozen=True, slots=True)
 class OpenedExport:
-    """An export whose beginning has been read, and is that of one."""
+    """An export whose beginning has been read and recognised."""
 
     header: ExportHeader
     reader: ExportReader
 
 
 def open_export(file: BinaryIO, *, format: ExportFormat = "jsonl") -> OpenedExport:
-    """Read the beginning of an export, to know that it is one before there is a store for it. Blocks.
+    """Read the beginning of an export, to be sure that it is one before there is a store for it. This blocks.
 
     Args:
-        file: where it is read from; it is not closed.
+        file: where to read from; it is not closed.
         format: "jsonl" or "parquet".
 
     Raises:
-        ForeignExportError: it is no export.
-        ExportTooNewError: it is of a version that is not known here.
+        ForeignExportError: the file is not an export.
+        ExportTooNewError: its version is not known here.
         ExportDamagedError: the file cannot be read.
         InvalidQueryError: there is no such format, or the file gives no bytes.
         MissingParquetError: the format is Parquet, and nothing here can read it.
@@ -133,7 +136,7 @@ def open_export(file: BinaryIO, *, format: ExportFormat = "jsonl") -> OpenedExpo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportChoice:
-    """Which events are exported: those from a position to another, or to the end, for which the rest holds."""
+    """Which events are exported: those from one position to another, or to the end, to which the rest applies."""
 
     start: int
     to: int | None
@@ -175,10 +178,10 @@ class ExportChoice:
         )
 
     def check_end(self, end: int) -> None:
-        """See that the log reaches so far; what comes next in it may be asked for, too.
+        """Check that the log reaches that far; a start right after its end is allowed, too.
 
         Raises:
-            InvalidQueryError: it ends before.
+            InvalidQueryError: the log ends before.
         """
         why = f"the log ends at {end}"
         if self.start > end + 1:
@@ -187,7 +190,7 @@ class ExportChoice:
             raise InvalidQueryError(field="to", value=self.to, why=why)
 
     def described(self) -> dict[str, Any]:
-        """What is chosen, as the file says it: nothing, if all is."""
+        """What is chosen, as the file says it; nothing if everything is."""
         chosen = {
             "from": self.start if self.start > 1 else None,
             "run_id": self.run_id,
@@ -199,7 +202,9 @@ class ExportChoice:
         return {name: value for name, value in chosen.items() if value is not None}
 
     def conditions(self, *, through_runs: bool) -> list[ColumnElement[bool]]:
-        """What holds for the chosen events, besides their position; `through_runs`: in a way that leads to a thread's."""
+        """The conditions for the chosen events, besides their position; `through_runs`: in a form that leads to a
+        thread's.
+        """
         conditions: list[ColumnElement[bool]] = []
         if self.run_id is not None:
             conditions.append(events.c.run_id == self.run_id)

@@ -22,12 +22,13 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run as its events tell it. Times are aware UTC; totals are 0 until it has ended.
+    """A run as its events tell it. Times are aware UTC; totals are 0 until the run has ended.
 
-    `agent` is None if the run never started. `duration_seconds` is None until then, and `cost_usd` where no price was
-    known. `attempt` counts the tries of what was started anew, and `retry_of` is the run that was tried before.
-    `stuck_since` is since when an agent has been cancelled and goes on all the same. `removed_at` is since when clients do
-    not see it: it was rolled back, or deleted.
+    * `agent` is None if the run never started.
+    * `duration_seconds` is None until the run has ended, `cost_usd` where no price was known.
+    * `attempt` counts the tries of a run that was started anew; `retry_of` is the run that was tried before.
+    * `stuck_since` is since when the agent has kept running although it was cancelled.
+    * `removed_at` is since when clients do not see the run: it was rolled back, or deleted.
     """
 
     run_id: str
@@ -45,7 +46,7 @@ class StoredRun:
     trigger: str | None
     metadata: Mapping[str, Any]
     completion_data: Mapping[str, Any]
-    """As its last event has it, but for the list of single calls."""
+    """As its last event has it, without the list of single calls."""
     total_input_tokens: int
     total_output_tokens: int
     llm_call_count: int
@@ -60,7 +61,7 @@ class StoredRun:
 
     @property
     def cursor(self) -> str:
-        """Its place in a listing: pass it as `before` to get older runs, as `after` to get newer ones."""
+        """The run's place in a listing: pass it as `before` to get older runs, as `after` to get newer ones."""
         return cursor_of(self.created_at, self.run_id)
 
 
@@ -76,9 +77,9 @@ class RunWithEvents:
 class StoredThread:
     """A thread; `updated_at` is when a run of it started or ended, or its status changed. Times are aware UTC.
 
-    `agent` is that of its newest run that has begun. `owner` is whose it is; None: everybody's who has no name. At
-    `expires_at`, which is `ttl_minutes` after that was asked for, it is removed. `removed_at` is since when clients do not
-    see it.
+    `agent` is that of its newest run that has begun. `owner` is whose it is; None: everybody's who has no name. The
+    thread is removed at `expires_at`, which is `ttl_minutes` after that was asked for. `removed_at` is since when
+    clients do not see it.
     """
 
     thread_id: str
@@ -97,13 +98,13 @@ class StoredThread:
 
     @property
     def cursor(self) -> str:
-        """Its place in a listing: pass it as `before` to get older threads, as `after` to get newer ones."""
+        """The thread's place in a listing: pass it as `before` to get older threads, as `after` to get newer ones."""
         return cursor_of(self.updated_at, self.thread_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTotals:
-    """What went to one model or one caller. Cache reads are part of the input, reasoning is part of the output.
+    """The tokens of one model or one caller. Cache reads are part of the input, reasoning is part of the output.
 
     `cost_usd` is None if no run had a price for it.
     """
@@ -117,7 +118,8 @@ class TokenTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTotals:
-    """What some runs come to. `cost_usd` is None if no run had a price, durations (of ended runs) if none has ended.
+    """Totals of some runs. `cost_usd` is None if no run had a price; durations (of ended runs) are None if none has
+    ended.
 
     Durations are exact where there are few runs, else at most 1.6 % too long or too short.
     """

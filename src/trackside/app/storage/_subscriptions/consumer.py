@@ -38,17 +38,18 @@ READ_BYTES: Final = 64 * 1_048_576
 
 
 class SubscriptionConsumer:
-    """The one who may read a subscription and move its cursor; made by `Subscriptions.acquire`.
+    """The only reader of a subscription, which may move its cursor; made by `Subscriptions.acquire`.
 
-    Read a batch, handle its events, acknowledge as far as all are handled, park what cannot be. Keep the lease by `renew`
-    while that takes long, and give it back in the end (`async with` does). An event whose handling was not acknowledged
-    when the process died comes again, with the same id, sequence and content (I25, I26).
+    Read a batch, handle its events, acknowledge up to where all are handled, and park what cannot be. Keep the lease by
+    `renew` while that takes long, and give it back in the end (`async with` does). If the process dies before it
+    acknowledges an event, the event comes again, with the same id, sequence and content (I25, I26).
 
-    Whoever handles events side by side reads `ahead`, may park any of them, and acknowledges up to the first that is
-    neither handled nor parked yet. One that is parked ahead of the cursor comes again, too, if the process dies.
+    A consumer that handles events side by side reads `ahead`, may park any of them, and acknowledges up to the first
+    that is neither handled nor parked yet. An event that is parked ahead of the cursor also comes again if the process
+    dies.
 
-    Every step raises `SubscriptionLostError`, and has changed nothing, if somebody else has the subscription by now, it
-    was moved, changed or deleted, or the database has lost events that were read (a failover can do that).
+    Every step raises `SubscriptionLostError`, and has changed nothing, if somebody else has the subscription by now, if
+    it was moved, changed or deleted, or if the database has lost events that were read (a failover can do that).
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class SubscriptionConsumer:
 
     @property
     def token(self) -> int:
-        """A number that no consumer had before: what is written elsewhere can be guarded by it, as fencing tokens are."""
+        """A number that no consumer had before, for guarding what is written elsewhere, as fencing tokens do."""
         return self._grant.token
 
     @property
@@ -88,7 +89,7 @@ class SubscriptionConsumer:
 
     @property
     def on_failure(self) -> OnFailure:
-        """What shall become of an event that keeps failing."""
+        """What becomes of an event that keeps failing."""
         return self._grant.on_failure
 
     async def __aenter__(self) -> Self:
@@ -101,14 +102,15 @@ class SubscriptionConsumer:
 
     @property
     def passed(self) -> int:
-        """Up to here everything is handled and acknowledged, parked, or not wanted."""
+        """Everything up to this position is handled and acknowledged, parked, or not wanted."""
         return self._passed
 
     async def read(self, limit: int = 100, *, ahead: bool = False, max_bytes: int = READ_BYTES) -> Batch:
-        """The next events, `limit` at most; what was read and not acknowledged comes again, unless `ahead` of that.
+        """The next events, at most `limit`. What was read and not acknowledged comes again, unless you read `ahead` of
+        that.
 
-        It is fewer where their payloads come to about `max_bytes`, and one however large it is. A batch without events
-        still goes on in the log, unless it is `at_end`: read again.
+        There are fewer events if their payloads come to about `max_bytes`, but at least one, however large it is. A
+        batch without events still moves on in the log, unless it is `at_end`: read again.
 
         Raises:
             InvalidSubscriptionError: `limit` or `max_bytes` is not a whole number from 1 up.
@@ -139,7 +141,7 @@ class SubscriptionConsumer:
         return batch
 
     async def acknowledge(self, position: int) -> None:
-        """Everything that was read up to this position is handled, or not wanted: never deliver it again.
+        """Say that everything read up to this position is handled, or not wanted: it is never delivered again.
 
         Raises:
             InvalidSubscriptionError: the position was not read yet.
@@ -158,7 +160,7 @@ class SubscriptionConsumer:
         If it is the next one, the cursor goes past it. Ahead of others it stays parked when the cursor passes it later.
 
         Raises:
-            InvalidSubscriptionError: it is neither.
+            InvalidSubscriptionError: the event is neither.
             SubscriptionLostError: see the class.
         """
         check_number("position", position)
@@ -177,7 +179,7 @@ class SubscriptionConsumer:
             self._parked_ahead.add(position)
 
     async def check(self) -> None:
-        """See that it may go on. It costs less than a read, which says the same.
+        """Check that the consumer may go on. This costs less than a read, which says the same.
 
         Raises:
             SubscriptionPausedError: the subscription is paused.
@@ -186,7 +188,7 @@ class SubscriptionConsumer:
         await self._readers.run(check_grant(self.name, consumer=self.consumer, token=self.token))
 
     async def note_failure(self, error: str, *, attempts: int) -> None:
-        """Say where operators see it that the next event has failed so many times in a row.
+        """Record, where operators see it, how often in a row the next event has failed.
 
         Raises:
             SubscriptionLostError: see the class.
@@ -195,7 +197,7 @@ class SubscriptionConsumer:
         await self._write(Fail, error=kept_text(error), attempts=attempts)
 
     async def read_retries(self, limit: int = 100, *, max_bytes: int = READ_BYTES) -> list[ParkedEvent]:
-        """Parked events that somebody wants to be tried again; as many as `read` would give.
+        """Parked events that somebody wants tried again; as many as `read` would give.
 
         Raises:
             InvalidSubscriptionError: `limit` or `max_bytes` is not a whole number from 1 up.
@@ -211,7 +213,7 @@ class SubscriptionConsumer:
         return found
 
     async def settle_retry(self, position: int) -> None:
-        """An event of `read_retries` is handled now, and not parked any more.
+        """Say that an event of `read_retries` is handled; it is no longer parked.
 
         Raises:
             InvalidSubscriptionError: it is none of them.
@@ -224,7 +226,7 @@ class SubscriptionConsumer:
         self._forget_retry(position)
 
     async def renew(self) -> bool:
-        """Keep the lease for as long as at first, from now on. True: the subscription was paused, so stop.
+        """Keep the lease for as long as at first, from now on. Returns True if the subscription was paused: stop then.
 
         Raises:
             SubscriptionLostError: see the class.
@@ -233,7 +235,9 @@ class SubscriptionConsumer:
         return paused
 
     async def release(self) -> None:
-        """Give the lease back, so that another need not wait until it ends. May be called again, or when it is lost."""
+        """Give the lease back, so that another consumer need not wait until it ends. May be called again, or when it is
+        lost.
+        """
         await self._write(Release, passed=self._passed)
         self._on_release()
 

@@ -29,7 +29,7 @@ class OnFailure(StrEnum):
     """What becomes of an event that keeps failing."""
 
     park = "park"
-    """It is put aside, where it stays to be seen and tried again, and the next ones are handled."""
+    """It is put aside, where operators can see it and have it tried again, and the next ones are handled."""
     block = "block"
     """It is tried again for ever, and nothing overtakes it."""
 
@@ -52,8 +52,8 @@ class ParkedState(StrEnum):
 class SubscriptionFilter:
     """Which events a subscription wants; None wants all.
 
-    Only what never changes for an event: it would not be the same events another time (I27) if they were chosen by a
-    run's status, which moves on.
+    Only what never changes for an event can be chosen. If events were chosen by a run's status, which moves on, they
+    would not be the same another time (I27).
     """
 
     types: tuple[LifecycleEventType, ...] | None = None
@@ -70,7 +70,7 @@ class SubscriptionFilter:
         thread_id: str | None = None,
         agent: str | None = None,
     ) -> Self:
-        """A filter of whatever callers say.
+        """Make a filter of what callers pass.
 
         Raises:
             InvalidSubscriptionError: a value does not fit; the message names it.
@@ -97,12 +97,12 @@ class SubscriptionFilter:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The filter as JSON; two that want the same look the same."""
+        """The filter as JSON; two filters that want the same events look the same."""
         said = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if name == "types" else value for name, value in said.items() if value is not None}
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """What holds for the rows of the events that it wants."""
+        """The conditions for the rows of the events that it wants."""
         conditions: list[ColumnElement[bool]] = []
         if self.types is not None:
             conditions.append(events.c.event_type.in_([kind.value for kind in self.types]))
@@ -135,14 +135,14 @@ class Subscription:
     last_parked_at: datetime | None = None
     """When the last of them was parked, or tried once more in vain; None if there are none.
 
-    By the clock of who parked it: as `until` it has just those decided on that are counted here.
+    By the clock of the process that parked it: passed as `until`, it decides on just those that are counted here.
     """
     to_retry: int = 0
-    """How many of them shall be tried again."""
+    """How many of them are to be tried again."""
     consumer: str | None
     """Who reads it now; None if nobody has a lease."""
     failures: int
-    """How often in a row the event that failed last has, or found its receiver away; 0 when more is handled."""
+    """How often in a row the last failing event has failed, or found its receiver away; 0 once more is handled."""
     last_error: str | None
     last_error_at: datetime | None
     created_at: datetime
@@ -151,7 +151,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParkedEvent:
-    """An event that a subscription could not handle, and what was said last when it was tried."""
+    """An event that a subscription could not handle, and what the last try of it raised."""
 
     stored: StoredEvent
     state: ParkedState
@@ -162,9 +162,9 @@ class ParkedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events that come next, in order. Up to position `through` there are no others that are wanted.
+    """The next events, in order. Up to position `through` no others are wanted.
 
-    `at_end` says that the log had no more when it was looked at.
+    `at_end` says that the log had no more when it was read.
     """
 
     events: tuple[StoredEvent, ...]
