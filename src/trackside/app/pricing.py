@@ -1,4 +1,4 @@
-"""What calls of models cost: the list prices that the package `genai-prices` brings along, and prices of one's own.
+"""What model calls cost: the list prices in the package `genai-prices`, and prices of your own.
 
 Nothing is ever fetched: the prices are those of the installed version of the package.
 """
@@ -36,8 +36,8 @@ _BEDROCK = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPrice:
-    """What a model costs, in US dollars for a million tokens. Reasoning is output; what was read from a cache, or written to
-    one, costs what other input does, unless it has a price of its own.
+    """What a model costs, in US dollars per million tokens. Reasoning is output. Tokens that were read from a cache, or
+    written to one, cost what other input does, unless they have a price of their own.
     """
 
     input_per_million: float
@@ -61,12 +61,12 @@ class ModelPrice:
 
 
 class GenaiPrices:
-    """A `PriceList` of some two thousand models of forty providers, with prices of one's own in front.
+    """A `PriceList` of some two thousand models of forty providers; prices of your own come first.
 
-    A model is known by its name as people write it: `gpt-4.1`, `azure/gpt-4o-2024-11-20`, `openai:gpt-5`,
-    `us.anthropic.claude-sonnet-4-5-20250929-v1:0`, `models/gemini-2.5-pro`. Whose price counts says the provider that was
-    called, where that is known and has the model, else a prefix that names one. Models that run locally, and any other that
-    is not listed, have no price, which is not the same as 0.
+    A model is recognised by its name as people write it: `gpt-4.1`, `azure/gpt-4o-2024-11-20`, `openai:gpt-5`,
+    `us.anthropic.claude-sonnet-4-5-20250929-v1:0`, `models/gemini-2.5-pro`. The price is that of the provider that was
+    called, where that is known and has the model, else that of a provider named by a prefix. Models that run locally,
+    and any others that are not listed, have no price, which is not the same as 0.
 
     Args:
         overrides: prices by the model's name, exactly as the agent says it.
@@ -76,7 +76,7 @@ class GenaiPrices:
         self._overrides = dict(overrides or {})
 
     def load(self) -> None:
-        """Read the price list. Takes a sixth of a second, which the first price that is asked for takes otherwise."""
+        """Read the price list. This takes a sixth of a second, which otherwise the first request for a price takes."""
         _listed("")
 
     def cost_usd(

@@ -1,4 +1,4 @@
-"""Events for tests that need some: a single one, or those of a whole run."""
+"""Events for tests: a single one, or those of a whole run."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def make_run(
 ) -> list[RunLifecycleEvent]:
     """The events of a run from its start to the end with `status`, on a thread that was idle before.
 
-    They say what those of a real run say that has used nothing.
+    They say what the events of a real run say that has used nothing.
 
     Raises:
-        InvalidTestError: (a `ValueError`) runs do not end with this status, or `messages` is no number of them.
+        InvalidTestError: (a `ValueError`) runs do not end with this status, or `messages` is not a number of messages.
     """
     status = _final(status)
     if not is_count(messages, 0):

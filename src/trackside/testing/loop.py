@@ -1,8 +1,8 @@
 """An event loop on which an hour takes no time and the same seed gives the same order of everything.
 
-Where a real loop would sleep until the next timer, `VirtualTimeLoop` puts its clock forward to it. With a seed it runs
-the callbacks that are ready in the same turn in an order of its own choosing, so that a test can look at many
-interleavings and come back to the one that failed. Where nothing can happen any more it raises instead of hanging.
+Where a real loop would sleep until the next timer, `VirtualTimeLoop` moves its clock forward to it. With a seed, it
+runs the callbacks that are ready in the same turn in an order that the seed decides, so that a test can look at many
+interleavings and come back to the one that failed. Where nothing can happen any more, it raises instead of hanging.
 
     >>> async def patient() -> str:
     ...     await asyncio.sleep(3_600)
@@ -34,7 +34,7 @@ HORIZON = 1_000_000.0
 """Virtual seconds after which a loop takes the program for one that never ends."""
 
 THREAD_PATIENCE = 30.0
-"""Real seconds for which a loop waits for threads before it takes them for stuck."""
+"""How many real seconds a loop waits for threads before it takes them to be stuck."""
 
 
 class DeadlockError(TracksideError):
@@ -46,15 +46,16 @@ class HorizonError(TracksideError):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop with a virtual clock that starts at 0, and, with a `seed`, an order of callbacks of its own.
+    """An event loop with a virtual clock that starts at 0 and, with a `seed`, an order of callbacks of its own.
 
-    asyncio promises to call what is ready in the order in which it became ready; with a seed that holds only between
-    turns of the loop: what is ready when a turn begins is called in any order, what it makes ready comes in the next.
+    asyncio promises to call what is ready in the order in which it became ready. With a seed that holds only between
+    turns of the loop: callbacks that are ready when a turn begins are called in any order, and what they make ready
+    comes in the next turn.
 
-    `run_in_executor` works: while a job of it is unfinished, time stands still and the loop really waits, for at most
-    `thread_patience` real seconds. Threads of your own that will call back are announced by `real_work`. The seed does
-    not cover how threads interleave, nor the order of a set of tasks, as `TaskGroup` has. Virtual time does not wait
-    for sockets and subprocesses: use a real loop for these.
+    `run_in_executor` works: while one of its jobs is unfinished, time stands still and the loop really waits, for at
+    most `thread_patience` real seconds. If threads of your own will call back, announce that by `real_work`. The seed
+    does not cover how threads interleave, nor the order of a set of tasks, such as `TaskGroup` has. Virtual time does
+    not wait for sockets and subprocesses: use a real loop for these.
 
     Raises, from whatever runs the loop:
         DeadlockError: nothing can happen any more.
@@ -99,7 +100,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return job
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """As on any loop; `timeout` is not reached, since time stands still meanwhile."""
+        """As on any loop; `timeout` is not reached, because time stands still meanwhile."""
         with self.real_work():
             await super().shutdown_default_executor(timeout)
 
@@ -118,7 +119,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return 0
 
     def waiting(self) -> str:
-        """The unfinished tasks and where each of them waits."""
+        """The unfinished tasks, and where each of them waits."""
         return waiting_on(self)
 
 
@@ -160,7 +161,7 @@ class _ShuffledTurns(deque[asyncio.Handle]):
 class VirtualClock:
     """A `Clock` that shows the time of a `VirtualTimeLoop`, by default of the running loop.
 
-    In a thread, where none runs, it shows that of the loop which was running when it was asked last.
+    In a thread without a running loop, it shows the time of the loop that was running when the clock was last asked.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, *, epoch: datetime = EPOCH) -> None:

@@ -15,7 +15,9 @@ from trackside.harness.types import LifecycleEventType
 from trackside.testing.errors import InvalidTestError
 
 type EventFilter = LifecycleEventType | str | Callable[[RunLifecycleEvent], bool] | None
-"""Which events are meant: those of a type, by itself or its name, those for which a function says so, or all (None)."""
+"""Which events are meant: those of a type, given as such or by its name, those for which a function says so, or all
+(None).
+"""
 
 _HANGS: Final = ("hang", "swallow")
 
@@ -27,8 +29,8 @@ class Misbehaviour:
     `how` is an exception to raise (`CancelledError` and `SystemExit` too), "hang" to wait until it is cancelled, or
     "swallow" to wait on even then, until `RecordingObserver.release` is called.
 
-    It hits the `nth` event, counted from 1, among those that `on` means; None: each of them. An event that is given
-    again is still the same event; `times` is how often the observer fails on it before it takes it, None: for ever.
+    It hits the `nth` event, counted from 1, among those that `on` selects; None: each of them. An event that is given
+    again is still the same event. `times` is how often the observer fails on it before it takes it; None: for ever.
 
     Raises:
         InvalidTestError: (a `ValueError`) it would never happen, or not as it says; the message names the argument.
@@ -58,12 +60,12 @@ class Misbehaviour:
 
 
 class RecordingObserver:
-    """Keeps the events that it takes in `events`, and all that it is offered, also again, in `offered`.
+    """Keeps the events that it takes in `events`, and all that it is offered, repeats included, in `offered`.
 
     >>> lock = RecordingObserver(Misbehaviour(how=OSError("locked"), on=LifecycleEventType.RUN_STARTED, times=2))
 
     Raises:
-        InvalidTestError: (a `ValueError`) something of the plan is no `Misbehaviour`.
+        InvalidTestError: (a `ValueError`) something in the plan is not a `Misbehaviour`.
     """
 
     def __init__(self, *plan: Misbehaviour) -> None:

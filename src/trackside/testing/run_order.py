@@ -1,7 +1,7 @@
 """A second opinion on the order of events in a run.
 
-Written from the contract's text and not from `trackside.harness.lifecycle`, on purpose: a mistake in the rules of the
-one is seen by the other.
+Written from the contract's text and not from `trackside.harness.lifecycle`, on purpose: each shows a mistake in the
+rules of the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _THREAD_STATUSES = {"idle", "busy", "interrupted", "error"}
 def assert_run_order(events: Iterable[RunLifecycleEvent], *, ended: bool = True) -> None:
     """Check that the events of each run are in the order that the contract promises.
 
-    Events of several runs may be interleaved in any way. With `ended=False` runs may be unfinished.
+    Events of several runs may be interleaved in any way. With `ended=False`, runs may be unfinished.
 
     Raises:
         AssertionError: they are not; the message lists what is wrong and the run's events.

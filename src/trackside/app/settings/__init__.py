@@ -1,5 +1,5 @@
-"""What can be configured, and where it comes from: flags over environment over `trackside.toml` over `langgraph.json` over
-defaults.
+"""What can be configured, and where it comes from: flags over environment over `trackside.toml` over `langgraph.json`
+over defaults.
 
 A key is `section.name`. In the file it is `[section]` and `name = …`, in the environment `TRACKSIDE_SECTION_NAME`. Only
 the command line and the wiring read settings; every other module gets what it needs as arguments.
@@ -112,7 +112,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One consistent set of settings. `sources` says for each key that is not at its default who set it."""
+    """One consistent set of settings. `sources` says who set each key that is not at its default."""
 
     agents: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """References to agents (`path/file.py:name` or `package.module:name`), by the agents' names."""
@@ -127,9 +127,9 @@ class Settings:
     """What keeps the threads of LangGraph graphs that have no checkpointer of their own: "store", the store itself, or
     "langgraph", LangGraph's own saver for the database."""
     default_limits: AgentLimits = field(default_factory=AgentLimits)
-    """What the runs of an agent may take that has no limits of its own."""
+    """What the runs of an agent without limits of its own may use."""
     limits: Mapping[str, AgentLimits] = field(default_factory=lambda: MappingProxyType({}))
-    """What the runs of an agent may take, by its name: its own limits, and for the rest the default ones."""
+    """What the runs of an agent may use, by the agent's name: its own limits, and the default ones for the rest."""
     max_running: int = 256
     """How many runs execute at once in a process; if you set it, it also bounds a worker of a fleet, beside
     `worker.concurrency`."""
@@ -139,14 +139,14 @@ class Settings:
     redact: str | None = None
     """A reference to the function that removes from events what nobody may see; written like those of agents."""
     prices: Mapping[str, ModelPrice] = field(default_factory=lambda: MappingProxyType({}))
-    """Prices by the name of the model, in front of those that are listed."""
+    """Prices by the name of the model; they come before those of the price list."""
     observers: tuple[ObserverSettings, ...] = ()
-    """Who is told besides the database."""
+    """The observers to tell, besides the database."""
     server: ServerSettings = field(default_factory=ServerSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
-    """Who may ask the server."""
+    """Who may ask the server, and how often."""
     engine: EngineSettings = field(default_factory=EngineSettings)
-    """What moves runs to those who execute them."""
+    """The engine that moves runs to those who execute them."""
     pools: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """The pool whose workers execute the runs of an agent, by the agent's name."""
     worker: WorkerSettings = field(default_factory=WorkerSettings)
@@ -154,15 +154,15 @@ class Settings:
     project: ProjectSettings = field(default_factory=ProjectSettings)
     """What the LangGraph project in the current folder needs, if there is one."""
     notes: tuple[str, ...] = ()
-    """What was set and has no effect, and why, a sentence for each; whoever starts a server wants to know."""
+    """What was set but has no effect, and why, one sentence each; for whoever starts a server."""
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def limits_of(self, agent: str) -> AgentLimits:
-        """What the runs of an agent may take."""
+        """What the runs of an agent may use."""
         return self.limits.get(agent, self.default_limits)
 
     def of_own_pools(self, agents: Iterable[str]) -> list[str]:
-        """Those of the agents whose runs a worker with these settings takes."""
+        """The agents among these whose runs a worker with these settings takes."""
         return [agent for agent in agents if self.pool_of(agent) in self.worker.pools]
 
     def pool_of(self, agent: str) -> str:
@@ -171,16 +171,16 @@ class Settings:
 
     @property
     def engine_kind(self) -> EngineKind:
-        """Which engine moves runs; with "inline" a process executes what it admits."""
+        """Which engine moves runs; with "inline" a process executes the runs that it admits."""
         return self.engine.kind
 
     @property
     def drain_seconds(self) -> float:
-        """Seconds that a worker which a signal has end waits for its runs."""
+        """How many seconds a worker that a signal ends waits for its runs."""
         return self.shutdown_grace if self.worker.drain is None else self.worker.drain
 
     def check_engine(self) -> None:
-        """See whether the engine can be used here; for who is about to, since whoever only reads needs none.
+        """Check that the engine can be used here. For code that is about to use it; code that only reads needs none.
 
         Raises:
             SettingsError: the database is not one that processes can share, or a package is not installed.
@@ -191,7 +191,7 @@ class Settings:
             raise self.complaint(ENGINE_URL, why)
 
     def check_engine_database(self) -> None:
-        """See whether processes can share the database, if the engine wants them to.
+        """Check that processes can share the database, if the engine wants them to.
 
         Raises:
             SettingsError: they cannot.
@@ -205,28 +205,30 @@ class Settings:
             raise self.complaint(ENGINE_URL, why)
 
     def complaint(self, key: str, why: str) -> SettingsError:
-        """The error to raise when a value turns out not to work only when it is used; it names who set the value."""
+        """The error to raise for a value that fails only when it is used; it names who set the value."""
         return SettingsError(where=self.place_of(key), why=why)
 
     def place_of(self, key: str) -> str:
-        """Where a value was set, as messages say it; its key alone where nobody has set it."""
+        """Where a value was set, in the words of messages; the key alone if nobody has set it."""
         source = self.sources.get(key)
         return key if source is None else where_set(key, source)
 
     @property
     def is_postgres(self) -> bool:
-        """Whether the database is a server's, which processes on several machines can share."""
+        """Whether the database has a server, which processes on several machines can share."""
         return _POSTGRES.match(self.database_url) is not None
 
     @property
     def sqlite_file(self) -> str | None:
-        """The file of an SQLite database, as its address has it; None if the database is a server's."""
+        """The file of an SQLite database, as its address has it; None if the database has a server."""
         address = self.database_url
         return address.removeprefix(_SQLITE) if address.startswith(_SQLITE) else None
 
     @property
     def sqlite_files(self) -> list[Path]:
-        """The file of an SQLite database, wherever links lead, and those that SQLite keeps beside it, there or not."""
+        """The file of an SQLite database, wherever links lead, and those that SQLite keeps beside it, whether they
+        exist or not.
+        """
         if self.sqlite_file is None:
             return []
         database = Path(self.sqlite_file).resolve()
@@ -246,7 +248,7 @@ class Settings:
         return self.sources.get(DATABASE_URL)
 
     def database_complaint(self, why: str, *, fault: Fault = "caller") -> SettingsError:
-        """The error to raise when the database cannot be used; its `fault` is the store's if another address would not
+        """The error to raise when the database cannot be used. Its `fault` is the store's if another address would not
         have helped to find it.
         """
         if self.database_source is None:
@@ -264,12 +266,12 @@ def load_settings(
 ) -> Settings:
     """Read `trackside.toml`, `langgraph.json`, the `TRACKSIDE_*` variables, and `flags` (by key; None: not given).
 
-    What both files set is as `trackside.toml` has it; the agents of both are served.
+    If both files set a value, `trackside.toml` wins; the agents of both are served.
 
-    `environ` is this process's environment and `folder`, where the files are, the current one if left out.
+    If left out, `environ` is this process's environment, and `folder`, where the files are, the current folder.
 
     Raises:
-        SettingsError: a key is unknown, a value does not fit, or a file is not of its form; the message names it.
+        SettingsError: a key is unknown, a value does not fit, or a file does not have its form; the message names it.
     """
     environ = os.environ if environ is None else environ
     folder = Path.cwd() if folder is None else folder

@@ -35,7 +35,7 @@ _OF_ANY: Final = re.compile(r"(//|\A).*(?=@)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What moves runs between processes, and how it is reached."""
+    """The engine that moves runs between processes, and how it is reached."""
 
     url: str = field(default="inline", repr=False)
     """`inline`, `postgres`, or where NATS is: `nats://host:4222`, `tls://host:4222`; separate several with commas."""
@@ -54,12 +54,12 @@ class EngineSettings:
 
     @property
     def kind(self) -> EngineKind:
-        """Which engine it is."""
+        """Which engine this is."""
         return "nats" if "://" in self.url else cast("EngineKind", self.url)
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """Where NATS is; nothing for other engines."""
+        """The addresses of NATS; none for other engines."""
         return tuple(self.url.split(",")) if self.kind == "nats" else ()
 
     @property
@@ -88,7 +88,7 @@ class WorkerSettings:
     """How many seconds the worker waits for its runs when a signal tells it to end; None: as long as every process
     does (`runs.shutdown_grace`)."""
     isolated_in: str | None = None
-    """The worker of which this process is a part; no setting, as nobody but that worker knows."""
+    """The worker of which this process is a part; not a setting, as only that worker knows."""
 
 
 def _without_secret(found: re.Match[str]) -> str:

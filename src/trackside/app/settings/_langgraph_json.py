@@ -1,7 +1,7 @@
 """Reads the settings of an existing LangGraph project: `langgraph.json`, as it is.
 
-What it sets becomes entries of our own keys, below what everything else sets. What of it has no effect here is said in
-`notes`, and what people must be able to rely on and cannot, is an error.
+What the file sets becomes entries of our own keys, below what everything else sets. `notes` lists what has no effect
+here. Something that people must be able to rely on, and cannot, is an error.
 """
 
 from __future__ import annotations
@@ -79,20 +79,20 @@ class ProjectSettings:
     """What a LangGraph project needs of the process that runs its graphs."""
 
     graphs: frozenset[str] = frozenset()
-    """Where its agents are, as references are written: functions among them make graphs."""
+    """References to its agents; functions among them make graphs."""
     descriptions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     variables: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
-    """What the environment shall have, unless it has something else."""
+    """Variables that the environment gets, unless it has another value for them."""
     import_roots: tuple[str, ...] = ()
-    """Folders from which its modules are imported: its local dependencies, and behind them its own.
+    """Folders from which its modules are imported: its local dependencies, and behind them the project's own folder.
 
-    That one has a separator at its end if it is no dependency: the folder of a file goes before all else unless it is on the
-    import path by the same name, and only a dependency shall stay behind what is installed.
+    That folder has a separator at its end if it is not a dependency: the folder of a file goes before everything else
+    unless it is on the import path by the same name, and only a dependency is to stay behind what is installed.
     """
     packages: tuple[str, ...] = ()
-    """What has to be installed, as `pip` is told."""
+    """What has to be installed, in the form that `pip` takes."""
     no_graphs: str = ""
-    """Why there is none to serve; empty if there is one, or no such project."""
+    """Why there is no graph to serve; empty if there is one, or no such project."""
 
 
 @dataclass(frozen=True, slots=True)

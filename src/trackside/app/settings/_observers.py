@@ -1,4 +1,6 @@
-"""The tables `[[observers]]`: who else is told, and how. What their other keys mean, the observers themselves say."""
+"""The tables `[[observers]]`: which further observers are told, and how. The observers themselves define the other
+keys.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _KEPT_OF_REASON = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObserverSettings:
-    """One of the tables `[[observers]]`. What is None is for the observer's class to say, or has a default."""
+    """One of the tables `[[observers]]`. None leaves a value to the observer's class, or to a default."""
 
     type: str
     """Which observer it is: a known name, or where its class is, `package.module:Class` or `path/file.py:Class`."""
@@ -56,7 +58,7 @@ class ObserverSettings:
     call_limit: float | None = None
     """Durable only: how many seconds one call may take. After that it is cancelled, and has failed."""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
-    """What its constructor gets, as it stands in the file: `env:NAME` is not looked up yet."""
+    """The arguments of its constructor, as they stand in the file: `env:NAME` is not looked up yet."""
 
     def complaint(self, key: str | None, why: str) -> SettingsError:
         """The error to raise about this table, or a key of it."""

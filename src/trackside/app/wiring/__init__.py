@@ -1,6 +1,6 @@
-"""The only place where things are assembled: a store, the observers on it, a manager that runs agents.
+"""The only place where an app is assembled: a store, the observers on it, and a manager that runs agents.
 
-Reads settings, so that nothing below has to. Storage and frameworks are imported when something is opened.
+It reads settings, so that nothing below has to. Storage and frameworks are imported when something is opened.
 """
 
 from __future__ import annotations
@@ -58,11 +58,14 @@ __all__ = ["App", "MissingExtraError", "NothingRecordedError", "blaming", "load_
 
 
 DELIVERY_SECONDS = 5.0
-"""How long a process that ends waits until durable observers have what is in the log; whoever is next goes on there."""
+"""How many seconds a process that ends waits until durable observers have what is in the log; the next process
+continues from there.
+"""
 
 RESULTS_LINGER = 120.0
-"""Seconds for which what a thread remembered is kept that is gone with its run: there another process reads the result for
-who waits for it, and a server that was killed meanwhile and is back. Clocks may differ by a minute.
+"""How many seconds the memory of a thread that is gone with its run is kept. From there another process reads the
+result for a caller that waits for it, and so does a server that was killed meanwhile and is back. Clocks may differ by
+a minute.
 """
 
 
@@ -74,47 +77,47 @@ class App:
     store: Store
     recorder: Recorder
     checkpointer: Any
-    """What remembers threads for graphs that have no checkpointer of their own; None if nobody needs it."""
+    """Keeps the threads of graphs that have no checkpointer of their own; None if nobody needs it."""
     observers: Sequence[ConfiguredObserver]
-    """Those that the settings name."""
+    """The observers that the settings name."""
     deliveries: Deliveries
-    """What the durable ones among them get."""
+    """What the durable observers among them get."""
     vitals: Vitals
     streams: StreamHub
-    """What the runs of this process say live."""
+    """The live output of this process's runs."""
     settings: Settings
     authenticator: Authenticator | None
-    """What knows who asks the server."""
+    """Identifies the clients of the server."""
     closing: AsyncExitStack
     """What is closed with this app, before its manager."""
     loopback: Loopback
-    """What LangGraph's clients without an address have of it."""
+    """The app as LangGraph's clients without an address see it."""
     fleet_part: FleetPart | None = None
-    """What it does in the fleet of which it is one; None: it executes what it lets in."""
+    """What this process does in its fleet; None: it executes the runs that it lets in."""
 
     @property
     def worker(self) -> FleetWorker | None:
-        """What takes the runs that a worker of a fleet executes."""
+        """Takes the runs that a worker of a fleet executes."""
         return None if self.fleet_part is None else self.fleet_part.worker
 
     @property
     def supervisor(self) -> Supervisor | None:
-        """What keeps the child processes of a worker up that executes nothing itself."""
+        """Keeps the child processes of a worker up that executes nothing itself."""
         return None if self.fleet_part is None else self.fleet_part.supervisor
 
     @property
     def membership(self) -> Membership | None:
-        """What it has of the fleet of which it is one; None: it executes what it lets in."""
+        """This process's membership in its fleet; None: it executes the runs that it lets in."""
         return None if self.fleet_part is None else self.fleet_part.membership
 
     @property
     def engine(self) -> Engine | None:
-        """What moves runs between the processes of its fleet."""
+        """The engine that moves runs between the processes of the fleet."""
         return None if self.membership is None else self.membership.engine
 
     @cached_property
     def parts(self) -> ServerParts:
-        """What the HTTP server of this app answers with. From the first look at it on, the app does what servers do without
+        """What the HTTP server of this app answers with. Once this has been read, the app does what servers do without
         being asked: it starts the runs of crons, and tells webhooks how runs have ended.
 
         Raises:
@@ -155,7 +158,7 @@ class App:
         )
 
     async def retire(self) -> None:
-        """Leave what it does for all of its fleet to others. May be called again."""
+        """Leave to others what this process does for all of its fleet. May be called again."""
         if self.fleet_part is not None:
             await self.fleet_part.retire()
 
@@ -187,11 +190,13 @@ class App:
 
     @cached_property
     def asgi(self) -> Starlette:
-        """The HTTP server as an ASGI app, to be served, or mounted into another one. It ends with this app."""
+        """The HTTP server as an ASGI app, to serve or to mount into another one. It ends with this app."""
         return self._served()
 
     def asgi_before(self, guest: Guest) -> Starlette:
-        """The same with an app of somebody else's behind it, which gets what is not ours, and its middleware before all."""
+        """The same with another ASGI app behind it, which gets the requests that are not ours, and whose middleware
+        comes before everything.
+        """
         return self._served(guest)
 
     def _served(self, guest: Guest | None = None) -> Starlette:
@@ -212,7 +217,7 @@ class App:
 
     @property
     def dispatcher(self) -> Dispatcher:
-        """What feeds the durable ones among the observers."""
+        """Feeds the durable observers."""
         return self.deliveries.dispatcher
 
 
@@ -247,23 +252,26 @@ async def open_app(
     one_run: bool = False,
     role: Role = "server",
 ) -> AsyncGenerator[App]:
-    """Open the database, a manager that records into it, and the observers that the settings name; closes them all.
+    """Open the database, a manager that records into it, and the observers that the settings name; close them all in
+    the end.
 
-    What the database could not take of runs is spooled on this machine's disk, and what earlier processes left there is
-    delivered before anything else happens.
+    Events of runs that the database cannot take are spooled on this machine's disk. What earlier processes left there
+    is delivered before anything else happens.
 
-    `agents` are objects by name, those that the settings name if left out. `observers` come after storage and those of
-    the settings, so they never see what is not stored. `hands_over` says whether runs that have not started are left to
-    other processes in the end, and theirs taken over. With `one_run` nobody asks its server anything, and the list of prices
-    is read when the first price is asked for, and costs nothing if none is; else before anything runs, so that no other run
-    has to wait for it.
-
-    If the settings name an engine, `role` is what this process is in that fleet, unless it is there for `one_run`.
+    * `agents` are objects by name; those that the settings name if left out.
+    * `observers` come after storage and the observers of the settings, so they never see what is not stored.
+    * `hands_over` says whether runs that have not started are left to other processes in the end, and theirs taken
+      over.
+    * With `one_run`, nobody asks its server anything. The list of prices is then read when the first price is asked
+      for, and costs nothing if none is; otherwise it is read before anything runs, so that no other run has to wait for
+      it.
+    * `role` is what this process is in the fleet if the settings name an engine, unless it is there for `one_run`.
 
     Raises:
-        SettingsError: these are none, or the database cannot be used, an observer, or the hook that redacts events.
+        SettingsError: these are not settings; or the database, an observer or the hook that redacts events cannot be
+            used.
         AgentReferenceError, AgentImportError: an agent of the settings cannot be loaded.
-        NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: what is passed is none.
+        NotAgentsError, NotAnAgentError, NotObserversError, NotAnObserverError: an argument is not what it has to be.
         InvalidSpecError: an agent has a name that no database can keep.
         MissingExtraError: an agent needs a package that is not installed.
     """

@@ -1,4 +1,4 @@
-"""The database that the settings name: opened, with what is wrong with it blamed on whoever chose it."""
+"""Opens the database that the settings name; an error says who chose it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_store(settings: Settings, *, create: bool = True, read_only: bool = False) -> AsyncGenerator[Store]:
-    """Open the database; unless `create`, it has to be there already. With `read_only` looking leaves no file behind.
+    """Open the database; unless `create`, it has to exist already. With `read_only`, looking leaves no file behind.
 
     Raises:
         SettingsError: it cannot be opened; the message says who chose it and what to do.
-        NothingRecordedError: it is not there, and shall not be made.
+        NothingRecordedError: it does not exist, and is not to be created.
     """
     from trackside.app.storage import Store
 
@@ -34,11 +34,11 @@ async def open_store(settings: Settings, *, create: bool = True, read_only: bool
 
 @contextmanager
 def blaming(settings: Settings) -> Generator[None]:
-    """Says of what is wrong with the database who chose it.
+    """Adds to an error of the database who chose the database.
 
     Raises:
         SettingsError: it cannot be used; the message says what to do, and `fault` whether what was chosen is to blame.
-        NothingRecordedError: it is not there, and shall not be made.
+        NothingRecordedError: it does not exist, and is not to be created.
         StorageError: it is locked or full, which has nothing to do with how it was chosen.
     """
     from trackside.app.storage.errors import (

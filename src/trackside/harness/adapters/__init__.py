@@ -1,7 +1,7 @@
 """Makes an `Agent` of what people have: one module for each framework, none of which imports another.
 
-A framework's module is imported only when one of its objects is passed, and recognised without importing it. An adapter of
-somebody else's finds here what tells the human messages of an input (`human_messages`).
+A framework's module is imported only when one of its objects is passed; the object is recognised without importing it.
+Adapters of other authors find here `human_messages`, which tells the human messages of an input.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _NOBODYS = "what_no_agent_has"
 
 
 def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False) -> Agent:
-    """The agent in a function, a framework's object, or an `Agent` (as it is).
+    """Make an agent of a function or a framework's object; return an `Agent` as it is.
 
-    A function that makes a graph for each run is an agent, too: one that is a context manager, or whose annotations say
-    so by LangGraph's types (of what it returns, or takes).
+    A function that makes a graph for each run is an agent, too: a function that is a context manager, or whose
+    annotations say so by LangGraph's types (of what it returns, or takes).
 
     Args:
-        agent: what people have.
-        name: what to call it; else it keeps its own name.
-        makes_graphs: a function that takes nothing, or only a config and a runtime, makes a graph, whether it says so or
-            not: as in LangGraph's own settings.
+        agent: the function or object.
+        name: what to call the agent; if left out, it keeps its own name.
+        makes_graphs: whether a function that takes nothing, or only a config and a runtime, makes a graph without
+            saying so, as in LangGraph's own settings.
 
     Raises:
         NotAnAgentError: (a `TypeError`) it is none of these; the message says what was passed and what is accepted.

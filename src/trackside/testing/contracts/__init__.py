@@ -1,6 +1,6 @@
-"""A conformance kit for whoever writes an observer, an adapter of a framework, a coordinator or a store: subclass a
-contract in a test module, define its one fixture, claim what should hold, and see whether it does. Imports the harness and
-pytest.
+"""A conformance kit for those who write an observer, an adapter of a framework, a coordinator or a store. Subclass a
+contract in a test module, define its one fixture, claim what should hold, and see whether it does. It imports the
+harness and pytest.
 
     from trackside.testing import ObserverContract
 

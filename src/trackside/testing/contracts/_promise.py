@@ -21,7 +21,8 @@ type Story[C: Contract] = Callable[..., Coroutine[Any, Any, None]]
 class Contract:
     """What the contracts have in common: claims, the loop that a test runs on, and how long it may take.
 
-    Claims are class attributes. One that is not made skips its tests with a reason; one that is made is tested.
+    Claims are class attributes. Tests of a claim that is not made are skipped with a reason; a claim that is made is
+    tested.
     """
 
     contract_fixture: ClassVar[str]
@@ -31,8 +32,9 @@ class Contract:
     """Whether the implementation works in this process alone, so that waiting need not take time."""
 
     patience: ClassVar[float] = 30.0
-    """Seconds until the fixture of a test is open, for the test itself, and until the fixture is closed; what takes longer
-    counts as hanging."""
+    """How many seconds each may take: opening the fixture of a test, the test itself, and closing the fixture. What
+    takes longer counts as hanging.
+    """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -45,7 +47,7 @@ class Contract:
                 raise TypeError(f"{cls.__name__}.{name} is no claim of this contract; its claims are {known}")
 
     def check_fixture(self, given: Any) -> None:
-        """Say what the fixture has to give, if it gave something else."""
+        """Say what the fixture has to return, if it returned something else."""
 
 
 def _claims_of(cls: type[Contract]) -> set[str]:

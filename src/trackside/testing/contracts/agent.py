@@ -12,8 +12,8 @@ from trackside.testing.contracts._agent_runs import RunningPromises
 class AgentContract(RunningPromises, EndingPromises, QuestionPromises):
     """The contract of an adapter; subclass it and define the fixture `agents`, which gives `ScriptedAgents`.
 
-    The agents of one fixture share what threads remember, as those of one manager do: what one of them has heard on a
-    thread, `remembers` knows. The fixture may be async.
+    The agents of one fixture share what threads remember, like those of one manager: `remembers` knows what any of them
+    has heard on a thread. The fixture may be async.
 
         class TestMyFramework(AgentContract):
             virtual_time = True
@@ -22,7 +22,7 @@ class AgentContract(RunningPromises, EndingPromises, QuestionPromises):
             def agents(self) -> MyScripts:
                 return MyScripts()
 
-    What the framework cannot do is None instead of a method, and its tests are skipped.
+    For what the framework cannot do, set None instead of a method; the tests of it are skipped.
     """
 
     contract_fixture = "agents"

@@ -15,7 +15,7 @@ from trackside.testing.contracts.fleet import Coordinators
 class CoordinatorContract(AdmissionPromises, StepPromises, RequestPromises, FleetPromises, AttemptPromises):
     """The contract of a coordinator; subclass it and define the fixture `coordinators`, which gives `Coordinators`.
 
-    The truth behind them is fresh for each test. The fixture may be async.
+    What they share is fresh for each test. The fixture may be async.
 
         class TestMyCoordinator(CoordinatorContract):
             @pytest.fixture
@@ -29,7 +29,7 @@ class CoordinatorContract(AdmissionPromises, StepPromises, RequestPromises, Flee
     """Pending runs outlive the process that admitted them, whether it is closed or killed."""
 
     shared: ClassVar[bool] = False
-    """Several coordinators, opened one beside the other, are on one truth."""
+    """Several coordinators, opened side by side, share one truth."""
 
     @override
     def check_fixture(self, given: Any) -> None:

@@ -1,4 +1,4 @@
-"""Coordinators to test, and what stands around one in a process: a manager's stories without a manager."""
+"""Coordinators to test, and what surrounds one in a process: a manager's stories without a manager."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ AGENT = "agent"
 
 
 class Coordinators:
-    """Where the coordinators of one truth come from; what the fixture of a `CoordinatorContract` gives.
+    """Opens coordinators that share one truth; what the fixture of a `CoordinatorContract` returns.
 
         Coordinators(MyCoordinator)
 
-    Subclass it where runs are recorded in a log of the coordinator's own, where several processes share a truth or
-    where it outlives them.
+    Subclass it if runs are recorded in a log of the coordinator's own, if several processes share a truth, or if it
+    outlives them.
 
     Args:
         open: makes a coordinator, or an async context manager of one, each time as a process of its own would.
         clock: the clock by which coordinators judge what is due.
-        patience: seconds in which coordinators tell their hosts what they have to be told.
+        patience: within how many seconds coordinators tell their hosts what they have to be told.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class Coordinators:
         self.sequences: dict[str, int] = {}
 
     async def announce(self, coordinator: RunCoordinator, events: Sequence[RunLifecycleEvent]) -> None:
-        """Make these events durable as the process of this coordinator does it. Needed where the truth is a log."""
+        """Make these events durable as the process of this coordinator does. Needed where the truth is a log."""
 
     async def kill(self, coordinator: RunCoordinator) -> None:
-        """Let this coordinator's process be gone from one moment to the next: it renews nothing and gives nothing back.
+        """End this coordinator's process from one moment to the next: it renews nothing and gives nothing back.
 
-        Needed for the claims `shared` and `durable`. Others find out in the way they do; make leases short.
+        Needed for the claims `shared` and `durable`. Others find out in their usual way; make leases short.
         """
         raise NotImplementedError(f"{type(self).__name__} needs the method `kill` for what its contract claims")
 
     async def told(self, run_id: str) -> Sequence[RunLifecycleEvent] | None:
-        """What the log says of a run; None where there is no log."""
+        """What the log says about a run; None where there is no log."""
         return None
 
     async def worker(self, *, agents: Sequence[str] = (AGENT,)) -> Worker:

@@ -20,9 +20,9 @@ _TURNS_TO_CANCEL_AFTER = (1, 2, 3, 5, 8)  # of the event loop: before, in and af
 
 
 class ObserverContract(Contract):
-    """The contract of an observer; subclass it and define the fixture `observer`, which gives a fresh one.
+    """The contract of an observer; subclass it and define the fixture `observer`, which returns a fresh one.
 
-    The fixture may be async, and may give an async context manager, which is entered for the test.
+    The fixture may be async, and may return an async context manager, which is entered for the test.
 
         class TestTotals(ObserverContract):
             complete = True
@@ -38,10 +38,10 @@ class ObserverContract(Contract):
     contract_fixture = "observer"
 
     complete: ClassVar[bool] = False
-    """Every event that it took has an effect, in sequence order within each run, and `effects` can tell.
+    """Every event that the observer took has an effect, in sequence order within each run, and `effects` can tell.
 
-    However it comes: alone, in a batch, or again after a call that was cancelled or raised. An observer whose class says in
-    `events` which types it wants has to do nothing about others.
+    This holds however the event comes: alone, in a batch, or again after a call that was cancelled or raised. An
+    observer whose class says in `events` which types it wants has to do nothing about others.
     """
 
     idempotent: ClassVar[bool] = False
@@ -51,9 +51,9 @@ class ObserverContract(Contract):
     """It has `stats()` that tell what became of each event: `accepted`, `delivered`, `failed`, `dropped`, `pending`."""
 
     async def effects(self, observer: Any) -> Sequence[str]:
-        """The event ids of what the observer did so far, in order of the effects; once for each effect.
+        """The event ids of what the observer did so far, in order of the effects, one id per effect.
 
-        Wait here for what the observer does later on its own. Needed for the claims `complete` and `idempotent`.
+        Wait here for what the observer does later by itself. Needed for the claims `complete` and `idempotent`.
         """
         raise NotImplementedError(f"{type(self).__name__} makes a claim that needs the method `effects`")
 

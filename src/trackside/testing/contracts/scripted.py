@@ -12,8 +12,8 @@ INPUT_TOKENS, OUTPUT_TOKENS = 10, 5
 class ScriptedAgents(Protocol):
     """Makes agents of one framework, with a model of the framework's own that needs no network.
 
-    Each call of a model reports `INPUT_TOKENS` and `OUTPUT_TOKENS` under the name `model`. What a framework cannot do is
-    None instead of a method, and the tests of it are skipped.
+    Each call of a model reports `INPUT_TOKENS` and `OUTPUT_TOKENS` under the name `model`. For what a framework cannot
+    do, set None instead of a method; the tests of it are skipped.
     """
 
     model: str
@@ -23,27 +23,27 @@ class ScriptedAgents(Protocol):
         ...
 
     def remembers(self) -> Any:
-        """Calls the model once; answers how many human messages the thread has had, this run's included: `"2"`."""
+        """Calls the model once; answers how many human messages the thread has had, including this run's: `"2"`."""
         ...
 
     def calls_tool(self, name: str, times: int = 1) -> Any:
-        """Calls the model, the tool `name`, the model … so many tools, one after another; answers `"done"`."""
+        """Calls the model, the tool `name`, the model, and so on, `times` tools one after another; answers `"done"`."""
         ...
 
     def fails(self, error: BaseException) -> Any:
-        """Calls the model once; then code of the agent's (a tool, a node) raises `error`, which nobody handles."""
+        """Calls the model once; then the agent's own code (a tool, a node) raises `error`, which nobody handles."""
         ...
 
     def loses_model(self, error: Exception, *, swallows: bool) -> Any:
-        """Every call of the model raises `error`; with `swallows` agent or framework make an answer of it all the same."""
+        """Every call of the model raises `error`; with `swallows`, the agent or framework still makes an answer of it."""
         ...
 
     def waits(self, began: Callable[[], None]) -> Any:
-        """Calls the model once, calls `began`, and waits for ever in code of the agent's, until it is cancelled."""
+        """Calls the model once, calls `began`, and waits for ever in the agent's own code, until it is cancelled."""
         ...
 
     def asks(self, question: str) -> Any:
-        """Pauses with one question; once that is answered (or approved of) answers `"answered"`. None: cannot pause."""
+        """Pauses with one question; once that is answered (or approved), answers `"answered"`. None: cannot pause."""
         ...
 
     def asks_several(self, questions: Sequence[str]) -> Any:

@@ -13,7 +13,7 @@ from trackside.testing.contracts.stores import Stores
 class StoreContract(LogPromises, PayloadPromises, ReaderPromises):
     """The contract of a store; subclass it and define the fixture `stores`, which gives `Stores`.
 
-    The log behind them is empty at the beginning of each test. The fixture may be async.
+    Their log is empty at the beginning of each test. The fixture may be async.
 
         class TestMyStore(StoreContract):
             durable = True
@@ -26,10 +26,10 @@ class StoreContract(LogPromises, PayloadPromises, ReaderPromises):
     contract_fixture = "stores"
 
     durable: ClassVar[bool] = False
-    """What `append` has returned is there when the log is opened again."""
+    """Events for which `append` has returned are there when the log is opened again."""
 
     shared: ClassVar[bool] = False
-    """Several stores, opened one beside the other, are on one log."""
+    """Several stores, opened side by side, share one log."""
 
     rows: ClassVar[bool] = False
     """It has `run(run_id)` and `thread(thread_id)`; see `stores.RowStore`."""

@@ -46,14 +46,14 @@ class ThreadRow(Protocol):
 
 
 class EventStore(Protocol):
-    """What every store has to have. `trackside.app.storage.Store` has more."""
+    """What every store has to offer. `trackside.app.storage.Store` has more."""
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> Sequence[PlacedEvent]:
         """Store these events, in this order, all or none.
 
         Raises:
-            TracksideError: they were not stored. One that is a `ValueError`, too, is about the events: the log will never
-                take them, and nobody gives them to it again.
+            TracksideError: they were not stored. If it is also a `ValueError`, it is about the events: the log will
+                never take them, and nobody gives them to it again.
         """
         ...
 
@@ -66,7 +66,7 @@ class EventStore(Protocol):
         types: Collection[LifecycleEventType] | None = None,
         limit: int = 1000,
     ) -> Sequence[PlacedEvent]:
-        """The first `limit` events after a position that fit."""
+        """The first `limit` matching events after a position."""
         ...
 
 
@@ -97,7 +97,7 @@ class FollowedStore(EventStore, Protocol):
 
 
 class Stores:
-    """Where the stores of one log come from; what the fixture of a `StoreContract` gives.
+    """Opens stores of one log; what the fixture of a `StoreContract` returns.
 
         Stores(lambda: Store.open(f"sqlite:///{tmp_path}/runs.db"))
 

@@ -75,7 +75,9 @@ keep_to_run(var_child_runnable_config, None)  # else what a node starts would co
 
 
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
-    """An agent of a compiled graph, or of a `StateGraph` that is not compiled yet (compiled as it is); None of others."""
+    """An agent made of a compiled graph, or of a `StateGraph` that is not compiled yet (compiled as it is); None for
+    others.
+    """
     if isinstance(agent, StateGraph):
         try:
             agent = agent.compile()
@@ -87,23 +89,24 @@ def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
 class LangGraphAgent:
     """Runs a graph: any compiled `StateGraph`, `Pregel`, or functional-API entrypoint.
 
-    Text, a message or a list of messages become the `messages` of a graph that keeps such; every other input reaches the
-    graph as it is, but that messages without an id get theirs now. A run's `command` is LangGraph's `Command`, which as an
-    input is refused. The graph's own checkpointer is used, else the one that the manager was given, on a copy of it; without
-    either, nothing is kept, and a graph that wants to wait fails with `NoCheckpointerError`.
+    A text, a message or a list of messages becomes the `messages` of a graph that keeps messages. Every other input
+    reaches the graph as it is, except that messages without an id get theirs now. A run's `command` is LangGraph's
+    `Command`, which is refused as an input. The graph uses its own checkpointer, else the one that the manager was
+    given, on a copy of the graph. Without either, nothing is kept, and a graph that wants to wait fails with
+    `NoCheckpointerError`.
 
-    A run whose config names a checkpoint goes on from that one, with its input or without, and what the thread has become
-    since stays in its history. Another attempt at a run (`retry_of`) goes on from the last checkpoint of the one before, if
-    that has left one and was not through; nodes that have finished are not executed again. Where that one had come to a
-    breakpoint, it stops there, too. A run whose last new message is that of a tool that failed is an error: nobody has
-    answered that.
+    A run whose config names a checkpoint continues from that one, with its input or without, and what the thread has
+    become since stays in its history. Another attempt at a run (`retry_of`) continues from the last checkpoint of the
+    attempt before, if that has left one and was not through; nodes that have finished are not executed again. If that
+    attempt had come to a breakpoint, this one stops there, too. A run whose last new message is that of a tool that
+    failed is an error: nobody has answered it.
 
-    The output is what `graph.ainvoke` would return, as JSON; no more of the state is streamed as `values` and `updates`. A
-    `title` in the state becomes the thread's title. Usage is credited as `UsageRecorder` says.
+    The output is what `graph.ainvoke` would return, as JSON; no more of the state is streamed as `values` and
+    `updates`. A `title` in the state becomes the thread's title. Usage is credited as `UsageRecorder` says.
 
     Args:
-        graph: what to run. It is never changed.
-        name: what to call it; the graph's own name if left out.
+        graph: the graph to run. It is never changed.
+        name: what to call the agent; the graph's own name if left out.
     """
 
     def __init__(self, graph: Graph, *, name: str | None = None) -> None:
@@ -119,15 +122,15 @@ class LangGraphAgent:
 
     @property
     def lacks_checkpointer(self) -> bool:
-        """Whether it keeps threads, and needs the manager's checkpointer for that."""
+        """Whether the graph keeps threads, and needs the manager's checkpointer for that."""
         return self._graph.checkpointer is None
 
     def is_of(self, graph: Any) -> bool:
-        """Whether it is this graph that is run."""
+        """Whether this agent runs this graph."""
         return self._graph is graph
 
     def check(self, spec: RunSpec) -> None:
-        """See that the graph has the nodes at which the run shall stop, and that its config is one.
+        """Check that the graph has the nodes at which the run is to stop, and that its config is one.
 
         Raises:
             InvalidSpecError: the graph would refuse the run.
@@ -140,7 +143,9 @@ class LangGraphAgent:
         return self._graph.context_schema
 
     def completed(self, config: Mapping[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
-        """A run's config and context as LangGraph's server hands them to the graph, of which its clients say only one."""
+        """A run's config and context as LangGraph's server hands them to the graph, when a client has sent only one of
+        them.
+        """
         return completed(config, context, self.context_schema)
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
@@ -148,8 +153,8 @@ class LangGraphAgent:
 
         Raises:
             InvalidSpecError: the run's command or config does not fit the graph, or answers what nobody asked.
-            NotPausedError: it resumes a thread that waits for nothing.
-            UnknownCheckpointError: it is to go on from a checkpoint that its thread does not have.
+            NotPausedError: the run resumes a thread that waits for nothing.
+            UnknownCheckpointError: the run is to continue from a checkpoint that its thread does not have.
         """
         state = await self._state_of(run)
         return [message for message in state.given.humans if message["id"] not in state.known_ids]
@@ -157,17 +162,17 @@ class LangGraphAgent:
     async def run(self, run: RunContext) -> AgentResult:
         """Run the graph to its end or to where it waits. What a node raises comes out as it is.
 
-        When cancelled, this waits until the graph has stopped and its checkpoints are written, however often; and always
-        for a node that took longer than its `timeout`. Only a plain function as a node runs in a thread that LangGraph
-        leaves behind, and that the worker waits for: it should look at `run.cancelled`.
+        When cancelled, however often, this waits until the graph has stopped and its checkpoints are written. It always
+        waits for a node that took longer than its `timeout`. Only a node that is a plain function runs in a thread that
+        LangGraph leaves behind, and that the worker waits for: it should look at `run.cancelled`.
 
         Raises:
             InvalidSpecError: the run asks for what the graph does not have, or its answer does not fit what was asked.
-            NotPausedError: it resumes a thread that waits for nothing.
+            NotPausedError: the run resumes a thread that waits for nothing.
             NoCheckpointerError: the graph has to wait, and nothing can remember it.
             GraphPauseError: a node called `run.interrupt`.
             NoParentGraphError: a node hands over to the graph around it.
-            ErrorOutputError: the last that the graph says is that a tool has failed.
+            ErrorOutputError: the last thing that the graph says is that a tool has failed.
         """
         graph, state = self._graph_for(run), await self._state_of(run)
         stream = GraphStream(run, graph, state.given, state.known_ids, state.start)
@@ -180,12 +185,12 @@ class LangGraphAgent:
         )
 
     async def rollback(self, run: RunContext) -> str | None:
-        """Put the thread back to what it was before this run; returns the checkpoint id that it had then, if any."""
+        """Restore the thread to what it was before this run; returns the checkpoint id that it had then, if any."""
         state = self._runs.get(run)
         return await roll_back(self._graph_for(run), run.run_id, run.thread_id, state.pending if state else None)
 
     def take_over(self, run: RunContext, other: LangGraphAgent) -> None:
-        """Know of a run what another agent of such a graph knows that has run it."""
+        """Take over what another agent of such a graph, which has run this run, knows of it."""
         if (state := other._runs.get(run)) is not None:
             self._runs[run] = state
 
@@ -227,7 +232,7 @@ class LangGraphAgent:
         return await replay(self._graph_with(place.checkpointer), place, steps)
 
     async def forget_thread(self, thread_id: str) -> None:
-        """As `ForgetsThreads`: what a checkpointer of the graph's own has, unless that can remove nothing."""
+        """As `ForgetsThreads`: what a checkpointer of the graph's own has, unless that cannot remove anything."""
         if isinstance(saver := self._graph.checkpointer, BaseCheckpointSaver):
             with suppress(NotImplementedError):
                 await saver.adelete_thread(thread_id)

@@ -36,10 +36,11 @@ _GRAPH = re.compile(r"\b(CompiledStateGraph|CompiledGraph|StateGraph|Pregel)\b")
 def adapt_factory(
     function: Callable[..., Any], *, name: str | None = None, loosely: bool = False
 ) -> GraphFactory | None:
-    """An agent of a function that makes graphs; None of any other.
+    """An agent made of a function that makes graphs; None for any other function.
 
-    It is one if it takes nothing else than `Arguments` knows, and is a context manager, or has an annotation that says so:
-    a graph that it returns, LangGraph's config or runtime that it takes. `loosely` says that it need not say so.
+    A function makes graphs if it takes nothing else than `Arguments` knows, and is a context manager, or has an
+    annotation that says so: a graph that it returns, LangGraph's config or runtime that it takes. `loosely` says that
+    it need not say so.
     """
     arguments = Arguments.taken_by(function, loosely=loosely)
     if arguments is None:
@@ -80,19 +81,21 @@ _DECORATED = _codes()
 class GraphFactory:
     """Runs the graph that a function makes: once for each run, and for each look at a thread or at the graph itself.
 
-    The function may be `async`, or a context manager, sync or async, that gives the graph; that is left when the run is
-    over, however it ended, and hears of a run's failure. It is called on the event loop. Context variables that it sets are
-    set for the graph's run. `Arguments` says what it takes.
+    The function may be `async`, or a context manager, sync or async, that gives the graph. A context manager is left
+    when the run is over, however it ended, and hears of a run's failure. The function is called on the event loop.
+    Context variables that it sets are set for the graph's run. `Arguments` says what it takes.
 
     Args:
-        function: what makes the graph.
+        function: the function that makes the graph.
         arguments: what it takes.
         name: what to call the agent; the function's name if left out.
     """
 
     stream_modes = LangGraphAgent.stream_modes
     lacks_checkpointer = True
-    """Whether it needs the manager's checkpointer; what it makes may have one of its own, which nobody knows yet."""
+    """Whether it needs the manager's checkpointer; the graph that it makes may have one of its own, which nobody knows
+    yet.
+    """
 
     def __init__(self, function: Callable[..., Any], arguments: Arguments, *, name: str | None = None) -> None:
         self.name = name or name_of(function)
@@ -115,8 +118,8 @@ class GraphFactory:
         return await (await self._use_of(run)).agent.human_messages(run)
 
     async def run(self, run: RunContext) -> AgentResult:
-        """As `LangGraphAgent`. What was opened for the graph is closed when this returns or raises; if the run is stopped,
-        when it is left: its thread may have to be rolled back before.
+        """As `LangGraphAgent`. What was opened for the graph is closed when this returns or raises. If the run is
+        stopped, it is closed when the run is left: its thread may have to be rolled back first.
 
         Raises:
             Exception: what the graph raised, else what closing raised.

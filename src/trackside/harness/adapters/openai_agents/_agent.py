@@ -54,41 +54,40 @@ from trackside.harness.types import Json, JsonObject
 
 
 def adapt(agent: Any, *, name: str | None = None) -> OpenAIAgent | None:
-    """An agent of the SDK as an agent of ours; None of anything else."""
+    """An agent made of an agent of the SDK; None for anything else."""
     return OpenAIAgent(agent, name=name) if isinstance(agent, Agent) else None
 
 
 class OpenAIAgent:
     """Runs an agent of the OpenAI Agents SDK.
 
-    The conversation is the thread: its items are in the thread's values as `items`, next to the last `output`, and each run
-    adds to them and begins with this agent, whichever it was handed to before. A run that fails or is stopped adds its
-    input and each answer of a model whose calls all have answers, but none that an output guardrail blocks, as in the SDK's
-    sessions. A run's `config` is what `RunnerOptions` says, its
-    `context` the SDK's.
+    The conversation is the thread: its items are in the thread's values as `items`, next to the last `output`. Each run
+    adds to them and begins with this agent, whichever agent the conversation was handed to before. A run that fails or
+    is stopped adds its input and each answer of a model whose calls all have answers, but none that an output guardrail
+    blocks, as in the SDK's sessions. A run's `config` has the options of `RunnerOptions`; its `context` is the SDK's.
 
-    A tool that needs an approval pauses the run: with one question `{"tool", "arguments", "agent"}` for each call, which is
-    answered as `approval_of` says. The arguments of a shell are its action, those of a patch its operation. Usage is
-    credited as `UsageRecorder` says; what is streamed, `AgentStream` says.
+    A tool that needs an approval pauses the run, with one question `{"tool", "arguments", "agent"}` for each call,
+    which is answered as `approval_of` says. The arguments of a shell are its action, those of a patch its operation.
+    Usage is credited as `UsageRecorder` says; `AgentStream` says what is streamed.
 
-    A run is an error, and what was raised comes out as it is, when the SDK raises: its model fails, it takes too many
-    turns, a guardrail trips (which then says its name and what it found). The SDK itself turns errors of tools into texts
-    for the model; that is the model's to deal with. But if such a text is the run's output, because of `tool_use_behavior`,
-    the run fails with `ErrorOutputError`. What the user's own code makes of an error is believed and an output: a tool's
-    `failure_error_function`, the config's `error_handlers`.
+    A run is an error when the SDK raises, and what was raised comes out as it is: its model fails, it takes too many
+    turns, a guardrail trips (the error then has the guardrail's name and what it found). The SDK itself turns errors of
+    tools into texts for the model, and leaves them to the model. But if such a text is the run's output, because of
+    `tool_use_behavior`, the run fails with `ErrorOutputError`. What the user's own code makes of an error is trusted,
+    and is an output: a tool's `failure_error_function`, the config's `error_handlers`.
 
     Args:
-        agent: what to run. It is never changed.
+        agent: the agent to run. It is never changed.
         name: what to call it; the agent's own name if left out.
     """
 
     uses_thread_state = True
-    """The harness remembers its threads' conversations and questions for it."""
+    """The harness remembers the threads' conversations and questions for this agent."""
     prepares_at_once = True
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
     stream_modes = STREAM_MODES
     owners_config = OWNERS_CONFIG
-    """What of a run's config its owner says, and nobody who only may start runs on a server."""
+    """What of a run's config only its owner may say on a server, and nobody who may only start runs."""
 
     def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
         self.name = name or agent.name
@@ -99,7 +98,7 @@ class OpenAIAgent:
         """The human messages in the input, or the answers that the run brings.
 
         Raises:
-            InvalidSpecError: input, answer, command or config are none that the SDK could use.
+            InvalidSpecError: the SDK cannot use the input, answer, command or config.
         """
         _check(run)
         if run.resuming:
@@ -110,12 +109,12 @@ class OpenAIAgent:
     async def run(self, run: RunContext) -> AgentResult:
         """Run the agent to its end, or to where it waits for an approval. What the SDK raises comes out.
 
-        When cancelled, this waits until the SDK's tasks have stopped. Only a plain function as a tool runs in a thread that
-        the SDK leaves behind, and that the worker waits for: it should look at `run.cancelled`.
+        When cancelled, this waits until the SDK's tasks have stopped. Only a tool that is a plain function runs in a
+        thread that the SDK leaves behind, and that the worker waits for: it should look at `run.cancelled`.
 
         Raises:
             InvalidSpecError: the run asks for something that the SDK does not do.
-            ErrorOutputError: the output is what a tool left that failed.
+            ErrorOutputError: the output is what a failed tool left.
             ToolPauseError: a tool called `run.interrupt`.
         """
         options = RunnerOptions.of(run)
@@ -154,10 +153,10 @@ class OpenAIAgent:
         return AgentResult(output=output, values=values)
 
     async def rollback(self, run: RunContext) -> None:
-        """Nothing to do: a conversation is only kept at a run's end, and of none that is rolled back."""
+        """Nothing to do: a conversation is kept only at a run's end, and not for a run that is rolled back."""
 
     def partial(self, run: RunContext) -> JsonObject | None:
-        """What the thread remembers of a run that came to no end: the steps that are complete."""
+        """What the thread remembers of a run that did not finish: the steps that are complete."""
         return unfinished_values(run, ITEMS, self._items[run]) if run in self._items else None
 
     async def _follow(

@@ -39,43 +39,47 @@ _HISTORY = "message_history"
 
 
 def adapt(agent: Any, *, name: str | None = None) -> PydanticAIAgent | None:
-    """An agent of an `Agent` or another `AbstractAgent`; None of others."""
+    """An agent made of an `Agent` or another `AbstractAgent`; None for others."""
     return PydanticAIAgent(agent, name=name) if isinstance(agent, AbstractAgent) else None
 
 
 class PydanticAIAgent:
     """Runs an agent of Pydantic AI.
 
-    A text, a message or a list of messages are what the agent shall answer, what comes before the last human ones being
-    history; every other JSON value reaches it as its JSON text. Images in messages have addresses of `https`, `http` or
-    `data`. A thread begins with the agent's system prompt, whatever its first run brings; a message of the role `system`
-    comes behind that. `context` becomes the agent's dependencies, `config` has the options of `agent.run` that say how:
-    `model`, `model_settings`, `usage_limits`, `instructions`, `retries`, `metadata`. A thread remembers `message_history`,
-    as Pydantic AI dumps it, and the last `output`; of a run that fails or is stopped what the agent was asked, and each
-    answer of a model with the results of all tools that it calls.
+    A text, a message or a list of messages is what the agent is to answer; what comes before the last human messages is
+    history. Every other JSON value reaches the agent as its JSON text. Images in messages have addresses of `https`,
+    `http` or `data`. A thread begins with the agent's system prompt, whatever its first run brings; a message of the
+    role `system` comes after that. `context` becomes the agent's dependencies. `config` has the options of `agent.run`
+    that say how: `model`, `model_settings`, `usage_limits`, `instructions`, `retries`, `metadata`. A thread remembers
+    `message_history`, as Pydantic AI dumps it, and the last `output`. Of a run that fails or is stopped it remembers
+    what the agent was asked, and each answer of a model with the results of all tools that it calls.
 
-    Calls of tools that wait for an approval, or that somebody else executes, pause the run; only an agent with output
-    validators needs `DeferredToolRequests` in its output type for that. Each call is a question, and each may be answered
-    for itself.
+    Tool calls that wait for an approval, or that somebody else executes, pause the run; only an agent with output
+    validators needs `DeferredToolRequests` in its output type for that. Each call is a question, and each may be
+    answered by itself.
 
-    What is a failure: whatever `agent.run` raises, as it is (a tool's or model's exception, retries or limits that are
-    used up); a run in which models were called and none ever answered, even if a capability made an answer of that; an
-    output that is itself an exception; a last response that the provider ended with `error`. No failure is what the
-    agent's model gets to see and answers: a `ModelRetry`, a `ToolFailed`, arguments that are not valid, a call that was
-    denied, the failures of a `FallbackModel` before the answer of another.
+    These are failures:
+
+    * whatever `agent.run` raises, as it is (a tool's or model's exception, retries or limits that are used up);
+    * a run that called models and got an answer from none of them, even if a capability made an answer of that;
+    * an output that is itself an exception;
+    * a last response that the provider ended with `error`.
+
+    What the agent's model sees and answers is no failure: a `ModelRetry`, a `ToolFailed`, arguments that are not valid,
+    a call that was denied, the failures of a `FallbackModel` before another one answers.
 
     Args:
-        agent: what to run. It is never changed.
+        agent: the agent to run. It is never changed.
         name: what to call it; the agent's own name if left out.
     """
 
     uses_thread_state = True
-    """The harness remembers its threads' message histories and questions for it."""
+    """The harness remembers the threads' message histories and questions for this agent."""
     prepares_at_once = True
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
     stream_modes = STREAM_MODES
     owners_config = OWNERS_OPTIONS
-    """What of a run's config its owner says, and nobody who only may start runs on a server."""
+    """What of a run's config only its owner may say on a server, and nobody who may only start runs."""
 
     def __init__(self, agent: AbstractAgent[Any, Any], *, name: str | None = None) -> None:
         self.name = name or agent.name or "agent"
@@ -109,7 +113,7 @@ class PydanticAIAgent:
         Raises:
             ThreadHistoryError: what the thread remembers is not what Pydantic AI has kept.
             AgentPauseError: a tool called `run.interrupt`.
-            ErrorOutputError: the agent came to an end, and its last word is an error.
+            ErrorOutputError: the agent finished, and its last word is an error.
         """
         if not run.resuming:
             prompt = Prompt.of(run.input)
@@ -128,10 +132,10 @@ class PydanticAIAgent:
         return calls_in(paused)
 
     async def rollback(self, run: RunContext) -> None:
-        """Nothing to do: a thread's messages are only kept at a run's end, and of none that is rolled back."""
+        """Nothing to do: a thread's messages are kept only at a run's end, and not for a run that is rolled back."""
 
     def partial(self, run: RunContext) -> JsonObject | None:
-        """What the thread remembers of a run that came to no end: the steps that are complete."""
+        """What the thread remembers of a run that did not finish: the steps that are complete."""
         messages = self._messages.get(run)
         if not messages or not _are_of(messages, run):
             return None
