@@ -1,4 +1,4 @@
-"""An event as JSON for others, the same bytes whenever it is written, and wherever it was read (I26)."""
+"""An event as JSON for others: the same bytes whenever it is written, and wherever it was read (I26)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ class EventData(msgspec.Struct, frozen=True):
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic").encode
-"""JSON of an `EventData`, or of something with one in it. Keys of payloads are sorted, so equal events have equal bytes."""
+"""Encodes an `EventData`, or something with one in it, as JSON. Keys of payloads are sorted, so equal events have equal
+bytes.
+"""
 
 
 def data_of(event: RunLifecycleEvent, payload: Mapping[str, Any] | None = None) -> EventData:
-    """What is said of an event; with another payload if there is one."""
+    """What an event says as `EventData`; with another payload if there is one."""
     return EventData(
         event.event_id,
         event.event_type.value,

@@ -1,4 +1,4 @@
-"""Checks of single options of observers: whatever the settings have, a wrong value is refused by its name."""
+"""Checks of single options of observers: a wrong value in the settings is refused by the option's name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
 
 
 def checked_text(option: str, value: Any) -> str:
-    """A text that says something.
+    """Check that a value is a text of one line that is not empty.
 
     Raises:
-        ObserverOptionError: it is none. Its value is not said, for it may be secret.
+        ObserverOptionError: it is not. The message does not contain the value, as it may be secret.
     """
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ObserverOptionError(option=option, why="it is a text of one line that is not empty")
@@ -26,7 +26,7 @@ def checked_text(option: str, value: Any) -> str:
 
 
 def checked_number(option: str, value: Any, *, least: float, most: float, whole: bool = False) -> Any:
-    """A number between two others.
+    """Check that a value is a number between two others.
 
     Raises:
         ObserverOptionError: it is not.
@@ -38,7 +38,7 @@ def checked_number(option: str, value: Any, *, least: float, most: float, whole:
 
 
 def checked_flag(option: str, value: Any) -> bool:
-    """True or false.
+    """Check that a value is true or false.
 
     Raises:
         ObserverOptionError: it is something else.
@@ -49,16 +49,16 @@ def checked_flag(option: str, value: Any) -> bool:
 
 
 def checked_headers(option: str, value: Any, *, is_ours: Callable[[str], bool], owner: str) -> dict[str, str]:
-    """Headers that go with each request.
+    """Check headers that go with each request.
 
     Args:
         option: the name of the option.
-        value: what the settings have; None is none.
-        is_ours: whether a name, in lower case, is not the user's to say.
-        owner: whose it is then, in words.
+        value: what the settings have; None means no headers.
+        is_ours: whether the user may not set the header of this name, in lower case.
+        owner: whose header it is then, in words.
 
     Raises:
-        ObserverOptionError: one of them cannot be sent, or is not the user's to say. The text never has a value.
+        ObserverOptionError: one of them cannot be sent, or the user may not set it. The message never contains a value.
     """
     headers: dict[str, str] = {}
     if value is None:

@@ -1,4 +1,6 @@
-"""What an engine is: `postgres` and `nats` implement it; who executes in the process that is asked needs none (`inline`)."""
+"""What an engine is: `postgres` and `nats` implement it. A process that executes the runs it is asked for needs none
+(`inline`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ __all__ = ["Engine", "EngineStats", "EngineStatus", "Offer", "Offers"]
 
 
 class Offer(Protocol):
-    """Something to do for a worker. From getting it on, the engine knows that somebody is at it, until he says otherwise."""
+    """Something to do for a worker. From when the worker gets it, the engine knows that somebody is at it, until the
+    worker says otherwise.
+    """
 
     @property
     def run_id(self) -> str | None:
@@ -23,15 +27,15 @@ class Offer(Protocol):
 
     @property
     def passed_on(self) -> int:
-        """How often somebody else has had it before, as far as that is known."""
+        """How often somebody else has had it before, as far as known."""
         ...
 
     def done(self) -> None:
-        """Nobody else has to look at it: the run has ended, or is not to be had. Does not wait and does not raise."""
+        """Nobody else has to look at it: the run has ended, or cannot be had. This does not wait and does not raise."""
         ...
 
     def decline(self, *, after: float) -> None:
-        """Somebody else should have it, in so many seconds. Does not wait and does not raise."""
+        """Let somebody else have it, `after` so many seconds. This does not wait and does not raise."""
         ...
 
 
@@ -39,7 +43,7 @@ class Offers(Protocol):
     """What a worker is offered."""
 
     async def next(self) -> Offer:
-        """The next offer; waits for it. Ask only with a free place. Cancelling it loses no offer for good.
+        """Wait for the next offer. Ask only with a free place. Cancelling it loses no offer for good.
 
         While the engine is cut off this waits, too; the worker looks into the database meanwhile.
         """
@@ -55,47 +59,54 @@ class Engine(Protocol):
 
     name: str
     on_lost: list[Callable[[], object]]
-    """Called, on the event loop, when it moves nothing any more: whoever is told must not wait and must not raise."""
+    """Called, on the event loop, when the engine moves nothing any more. The functions must not wait and must not
+    raise.
+    """
 
     @property
     def live(self) -> LiveWire:
-        """What carries live output."""
+        """Carries live output."""
         ...
 
     def announce(self, ready: Sequence[ReadyRun]) -> None:
-        """These runs, which nobody has, may be claimed: tell their pools. Again is harmless. Does not raise; may be lost."""
+        """Tell the pools of these runs, which nobody has, that they may be claimed. Repeating it is harmless. Does not
+        raise; may be lost.
+        """
         ...
 
     def ask_to_stop(self, worker_id: str, run_id: str) -> None:
-        """A run of this worker is to stop, or its turn has come, as the database says. Does not raise; may be lost."""
+        """Tell this worker that a run of it is to stop, or that its turn has come, as the database says. Does not
+        raise; may be lost.
+        """
         ...
 
     def note_gone(self, worker_id: str) -> None:
-        """A worker that did not say goodbye is gone: do not tell it of runs. Does not raise."""
+        """A worker that did not say goodbye is gone: tell it of no more runs. Does not raise."""
         ...
 
     def join(
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
     ) -> AbstractAsyncContextManager[Offers]:
-        """Be offered runs of these pools, for the length of an `async with`; `on_stop` gets ids of runs that shall stop.
+        """Be offered runs of these pools for the length of an `async with`; `on_stop` gets the ids of runs that are to
+        stop.
 
-        What was offered by then may be answered later, while the engine is open; `on_stop` is called as long, too, for the
-        worker may still execute runs.
+        Offers made by then may be answered later, while the engine is open. `on_stop` is also called as long, because
+        the worker may still execute runs.
         """
         ...
 
     def status(self) -> EngineStatus:
-        """Whether it moves anything now. From any thread."""
+        """Whether the engine moves anything now; may be called from any thread."""
         ...
 
     def stats(self) -> EngineStats:
-        """What it has done so far. From any thread."""
+        """What the engine has done so far; may be called from any thread."""
         ...
 
     async def tidy(self) -> None:
-        """Remove what has got old, for all processes; one of them is asked to, now and then."""
+        """Remove what has become old, for all processes; one of them is asked to, now and then."""
         ...
 
     async def aclose(self) -> None:
-        """Send what waits to be sent, for a moment, and let go. May be called again."""
+        """Send what waits to be sent, for a moment, and close. May be called again."""
         ...

@@ -1,10 +1,11 @@
 """Tells OpenLineage of runs, so that data teams see agent runs beside their jobs.
 
 An agent is a job there, and its run a run of that job: `run_started` is a START, `run_completed` a COMPLETE, `run_failed` a
-FAIL, `run_cancelled` an ABORT. A run that waits for a human is complete, too, for it is over, and the answer starts another
-one; a facet says that it was interrupted.
+FAIL, `run_cancelled` an ABORT. A run that waits for a human is complete, too, because it is over, and the answer starts
+another run; a facet says that it was interrupted.
 
-The library's transports are used, and not its client, which would add to each event what it finds in the environment.
+The observer uses the library's transports, but not its client, which would add to each event what it finds in the
+environment.
 """
 
 from __future__ import annotations
@@ -82,10 +83,10 @@ type _NotSent = requests.RequestException | OSError | UnicodeEncodeError
 
 @attr.define(kw_only=True)
 class TracksideRunFacet(RunFacet):
-    """What Trackside knows of a run and OpenLineage has no field for, as the facet `trackside_run`."""
+    """What Trackside knows about a run and OpenLineage has no field for, as the facet `trackside_run`."""
 
     runId: str  # noqa: N815  # as OpenLineage writes names
-    """The run's id as Trackside has it; OpenLineage's is made of it where it is no UUID."""
+    """The run's id in Trackside; OpenLineage's is made of it if it is not a UUID."""
     threadId: str  # noqa: N815
     status: str
     trigger: str | None = None
@@ -110,17 +111,17 @@ class OpenLineageObserver:
         OpenLineageObserver(url="https://marquez.example", api_key="…")
         OpenLineageObserver(transport={"type": "file", "log_file_path": "lineage.jsonl", "append": True})
 
-    The job is the agent, in `namespace`. A run id that is a UUID is the run's id there; of another one a UUID is made, the
-    same each time, so that an event that comes again changes nothing.
+    The job is the agent, in `namespace`. A run id that is a UUID is also the run's id there. From any other id a UUID
+    is made, the same each time, so that an event that comes again changes nothing.
 
     Args:
-        url: where the events are posted to, up to the path of the API, which is the library's (`api/v1/lineage`).
-        api_key: for the receiver of `url`.
-        transport: instead of these, a transport as the library's own configuration has it, with its `type`. It has to say
-            what became of an event.
-        namespace: of the jobs.
-        timeout: seconds for one request to `url`, half of which may go to connecting; 5 if left out, and at most 25, as its
-            subscription gives up after 30.
+        url: where to post the events, up to the path of the API, which is the library's (`api/v1/lineage`).
+        api_key: the key for the receiver at `url`.
+        transport: instead of these, a transport in the form of the library's own configuration, with its `type`. It has
+            to say what became of an event.
+        namespace: the namespace of the jobs.
+        timeout: seconds for one request to `url`, half of which connecting may take; 5 if left out, and at most 25, as
+            the subscription gives up after 30.
 
     Raises:
         ObserverOptionError: one of these does not fit.
@@ -130,7 +131,7 @@ class OpenLineageObserver:
     order: ClassVar[Order] = Order.run
     concurrency: ClassVar[int] = _SIDE_BY_SIDE
     attempts: ClassVar[int] = 15
-    """About six minutes, with the pauses of a subscription: a transport may say an outage in words of its own."""
+    """About six minutes, with the pauses of a subscription: a transport may report an outage in words of its own."""
     events: ClassVar[tuple[LifecycleEventType, ...]] = tuple(_STATES)
 
     def __init__(
@@ -163,7 +164,7 @@ class OpenLineageObserver:
         self._closed = False
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Send what the event says of its run, if it says that it starts or ends.
+        """Send what the event says about its run, if it is a start or an end.
 
         Raises:
             DeliveryError: the receiver did not take it.
@@ -186,7 +187,7 @@ class OpenLineageObserver:
             raise self._failure(event, cause) from exc
 
     async def aclose(self) -> None:
-        """Let go of the transport; what is being sent is left to end by itself. Again is fine."""
+        """Let go of the transport; requests that are under way end by themselves. May be called again."""
         if self._closed:
             return
         self._closed = True

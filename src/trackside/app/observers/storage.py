@@ -26,19 +26,20 @@ class NotAnEventLogError(TracksideError, TypeError):
 
 
 class StorageObserver:
-    """Stores each event before anybody bound after it sees it.
+    """Stores each event before any observer bound after it sees it.
 
-    Bind it first and as required. Alone it is enough: the first event of a run makes the rows of its run and thread. What
-    the log raises says by `retryable` whether the same event may be taken later; an event that is taken twice is stored
-    once.
+    Bind it first and as required. It is enough by itself: the first event of a run makes the rows of its run and
+    thread. What the log raises says by `retryable` whether the same event may be taken later; an event that is taken
+    twice is stored once.
 
-    With a `spool`, what the log could not take of a run that is over is kept on this machine's disk (I14) and delivered,
-    in order, when the log is back: a task looks for it in growing pauses, and at once when the log takes something again.
-    The same task tries again what this disk fails with.
-    What comes later of a thread waits for what is spooled of it. Call `deliver_spooled` at the start, before anything
-    runs, for what earlier processes left, and `aclose` in the end; the spool is closed with it.
+    With a `spool`, events of a finished run that the log could not take are kept on this machine's disk (I14) and
+    delivered, in order, when the log is back. A task looks for it in growing pauses, and at once when the log takes
+    something again. The same task tries again what this disk fails with. What comes later for a thread waits for what
+    is spooled of it. At the start, before anything runs, call `deliver_spooled` for what earlier processes left; call
+    `aclose` in the end, which also closes the spool.
 
-    A subclass that changes what `on_event` stores changes it in `on_missed`, too: events come there as they were announced.
+    A subclass that changes what `on_event` stores has to change it in `on_missed`, too: events come there as they were
+    announced.
 
     Raises:
         NotAnEventLogError: (a `TypeError`) `log` takes no events.
@@ -76,12 +77,13 @@ class StorageObserver:
     async def on_missed(
         self, events: Sequence[RunLifecycleEvent], failure: BaseException, *, on_taken: HearTaken | None = None
     ) -> str | None:
-        """Spool the rest of a run; the folder it is in. None: there is no spool, or no log will ever take these events.
+        """Spool the rest of a run; returns its folder, or None: there is no spool, or no log will ever take these
+        events.
 
-        `on_taken` is called when the log has them, if this process delivers them.
+        `on_taken` is called when the log has the events, if this process delivers them.
 
         Raises:
-            SpoolError: it could not be kept there either.
+            SpoolError: the events could not be kept there either.
         """
         if self._spool is None or is_refusal(failure):
             return None
@@ -91,9 +93,9 @@ class StorageObserver:
         return str(self._spool.folder)
 
     async def deliver_spooled(self) -> DeliveryReport:
-        """Give the log what waits in the spool, also of processes that have ended; what is left is tried again later.
+        """Give the log what waits in the spool, also from processes that have ended; what is left is tried again later.
 
-        Whatever goes wrong is said in the program's log and keeps nobody from starting.
+        The program's log says whatever goes wrong; nothing of it keeps the program from starting.
         """
         if self._spool is None:
             return DeliveryReport()
@@ -103,7 +105,7 @@ class StorageObserver:
         return report
 
     async def aclose(self) -> None:
-        """Leave what is still spooled to the next start, and close the spool; again is fine."""
+        """Leave what is still spooled to the next start, and close the spool. May be called again."""
         self._closed = True
         tasks = [task for task in (self._delivery, self._lookout) if task is not None]
         self._delivery = self._lookout = None

@@ -1,8 +1,8 @@
-"""HTTP and server-sent events: what unmodified LangGraph clients speak, and our own surface beside it.
+"""HTTP and server-sent events: what unmodified LangGraph clients speak, and Trackside's own interface beside it.
 
-It knows the harness, storage, observers and streams, and no settings: whoever assembles the app hands it `ServerParts`.
-`routing` says what an endpoint is, `routes` has them, `wire` what goes over the wire; the OpenAPI document, the table in the
-docs and the tests that walk all endpoints are made of the same list.
+The server knows the harness, storage, observers and streams, but no settings: whoever assembles the app hands it
+`ServerParts`. `routing` says what an endpoint is, `routes` has the endpoints, `wire` what goes over the wire. The
+OpenAPI document, the table in the docs and the tests that walk all endpoints are made from the same list.
 """
 
 from trackside.app.server.application import create_app

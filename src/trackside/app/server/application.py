@@ -33,12 +33,13 @@ def create_app(
     auth_first: bool = False,
     before: Sequence[Middleware] = (),
 ) -> Starlette:
-    """The ASGI app that answers with these parts, of whose runs the log says which have failed from now on. It holds nothing
-    open itself: closing the parts is enough.
+    """The ASGI app that answers with these parts. From now on, the log says which of their runs have failed. The app
+    holds nothing open itself: closing the parts is enough.
 
-    A guest gets what none of our paths matches, and `/`, after whatever stands before them: who is not known does not get
-    there. What is `before` sees requests when it is not known yet who asks, inside the security headers and the checks of
-    origins. So does the guest's middleware, before that; with `auth_first` it sees who is let in, and nothing of others.
+    A guest app gets the requests that match none of our paths, and `/`, after everything that comes before them: a
+    client that is not known does not get there. `before` sees requests when it is not known yet who asks, inside the
+    security headers and the checks of origins. So does the guest's middleware, ahead of `before`; with `auth_first` it
+    sees clients that were let in, and nothing of others.
     """
     endpoints = [one for one in all_endpoints(groups) if guest is None or one.path != "/"]
     open_streams = OpenStreams(parts.options.max_streams)

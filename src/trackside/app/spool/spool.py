@@ -38,7 +38,7 @@ class EventLog(Protocol):
         """Store these events in one transaction, each once however often it comes; return when they are durable.
 
         Raises:
-            TracksideError: they were not stored. One that is a `ValueError`, too, is about the events: no log will ever
+            TracksideError: they were not stored. If it is also a `ValueError`, it is about the events: no log will ever
                 take them. Any other is about the log, and says by `retryable` whether it may pass by itself.
         """
         ...
@@ -51,22 +51,22 @@ def is_refusal(failure: BaseException | None) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryReport:
-    """What one delivery came to, in records, which are the rests of runs."""
+    """The result of one delivery, in records, which are the rests of runs."""
 
     delivered: int = 0
     refused: int = 0
-    """Those that the log will never take: they are in `refused.jsonl` now, each with the reason."""
+    """Records that the log will never take: they are in `refused.jsonl` now, each with the reason."""
     damaged: int = 0
     """Lines that were torn or changed: they are in `damaged.lines` now."""
     waiting: int = 0
-    """Those that are still there, of this process and of those that have ended."""
+    """Records that are still there, of this process and of those that have ended."""
     failure: BaseException | None = None
-    """What the log failed with last, or else this disk first, if it is why some still wait."""
+    """The log's last failure, or else this disk's first, if it is why some still wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolStats:
-    """What went through a spool in this process: records that came, and what became of them and of others' ones."""
+    """What went through a spool in this process: records that came, and what became of them and of those of others."""
 
     spooled: int
     delivered: int
@@ -117,15 +117,15 @@ class _Tally:
 class Spool:
     """A folder with what a log could not take.
 
-    Several processes may use the same folder: each writes to a file of its own, and delivers those of processes that
-    have ended. The folder is made when it is needed, and removed when nothing is left in it. Files and folder are for
-    their owner's eyes.
+    Several processes may use the same folder: each writes to a file of its own, and delivers the files of processes
+    that have ended. The folder is created when it is needed, and removed when nothing is left in it. Only their owner
+    may read the files and the folder.
 
-    Belongs to one event loop. A forked child has an empty one of its own on the same folder (I24).
+    A spool belongs to one event loop. A forked child has an empty one of its own on the same folder (I24).
 
     Args:
-        folder: where; one log's alone.
-        max_bytes: how much all files in it may take together.
+        folder: the folder; it belongs to one log alone.
+        max_bytes: how many bytes all files in it may take together.
     """
 
     def __init__(self, folder: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -145,8 +145,8 @@ class Spool:
         _spools.add(self)
 
     async def append(self, events: Sequence[RunLifecycleEvent], *, on_delivered: HearTaken | None = None) -> None:
-        """Keep events of a run as one record; when this returns, they are on disk. `on_delivered` is called when the log has
-        them, before any later record of their threads is delivered: here, or never.
+        """Keep events of a run as one record; when this returns, they are on disk. `on_delivered` is called when the
+        log has them, before any later record of their threads is delivered: in this process, or never.
 
         Raises:
             SpoolFullError: they would not fit.
@@ -168,12 +168,13 @@ class Spool:
         self._spooled += 1
 
     async def deliver(self, log: EventLog) -> DeliveryReport:
-        """Give the log what waits here: of this process and of those that have ended, the oldest first.
+        """Give the log what waits here, of this process and of those that have ended, the oldest first.
 
-        A record goes when the log has it. A failure of the log that may pass ends the delivery. One that will not pass,
-        but is not about the events either, leaves the record where it is, and those of the same thread behind it. What
-        this disk fails with stays, too: a record that the log refuses and that cannot be set aside, which holds up nothing
-        behind it, or the rest of a file that cannot be read. What goes wrong is in the report and in the program's log.
+        A record goes when the log has it. A failure of the log that may pass ends the delivery. A failure that will not
+        pass, but is not about the events either, leaves the record where it is, and those of the same thread behind it.
+        What this disk fails with stays, too: a record that the log refuses and that cannot be set aside, which holds up
+        nothing behind it, or the rest of a file that cannot be read. The report and the program's log say what went
+        wrong.
 
         Raises:
             SpoolError: the folder cannot be read.
@@ -195,7 +196,7 @@ class Spool:
         return tally.report()
 
     def holds(self, *ids: str) -> bool:
-        """Whether something of one of these runs or threads still waits that this process has put here."""
+        """Whether something of one of these runs or threads, put here by this process, still waits."""
         return bool(self._waiting) and any(not known.isdisjoint(ids) for known in list(self._waiting.values()))
 
     @property
@@ -204,7 +205,7 @@ class Spool:
         return len(self._waiting) + self._totals.of_others
 
     def stats(self) -> SpoolStats:
-        """What went through in this process."""
+        """What has gone through in this process."""
         totals = self._totals
         return SpoolStats(
             spooled=self._spooled,
@@ -215,7 +216,7 @@ class Spool:
         )
 
     async def aclose(self) -> None:
-        """Let go of the file, for other processes to deliver, when a delivery under way has ended; again is fine."""
+        """Let go of the file, for other processes to deliver, when a delivery under way has ended. May be called again."""
         self._closed = True
         async with self._delivering:
             self._on_delivered.clear()

@@ -1,4 +1,4 @@
-"""Who may run, and when, in the database: the port `RunCoordinator` for any number of processes on one store.
+"""Decides, in the database, who may run and when: the port `RunCoordinator` for any number of processes on one store.
 
 The log and the queue are one database, so most steps need no transaction of their own: the event that starts a run is
 its claim, the event that ends it gives its thread to the next. What is left to write is the admission.
@@ -60,16 +60,16 @@ class StoredCoordinator:
     """Admission, claims and cancels for all processes that have this store open; see `ports.RunCoordinator`.
 
     It expects the events of its runs in the same store: bind a `StorageObserver(store)`, required, to the manager that
-    uses it. A process that goes away without a word loses its lease, and whoever looks next ends its runs (I7).
+    uses it. A process that goes away without a word loses its lease, and whichever process looks next ends its runs (I7).
 
     Steps are finished once begun, whoever is cancelled meanwhile: what is in the queue of the writer is written.
 
-    In a `fleet`, runs that it lets in are nobody's until a worker takes them, which may be this one; only those that one of
-    its own runs starts, or that nobody else could execute, are its own from the beginning. It looks after its own alone:
-    what is gone, due or ready in the whole fleet is the business of whoever has that duty (`Store.fleet`).
+    In a `fleet`, runs that it lets in are nobody's until a worker takes them, which may be this one. Only those that one
+    of its own runs starts, or that nobody else could execute, are its own at once. It looks after its own alone: the
+    process with that duty (`Store.fleet`) sees to what is gone, due or ready in the fleet.
 
-    With `hands_over`, runs that have not started when their process goes are another's to execute, and this one takes over
-    those that others leave; without, they end with their process.
+    With `hands_over`, another process executes runs that have not started when theirs goes, and this one takes over what
+    others leave; without it, they end with their process.
     """
 
     steady = True
@@ -123,7 +123,7 @@ class StoredCoordinator:
 
     @property
     def on_drain(self) -> list[Callable[[], object]]:
-        """Called, on the event loop, when somebody asks for that; a sign of life finds it out."""
+        """Called, on the event loop, when somebody asks this worker to drain; it finds out with a sign of life."""
         return self._enrolment.on_drain
 
     def note_running(self, runs: int) -> None:
@@ -131,7 +131,7 @@ class StoredCoordinator:
         self._enrolment.note_running(runs)
 
     def note_leaving(self) -> None:
-        """Have others know at once that this worker of a fleet takes no more runs, and leaves when it has finished."""
+        """Tell others at once that this worker of a fleet takes no more runs, and leaves when it has finished."""
         self._enrolment.note_leaving()
 
     def trusts_leases(self, now: LeaseClock | None = None) -> bool:
@@ -139,7 +139,7 @@ class StoredCoordinator:
         return self._enrolment.trusts_leases(now)
 
     def nudge(self) -> None:
-        """Look soon what others want of the runs of this process, or have done to them."""
+        """Look soon at what others want of the runs of this process, or have done to them."""
         self._upkeep.nudge()
 
     def attach(self, host: RunHost) -> None:
@@ -211,10 +211,10 @@ class StoredCoordinator:
             return None
 
     async def take(self, run_ids: Sequence[str]) -> dict[str, Taking]:
-        """Take these runs for this worker of a fleet, as far as they are to be had; what became of each.
+        """Take these runs for this worker of a fleet, as far as they can be had; returns what became of each.
 
-        Those that it got have been given to its manager, as runs that it has adopted, when this returns, and also if who
-        waits for it is cancelled.
+        When this returns, and even if the caller is cancelled, the runs that it got have been given to its manager, as
+        runs that it has adopted.
 
         Raises:
             NoFleetError: this is no worker of a fleet.
@@ -226,7 +226,7 @@ class StoredCoordinator:
         return await taker.take(host, run_ids)
 
     async def take_any(self, limit: int) -> list[str]:
-        """Take so many runs at most that are ready, the oldest first; which they are. Else as `take`."""
+        """Take at most `limit` runs that are ready, the oldest first; returns which. Otherwise as `take`."""
         taker, host = await self._taking()
         return await taker.take_any(host, limit)
 
@@ -337,11 +337,11 @@ class StoredCoordinator:
         return Release(next_run_id=handover.next_run_id if handover.next_owner == self.worker_id else None)
 
     def lose(self, run_id: str) -> None:
-        """The end of a run that was released is kept nowhere: have it ended as lost, as soon as that can be written."""
+        """The end of a run that was released is kept nowhere: end it as lost, as soon as that can be written."""
         self._upkeep.lose(run_id)
 
     def give_up(self, run_id: str) -> None:
-        """Look after a run no longer that was claimed here, and that another worker had taken over before it could start."""
+        """Stop looking after a run that was claimed here, and that another worker had taken over before it could start."""
         self._runs.forget(run_id)
 
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
@@ -366,7 +366,7 @@ class StoredCoordinator:
             own.cancels -= 1
 
     async def note_stuck(self, run_id: str, since: datetime) -> None:
-        """Record since when a run of this worker has been cancelled and does not stop."""
+        """Record since when a run of this worker has not stopped although it was cancelled."""
         own = self._runs.get(run_id)
         if own is not None:
             thread_id = own.record.thread_id

@@ -1,6 +1,6 @@
 """Where graphs keep their threads: LangGraph's checkpointer on the writer and the readers of a store.
 
-Importing this imports LangGraph; `Store.checkpointer` does it when it is called.
+Importing this module imports LangGraph; `Store.checkpointer` does so when it is called.
 """
 
 from __future__ import annotations
@@ -53,22 +53,24 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
             graph = builder.compile(checkpointer=store.checkpointer())
             await graph.ainvoke(inputs, {"configurable": {"thread_id": "1"}})
 
-    **When a put is on disk.** By itself, when it returns. In a run of a `RunManager` whose `durability` is "async",
-    LangGraph's default, or "exit", it returns at once and is written together with what else is written at that moment, at
-    the latest some hundredths of a second later; what the run has done counts only when all of it is on disk, and no later
-    than that anybody is told of the run's end. If something could not be written, the run's next step fails, nothing that
-    came after it is written, and the run ends as an error. With "sync" each step waits until its checkpoint is on disk.
+    **When a put is on disk.** Outside a manager's runs, when it returns. In a run of a `RunManager` whose `durability` is
+    "async",
+    LangGraph's default, or "exit", it returns at once and is written together with whatever else is written at that
+    moment, at the latest some hundredths of a second later. What the run has done counts only when all of it is on
+    disk, and nobody is told of the run's end before that. If something could not be written, the run's next step fails,
+    nothing that came after it is written, and the run ends as an error. With "sync", each step waits until its
+    checkpoint is on disk.
 
-    **Who sees it.** In this process at once; in others when it is committed.
+    **Who sees it.** This process at once; others when it is committed.
 
-    **Who may put.** A run that has ended puts nothing more, and takes nothing back: what a worker does that was taken for
-    dead is refused with `RunEndedError` from the moment at which somebody else has ended its run.
-    What is put while `Threads.changing` lasts is refused once that thread is removed.
+    **Who may put.** A run that has ended puts nothing more, and takes nothing back. A worker that was taken for dead is
+    refused with `RunEndedError` from the moment at which somebody else has ended its run. What is put while
+    `Threads.changing` lasts is refused once that thread is removed.
 
-    A value of a channel is stored once for each version, however many checkpoints have it. A graph that goes on with the
-    thread of another one leaves the values that its own state lacks as they were. Threads that `AsyncSqliteSaver`
-    or `AsyncPostgresSaver` has left in the same database are taken over, each when it is first used. The methods that are
-    not asynchronous are for other threads than that of the store's event loop.
+    A value of a channel is stored once for each version, however many checkpoints have it. A graph that continues the
+    thread of another one leaves the values that its own state lacks as they were. Threads that `AsyncSqliteSaver` or
+    `AsyncPostgresSaver` has left in the same database are taken over, each when it is first used. Call the methods that
+    are not asynchronous from other threads than that of the store's event loop.
     """
 
     def __init__(self, checkpoints: GraphCheckpoints, loop: asyncio.AbstractEventLoop) -> None:
@@ -104,14 +106,14 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Checkpoints of a thread, the newest first; without a config those of all threads, one after the other.
+        """Checkpoints of a thread, newest first; without a config, those of all threads, one thread after the other.
 
         A few are read at a time, and what others put meanwhile may be missing.
 
         Args:
-            config: the thread; and the namespace or the checkpoint, if it names them.
-            filter: only those whose metadata have all of these.
-            before: only those that are older than the one this names.
+            config: the thread, and the namespace or the checkpoint if it names them.
+            filter: only those whose metadata has all of this.
+            before: only those that are older than the one that this names.
             limit: how many at most.
 
         Raises:
@@ -154,7 +156,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint; returns the config that names it. When it is on disk, the class says.
+        """Store a checkpoint; returns the config that names it. The class says when it is on disk.
 
         Raises:
             CheckpointTooLargeError: it is too large to be written at once.
@@ -238,7 +240,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Store what a task of the step behind a checkpoint has written; what it wrote there before stays.
+        """Store what a task of the step after a checkpoint has written; what it wrote there before stays.
 
         Raises:
             CheckpointTooLargeError: it is too large to be written at once.
@@ -270,17 +272,17 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         await self._checkpoints.remove_threads([str(thread_id)])
 
     async def adelete_begun_thread(self, thread_id: str, run_id: str) -> None:
-        """Remove all that is stored of a thread that a run began, as that run is rolled back.
+        """Remove all that is stored of a thread that a run began, because that run is rolled back.
 
         Raises:
-            RunEndedError: the run has ended; others may have gone on with what it left.
+            RunEndedError: the run has ended; others may have continued from what it left.
             StorageError: the database failed.
         """
         await self._checkpoints.remove_threads([thread_id], run_id=run_id)
 
     @override
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Remove the checkpoints that these runs have made, in all threads; looks at all checkpoints that there are.
+        """Remove the checkpoints that these runs have made, in all threads. This looks at all existing checkpoints.
 
         Channels that keep only changes (`DeltaChannel`) lose those of the runs.
         """
@@ -293,20 +295,20 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         await self._checkpoints.copy(str(source_thread_id), str(target_thread_id))
 
     async def agather(self, thread_id: str) -> None:
-        """Have all that was put of a thread in the tables, where `Threads.copy` finds it."""
+        """Move everything that was put of a thread into the tables, where `Threads.copy` finds it."""
         await self._checkpoints.gather(thread_id)
 
     @override
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Remove the history of threads, and what only that has.
+        """Remove the history of threads, and what only the history has.
 
         Args:
             thread_ids: the threads.
-            strategy: "keep_latest" leaves the newest checkpoint of each namespace, and those of which a channel that keeps
-                only changes (`DeltaChannel`) is made; "delete" leaves nothing.
+            strategy: "keep_latest" leaves the newest checkpoint of each namespace, and those from which a channel that
+                keeps only changes (`DeltaChannel`) is made; "delete" leaves nothing.
 
         Raises:
-            PruneStrategyError: the strategy is another.
+            PruneStrategyError: it is another strategy.
             StorageError: the database failed; what had been removed stays removed.
         """
         if strategy == "delete":
@@ -341,7 +343,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
 
     @override
     def get_next_version(self, current: str | None, channel: None) -> str:
-        """A version behind this one, different from all that others choose at the same place."""
+        """A version after this one, different from all that others choose at the same place."""
         number = 0 if current is None else int(str(current).partition(".")[0])
         return f"{number + 1:032}.{random.random():016}"  # to be different is enough
 

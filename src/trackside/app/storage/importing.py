@@ -1,7 +1,7 @@
 """Import: the events of an export, appended to a log in transactions of their own, under the checks of any append.
 
-So what it makes is a valid store however the file was made. Events that are there already are passed over, so that an import
-which was cut short is gone on with by doing it again.
+So the result is a valid store, however the file was made. Events that are there already are passed over, so that an
+import that was cut short is continued by doing it again.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _ROW_BYTES = 300
 class ImportReport:
     """How many events are new, how many were there already, and whether the new ones have the positions of the export.
 
-    An import ends no run. `unfinished` says how many of those in the export have no end here and are in nobody's hands, so
-    that nobody will end them either: an export of what came later may bring their ends.
+    An import ends no run. `unfinished` says how many of the export's runs have no end here and are in nobody's hands,
+    so that nobody will end them either: an export of what came later may bring their ends.
     """
 
     imported: int

@@ -1,4 +1,4 @@
-"""One part of a run's live output, encoded once for everybody who reads it, and the time as such parts have it."""
+"""One part of a run's live output, encoded once for all who read it, and the time in the form that such parts have."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _OVERHEAD = 300  # bytes: what a frame takes besides its data, and its places in
 class Frame:
     """One part, as it goes to every reader. `sequence` counts 1, 2, 3 … within its run.
 
-    `mode` is what was asked for, `event` what it is called on the wire: with the `namespace` of who says it, but in mode
-    `messages`, as LangGraph's clients know that. `data` is JSON, on one line. Where the wire says something else than the
-    run did, `said` is what the run said, in the first of the parts that are made of it, and empty in the others.
+    `mode` is the mode that was asked for. `event` is the part's name on the wire: with the `namespace` of who says it,
+    except in mode `messages`, in the form that LangGraph's clients know. `data` is JSON, on one line. If the wire says
+    something else than the run did, `said` is what the run said, in the first of the parts that are made of it, and
+    empty in the others.
     """
 
     __slots__ = ("_resumable_sse", "_sse", "at", "data", "event", "mode", "namespace", "said", "sequence", "size")
@@ -42,12 +43,12 @@ class Frame:
 
     @property
     def id(self) -> str:
-        """By which a reader of its run resumes after it."""
+        """The id by which a reader of its run resumes after it."""
         return f"{self.at}-{self.sequence}"
 
     @property
     def sse(self) -> bytes:
-        """The whole event as server-sent events have it, for readers that do not resume."""
+        """The whole event in the form of server-sent events, for readers that do not resume."""
         if self._sse is None:
             self._sse = sse_of(self.event, self.data)
         return self._sse

@@ -1,4 +1,4 @@
-"""One ring of encoded parts for each run, and the readers that go along it."""
+"""One ring of encoded parts for each run, and the readers that move along it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ class HubLimits:
     """How much is kept of runs' live output."""
 
     parts: int = 10_000
-    """Of one run."""
+    """Parts of one run."""
     part_bytes: int = 8 * 1_048_576
-    """Of one run."""
+    """Bytes of one run."""
     ended_runs: int = 1_024
     """How many runs that have ended can still be followed from their beginning."""
     ended_bytes: int = 64 * 1_048_576
-    """Of all these together."""
+    """Bytes of all these together."""
     threads: FeedLimits = FeedLimits()  # noqa: RUF009  # it is frozen
-    """Of what is said on threads."""
+    """The limits for what is said on threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedStream:
     """There is no more to come.
 
-    `end` is what the run's last event says, as `end_as_said`, if it has ended in this process. Without it either nothing is
-    known here of how it ended, if it has, or (`closing`) this process ends its streams while the run may go on.
+    `end` is what the run's last event says, as `end_as_said`, if the run has ended in this process. Without it, either
+    nothing is known here of how it ended, if it has, or (`closing`) this process ends its streams while the run may go
+    on.
     """
 
     end: Mapping[str, Any] | None
@@ -188,16 +189,16 @@ class Reader(RingReader[Frame]):
 
     @property
     def resumable(self) -> bool:
-        """Whether the run's followers get ids by which they resume."""
+        """Whether the run's followers get ids by which they can resume."""
         return self._channel.resumable
 
     @property
     def heard_start(self) -> bool:
-        """Whether the run's beginning is known here; else something may have been said before that is not."""
+        """Whether the run's beginning is known here; if not, something may have been said before that is not known."""
         return not self._channel.mirrored or self._channel.begun is not None
 
     def learn(self, modes: Iterable[str], *, resumable: bool) -> None:
-        """What the run was asked to say, and whether its followers resume, if that was not heard."""
+        """Learn what the run was asked to say, and whether its followers resume, if that was not heard."""
         channel = self._channel
         if channel.modes is None:
             channel.modes, channel.resumable = frozenset(modes), resumable
@@ -208,7 +209,7 @@ class Reader(RingReader[Frame]):
         return self._channel.modes
 
     def knows(self, frame_id: str) -> bool | None:
-        """Whether a part of the run has this id; None if one may have, and it is not kept any more, or has not come here."""
+        """Whether a part of the run has this id; None if one may have, and is no longer kept, or has not come here."""
         at, _, number = frame_id.partition("-")
         if not (at.isdecimal() and number.isdecimal()):
             return False
@@ -229,13 +230,13 @@ class Reader(RingReader[Frame]):
         return EndedStream(self._channel.end, self._channel.closing)
 
     def ready(self) -> list[Frame] | EndedStream | None:
-        """What is there now; None if it has to wait. Call `gap` before."""
+        """What is there now; None if the reader has to wait. Call `gap` first."""
         if frames := self.take():
             return frames
         return self.standing if self.is_over else None
 
     async def next(self) -> list[Frame] | EndedStream:
-        """What comes next: all that is there up to a gap, or the end. Nothing, if there is a gap now."""
+        """What comes next: everything up to a gap, or the end. Nothing, if there is a gap now."""
         while (batch := self.ready()) is None:
             if self.has_more:
                 return []
@@ -246,7 +247,7 @@ class Reader(RingReader[Frame]):
 class StreamHub:
     """The live output of the runs of one event loop (`ports.RunStream`), and of their threads (`threads`).
 
-    What a run says is encoded when it says it, so that nobody changes it afterwards and no reader pays for it.
+    What a run says is encoded when it says it, so that nobody can change it afterwards and no reader pays for it.
     """
 
     local = True
@@ -271,7 +272,7 @@ class StreamHub:
         self._closed = False
 
     def begin(self, run: RunRecord, spec: RunSpec, *, started: bool = True) -> None:
-        """Learn who a run is before it says anything, or ends without having `started`."""
+        """Learn about a run before it says anything, or ends without having `started`."""
         channel, at = self._channel_of(run.run_id), now_ms()
         modes = spec.stream_mode
         channel.own, channel.mirrored, channel.agent = True, False, run.agent
@@ -288,10 +289,10 @@ class StreamHub:
             self.on_begin(channel, run, spec, started, at)
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
-        """Append a part and wake who waits for it.
+        """Append a part and wake those who wait for it.
 
-        A message that comes alone, and not as the pair of it and what is said about it, is a part of both modes that
-        messages have.
+        A message that comes alone, and not as a pair with what is said about it, is a part of both modes that messages
+        have.
         """
         channel = self._channels.get(run_id)
         if channel is None:
@@ -322,9 +323,9 @@ class StreamHub:
             self.on_end(run_id, None if channel is None else channel.agent, end)
 
     def mirror(self, run_id: str) -> Channel | None:
-        """Where that goes which another process's run says; None if the run has ended here.
+        """Where to put what another process's run says; None if the run has ended here.
 
-        It may be a run of this process, as what others hear comes back: of that nothing is taken.
+        It may be a run of this process, as what others hear comes back: nothing is taken of that.
         """
         channel = self._channels.get(run_id)
         if channel is None:
@@ -335,7 +336,7 @@ class StreamHub:
         return channel
 
     def detach(self, run_id: str) -> None:
-        """What a run says goes to nobody any more who follows its thread."""
+        """What a run says no longer goes to those who follow its thread."""
         if (channel := self._channels.get(run_id)) is not None:
             channel.feed = None
 
@@ -349,13 +350,13 @@ class StreamHub:
         return channel is not None and channel.mirrored
 
     def close_mirror(self, run_id: str, end: Mapping[str, Any], *, at: int) -> None:
-        """As `close`, of another process's run, whose last event says this and was told `at` that time."""
+        """As `close`, for another process's run, whose last event says this and was told `at` that time."""
         channel = self._channels.get(run_id)
         if channel is not None and channel.mirrored:
             self._close(run_id, channel, end, at)
 
     def drop_mirror(self, run_id: str) -> None:
-        """Of this run nothing comes here any more: who follows it gets to the end of what is here, and asks the log."""
+        """Nothing more of this run comes here: those who follow it get to the end of what is here, and ask the log."""
         channel = self._channels.get(run_id)
         if channel is not None and channel.mirrored:
             del self._channels[run_id]
@@ -380,7 +381,7 @@ class StreamHub:
             self._ended_bytes -= oldest.size if oldest is not None else 0
 
     def end_all(self) -> None:
-        """Have all streams end here, so that those who follow them go elsewhere: the process is about to end. Runs go on."""
+        """End all streams here, so that their followers go elsewhere: the process is about to end. Runs go on."""
         self._closed = True
         for channel in self._channels.values():
             channel.closing = True
@@ -403,10 +404,10 @@ class StreamHub:
         return None if channel is None else channel.end
 
     def read(self, run_id: str, *, after: int = 0) -> Reader:
-        """Go along what a run says, from behind this part on; also of one that has not said anything yet.
+        """Follow what a run says, starting after this part, even if it has not said anything yet.
 
-        Whoever asks for a run that has ended, and of which nothing is kept, gets to the end at once if `close` was called;
-        else he waits for ever: ask the store first.
+        A reader of an ended run of which nothing is kept gets to the end at once if `close` was called; otherwise it
+        waits for ever: ask the store first.
         """
         if run_id in self._ended:
             return self.read_kept(run_id, after=after)
@@ -414,7 +415,7 @@ class StreamHub:
         return Reader(channel, min(after, channel.added))
 
     def read_kept(self, run_id: str, *, after: int = 0) -> Reader:
-        """Go along what is kept of a run. Of one that is not known here there is nothing, and the reader is at the end."""
+        """Read what is kept of a run. For a run that is not known here there is nothing, and the reader is at the end."""
         channel = self._channels.get(run_id) or self._ended.get(run_id)
         if channel is None:
             channel = Channel(run_id, self.limits)
@@ -424,7 +425,9 @@ class StreamHub:
     async def follow(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
     ) -> AsyncIterator[StreamPart | StreamGap]:
-        """What the run said and is kept, then what it says, to the end; what was dropped in between is a `StreamGap`."""
+        """What is kept of the run's output, then what it says, to the end; what was dropped in between is a
+        `StreamGap`.
+        """
         reader = self.read(run_id, after=after or 0)
         while True:
             if (gap := reader.gap()) is not None:

@@ -1,11 +1,12 @@
 """What is said on a thread, over all its runs: which run starts, its parts, how it ends, and what else changes the thread.
 
-For those who follow a thread, and not one of its runs. A feed has what happened in this process, or came here from others,
-since somebody began to follow or a run began, bounded as runs' own streams are.
+For those who follow a thread, and not one of its runs. A feed has what happened in this process, or came here from
+others, since somebody began to follow or a run began, bounded as runs' own streams are.
 
-Its items are numbered by when they happened (`number_after`), which each process knows that hears of them. So two processes
-give the same item the same number, and a follower resumes in another one than before. Where they do not, as one of them has
-not heard all, a number is not there, or its neighbours are not; then he is told of a gap.
+Its items are numbered by when they happened (`number_after`), which each process that hears of them knows. So two
+processes give the same item the same number, and a follower can resume in a different process. Where they do not,
+because one of them has not heard everything, a number or its neighbours are missing; then the follower is told of a
+gap.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _KNOWN_STATES: Final = 1_000
 _LOOK_AGAIN: Final = 0.01
 """Seconds after which it is looked again whether a run was watched, which is no item."""
 PER_MS: Final = 1_000
-"""Numbers for each millisecond: nothing is said faster."""
+"""Numbers for each millisecond: nothing is said faster than that."""
 
 
 def number_after(newest: int, at: int, *, unsure: bool = False) -> int:
@@ -46,13 +47,13 @@ class FeedLimits:
     """How much is kept of what is said on threads."""
 
     items: int = 10_000
-    """Of one thread."""
+    """Items of one thread."""
     item_bytes: int = 4 * 1_048_576
-    """Of one thread."""
+    """Bytes of one thread."""
     idle_threads: int = 512
-    """Threads without a run, and without a follower, that can still be followed from where one left."""
+    """Threads without a run and without a follower that can still be followed from where a follower left."""
     idle_bytes: int = 16 * 1_048_576
-    """Of all these together."""
+    """Bytes of all these together."""
 
 
 class Start(NamedTuple):
@@ -73,9 +74,10 @@ class Start(NamedTuple):
 class FeedItem(NamedTuple):
     """One thing that happened on a thread.
 
-    A run has `started` (`what` is a `Start`), said a `part` (its `Frame`), or `ended` (what its last event says, without
-    what is long; None if how it ended is not known here: another process has it now). Parts that have not come here are
-    `missed` (the `StreamGap`). Or somebody has changed the thread's `state` to what it is now (JSON), on behalf of no run.
+    A run has `started` (`what` is a `Start`), said a `part` (its `Frame`), or `ended` (what its last event says,
+    without what is long; None if how it ended is not known here, as another process has it now). Parts that have not
+    come here are `missed` (the `StreamGap`). Or somebody has changed the thread's `state`, on behalf of no run, to what
+    it is now (JSON).
     """
 
     kind: Literal["started", "part", "ended", "missed", "state"]
@@ -83,13 +85,13 @@ class FeedItem(NamedTuple):
     what: Any
     size: int = _SMALL
     at: int = 0
-    """When, in milliseconds since 1970; of a part its frame knows."""
+    """When, in milliseconds since 1970; for a part, its frame knows."""
     number: int = 0
     """Grows along the feed; see `number_after`."""
 
     @property
     def time(self) -> int:
-        """When, of a part, too."""
+        """When it happened, also for a part."""
         return self.what.at if self.kind == "part" else self.at
 
 
@@ -146,24 +148,24 @@ class ThreadFeed(Ring[FeedItem]):
         self.add(FeedItem("part", run_id, frame, frame.size, number=self._number(frame.at)))
 
     def note_missed(self, run_id: str, gap: StreamGap, *, at: int) -> None:
-        """What a run has said before that time has not come here."""
+        """What a run said before that time has not come here."""
         self.add(FeedItem("missed", run_id, gap, at=at, number=self._number(at, unsure=True)))
 
     def note_end(self, run_id: str, end: Mapping[str, Any] | None, *, at: int | None = None) -> None:
-        """A run has ended; one that never started, too."""
+        """A run has ended; this includes a run that never started."""
         at = now_ms() if at is None else at
         self.add(FeedItem("ended", run_id, end, _SMALL + weight_of(end), at=at, number=self._number(at)))
         self.active.discard(run_id)
         self._owner.settle(self)
 
     def note_state(self, state: bytes, *, at: int) -> None:
-        """Somebody has changed the thread's state, to this as JSON, on behalf of no run."""
+        """Somebody has changed the thread's state on behalf of no run; it is now this, as JSON."""
         self.add(FeedItem("state", "", state, _SMALL + len(state), at=at, number=self._number(at)))
         self.wake()
         self._owner.settle(self)
 
     def remember_state(self, state: State) -> bool:
-        """Know a change of the thread's state again, which may come more than once; whether it was not known."""
+        """Remember a change of the thread's state, which may come more than once; returns whether it was new."""
         key = state.at, hash(state.data)
         if key in self._states:
             return False
@@ -180,10 +182,10 @@ class ThreadFeed(Ring[FeedItem]):
                 self._owner.on_watched(self.thread_id, run_id)
 
     def begin_anew(self, earlier: set[str] | None = None, *, through: int = 0) -> None:
-        """Forget what was said: that was on another thread, which had this id before.
+        """Forget what was said: it was said on another thread, which had this id before.
 
-        Where it is known which runs are those `earlier` ones, it is what was said up to the last word of them, and what was
-        changed before any other run, up to that many items.
+        Where it is known which runs are the `earlier` ones, that is what was said up to the last word of them, and what
+        was changed before any other run, up to that many items.
         """
         behind, first, is_own = 0, self.first_kept, False
         for place, item in enumerate(items := self.after(0), first):
@@ -211,14 +213,15 @@ class ThreadFeed(Ring[FeedItem]):
 
     @property
     def is_kept(self) -> bool:
-        """Whether it is still the thread's feed, and was not forgotten."""
+        """Whether this is still the thread's feed, and was not forgotten."""
         return self._owner.known(self.thread_id) is self
 
     def place_of(self, number: int) -> tuple[int, bool]:
-        """How many items there were with the one that has this number, and whether nothing is missing behind it.
+        """How many items there were up to and including the one with this number, and whether nothing is missing after
+        it.
 
-        Where there is none with this number, it is the place of the last one before that. A number that is greater than all
-        was given elsewhere to something that is not known here: then it is the place before all that is kept.
+        If no item has this number, it is the place of the last one before. A number that is greater than all was given
+        elsewhere to something that is not known here: then it is the place before everything that is kept.
         """
         return place_among(self, number, _number_of)
 
@@ -254,7 +257,7 @@ def _number_of(item: FeedItem) -> int:
 
 
 class ThreadFeeds:
-    """The feeds of the threads that anything happens on, or that somebody follows."""
+    """The feeds of the threads on which anything happens, or that somebody follows."""
 
     def __init__(self, limits: FeedLimits | None = None) -> None:
         self.limits = limits or FeedLimits()
@@ -282,12 +285,12 @@ class ThreadFeeds:
         return feed
 
     def read(self, thread_id: str, *, after: int | None = None) -> FeedReader:
-        """Go along what is said on a thread: `with feeds.read(thread_id) as reader`.
+        """Follow what is said on a thread: `with feeds.read(thread_id) as reader`.
 
         Args:
-            thread_id: which one. Whether there is such a thread is for others to know.
-            after: from behind this item on; 0 is all that is kept. None: from the start of the run that is active now,
-                and if there is none from now on.
+            thread_id: the thread. This does not check that it exists.
+            after: start after this item; 0: everything that is kept. None: from the start of the run that is active
+                now, or from now on if there is none.
         """
         feed = self.feed_of(thread_id)
         if after is None:
@@ -295,13 +298,13 @@ class ThreadFeeds:
         return FeedReader(feed, min(after, feed.added))
 
     def is_heard(self, thread_id: str) -> bool:
-        """Whether somebody may hear what is noted of a thread: who follows it here, or, of which nothing is known here, in
-        another process.
+        """Whether somebody may hear what is noted about a thread: its followers here or, as nothing is known of them
+        here, in another process.
         """
         return thread_id in self._feeds or self.on_state is not None
 
     def note_state(self, thread_id: str, state: bytes) -> None:
-        """Somebody has changed a thread's state, to this as JSON, on behalf of no run; tells those who follow it."""
+        """Somebody has changed a thread's state on behalf of no run, to this as JSON; tells those who follow it."""
         at, feed = now_ms(), self._feeds.get(thread_id)
         comes_back = self.on_state is not None and self.on_state(thread_id, state, at)
         if feed is None or (feed.mirrored and comes_back):
@@ -311,7 +314,7 @@ class ThreadFeeds:
         feed.note_state(state, at=at)
 
     def forget(self, thread_ids: Iterable[str]) -> None:
-        """These threads are gone: who follows one gets to the end."""
+        """These threads are gone: those who follow one get to the end."""
         for thread_id in thread_ids:
             if (feed := self._feeds.get(thread_id)) is not None:
                 self.drop(feed)
@@ -324,7 +327,7 @@ class ThreadFeeds:
         return self._feeds.get(thread_id)
 
     def settle(self, feed: ThreadFeed) -> None:
-        """Let a feed go that nobody needs now, if there are many such."""
+        """Let go of a feed that nobody needs now, if there are many of these."""
         if feed.active or feed.readers or feed.mirrored or self._feeds.get(feed.thread_id) is not feed:
             return
         size = feed.size if feed.derived is None else feed.size + feed.derived.size
@@ -335,7 +338,7 @@ class ThreadFeeds:
             self.drop(self._feeds[next(iter(self._idle))])
 
     def drop(self, feed: ThreadFeed) -> None:
-        """Forget a feed that nobody follows; who wants it later begins anew."""
+        """Forget a feed that nobody follows; later followers begin anew."""
         if self._feeds.get(feed.thread_id) is not feed:
             return
         del self._feeds[feed.thread_id]
@@ -344,7 +347,7 @@ class ThreadFeeds:
             self.floor = max(self.floor, feed.newest, 0 if feed.derived is None else feed.derived.highest)
 
     def end_all(self) -> None:
-        """Have all who follow a thread get to the end."""
+        """End the streams of all who follow a thread."""
         self._closed = True
         for feed in self._feeds.values():
             feed.close()
@@ -370,7 +373,9 @@ class FeedReader(RingReader[FeedItem]):
         self.feed._owner.settle(self.feed)  # noqa: SLF001  # the feed is of the same module
 
     async def comes_to(self, number: int, seconds: float) -> bool:
-        """Wait until something is there with this number, or a greater one, for so long at most; whether it is."""
+        """Wait, for at most `seconds`, until something with this number or a greater one is there; returns whether it
+        is.
+        """
         before, self.seen = self.seen, self.feed.added
         try:
             async with asyncio.timeout(seconds):
@@ -385,7 +390,9 @@ class FeedReader(RingReader[FeedItem]):
         return self.feed.newest >= number
 
     async def is_watched(self, run_id: str, seconds: float) -> bool:
-        """Wait until it is known that somebody has watched how this run has ended, for so long at most; whether it is."""
+        """Wait, for at most `seconds`, until it is known that somebody has watched how this run ended; returns whether
+        it is.
+        """
         try:
             async with asyncio.timeout(seconds):
                 while self.feed.watched != run_id and not self.is_over:  # noqa: ASYNC110  # to wake it, all would be woken
@@ -396,18 +403,20 @@ class FeedReader(RingReader[FeedItem]):
 
     @property
     def thread_is_gone(self) -> bool:
-        """Whether it is over because there is no such thread any more, and not because this process ends its streams."""
+        """Whether the feed is over because the thread no longer exists, and not because this process ends its streams."""
         return self.feed.closed and not self.feed.is_kept
 
     @property
     def place(self) -> int:
-        """The number behind which it goes on."""
+        """The number after which it continues."""
         feed = self.feed
         items = feed.after(self.seen)
         return items[0].number - 1 if items else feed.newest
 
     def after_id(self, item_id: str) -> bool:
-        """Go on behind the item with this id, or as near to it as is known here; whether nothing is missing in between."""
+        """Continue after the item with this id, or as near to it as is known here; returns whether nothing is missing
+        in between.
+        """
         number = number_of(item_id)
         if number is None:
             self.seen = self.feed.first_kept - 1

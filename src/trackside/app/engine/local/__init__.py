@@ -1,7 +1,7 @@
 """A whole fleet on this machine, from packages alone: PostgreSQL, NATS, servers and workers as processes of this one.
 
-They listen on loopback, want a password, and live no longer than the process that started them. For trying things out and
-for development; on many machines these parts are installed and looked after otherwise.
+They listen on loopback, want a password, and live no longer than the process that started them. This is for trying
+things out and for development; on many machines these parts are installed and looked after otherwise.
 """
 
 from trackside.app.engine.local.errors import DataFolderError, LocalServerError, NotInstalledError

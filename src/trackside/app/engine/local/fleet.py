@@ -33,21 +33,21 @@ _SHORT_PATIENCE: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPlan:
-    """What a fleet on this machine is to be.
+    """The plan of a fleet on this machine.
 
     Args:
-        folder: where everything that it keeps is; there, and empty or an earlier fleet's.
+        folder: the folder for everything that the fleet keeps; it exists, and is empty or an earlier fleet's.
         kept: whether the folder outlives the fleet.
-        agents: what is served, as on the command line; none: what the settings name.
+        agents: the agents to serve, as on the command line; none: what the settings name.
         servers: how many servers.
         workers: how many workers.
         children: how many processes each worker has for its runs; none: it executes them itself.
         engine: what moves work between them.
-        pools: whose runs each worker takes; none: what the settings say.
-        first_port: of the first server, the others follow; None: any that are free.
+        pools: the pools whose runs each worker takes; none: what the settings say.
+        first_port: the port of the first server, the others follow; None: any free ones.
         env: more variables for servers and workers.
         cwd: where servers and workers run; None: here.
-        pause: seconds before a process that died is started again.
+        pause: how many seconds pass before a process that died is started again.
     """
 
     folder: Path
@@ -65,12 +65,12 @@ class FleetPlan:
 
     @property
     def processes(self) -> int:
-        """How many processes use the database, whoever starts them among them."""
+        """How many processes use the database, including the one that starts them."""
         return 1 + self.servers + self.workers * (1 + self.children)
 
 
 class LocalFleet:
-    """A fleet whose processes are children of this one. Open it with `async with`, which stops all that is still up.
+    """A fleet whose processes are children of this one. Open it with `async with`, which stops all that are still up.
 
         async with LocalFleet(FleetPlan(folder=folder, agents=["agents.py:chat"])) as fleet:
             await fleet.start_stores()
@@ -80,8 +80,8 @@ class LocalFleet:
             await fleet.stop_stores()
 
     Args:
-        plan: what it is to be.
-        on_happening: is told what happens to its processes.
+        plan: the plan of the fleet.
+        on_happening: called with what happens to its processes.
     """
 
     def __init__(self, plan: FleetPlan, on_happening: Callable[[Happening], object] = lambda happening: None) -> None:
@@ -96,36 +96,36 @@ class LocalFleet:
 
     @property
     def members(self) -> list[Member]:
-        """Its processes, in the order in which they were started."""
+        """The fleet's processes, in the order in which they were started."""
         return [keeper.member for keeper in self._keepers]
 
     @property
     def database_url(self) -> str:
-        """Where its database is, with the password."""
+        """The address of the fleet's database, with the password."""
         assert self._postgres is not None, "it is not open"
         return self._postgres.url
 
     @property
     def shell_database_url(self) -> str:
-        """Where its database is, for a shell and between quotation marks: with the file that has the password."""
+        """The address of its database for a shell, between quotation marks: with the file that has the password."""
         assert self._postgres is not None, "it is not open"
         return self._postgres.shell_url
 
     @property
     def engine_url(self) -> str:
-        """What its processes find each other by, with the password."""
+        """The address by which its processes find each other, with the password."""
         return "postgres" if self._nats is None else self._nats.url
 
     @property
     def server_urls(self) -> list[str]:
-        """Where its servers answer."""
+        """The addresses at which its servers answer."""
         return [f"http://{LOOPBACK}:{one.port}" for one in self.members if one.kind is MemberKind.server]
 
     async def __aenter__(self) -> Self:
-        """Take the folder; starts nothing.
+        """Take the folder; this starts nothing.
 
         Raises:
-            NotInstalledError: the programs are not there.
+            NotInstalledError: the programs are not installed.
             DataFolderError: another fleet has the folder.
         """
         async with AsyncExitStack() as stack:
@@ -156,7 +156,7 @@ class LocalFleet:
         await self._begin(starting)
 
     async def start_processes(self) -> None:
-        """Start the servers and the workers. Who starts first finds the tables there, or makes them.
+        """Start the servers and the workers. The first one finds the tables there, or creates them.
 
         Raises:
             LocalServerError: one does not start.
@@ -169,11 +169,13 @@ class LocalFleet:
         await self._begin([*servers, *workers])
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send one of the processes a signal: for who wants to see what happens then."""
+        """Send one of the processes a signal, to see what happens then."""
         next(keeper for keeper in self._keepers if keeper.member.name == name).signal(number)
 
     async def drain(self) -> None:
-        """Stop the workers, which end what they execute while servers still tell their clients; then the servers."""
+        """Stop the workers, which finish what they execute while servers still tell their clients; then stop the
+        servers.
+        """
         for kind in _PROCESSES:
             await self._stop(kind, patience=self._patience)
 
@@ -183,7 +185,7 @@ class LocalFleet:
             await self._stop(kind, patience=_STORE_PATIENCE)
 
     def hurry(self) -> None:
-        """Have servers and workers stop quickly that are being stopped: they cancel what runs."""
+        """Make servers and workers that are being stopped stop quickly: they cancel what runs."""
         for keeper in self._keepers:
             keeper.hurry()
 

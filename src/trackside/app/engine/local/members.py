@@ -1,4 +1,4 @@
-"""One process of a fleet: what is known of it, and who keeps it up."""
+"""One process of a fleet: what is known about it, and what keeps it up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAIL: Final = 4_096  # bytes
 
 
 class MemberKind(StrEnum):
-    """What a process of a fleet is."""
+    """The kind of a fleet's process."""
 
     postgres = "postgres"
     nats = "nats"
@@ -31,7 +31,7 @@ class MemberKind(StrEnum):
 
 
 class MemberState(StrEnum):
-    """What it does now; one that is `down` has died and is started again soon."""
+    """What a process is doing now; one that is `down` has died and is started again soon."""
 
     starting = "starting"
     up = "up"
@@ -42,23 +42,23 @@ class MemberState(StrEnum):
 
 @dataclass(slots=True)
 class Member:
-    """One process of a fleet, in all its lives."""
+    """One process of a fleet, through all its restarts."""
 
     name: str
     kind: MemberKind
     port: int | None = None
-    """Where it listens on this machine, if anywhere."""
+    """The port at which it listens on this machine, if any."""
     state: MemberState = MemberState.starting
     pid: int | None = None
-    """None: there is none now."""
+    """Its process id; None: there is no process now."""
     restarts: int = 0
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """Of its state."""
+    """Since when it has its state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that has happened to a process of a fleet, in a few words."""
+    """Something that happened to a process of a fleet, in a few words."""
 
     at: datetime
     member: str

@@ -1,6 +1,6 @@
 """The engine on NATS: JetStream moves runs to workers, core NATS carries stops and live output.
 
-Nothing here knows the database or the harness; what it loses, the sweep finds.
+Nothing here knows the database or the harness; the sweep finds what it loses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ __all__ = ["EngineOptionError", "NatsOptions", "NatsUser", "ServerTls", "load_ac
 
 @asynccontextmanager
 async def open_nats(options: NatsOptions) -> AsyncGenerator[NatsEngine]:
-    """The engine on NATS, as long as the `async with` lasts; it connects in the background, and again when it is lost.
+    """Open the engine on NATS for the length of an `async with`; it connects in the background, and reconnects when the
+    connection is lost.
 
     Raises:
         EngineOptionError: a file is not what it has to be, or the client of NATS is not installed.

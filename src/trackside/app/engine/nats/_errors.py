@@ -11,7 +11,7 @@ class EngineOptionError(TracksideError, ValueError):
     """engine.{option}: {why}."""
 
     def __init__(self, *, option: str, why: str) -> None:
-        """Something that NATS is reached with does not fit; raised before anything is connected.
+        """An option for reaching NATS does not fit; raised before anything is connected.
 
         Args:
             option: the key in the table `[engine]`.

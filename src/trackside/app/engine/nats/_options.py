@@ -27,18 +27,19 @@ class NatsOptions:
     """How this process reaches NATS, and what it keeps there.
 
     Raises:
-        EngineOptionError: a value does not fit. Files are looked at when the engine is opened.
+        EngineOptionError: a value does not fit. Files are read only when the engine is opened.
     """
 
     url: str = field(repr=False)
-    """`nats://host:4222` or `tls://host:4222`; several servers of one cluster with commas between them. There may be
-    `user:password@` or `token@` in it, which is shown nowhere."""
+    """`nats://host:4222` or `tls://host:4222`; several servers of one cluster separated by commas. It may contain
+    `user:password@` or `token@`, which is shown nowhere.
+    """
     role: Role = "server"
     """A server does for workers what they may not do themselves."""
     name: str = "trackside"
-    """What NATS shows of this process in its own lists."""
+    """The name that NATS shows for this process in its own lists."""
     user: str | None = None
-    """Under which name it has an inbox and subjects of its own; None: the name by which it logs in."""
+    """The name under which the process has an inbox and subjects of its own; None: the name by which it logs in."""
     credentials: Path | None = None
     """A file with a user's JWT and seed (`.creds`), or with the seed of an nkey alone."""
     ca: Path | None = None
@@ -47,17 +48,17 @@ class NatsOptions:
     """The certificate (PEM) that this process shows, with `key`."""
     key: Path | None = None
     prefix: str = "trackside"
-    """Before all subjects, and in capitals before the names of streams: one NATS may serve several fleets."""
+    """Before all subjects, and in capitals before the names of streams, so that one NATS can serve several fleets."""
     replicas: int = 1
     """On how many servers of a cluster the streams are: 1, 3 or 5."""
     ack_wait: float = 15.0
-    """Seconds after which an offer is somebody else's, if the worker that has it says nothing."""
+    """After how many seconds an offer goes to another worker if the one that has it says nothing."""
     live_seconds: float = 600.0
-    """How long live output is kept for those who come late."""
+    """How many seconds live output is kept for followers that come late."""
     live_bytes: int = 256 * 2**20
-    """How much of it is kept, of all runs."""
+    """How many bytes of it are kept, for all runs."""
     live_messages: int = 10_000
-    """How many messages of it are kept of one run."""
+    """How many messages of it are kept for one run."""
 
     def __post_init__(self) -> None:
         """Check what needs no file."""
@@ -79,12 +80,12 @@ class NatsOptions:
 
     @property
     def servers(self) -> list[str]:
-        """Where NATS is, without secrets."""
+        """The addresses of NATS, without secrets."""
         return [str(address) for address in _parts(self)[0]]
 
     @property
     def shown(self) -> str:
-        """Where NATS is, for people."""
+        """The addresses of NATS, for people."""
         return ",".join(self.servers)
 
 
@@ -98,10 +99,10 @@ class Access:
 
 
 def load_access(options: NatsOptions) -> Access:
-    """Read the files. Blocks.
+    """Read the files. This blocks.
 
     Raises:
-        EngineOptionError: one of them is not there, or is something else.
+        EngineOptionError: one of them does not exist, or is something else.
     """
     addresses, login = _parts(options)
     secure = addresses[0].is_secure

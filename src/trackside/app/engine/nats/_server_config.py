@@ -17,20 +17,20 @@ type UserRole = Literal["server", "worker", "admin"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatsUser:
-    """One who may come, with a password or the public key of an nkey.
+    """A user who may connect, with a password or the public key of an nkey.
 
-    Give each worker a user of its own where workers shall not read each other's answers and stops; workers that trust each
-    other may share one.
+    Give each worker a user of its own if workers are not to read each other's answers and stops; workers that trust
+    each other may share one.
     """
 
     name: str
     role: UserRole
     password: str | None = field(default=None, repr=False)
-    """As it is, or (better) as `nats server passwd` writes it."""
+    """In clear or (better) in the form that `nats server passwd` writes."""
     nkey: str | None = None
     """The public key, which begins with U; such a user's name in subjects is this key."""
     pools: Sequence[str] = ("default",)
-    """Of a worker: whose runs it may take."""
+    """For a worker: the pools whose runs it may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class ServerTls:
     certificate: Path
     key: Path
     client_ca: Path | None = None
-    """Who comes has to show a certificate of these, too."""
+    """Clients also have to show a certificate of these."""
 
 
 def server_config(
@@ -53,19 +53,19 @@ def server_config(
     memory_bytes: int = 2**30,
     disk_bytes: int = 10 * 2**30,
 ) -> str:
-    """What to write into the configuration file of nats-server.
+    """Make the contents of the configuration file of nats-server.
 
     Args:
-        users: who may come. Who is none of them gets nothing.
+        users: the users who may connect. Nobody else gets anything.
         store_dir: where the work queue is kept.
         listen: address and port.
         tls: how the server proves who it is. None is for a network that nobody else is in.
-        prefix: of the fleet, as in `NatsOptions`.
+        prefix: the fleet's prefix, as in `NatsOptions`.
         memory_bytes: for live output; at least what `NatsOptions.live_bytes` says.
-        disk_bytes: for the work queue, which has about 200 bytes for each run that waits.
+        disk_bytes: for the work queue, which takes about 200 bytes for each run that waits.
 
     Raises:
-        ValueError: a user has no way to say who he is, or a name that cannot be part of a subject.
+        ValueError: a user has no way to log in, or a name that cannot be part of a subject.
     """
     names = Names(prefix)
     lines = [

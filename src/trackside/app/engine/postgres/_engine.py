@@ -36,7 +36,7 @@ class PostgresEngine:
         self.live: LiveWire = self._wire
 
     async def begin(self) -> None:
-        """Connect; while the database is away that goes on behind."""
+        """Connect; while the database is away, this goes on in the background."""
         connected = asyncio.Event()
         self._bus.on_connected.append(connected.set)
         self._dispatch.begin()
@@ -58,7 +58,7 @@ class PostgresEngine:
             self._dispatch.stop(worker_id, run_id)
 
     def note_gone(self, worker_id: str) -> None:
-        """Tell all: some may think that it has room."""
+        """Tell everybody: some may think that it has room."""
         if not self._closed:
             self._dispatch.say(Room(worker_id, (), 0, gone=True))
 
@@ -104,7 +104,7 @@ class PostgresEngine:
         )
 
     async def tidy(self) -> None:
-        """Remove what runs have said some minutes ago."""
+        """Remove the live output of some minutes ago."""
         await self._wire.remove_old()
 
     async def aclose(self) -> None:
@@ -121,11 +121,11 @@ async def open_postgres(store: Store, *, read_workers: ReadWorkers | None = None
     """An engine for processes that share a store in PostgreSQL, for the length of an `async with` within that of the store.
 
     Args:
-        store: its bus is what carries everything.
-        read_workers: which workers there are; by default those in the store.
+        store: the store whose bus carries everything.
+        read_workers: reads which workers there are; by default those in the store.
 
     Raises:
-        NoBusError: the store is none in PostgreSQL.
+        NoBusError: the store is not in PostgreSQL.
     """
     engine = PostgresEngine(store, store.fleet.workers if read_workers is None else read_workers)
     try:

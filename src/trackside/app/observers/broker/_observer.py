@@ -27,26 +27,28 @@ class BrokerObserver:
         BrokerObserver(url="nats://localhost:4222")
         BrokerObserver(url="redis://localhost:6379/0", topic="agents:{event_type}", max_length=100_000)
 
-    A message is the event as JSON, the same bytes each time; the broker knows it by its `event_id` and keeps one that comes
-    again only once. What fails is raised as `DeliveryError`, and its subscription tries again; a broker that is away costs
-    no event anything, and one that is larger than the broker takes is parked.
+    A message is the event as JSON, the same bytes each time. The broker recognises it by its `event_id` and keeps a
+    message that comes again only once. A failure is raised as `DeliveryError`, and the subscription tries again. A
+    broker that is away costs no event anything; an event that is larger than the broker takes is parked.
 
     Args:
-        url: `nats://`, `tls://` (NATS with TLS), `redis://`, `rediss://` (Redis with TLS) or `valkey://`, a host and, if it
-            is another than usual, a port; of NATS several, with commas between them; of Redis, a database: `/0`.
-        topic: the NATS subject, or the key of the Redis stream, for each type of event: `trackside.events.{event_type}`, or
-            `trackside:{event_type}`, if left out.
-        stream: of NATS, the name of the JetStream stream, `TRACKSIDE` if left out. One that is there is used as it is, and
-            has to cover the subjects; else it is made, with its messages in files.
-        max_length: about how many messages each Redis stream keeps; how many the JetStream stream keeps, if it is made here.
-            All of them if left out.
-        duplicate_window: seconds in which a message that comes again is known; of a JetStream stream, if it is made here.
-        username: who comes to the broker, with `password`. Both may be in the URL instead.
-        password: of Redis also without a username.
-        token: of NATS, instead of these.
-        credentials: of NATS, the path of a credentials file (`.creds`) instead of these; read at each connection.
+        url: `nats://`, `tls://` (NATS with TLS), `redis://`, `rediss://` (Redis with TLS) or `valkey://`, a host and,
+            if it is not the usual one, a port. For NATS there may be several, separated by commas; for Redis, a
+            database: `/0`.
+        topic: the NATS subject, or the key of the Redis stream, for each type of event:
+            `trackside.events.{event_type}`, or `trackside:{event_type}`, if left out.
+        stream: for NATS, the name of the JetStream stream, `TRACKSIDE` if left out. A stream that exists is used as it
+            is, and has to cover the subjects; else it is created, with its messages in files.
+        max_length: about how many messages each Redis stream keeps; how many the JetStream stream keeps, if it is
+            created here. All of them if left out.
+        duplicate_window: within how many seconds a repeated message is recognised; for a JetStream stream, if it is
+            created here.
+        username: the name to log in with at the broker, with `password`. Both may be in the URL instead.
+        password: its password; for Redis also without a username.
+        token: for NATS, instead of these.
+        credentials: for NATS, the path of a credentials file (`.creds`) instead of these; read at each connection.
         ca_file: certificates (PEM) of those who certify the broker, instead of those that this machine trusts.
-        timeout: seconds that the broker has to take what it is given, connecting included; at most 25, as its
+        timeout: how many seconds the broker has to take what it is given, connecting included; at most 25, as the
             subscription gives up after 30.
 
     Raises:
@@ -102,7 +104,8 @@ class BrokerObserver:
         await self.on_events((event,))
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Publish these events, in this order; those after one that is not taken are not, or come again and are known.
+        """Publish these events, in this order. Those after one that the broker does not take are not published, or come
+        again and are recognised.
 
         Raises:
             DeliveryError: the broker did not take the first one.
@@ -121,7 +124,7 @@ class BrokerObserver:
         raise PartlyTaken(taken, failure) if taken else failure
 
     async def aclose(self) -> None:
-        """Leave the broker; again is fine."""
+        """Disconnect from the broker. May be called again."""
         self._closed = True
         await self._broker.aclose()
 

@@ -1,8 +1,8 @@
 """Lets any number of readers in this process follow runs as they happen, for example as server-sent events.
 
-Each event is kept once, and turned into JSON once, however many read it; a reader is a place in what is kept. So nobody who
-announces anything waits for a reader, and a slow reader costs nobody anything: what is not kept any more when it comes to
-it, it is told of as a `LiveGap`.
+Each event is kept once, and turned into JSON once, however many readers there are; a reader is a place in what is kept.
+So nobody who announces anything waits for a reader, and a slow reader costs nobody anything. When a reader comes to
+events that are no longer kept, it gets a `LiveGap` for them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class InvalidFollowError(TracksideError, ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveStats:
-    """How a `LiveObserver` does. Totals only grow."""
+    """How a `LiveObserver` is doing. Totals only grow."""
 
     readers: int
     running: int
@@ -60,20 +60,20 @@ class LiveStats:
     finished: int
     """Runs that are over and are kept."""
     bytes: int
-    """About what all that is kept takes."""
+    """About how many bytes all that is kept takes."""
     events_total: int
     repeated_total: int
     """Events that came again and were left out."""
     gaps_total: int
     """Gaps that readers were told of."""
     slow_total: int
-    """Readers that came to their end because they were too slow."""
+    """Readers that were ended because they were too slow."""
     forgotten_total: int
-    """Runs that were not kept to their end, for want of room."""
+    """Runs that were not kept to their end, for lack of room."""
 
 
 class LiveObserver:
-    """Keeps the latest events of each run of this process for whoever follows it.
+    """Keeps the latest events of each run of this process for those who follow it.
 
         live = LiveObserver()
         async with live.follow(run_id) as events:
@@ -83,12 +83,12 @@ class LiveObserver:
     It belongs to one event loop.
 
     Args:
-        run_events: how many events of one run (one thread, all) are kept for those who come late or are slow.
+        run_events: how many events of one run (one thread, all) are kept for readers that come late or are slow.
         run_bytes: about how many bytes of memory these take at most.
-        running: how many runs that go on are kept; beyond that, the one that has been quiet for the longest is forgotten.
+        running: how many running runs are kept; beyond that, the one that has been quiet for longest is forgotten.
         finished: how many runs are kept after their end.
-        finished_seconds: for how long.
-        max_bytes: about how many bytes all of it takes at most. Finished runs go first.
+        finished_seconds: for how many seconds they are kept.
+        max_bytes: about how many bytes everything takes at most. Finished runs go first.
 
     Raises:
         ObserverOptionError: a number is out of range.
@@ -136,7 +136,7 @@ class LiveObserver:
         self._closed = False
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Keep an event and wake who waits for it.
+        """Keep an event and wake the readers that wait for it.
 
         Raises:
             ClosedError: the observer has been closed.
@@ -165,15 +165,16 @@ class LiveObserver:
     ) -> LiveFollower:
         """Follow one run from its beginning to its end, or a thread, or everything, from now on.
 
-        A run ends with its terminal event and what follows it. What is missing before, between or after events that are
-        kept comes as a `LiveGap`.
+        A run ends with its terminal event and what follows that. Where events are missing before, between or after
+        those that are kept, a `LiveGap` comes.
 
         Args:
-            run_id: which run. It may be over, if it is still kept.
-            thread_id: which thread, across its runs.
-            after: the sequence of a run's event, or else the position, to go on after: `LiveFollower.mark`.
+            run_id: the run. It may be over, if it is still kept.
+            thread_id: the thread, across its runs.
+            after: where to continue, as `LiveFollower.mark`: after this sequence number for a run, else after this
+                position.
             expected: whether to wait for a run that has not begun.
-            on_slow: what becomes of it if it is too slow.
+            on_slow: what becomes of the follower if it is too slow.
 
         Raises:
             NotLiveError: nothing is known of the run, or of so high a position.
@@ -210,7 +211,7 @@ class LiveObserver:
         )
 
     def stats(self) -> LiveStats:
-        """How it does; may be asked at any time."""
+        """How the observer is doing; may be called at any time."""
         return LiveStats(
             readers=self._readers,
             running=len(self._running),

@@ -24,18 +24,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 class FollowEnd(StrEnum):
-    """Why a follower has come to its end."""
+    """Why a follower has ended."""
 
     finished = "finished"
-    """The run is over, and it has all of it."""
+    """The run is over, and the follower has all of it."""
     slow = "slow"
-    """It wanted to end rather than to miss events, and would have missed some."""
+    """The follower wanted to end rather than miss events, and would have missed some."""
     forgotten = "forgotten"
-    """The run is not kept here any more: read the rest from the log."""
+    """The run is no longer kept here: read the rest from the log."""
     closed = "closed"
     """The observer was closed."""
     left = "left"
-    """Whoever read it closed it."""
+    """Its reader closed it."""
 
 
 class LiveEvent(msgspec.Struct, eq=False, gc=False):

@@ -13,19 +13,19 @@ from trackside.app.observers.live._channels import Channel, FollowEnd, LiveEvent
 
 
 class OnSlow(StrEnum):
-    """What becomes of a follower that is so slow that events for it are not kept any more."""
+    """What becomes of a follower that is so slow that events for it are no longer kept."""
 
     gap = "gap"
-    """It is told which ones, and goes on."""
+    """It is told which events it missed, and goes on."""
     end = "end"
-    """It comes to its end."""
+    """It ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveGap:
-    """Events that a follower does not get here, because they are not kept any more or never came: read them from the log.
+    """Events that a follower does not get here, because they are no longer kept or never came: read them from the log.
 
-    Of a run, they are its sequence numbers `first` to `last`. Else they are positions, and who follows one thread knows
+    For a run, `first` to `last` are sequence numbers. Otherwise they are positions, and a follower of one thread knows
     only that events of it may be among them.
     """
 
@@ -43,13 +43,13 @@ class FollowCounts:
 
 
 class LiveFollower:
-    """What `LiveObserver.follow` gives: an async iterator that may be left and taken up again, as for a heartbeat.
+    """What `LiveObserver.follow` returns: an async iterator that may be left and taken up again, as for a heartbeat.
 
         async with live.follow(run_id) as events:
             async for item in events:
                 ...
 
-    A call of `__anext__` that is cancelled loses nothing. One task reads it at a time.
+    A cancelled call of `__anext__` loses nothing. Only one task may read it at a time.
     """
 
     __slots__ = ("_channel", "_counts", "_on_leave", "_on_slow", "_place", "_run_id", "end", "mark")
@@ -93,7 +93,7 @@ class LiveFollower:
         return item
 
     def next_ready(self) -> LiveEvent | LiveGap | None:
-        """What is there without waiting, if anything: to send several at once."""
+        """The next item if one is there without waiting, for sending several at once."""
         channel = self._channel
         if self.end is not None:
             return None
@@ -141,7 +141,7 @@ class LiveFollower:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Follow no more. May be called again."""
+        """Stop following. May be called again."""
         self._leave(FollowEnd.left)
 
     def __del__(self) -> None:

@@ -1,11 +1,11 @@
 """Writes a line into the log for each thing that happens to a run.
 
-The lines go where the program's own lines go: through structlog if the program has configured it, else through the logger
-`trackside.runs`. With a `format`, the observer writes them itself. It is done in a thread, so that no log, however slow,
-holds up a run.
+The lines go where the program's own lines go: through structlog if the program has configured it, else through the
+logger `trackside.runs`. With a `format`, the observer writes them itself. A thread does it, so that no log, however
+slow, holds up a run.
 
-So that the lines of an agent say which run they are of, put `trackside.harness.logs.RunFieldsFilter` on a handler, or
-`add_run_fields` among structlog's processors.
+To have the lines of an agent say which run they belong to, put `trackside.harness.logs.RunFieldsFilter` on a handler,
+or `add_run_fields` among structlog's processors.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ class LoggingObserver:
     Args:
         backend: where lines go without a `format`: to "structlog", to the "stdlib", or "auto": to structlog if the program
             has configured it.
-        format: "json" or "console": write the lines here, and have no handler of the program see them.
-        file: where to, with a `format`; else to standard error. A file that was moved away is made anew.
-        level: "debug", "info", "warning" or "error": say less than that not at all. Without a `format` that is the
-            program's to say, and all is passed on; with one it is "info".
+        format: "json" or "console": the observer writes the lines itself, and no handler of the program sees them.
+        file: with a `format`, the file to write to; standard error if left out. A file that was moved away is made
+            anew.
+        level: "debug", "info", "warning" or "error": lines below that are left out. Without a `format` the program
+            decides, and all are passed on; with one the default is "info".
         content: whether to quote what humans and models said, cut at 500 characters.
-        loggers: names of loggers whose lines are written here, too, with a `format`: those of your agents; "" for all. What
-            a logger is told by those below it ("a" by "a.b") is among its lines.
-        capacity: how many lines may wait for a slow log. What comes then is dropped, counted, and told in its place.
+        loggers: with a `format`, names of loggers whose lines are also written here: those of your agents; "" for all.
+            A logger's lines include those of the loggers below it ("a" includes "a.b").
+        capacity: how many lines may wait for a slow log. Further lines are dropped and counted, and a line in their
+            place says so.
 
     Raises:
         ObserverOptionError: an option does not fit.
@@ -127,7 +129,7 @@ class LoggingObserver:
         )
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Have the event's line written; waits a little only while there is no room and the log takes anything.
+        """Have the event's line written. This waits a little only while there is no room and the log takes anything.
 
         Raises:
             ClosedError: the observer has been closed.
@@ -140,11 +142,11 @@ class LoggingObserver:
             self._handover.offer(written)
 
     def stats(self) -> LineStats:
-        """What became of all lines so far, those of `loggers` among them."""
+        """What became of all lines so far, including those of `loggers`."""
         return self._handover.stats()
 
     async def flush(self, timeout: float) -> LineStats:
-        """Wait for at most so many seconds until all is written that came before."""
+        """Wait, for at most `timeout` seconds, until all earlier lines are written."""
         return await self._handover.flush(timeout)
 
     async def aclose(self) -> None:

@@ -31,22 +31,22 @@ DURATION_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.
 
 
 class MetricsObserver:
-    """Counts runs, and shows them and how the app does to Prometheus; what there is, is in `DEFINITIONS`.
+    """Counts runs, and shows Prometheus these counts and how the app is doing; `DEFINITIONS` lists the metrics.
 
         metrics = MetricsObserver(port=9464)
         async with RunManager({"chat": chat}, observers=[metrics]) as manager:
             ...
         await metrics.aclose()
 
-    With a `port` it answers `GET /metrics` there from a thread of its own: from `watch` or `serve` on, or from the first
-    event. A web app of yours mounts `asgi` instead, or answers with what `render` gives.
+    With a `port`, it answers `GET /metrics` there from a thread of its own: from `watch` or `serve` on, or from the
+    first event. Alternatively, mount `asgi` in a web app of your own, or answer with what `render` returns.
 
     Args:
-        port: where to listen; 0 for any that is free, None for none.
+        port: the port to listen at; 0 for any free one, None for none.
         host: the address to listen at. Whoever reaches it may read all metrics.
         max_labels: how many agents, models and types of errors are told apart; all further ones are counted as "other".
-        buckets: the upper bounds of the buckets of durations, in seconds, growing.
-        registry: where the metrics are registered, until `aclose`; one of its own if left out.
+        buckets: the upper bounds of the buckets of durations, in seconds, ascending.
+        registry: where the metrics are registered, until `aclose`; one of the observer's own if left out.
 
     Raises:
         ObserverOptionError: one of these does not fit.
@@ -90,11 +90,11 @@ class MetricsObserver:
 
     @property
     def port(self) -> int | None:
-        """Where it listens now; None if it does not."""
+        """The port at which it listens now; None if it does not."""
         return None if self._server is None else self._server.port
 
     def watch(self, vitals: Vitals) -> None:
-        """Show how this app does, too, and listen if there is a `port`.
+        """Also show how this app is doing, and listen if there is a `port`.
 
         Raises:
             ObserverOptionError: nobody can listen there.
@@ -104,7 +104,7 @@ class MetricsObserver:
         self.serve()
 
     def serve(self) -> None:
-        """Listen from now on, if there is a `port`; it takes a moment. Again is fine.
+        """Listen from now on, if there is a `port`; this takes a moment. May be called again.
 
         Raises:
             ObserverOptionError: nobody can listen there.
@@ -130,7 +130,7 @@ class MetricsObserver:
             self._counts.take(event)
 
     def hear_end(self, event: RunLifecycleEvent) -> None:
-        """Count the end of a run that this process announces for another one, whose observers do not hear of it."""
+        """Count the end of a run that this process announces for another process, whose observers do not hear of it."""
         if not self._closed:
             self._counts.take(event)
 
@@ -140,7 +140,7 @@ class MetricsObserver:
         return encode(self.registry), content_type
 
     async def aclose(self) -> None:
-        """Listen no longer, count no more, leave the registry. Again is fine."""
+        """Stop listening and counting, and leave the registry. May be called again."""
         if not self._closed:
             self._closed = True
             self.registry.unregister(self._collector)

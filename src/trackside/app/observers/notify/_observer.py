@@ -1,4 +1,4 @@
-"""Sends messages about the events that a rule means, so many in an hour, and tells the rest together."""
+"""Sends messages about the events that a rule selects, a limited number per hour, and sums up the rest in digests."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ class NotifyObserver:
 
         NotifyObserver(to=os.environ["TEAM_CHAT"], on=[{"agent": "billing", "status": "error"}, {"cost_above": 1.0}])
 
-    What there is no room for in an hour stays with the subscription until there is, and is told in one message then: so
-    nothing is lost if the process dies. Who was told of an event, alone or among others, is not told again because somebody
-    else was not; only if the process dies in between, he may be.
+    Events for which there is no room in an hour stay with the subscription until there is; one message then reports
+    them together. So nothing is lost if the process dies. A receiver that was told of an event, alone or among others,
+    is not told again because another receiver was not; only if the process dies in between, it may be.
 
     Args:
         to: one address or several, as Apprise takes them: "mailto://…", "slack://…", "ntfy://…".
-        on: rules, of which the first that fits counts: see the page about notifications. Failed runs if left out.
-        templates: `title` and `body` by type of event, with fields as `$agent`.
-        max_per_hour: messages in any hour, digests among them, counted since the process began.
+        on: rules; the first that fits counts: see the page about notifications. Failed runs if left out.
+        templates: `title` and `body` by type of event, with fields such as `$agent`.
+        max_per_hour: how many messages may be sent in any hour, including digests, counted since the process began.
         timeout: how many seconds one receiver has for one message.
 
     Raises:
@@ -67,7 +67,7 @@ class NotifyObserver:
     # What has no room is held by the subscription, and comes back at once for the digest. Few are ever sent side by side.
     concurrency: ClassVar[int] = 1_000
     attempts: ClassVar[int] = 15
-    """About six minutes, with the pauses of a subscription: not all that is an outage can be told from what is none."""
+    """About six minutes, with the pauses of a subscription: some outages cannot be told from other failures."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class NotifyObserver:
         self._closed = False
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Send a message if a rule means the event; returns when all receivers have taken it.
+        """Send a message if a rule selects the event; returns when all receivers have taken it.
 
         Raises:
             DeliveryError: a receiver did not take it, or there is no room for it in this hour.

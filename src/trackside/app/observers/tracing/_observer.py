@@ -1,4 +1,4 @@
-"""The observer: a span from the start of each run to its end, with those of its calls below it."""
+"""The observer: a span from the start of each run to its end, with the spans of its calls below it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from trackside.app.observers.tracing._export import Export
 
 MAX_OPEN: Final = 10_000
-"""Runs at once that are followed; of more, the span of the oldest ends."""
+"""How many runs are followed at once; beyond that, the span of the oldest ends."""
 
 MAX_REMEMBERED: Final = 10_000
-"""Runs that have ended, and threads that wait for an answer, to which a later run may refer."""
+"""How many ended runs, and threads that wait for an answer, are remembered, as a later run may refer to them."""
 
 _VERSION: Final = version("trackside")
 _CLOSE_SECONDS: Final = 3.0
@@ -56,20 +56,20 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 class TracingObserver:
     """Makes a trace of each run: `invoke_agent` for the run, with `chat`, `execute_tool` and `invoke_agent` for its calls.
 
-    A run's span belongs below the caller's, if the run's metadata has a W3C `traceparent`; else below the run that started
+    A run's span is below the caller's if the run's metadata has a W3C `traceparent`; else below the run that started
     it, if that one ran in this process; else below the span that was current where the run was started. It links to the
-    attempt before it, and to the run that has asked what its thread waits to be answered, if these ran in this process; of
-    several questions of a thread, to that which was asked last in this process.
+    attempt before it, and to the run that asked the question for which its thread waits, if these ran in this process.
+    Of several questions of a thread, it links to the one asked last in this process.
 
-    Whoever has a tracer provider, passes it, or has it set as OpenTelemetry's global one. With an `endpoint` the observer
-    has its own, and sends to that collector.
+    If you have a tracer provider, pass it, or set it as OpenTelemetry's global one. With an `endpoint`, the observer
+    has a provider of its own, and sends to that collector.
 
     Args:
         endpoint: a collector's address for OTLP over HTTP, as `http://localhost:4318`.
-        headers: go with each request to the collector.
-        service_name: what the app is called in its traces; if left out as `OTEL_SERVICE_NAME` says, or `trackside`.
-        capture_content: whether spans have what humans and agents said, not only that they did.
-        tracer_provider: what makes the spans, instead of a provider of the observer's own.
+        headers: headers of each request to the collector.
+        service_name: the app's name in its traces; if left out, what `OTEL_SERVICE_NAME` says, or `trackside`.
+        capture_content: whether spans contain what humans and agents said, not only that they did.
+        tracer_provider: makes the spans, instead of a provider of the observer's own.
 
     Raises:
         ObserverOptionError: (a `ValueError`) an option does not fit, or not with the others.
@@ -119,7 +119,7 @@ class TracingObserver:
         return None if self._export is None else self._export.stats()
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Begin, go on with or end the span of the event's run.
+        """Begin, continue or end the span of the event's run.
 
         Raises:
             ClosedError: the observer is closed.
@@ -132,13 +132,13 @@ class TracingObserver:
             self._steps[event.event_type](event)
 
     async def flush(self, timeout: float = _CLOSE_SECONDS) -> Flushed:
-        """Have the spans sent that have ended, for at most so many seconds."""
+        """Have all ended spans sent, for at most `timeout` seconds."""
         send = getattr(self._current_provider(), "force_flush", None)
         in_time = send is None or await in_a_thread(send, timeout)
         return Flushed(in_time, self.stats())
 
     async def aclose(self) -> None:
-        """End the spans of runs that go on, and have all sent, in a few seconds at most."""
+        """End the spans of runs that go on, and have everything sent, within a few seconds."""
         if self._closed:
             return
         self._closed = True
@@ -150,7 +150,7 @@ class TracingObserver:
             await self._export.close(_CLOSE_SECONDS)
 
     def after_fork(self) -> None:
-        """In a forked child: the runs that go on are the parent's, and so are their spans (I24)."""
+        """In a forked child: forget the runs that go on, as they and their spans are the parent's (I24)."""
         self._open.take_all()
         if self._export is not None:
             self._export.after_fork()

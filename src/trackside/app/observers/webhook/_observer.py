@@ -31,25 +31,25 @@ __all__ = ["WebhookObserver"]
 
 
 class WebhookObserver:
-    """Posts each event to `url`, signed as Standard Webhooks says, until the receiver answers 2xx.
+    """Posts each event to `url`, signed as Standard Webhooks specifies, until the receiver answers 2xx.
 
         WebhookObserver(url="https://example.org/hook", secret="whsec_…")
 
-    `webhook-id` is the event's id in each attempt, and the body has the same bytes each time; `webhook-timestamp` is the
-    time of the attempt. What fails is raised as `DeliveryError`, and its subscription tries again. Redirects are not
-    followed, nothing of an answer is read but its beginning, and proxies and `.netrc` of the environment do not count.
+    `webhook-id` is the event's id in each attempt, and the body has the same bytes each time; `webhook-timestamp` is
+    the time of the attempt. A failure is raised as `DeliveryError`, and the subscription tries again. Redirects are not
+    followed, only the beginning of an answer is read, and proxies and `.netrc` of the environment are ignored.
 
     Args:
-        url: where to.
-        secret: `whsec_…` or the Base64 behind it, of 24 to 64 bytes; or two, the newer one first, while receivers change
-            from one to the other: each request has both signatures.
+        url: the receiver's address.
+        secret: `whsec_…` or the Base64 behind it, of 24 to 64 bytes; or two secrets, the newer one first, while
+            receivers change from one to the other: each request has both signatures.
         format: `trackside`, or `cloudevents` for CloudEvents in structured mode.
-        timeout: seconds for a whole request; a subscription itself gives up after 30. Half of it may go to connecting.
-        max_bytes: of a body; the payload of a larger event is cut and marked.
+        timeout: seconds for a whole request; a subscription itself gives up after 30. Connecting may take half of it.
+        max_bytes: how large a body may be; the payload of a larger event is cut and marked.
         headers: more headers. Their values are secret.
-        allow_private_addresses: whether the receiver may be on this machine or in a private network, where
-            `http://` will do, too.
-        allow_http: whether events may go in the clear to public addresses, too.
+        allow_private_addresses: whether the receiver may be on this machine or in a private network, where `http://` is
+            allowed, too.
+        allow_http: whether events may also go in the clear to public addresses.
         ca_file: certificates (PEM) of those who certify the receiver, instead of those that this machine trusts.
 
     Raises:
@@ -60,12 +60,12 @@ class WebhookObserver:
     order: ClassVar[Order] = Order.none
     concurrency: ClassVar[int] = 32
     attempts: ClassVar[int] = 15
-    """About six minutes, with the pauses of a subscription: receivers fail while they are deployed."""
+    """About six minutes, with the pauses of a subscription: receivers fail while they are being deployed."""
 
     clock: ClassVar[Clock] = SystemClock()
-    """What time an attempt is made at. A subclass may have another one."""
+    """The clock for the time of an attempt. A subclass may have another one."""
     resolver: ClassVar[type[AbstractResolver]] = SystemResolver
-    """Who looks names up. A subclass may have another one: whatever it finds is judged before it is connected to."""
+    """Looks names up. A subclass may have another one: whatever address it finds is checked before it is connected to."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class WebhookObserver:
         """Post one event. May be called while others are being posted.
 
         Raises:
-            DeliveryError: it was not taken.
+            DeliveryError: the receiver did not take it.
             ClosedError: after `aclose`.
         """
         try:
@@ -121,5 +121,5 @@ class WebhookObserver:
         await self._poster.post(event, body)
 
     async def aclose(self) -> None:
-        """Close all connections; what is being posted fails as if the receiver were away. May be called again."""
+        """Close all connections; events that are being posted fail as if the receiver were away. May be called again."""
         await self._poster.aclose()

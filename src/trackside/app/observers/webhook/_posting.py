@@ -1,4 +1,4 @@
-"""Posts bodies to one receiver: guarded, signed where there is a secret, and with an answer that says what became of it."""
+"""Posts bodies to one receiver: guarded, signed if there is a secret, and with a result that says what became of each."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Poster:
     """Posts what events say to one address.
 
     Args:
-        url: where to.
+        url: the receiver's address.
         reach: which addresses may be connected to.
         signer: signs what is sent; None: nothing is signed.
         timeout: seconds for a whole request.
-        headers: of each request.
+        headers: headers of each request.
         tls: how the receiver proves who it is.
-        secrets: what nobody is to read of what the receiver says.
-        clock: what time an attempt is made at.
-        resolver: who looks names up.
+        secrets: what is hidden wherever the receiver's answer contains it.
+        clock: the clock for the time of an attempt.
+        resolver: looks names up.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Poster:
         """Post what an event says, until it is answered. May be called while others are being posted.
 
         Raises:
-            DeliveryError: it was not taken.
+            DeliveryError: the receiver did not take it.
             ClosedError: after `aclose`.
         """
         try:
@@ -90,7 +90,7 @@ class Poster:
         raise failure  # outside of the handler: what aiohttp says has the whole URL
 
     async def aclose(self) -> None:
-        """Close all connections; what is being posted fails as if the receiver were away. May be called again."""
+        """Close all connections; events that are being posted fail as if the receiver were away. May be called again."""
         self._closed = True
         if self._session is not None:
             await self._session.close()
@@ -131,13 +131,13 @@ class Poster:
 
 
 def poster_to(url: str, *, secret: str | None, private: bool, private_by: str, timeout: float = 15.0) -> Poster:
-    """Posts JSON to an address that somebody has named who is not the one who runs this.
+    """Make a `Poster` of JSON to an address that was named by somebody other than the operator.
 
     Args:
-        url: where to.
-        secret: what is sent is signed with; None: it is not signed.
-        private: whether the address may be on this machine or in a private network, where `http://` will do, too.
-        private_by: what would allow that, as messages say it.
+        url: the receiver's address.
+        secret: the secret that signs what is sent; None: it is not signed.
+        private: whether the address may be on this machine or in a private network, where `http://` is allowed, too.
+        private_by: what would allow that, in the words of messages.
         timeout: seconds for a whole request.
 
     Raises:

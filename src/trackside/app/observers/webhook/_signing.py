@@ -1,4 +1,4 @@
-"""Signatures as Standard Webhooks wants them, with each secret that is in use."""
+"""Signatures in the form of Standard Webhooks, with each secret that is in use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Signer:
         secret: `whsec_…` or the Base64 behind it; or two of these, the newer one first.
 
     Raises:
-        ObserverOptionError: it is missing, or nothing that signs.
+        ObserverOptionError: the secret is missing, or cannot sign.
     """
 
     def __init__(self, secret: Any) -> None:
@@ -37,7 +37,7 @@ class Signer:
         self._webhooks = [Webhook(_key(text)) for text in secrets]
 
     def signatures(self, message_id: str, timestamp: datetime, body: bytes) -> str:
-        """What goes into `webhook-signature`: one signature for each secret. `timestamp` is in UTC."""
+        """The value of `webhook-signature`: one signature for each secret. `timestamp` is in UTC."""
         text = body.decode()
         return " ".join(webhook.sign(message_id, timestamp, text) for webhook in self._webhooks)
 

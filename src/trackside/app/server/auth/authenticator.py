@@ -1,4 +1,4 @@
-"""What an authenticator is, and what all of them need of a request."""
+"""What an authenticator is, and what all of them need from a request."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from trackside.app.server.responses import Scope, header_of
 _BEARER: Final = b"bearer "
 
 PERMISSION_PREFIX: Final = "trackside:"
-"""Before a permission of ours where others have theirs beside it."""
+"""The prefix of our permissions where others keep theirs beside them."""
 
 
 class Authenticator(Protocol):
-    """Knows who asks.
+    """Identifies clients.
 
-    One that is cheap to ask, and may know another time that somebody is not let in any more, says so with
-    `asks_again = True`: then streams end that he has begun, and he is told nothing of the runs that he waits for.
+    An authenticator that is cheap to ask, and may later know that somebody is no longer let in, says so with
+    `asks_again = True`. Then streams that such a client has begun end, and it is told nothing of the runs that it waits
+    for.
     """
 
     async def __call__(self, scope: Scope) -> Principal:
         """Who asks, by the headers of a request.
 
         Raises:
-            HttpError: it is not said, or not true (401), or cannot be found out now (503).
+            HttpError: the client does not say, or what it says is not true (401), or this cannot be found out now
+                (503).
         """
         ...
 

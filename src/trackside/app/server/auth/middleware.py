@@ -1,4 +1,4 @@
-"""Asks who asks, once for each request, before anything is done for it."""
+"""Finds out who asks, once for each request, before anything is done for it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from trackside.app.server.responses import POLICY_VIOLATION, Receive, Scope, Sen
 
 
 class Authentication:
-    """An ASGI middleware that puts a `Principal` into the scope, or refuses.
+    """An ASGI middleware that puts a `Principal` into the scope, or refuses the request.
 
-    Whatever is behind it is closed to those who are not known, also paths that there are not and apps that somebody
-    mounts; only the paths in `public` are for everybody.
+    Whatever is behind it is closed to unknown clients, including paths that do not exist and apps that somebody mounts;
+    only the paths in `public` are open to everybody.
 
     Args:
-        app: what is behind it.
-        authenticator: who knows who asks; None: everybody may do everything.
-        public: paths for which nobody is asked.
-        rate: how often a client may ask; None: as often as he likes.
-        uncounted: paths of which all may ask as often as they like, and that count for nobody.
+        app: the ASGI app behind it.
+        authenticator: identifies clients; None: everybody may do everything.
+        public: paths for which nobody is asked who they are.
+        rate: how often a client may ask; None: without a limit.
+        uncounted: paths for which everybody may ask without a limit, and which count for nobody.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How an observer is fed, and what has become of its events."""
+"""How an observer is fed, and what became of its events."""
 
 from __future__ import annotations
 
@@ -23,23 +23,27 @@ class FeedPolicy:
     """
 
     order: Order = Order.log
-    """Which event comes only after which. What a failure holds up is the same: everything, the run, or nothing."""
+    """Which event comes only after which. A failure holds up the same: everything, the run, or nothing."""
     concurrency: int = 1
-    """How many calls of the observer are under way at once, where `order` is run or none."""
+    """How many calls of the observer may be under way at once, where `order` is run or none."""
     batch: int = 100
-    """Events that are read at once, and given at once to an observer that takes batches."""
+    """How many events are read at once, and given at once to an observer that takes batches."""
     window: int = 1_000
-    """Events that are in hand, read and not delivered yet, where `order` is run or none; in order log it is two batches."""
+    """How many events may be in hand, read and not delivered yet, where `order` is run or none; in order log it is two
+    batches.
+    """
     max_bytes: int = 64 * 1_048_576
-    """About how many bytes the payloads of what is in hand take. What lets an event in is that there is room, not its size:
-    one may go past it."""
+    """About how many bytes the payloads of events in hand may take. An event gets in if there is room, whatever its
+    size: one may go past the limit.
+    """
     attempts: int = 5
-    """How often an event is tried before it is parked, where the subscription parks. One whose error says
-    `retryable = False` is parked at once, and a try whose error says `away = True` or `held_back = True` does not count."""
+    """How often an event is tried before it is parked, where the subscription parks. An event whose error says
+    `retryable = False` is parked at once; a try whose error says `away = True` or `held_back = True` does not count.
+    """
     first_pause: float = 0.5
-    """After the first failure; after the next ones twice as long each, half of it left to chance."""
+    """The pause after the first failure; after each further one it is twice as long, half of it left to chance."""
     longest_pause: float = 60.0
-    """At most so long, unless the error says `retry_after`."""
+    """The longest pause, unless the error says `retry_after`."""
     call_limit: float | None = 30.0
     """How long one call of the observer may take; then it is cancelled, and has failed."""
     lease_seconds: float = LEASE_SECONDS
@@ -66,10 +70,10 @@ class FeedPolicy:
 
     @classmethod
     def suiting(cls, observer: object, **others: Any) -> Self:
-        """The policy that an observer's class asks for; `others` count before what it says.
+        """The policy that an observer's class asks for; `others` take precedence.
 
-        It may say `order`, `concurrency`, `attempts`, `longest_pause` and `call_limit`. One that allows several calls at
-        once is called once at a time if `others` say `order="log"`.
+        The class may say `order`, `concurrency`, `attempts`, `longest_pause` and `call_limit`. An observer that allows
+        several calls at once is called once at a time if `others` say `order="log"`.
 
         Raises:
             InvalidSubscriptionError: a value does not fit; the message names it.

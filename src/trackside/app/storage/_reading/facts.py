@@ -50,8 +50,8 @@ class WorkerFacts:
 class StoreFacts:
     """What a database is and holds.
 
-    `schema` is the revision of its tables. `events` is the position of the last one: how many there ever were. `threads` are
-    counted up to `MOST_THREADS`.
+    `schema` is the revision of its tables. `events` is the position of the last event: how many there ever were.
+    `threads` are counted up to `MOST_THREADS`.
     """
 
     kind: str

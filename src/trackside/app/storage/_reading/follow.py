@@ -52,10 +52,12 @@ class FollowOptions:
     """
 
     recent_count: int = 4_096
-    """Events that are kept."""
+    """How many events are kept."""
     recent_bytes: int = 16 * 1_048_576
     look_every: float = 0.05
-    """Seconds between two looks at an SQLite file for commits of other processes, while somebody waits for them."""
+    """How many seconds pass between two looks at an SQLite file for commits of other processes, while somebody waits
+    for them.
+    """
 
     def __post_init__(self) -> None:
         for name in ("recent_count", "recent_bytes"):

@@ -1,4 +1,4 @@
-"""Whoever follows the log: a cursor, which the feed serves as long as it is near the end. Else it reads for itself."""
+"""A follower of the log: a cursor, which the feed serves as long as it is near the end. Otherwise it reads for itself."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ReadPage(Protocol):
 
 
 class Follower(AsyncIterator[StoredEvent]):
-    """The events of the log after a position, one after another, without end: what `Store.follow` gives.
+    """The events of the log after a position, one after another, without end: what `Store.follow` returns.
 
-    While the database is away, it waits. An exception does not end it: the next call goes on from where it was, and so it
-    does after a cancel. It holds nothing that has to be given back; `end` is for ending it from elsewhere.
+    While the database is away, it waits. An exception does not end it: the next call continues from where it was, and
+    so it does after a cancel. It holds nothing that has to be given back; `end` is for ending it from elsewhere.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Follower(AsyncIterator[StoredEvent]):
 
     @property
     def position(self) -> int:
-        """All up to this position has been given, or is not wanted: who goes on after it misses nothing."""
+        """All events up to this position have been given, or are not wanted: continue after it to miss nothing."""
         return self._page[0].position - 1 if self._page else self._cursor
 
     @override
@@ -93,10 +93,10 @@ class Follower(AsyncIterator[StoredEvent]):
             self._asked = False
 
     async def skip(self) -> None:
-        """Wait until there is an event that is wanted, and go past it and all that is known to be there by now.
+        """Wait until there is an event that is wanted, and go past it and all that are known to be there by now.
 
-        For whoever wants to know that something has happened, and looks for himself what. Where all events are wanted, none
-        is read for that.
+        For code that wants to know that something has happened, and finds out itself what. Where all events are wanted,
+        none is read for that.
 
         Raises:
             ClosedError: the store is closed.
@@ -146,15 +146,15 @@ class Follower(AsyncIterator[StoredEvent]):
                 await self._awake.wait()
 
     def wake(self) -> None:
-        """Wait for the database no longer: this ends."""
+        """Stop waiting for the database: this ends the follower."""
         self._awake.set()
 
     async def aclose(self) -> None:
-        """As `end`: what closes asynchronous iterators can close this one, too."""
+        """As `end`, so that whatever closes asynchronous iterators can close this one, too."""
         self.end()
 
     def end(self) -> None:
-        """Give nothing more, also to who waits for the next event now. May be called again."""
+        """Give nothing more, even to a caller that waits for the next event now. May be called again."""
         self._ended = True
         self.wake()
         self._page.clear()
