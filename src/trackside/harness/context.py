@@ -310,8 +310,9 @@ class RunContext:
 
         The run ends as `interrupted`, with `value` as its question. The answer starts a new run of the agent with the
         same input, in which this call returns the answer. Code before this call therefore runs again: keep it free of
-        side effects, or put them after the call. Dicts and lists of the input, the context, an answer or `values` that
-        the agent changed before it asked are as they were given again; other objects are not copied. An answer goes
+        side effects, or put them after the call. Dicts and lists of the input, the context, an answer or `values` come
+        back as they were given, without what the agent changed in them before it asked; other objects are not copied.
+        An answer goes
         only to its own question: if the new run asks something else, that is asked.
 
         If tasks or threads ask several questions at once, the run ends with the first; the others are asked once that

@@ -52,7 +52,7 @@ type _Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Mirror:
-    """Somebody wants a mirror, until he closes it, as by `with`."""
+    """A request for a mirror, until it is closed, as by `with`."""
 
     __slots__ = ("_mirrors", "run_id", "shared")
 
@@ -72,13 +72,13 @@ class Mirror:
         self.close()
 
     async def catch_up(self, seconds: float = 1.0) -> bool:
-        """Wait until all was heard that was said before and is kept, and nothing is missed that happens from then on, for so
-        long at most; whether that is so.
+        """Wait until all was heard that was said before and is kept, and nothing is missed that happens from then on,
+        for at most `seconds`; returns whether that is so.
         """
         return self.shared is None or await self.shared.catch_up(seconds)
 
     def close(self) -> None:
-        """He does not want it any more. May be called again."""
+        """Say that the mirror is no longer wanted. May be called again."""
         if self.shared is not None:
             self._mirrors._release(self)  # noqa: SLF001  # they are of the same module
 
@@ -164,7 +164,7 @@ class Mirrors:
         hub.mirrors_threads = True
 
     def run(self, thread_id: str, run_id: str) -> Mirror:
-        """Have what a run says in the hub. Nothing needs to be said yet, or any more: what is kept comes first."""
+        """Bring what a run says into the hub. The run need not have begun, and may be over: what is kept comes first."""
         mirror = Mirror(self, run_id)
         if self._hub.mirror(run_id) is None:  # it is over, and all that is known of it is here
             return mirror

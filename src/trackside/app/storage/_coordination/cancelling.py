@@ -16,7 +16,7 @@ from trackside.harness.types import CancelAction, RunRecord
 
 
 class StoreCancelling:
-    """The part of a store that has runs stopped."""
+    """The part of a store that stops runs."""
 
     _writer: Writer | NoWriter
     _readers: Readers
@@ -24,13 +24,14 @@ class StoreCancelling:
     _coordinators: WeakSet[Any]  # which ask by the function below
 
     async def request_cancel(self, run_id: str, action: CancelAction = CancelAction.interrupt) -> RunRecord:
-        """Record that a run should stop, for whichever process looks after it; what is known of it then.
+        """Record that a run should stop, for whichever process looks after it; returns what is then known about it.
 
-        One that has not started ends at once, as does one that nobody looks after. One that has ended stays as it is.
+        A run that has not started ends at once, as does one that nobody looks after. A run that has ended stays as it
+        is.
 
         Args:
-            run_id: its id.
-            action: whether to keep what it did, or to have its thread as it was before.
+            run_id: the run's id.
+            action: whether to keep what it did, or to restore its thread to what it was before.
 
         Raises:
             UnknownRunError: there is no such run.

@@ -22,11 +22,11 @@ MOST_WAITING: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCounts:
-    """Runs that go on, or wait: for a place in a process, for the run before them on their thread, for their time.
+    """Runs that go on, or wait: for a place in a process, for the run before them on their thread, or for their time.
 
-    `stuck` ones are among those that run. `waiting_for_human` counts threads, up to `MOST_WAITING`, and none for which an
-    answer has come, though its run waits for a place. `oldest_waiting_at` is since when the first of those waits that could
-    run if there was a place.
+    `stuck` ones are among those that run. `waiting_for_human` counts threads, up to `MOST_WAITING`, without those for
+    which an answer has come, though its run waits for a place. `oldest_waiting_at` is since when the first of those
+    runs waits that could run if there was a place.
     """
 
     running: int

@@ -1,4 +1,4 @@
-"""What the log tells about events, runs and threads to whoever looks; nothing is written for that."""
+"""What the log tells readers about events, runs and threads; reading writes nothing."""
 
 from __future__ import annotations
 
@@ -43,19 +43,20 @@ class StoreReading:
         owner: str | None = None,
         limit: int = 1000,
     ) -> list[StoredEvent]:
-        """The first `limit` events that fit, in order of position; with `newest_first` the last ones, from the end back.
+        """The first `limit` matching events, in order of position; with `newest_first` the last ones, from the end
+        back.
 
         Args:
-            after: only positions greater than this; the next page comes with the position of the last event.
-            before: only positions smaller than this; pages from the end back come with it.
+            after: only positions greater than this; for the next page, pass the position of the last event.
+            before: only positions smaller than this, for pages from the end back.
             newest_first: whether to read from the end back.
-            run_id: only of this run.
-            thread_id: only of this thread.
-            agent: only of runs of this agent.
-            status: only of runs that have this status now, or one of these.
+            run_id: only events of this run.
+            thread_id: only events of this thread.
+            agent: only events of this agent's runs.
+            status: only events of runs that have this status now, or one of these.
             types: only events of this type, or one of these.
             since: only events that occurred then or later.
-            owner: only of threads of this owner, those that were removed among them.
+            owner: only events of this owner's threads, including threads that were removed.
             limit: how many at most.
 
         Raises:
@@ -77,16 +78,16 @@ class StoreReading:
         return await self._readers.run(listing.read)
 
     async def place_of(self, run_id: str) -> RunPlace | None:
-        """Where a run stands that is not over: who has it, and what it waits for; None if it is over, or there is none.
+        """Where an unfinished run stands: who has it, and what it waits for; None if it is over, or does not exist.
 
         Raises:
-            InvalidQueryError: this can be no id.
+            InvalidQueryError: this cannot be an id.
             StorageError: the database failed.
         """
         return await self._readers.run(read_run_place(plain("run_id", run_id)))
 
     async def running_by_process(self) -> dict[str, int]:
-        """How many runs each process executes now that executes any, by the names under which they look after runs.
+        """How many runs each process executes now, if any, by the names under which processes look after runs.
 
         Raises:
             StorageError: the database failed.
@@ -97,17 +98,17 @@ class StoreReading:
         """The run with this id; None if there is none.
 
         Args:
-            run_id: its id.
+            run_id: the run's id.
             owner: only if its thread is this owner's.
-            removed: also if it, or its thread, was removed: clients do not see it, and the log still has it.
+            removed: also if it, or its thread, was removed: clients do not see it, but the log still has it.
         """
         return await self._readers.first(queries.one_run(run_id, owner=owner, removed=removed), run_of)
 
     async def request_of(self, run_id: str) -> JsonObject | None:
-        """What was asked for when this run was started, `RunSpec` by field, those that had their default left out.
+        """The request that started this run: the fields of its `RunSpec`, without those that had their default.
 
-        None if there is no such run, or it is not kept: `coordinator(keeps_requests=False)`, a run whose agent had no name,
-        or that no coordinator of this store has let in.
+        None if there is no such run, or the request is not kept: with `coordinator(keeps_requests=False)`, for a run
+        whose agent had no name, or one that no coordinator of this store has let in.
 
         Raises:
             InvalidQueryError: `run_id` is not a text.
@@ -115,11 +116,12 @@ class StoreReading:
         return await self._readers.first(queries.request_of_run(run_id), lambda row: row.request)
 
     async def run_of_key(self, key: str) -> str | None:
-        """The id of the run that was started under this idempotency key; None if there is none, or no more."""
+        """The id of the run that was started under this idempotency key; None if there is none, or none any more."""
         return await self._readers.first(queries.run_of_key(key), lambda row: str(row.run_id))
 
     async def asked_since(self, run_id: str) -> str | None:
-        """The run by which the thread of a run has asked something since that was let in: that itself, or a later one.
+        """The run that has asked something on this run's thread since this run was let in: this run itself, or a later
+        one.
 
         None if there is no such run, or its thread has asked nothing since.
 
@@ -129,7 +131,7 @@ class StoreReading:
         return await self._readers.first(queries.asked_since(run_id), lambda row: str(row.run_id))
 
     async def retries_of(self, run_id: str) -> list[str]:
-        """The ids of the runs that are another attempt of this one, oldest first.
+        """The ids of the runs that are further attempts of this one, oldest first.
 
         Raises:
             InvalidQueryError: `run_id` is not a text.
@@ -171,25 +173,25 @@ class StoreReading:
         before: str | None = None,
         limit: int = 50,
     ) -> list[StoredRun]:
-        """Runs that fit, those created last first, a page of them.
+        """A page of the runs that match, the last created first.
 
-        The answer is always in this order. The next page, of older runs, comes with the last one's `cursor` as `before`;
-        the page before, of newer ones, with the first one's `cursor` as `after`: the `limit` runs that are next to it.
-        Nothing is counted off, so that a deep page comes as fast as the first one.
+        The order is always this. For the next page, of older runs, pass the last run's `cursor` as `before`. For the
+        page before, of newer runs, pass the first run's `cursor` as `after`: you get the `limit` runs next to it.
+        Nothing is counted off, so a deep page comes as fast as the first one.
 
         Args:
             status: only runs that have this status now, or one of these. Runs that wait are `pending`.
-            agent: only of this agent.
-            thread_id: only of this thread.
-            parent_run_id: only those that this run has started.
-            metadata: only runs whose metadata have all of these: texts, whole numbers, True, False or None.
+            agent: only runs of this agent.
+            thread_id: only runs of this thread.
+            parent_run_id: only runs that this run has started.
+            metadata: only runs whose metadata has all of this: texts, whole numbers, True, False or None.
             since: only runs that were created then or later.
             until: only runs that were created before.
-            id_prefix: how their ids begin.
-            owner: only of threads of this owner.
+            id_prefix: what their ids begin with.
+            owner: only runs on this owner's threads.
             removed: also runs that clients do not see: they, or their threads, were removed, or they were rolled back.
-            waiting: only runs whose question to a human is still open: their threads wait for an answer, and none has been
-                given since but such as failed, or was cancelled.
+            waiting: only runs whose question to a human is still open: their threads wait for an answer, and every
+                answer given since has failed or was cancelled.
             after: only runs that are newer than this `cursor`, next to it.
             before: only runs that are older than this `cursor`.
             limit: how many at most.
@@ -224,18 +226,18 @@ class StoreReading:
         limit: int = 50,
         **filters: Unpack[RunFilters],
     ) -> FoundRuns:
-        """The runs that `runs` lists under the same filters, and that say a text, cost so much, or took so long.
+        """The runs that `runs` lists under the same filters, and that contain a text, cost so much, or took so long.
 
-        No index has that, so runs are looked at one by one, a bounded number for each call. Where a page is not full for
-        that reason, `continues` is where to go on: pass it as `before` (as `after`, if that was given). On the first page
-        then also runs come whose id, or whose thread's, begins with the text, however old they are: as it is typed, in small
-        letters, or in capitals.
+        No index covers that, so runs are looked at one by one, a bounded number for each call. If a page is not full
+        for that reason, `continues` is where to go on: pass it as `before` (as `after`, if that was given). The first
+        page then also has runs whose id, or whose thread's id, begins with the text, however old they are: as it is
+        typed, in small letters, or in capitals.
 
         Args:
-            text: a part of the title, the error, the agent or a value of the metadata, or the beginning of the id of the run
-                or its thread; upper and lower case are the same.
-            min_cost: only runs that cost so many US dollars, or more.
-            min_duration: only runs that took so many seconds, or more; of those that go on, until now.
+            text: a part of the title, the error, the agent or a value of the metadata, or the beginning of the id of
+                the run or its thread; upper and lower case are the same.
+            min_cost: only runs that cost this many US dollars, or more.
+            min_duration: only runs that took this many seconds, or more; for runs that go on, until now.
             after: as in `runs`.
             before: as in `runs`.
             limit: how many at most.
@@ -254,9 +256,9 @@ class StoreReading:
         """The thread with this id; None if there is none.
 
         Args:
-            thread_id: its id.
+            thread_id: the thread's id.
             owner: only if it is this owner's.
-            removed: also if it was removed: clients do not see it, and the log still has its runs.
+            removed: also if it was removed: clients do not see it, but the log still has its runs.
         """
         return await self._readers.first(queries.one_thread(thread_id, owner=owner, removed=removed), thread_of)
 
@@ -276,21 +278,21 @@ class StoreReading:
         before: str | None = None,
         limit: int = 50,
     ) -> list[StoredThread]:
-        """Threads that fit, those in which something happened last first; pages as in `runs`.
+        """Threads that match, those with the latest activity first; pages as in `runs`.
 
-        A thread moves to the front when something happens in it: whoever pages from the front back misses none, and may
-        see one again.
+        A thread moves to the front when something happens in it: if you page from the front back, you miss none, and
+        may see one again.
 
         Args:
             status: only threads that have this status now, or one of these.
             agent: only threads that have a run of this agent.
             thread_id: only this one.
-            metadata: only threads that have a run with these metadata (of this `agent`, if both are given).
+            metadata: only threads that have a run with this metadata (of this `agent`, if both are given).
             since: only threads in which something happened then or later.
             until: only threads in which nothing happened from then on.
-            id_prefix: how their ids begin.
-            owner: only those of this owner.
-            removed: also threads that were removed, which clients do not see, and of which the log has runs.
+            id_prefix: what their ids begin with.
+            owner: only threads of this owner.
+            removed: also threads that were removed, which clients do not see, but of which the log has runs.
             after: only threads in which something happened later than in the one of this `cursor`, next to it.
             before: only threads in which nothing happened since the one of this `cursor`.
             limit: how many at most.
@@ -324,15 +326,17 @@ class StoreReading:
     ) -> Stats:
         """Totals of all runs, or of those that `runs` lists under the same filter, however many they are.
 
-        Counts and sums are exact; durations are where there are few runs or `thread_id` is given (see `RunTotals`).
+        Counts and sums are exact; durations are exact where there are few runs or `thread_id` is given (see
+        `RunTotals`).
 
         Args:
             since: only runs that were created then or later.
             until: only runs that were created before.
-            agent: only of this agent.
-            thread_id: only of this thread; its runs are added up one by one.
+            agent: only runs of this agent.
+            thread_id: only runs of this thread; its runs are added up one by one.
             status: only runs that have this status now, or one of these.
-            owner: only of threads of this owner, whose runs are added up one by one; what he asks of one thread, all have.
+            owner: only runs on this owner's threads, which are added up one by one; of one thread, everybody gets the
+                totals.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -351,13 +355,13 @@ class StoreReading:
         owner: str | None = None,
         limit: int = 20,
     ) -> FailureReasons:
-        """Why runs failed, the commonest reason first, of the 2,000 that were created last among those that failed.
+        """Why runs failed, the most common reason first, among the 2,000 failed runs that were created last.
 
         Args:
             since: only runs that were created then or later.
             until: only runs that were created before.
-            agent: only of this agent.
-            owner: only of threads of this owner.
+            agent: only runs of this agent.
+            owner: only runs on this owner's threads.
             limit: how many reasons at most.
 
         Raises:
@@ -371,7 +375,7 @@ class StoreReading:
         return await self._readers.run(lambda connection: read_failures(connection, listing, most))
 
     async def live_counts(self, *, owner: str | None = None) -> LiveCounts:
-        """How many runs go on or wait now, in all processes; with `owner` only on his threads."""
+        """How many runs go on or wait now, in all processes; with `owner`, only on this owner's threads."""
         return await self._readers.run(read_live_counts(plain_or_none("owner", owner)))
 
     async def timeline(
@@ -384,17 +388,17 @@ class StoreReading:
         status: AnyOf[RunStatus] | None = None,
         owner: str | None = None,
     ) -> list[TimeBucket]:
-        """The same totals over time: one bucket after the other, empty ones too, by when the runs were created.
+        """The same totals over time: one bucket after another, including empty ones, by when the runs were created.
 
         Buckets are whole, and begin at the same times for everybody (those of a day at midnight UTC): the first is the
-        one in which `since` is, the last one ends at `until` or later.
+        one that contains `since`, the last one ends at `until` or later.
 
             for bucket in await store.timeline(now - timedelta(days=1), width=timedelta(minutes=15)):
                 print(bucket.start, bucket.total.runs, bucket.total.duration_p95, bucket.total.cost_usd)
 
         Args:
-            since: from when on.
-            until: up to when; None: up to now.
+            since: the start.
+            until: the end; None: now.
             width: whole hours, or whole minutes of which an hour is a multiple; at most 1,000 buckets.
             agent: only runs of this agent.
             status: only runs that have this status now, or one of these.

@@ -1,8 +1,8 @@
-"""Runs found by what they say, cost or took: looked at one by one from where a page begins, so many at once and no more.
+"""Runs found by their texts, cost or duration: looked at one by one from where a page begins, up to a fixed number.
 
-No index has this, and one for each of it would cost whoever writes. So the listing that everything else asks for leads, and
-a search that finds nothing among `LOOKED_AT` of its runs says where it stopped. Only ids have an index, and a run that
-is named by its id is found at once, however old it is.
+No index covers this, and one for each of these would slow down writers. So the listing that everything else asks for
+leads, and a search that finds nothing among `LOOKED_AT` of its runs says where it stopped. Only ids have an index, and
+a run that is named by its id is found at once, however old it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import JsonObject, RunStatus
 
 LOOKED_AT: Final = 750
-"""So many runs are looked at in less than ten milliseconds."""
+"""How many runs one search looks at, which takes less than ten milliseconds."""
 _LEFT_OUT: Final = "…"
 """What lists show before the end of an id, in the place of its beginning."""
 
@@ -65,7 +65,9 @@ class RunFilters(TypedDict, total=False):
 
 
 class FoundRuns(NamedTuple):
-    """Runs that a search has found, those created last first, and the `cursor` where it goes on; None: there is no more."""
+    """Runs that a search has found, the last created first, and the `cursor` where it continues; None: there is no
+    more.
+    """
 
     runs: Sequence[StoredRun]
     continues: str | None

@@ -63,16 +63,17 @@ _MOST_LABELS: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadQuery:
-    """Which threads somebody looks for, and in which order; None, or nothing, stands for all.
+    """Which threads to search for, and in which order; None, or nothing, matches all.
 
-    `metadata` and `values`, of what the harness remembers, have to be contained in the thread's: objects with these keys,
-    lists with these elements. So has `wanted` in the metadata, which somebody else has asked for, whatever `metadata` says.
-    A key of it that is in `by_agent` fits threads of these agents, whatever their own metadata say.
+    `metadata` has to be contained in the thread's metadata, and `values` in what the harness remembers of the thread:
+    objects with these keys, lists with these elements. So has `wanted` in the metadata: it is a demand of somebody
+    else, whatever `metadata` says. A key of it that is in `by_agent` fits threads of these agents, whatever their own
+    metadata says.
 
-    Of `ids` there are 10,000 at most.
+    `ids` has at most 10,000 ids.
 
-    A thread is busy from the admission of a run on. With `announced` its status is what the log says, in which a run that
-    has not started has changed nothing yet.
+    A thread is busy from the admission of a run on. With `announced`, its status is what the log says, in which a run
+    that has not started has changed nothing yet.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class ThreadQuery:
 
 
 class ThreadPage(NamedTuple):
-    """Some threads, and how many fit in all."""
+    """Some threads, and how many match in all."""
 
     threads: Sequence[StoredThread]
     total: int

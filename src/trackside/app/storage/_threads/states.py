@@ -25,7 +25,7 @@ from trackside.harness.ports import PausedRun, ThreadState
 from trackside.harness.types import JsonObject, ThreadStatus
 
 MAX_STATE_BYTES = 16 * 1_048_576
-"""How much JSON a thread may remember. A state is never cut: an agent would go on with half of it."""
+"""How many bytes of JSON a thread may remember. A state is never cut: an agent would continue with half of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class StoredThreadStates:
         return None if found is None else found.state
 
     async def load_dated(self, thread_id: str) -> DatedThreadState | None:
-        """What the thread remembers, and since when; None for a new one.
+        """What the thread remembers, and since when; None for a new thread.
 
         Raises:
             StorageError: the database cannot be read.
@@ -115,14 +115,14 @@ class StoredThreadStates:
         return await self._readers.first(one_thread_state(thread_id), _state_of)
 
     async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
-        """Remember this from now on; it is on disk when this returns. For a run it waits while the database is away, five
-        minutes at most, or until the run is to stop.
+        """Remember this from now on; it is on disk when this returns. For a run, this waits while the database is away,
+        at most five minutes, or until the run is to stop.
 
         Raises:
-            RunEndedError: the run that wants it has ended; another process wrote that.
-            StateTooLargeError: it is larger than `MAX_STATE_BYTES`.
-            PayloadError: a value's own code failed while it was read.
-            StorageError: it could not be written; a store that is `read_only` writes nothing.
+            RunEndedError: the run that saves this has ended; another process wrote that.
+            StateTooLargeError: the state is larger than `MAX_STATE_BYTES`.
+            PayloadError: a value's own code failed while the value was read.
+            StorageError: it could not be written; a `read_only` store writes nothing.
         """
         remembered = _text(state.values)
         paused = None if state.paused is None else _text(_json_of_paused(state.paused))
@@ -139,7 +139,7 @@ class StoredThreadStates:
         await patiently(self._writer, partial(self._writer.write, work), f"what thread {thread_id} remembers")
 
     async def change(self, thread_id: str, values: Mapping[str, Any]) -> None:
-        """Remember these values on behalf of no run, in the place of those of their names; all others stay.
+        """Remember these values on behalf of no run. They replace values of the same names; all others stay.
 
         Raises:
             ThreadBusyError: a run of the thread is not over.

@@ -59,10 +59,10 @@ class WriteLimits:
     """
 
     batch_count: int = 1_024
-    """Appends in one transaction."""
+    """How many appends one transaction takes."""
     batch_bytes: int = 16 * 1_048_576
     waiting_count: int = 8_192
-    """Appends that were accepted and are not committed yet."""
+    """How many appends may be accepted and not committed yet."""
     waiting_bytes: int = 64 * 1_048_576
 
     def __post_init__(self) -> None:

@@ -69,10 +69,10 @@ class _Listener:
 
 
 class PostgresBus:
-    """Tells other processes on the same database something, and hears what they tell.
+    """Sends notices to other processes on the same database, and hears theirs.
 
-    The connection is made when it is needed first, and made anew when it is lost. Belongs to the event loop in which it is
-    used first.
+    The connection is made when it is first needed, and made anew when it is lost. A bus belongs to the event loop in
+    which it is first used.
     """
 
     def __init__(self, database: PostgresDatabase, *, limits: BusLimits | None = None) -> None:
@@ -108,7 +108,7 @@ class PostgresBus:
 
     @property
     def status(self) -> BusStatus:
-        """Whether it is connected; from any thread."""
+        """Whether it is connected; may be called from any thread."""
         return self._status
 
     @property
@@ -117,13 +117,14 @@ class PostgresBus:
         return len(self._waiting) + len(self._sending)
 
     def listen(self, channel: str, hear: Hear, *, own: bool = True, on_gap: Call | None = None) -> None:
-        """Have `hear` called on the loop with the payload of each notice on a channel.
+        """Call `hear` on the loop with the payload of each notice on a channel.
 
         Args:
-            channel: its name within the schema of the store.
-            hear: must not wait and must not raise.
-            own: whether it hears what this process tells, too.
-            on_gap: called when it begins to hear, at first and on each new connection: what was told before it has missed.
+            channel: the channel's name within the schema of the store.
+            hear: the function to call; it must not wait and must not raise.
+            own: whether it also hears what this process sends.
+            on_gap: called when it begins to hear, at first and on each new connection: it has missed what was sent
+                before.
 
         Raises:
             ValueError: there can be no such channel.
@@ -137,18 +138,19 @@ class PostgresBus:
         self._attend()
 
     def unlisten(self, channel: str, hear: Hear) -> None:
-        """Tell this one nothing more of this channel. May be called again."""
+        """Stop calling this function for this channel. May be called again."""
         if (listeners := self._listeners.get(channel)) and listeners.pop(hear, None) and not listeners:
             del self._listeners[channel]
             self._wake.set()
 
     def notify(self, channel: str, payload: str = "") -> bool:
-        """Send a notice, soon; one that waits already is not sent twice. Does not wait. False: there is no room for it.
+        """Send a notice soon, without waiting; one that waits already is not sent twice. False: there is no room for
+        it.
 
-        While there is no connection it is kept until there is one.
+        While there is no connection, the notice is kept until there is one.
 
         Raises:
-            ValueError: the channel or the payload is none that PostgreSQL takes.
+            ValueError: PostgreSQL does not take this channel or this payload.
         """
         size = _check(channel, payload)
         if self._closed:
