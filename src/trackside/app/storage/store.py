@@ -235,11 +235,11 @@ class Store(StoreReading, StoreCancelling):
         return Follower(self._feed, wanted, after, read, on_outage=on_outage)
 
     def threads_of(self, owner: str | None) -> Threads:
-        """The threads of an owner, as the owner's clients see them; None: everybody's. Create, search, change and remove
-        them.
+        """The threads of an owner, as the owner's clients see them; None: everybody's.
 
-        threads = store.threads_of("ada")
-        page = await threads.search(ThreadQuery(metadata={"customer": "acme"}, limit=20))
+            page = await store.threads_of("ada").search(ThreadQuery(metadata={"customer": "acme"}, limit=20))
+
+        Create, search, change and remove threads with it.
         """
         return Threads(self._writer, self._readers, owner)
 
