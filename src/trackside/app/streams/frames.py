@@ -11,9 +11,9 @@ class Frame:
     """One part, as it goes to every reader. `sequence` counts 1, 2, 3 … within its run.
 
     `mode` is the mode that was asked for. `event` is the part's name on the wire: with the `namespace` of who says it,
-    except in mode `messages`, in the form that LangGraph's clients know. `data` is JSON, on one line. If the wire says
-    something else than the run did, `said` is what the run said, in the first of the parts that are made of it, and
-    empty in the others.
+    except in mode `messages`, where it is a name that LangGraph's clients know. `data` is JSON, on one line. If the
+    wire says something else than the run did, `said` is what the run said, in the first of the parts that are made of
+    it, and empty in the others.
     """
 
     __slots__ = ("_resumable_sse", "_sse", "at", "data", "event", "mode", "namespace", "said", "sequence", "size")

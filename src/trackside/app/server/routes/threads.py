@@ -180,7 +180,8 @@ async def count_threads(call: Call[ThreadCount, None]) -> Any:
 async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
     """Remove threads, or all but the latest state of each.
 
-    Threads that do not exist, or that have a run that has not ended, do not count.
+    Threads that do not exist, or that have a run that has not ended, do not count. With the strategy `keep_latest`, a
+    run that is not due yet does not matter.
     """
     asked = call.body
     ids = dict.fromkeys(uuid_of(thread_id, "thread_ids") for thread_id in asked.thread_ids)
