@@ -91,8 +91,8 @@ class BufferedObserver:
     `max_deferred_runs` runs can wait so. Order is kept within each run, but perhaps not between runs. They are given in
     the context in which the first of their run was accepted or, beyond `backlog.CONTEXTS` runs, in an empty one.
 
-    Without a log, or beyond that, events are dropped and counted. Without one, whoever announces them first waits for
-    room: for at most `max_wait` seconds each time the buffer fills up, and only while the observer takes any. Where
+    Without a log, or beyond that, events are dropped and counted. Without one, before that, whoever announces them waits
+    for room: for at most `max_wait` seconds each time the buffer fills up, and only while the observer takes any. Where
     events are missing, the observer's `on_gap` is called, or a warning logged.
 
     A buffer belongs to the event loop that it is used on. In a forked child its copy is empty (I24).

@@ -354,12 +354,12 @@ class RunContext:
         return self._port is _ENDED
 
     def close(self) -> None:
-        """End the run: what leftover code still sends or reports through this goes nowhere."""
+        """Note that the run has ended: what leftover code still sends or reports through this goes nowhere."""
         self._port = _ENDED
 
     def mute(self) -> None:
-        """Leave the run to somebody else: what its code still sends or reports through this goes nowhere, while the run
-        goes on.
+        """Note that the run is now somebody else's: what its code still sends or reports through this goes nowhere, while
+        the run goes on.
         """
         if not self.is_closed:
             self._port = _UNHEARD

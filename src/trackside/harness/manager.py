@@ -373,11 +373,12 @@ class RunManager:
         (`shutdown_grace` if left out); they may still start runs, even runs that are not due. Those left are cancelled
         (`cancel_mode="shutdown"`) and get `shutdown_grace`, at least one second, to stop. Saving what their threads are to
         remember, or undoing what they did, gets as long, at least half a minute. Observers get `shutdown_grace` for what
-        waits for them. An end that a required observer is being told gets two minutes at most. A durable coordinator keeps
-        runs that have not started. A run that does not stop, or come to its end, is left behind, and the log says so; if
-        it does later, while the event loop runs, required observers and its awaiters are told. Calling this again is fine,
-        and quicker with a shorter `grace`: the second signal of an impatient user. Cancelling this call ends the grace,
-        and is passed on when everything is closed; at once to what works for an agent here (a node, a tool).
+        waits for them. An end that a required observer is being told gets two minutes at most. With a durable coordinator,
+        runs that have not started are left to it, not cancelled. A run that does not stop, or come to its end, is left
+        behind, and the log says so; if it does later, while the event loop runs, required observers and its awaiters are
+        told. Calling this again is fine, and quicker with a shorter `grace`: the second signal of an impatient user.
+        Cancelling this call ends the grace, and is passed on when everything is closed; at once to what works for an agent
+        here (a node, a tool).
 
         Raises:
             InvalidSpecError: (a `ValueError`) the grace is not a number of seconds.

@@ -1,7 +1,7 @@
 """For the tests of those who run agents or observe runs: a loop whose time is virtual, observers that misbehave on
 purpose, events to give them, and a checker of what a run announced. For those who write an observer, an adapter of a
-framework, a coordinator or a store: the conformance kit (`contracts`). It imports the harness and nothing else; only
-the kit needs pytest, and is imported when it is asked for.
+framework, a coordinator or a store: the conformance kit (`contracts`). This package imports the harness and nothing
+else; only the kit needs pytest, and is imported when it is asked for.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -468,8 +468,8 @@ class Store(StoreReading, StoreCancelling):
             coordinator = store.coordinator()
             RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
 
-        It is closed with the store: close the manager first. If the store outlives the manager, call its `aclose`: the
-        process then gives no more signs of life for it, and keeps nothing of both.
+        It is closed with the store: close the manager first. If the store outlives the manager, call the coordinator's
+        `aclose`: the process then gives no more signs of life for it, and keeps nothing of both.
 
         Args:
             lease_seconds: after this many seconds without a sign of life the process is taken for dead, and others end its

@@ -175,8 +175,8 @@ class Threads:
         return await self.get(thread_id)
 
     def changing(self, thread: StoredThread) -> AbstractContextManager[None]:
-        """Covers changing a thread on behalf of no run: once the thread is removed, putting anything of it into this
-        store's checkpoints is refused with `UnknownThreadError`.
+        """For the time in which a thread is changed on behalf of no run: once the thread is removed, putting anything of
+        it into this store's checkpoints is then refused with `UnknownThreadError`.
         """
         return changing_thread(self._writer, thread.thread_id, time_text(thread.created_at))
 
@@ -269,15 +269,15 @@ class Threads:
         return await self._readers.run(ThreadSearch(query, self._owner).count)
 
     async def contents(self, thread_ids: Sequence[str]) -> Mapping[str, ThreadContents]:
-        """What there is to these threads besides their rows, by their ids; only threads that the owner may see."""
+        """What there is to these threads besides their rows, by their ids. Pass only threads that the owner may see."""
         return await self._readers.run(lambda connection: in_pieces(connection, thread_ids, _contents))
 
     async def remembered(self, thread_ids: Sequence[str]) -> frozenset[str]:
-        """Those of these threads, if the owner may see them, for which the store has what their agents left last."""
+        """Those of these threads for which the store has what their agents left last. Pass only what the owner may see."""
         return await self._readers.run(lambda connection: _remembered(connection, thread_ids))
 
     async def holder(self, thread_id: str) -> str | None:
-        """The run that has a thread which the owner may see, from that run's admission on; None: none has it."""
+        """The run that has a thread, from its admission on; None: none has it. Pass only a thread that the owner may see."""
         return await find_holder(self._readers, thread_id)
 
     async def run(self, thread_id: str, run_id: str) -> StoredRun | None:
@@ -319,7 +319,7 @@ class Threads:
         return await self._readers.run(read)
 
     async def runs_of(self, thread_ids: Sequence[str]) -> Mapping[str, RunsOfThread]:
-        """The runs of these threads in brief, by thread id; only threads that the owner may see."""
+        """The runs of these threads in brief, by thread id. Pass only threads that the owner may see."""
         return await self._readers.run(lambda connection: in_pieces(connection, thread_ids, _runs_of))
 
     async def active_runs(

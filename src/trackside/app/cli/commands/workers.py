@@ -139,7 +139,8 @@ def workers(
         ),
     ] = None,
     queue: Annotated[
-        bool, typer.Option("--queue", "-q", help="Show what waits for workers, pool by pool, and who has which duty.")
+        bool,
+        typer.Option("--queue", "-q", help="Show only what waits for workers, pool by pool, and who has which duty."),
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Wait until they have left; Ctrl-C stops waiting.")

@@ -146,7 +146,7 @@ class Follower(AsyncIterator[StoredEvent]):
                 await self._awake.wait()
 
     def wake(self) -> None:
-        """Stop waiting for the database: this ends the follower."""
+        """Stop waiting for the database, because the follower is ending."""
         self._awake.set()
 
     async def aclose(self) -> None:

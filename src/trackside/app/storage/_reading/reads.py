@@ -335,8 +335,8 @@ class StoreReading:
             agent: only runs of this agent.
             thread_id: only runs of this thread; its runs are added up one by one.
             status: only runs that have this status now, or one of these.
-            owner: only runs on this owner's threads, which are added up one by one; of one thread, everybody gets the
-                totals.
+            owner: only runs on this owner's threads, which are added up one by one. With `thread_id`, the owner is not
+                looked at.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.

@@ -78,7 +78,7 @@ class StoredThread:
     """A thread; `updated_at` is when a run of it started or ended, or its status changed. Times are aware UTC.
 
     `agent` is that of its newest run that has begun. `owner` is whose it is; None: everybody's who has no name. The
-    thread is removed at `expires_at`, which is `ttl_minutes` after that was asked for. `removed_at` is since when
+    thread is removed at `expires_at`, which is `ttl_minutes` after these were asked for. `removed_at` is since when
     clients do not see it.
     """
 

@@ -87,7 +87,7 @@ class OpenAIAgent:
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
     stream_modes = STREAM_MODES
     owners_config = OWNERS_CONFIG
-    """What of a run's config only its owner may say on a server, and nobody who may only start runs."""
+    """What of a run's config only those with the permission `admin` may set on a server."""
 
     def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
         self.name = name or agent.name

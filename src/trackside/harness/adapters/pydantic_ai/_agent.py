@@ -79,7 +79,7 @@ class PydanticAIAgent:
     """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
     stream_modes = STREAM_MODES
     owners_config = OWNERS_OPTIONS
-    """What of a run's config only its owner may say on a server, and nobody who may only start runs."""
+    """What of a run's config only those with the permission `admin` may set on a server."""
 
     def __init__(self, agent: AbstractAgent[Any, Any], *, name: str | None = None) -> None:
         self.name = name or agent.name or "agent"
