@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -53,6 +54,30 @@ def test_threads_share_few_heaps_unless_somebody_has_said_how_many(chosen: str |
     said = subprocess.run([sys.executable, "-c", _COUNTED], env=environment, capture_output=True, check=True)
 
     assert said.stdout.count(b"<heap nr=") == heaps
+
+
+_SEARCHED = """
+import gc
+from trackside.app.cli.serving.process import prepared
+
+with prepared() as loaded:
+    {loading}
+    loaded()
+    print(gc.isenabled(), gc.get_freeze_count() > 0, gc.get_threshold()[0])
+print(gc.isenabled(), gc.get_freeze_count() > 0, gc.get_threshold()[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("loading", "young"), [("pass", 50_000), ("gc.set_threshold(123)", 123)], ids=["ours", "as an agent has it"]
+)
+def test_garbage_is_searched_for_seldom_while_it_serves_and_as_before_then(loading: str, young: int) -> None:
+    usual = gc.get_threshold()[0]
+    code = _SEARCHED.format(loading=loading)
+
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert said.stdout.splitlines() == [f"True True {young}", f"True False {usual}"]
 
 
 def test_more_functions_wait_at_once_in_the_executor_of_its_loop_than_asyncio_has_threads() -> None:
