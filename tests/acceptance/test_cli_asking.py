@@ -93,7 +93,7 @@ def test_where_nobody_sits_it_takes_a_yes(filled: Run, typed: tuple[str, ...]) -
 
     refused, foretold = filled(*typed), filled(*typed, "--dry-run")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == f"error: --yes: nobody can be asked here; {would}.\n"
+    assert refused.stderr == f"error: --yes: nobody is here to confirm it; {would}.\n"
     assert (foretold.returncode, foretold.stderr) == (0, "")
     assert foretold.stdout.startswith(dry)
     assert standing(filled) == before
@@ -201,7 +201,7 @@ def test_of_threads_of_which_one_cannot_be_deleted_none_is(here: Run, tmp_path: 
     refused = here("delete", "thread", "a", "b", "--yes")
 
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "Run left-1 of thread b has not ended; cancel it before: trackside cancel left-1 --wait" in refused.stderr
+    assert "Run left-1 of thread b has not ended; cancel it first: trackside cancel left-1 --wait" in refused.stderr
     threads = [json.loads(line) for line in here("threads", "--json").stdout.splitlines()]
     assert [(thread["status"], thread["removed_at"]) for thread in threads] == [("idle", None)] * 2
     assert here("cancel", "left-1", "--wait").returncode == 0
@@ -235,7 +235,7 @@ def test_tables_with_events_are_upgraded_only_if_somebody_says_so(here: Run, ter
     steps = len(_schema.REVISIONS) - 1
     what = f"bring the tables of sqlite:///trackside.db, with 7 events, from version 0001 to {_schema.REVISIONS[-1]}"
     assert refused.returncode == 2
-    assert f"error: --yes: nobody can be asked here; it would {what} in {steps} steps.\n" == refused.stderr
+    assert f"error: --yes: nobody is here to confirm it; it would {what} in {steps} steps.\n" == refused.stderr
     assert foretold.stdout == f"Would {what} in {steps} steps.\n"
 
     shown = terminal("db", "upgrade", columns=160)
@@ -262,10 +262,10 @@ def test_without_events_nobody_is_asked(here: Run) -> None:
 
 def test_whoever_deletes_is_told_how_long_the_events_stay(filled: Run, terminal: Any) -> None:
     asked = terminal("delete", "thread", "thread-1", columns=200)
-    asked.wait_for("Their events go within a minute where a server or a worker is up")
+    asked.wait_for("A running server or worker removes their events within a minute")
     asked.press(b"n\n")
     assert asked.wait() == 130
 
     run, thread = filled("delete", "run", "run-1", "--yes"), filled("delete", "thread", "thread-1", "--yes")
     assert "Their events stay in the log, until `trackside prune` removes them for good." in run.stdout
-    assert "Their events go within a minute where a server or a worker is up, else with" in thread.stdout
+    assert "A running server or worker removes their events within a minute; otherwise" in thread.stdout

@@ -64,7 +64,7 @@ def test_revoking_asks_unless_it_is_told_to(here: Here) -> None:
     assert here("auth", "list").stdout.count(made["key_id"]) == 1
     revoked = here("auth", "revoke", made["key_id"], "--yes")
     assert revoked.returncode == 0
-    assert "lets nobody in any more" in revoked.stdout
+    assert "no longer lets anybody in" in revoked.stdout
     assert "There are no API keys." in here("auth", "list").stdout
     assert "revoked" in here("auth", "list", "--all").stdout
 
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_one_line(here: Here) -> None:
     for arguments, said in (
         (("auth", "create", "ci", "--expires", "soon"), "'soon' is not a length of time"),
         (("auth", "create", "ci", "--expires", "90"), "'90' is not a length of time with its unit"),
-        (("auth", "create", "ci", "--expires", "0s"), "--expires: it has to be longer than nothing"),
+        (("auth", "create", "ci", "--expires", "0s"), "--expires: it has to be longer than zero"),
         (("auth", "create", "ci", "--expires", "9999999d"), "--expires: '9999999d' from now is after the year 9999"),
         (("auth", "create", "ci", "--expires", "999999999999999w"), "from now is after the year 9999"),
         (("auth", "create", ""), "An API key cannot have name=''"),

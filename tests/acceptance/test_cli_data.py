@@ -66,7 +66,7 @@ def test_prune_without_a_terminal_removes_only_what_was_agreed_to(here: Run, dat
     dry = here("prune", "--older-than", "30d", "--dry-run")
     assert (asked.returncode, asked.stdout) == (2, "")
     assert asked.stderr == (
-        "error: --yes: nobody can be asked here; 3 runs with 6 events, and 3 threads would be removed for good.\n"
+        "error: --yes: nobody is here to confirm it; 3 runs with 6 events, and 3 threads would be removed for good.\n"
     )
     assert (dry.returncode, dry.stdout) == (0, "Would remove 3 runs with 6 events, and 3 threads.\n")
     assert rows(database, "SELECT count(*) FROM runs") == [(5,)]
@@ -90,7 +90,7 @@ def test_prune_says_what_it_kept_and_for_whom(here: Run, database: Path) -> None
     told = here("prune", "--older-than", "0d", "--dry-run", "--json")
 
     assert done.stdout == (
-        "Removed 1 run with 2 events, and 1 thread.\nKept 2 runs that subscription 'hook' has not done with.\n"
+        "Removed 1 run with 2 events, and 1 thread.\nKept 2 runs that subscription 'hook' has not finished with.\n"
     )
     report = {"runs": 0, "events": 0, "threads": 0, "kept_for": {"hook": 4}, "kept_waiting": 0}
     assert json.loads(told.stdout) == report
@@ -326,7 +326,7 @@ def test_parquet_is_not_packed_once_more(here: Run, tmp_path: Path, options: lis
     said = here("export", "events.parquet.gz", *options)
 
     assert said.returncode == 2
-    assert said.stderr == "error: FILE: Parquet is compressed as it is; leave .gz out of its name.\n"
+    assert said.stderr == "error: FILE: Parquet is compressed already; leave .gz out of its name.\n"
     assert not (tmp_path / "events.parquet.gz").exists()
 
 
@@ -386,9 +386,9 @@ def test_an_export_that_fails_leaves_nothing_behind(here: Run, database: Path, t
 @pytest.mark.parametrize(
     ("content", "code", "what"),
     [
-        (b"hello\n", 2, "error: This is no export of Trackside's: "),
-        (b"PAR1 or so", 2, "error: This is no export of Trackside's: "),
-        (gzip.compress(b"hello\n", mtime=0), 2, "error: This is no export of Trackside's: "),
+        (b"hello\n", 2, "error: This is not an export of Trackside's: "),
+        (b"PAR1 or so", 2, "error: This is not an export of Trackside's: "),
+        (gzip.compress(b"hello\n", mtime=0), 2, "error: This is not an export of Trackside's: "),
         (b'{"format":"trackside.events","version":7,"to":1,"chosen":{}}\n', 2, "error: This export is of version 7"),
         (b'{"format":"trackside.events","version":1,"to":1,"chosen":{}}\n', 2, "error: Line 1 of the export is wrong"),
     ],
@@ -450,7 +450,7 @@ def test_an_import_tells_of_runs_that_nobody_executes(here: Run, tmp_path: Path)
     first, second = here("import", "events.jsonl", OTHER).stdout.splitlines()
 
     assert first.startswith("Imported 9 events at the positions that they had")
-    assert second == "1 run without an end in the file: nobody executes that here."
+    assert second == "1 run without an end in the file: nobody executes them here."
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,10 @@ def test_a_run_whose_process_was_killed_is_found_until_the_next_run_has_ended_it
     here("run", "agents.py:echo", "hello")
 
     assert note["severity"] == "note"
-    assert note["what"].startswith("it looks after 1 run, and its lease goes on for ")
+    assert note["what"].startswith("it looks after 1 run, and its lease lasts another ")
     assert finding["severity"] == "warning"
     assert finding["where"].endswith("thread t-1")
-    assert finding["what"].startswith("agents.py:sleep is said to run, and its process (")
+    assert finding["what"].startswith("agents.py:sleep is recorded as running, but its process (")
     assert here("doctor").returncode == 0
 
 
@@ -230,7 +230,7 @@ def test_a_redaction_hook_that_cannot_be_loaded_is_found(here: Trackside) -> Non
         ('app = "dies.py:app"', "app", "the process that imported it ended with 7"),
         ('app = "web.py:app"', "app", "its middleware cannot be made: TypeError: "),
         ('webhook_secret = "abc"', "webhook_secret", "its Base64 stands for 2 bytes"),
-        ('host = "0.0.0.0"', "host", "asks nobody who he is"),
+        ('host = "0.0.0.0"', "host", "has no authentication"),
     ],
 )
 def test_what_keeps_a_server_from_starting_is_found(
@@ -264,7 +264,7 @@ def test_a_server_that_asks_for_keys_and_has_none_is_found(here: Trackside, tmp_
     finding = only(findings(here("doctor", "--json")))
     assert finding == before
     assert (finding["severity"], finding["where"]) == ("warning", "trackside.toml, server.auth")
-    assert finding["what"] == "no API key is good here, so nobody is let in"
+    assert finding["what"] == "no API key is valid here, so nobody is let in"
     here("auth", "create", "laptop")
     assert here("doctor").stdout == "All is well.\n"
 
@@ -287,7 +287,7 @@ def test_a_thread_that_is_busy_with_nothing_is_found(here: Trackside, tmp_path: 
     finding = only(findings(here("doctor", "--json")))
     here("run", "agents.py:echo", "hello", "--thread", "t-1")
 
-    assert (finding["where"], finding["what"]) == ("thread t-1", "it is busy, and no run of it goes on")
+    assert (finding["where"], finding["what"]) == ("thread t-1", "it is busy, but no run of it goes on")
     assert here("doctor").returncode == 0, "what it said to do helps"
 
 

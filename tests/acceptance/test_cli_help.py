@@ -103,7 +103,7 @@ def test_what_a_run_failed_of_is_explained_by_the_word_that_its_message_begins_w
 def test_a_code_that_is_none_is_answered_with_the_one_that_is_meant(here: Run) -> None:
     mistyped = here("explain", "folder-mising")
     assert mistyped.returncode == 2
-    assert "is 'folder-missing' meant?" in mistyped.stderr
+    assert "did you mean 'folder-missing'?" in mistyped.stderr
 
 
 def test_all_codes_are_listed_with_a_sentence(here: Run) -> None:

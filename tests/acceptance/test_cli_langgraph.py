@@ -236,6 +236,6 @@ def test_a_text_for_a_graph_without_messages_is_answered_with_the_keys_it_takes(
 
     assert text.returncode == 2
     assert text.stderr == (
-        'error: INPUT: this graph takes no text, but an object with topic, depth; write \'{"topic": "…"}\'.\n'
+        'error: INPUT: this graph takes an object with topic, depth, not text; write \'{"topic": "…"}\'.\n'
     )
     assert keys.returncode == 0, keys.stdout

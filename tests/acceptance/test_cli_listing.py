@@ -81,7 +81,7 @@ def test_runs(recorded: Trackside) -> None:
     assert statuses("--since", every[1]["created_at"]) == ["interrupted", "success"]
     assert statuses("--status", "timeout") == []
     nothing = recorded("runs", "--status", "timeout")
-    assert (nothing.returncode, nothing.stdout) == (0, "There is nothing that fits.\n")
+    assert (nothing.returncode, nothing.stdout) == (0, "Nothing matches.\n")
 
     # One run, by the beginning of its id.
     talk = every[1]
@@ -303,7 +303,7 @@ def test_one_record_is_not_filtered(recorded: Trackside) -> None:
         refused = recorded(*command)
         kind = command[0].removesuffix("s")
         assert refused.returncode == 2
-        assert refused.stderr == f"error: {command[2]}: one {kind} is shown as it is; leave this out, or the ID.\n"
+        assert refused.stderr == f"error: {command[2]}: one {kind} cannot be filtered; leave this out, or the ID.\n"
 
 
 def test_a_reader_that_goes_away_makes_no_noise(recorded: Trackside, trackside: Trackside) -> None:
@@ -344,7 +344,7 @@ def test_a_table_is_never_so_narrow_that_nothing_is_left(recorded: Trackside) ->
 def test_stats_of_nothing(recorded: Trackside) -> None:
     nothing = recorded("stats", "--agent", "nobody")
 
-    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "There is nothing that fits.\n", "")
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "Nothing matches.\n", "")
     assert objects(recorded("stats", "--agent", "nobody", "--json"))[0]["total"]["runs"] == 0
 
 

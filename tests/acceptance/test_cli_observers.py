@@ -165,7 +165,7 @@ def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(
     assert done.returncode == 0
     assert done.stderr == (
         "not everything is delivered yet to hook (the endpoint did not take it: connection refused): `trackside deliver`"
-        " goes on, as the next `trackside run` does\n"
+        " continues, as does the next `trackside run`\n"
     )
     assert (noted(folder, "hook"), noted(folder, "mail")) == ([], WHOLE_RUN)
 
@@ -195,7 +195,7 @@ def test_who_fails_and_who_is_delivered_to_again_is_said_once(
         folder, table("Endpoint", "hook", "longest_pause = 0.1"), table("Endpoint", "other", "longest_pause = 0.1")
     )
     assert run(here).stderr == (
-        "not everything is delivered yet to hook, other: `trackside deliver` goes on, as the next `trackside run` does;"
+        "not everything is delivered yet to hook, other: `trackside deliver` continues, as does the next `trackside run`;"
         " `trackside subscriptions` says why\n"
     )
     process = piped("deliver", "hook", "--json")
@@ -344,7 +344,7 @@ def test_all_that_was_parked_and_shall_be_tried_again_is_tried_before_deliver_is
     assert here("parked", "strict", "retry").returncode == 0
     assert here("subscriptions", "strict", "pause").returncode == 0
     done = here("deliver", "--until-idle")
-    assert done.stdout.endswith("strict got 0 events, 5 left to be tried again\n"), "nobody waits for a paused one"
+    assert done.stdout.endswith("strict got 0 events, 5 left to retry\n"), "nobody waits for a paused one"
     assert here("subscriptions", "strict", "resume").returncode == 0
     done = here("deliver", "--until-idle")
 
@@ -387,7 +387,7 @@ def test_a_required_observer_that_fails_fails_the_run(here: Trackside, folder: P
         ([table("Mail", "mail")], "NAME: no observer is called 'note'; fed from the log are mail."),
         (
             [table("Mail", "mail"), table("Note", "note")],
-            "NAME: note is live: whoever runs agents tells it, as they go on.",
+            "NAME: note is live: the process that runs the agents tells it as they go on.",
         ),
     ],
 )

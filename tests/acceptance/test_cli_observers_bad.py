@@ -216,7 +216,7 @@ def test_an_observer_that_swallows_cancels_keeps_no_command_from_ending(tracksid
     assert done.returncode == 0
     assert "✓ completed" in done.stdout
     why = "not everything is delivered yet to bad (what it was given is not done yet)"
-    assert done.stderr == f"{why}: `trackside deliver` goes on, as the next `trackside run` does\n"
+    assert done.stderr == f"{why}: `trackside deliver` continues, as does the next `trackside run`\n"
 
 
 def test_ctrl_c_while_a_live_observer_hangs_does_not_hide_how_the_run_ended(

@@ -86,12 +86,12 @@ def test_in_a_pipe_there_is_no_bar(trackside: Run, database: Path) -> None:
         (
             ("prune", "--older-than", "0d", "--yes"),
             "Removing",
-            "Broken off: 0 runs removed, and the rest as it was; the same command goes on.",
+            "Broken off: 0 runs removed, and the rest is as it was; the same command continues.",
         ),
         (
             ("import", "runs.jsonl"),
             "Importing",
-            "Broken off: 0 events of the file are in the database; the same command goes on with the rest.",
+            "Broken off: 0 events of the file are in the database; the same command continues with the rest.",
         ),
     ],
 )

@@ -208,11 +208,11 @@ def test_what_cannot_be_found_is_said_in_the_same_words(served: Served, here: Tr
         ("runs", "run-"): "'run-' is the beginning of the ids of more than one run",
         ("threads", "nobody"): "No thread here has an id that begins with 'nobody'",
         ("cancel", "run-1", "run-9"): "No run here has an id that begins with 'run-9'",
-        ("retry", "run-1"): "What run 'run-1' was asked for is not kept",
+        ("retry", "run-1"): "The request of run 'run-1' is not kept",
         ("resume", "thread-1", "yes"): "Thread 'thread-1' does not wait for an answer",
         ("subscriptions", "nobody"): "nobody",
-        ("runs", "run-1", "--text", "x"): "--text: one run is shown as it is",
-        ("runs", "run-1", "--waiting"): "--waiting: one run is shown as it is",
+        ("runs", "run-1", "--text", "x"): "--text: one run cannot be filtered",
+        ("runs", "run-1", "--waiting"): "--waiting: one run cannot be filtered",
         ("runs", "--cost-above", "much"): "--cost-above: 'much' is not an amount",
     }.items():
         done = here(*asked, *at)
@@ -370,7 +370,7 @@ def test_what_goes_on_past_a_stop_stops_where_it_was_asked_to(served: Served, he
     first = objects(here("resume", thread, "true", "--json", *at), 75)
     second = objects(here("resume", thread, "true", "--json", *at))
 
-    assert "It has stopped, and asks nothing; this lets it go on:" in shown
+    assert "It has stopped without a question; this lets it go on:" in shown
     assert f"trackside resume {thread} true" in shown
     ends = [line["payload"]["interrupts"] for line in first if line.get("event_type") == "run_completed"]
     assert [[stop["next"] for stop in stops] for stops in ends] == [[["ship"]]]
@@ -387,7 +387,7 @@ def test_a_run_is_cancelled_and_deleted_wherever_that_is_said(
 
     refused = here("delete", "run", run["run_id"], "--yes", *at)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert f"cancel it before: trackside cancel {run['run_id']} --wait" in refused.stderr
+    assert f"cancel it first: trackside cancel {run['run_id']} --wait" in refused.stderr
     stopped = here("cancel", run["run_id"], "run-1", "--wait", *at)
     assert stopped.stdout.splitlines() == [
         f"Run {run['run_id']} has ended: cancelled.",

@@ -59,7 +59,7 @@ async def told(input, run):
         (["--url", "ftp://127.0.0.1"], "--url: 'ftp://127.0.0.1' is not an address of a server"),
         (["--url", "http://[::1"], "--url: 'http://[::1' is not an address of a server"),
         (["--url", "http://127.0.0.1:99999"], "--url: 'http://127.0.0.1:99999' is not an address of a server"),
-        (["--url", "http://ada:secret@127.0.0.1"], "--url: a key does not stand in the address"),
+        (["--url", "http://ada:secret@127.0.0.1"], "--url: a key does not belong in the address"),
         (["--url", "http://127.0.0.1", "-d", "sqlite:///runs.db"], "leave one of the two out"),
         (["--api-key", "ts_1"], "--api-key: it is for a server"),
         (["--url", "http://127.0.0.1", "--api-key", "ts\n1"], "--api-key: it has characters that no key has"),
@@ -143,12 +143,18 @@ def answering(status: int, body: str, headers: dict[str, str]) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("status", "body", "headers", "code", "said"),
     [
-        (200, "<html>hello</html>", {}, 2, "is no Trackside server: it answers 200"),
-        (404, "not here", {}, 2, "is no Trackside server: it answers 404"),
-        (200, '{"version": "3", "host": {"kind": "cloud"}}', {}, 2, "is no Trackside server: it calls itself 'cloud'"),
-        (301, "", {"Location": "https://example.org/"}, 2, "sends on to https://example.org/: give that as --url"),
+        (200, "<html>hello</html>", {}, 2, "is not a Trackside server: it answers 200"),
+        (404, "not here", {}, 2, "is not a Trackside server: it answers 404"),
+        (
+            200,
+            '{"version": "3", "host": {"kind": "cloud"}}',
+            {},
+            2,
+            "is not a Trackside server: it calls itself 'cloud'",
+        ),
+        (301, "", {"Location": "https://example.org/"}, 2, "redirects to https://example.org/: give that as --url"),
         (502, "bad gateway", {}, 1, "could not do it: it answers 502"),
-        (200, '{"version": "9.9", "host": {"kind": "trackside"}}', {}, 1, "is of version 9.9 and this command of"),
+        (200, '{"version": "9.9", "host": {"kind": "trackside"}}', {}, 1, "has version 9.9 and this command"),
     ],
 )
 def test_what_is_no_server_of_this_version_is_not_taken_for_one(
@@ -255,7 +261,7 @@ def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(
         server.kill()
         assert tail.stderr is not None
         assert "waiting: " in (said := tail.stderr.readline())
-        assert "It goes on here when that is over." in said
+        assert "This command continues when that is over." in said
         asyncio.run(record(2))  # while nobody serves
         server.restart()
         assert positions(tail, 5) == [6, 7, 8, 9, 10]

@@ -112,14 +112,14 @@ def test_it_does_not_wait_for_ever(delivered: Run, monkeypatch: pytest.MonkeyPat
     done = delivered("replay", "mail", "--from", "1", "--yes", "--wait")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: mail stands still at position 0: nobody delivers to it; where its observer is: `trackside deliver mail`."
-        " [stands-still]\n"
+        "error: mail has stopped at position 0: nobody delivers to it; run this where its observer is:"
+        " `trackside deliver mail`. [stands-still]\n"
     )
     delivered("subscriptions", "mail", "pause")
     done = delivered("replay", "mail", "--from", "1", "--yes", "--wait")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: mail stands still at position 0: it is paused; to go on: `trackside subscriptions mail resume`."
+        "error: mail has stopped at position 0: it is paused; to resume it: `trackside subscriptions mail resume`."
         " [stands-still]\n"
     )
     done = delivered("replay", "mail", "--from", "6", "--wait", "--yes")
@@ -147,8 +147,8 @@ def test_an_event_that_blocks_is_said(
     monkeypatch.setattr(catching_up, "PATIENCE", 0.0)
     done = delivered("replay", "mail", "--from", "1", "--yes", "--wait")
     assert done.returncode == 1
-    assert "mail stands still at position 0: its next event fails, and nothing overtakes it (" in done.stderr
-    assert done.stderr.endswith("all about it: `trackside subscriptions mail`. [stands-still]\n")
+    assert "mail has stopped at position 0: its next event fails and holds up all later ones (" in done.stderr
+    assert done.stderr.endswith("details: `trackside subscriptions mail`. [stands-still]\n")
 
 
 def test_ctrl_c_leaves_it_to_whoever_delivers(delivered: Run, terminal: Any) -> None:

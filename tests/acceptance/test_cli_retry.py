@@ -101,7 +101,7 @@ def test_what_cannot_be_done_once_more_is_said(here: Trackside, tmp_path: Path) 
 
     assert "No run here has an id that begins with 'nobody'" in unknown.stderr
     assert f"Run '{by_thread['pending']}' has not ended, it is pending" in pending.stderr
-    assert f"What run '{by_thread['forgotten']}' was asked for is not kept" in forgotten.stderr
+    assert f"The request of run '{by_thread['forgotten']}' is not kept" in forgotten.stderr
     assert "gone" in elsewhere.stderr
     assert 0 not in {done.returncode for done in (unknown, pending, forgotten, elsewhere)}
     assert len(runs_of(here)) == 3

@@ -141,9 +141,9 @@ def test_without_a_beginning_it_begins_with_the_first_run(here: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--by", "7m"), "--by: '7m' divides no hours"),
-        (("--by", "hour", "--thread", "x"), "--by: of one thread there are no totals by time"),
-        (("--until", "soon"), "--until: 'soon' is no moment"),
+        (("--by", "7m"), "--by: '7m' is neither whole hours nor an even part of one"),
+        (("--by", "hour", "--thread", "x"), "--by: one thread has no totals by time"),
+        (("--until", "soon"), "--until: 'soon' is not a time"),
         (("--since", "2026-03-05", "--until", "2026-03-04"), "--until: "),
         (("--by", "minute", "--since", "2026-01-01", "--json"), "--by: it divides the time into"),
     ],
@@ -157,4 +157,4 @@ def test_nonsense_is_refused_by_name(here: Run, options: tuple[str, ...], says: 
 def test_an_empty_time_says_so(terminal: Any) -> None:
     shown = terminal("stats", "--since", "2027-01-01")
     assert shown.wait() == 0
-    assert shown.lines == ["There is nothing that fits."]
+    assert shown.lines == ["Nothing matches."]

@@ -134,15 +134,15 @@ def test_who_only_asks_what_would_be_done_changes_nothing(subscribed: Trackside,
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("subscriptions --yes", "--yes: there is nothing to agree to; it goes with `delete`"),
-        ("subscriptions mail resume --yes", "--yes: there is nothing to agree to; it goes with `delete`"),
+        ("subscriptions --yes", "--yes: there is nothing to confirm; it goes with `delete`"),
+        ("subscriptions mail resume --yes", "--yes: there is nothing to confirm; it goes with `delete`"),
         ("subscriptions --dry-run", "--dry-run: nothing would be done; it goes with `pause`, `resume` and `delete`"),
         (
             "subscriptions mail --dry-run",
             "--dry-run: nothing would be done; it goes with `pause`, `resume` and `delete`",
         ),
-        ("parked mail --yes", "--yes: there is nothing to agree to; it goes with `drop`"),
-        ("parked mail retry --yes", "--yes: there is nothing to agree to; it goes with `drop`"),
+        ("parked mail --yes", "--yes: there is nothing to confirm; it goes with `drop`"),
+        ("parked mail retry --yes", "--yes: there is nothing to confirm; it goes with `drop`"),
         ("parked mail --dry-run", "--dry-run: nothing would be done; it goes with `retry` and `drop`"),
     ],
 )
@@ -161,7 +161,7 @@ async def test_who_deletes_what_is_fed_is_told_that_it_stays_unfed(subscribed: T
                 await asyncio.sleep(0.01)
             told = [await asyncio.to_thread(subscribed, "subscriptions", "audit", "delete", *how) for how in asked]
 
-    unfed = "; host/7, which feeds it, delivers nothing more of it until it is started anew.\n"
+    unfed = "; host/7, which feeds it, delivers nothing more to it until it is restarted.\n"
     assert [said(one).endswith(unfed) for one in told] == [True, True]
 
 

@@ -180,7 +180,7 @@ def test_tail_says_that_the_server_is_away_and_goes_on_when_it_is_back(
     own_postgres_server.start()
 
     assert said.startswith("waiting: The server of ")
-    assert said.endswith("It goes on here when that is over.\n")
+    assert said.endswith("This command continues when that is over.\n")
     assert trackside("run", "agents.py:talk", "boats", "-d", url).returncode == 0
     assert positions(tail, 5) == [6, 7, 8, 9, 10]
     tail.send_signal(signal.SIGINT)

@@ -228,7 +228,7 @@ async def test_who_presses_twice_retries_once_and_is_asked_before_another_one(st
         assert records.retried == [run.run_id]
         await pilot.press("r")
         await until(pilot, lambda: isinstance(app.screen, Said))
-        assert "Run again-1 does once more" in shown(app, "#text")
+        assert "Run again-1 already repeats run" in shown(app, "#text")
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(app.screen, Said))
         await pilot.press("r")

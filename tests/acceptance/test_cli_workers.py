@@ -126,11 +126,11 @@ async def test_draining_asks_first_and_marks_the_worker(
         shown = await read(trackside, TRACKSIDE_DATABASE_URL=postgres_with_tables)
 
     assert nobody.returncode == 2
-    assert f"--yes: nobody can be asked here; {worker['name']} ({worker['worker_id']})" in nobody.stderr
+    assert f"--yes: nobody is here to confirm it; {worker['name']} ({worker['worker_id']})" in nobody.stderr
     assert refused[0] == 130
     assert "No worker was drained." in refused[1]
     assert agreed[0] == 0
-    assert "takes no more runs, and ends when those that it has are over." in agreed[1]
+    assert "takes no more runs, and ends when its current runs are over." in agreed[1]
     assert json.loads(listed.stdout)["draining"]
     assert json.loads(again.stdout) == {"worker_id": worker["worker_id"], "name": worker["name"], "state": "draining"}
     assert "draining" in shown.stdout

@@ -45,7 +45,7 @@ def test_keys_are_made_and_revoked_while_it_serves(tmp_path: Path, trackside: Co
             assert trackside("auth", "revoke", made["key_id"], "--yes", "-d", "sqlite:///runs.db").returncode == 0
             assert status_in_the_end(client) == 401
         assert made["secret"] not in server.log
-    assert server.log.count("no API key is good here, so nobody is let in; `trackside auth create NAME") == 1
+    assert server.log.count("no API key is valid here, so nobody is let in; `trackside auth create NAME") == 1
 
 
 def test_a_server_that_lets_nobody_in_says_where_a_key_has_to_be_made(tmp_path: Path, forkery: Forkery) -> None:

@@ -133,7 +133,7 @@ def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: 
     (server.folder / "agents.py").write_text("import nowhere\n", encoding="utf-8")
 
     server.signal(signal.SIGHUP)
-    server.wait_until_said("does not begin anew, and goes on as before")
+    server.wait_until_said("does not restart, and goes on as before")
     answer = httpx.post(f"{server.url}/runs/wait", json={"assistant_id": "said", "input": {}})
 
     assert answer.json() == {"said": "before"}
@@ -148,7 +148,7 @@ def test_sockets_for_others_are_not_taken_over_by_a_server_that_asks_nobody_who_
         settings = '[server]\nhost = "127.0.0.1"\nauth = "none"\n'
         (tmp_path / "trackside.toml").write_text(settings, encoding="utf-8")
         server.signal(signal.SIGHUP)
-        server.wait_until_said("does not begin anew, and goes on as before")
+        server.wait_until_said("does not restart, and goes on as before")
 
         assert "a server at 0.0.0.0 is open to others" in server.log
         assert httpx.get(f"http://127.0.0.1:{server.port}/health/ready", timeout=PATIENCE).status_code == 200
@@ -158,7 +158,7 @@ def test_a_syntax_error_is_said_with_its_place(server: TracksideServer) -> None:
     (server.folder / "agents.py").write_text("import asyncio\n\nasync def said(input) return\n", encoding="utf-8")
 
     server.signal(signal.SIGHUP)
-    server.wait_until_said("does not begin anew, and goes on as before")
+    server.wait_until_said("does not restart, and goes on as before")
 
     assert "(agents.py, line 3)" in server.log
 

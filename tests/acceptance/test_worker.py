@@ -162,17 +162,17 @@ def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
     wait_until(lambda: "waiting for 1 run" in worker.log, "it hears of it")
     (draining,) = workers(here, postgres_with_tables)
     waiting = piped("workers", "drain", listed["worker_id"][:12], "--yes", "--wait", "--database", postgres_with_tables)
-    assert waiting.stderr.readline() == "Waiting until its runs are over; Ctrl-C waits no longer.\n"
+    assert waiting.stderr.readline() == "Waiting until its runs are over; Ctrl-C stops waiting.\n"
     (server.folder / "go").touch()
     left, failure = waiting.communicate(timeout=PATIENCE)
 
     assert (asked.returncode, waiting.returncode) == (0, 0), (asked.stderr, failure)
-    assert asked.stdout == f"{listed['name']} takes no more runs, and ends when those that it has are over.\n"
+    assert asked.stdout == f"{listed['name']} takes no more runs, and ends when its current runs are over.\n"
     assert left == f"{listed['name']} has left.\n"
     assert (listed["draining"], draining["draining"]) == (False, True)
     assert worker.wait() == 0
     assert status_of(server, run_id) == "success"
-    assert "somebody has this worker drained" in worker.log
+    assert "somebody is draining this worker" in worker.log
     assert workers(here, postgres_with_tables) == []
 
 
@@ -248,7 +248,7 @@ def test_what_cannot_be_loaded_is_said_and_the_worker_goes_on(
     (server.folder / "agents.py").write_text("raise RuntimeError('not so')", encoding="utf-8")
 
     worker.signal(signal.SIGHUP)
-    wait_until(lambda: "does not begin anew, and goes on as before" in worker.log, "it says why")
+    wait_until(lambda: "does not restart, and goes on as before" in worker.log, "it says why")
 
     assert "not so" in worker.log
     assert ask(server, "echo")["said"] == "before"

@@ -41,7 +41,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     [
         (("agents.py:echo",), 'with the engine "inline" a server does that itself: say what moves runs between them'),
         (("agents.py:echo", "--engine", "inline"), "as `--engine postgres` or `--engine nats://host:4222`"),
-        (("agents.py:echo", "--engine", "rabbit://a"), "--engine: 'rabbit://a' is no engine"),
+        (("agents.py:echo", "--engine", "rabbit://a"), "--engine: 'rabbit://a' is not an engine"),
         (("agents.py:echo", "--engine", "postgres"), "--engine: a fleet needs PostgreSQL, and the database is sqlite"),
         (
             ("agents.py:echo", "--engine", "postgres", "--database", "sqlite:///a.db"),
@@ -51,11 +51,11 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
         (("nobody", *FLEET), "nobody is no agent"),
         (("broken.py:echo", *FLEET), "importing broken.py raised RuntimeError: boom"),
         (("agents.py:echo", *FLEET), "127.0.0.1:1"),
-        (("agents.py:echo", *FLEET, "--pool", "Big Ones"), "--pool: 'Big Ones' is no name of a pool"),
-        (("agents.py:echo", *FLEET, "--pool", "a", "--pool", ""), "--pool: '' is no name of a pool"),
+        (("agents.py:echo", *FLEET, "--pool", "Big Ones"), "--pool: 'Big Ones' is not the name of a pool"),
+        (("agents.py:echo", *FLEET, "--pool", "a", "--pool", ""), "--pool: '' is not the name of a pool"),
         (("agents.py:echo", *FLEET, "--concurrency", "0"), "--concurrency: '0' is not a whole number from 1 up"),
         (("agents.py:echo", *FLEET, "--port", "http"), "--port: 'http' is not a port"),
-        (("agents.py:echo", *FLEET, "--isolation", "vm"), "--isolation: 'vm' is no isolation"),
+        (("agents.py:echo", *FLEET, "--isolation", "vm"), "--isolation: 'vm' is not a kind of isolation"),
         (("agents.py:echo", *FLEET, "--memory-limit", "1GB"), "--memory-limit: runs that share the worker's process"),
         (("agents.py:echo", *FLEET, "--drain", "soon"), "--drain: 'soon' is not a length of time"),
         (("agents.py:echo", *FLEET, "--url", "http://a"), "--url: it starts a worker, which takes its runs from a"),
@@ -116,11 +116,11 @@ def test_a_server_refuses_an_engine_that_cannot_be(here: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("drain",), "ID: say which worker is to leave"),
+        (("drain",), "ID: say which worker to drain"),
         (("drain", "a", "--queue"), "--queue: it only shows; leave it out to drain workers"),
-        (("list", "a"), "ID: all of them are listed; to have one leave, write `trackside workers drain ID`"),
+        (("list", "a"), "ID: all of them are listed; to drain one, write `trackside workers drain ID`"),
         (("--wait",), "--wait: there is nothing to wait for"),
-        (("--yes",), "--yes: there is nothing to agree to"),
+        (("--yes",), "--yes: there is nothing to confirm"),
         (("shoot", "a"), "shoot"),
         (("drain", "nobody:1", "--yes"), "No live worker here has the name or id 'nobody:1'"),
     ],

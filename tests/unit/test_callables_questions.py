@@ -125,7 +125,7 @@ async def test_a_question_that_a_function_has_done_without_is_put_to_nobody_and_
     result = await office.run()
 
     assert (result.status, result.output, office.asked) == (RunStatus.success, "found it", [])
-    assert f"run {result.run_id} has asked something and came to its end without an answer" in caplog.text
+    assert f"run {result.run_id} asked something, but ended without an answer" in caplog.text
 
 
 async def test_of_two_threads_that_ask_the_one_that_asked_first_is_answered() -> None:

@@ -135,7 +135,7 @@ def test_what_is_no_length_of_time_is_refused(typed: str) -> None:
 
 @pytest.mark.parametrize("typed", ["0", "0s", "0.0h"])
 def test_no_time_at_all_is_a_length_of_time_and_refused_for_what_it_is(typed: str) -> None:
-    with pytest.raises(ArgumentError, match="--timeout: it has to be longer than nothing; leave it out for no limit"):
+    with pytest.raises(ArgumentError, match="--timeout: it has to be longer than zero; leave it out for no limit"):
         read_seconds(typed, "--timeout")
 
 

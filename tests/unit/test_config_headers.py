@@ -85,7 +85,7 @@ def test_settings_name_them(tmp_path: Path) -> None:
         ('["x-[ab]"]', "'x-[ab]' is not the name of a header"),
         ('["!"]', "'!' is not the name of a header"),
         ("[1]", "1 is not the name of a header"),
-        ('["Authorization"]', "'authorization' proves who asks, and no run's config has that"),
+        ('["Authorization"]', "'authorization' proves who the caller is, which never goes into a run's config"),
     ],
 )
 def test_what_names_none_is_refused(value: str, why: str, tmp_path: Path) -> None:

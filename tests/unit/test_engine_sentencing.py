@@ -151,7 +151,7 @@ def test_a_process_does_not_go_on_for_ever_with_a_run_that_is_its_own_no_more() 
     judges.judge([run()], 0.0, r=GOES_ON)
     judges.judge([], 10.0, r=GOES_ON)  # it has a lease to hear of that, and then as long as any run that has to stop
     assert judges.judge([], 26.9, r=GOES_ON) == {}
-    assert "run r did not stop" in judges.judge([], 27.0, r=GOES_ON)["w"].why
+    assert "run r, which it no longer owned, did not stop" in judges.judge([], 27.0, r=GOES_ON)["w"].why
 
 
 def test_a_process_may_tell_for_long_of_a_run_that_was_stopped_and_has_ended_in_the_database() -> None:

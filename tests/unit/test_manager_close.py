@@ -386,7 +386,7 @@ async def test_a_close_gives_up_saving_a_thread_and_its_run_says_so(caplog: pyte
     assert result.status is RunStatus.error
     assert result.error == (
         "The agent has finished, but its thread 't' does not remember it: "
-        "The manager closed and waited for it no longer; it may be done yet."
+        "The manager closed and no longer waited for it; it may still be done."
     )
     assert told(seen.events)[-2:] == ["run_failed error", "thread_status_updated error"]
     assert "left behind" not in caplog.text

@@ -699,7 +699,7 @@ def test_one_observer_in_place_of_a_list_of_them_is_a_type_error_that_says_so(
 
 
 def test_a_binding_in_place_of_an_observer_is_told_where_it_belongs() -> None:
-    with pytest.raises(NotAnObserverError, match="it is a binding, which belongs into a `CompositeObserver`"):
+    with pytest.raises(NotAnObserverError, match="it is a binding, which belongs in a `CompositeObserver`"):
         ensure_observer(ObserverBinding(NullObserver()))  # type: ignore[arg-type]
 
 

@@ -440,7 +440,7 @@ def test_what_no_event_can_be_made_of_is_a_gap_and_is_said_once(
         assert [event["method"] for event in events] == ["lifecycle", "gap", "gap", "custom", "lifecycle"]
         assert events_of(later) == events
     assert [record.message for record in caplog.records] == [
-        "something that run a has said is missing to those who follow its thread: KeyError"
+        "something that run a has said does not reach those who follow its thread: KeyError"
     ]
 
 

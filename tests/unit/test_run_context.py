@@ -303,11 +303,11 @@ async def test_cancelled_says_that_the_run_was_asked_to_stop(way: Way) -> None:
 @pytest.mark.parametrize(
     ("say", "why"),
     [
-        (lambda run: run.set_title(None), "title = None cannot be said of a run: a title is a text."),
-        (lambda run: run.set_title(7), "title = 7 cannot be said of a run: a title is a text."),
+        (lambda run: run.set_title(None), "title = None cannot be reported of a run: a title is a text."),
+        (lambda run: run.set_title(7), "title = 7 cannot be reported of a run: a title is a text."),
         (
             lambda run: run.record_usage("m", input_tokens=1, output_tokens=1, answered=None),
-            "answered = None is no usage of a model: it is True, or False of a call that failed.",
+            "answered = None is not the usage of a model: it is True, or False for a call that failed.",
         ),
         (
             lambda run: run.record_usage("m", input_tokens=1, output_tokens=1, call="search"),
@@ -315,20 +315,20 @@ async def test_cancelled_says_that_the_run_was_asked_to_stop(way: Way) -> None:
         ),
         (
             lambda run: run.record_model_failure("overloaded"),
-            "error = 'overloaded' cannot be said of a run: it is the exception that the call failed with.",
+            "error = 'overloaded' cannot be reported of a run: it is the exception that the call failed with.",
         ),
-        (lambda run: run.send("x", None), 'mode = None cannot be said of a run: a mode is a text, as "custom".'),
+        (lambda run: run.send("x", None), 'mode = None cannot be reported of a run: a mode is a text, as "custom".'),
         (
             lambda run: run.send("x", namespace="inner"),
-            "namespace = 'inner' cannot be said of a run: it is a sequence of the names of sub-graphs, outermost first.",
+            "namespace = 'inner' cannot be reported of a run: it is a sequence of the names of sub-graphs, outermost first.",
         ),
         (
             lambda run: run.send("x", namespace=None),
-            "namespace = None cannot be said of a run: it is a sequence of the names of sub-graphs, outermost first.",
+            "namespace = None cannot be reported of a run: it is a sequence of the names of sub-graphs, outermost first.",
         ),
         (
             lambda run: run.send("x", namespace=[1]),
-            "namespace = [1] cannot be said of a run: it is a sequence of the names of sub-graphs, outermost first.",
+            "namespace = [1] cannot be reported of a run: it is a sequence of the names of sub-graphs, outermost first.",
         ),
     ],
 )

@@ -52,7 +52,7 @@ async def test_a_flood_is_counted_and_said_by_its_number_though_nothing_follows_
         for number in range(1_000):
             failed.note(f"r{number}", "bad", END)
         assert len(caplog.messages) == IN_FULL
-        assert caplog.messages[-1].endswith("others like it are counted, and said once a minute")
+        assert caplog.messages[-1].endswith("others like it are counted, and reported once a minute")
         await asyncio.sleep(PERIOD + 1)
     (counted,) = caplog.messages[IN_FULL:]
     assert counted == (

@@ -151,7 +151,7 @@ def test_local_dependencies_are_import_roots_and_others_have_to_be_installed(loa
     assert settings.project.import_roots == tuple(map(str, roots))
     assert [*missing_packages(settings)] == [
         "langgraph.json, dependencies: no-such-thing[x]==1 is not installed; pip install 'no-such-thing[x]==1'",
-        "langgraph.json, dependencies: git+https://x says not what is to be imported; see to it that it is installed",
+        "langgraph.json, dependencies: git+https://x does not say what is imported; make sure that it is installed",
     ]
 
 
@@ -189,11 +189,11 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
         ({"http": {"disable_store": True}}, "http.disable_store has no effect: what is there is always there"),
         (
             {"http": {"disable_mcp": True}},
-            "http.disable_mcp has no effect: agents are no tools of MCP, and nothing of ours",
+            "http.disable_mcp has no effect: agents are not tools of MCP, and nothing is at /mcp",
         ),
         (
             {"http": {"disable_a2a": True}},
-            "http.disable_a2a has no effect: nobody reaches agents over A2A, and nothing",
+            "http.disable_a2a has no effect: agents cannot be reached over A2A, and nothing",
         ),
         ({"http": {"disable_ui": True}}, "http.disable_ui has no effect: user interfaces of graphs are not served"),
         ({"http": {"cors": {"allow_origin_regex": "x"}}}, "http.cors.allow_origin_regex has no effect: list"),

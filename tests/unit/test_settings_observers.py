@@ -78,19 +78,19 @@ def test_options_are_not_shown_for_they_may_be_secrets(tmp_path: Path) -> None:
             'trackside.toml, observers[1]: type is missing; write which observer it is, as type = "webhook".',
         ),
         ("[[observers]]\ntype = 3", "trackside.toml, observers[1].type: 3 is not a text; put it in quotes."),
-        ("[[observers]]\ntype = ''", "observers[1].type: '' is no name: a text of 1 to 255 characters on one line."),
-        (f"{HEAD}name = ''", "observers[1] (webhook).name: '' is no name"),
+        ("[[observers]]\ntype = ''", "observers[1].type: '' is not a name: a text of 1 to 255 characters on one line."),
+        (f"{HEAD}name = ''", "observers[1] (webhook).name: '' is not a name"),
         (
             HEAD + HEAD,
             "observers[2] (webhook).name: trackside.toml, observers[1] (webhook) has this name, too; say what to call each",
         ),
         (
             f"{HEAD}name = 'run-webhooks'",
-            "(run-webhooks).name: the server has a subscription of this name itself; call it otherwise: name = ",
+            "(run-webhooks).name: the server itself has a subscription of this name; give it another one: name = ",
         ),
         (
             "[[observers]]\ntype = 'run-webhooks'",
-            "(run-webhooks).name: the server has a subscription of this name itself",
+            "(run-webhooks).name: the server itself has a subscription of this name",
         ),
         (f"{HEAD}delivery = 'durible'", "(webhook).delivery: 'durible' is not known; did you mean durable?"),
         (f"{HEAD}delivery = 1", "(webhook).delivery: 1 is not known; there are live, durable."),

@@ -379,7 +379,7 @@ async def test_a_torn_last_record_is_told_set_aside_and_counted(
 
     assert log.offered == ["whole"]
     assert (folder / "damaged.lines").read_bytes() == torn + b"\n"
-    assert f"the line at byte {first} of {path} is no record (it ends in the middle)" in caplog.text
+    assert f"the line at byte {first} of {path} is not a record (it ends in the middle)" in caplog.text
     assert await names_in(folder) == ["damaged.lines"]
     assert spool.stats().damaged == 1
     await spool.aclose()
@@ -528,7 +528,7 @@ async def test_a_file_that_somebody_removed_is_said_and_forgotten(
     next(folder.iterdir()).unlink()
     await spool.append(make_run("kept"))
 
-    assert "with the rests of 1 runs in it" in caplog.text
+    assert "with the remaining events of 1 runs in it" in caplog.text
     assert spool.waiting == 1
     assert await spool.deliver(log) == DeliveryReport(delivered=1)
 

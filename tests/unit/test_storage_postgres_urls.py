@@ -266,7 +266,7 @@ PASSED_OVER = [
     "require_auth=",
 ]
 REFUSED = [
-    ("channel_binding=require", "channel_binding=require asks for a protection that the driver does not give"),
+    ("channel_binding=require", "channel_binding=require asks for a protection that the driver does not offer"),
     ("gssencmode=require", "gssencmode=require asks for a protection"),
     ("sslcertmode=require", "sslcertmode=require asks for a protection"),
     ("min_protocol_version=3.2", "min_protocol_version=3.2 asks for a protection"),
@@ -310,7 +310,7 @@ def test_an_option_that_cannot_be_heeded_is_refused_wherever_it_stands(option: s
 
 
 def test_a_search_path_in_a_service_is_not_passed_over(tmp_path: Path) -> None:
-    with pytest.raises(ConnectionSetupError, match=r"in its service search_path stands in no file of libpq's"):
+    with pytest.raises(ConnectionSetupError, match=r"in its service search_path cannot be in a file of libpq's"):
         service_with("search_path=agents", tmp_path).resolved()
 
 
@@ -463,7 +463,7 @@ def test_options_go_where_they_belong() -> None:
         ("postgresql://me:secret@host:0/runs", "port"),
         ("postgresql://me:secret@host:99999/runs", "port"),
         (f"postgresql://me:secret@host:{'9' * 5000}/runs", "port"),
-        ("postgresql://me:secret@one,two/runs?port=1,2,3", "number of ports"),
+        ("postgresql://me:secret@one,two/runs?port=1,2,3", "as many ports as hosts"),
         ("postgresql://me:secret@host/runs?ssl_mode=require", "unknown option 'ssl_mode'"),
         ("postgresql://me:secret@host/runs?sslmode=maybe", "verify-full"),
         ("postgresql://me:secret@host/runs?connect_timeout=soon", "connect_timeout"),

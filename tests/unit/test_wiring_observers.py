@@ -250,7 +250,7 @@ REFUSED = [
         ".type: Two.on_event is not an observer: it is called with one argument: missing a required argument: 'extra'",
     ),
     ('type = "watch.py:watch_runs"', ".type: watch_runs is not an observer: it is called with one argument: missing"),
-    ('type = "watch.py:watch"\nurl = 1', ".url: TMP/watch.py:watch is no class, and takes no options."),
+    ('type = "watch.py:watch"\nurl = 1', ".url: TMP/watch.py:watch is not a class, and takes no options."),
     (
         'type = "watch.py:Mail"\nname = "mail"\npasword = 1',
         "(mail).pasword: there is no such key; did you mean password?",
@@ -267,7 +267,7 @@ REFUSED = [
     ('type = "watch.py:Needy"\nname = "n"', "observers[1] (n).url: it is missing, and TMP/watch.py:Needy needs it."),
     (
         'type = "watch.py:Strict"\nname = "s"\nurl = ""',
-        "(s).agent: TMP/watch.py:Strict needs it, and never gets it: this",
+        "(s).agent: TMP/watch.py:Strict needs it, but never gets it: this",
     ),
     ('type = "watch.py:Mail"\nname = "mail"\nto = "me"', "trackside.toml, observers[1] (mail).to: 'me' is no address."),
     (

@@ -41,7 +41,7 @@ async def test_what_is_spooled_is_delivered_before_anything_else_happens(
             result = await handle.result()
             events = [stored.event for stored in await app.store.events()]
 
-    assert caplog.messages == [f"delivered from the spool {folder}: the rests of 1 runs"]
+    assert caplog.messages == [f"delivered from the spool {folder}: the remaining events of 1 runs"]
     assert [event.run_id for event in events][:6] == ["earlier"] * 5 + [result.run_id]
     assert_run_order(events)
 

@@ -53,5 +53,5 @@ def test_who_has_asked_for_more_places_than_a_process_may_have_is_told(folder: P
 
     assert options().settings().notes == ()
     assert options(concurrency="32").settings().notes == (
-        "--concurrency has no effect beyond 4: trackside.toml, runs.max_running allows a process no more",
+        "--concurrency has no effect beyond 4: trackside.toml, runs.max_running does not allow a process more",
     )

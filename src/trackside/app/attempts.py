@@ -11,7 +11,7 @@ from trackside.harness.types import RunStatus
 
 
 class AskedSinceError(TracksideError):
-    """Run {run_id!r} has brought an answer, and its thread {thread_id!r} has asked something else since, by run {asked_by!r}: what is asked now is answered by a run of its own."""  # noqa: E501
+    """Run {run_id!r} brought an answer, and its thread {thread_id!r} has asked something else since, in run {asked_by!r}: answer that with a run of its own."""  # noqa: E501
 
     fault: ClassVar[Fault] = "caller"
 

@@ -76,7 +76,7 @@ class _Answer(http.client.HTTPResponse):
         except http.client.RemoteDisconnected:
             raise
         except http.client.HTTPException:
-            raise http.client.HTTPException("what it answered is no HTTP") from None
+            raise http.client.HTTPException("its answer is not HTTP") from None
         self.reason = http.client.responses.get(self.status, "")
         self.msg.set_payload("")  # of lines that are no headers, which urllib3 would have in the log
         self.msg.defects.clear()

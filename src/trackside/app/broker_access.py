@@ -79,7 +79,7 @@ def addresses_in(url: Any) -> tuple[list[Address], Login]:
     if len({address.scheme for address in addresses}) > 1:
         raise _url_error("its servers have different schemes")
     if len(addresses) > 1 and addresses[0].scheme in REDIS_SCHEMES:
-        raise _url_error("of Redis it names one server; in a password, a comma is written %2C")
+        raise _url_error("for Redis it names one server; in a password, write a comma as %2C")
     if len(logins) > 1:
         raise _url_error("its servers have different credentials")
     return addresses, logins[0] if logins else Login()
@@ -95,12 +95,10 @@ def _address(parts: SplitResult) -> Address:
     if port == 0:
         raise _url_error("there is no port 0")
     if parts.query or parts.fragment:
-        raise _url_error(
-            "it has a part after ? or #; what there is to say besides the address are options of their own"
-        )
+        raise _url_error("it has a part after ? or #; everything besides the address is an option of its own")
     path = parts.path.rstrip("/")
     if path and (parts.scheme in NATS_SCHEMES or not path[1:].isdecimal()):
-        raise _url_error("after the port comes nothing, or of Redis the number of a database")
+        raise _url_error("nothing follows the port except, for Redis, the number of a database")
     return Address(scheme=parts.scheme, host=parts.hostname, port=port or _PORTS[parts.scheme], path=path)
 
 

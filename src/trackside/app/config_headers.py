@@ -25,10 +25,10 @@ def header_pattern(value: Any) -> str:
     text = value.strip().lower() if isinstance(value, str) else ""
     if not _PATTERN.fullmatch(text):
         raise ValueError(
-            f'{value!r} is not the name of a header; write "x-tenant", "x-user-*", or "!x-user-key" for what stays out'
+            f'{value!r} is not the name of a header; write "x-tenant", "x-user-*", or "!x-user-key" to leave one out'
         )
     if text in CREDENTIALS:
-        raise ValueError(f"{text!r} proves who asks, and no run's config has that")
+        raise ValueError(f"{text!r} proves who the caller is, which never goes into a run's config")
     return text
 
 

@@ -68,9 +68,9 @@ def checked_headers(option: str, value: Any, *, is_ours: Callable[[str], bool], 
     known: set[str] = set()
     for name, text in value.items():
         if not isinstance(name, str) or _TOKEN.fullmatch(name) is None:
-            raise ObserverOptionError(option=option, why=f"{name!r:.60} is no name of a header")
+            raise ObserverOptionError(option=option, why=f"{name!r:.60} is not the name of a header")
         if is_ours(name.lower()):
-            raise ObserverOptionError(option=option, why=f"{name} is not yours to say: it belongs to {owner}")
+            raise ObserverOptionError(option=option, why=f"{name} is not yours to set: it belongs to {owner}")
         if name.lower() in known:
             raise ObserverOptionError(option=option, why=f"{name} is there twice")
         if not isinstance(text, str) or _VALUE.fullmatch(text) is None:

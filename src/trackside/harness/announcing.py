@@ -84,7 +84,7 @@ class Announcements:
         try:
             return self._journal.completion_data(self._journal.elapsed(), open_as=open_as)
         except Exception:  # the agent has spoilt a call of its own: the run has to end all the same (I9)
-            text = "what run %s has used cannot be told: its end says nothing of it"
+            text = "what run %s has used cannot be reported: its end says nothing of it"
             logger.exception(text, self._record.run_id, extra=fields_of(self._record))
             return Journal().completion_data(0.0)
 

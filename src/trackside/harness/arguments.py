@@ -102,7 +102,7 @@ def unrecorded(bindings: Iterable[ObserverBinding]) -> InvalidSpecError:
     What it is told of an end is nothing that lasts: the run would stay pending in the store, and begin again.
     """
     why = (
-        "a durable coordinator goes by what is written, and none of these has to write it: bind"
+        "a durable coordinator relies on what is written, and none of these has to write it: bind"
         " ObserverBinding(StorageObserver(store), required=True) first"
     )
     value = [binding.name or observer_name(binding.observer) for binding in bindings]

@@ -77,7 +77,7 @@ class UnknownNodeError(InvalidSpecError):
 
 
 class InvalidUsageError(InvalidSpecError):
-    """{field} = {value!r} is no usage of a model: {why}."""
+    """{field} = {value!r} is not the usage of a model: {why}."""
 
     fault = "agent"
 
@@ -89,7 +89,7 @@ class InvalidCallError(InvalidSpecError):
 
 
 class InvalidReportError(InvalidSpecError):
-    """{field} = {value!r} cannot be said of a run: {why}."""
+    """{field} = {value!r} cannot be reported of a run: {why}."""
 
     fault = "agent"
 
@@ -115,7 +115,7 @@ class UnknownThreadError(TracksideError, LookupError):
 
 
 class ThreadExistsError(TracksideError, ValueError):
-    """Thread id {thread_id!r} is taken: an id names one thread for ever. Leave it out, pass a new one, or have the one that is there with if_exists="do_nothing" (over HTTP)."""  # noqa: E501
+    """Thread id {thread_id!r} is taken: an id names one thread for ever. Leave it out, pass a new one, or get the existing one with if_exists="do_nothing" (over HTTP)."""  # noqa: E501
 
 
 class ThreadInUseError(TracksideError):
@@ -257,7 +257,7 @@ class ThreadNotRolledBackError(ThreadMemoryError):
 
 
 class NotWaitedForError(TracksideError, TimeoutError, code=""):
-    """The manager closed and waited for it no longer; it may be done yet."""
+    """The manager closed and no longer waited for it; it may still be done."""
 
     fault = "store"
 

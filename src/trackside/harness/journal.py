@@ -213,7 +213,7 @@ class Journal:
         if cost_usd is not None and not _is_cost(cost_usd):
             raise InvalidUsageError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
         if type(answered) is not bool:
-            raise InvalidUsageError(field="answered", value=answered, why="it is True, or False of a call that failed")
+            raise InvalidUsageError(field="answered", value=answered, why="it is True, or False for a call that failed")
         if not isinstance(call, Call | None):
             raise InvalidCallError(field="call", value=call, why="it is what `run.call` gives")
         model = self._name(model)

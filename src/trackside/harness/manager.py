@@ -497,4 +497,4 @@ class RunManager:
 
 def _say_if_failed(asking: asyncio.Task[None]) -> None:
     if not asking.cancelled() and (failure := asking.exception()) is not None:
-        logger.warning("a cancel whose caller has gone came to nothing: %s", failure)
+        logger.warning("a cancel whose caller has gone failed: %s", failure)

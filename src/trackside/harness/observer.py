@@ -359,7 +359,7 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
         _check_observer(observer)
         return cast("RunObserver", observer)
     if isinstance(observer, ObserverBinding):
-        raise NotAnObserverError(passed=repr(observer), why="it is a binding, which belongs into a `CompositeObserver`")
+        raise NotAnObserverError(passed=repr(observer), why="it is a binding, which belongs in a `CompositeObserver`")
     return CallbackObserver(cast("Any", observer))
 
 

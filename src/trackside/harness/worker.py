@@ -421,7 +421,7 @@ class RunWorker:
             is_lost = is_kept_nowhere(missed)
             close_stream(self._services.stream, self.record, None if is_lost else told)  # I14: nobody keeps it
         except BaseException as exc:  # noqa: BLE001  # whatever it is: the thread is given back, the end is announced and true
-            self._say_failed("run %s has ended, but not all could be told", exc)
+            self._say_failed("run %s has ended, but not everybody could be told", exc)
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce

@@ -265,7 +265,7 @@ async def test_a_run_is_followed_to_the_end_of_its_last_attempt(serve: Any, visi
     async with visit(server.url) as seen:
         page = await seen.go("/ui/agents/patient")
         log, stop = page.get_by_role("log"), page.get_by_role("button", name="Stop")
-        lost = log.get_by_text("The connection was lost, and is asked for again.")
+        lost = log.get_by_text("The connection was lost, and is being restored.")
         goes_on = log.get_by_text("It was broken off, and goes on as another attempt.")
 
         await send(page)

@@ -209,7 +209,7 @@ async def test_when_the_server_is_gone_nothing_is_said_to_be_done(serve: Any, vi
         await expect(liveness).to_have_attribute("aria-live", "polite")
         await expect(page.get_by_role("link", name="mail")).to_be_visible()
         await page.get_by_role("button", name="Pause mail").click()
-        await expect(page.locator(".toast.bad")).to_contain_text("Look whether it was done")
+        await expect(page.locator(".toast.bad")).to_contain_text("Check whether it was done")
         await asyncio.to_thread(server.restart)
         await expect(liveness).to_have_text("live", timeout=20_000)
         async with httpx.AsyncClient(base_url=server.url) as http:

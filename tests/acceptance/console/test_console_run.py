@@ -247,7 +247,9 @@ async def test_what_is_missing_of_what_a_run_said_is_said(serving: Any, visit: A
         await page.locator("#stream-details > summary").click()
         await expect(page.locator("#stream-state")).to_have_text("ended, no text of it is kept")
         await expect(page.locator("#stream-lines > .stream-note")).to_have_text(
-            re.compile("^Some of what it said is missing here: what the run said is not kept here, or did not come; .*")
+            re.compile(
+                "^Some of what it said is missing here: what the run said is not kept here, or did not arrive; .*"
+            )
         )
         seen.complaints.clear()  # of the server that was away
 
@@ -660,7 +662,7 @@ async def test_whatever_a_run_says_of_itself_is_only_text(serving: Any, visit: A
         await child.get_by_role("link").click()
         await expect(page.locator("#run-top .about")).to_contain_text("started by")
         await expect(page.get_by_role("button", name="Retry")).to_be_disabled()
-        await expect(page.locator("#why-not-retry")).to_contain_text("what was asked for is not kept")
+        await expect(page.locator("#why-not-retry")).to_contain_text("its request is not kept")
 
 
 async def test_who_was_told_and_who_may_see_what(serving: Any, visit: Any, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
         page = await seen.go(f"/ui/threads/{thread_id}")
         await page.get_by_text("Metadata, lifetime, copy, delete").click()
         await page.get_by_label("Add metadata").fill('{"region": "north"}')
-        await page.get_by_label("so many minutes").fill("90")
+        await page.get_by_label("this many minutes").fill("90")
         await page.get_by_role("button", name="Change").click()
         await expect(page.locator("#toasts")).to_contain_text("The thread is changed.")
         changed = (await client.get(f"/threads/{thread_id}")).json()

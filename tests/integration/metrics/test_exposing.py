@@ -173,7 +173,7 @@ async def test_a_port_that_an_observer_before_has_may_be_this_programs_own(open_
 @pytest.mark.parametrize("host", ["no such host.invalid", "x" * 100, "192.0.2.1"])
 async def test_a_host_that_is_not_here_stops_an_app_from_starting(open_metrics: Open, host: str) -> None:
     metrics = open_metrics(port=0, host=host)
-    with pytest.raises(ObserverOptionError, match="^host: .* is no address of this machine"):
+    with pytest.raises(ObserverOptionError, match="^host: .* is not an address of this machine"):
         await asyncio.to_thread(metrics.serve)
 
 
@@ -187,7 +187,7 @@ async def test_runs_are_counted_where_nobody_said_to_listen_and_nobody_can(
 
     assert shown(metrics)["trackside_runs_started_total"] == {("chat",): 3}
     assert [record.message.partition(": ")[0] for record in caplog.records] == [
-        "metrics are counted, and nobody can scrape them"
+        "metrics are counted, but nobody can scrape them"
     ]
 
 

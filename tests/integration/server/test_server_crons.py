@@ -142,10 +142,10 @@ async def test_a_cron_is_changed_in_part(served: Any) -> None:
     assert datetime.fromisoformat(elsewhere["next_run_date"]).hour == 15
     assert elsewhere["end_time"] is None
 
-    with pytest.raises(UnprocessableEntityError, match="end_time = 2001-01-01T00:00:00\\+00:00 is over"):
+    with pytest.raises(UnprocessableEntityError, match="end_time = 2001-01-01T00:00:00\\+00:00 is past"):
         await crons.update(made["cron_id"], end_time=datetime(2001, 1, 1, tzinfo=UTC))
     off = await crons.update(made["cron_id"], enabled=False)
-    with pytest.raises(UnprocessableEntityError, match="is over"):
+    with pytest.raises(UnprocessableEntityError, match="is past"):
         await crons.update(made["cron_id"], end_time=datetime(2001, 1, 1, tzinfo=UTC))
     assert (off["enabled"], off["next_run_date"]) == (False, None)
     on = await crons.update(made["cron_id"], enabled=True)

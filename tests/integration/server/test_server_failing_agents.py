@@ -57,7 +57,7 @@ async def test_a_receiver_is_told_the_end_of_a_run_whose_agent_cannot_say_what_i
         told = json.loads(receiver.requests[0].body)
 
     assert (told["status"], told["values"]) == (status, None)
-    assert "says no values: The agent" in caplog.text
+    assert "is sent without values: The agent" in caplog.text
 
 
 async def test_a_thread_is_made_whose_agent_cannot_say_how_it_was_left(serve_agents: Any) -> None:

@@ -75,7 +75,7 @@ async def test_an_end_that_the_database_cannot_tell_is_looked_at_again(
         await store._writer.write(OnSession(partial(rename, "away", "title")))
 
     assert (moved, unheard) == ([run[0].run_id], [])
-    assert f"how run {run[0].run_id} has ended is not said yet" in caplog.text
+    assert f"how run {run[0].run_id} has ended is not announced yet" in caplog.text
 
 
 def rename(column: str, to: str, session: Any) -> None:

@@ -201,7 +201,7 @@ async def test_what_another_process_makes_and_revokes_is_known_in_seconds(opened
         assert (await known(scope_with(second.secret))).owner == "bob"
         await elsewhere.api_keys.revoke(made.key.key_id)
         clock.now += 2.1
-        with pytest.raises(HttpError, match="not good any more"):
+        with pytest.raises(HttpError, match="no longer valid"):
             await known(scope_with(made.secret))
 
 
@@ -226,7 +226,7 @@ async def test_what_is_revoked_here_while_keys_are_read_is_not_good_at_the_next_
     known = KeyAuthenticator(keys, clock=Clock())
     keys.to_revoke = made.key.key_id
     assert (await known(scope_with(made.secret))).identity == "ada"
-    with pytest.raises(HttpError, match="not good any more"):
+    with pytest.raises(HttpError, match="no longer valid"):
         await known(scope_with(made.secret))
 
 
@@ -289,7 +289,7 @@ async def test_a_key_ends_by_the_clock_though_it_is_held(opened: Store) -> None:
     key, principal = known._good[made.key.key_id]
     ended = ApiKey(**{name: getattr(key, name) for name in ApiKey.__slots__} | {"expires_at": datetime.now(UTC)})
     known._good[made.key.key_id] = ended, principal
-    with pytest.raises(HttpError, match="not good any more"):
+    with pytest.raises(HttpError, match="no longer valid"):
         await known(scope_with(made.secret))
 
 
@@ -321,7 +321,7 @@ async def test_streams_end_that_were_begun_with_a_key_that_is_revoked(serve_agen
                     await event.wait()
                 await served.app.store.api_keys.revoke(made.key.key_id)
         for task in read:
-            assert task.result().endswith(": this API key is not known, or not good any more\r\n\r\n")
+            assert task.result().endswith(": this API key is not known, or no longer valid\r\n\r\n")
 
 
 async def test_who_waits_for_a_run_is_told_nothing_of_it_once_his_key_is_revoked(serve_agents: ServeAgents) -> None:

@@ -747,7 +747,7 @@ async def test_a_run_that_is_taken_over_waits_until_its_server_answers(database_
     async with open_app(settings, agents) as app:
         opened.set_result(app)
         for _ in agents:
-            await heard.until("waits until the server answers")
+            await heard.until("asks the server of this process, and waits until it answers")
         assert app.asgi is not None
         assert [await counted.get() for _ in agents] == [4, 4, 4]
 
@@ -762,7 +762,7 @@ async def test_nobody_waits_for_a_server_whose_app_has_been_closed(database_url:
     settings = Settings(database_url=database_url, shutdown_grace=0.0)
     await leave_waiting(settings, {"ask": ask}, "ask")
     async with open_app(settings, {"ask": ask}):
-        await heard.until("waits until the server answers")
+        await heard.until("asks the server of this process, and waits until it answers")
     (ended,) = await asyncio.gather(*left, return_exceptions=True)
 
     assert isinstance(ended, AddressNeededError)

@@ -313,7 +313,7 @@ async def test_that_a_failed_run_may_have_left_something_open_is_in_the_log_only
                     pass
             async with opens(served) as again:
                 assert again.status_code == 200
-    said = [record.levelname for record in caplog.records if "has left open is not said" in record.message]
+    said = [record.levelname for record in caplog.records if "has left open is not announced" in record.message]
     assert said == (["WARNING"] if has_asked else [])
 
 

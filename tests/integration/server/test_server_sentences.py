@@ -109,7 +109,7 @@ async def test_the_root_leads_people_to_the_console_or_to_the_page_about_the_api
         ("61 * * * *", None, "the minute 61 is not from 0 to 59"),
         ("0 25 * * *", None, "the hour 25 is not from 0 to 23"),
         ("* * * * 1,9", None, "the day of the week 9 is not from 0 to 7"),
-        ("0 9 * * *", "Mars/North", "timezone = 'Mars/North' is no time zone: they have IANA names"),
+        ("0 9 * * *", "Mars/North", "timezone = 'Mars/North' is not a time zone: they have IANA names"),
     ],
 )
 def test_a_schedule_that_there_is_not_is_told_by_what_is_wrong(schedule: str, timezone: str | None, said: str) -> None:

@@ -229,9 +229,7 @@ class TestArguments:
             DurableObserver(**{"name": "mail", "observer": Taking(), field: value})
 
     def test_the_servers_own_subscription_is_none_of_a_users(self) -> None:
-        says = (
-            "name='run-webhooks': it is the server's own subscription, whose events this would take: call it otherwise"
-        )
+        says = "name='run-webhooks': it is the server's own subscription, whose events this would take: give it another name"
         with pytest.raises(InvalidSubscriptionError, match=says):
             DurableObserver(name="run-webhooks", observer=Taking())
 

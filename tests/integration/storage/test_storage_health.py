@@ -124,7 +124,7 @@ async def test_a_run_that_is_no_coordinators_is_found_when_it_has_been_silent(st
     (finding,) = await found(url)
 
     assert finding.where == "run r-1, thread t-1"
-    assert finding.what.startswith("agent is said to run, and has said nothing for ")
+    assert finding.what.startswith("agent is recorded as running, but has said nothing for ")
     assert finding.fix.endswith("`trackside cancel r-1`")
 
 
@@ -155,11 +155,11 @@ async def test_how_subscriptions_stand_is_found(store: Store, url: str) -> None:
         (Severity.warning, "subscription failing"),
         (Severity.warning, "subscription mail"),
     ]
-    assert findings[0].what == "its next event failed 4 times, and nothing overtakes it: no route"
+    assert findings[0].what == "its next event failed 4 times, and holds up all later ones: no route"
     assert findings[0].fix.endswith("`trackside replay blocked --from 2`")
     for failing in (findings[1], findings[3]):  # which event it is that fails, the cursor does not say
         name = failing.where.removeprefix("subscription ")
-        assert failing.fix == f"see to its receiver, and how it stands: `trackside subscriptions {name}`"
+        assert failing.fix == f"check its receiver, and how it stands: `trackside subscriptions {name}`"
     assert findings[2].what.startswith("it is 5 events behind, the oldest from ")
     assert findings[4].fix.endswith("`trackside parked mail`")
 

@@ -96,7 +96,7 @@ class TestOpening:
     async def test_other_wishes_are_refused_under_the_same_name(self, subs: Subscriptions) -> None:
         opened = await subs.open("mail", agent="chat")
 
-        with pytest.raises(SubscriptionConflictError, match="'mail' is there already, with filter"):
+        with pytest.raises(SubscriptionConflictError, match="'mail' exists already, with filter"):
             await subs.open("mail", agent="search")
         with pytest.raises(SubscriptionConflictError, match="with on_failure park and not block"):
             await subs.open("mail", agent="chat", on_failure="block")
@@ -294,7 +294,7 @@ class TestLeases:
         consumer = await subs.acquire("mail", consumer="first", lease_seconds=20)
 
         async with Store.open(url) as other:
-            with pytest.raises(SubscriptionBusyError, match="is with consumer 'first'") as busy:
+            with pytest.raises(SubscriptionBusyError, match="belongs to consumer 'first'") as busy:
                 await other.subscriptions.acquire("mail")
             assert 0 < busy.value.seconds <= 20
             assert (await other.subscriptions.get("mail")).consumer == "first"
@@ -358,7 +358,7 @@ class TestLeases:
             first.check(),
             first.renew(),
         ):
-            with pytest.raises(SubscriptionLostError, match="'first' has subscription 'mail' no more"):
+            with pytest.raises(SubscriptionLostError, match="'first' no longer has subscription 'mail'"):
                 await step
         assert await subs.get("mail") == standing
         assert second.token > first.token

@@ -389,7 +389,7 @@ def test_an_upgrade_that_takes_longer_than_a_write_waits_is_waited_for(
 
     assert taken == []
     assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [
-        f"Another process has {backend} locked, as for an upgrade of its tables: waiting for it, 600 s at most."
+        f"Another process has {backend} locked, perhaps to upgrade its tables: waiting for it, 600 s at most."
     ]
     assert schema_version(url).steps == 0
 

@@ -110,7 +110,7 @@ def _text_or_json(content: str, name: str) -> Json:
     try:
         return _json(content)
     except (ValueError, RecursionError) as exc:
-        hint = "what starts with { or [ is read as JSON; a text is one, too, where it stands in double quotes"
+        hint = "what starts with { or [ is read as JSON, and so is a text in double quotes"
         raise ArgumentError(name=name, why=f"it is not valid JSON: {exc}; {hint}") from exc
 
 
@@ -152,7 +152,7 @@ def read_seconds(text: str, name: str) -> float:
     if found is None:
         raise ArgumentError(name=name, why=f"{text!r} is not a length of time; write 90, 30s, 5m, 2h or 3d")
     if found.seconds == 0:
-        raise ArgumentError(name=name, why="it has to be longer than nothing; leave it out for no limit")
+        raise ArgumentError(name=name, why="it has to be longer than zero; leave it out for no limit")
     return found.seconds
 
 
@@ -202,7 +202,7 @@ def read_since(text: str, *, now: datetime, name: str = "--since") -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ArgumentError(
-            name=name, why=f"{text!r} is no moment; write 2h, 3d, 2026-01-31 or 2026-01-31T08:00"
+            name=name, why=f"{text!r} is not a time; write 2h, 3d, 2026-01-31 or 2026-01-31T08:00"
         ) from None
 
 
@@ -221,7 +221,9 @@ def read_step(text: str, name: str) -> timedelta:
             return step
     except OverflowError:
         pass
-    why = f"{text!r} divides no hours; write minute, hour, day or week, or 5m, 15m, 2h, 30d"
+    why = (
+        f"{text!r} is neither whole hours nor an even part of one; write minute, hour, day or week, or 5m, 15m, 2h, 30d"
+    )
     raise ArgumentError(name=name, why=why)
 
 

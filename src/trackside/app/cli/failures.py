@@ -164,7 +164,7 @@ def _meant_in(message: str) -> str:
     meant = [word for word in _SAID_OTHERWISE.get(typed, ()) if word in choices]
     meant = meant or [*get_close_matches(typed, choices, n=1)]
     meant = meant or [word for word in choices if typed and typed in word.split("_")]
-    return f"; is {' or '.join(map(repr, meant))} meant?" if meant else ""
+    return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
 def _say(text: str, *, code: str = "") -> None:

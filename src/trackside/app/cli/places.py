@@ -109,4 +109,4 @@ def say_away(failure: Exception) -> None:
     """Tell the person who follows that the records are away, and that there is nothing to do about it."""
     console = standard_error()
     console.print("waiting:", style="bold yellow", end=" ")
-    console.print(f"{one_line(str(failure))} It goes on here when that is over.", soft_wrap=True)
+    console.print(f"{one_line(str(failure))} This command continues when that is over.", soft_wrap=True)

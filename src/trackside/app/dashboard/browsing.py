@@ -16,7 +16,7 @@ from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.responses import Failure, Receive, Reply, Scope, Send, failure, failure_reply, header_of
 
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_NO_COMPONENTS: Final = "user interfaces of graphs are not served: what is here are the pages of the console"
+_NO_COMPONENTS: Final = "user interfaces of graphs are not served: these are the pages of the console"
 _SAY_WHO: Final = (b"authorization", b"x-api-key")
 
 

@@ -30,7 +30,7 @@ HEADER: Final = "X-CSRF-Token"
 SIGN_IN: Final = "/ui/sign-in"
 
 _OURS: Final = frozenset({SESSION, TOKEN})
-_FOREIGN: Final = "this was not sent by a page of this server's: load the page again, and do it once more"
+_FOREIGN: Final = "this was not sent by a page of this server: load the page again, and try again"
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:

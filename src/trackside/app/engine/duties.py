@@ -125,7 +125,7 @@ class Duties:
                 logger.info("this process is the %s now", duty.name)
                 duty.held.set()
             elif duty.name not in names and duty.held.is_set():
-                logger.info("this process is the %s no more", duty.name)
+                logger.info("this process is no longer the %s", duty.name)
                 duty.held.clear()
         for tell in self.on_look:
             tell()

@@ -92,7 +92,7 @@ class Overdue:
         patience = self._lease + grace + _LOADED
         lost = [run_id for (of, run_id), at in self._lost.items() if of == worker_id and now >= at + patience]
         if lost:
-            return f"run {lost[0]} did not stop, which was its own no more"
+            return f"run {lost[0]}, which it no longer owned, did not stop"
         if unheard >= patience:
             return f"something blocked its event loop, {unheard:g} s by now, and it had no run"
         return None

@@ -312,7 +312,7 @@ class Supervisor:
                     await self._fleet.vouch_for([*busy], self._lease)
                 held = await self._fleet.held([*watched])
             except StorageError as exc:
-                logger.warning("it cannot be seen what is wanted of runs: %s", exc)
+                logger.warning("what is wanted of runs cannot be read: %s", exc)
                 continue
             except ClosedError:
                 return

@@ -144,7 +144,7 @@ class OpenLineageObserver:
         timeout: float | None = None,
     ) -> None:
         if (url is None) == (transport is None):
-            raise ObserverOptionError(option="url", why="say either this or `transport`")
+            raise ObserverOptionError(option="url", why="set either this or `transport`")
         if transport is None:
             transport = _posting(url, api_key, _TIMEOUT if timeout is None else timeout)
         elif api_key is not None:

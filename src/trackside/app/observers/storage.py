@@ -154,7 +154,7 @@ class StorageObserver:
             report = DeliveryReport(waiting=spool.waiting, failure=exc)
         failure = report.failure
         if failure is not None:
-            what = f"the rests of {report.waiting} runs wait" if report.waiting else "something may wait"
+            what = f"the remaining events of {report.waiting} runs wait" if report.waiting else "something may wait"
             logger.warning("%s in the spool %s: %s", what, spool.folder, failure)
         if not isinstance(failure, SpoolError):  # which is about this disk, and says nothing of the log
             self._is_away = failure is not None and _may_pass(failure)

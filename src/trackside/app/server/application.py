@@ -125,7 +125,7 @@ class _Methods:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._apps.get(scope["method"])
         if app is None:
-            why = f"{scope['method']:.20} is not allowed here; {self._allow} may be asked"
+            why = f"{scope['method']:.20} is not allowed here; use {self._allow}"
             await failure(405, why, {"Allow": self._allow})(scope, receive, send)
         else:
             await app(scope, receive, send)

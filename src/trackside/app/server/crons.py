@@ -268,7 +268,7 @@ class CronScheduler:
         except StorageError as exc:
             if exc.fault == "store":
                 raise
-            logger.warning("cron %s starts a run of whose end its webhook may not be told: %s", cron.cron_id, exc)
+            logger.warning("cron %s starts a run whose end its webhook may not be told: %s", cron.cron_id, exc)
 
     def _spec(self, cron: Cron, due: datetime) -> RunSpec:
         if self._manager.closing:  # what a newer version in its place asks for is none of its business any more

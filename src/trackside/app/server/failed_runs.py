@@ -32,7 +32,7 @@ class FailedRuns(Recurrences[_Kind]):
             return
         kind = agent or "?", str(end["error_type"]), place_in(str(end.get("traceback") or ""))
         if which := self.count(kind, lambda: _said(run_id, kind, end)):
-            more = "; others like it are counted, and said once a minute" if which == IN_FULL else ""
+            more = "; others like it are counted, and reported once a minute" if which == IN_FULL else ""
             logger.warning("%s%s", _said(run_id, kind, end), more)
 
     @override

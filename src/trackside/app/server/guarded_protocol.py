@@ -26,7 +26,7 @@ it, how long nothing of it may come.
 """
 
 _TOO_LONG_URL: Final = (414, f"the URL is longer than {MOST_URL_BYTES:,} bytes")
-_NO_PROXY: Final = (501, "this is no proxy: CONNECT leads nowhere")  # what comes behind one is no request
+_NO_PROXY: Final = (501, "this is not a proxy: CONNECT leads nowhere")  # what comes behind one is no request
 _TOO_LARGE_HEAD: Final = (431, f"the headers are larger than {MOST_HEAD_BYTES:,} bytes")
 _TOO_MANY_HEADERS: Final = (431, f"there are more than {MOST_HEADERS} headers")
 
@@ -74,7 +74,7 @@ class GuardedProtocol(HttpToolsProtocol):
             while left is not None:
                 left = self._left_by_parser(left)
         except HttpParserError:
-            self._refuse(400, "this is no HTTP request that can be understood")
+            self._refuse(400, "this is not an HTTP request that can be understood")
         if self.transport.is_closing() or self._is_whole:
             return
         if self._in_head:
@@ -142,7 +142,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.connections.discard(socket)
             self.connections.add(self)
             self.transport.set_protocol(self)
-            self._refuse(400, "this begins no WebSocket that can be understood")
+            self._refuse(400, "this does not begin a WebSocket that can be understood")
 
     @override
     def _should_upgrade(self) -> bool:

@@ -112,7 +112,7 @@ class Health:
         reasons = await _unreadable(store)
         reasons += self._unwritable(vitals.writer())
         if lag > _LAGS:
-            reasons.append(Finding("event_loop", f"it takes {lag:.1f} s to come to anything"))
+            reasons.append(Finding("event_loop", f"it takes {lag:.1f} s to get to anything"))
         warnings = [*self._blocked(vitals), *_unfinished(vitals)]
         for finding, is_reason in await in_own_thread(_space, folders):
             (reasons if is_reason else warnings).append(finding)

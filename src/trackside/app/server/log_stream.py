@@ -100,7 +100,7 @@ class LogEvents:
                 await self._send(send, self.frames.of(stored))
             last = b": the server closes\r\n\r\n"
         except StorageError as exc:
-            logger.error("a reader of the log had to be let go: %s", exc)  # noqa: TRY400  # the sentence says it all
+            logger.error("a reader of the log had to be disconnected: %s", exc)  # noqa: TRY400  # the sentence says it all
             last = b": the log cannot be read\r\n\r\n"
         await self._send(send, last, more=False)
 
@@ -120,7 +120,7 @@ class LogEvents:
                 async with asyncio.timeout(self.patience):
                     await send({"type": "http.response.body", "body": frame, "more_body": more})
             except TimeoutError:
-                logger.warning("a reader of the log took nothing for %g s and was let go", self.patience)
+                logger.warning("a reader of the log took nothing for %g s and was disconnected", self.patience)
                 raise
             self._said += 1
 

@@ -128,7 +128,7 @@ class Outlet:
                 self._nudge()
         elif now - self._begun >= self._patience and self._task is not None and not self._is_slow:
             self._is_slow = True
-            logger.warning("a client that follows a stream took nothing for %g s and was let go", self._patience)
+            logger.warning("a client that follows a stream took nothing for %g s and was disconnected", self._patience)
             self._task.cancel()
 
 

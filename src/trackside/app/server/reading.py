@@ -171,7 +171,7 @@ def _form_of(body: bytes, kind: Any) -> Any:
     try:
         given = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError as exc:
-        raise HttpError(status=422, detail=f"the body is no form: {exc}") from exc
+        raise HttpError(status=422, detail=f"the body is not a form: {exc}") from exc
     return _named_values(given, kind, "field", "the form")
 
 

@@ -63,7 +63,7 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, 
     if ended.lost_thread:
         spec = msgspec.structs.replace(spec, thread_id=None)
     if spec.agent not in call.parts.manager.agents:
-        raise HttpError(status=422, detail=f"there is no agent {spec.agent!r:.120} here to do it once more")
+        raise HttpError(status=422, detail=f"there is no agent {spec.agent!r:.120} here to run it again")
     if call.handlers is not None:
         call = await on_thread(replace(call, body=_as_asked(spec)), "create_run", spec.thread_id, again=True)
         spec = _with_changes(spec, call.body)
@@ -88,7 +88,7 @@ async def _ended(call: Call[Any, Any], run_id: str) -> _Ended:
         raise HttpError(status=409, detail=f"run {run_id} has not ended, it is {run.status.value}: cancel it first")
     request = await store.request_of(run_id)
     if request is None:
-        raise HttpError(status=422, detail=f"what run {run_id} was asked for is not kept")
+        raise HttpError(status=422, detail=f"the request of run {run_id} is not kept")
     return _Ended(run, request, bool(request.get("thread_ends")) and await store.thread(run.thread_id) is None)
 
 

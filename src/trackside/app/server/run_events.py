@@ -17,7 +17,7 @@ from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.streams import Frame, Mirror, Reader
 from trackside.app.streams.ends import ToldEnd
 
-_SAID_ELSEWHERE: Final = "what the run said is not kept here, or did not come; how it has ended, the log says"
+_SAID_ELSEWHERE: Final = "what the run said is not kept here, or did not arrive; the log says how it has ended"
 
 
 @dataclass(slots=True, kw_only=True)

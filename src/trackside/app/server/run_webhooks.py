@@ -157,7 +157,7 @@ class RunWebhooks:
             except TracksideError as exc:
                 if not said:  # once, not each time
                     said = True
-                    logger.warning("webhooks of runs are not told by this process for now: %s", exc)
+                    logger.warning("this process does not call the webhooks of runs for now: %s", exc)
             await asyncio.sleep(LOOK_EVERY)
 
     @property
@@ -269,7 +269,7 @@ class RunEndTeller:
         except StorageError:  # which has them, and comes back
             raise
         except TracksideError as exc:  # the receiver waits for how the run has ended, and would wait for ever
-            logger.warning("the webhook of run %s says no values: %s", run.run_id, exc, exc_info=exc.__cause__)
+            logger.warning("the webhook of run %s is sent without values: %s", run.run_id, exc, exc_info=exc.__cause__)
             return None
 
     async def _said(self, run: StoredRun) -> bytes | None:

@@ -24,11 +24,11 @@ _NUMBERS: Final = re.compile(r"(?<![\w/#])\d+")  # not how often, and not the ho
 
 
 class InvalidScheduleError(TracksideError, ValueError):
-    """{field} = {value!r:.100} is no schedule: {why}."""
+    """{field} = {value!r:.100} is not a schedule: {why}."""
 
 
 class InvalidTimezoneError(InvalidScheduleError):
-    """{field} = {value!r:.100} is no time zone: {why}."""
+    """{field} = {value!r:.100} is not a time zone: {why}."""
 
 
 class Schedule:

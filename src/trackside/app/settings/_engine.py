@@ -110,7 +110,7 @@ def parse_engine(value: Any) -> str:
     shown = _OF_ANY.sub(r"\1…", text)
     if text.lower().startswith(("postgres:", "postgresql:", "postgresql+")):
         raise ValueError(f'{shown!r} belongs under [database]; the engine that uses it is "postgres"')
-    raise ValueError(f'{shown!r} is no engine; write "inline", "postgres", "nats://host:4222" or "tls://host:4222"')
+    raise ValueError(f'{shown!r} is not an engine; write "inline", "postgres", "nats://host:4222" or "tls://host:4222"')
 
 
 def _is_nats(url: str) -> bool:
@@ -130,7 +130,7 @@ def parse_pool(value: Any) -> str:
     """
     if isinstance(value, str) and _POOL.fullmatch(value):
         return value
-    raise ValueError(f"{value!r} is no name of a pool: a to z, 0 to 9, _ and -, at most 64 of them")
+    raise ValueError(f"{value!r} is not the name of a pool: a to z, 0 to 9, _ and -, at most 64 of them")
 
 
 def _pools(value: Any) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ def _lease(value: Any) -> float:
 def _version(value: Any) -> str:
     text = parse_text(value)
     if not 0 < len(text) <= _LONGEST_VERSION or not text.isprintable() or text != text.strip():
-        raise ValueError(f"{text!r:.200} is no version: a text of 1 to {_LONGEST_VERSION} characters on one line")
+        raise ValueError(f"{text!r:.200} is not a version: a text of 1 to {_LONGEST_VERSION} characters on one line")
     return text
 
 
@@ -163,7 +163,7 @@ def _file(value: Any) -> Path:
 
 def _isolation(value: Any) -> str:
     if value not in {"none", "process"}:
-        raise ValueError(f'{value!r} is no isolation; choose "none" or "process"')
+        raise ValueError(f'{value!r} is not a kind of isolation; choose "none" or "process"')
     return str(value)
 
 

@@ -40,13 +40,13 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "ui": "user interfaces of graphs are not served",
     "ui_config": "user interfaces of graphs are not served",
     "webhooks": "webhooks are what [server] in trackside.toml says of them",
-    "auth.disable_studio_auth": "nobody gets in by being LangGraph's studio",
-    "auth.openapi": "the API's document names the ways to say who one is by itself",
-    "auth.cache": "who asks is asked for with each request",
+    "auth.disable_studio_auth": "LangGraph's studio gets no access of its own",
+    "auth.openapi": "the API's document lists the ways to authenticate by itself",
+    "auth.cache": "each request is authenticated anew",
     "http.mount_prefix": "mount the app of `open_app` into one of yours; behind a proxy that takes the prefix away clients "
     "find their way, and people in the console do not",
-    "http.disable_mcp": "agents are no tools of MCP, and nothing of ours is at /mcp",
-    "http.disable_a2a": "nobody reaches agents over A2A, and nothing of ours is at /a2a",
+    "http.disable_mcp": "agents are not tools of MCP, and nothing is at /mcp",
+    "http.disable_a2a": "agents cannot be reached over A2A, and nothing is at /a2a",
     "http.disable_ui": "user interfaces of graphs are not served",
     "http.logging_headers": "headers are never logged",
     "http.cors.allow_methods": "pages of allow_origins may use all methods",
@@ -57,9 +57,9 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "http.cors.max_age": "browsers are told how long they may remember",
     "store.index": "items are found by namespace and value, not by meaning",
     "store.path": "items are kept in the database; compile a graph with a store of your own",
-    "store.ttl": "items live as long as who puts them says",
+    "store.ttl": "each item lives as long as the call that puts it says",
     "checkpointer.path": "graphs are kept as checkpoints.saver in trackside.toml says; compile one with a saver of your own",
-    "checkpointer.ttl": "threads live as long as who makes them says; `trackside prune` removes old ones",
+    "checkpointer.ttl": "each thread lives as long as the call that makes it says; `trackside prune` removes old ones",
     "checkpointer.serde": "checkpoints are kept as LangGraph's library does it by default, and nothing is pickled",
 }
 """Keys that are known and have no effect here, with what is true instead."""
@@ -155,7 +155,7 @@ class _Reader:
 
     def read(self, document: dict[str, Any]) -> Project:
         if document.get("encryption"):
-            why = "nothing is encrypted here before it is kept; take it out if that is as it shall be"
+            why = "nothing is encrypted here before it is kept; take it out if that is what you want"
             raise SettingsError(where=_where("encryption"), why=why)
         graphs = self._graphs(document.get("graphs"))
         variables = self._variables(document.get("env"))
@@ -189,7 +189,7 @@ class _Reader:
             reference = self._reference(described.get("path"), f"{key}.path" if graph is described else key)
             if reference.rpartition(":")[0].endswith((".ts", ".tsx", ".js", ".mjs", ".cjs")):
                 self._notes.append(
-                    f"{PROJECT_FILE}, {key} is not served: only Python graphs are, and {reference} is none"
+                    f"{PROJECT_FILE}, {key} is not served: only Python graphs are, and {reference} is not one"
                 )
                 continue
             references.add(reference)
@@ -278,7 +278,9 @@ class _Reader:
             for names in (("includes", "include"), ("excludes", "exclude"))
         )
         for name in (secret := [name for name in included if name.lower() in CREDENTIALS]):
-            self._notes.append(_has_no_effect(f"{key}: {name}", "it proves who asks, and no run's config has that"))
+            self._notes.append(
+                _has_no_effect(f"{key}: {name}", "it proves who the caller is, which never goes into a run's config")
+            )
         if wanted := [name for name in included if name not in secret]:
             patterns = [*wanted, *(f"!{name}" for name in excluded)]
             source = f"{PROJECT_FILE} ({key})"

@@ -78,9 +78,7 @@ def read_observers(tables: Any, source: str) -> tuple[ObserverSettings, ...]:
     first_of: dict[str, ObserverSettings] = {}
     for observer in found:
         if observer.name in OUR_SUBSCRIPTIONS:
-            why = (
-                f"the server has a subscription of this name itself; call it otherwise: name = {observer.name + '-2'!r}"
-            )
+            why = f"the server itself has a subscription of this name; give it another one: name = {observer.name + '-2'!r}"
             raise observer.complaint("name", why)
         first = first_of.setdefault(observer.name, observer)
         if first is not observer:
@@ -134,7 +132,7 @@ def one_of(kinds: type[StrEnum] | Collection[str], value: Any) -> str:
 def _named_text(value: Any) -> str:
     text = parse_text(value)
     if not 0 < len(text) <= _LONGEST_NAME or not text.isprintable():
-        raise ValueError(f"{value!r} is no name: a text of 1 to {_LONGEST_NAME} characters on one line")
+        raise ValueError(f"{value!r} is not a name: a text of 1 to {_LONGEST_NAME} characters on one line")
     return text
 
 

@@ -67,7 +67,7 @@ def parse_positive_seconds(value: Any) -> float:
         ValueError: it is none.
     """
     if (seconds := parse_seconds(value)) == 0:
-        raise ValueError("it has to be longer than nothing")
+        raise ValueError("it has to be longer than zero")
     return seconds
 
 

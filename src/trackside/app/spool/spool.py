@@ -192,7 +192,7 @@ class Spool:
                 await self._in_thread(self._let_go, files)
                 self._add_up(tally)
         if tally.delivered:
-            logger.info("delivered from the spool %s: the rests of %d runs", self.folder, tally.delivered)
+            logger.info("delivered from the spool %s: the remaining events of %d runs", self.folder, tally.delivered)
         return tally.report()
 
     def holds(self, *ids: str) -> bool:
@@ -311,7 +311,9 @@ class Spool:
 
     def _check_own(self) -> None:
         if self._own is not None and self._own.is_gone:
-            logger.error("somebody removed %s with the rests of %d runs in it", self._own.path, len(self._waiting))
+            logger.error(
+                "somebody removed %s with the remaining events of %d runs in it", self._own.path, len(self._waiting)
+            )
             self._close_own()
 
     def _let_go(self, files: Sequence[SpoolFile]) -> None:
@@ -440,7 +442,7 @@ class Spool:
             return False
         tally.damaged += 1
         logger.error(
-            "the line at byte %d of %s is no record (%s); it is in %s now", entry.offset, file.path, why, where
+            "the line at byte %d of %s is not a record (%s); it is in %s now", entry.offset, file.path, why, where
         )
         return True
 

@@ -114,7 +114,7 @@ class _Wait:
         waited = monotonic() - self._began
         if not self._is_said and waited >= self._backend.busy_timeout:
             self._is_said = True
-            said = "Another process has %s locked, as for an upgrade of its tables: waiting for it, %g s at most."
+            said = "Another process has %s locked, perhaps to upgrade its tables: waiting for it, %g s at most."
             logger.warning(said, self._backend, self._patience)
         if waited >= self._patience or self._given_up.wait(_PAUSE):
             raise errors.DatabaseBusyError(database=str(self._backend), seconds=round(waited, 1))
@@ -185,7 +185,7 @@ def _bring_up_to_date(connection: Connection, backend: Backend, on_step: OnStep 
         try:
             _upgrade(connection, on_step)
         except msgspec.DecodeError as exc:  # a migration reads what an older version has written
-            raise errors.DamagedDatabaseError(database=str(backend), why=f"it has JSON that is none: {exc}") from exc
+            raise errors.DamagedDatabaseError(database=str(backend), why=f"it has invalid JSON: {exc}") from exc
 
 
 def _known(found: str | None, backend: Backend) -> str | None:

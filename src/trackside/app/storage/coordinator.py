@@ -207,7 +207,7 @@ class StoredCoordinator:
         except PayloadError as exc:
             if self.durable:
                 raise
-            logger.warning("what was asked for is not kept of run %s: %s", record.run_id, exc)
+            logger.warning("the request of run %s is not kept: %s", record.run_id, exc)
             return None
 
     async def take(self, run_ids: Sequence[str]) -> dict[str, Taking]:
@@ -326,7 +326,9 @@ class StoredCoordinator:
         own = self._held(run_id)
         handover, own.handover = own.handover, None
         if handover is None:  # or the reply to its commit was lost, and then the next run is to be looked for
-            logger.warning("it is not known yet that the end of run %s is in the log: its thread may stay held", run_id)
+            logger.warning(
+                "it is not known yet whether the end of run %s is in the log: its thread may stay held", run_id
+            )
             self._upkeep.nudge()
             self._runs.forget(run_id)
             self._runs.untold.add(run_id)

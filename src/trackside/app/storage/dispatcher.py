@@ -69,7 +69,7 @@ class DurableObserver:
         ObserverBinding(self.observer)  # which refuses what would take events and do nothing with them, as None
         check_text("name", self.name)
         if self.name in self._taken:
-            why = "it is the server's own subscription, whose events this would take: call it otherwise"
+            why = "it is the server's own subscription, whose events this would take: give it another name"
             raise InvalidSubscriptionError(field="name", value=self.name, why=why)
         check_start("start", self.start)
         object.__setattr__(self, "on_failure", check_member(OnFailure, "on_failure", self.on_failure))

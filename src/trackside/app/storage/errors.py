@@ -47,7 +47,7 @@ class ReadOnlyDatabaseError(StorageError):
 
 
 class ReadOnlyStoreError(StorageError):
-    """The store {database} was opened to look into it, and writes nothing: open it without `read_only` to write."""
+    """The store {database} was opened only to be read, and writes nothing: open it without `read_only` to write."""
 
     fault = "caller"
 
@@ -109,13 +109,13 @@ class ReadStoppedError(StatementStoppedError):
 
 
 class TransactionConflictError(StorageError):
-    """Transactions on {database} were in each other's way: {why}; nothing was written. Try again."""
+    """Transactions on {database} conflicted: {why}; nothing was written. Try again."""
 
     retryable = True
 
 
 class ReadConflictError(TransactionConflictError):
-    """A read of {database} was in the way of a change: {why}. Try again."""
+    """A read of {database} conflicted with a change: {why}. Try again."""
 
 
 class ConnectionLostError(StorageError):
@@ -155,7 +155,7 @@ class SchemaMovedOnError(StorageError):
 
 
 class OlderDatabaseError(StorageError):
-    """{database} was written by an older version of Trackside (schema {found}; this version reads {known}), and looking changes nothing: `trackside db upgrade` brings it up to date, as does whatever opens it to write."""  # noqa: E501
+    """{database} was written by an older version of Trackside (schema {found}; this version reads {known}), and reading changes nothing: `trackside db upgrade` brings it up to date, as does any process that opens it to write."""  # noqa: E501
 
 
 class SqliteTooOldError(StorageError):
@@ -171,7 +171,7 @@ class UnfitEncodingError(StorageError):
 
 
 class NoBusError(StorageError):
-    """Processes that share {database} can tell each other nothing through it: keep the runs in PostgreSQL."""
+    """Processes that share {database} cannot notify each other through it: keep the runs in PostgreSQL."""
 
     fault = "caller"
 
@@ -193,7 +193,7 @@ class ReadBlockedError(DatabaseBusyError):
 
 
 class CompactBlockedError(DatabaseBusyError):
-    """The database {database} is written anew, but others still read it after {seconds:g} s: as long as they do the disk has not got the space back. Try again without them."""  # noqa: E501
+    """The database {database} was rewritten, but others still read it after {seconds:g} s: as long as they do, the disk does not get the space back. Try again without them."""  # noqa: E501
 
 
 class DatabaseFullError(StorageError):
@@ -247,7 +247,7 @@ class EventConflictError(StorageError, ValueError):
 
 
 class RemovedThreadError(EventOrderError):
-    """Run {run_id!r} cannot begin: thread {thread_id!r} was removed, or its time is over, and its id is not given again as long as the log has anything of it. Take another id, or have the log cleared of it: a server or a worker that is up does so within a minute, or `trackside prune --older-than 0d --thread ID --yes`."""  # noqa: E501
+    """Run {run_id!r} cannot begin: thread {thread_id!r} was removed or has expired, and its id cannot be used again as long as the log has anything of it. Take another id, or have the log cleared of it: a server or a worker that is up does so within a minute, or `trackside prune --older-than 0d --thread ID --yes`."""  # noqa: E501
 
 
 class StateTooLargeError(StorageError, ValueError):
@@ -297,7 +297,7 @@ class InvalidSubscriptionError(StorageError, ValueError):
 
 
 class UnknownSubscriptionError(StorageError, LookupError):
-    """There is no subscription {name!r}; `trackside subscriptions` lists those that there are."""
+    """There is no subscription {name!r}; `trackside subscriptions` lists the existing ones."""
 
     fault = "caller"
 
@@ -315,7 +315,7 @@ class InvalidApiKeyError(StorageError, ValueError):
 
 
 class UnknownApiKeyError(StorageError, LookupError):
-    """There is no API key {key_id!r:.100}; `trackside auth list` lists those that there are."""
+    """There is no API key {key_id!r:.100}; `trackside auth list` lists the existing ones."""
 
     fault = "caller"
 
@@ -327,13 +327,13 @@ class CronExistsError(StorageError, ValueError):
 
 
 class SubscriptionConflictError(StorageError, ValueError):
-    """Subscription {name!r} is there already, with {field} {found} and not {wanted}: open it as it is, change it with `update`, or take another name."""  # noqa: E501
+    """Subscription {name!r} exists already, with {field} {found} and not {wanted}: open it as it is, change it with `update`, or take another name."""  # noqa: E501
 
     fault = "caller"
 
 
 class SubscriptionBusyError(StorageError):
-    """Subscription {name!r} is with consumer {consumer!r}, whose lease goes on for {seconds:.1f} s: one at a time."""
+    """Subscription {name!r} belongs to consumer {consumer!r}, whose lease lasts another {seconds:.1f} s: one consumer at a time."""  # noqa: E501
 
     fault = "caller"
     retryable = True
@@ -348,7 +348,7 @@ class SubscriptionPausedError(StorageError):
 
 
 class SubscriptionLostError(StorageError):
-    """Consumer {consumer!r} has subscription {name!r} no more: its lease ended and another took over, it was moved, changed or deleted, or the database lost events that it had read. Nothing was changed; acquire it again."""  # noqa: E501
+    """Consumer {consumer!r} no longer has subscription {name!r}: its lease ended and another took over, it was moved, changed or deleted, or the database lost events that it had read. Nothing was changed; acquire it again."""  # noqa: E501
 
     fault = "caller"
 
@@ -366,13 +366,13 @@ def not_parked(name: str, position: int) -> NotParkedError:
 
 
 class FollowerBusyError(StorageError, RuntimeError):
-    """The next event of this follower is waited for already: let each task follow for itself."""
+    """Another task already waits for the next event of this follower: give each task its own."""
 
     fault = "caller"
 
 
 class ForeignExportError(StorageError, ValueError):
-    """This is no export of Trackside's: {why}. Nothing was imported."""
+    """This is not an export of Trackside's: {why}. Nothing was imported."""
 
     fault = "caller"
 
@@ -400,7 +400,7 @@ class PartialExportError(ImportConflictError):
 
 
 class ExportTornError(StorageError):
-    """While {database} was exported, runs were removed from it, and of some only a part is in the export: export it again."""  # noqa: E501
+    """While {database} was exported, runs were removed from it, and the export has only a part of some of them: export it again."""  # noqa: E501
 
     retryable = True
 
@@ -412,6 +412,6 @@ class MissingParquetError(StorageError, ImportError):
 
 
 class CompactedByServerError(StorageError):
-    """The space of {database} is its server's: autovacuum makes room for new rows, and `VACUUM FULL` in psql gives it back to the disk."""  # noqa: E501
+    """The server of {database} manages its space: autovacuum makes room for new rows, and `VACUUM FULL` in psql gives it back to the disk."""  # noqa: E501
 
     fault = "caller"

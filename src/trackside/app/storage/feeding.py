@@ -166,7 +166,7 @@ class SubscriptionFeed:
                 try:
                     await self._take_turn()
                 except (UnknownSubscriptionError, ClosedError) as exc:
-                    logger.warning("subscription %s is fed no more: %s", self.name, exc)
+                    logger.warning("subscription %s is no longer fed: %s", self.name, exc)
                     self.failure = exc
                     return
                 except SubscriptionLostError as exc:

@@ -121,7 +121,7 @@ class Outdated:
         """
         chosen = sorted(FINAL_STATUSES) if status is None else members(RunStatus, "status", status)
         if not chosen:
-            why = "these are no runs at all; name some of their ends, or leave it out for all that have ended"
+            why = "this selects no runs at all; name some final statuses, or leave it out for all that have ended"
             raise InvalidQueryError(field="status", value=status, why=why)
         if not all(map(is_final, chosen)):
             raise InvalidQueryError(field="status", value=status, why="only runs that have ended are removed")

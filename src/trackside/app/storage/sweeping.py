@@ -149,9 +149,9 @@ class Sweeper:
                 else:
                     _raise_one_of((await self._forget_all())[1])
             except StorageError as exc:
-                logger.warning("threads that are gone could not be cleared up behind, and will be later: %s", exc)
+                logger.warning("what removed threads left could not be cleared away, and will be later: %s", exc)
             except Exception:  # a checkpointer's, or whatever it is: what is left would stay for ever if this ended
-                logger.exception("threads that are gone could not be cleared up behind, and will be later")
+                logger.exception("what removed threads left could not be cleared away, and will be later")
             await asyncio.sleep(min(_LEAST_PAUSE, self._every))
             try:
                 async with asyncio.timeout_at(due):

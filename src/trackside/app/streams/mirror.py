@@ -44,7 +44,7 @@ _STILL_COMING: Final = 0.5
 """Seconds after a message of a run in which another one may be expected."""
 _SAID_NO_MORE: Final = frozenset(FailureReason) - {FailureReason.budget_exceeded}
 """How runs have failed whose processes did not live to say more."""
-_UNHEARD: Final = "what the worker said last did not come; how the run has ended, the log says"
+_UNHEARD: Final = "what the worker said last did not arrive; the log says how the run has ended"
 _KNOWN_ENDS: Final = 1_000
 """Of how many runs of a thread a mirror knows that they are over, besides those that the hub knows."""
 
@@ -401,7 +401,7 @@ class Mirrors:
         if state.data is not None:
             feed.note_state(state.data, at=state.at)
         else:
-            why = "the thread's state has changed, and is too large to be told"
+            why = "the thread's state has changed, and is too large to be sent"
             feed.note_missed("", StreamGap(0, 0, why), at=state.at)
             feed.wake()
 
@@ -497,4 +497,4 @@ async def _said_if_it_fails(work: _Work, topic: Topic) -> None:
         await work()
     except TracksideError as exc:
         where = f"thread {topic.thread_id}" if topic.run_id is None else f"run {topic.run_id}"
-        logger.warning("how runs end is not known here, if nobody says it: %s (%s)", exc, where)
+        logger.warning("how runs end is not known here unless somebody reports it: %s (%s)", exc, where)

@@ -99,4 +99,4 @@ def _is_one(value: Any) -> bool:
     return callable(value) or hasattr(value, "_authenticate_handler")
 
 
-_WANTED: Final = Wanted(is_one=_is_one, if_there_is_none=f"nothing in it can say who asks: {_FORM}")
+_WANTED: Final = Wanted(is_one=_is_one, if_there_is_none=f"nothing in it can say who the caller is: {_FORM}")

@@ -21,7 +21,7 @@ async def examine_access(settings: Settings, flags: str) -> list[Finding]:
     """
     found = [*_exposed(settings)]
     if settings.access.auth == "keys" and not await _may_have_keys(settings):
-        what = "no API key is good here, so nobody is let in"
+        what = "no API key is valid here, so nobody is let in"
         fix = f"make one: `trackside auth create NAME --permission admin{flags}`"
         found.append(Finding(severity=Severity.warning, what=what, where=settings.place_of("server.auth"), fix=fix))
     return found
@@ -33,7 +33,9 @@ def _exposed(settings: Settings) -> Iterator[Finding]:
     try:
         check_exposure([settings.server.host], settings.access.auth)
     except ExposedServerError as exc:
-        fix = "say who is let in, or let it listen at 127.0.0.1; what a start would say: `trackside serve --check`"
+        fix = (
+            "say who is let in, or let it listen at 127.0.0.1; to see what a start would say: `trackside serve --check`"
+        )
         yield Finding(
             severity=Severity.error, what=str(exc).rstrip("."), where=settings.place_of("server.host"), fix=fix
         )

@@ -117,9 +117,7 @@ def _flags(settings: Settings) -> str:
 
 def _other_version(found: str | None, known: str, where: str, flags: str, *, is_newer: bool) -> Finding:
     if found is None:
-        return Finding(
-            severity=Severity.note, what="it has no tables yet; whoever records a run makes them", where=where
-        )
+        return Finding(severity=Severity.note, what="it has no tables yet; recording a run makes them", where=where)
     what = f"its tables are of version {found}, and this Trackside works with {known}"
     if is_newer:
         return Finding(
@@ -154,7 +152,7 @@ def findings_in(health: Health, where: str, now: datetime, flags: str = "") -> I
     yield from _runs(health, now, flags)
     for thread_id in health.left_busy:
         fix = f"see what it came to, and go on with another run of it: `{command_line('threads', thread_id, flags=flags)}`"
-        what = "it is busy, and no run of it goes on"
+        what = "it is busy, but no run of it goes on"
         yield Finding(severity=Severity.warning, what=what, where=f"thread {thread_id}", fix=fix)
     for subscription in health.subscriptions:
         yield from _subscription(subscription, now, flags)
@@ -164,16 +162,16 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
     for run in health.stuck:
         what = f"{run.agent} was cancelled and has not stopped for {long_time(now - run.since)}; its thread stays held"
         look = f"`{command_line('runs', run.run_id, flags=flags)}`"
-        fix = f"restart {run.worker or 'its process'}, whose log has where the agent is; what it did: {look}"
+        fix = f"restart {run.worker or 'its process'}, whose log says where the agent is; what it did: {look}"
         yield _of_run(run, Severity.error, what, fix)
     for run in health.abandoned:
-        what = f"{run.agent} is said to run, and its process ({run.worker or 'unknown'}) is gone"
-        fix = f"whoever records here ends it or starts it anew: {_cancel(run, flags)}"
+        what = f"{run.agent} is recorded as running, but its process ({run.worker or 'unknown'}) is gone"
+        fix = f"any process that records here ends it or starts it anew: {_cancel(run, flags)}"
         yield _of_run(run, Severity.warning, what, fix)
     for run in health.unattended:
         if now - run.since > _SILENCE:
-            what = f"{run.agent} is said to run, and has said nothing for {long_time(now - run.since)}"
-            why = "recorded without a coordinator, or imported, it is ended by nobody"
+            what = f"{run.agent} is recorded as running, but has said nothing for {long_time(now - run.since)}"
+            why = "it was recorded without a coordinator, or imported, so nobody ends it"
             yield _of_run(run, Severity.warning, what, f"{why}; if it is over, end it: {_cancel(run, flags)}")
     for run in health.unclaimed:
         if now - run.since > _PATIENCE:
@@ -183,7 +181,7 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
     for worker in health.workers:
         if worker.seconds_left > 0:
             runs = "1 run" if worker.runs == 1 else f"{worker.runs} runs"
-            what = f"it looks after {runs}, and its lease goes on for {worker.seconds_left:.0f} s"
+            what = f"it looks after {runs}, and its lease lasts another {worker.seconds_left:.0f} s"
             yield Finding(
                 severity=Severity.note,
                 what=what,
@@ -216,19 +214,19 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
     times = "once" if subscription.failures == 1 else f"{subscription.failures} times"
     if subscription.state == "paused" and subscription.failures:  # as one whose receiver says that it is gone
         what = f"it is paused, and {subscription.behind} events behind, since its next event failed {times}"
-        fix = f"see to its receiver, and let it go on: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
+        fix = f"check its receiver, and resume it: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
         yield Finding(severity=Severity.warning, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.state == "paused":
         what = f"somebody paused it, and it is {subscription.behind} events behind"
         yield Finding(severity=Severity.note, what=what, where=where)
     elif subscription.failures:
         blocks = subscription.on_failure == "block"
-        what = f"its next event failed {times}{', and nothing overtakes it' if blocks else ''}"
-        fix = f"see to its receiver, and how it stands: `{look}`"
+        what = f"its next event failed {times}{', and holds up all later ones' if blocks else ''}"
+        fix = f"check its receiver, and how it stands: `{look}`"
         # Else the event that fails need not be the first behind the cursor, and is parked where it keeps failing.
         if blocks and not subscription.filter.to_json():
             past = f"`{command_line('replay', name, flags=f' --from {subscription.cursor + 2}{flags}')}`"
-            fix = f"see to its receiver, or go past the event, and have once more what was handled behind it: {past}"
+            fix = f"check its receiver, or skip the event, and repeat what was handled after it: {past}"
         severity = Severity.error if blocks else Severity.warning
         yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.oldest_at is not None and now - subscription.oldest_at > _LAG:
@@ -296,7 +294,7 @@ def _spool(folder: Path, flags: str) -> Iterator[Finding]:
     if standing.waiting:
         ends = "1 end of a run is" if standing.waiting == 1 else f"{standing.waiting} ends of runs are"
         what = f"{ends} kept here that the database has not taken"
-        fix = f"whoever records here next delivers them, as a server that starts: `trackside serve{flags}`"
+        fix = f"the next process that records here delivers them, such as a server: `trackside serve{flags}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if standing.refused:
         what = f"{standing.refused} ends of runs do not fit what the database has"

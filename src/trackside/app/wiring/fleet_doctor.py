@@ -96,7 +96,7 @@ def _member(worker: StoredWorker, now: datetime) -> Iterator[Finding]:
     where = f"{worker.kind} {worker.name}"
     if worker.release is not None and worker.release != __version__:
         what = f"it is Trackside {worker.release}, and this command is {__version__}"
-        fix = "have both of one version, and start it anew: `pip install --upgrade trackside`"
+        fix = "use the same version of both, and restart it: `pip install --upgrade trackside`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     ahead = (worker.started_at - now).total_seconds()
     if ahead > _CLOCK_SECONDS:

@@ -58,7 +58,7 @@ def _of_references(settings: Settings, named: dict[str, tuple[str, str]], whys: 
     for key, (name, reference) in named.items():
         where = f"{settings.sources.get(key, 'settings')}, {key}"
         if (why := next(whys)) == FORGETS:
-            fix = f"do that, or keep its threads in a database; whether it is well then: `{_start(settings)}`"
+            fix = f"do that, or keep its threads in a database; to see whether that helped: `{_start(settings)}`"
             yield Finding(severity=Severity.warning, what=why, where=where, fix=fix)
         elif why:
             shown = _start(settings) if name == REDACTION else command_line("run", reference)
@@ -76,7 +76,7 @@ def _of_observers(settings: Settings, whys: Iterator[str]) -> Iterator[Finding]:
             key, what = "", why.rstrip(".")
             if what.startswith(observer.where):  # not where the process that tried it says nothing of it
                 key, _, what = what.removeprefix(observer.where).partition(": ")
-            fix = "correct the table, before which nothing runs; which observers there are: `trackside observers`"
+            fix = "correct the table (nothing runs until then); to see which observers there are: `trackside observers`"
             yield Finding(severity=Severity.error, what=what, where=f"{observer.where}{key}", fix=fix)
 
 
@@ -85,7 +85,7 @@ def _of_server(settings: Settings, servers: list[tuple[str, str]], whys: Iterato
         if why := next(whys):
             place, _, what = why.rpartition(BEHIND_PLACE)
             where = place or settings.place_of(key)
-            fix = f"correct it, before which no server starts; what a start would say: `{_start(settings)}`"
+            fix = f"correct it (no server starts until then); to see what a start would say: `{_start(settings)}`"
             yield Finding(severity=Severity.error, what=what.rstrip("."), where=where, fix=fix)
 
 

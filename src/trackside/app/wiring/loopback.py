@@ -75,7 +75,7 @@ class Loopback:
         why = "no server answers in this process, as in a worker of a fleet"
         taken_over = (self.manager.has_taken_over(each.run_id) for each in line_of(run))
         if self._app is None and self._decided is not None and any(taken_over):
-            logger.info("run %s waits until the server answers in this process, which it asks", run.run_id)
+            logger.info("run %s asks the server of this process, and waits until it answers", run.run_id)
             # The code of the run may be on another event loop.
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._decided.wait(), self._loop))
             why = "the server of this process has ended before it answered anything"
@@ -128,7 +128,7 @@ async def _answer(request: httpx.Request) -> httpx.Response:
     for one in reversed(_open):
         if not is_somebodys and one.within is not None and one.within.asks_nobody:
             return await one.within.answer(request, ANYBODY)
-    raise AddressNeededError(why="asks in nobody's name, as no run of a server's and no request goes on here")
+    raise AddressNeededError(why="asks in nobody's name, because no run of a server and no request goes on here")
 
 
 def _of_an_app(run: RunContext) -> tuple[Loopback, RunContext] | None:

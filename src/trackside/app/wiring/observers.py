@@ -126,7 +126,7 @@ def _pass_on(choice: EventChoice, observer: HearingEndsObserver, event: RunLifec
         for wanted in choice.of([event]):
             observer.hear_end(wanted)
     except Exception:  # the observer's failure, which is nobody else's
-        logger.exception("an observer could not hear of the end of run %s", event.run_id)
+        logger.exception("an observer could not be told of the end of run %s", event.run_id)
 
 
 def build_observers(settings: Settings, environ: Mapping[str, str] | None = None) -> list[ConfiguredObserver]:
@@ -173,7 +173,7 @@ def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> 
         observer = _make(configured, target, options)
     else:
         for key in configured.options:
-            raise configured.complaint(key, f"{configured.type} is no class, and takes no options")
+            raise configured.complaint(key, f"{configured.type} is not a class, and takes no options")
         observer = _checked(configured, target)
     try:
         return _configured(configured, target, observer)
@@ -296,7 +296,7 @@ def _check_options(configured: ObserverSettings, target: type) -> None:
             continue
         why = f"it is missing, and {configured.type} needs it"
         if parameter.name in OBSERVER_KEYS:
-            why = f"{configured.type} needs it, and never gets it: this key says how an observer is told of events"
+            why = f"{configured.type} needs it, but never gets it: this key says how an observer is told of events"
         raise configured.complaint(parameter.name, why)
 
 

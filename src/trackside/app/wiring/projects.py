@@ -30,7 +30,7 @@ def missing_packages(settings: Settings) -> Iterator[str]:
     for package in settings.project.packages:
         name = _NAME.match(package)
         if name is None or package.startswith(("git+", "http:", "https:", "file:")):
-            yield f"langgraph.json, dependencies: {package} says not what is to be imported; see to it that it is installed"
+            yield f"langgraph.json, dependencies: {package} does not say what is imported; make sure that it is installed"
             continue
         try:
             distribution(name[0])

@@ -32,7 +32,7 @@ _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, poi
 _SCHEMAS = ("input_schema", "output_schema", "state_schema", "config_schema", "context_schema")
 _SAY_NOTHING = (None, type(None), Any, object)
 _NOT_SAID = (None, "human", "user")
-_FOR_GRAPHS = "that is for graphs; a function that shall see it takes the run, too"
+_FOR_GRAPHS = "that is for graphs; a function that needs it takes the run, too"
 _MODES = frozenset({"values", "updates", "custom", "messages", "messages-tuple"})
 
 
@@ -175,9 +175,7 @@ class CallableAgent:
         if run.is_asking:
             if (pause := _pause_in(output)) is not None:
                 return _asking(pause, run)
-            logger.warning(
-                "run %s has asked something and came to its end without an answer: nobody is asked", run.run_id
-            )
+            logger.warning("run %s asked something, but ended without an answer: nobody is asked", run.run_id)
         if output is None:
             return AgentResult()
         plain = whole(output, path="output")
@@ -198,8 +196,8 @@ def _check(run: RunContext | RunSpec) -> None:
 def _asking(pause: RunPaused, run: RunContext) -> AgentResult:
     if run.answers_left:
         logger.warning(
-            "run %s asks something else than what was answered (%d of %d answers have found no question): what changes each"
-            " time, as the time of day, is not to be in a question",
+            "run %s asks something else than what was answered (%d of %d answers have found no question): leave what changes"
+            " each time, such as the time of day, out of questions",
             run.run_id,
             run.answers_left,
             len(run.answers),

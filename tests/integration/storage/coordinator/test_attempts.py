@@ -509,7 +509,7 @@ async def test_what_cannot_be_read_is_not_kept_unless_another_process_needs_it(
     async with Store.open(url) as store:
         run_id = await let_in(store.coordinator(hands_over=False), context=Broken())
         assert await store.request_of(run_id) is None
-        assert f"what was asked for is not kept of run {run_id}" in caplog.text
+        assert f"the request of run {run_id} is not kept" in caplog.text
 
 
 async def test_a_run_is_known_to_be_stuck_by_those_who_look_from_outside(url: str) -> None:

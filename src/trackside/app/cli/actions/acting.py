@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 _COUNTED = 1_000  # runs of a thread; more are said to be more
 _ACTIVE = [status for status in RunStatus if not is_final(status)]
 _RUNS_STAY = "Their events stay in the log, until `trackside prune` removes them for good."
-_THREADS_GO = "Their events go within a minute where a server or a worker is up, else with `trackside prune`."
+_THREADS_GO = "A running server or worker removes their events within a minute; otherwise `trackside prune` does."
 
 
 class StillActiveError(TracksideError):
-    """{what} has not ended; cancel it before: trackside cancel {run_id} --wait{flags}."""
+    """{what} has not ended; cancel it first: trackside cancel {run_id} --wait{flags}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ def refuse_idle(*, yes: str | None = None, dry_run: str | None = None) -> None:
         ArgumentError: one of them means nothing here.
     """
     if yes is not None:
-        raise ArgumentError(name="--yes", why=f"there is nothing to agree to; it goes with {yes}")
+        raise ArgumentError(name="--yes", why=f"there is nothing to confirm; it goes with {yes}")
     if dry_run is not None:
         raise ArgumentError(name="--dry-run", why=f"nothing would be done; it goes with {dry_run}")
 
@@ -50,7 +50,7 @@ def agrees(question: str, *, yes: bool, would: str) -> bool:
     if yes:
         return True
     if not can_ask():
-        raise ArgumentError(name="--yes", why=f"nobody can be asked here; {would}")
+        raise ArgumentError(name="--yes", why=f"nobody is here to confirm it; {would}")
     standard_error().print(f"{question} [y/N] ", end="", soft_wrap=True)
     return sys.stdin.readline().strip().casefold() in _AGREED
 

@@ -24,7 +24,7 @@ PATIENCE: Final = 15.0
 
 
 class StandsStillError(TracksideError):
-    """{name} stands still at position {position}: {why}."""
+    """{name} has stopped at position {position}: {why}."""
 
     fault: ClassVar[Fault] = "observer"
 
@@ -91,14 +91,16 @@ def _why_still(stands: Subscription, *, is_patient: bool, flags: str) -> str | N
     """Why it will not go on by itself; None while it may."""
     name = stands.name
     if stands.state.value == "paused":
-        return f"it is paused; to go on: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
+        return f"it is paused; to resume it: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
     if is_patient:
         return None
     if stands.failures and stands.on_failure.value == "block":
         said = one_line(stands.last_error or "").rstrip(".")
         look = f"`{command_line('subscriptions', name, flags=flags)}`"
-        return f"its next event fails, and nothing overtakes it ({said}); all about it: {look}"
+        return f"its next event fails and holds up all later ones ({said}); details: {look}"
     if stands.consumer is None:
         database = "" if "--url" in flags else flags
-        return f"nobody delivers to it; where its observer is: `{command_line('deliver', name, flags=database)}`"
+        return (
+            f"nobody delivers to it; run this where its observer is: `{command_line('deliver', name, flags=database)}`"
+        )
     return None

@@ -73,7 +73,7 @@ def say_what_is_left(app: App) -> None:
         those = ", ".join(one_line(one.name) for one in left)
         why = f" ({one_line(left[0].why)})" if len(left) == 1 and left[0].why else ""
         hint = "; `trackside subscriptions` says why" if len(left) > 1 else ""
-        goes_on = "`trackside deliver` goes on, as the next `trackside run` does"
+        goes_on = "`trackside deliver` continues, as does the next `trackside run`"
         said = f"not everything is delivered yet to {those}{why}: {goes_on}{hint}"
         standard_error().print(suggest_at(flags, said), soft_wrap=True)
     for stats in app.dispatcher.stats():
@@ -94,7 +94,7 @@ def _chosen(observers: Sequence[ConfiguredObserver], names: Sequence[str]) -> li
             continue
         why = f"no observer is called {name!r}; fed from the log are {', '.join(found.name for found in durable)}"
         if name in {observer.name for observer in observers}:
-            why = f"{name} is live: whoever runs agents tells it, as they go on"
+            why = f"{name} is live: the process that runs the agents tells it as they go on"
         raise ArgumentError(name="NAME", why=why)
     return [observer for observer in durable if not names or observer.name in names]
 
@@ -273,7 +273,7 @@ class _Watch:
 def _state_of(stats: FeedStats, standing: Subscription) -> tuple[str, str]:
     """Who feeds it, in a word and in a sentence; nothing while that is not known yet."""
     if standing.state.value == "paused":
-        return "paused", f"is paused; to go on: `{command_line('subscriptions', stats.subscription, 'resume')}`"
+        return "paused", f"is paused; to resume it: `{command_line('subscriptions', stats.subscription, 'resume')}`"
     if stats.active:
         return "active", "is fed from here"
     # This process may have been given it and not know yet.
@@ -295,6 +295,6 @@ def _got(stats: FeedStats, standing: Subscription | None) -> Iterator[str]:
     if standing.behind:
         yield f"{count(standing.behind, 'position')} left"
     if standing.to_retry:
-        yield f"{standing.to_retry} left to be tried again"
+        yield f"{standing.to_retry} left to retry"
     if not standing.behind and not standing.to_retry:
         yield "nothing left"

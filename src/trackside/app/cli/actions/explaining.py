@@ -75,7 +75,7 @@ def _known(code: str) -> str:
     wanted = code.strip().strip("[]:").casefold()
     if wanted not in known:
         close = get_close_matches(wanted, known, n=1)
-        raise UnknownCodeError(typed=wanted, meant=f" (is {close[0]!r} meant?)" if close else "")
+        raise UnknownCodeError(typed=wanted, meant=f" (did you mean {close[0]!r}?)" if close else "")
     return wanted
 
 

@@ -30,7 +30,7 @@ _LEAST_OF_AN_END: Final = 6  # characters: less is rather mistyped than the end 
 
 
 class UnknownWorkerError(TracksideError, LookupError):
-    """No live worker here has the name or id {typed!r}, or an id that begins or ends so; `trackside workers` lists them."""
+    """No live worker here has the name or id {typed!r}, or an id that begins or ends with it; `trackside workers` lists them."""  # noqa: E501
 
 
 class AmbiguousWorkerError(TracksideError, LookupError):
@@ -59,8 +59,8 @@ class WorkersOptions:
         """
         whys: Mapping[str, tuple[str, str]] = {
             "queue": ("--queue", "it only shows; leave it out to drain workers"),
-            "workers": ("ID", "all of them are listed; to have one leave, write `trackside workers drain ID`"),
-            "yes": ("--yes", "there is nothing to agree to; it goes with `drain`"),
+            "workers": ("ID", "all of them are listed; to drain one, write `trackside workers drain ID`"),
+            "yes": ("--yes", "there is nothing to confirm; it goes with `drain`"),
             "wait": ("--wait", "there is nothing to wait for; it goes with `drain`"),
         }
         for name, is_given in given.items():
@@ -109,13 +109,13 @@ def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
         ArgumentError: no worker was named, or there is nobody to ask.
     """
     if not options.workers:
-        raise ArgumentError(name="ID", why="say which worker is to leave; `trackside workers` lists them")
+        raise ArgumentError(name="ID", why="say which worker to drain; `trackside workers` lists them")
     interrupt_on_stop_signals()
     known = in_records(options.place, lambda records: records.workers(), read_only=True)
     chosen = {worker.worker_id: worker for worker in (_find(known, typed) for typed in options.workers)}
     left = [worker for worker in chosen.values() if not worker.draining]
     what = "; ".join(_told(worker) for worker in left)
-    question = f"Drain {what}? Each takes no more runs, and ends when those that it has are over."
+    question = f"Drain {what}? Each takes no more runs, and ends when its current runs are over."
     if left and not agrees(question, yes=yes, would=f"{what} would be drained"):
         return not_done("No worker was drained.")
     stopped = asyncio.Event()
@@ -123,7 +123,7 @@ def drain(options: WorkersOptions, *, yes: bool, wait: bool) -> ExitCode:
     async def ask(records: Records) -> dict[str, str]:
         asked = {worker.worker_id: await records.drain(worker.worker_id) for worker in chosen.values()}
         if wait:
-            standard_error().print("Waiting until its runs are over; Ctrl-C waits no longer.", style="dim")
+            standard_error().print("Waiting until its runs are over; Ctrl-C stops waiting.", style="dim")
             return await _wait_until_left(records, chosen, stopped)
         return {id_: "draining" if was_there else "gone" for id_, was_there in asked.items()}
 
@@ -186,9 +186,9 @@ def _said(worker: WorkerNow, state: str) -> str:
     name = one_line(worker.name)
     match state:
         case "draining":
-            return f"{name} takes no more runs, and ends when those that it has are over."
+            return f"{name} takes no more runs, and ends when its current runs are over."
         case "lost":
-            return f"{name} gives no sign of life any more; its runs are ended or taken by others."
+            return f"{name} shows no more signs of life; its runs are ended or taken over by others."
         case _:
             return f"{name} has left."
 

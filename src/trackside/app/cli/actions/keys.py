@@ -70,7 +70,7 @@ def create(options: KeyOptions) -> ExitCode:
         standard_error().print(said, soft_wrap=True)
         console.print(made.secret, soft_wrap=True)
         if settings.access.auth != "keys":
-            hint = f'It is asked for where server.auth = "keys"; here it is {settings.access.auth!r}.'
+            hint = f'A server asks for it if server.auth = "keys"; here it is {settings.access.auth!r}.'
             standard_error().print(hint, soft_wrap=True, style="dim")
     return ended(console)
 
@@ -123,7 +123,9 @@ def revoke(database: str | None, key_id: str, *, yes: bool, json: bool) -> ExitC
     if json:
         console.print_json_lines([_object(revoked)])
     else:
-        said = f"Key {revoked.key_id} ({one_line(revoked.name)}, of {one_line(revoked.owner)}) lets nobody in any more."
+        said = (
+            f"Key {revoked.key_id} ({one_line(revoked.name)}, of {one_line(revoked.owner)}) no longer lets anybody in."
+        )
         console.print(said, soft_wrap=True)
     return ended(console)
 
@@ -150,7 +152,9 @@ def _end_in(typed: str) -> datetime:
     if found is None or not found.has_unit:
         raise ArgumentError(name="--expires", why=f"{typed!r} is not a length of time with its unit; write 12h or 90d")
     if found.seconds == 0:
-        raise ArgumentError(name="--expires", why="it has to be longer than nothing; leave it out for ever")
+        raise ArgumentError(
+            name="--expires", why="it has to be longer than zero; leave it out for a key that does not expire"
+        )
     try:
         return datetime.now(UTC) + timedelta(seconds=found.seconds)
     except OverflowError:

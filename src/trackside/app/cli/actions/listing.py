@@ -95,7 +95,7 @@ class SearchOptions:
 def _see_that_none_is_given(given: Mapping[str, Any], what: str) -> None:
     for name, value in given.items():
         if value is not None:
-            raise ArgumentError(name=name, why=f"one {what} is shown as it is; leave this out, or the ID")
+            raise ArgumentError(name=name, why=f"one {what} cannot be filtered; leave this out, or the ID")
 
 
 class _Search(TypedDict):
@@ -162,7 +162,7 @@ class _Look:
 
     def show_nothing(self) -> None:
         """Say to a person that nothing was found."""
-        self.console.print("There is nothing that fits.", style="dim")
+        self.console.print("Nothing matches.", style="dim")
 
 
 def show_run(options: LookOptions[RunStatus], beginning: str, search: SearchOptions) -> ExitCode:
@@ -329,7 +329,7 @@ def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by:
     end = None if until is None else read_since(until, now=look.now, name="--until")
     step = None if by is None else read_step(by, "--by")
     if step is not None and options.thread is not None:
-        raise ArgumentError(name="--by", why="of one thread there are no totals by time; leave this out, or --thread")
+        raise ArgumentError(name="--by", why="one thread has no totals by time; leave this out, or --thread")
 
     async def show(records: Records) -> None:
         filters = await look.filters(records)

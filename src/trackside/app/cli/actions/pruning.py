@@ -72,7 +72,7 @@ def prune(options: PruneOptions) -> ExitCode:
 
 
 def _broken_off(runs: int) -> str:
-    return f"{count(runs, 'run')} removed, and the rest as it was; the same command goes on."
+    return f"{count(runs, 'run')} removed, and the rest is as it was; the same command continues."
 
 
 async def _prune(
@@ -121,7 +121,7 @@ def _lines(report: PruneReport, *, removed: bool) -> list[str]:
     done, kept = ("Removed", "Kept") if removed else ("Would remove", "Would keep")
     lines = [f"{done} {_amount(report)}." if report.runs else "There is nothing to remove."]
     for name, runs in report.kept_for.items():
-        lines.append(f"{kept} {count(runs, 'run')} that subscription {one_line(name)!r} has not done with.")
+        lines.append(f"{kept} {count(runs, 'run')} that subscription {one_line(name)!r} has not finished with.")
     if report.kept_waiting:
         lines.append(f"{kept} {count(report.kept_waiting, 'run')} that a human may still answer.")
     return lines

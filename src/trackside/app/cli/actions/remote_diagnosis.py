@@ -41,8 +41,8 @@ async def examine_server(server: str, place: Place) -> list[Finding]:
     async with connected(server, place.key, said_by=place.said_by) as connection:
         found = [*await _readiness(connection), *await _system(connection)]
         if connection.version != __version__:
-            what = f"the server is of version {connection.version}, and this command of {__version__}"
-            fix = f"bring both to one version: `pip install trackside=={connection.version}`"
+            what = f"the server has version {connection.version}, and this command {__version__}"
+            fix = f"use the same version of both: `pip install trackside=={connection.version}`"
             found.append(Finding(severity=Severity.note, what=what, where=connection.home.shown, fix=fix))
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
 
@@ -65,10 +65,10 @@ async def _system(connection: Connection) -> list[Finding]:
     try:
         found = connection.decode((await connection.get("system")).body, _System).findings
     except NotAllowedError:
-        what = "nothing could be looked at: what it finds around it, it tells only to keys with the permission 'admin'"
+        what = "nothing could be checked: the server tells what it finds only to keys with the permission 'admin'"
         fix = "make one where its database is: `trackside auth create doctor --permission admin`"
         return [Finding(severity=Severity.warning, what=what, where=url, fix=fix)]
     except ServerFailedError as exc:
-        fix = f"look at the server's log, and at how it does: `curl {url}/health/ready`"
+        fix = f"look at the server's log, and at its state: `curl {url}/health/ready`"
         return [Finding(severity=Severity.error, what=str(exc).rstrip("."), where=url, fix=fix)]
     return [Finding(severity=one.level, what=one.what, where=one.where, fix=one.next_command or "") for one in found]

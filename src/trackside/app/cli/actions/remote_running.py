@@ -96,7 +96,7 @@ def retry(server: str, run: str, options: RunOptions, *, agent: str | None) -> E
     _asked(options)
     for name, given in (("--agent", agent), ("--metadata", options.metadata), ("--stream", options.modes)):
         if given:
-            raise ArgumentError(name=name, why="a server does once more what was asked for as it was; leave this out")
+            raise ArgumentError(name=name, why="a server repeats the request exactly as it was; leave this out")
 
     async def start(connection: Connection, records: RemoteRecords) -> Started:
         ended, _ = await find_ended_run(records, run)

@@ -77,7 +77,7 @@ class NotRecordedError(TracksideError):
 
 
 class SpooledError(NotRecordedError):
-    """the run was not started, because it could not be recorded: {why}. That it failed is kept in {spool}; `trackside run` delivers it once the database takes it again."""  # noqa: E501
+    """the run was not started, because it could not be recorded: {why}. Its failure is kept in {spool}; `trackside run` delivers it once the database takes it again."""  # noqa: E501
 
 
 def run(agent: str, input: str | None, options: RunOptions, *, thread: str | None) -> ExitCode:
@@ -211,7 +211,7 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
     if forgets(agent) and spec.command is not None:
         raise ForgetfulAgentError(agent=spec.agent)
     if isinstance(spec.input, str) and (keys := keys_instead_of_text(agent)):
-        why = f"this graph takes no text, but an object with {', '.join(keys)}; write '{json_line({keys[0]: '…'})}'"
+        why = f"this graph takes an object with {', '.join(keys)}, not text; write '{json_line({keys[0]: '…'})}'"
         raise ArgumentError(name="INPUT", why=why)
     record_of(spec, agent=spec.agent, now=datetime.now(UTC))  # what no run can be is refused before there is a database
     with Notices() as notices:

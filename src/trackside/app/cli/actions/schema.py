@@ -75,7 +75,7 @@ def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
 
 
 def _broken_off(steps: int) -> str:
-    return "nothing has changed, as all steps count together; the same command begins anew."
+    return "nothing has changed, because no step counts without the others; the same command starts over."
 
 
 @dataclass(frozen=True, slots=True)

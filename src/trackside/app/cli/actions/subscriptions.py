@@ -93,7 +93,7 @@ def _unfed(stands: Subscription) -> str:
     """What a delete means for the process that feeds it, if one does; a server feeds its own again with the next run."""
     if stands.consumer is None or stands.name in OUR_SUBSCRIPTIONS:
         return ""
-    return f"; {one_line(stands.consumer)}, which feeds it, delivers nothing more of it until it is started anew"
+    return f"; {one_line(stands.consumer)}, which feeds it, delivers nothing more to it until it is restarted"
 
 
 def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bool, json: bool) -> ExitCode:

@@ -98,21 +98,21 @@ def _format_of(options: ExportOptions) -> ExportFormat:
     named = Path(options.file.removesuffix(".gz")).suffix.removeprefix(".").lower()
     chosen = options.format or ("parquet" if named == "parquet" else "jsonl")
     if chosen == "parquet" and options.file.endswith(".gz"):
-        raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
+        raise ArgumentError(name=_FILE, why="Parquet is compressed already; leave .gz out of its name")
     if options.format is None and named in _OTHER_FORMATS:
-        why = f"no export is written as {named}; call it .jsonl or .parquet, or say which it is with --format"
+        why = f"exports are not written as {named}; call it .jsonl or .parquet, or say which it is with --format"
         raise ArgumentError(name=_FILE, why=why)
     return chosen
 
 
 def _export_broken_off(options: ExportOptions, events: int) -> str:
     if options.file == _STANDARD or Path(options.file).is_fifo():
-        return f"{count(events, 'event')} written, which is no complete export; the same command begins anew."
-    return f"{options.file} was not written, as it was not complete; the same command begins anew."
+        return f"{count(events, 'event')} written, which is not a complete export; the same command starts over."
+    return f"{options.file} was not written, because it was not complete; the same command starts over."
 
 
 def _import_broken_off(events: int) -> str:
-    return f"{count(events, 'event')} of the file are in the database; the same command goes on with the rest."
+    return f"{count(events, 'event')} of the file are in the database; the same command continues with the rest."
 
 
 async def _export(
@@ -261,7 +261,7 @@ def _said(report: ImportReport) -> Iterator[str]:
     known, were = count(report.known, "event"), "was" if report.known == 1 else "were"
     yield f"{imported}; {known} of the file {were} there already."
     if report.unfinished:
-        yield f"{count(report.unfinished, 'run')} without an end in the file: nobody executes that here."
+        yield f"{count(report.unfinished, 'run')} without an end in the file: nobody executes them here."
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class AmbiguousIdError(TracksideError, LookupError):
 
 
 class ShortenedIdError(TracksideError, LookupError):
-    """No {kind} here has the id {typed!r}; {found} would fit, but nobody is asked here whether it is meant: write its id out."""  # noqa: E501
+    """No {kind} here has the id {typed!r}; {found} would fit, but nobody is here to confirm that it is the one: write its id out."""  # noqa: E501
 
 
 class NotWaitingError(TracksideError):
@@ -55,7 +55,7 @@ class NotEndedError(TracksideError):
 
 
 class RequestNotKeptError(TracksideError, LookupError):
-    """What run {run_id!r} was asked for is not kept: an older version let it in, or another program recorded it, or it was imported, or events are redacted here; start another one with `trackside run AGENT INPUT --thread {thread}`."""  # noqa: E501
+    """The request of run {run_id!r} is not kept: an older version admitted it, or another program recorded it, or it was imported, or events are redacted here; start another one with `trackside run AGENT INPUT --thread {thread}`."""  # noqa: E501
 
 
 def not_waiting(thread_id: str, standing: str) -> NotWaitingError:

@@ -61,7 +61,7 @@ def question_lines(interrupts: Sequence[JsonObject]) -> list[str]:
 def answer_note(interrupts: Sequence[JsonObject]) -> str:
     """What to say above the command that answers."""
     if is_stop(interrupts):
-        return "It has stopped, and asks nothing; this lets it go on:"
+        return "It has stopped without a question; this lets it go on:"
     approvals = sum(_is_approval(interrupt.get("value")) for interrupt in interrupts)
     form = ' (true, false, or {"approved": false, "message": "why not"})' if approvals else ""
     if len(interrupts) == 1:

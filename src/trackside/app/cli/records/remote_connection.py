@@ -44,29 +44,29 @@ class ServerAwayError(RemoteError):
 
 
 class ServerTimeoutError(ServerAwayError):
-    """The server at {url} did not answer within {seconds:g} s; `trackside doctor --url {url}` says how it does."""
+    """The server at {url} did not answer within {seconds:g} s; `trackside doctor --url {url}` says how it is doing."""
 
 
 class UntrustedServerError(RemoteError):
-    """The server at {url} is not trusted: {why}; SSL_CERT_FILE names the certificate that has signed your own ones."""
+    """The server at {url} is not trusted: {why}; set SSL_CERT_FILE to the certificate that signed your own."""
 
     fault: ClassVar[Fault] = "caller"
 
 
 class NotTracksideError(RemoteError):
-    """What answers at {url} is no Trackside server: {why}; --url is the address that `trackside serve` prints."""
+    """What answers at {url} is not a Trackside server: {why}; --url is the address that `trackside serve` prints."""
 
     fault: ClassVar[Fault] = "caller"
 
 
 class NobodyError(RemoteError, code="key-missing"):
-    """The server at {url} wants to know who asks; give a key with --api-key or TRACKSIDE_API_KEY (`trackside auth create NAME` makes one where its database is)."""  # noqa: E501
+    """The server at {url} wants to know who you are; give a key with --api-key or TRACKSIDE_API_KEY (`trackside auth create NAME` makes one where its database is)."""  # noqa: E501
 
     fault: ClassVar[Fault] = "caller"
 
 
 class WrongKeyError(RemoteError):
-    """The server at {url} does not let this key in: {why}; give another one with --api-key (`trackside auth list` shows which there are where its database is)."""  # noqa: E501
+    """The server at {url} does not let this key in: {why}; give another one with --api-key (`trackside auth list` shows the existing ones where its database is)."""  # noqa: E501
 
     fault: ClassVar[Fault] = "caller"
 
@@ -92,7 +92,7 @@ class NotThereError(RefusedError, LookupError):
 
 
 class OtherVersionError(RemoteError):
-    """The server at {url} is of version {theirs} and this command of {ours}, and they do not understand each other: {why}; bring both to one version."""  # noqa: E501
+    """The server at {url} has version {theirs} and this command {ours}, and they do not understand each other: {why}; use the same version of both."""  # noqa: E501
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class Connection:
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, ValueError) as exc:
-            raise self._other_version(f"an answer is of another form ({exc})") from exc
+            raise self._other_version(f"an answer has an unexpected form ({exc})") from exc
 
     def translated(self, seconds: float | None = None) -> _Translated:
         """In this block, failures on the way become sentences for people; it may take `seconds`, if not as long as usual."""
@@ -265,7 +265,7 @@ class Connection:
             raise RefusedError(url=url, why=why, unfit=said.unfit, **said.coded())
         if 300 <= status < 400:
             where = headers.get("location", "elsewhere")
-            raise RemoteError(url=url, why=f"sends on to {where}: give that as --url", fault="caller")
+            raise RemoteError(url=url, why=f"redirects to {where}: give that as --url", fault="caller")
         raise ServerFailedError(url=url, why=why)
 
     def _other_version(self, why: str) -> OtherVersionError:
@@ -311,7 +311,7 @@ class _Translated:
         if isinstance(exc, httpx.ConnectError) and (why := _untrusted(exc)) is not None:
             raise UntrustedServerError(url=self._url, why=why) from exc
         if isinstance(exc, httpx.RemoteProtocolError):
-            raise ServerAwayError(url=self._url, why="it broke the connection off, or does not speak HTTP") from exc
+            raise ServerAwayError(url=self._url, why="it dropped the connection, or does not speak HTTP") from exc
         if isinstance(exc, httpx.HTTPError):
             raise ServerAwayError(url=self._url, why=_why(exc)) from exc
 
@@ -335,7 +335,7 @@ def _why(exc: httpx.HTTPError) -> str:
         if isinstance(found, ConnectionRefusedError) or "Connect call failed" in str(found):
             return "nobody listens there"
         if "Name or service not known" in str(found) or "name resolution" in str(found):
-            return "there is no machine of this name"
+            return "there is no host of this name"
         found = found.__cause__ or found.__context__
     return "nobody listens there" if text == "All connection attempts failed" else text
 
@@ -386,7 +386,9 @@ def part_of_path(name: str) -> str:
         ArgumentError: servers would take it for more than one part, or for none.
     """
     if not name or "/" in name or not is_whole(name):
-        raise ArgumentError(name=repr(name), why="no server can be asked for what is called so; ask its database")
+        raise ArgumentError(
+            name=repr(name), why="no server can be asked for something with this name; ask its database"
+        )
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
@@ -410,9 +412,9 @@ def _address(url: str, name: str) -> str:
     if not valid:
         raise ArgumentError(name=name, why=f"{url!r} is not an address of a server, as http://127.0.0.1:2024")
     if found.username is not None or found.password is not None:
-        raise ArgumentError(name=name, why="a key does not stand in the address; give it with --api-key")
+        raise ArgumentError(name=name, why="a key does not belong in the address; give it with --api-key")
     if found.query or found.fragment:
-        raise ArgumentError(name=name, why=f"{url!r} has something behind ? or #, which no server's address has")
+        raise ArgumentError(name=name, why=f"{url!r} has something after ? or #, which no server's address has")
     return url.strip().rstrip("/")
 
 

@@ -43,7 +43,7 @@ async def why_not(hosts: Sequence[str] = ()) -> str | None:
     command = [part for part in command_of_this("--check") if part != "--json"]  # which goes with a start alone
     tried = await tried_elsewhere(command, seconds=_CHECK_SECONDS, environ=environ)
     if tried is None:
-        return f"what it would begin with has not loaded in {_CHECK_SECONDS:g} s"
+        return f"what it would restart with has not loaded in {_CHECK_SECONDS:g} s"
     return None if tried.returncode == 0 else _reason(tried.said)
 
 

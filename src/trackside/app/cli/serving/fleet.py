@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class NoFleetHereError(TracksideError):
-    """a whole fleet on one machine needs Linux or macOS; on Windows, WSL has the one."""
+    """a whole fleet on one machine needs Linux or macOS; on Windows, use WSL."""
 
 
 _MOST_PROCESSES: Final = 64

@@ -159,7 +159,7 @@ class ProcessLife:
         """Begin anew, if what it would begin with can be loaded."""
         why = await beginning_anew.why_not(self._hosts)
         if why is not None:
-            self._say("does not begin anew, and goes on as before", level="warning", why=why)
+            self._say("does not restart, and goes on as before", level="warning", why=why)
         elif not self._ending.is_set():
             self._say("beginning anew")
             self._begin_to_end(True)

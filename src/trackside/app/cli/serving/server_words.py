@@ -41,7 +41,7 @@ class ServerWords(ProcessWords):
         source = self.settings.database_source
         given = f", if {source} is the same there" if source == _DATABASE_VARIABLE else ""
         where = f"at {one_line(self.settings.database_shown)}{given}"
-        self.say(f"no API key is good here, so nobody is let in; {make} {where}", level="warning")
+        self.say(f"no API key is valid here, so nobody is let in; {make} {where}", level="warning")
 
     def say_ready(self, app: App, sockets: Sequence[socket.socket]) -> None:
         """Say that the server answers, where, and with what."""
@@ -78,8 +78,8 @@ def _access(auth: str) -> str:
         case "none":
             return "anybody on this machine"
         case "keys":
-            return "whoever has a key (`trackside auth create` makes one)"
+            return "anybody with a key (`trackside auth create` makes one)"
         case "jwt":
-            return "whoever has a token"
+            return "anybody with a token"
         case _:
             return f"as {auth} says"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _CONCURRENCY: Final = "worker.concurrency"
 _MAX_RUNNING: Final = "runs.max_running"
 _STATM: Final = Path("/proc/self/statm")
-_DRAINED: Final = "somebody has this worker drained"
+_DRAINED: Final = "somebody is draining this worker"
 _SUPERVISORS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables by which a service manager talks to the supervisor, and to none of its processes."""
 
@@ -51,7 +51,7 @@ class NotBegun(Exception):
 
 
 class NoFleetError(TracksideError, code="no-engine"):
-    """A worker executes what servers let in, and with the engine "inline" a server does that itself: say what moves runs between them, as `--engine postgres` or `--engine nats://host:4222`, or `url` under [engine] in trackside.toml, for servers and workers alike."""  # noqa: E501
+    """A worker executes what servers admit, and with the engine "inline" a server does that itself: say what moves runs between them, as `--engine postgres` or `--engine nats://host:4222`, or `url` under [engine] in trackside.toml, for servers and workers alike."""  # noqa: E501
 
     fault = "caller"
 
@@ -119,14 +119,14 @@ def with_places(settings: Settings) -> Settings:
         places = settings.max_running
         if _CONCURRENCY in settings.sources:
             beyond = f"{settings.place_of(_CONCURRENCY)} has no effect beyond {places:,}"
-            notes = (*notes, f"{beyond}: {settings.place_of(_MAX_RUNNING)} allows a process no more")
+            notes = (*notes, f"{beyond}: {settings.place_of(_MAX_RUNNING)} does not allow a process more")
     return replace(settings, worker=replace(worker, concurrency=places), notes=notes)
 
 
 def _check_isolation(settings: Settings) -> None:
     worker = settings.worker
     if not hasattr(os, "killpg"):
-        raise settings.complaint("worker.isolation", "this system has no processes of the kind that is needed for it")
+        raise settings.complaint("worker.isolation", "this system does not have the kind of processes that it needs")
     if worker.memory_limit is not None and not _STATM.exists():
         why = "this system does not say how much memory a process has; Linux does"
         raise settings.complaint("worker.memory_limit", why)

@@ -44,14 +44,14 @@ _LINES = 500
 _LONGEST = 160
 _KEYS = {
     "c": "cancel the run that is marked; asks before",
-    "r": "do once more what it was asked for, on a server (--url)",
+    "r": "run the same request again, on a server (--url)",
     "Enter": "all about it",
-    "/": "show only runs with this in their agent or status, or whose id begins so; Escape shows all again",
+    "/": "show only runs with this in their agent or status, or whose id begins with it; Escape shows all again",
     "s": "sort by age, length, tokens, cost",
     "p": "pause the screen; nothing is missed",
     "q": "quit",
 }
-_RATES = "Rates are those of the last minute; outcomes are counted from the moment that this began."
+_RATES = "Rates are those of the last minute; outcomes are counted since this screen was opened."
 _WIDE = 110
 """Columns from which on there is room for threads, and for words beside symbols."""
 _COLUMNS = {"RUN": 18, "STATUS": 13, "AGENT": 24, "TIME": 10, "TOKENS": 9, "COST": 9, "THREAD": 36}
@@ -242,7 +242,7 @@ class TopApp(App[None]):
         away = next(filter(None, self._away.values()), "")
         banner = self.query_one("#banner", Static)
         banner.set_class(bool(away), "shown")
-        banner.update(Text(f"{away} What is shown was known before; it goes on by itself." if away else ""))
+        banner.update(Text(f"{away} What is shown is from before; it continues by itself." if away else ""))
         if self._paused:
             return
         self.query_one("#numbers", Static).update(self._numbers())
@@ -406,13 +406,13 @@ class TopApp(App[None]):
         if seen.run_id in self._retrying:
             return
         earlier = self._retried.get(seen.run_id)
-        question = f"Run {earlier} does once more what run {seen.run_id} was asked for. Start another one?"
+        question = f"Run {earlier} already repeats run {seen.run_id}. Start another one?"
         if earlier is not None and not await self.push_screen_wait(Said(question, asks=True)):
             return
         self._retrying.add(seen.run_id)
         try:
             self._retried[seen.run_id] = new = await self._records.retry(seen.run_id)
-            self.notify(f"Run {new} does it once more.", markup=False)
+            self.notify(f"Run {new} repeats it.", markup=False)
         except TracksideError as exc:
             self.notify(one_line(str(exc)), severity="error", markup=False)
         finally:

@@ -416,7 +416,7 @@ def _notes(run: Ran, axis: _Axis) -> tuple[str, ...]:
         notes.append("The run's own times are not in order: the clock of a machine was off, or was set meanwhile.")
     if axis.off > max(_OFF_SECONDS, 0.01 * axis.seconds):
         notes.append(
-            f"Something is said to have been {axis.off:.1f} s outside the run, and is drawn at its edge: "
+            f"Something is recorded as having been {axis.off:.1f} s outside the run, and is drawn at its edge: "
             "the clock of a machine is off."
         )
     return tuple(notes)

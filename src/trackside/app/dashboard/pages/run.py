@@ -116,7 +116,7 @@ async def get_request(call: Call[None, None]) -> Any:
     """The body with which the API starts the same run, for a file: a command line does not hold any."""
     run = await reading.details_of(call, call.run_id)
     if run.request is None:
-        raise HttpError(status=404, detail="what this run was asked for is not kept")
+        raise HttpError(status=404, detail="the request of this run is not kept")
     return {**create_request(run.request, run.agent or "", run.metadata), "on_completion": "keep"}
 
 
@@ -258,7 +258,7 @@ def _output(run: RunDetails, state: reading.Known[Any], data: Mapping[str, Any])
     if run.status is not RunStatus.success:
         return shown, state.why_not
     if state.why_not is not None:
-        return shown, f"What the thread held then cannot be had: {state.why_not}."
+        return shown, f"What the thread held then cannot be shown: {state.why_not}."
     changed = "What the thread held when this run ended is not kept: a later run has changed it."
     return shown, changed if shown.conversation.messages else None
 
@@ -286,13 +286,13 @@ def _due_at(run: RunDetails) -> datetime | None:
 def _choices(run: RunDetails, found: reading.Found) -> Choices:
     agent = found.agents.get(run.agent or "")
     if run.request is None:
-        why = "what was asked for is not kept, so it cannot be asked for again"
+        why = "its request is not kept, so it cannot be run again"
         return Choices(fork=why, retry=why)
     if agent is None:
         why = f"the agent {run.agent!r:.80} is not served here"
         return Choices(fork=why, retry=why)
     if not is_served(run.thread_id):
-        return Choices(fork="the id of its thread is no UUID in lower case", retry=None)
+        return Choices(fork="the id of its thread is not a UUID in lower case", retry=None)
     if not agent.keeps_threads and found.around.earlier is not None:
         why = f"the agent {agent.name!r:.80} keeps only what its thread is now, and not what it was before this run"
         return Choices(fork=why, retry=None)

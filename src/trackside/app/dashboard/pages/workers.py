@@ -76,7 +76,7 @@ def state_of(worker: WorkerInfo) -> str:
 async def drain(call: Call[Drain, None]) -> Any:
     """Have a worker finish what it has, and leave."""
     await API.ask(call, api.drain_worker, path={"worker_id": call.body.worker_id})
-    return Said("The worker takes no more runs, and leaves when those that it has are over.")
+    return Said("The worker takes no more runs, and leaves when its current runs are over.")
 
 
 @routes.get("/ui/workers/live", Permission.admin, about=INSIDE, media_type=EVENT_STREAM, failing=FailurePage)

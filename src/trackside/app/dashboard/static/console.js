@@ -203,7 +203,7 @@ document.addEventListener("htmx:after:request", (event) => {
   refresh();
 });
 document.addEventListener("htmx:error", (event) => {
-  if (event.detail.ctx?.request?.method !== "GET") toast("The server does not answer. Look whether it was done before you try again.", true);
+  if (event.detail.ctx?.request?.method !== "GET") toast("The server does not answer. Check whether it was done before you try again.", true);
 });
 document.addEventListener("htmx:after:swap", () => {
   writeTimes();
@@ -291,7 +291,7 @@ document.addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(button.dataset.copy);
     toast("Copied.");
   } catch {
-    toast("This browser lets nothing be copied from here.", true);
+    toast("This browser does not allow copying from here.", true);
   }
 });
 

@@ -182,7 +182,7 @@ function saySkipped(hasMore) {
   older.href = url.href;
   const note = document.getElementById("skipped");
   if (skipped > said || isCut) {
-    const text = isCut ? "Events were skipped: more came than this page shows." : `${skipped.toLocaleString()} events were skipped: they came faster than anybody reads.`;
+    const text = isCut ? "Events were skipped: more came than this page shows." : `${skipped.toLocaleString()} events were skipped: they came faster than anybody can read.`;
     note.querySelector("span").textContent = `${text} These are the newest.`;
     note.hidden = false;
     said = skipped;

@@ -236,7 +236,7 @@ class Playground {
         if (end.error) this.fail(end, shown);
         break;
       } else {
-        if (!document.hidden) problem ??= shown.problem("The connection was lost, and is asked for again. The run goes on.");
+        if (!document.hidden) problem ??= shown.problem("The connection was lost, and is being restored. The run goes on.");
         await this.untilSeen();
       }
     }
@@ -268,7 +268,7 @@ class Playground {
       const [name] = event.split("|");
       if (name === "messages") shown.message(JSON.parse(data)[0]);
       else if (name === "custom") shown.part(parsed(data));
-      else if (name === "gap") shown.problem("Some of what it said did not come here. The thread has all of it.");
+      else if (name === "gap") shown.problem("Some of what it said did not arrive here. The thread has all of it.");
       else if (name === "error" || name === "end") return JSON.parse(data);
     }
     return null;

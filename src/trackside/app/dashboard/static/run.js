@@ -156,7 +156,7 @@ function take(name, text) {
   else if (mode === "messages/partial" || mode === "messages/complete") data.forEach(whole);
   else if (mode === "custom") part(namespace, shortened(JSON.stringify(parsed(text)), MOST_OF_PART));
   else if (mode === "updates") part(namespace, Object.keys(data).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
-  else if (mode === "gap") line("stream-note", `Some of what it said is missing here: ${data?.why ?? "it is not kept any more, or did not come"}.`);
+  else if (mode === "gap") line("stream-note", `Some of what it said is missing here: ${data?.why ?? "it is not kept any more, or did not arrive"}.`);
 }
 
 function part(namespace, text) {

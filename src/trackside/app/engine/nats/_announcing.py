@@ -69,7 +69,7 @@ class Announcer:
         now = monotonic()
         for run in ready:
             if not is_token(run.pool):
-                logger.error("pool %r cannot be one: up to 64 letters, digits, _ and -", run.pool)
+                logger.error("%r cannot be the name of a pool: up to 64 letters, digits, _ and -", run.pool)
                 self._counts.announce_failures += 1
             elif self.offer_again(run.run_id):
                 self._counts.announced += 1
@@ -137,7 +137,7 @@ class Announcer:
             try:
                 await self._jetstream.see_to_pool(link, pool)
             except (NotAllowedError, JetStreamError, TimeoutError) as exc:
-                logger.info("the consumer of pool %s could not be seen to: %s", pool, exc)
+                logger.info("the consumer of pool %s could not be looked after: %s", pool, exc)
                 self._known_pools.discard(pool)
 
     def _pump(self) -> None:

@@ -85,7 +85,7 @@ class Connection:
             if not self._problems:
                 self._since = None
             if before not in {None, _NOT_YET}:
-                logger.warning("NATS %s: %s is in order again", self._options.shown, what)
+                logger.warning("NATS %s: %s works again", self._options.shown, what)
             return
         was_in_order = self.status().connected
         if self._problems.get(what) != why:
@@ -100,7 +100,7 @@ class Connection:
         if self._notes.get(what) != why:
             self._notes[what] = why
             if why is None:
-                logger.info("NATS %s: %s is in order again", self._options.shown, what)
+                logger.info("NATS %s: %s works again", self._options.shown, what)
             else:
                 logger.warning("NATS %s: %s: %s", self._options.shown, what, why)
 
@@ -155,7 +155,7 @@ class Connection:
         if self._losses:
             self.reconnects += 1
         if self._why is not _NOT_YET:
-            logger.warning("NATS %s is there again", self._options.shown)
+            logger.warning("NATS %s is back", self._options.shown)
         self._problems = {WORK_QUEUE: _NOT_YET}
         self._slow = self._denied = False
         self.link, self._why, self._since = link, None, self._since or datetime.now(UTC)
@@ -186,7 +186,7 @@ class Connection:
             if link.lost.done() or _is_loss(exc):
                 link.lose("the connection is lost")
                 return
-            logger.exception("NATS %s: a part of the engine failed; it connects anew", self._options.shown)
+            logger.exception("NATS %s: a part of the engine failed; it connects again", self._options.shown)
             link.lose("a part of the engine failed")
 
     def _note_away(self, why: str) -> None:
@@ -206,7 +206,7 @@ class Connection:
         if not self._slow:
             self._slow = True
             logger.warning(
-                "NATS %s says more than this process hears; some is lost on %s", self._options.shown, subject
+                "NATS %s sends more than this process can take; some is lost on %s", self._options.shown, subject
             )
 
     def _note_denied(self, what: str) -> None:

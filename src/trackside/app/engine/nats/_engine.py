@@ -74,7 +74,7 @@ class NatsEngine:
         """
         for pool in pools:
             if not is_token(pool):
-                why = f"{pool!r:.80} is no name of a pool: up to 64 letters, digits, _ and -"
+                why = f"{pool!r:.80} is not the name of a pool: up to 64 letters, digits, _ and -"
                 raise EngineOptionError(option="pools", why=why)
         self._stops.hear(worker_id, on_stop)
         offers = NatsOffers(

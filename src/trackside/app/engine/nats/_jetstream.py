@@ -127,7 +127,9 @@ class JetStream:
             raise _failure(answer.error, name)
         wrong = [key for key in ("subjects", *fixed) if answer.config.get(key) != wanted[key]]
         if wrong:
-            why = f"stream {name} is there with other {', '.join(wrong)} than a fleet needs; delete it, and it is made anew"
+            why = (
+                f"stream {name} exists with other {', '.join(wrong)} than a fleet needs; delete it, and it is made anew"
+            )
             raise JetStreamError(why=why)
 
 
@@ -159,7 +161,7 @@ def _decoded(message: Msg) -> _Answer:
     try:
         return _ANSWER.decode(message.data)
     except msgspec.MsgspecError as exc:
-        raise JetStreamError(why="it gave an answer that is none") from exc
+        raise JetStreamError(why="its answer cannot be understood") from exc
 
 
 def _failure(error: _Refusal, name: str) -> JetStreamError:

@@ -407,7 +407,7 @@ def why_not(exc: BaseException, said: str | None = None) -> str:
         case _ if "authorization violation" in whole or "authentication" in whole:
             return "it does not let us in: wrong or missing credentials"
         case _ if "certificate_verify_failed" in whole or "certificate verify failed" in whole:
-            return f"its certificate is not to be trusted, by engine.ca or by this machine: {said or text}"
+            return f"its certificate is trusted neither by engine.ca nor by this machine: {said or text}"
         case nats.errors.NoServersError() if said:
             return said
         case TimeoutError():

@@ -77,7 +77,7 @@ class Counts:
     def note_unreadable(self, subject: str) -> None:
         """A message was none that we know; said once."""
         if not self.unreadable:
-            logger.warning("NATS: a message on %s is none of this fleet's; it and others are ignored", subject)
+            logger.warning("NATS: a message on %s is not from this fleet; it and others like it are ignored", subject)
         self.unreadable += 1
 
 

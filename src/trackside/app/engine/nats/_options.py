@@ -123,7 +123,7 @@ def _parts(options: NatsOptions) -> tuple[list[Address], Login]:
         raise EngineOptionError(option="url", why=str(exc.details["why"])) from exc
     _check("url", addresses[0].scheme in NATS_SCHEMES, "it begins with nats:// or tls://")
     both = options.credentials is not None and login != Login()
-    _check("credentials", not both, "there are credentials in the URL, too; say them once")
+    _check("credentials", not both, "there are credentials in the URL, too; give them once")
     return addresses, login
 
 
@@ -155,7 +155,7 @@ def _show_certificate(tls: WatchedTls | None, options: NatsOptions) -> None:
         tls.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, ValueError) as exc:
         both = f"{certificate} and {key}" if key else f"{certificate}"
-        why = f"{both}: they are no certificate (PEM) and its key without a password"
+        why = f"{both}: they are not a certificate (PEM) and its key without a password"
         raise EngineOptionError(option="certificate", why=why) from exc
 
 

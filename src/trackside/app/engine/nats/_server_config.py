@@ -88,7 +88,7 @@ def _user(user: NatsUser, names: Names) -> list[str]:
         raise ValueError(f"user {user.name} has a password or an nkey, one of them")
     for pool in user.pools:
         if not is_token(pool):
-            raise ValueError(f"{pool!r} is no name of a pool")
+            raise ValueError(f"{pool!r} is not the name of a pool")
     login = (
         f"nkey: {_text(user.nkey)}"
         if user.nkey is not None

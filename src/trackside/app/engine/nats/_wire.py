@@ -126,9 +126,9 @@ class NatsWire:
         except NotAllowedError as exc:
             if not self._leads:
                 return True
-            self._connection.note(_LIVE, f"it is not kept for who comes late: {exc}")
+            self._connection.note(_LIVE, f"it is not kept for late followers: {exc}")
         except (JetStreamError, TimeoutError) as exc:
-            self._connection.note(_LIVE, f"it is not kept for who comes late: {line_of(exc)}")
+            self._connection.note(_LIVE, f"it is not kept for late followers: {line_of(exc)}")
         else:
             self._connection.note(_LIVE, None)
             return True
@@ -166,7 +166,7 @@ class NatsWire:
         except ConnectionError:  # once more on the next one
             return
         except NotAllowedError as exc:
-            self._connection.note(_LIVE, f"what was said before cannot be heard: {exc}")
+            self._connection.note(_LIVE, f"what was said before cannot be read: {exc}")
         listening.go_on()
 
     async def _replay_some(self, listening: _NatsListening, link: Link, first: int) -> tuple[int, bool]:

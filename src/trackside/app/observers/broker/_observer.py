@@ -170,7 +170,7 @@ def _login(in_url: Login, given: dict[str, Any], *, nats: bool) -> Login:
     for option, value in given.items():
         checked_text(option, value)
         if in_url != Login():
-            raise ObserverOptionError(option=option, why="there are credentials in the URL, too; say them once")
+            raise ObserverOptionError(option=option, why="there are credentials in the URL, too; give them once")
         if not nats and option in {"token", "credentials"}:
             raise ObserverOptionError(option=option, why="it is for NATS; Redis knows `username` and `password`")
     ways: list[str] = [way for way in ("token", "credentials") if way in given]

@@ -185,10 +185,12 @@ class LiveObserver:
             raise ClosedError(what="live observer")
         if run_id is not None and thread_id is not None:
             raise InvalidFollowError(
-                option="thread_id", why="follow a run or a thread, a run belongs to one thread alone"
+                option="thread_id", why="follow a run or a thread, not both: a run belongs to one thread"
             )
         if after is not None and not is_count(after, least=0):
-            raise InvalidFollowError(option="after", why=f"sequences and positions count from 1, and {after!r} is none")
+            raise InvalidFollowError(
+                option="after", why=f"sequences and positions count from 1, and {after!r} is neither"
+            )
         if on_slow not in OnSlow:
             raise InvalidFollowError(option="on_slow", why=f"it is {' or '.join(OnSlow)}, not {on_slow!r}")
         self._forget_old()

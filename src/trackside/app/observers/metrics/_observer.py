@@ -152,7 +152,7 @@ class MetricsObserver:
         try:
             await asyncio.to_thread(server.start)
         except ObserverOptionError as exc:
-            logger.warning("metrics are counted, and nobody can scrape them: %s", exc)
+            logger.warning("metrics are counted, but nobody can scrape them: %s", exc)
 
 
 def _check_address(port: object, host: object) -> None:

@@ -60,9 +60,7 @@ class MetricsServer:
     def _complaint(self, exc: OSError | UnicodeError) -> ObserverOptionError:
         place = f"{self._host}:{self._port}"
         if isinstance(exc, socket.gaierror | UnicodeError) or exc.errno == errno.EADDRNOTAVAIL:
-            why = (
-                f"{self._host!r} is no address of this machine; write 127.0.0.1 for this machine alone, 0.0.0.0 for all"
-            )
+            why = f"{self._host!r} is not an address of this machine; write 127.0.0.1 for this machine only, 0.0.0.0 for all"
             return ObserverOptionError(option="host", why=why)
         if exc.errno == errno.EADDRINUSE:
             whose = "by another program, or by an observer of this one that was not closed"

@@ -91,7 +91,7 @@ class TracingObserver:
         if endpoint is not None:
             if tracer_provider is not None:
                 raise ObserverOptionError(
-                    option="endpoint", why="there is a tracer_provider, which sends where it sends"
+                    option="endpoint", why="there is a tracer_provider, which has its own destination"
                 )
             self._export = _export_to(endpoint, {} if headers is None else headers, service_name)
             tracer_provider = self._export.provider

@@ -49,13 +49,13 @@ class LocalOnly:
         host = header_of(scope, b"host")
         if host is not None and not self._is_ours(host):
             return (
-                f"this server asks nobody who he is, and so answers only to localhost and not to {_shown(host)}; "
+                f"this server has no authentication, so it answers only to localhost and not to {_shown(host)}; "
                 "server.hosts names others"
             )
         origin = header_of(scope, b"origin")
         if origin is not None and not self._may_ask(origin, host):
             return (
-                f"this server asks nobody who he is, and so takes nothing from pages of {_shown(origin)}; "
+                f"this server has no authentication, so it takes nothing from pages of {_shown(origin)}; "
                 "server.origins names those that may"
             )
         return None

@@ -66,7 +66,7 @@ class Called:
             async with asyncio.timeout(SECONDS):
                 return await self._ask(given)
         except TimeoutError:
-            detail = "who asks, or what he may, could not be found out in time"
+            detail = "who you are, or what you may do, could not be found out in time"
             raise HttpError(status=503, detail=detail, headers={"Retry-After": "1"}) from None
         except HttpError:
             raise

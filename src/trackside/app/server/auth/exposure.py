@@ -9,7 +9,7 @@ from trackside.harness.errors import TracksideError
 
 
 class ExposedServerError(TracksideError):
-    """a server at {host} is open to others, and asks nobody who he is: set server.auth, for example to "keys" (`trackside auth create` makes one), or listen at 127.0.0.1."""  # noqa: E501
+    """a server at {host} is open to others, and has no authentication: set server.auth, for example to "keys" (`trackside auth create` makes one), or listen at 127.0.0.1."""  # noqa: E501
 
     fault = "caller"
 

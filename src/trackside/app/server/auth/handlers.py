@@ -145,7 +145,7 @@ class Handlers:
         try:
             return wanted_by(answer)
         except ValueError as exc:
-            raise Failure(f"{what} returned what cannot be understood: {exc}").answer() from None
+            raise Failure(f"{what} returned something that cannot be understood: {exc}").answer() from None
 
     def decide_on(self, resource: Resource, action: Action) -> bool:
         """Whether one of them does."""
@@ -163,7 +163,7 @@ def wanted_by(rules: Any) -> JsonObject:
         ValueError: it is no such filter. To leave a part of it out would let somebody see what he may not.
     """
     if not isinstance(rules, Mapping):
-        raise ValueError(f"a {type(rules).__name__}, which is no filter, and neither None, True nor False")  # noqa: TRY004  # one kind for all
+        raise ValueError(f"a {type(rules).__name__}, which is not a filter, None, True or False")  # noqa: TRY004  # one kind for all
     wanted: JsonObject = {}
     for key, rule in rules.items():
         if not isinstance(key, str):

@@ -63,10 +63,10 @@ class KeyAuthenticator:
             found = self._good.get(key_id)
         # The id is no secret. What is, is compared in a time that does not tell how much of it is right.
         if found is None or not hmac.compare_digest(found[0].digest, digest_of(secret)):
-            raise unknown("this API key is not known, or not good any more")
+            raise unknown("this API key is not known, or no longer valid")
         key, principal = found
         if key.expires_at is not None and not key.is_good(datetime.now(UTC)):
-            raise unknown("this API key is not known, or not good any more")
+            raise unknown("this API key is not known, or no longer valid")
         return principal
 
     def _is_fresh(self, seconds: float) -> bool:
@@ -108,7 +108,7 @@ def _key_in(scope: Scope) -> tuple[str, str]:
     if not any(sent):
         raise unknown("say who you are: send an API key as x-api-key, or as Authorization: Bearer")
     raise unknown(
-        "this is no API key of this server's: one is ts_, 12 digits, _, and 64 more, as `trackside auth create` says it"
+        "this is not an API key of this server: one is ts_, 12 digits, _, and 64 more, as `trackside auth create` prints it"
     )
 
 

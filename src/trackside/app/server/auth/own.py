@@ -32,7 +32,7 @@ _SECRET: Final = re.compile(
 
 
 class UnsuitedFunctionError(TracksideError, TypeError):
-    """This cannot say who asks: {why}."""
+    """This cannot say who the caller is: {why}."""
 
     fault = "caller"
 
@@ -112,7 +112,7 @@ class OwnAuthenticator:
 
     async def __call__(self, scope: Scope) -> Principal:
         given = {name: make(scope) for name, make in self._takes}
-        return principal_of(await self._function("the function that says who asks", scope, given, _unknown))
+        return principal_of(await self._function("the function that says who the caller is", scope, given, _unknown))
 
 
 def _unknown(exc: AssertionError) -> HttpError:
@@ -130,7 +130,8 @@ def principal_of(user: Any) -> Principal:
     identity = user if isinstance(user, str) else _of(user, "identity")
     if not isinstance(identity, str) or not 0 < len(identity) <= _LONGEST_IDENTITY or "\0" in identity:
         logger.error(
-            "the function that says who asks returned %s, which has no identity that is a text", type(user).__name__
+            "the function that says who the caller is returned %s, which has no identity that is a text",
+            type(user).__name__,
         )
         raise HttpError(status=500, detail=FAILED)
     if _of(user, "is_authenticated", default=True) is False:
@@ -138,7 +139,7 @@ def principal_of(user: Any) -> Principal:
     permissions = _of(user, "permissions", default=())
     if (names := listed(permissions)) is None:  # what he may is not known: not to say so would let him run
         logger.error(
-            "the function that says who asks returned permissions that are %s, and no list of texts",
+            "the function that says who the caller is returned permissions that are %s, not a list of texts",
             type(permissions).__name__,
         )
         raise HttpError(status=500, detail=FAILED)

@@ -84,7 +84,7 @@ class RevocableAnswer:
                 self._deadline.reschedule(asyncio.get_running_loop().time())
                 return
         except TracksideError as exc:
-            logger.debug("whether a client is still let in cannot be found out: %s", exc)
+            logger.debug("whether a client may still be let in cannot be found out: %s", exc)
         self._ask_later(scope)
 
 

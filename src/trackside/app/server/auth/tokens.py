@@ -98,7 +98,9 @@ class TokenAuthenticator:
         for option in ("issuer", "audience"):
             # Others have tokens of the same identity provider's, for other servers.
             if jwks is not None and getattr(rules, option) is None:
-                raise TokenOptionError(option=option, why="say whose tokens are good here, and for whom they are made")
+                raise TokenOptionError(
+                    option=option, why="say whose tokens are accepted here, and for whom they are made"
+                )
         if key is not None:
             allowed = _PUBLIC if key.lstrip().startswith("-----BEGIN") else _SECRET
             algorithms = _chosen(rules.algorithms, allowed, default=_defaults(key, allowed))
@@ -147,7 +149,7 @@ class TokenAuthenticator:
             raise unknown("this token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError) as exc:
             self._say(exc)
-            raise unknown("this token is not good here") from None
+            raise unknown("this token is not valid here") from None
 
     def _say(self, exc: Exception) -> None:
         """Say in the log what is wrong with a token, each kind once a minute; nothing of what is in it."""

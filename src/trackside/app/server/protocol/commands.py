@@ -315,7 +315,7 @@ _METHODS: Final[Mapping[str, _Method]] = {
     "state.fork": _Method(StateFork, _fork),
     "agent.getTree": _Method(AgentGetTree, _tree),
 }
-_SUBSCRIBE: Final = "who wants events opens a stream for them, POST /threads/{thread_id}/stream/events"
+_SUBSCRIBE: Final = "to get events, open a stream for them, POST /threads/{thread_id}/stream/events"
 _NOT_SUPPORTED: Final[Mapping[str, str]] = {
     "input.inject": "a run takes no messages while it runs; start another one, which waits for it or takes its place",
     "subscription.subscribe": _SUBSCRIBE,

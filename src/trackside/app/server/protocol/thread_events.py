@@ -154,7 +154,7 @@ class ProtocolEvents:
                     log.ask_again(run_id, (await replace(self.states, thread=thread).state()).interrupts)
             except TracksideError as exc:  # the thread's agent cannot say, or is not served: mostly it asked nothing
                 level = logging.DEBUG if isinstance(exc, HttpError) and not log.knows_questions else logging.WARNING
-                said = "what run %s has left open is not said to those who follow its thread: %s"
+                said = "what run %s has left open is not announced to those who follow its thread: %s"
                 logger.log(level, said, run_id, exc)
             if log.in_doubt == run_id:
                 log.in_doubt = None
@@ -241,7 +241,9 @@ class ProtocolEvents:
                 waits_for = None if run is None else await self._tell(reader, run)
             waits_for = None
         except TracksideError as exc:  # the database is away: at the next heartbeat it is looked at again
-            logger.warning("how run %s has ended is not said yet to those who follow its thread: %s", waits_for, exc)
+            logger.warning(
+                "how run %s has ended is not announced yet to those who follow its thread: %s", waits_for, exc
+            )
         finally:
             if waits_for is not None:  # the client has gone, or it failed: whoever follows the thread waits for it
                 reader.log.moved.append(waits_for)

@@ -222,7 +222,7 @@ async def _due(cron: Cron, now: datetime) -> Cron:
 
 def _check_end_time(end_time: datetime | None, now: datetime) -> None:
     if end_time is not None and end_time <= now:
-        raise HttpError(status=422, detail=f"end_time = {end_time.isoformat()} is over: no run would be started")
+        raise HttpError(status=422, detail=f"end_time = {end_time.isoformat()} is past: no run would be started")
 
 
 def _check_end(cron: Cron) -> None:

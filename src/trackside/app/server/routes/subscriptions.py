@@ -51,7 +51,7 @@ async def create_subscription(call: Call[SubscriptionCreate, None]) -> Any:
             status=422, detail=f"no path can name {body.name!r:.80}: leave the / out of a subscription's name"
         )
     if body.name in OUR_SUBSCRIPTIONS:
-        raise HttpError(status=422, detail=f"{body.name} is the server's own subscription: call this one otherwise")
+        raise HttpError(status=422, detail=f"{body.name} is the server's own subscription: give this one another name")
     made = await call.parts.store.subscriptions.open(
         body.name,
         types=body.types,

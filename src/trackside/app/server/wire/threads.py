@@ -217,11 +217,13 @@ class JsonPath:
         while place < len(text):
             step = _STEP.match(text, place)
             if step is None or (place == 0 and not step[1]):
-                raise HttpError(status=422, detail=f"extract: {text!r:.120} is no path, as values.messages[-1].content")
+                raise HttpError(
+                    status=422, detail=f"extract: {text!r:.120} is not a path, as values.messages[-1].content"
+                )
             self._steps.append(step[1] if step[2] is None else int(step[2]))
             place = step.end()
         if not self._steps or self._steps[0] not in Thread.__struct_fields__:
-            raise HttpError(status=422, detail=f"extract: {text!r:.120} begins with no field of a thread")
+            raise HttpError(status=422, detail=f"extract: {text!r:.120} does not begin with a field of a thread")
 
     @property
     def field(self) -> str:

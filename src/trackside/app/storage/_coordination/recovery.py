@@ -402,7 +402,7 @@ class Adopt(Work):
 
 
 class UnreadableRunError(ValueError):
-    """What was asked for of a run is not what this version of Trackside reads: it is of a newer one, or damaged."""
+    """The request of a run cannot be read by this version of Trackside: it is from a newer one, or damaged."""
 
 
 def asked_for(

@@ -131,7 +131,7 @@ class LogGrowth:
         except TracksideError as exc:
             self._wake(exc)
         except Exception as exc:  # whatever it is, those who wait must hear of it
-            logger.exception("it cannot be seen whether the log has grown")
+            logger.exception("whether the log has grown cannot be found out")
             self._wake(errors.StorageError(database=self._readers.database, why=f"{type(exc).__name__}: {exc}"))
 
     def _wake(self, failure: TracksideError | None = None) -> None:

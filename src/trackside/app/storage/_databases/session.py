@@ -20,7 +20,7 @@ from trackside.app.storage._rows.totals import Totals
 
 
 class CollisionError(errors.StorageError):
-    """Something is in {database} already that has to be unique, or refers there to what is not: {why}."""
+    """Something that has to be unique is in {database} already, or something there refers to what does not exist: {why}."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,4 +16,4 @@ def tell_each[*Said](hearers: Iterable[Callable[[*Said], object]], *said: *Said)
         try:
             hear(*said)
         except Exception:  # the hearer's failure, which is nobody else's
-            logger.exception("one that hears what the store does has failed")
+            logger.exception("a listener of the store has failed")

@@ -108,7 +108,7 @@ def strategies_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, s
         try:
             strategy = _asked(request).multitask
         except msgspec.DecodeError as exc:
-            raise UndecodableError(f"{request!r:.60} is not what a run was asked for") from exc
+            raise UndecodableError(f"{request!r:.60} is not the request of a run") from exc
         if strategy is not None:
             found[run_id] = strategy
     return found

@@ -159,7 +159,7 @@ def checked_filter(said: Any) -> Mapping[str, Any]:
         return {}
     if not isinstance(said, Mapping):
         raise InvalidQueryError(
-            field="filter", value=said, why="it is an object of what values shall have, by their keys"
+            field="filter", value=said, why="it is an object of what values must have, by their keys"
         )
     check_size("filter", said, _MOST_WANTED)
     for key, wanted in said.items():
@@ -176,7 +176,7 @@ def _check_wanted(wanted: Any) -> None:
         for inner in wanted.values():
             _check_wanted(inner)
     elif unknown := [key for key in wanted if key not in _OPERATORS]:
-        why = f"{unknown[0]!r} is no comparison; there are {', '.join(sorted(_OPERATORS))}"
+        why = f"{unknown[0]!r} is not a comparison; there are {', '.join(sorted(_OPERATORS))}"
         raise InvalidQueryError(field="filter", value=wanted, why=why)
 
 

@@ -118,9 +118,7 @@ class ParquetReader:
             ExportTooNewError: it is that of a newer version.
         """
         if not self._file.seekable():
-            raise ForeignExportError(
-                why="Parquet is read from its end, and what comes through a pipe has none to begin with"
-            )
+            raise ForeignExportError(why="Parquet is read from its end, and a pipe only from its beginning")
         try:
             self._parquet = pq.ParquetFile(self._file)
             self._about = _decode_about(

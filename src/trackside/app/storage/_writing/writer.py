@@ -324,7 +324,7 @@ class Writer:
         if len(jobs) == 1 or not _may_be_ones_fault(written.error):
             return self._refuse(jobs, written)
         logger.warning(
-            "the store %s writes %d works one by one, as they failed together: %s",
+            "the store %s makes %d writes one by one, because they failed together: %s",
             self._database,
             len(jobs),
             written.error,
@@ -351,7 +351,7 @@ class Writer:
         except TracksideError as exc:
             refused = Refused(exc)
         except BaseException as exc:  # whatever it is, the callers must hear of it and the thread must go on
-            logger.exception("the store %s failed to write %d works", self._database, len(jobs))
+            logger.exception("the store %s failed to make %d writes", self._database, len(jobs))
             refused = Refused(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
         else:
             self._count(len(jobs), len(committed.events), monotonic() - begun)

@@ -142,7 +142,7 @@ class RunAsEvents:
         """Say in the log, once, that something it has said cannot be made an event of: a message may contain anything."""
         if not self._has_complained:
             self._has_complained = True
-            said = "something that run %s has said is missing to those who follow its thread: %s"
+            said = "something that run %s has said does not reach those who follow its thread: %s"
             logger.warning(said, self.run_id, type(exc).__name__, exc_info=exc)
 
     @contextmanager

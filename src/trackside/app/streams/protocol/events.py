@@ -123,7 +123,7 @@ class ThreadEventLog(Ring[Event]):
             return
         items = feed.after(self._seen)
         if self._seen + 1 < feed.first_kept:
-            why = json_bytes({"why": "more was said than is kept, before anybody asked for it"})
+            why = json_bytes({"why": "more was said than is kept, before anybody followed it"})
             self._say(GAP, why, at=items[0].time if items else now_ms(), unsure=True)
             self._knows_all = False
         self._seen = feed.added

@@ -61,7 +61,7 @@ class LentItems(BaseStore):
         """
         if _running_loop() is self._loop:
             raise asyncio.InvalidStateError(
-                "the store is waited for on the event loop, which would wait for itself: "
+                "a synchronous call on the event loop would wait for itself; use "
                 "`await store.aget(…)`, `store.aput(…)`, `store.asearch(…)` in an async node"
             )
         return asyncio.run_coroutine_threadsafe(self._do([*ops]), self._loop).result()

@@ -206,7 +206,7 @@ class PostgresBus:
                 if not has_warned:
                     has_warned = True
                     defect = exc if error is None else None
-                    logger.warning("what others tell is noticed late for now: %s", why, exc_info=defect)
+                    logger.warning("what other processes announce is noticed late for now: %s", why, exc_info=defect)
             if self._closed:
                 return
             self._note_lost(why)

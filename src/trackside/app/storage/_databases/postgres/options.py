@@ -80,7 +80,7 @@ def fault_of(name: str, value: str, *, shown: str | None = None) -> str | None:
         return None
     if (harmless := _PROTECTIONS.get(name)) is not None:
         is_asked = value and value not in harmless
-        return f"{shown}={value} asks for a protection that the driver does not give" if is_asked else None
+        return f"{shown}={value} asks for a protection that the driver does not offer" if is_asked else None
     if name in _BEYOND_IT:
         return f"{shown} asks for something that the driver cannot do" if value else None
     if name not in HEEDED:
@@ -95,7 +95,7 @@ def fault_of(name: str, value: str, *, shown: str | None = None) -> str | None:
 def fault_in_service(service: Mapping[str, str], said: Collection[str]) -> str | None:
     """As `fault_of`, of what a service says, but for what is said by the address, which takes its place."""
     if service.get("search_path"):
-        return "search_path stands in no file of libpq's: write options=-c search_path=…, or say it in the address"
+        return "search_path cannot be in a file of libpq's: write options=-c search_path=…, or say it in the address"
     known = {"database", *said}
     counts = ((name, value) for name, value in service.items() if value and name not in known)
     return next(filter(None, (fault_of(*option) for option in counts)), None)

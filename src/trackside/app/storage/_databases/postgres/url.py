@@ -258,7 +258,7 @@ def _places(
         said = ports.split(",")
         numbers = said * len(names) if len(said) == 1 else said
     if len(numbers) != len(names):
-        raise refused(url, "it has another number of ports than of hosts")
+        raise refused(url, "it does not have as many ports as hosts")
     if not any(numbers):
         return tuple(names), ()
     return tuple(names), tuple(_port(url, number or _PORT) for number in numbers)
@@ -275,7 +275,7 @@ def _read_places(url: str, hosts: str) -> tuple[list[str], list[str]]:
             continue
         place = _HOST.fullmatch(host)
         if place is None:
-            raise refused(url, "a host stands there with its port or alone, as localhost:5432")
+            raise refused(url, "a host is written alone or with its port, as localhost:5432")
         names.append(place["host"].strip("[]"))
         numbers.append(place["port"] or "")
     return names, numbers
