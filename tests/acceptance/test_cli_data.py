@@ -277,7 +277,7 @@ def test_events_of_somebody_who_is_gone_are_nobody_elses(here: Run, database: Pa
     said = here("export", "theirs.jsonl", "--thread", whole[:-1])
 
     assert said.returncode == 2
-    assert said.stderr.startswith(f"error: No thread here has the id '{whole[:-1]}'; {whole} would fit, but nobody is")
+    assert said.stderr.startswith(f"error: No thread here has the id '{whole[:-1]}'; {whole} would fit, but you are")
     assert not (tmp_path / "theirs.jsonl").exists()
     assert here("export", "theirs.jsonl", "--thread", whole).returncode == 0
 
@@ -450,7 +450,7 @@ def test_an_import_tells_of_runs_that_nobody_executes(here: Run, tmp_path: Path)
     first, second = here("import", "events.jsonl", OTHER).stdout.splitlines()
 
     assert first.startswith("Imported 9 events at the positions that they had")
-    assert second == "1 run without an end in the file: nobody executes them here."
+    assert second == "1 run without an end in the file: nobody executes it here."
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_without_a_beginning_it_begins_with_the_first_run(here: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--by", "7m"), "--by: '7m' is neither whole hours nor an even part of one"),
+        (("--by", "7m"), "--by: '7m' is neither whole hours nor minutes that divide one"),
         (("--by", "hour", "--thread", "x"), "--by: one thread has no totals by time"),
         (("--until", "soon"), "--until: 'soon' is not a time"),
         (("--since", "2026-03-05", "--until", "2026-03-04"), "--until: "),

@@ -39,7 +39,7 @@ def test_blocks_stand_for_as_little_as_fits_the_columns(span: timedelta, columns
 )
 def test_steps_are_those_that_totals_are_kept_by(typed: str, said: str | None) -> None:
     if said is None:
-        with pytest.raises(ArgumentError, match="is neither whole hours nor an even part of one"):
+        with pytest.raises(ArgumentError, match="is neither whole hours nor minutes that divide one"):
             read_step(typed, "--by")
     else:
         assert length_of(read_step(typed, "--by")) == said

@@ -296,7 +296,7 @@ async def test_what_is_held_of_a_run_is_said_when_it_is_forgotten(caplog: pytest
         assert await observers.finish("run-1") == []
     (record,) = caplog.records
     assert record.getMessage() == (
-        "of run run-1 the required observer RecordingBatchObserver never took: run_started (1),"
+        "run run-1: the required observer RecordingBatchObserver never took: run_started (1),"
         " thread_status_updated (2), human_message (3), run_completed (4), thread_status_updated (5)"
     )
 

@@ -53,7 +53,7 @@ def test_a_value_that_does_not_fit_is_named(options: dict[str, Any], option: str
         ("tls://host", {"key": "good.pem"}, "certificate", "missing"),
         ("tls://host", {"certificate": "missing.pem"}, "certificate", "No such file"),
         ("tls://host", {"certificate": "good.pem", "key": "missing.pem"}, "key", "No such file"),
-        ("tls://host", {"certificate": "nonsense", "key": "good.pem"}, "certificate", "no certificate"),
+        ("tls://host", {"certificate": "nonsense", "key": "good.pem"}, "certificate", "not a certificate"),
         ("nats://host", {"credentials": "missing.creds"}, "credentials", "No such file"),
         ("nats://host", {"credentials": "nonsense"}, "credentials", "no seed"),
         ("nats://host", {"credentials": "binary"}, "credentials", "cannot be read"),

@@ -189,11 +189,11 @@ def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: 
         ({"http": {"disable_store": True}}, "http.disable_store has no effect: what is there is always there"),
         (
             {"http": {"disable_mcp": True}},
-            "http.disable_mcp has no effect: agents are not tools of MCP, and nothing is at /mcp",
+            "http.disable_mcp has no effect: agents are not tools of MCP, and Trackside has nothing at /mcp",
         ),
         (
             {"http": {"disable_a2a": True}},
-            "http.disable_a2a has no effect: agents cannot be reached over A2A, and nothing",
+            "http.disable_a2a has no effect: agents cannot be reached over A2A, and Trackside has nothing",
         ),
         ({"http": {"disable_ui": True}}, "http.disable_ui has no effect: user interfaces of graphs are not served"),
         ({"http": {"cors": {"allow_origin_regex": "x"}}}, "http.cors.allow_origin_regex has no effect: list"),

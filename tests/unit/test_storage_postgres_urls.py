@@ -463,7 +463,7 @@ def test_options_go_where_they_belong() -> None:
         ("postgresql://me:secret@host:0/runs", "port"),
         ("postgresql://me:secret@host:99999/runs", "port"),
         (f"postgresql://me:secret@host:{'9' * 5000}/runs", "port"),
-        ("postgresql://me:secret@one,two/runs?port=1,2,3", "as many ports as hosts"),
+        ("postgresql://me:secret@one,two/runs?port=1,2,3", "more or fewer ports than hosts"),
         ("postgresql://me:secret@host/runs?ssl_mode=require", "unknown option 'ssl_mode'"),
         ("postgresql://me:secret@host/runs?sslmode=maybe", "verify-full"),
         ("postgresql://me:secret@host/runs?connect_timeout=soon", "connect_timeout"),

@@ -319,7 +319,7 @@ class RequiredObserver:
         if not_kept is not None:
             fate = f"; they are lost: it failed ({line_of(failure)}), and could not keep them either ({not_kept})"
         logger.error(
-            "run %s: the required observer %s never took %s%s",
+            "run %s: the required observer %s never took: %s%s",
             run_id,
             missed.observer,
             ", ".join(f"{event.event_type.value} ({event.sequence})" for event in events),

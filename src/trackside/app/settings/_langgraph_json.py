@@ -45,8 +45,8 @@ _NO_EFFECT: Final[Mapping[str, str]] = {
     "auth.cache": "each request is authenticated anew",
     "http.mount_prefix": "mount the app of `open_app` into one of yours; behind a proxy that takes the prefix away clients "
     "find their way, and people in the console do not",
-    "http.disable_mcp": "agents are not tools of MCP, and nothing is at /mcp",
-    "http.disable_a2a": "agents cannot be reached over A2A, and nothing is at /a2a",
+    "http.disable_mcp": "agents are not tools of MCP, and Trackside has nothing at /mcp",
+    "http.disable_a2a": "agents cannot be reached over A2A, and Trackside has nothing at /a2a",
     "http.disable_ui": "user interfaces of graphs are not served",
     "http.logging_headers": "headers are never logged",
     "http.cors.allow_methods": "pages of allow_origins may use all methods",

@@ -261,7 +261,8 @@ def _said(report: ImportReport) -> Iterator[str]:
     known, were = count(report.known, "event"), "was" if report.known == 1 else "were"
     yield f"{imported}; {known} of the file {were} there already."
     if report.unfinished:
-        yield f"{count(report.unfinished, 'run')} without an end in the file: nobody executes them here."
+        them = "it" if report.unfinished == 1 else "them"
+        yield f"{count(report.unfinished, 'run')} without an end in the file: nobody executes {them} here."
 
 
 @dataclass(frozen=True, slots=True)

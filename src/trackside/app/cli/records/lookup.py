@@ -43,7 +43,7 @@ class AmbiguousIdError(TracksideError, LookupError):
 
 
 class ShortenedIdError(TracksideError, LookupError):
-    """No {kind} here has the id {typed!r}; {found} would fit, but nobody is here to confirm that it is the one: write its id out."""  # noqa: E501
+    """No {kind} here has the id {typed!r}; {found} would fit, but you are not asked here whether you mean it: write its id out."""  # noqa: E501
 
 
 class NotWaitingError(TracksideError):

@@ -258,7 +258,7 @@ def _places(
         said = ports.split(",")
         numbers = said * len(names) if len(said) == 1 else said
     if len(numbers) != len(names):
-        raise refused(url, "it does not have as many ports as hosts")
+        raise refused(url, "it has more or fewer ports than hosts")
     if not any(numbers):
         return tuple(names), ()
     return tuple(names), tuple(_port(url, number or _PORT) for number in numbers)
