@@ -117,7 +117,7 @@ def test_a_worker_that_leaves_is_noted() -> None:
 
     assert (only.severity, only.what) == (
         Severity.note,
-        "it takes no more runs, and leaves when 1 run that it has are over",
+        "it takes no more runs, and leaves when its last run is over",
     )
 
 

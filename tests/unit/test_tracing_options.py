@@ -74,7 +74,7 @@ def test_an_endpoint_without_a_path_gets_that_of_otlp(endpoint: str, url: str) -
         ({"endpoint": "http://local host"}, "endpoint", "not a URL"),
         ({"endpoint": 4318}, "endpoint", "not a URL"),
         ({"endpoint": HERE, "headers": ["x"]}, "headers", "table"),
-        ({"endpoint": HERE, "headers": {"x y": "1"}}, "headers", "no name"),
+        ({"endpoint": HERE, "headers": {"x y": "1"}}, "headers", "not the name"),
         ({"endpoint": HERE, "headers": {"x-key": "hunter2\r\nx: y"}}, "headers", "x-key"),
         ({"endpoint": HERE, "headers": {"x-key": 7}}, "headers", "x-key"),
         ({"endpoint": HERE, "headers": {"Content-Type": "text/plain"}}, "headers", "OTLP itself"),

@@ -104,8 +104,8 @@ def _member(worker: StoredWorker, now: datetime) -> Iterator[Finding]:
         fix = "have both set by NTP: `timedatectl set-ntp true`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if worker.draining:
-        runs = "1 run" if worker.running == 1 else f"{worker.running} runs"
-        what = f"it takes no more runs, and leaves when {runs} that it has are over"
+        left = "its last run is over" if worker.running == 1 else f"its {worker.running} runs are over"
+        what = f"it takes no more runs, and leaves when {left}"
         yield Finding(severity=Severity.note, what=what, where=where)
 
 
