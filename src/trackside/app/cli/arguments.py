@@ -221,7 +221,7 @@ def read_step(text: str, name: str) -> timedelta:
             return step
     except OverflowError:
         pass
-    why = f"{text!r} is neither whole hours nor minutes that divide one; write minute, hour, day or week, or 5m, 15m, 2h, 30d"
+    why = f"{text!r} is neither whole hours nor minutes that divide one; write minute, hour, day, week, 5m, 15m, 2h or 30d"
     raise ArgumentError(name=name, why=why)
 
 

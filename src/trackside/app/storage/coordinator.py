@@ -326,9 +326,7 @@ class StoredCoordinator:
         own = self._held(run_id)
         handover, own.handover = own.handover, None
         if handover is None:  # or the reply to its commit was lost, and then the next run is to be looked for
-            logger.warning(
-                "it is not known yet whether the end of run %s is in the log: its thread may stay held", run_id
-            )
+            logger.warning("it is not known yet if the log has the end of run %s: its thread may stay held", run_id)
             self._upkeep.nudge()
             self._runs.forget(run_id)
             self._runs.untold.add(run_id)
