@@ -57,10 +57,12 @@ class FencedJournal:
         self._path = folder / "journal"
         self._opened: _OpenedJournal | None = None
 
-    def open(self) -> None:
-        """Open it in this process, before somebody takes its descriptors."""
-        if self._opened is None or self._opened.pid != os.getpid():  # a child shares its parent's lock
-            self._opened = _OpenedJournal(self._path)
+    def open(self) -> _OpenedJournal:
+        """Open it in this process, before somebody takes its descriptors. Threads that do so at once have one each."""
+        opened = self._opened
+        if opened is None or opened.pid != os.getpid():  # a child shares its parent's lock
+            opened = self._opened = _OpenedJournal(self._path)
+        return opened
 
     def enter(self, run_id: str, thread_id: str, attempt: int = 1) -> Hold:
         """Begin to execute a run; whoever was at its thread before has no say any more."""
@@ -96,10 +98,9 @@ class FencedJournal:
 
     @contextmanager
     def _locked(self) -> Iterator[_OpenedJournal]:
-        self.open()
-        assert self._opened is not None
-        with self._opened.locked():
-            yield self._opened
+        opened = self.open()  # another thread may open it anew meanwhile, and has read other lines
+        with opened.locked():
+            yield opened
 
 
 class _OpenedJournal:

@@ -253,6 +253,30 @@ if child:
     assert len({entry.pid for entry in entries}) == 2
 
 
+def test_a_thread_that_opens_the_journal_anew_changes_no_token_of_one_that_is_entering(tmp_path: Path) -> None:
+    program = """
+import os, time
+from concurrent.futures import ThreadPoolExecutor
+import fenced_journal
+
+class Slow(fenced_journal._OpenedJournal):
+    def __init__(self, path):
+        super().__init__(path)
+        opened.append(self)
+        time.sleep(0.01 * len(opened))
+
+opened = []
+journal.enter("first", "t")
+if not (child := os.fork()):
+    fenced_journal._OpenedJournal = Slow
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: journal.enter(str(number), "t"), range(2_000)))
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    assert [entry.token for entry in written_by(program, tmp_path)] == [*range(1, 2_002)]
+
+
 def written_by(program: str, folder: Path) -> list[Entry]:
     """What a program of its own writes into the journal of a folder."""
     begin = f"import sys; sys.path[:] = {sys.path}\nfrom pathlib import Path\nfrom fenced_journal import FencedJournal"
