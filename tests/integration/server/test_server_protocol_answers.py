@@ -320,13 +320,15 @@ async def test_that_a_failed_run_may_have_left_something_open_is_in_the_log_only
 async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobody_waiting(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given_up: asyncio.Queue[None] = asyncio.Queue()
+    looks: asyncio.Queue[asyncio.Event] = asyncio.Queue()  # of each one that hangs, whether it was given up
 
     async def hangs(*_: Any, **__: Any) -> Any:
+        given_up = asyncio.Event()
+        looks.put_nowait(given_up)
         try:
             await asyncio.Event().wait()
         finally:
-            given_up.put_nowait(None)
+            given_up.set()
 
     def quiet(_: Any) -> None:
         """Nothing comes of it."""
@@ -350,7 +352,9 @@ async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobod
         monkeypatch.setattr(StatesOfThread, "state", hangs)
         async with asyncio.timeout(60):
             async with opens() as stream:
-                await given_up.get()  # it begins without, and looks beside
+                # It begins without: the first look, if it got as far as to hang, was given up; another hangs beside.
+                while (beside := await looks.get()).is_set():
+                    pass
                 lines = stream.aiter_lines()
                 await comes(lines, ": heartbeat")
                 await runs.create(thread_id, "quiet", input={})
@@ -358,5 +362,6 @@ async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobod
                 monkeypatch.setattr(thread_events, "_LOOK_FIRST", 600.0)
                 async with opens() as other:
                     assert other.status_code == 200
-                assert given_up.empty()
-            await given_up.get()  # as the client has gone
+                assert looks.empty()
+                assert not beside.is_set()
+            await beside.wait()  # until it is given up, as the client has gone
