@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-# LangChain imports these two within the first run of a process, which fails where that has no more descriptors.
+# LangChain imports these two within a process's first run, which fails if no file descriptors are left by then.
 import langchain_core.tracers.context
 import langchain_core.tracers.stdout  # noqa: F401
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -75,9 +75,7 @@ keep_to_run(var_child_runnable_config, None)  # else what a node starts would co
 
 
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
-    """An agent made of a compiled graph, or of a `StateGraph` that is not compiled yet (compiled as it is); None for
-    others.
-    """
+    """Make an agent of a compiled graph, or of a `StateGraph`, which is compiled as it is; None for anything else."""
     if isinstance(agent, StateGraph):
         try:
             agent = agent.compile()
@@ -139,7 +137,7 @@ class LangGraphAgent:
 
     @property
     def context_schema(self) -> Any:
-        """What the graph makes of a run's context; None: it takes it as it is."""
+        """The type into which the graph turns a run's context; None if it takes the context as it is."""
         return self._graph.context_schema
 
     def completed(self, config: Mapping[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
@@ -190,7 +188,7 @@ class LangGraphAgent:
         return await roll_back(self._graph_for(run), run.run_id, run.thread_id, state.pending if state else None)
 
     def take_over(self, run: RunContext, other: LangGraphAgent) -> None:
-        """Take over what another agent of such a graph, which has run this run, knows of it."""
+        """Take over what another agent of such a graph, which has executed this run, knows about the run."""
         if (state := other._runs.get(run)) is not None:
             self._runs[run] = state
 
@@ -232,7 +230,7 @@ class LangGraphAgent:
         return await replay(self._graph_with(place.checkpointer), place, steps)
 
     async def forget_thread(self, thread_id: str) -> None:
-        """As `ForgetsThreads`: what a checkpointer of the graph's own has, unless that cannot remove anything."""
+        """As `ForgetsThreads`: for a checkpointer of the graph's own, unless that cannot remove anything."""
         if isinstance(saver := self._graph.checkpointer, BaseCheckpointSaver):
             with suppress(NotImplementedError):
                 await saver.adelete_thread(thread_id)
@@ -280,8 +278,8 @@ class LangGraphAgent:
         return await self._result(run, graph, stream)
 
     async def _begin(self, run: RunContext, graph: Graph, state: _RunState) -> Any:
-        """What to hand to the graph; remembers what waits on the thread if the run goes on with that, and has its answers
-        take the place of those that nodes have to the same questions.
+        """What to hand to the graph. Remembers what waits on the thread if the run goes on with that, and has the run's
+        answers replace those that nodes keep to the same questions.
         """
         value, saver = state.given.value, checkpointer_of(graph)
         if saver is not None and not state.origin and (value is None or run.command):
@@ -293,7 +291,7 @@ class LangGraphAgent:
         return value
 
     async def _leave_kept(self, graph: Graph, state: _RunState) -> None:
-        """Have nodes keep what they did before an answer that does not fit its question, or a run that LangGraph refuses."""
+        """Have nodes keep again what they kept before, after an answer that does not fit or a run LangGraph refuses."""
         if (saver := checkpointer_of(graph)) is not None:
             for kept, instead in state.given.kept:
                 await kept.put_back(saver, instead)
@@ -314,7 +312,7 @@ class LangGraphAgent:
         return self._lend_items(self._graph_with(run.checkpointer), run.items)
 
     def _graph_with(self, saver: Any) -> Graph:
-        """The graph with a checkpointer, if there is any: its own, else on a copy the manager's."""
+        """The graph with a checkpointer, if there is any: its own, or a copy of the graph with the manager's."""
         own = self._graph.checkpointer
         if saver is None or own is False or isinstance(own, BaseCheckpointSaver):
             return self._graph
@@ -323,7 +321,7 @@ class LangGraphAgent:
         return self._bound[1]
 
     def _lend_items(self, graph: Graph, items: ItemStore | None) -> Graph:
-        """The graph with a store, if there is any: its own, else on a copy the manager's."""
+        """The graph with a store, if there is any: its own, or a copy of the graph with the manager's."""
         if items is None or graph.store is not None:
             return graph
         if self._lent is None or self._lent[0] is not graph or not self._lent[1].is_of(items):
@@ -339,7 +337,7 @@ class LangGraphAgent:
         return state
 
     async def _look(self, run: RunContext) -> _RunState:
-        """What the run brings, and what of it its thread has already.
+        """What the run brings, and which of that its thread already has.
 
         Raises:
             InvalidSpecError: the run asks for something that the graph does not have.
@@ -370,7 +368,7 @@ class LangGraphAgent:
                 run.resume = answer_among(run.resume, questions.ids or questions.stops)
         values: Any = {}
         is_shown = shows_start(graph, given.value)
-        # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
+        # Only messages with ids can be old ones; and a graph that shows only its end does not tell old from new.
         if saver is not None and (given.given_ids or not is_shown or not isinstance(graph, CompiledStateGraph)):
             values = (await (look if given.goes_on else look_before_input)(graph, place)).values
         return _RunState(given, ids_of(values), origin, start=None if is_shown else values)
@@ -393,9 +391,11 @@ class LangGraphAgent:
 
 @dataclass(slots=True)
 class _RunState:
-    """A run's input, the ids of messages that its thread had before, where in the thread it begins, what waited there if it
-    goes on with the newest state, the thread if it is at a stop at which the run stays, and the state that it begins with if
-    the graph does not show that.
+    """What is known about a run before it begins: its input, and the ids of messages that its thread had before.
+
+    `origin` is where in the thread the run begins, `pending` what waited there if it goes on with the newest state.
+    `at_stop` is the thread if that is at a stop at which the run stays; `start` is the state that the run begins with,
+    if the graph does not show that.
     """
 
     given: GraphInput

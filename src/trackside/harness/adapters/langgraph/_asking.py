@@ -1,4 +1,4 @@
-"""What a run may ask of a graph, as far as that can be told by what is asked for alone."""
+"""What a run may ask of a graph, as far as the request alone can tell."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "run_name": ("a text", lambda value: isinstance(value, str)),
     "metadata": ("an object in LangGraph's config", lambda value: not value or isinstance(value, Mapping)),
 }
-"""What these keys of a config are, unless they are None, which LangGraph takes for nothing."""
+"""What the values of these config keys must be, unless they are None, which LangGraph takes for nothing."""
 
 
 def check_spec(graph: Graph, spec: RunSpec) -> None:
-    """See that a graph has the nodes at which a run shall stop, and that its config is one of this thread.
+    """Check that a graph has the nodes at which a run is to stop, and that the run's config is one for this thread.
 
     Raises:
-        InvalidSpecError: it is not so.
+        InvalidSpecError: one of these does not hold.
     """
     for field in ("interrupt_before", "interrupt_after"):
         names = getattr(spec, field)
@@ -45,7 +45,7 @@ def check_spec(graph: Graph, spec: RunSpec) -> None:
 
 
 def check_key(key: str, value: Any) -> None:
-    """Refuse what LangGraph would pass over, or fail at with a sentence of its own."""
+    """Refuse what LangGraph would ignore, or fail at with a message of its own."""
     if key not in _CONFIG:
         known = f"LangGraph's config has {', '.join(sorted(_CONFIG))}"
         why = "it is the run's own: give the run a `run_id` instead" if key == "run_id" else known

@@ -1,4 +1,4 @@
-"""Breakpoints: what a run says that stops at one, and whether the attempt before another one at it had come to one."""
+"""Breakpoints: what a run reports when it stops at one, and whether the attempt before another had come to one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class _Stops(NamedTuple):
 
 
 async def breakpoint_at(run: RunContext, graph: Graph) -> list[JsonObject]:
-    """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint, and where else
-    the run was asked to stop.
+    """The stop at a node, where nobody asks anything.
 
-    There is none if no node comes next: the stop was after the last one, and the graph has come to its end.
+    It says which nodes come next, under the id of the checkpoint, and where else the run was asked to stop. There is
+    none if no node comes next: then the stop was after the last node, and the graph has come to its end.
     """
     snapshot = await state_at(graph, newest_place(run))
     if not snapshot.next:
@@ -42,13 +42,13 @@ async def breakpoint_at(run: RunContext, graph: Graph) -> list[JsonObject]:
 async def thread_at_stop(run: RunContext, graph: Graph, saver: Saver, before: str) -> StateSnapshot | None:
     """The thread, if the attempt `before` this one had come to a breakpoint, of the graph or of one inside; None if not.
 
-    Such a graph must not be called: to LangGraph that would let it go past its stop. A run stops at each breakpoint that it
-    comes to, so that is where it was if its last checkpoint is at one, whatever the log says of its end.
+    A graph at a stop must not be called: LangGraph would let it go past. A run stops at each breakpoint that it comes
+    to, so if its last checkpoint is at one, that is where the run was, whatever the log says about its end.
     """
     if (saved := await saver.aget_tuple(newest_place(run))) is None:
         return None
     thread = await look(graph, newest_place(run), subgraphs=True)
-    if not thread.tasks:  # it was through
+    if not thread.tasks:  # it had finished
         return None
     stops = _Stops(
         run.interrupt_before or graph.interrupt_before_nodes, run.interrupt_after or graph.interrupt_after_nodes
@@ -62,7 +62,7 @@ async def _stands(root: Graph, saver: Saver, run_id: str, thread: StateSnapshot,
     """Whether a run has come to a stop in `graph`, which is `root` or one inside it; `thread` is its newest state."""
     metadata = thread.metadata or {}
     if metadata.get("run_id") == run_id:
-        source = metadata.get("source")  # a run goes on from a fork that it has made, and does not come to it
+        source = metadata.get("source")  # a run goes on from a fork that it has made; it does not stop at it
         if source in {"input", "loop"} and _is_among(graph, stops.before, {task.name for task in thread.tasks}):
             return True
         if source == "loop" and stops.after and _is_among(graph, stops.after, await _executed(root, saver, thread)):
@@ -79,16 +79,16 @@ async def _stands(root: Graph, saver: Saver, run_id: str, thread: StateSnapshot,
 
 
 def _is_among(graph: Graph, stops: Sequence[str] | str, nodes: AbstractSet[str]) -> bool:
-    """Whether a graph stops at one of these nodes; at "*" it does at all but those that LangGraph has put there."""
+    """Whether a graph stops at one of these nodes; "*" stands for all nodes but those that LangGraph has added."""
     if stops == "*":
         return any(TAG_HIDDEN not in (graph.nodes[node].tags or ()) for node in nodes & graph.nodes.keys())
     return not nodes.isdisjoint([stops] if isinstance(stops, str) else stops)
 
 
 async def _executed(root: Graph, saver: Saver, thread: StateSnapshot) -> set[str]:
-    """The nodes that were executed between a checkpoint and the one before it: in one step, unless only the last is kept.
+    """The nodes executed between a checkpoint and the one before it: in one step, unless only the last one is kept.
 
-    What was sent to a node leaves no other trace than that it was next before that step.
+    A node to which something was sent leaves no other trace than that it was next before that step.
     """
     saved = await saver.aget_tuple(thread.config)
     before = None if thread.parent_config is None else await saver.aget_tuple(thread.parent_config)

@@ -1,8 +1,9 @@
-"""What a run's command brings to its thread: once, in however many attempts.
+"""What a run's command brings to its thread: once, however many attempts there are.
 
-LangGraph saves an update, and where to go, beside the checkpoint at which it finds the thread, and makes no other until the
-step is over. Given once more, they would be saved and done twice; so they are saved with the id of the run that brings them.
-So are answers, of which some may be used up there: by that of a run which has brought them, not of one that was refused.
+LangGraph saves an update, and where to go, beside the checkpoint at which it finds the thread, and makes no other
+checkpoint until the step is over. Given once more, they would be saved and done twice; so they are saved with the id of
+the run that brings them. So are answers, some of which may be used up there: the id is that of a run which has brought
+them, not of one that was refused.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from trackside.harness.context import RunContext
 
 
 def command_of(run: RunContext, *, update: Any, goto: list[str | Send], resume: Any = None) -> Command[Any]:
-    """A run's command as its graph gets it; what that brings is signed."""
+    """A run's command as its graph gets it; what it brings is signed with the run's id."""
     command = Command[Any](update=update, goto=goto, resume=resume)
     if not (goto or update or run.resuming):
         return command
@@ -28,7 +29,7 @@ def command_of(run: RunContext, *, update: Any, goto: list[str | Send], resume: 
 
 
 async def has_brought(run: RunContext, graph: Graph, origin: Origin, used_up_by: Collection[str]) -> bool:
-    """Whether the thread has, where this run begins, what its command brings, by the attempt before; noted for the next.
+    """Whether the attempt before has brought this run's command to where the run begins; if so, notes it for the next.
 
     `used_up_by` are the runs that brought graphs inside their answers: with durability "exit" these save theirs first.
     """

@@ -1,8 +1,8 @@
-"""A run's context, and what is configured for it, of which clients of LangGraph's server say only one.
+"""A run's context and what is configured for it; clients of LangGraph's server give only one of the two.
 
-There a graph always has a context: what is configured is its context, too, and the other way round, and without either it is
-what the schema's defaults say. What a schema takes is read off it, and nothing is made of it: it may look at the environment
-of the process that executes the run.
+On that server a graph always has a context: what is configured is also its context, and the other way round, and
+without either the schema's defaults apply. What a schema takes is read off it, and no instance is made: making one may
+look at the environment of the process that executes the run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from trackside.harness.signatures import signature_of
 def completed(
     config: Mapping[str, Any] | None, context: Any, schema: Any
 ) -> tuple[Mapping[str, Any] | None, Any | None]:
-    """A run's config and its context, where a client has said one of them or none; neither becomes the other if he has both.
+    """A run's config and context, completed if the client gave at most one; if it gave both, neither becomes the other.
 
-    What the schema does not know is no part of the context.
+    What the schema does not know is not part of the context.
     """
     configurable = (config or {}).get("configurable") or {}
     if not isinstance(configurable, Mapping) or not isinstance(context, Mapping | None):
@@ -36,7 +36,7 @@ def completed(
 
 
 def fitting(given: Mapping[str, Any], schema: Any) -> dict[str, Any] | None:
-    """What of it the schema of a context takes; None if that needs more, or there is neither a schema nor anything."""
+    """The part of `given` that a context's schema takes; None if it needs more, or with no schema and nothing given."""
     takes = _Taken.by(schema)
     if takes is None:
         return dict(given) or None
@@ -49,7 +49,7 @@ def _known(given: Mapping[str, Any], takes: _Taken) -> dict[str, Any]:
 
 
 def is_of(context: Any, configurable: Mapping[str, Any]) -> bool:
-    """Whether a context says nothing else than what is configured."""
+    """Whether a context says nothing but what is configured."""
     return isinstance(context, Mapping) and all(
         name in configurable and configurable[name] == value for name, value in context.items()
     )
@@ -65,9 +65,9 @@ class _Taken:
 
     @classmethod
     def by(cls, schema: Any) -> _Taken | None:
-        """None of what LangGraph makes no context of."""
+        """What a schema takes; None if LangGraph makes no context of it."""
         if is_typeddict(schema):
-            return cls(schema.__required_keys__ | schema.__optional_keys__)  # which nobody checks
+            return cls(schema.__required_keys__ | schema.__optional_keys__)  # nobody checks which of them are there
         if isinstance(schema, type) and hasattr(schema, "model_fields"):  # pydantic's
             return cls._by_model(schema)
         if not isinstance(schema, type) or not is_dataclass(schema):
@@ -82,7 +82,7 @@ class _Taken:
 
     @classmethod
     def _by_model(cls, schema: Any) -> _Taken:
-        """A model may know a field by several names; where one is no plain text, nothing is kept from the model."""
+        """A model may know a field by several names; if one is not plain text, nothing is withheld from the model."""
         by_name = schema.model_config.get("populate_by_name") or schema.model_config.get("validate_by_name")
         names: dict[str, frozenset[str]] = {}
         is_plain = True

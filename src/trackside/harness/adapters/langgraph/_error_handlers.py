@@ -1,7 +1,8 @@
 """What the handlers of nodes' errors ask (`error_handler`).
 
-LangGraph makes a handler's task while it executes the step whose node has failed, and again where it goes on with that step.
-Who looks at a thread is shown the node that has failed, and no handler: what that asks is only in what the step has written.
+LangGraph makes a handler's task while it executes the step whose node has failed, and again when it goes on with that
+step. A look at the thread shows the node that has failed, and no handler: what the handler asks is only among the
+step's writes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from trackside.harness.adapters.langgraph._kept_answers import ids_asked_at, kep
 
 
 async def with_handlers(graph: Graph, state: StateSnapshot) -> StateSnapshot:
-    """A graph's state with the handlers among its tasks that wait for answers. Each has as its name where it runs, of which
-    the ids of its questions are made.
+    """A graph's state with the handlers that wait for answers among its tasks.
+
+    Each is named after the place where it runs, from which the ids of its questions are made.
     """
     places = [
         f"{task.name}:{task.id}|{handler}"
@@ -32,19 +34,19 @@ async def with_handlers(graph: Graph, state: StateSnapshot) -> StateSnapshot:
         PregelTask(of, _place_of(of, questions, places, len(kept_by(of, saved.pending_writes))), (), None, questions)
         for of, questions in open_questions_of(saved.pending_writes).items()
         if of not in known
-        and shown.isdisjoint(question.id for question in questions)  # else a `@task`, which its node asks
+        and shown.isdisjoint(question.id for question in questions)  # else a `@task`, whose question its node asks
     ]
     asked = tuple(question for task in handlers for question in task.interrupts)
     return state._replace(tasks=(*state.tasks, *handlers), interrupts=(*state.interrupts, *asked))
 
 
 def _place_of(task_id: str, questions: Sequence[Interrupt], places: Sequence[str], answered: int) -> str:
-    """Which handler has asked this: that of the first node that has failed, if none of them has itself."""
+    """The place of the handler that asked these questions; of the first failed node's, if none matches their ids."""
     asked = {question.id for question in questions}
     its = (place for place in places if not asked.isdisjoint(ids_asked_at(f"{place}:{task_id}", answered)))
     return next(its, places[0])
 
 
 def name_of(task: PregelTask) -> str:
-    """The node that a task is of."""
+    """The node that a task belongs to."""
     return task.name.rpartition("|")[2]

@@ -1,4 +1,4 @@
-"""Graphs that a function makes for each call: for whoever asks, with what is configured, and with what it opens for it."""
+"""Graphs that a function makes for each call: for the caller, with what is configured and what it opens for it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def adapt_factory(
 ) -> GraphFactory | None:
     """An agent made of a function that makes graphs; None for any other function.
 
-    A function makes graphs if it takes nothing else than `Arguments` knows, and is a context manager, or has an
-    annotation that says so: a graph that it returns, LangGraph's config or runtime that it takes. `loosely` says that
-    it need not say so.
+    A function makes graphs if it takes nothing but what `Arguments` knows, and is a context manager, or has an
+    annotation that says so: a graph that it returns, LangGraph's config or runtime that it takes. With `loosely` it
+    need not say so.
     """
     arguments = Arguments.taken_by(function, loosely=loosely)
     if arguments is None:
@@ -49,7 +49,7 @@ def adapt_factory(
     if not (loosely or arguments.are_annotated or is_context_manager(function) or _GRAPH.search(returned)):
         return None
     plain: Any = function
-    if inspect.isasyncgenfunction(function):  # one that somebody has forgotten to decorate
+    if inspect.isasyncgenfunction(function):  # somebody forgot to decorate it
         plain = asynccontextmanager(function)
     elif inspect.isgeneratorfunction(function):
         plain = contextmanager(function)
@@ -93,9 +93,7 @@ class GraphFactory:
 
     stream_modes = LangGraphAgent.stream_modes
     lacks_checkpointer = True
-    """Whether it needs the manager's checkpointer; the graph that it makes may have one of its own, which nobody knows
-    yet.
-    """
+    """Whether it needs the manager's checkpointer; nobody knows yet whether its graph will have one of its own."""
 
     def __init__(self, function: Callable[..., Any], arguments: Arguments, *, name: str | None = None) -> None:
         self.name = name or name_of(function)
@@ -104,7 +102,7 @@ class GraphFactory:
         self._uses: WeakKeyDictionary[RunContext, _Use] = WeakKeyDictionary()
         self._latest: LangGraphAgent | None = None
         self._forgets = False
-        """Whether what it has made keeps its threads in memory alone."""
+        """Whether the graph that it made last keeps its threads only in memory."""
         self._is_warned_of = False
 
     def completed(self, config: Mapping[str, Any] | None, context: Any) -> tuple[Mapping[str, Any] | None, Any]:
@@ -139,7 +137,7 @@ class GraphFactory:
         return result
 
     async def leave(self, run: RunContext) -> None:
-        """The run is over, perhaps before its graph was called: close what was opened."""
+        """Close what was opened for a run that is over, perhaps before its graph was called."""
         if (use := self._uses.get(run)) is not None:
             await self._close_after(use, run)
 
@@ -208,7 +206,7 @@ class GraphFactory:
             return await agent.subgraphs(namespace=namespace, recurse=recurse)
 
     async def _use_of(self, run: RunContext) -> _Use:
-        """The graph of a run, made when it is asked for first."""
+        """The graph of a run, made when it is first asked for."""
         use = self._uses.get(run)
         if use is None:
             use = self._uses[run] = await self._make(_call_of(run, "threads.create_run"))
@@ -219,7 +217,7 @@ class GraphFactory:
 
     @asynccontextmanager
     async def _of_stopped(self, run: RunContext, access: Access) -> AsyncGenerator[LangGraphAgent]:
-        """The graph of a run that was stopped; another one, if it had none, or was stopped while its own was closed."""
+        """The graph of a run that was stopped; another if it had none, or was stopped while its own was closed."""
         use = self._uses.get(run)
         if use is not None and not use.is_closed:
             yield use.agent
@@ -260,7 +258,7 @@ class GraphFactory:
 
     def _agent_of(self, made: Any, *, stays: bool) -> LangGraphAgent:
         if self._latest is not None and self._latest.is_of(made):
-            return self._latest  # one that gives the same graph each time: what was bound to it is bound already
+            return self._latest  # the function gives the same graph each time: what was bound to it is bound already
         agent = adapt(made, name=self.name)
         if agent is None:
             raise NotAnAgentError(passed=f"what {self.name} makes", why=f"it is a {type(made).__name__}, not a graph")
@@ -270,7 +268,7 @@ class GraphFactory:
         return agent
 
     def _warn_of_forgetting(self, run: RunContext) -> None:
-        """Say it once, where the manager's checkpointer would not forget."""
+        """Warn once that threads are forgotten, where the manager's checkpointer would not forget them."""
         if self._forgets and run.checkpointer is not None and not self._is_warned_of:
             self._is_warned_of = True
             logger.warning(
@@ -281,10 +279,10 @@ class GraphFactory:
             )
 
     async def _close_after(self, use: _Use, run: RunContext) -> None:
-        """Close what was opened for a run that has ended another way: that is what its caller hears of."""
+        """Close what was opened for a run that ended some other way: its caller hears of that, not of the closing."""
         try:
             await use.close(use.failure)
-        except Exception as failure:  # the factory's own, of a run that is over
+        except Exception as failure:  # from the factory's own code, after its run is over
             logger.warning(
                 "run %s: what the agent %r had opened could not be closed: %r",
                 run.run_id,
@@ -301,15 +299,15 @@ class _Use:
     def __init__(self, agent: LangGraphAgent, keeper: _Keeper | None, variables: Mapping[ContextVar[Any], Any]) -> None:
         self.agent = agent
         self.variables = variables
-        """What its making has set of context variables."""
+        """The context variables that making it has set."""
         self.failure: Exception | None = None
         """What its run failed with."""
         self.is_closed = False
-        """Whether it was closed, or is about to be; what needs no closing never is."""
+        """Whether it was closed, or is about to be; a graph that needs no closing never is."""
         self._keeper = keeper
 
     async def close(self, failure: Exception | None = None) -> None:
-        """Close it, once; it hears what its use failed with."""
+        """Close it, once, and tell it what its use failed with."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             self.is_closed = True
@@ -317,7 +315,7 @@ class _Use:
 
 
 class _Keeper:
-    """Holds a context open in a task of its own: it has to be left by the task that has entered it."""
+    """Holds a context open in a task of its own: the task that entered a context has to leave it."""
 
     def __init__(self, context: AbstractAsyncContextManager[Any] | AbstractContextManager[Any], *, name: str) -> None:
         self._context = context
@@ -329,7 +327,7 @@ class _Keeper:
         self._task = start_contained(self._hold(), name=f"trackside-graph-of-{name}")
 
     async def enter(self) -> Any:
-        """What the context gives. Who is cancelled has it give up and waits for that; cancelled again, he cancels it again.
+        """What the context gives. A cancelled caller cancels the task and awaits it; cancelled again, it does so again.
 
         Raises:
             Exception: what it raised instead.
@@ -337,18 +335,18 @@ class _Keeper:
         try:
             await asyncio.wait({self._entered, self._task}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError as exc:
-            self._leaving.set_result(None)  # one that opens all the same is closed at once
-            self._task.cancel()  # only now: in one that has just opened it cancels what that waits for
+            self._leaving.set_result(None)  # a context that opens all the same is closed at once
+            self._task.cancel()  # only now: in a context that has just opened, this cancels the wait for `_leaving`
             await self._over(exc)
         if not self._entered.done():
             self._raise()
         return self._entered.result()
 
     async def leave(self, failure: Exception | None) -> None:
-        """Leave the context, to the end, whoever is cancelled; who is cancelled again cancels what is done for that, too.
+        """Leave the context to the end, even if the caller is cancelled; one cancelled again cancels the leaving, too.
 
         Raises:
-            Exception: what it raised, unless that is the failure which it was told of.
+            Exception: what the context raised, unless that is the failure that it was told of.
         """
         if not self._leaving.done():
             self._leaving.set_result(failure)
@@ -356,7 +354,10 @@ class _Keeper:
         self._raise(but=failure)
 
     async def _over(self, cancel: asyncio.CancelledError | None = None) -> None:
-        """Wait until the context is left, whoever is cancelled; who was before, too, cancels it. Raises the last cancel."""
+        """Wait until the context is left, even if cancelled; a second cancel, `cancel` included, cancels it.
+
+        Raises the last cancel.
+        """
         while not self._task.done():
             try:
                 await asyncio.wait({self._task})
@@ -395,7 +396,7 @@ def _set_since(before: Context) -> dict[ContextVar[Any], Any]:
 
 
 def _call_of(run: RunContext, access: Access) -> Call:
-    """What a run's graph is made for."""
+    """The call for a run's graph."""
     configurable = configurable_of(run, {})
     config = {**run.config, "configurable": configurable, "metadata": metadata_of(run)}
     user = configurable.get(USER)
@@ -403,18 +404,18 @@ def _call_of(run: RunContext, access: Access) -> Call:
 
 
 def _look_of(place: ThreadPlace, access: Access) -> Call:
-    """What a graph is made for that shows or changes a thread."""
+    """The call for a graph that shows or changes a thread."""
     configurable: dict[str, Any] = {"checkpoint_ns": place.namespace, "thread_id": place.thread_id}
     return _with_user(place.caller, access, configurable)
 
 
 def _read_by(caller: Caller | None) -> Call:
-    """What a graph is made for that is described."""
+    """The call for a graph that is to be described."""
     return _with_user(caller or Caller(), "assistants.read", {})
 
 
 def _with_user(caller: Caller, access: Access, configurable: dict[str, Any]) -> Call:
     own = caller.config.get("configurable", {})
-    user = own.get(USER) if caller.user is None else caller.user  # as a run's config has him
+    user = own.get(USER) if caller.user is None else caller.user  # as a run's config has the user
     config = {**caller.config, "configurable": {**own, **configurable, **({} if user is None else {USER: user})}}
     return Call(access=access, config=config, user=user, items=caller.items)

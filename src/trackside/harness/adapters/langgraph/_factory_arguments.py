@@ -1,4 +1,4 @@
-"""What a function takes that makes graphs: nothing, the config, LangGraph's runtime of servers, or both."""
+"""What a function that makes graphs takes: nothing, the config, the runtime of LangGraph's server, or both."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Arguments:
 
     @classmethod
     def taken_by(cls, function: Callable[..., Any], *, loosely: bool) -> Arguments | None:
-        """What a function takes; None if it wants anything else. `loosely` says that a parameter is the config, however
-        that is called, if there is no other, or no other than a runtime by its type.
+        """What a function takes; None if it wants anything else. With `loosely`, a parameter of any name is the config
+        if there is no other parameter, or none other than a runtime that is known by its type.
         """
         try:
             parameters = [*signature_of(function).parameters.values()]
@@ -85,7 +85,7 @@ _RUNTIME_BY_TYPE = ("runtime", True)
 
 
 def _kind_of(parameter: inspect.Parameter) -> tuple[str | None, bool]:
-    """What a parameter takes, and whether its type says so; its name does if that says nothing else."""
+    """What a parameter takes, and whether its type says so; its name decides if the type says neither."""
     said = annotation_text(parameter.annotation)
     if _CONFIG.search(said):
         return "config", True
@@ -95,7 +95,7 @@ def _kind_of(parameter: inspect.Parameter) -> tuple[str | None, bool]:
 
 
 def annotation_text(annotation: Any) -> str:
-    """An annotation as people read it, also where it is a type."""
+    """An annotation as text, even if it is a type."""
     if annotation is inspect.Parameter.empty or annotation is None:
         return ""
     return annotation if isinstance(annotation, str) else repr(annotation)
@@ -110,7 +110,7 @@ def _context_type(function: Callable[..., Any], parameter: str) -> Any:
 
 
 def _runtime(call: Call, context_type: Any) -> Any:
-    """LangGraph's runtime of servers."""
+    """The runtime of LangGraph's server."""
     from langgraph_sdk import runtime as langgraph  # only for those who ask for it
 
     store = None if call.items is None else LentItems(call.items)
@@ -122,7 +122,7 @@ def _runtime(call: Call, context_type: Any) -> Any:
 
 
 def _context(context: Any, kind: Any) -> Any:
-    """A run's context in the type that the runtime's annotation says."""
+    """A run's context as the type that the runtime's annotation names."""
     if not isinstance(context, Mapping) or not isinstance(kind, type):
         return context
     try:

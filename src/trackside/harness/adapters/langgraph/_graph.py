@@ -42,7 +42,7 @@ def checkpointer_of(graph: Graph) -> Saver | None:
 
 
 def has_timed_nodes(graph: Graph) -> bool:
-    """Whether a node has a `timeout`, also in a graph that is a node; True where that cannot be told, of an entrypoint."""
+    """Whether a node has a `timeout`, also inside a graph that is a node; True for an entrypoint: it cannot be told."""
     if not isinstance(graph, CompiledStateGraph):
         return True
     nodes = graph.nodes.values()
@@ -51,12 +51,12 @@ def has_timed_nodes(graph: Graph) -> bool:
 
 
 def branches_at_start(graph: Graph) -> bool:
-    """Whether conditional edges lead from its START: of what they ask LangGraph streams nothing."""
+    """Whether conditional edges lead from its START: LangGraph streams nothing of what those ask."""
     return isinstance(graph, CompiledStateGraph) and bool(graph.builder.branches.get(START))
 
 
 def shows_start(graph: Graph, value: Any) -> bool:
-    """Whether a graph streams the state that it begins with: one of states does where its input has something for that."""
+    """Whether a graph streams the state it begins with: a `StateGraph` does if its input has something for that."""
     shown = graph.stream_channels_asis
     if not isinstance(graph, CompiledStateGraph) or isinstance(shown, str) or not isinstance(value, dict):
         return True
@@ -65,7 +65,7 @@ def shows_start(graph: Graph, value: Any) -> bool:
 
 
 def check_nodes(graph: Graph, field: str, names: Sequence[str]) -> None:
-    """See that the graph has these nodes; LangGraph ignores names that it does not know.
+    """Check that the graph has these nodes; LangGraph ignores names that it does not know.
 
     Raises:
         InvalidSpecError: it lacks one.

@@ -1,4 +1,4 @@
-"""Makes what a graph takes out of what was asked for: its input, or a command; and finds the messages in it."""
+"""Turns a request into what a graph takes, its input or a command, and finds the messages in it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class GraphInput:
 
     `value` is for `graph.astream`; None goes on from the thread's last checkpoint. `answers` are the texts of a human's
     answers, `humans` all human messages, answers included. `brought` counts the messages in `value`; `given_ids` are the
-    ids that the caller gave them. `kept` is what nodes keep of what they were answered before, and what they shall keep
-    instead: nothing from the questions on that are answered now.
+    ids that the caller gave them. `kept` pairs the answers that nodes keep from before with what they are to keep
+    instead: nothing from the questions that are answered now onwards.
     """
 
     value: Any
@@ -51,7 +51,7 @@ class GraphInput:
     def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions, *, has_brought: bool) -> GraphInput:
         """What `run` asks for, in the form that `graph` takes; `questions` are those that its thread waits for.
 
-        `has_brought` says that the thread has got what its command brings, by the attempt before: what that changes is not
+        `has_brought` says that the attempt before has brought the thread what the command brings: its changes are not
         brought again, nor are answers that were used up.
 
         Raises:
@@ -69,8 +69,8 @@ class GraphInput:
             brought.value = None if has_brought else command_of(run, update=update, goto=goto)
             return brought
         by_id = _answers_of(run, questions, has_brought=has_brought)
-        # At a stop, where nobody asked anything, an answer lets it go on: given to the graph it would be the answer to what
-        # that asks next, which nobody has read yet.
+        # At a stop, where nobody asked anything, an answer lets the graph go on: given to the graph, it would answer
+        # what the graph asks next, which nobody has read yet.
         resume = by_id or None
         if questions.are_stale and len(by_id) == 1:
             resume = next(iter(by_id.values()))
@@ -104,8 +104,8 @@ class GraphInput:
 def _answers_of(run: RunContext, questions: OpenQuestions, *, has_brought: bool) -> dict[str, Any]:
     """The run's answers by the ids of their questions; empty where none is open, as at a breakpoint.
 
-    LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all. Of those that
-    the attempt before has brought some or all may be used up.
+    LangGraph gets them by id even where it need not: a plain `null` or `{}` would count as no answer at all. Some or
+    all of those that the attempt before has brought may be used up.
 
     Raises:
         InvalidSpecError: one answers a question that is not open, or does not say which of several.
@@ -170,19 +170,17 @@ def _messages_in(value: Any) -> list[Any]:
 
 
 def _is_state_object(value: Any) -> bool:
-    """Whether it is an object of a state's class, of pydantic or a data class, that keeps `messages`: LangGraph takes it as
-    it takes a mapping.
-    """
+    """Whether it is a pydantic or dataclass state object that keeps `messages`: LangGraph takes it like a mapping."""
     return (is_dataclass(value) or hasattr(type(value), "model_fields")) and hasattr(value, "messages")
 
 
 def _kept_in(state: Any) -> Any:
-    """What a state, a mapping or an object, has as its messages."""
+    """The messages of a state, which is a mapping or an object."""
     return state.get("messages") if isinstance(state, Mapping) else state.messages
 
 
 def _with_messages(state: Any, messages: list[Any]) -> Any:
-    """A copy of a state, a mapping or an object, with these messages."""
+    """A copy of a state, which is a mapping or an object, with these messages."""
     if isinstance(state, Mapping):
         return {**state, "messages": messages}
     changed = copy(state)

@@ -1,4 +1,4 @@
-"""What agents keep beyond their threads, as a store of LangGraph's: `get_store()` and `runtime.store` in a node."""
+"""What agents keep beyond their threads, as a LangGraph store: `get_store()` and `runtime.store` in a node."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NO_INDEX = "this store finds items by namespace and by what their values have; 
 
 
 class LentItems(BaseStore):
-    """A store of LangGraph's over the manager's. Of several operations at once the reads see nothing of the writes.
+    """A LangGraph store over the manager's. In a batch of operations, the reads see nothing of the writes.
 
-    It belongs to the event loop in which it is made. Nodes that are plain functions run in threads, from where its methods
-    without an `a` work; on the event loop they would wait for themselves, and are refused.
+    It belongs to the event loop in which it is made. Nodes that are plain functions run in threads, where its methods
+    without an `a` work; on the event loop these would wait for themselves, so they are refused.
     """
 
     supports_ttl = True
@@ -38,19 +38,19 @@ class LentItems(BaseStore):
         self._loop = asyncio.get_running_loop()
 
     def is_of(self, items: kept.ItemStore) -> bool:
-        """Whether it is that of these items, and of the running event loop."""
+        """Whether it is the store of these items, and of the running event loop."""
         return self._items is items and self._loop is asyncio.get_running_loop()
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Do all of these; their results, in the same order.
+        """Do all of these operations; the results come in the same order.
 
         Raises:
-            NotImplementedError: one of them searches by meaning, or wants to be found like that.
+            NotImplementedError: one of them searches by meaning, or wants its value to be found that way.
         """
         asked = [*ops]
         if asyncio.get_running_loop() is self._loop:
             return await self._do(asked)
-        # A thread's own loop.
+        # Called on a thread's own loop.
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._do(asked), self._loop))
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:

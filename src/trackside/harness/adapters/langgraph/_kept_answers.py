@@ -1,8 +1,8 @@
-"""The answers that nodes keep which have not finished: what `interrupt` has returned to them, also where they raised since.
+"""The answers that unfinished nodes keep: what `interrupt` has returned to them, even if they have raised since.
 
-LangGraph goes on calling a node's last question open then, and puts the next answer to it behind the one that is kept, where
-the node's next question finds it. And what a graph inside has asked is open to it until the node has finished that is this
-graph, however far that has gone on.
+LangGraph then goes on calling the node's last question open, and puts the next answer to it behind the one that is
+kept, where the node's next question finds it. And to LangGraph, what a graph inside has asked is open until the node
+that is this graph has finished, however far the graph inside has gone on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from trackside.harness.adapters.langgraph._graph import Saver
 from trackside.harness.adapters.langgraph._threads import INTERRUPT, RESUME, asked_questions
 
 _ERROR = "__error__"
-"""The channel of LangGraph's to which goes what a node has raised."""
+"""LangGraph's channel for what a node has raised."""
 
 _OF_UNFINISHED = frozenset({_ERROR, "__error_source_node__", INTERRUPT, RESUME})
-"""The channels of LangGraph's to which goes what has become of a node that has not finished."""
+"""LangGraph's channels for what has become of a node that has not finished."""
 
 _BY_HAND = frozenset({"update", "fork"})
 """The `source` of a checkpoint that no run has made."""
@@ -32,7 +32,7 @@ _BY_HAND = frozenset({"update", "fork"})
 @dataclass(frozen=True, slots=True)
 class KeptAnswers:
     """What a node keeps at a checkpoint, for its task: the answers it got, and the ids of their questions, in the order in
-    which it asks. `asks` is False where it got one without having asked, as its graph was changed after the question.
+    which it asks. `asks` is False if it got one without having asked, because its graph was changed after the question.
     """
 
     checkpoint: RunnableConfig
@@ -42,7 +42,7 @@ class KeptAnswers:
     asks: bool
 
     def without(self, questions: AbstractSet[str]) -> KeptAnswers:
-        """Those to what it asks before these questions."""
+        """The answers to what it asks before any of these questions."""
         count = next((nth for nth, question in enumerate(self.ids) if question in questions), None)
         return self if count is None else replace(self, ids=self.ids[:count], answers=self.answers[:count])
 
@@ -51,7 +51,7 @@ class KeptAnswers:
         await saver.aput_writes(self.checkpoint, [(RESUME, list(self.answers))], self.task_id)
 
     async def put_back(self, saver: Saver, instead: KeptAnswers) -> None:
-        """Have the node keep these again, if it has taken no answer since it was to keep others `instead`."""
+        """Have the node keep these again, if it has taken no answer since it was told to keep `instead`."""
         saved = await saver.aget_tuple(self.checkpoint)
         if saved is not None and len(kept_by(self.task_id, saved.pending_writes)) == len(instead.answers):
             await self.put(saver)
@@ -59,9 +59,10 @@ class KeptAnswers:
 
 @dataclass(slots=True)
 class Progress:
-    """How far the nodes are that have not finished: the answers they keep; and of what they ask for graphs inside, which of
-    it these have `used_up`, as they have gone on past it, in which runs (`used_up_by`), and whether one was changed by hand
-    since: it asks again, by another id.
+    """How far the unfinished nodes have got: the answers they keep, and what became of the questions of graphs inside.
+
+    The questions that these graphs have gone on past are `used_up`, in the runs `used_up_by`. `was_changed` says that
+    one of the graphs was changed by hand since: it asks again, by another id.
     """
 
     kept: list[KeptAnswers] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Progress:
     was_changed: bool = False
 
     async def add(self, saver: Saver, thread: StateSnapshot, pending: Sequence[PendingWrite] | None) -> None:
-        """Look at the nodes of a graph, and of those inside as far as `thread` has their states.
+        """Look at the nodes of a graph, and of the graphs inside it as far as `thread` has their states.
 
         `pending` are the writes at the graph's checkpoint.
         """
@@ -82,7 +83,7 @@ class Progress:
             answers = kept_by(task.id, pending)
             own = ids_asked_at(name, len(answers))
             if answers:
-                # A node that has not failed asks something else by now, also by the same id, as older LangGraphs have it.
+                # A node that has not failed asks something else by now, maybe by the same id, as in older LangGraphs.
                 has_failed = any((of, channel) == (task.id, _ERROR) for of, channel, _ in pending or ())
                 asks = set[str]() if has_failed else {question.id for question in task.interrupts}
                 ids = [question for question in own[:-1] if question not in asks]
@@ -105,12 +106,12 @@ class Progress:
 
 
 def ids_asked_at(name: str, answered: int) -> list[str]:
-    """The ids of the questions that a task has asked by its name, of which so many are answered, and of the next one."""
+    """The ids, made from a task's name, of the questions it has asked that are answered, and of the next one."""
     return [Interrupt.from_ns(None, f"{name}|{nth}" if nth else name).id for nth in range(answered + 1)]
 
 
 def open_questions_of(pending: Sequence[PendingWrite] | None) -> dict[str, tuple[Interrupt, ...]]:
-    """What the tasks of a step have asked that have not finished, last."""
+    """What the unfinished tasks of a step have asked last."""
     finished = _finished_in(pending)
     asked = {of: value for of, channel, value in pending or () if channel == INTERRUPT and of not in finished}
     return {
@@ -127,10 +128,11 @@ def kept_by(task_id: str, pending: Sequence[PendingWrite] | None) -> list[Any]:
 async def _gone_past(
     saver: Saver, newest: CheckpointTuple, questions: AbstractSet[str]
 ) -> tuple[AbstractSet[str], AbstractSet[str]]:
-    """Which of these questions a graph inside had asked before the last step that a run made, or nodes of the open step that
-    have finished; and which it had asked before it was changed by hand. One that it has not asked is another graph's.
+    """Which of these questions a graph inside has gone past, and which it had asked before it was changed by hand.
 
-    That is read from what is saved: where a node calls one of several graphs, LangGraph may show another one's tasks.
+    It has gone past what it asked before the last step that a run made, and what nodes of the open step asked that have
+    finished. A question that it has not asked is another graph's. All that is read from what is saved: where a node
+    calls one of several graphs, LangGraph may show another one's tasks.
     """
     sought, used_up, gone, before_step = {*questions}, set[str](), set[str](), False
     saved: CheckpointTuple | None = newest
@@ -150,7 +152,7 @@ async def _gone_past(
 
 
 def _asked_by_finished(pending: Sequence[PendingWrite] | None) -> frozenset[str]:
-    """What was asked in a step by nodes that have finished."""
+    """What nodes that have finished asked in a step."""
     finished = _finished_in(pending)
     return asked_questions([write for write in pending or () if write[0] in finished])
 

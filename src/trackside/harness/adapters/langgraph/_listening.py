@@ -1,4 +1,4 @@
-"""Has handlers hear all that is called within a graph, and knows where: also of a call with callbacks of its own."""
+"""Has handlers hear every call within a graph, and where it is made: even of a call with callbacks of its own."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ for _handler in (_recorder, _gate):
 
 
 def listen(recorder: BaseCallbackHandler, gate: BaseCallbackHandler) -> None:
-    """Have both hear what the calling task, and all that it starts, calls from now on, each call once.
+    """Have both handlers hear every call that this task, and all that it starts, makes from now on, each once.
 
-    A graph's callbacks reach what is called within it, but a model or tool that is called with callbacks of its own has
-    these in their place. What is found in such a variable LangChain adds to those of each call that do not have it.
+    A graph's callbacks reach what is called within it, but callbacks that a model or tool is called with take their
+    place. LangChain adds the handler in such a variable to every call whose callbacks do not have it.
     """
     _recorder.set(recorder)
     _gate.set(gate)
 
 
 class QuestionRecorder(GraphCallbackHandler):
-    """Hears what a graph has asked when it stops, also that of which it streams nothing; so of graphs that it calls."""
+    """Hears what a graph has asked when it stops, even what it does not stream; likewise of graphs that it calls."""
 
-    run_inline = True  # it has heard when the graph has stopped
+    run_inline = True  # so that it has heard by the time the graph has stopped
 
     def __init__(self) -> None:
         self._asked: dict[UUID | None, Sequence[Interrupt]] = {}
@@ -45,14 +45,14 @@ class QuestionRecorder(GraphCallbackHandler):
         self._asked[event.run_id] = event.interrupts
 
     def asked_by(self, run_id: UUID | None) -> Sequence[Interrupt]:
-        """What the graph has asked that was called as this run of LangChain's."""
+        """What the graph that was called as this LangChain run has asked."""
         return self._asked.get(run_id, ())
 
 
 class CallSite(NamedTuple):
     """Where something is called, as LangChain says: within what, and what it has inherited.
 
-    What has callbacks of its own inherits nothing, so that what was around it `is_added`, as it is to all that it calls.
+    A call with callbacks of its own inherits nothing, so what is around it `is_added`, also to all that it calls.
     """
 
     parent: UUID | None
@@ -61,11 +61,11 @@ class CallSite(NamedTuple):
     is_added: bool = False
 
     def within(self, around: CallSite) -> CallSite:
-        """The site of what is called at another one."""
+        """This site, as it is within the site `around` it."""
         return self._added(self.parent, around.metadata, around.tags) if around.is_added else self
 
     def within_context(self) -> CallSite:
-        """The site of what is called by code that runs now, and of which LangChain does not say where."""
+        """This site, of a call by the code that runs now, if LangChain does not say where that is."""
         around = (var_child_runnable_config.get() or {}).get("callbacks")
         if not isinstance(around, BaseCallbackManager):
             return self

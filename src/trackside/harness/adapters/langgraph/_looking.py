@@ -1,4 +1,4 @@
-"""Looks at a thread that need nothing more than what is there: also where a step has left what LangGraph cannot show.
+"""Ways to look at a thread that need nothing but what is there, even if a step has left what LangGraph cannot show.
 
 LangGraph shows a thread with what the finished nodes of its last step have written. Where these writes clash, or do not
 fit the state, it raises what the step has raised; a new run of the thread leaves them out, and so does a look before it.
@@ -27,13 +27,13 @@ GRAPH_FAILURES: Final = (
     TypeError,
     ValueError,
 )
-"""What a graph's channels, reducers and types raise, as storage does not."""
+"""What a graph's channels, reducers and types raise, and storage does not."""
 
 _CHECKPOINTER: Final = "__pregel_checkpointer"
-"""The key of LangGraph's in a config under which a saver takes the place of the graph's."""
+"""LangGraph's config key for a saver that takes the place of the graph's."""
 
 _STEPS_BACK: Final = 20
-"""So far back a state is looked for that can be shown."""
+"""How many steps back to look for a state that can be shown."""
 
 
 def address_of(place: ThreadPlace) -> RunnableConfig:
@@ -47,7 +47,7 @@ def address_of(place: ThreadPlace) -> RunnableConfig:
 
 
 async def state_at(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
-    """The state at a place, as LangGraph shows it; also with what is next where a command has sent the thread.
+    """The state at a place, as LangGraph shows it, but also with what is next where a command has sent the thread.
 
     Raises:
         UnshownStateError: it cannot be shown.
@@ -62,7 +62,7 @@ async def state_at(graph: Graph, place: RunnableConfig, *, subgraphs: bool = Fal
 
 
 def _as_sent_on(graph: Graph, place: RunnableConfig) -> RunnableConfig:
-    """The same place, seen by `SentOn`; one in a graph inside, which no command sends anywhere, as it is."""
+    """The same place, seen through `SentOn`; one in a graph inside, which no command sends anywhere, stays as it is."""
     saver, configurable = checkpointer_of(graph), place.get("configurable", {})
     if saver is None or configurable.get("checkpoint_ns"):
         return place
@@ -70,9 +70,9 @@ def _as_sent_on(graph: Graph, place: RunnableConfig) -> RunnableConfig:
 
 
 async def look(graph: Graph, place: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
-    """The state at a place; where it cannot be shown, that without what its last step has written.
+    """The state at a place; if it cannot be shown, the state without what its last step has written.
 
-    Where not even that can be, it has the values of the last one before it that can, and nothing is next.
+    If not even that can be shown, it has the values of the last state before it that can, and nothing is next.
     """
     try:
         return await state_at(graph, place, subgraphs=subgraphs)
@@ -102,6 +102,6 @@ async def _last_that_can_be_shown(graph: Graph, place: RunnableConfig) -> StateS
 
 
 def _without_answered(state: StateSnapshot) -> StateSnapshot:
-    """A state without the questions of nodes that have finished: as that of a checkpoint it says what was ever asked."""
+    """A state without the questions of finished nodes: as a checkpoint's state it has all that was ever asked."""
     tasks = tuple(task if task.result is None else task._replace(interrupts=()) for task in state.tasks)
     return state._replace(tasks=tasks, interrupts=tuple(question for task in tasks for question in task.interrupts))

@@ -1,4 +1,4 @@
-"""What of a graph's state it gives back: the channels of its output schema, as `ainvoke` does."""
+"""The part of its state that a graph gives back: the channels of its output schema, as `ainvoke` does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trackside.harness.adapters.langgraph._threads import INTERRUPT
 
 
 def outputs_of(graph: Graph) -> Sequence[str] | str | None:
-    """The names of what a graph gives back, or the one whose value alone it gives back; None if that is all of its state."""
+    """The channels a graph gives back, or the one whose value alone it gives back; None if that is all of its state."""
     given, kept = graph.output_channels, graph.stream_channels_asis
     if isinstance(kept, str):
         return None
@@ -18,9 +18,9 @@ def outputs_of(graph: Graph) -> Sequence[str] | str | None:
 
 
 class Outlet:
-    """Lets out of what a graph streams what it gives back.
+    """Lets through, of what a graph streams, what the graph gives back.
 
-    The graph itself is to stream all of its state: what is new in it is found by the state that a run begins with.
+    The graph itself must stream all of its state: what is new in it is found by the state that a run begins with.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -32,7 +32,7 @@ class Outlet:
         self._hidden = {*graph.stream_channels_asis} - shown if self.hides else set()
 
     def values(self, state: Any) -> Any:
-        """What goes out of a state; the questions that stand beside it do."""
+        """What goes out of a state; the questions beside it do, too."""
         if not self.hides or not isinstance(state, Mapping):
             return state
         if self._only is None:
@@ -40,7 +40,7 @@ class Outlet:
         return {INTERRUPT: state[INTERRUPT]} if INTERRUPT in state else state.get(self._only)
 
     def updates(self, updates: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What goes out of what nodes have written; None of those that have written nothing else."""
+        """What goes out of what nodes have written; None for a node that has written nothing else."""
         if not self.hides:
             return updates
         return {node: said if node.startswith("__") else self._update(said) for node, said in updates.items()}

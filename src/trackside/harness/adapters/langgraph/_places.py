@@ -1,4 +1,4 @@
-"""Which state of its thread a run begins with, and which one is the newest: as LangGraph's configs say it."""
+"""Which state of its thread a run begins with, and which one is the newest, in terms of LangGraph's configs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ type Origin = Mapping[str, Any]
 """The checkpoint that a run begins with, as keys of a config's `configurable`; empty: the thread's newest state."""
 
 _OF_LANGGRAPH: Final = "__pregel_"
-"""How the keys begin by which LangGraph speaks to a graph inside another; a `RemoteGraph` that is a node sends some."""
+"""The prefix of keys by which LangGraph speaks to a graph inside another; a `RemoteGraph` that is a node sends some."""
 
 
 async def origin_of(run: RunContext, graph: Graph) -> Origin:
@@ -61,13 +61,13 @@ def newest_place(run: RunContext) -> RunnableConfig:
 
 
 def place_of(run: RunContext, origin: Origin) -> RunnableConfig:
-    """The state of the whole graph that a run begins with, also where it begins inside."""
+    """The state of the whole graph that a run begins with, even if it begins in a graph inside."""
     checkpoint_id = origin.get("checkpoint_map", {}).get("", origin.get("checkpoint_id"))
     return {"configurable": configurable_of(run, {} if checkpoint_id is None else {"checkpoint_id": checkpoint_id})}
 
 
 def configurable_of(run: RunContext, origin: Origin) -> dict[str, Any]:
-    """What a run's config hands to its graph. Nobody else than LangGraph tells that where it is inside another.
+    """What a run's config hands to its graph. Only LangGraph may tell a graph where it is inside another.
 
     Raises:
         InvalidSpecError: it is about another thread.
@@ -79,22 +79,22 @@ def configurable_of(run: RunContext, origin: Origin) -> dict[str, Any]:
     }
     if (user := own.get(USER)) is not None:
         own[USER] = user_of(user)
-    if (user_id := own.get(USER_ID)) is not None:  # by his own name for whom he asks, else by whose key he does
+    if (user_id := own.get(USER_ID)) is not None:  # for whom the caller says that it asks, else whose key it uses
         own["user_id"] = own.get("user_id") or user_id
     return {"checkpoint_ns": "", **own, **origin, **_ids_of(run), "thread_id": run.thread_id}
 
 
 def metadata_of(run: RunContext) -> dict[str, Any]:
-    """What a run's config hands to tracers, and to savers, which know by its run id later what checkpoints it has made.
+    """What a run's config hands to tracers, and to savers, which later tell by the run id which checkpoints it made.
 
     Raises:
-        InvalidSpecError: the metadata in its config are no object.
+        InvalidSpecError: the metadata in its config is not an object.
     """
     return {**run.metadata, **section(run, "metadata"), **_ids_of(run)}
 
 
 def _ids_of(run: RunContext) -> dict[str, str]:
-    """What a run and its agent are known by, whatever a client says; LangGraph makes its `server_info` of it."""
+    """What a run and its agent are known by, whatever a client says; LangGraph makes its `server_info` from it."""
     if not run.is_named:
         return {"run_id": run.run_id}
     return {"run_id": run.run_id, "assistant_id": assistant_id_of(run.agent), "graph_id": run.agent}
@@ -104,7 +104,7 @@ def section(run: RunContext, name: str) -> Mapping[str, Any]:
     """A part of a run's config.
 
     Raises:
-        InvalidSpecError: it is no object.
+        InvalidSpecError: it is not an object.
     """
     found = run.config.get(name) or {}
     if not isinstance(found, Mapping):

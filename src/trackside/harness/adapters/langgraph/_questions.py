@@ -1,4 +1,4 @@
-"""What a graph asks, and which of its questions are open where a run begins that answers some."""
+"""What a graph asks, and which of its questions are open where a run that answers some begins."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from trackside.harness.types import JsonObject
 
 @dataclass(frozen=True, slots=True)
 class OpenQuestions:
-    """The questions that a thread waits for: each id that one goes by, and its id. Where there are none, `stops` has the
-    same of the stop at which the thread stands.
+    """The questions that a thread waits for: each id that a question goes by, with its present id. If there are none,
+    `stops` has the same for the stop at which the thread stands.
 
     They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id. `kept` are the
-    answers of nodes that have not finished; `used_up_by` are the runs that brought graphs inside answers which these have
-    used up.
+    answers of nodes that have not finished; `used_up_by` are the runs that brought answers to graphs inside which these
+    graphs have used up.
     """
 
     ids: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class OpenQuestions:
     used_up_by: AbstractSet[str] = frozenset()
 
     def overtaken(self, answered: AbstractSet[str]) -> list[tuple[KeptAnswers, KeptAnswers]]:
-        """What nodes keep that are given answers to these questions now, and what they shall keep instead."""
+        """For the nodes that now get answers to these questions: what they keep, and what they are to keep instead."""
         now = [
             replace(each, ids=(), answers=()) if self.are_stale and not each.asks else each.without(answered)
             for each in self.kept
@@ -53,12 +53,12 @@ class OpenQuestions:
 
 
 async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, origin: Origin) -> OpenQuestions:
-    """Those that are open where a run begins; none if it answers none.
+    """The questions that are open where a run begins; none if it answers none.
 
     Raises:
         NotPausedError: the thread does not wait there.
         UnknownInterruptError: nor for what a strict answer names.
-        InvalidSpecError: it did, and has got its answers since.
+        InvalidSpecError: it did wait, and has got its answers since.
     """
     if not run.resuming:
         return OpenQuestions()
@@ -110,13 +110,13 @@ async def _look(graph: Graph, place: RunnableConfig) -> tuple[StateSnapshot, Seq
 
 
 def _stop_in(thread: StateSnapshot) -> dict[str, str]:
-    """The stop at which a thread stands that asks nothing, by the id of its checkpoint; empty: it has nothing to do."""
+    """The stop at which a thread that asks nothing stands, by its checkpoint's id; empty if it has nothing to do."""
     checkpoint_id = thread.config.get("configurable", {}).get("checkpoint_id")
     return {str(checkpoint_id): str(checkpoint_id)} if thread.next and checkpoint_id is not None else {}
 
 
 def _waiting(thread: StateSnapshot) -> list[PregelTask]:
-    """A task with a result has finished, though an old checkpoint still says what it has asked."""
+    """The unfinished tasks: one with a result has finished, though an old checkpoint still says what it has asked."""
     return [task for task in thread.tasks if task.result is None]
 
 
@@ -128,7 +128,7 @@ def _ids_of(thread: StateSnapshot, progress: Progress) -> dict[str, str]:
 def refused_answer(run: RunContext, exc: Exception) -> InvalidSpecError | None:
     """What to raise where an answer does not fit its question's `response_schema`, which leaves the question open.
 
-    None of all else that a graph raises, and of LangGraph's versions that do not say so.
+    None for anything else that a graph raises, and for versions of LangGraph that do not say so.
     """
     is_refusal = getattr(langgraph_errors, "is_invalid_resume", None)
     if not run.resuming or is_refusal is None or not is_refusal(exc):

@@ -1,7 +1,7 @@
 """A thread that a command has sent to a node (`goto`), as LangGraph goes on with it.
 
-LangGraph keeps that with the checkpoint, as a write of no task. Whoever runs the graph has it applied before he sees which
-nodes are next; whoever looks, only after that: for him there is no such node, nor what it asks.
+LangGraph keeps that with the checkpoint, as a write of no task. A run of the graph has it applied before it sees which
+nodes are next; a look at the thread only after that: it shows neither such a node nor what that asks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple, Delt
 from trackside.harness.adapters.langgraph._graph import Graph, Saver
 
 NO_TASK = "00000000-0000-0000-0000-000000000000"
-"""To whom LangGraph puts down the writes that came with the input of a step."""
+"""The task id under which LangGraph stores the writes that came with the input of a step."""
 
-_TO_NODE: Final = "branch:to:"  # of the channels of LangGraph's that have a node run
+_TO_NODE: Final = "branch:to:"  # the prefix of LangGraph's channels that have a node run
 _SENT: Final = "__pregel_tasks"  # LangGraph's channel of nodes that run with an input of their own (`Send`)
 
 
 class SentOn(BaseCheckpointSaver[Any]):
-    """What a graph's saver has, for who looks at a thread: each checkpoint as it is where commands have sent its thread."""
+    """A graph's saver, for looks at a thread: it has each checkpoint as it is where commands have sent its thread."""
 
     def __init__(self, graph: Graph, saver: Saver) -> None:
         super().__init__(serde=saver.serde)
@@ -64,7 +64,7 @@ class SentOn(BaseCheckpointSaver[Any]):
         return saved._replace(checkpoint=checkpoint)
 
     def _set(self, values: Mapping[str, Any], written: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
-        """What channels hold after these writes: some keep more than the last, as that of a node that is deferred."""
+        """What channels hold after these writes: some keep more than the last, such as that of a deferred node."""
         for name, writes in written.items():
             if isinstance(channel := self._graph.channels.get(name), BaseChannel):
                 after = channel.from_checkpoint(values[name]) if name in values else channel.copy()

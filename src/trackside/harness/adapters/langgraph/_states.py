@@ -1,4 +1,4 @@
-"""What a graph's checkpointer has kept of a thread, for who looks at it from outside, and changes to that."""
+"""What a graph's checkpointer has kept of a thread, for looks at it from outside, and changes to that."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def _snapshot(graph: Graph, place: ThreadPlace, state: langgraph.StateSnap
 
 async def _plain(graph: Graph, place: ThreadPlace, state: langgraph.StateSnapshot) -> StateSnapshot:
     state = state if place.namespace else await with_handlers(graph, state)
-    return await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
+    return await in_own_thread(snapshot_of, state)  # a large one takes long, and nobody else should wait for it
 
 
 async def read_history(
@@ -88,7 +88,7 @@ async def read_history(
 
 
 async def _check_metadata(saver: Saver, place: ThreadPlace, metadata: Mapping[str, Any]) -> None:
-    """See that a saver can look for what is asked."""
+    """Check that a saver can look for what is asked."""
     found = saver.alist(address_of(place), filter=dict(metadata), limit=1)
     try:
         async with aclosing(cast("AsyncGenerator[CheckpointTuple]", found)) as checkpoints:
@@ -119,7 +119,7 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
         config = await graph.abulk_update_state(address_of(place), given)
     except TracksideError:
         raise
-    except GRAPH_FAILURES as exc:  # of nodes and reducers
+    except GRAPH_FAILURES as exc:  # from nodes and reducers
         named = "values" if len(steps) == len(given[0]) == 1 else "supersteps"
         shown = [[one.values for one in step] for step in steps]
         value = shown[0][0] if named == "values" else shown
@@ -131,7 +131,7 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
 
 def _check_writers(graph: Graph, steps: Sequence[Sequence[StateUpdate]]) -> None:
     for name in (one.as_node for step in steps for one in step):
-        if name is not None and name not in graph.nodes and not name.startswith("__"):  # which mean LangGraph's own
+        if name is not None and name not in graph.nodes and not name.startswith("__"):  # those are LangGraph's own
             raise UnknownNodeError(field="as_node", value=name, why=f"the graph's nodes are {names_of_nodes(graph)}")
 
 
@@ -150,7 +150,7 @@ def snapshot_of(state: langgraph.StateSnapshot) -> StateSnapshot:
 
 
 def with_checkpoints(payload: Any) -> Json:
-    """A checkpoint as a graph streams it, with what LangGraph's server says beside: places as clients name them."""
+    """A checkpoint as a graph streams it, with what LangGraph's server adds: places as clients name them."""
     shown = whole(payload)
     if not isinstance(payload, Mapping) or "tasks" not in payload:
         return shown
@@ -196,6 +196,6 @@ def _at(place: ThreadPlace, checkpoint_id: str) -> ThreadPlace:
 
 
 async def _check_there(saver: Saver, place: ThreadPlace) -> None:
-    """See that the checkpoint is there: from one that is not, LangGraph would begin with nothing."""
+    """Check that the checkpoint is there: from one that is not, LangGraph would begin with nothing."""
     if place.checkpoint_id is not None and await saver.aget_tuple(address_of(place)) is None:
         raise UnknownCheckpointError(thread_id=place.thread_id, checkpoint_id=place.checkpoint_id)

@@ -1,4 +1,4 @@
-"""Runs a graph in a task of its own and sees it to its real end, whoever cancels it and how often; begins nothing then."""
+"""Runs a graph in a task of its own to its real end, however often it is cancelled; begins nothing after that."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StopGate(BaseCallbackHandler):
     The cancel comes at the next `await`, which is too late for what a tool does first, and for a plain function.
     """
 
-    run_inline = True  # before what it stops
+    run_inline = True  # so that it runs before what it stops
 
     def __init__(self, run: RunContext) -> None:
         self._run = run
@@ -42,7 +42,7 @@ class StopGate(BaseCallbackHandler):
         """A tool is called now.
 
         Raises:
-            asyncio.CancelledError: the run shall stop.
+            asyncio.CancelledError: the run is to stop.
         """
         self._go_on()
 
@@ -50,7 +50,7 @@ class StopGate(BaseCallbackHandler):
         """A model is called now.
 
         Raises:
-            asyncio.CancelledError: the run shall stop.
+            asyncio.CancelledError: the run is to stop.
         """
         self._go_on()
 
@@ -58,13 +58,13 @@ class StopGate(BaseCallbackHandler):
         """A model is called now.
 
         Raises:
-            asyncio.CancelledError: the run shall stop.
+            asyncio.CancelledError: the run is to stop.
         """
         self._go_on()
 
     def _go_on(self) -> None:
         if self._run.cancelled:
-            raise asyncio.CancelledError  # LangChain would log an error, and fallbacks and nodes of tools would catch it
+            raise asyncio.CancelledError  # an error LangChain would log, and fallbacks and tool nodes would catch
 
 
 _run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
@@ -79,11 +79,11 @@ async def see_through[T](
     has_timed_nodes: bool,
     on_written: Callable[[], None],
 ) -> T:
-    """Await the running of a graph, until nothing of it runs any more and its checkpoints are written; then `on_written` is
-    called, if there is a checkpointer and this was not cancelled.
+    """Await a graph until nothing of it runs any more and its checkpoints are written.
 
-    After a success it is only looked for nodes that took longer than their `timeout`, and only if there are such nodes: to
-    look takes as long as there are tasks.
+    Then `on_written` is called, if there is a checkpointer and this was not cancelled. After a success, this looks only
+    for nodes that took longer than their `timeout`, and only if there are such nodes: the more tasks there are, the
+    longer a look takes.
 
     Raises:
         asyncio.CancelledError: this was cancelled, and the graph has stopped.
@@ -133,8 +133,9 @@ def _unfinished(
 ) -> set[asyncio.Task[Any]]:
     """What there is to wait for: the graph; once it has failed or was cancelled, what LangGraph has left behind.
 
-    It notes that it cancelled a node in a write that begins when it waits for nothing any more; and a second cancel
-    breaks off its waiting for nodes and writes. After a success, too, a node that took too long may still clean up.
+    LangGraph notes that it cancelled a node in a write that begins when it no longer waits for anything; and a second
+    cancel breaks off its wait for nodes and writes. After a success, too, a node that took too long may still be
+    cleaning up.
     """
     if not graph_task.done():
         return {graph_task}

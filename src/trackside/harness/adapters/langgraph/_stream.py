@@ -35,8 +35,8 @@ _HUMAN = frozenset({"human", "user"})
 
 STREAM_MODES = frozenset({*_GRAPH_MODES, "messages-tuple", _EVENTS, _MARKS})
 """What a graph can stream. `checkpoint-marks` say of each checkpoint only which one it is: `{"id", "parent_id"?, "step",
-"source"}`. They are for who follows threads; messages whose content is a list then have it in LangChain's standard form,
-too, as `content_blocks`."""
+"source"}`. They are for clients that follow threads; messages whose content is a list then also have it in LangChain's
+standard form, as `content_blocks`."""
 
 
 class GraphStream:
@@ -44,10 +44,10 @@ class GraphStream:
 
     A part goes out under the mode that was asked for; `messages` and `messages-tuple` are the same thing, as
     `[message or chunk, metadata]`. Of the state, `values` and `updates` show what the graph gives back by its output schema.
-    `has_begun` says that the graph has said anything, which it does before its nodes begin; `stopped` that it waits, for
-    answers to `interrupts` or at a breakpoint. What it asks is not passed on before `say_questions`: an answer to it, which
-    may come at once, is looked for among what the thread's checkpointer has. `start` is the state that the run begins with
-    where the graph does not show it.
+    `has_begun` says that the graph has streamed anything, which it does before its nodes begin; `stopped` that it
+    waits, for answers to `interrupts` or at a breakpoint. What it asks is not passed on before `say_questions`: an
+    answer, which may come at once, is looked up in what the thread's checkpointer has. `start` is the state that the
+    run begins with if the graph does not show it.
 
     Raises:
         InvalidSpecError: a mode is not one that a graph streams.
@@ -97,11 +97,11 @@ class GraphStream:
             async with aclosing(cast("_Chunks", self._graph.astream(value, config, **options))) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
-        if self._outlet.hides and self._shown == {} and not self.stopped:  # it has come to nothing, which is said, too
+        if self._outlet.hides and self._shown == {} and not self.stopped:  # the result is empty, which is said, too
             self._run.send({}, "values")
 
     def hear(self, questions: Sequence[Interrupt]) -> None:
-        """Take what the graph has asked of which it streams nothing, as it would that of a node."""
+        """Take questions that the graph has asked but does not stream, as it would those of a node."""
         if unheard := tuple(question for question in questions if question.id not in self.interrupts):
             for mode in ("updates", "values"):
                 self._take((mode, {INTERRUPT: unheard}))
@@ -114,7 +114,7 @@ class GraphStream:
     async def _follow_events(self, value: Any, config: RunnableConfig, options: Mapping[str, Any]) -> None:
         """As `follow`, by LangChain's events, in which the graph's own stream is that of the first runnable."""
         root = None
-        # LangChain takes for metadata what is configured here, and the graph's own name of a node would not replace it.
+        # LangChain takes what is configured here for metadata, and the graph's own name of a node would not replace it.
         configurable = {key: said for key, said in config.get("configurable", {}).items() if (key, said) != _AT_ROOT}
         config = {**config, "configurable": configurable}
         events = self._graph.astream_events(value, config, version="v2", **options)
@@ -127,10 +127,10 @@ class GraphStream:
                     self._run.send(whole(event), _EVENTS)
 
     def say_questions(self) -> None:
-        """Pass on what the graph has asked: all that it has put is where those who answer look for it."""
+        """Pass on what the graph has asked: all that it has saved is now where an answer looks for it."""
         asking, self._asking = self._asking, []
         for mode, asked, inside in asking:
-            newest = self._shown if mode == "values" and not inside else None  # nodes beside it have come to their ends
+            newest = self._shown if mode == "values" and not inside else None  # nodes beside it have finished since
             said = {**newest, INTERRUPT: asked[INTERRUPT]} if isinstance(newest, dict) else asked
             self._run.send(said, mode, namespace=inside)
 
@@ -142,7 +142,7 @@ class GraphStream:
         return names
 
     def output(self) -> Json:
-        """What the graph gives back of its newest state, as plain JSON; None if it has said none."""
+        """What the graph gives back of its newest state, as plain JSON; None if it has streamed none."""
         return whole(self._outlet.values(self._state)) if self._shown is None else self._shown
 
     def state(self) -> Json:
@@ -151,7 +151,7 @@ class GraphStream:
 
     @property
     def last_error(self) -> str | None:
-        """What a tool said that failed, if that is the last message which the run added."""
+        """What a failed tool said, if that is the last message that the run added."""
         return _error_in(self._new_messages.last)
 
     def _take(self, chunk: tuple[Any, ...]) -> None:
@@ -174,14 +174,14 @@ class GraphStream:
             self.interrupts.update({interrupt.id: interrupt for interrupt in payload[INTERRUPT]})
 
     def _send(self, mode: str, payload: Any, inside: tuple[str, ...]) -> Json:
-        """Have the followers get a part; what they got."""
+        """Send the followers a part; returns what they got."""
         if not inside and mode == "values":
             payload = self._outlet.values(payload)
         elif not inside and mode == "updates":
             payload = self._outlet.updates(payload)
         shown = _shown(mode, payload)
         if mode == "values" and not inside and self._outlet.hides and shown in (self._shown, {}):
-            return shown  # what has changed is nothing that goes out
+            return shown  # nothing that goes out has changed
         if self._marks and mode == "messages":
             _add_blocks(shown, payload[0])
         if mode in _NEEDED and isinstance(shown, dict) and INTERRUPT in shown:
@@ -192,7 +192,7 @@ class GraphStream:
         return shown
 
     def _keep(self, state: Any, shown: Json) -> None:
-        if isinstance(state, dict) and INTERRUPT in state:  # the questions come by themselves
+        if isinstance(state, dict) and INTERRUPT in state:  # the questions come separately
             state = _without_interrupts(state)
             shown = _without_interrupts(shown) if shown is not None else None
             if not state:
@@ -208,10 +208,10 @@ class GraphStream:
 class _NewMessages:
     """Finds the messages that the run adds to its thread, and records each once.
 
-    The first state of a `StateGraph` is that of the thread with what the run brought at its end; anything before that is
-    old. Where it shows none, as its input has nothing for its state, it is to `begin` with the thread's. Of another graph
-    only the end result is seen, so what is old there has to be known. Human messages that the run brought, answers included,
-    are recorded by the harness when it announces them.
+    The first state of a `StateGraph` is the thread's, with what the run brought at its end; anything before that is
+    old. If the graph shows none, because its input has nothing for its state, the caller has to `begin` with the
+    thread's. Of any other graph only the end result is seen, so what is old there has to be known. Human messages that
+    the run brought, answers included, are recorded by the harness when it announces them.
     """
 
     def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
@@ -226,7 +226,7 @@ class _NewMessages:
         self._seen: set[str | int] = {*known_ids} if self._sees_start else {*known_ids, *given.given_ids}
 
     def begin(self, start: Any) -> None:
-        """Know the state that the run begins with, to which it brings nothing."""
+        """Note the state that the run begins with, to which it brings nothing."""
         self._brought = 0
         self.record(start)
 
@@ -279,13 +279,13 @@ def _mark_of(checkpoint: Mapping[str, Any]) -> Json:
 
 
 def _add_blocks(shown: Any, message: Any) -> None:
-    """Add the standard form of what providers have in forms of their own."""
+    """Add the standard form of content that providers have in forms of their own."""
     if isinstance(message, BaseMessage) and isinstance(message.content, list) and message.content:
         shown[0]["content_blocks"] = whole(message.content_blocks)
 
 
 def _error_in(item: Any) -> str | None:
-    """What the message of a tool that failed says, in one line; None of other messages."""
+    """What the message of a failed tool says, in one line; None for other messages."""
     message = _message_of(item)
     if message is None or message["type"] != "tool":
         return None
@@ -312,7 +312,7 @@ def _messages_of(state: Any) -> Sequence[Any]:
 
 
 def _message_of(item: Any) -> JsonObject | None:
-    """What a journal needs of a message; None if it is none."""
+    """What a journal needs of a message; None if it is not one."""
     if isinstance(item, BaseMessage):
         kind = item.type.removesuffix("MessageChunk").lower()  # a chunk is the beginning of its message
         return {"type": kind, "content": item.content, "id": item.id}

@@ -29,11 +29,11 @@ RESUME = "__resume__"
 """The key under which it stores what a task was answered."""
 
 BROUGHT_BY = "__no_writes__"
-"""The key under which the id of a run is stored with what its command brings: LangGraph's own of a node which has written
-nothing, of which it applies nothing.
+"""The key under which a run's id is stored with what its command brings: LangGraph's own for a node that has written
+nothing, so LangGraph applies nothing of it.
 """
 
-_ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as are the next
+_ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as are the next two
 _AT_STOP = "__trackside_at_stop__"
 _RENAMED = "__trackside_renamed__"
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
@@ -41,7 +41,7 @@ _KEPT_BY_COPY = frozenset({"parents", "counters_since_delta_snapshot"})  # of it
 
 
 class LeftUnfinished(NamedTuple):
-    """Another attempt at a run goes on where the one before was: `is_origin` says where that began, else at the newest."""
+    """Another attempt at a run goes on where the one before was: where it began if `is_origin`, else at the newest."""
 
     is_origin: bool
 
@@ -51,9 +51,9 @@ async def left_unfinished(
 ) -> LeftUnfinished | None:
     """Whether another attempt at a run can go on from where the one before was, instead of beginning with its input.
 
-    It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, and nodes are to come.
-    With an answer it can also if all nodes of the step have finished, of which there is no checkpoint yet. Anywhere else it
-    is found out anew what an answer is to: it may be refused as the one before was.
+    It can if the thread's newest checkpoint is that attempt's, or one that the attempt itself went on from, and nodes
+    are to come. With an answer it can also if all nodes of the step have finished, and there is no checkpoint of that
+    yet. Anywhere else, what an answer is for is determined anew: it may be refused as the one before was.
     """
     saver = checkpointer_of(graph)
     saved = await saver.aget_tuple(newest) if saver is not None else None
@@ -64,35 +64,33 @@ async def left_unfinished(
     if not (is_its or run.resuming):
         return None
     thread = await look(graph, newest if is_its else origin)
-    left = bool(thread.tasks)  # also if all of a step have finished, and there is no checkpoint of that yet
+    left = bool(thread.tasks)  # also if all nodes of a step have finished, and there is no checkpoint of that yet
     if run.resuming:
         left = is_its or (left and not thread.next)
     return LeftUnfinished(not is_its) if left else None
 
 
 async def note_attempt(saver: Saver, run_id: str, place: RunnableConfig, *, at_stop: bool = False) -> None:
-    """Note at a thread's checkpoint that this run goes on from it, or stays `at_stop`, in case that it leaves none of its
-    own.
-    """
+    """Note at a checkpoint that this run goes on from it, or stays `at_stop`, in case it leaves none of its own."""
     saved = await saver.aget_tuple(place)
     if saved is not None:
         await saver.aput_writes(saved.config, [(_AT_STOP if at_stop else _ATTEMPT, run_id)], run_id)
 
 
 def noted_at_stop(saved: CheckpointTuple) -> frozenset[str]:
-    """The attempts at runs that have stayed at the stop at which a checkpoint is."""
+    """The attempts that have stayed at the stop where a checkpoint is."""
     return frozenset(value for _, channel, value in saved.pending_writes or () if channel == _AT_STOP)
 
 
 async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence[PendingWrite] | None) -> str | None:
     """Make a thread's newest state the one that was there before a run; returns that one's checkpoint id, if any.
 
-    The old checkpoint is copied and the run's own stay as history: LangGraph's savers cannot take single ones away. A
+    The old checkpoint is copied and the run's own stay as history: LangGraph's savers cannot remove single ones. A
     thread that the run began is deleted. `pending` are the questions and results that waited in the step which the run
-    went on with (None: it began a step of its own); they wait again in the copy, where questions, and the stop that it may
-    be, get new ids, and the ids that people know them by are remembered. What waited inside a sub-graph or a functional-API
-    task runs again. What a graph inside has learnt that keeps its state from run to run (`checkpointer=True`) is forgotten
-    the same way.
+    went on with (None: it began a step of its own); they wait again in the copy. There questions, and the stop if it is
+    one, get new ids, and the ids that people know them by are remembered. What waited inside a sub-graph or a
+    functional-API task runs again. What a graph inside that keeps its state from run to run (`checkpointer=True`) has
+    learnt is forgotten the same way.
     """
     saver = checkpointer_of(graph)
     if saver is None:
@@ -114,8 +112,8 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
 
 
 def _written(saver: Saver, pending: Sequence[PendingWrite] | None) -> list[tuple[str, str, tuple[str, bytes]]]:
-    """What waits in a step, as it is written down, since not all values can be compared; but for who has brought it, which
-    changes nothing.
+    """What waits in a step, as it is serialised, since not all values can be compared; without who has brought it,
+    which changes nothing.
     """
     serde = saver.serde
     if isinstance(serde, EncryptedSerializer):  # it writes nothing twice in the same way
@@ -128,12 +126,12 @@ def _written(saver: Saver, pending: Sequence[PendingWrite] | None) -> list[tuple
 
 
 def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, str]:
-    """The ids that questions which wait on a thread had before rollbacks, and those that they have now; a stop's, too."""
+    """The ids that a thread's waiting questions, and its stop, had before rollbacks, with those that they have now."""
     return next((value for _, channel, value in pending or () if channel == _RENAMED), {})
 
 
 async def _delete_begun(saver: Saver, run_id: str, thread_id: str) -> None:
-    """Delete a thread that a run began; a saver that knows of runs refuses if this one has ended, and others went on."""
+    """Delete a thread that a run began; a saver that knows of runs refuses if this one has ended and others went on."""
     if (delete_begun := getattr(saver, "adelete_begun_thread", None)) is not None:
         await delete_begun(thread_id, run_id)
     else:
@@ -147,10 +145,10 @@ def asked_questions(pending: Sequence[PendingWrite] | None) -> frozenset[str]:
 
 
 async def _roll_back_inside(saver: Saver, run_id: str, thread_id: str) -> None:
-    """Make the newest state of graphs inside that keep theirs the one from before a run; an empty one if there was none.
+    """Restore the graphs inside that keep their state to the one from before a run; to an empty one if there was none.
 
-    They keep it by the names of the nodes that lead to them; the state of all other graphs inside is that of one task, whose
-    id is in the name.
+    They keep it by the names of the nodes that lead to them; the state of any other graph inside is that of one task,
+    whose id is in the name.
     """
     of_run = saver.alist({"configurable": {"thread_id": thread_id}}, filter={"run_id": run_id})
     async with aclosing(cast("AsyncGenerator[CheckpointTuple]", of_run)) as checkpoints:
@@ -165,7 +163,7 @@ async def _roll_back_inside(saver: Saver, run_id: str, thread_id: str) -> None:
 
 
 async def _put_copy(saver: Saver, old: CheckpointTuple | None, place: Mapping[str, str]) -> None:
-    """Put a new checkpoint that is like an old one, as LangGraph does by `_COPY`; None: one that has nothing."""
+    """Save a new checkpoint like an old one, as LangGraph does by `_COPY`; for None, an empty one."""
     checkpoint = empty_checkpoint()
     metadata: dict[str, Any] = {"source": "fork", "step": -2, "parents": {}}
     parent: RunnableConfig = {"configurable": {**place}}

@@ -37,9 +37,10 @@ class UsageRecorder(BaseCallbackHandler):
        the name it was compiled with, else the agent's name around it, else the tool that runs it, else the path of nodes
        that leads to it.
 
-    A tool and a sub-graph are called by who would be credited there. A call of a model that fails or is cancelled counts
-    with the tokens that were reported before; one whose reader has left its stream has answered. An answer from LangChain's
-    cache does not count as a call. What is called with callbacks of its own counts, and is credited, as all else.
+    A tool and a sub-graph are called by whoever would be credited there. A model call that fails or is cancelled counts
+    with the tokens that were reported before; one whose reader has left its stream has answered. An answer from
+    LangChain's cache does not count as a call. A call with callbacks of its own counts, and is credited, like any
+    other.
     """
 
     run_inline = True  # on the loop, before the model goes on: nothing is counted late, and no thread is needed
@@ -50,7 +51,7 @@ class UsageRecorder(BaseCallbackHandler):
         self._calls: dict[UUID, _Call] = {}
 
     def close(self) -> None:
-        """The graph has stopped: count what was reported of calls that never came to an end."""
+        """Count, when the graph has stopped, what was reported of calls that never came to an end."""
         for run_id in list(self._calls):
             if (call := self._calls.pop(run_id, None)) is not None:
                 self._record_part(call, call.reported)
@@ -100,7 +101,7 @@ class UsageRecorder(BaseCallbackHandler):
             link.call.end(asyncio.CancelledError())  # it is one too many: the `StopGate` does not let it begin
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the place. Of a tool that makes a text of what it raised (`handle_tool_error`), its message alone tells."""
+        """Forget the place. If a tool turns what it raised into text (`handle_tool_error`), only its message tells."""
         failed = isinstance(output, ToolMessage) and output.status == "error"
         self._leave(run_id, ToolException() if failed else None)
 
@@ -127,7 +128,7 @@ class UsageRecorder(BaseCallbackHandler):
         provider = (metadata or {}).get("ls_provider")
         told = self._run.begin_call("chat", model, caller=caller)
         if model != (metadata or {}).get("ls_model_name"):
-            told.asked = None  # it is a class
+            told.asked = None  # it is the name of a class
         self._calls[run_id] = _Call(told, model, provider)
 
     def on_llm_start(
@@ -156,7 +157,7 @@ class UsageRecorder(BaseCallbackHandler):
         tags: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Keep what a stream reports on the way, in case that it is cut off."""
+        """Keep what a stream reports on the way, in case it is cut off."""
         usage = getattr(getattr(chunk, "message", None), "usage_metadata", None)
         if usage and (call := self._calls.get(run_id)) is not None:
             call.reported = call.reported.plus(_Tokens.of(usage))
@@ -218,7 +219,7 @@ class UsageRecorder(BaseCallbackHandler):
             link.call.end(None if isinstance(error, GraphBubbleUp) else error)  # a question is no failure
 
     def _note_graph_of(self, node: _Link) -> None:
-        """Note the call of the graph that a node is in, which shows by its first node, unless it is the one that is run."""
+        """Note the call of the graph that a node is in, at its first node, unless it is the graph that is run."""
         graph = self._find(node.parent)
         if graph is None or graph.call is not None or graph.namespace == node.namespace:
             return
@@ -316,7 +317,7 @@ class _Tokens:
     def of(cls, usage: Mapping[str, Any]) -> _Tokens:
         of_input = usage.get("input_token_details") or {}
         of_output = usage.get("output_token_details") or {}
-        # Where a provider says how long each part is kept, LangChain has 0 as the sum.
+        # If a provider says how long each part is kept, LangChain has 0 as the sum.
         written = sum(_count(of_input.get(f"ephemeral_{kept}_input_tokens")) for kept in ("5m", "1h"))
         return cls(
             _count(usage.get("input_tokens")),
@@ -379,7 +380,7 @@ def _node_names(namespace: str) -> list[str]:
 
 
 def _message_of(response: LLMResult) -> AIMessage | None:
-    """The message of a response that tells its usage; of several choices each tells that of all, so the first counts."""
+    """The message of a response that tells its usage; with several choices each tells that of all: the first counts."""
     messages = [
         message
         for generations in response.generations

@@ -1,4 +1,4 @@
-"""Whoever asks, as graphs find him that were written for LangGraph's server."""
+"""The user who asks, as graphs written for LangGraph's server find them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 
 class User(dict[str, Any]):
-    """Whoever asks, as LangGraph's `BaseUser` shows him: by attribute and by key; and as JSON says him, a plain object."""
+    """The user who asks, as LangGraph's `BaseUser` shows one: by attribute and by key; and as JSON a plain object."""
 
     @property
     def identity(self) -> str:
-        """By which name he is known."""
+        """The name by which the user is known."""
         return str(self.get("identity", ""))
 
     @property
     def display_name(self) -> str:
-        """How he is called."""
+        """What the user is called."""
         return str(self.get("display_name", self.identity))
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether he has shown who he is."""
+        """Whether the user has shown who they are."""
         return bool(self.get("is_authenticated", True))
 
     @property
     def permissions(self) -> Sequence[str]:
-        """What he may do."""
+        """What the user may do."""
         return list(self.get("permissions", ()))
 
     def __getattr__(self, name: str) -> Any:
