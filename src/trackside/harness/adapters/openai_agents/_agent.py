@@ -84,10 +84,10 @@ class OpenAIAgent:
     uses_thread_state = True
     """The harness remembers the threads' conversations and questions for this agent."""
     prepares_at_once = True
-    """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
+    """Its `human_messages` waits for nothing, so that needs no task of its own."""
     stream_modes = STREAM_MODES
     owners_config = OWNERS_CONFIG
-    """What of a run's config only those with the permission `admin` may set on a server."""
+    """The part of a run's config that only those with the permission `admin` may set on a server."""
 
     def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
         self.name = name or agent.name
@@ -206,7 +206,7 @@ class OpenAIAgent:
 
 
 def _check(run: RunContext) -> None:
-    """Refuse what would be ignored or fail in the middle."""
+    """Refuse what would be ignored, or fail in the middle of the run."""
     RunnerOptions.of(run)
     check_no_graph_options(run, NOT_HERE)
     for name in ("update", "goto"):

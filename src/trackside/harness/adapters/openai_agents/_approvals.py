@@ -65,7 +65,7 @@ async def answered_state(run: RunContext, agent: Agent[Any], options: RunnerOpti
     """The state of the run that asked, with the answers in it; what was not answered will be asked again.
 
     Raises:
-        InvalidSpecError: an answer is none, or the run lacks the context that the run which asked had.
+        InvalidSpecError: an answer is not one, or the run lacks the context that the run which asked had.
     """
     assert run.paused is not None, "a run that resumes is only called with what was remembered"
     approvals = approvals_of(run)
@@ -91,12 +91,12 @@ def waiting_tools(state: RunState[Any]) -> dict[str, str]:
 
 
 def arguments_of(call: JsonObject) -> Json:
-    """What a tool would be called with, by the item of the call: an object, or the text of what is no JSON.
+    """What a tool would be called with, by the item of the call: an object, or the text if that is not JSON.
 
-    A call of a shell says it in its action, one that changes files in its operation.
+    A shell call has it in its action, a call that changes files in its operation.
     """
     said: Json = next((call[name] for name in _SAID_IN if call.get(name)), {})
-    if isinstance(said, dict):  # of the SDK's own types, which name as None what was not said
+    if isinstance(said, dict):  # of the SDK's own types, which have None for what was not said
         return {name: value for name, value in said.items() if value is not None}
     try:
         return whole(json.loads(said)) if isinstance(said, str) else said

@@ -1,4 +1,4 @@
-"""Makes the SDK's options of a run's config."""
+"""Turns a run's config into the SDK's options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 
 NOT_HERE = "it is for LangGraph graphs; an agent of the OpenAI Agents SDK has no such thing"
-"""Why something is refused that a run asks for."""
+"""Why something that a run asks for is refused."""
 _SERVER_KEEPS = "the thread keeps the conversation, and OpenAI's server cannot keep it too; leave this out"
 _REFUSED = {
     "session": "the thread keeps the conversation; give the run a `thread_id` instead",
@@ -34,7 +34,7 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig
 _OF_CONFIG = _DEFAULTS.keys() - _REFUSED.keys()
 _HANDLED = RunErrorHandlers.__annotations__.keys()
 OWNERS_CONFIG = (_OF_RUNNER | _OF_CONFIG) - {"group_id", "max_turns", "trace_metadata", "workflow_name"}
-"""What of a config makes an agent another one than its owner has made, or sends what it does somewhere."""
+"""What of a config makes an agent other than its owner has made it, or sends what it does somewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class RunnerOptions:
     hooks: RunHooks[Any] | None
     error_handlers: RunErrorHandlers[Any] | None
     names_max_turns: bool
-    """Whether the run says `max_turns` itself, so that it counts for a run that goes on, too."""
+    """Whether the run says `max_turns` itself, so that it also counts for a run that goes on."""
 
     @classmethod
     def of(cls, run: RunContext) -> RunnerOptions:
@@ -76,10 +76,10 @@ class RunnerOptions:
 
 
 def asking_for_usage(run_config: RunConfig, agent: Agent[Any]) -> RunConfig:
-    """A config by which models say in a stream what they have used; as it is where that is said otherwise.
+    """A config that has models say in a stream what they have used; the same one if settings say otherwise.
 
-    The SDK streams each run here, and by itself asks only the servers of OpenAI. It lets a config overrule agents, so one
-    agent whose server is not to be asked, or asked in its own words, speaks for all that may come to work.
+    The SDK streams each run here, and of itself asks only OpenAI's servers for usage. A config overrules agents, so one
+    agent whose server is not to be asked, or is asked in its own words, speaks for all that may get to work.
     """
     settings = run_config.model_settings or ModelSettings()
     if settings.include_usage or any(map(_says_otherwise, (settings, *(one.model_settings for one in _within(agent))))):
@@ -88,7 +88,7 @@ def asking_for_usage(run_config: RunConfig, agent: Agent[Any]) -> RunConfig:
 
 
 def _says_otherwise(settings: ModelSettings) -> bool:
-    """Whether a server is not to be asked, or asked in the words of the settings: the SDK refuses both at once."""
+    """Whether a server is not to be asked, or is asked in the settings' own words: the SDK refuses both at once."""
     return settings.include_usage is False or "stream_options" in (settings.extra_args or {})
 
 
@@ -115,7 +115,7 @@ _tracing_ready = False
 
 
 async def prepare_tracing() -> None:
-    """Have the SDK make what traces it, which it does on first use, traced or not: it reads certificates from the disk."""
+    """Have the SDK make its tracer, as it does on first use, traced or not: that reads certificates from the disk."""
     global _tracing_ready  # noqa: PLW0603  # once for the process, as the SDK has it
     if not _tracing_ready:
         await asyncio.to_thread(get_trace_provider)
@@ -136,7 +136,7 @@ def _check(key: str, value: Any) -> None:
 
 
 def _wrong(key: str, value: Any) -> str | None:
-    """What a value should be that is not; None if it is, or the SDK looks itself."""
+    """What a value should be and is not; None if it is right, or the SDK checks it itself."""
     match key:
         case "max_turns":
             right, expected = (

@@ -33,11 +33,11 @@ from trackside.harness.payload import whole
 
 _SDK = f"{Path(agents.__file__).parent}/"
 _OUTLIVING = (f"{_SDK}mcp/", f"{_SDK}sandbox/sandboxes/", f"{_SDK}extensions/sandbox/")
-"""Whose tasks outlive runs: servers' connections, and the processes of a sandbox's session, which ends them with itself."""
+"""Code whose tasks outlive runs: servers' connections, and a sandbox session's processes, which end with the session."""
 
 
 async def see_through(result: RunResultStreaming, take: Callable[[StreamEvent], None], recorder: UsageRecorder) -> None:
-    """Hand over what a run streams until it ends; however it ends, nothing of the SDK's runs for it any more afterwards.
+    """Hand over what a run streams until it ends; however it ends, nothing of the SDK's still runs for it afterwards.
 
     Raises:
         asyncio.CancelledError: this was cancelled, and the run has stopped.
@@ -77,9 +77,9 @@ def _is_of_sdk(task: asyncio.Task[Any]) -> bool:
 
 
 def as_raised(error: BaseException) -> BaseException:
-    """What went wrong: of a tool's failure what the tool raised, of a guardrail's trip which one it was and what it found.
+    """What went wrong: for a failed tool what it raised, for a tripped guardrail which one it is and what it found.
 
-    The SDK wraps the one, and of the other names a class of its own.
+    The SDK wraps the former, and for the latter it names a class of its own.
     """
     match error:
         case UserError() if error.__cause__ is not None and str(error).startswith("Error running tool "):
@@ -101,7 +101,7 @@ def _said(found: Any) -> str:
 
 
 class FailedTools:
-    """Remembers which tools failed, whose errors the SDK turns into texts for the model: a formatter of such texts.
+    """Remembers which tools failed: a formatter of the texts into which the SDK turns their errors for the model.
 
     Args:
         then: the formatter that the SDK's user has set.
@@ -122,7 +122,7 @@ class FailedTools:
         return await text if inspect.isawaitable(text) else text
 
     def behind(self, result: RunResultStreaming, tools: Mapping[str, Tool]) -> str | None:
-        """What has failed if the output of a run is what a tool left which failed; else None. `tools` are by call id."""
+        """What has failed if a run's output is what a failed tool left; else None. `tools` are by call id."""
         for item in reversed(result.new_items):
             if not isinstance(item, ToolCallOutputItem):
                 break  # a model had the last word

@@ -21,7 +21,8 @@ type _Invoke = Callable[..., Awaitable[Any]]
 def carry_exits_of_tools() -> None:
     """Have what the SDK calls of our runs' tools raise `CarriedExit` instead; once for the process.
 
-    The SDK's step is wrapped that calls a tool, as its default runner is for usage: outside our runs it does nothing.
+    This wraps the SDK's step that calls a tool, as its default runner is wrapped for usage: outside our runs the
+    wrapper does nothing.
     """
     invoke: _Invoke | None = getattr(tool_execution, _INVOKE, None)
     if invoke is not None and not isinstance(invoke, _Carrying):
@@ -29,7 +30,7 @@ def carry_exits_of_tools() -> None:
 
 
 class _Carrying:
-    """Calls a tool by a copy of it, so that it is what the SDK may run in a further task; then does what it wraps."""
+    """Gives the step it wraps a copy of the tool that carries exits, even if the SDK runs it in a further task."""
 
     def __init__(self, invoke: _Invoke) -> None:
         self._invoke = invoke

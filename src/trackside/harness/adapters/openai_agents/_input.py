@@ -1,4 +1,4 @@
-"""Makes items of a conversation, as OpenAI has them, of what was asked for; and finds the human messages in them."""
+"""Turns what was asked for into a conversation's items in OpenAI's form, and finds the human messages in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROLE_OF_TYPE = {"human": "user", "user": "user", "ai": "assistant", "assistant"
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _MESSAGES = frozenset({"message", "tool", *_ROLE_OF_TYPE})
 ITEMS = "items"
-"""As what a thread's values have its conversation."""
+"""The key of the conversation in a thread's values."""
 _ACCEPTED = (
     'an agent takes a text, a message such as {"type": "human", "content": "…"}, an item as OpenAI\'s Responses API has it, '
     'a list of these, or {"messages": …}'
@@ -41,7 +41,7 @@ def history_of(run: RunContext) -> list[TResponseInputItem]:
 
 
 def without_answer(items: list[TResponseInputItem], given: str | list[TResponseInputItem]) -> list[TResponseInputItem]:
-    """The items up to a model's last answer, without that. What the run was given stays, and so does what a tool said."""
+    """The items before a model's last answer. What the run was given stays, and so does what a tool said."""
     least = 1 if isinstance(given, str) else len(given)
     end = len(items)
     while end > least and not str(items[end - 1].get("type")).endswith("_output"):
@@ -64,7 +64,7 @@ def humans_of(run: RunContext) -> list[JsonObject]:
 
 
 def others_in(items: list[TResponseInputItem]) -> list[JsonObject]:
-    """The messages among the items of a conversation that no human has said."""
+    """The messages in a conversation's items that no human has said."""
     given = cast("list[JsonObject]", items)
     return [
         plain_message({"role": role, "content": item["content"]})
@@ -100,7 +100,7 @@ def _item(part: Any) -> JsonObject:
 
 
 def _content(content: Any, role: str) -> Json:
-    """A message's content in OpenAI's form; plain text blocks, as other frameworks have them, are of the role's kind."""
+    """A message's content in OpenAI's form; plain text blocks, as other frameworks have them, get the role's kind."""
     if not isinstance(content, list | tuple):
         return content
     kind = "output_text" if role == "assistant" else "input_text"

@@ -44,7 +44,7 @@ class AgentStream:
     Args:
         run: whose stream this is.
         agent: the name of the agent that begins.
-        watch: who is told what the model reports of its usage on the way.
+        watch: what is told the usage that the model reports on the way.
         waiting: the names of the tools that earlier calls wait for, by the id of the call.
 
     Raises:
@@ -62,7 +62,7 @@ class AgentStream:
         self._streamed: dict[int, str] = {}  # the ids of messages that were streamed, by their place in the response
 
     def take(self, event: StreamEvent) -> None:
-        """Pass on what this is to whom it concerns."""
+        """Pass an event on to whatever it concerns."""
         match event:
             case RawResponsesStreamEvent():
                 self._take_raw(event.data)
@@ -72,13 +72,13 @@ class AgentStream:
                 self._agent = event.new_agent.name
 
     def settle(self, *, blocked: bool = False) -> None:
-        """Count the texts of the last response, for the run goes on or is over; where they are `blocked`, without them."""
+        """Count the texts of the last response, as the run goes on or is over; if they are `blocked`, without them."""
         for message in self._answers:
             self._run.record_message({**message, "content": ""} if blocked else message)
         self._answers.clear()
 
     def show(self, values: JsonObject) -> None:
-        """Say what the thread remembers now."""
+        """Stream what the thread remembers now."""
         self._send("values", values)
 
     def _take_raw(self, event: TResponseStreamEvent) -> None:
@@ -132,7 +132,7 @@ class AgentStream:
         self._say(said)
 
     def _take_message(self, item: MessageOutputItem) -> None:
-        """A message is whole now; one that was streamed is not said again."""
+        """Take a message that is whole now; one that was streamed is not sent again."""
         text = ItemHelpers.text_message_output(item) or ItemHelpers.extract_refusal(item.raw_item) or ""
         first = next(iter(self._streamed), None)
         message_id = new_id() if first is None else self._streamed.pop(first)

@@ -44,23 +44,23 @@ _AT_THE_PROVIDER = {
     "image_generation_call": "image_generation",
     "mcp_call": None,
 }
-"""The kinds of tool calls that the provider itself makes and no hook tells of; None: the call says its tool's name."""
+"""The kinds of tool calls that the provider itself makes and no hook reports; None: the call says its tool's name."""
 
 
 @dataclass(slots=True, eq=False)
 class _Count:
-    """What the SDK has counted of runs that share it, and which answers of that are known."""
+    """What the SDK has counted for the runs that share a count, and which answers in it are known."""
 
     used: Usage
     seen: int = 0
-    """So many from the beginning."""
+    """How many answers, from the beginning, are known."""
     told: set[int] = field(default_factory=set)
-    """And these of the others, by their `id`."""
+    """Which of the others are known, by their `id`."""
     under_way: int = 0
     """How many models are being asked."""
 
     def untold(self) -> Iterator[RequestUsage]:
-        """The others."""
+        """The answers that are not known."""
         entries = self.used.request_usage_entries
         return (one for one in islice(entries, self.seen, None) if id(one) not in self.told)
 
@@ -76,13 +76,14 @@ keep_to_run(_above, None)
 class UsageRecorder:
     """Records the usage of one of our runs, whatever becomes of it.
 
-    It listens by the SDK's `RunHooks`: to the run itself, and to each run that its tools start below it, as agents as tools
-    do, which get no hooks from the run above. For these the SDK's default runner is wrapped in one that adds ours; outside
-    our runs it does nothing.
+    It listens through the SDK's `RunHooks` to the run itself, and to each run that its tools start below it, as agents
+    as tools do, which get no hooks from the run above. For these the SDK's default runner is wrapped in one that adds
+    ours; outside our runs the wrapper does nothing.
 
-    A call is credited to `lead_agent` if the agent that is run made it, else to its agent by name, under the model's name
-    as agent or config have it. A call that fails or is cut off counts with what its stream has reported by then. An answer
-    that the SDK refuses before it tells of it, as for a call of a tool without an id, counts with what the SDK has used.
+    A call is credited to `lead_agent` if the agent that is run made it, else to its agent by name, under the model's
+    name as agent or config have it. A call that fails or is cut off counts with what its stream has reported by then.
+    An answer that the SDK refuses before it reports it, as for a tool call without an id, counts with the usage that
+    the SDK has counted.
 
     Args:
         run: whose usage this is.
@@ -94,13 +95,13 @@ class UsageRecorder:
         self.tools: dict[str, Tool] = {}
         """The tools that were called, by the id of the call."""
         self.tool_errors: dict[str, Exception] = {}
-        """What tools raised of which the SDK made a text for the model, by the id of the call."""
+        """What tools raised and the SDK turned into a text for the model, by the id of the call."""
         self._lead = lead
         self._counts: dict[int, _Count] = {}  # by the `id` of what the SDK counts in
 
     @staticmethod
     def current() -> UsageRecorder | None:
-        """Who listens to the run that the calling code belongs to."""
+        """The recorder of the run that the calling code belongs to."""
         return _listening.get()
 
     def listen(self, watch: CallWatch) -> None:
@@ -116,14 +117,14 @@ class UsageRecorder:
         return task.get_context().get(_listening) is self
 
     def asks(self, used: Usage) -> None:
-        """A model is called, whose answer the SDK counts here, as maybe that of others who are under way."""
+        """A model is called: the SDK counts its answer in `used`, as it may those of other calls under way."""
         count = self._counts.setdefault(id(used), _Count(used))
-        if not count.under_way:  # what is there was there before, or is recorded
+        if not count.under_way:  # what is there now was there before, or is recorded
             count.seen, count.told = len(used.request_usage_entries), set()
         count.under_way += 1
 
     def asks_no_more(self, used: Usage, told: Usage | RequestUsage | None = None) -> None:
-        """That call is over; `told` is the usage of its answer, which is recorded."""
+        """Such a call is over; `told` is the usage of its answer, which is recorded."""
         count = self._counts[id(used)]
         count.under_way -= 1
         answers = () if told is None else getattr(told, "request_usage_entries", None) or (told,)
@@ -132,9 +133,9 @@ class UsageRecorder:
             count.told.update(id(one) for one in islice(same, 1))
 
     def unseen(self, used: Usage, error: BaseException) -> RequestUsage | None:
-        """The answer that the SDK has counted of a call that came to this error; None if there is none.
+        """The answer that the SDK has counted for a call that ended in this error; None if there is none.
 
-        Where others are under way, it may be theirs, if the error is not the SDK's word on an answer.
+        If other calls are under way, the answer may be theirs, unless the error is the SDK's word on an answer.
         """
         count = self._counts[id(used)]
         if count.under_way > 1 and not isinstance(error, ModelBehaviorError):
@@ -150,9 +151,9 @@ class CallWatch(RunHooks[Any]):
     """Records the calls of one of the SDK's runs, which makes one model call at a time.
 
     Args:
-        recorder: of which of our runs it is a part.
+        recorder: the recorder of the run of ours that it is a part of.
         run_config: the SDK run's config, which may name the model.
-        then: whom the SDK's user wants called, too.
+        then: hooks that the SDK's user wants called, too.
         invoked: the call that the SDK's run is, if it is one below ours.
     """
 
@@ -189,7 +190,7 @@ class CallWatch(RunHooks[Any]):
     def fail(self, error: BaseException) -> None:
         """The SDK's run has failed; if it was waiting for the model, it is the model's failure.
 
-        Not of one that had answered: the SDK looks whether it takes an answer before it tells of it.
+        A model that had answered has not failed: the SDK looks whether it takes an answer before it reports it.
         """
         if self._caller is not None and (refused := self._recorder.unseen(self._used, error)) is not None:
             self._answered(self._caller, refused)
@@ -208,7 +209,7 @@ class CallWatch(RunHooks[Any]):
             asked.end(error)
         if agent is not None and reported is not None:
             self._record(agent, reported, asked, answered=False)
-        if error is None or len(self._tools) == 1:  # of several nobody says which one failed
+        if error is None or len(self._tools) == 1:  # of several nothing says which one failed
             for tool in self._tools.values():
                 tool.end(error)
         self._tools.clear()
@@ -287,7 +288,7 @@ class CallWatch(RunHooks[Any]):
         await self._then.on_handoff(context, from_agent, to_agent)
 
     def _go_on(self, agent: Agent[Any], what: str) -> None:
-        """Begin nothing any more that costs something once the run has been asked to stop, as when its budget is used up."""
+        """Begin nothing more that costs anything once the run was asked to stop, as when its budget is used up."""
         if self._run.cancelled:
             raise StoppingError(agent=agent.name, what=what)
 
@@ -316,7 +317,7 @@ class CallWatch(RunHooks[Any]):
 
 
 class _ListeningRunner(AgentRunner):
-    """Adds hooks to the runs that tools of our runs start; otherwise the runner that it wraps."""
+    """Adds hooks to the runs that tools of our runs start; otherwise it is the runner that it wraps."""
 
     def __init__(self, runner: AgentRunner) -> None:
         self._runner = runner
@@ -368,7 +369,7 @@ def _watch(agent: Agent[Any], options: RunOptions[Any]) -> CallWatch | None:
 
 @contextmanager
 def _below(watch: CallWatch | None) -> Generator[None]:
-    """Runs that begin in here are started by the one that this watches; without one, by whichever is around."""
+    """Have runs that begin in here count as started by the run that this watches; without one, by the run around."""
     token = None if watch is None else _above.set(watch)
     try:
         yield
@@ -387,8 +388,8 @@ def _call_id(context: RunContextWrapper[Any], tool: Tool) -> str:
 
 
 def _tool_at_the_provider(item: Any, agent: Agent[Any]) -> str | None:
-    """The tool that the provider itself has run by this item of an answer; None if it has not."""
-    if item.type == "shell_call":  # as those of a shell of the program's own, of which hooks tell
+    """The tool that the provider itself has run for this item of an answer; None if it has run none."""
+    if item.type == "shell_call":  # also of a shell of the program's own, which hooks report
         shell = next((tool for tool in agent.tools if isinstance(tool, ShellTool)), None)
         if shell is None or (shell.environment is not None and shell.environment["type"] == "local"):
             return None

@@ -76,10 +76,10 @@ class PydanticAIAgent:
     uses_thread_state = True
     """The harness remembers the threads' message histories and questions for this agent."""
     prepares_at_once = True
-    """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
+    """Its `human_messages` waits for nothing, so that needs no task of its own."""
     stream_modes = STREAM_MODES
     owners_config = OWNERS_OPTIONS
-    """What of a run's config only those with the permission `admin` may set on a server."""
+    """The part of a run's config that only those with the permission `admin` may set on a server."""
 
     def __init__(self, agent: AbstractAgent[Any, Any], *, name: str | None = None) -> None:
         self.name = name or agent.name or "agent"
@@ -181,7 +181,7 @@ class PydanticAIAgent:
         return AgentResult(output=values["output"], values=values)
 
     async def _system_prompt(self, run: RunContext, before: list[ModelMessage], prompt: Any) -> list[ModelMessage]:
-        """What a thread begins with. The framework takes messages for what an agent has left, and adds it to none."""
+        """What a thread begins with; the framework does not add it to messages: it takes them for an agent's own."""
         options = options_of(run)
         parts = await self._agent.system_prompt_parts(
             deps=deps_of(self._agent, run.context),
@@ -199,8 +199,9 @@ def _history_of(run: RunContext) -> list[ModelMessage]:
 
 
 def _are_of(messages: list[ModelMessage], run: RunContext) -> bool:
-    """Whether these are the messages of the run itself. Until that asks a model, the framework may show those of another:
-    of an agent that a capability has asked before.
+    """Whether these are the messages of the run itself.
+
+    Until the run asks a model, the framework may show those of another: of an agent that a capability has asked before.
     """
     ids = {message.run_id for message in messages} - {None}
     return run.run_id in ids or ids <= {message.run_id for message in _history_of(run)}
@@ -209,7 +210,7 @@ def _are_of(messages: list[ModelMessage], run: RunContext) -> bool:
 def _output_type(agent: AbstractAgent[Any, Any]) -> Any:
     """The agent's output type, and `DeferredToolRequests`, without which a tool that waits would be an error.
 
-    None, which is the agent's own as it stands, where it has output validators: the framework lets a run add nothing then.
+    None, which stands for the agent's own type, if it has output validators: then the framework lets a run add nothing.
     """
     innermost = agent
     while isinstance(innermost, WrapperAgent):

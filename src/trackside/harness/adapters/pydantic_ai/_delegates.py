@@ -1,12 +1,12 @@
-"""Has the agents seen that a watched agent's tools call.
+"""Watches the agents that a watched agent's tools call.
 
-A capability watches the run that it is passed to, and Pydantic AI passes none on to the agents that a tool calls: they
-are separate runs to it. It has nothing that is told of every run, short of instrumenting the whole process. But every way
-to run an `Agent` leads through `Agent.iter`, so that gets a watch of its own for each agent that is run inside a watched
-one; everywhere else it does what it did.
+A capability watches the run that it is passed to, and Pydantic AI passes none on to the agents that a tool calls: to it
+they are separate runs. It has nothing that is told of every run, short of instrumenting the whole process. But every
+way to run an `Agent` leads through `Agent.iter`, so that is made to add a watch for each agent that is run inside a
+watched one; everywhere else it does what it did.
 
 What stays unseen: a model that a tool calls itself (`pydantic_ai.direct`), an agent in a realtime session, an agent that
-runs in another process, and a class of one's own that has `AbstractAgent.iter` without an `Agent` below.
+runs in another process, and a custom class that has `AbstractAgent.iter` without an `Agent` below.
 """
 
 from __future__ import annotations

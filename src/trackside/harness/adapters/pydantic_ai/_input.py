@@ -1,4 +1,4 @@
-"""Makes a prompt, and the messages before it, of a run's input."""
+"""Turns a run's input into a prompt and the messages before it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from trackside.harness.types import JsonObject
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer"})
 _ENCODED = ";base64,"
 _SCHEMES = frozenset({"http", "https", "data"})
-"""Of addresses that are read as anybody would read them. One of `s3:` or `gs:` a provider reads as the agent's owner may."""
+"""Schemes of addresses that are read as anybody would read them. A provider reads `s3:` or `gs:` as the owner may."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What an agent gets to begin with: what was said before, and what it shall answer.
+    """What an agent gets to begin with: what was said before, and what it is to answer.
 
-    `humans` are the messages among it that a human said, `others` the rest.
+    `humans` are those of the messages that a human said, `others` the rest.
     """
 
     content: str | list[UserContent] | None
@@ -45,8 +45,8 @@ class Prompt:
     def of(cls, value: Any) -> Prompt:
         """What an input says.
 
-        A text, a message, a list of messages or `{"messages": …}` are that; every other JSON value reaches the agent as
-        its JSON text, which nobody said.
+        A text, a message, a list of messages or `{"messages": …}` are taken as such; every other JSON value reaches the
+        agent as its JSON text, which nobody said.
 
         Raises:
             InvalidSpecError: it has a message that cannot be passed on, or ends with one that is not a human's.
@@ -69,7 +69,7 @@ class Prompt:
 
 
 def _messages_in(value: Any) -> list[JsonObject] | None:
-    """The messages in an input; None if it is no message."""
+    """The messages in an input; None if it is something else."""
     if isinstance(value, str) or _is_message(value):
         return [_plain(value)]
     if isinstance(value, Mapping) and "messages" in value:
@@ -133,7 +133,7 @@ def _part(block: Any) -> UserContent:
 
 
 def _image(url: str, settings: dict[str, Any] | None = None) -> UserContent:
-    """An image by its address; itself if that is what the address has, for not every model's maker takes it as one.
+    """An image by its address; the image itself if the address has it, as not every provider takes such an address.
 
     Raises:
         InvalidSpecError: it has an image that cannot be read, or an address of another scheme.

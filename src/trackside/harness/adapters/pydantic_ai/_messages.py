@@ -28,8 +28,9 @@ from trackside.harness.types import Json, JsonObject
 
 
 def kept(messages: Sequence[ModelMessage]) -> list[Json]:
-    """Messages in the form in which a thread keeps them. What a tool has left beside its result for the program itself may
-    be anything, and is kept as far as it is JSON.
+    """Messages in the form in which a thread keeps them.
+
+    What a tool has left for the program itself, beside its result, may be anything, and is kept as far as it is JSON.
     """
     plain: list[Json] = whole(ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=whole))
     return plain
@@ -85,9 +86,9 @@ def ai_message(response: ModelResponse, message_id: str, output_tools: Collectio
 
 
 def tool_messages(request: ModelRequest, output_tools: Collection[str]) -> list[JsonObject]:
-    """The results of tools in a request to a model, also that a call was refused or has to be made again.
+    """The results of tools in a request to a model, including that a call was refused or has to be made again.
 
-    That an output tool has been called is no result.
+    That an output tool has been called is not a result.
     """
     return [
         {
@@ -106,7 +107,7 @@ def tool_messages(request: ModelRequest, output_tools: Collection[str]) -> list[
 def chunk_of(event: Any, message_id: str, output_calls: set[int], output_tools: Collection[str]) -> JsonObject | None:
     """What an event adds to the message that a model is giving; None if it adds nothing that can be shown.
 
-    `output_calls` are the parts of this message that call an output tool, whose arguments are its text; kept here.
+    `output_calls` are the parts of this message that call an output tool, whose arguments are its text; this adds to them.
     """
     match event:
         case PartStartEvent(part=TextPart(content=text)) | PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
@@ -131,7 +132,7 @@ def chunk_of(event: Any, message_id: str, output_calls: set[int], output_tools: 
 
 
 def chunk(message_id: str, **fields: Any) -> JsonObject:
-    """A piece of a message, in the form of LangChain's."""
+    """A piece of a message, in LangChain's form."""
     return {
         "type": "AIMessageChunk",
         "id": message_id,

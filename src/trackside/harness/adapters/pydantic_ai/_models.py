@@ -25,8 +25,8 @@ from trackside.harness.exits import carrying_exits
 class Ledger:
     """Where one agent's calls of models are counted: in the journal of `run`, credited to `caller`.
 
-    A provider may work on an answer in the background, and is asked for it again and again until it is there: one call,
-    open for so long.
+    A provider may work on an answer in the background, and is asked for it again and again until it is there: that is
+    one call, open all that time.
     """
 
     def __init__(self, run: RunContext, caller: str) -> None:
@@ -37,10 +37,10 @@ class Ledger:
         """How many calls were counted so far, whatever became of them."""
 
     def stop_if_asked(self) -> None:
-        """Go no further in a run that shall stop, whoever has swallowed its cancel.
+        """Go no further in a run that is to stop, whatever has swallowed its cancel.
 
         Raises:
-            asyncio.CancelledError: it shall.
+            asyncio.CancelledError: it is.
         """
         if self._run.cancelled:
             raise asyncio.CancelledError
@@ -50,27 +50,27 @@ class Ledger:
         return self._awaited.pop(_job_of(messages), None) or self._run.begin_call("chat", model, caller=self._caller)
 
     def awaited(self, answer: ModelResponse, messages: Sequence[ModelMessage], call: Call) -> bool:
-        """Keep a call open whose answer is still being worked on. False if nobody could say which one that is."""
+        """Keep a call open whose answer is still being worked on. False if nothing says which answer that is."""
         job = answer.provider_response_id or _job_of(messages)
         if job:
             self._awaited[job] = call
         return bool(job)
 
     def close(self) -> None:
-        """No answer is asked for any more: those that were awaited were given up."""
+        """End the calls whose answers are awaited: nobody asks for an answer any more, and these were given up."""
         for call in self._awaited.values():
             call.end(asyncio.CancelledError())
         self._awaited.clear()
 
     def answered(self, model: str, answer: ModelResponse | StreamedResponse, call: Call | None = None) -> None:
-        """Count a call of a model. If it is not given it is one whose answer is left as it is, or nobody has measured it."""
+        """Count a call of a model. Without `call`, its answer is left as it is, or nobody has measured it."""
         if call is None and (call := self._awaited.pop(answer.provider_response_id or "", None)) is not None:
             call.end()
         self.calls += 1
         self._record(model, answer, call, answered=True)
 
     def cut_off(self, model: str, answer: StreamedResponse, call: Call) -> None:
-        """Count what a call used that came to no end, if it had said so."""
+        """Count what a call that came to no end had used, if it had reported that."""
         self.calls += 1
         if answer.usage.input_tokens or answer.usage.output_tokens:
             self._record(model, answer, call, answered=False)
@@ -100,13 +100,13 @@ class Ledger:
 
 
 def _job_of(messages: Sequence[ModelMessage]) -> str:
-    """What the provider calls the answer that these messages ask for again; empty if they ask for another."""
+    """The provider's id of the answer that these messages ask for again; empty if they ask for another."""
     last = messages[-1] if messages else None
     return (last.provider_response_id or "") if isinstance(last, ModelResponse) and last.state == "suspended" else ""
 
 
 def counted(model: Model, ledger: Ledger) -> Model:
-    """The same model, each call of which is counted; of a `FallbackModel` each model that is tried."""
+    """The same model, with each of its calls counted; of a `FallbackModel`, those of each model that is tried."""
     if _chooses(model):
         return _RoutedModel(model, _with_counted_choices(model, ledger))
     return _CountedModel(model, ledger)
@@ -250,22 +250,23 @@ class _CountedModel(WrapperModel):
             if stream is not None or not isinstance(exc, NotImplementedError) or _only_streams(self.wrapped):
                 self._end(call, stream, exc)
                 raise
-        if stream is None:  # it has a method for streams, and refuses to stream in there
+        if stream is None:  # it has a method for streams, which refuses to stream
             response = await self._asked(call, messages, model_settings, model_request_parameters)
             yield _replayed(response, model_request_parameters)
         elif not self._is_awaited(stream.get(), messages, call):
             self._end(call, stream, None)
 
     def _is_awaited(self, answer: ModelResponse, messages: Sequence[ModelMessage], call: Call) -> bool:
-        """Whether the provider works on the answer, and is asked for it again later. A turn that it has only paused is an
-        answer: what goes on with it is another call.
+        """Whether the provider still works on the answer, and is asked for it again later.
+
+        A turn that it has only paused is an answer: what goes on with it is another call.
         """
         if answer.state != "suspended" or self.continuation_delay(answer) is None:
             return False
         return self._ledger.awaited(answer, messages, call)
 
     def _end(self, call: Call, stream: StreamedResponse | None, error: BaseException | None) -> None:
-        """Count a stream by how far it came. Whoever reads it may raise, too: of a whole answer that is not its failure."""
+        """Count a stream by how far it came. Its reader may raise, too: if the answer is whole, it has not failed."""
         if stream is not None and (error is None or stream.get().state == "complete"):
             call.end()
             self._ledger.answered(self.model_name, stream, call)

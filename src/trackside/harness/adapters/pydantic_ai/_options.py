@@ -22,7 +22,7 @@ _NOT_HERE = "that is for graphs; Pydantic AI has nothing like it"
 
 
 def check_spec(run: RunContext) -> None:
-    """See that nothing is asked for that an agent of Pydantic AI does not have.
+    """Check that nothing is asked for that an agent of Pydantic AI does not have.
 
     Raises:
         InvalidSpecError: something is.
@@ -112,6 +112,6 @@ _OPTIONS: Mapping[str, Callable[[str, Any], Any]] = {
     "retries": _retries,
     "usage_limits": _usage_limits,
 }
-"""The keys of a run's config, and what makes an argument of each."""
+"""The keys of a run's config, and what turns each into an argument."""
 OWNERS_OPTIONS = frozenset({"instructions", "model", "model_settings"})
-"""Those by which an agent is another one than its owner has made."""
+"""Those that make an agent other than its owner has made it."""

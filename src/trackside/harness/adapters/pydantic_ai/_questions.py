@@ -23,7 +23,7 @@ _APPROVAL = "approval"
 class Waiting:
     """An agent that waits for answers to some calls of tools: what it has said so far, what it asks, who has answered what.
 
-    `questions` are `{"id", "value": {"tool", "arguments", "kind", "metadata"?}}`, of which `kind` is `approval`,
+    `questions` are `{"id", "value": {"tool", "arguments", "kind", "metadata"?}}`, whose `kind` is `approval`,
     `external` (whoever answers has executed it) or `question`; `answers` are as they were given, by the questions' ids.
     """
 
@@ -33,7 +33,7 @@ class Waiting:
 
     @classmethod
     def asked(cls, requests: DeferredToolRequests, messages: list[ModelMessage]) -> Waiting:
-        """What an agent asks that has stopped at these calls."""
+        """What an agent that has stopped at these calls asks."""
         calls = [*requests.approvals, *requests.calls]
         return cls(kept(messages), [_question(call, requests) for call in calls], {})
 
@@ -59,7 +59,7 @@ class Waiting:
         return recalled(self.history, thread_id=thread_id)
 
     def result(self, run: RunContext) -> AgentResult:
-        """What a run comes to that leaves questions open."""
+        """The result of a run that leaves questions open."""
         paused = {"history": self.history, "questions": self.questions, "answers": whole(self.answers)}
         return AgentResult(interrupts=self.open, paused=paused | kept_context(run))
 

@@ -37,7 +37,7 @@ async def threads_waited_for(run: RunContext) -> AsyncGenerator[None]:
 class _Threads(Executor):
     """The functions of one run, in the threads that all runs at its depth share.
 
-    Runs that it starts find this, too, as the framework's variable is not ours to keep from them. Theirs are not waited for.
+    Runs that it starts find this, too, as we cannot keep the framework's variable from them. Theirs are not waited for.
     """
 
     def __init__(self, run: RunContext) -> None:
@@ -68,7 +68,7 @@ class _Threads(Executor):
 
 
 def _contained[T](function: Callable[[], T]) -> T:
-    """Call a function whose exception a future has to carry, which a `StopIteration` would hang."""
+    """Call a function whose exception a future has to carry; a `StopIteration` would hang that."""
     try:
         return function()
     except StopIteration as exc:
@@ -77,7 +77,7 @@ def _contained[T](function: Callable[[], T]) -> T:
 
 @functools.cache
 def _pool(depth: int) -> Threads:
-    """Of each depth its own: a function that waits for a run it has started must not keep the thread which that needs."""
+    """Each depth has its own: a function that waits for a run it started must not hold the thread that run needs."""
     return Threads(AGENT_THREADS, thread_name_prefix=f"trackside-pydantic-ai-{depth}")
 
 

@@ -47,11 +47,11 @@ def tool_under_way() -> tuple[str | None, str]:
 
 
 class AnswersTold(AbstractCapability[Any]):
-    """Hears of an answer of a model when the agent's own capabilities have: each may change it, or reject it for another.
+    """Hears of a model's answer after the agent's own capabilities: each may change it, or reject it for another.
 
     Args:
-        tell: what is told an answer.
-        note: what is told the messages so far where no model was asked: what answers in its place is added to them.
+        tell: called with each answer.
+        note: called with the messages so far if no model was asked: what answers in its place is added to them.
     """
 
     def __init__(self, tell: Callable[[ModelResponse], None], note: Callable[[Sequence[ModelMessage]], None]) -> None:
@@ -61,7 +61,7 @@ class AnswersTold(AbstractCapability[Any]):
         self._answered = False
 
     def get_ordering(self) -> CapabilityOrdering:
-        """Around all others, so that of what comes back this one is told last."""
+        """Around all others, so that it is the last to be told of what comes back."""
         return CapabilityOrdering(position="outermost")
 
     async def wrap_model_request(
@@ -90,7 +90,7 @@ class Watch(AbstractCapability[Any]):
     """Belongs to one run of one agent, and tells the harness's run of what it does. The agent is given its `capabilities`.
 
     Each request to a model counts when it is answered, has failed, or is cut off; each tool when it is called, before it
-    runs. Both go no further in a run that shall stop. Messages count for the lead agent alone.
+    runs. Both go no further in a run that is to stop. Messages count for the lead agent alone.
 
     Args:
         run: the harness's run.
@@ -98,7 +98,7 @@ class Watch(AbstractCapability[Any]):
         speaker: what the agent is called in the stream.
         namespace: where its parts belong in the stream; none for the lead agent.
         invoked_by: who has called the agent; None for the lead agent.
-        on_request: what is told the run's messages before each request to a model: the list to which the framework adds.
+        on_request: called with the run's messages before each request to a model: the list that the framework adds to.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Watch(AbstractCapability[Any]):
 
     @property
     def capabilities(self) -> list[AbstractCapability[Any]]:
-        """This, as near to model and tools as it can be, and what hears of answers."""
+        """This watch, as near to model and tools as it can be, and what hears of answers."""
         return [self, AnswersTold(self._note_answer, self.note)]
 
     def get_wrapper_model(self, model: Model) -> Model:
@@ -139,7 +139,7 @@ class Watch(AbstractCapability[Any]):
         return counted(model, self._ledger)
 
     async def wrap_run(self, ctx: AgentContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Measure the run of an agent that another has called. With either's run ends what its models still worked on."""
+        """Measure the run of an agent that another called. The end of any run ends what its models still worked on."""
         if self._invoked_by is None:
             with closing(self._ledger):
                 return await handler()
@@ -167,7 +167,7 @@ class Watch(AbstractCapability[Any]):
     async def after_model_request(
         self, ctx: AgentContext[Any], *, request_context: ModelRequestContext, response: ModelResponse
     ) -> ModelResponse:
-        """Count a call that a wrapper around the model has sent by another way, as in batches."""
+        """Count a call that a wrapper around the model has sent in another way, as in batches."""
         if self._ledger.calls == self._calls_before:
             self._ledger.answered(request_context.model.model_name, response)
         return response
@@ -253,7 +253,7 @@ class Watch(AbstractCapability[Any]):
 
 
 class LiveWatch(Watch):
-    """Passes on what comes while the agent runs, too. Its `on_event` makes the framework stream: hence a class apart."""
+    """Also passes on what comes while the agent runs. `on_event` makes the framework stream: hence its own class."""
 
     async def on_event(self, ctx: AgentContext[Any], *, event: AgentStreamEvent) -> None:
         """Stream what an event brings."""
