@@ -1,7 +1,7 @@
-"""Makes an `Agent` of what people have: one module for each framework, none of which imports another.
+"""Turns functions and frameworks' objects into an `Agent`: one module for each framework; none imports another.
 
 A framework's module is imported only when one of its objects is passed; the object is recognised without importing it.
-Adapters of other authors find here `human_messages`, which tells the human messages of an input.
+Third-party adapters find `human_messages` here, which picks the human messages out of an input.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _FRAMEWORKS = {
 """The adapter of objects whose class, or a base of it, comes from the package on the left."""
 
 _MARKS = {"agents": "set_default_openai_client"}
-"""What a package of the frameworks' has, where others may call one of theirs by that name, too, as `agents.py`."""
+"""An attribute of a framework's package whose name other people may give to a module of theirs, such as `agents.py`."""
 
 _OF_GRAPHS = re.compile(r"\b(RunnableConfig|ServerRuntime|CompiledStateGraph|CompiledGraph|StateGraph|Pregel)\b")
-"""What the annotations of functions name that make graphs."""
+"""The types that functions which make graphs name in their annotations."""
 
 _functions: WeakKeyDictionary[FunctionType, CallableAgent] = WeakKeyDictionary()
-"""What is known of functions, as scripts run one over and over. An agent among these would keep its function for ever."""
+"""What is known of functions, for scripts that run one over and over. An agent that held its function here would keep
+it alive for ever.
+"""
 
 _AGENT_METHODS = ("human_messages", "run", "rollback")
 _NOBODYS = "what_no_agent_has"
@@ -65,7 +67,7 @@ def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False)
         raise NotAnAgentError(passed=agent.__qualname__, why="it is a class; pass an instance of it")
     missing = [method for method in _AGENT_METHODS if not callable(getattr(agent, method, None))]
     if not missing and hasattr(agent, _NOBODYS):
-        # A test double answers to every name: what it was not given, it has not.
+        # A test double answers to every name: it has only what it was given.
         missing = [method for method in _AGENT_METHODS if not callable(inspect.getattr_static(agent, method, None))]
     if not missing:
         return agent  # type: ignore[no-any-return]  # it has what an Agent has
@@ -82,7 +84,7 @@ def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False)
 
 
 def _inspect(function: FunctionType) -> Agent:
-    """The agent in a function; what could be found out of it is kept as long as the function is."""
+    """The agent made of a function; what was found out about the function is kept for as long as the function lives."""
     agent = _of_function(function, None, makes_graphs=False)
     if isinstance(agent, CallableAgent):
         _functions[function] = agent.of(None)
@@ -100,7 +102,7 @@ def _of_function(function: Any, name: str | None, *, makes_graphs: bool) -> Agen
 
 
 def _seems_to_make_graphs(function: Any) -> bool:
-    """Whether it is worth a closer look, for which LangGraph has to be there."""
+    """Whether the function is worth a closer look, for which LangGraph has to be installed."""
     if getattr(function, "__globals__", None) is contextlib.__dict__:
         return True  # a context manager
     annotations = annotations_of(function).values()
@@ -108,6 +110,6 @@ def _seems_to_make_graphs(function: Any) -> bool:
 
 
 def _adapter_of(package: str) -> str | None:
-    """The module that adapts what comes from a package that is imported; None if there is none."""
+    """The module that adapts objects of an imported package; None if there is none."""
     mark = _MARKS.get(package)
     return _FRAMEWORKS.get(package) if mark is None or hasattr(sys.modules.get(package), mark) else None

@@ -40,9 +40,9 @@ class CallableAgent:
     """Runs a function of the input, or of the input and the run.
 
     An async function is awaited. A plain function runs in a thread; it cannot be stopped from outside, so a cancelled
-    run of it ends when it returns (`run.cancelled` tells it to). Of an async generator each item is streamed as a
-    `custom` part, and the last one is the output. What is asked of a graph, a function that takes no run does not see, so
-    that is refused.
+    run of it ends when it returns (`run.cancelled` tells it to). Each item of an async generator is streamed as a
+    `custom` part, and the last one is the output. A function that takes no run does not see what is asked of a graph,
+    so that is refused.
 
     Args:
         function: what to run.
@@ -55,9 +55,9 @@ class CallableAgent:
     uses_thread_state = True
     """It has no checkpointer of its own: the harness remembers its threads' values and interrupts for it."""
     says_values = True
-    """What it gives back, it has said as `values` before, if it was asked for these."""
+    """It has sent what it returns as `values` before, if it was asked for these."""
     prepares_at_once = True
-    """Its `human_messages` waits for nothing, so no task of its own is needed for that."""
+    """Its `human_messages` waits for nothing, so that needs no task of its own."""
 
     def __init__(self, function: Callable[..., Any], *, name: str | None = None) -> None:
         self.name = name or name_of(function)
@@ -71,7 +71,7 @@ class CallableAgent:
         self._called = called
 
     def of(self, function: Any) -> Self:
-        """The same, without a look at the function that this one was made of; or of None, which cannot be run."""
+        """The same agent for `function`, which is not inspected again; for None, an agent that cannot be run."""
         agent = object.__new__(type(self))
         vars(agent).update(vars(self))
         agent._function = agent._called = function
@@ -81,13 +81,13 @@ class CallableAgent:
     def stream_modes(self) -> AbstractSet[str] | None:
         """What it can stream; None: whatever the function says to its run.
 
-        Of updates and messages there come none of a function that takes no run, but clients ask for them that know nothing
-        of agents, as LangGraph's `RemoteGraph` always does.
+        A function that takes no run sends no updates and no messages, but clients that know nothing of agents ask for
+        them, as LangGraph's `RemoteGraph` always does.
         """
         return None if self._takes_run else _MODES
 
     def check(self, spec: RunSpec) -> None:
-        """See that it is not asked for what a function that takes no run cannot know of.
+        """Check that a function which takes no run is not asked for what it cannot know of.
 
         Raises:
             InvalidSpecError: it is.
@@ -96,11 +96,11 @@ class CallableAgent:
             _check(spec)
 
     async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
-        """One box: what a function does, nobody sees from outside."""
+        """One box: nobody sees from outside what a function does."""
         return {"nodes": [{"id": self.name, "type": "runnable", "data": {"name": self.name}}], "edges": []}
 
     async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
-        """The types of the function's input and output, where it says them and JSON has them."""
+        """The types of the function's input and output, where it declares them and JSON Schema can express them."""
         return {**dict.fromkeys(_SCHEMAS), **await asyncio.to_thread(_schemas_of, self._called)}
 
     async def subgraphs(
@@ -113,7 +113,7 @@ class CallableAgent:
         """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.
 
         Raises:
-            InvalidSpecError: it resumes one whose context could not be kept, and has none.
+            InvalidSpecError: it resumes a run whose context could not be kept, and has none.
         """
         if run.resuming:
             recall_context(run)
@@ -126,7 +126,7 @@ class CallableAgent:
     async def run(self, run: RunContext) -> AgentResult:
         """Call the function; a pause becomes an interrupted result.
 
-        Whatever the function does to what it was given, the run has that as it was, to begin again.
+        Whatever the function does to its arguments, the run keeps them as they were, so that it can begin again.
         """
         if not self._takes_run:
             _check(run)
@@ -146,12 +146,12 @@ class CallableAgent:
                 else:
                     output = await _in_thread(self._function, arguments, run)
                     if isinstance(output, Awaitable):
-                        output = await output  # of a function that hands back a coroutine, as a partial or decorator
+                        output = await output  # from a function that returns a coroutine, as a partial or decorator
             finally:
                 run.input, run.context, run.values, run.answers = given
         except RunPaused as pause:
             return _asking(pause, run)
-        except BaseExceptionGroup as group:  # of a task group, some of whose tasks asked
+        except BaseExceptionGroup as group:  # from a task group, some of whose tasks asked
             asked, others = group.split(RunPaused)
             if asked is None or others is not None:
                 raise
@@ -159,7 +159,7 @@ class CallableAgent:
         return self._result(output, run)
 
     async def rollback(self, run: RunContext) -> None:
-        """Nothing to do: a thread's values are only kept of runs that came to an end."""
+        """Nothing to do: a thread keeps only the values of runs that came to an end."""
 
     def _result(self, output: Any, run: RunContext) -> AgentResult:
         if inspect.isgenerator(output) or inspect.isasyncgen(output):
@@ -168,7 +168,7 @@ class CallableAgent:
             )
         if inspect.isawaitable(output):
             if inspect.iscoroutine(output):
-                output.close()  # which Python would complain about, too
+                output.close()  # else Python would complain about it, too
             raise AgentOutputError(
                 agent=self.name, why=f"a {type(output).__name__}; `await` it and return what it gives"
             )
@@ -206,13 +206,13 @@ def _asking(pause: RunPaused, run: RunContext) -> AgentResult:
 
 
 def _one_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:
-    """Whichever: they all have the question that was asked first."""
+    """Any of them: they all have the question that was asked first."""
     one = group.exceptions[0]
     return _one_of(one) if isinstance(one, BaseExceptionGroup) else one
 
 
 def _pause_in(output: Any) -> RunPaused | None:
-    """A pause that a function gives back, as `asyncio.gather(…, return_exceptions=True)` has handed it over; whichever."""
+    """Any pause that a function returned, as `asyncio.gather(…, return_exceptions=True)` hands it over."""
     left, seen = [output], set[int]()
     while left:
         value = left.pop()
@@ -236,7 +236,7 @@ async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
         async for item in items:
             run.send(item)
             last = item
-    except BaseException:  # what it holds it lets go of before the run has ended, and not when it is collected
+    except BaseException:  # it lets go of what it holds before the run has ended, and not when it is collected
         if (close := getattr(items, "aclose", None)) is not None:
             await close()
         raise
@@ -245,7 +245,7 @@ async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
 
 @functools.cache
 def _threads(depth: int) -> Threads:
-    """Of each depth its own: a function that waits for a run it has started must not keep the thread which that needs."""
+    """Each depth has its own: a function that waits for a run it started must not hold the thread that run needs."""
     return Threads(AGENT_THREADS, thread_name_prefix=f"trackside-agent-{depth}")
 
 
@@ -256,9 +256,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
 async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run: RunContext) -> Any:
     """Run a function in a thread and wait until it has really ended, also when cancelled meanwhile.
 
-    One whose run shall stop while it waits for a thread is not called.
+    A function whose run is to stop while it waits for a thread is not called.
     """
-    turn = threading.Lock()  # whoever has it first, for good: the thread, which calls the function then, or a cancel
+    turn = threading.Lock()  # taken once, for good: by the thread, which then calls the function, or by a cancel
     context = contextvars.copy_context()
     work = asyncio.get_running_loop().run_in_executor(
         _threads(run.depth), lambda: context.run(_contained, function, arguments, run, turn)
@@ -282,7 +282,7 @@ async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run
 def _contained(
     function: Callable[..., Any], arguments: Sequence[Any], run: RunContext, turn: threading.Lock
 ) -> tuple[Any, BaseException | None]:
-    """What a function gave or raised. Not every exception can be carried by a future: a `StopIteration` hangs it."""
+    """What a function returned or raised. A future cannot carry every exception: a `StopIteration` hangs it."""
     if run.cancelled or not turn.acquire(blocking=False):
         return None, asyncio.CancelledError()
     try:
@@ -297,13 +297,13 @@ def _note_messages(output: Any, run: RunContext) -> None:
         run.record_message({"type": "ai", "content": output})
     elif isinstance(output, Mapping) and isinstance(messages := output.get("messages"), list):
         for message in messages[_said_before(messages, run) :]:
-            # The human ones are those it was given, and counted already.
+            # The human messages are those that it was given; they are counted already.
             if isinstance(message, Mapping) and (message.get("type") or message.get("role")) not in _NOT_SAID:
                 run.record_message(message)
 
 
 def _said_before(messages: Sequence[Json], run: RunContext) -> int:
-    """How many of these messages the thread has already, if they go on with it; an answer may be the same as the last."""
+    """How many of these messages the thread already has, if they continue it; an answer may equal the last one."""
     before = run.values.get("messages")
     if not isinstance(before, list) or len(messages) <= len(before) or messages[: len(before)] != before:
         return 0
@@ -325,7 +325,7 @@ def _schema_of(kind: Any) -> JsonObject | None:
         return None
     try:
         return msgspec.json.schema(kind)
-    except (TypeError, ValueError, RuntimeError):  # of a kind of its own, as a model or an iterator
+    except (TypeError, ValueError, RuntimeError):  # a type of its own kind, such as a model or an iterator
         return None
 
 
