@@ -1,7 +1,7 @@
 """The pytest plugin of `trackside.testing`: readable assertions, and async fixtures for the conformance kit.
 
 It is a package of its own because pytest imports it in every run, even where nobody uses Trackside. A module of
-`trackside` would first import the whole harness, and before anybody measures its coverage.
+`trackside` would first import the whole harness, and would do so before anybody measures its coverage.
 """
 
 from __future__ import annotations

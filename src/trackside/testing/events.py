@@ -34,7 +34,7 @@ def make_run(
 ) -> list[RunLifecycleEvent]:
     """The events of a run from its start to the end with `status`, on a thread that was idle before.
 
-    They say what the events of a real run say that has used nothing.
+    They say what the events of a real run that has used nothing say.
 
     Raises:
         InvalidTestError: (a `ValueError`) runs do not end with this status, or `messages` is not a number of messages.

@@ -183,7 +183,7 @@ class VirtualClock:
             if self._seen is None:
                 raise
         else:
-            if self._seen is None or isinstance(running, VirtualTimeLoop):  # not one of a thread's own
+            if self._seen is None or isinstance(running, VirtualTimeLoop):  # not a loop of a thread's own
                 self._seen = running
         return self._seen.time()
 

@@ -1,4 +1,4 @@
-"""Who is let in, and in which order threads are given to those who wait."""
+"""Which runs are let in, and in which order threads are given to those that wait."""
 
 from __future__ import annotations
 

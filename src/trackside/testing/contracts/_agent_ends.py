@@ -15,7 +15,7 @@ _TIMEOUT = 1.0  # seconds: time enough for an agent to come to where it waits
 
 
 class Broken(Exception):
-    """What code of an agent's raises in these tests."""
+    """What an agent's code raises in these tests."""
 
 
 class Ended(BaseException):

@@ -1,4 +1,4 @@
-"""What an agent does that nothing goes wrong with: its answer, its messages, its usage, its stream."""
+"""What an agent does when nothing goes wrong: its answer, its messages, its usage, its stream."""
 
 from __future__ import annotations
 

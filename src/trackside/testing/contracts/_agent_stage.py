@@ -1,4 +1,4 @@
-"""Where a contract runs agents: a manager on the in-memory parts, and all that is to be seen of its runs."""
+"""Where a contract runs agents: a manager on the in-memory parts, and all that can be seen of its runs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Played:
 
     @property
     def thread(self) -> list[Any]:
-        """What the thread's status became, one after the other."""
+        """The statuses that the thread took, one after the other."""
         return [event.payload["status"] for event in self.events if event.event_type == "thread_status_updated"]
 
     @property
@@ -179,7 +179,7 @@ class Stage:
         ended.cancel()
 
     async def outcome(self, handle: RunHandle) -> Played:
-        """All that is to be seen of a run, once it has ended; what holds for each is checked."""
+        """All that can be seen of a run, once it has ended; checks what holds for every run."""
         parts = [part async for part in handle.stream() if isinstance(part, StreamPart)]
         result = await handle.result()
         left = _left_behind(handle.run_id)
@@ -215,7 +215,7 @@ def is_plain(value: Any) -> bool:
 
 
 class _AsSaid(MemoryStream):
-    """Notes of each run what it said first that is no plain JSON as it stands; who follows it gets it made plain."""
+    """Notes for each run the first thing it said that is not plain JSON as it stands; followers get it made plain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class _AsSaid(MemoryStream):
 
 
 class _Watched:
-    """An agent whose result is kept, and what of it raises where the harness only logs that. All else is the agent's own."""
+    """An agent whose result is kept, and its failures that the harness only logs. All else is the agent's own."""
 
     def __init__(self, agent: Agent) -> None:
         self.name = agent.name

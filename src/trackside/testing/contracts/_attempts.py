@@ -74,7 +74,7 @@ class AttemptPromises(Contract):
 
 
 async def _retried(worker: Worker, run_id: str) -> tuple[RunRecord, RunSpec]:
-    """The run that goes on for another one, as this worker was given it."""
+    """The run that continues another one, as this worker was given it."""
     host = worker.host
     await host.told(lambda: any(record.retry_of == run_id for record, _, _ in host.adopted), f"to retry {run_id}")
     (found,) = [(record, spec) for record, spec, _ in host.adopted if record.retry_of == run_id]
@@ -90,7 +90,7 @@ async def _told_as(worker: Worker, run_id: str, retried_as: str) -> None:
 
 
 async def _shut_down(worker: Worker, run_id: str) -> str | None:
-    """End a run because its process goes; as which one it goes on."""
+    """End a run because its process is going away; returns the id of the run that continues it, if any."""
     settlement = await worker.coordinator.settle(run_id, RunStatus.cancelled, shut_down=True)
     says: JsonObject = {} if settlement.retried_as is None else {"retried_as": settlement.retried_as}
     thread_id = await worker.thread_of(run_id)

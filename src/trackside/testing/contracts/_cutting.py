@@ -10,7 +10,7 @@ from trackside.harness.errors import TracksideError
 
 
 async def cancelled[T](call: Coroutine[Any, Any, T], turns: int, name: str) -> tuple[asyncio.Task[T], bool]:
-    """Cancel a call after so many turns of the loop; its task, which has ended, and whether it was still going on."""
+    """Cancel a call after so many turns of the loop; returns its task, now ended, and whether it was still going on."""
     task = asyncio.create_task(call, name=name)
     for _ in range(turns):
         await asyncio.sleep(0)

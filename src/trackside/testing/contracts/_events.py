@@ -67,12 +67,12 @@ _STRANGE: Mapping[str, Any] = {
 
 
 def run_of(run: int, *, status: RunStatus = RunStatus.success) -> list[RunLifecycleEvent]:
-    """A run of its own thread, from its start to its end."""
+    """A run on a thread of its own, from its start to its end."""
     return make_run(f"run-{run}-{new_id()}", thread_id=f"thread-{run}", status=status)
 
 
 def runs_of_each_end(count: int) -> list[list[RunLifecycleEvent]]:
-    """So many runs, each of a thread of its own, which end in all ways that there are by turns."""
+    """So many runs, each on a thread of its own, that end in each of the possible ways by turns."""
     return [run_of(number, status=ENDS[number % len(ENDS)]) for number in range(count)]
 
 

@@ -141,7 +141,7 @@ class FleetPromises(Contract):
         if not (await alive.admit(following)).ready:
             what = f"that the thread of a run is free whose process was gone when it was {step}, or to go on with it"
             await alive.host.told(lambda: may_claim(following.run_id) or may_claim(run_id), what)
-            if not may_claim(following.run_id):  # the run is as one that nobody had begun, and comes first
+            if not may_claim(following.run_id):  # the run counts as one that nobody had begun, and comes first
                 await alive.start(run_id)
                 await alive.end(run_id)
         await alive.start(following.run_id)
@@ -211,7 +211,7 @@ class FleetPromises(Contract):
 
 
 async def _die_when(worker: Worker, step: str) -> str:
-    """Let a process be gone when it has taken this step of a run, and before the next one; the run's id."""
+    """Have a process die after it has taken this step of a run, and before the next one; returns the run's id."""
     run_id = await worker.let_in("t")
     if step == "withdrawn":
         await worker.coordinator.withdraw(run_id)
@@ -227,7 +227,7 @@ async def _die_when(worker: Worker, step: str) -> str:
 
 
 async def _adopted(alive: Sequence[Worker], runs: Sequence[str]) -> None:
-    """Each of these runs has been adopted by exactly one of those who are alive, in this order."""
+    """Each of these runs has been adopted by exactly one of the workers that are alive, in this order."""
     for run_id in runs:
         waits = [asyncio.create_task(_was_adopted(worker, run_id), name="waits for an adoption") for worker in alive]
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -250,7 +250,7 @@ async def _was_adopted(worker: Worker, run_id: str) -> None:
 
 
 async def _run_in_order(alive: Sequence[Worker], runs: Sequence[str]) -> None:
-    """These runs of one thread can be executed, one after another, by those who adopted them."""
+    """These runs of one thread can be executed, one after another, by the workers that adopted them."""
     for run_id, following in zip(runs, [*runs[1:], None], strict=True):
         (worker,) = [w for w in alive if any(record.run_id == run_id for record, _, _ in w.host.adopted)]
         if run_id == runs[0]:

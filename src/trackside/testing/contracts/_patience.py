@@ -1,7 +1,7 @@
 """How long a test of a contract may take: until its fixture is open, for its story, and until its fixture is closed.
 
-What is late is cancelled, and the failure says where it was. What is broken may swallow that, so nothing here waits for it:
-its task is left behind then, and the next test has a loop of its own.
+A step that is late is cancelled, and the failure says where it was. Broken code may swallow the cancel, so nothing here
+waits for it: its task is then left behind, and the next test has a loop of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Patience:
         """Run a test, whose steps are limited, on a loop of its own.
 
         Raises:
-            AssertionError: it did not end, or left something that does not.
+            AssertionError: it did not end, or left something behind that does not.
         """
         runner = asyncio.Runner(loop_factory=loop_factory)
         try:
@@ -66,7 +66,7 @@ class Patience:
 
     @asynccontextmanager
     async def limit(self, undone: str) -> AsyncGenerator[None]:
-        """Let a step end in time, or else cancel it; `undone` says in words what it did not."""
+        """Let a step end in time, or else cancel it; `undone` says in words what it did not do."""
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout(None)
         late = ""
@@ -85,12 +85,12 @@ class Patience:
         except (Exception, SystemExit, pytest.fail.Exception) as exc:
             if not late:
                 raise
-            if not (isinstance(exc, TimeoutError) and limit.expired()):  # it made of its cancel something of its own
+            if not (isinstance(exc, TimeoutError) and limit.expired()):  # it turned its cancel into something else
                 raise AssertionError(f"{late}. Cancelled, it ended with {words_of(exc)}") from exc
         finally:
             for timer in timers:
                 timer.cancel()
-        if late:  # also of a step that swallowed its cancel and ended all the same
+        if late:  # also for a step that swallowed its cancel and ended all the same
             raise AssertionError(late) from None
 
     def _give_up(self, late: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -110,11 +110,11 @@ class Patience:
             except (DeadlockError, HorizonError) as exc:
                 late = words_of(exc)
         if left := asyncio.all_tasks(loop):
-            # Which are kept: of a task that is forgotten Python would complain amid another test.
+            # These tasks are kept: Python would complain of a forgotten one in the middle of another test.
             atexit.register(len, left)
             goes_on = f"something went on, {_SWALLOWS}. Waiting are: {waiting_on(loop)}"
             late = late or f"when all was over and cancelled, {goes_on}"
-        loop.close()  # and not the runner, which would wait once more, without a limit
+        loop.close()  # not the runner, which would wait once more, without a limit
         return late
 
     async def _end_the_rest(self) -> str:
@@ -150,9 +150,9 @@ class Patience:
                         self._tell_of(task)
 
     def _tell_of(self, task: asyncio.Task[Any]) -> None:
-        """Have the loop say what a task raised that was cancelled when all was over, as `asyncio.run` does.
+        """Have the loop report what a task raised that was cancelled when all was over, as `asyncio.run` does.
 
-        Behind a test that hung, which says so, nothing is said; but it is asked for, as nobody else does that there.
+        After a test that hung, which says so, this reports nothing, but retrieves the exception, as nobody else does.
         """
         if not task.cancelled() and (exc := task.exception()) is not None and self._hangs is None:
             message = "unhandled exception when all was over and cancelled"
@@ -161,6 +161,6 @@ class Patience:
 
 def words_of(exc: BaseException) -> str:
     """What was raised, as a failure says it."""
-    if isinstance(exc, AssertionError | pytest.fail.Exception):  # of `pytest.raises`, and says all in its message
+    if isinstance(exc, AssertionError | pytest.fail.Exception):  # from `pytest.raises`, and says all in its message
         return str(exc)
     return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__

@@ -41,7 +41,7 @@ class Contract:
         if "contract_fixture" in vars(cls) or not hasattr(cls, "contract_fixture"):
             return  # a contract of the kit, or a part of one: it says which claims there are
         for name, value in vars(cls).items():
-            # A claim that is spelled wrongly would be one that nobody tests.
+            # A misspelt claim would be one that nobody tests.
             if isinstance(value, bool) and not any(name in vars(base) for base in cls.__mro__[1:]):
                 known = ", ".join(sorted(_claims_of(cls)))
                 raise TypeError(f"{cls.__name__}.{name} is no claim of this contract; its claims are {known}")

@@ -299,7 +299,7 @@ class ReaderPromises(Contract):
 
 
 async def _check_rows(store: RowStore, run: Sequence[RunLifecycleEvent], thread_status: ThreadStatus) -> ThreadStatus:
-    """Append a run one by one, and look at the rows each time; what becomes of its thread, which was as it is said."""
+    """Append a run event by event, and look at the rows each time; returns what its thread's status becomes."""
     expected = RunStatus.pending
     for event in run:
         await store.append([event])
@@ -316,7 +316,7 @@ async def _check_rows(store: RowStore, run: Sequence[RunLifecycleEvent], thread_
 
 
 async def _check_whole(store: RowStore, run: Sequence[RunLifecycleEvent]) -> None:
-    """Look at the rows of a run that is stored with its end."""
+    """Look at the rows of a run that is stored up to its end."""
     last = run[-1]
     status = next(said for event in run[::-1] if (said := run_status_of(event.event_type, event.payload)) is not None)
     thread_status = thread_status_of(last.event_type, last.payload)
@@ -329,7 +329,7 @@ async def _check_whole(store: RowStore, run: Sequence[RunLifecycleEvent]) -> Non
 
 
 async def _write(store: EventStore) -> list[RunLifecycleEvent]:
-    """Runs of two threads, side by side."""
+    """Write runs of two threads, side by side."""
     runs = [_events.run_of(number % 2) for number in range(4)]
     written = [*_events.round_robin(runs), *_events.never_started()]
     await store.append(written)

@@ -17,7 +17,7 @@ _PAGE = 100
 
 
 async def whole_log(store: EventStore) -> list[PlacedEvent]:
-    """Everything that is there, page by page."""
+    """Everything that is in the log, read page by page."""
     log: list[PlacedEvent] = []
     while page := await store.events(log[-1].position if log else 0, limit=_PAGE):
         log.extend(page)
@@ -59,7 +59,7 @@ def check_same(stored: RunLifecycleEvent, given: RunLifecycleEvent) -> None:
 
 
 async def append_singly(store: EventStore, events: Sequence[RunLifecycleEvent]) -> None:
-    """Append one event after the other, as a run does that goes on."""
+    """Append one event after the other, as a run that goes on does."""
     for event in events:
         await store.append([event])
 

@@ -249,8 +249,9 @@ class RequestPromises(Contract):
         await self._in_time(story)
 
     async def _in_time(self, story: Callable[[str, float], Awaitable[None]]) -> None:
-        """Tell a story whose beginning is over before its run is due; if a busy machine was too slow, again with more time
-        than it took.
+        """Tell a story whose beginning has to be over before its run is due.
+
+        If a busy machine was too slow, tell it again with more time than it took.
         """
         now = asyncio.get_running_loop().time
         delay = self.delay
@@ -269,7 +270,7 @@ class RequestPromises(Contract):
 
 
 class _TooSlowError(Exception):
-    """A run was due before the steps were taken that have to come before that."""
+    """A run was due before the steps that have to come before that were taken."""
 
 
 def _check_in_time(worker: Worker, record: RunRecord) -> None:

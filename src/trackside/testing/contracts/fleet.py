@@ -171,7 +171,7 @@ class Worker:
         agent: str = AGENT,
         due_in: float | None = None,
     ) -> RunRecord:
-        """A run to admit; `due_in` seconds from now, if at all later."""
+        """A run to admit, due now or in `due_in` seconds."""
         now = self.fleet.clock.now()
         return RunRecord(
             run_id=new_id(),
@@ -186,7 +186,7 @@ class Worker:
     async def admit(
         self, record: RunRecord, *, key: IdempotencyKey | None = None, max_attempts: int | None = None
     ) -> Admission:
-        """Let a run in, with what is needed to execute it elsewhere, so many times at most."""
+        """Let a run in, with what is needed to execute it elsewhere, at most `max_attempts` times."""
         spec = RunSpec(
             record.agent,
             {"question": "?"},
@@ -197,7 +197,7 @@ class Worker:
         return await self.coordinator.admit(record, spec=spec, idempotency=key)
 
     async def let_in(self, thread_id: str = "thread", *, max_attempts: int | None = None, **options: Any) -> str:
-        """Admit a new run; its id."""
+        """Admit a new run; returns its id."""
         record = self.record(thread_id, **options)
         await self.admit(record, max_attempts=max_attempts)
         return record.run_id
@@ -210,20 +210,20 @@ class Worker:
         return claim
 
     async def announce_start(self, claim: Claim) -> None:
-        """Make the start of a run durable, with its thread being busy if it was not."""
+        """Make the start of a run durable, and that its thread is busy if it was not."""
         start = [(LifecycleEventType.RUN_STARTED, {"agent": claim.record.agent, "metadata": {}})]
         if claim.thread_status is not ThreadStatus.busy:
             start.append(_thread_status(claim.thread_status, ThreadStatus.busy))
         await self._announce(claim.record.run_id, claim.record.thread_id, start)
 
     async def start(self, run_id: str) -> Claim:
-        """Claim a run that has to be there to be had."""
+        """Claim a run that has to be available."""
         claim = await self.claim(run_id)
         assert claim is not None, f"run {run_id} was to be had, and claim returned None"
         return claim
 
     async def run_on(self, thread_id: str = "thread", **options: Any) -> str:
-        """Admit a run on a free thread and start it; its id."""
+        """Admit a run on a free thread and start it; returns its id."""
         run_id = await self.let_in(thread_id, **options)
         await self.start(run_id)
         return run_id
@@ -245,7 +245,7 @@ class Worker:
         at_rest: ThreadStatus | None = None,
         **said: Any,
     ) -> None:
-        """Make the end of a run durable, with what its thread becomes if that is something else."""
+        """Make the end of a run durable, and what its thread becomes if that is something else."""
         end = [(terminal_event_of(status), {"status": status.value, "completion_data": {}, **said})]
         if settlement.status is not settlement.previous:
             end.append(_thread_status(settlement.previous, settlement.status))
@@ -270,7 +270,7 @@ class Worker:
         return await self.end(run_id, RunStatus.cancelled)
 
     async def get(self, run_id: str) -> RunRecord:
-        """What is known of a run that has to be known."""
+        """The record of a run, which has to be known."""
         record = await self.coordinator.get(run_id)
         assert record is not None, f"run {run_id} was admitted, and get returned None"
         return record
@@ -280,11 +280,11 @@ class Worker:
         return (await self.get(run_id)).thread_id
 
     async def kill(self) -> None:
-        """This process is gone."""
+        """End this process from one moment to the next."""
         await self.fleet.kill(self.coordinator)
 
     async def aclose(self) -> None:
-        """This process ends in good order."""
+        """End this process in good order."""
         await self._stack.aclose()
 
     async def _announce(

@@ -16,7 +16,7 @@ from trackside.testing.contracts import _events
 from trackside.testing.contracts._cutting import cancelled
 from trackside.testing.contracts._promise import Contract, promise
 
-_TURNS_TO_CANCEL_AFTER = (1, 2, 3, 5, 8)  # of the event loop: before, in and after what the observer waits for
+_TURNS_TO_CANCEL_AFTER = (1, 2, 3, 5, 8)  # of the event loop: before, during and after what the observer waits for
 
 
 class ObserverContract(Contract):
@@ -97,7 +97,7 @@ class ObserverContract(Contract):
     async def test_leaves_events_as_they_are(self, observer: RunObserver) -> None:
         forms = [run for kind in LifecycleEventType for run in _events.each_kind(kind)]
         before = [_events.run_of(1), *_events.with_strange_payloads(), *forms]
-        singly, batches = deepcopy(before), deepcopy(before)  # of which nothing is shared with other tests
+        singly, batches = deepcopy(before), deepcopy(before)  # nothing of these is shared with other tests
         for run in singly:
             await _give(observer, run)
         if hasattr(observer, "on_events"):
@@ -235,7 +235,7 @@ class ObserverContract(Contract):
         on_events = _on_events(observer)
         run = _events.run_of(1)
         await on_events(run[:2])
-        await on_events(_events.copies(run))  # as is offered again what may not have been taken, with what came since
+        await on_events(_events.copies(run))  # as what may not have been taken is offered again, with what came since
         await self._has_had(observer, run)
 
     @promise("idempotent", claim="idempotent")
@@ -361,12 +361,12 @@ def _types_for(observer: RunObserver) -> Collection[LifecycleEventType]:
     said: Any = getattr(type(observer), "events", None)
     try:
         return {*map(LifecycleEventType, said)} or {*LifecycleEventType}
-    except (TypeError, ValueError):  # something else is called so
+    except (TypeError, ValueError):  # something else has that name
         return {*LifecycleEventType}
 
 
 def _run_for(observer: RunObserver, number: int) -> tuple[list[RunLifecycleEvent], list[RunLifecycleEvent]]:
-    """A run in two parts, of which the second begins with an event that the observer wants."""
+    """A run in two parts, the second of which begins with an event that the observer wants."""
     types = _types_for(observer)
     runs = (_events.run_of(number, status=status) for status in _events.ENDS)
     return next(

@@ -92,7 +92,7 @@ class FollowedStore(EventStore, Protocol):
         run_id: str | None = None,
         types: Collection[LifecycleEventType] | None = None,
     ) -> AsyncIterator[PlacedEvent]:
-        """The events after a position that fit, and each that comes."""
+        """The matching events after a position, and each that comes."""
         ...
 
 
