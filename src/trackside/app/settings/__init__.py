@@ -289,7 +289,7 @@ def load_settings(
 
 
 def _with_project(settings: Settings, project: Project) -> Settings:
-    """The settings with what a LangGraph project needs, and with what was set elsewhere, too, and is as it is there."""
+    """The settings with what a LangGraph project needs, and notes of what it sets that something else overrides."""
     sources = settings.sources
     notes = [
         f"{entry.source} has no effect: {sources[str(entry.key)]} sets {entry.key}"
@@ -300,7 +300,7 @@ def _with_project(settings: Settings, project: Project) -> Settings:
 
 
 def _with_engine_files(settings: Settings, folder: Path) -> Settings:
-    """The settings with the files of the engine where they are, seen from the folder; each is there and is a file."""
+    """The settings with the paths of the engine's files, resolved against the folder; each is there and is a file."""
     found: dict[str, Any] = {}
     unheard: list[str] = []
     for name in ENGINE_FILES:
@@ -319,7 +319,7 @@ def _with_engine_files(settings: Settings, folder: Path) -> Settings:
 
 
 def _with_notes(settings: Settings) -> Settings:
-    """The settings with a note of each that was set, and counts for nothing beside others."""
+    """The settings with a note of each that was set but has no effect beside others."""
     access, server, worker = settings.access, settings.server, settings.worker
     unheard = {
         "server.hosts": f"server.auth is {access.auth}" if access.auth != "none" else None,
@@ -374,7 +374,7 @@ def _price(model: str, values: dict[str, Any], sources: Mapping[str, str]) -> Mo
 
 def _check(settings: Settings) -> None:
     if not _URL.match(settings.database_url):
-        url = re.sub(r"(?<=:)[^@]*(?=@)", "…", settings.database_url)  # nearly an address, so with a password perhaps
+        url = re.sub(r"(?<=:)[^@]*(?=@)", "…", settings.database_url)  # nearly an address, so perhaps with a password
         raise settings.database_complaint(f"{url!r} is not a database URL; a file is written sqlite:///{url or 'FILE'}")
     if settings.database_spool is not None and (not settings.database_spool or "\0" in settings.database_spool):
         raise settings.complaint(DATABASE_SPOOL, f"{settings.database_spool!r} is not the name of a folder")
@@ -401,7 +401,7 @@ def _check_fleet(settings: Settings) -> None:
         why = 'runs that share the worker\'s process share its memory; it needs worker.isolation = "process"'
         raise settings.complaint("worker.memory_limit", why)
     if settings.database_source != _FLAGS[DATABASE_URL][1]:
-        settings.check_engine_database()  # whoever looks into another database than the fleet's names it by a flag
+        settings.check_engine_database()  # to look into a database other than the fleet's, one names it by a flag
 
 
 def _check_agent(settings: Settings, key: str, name: str) -> None:

@@ -59,7 +59,7 @@ def _text(value: Any) -> str:
 def parse_secret(value: Any) -> str:
     if isinstance(value, str) and value:
         return value
-    raise ValueError("it is not a text; put it in quotes")  # whatever it is, nobody shall read it in a log
+    raise ValueError("it is not a text; put it in quotes")  # whatever it is, it must not be readable in a log
 
 
 def _auth(value: Any) -> str:
@@ -78,9 +78,9 @@ def _rate(value: Any) -> str:
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers say it, for it is compared with that: in small letters, without the port that it has anyhow."""
+    """An origin as browsers write it, to compare it with theirs: in lower case, without the scheme's default port."""
     found = _ORIGIN.fullmatch(text)
-    if found is None or not text.isascii() or "*" in text:  # no browser says that of itself
+    if found is None or not text.isascii() or "*" in text:  # no browser writes it like that
         raise ValueError
     scheme, place = found[1].lower(), found[2]
     if scheme not in _PORTS:
@@ -100,16 +100,16 @@ def _host(text: str) -> str:
 
 
 def _label(text: str) -> str:
-    if "." in text or text == "*":  # which would be any label, and so anybody's
+    if "." in text or text == "*":  # that would be any label, and so anybody's
         raise ValueError
     return text
 
 
 def _list_of(read: Callable[[str], str], of_what: str, *, has_any: bool = True) -> Callable[[Any], tuple[str, ...]]:
-    """Reads a list of texts, or a text with commas between them, as a variable has it.
+    """Make a parser of a list of texts, or of a text with commas between them, as a variable has it.
 
     Args:
-        read: makes of a text what it means, or raises a `ValueError`.
+        read: turns a text into what it means, or raises a `ValueError`.
         of_what: what they are.
         has_any: whether `*` stands for any of them, and is not read.
     """
@@ -144,4 +144,4 @@ ACCESS_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "jwt_owner": _text,
     "jwt_permission": _text,
 }
-"""The keys of `[server]` that are about access, and what makes a value of each."""
+"""The keys of `[server]` that are about access, and the parser of each."""

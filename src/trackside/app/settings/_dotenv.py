@@ -1,6 +1,6 @@
-"""Variables in a file, as shells and most tools read them: `NAME=value`, one a line, with quotes where it takes some.
+"""Variables in a file, as shells and most tools read them: `NAME=value`, one per line, with quotes where needed.
 
-Nothing of a value is ever part of a message: it may be a secret.
+No part of a value ever gets into a message: it may be a secret.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _NAME: Final = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.-]*)[ \
 _SINGLE: Final = re.compile(r"'([^']*)'")
 _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN: Final = re.compile(r"[^\r\n]*")
-_COMMENT: Final = re.compile(r"[ \t]+#.*")  # without a blank before it `#` belongs to the value, also at its beginning
+_COMMENT: Final = re.compile(r"[ \t]+#.*")  # with no blank before it, `#` belongs to the value, even at its beginning
 _REST: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)")
 _SKIPPED: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?\r?\n")
-_ESCAPE: Final = re.compile(r"""\\([nrt"'\\$`])""")  # any other backslash is one, as in shells: `CORP\svc`, `\d+`
+_ESCAPE: Final = re.compile(r"""\\([nrt"'\\$`])""")  # any other backslash stays, as in shells: `CORP\svc`, `\d+`
 _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _PART: Final = re.compile(f"{_ESCAPE.pattern}|{_REFERENCE.pattern}")
@@ -40,7 +40,7 @@ def variables_in(text: str, source: str, environ: Mapping[str, str]) -> dict[str
 
 
 def _assignments(text: str, source: str) -> Iterator[tuple[str, str, str]]:
-    """Names, values as they are written, and the quotes around each, if there are some."""
+    """Names, values as they are written, and the quotes around each, if any."""
     at = 1 if text.startswith("\ufeff") else 0
     while at < len(text):
         if (skipped := _SKIPPED.match(text, at)) is not None:
@@ -77,7 +77,7 @@ def _resolved(value: str, quote: str, known: Mapping[str, str]) -> str:
         return value
     if not quote:
         return _REFERENCE.sub(lambda one: known.get(one[1]) or one[2] or "", value)
-    # In one pass: what an escape stands for is no part of a reference.
+    # In one pass: what an escape stands for is not part of a reference.
     return _PART.sub(lambda one: _unescaped(one[0]) if one[1] else known.get(one[2]) or _unescaped(one[3] or ""), value)
 
 

@@ -99,7 +99,7 @@ def parse_engine(value: Any) -> str:
     """Which engine: `inline`, `postgres`, or addresses of NATS.
 
     Raises:
-        ValueError: it is none. What may be a secret in it is not said.
+        ValueError: it is not one. The message leaves out what may be a secret.
     """
     text = parse_text(value).strip()
     if text.lower() in {"inline", "postgres"}:
@@ -126,7 +126,7 @@ def parse_pool(value: Any) -> str:
     """The name of a pool.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     if isinstance(value, str) and _POOL.fullmatch(value):
         return value
@@ -179,7 +179,7 @@ ENGINE_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "agents_version": _version,
     "lease": _lease,
 }
-"""The keys of `[engine]`, and what makes a value of each."""
+"""The keys of `[engine]`, and the parser of each."""
 
 WORKER_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "pools": _pools,
@@ -190,4 +190,4 @@ WORKER_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "memory_limit": parse_bytes,
     "drain": parse_seconds,
 }
-"""The keys of `[worker]`, and what makes a value of each."""
+"""The keys of `[worker]`, and the parser of each."""

@@ -39,7 +39,7 @@ _VARIABLES = "TRACKSIDE_"
 
 
 class Key(NamedTuple):
-    """The key of a setting. `owner` is whose it is, in sections where things have names: an agent, a model."""
+    """The key of a setting. `owner` is the agent or model that it belongs to, in sections where things have names."""
 
     section: str
     owner: str | None
@@ -52,7 +52,7 @@ class Key(NamedTuple):
 def _number(value: Any) -> float:
     try:
         number = float(value) if type(value) in {int, float, str} else -1.0
-    except (ValueError, OverflowError):  # the latter of a whole number beyond all floats
+    except (ValueError, OverflowError):  # the latter for a whole number beyond all floats
         number = -1.0
     if not 0 <= number < float("inf"):
         raise ValueError(f"{value!r} is not a number of US dollars from 0 up")
@@ -136,7 +136,7 @@ _OWNED: Mapping[str, _Kinds] = {
 
 
 def parser_of(key: Key) -> Callable[[Any], Any] | None:
-    """What makes a value of what is set; raises `ValueError` with the reason if it cannot. None: there is no such key."""
+    """What parses a key's value; it raises `ValueError` with the reason if it cannot. None: there is no such key."""
     if key.owner == "":
         return None
     return (_PLAIN if key.owner is None else _OWNED).get(key.section, {}).get(key.name)
@@ -148,7 +148,7 @@ def has_owners(section: str, *, single: bool) -> bool:
 
 
 def plain_keys() -> list[Key]:
-    """Those keys that have no name in them which somebody chose."""
+    """The keys without a name in them that somebody chose."""
     return [Key(section, None, name) for section, kinds in _PLAIN.items() for name in kinds]
 
 
@@ -158,7 +158,7 @@ def variable_of(key: Key) -> str:
 
 
 def key_of_variable(variable: str) -> Key | None:
-    """The key that an environment variable sets, where that has an owner's name in it, which is lower-case then.
+    """The key that an environment variable sets, if that has an owner's name in it, which is then in lower case.
 
     Raises:
         ValueError: it begins as such a variable does, and sets nothing.
@@ -188,7 +188,7 @@ def near_variable(variable: str) -> str | None:
 
 
 def suggestion(wrong: str) -> str:
-    """What to add to the message about a key that there is not: the one that was meant, or all that there are."""
+    """What to add to a message about a key that does not exist: the one that was meant, or all that there are."""
     section, _, last = wrong.rpartition(".")
     if wrong in _PLAIN or wrong in _OWNED:
         return f"; it is a section, which begins with [{wrong}] on a line of its own"

@@ -126,7 +126,7 @@ def read_project(folder: Path, environ: Mapping[str, str]) -> Project:
 
 
 def _check_texts(document: Any) -> None:
-    """See that each text is one that a variable, the name of a file, a database and a log can have.
+    """Check that each text is one that a variable, the name of a file, a database and a log can have.
 
     Raises:
         SettingsError: one is not; the message names its key.
@@ -271,7 +271,7 @@ class _Reader:
         self._headers(self._section(http, "configurable_headers", "http."))
 
     def _headers(self, given: dict[str, Any]) -> None:
-        """Which headers runs get, under the names of today and those that these keys had before."""
+        """Which headers runs get, under today's names of these keys and those that they had before."""
         key = "http.configurable_headers"
         included, excluded = (
             [_text(text, f"{key}.{name}") for name in names for text in _list(given.get(name) or [], f"{key}.{name}")]
@@ -290,7 +290,7 @@ class _Reader:
             self._notes.append(_has_no_effect(f"{key}.excludes", why))
 
     def _section(self, document: dict[str, Any], name: str, within: str = "") -> dict[str, Any]:
-        """A part of the file; what of it has no effect is noted."""
+        """A part of the file; notes what in it has no effect."""
         key = f"{within}{name}"
         section = _object(document.get(name) or {}, key)
         for inner, value in section.items():
@@ -326,7 +326,7 @@ class _Reader:
 
 
 def _import_roots(folder: Path) -> Iterator[Path]:
-    """From where a local dependency is imported, as if it were installed."""
+    """The folders from which a local dependency is imported, as if it were installed."""
     yield folder
     if (folder / "src").is_dir():
         yield folder / "src"

@@ -1,5 +1,6 @@
-"""The tables `[[observers]]`: which further observers are told, and how. The observers themselves define the other
-keys.
+"""The tables `[[observers]]`: which further observers are told, and how.
+
+The observers themselves define the other keys.
 """
 
 from __future__ import annotations
@@ -106,12 +107,12 @@ def _read(table: Mapping[str, Any], where: str) -> ObserverSettings:
 
 
 def _shortened(why: str) -> str:
-    """The beginning and the end of what is wrong, where a value that it quotes is long."""
+    """The beginning and the end of what is wrong, if a value that it quotes is long."""
     return why if len(why) <= _LONGEST_REASON else f"{why[:_KEPT_OF_REASON]} … {why[-_KEPT_OF_REASON:]}"
 
 
 def _named(where: str, values: Mapping[str, Any]) -> str:
-    """The table with what it is called, as far as that is known."""
+    """The table with its name, as far as that is known."""
     name = values.get("name", values.get("type"))
     return where if name is None else f"{where} ({name})"
 

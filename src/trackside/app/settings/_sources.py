@@ -92,8 +92,8 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def from_environment(environ: Mapping[str, str]) -> Iterator[Entry]:
-    """What the variables set. Others of this prefix belong to others, as those of a Kubernetes Service do; one that nearly
-    is ours is a slip of the pen.
+    """What the variables set. Others with this prefix belong to others, as those of a Kubernetes Service do; one that
+    is nearly ours is a slip of the pen.
 
     Raises:
         SettingsError: a value does not fit, or nearly names a setting; the message names the variable.

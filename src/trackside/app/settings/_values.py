@@ -1,4 +1,4 @@
-"""What makes values of what is set: a text, a number, a length of time, or the reason why it is none."""
+"""Parses what is set into a text, a number or a length of time, or raises the reason why it is not one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parse_text(value: Any) -> str:
     """A text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     if isinstance(value, str):
         return value
@@ -28,7 +28,7 @@ def parse_count(value: Any) -> int:
     """A whole number from 1 up, also as a text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
     if type(number) is not int or number < 1:
@@ -40,7 +40,7 @@ def parse_seconds(value: Any) -> float:
     """A length of time.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     found = duration_of(str(value)) if type(value) in {int, float, str} else None
     if found is None:
@@ -52,7 +52,7 @@ def parse_port(value: Any) -> int:
     """A port to listen at; 0 is any that is free.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
     if type(number) is not int or not 0 <= number <= _LAST_PORT:
@@ -64,7 +64,7 @@ def parse_positive_seconds(value: Any) -> float:
     """A length of time that is not nothing.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     if (seconds := parse_seconds(value)) == 0:
         raise ValueError("it has to be longer than zero")
@@ -75,7 +75,7 @@ def parse_bytes(value: Any) -> int:
     """A number of bytes: `65536`, `64KB`, `16MB`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     found = _BYTES.fullmatch(str(value).strip().upper()) if type(value) in {int, str} else None
     if found is None or not int(found[1]):
@@ -87,7 +87,7 @@ def parse_headers(value: Any) -> tuple[str, ...]:
     """Names of headers, in a list, or with commas between them, as a variable has it.
 
     Raises:
-        ValueError: something is no such name.
+        ValueError: something is not such a name.
     """
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, list):

@@ -1,4 +1,4 @@
-"""The environment variables of ours that are no settings: each is read where it is needed, and nearly names none."""
+"""Our environment variables that are not settings: each is read where it is needed, and is no misspelt setting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 URL_VARIABLE: Final = "TRACKSIDE_URL"
 """The server that commands ask."""
 KEY_VARIABLE: Final = "TRACKSIDE_API_KEY"
-"""With which it lets them in."""
+"""The key with which it lets them in."""
 DEBUG_VARIABLE: Final = "TRACKSIDE_DEBUG"
 """Whether commands show what operators are told, and tracebacks."""
 

@@ -22,7 +22,7 @@ _PREFIX, _SUFFIX = "waiting-", ".jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where in a file something is to be done: a record that waits, or a line that is none."""
+    """Where in a file something is to be done: a record that waits, or a line that is not a record."""
 
     id: str
     offset: int
@@ -38,7 +38,7 @@ class SpoolFile:
 
     @classmethod
     def create(cls, folder: Path) -> Self:
-        """A new file in this folder, which is made if need be; empty, but there also after a power cut."""
+        """Create a new file in this folder, and the folder if need be; the file is empty, but survives a power cut."""
         while True:
             try:
                 folder.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ class SpoolFile:
         append_line(self._descriptor, line)
 
     def remove_if_empty(self) -> bool:
-        """Leave no file behind that nothing could be written to; closes it."""
+        """Remove and close the file if nothing could be written to it; returns whether it did."""
         if os.fstat(self._descriptor).st_size:
             return False
         self.path.unlink(missing_ok=True)
@@ -103,7 +103,7 @@ class SpoolFile:
         """The record at an entry.
 
         Raises:
-            DamagedLineError: it is not any more what it was.
+            DamagedLineError: it is no longer what it was.
         """
         _, record = decode(self.read_line(entry))
         if not isinstance(record, Waiting):
@@ -115,7 +115,7 @@ class SpoolFile:
         return os.pread(self._descriptor, entry.length, entry.offset)
 
     def settle(self, done: tuple[str, ...]) -> list[Entry]:
-        """Remember what is done; what is left. With nothing left the file is removed, and closed."""
+        """Remember what is done; returns what is left. With nothing left, the file is removed and closed."""
         finished = set(done)
         left = [entry for entry in self.entries() if entry.id not in finished]
         if not left:
@@ -128,7 +128,7 @@ class SpoolFile:
         return left
 
     def close(self) -> None:
-        """Let go of the file, and of its lock; again is fine."""
+        """Let go of the file, and of its lock; may be called again."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -169,7 +169,7 @@ def waiting_files(folder: Path) -> list[Path]:
 
 
 def bytes_in(folder: Path) -> int:
-    """How much all files of a spool take."""
+    """How many bytes all files of a spool take."""
     size = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as files:
         for file in files:
@@ -180,7 +180,7 @@ def bytes_in(folder: Path) -> int:
 
 def set_aside(path: Path, line: bytes) -> None:
     """Add a line to a file that several processes may add to."""
-    import fcntl  # Windows has none: there, too, only what really has to be spooled fails
+    import fcntl  # not at the top: Windows has none, and there, too, only what really has to be spooled fails
 
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, _FILE_MODE)
     try:
@@ -192,9 +192,9 @@ def set_aside(path: Path, line: bytes) -> None:
 
 
 def append_line(descriptor: int, line: bytes) -> None:
-    """Write a line behind what is there, wholly or not at all, and see it onto the disk."""
+    """Append a line, wholly or not at all, and flush it to the disk."""
     size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":  # whoever wrote before was killed in the middle of it
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the writer before was killed in the middle of a line
         line = b"\n" + line
     try:
         rest = memoryview(line)
@@ -202,13 +202,13 @@ def append_line(descriptor: int, line: bytes) -> None:
             rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     except OSError:
-        with contextlib.suppress(OSError):  # then it stays as a torn line, which the next one is told from
+        with contextlib.suppress(OSError):  # then it stays as a torn line, from which the next one is told apart
             os.ftruncate(descriptor, size)
         raise
 
 
 def sync_folder(folder: Path) -> None:
-    """See onto the disk which files are in a folder."""
+    """Flush to the disk which files are in a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -13,7 +13,7 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical_payload
 from trackside.harness.types import LifecycleEventType
 
-# More than any log keeps of a payload, so that what is cut is cut by the log alone, and as if it had never been here.
+# More than any log keeps of a payload, so that only the log cuts anything, as if the event had never been here.
 _MAX_CHARS = 8 * MAX_CHARS
 _MAX_DEPTH = 3 * MAX_DEPTH
 
@@ -129,5 +129,5 @@ def decode(line: bytes) -> tuple[str, Record]:
 
 
 def id_of_damaged(line: bytes) -> str:
-    """What a line is called that has no id which could be trusted."""
+    """What to call a line that has no id which could be trusted."""
     return sha256(line.rstrip(b"\n")).hexdigest()

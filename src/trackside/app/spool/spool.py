@@ -26,7 +26,7 @@ from trackside.harness.timelimit import outlived
 logger = logging.getLogger("trackside.spool")
 
 DEFAULT_MAX_BYTES = 256 * 1_048_576
-_AT_ONCE = 64  # records that are given to the log beside each other
+_AT_ONCE = 64  # records that are given to the log at the same time
 REFUSED_FILE = "refused.jsonl"
 DAMAGED_FILE = "damaged.lines"
 
@@ -51,7 +51,7 @@ def is_refusal(failure: BaseException | None) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryReport:
-    """The result of one delivery, in records, which are the rests of runs."""
+    """The result of one delivery, in records, each of which is the rest of a run."""
 
     delivered: int = 0
     refused: int = 0
@@ -66,7 +66,7 @@ class DeliveryReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolStats:
-    """What went through a spool in this process: records that came, and what became of them and of those of others."""
+    """What went through a spool in this process: records that came, and what became of them and of other processes'."""
 
     spooled: int
     delivered: int
@@ -77,7 +77,7 @@ class SpoolStats:
 
 @dataclass(slots=True, eq=False)
 class _Append:
-    """A record on its way to the disk, with the ids of its runs and threads, and what kept it from there."""
+    """A record on its way to the disk, with the ids of its runs and threads, and what kept it from getting there."""
 
     key: str
     line: bytes
@@ -98,10 +98,10 @@ class _Tally:
     stopped: bool = False
     """Whether the failure is of a kind that may pass, so that nothing more is tried now."""
     held_threads: set[str] = field(default_factory=set)
-    """Threads of which something stays where it is, and so all that comes behind it."""
+    """Threads with a record that stays where it is, and so do all that come behind it."""
 
     def note(self, failure: SpoolError) -> None:
-        """Something stays because of this disk. What the log says counts for more."""
+        """Note that something stays because of this disk. What the log says counts for more."""
         self.failure = self.failure or failure
 
     def report(self) -> DeliveryReport:
@@ -135,9 +135,9 @@ class Spool:
         # These are changed in the executor's one thread only.
         self._own: SpoolFile | None = None
         self._waiting: dict[str, frozenset[str]] = {}  # ids of runs and threads in this process's file, by record
-        self._done: set[str] = set()  # records that are done with, and whose file could not be told so
+        self._done: set[str] = set()  # records that are done with, though their file could not be told
         self._appends: deque[_Append] = deque()
-        self._on_delivered: dict[str, HearTaken] = {}  # by record; on the event loop, as all that follows
+        self._on_delivered: dict[str, HearTaken] = {}  # by record; used on the event loop, as is all that follows
         self._delivering = asyncio.Lock()
         self._closed = False
         self._spooled = 0
@@ -230,7 +230,7 @@ class Spool:
             raise ClosedError(what="spool")
 
     async def _in_thread[*A, T](self, call: Callable[[*A], T], *args: *A) -> T:
-        """Call in the one thread that touches the files, one call after another; it is done, whoever cancels the caller."""
+        """Call in the one thread that touches the files, one call after another; a cancel does not stop it."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="trackside-spool")
         try:
@@ -275,7 +275,7 @@ class Spool:
             self._waiting.update({append.key: append.ids for append in appends})
 
     def _leave_nothing_empty(self) -> None:
-        with contextlib.suppress(OSError):  # whoever spools hears of the failure that came before
+        with contextlib.suppress(OSError):  # the caller of `append` hears of the failure that came before
             if self._own is not None and self._own.remove_if_empty():
                 self._own = None
             self.folder.rmdir()
@@ -287,7 +287,7 @@ class Spool:
     def _claim(self, files: list[SpoolFile], tally: _Tally) -> None:
         """Add the files of processes that have ended, now locked, and this process's own.
 
-        Whoever waits for this may be cancelled meanwhile, and has to let go of them all the same.
+        The caller may be cancelled while it waits for this, and has to let go of the files all the same.
         """
         self._check_own()
         paths = waiting_files(self.folder)
@@ -298,7 +298,7 @@ class Spool:
                 continue
             try:
                 file = SpoolFile.adopt(path)
-            except OSError as exc:  # another user's, say; it keeps nobody from delivering the others
+            except OSError as exc:  # another user's, say; that keeps nobody from delivering the others
                 logger.warning("%s cannot be delivered: %s", path, exc.strerror)
                 if not isinstance(exc, PermissionError):
                     tally.note(self._error_of(exc))
@@ -307,7 +307,7 @@ class Spool:
                 continue
             if file is not None:
                 files.append(file)
-                tally.of_others += 1  # at least, until it is looked into
+                tally.of_others += 1  # at least one, until it is looked into
 
     def _check_own(self) -> None:
         if self._own is not None and self._own.is_gone:
@@ -323,7 +323,7 @@ class Spool:
 
     async def _deliver_file(self, file: SpoolFile, log: EventLog, tally: _Tally) -> None:
         is_own = file is self._own
-        left = 1  # at least, as long as nobody can look
+        left = 1  # at least one, as long as nobody can look
         done: list[str] = []
         try:
             entries = await self._in_thread(file.entries)
@@ -350,7 +350,7 @@ class Spool:
             at_once = _AT_ONCE
 
     async def _deliver_batch(self, batch: Sequence[tuple[str, Waiting]], log: EventLog, tally: _Tally) -> list[str]:
-        """Deliver records of different threads beside each other, so that the log may take them together.
+        """Deliver records of different threads at the same time, so that the log may take them together.
 
         Returns the ids of those that are done with.
         """
@@ -409,13 +409,13 @@ class Spool:
             raise
 
     def _hold_nothing_for(self, keys: Sequence[str]) -> None:
-        """Records of this process's file that stay in it, though the log has them or never takes them."""
+        """Note that records stay in this process's file, though the log has them or never takes them."""
         self._waiting |= {key: frozenset() for key in keys if key in self._waiting}
 
     def _read_batch(
         self, file: SpoolFile, entries: deque[Entry], at_once: int, done: list[str], tally: _Tally
     ) -> list[tuple[str, Waiting]]:
-        """Take the next records from the front, no two of one thread, each with its id; what is none is set aside."""
+        """Take the next records from the front, no two of one thread, each with its id; sets aside what is not one."""
         batch: list[tuple[str, Waiting]] = []
         threads: set[str] = set()
         while entries and len(batch) < at_once:
@@ -447,7 +447,7 @@ class Spool:
         return True
 
     def _settle(self, file: SpoolFile, done: Sequence[str]) -> int:
-        """See onto the disk what of a file is done; how much of it is left."""
+        """Write to the disk which records of a file are done; returns how many are left."""
         is_own = file is self._own
         try:
             left = file.settle(tuple(done))
@@ -478,7 +478,7 @@ class Spool:
             own.close()
 
     def start_anew_in_child(self) -> None:
-        """After a fork: leave what is the parent's to the parent. Called by itself."""
+        """After a fork: leave what is the parent's to the parent. Called automatically."""
         self._close_own()  # the lock stays the parent's: it goes with the last copy of the descriptor
         self._executor = None
         self._appends.clear()

@@ -1,4 +1,4 @@
-"""What is in a spool, for whoever only looks: changes nothing."""
+"""What is in a spool, for code that only looks: changes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.app.spool.spool import DAMAGED_FILE, REFUSED_FILE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolStanding:
-    """How many records, which are the rests of runs, wait in a folder, were refused, or could not be read; and its size."""
+    """How many records, each the rest of a run, wait in a folder, were refused, or could not be read; and its size."""
 
     waiting: int
     refused: int
