@@ -254,7 +254,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
 
 
 async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any], run: RunContext) -> Any:
-    """Run a function in a thread and wait until it has really ended, also when cancelled meanwhile.
+    """Run a function in a thread and wait until it has really ended, even if cancelled meanwhile.
 
     A function whose run is to stop while it waits for a thread is not called.
     """

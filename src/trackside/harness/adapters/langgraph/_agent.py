@@ -95,7 +95,7 @@ class LangGraphAgent:
 
     A run whose config names a checkpoint continues from that one, with its input or without, and what the thread has
     become since stays in its history. Another attempt at a run (`retry_of`) continues from the last checkpoint of the
-    attempt before, if that has left one and was not through; nodes that have finished are not executed again. If that
+    attempt before, if that left one and had not finished; nodes that have finished are not executed again. If that
     attempt had come to a breakpoint, this one stops there, too. A run whose last new message is that of a tool that
     failed is an error: nobody has answered it.
 

@@ -124,7 +124,7 @@ def _answers_of(run: RunContext, questions: OpenQuestions, *, has_brought: bool)
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
     """Where a command jumps to: names of nodes, or what to send to them, as `{"node": …, "input": …}` or a `Send`.
 
-    The end is no node, and every graph has it: pages go there to leave a thread as it is.
+    The end is not a node, and every graph has it: pages go there to leave a thread as it is.
     """
     places = goto if isinstance(goto, list | tuple) else () if goto is None else (goto,)
     destinations = [_destination(place) for place in places]

@@ -61,7 +61,7 @@ class CallSite(NamedTuple):
     is_added: bool = False
 
     def within(self, around: CallSite) -> CallSite:
-        """This site, as it is within the site `around` it."""
+        """This site, with what the site `around` it adds."""
         return self._added(self.parent, around.metadata, around.tags) if around.is_added else self
 
     def within_context(self) -> CallSite:

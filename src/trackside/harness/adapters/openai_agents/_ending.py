@@ -33,7 +33,7 @@ from trackside.harness.payload import whole
 
 _SDK = f"{Path(agents.__file__).parent}/"
 _OUTLIVING = (f"{_SDK}mcp/", f"{_SDK}sandbox/sandboxes/", f"{_SDK}extensions/sandbox/")
-"""Code whose tasks outlive runs: servers' connections, and a sandbox session's processes, which end with the session."""
+"""Code whose tasks outlive runs: server connections, and a sandbox session's processes, which end with the session."""
 
 
 async def see_through(result: RunResultStreaming, take: Callable[[StreamEvent], None], recorder: UsageRecorder) -> None:

@@ -107,7 +107,7 @@ def tool_messages(request: ModelRequest, output_tools: Collection[str]) -> list[
 def chunk_of(event: Any, message_id: str, output_calls: set[int], output_tools: Collection[str]) -> JsonObject | None:
     """What an event adds to the message that a model is giving; None if it adds nothing that can be shown.
 
-    `output_calls` are the parts of this message that call an output tool, whose arguments are its text; this adds to them.
+    `output_calls` are the parts of this message that call an output tool, whose arguments are its text; updated here.
     """
     match event:
         case PartStartEvent(part=TextPart(content=text)) | PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
