@@ -229,7 +229,7 @@ class _AsSaid(MemoryStream):
 
 
 class _Watched:
-    """An agent whose result is kept, and its failures that the harness only logs. All else is the agent's own."""
+    """Keeps an agent's result, and a failure of it that the harness only logs. All else is the agent's own."""
 
     def __init__(self, agent: Agent) -> None:
         self.name = agent.name

@@ -299,7 +299,10 @@ class ReaderPromises(Contract):
 
 
 async def _check_rows(store: RowStore, run: Sequence[RunLifecycleEvent], thread_status: ThreadStatus) -> ThreadStatus:
-    """Append a run event by event, and look at the rows each time; returns what its thread's status becomes."""
+    """Append a run event by event, and look at the rows each time.
+
+    `thread_status` is what its thread's status was before; returns what that becomes.
+    """
     expected = RunStatus.pending
     for event in run:
         await store.append([event])
@@ -316,7 +319,7 @@ async def _check_rows(store: RowStore, run: Sequence[RunLifecycleEvent], thread_
 
 
 async def _check_whole(store: RowStore, run: Sequence[RunLifecycleEvent]) -> None:
-    """Look at the rows of a run that is stored up to its end."""
+    """Look at the rows of a run whose events are all stored, its end included."""
     last = run[-1]
     status = next(said for event in run[::-1] if (said := run_status_of(event.event_type, event.payload)) is not None)
     thread_status = thread_status_of(last.event_type, last.payload)

@@ -270,7 +270,7 @@ class RequestPromises(Contract):
 
 
 class _TooSlowError(Exception):
-    """A run was due before the steps that have to come before that were taken."""
+    """A run was due before the steps were taken that have to come first."""
 
 
 def _check_in_time(worker: Worker, record: RunRecord) -> None:

@@ -279,7 +279,7 @@ class LangGraphAgent:
 
     async def _begin(self, run: RunContext, graph: Graph, state: _RunState) -> Any:
         """What to hand to the graph. Remembers what waits on the thread if the run goes on with that, and has the run's
-        answers replace those that nodes keep to the same questions.
+        answers replace those that nodes keep for the same questions.
         """
         value, saver = state.given.value, checkpointer_of(graph)
         if saver is not None and not state.origin and (value is None or run.command):

@@ -2,8 +2,8 @@
 
 LangGraph saves an update, and where to go, beside the checkpoint at which it finds the thread, and makes no other
 checkpoint until the step is over. Given once more, they would be saved and done twice; so they are saved with the id of
-the run that brings them. So are answers, some of which may be used up there: the id is that of a run which has brought
-them, not of one that was refused.
+the run that brings them. So are answers, some of which may be used up there: they are saved with the id of a run which
+has brought them, not of one that was refused.
 """
 
 from __future__ import annotations

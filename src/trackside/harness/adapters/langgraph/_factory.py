@@ -354,7 +354,7 @@ class _Keeper:
         self._raise(but=failure)
 
     async def _over(self, cancel: asyncio.CancelledError | None = None) -> None:
-        """Wait until the context is left, even if cancelled; a second cancel, `cancel` included, cancels it.
+        """Wait until the context is left, even if cancelled; a second cancel, counting `cancel`, cancels the leaving.
 
         Raises the last cancel.
         """

@@ -32,7 +32,7 @@ class GraphInput:
     `value` is for `graph.astream`; None goes on from the thread's last checkpoint. `answers` are the texts of a human's
     answers, `humans` all human messages, answers included. `brought` counts the messages in `value`; `given_ids` are the
     ids that the caller gave them. `kept` pairs the answers that nodes keep from before with what they are to keep
-    instead: nothing from the questions that are answered now onwards.
+    instead: only those to what was asked before any question that is answered now.
     """
 
     value: Any

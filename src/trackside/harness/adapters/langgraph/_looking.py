@@ -102,6 +102,6 @@ async def _last_that_can_be_shown(graph: Graph, place: RunnableConfig) -> StateS
 
 
 def _without_answered(state: StateSnapshot) -> StateSnapshot:
-    """A state without the questions of finished nodes: as a checkpoint's state it has all that was ever asked."""
+    """A state without the questions of finished nodes: a checkpoint's state has all that was ever asked."""
     tasks = tuple(task if task.result is None else task._replace(interrupts=()) for task in state.tasks)
     return state._replace(tasks=tasks, interrupts=tuple(question for task in tasks for question in task.interrupts))

@@ -40,7 +40,7 @@ class Outlet:
         return {INTERRUPT: state[INTERRUPT]} if INTERRUPT in state else state.get(self._only)
 
     def updates(self, updates: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What goes out of what nodes have written; None for a node that has written nothing else."""
+        """What goes out of what nodes have written; None for a node that has written nothing of that."""
         if not self.hides:
             return updates
         return {node: said if node.startswith("__") else self._update(said) for node, said in updates.items()}

@@ -389,7 +389,7 @@ def _call_id(context: RunContextWrapper[Any], tool: Tool) -> str:
 
 def _tool_at_the_provider(item: Any, agent: Agent[Any]) -> str | None:
     """The tool that the provider itself has run for this item of an answer; None if it has run none."""
-    if item.type == "shell_call":  # also of a shell of the program's own, which hooks report
+    if item.type == "shell_call":  # so is a call of a shell of the program's own, which hooks report
         shell = next((tool for tool in agent.tools if isinstance(tool, ShellTool)), None)
         if shell is None or (shell.environment is not None and shell.environment["type"] == "local"):
             return None

@@ -63,7 +63,10 @@ class Ledger:
         self._awaited.clear()
 
     def answered(self, model: str, answer: ModelResponse | StreamedResponse, call: Call | None = None) -> None:
-        """Count a call of a model. Without `call`, its answer is left as it is, or nobody has measured it."""
+        """Count a call of a model.
+
+        One that is not given as `call` was awaited, and its answer is left as it is; or nobody has measured it.
+        """
         if call is None and (call := self._awaited.pop(answer.provider_response_id or "", None)) is not None:
             call.end()
         self.calls += 1
