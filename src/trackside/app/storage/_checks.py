@@ -1,7 +1,7 @@
 """What can be wrong in a database although nobody should be able to make it so: each check says what it finds.
 
-The rows are computed from the events once more, by the same rules by which they were written (`fold`, `totals`), so what
-is found here was done by somebody else, by a broken disk, or by a mistake of ours.
+The checks compute the rows from the events once more, by the same rules that wrote them (`fold`, `totals`). So whatever
+they find was caused by somebody else, a broken disk, or a mistake of ours.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from trackside.harness.types import LifecycleEventType
 
 _NAMED: Final = 3  # ids that a finding lists
 _PAGE: Final = 200  # runs that are compared together
-_MOST_RUNS: Final = 10  # that are told of one by one
-_NOT_ALONE: Final = frozenset({"usage", "removed_at"})  # rows of another table; what also clients and threads decide
+_MOST_RUNS: Final = 10  # that are reported one by one
+_NOT_ALONE: Final = frozenset({"usage", "removed_at"})  # rows of another table; clients and threads decide it, too
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong: in what, and what."""
+    """Something that is wrong: where, and what."""
 
     where: str
     what: str
@@ -73,7 +73,7 @@ def tables(connection: Connection) -> Iterator[Finding]:
 
 
 def contents(connection: Connection, sample: int | None) -> Iterator[Finding]:
-    """Whether the rows are what the events say; of runs `sample` are looked at, the newest (None: all)."""
+    """Whether the rows are what the events say; of runs, only the newest `sample` are looked at (None: all)."""
     for check in (_positions, _sequences, _threads, _cursors, _totals):
         yield from check(connection)
     yield from _runs(connection, sample)
@@ -100,7 +100,7 @@ def _positions(connection: Connection) -> Iterator[Finding]:
     first, newest = connection.execute(select(func.min(events.c.position), func.max(events.c.position))).one()
     if first is not None and first < 1:
         yield Finding("events", f"there is a position {first}; they begin with 1")
-    # It may be greater: retention takes events away, and positions are never given again.
+    # The counter may be greater: retention removes events, and positions are never given again.
     if newest is not None and newest > last:
         yield Finding("counters", f"the last position given is {last}, and an event has {newest}")
 
@@ -134,7 +134,7 @@ def _cursors(connection: Connection) -> Iterator[Finding]:
 
 
 def _each(connection: Connection, query: Select[Any], where: str, what: str, *, noun: str = "run") -> Iterator[Finding]:
-    """One finding about all that the query gives, with the first few of them."""
+    """One finding about everything that the query gives; it names the first few."""
     found = connection.execute(query).scalars().all()
     if found:
         named = ", ".join([*found[:_NAMED], *("…" for _ in found[_NAMED : _NAMED + 1])])
@@ -222,7 +222,7 @@ def _event_row(row: Row[Any]) -> EventRow:
     """The event in a row.
 
     Raises:
-        ValueError: there is none in it.
+        ValueError: the row has none.
     """
     payload = json_of(row.payload)
     if not isinstance(payload, dict):

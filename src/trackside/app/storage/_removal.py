@@ -1,4 +1,4 @@
-"""What removes runs from the database, in the transaction that does it: whole, and only those that nobody needs by then."""
+"""Removes runs from the database, inside one transaction: each run whole, and only runs that nobody needs by then."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _AT_REST = (ThreadStatus.idle, ThreadStatus.error)  # neither busy, nor waiting 
 
 
 class Candidate(NamedTuple):
-    """A run that is to go; `last` is the position of its last event, `asks` that its thread waits for an answer to it."""
+    """A run to remove; `last` is its last event's position, `asks` whether its thread waits for an answer to it."""
 
     run_id: str
     thread_id: str
@@ -49,13 +49,13 @@ class Candidate(NamedTuple):
 
 
 def is_released() -> ColumnElement[bool]:
-    """Whether a run has ended for its coordinator, too."""
+    """Whether a run has ended for its coordinator as well."""
     return ~exists().where(active_runs.c.run_id == runs.c.run_id)
 
 
 def may_go(now: datetime | str) -> ColumnElement[bool]:
-    """Whether a thread without runs goes: it is at rest and no cron's, or gone for clients with what it remembered, or is
-    about to be, as its time is over.
+    """Whether a thread without runs is removed: it is at rest and belongs to no cron, or it is gone for clients and so
+    is what it remembered, or it is about to be gone because its time is over.
     """
     of_crons = select(crons.c.thread_id).where(crons.c.thread_id.is_not(None))
     is_at_rest = and_(threads.c.removed_at.is_(None), threads.c.status.in_(_AT_REST))
@@ -64,33 +64,33 @@ def may_go(now: datetime | str) -> ColumnElement[bool]:
 
 
 def is_gone() -> ColumnElement[bool]:
-    """Whether a thread is gone for clients, and what it remembered with it."""
+    """Whether a thread is gone for clients, and so is what it remembered."""
     return and_(threads.c.removed_at.is_not(None), threads.c.forgotten)
 
 
 def is_of_one_gone() -> ColumnElement[bool]:
-    """Whether a run is of a thread that is gone, and not of one begun anew under its id."""
+    """Whether a run's thread is gone, and was not begun anew under the same id."""
     return exists().where(threads.c.thread_id == runs.c.thread_id, is_gone())
 
 
 def has_expired(its_thread: FromClause, now: datetime | str) -> ColumnElement[bool]:
-    """Whether a thread's time is over and no coordinator has a run of it: it takes no run any more."""
+    """Whether a thread's time is over and no coordinator has a run of it: it takes no more runs."""
     expires_at = its_thread.c.expires_at
     is_held = exists().where(active_runs.c.thread_id == its_thread.c.thread_id)
     return and_(expires_at.is_not(None), expires_at <= now, ~is_held)
 
 
 def asks(now: datetime | str) -> ColumnElement[bool]:
-    """Whether a run asked what its thread waits to be answered: of those that asked it is the last one.
+    """Whether a run asked what its thread waits to have answered: it is the last run of the thread that asked.
 
-    One that asked later is behind it in the log. So may an older one be that was imported since. Which of the two it is, is
-    clear of the run that the thread names as its last one; of another one its time has to say so as well, else both stay.
+    A run that asked later is behind it in the log. But so may be an older run that was imported since. The run that the
+    thread names as its last one did ask later; of any other run, its time must say so as well, otherwise both stay.
     """
     later, its_thread = runs.alias(), threads.alias()
     asked = RunStatus.interrupted.value
     asked_later = exists().where(
         later.c.thread_id == runs.c.thread_id,
-        unindexed(later.c.status) == asked,  # else all runs that have asked are looked at, for each of them
+        unindexed(later.c.status) == asked,  # else, for each such run, all runs that have asked are looked at
         or_(later.c.run_id == its_thread.c.last_run_id, later.c.ended_at >= runs.c.ended_at),
         last_position(later) > last_position(),
     )
@@ -118,7 +118,7 @@ def is_of_one_changed_since(cutoff: datetime | str) -> ColumnElement[bool]:
 
 
 def is_free(now: datetime | str) -> list[ColumnElement[bool]]:
-    """What holds for runs that nobody needs any more (I30)."""
+    """The conditions for runs that nobody needs any more (I30)."""
     its_event_is_parked = and_(parked_events.c.position == events.c.position, events.c.run_id == runs.c.run_id)
     return [
         not_(asks(now)),
@@ -128,7 +128,7 @@ def is_free(now: datetime | str) -> list[ColumnElement[bool]]:
 
 
 class Removed(NamedTuple):
-    """How much has gone."""
+    """How much was removed."""
 
     runs: int
     events: int
@@ -142,22 +142,22 @@ _NOTHING = Removed(0, 0, 0)
 class RemoveRuns(Work):
     """Removes these runs, except those that somebody needs by now, and the threads that are left without any.
 
-    With `of_gone` only those of threads that are still gone, and not begun anew under the same id. With a `cutoff` none
-    whose thread was changed since.
+    With `of_gone`, only runs of threads that are still gone, and not begun anew under the same id. With a `cutoff`, not
+    the last run of a thread that was changed since.
     """
 
     candidates: Sequence[Candidate]
     of_gone: bool = False
     cutoff: datetime | None = None
     done: tuple[Sequence[str], Removed] = ((), _NOTHING)
-    """Which runs it has removed, and how much: a transaction whose reply was lost is repeated, and finds that done."""
+    """Which runs it has removed, and how much: a transaction whose reply was lost is repeated, and finds it done."""
 
     @property
     @override
     def alone(self) -> bool:
         return (
             self.cutoff is not None
-        )  # threads that are changed with it would keep their last runs, and nobody come back
+        )  # threads changed in the same transaction would keep their last runs, and nobody would come back for those
 
     @property
     @override
@@ -206,7 +206,7 @@ class RemoveRuns(Work):
         return removed
 
     def _untouched(self, unit: UnitOfWork) -> list[str]:
-        """The runs about which nothing is to be written, nor, if that matters, about their threads."""
+        """The runs about which the transaction writes nothing else, nor, if that matters, about their threads."""
         return [
             candidate.run_id
             for candidate in self.candidates
@@ -215,7 +215,7 @@ class RemoveRuns(Work):
         ]
 
     def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str], now: str) -> int:
-        """Remove threads that have no run but these, with what they remember; the others name the last run that stays."""
+        """Remove threads that have no other runs, with what they remember; the rest name the last run that stays."""
         session = unit.session
         unused = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
         keeps_run = exists().where(runs.c.thread_id == threads.c.thread_id, runs.c.run_id.not_in(run_ids))
@@ -236,7 +236,7 @@ class RemoveRuns(Work):
 
 @dataclass(frozen=True, slots=True)
 class RemoveEmptyTotals(Work):
-    """Removes what is left of totals when all their runs have gone, of runs created in these minutes from 1970 on."""
+    """Removes totals that no longer count any run, for runs created in these minutes (counted from 1970)."""
 
     minutes: Collection[int]
 

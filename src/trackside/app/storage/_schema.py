@@ -1,7 +1,8 @@
 """Makes the tables of a database, or has Alembic bring those of an older version up to date, inside this package.
 
-Tables that are not there yet are made as they are declared: a sixth of what it takes to make those of the first version
-and to change these, and without Alembic, which takes longer to import than all the rest. Both ways come to the same.
+Tables that do not exist yet are made as they are declared. That takes a sixth of what it takes to make those of the
+first version and migrate them, and needs no Alembic, which takes longer to import than all the rest. Both ways come to
+the same tables.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Strin
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 import trackside.app.storage._rows.client_tables
-import trackside.app.storage._rows.graph_checkpoint_tables  # noqa: F401  # whose tables `metadata` has, as those of the others
+import trackside.app.storage._rows.graph_checkpoint_tables  # noqa: F401  # adds its tables to `metadata`, too
 from trackside.app.storage import errors
 from trackside.app.storage._databases.backend import Backend
 from trackside.app.storage._rows.fleet_tables import server_metadata
@@ -31,7 +32,7 @@ logger = logging.getLogger("trackside.storage.upgrade")
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """All revisions of the schema, oldest first. Listed here so that opening a database does not have to load Alembic."""
 
-_revision: Final = Table(  # as Alembic makes it, which reads it when the tables are to be changed
+_revision: Final = Table(  # as Alembic makes it, and reads it when the tables are to be changed
     "alembic_version",
     MetaData(),
     Column("version_num", String(32), nullable=False),
@@ -40,9 +41,9 @@ _revision: Final = Table(  # as Alembic makes it, which reads it when the tables
 _IS_OURS: Final = text("""
     SELECT count(*) = 4 FROM pg_class beside JOIN pg_class version ON version.relnamespace = beside.relnamespace
     WHERE version.oid = to_regclass('alembic_version') AND beside.relname IN ('counters', 'events', 'runs', 'threads')""")
-"""Whether the version that PostgreSQL finds stands beside tables of ours."""
+"""Whether the version table that PostgreSQL finds is in one schema with tables of ours."""
 _MIGRATIONS = Path(__file__).with_name("migrations")
-_PATIENCE: Final = 600.0  # seconds; to bring a large database up to date takes minutes
+_PATIENCE: Final = 600.0  # seconds; bringing a large database up to date takes minutes
 _PAUSE: Final = 0.05  # seconds; databases themselves wait, too, unless they were told not to
 
 
@@ -51,7 +52,7 @@ type OnStep = Callable[[int], object]
 
 
 async def make_ready(backend: Backend, *, create: bool, read_only: bool) -> None:
-    """`prepare`, or `check` if it shall be `read_only`, beside the event loop. Who is cancelled leaves nobody waiting.
+    """Run `prepare`, or `check` if `read_only`, beside the event loop. A cancelled caller leaves no thread waiting.
 
     Raises:
         StorageError: as they do.
@@ -74,8 +75,8 @@ def prepare(
     patience: float = _PATIENCE,
     given_up: Event | None = None,
 ) -> None:
-    """See that the database is there, is ours, and has the tables of this version. Several processes may do it at once:
-    one does, and the others wait for that, so many seconds and until it is `given_up`.
+    """See that the database is there, is ours, and has the tables of this version. Several processes may do this at
+    once: one does the work, and the others wait for it, for `patience` seconds at most and until `given_up` is set.
 
     Raises:
         DatabaseBusyError: another process has it locked for longer.
@@ -90,8 +91,8 @@ def prepare(
 
 
 class _Wait:
-    """The wait for another process that has the database locked, as for an upgrade of its tables: that is what nobody can
-    tell before it is done.
+    """The wait for another process that has the database locked, perhaps to upgrade its tables: nobody can tell that
+    before the upgrade is done.
     """
 
     def __init__(self, backend: Backend, patience: float, given_up: Event) -> None:
@@ -102,13 +103,13 @@ class _Wait:
         self._is_said = False
 
     def is_needed(self) -> bool:
-        """Whether this process has to try it again, a moment later.
+        """Whether this process has to try again, a moment later.
 
         Raises:
             DatabaseBusyError: it has waited long enough.
             StorageError: the database cannot be read.
         """
-        with suppress(errors.DatabaseBusyError):  # who closes a file has it locked for readers, too, for a moment
+        with suppress(errors.DatabaseBusyError):  # a process that closes a file locks it for a moment, for readers, too
             if found_version(self._backend) == REVISIONS[-1]:
                 return False
         waited = monotonic() - self._began
@@ -129,7 +130,7 @@ def could_prepare(backend: Backend, *, create: bool) -> str | None:
     """
     backend.check_place(create=create)
     backend.check_writable()
-    # To look, nobody has to wait until another process has written.
+    # Looking does not have to wait until another process has written.
     found = found_version(backend)
     if found is None and not create:
         raise errors.DatabaseMissingError(database=str(backend))
@@ -161,7 +162,7 @@ def found_version(backend: Backend) -> str | None:
 
 
 def stated_version(backend: Backend) -> str | None:
-    """As `found_version`, but also of a revision that this version does not know.
+    """The same as `found_version`, but for a revision that this version does not know, too.
 
     Raises:
         StorageError: the database is not ours, or cannot be read.
@@ -196,7 +197,7 @@ def _known(found: str | None, backend: Backend) -> str | None:
 
 def revision_of(connection: Connection) -> str | None:
     """Which revision of the schema the tables have; None if there are none. On PostgreSQL they may be anywhere on the search
-    path, and so may the version of another program that uses Alembic.
+    path, and so may the version table of another program that uses Alembic.
     """
     if connection.dialect.name == "sqlite":
         is_there = inspect(connection).has_table(_revision.name)
@@ -208,7 +209,7 @@ def revision_of(connection: Connection) -> str | None:
 
 
 def _make(connection: Connection) -> None:
-    """Make the tables of this version where there are none; indexes in one order, by which SQLite may choose among them."""
+    """Make the tables of this version where there are none; indexes in one order, as SQLite may choose by it."""
     of_servers = [] if connection.dialect.name == "sqlite" else server_metadata.sorted_tables
     for table in (*metadata.sorted_tables, *of_servers, _revision):
         connection.execute(CreateTable(table))
@@ -223,7 +224,7 @@ def _upgrade(connection: Connection, on_step: OnStep | None) -> None:
     from alembic.config import Config
 
     if connection.dialect.name == "postgresql":
-        # No step may leave a reference to be checked at the end: a table that has one can be changed no further.
+        # No step may leave a reference to check at the end: a table with such a reference cannot be changed further.
         connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
     done = 0
 

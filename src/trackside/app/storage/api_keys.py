@@ -81,7 +81,7 @@ class ApiKeys:
         self._writer = writer
         self._readers = readers
         self.version = 0
-        """Another number each time that a key was made or revoked here, for those who hold what they have read."""
+        """A different number after each key made or revoked here, for callers that hold on to what they have read."""
 
     async def create(
         self, name: str, *, owner: str, permission: KeyPermission = "run", expires_at: datetime | None = None

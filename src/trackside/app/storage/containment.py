@@ -1,4 +1,4 @@
-"""Whether JSON values have all that another one has, as PostgreSQL's `@>` means it."""
+"""Whether a JSON value has everything that another one has, in the sense of PostgreSQL's `@>`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Wanted", "contains"]
 
 MOST_WANTED: Final = 20_000
 MOST_COMPARISONS: Final = 1_000_000
-_MOST_HASHED: Final = 2**63  # of larger numbers any many have the same hash, if somebody wants them to
+_MOST_HASHED: Final = 2**63  # of larger ones, anybody who wants to can find any number with the same hash
 
 
 class _Elements:
-    """Elements that a list shall have: those that are looked up, and those that are compared one by one."""
+    """Elements that a list must have: those that are looked up, and those that are compared one by one."""
 
     __slots__ = ("others", "plain")
 
@@ -31,10 +31,11 @@ type _Prepared = Json | dict[str, _Prepared] | _Elements
 
 
 class Wanted:
-    """What values shall have: objects these keys, with values that have those; lists an element for each that is wanted.
+    """What values must have: an object these keys, with values that have what these want; a list each wanted element.
 
-    It is for one look at however many values. What grows with these alone may be compared as often as there are some; what
-    also grows with what is wanted, several objects or lists in a list, is compared a million times and no more.
+    One instance is for one look at any number of values. Comparisons whose number grows with these values alone are not
+    limited. Those whose number also grows with what is wanted, several objects or lists in a list, may be a million and
+    no more.
 
     Raises:
         InvalidQueryError: it has too many values, or is nested too deep.
@@ -93,7 +94,7 @@ class Wanted:
 
 
 def contains(having: Json, wanted: Json) -> bool:
-    """Whether a value has all that is wanted. For one look at many values there is `Wanted`."""
+    """Whether a value has all that is wanted. To look at many values at once, use `Wanted`."""
     return Wanted("wanted", wanted).is_in(having)
 
 
@@ -104,7 +105,7 @@ def _prepared(wanted: Json) -> _Prepared:
 
 
 def _key(value: Json) -> Hashable | None:
-    """What stands for a value in a set; None if nothing does. To Python, True is 1 there, too."""
+    """The key that stands for a value in a set; None if nothing can. In a set, too, True is 1 to Python."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, bool):

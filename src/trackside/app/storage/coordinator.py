@@ -1,7 +1,7 @@
 """Decides, in the database, who may run and when: the port `RunCoordinator` for any number of processes on one store.
 
 The log and the queue are one database, so most steps need no transaction of their own: the event that starts a run is
-its claim, the event that ends it gives its thread to the next. What is left to write is the admission.
+its claim, the event that ends it gives its thread to the next. Only the admission is left to write.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class StoredCoordinator:
         self._enrolment.note_leaving()
 
     def trusts_leases(self, now: LeaseClock | None = None) -> bool:
-        """Whether a lease that has ended says that its worker is gone, or that the database was away; from any thread."""
+        """Whether an ended lease means that its worker is gone, not that the database was away; from any thread."""
         return self._enrolment.trusts_leases(now)
 
     def nudge(self) -> None:
@@ -168,7 +168,7 @@ class StoredCoordinator:
         if self._fleet is not None and request is not None:
             work.pool, work.version = self._fleet.pool_of(record.agent), self._fleet.version
             work.nobodys = record.parent_run_id is None or record.parent_run_id not in self._runs
-            if record.due_at is not None and work.nobodys:  # the scheduler may be a machine with another time
+            if record.due_at is not None and work.nobodys:  # the scheduler's machine may have another time
                 work.due_in = (record.due_at - record.created_at).total_seconds()
         if spec is not None:
             work.asks_for, work.any_owner = spec.owner, spec.any_owner
@@ -176,7 +176,7 @@ class StoredCoordinator:
             if spec.thread_ttl is not None:
                 work.lifetime = lifetime_of(spec.thread_ttl, record.created_at, field="thread_ttl")
             if spec.thread_metadata:
-                as_the_run = spec.thread_metadata == spec.metadata  # and so without what a hook takes out of that
+                as_the_run = spec.thread_metadata == spec.metadata  # then also without what a hook took out
                 metadata = record.metadata if as_the_run else spec.thread_metadata
                 work.thread_metadata = canonical_payload(metadata, path="thread_metadata")
         with self._runs.letting_in(record):
@@ -302,11 +302,11 @@ class StoredCoordinator:
         completion_data: Mapping[str, Any] | None = None,
         shut_down: bool = False,
     ) -> Settlement:
-        """What the end of a run means for its thread. How it ended, its terminal event tells."""
+        """What the end of a run means for its thread. The run's terminal event says how it ended."""
         own = self._held(run_id)
         own.said_rest = own.said_rest or at_rest is not None
         if own.claimed and not own.said_rest and not shut_down and self._runs.another_waits(own):
-            # Nothing is to be asked or written. If that one leaves meanwhile, the thread's rest is announced later.
+            # There is nothing to ask or write. If the waiting run leaves meanwhile, the thread's rest is announced later.
             return Settlement(ThreadStatus.busy, ThreadStatus.busy)
         if shut_down and own.retry_id is None:
             own.retry_id = new_id()
@@ -325,7 +325,7 @@ class StoredCoordinator:
         """Learn who has the thread now. The event that ended the run has given it away already."""
         own = self._held(run_id)
         handover, own.handover = own.handover, None
-        if handover is None:  # or the reply to its commit was lost, and then the next run is to be looked for
+        if handover is None:  # or the reply to its commit was lost: then the next run must be looked for
             logger.warning("it is not known yet if the log has the end of run %s: its thread may stay held", run_id)
             self._upkeep.nudge()
             self._runs.forget(run_id)
@@ -337,11 +337,11 @@ class StoredCoordinator:
         return Release(next_run_id=handover.next_run_id if handover.next_owner == self.worker_id else None)
 
     def lose(self, run_id: str) -> None:
-        """The end of a run that was released is kept nowhere: end it as lost, as soon as that can be written."""
+        """End a released run as lost, as soon as that can be written: its own end is kept nowhere."""
         self._upkeep.lose(run_id)
 
     def give_up(self, run_id: str) -> None:
-        """Stop looking after a run that was claimed here, and that another worker had taken over before it could start."""
+        """Stop looking after a run that was claimed here, but that another worker took over before it could start."""
         self._runs.forget(run_id)
 
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
@@ -394,12 +394,12 @@ class StoredCoordinator:
             if own.timer is not None:
                 own.timer.cancel()
         if await self._enrolment.leave():
-            self._signals.announce()  # what waits is another's to take over
+            self._signals.announce()  # another process takes over what waits
         if not any(own.claimed for own in self._runs):  # one that was left behind may still end
             self._writer.on_handover.remove(self._on_handover)
 
     def _listen(self) -> None:
-        if self._fleet is None:  # else each commit of one would wake up all
+        if self._fleet is None:  # in a fleet, each commit of one process would wake up all
             self._signals.listen(self._upkeep.nudge)
 
     async def _known(self, run_id: str) -> RunRecord:
@@ -415,7 +415,7 @@ class StoredCoordinator:
         return own
 
     async def _displaced(self, by: RunRecord, displaced: Sequence[Displaced]) -> list[RunRecord]:
-        """The records of runs that have to make room, but for those that somebody here has withdrawn already."""
+        """The records of runs that have to make room, except those that somebody here has withdrawn already."""
         action = CancelAction(by.multitask.value)
         records: dict[str, RunRecord] = {}
         others: list[Displaced] = []
@@ -434,25 +434,25 @@ class StoredCoordinator:
         for run_id, running in others:
             try:
                 record = records[run_id] = await finish(partial(self._known, run_id), name="displaced")
-            except (StorageError, UnknownRunError) as exc:  # the run that comes is let in all the same
+            except (StorageError, UnknownRunError) as exc:  # the new run is let in all the same
                 logger.warning("run %s has to make room, and cannot be read: %s", run_id, exc)
                 continue
-            if not running and run_id not in self._runs:  # its adoption takes longer to return than it took to be read
+            if not running and run_id not in self._runs:  # its adoption takes longer to return than this read
                 self._runs.take(record, ready=False, thread_status=ThreadStatus.idle)
         return [records[run_id] for run_id, _ in displaced if run_id in records]
 
     def _on_handover(self, handover: Handover) -> None:
-        """A run has ended in the log; called on the loop, before whoever wrote its end goes on."""
+        """Note that a run has ended in the log; called on the loop, before whoever wrote its end goes on."""
         ended = self._runs.get(handover.run_id)
         if ended is not None:
             ended.handover = handover
-            # What ends here though its worker neither runs it nor took it out was not its own any more, as a look tells.
+            # A run that this worker neither ran nor withdrew was no longer its own when it ended, as a look shows.
             ended.over = ended.claimed or ended.withdrawn
         if handover.next_run_id is None:
             return
         following = self._runs.get(handover.next_run_id)
         if following is None:
-            if handover.next_owner == self.worker_id:  # whoever waits for its admission has not heard of that yet
+            if handover.next_owner == self.worker_id:  # whoever waits for its admission has not heard of it yet
                 self._runs.give(handover.next_run_id, handover.thread_status)
             else:
                 self._signals.announce()
@@ -462,7 +462,7 @@ class StoredCoordinator:
             self._host.on_ready(handover.next_run_id)
 
     def _arm(self, own: OwnRun) -> None:
-        """See to it that a delayed run takes its place when it is due."""
+        """Make sure that a delayed run takes its place when it is due."""
         due_at = own.record.due_at
         if due_at is not None and not own.ready:
             if own.timer is not None:
@@ -490,7 +490,7 @@ class StoredCoordinator:
             return
         if admitted is None or self._host is None:
             return
-        if not own.ready:  # which another's end may have made it since
+        if not own.ready:  # the end of another run may have made it ready since
             own.ready, own.thread_status = admitted.ready, admitted.thread_status
         if admitted.displaced:
             displaced = await self._displaced(record, admitted.displaced)

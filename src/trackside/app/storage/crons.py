@@ -82,7 +82,7 @@ class Crons:
         self._writer = writer
         self._readers = readers
         self.on_change: list[Callable[[], object]] = []
-        """Called on the loop when something was written here, in this process, that may change what is due next."""
+        """Called on the loop after this process wrote something here that may change what is due next."""
 
     async def create(self, cron: Cron) -> None:
         """Keep a new cron.
@@ -232,7 +232,7 @@ def _owned_by(owner: str | None) -> list[ColumnElement[bool]]:
 
 
 def _check(cron: Cron) -> None:
-    """See that a database can hold, and index, what it says. What it means is for who makes runs of it to know."""
+    """Check that a database can hold and index what a cron says. What it means is up to whoever makes runs from it."""
     short("cron_id", cron.cron_id)
     short("agent", cron.agent)
     short_or_none("thread_id", cron.thread_id)
@@ -339,6 +339,6 @@ class _Delete(Work):
     @override
     def apply(self, unit: UnitOfWork) -> bool:
         gone = delete(crons).where(crons.c.cron_id == self.cron_id, *_owned_by(self.owner)).returning(crons.c.cron_id)
-        # What an earlier commit has deleted whose reply was lost counts as well.
+        # It also counts if an earlier commit whose reply was lost has deleted the cron.
         self._was_there = bool(unit.session.execute(gone)) or self._was_there
         return self._was_there

@@ -37,7 +37,7 @@ __all__ = ["Dispatcher", "DrainReport", "DurableObserver"]
 logger = logging.getLogger("trackside.subscriptions")
 
 _OPEN_PAUSE: Final = 1.0
-"""Seconds before a subscription is opened again whose store failed."""
+"""Seconds before a subscription whose store failed is opened again."""
 _CLOSE_LIMIT: Final = 10.0
 """Seconds that an observer has for its `aclose`."""
 
@@ -66,7 +66,7 @@ class DurableObserver:
     _taken: ClassVar[AbstractSet[str]] = OUR_SUBSCRIPTIONS
 
     def __post_init__(self) -> None:
-        ObserverBinding(self.observer)  # which refuses what would take events and do nothing with them, as None
+        ObserverBinding(self.observer)  # refuses what would take events and do nothing with them, such as None
         check_text("name", self.name)
         if self.name in self._taken:
             why = "it is the server's own subscription, whose events this would take: give it another name"
@@ -201,7 +201,7 @@ class Dispatcher:
 
 
 class _FedObserver:
-    """One observer whom a dispatcher feeds, its feed, and the task that opens it."""
+    """One observer that a dispatcher feeds, its feed, and the task that opens its subscription."""
 
     def __init__(self, subscriptions: Subscriptions, durable: DurableObserver, consumer: str | None) -> None:
         self.durable = durable
@@ -209,23 +209,23 @@ class _FedObserver:
             subscriptions, durable.name, durable.observer, policy=durable.policy, consumer=consumer
         )
         self.failure: Exception | None = None
-        """Why it could not be opened, and will not be."""
+        """Why the subscription could not be opened, and will not be."""
         self.was_tried = asyncio.Event()
         self._subscriptions = subscriptions
         self._opening: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Open it, for as long as it takes, and feed."""
+        """Begin to open the subscription, however long that takes, and then to feed."""
         self._opening = asyncio.create_task(self._open_and_feed(), name=f"trackside-open-{self.durable.name}")
 
     async def reach(self, position: int) -> bool:
-        """Wait until it has delivered everything up to a position; False: it is not fed here."""
+        """Wait until the feed has delivered everything up to a position; False: the observer is not fed here."""
         if self._opening is not None:
             await asyncio.wait([self._opening])
         return self.failure is None and await self.feed.reach(position)
 
     async def aclose(self) -> None:
-        """Stop opening and feeding it."""
+        """Stop opening and feeding."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
@@ -238,7 +238,7 @@ class _FedObserver:
             await asyncio.sleep(_OPEN_PAUSE)
 
     async def _try_to_open(self) -> bool:
-        """Open it, and begin to feed; False if that failed and may go better in a while."""
+        """Open the subscription and begin to feed; False if that failed and may succeed in a while."""
         try:
             await self._see_to_subscription()
             await self.feed.__aenter__()
@@ -260,7 +260,7 @@ class _FedObserver:
         return True
 
     async def _see_to_subscription(self) -> None:
-        """See that there is the subscription, and that it is as the observer says."""
+        """Make sure that the subscription exists and is as the observer says."""
         name, wanted, on_failure = self.durable.name, self.durable.filter, self.durable.on_failure
         options: dict[str, Any] = {"start": self.durable.start, "on_failure": on_failure}
         try:

@@ -360,7 +360,7 @@ class NotParkedError(StorageError, LookupError):
 
 
 def not_parked(name: str, position: int) -> NotParkedError:
-    """That a subscription has nothing parked at this position."""
+    """The error for a subscription that has nothing parked at this position."""
     subscription = command_line("parked", name).removeprefix("trackside parked ")
     return NotParkedError(name=name, position=position, subscription=subscription)
 

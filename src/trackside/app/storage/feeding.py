@@ -35,7 +35,7 @@ logger = logging.getLogger("trackside.subscriptions")
 _STORE_PAUSE: Final = 1.0
 """Seconds before a feed whose store failed tries again."""
 _TURN_PAUSE: Final = 0.5
-"""Seconds between two looks of a feed that waits for its turn, whatever is committed: most of that is not about its turn."""
+"""Seconds between a waiting feed's looks for its turn, whatever is committed: most commits have nothing to do with it."""
 
 
 class SubscriptionFeed:
@@ -117,7 +117,7 @@ class SubscriptionFeed:
         counts, delivery = self.counts, self._delivery
         oldest_at = None if delivery is None else delivery.window.oldest_at
         handled, parked, returned = counts.handled, counts.parked, counts.returned
-        read = counts.read  # last: whatever happens meanwhile in the loop's thread, no more has left than has come
+        read = counts.read  # read last: whatever the loop's thread does, no more has left than has come
         return FeedStats(
             subscription=self.name,
             active=self._held is not None,
@@ -175,7 +175,7 @@ class SubscriptionFeed:
                 except StorageError as exc:
                     self._say_store_is_away(exc)
                     await self._pause(_STORE_PAUSE)
-                except Exception:  # our own failure: what is not fed is said, and tried again
+                except Exception:  # our own failure: log it, and try again
                     logger.exception("subscription %s could not be fed", self.name)
                     await self._pause(_STORE_PAUSE)
         finally:
@@ -184,7 +184,7 @@ class SubscriptionFeed:
             self._tell_changed()
 
     def _say_store_is_away(self, failure: StorageError) -> None:
-        """Say what keeps the store from being read, once for each time; what does not pass is said whole."""
+        """Log what keeps the store from being read, once for each outage; log an error that does not pass in full."""
         if not failure.retryable:
             logger.error("subscription %s could not be fed", self.name, exc_info=failure)
         elif not self._store_is_away:
@@ -211,7 +211,7 @@ class SubscriptionFeed:
             self._subscriptions.stop_listening(self._wakeup.set)
 
     async def _become_consumer(self) -> SubscriptionConsumer:
-        """Acquire the subscription, or go on with what it had when the store failed."""
+        """Acquire the subscription, or go on with the one that was held when the store failed."""
         if self._held is None:
             lease_seconds = self._policy.lease_seconds
             return await self._subscriptions.acquire(self.name, consumer=self._consumer, lease_seconds=lease_seconds)
@@ -243,10 +243,10 @@ class SubscriptionFeed:
         self._held = self._delivery = None
 
     async def _let_go(self) -> None:
-        """Forget what was lost; its lease is still there if it is the log that has lost events."""
+        """Forget the subscription that was lost; its lease still exists if it was the log that lost events."""
         lost, self._held, self._delivery = self._held, None, None
         if lost is not None:
-            with suppress(TracksideError):  # then it ends by itself
+            with suppress(TracksideError):  # then its lease ends by itself
                 await lost.release()
 
     def _tell_changed(self) -> None:

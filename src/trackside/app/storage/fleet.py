@@ -1,4 +1,4 @@
-"""What a fleet shares in its database: runs that are ready and nobody's, workers, duties that one has for all."""
+"""What a fleet shares in its database: ready runs that nobody owns, workers, duties that one process has for all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.harness.types import CancelAction
 DEFAULT_POOL = "default"
 
 type Kind = Literal["inline", "server", "worker"]
-"""What a process is: `inline` executes what it lets in; a `server` of a fleet lets in, and a `worker` executes."""
+"""What a process is: `inline` executes what it lets in; in a fleet, a `server` lets in and a `worker` executes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +25,20 @@ class FleetMember:
     pool_of: Callable[[str], str]
     """The pool whose workers execute the runs of an agent."""
     version: str | None = None
-    """Of the agents that the process has loaded. Runs that it lets in are for workers that have the same."""
+    """The version of the agents that the process has loaded. Runs that it lets in are for workers with the same."""
     pools: tuple[str, ...] = ()
-    """Those of a worker."""
+    """The pools of a worker."""
     capacity: int = 0
     """How many runs a worker executes at once."""
     agents: tuple[str, ...] = ()
-    """The names of the agents that it has loaded."""
+    """The names of the agents that the process has loaded."""
     address: str | None = None
-    """Where it can be asked how it is, if anywhere."""
+    """Where the process can be asked how it is, if anywhere."""
     isolated_in: str | None = None
-    """The worker of which this one is a part, in a process of its own."""
+    """The worker that this one is a part of, in a process of its own."""
     most: Mapping[str, int] = field(default_factory=dict)
-    """How many runs of an agent a worker executes at once, of those for which that may be less than it has places; of
-    one that is part of another: how many all parts together do.
+    """How many runs of an agent a worker executes at once, for those agents for which that may be fewer than it has
+    places; for a worker that is part of another: how many all parts together execute.
     """
 
 
@@ -48,15 +48,15 @@ class Taking(StrEnum):
     taken = "taken"
     """It is this worker's now."""
     gone = "gone"
-    """It is not to be had any more: it has ended, somebody else has it, or there is no such run."""
+    """It can no longer be had: it has ended, somebody else has it, or there is no such run."""
     busy = "busy"
-    """It is not to be had before it is announced again: it waits for its thread or its time."""
+    """It cannot be had before it is announced again: it waits for its thread or its time."""
     locked = "locked"
-    """It is ready, and somebody is at its row or its thread's at this moment."""
+    """It is ready, but somebody is at its row or its thread's row at this moment."""
     foreign = "foreign"
     """It is for workers of another pool, with other agents, or with another version of them."""
     full = "full"
-    """This worker, or that of which it is a part, executes as many runs of its agent as it may at once."""
+    """This worker, or the one it is part of, executes as many runs of the run's agent as it may at once."""
 
 
 class ReadyRun(NamedTuple):
@@ -67,9 +67,9 @@ class ReadyRun(NamedTuple):
 
 
 class StopAsked(NamedTuple):
-    """A run that somebody wants to stop, and the worker that executes it; or one whose turn has come, and whose run it is.
+    """A run that somebody wants to stop, and the worker that executes it; or a run whose turn has come, and its worker.
 
-    The worker looks into the database, which says what is to be done.
+    The worker looks into the database, which says what to do.
     """
 
     run_id: str
@@ -77,20 +77,20 @@ class StopAsked(NamedTuple):
 
 
 class HeldRun(NamedTuple):
-    """A run that a worker executes, and what it is to come to."""
+    """A run that a worker executes, and what is to become of it."""
 
     run_id: str
     worker_id: str
     agent: str | None
     timeout: float | None
-    """Seconds that it may take, if that was asked for."""
+    """How many seconds it may take, if that was asked for."""
     cancel_requested: CancelAction | None
     is_stuck: bool
-    """Whether its agent was stopped and goes on, as its worker says."""
+    """Whether, as its worker says, its agent was stopped but goes on."""
 
 
 class QueueNews(NamedTuple):
-    """What a transaction of this process has changed that others have to hear of, now that it is committed."""
+    """What a committed transaction of this process has changed that others have to hear of."""
 
     ready: tuple[ReadyRun, ...] = ()
     stops: tuple[StopAsked, ...] = ()
@@ -109,12 +109,12 @@ class StoredWorker:
     version: str | None
     capacity: int
     running: int
-    """How many runs it said it executes, with its last sign of life."""
+    """How many runs it said that it executes, with its last sign of life."""
     draining: bool
     """Whether it takes no more, and leaves when it has finished."""
     started_at: datetime
     seconds_left: float
-    """Until others take it for dead, unless it gives a sign of life; 0 if they may by now."""
+    """Seconds until others take it for dead, unless it gives a sign of life; 0 if they may by now."""
     address: str | None
     isolated_in: str | None
     release: str | None
@@ -122,12 +122,12 @@ class StoredWorker:
 
     @property
     def is_worker(self) -> bool:
-        """Whether it is a worker of a fleet, and not one of the processes that are the places of another."""
+        """Whether it is a worker of a fleet, and not one of the processes that are another worker's places."""
         return self.kind == "worker" and self.isolated_in is None
 
     @property
     def takes_runs(self) -> bool:
-        """Whether it is a worker that goes on to take runs."""
+        """Whether it is a worker that goes on taking runs."""
         return self.is_worker and self.seconds_left > 0 and not self.draining
 
     def fits(self, version: str | None) -> bool:
@@ -141,7 +141,7 @@ class StoredWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnservedRuns:
-    """Runs that are ready, and that no live worker can execute: how many, and since when the first of them is ready."""
+    """Ready runs that no live worker can execute: how many, and since when the first of them has been ready."""
 
     agent: str
     version: str | None
@@ -159,7 +159,7 @@ class QueueDepth:
 
 
 class HeldDuty(NamedTuple):
-    """What one process does for all: who, since when, and for how long before another may take it over."""
+    """What one process does for all: which one, since when, and how long until another may take it over."""
 
     name: str
     holder: str

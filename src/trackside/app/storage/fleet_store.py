@@ -45,7 +45,7 @@ __all__ = ["FleetStore", "Reaped", "TrustsLeases"]
 class FleetStore:
     """The queue, the workers and the duties of a fleet.
 
-    Anything that it does may be done again, and by several at once: duties are there so that not all do the same.
+    Anything that it does may be done again, and by several at once: duties exist so that not all do the same work.
 
     Args:
         writer: that of the store.
@@ -66,12 +66,12 @@ class FleetStore:
         self._own = own
         self._coordinators = coordinators
         self.on_news: list[Callable[[QueueNews], object]] = []
-        """Called, on the event loop, after each commit of this process that others have to hear of, before it is known to
-        whoever wanted it. Must not wait and must not raise."""
+        """Called, on the event loop, after each commit of this process that others have to hear of, before
+        whoever wanted the commit knows of it. Must not wait and must not raise."""
         writer.on_news.append(self._tell)
 
     def _tell(self, news: QueueNews) -> None:
-        # Nobody tells this process's own workers: they look for what is asked of them.
+        # Nobody tells this process's own workers: they look for themselves what is asked of them.
         stops = tuple([stop for stop in news.stops if stop.worker_id not in self._own])
         if len(stops) < len(news.stops):
             for coordinator in self._coordinators:
@@ -84,7 +84,7 @@ class FleetStore:
     async def ready(
         self, pools: Sequence[str] | None = None, *, older_than: float = 0.0, limit: int = 1000
     ) -> list[ReadyRun]:
-        """Runs that a worker may take, of these pools (None: of all), let in so many seconds ago; the oldest first.
+        """Runs of these pools (None: of all) that a worker may take, let in `older_than` seconds ago; the oldest first.
 
         Raises:
             StorageError: the database failed.
@@ -92,7 +92,7 @@ class FleetStore:
         return await self._readers.run(read_ready(pools, older_than, limit))
 
     async def check_schema(self) -> None:
-        """See that the tables are those of this version of Trackside.
+        """Check that the tables are those of this version of Trackside.
 
         Raises:
             SchemaMovedOnError: a newer one has changed them.
@@ -103,7 +103,7 @@ class FleetStore:
             raise SchemaMovedOnError(database=self._readers.database, found=found, known=known)
 
     async def workers(self) -> list[StoredWorker]:
-        """The processes of the fleet, and others on the same database, also such as seem to be dead and were not reaped yet.
+        """The processes of the fleet and others on the database, including those that seem dead but are not reaped yet.
 
         Raises:
             StorageError: the database failed.
@@ -129,10 +129,10 @@ class FleetStore:
         return bool(await self._writer.write(AskToDrain(worker_id=plain("worker_id", worker_id))))
 
     async def hold_duties(self, holder: str, names: Sequence[str], lease_seconds: float) -> set[str]:
-        """Renew the leases of duties that a process holds, take those that nobody holds; which of them it holds then.
+        """Renew the leases of duties that a process holds, take those that nobody holds; returns those it then holds.
 
-        It holds them for so many seconds from when it asked: a process that was stopped longer than that holds none, and
-        has to ask again before it does anything.
+        It holds them for `lease_seconds` from when it asked: a process that was stopped for longer holds none, and has
+        to ask again before it does anything.
 
         Raises:
             StorageError: it could not be written.
@@ -157,10 +157,11 @@ class FleetStore:
         await self._writer.write_to_the_end(ReleaseDuties(holder=holder))
 
     async def reap(self, reaper: str, *, trusts_leases: TrustsLeases | None = None) -> Reaped:
-        """End the runs of workers that are gone, and let others have those that had not started; all that there are.
+        """End the runs of all workers that are gone, and let others have those that had not started.
 
-        A worker is gone whose lease has ended, or that was a process of this machine which has ended. The `reaper` is not.
-        While `trusts_leases` says no, from whichever thread, as the database was away, a lease that has ended says nothing.
+        A worker is gone if its lease has ended, or if it was a process of this machine and has ended. The `reaper` is
+        not. While `trusts_leases`, called from any thread, says no because the database was away, an ended lease says
+        nothing.
 
         Raises:
             StorageError: the database failed; what was done before stays.
@@ -182,8 +183,8 @@ class FleetStore:
         return await self._readers.run(read_held(worker_ids))
 
     async def vouch_for(self, worker_ids: Sequence[str], lease_seconds: float) -> None:
-        """Renew the leases of workers whose processes are there, as their supervisor knows: one may be busy with a library
-        that lets no other thread of it give a sign of life.
+        """Renew the leases of workers whose supervisor knows that their processes are there: one may be busy with a
+        library that lets none of its other threads give a sign of life.
 
         Raises:
             StorageError: it could not be written.
@@ -199,10 +200,10 @@ class FleetStore:
         stopped: Mapping[str, str] = MappingProxyType({}),
         timed_out: Mapping[str, str] = MappingProxyType({}),
     ) -> list[str]:
-        """End the runs of one worker, whatever its lease says, because somebody knows that it is dead; which ones.
+        """End the runs of one worker, whatever its lease says, because somebody knows that it is dead; returns which.
 
-        Its process may have been ended because of some of them: those that were `stopped` end as cancelled, in the way that
-        was asked for, those that `timed_out` as that; each of these has its reason.
+        Its process may have been ended because of some of them: those that were `stopped` end as cancelled, in the way
+        that was asked for, and those that `timed_out` as timed out; each of these has its own reason.
 
         Raises:
             StorageError: the database failed; what was done before stays.
@@ -217,9 +218,9 @@ class FleetStore:
                 return ended
 
     async def promote_due(self, limit: int = 256) -> list[str]:
-        """Give delayed runs that are nobody's their places on their threads, as far as they are due; which ones.
+        """Give delayed runs that nobody owns their places on their threads, as far as they are due; returns which.
 
-        What is due, the database's clock says. If it is as many as the limit, there may be more.
+        The database's clock says what is due. If there are as many as the limit, there may be more.
 
         Raises:
             StorageError: it could not be written.
@@ -228,10 +229,10 @@ class FleetStore:
         return promoted
 
     async def loosen_versions(self, limit: int = 5_000, *, trusts_leases: TrustsLeases | None = None) -> int:
-        """Let workers with another version of the agents take runs that no live worker has theirs for; how many.
+        """Let workers with another version of the agents take runs for which no live worker has theirs; returns how many.
 
-        The oldest are first. If it is as many as the limit, there may be more. Those that no worker of their pool has the
-        agent of, in whatever version, stay as they are. So do all while `trusts_leases` says no, see `reap`.
+        The oldest come first. If there are as many as the limit, there may be more. Runs whose agent no worker of their
+        pool has, in any version, stay as they are. So do all runs while `trusts_leases` says no; see `reap`.
 
         Raises:
             StorageError: the database failed.

@@ -1,4 +1,4 @@
-"""How it goes with the runs in a database: who looks after them, and which of them somebody should look at.
+"""How the runs in a database are doing: who looks after them, and which of them somebody should look at.
 
 Only looks. These functions block: they are for commands, and for threads of their own.
 """
@@ -30,16 +30,16 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
 MOST: Final = 100
-"""So many runs or threads of a kind are told of at most."""
+"""How many runs or threads of one kind are reported at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
-    """A process that looks after runs. `seconds_left` of its lease are 0 when it has ended: then the process is gone."""
+    """A process that looks after runs. `seconds_left` of its lease is 0 when that has ended: then the process is gone."""
 
     name: str
     kind: str
-    """What it is: `worker` or `server` of a fleet, or `inline`, which executes what it lets in."""
+    """What it is: a `worker` or `server` of a fleet, or `inline`, which executes what it lets in."""
     started_at: datetime
     seconds_left: float
     runs: int
@@ -47,7 +47,7 @@ class WorkerHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHealth:
-    """A run that has not ended, and since when it is as it is. `worker` is whose it is, None if it is nobody's."""
+    """A run that has not ended, and since when it has been as it is. `worker` owns it; None: nobody does."""
 
     run_id: str
     thread_id: str
@@ -62,7 +62,7 @@ class Health:
 
     `stuck` runs were cancelled and go on, `abandoned` ones are said to run in a process that is gone, `unclaimed` ones could
     start and nobody takes them, `unattended` ones were recorded without a coordinator, or imported, and have said nothing
-    since. `clock_ahead` is by how many seconds a server's clock is ahead of this machine's.
+    since. `clock_ahead` says by how many seconds a server's clock is ahead of this machine's.
     """
 
     workers: Sequence[WorkerHealth]
@@ -77,8 +77,7 @@ class Health:
 
 
 def database_health(url: str, *, now: datetime, sound: bool = True) -> Health | None:
-    """How it goes with the runs of a database whose tables are up to date; None if there is no database yet.
-
+    """How the runs of a database whose tables are up to date are doing; None if there is no database yet.
 
     Args:
         url: as for `Store.open`.
@@ -108,14 +107,14 @@ def database_file(url: str) -> Path | None:
 
 
 class ServerDatabase(NamedTuple):
-    """A database on a server: what it is called, and a text that no other has, whoever connects to it and however."""
+    """A database on a server: its name, and a text that no other has, whoever connects to it and however."""
 
     name: str
     place: str
 
 
 def server_database(url: str) -> ServerDatabase | None:
-    """Which database on a server this is the address of; None if it is no such address."""
+    """The database on a server that has this address; None if the address is no such one."""
     try:
         address = PostgresAddress.from_url(url)
     except DatabaseUrlError:
