@@ -306,7 +306,7 @@ class StoredCoordinator:
         own = self._held(run_id)
         own.said_rest = own.said_rest or at_rest is not None
         if own.claimed and not own.said_rest and not shut_down and self._runs.another_waits(own):
-            # There is nothing to ask or write. If the waiting run leaves meanwhile, the thread's rest is announced later.
+            # Nothing to ask or write. If the waiting run leaves meanwhile, the thread's rest is announced later.
             return Settlement(ThreadStatus.busy, ThreadStatus.busy)
         if shut_down and own.retry_id is None:
             own.retry_id = new_id()

@@ -35,7 +35,7 @@ logger = logging.getLogger("trackside.subscriptions")
 _STORE_PAUSE: Final = 1.0
 """Seconds before a feed whose store failed tries again."""
 _TURN_PAUSE: Final = 0.5
-"""Seconds between a waiting feed's looks for its turn, whatever is committed: most commits have nothing to do with it."""
+"""Seconds between looks of a feed that waits for its turn, whatever is committed: most commits do not concern it."""
 
 
 class SubscriptionFeed:

@@ -229,7 +229,7 @@ class FleetStore:
         return promoted
 
     async def loosen_versions(self, limit: int = 5_000, *, trusts_leases: TrustsLeases | None = None) -> int:
-        """Let workers with another version of the agents take runs for which no live worker has theirs; returns how many.
+        """Let workers with another version of the agents take runs for which no live worker has theirs; how many.
 
         The oldest come first. If there are as many as the limit, there may be more. Runs whose agent no worker of their
         pool has, in any version, stay as they are. So do all runs while `trusts_leases` says no; see `reap`.

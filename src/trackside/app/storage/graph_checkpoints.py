@@ -38,9 +38,9 @@ _BRIEF: Final = frozenset({"__start__", "__pregel_tasks"})  # channels that are 
 _PLAIN: Final = frozenset({type(None), bool, int, float})
 _SHORT: Final = 128  # characters of a text that a checkpoint has in itself
 _REMOVED: Final = ("empty", b"")
-"""As LangGraph's savers write a channel that has nothing: what another graph had there was removed with all that had it."""
+"""How LangGraph's savers write an empty channel: what another graph had there was removed with all that had it."""
 _LAST_STAMP: Final = "_last_v6_timestamp"
-"""In LangGraph's module that makes ids: those that it makes next come after this time, whatever the clock says."""
+"""In LangGraph's module that makes ids: the ids that it makes next come after this time, whatever the clock says."""
 _DELTAS: Final = (
     "counters_since_delta_snapshot"  # LangGraph's: the channels that have only changes since their last value
 )
@@ -54,11 +54,10 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
             await graph.ainvoke(inputs, {"configurable": {"thread_id": "1"}})
 
     **When a put is on disk.** Outside a manager's runs, when it returns. In a run of a `RunManager` whose `durability` is
-    "async",
-    LangGraph's default, or "exit", it returns at once and is written together with whatever else is written at that
-    moment, at the latest some hundredths of a second later. What the run has done counts only when all of it is on
-    disk, and nobody is told of the run's end before that. If something could not be written, the run's next step fails,
-    nothing that came after it is written, and the run ends as an error. With "sync", each step waits until its
+    "async", LangGraph's default, or "exit", it returns at once and is written together with whatever else is written
+    at that moment, at the latest some hundredths of a second later. What the run has done counts only when all of it is
+    on disk, and nobody is told of the run's end before that. If something could not be written, the run's next step
+    fails, nothing that came after it is written, and the run ends as an error. With "sync", each step waits until its
     checkpoint is on disk.
 
     **Who sees it.** This process at once; others when it is committed.
@@ -202,10 +201,10 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
     async def _of_other_graphs(
         self, config: RunnableConfig, checkpoint: Checkpoint
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        """What the checkpoint before has in channels that the graph which puts this one has not: versions that have rows,
+        """What the checkpoint before has in channels that the graph putting this one lacks: versions that have rows,
         and values that have none yet.
 
-        LangGraph hands on the versions of all channels, and the values of that graph's; a value is that of its version.
+        LangGraph passes on the versions of all channels, but only that graph's values; a version determines its value.
         """
         thread_id, namespace, parent_id = _address(config)
         if parent_id is None:
@@ -229,7 +228,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         return ValueRow(thread_id, namespace, channel, str(versions[channel]), *encoded)
 
     def _values_in(self, thread_id: str, namespace: str, encoded: Encoded) -> Iterator[ValueRow]:
-        """What a checkpoint that one of LangGraph's savers has written has in itself, and ours would not."""
+        """The values that a checkpoint written by one of LangGraph's savers has in itself, and ours would not."""
         checkpoint: Checkpoint = self.serde.loads_typed(encoded)
         values, versions = checkpoint.get("channel_values", {}), checkpoint["channel_versions"]
         for channel in values:
@@ -320,7 +319,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
             raise PruneStrategyError(strategy=strategy)
 
     async def _keep_latest(self, thread_id: str) -> None:
-        """Remove what was there at the beginning, but the newest of each namespace and what that is made of."""
+        """Remove what was there at the beginning, except the newest of each namespace and what that is made of."""
         listed = await self._checkpoints.keys(thread_id)
         newest: dict[str, str] = {}
         for _, namespace, checkpoint_id in listed:
@@ -345,7 +344,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
     def get_next_version(self, current: str | None, channel: None) -> str:
         """A version after this one, different from all that others choose at the same place."""
         number = 0 if current is None else int(str(current).partition(".")[0])
-        return f"{number + 1:032}.{random.random():016}"  # to be different is enough
+        return f"{number + 1:032}.{random.random():016}"  # it only has to be different
 
     def _tuple_of(self, found: StoredCheckpoint) -> CheckpointTuple:
         row, load = found.row, self.serde.loads_typed
@@ -361,7 +360,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         )
 
     def _elsewhere[T](self, call: Coroutine[Any, Any, T]) -> T:
-        """Do this on the store's event loop, for another thread that waits."""
+        """Run a call on the store's event loop, for another thread, which waits."""
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
@@ -442,8 +441,8 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
 def _make_ids_after(checkpoint_id: str) -> None:
     """Have the ids that LangGraph makes in this process come after that of the checkpoint from which a thread goes on.
 
-    The newest checkpoint is the one with the highest id, and LangGraph makes ids of the wall clock. Who wrote this one may
-    have had a clock that was ahead; what this process writes would be older, and the thread forget it (I8).
+    The newest checkpoint has the highest id, and LangGraph makes ids from the wall clock. Whoever wrote this one may have
+    had a clock that was ahead: what this process writes would be older, and the thread would forget it (I8).
     """
     try:
         made = checkpoint_ids.UUID(hex=checkpoint_id)
@@ -459,9 +458,9 @@ async def _next(found: AsyncGenerator[CheckpointTuple]) -> CheckpointTuple | Non
 
 
 def _has_row(channel: str, values: Mapping[str, Any], versions: ChannelVersions) -> bool:
-    """Whether a value gets a row of its own; others take less than that, and the checkpoint has them in itself.
+    """Whether a value gets a row of its own; others take less than a row, and the checkpoint has them in itself.
 
-    A look at the value tells: so it is told of each of its checkpoints, also where it is not new.
+    A look at the value decides, so the answer is known for each of its checkpoints, also where the value is not new.
     """
     value = values[channel]
     is_small = type(value) in _PLAIN or (type(value) is str and len(value) <= _SHORT)
@@ -474,7 +473,7 @@ def _versions_of(channels: Iterable[str], checkpoint: Checkpoint) -> Mapping[str
 
 
 def _left_as_it_was(before: Mapping[str, str], checkpoint: Checkpoint) -> Mapping[str, str]:
-    """What a checkpoint has no value of, though the version is still that of the one before."""
+    """The channels that a checkpoint has no value of, though their version is still that of the one before."""
     values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
     return {
         channel: version
@@ -484,7 +483,7 @@ def _left_as_it_was(before: Mapping[str, str], checkpoint: Checkpoint) -> Mappin
 
 
 def _address(config: RunnableConfig) -> tuple[str, str, str | None]:
-    """Thread, namespace and checkpoint that a config names."""
+    """The thread, namespace and checkpoint that a config names."""
     named = _configurable(config)
     return str(named["thread_id"]), named.get("checkpoint_ns", ""), named.get("checkpoint_id") or None
 

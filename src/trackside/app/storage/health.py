@@ -35,7 +35,7 @@ MOST: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
-    """A process that looks after runs. `seconds_left` of its lease is 0 when that has ended: then the process is gone."""
+    """A process that looks after runs. `seconds_left` of its lease is 0 once it has ended: then the process is gone."""
 
     name: str
     kind: str

@@ -79,7 +79,7 @@ async def import_events(
         keep = placing.keeps(batch)
         try:
             imported = [one.row for one in batch]
-            # Where they were they come behind all that there is, and in their order: no run is older than its thread's last.
+            # Events that keep their positions come after all others, in order: no run is older than its thread's last.
             work = ImportEvents(
                 imported, positions=_positions(batch) if keep else {}, busy=None if keep else loose.threads
             )
@@ -108,7 +108,7 @@ class _LooseEnds:
     def __init__(self) -> None:
         self.runs: dict[str, None] = {}
         self.threads: dict[str, str] = {}
-        """And the last of its runs that the export has told of since."""
+        """Each with the last of its runs that the export has told of since."""
 
     def note(self, batch: Sequence[ImportedRow]) -> None:
         """Take note of what these events begin and end."""
@@ -154,9 +154,9 @@ def _positions(batch: Sequence[ImportedRow]) -> dict[str, int]:
 
 
 def _batches(rows: Iterator[ImportedRow], last: int) -> Iterator[list[ImportedRow]]:
-    """Rows for one transaction each; what lies before and what lies after the end of the log are not mixed.
+    """Rows in batches, one for each transaction; a batch does not mix rows from before and after the end of the log.
 
-    What comes before a line that is wrong is given before that is said.
+    The rows before a line that is wrong are given before the error is raised.
     """
     batch: list[ImportedRow] = []
     size = 0
@@ -179,7 +179,7 @@ def _batches(rows: Iterator[ImportedRow], last: int) -> Iterator[list[ImportedRo
 class _Placing:
     """Decides where events of an export go: where they were, if the log is empty or the beginning of the very same one.
 
-    Else, which means that the log has events of others, too, they get the next positions, as any new event.
+    Otherwise, which means that the log has events of others, too, they get the next positions, like any new event.
     """
 
     def __init__(self, last: int, stored: int) -> None:
@@ -200,7 +200,7 @@ class _Placing:
         return self.was_beginning and batch[0].position > self._last
 
     def note(self, batch: Sequence[ImportedRow], stored: Sequence[EventRow], appended: Collection[int]) -> None:
-        """Take note of what became of them; those with numbers in `appended`, from 0 on, are new."""
+        """Take note of what became of these events; those with numbers in `appended`, counted from 0, are new."""
         for number, (one, row) in enumerate(zip(batch, stored, strict=True)):
             is_new = number in appended
             self.imported += is_new
@@ -212,7 +212,7 @@ class _Placing:
 
 
 def _line_of(exc: EventOrderError | EventConflictError, batch: Sequence[ImportedRow]) -> int:
-    """The line that was refused: of lines with the same id it is the last, as the others did not find it taken."""
+    """The line that was refused: of lines with the same id, the last one, as the others did not find the id taken."""
     for one in reversed(batch):
         event = one.row.event
         if isinstance(exc, EventConflictError):
@@ -225,11 +225,11 @@ def _line_of(exc: EventOrderError | EventConflictError, batch: Sequence[Imported
 
 @dataclass(slots=True, eq=False)
 class ImportEvents(Append):
-    """Events to append; those in `positions`, by id, at these positions, as far as the log has not got there.
+    """Events to append; those in `positions`, by id, get these positions, as far as the log has not got there.
 
-    A thread that has gone on since they were exported stays as it is, whatever they say of older runs of it. `busy` are
-    threads, and their last runs, in whose story the import is in the middle: while these are the last runs here, too, the
-    threads are what the events say, as of a run that was cancelled while another one ran. None: so are all.
+    A thread that has gone on since the export stays as it is, whatever the events say of its older runs. `busy` has the
+    threads whose story the import is in the middle of, and their last runs: while these are the last runs here, too,
+    the threads are what the events say, as for a run that was cancelled while another one ran. None: so are all.
     """
 
     positions: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -243,7 +243,7 @@ class ImportEvents(Append):
 
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
-        self.check_threads(unit, time_text(datetime.now(UTC)))  # whenever its runs were, they come now
+        self.check_threads(unit, time_text(datetime.now(UTC)))  # whenever the runs took place, they come now
         last_runs = {} if self.busy is None else self._last_runs(unit, self.busy)
         stored = unit.append(self.rows, last_runs=last_runs)
         for number, (row, mine) in enumerate(zip(stored, self.rows, strict=True)):
@@ -254,7 +254,7 @@ class ImportEvents(Append):
         return stored
 
     def _last_runs(self, unit: UnitOfWork, busy: Mapping[str, str]) -> dict[str, RunAge]:
-        """The runs than which older ones change nothing of their threads."""
+        """By thread, the run before which older runs change nothing of the thread."""
         query = select(threads.c.thread_id, runs.c.created_at, runs.c.run_id)
         query = query.join_from(threads, runs, threads.c.last_run_id == runs.c.run_id)
         found = unit.session.execute(query.where(threads.c.thread_id.in_({*self.thread_ids()})))
@@ -263,7 +263,7 @@ class ImportEvents(Append):
 
 @dataclass(frozen=True, slots=True)
 class EndLog(Work):
-    """Let the log end here, if it does not reach so far: what an export had behind its last event was removed."""
+    """Let the log end here, if it does not reach that far: what an export had behind its last event was removed."""
 
     position: int
 

@@ -45,7 +45,7 @@ __all__ = ["Item", "ItemChange", "Items"]
 
 _SWEEP_EVERY: Final = timedelta(minutes=1)
 _UNUSED: Final = 0.01
-"""What part of its time an item has lost when a use gives it all again: not each of many reads is to cost a write."""
+"""The part of its time that an item has lost before a use restores it all: not every read should cost a write."""
 
 
 def _now() -> datetime:
@@ -209,7 +209,7 @@ class Items:
             StorageError: they could not be removed.
         """
         removed = 0
-        while True:  # a part in each transaction, so that nobody waits long
+        while True:  # some in each transaction, so that nobody waits long
             now = self._swept_at = self._now()
             if await self._readers.first(_one_expired(now), lambda row: True) is None:
                 return removed
@@ -226,7 +226,7 @@ class Items:
         return True
 
     async def _refreshed(self, found: list[Item], now: datetime) -> list[Item]:
-        """The items with all the time that they have, from now on."""
+        """The items, with all of their time to live from now on."""
         if isinstance(self._writer, NoWriter):
             return found
         extended: dict[str, list[ItemVersion]] = defaultdict(list)

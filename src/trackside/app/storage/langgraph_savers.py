@@ -11,7 +11,7 @@ from trackside.app.storage._databases.postgres.connections import WRITES, Postgr
 from trackside.harness.threads import in_own_thread
 
 _SETUP_LOCK = 0x7452_6143_4865_634B
-"""Who makes or changes LangGraph's tables holds this advisory lock of the database."""
+"""Whoever makes or changes LangGraph's tables holds this advisory lock of the database."""
 
 
 @asynccontextmanager
@@ -26,16 +26,16 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
         DatabaseUrlError: the address is not one of a PostgreSQL database.
         StorageError: the server cannot be reached, or does not let the tables be made.
     """
-    saver_type, pool_type = await asyncio.to_thread(_load)  # which reads files
+    saver_type, pool_type = await asyncio.to_thread(_load)  # reads files
     database = PostgresDatabase.from_url(url)
-    address = await in_own_thread(database.address.resolved)  # which may be in a file, too
+    address = await in_own_thread(database.address.resolved)  # may read a file, too
     conninfo = await in_own_thread(lambda: address.conninfo)
     pool = pool_type(
         conninfo,
         min_size=1,
         max_size=1,
         timeout=address.connect_timeout,
-        # The first two as LangGraph's own connections have them.
+        # The first two are as on LangGraph's own connections.
         kwargs={"autocommit": True, "prepare_threshold": 0, "fallback_application_name": "trackside-checkpoints"},
         configure=_configure,
         check=_check,
@@ -44,7 +44,7 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
     )
     async with pool:
         saver = saver_type(pool)
-        async with database.locked(_SETUP_LOCK):  # LangGraph does not expect two processes that begin at once
+        async with database.locked(_SETUP_LOCK):  # LangGraph does not expect two processes to begin at once
             await saver.setup()
         yield saver
 
@@ -54,8 +54,8 @@ async def _configure(connection: Any) -> None:
 
 
 async def _check(connection: Any) -> None:
-    """See that a connection is one, and leads to a server that takes writes. After a failover an address may lead to a
-    standby for a moment: such a connection is let go, and the pool makes another one.
+    """Check that a connection works, and leads to a server that takes writes. After a failover an address may lead to a
+    standby for a moment: such a connection is closed, and the pool makes another one.
     """
     found = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
     if found[0]:

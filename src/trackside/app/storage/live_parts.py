@@ -1,7 +1,7 @@
-"""What runs have said lately, for other processes: in a table without a log of its own, and told on the bus.
+"""What runs have said lately, for other processes: kept in an unlogged table, and told on the bus.
 
-A message is kept and told in one statement. Small ones are in the notice itself; of the others it has the number, by which
-they are read. A server that crashes comes back with an empty table: what runs say is for those who are there to hear it.
+A message is kept and told in one statement. The notice contains a small message itself; of a larger one, the number by
+which it is read. A server that crashes comes back with an empty table: what runs say is for those there to hear it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trackside.app.storage._databases.postgres.bus import PostgresBus
 
 INLINE_BYTES: Final = 5_500
-"""A message up to this size is in the notice: its base64 and what stands before it are under 7,500 bytes."""
+"""A message up to this size is in the notice: its base64 and what comes before it are under 7,500 bytes."""
 
 _CHANNEL: Final = "live_"
 _PAGE_ROWS: Final = 200
@@ -87,7 +87,7 @@ class LiveRetention:
 
 
 def token_of(name: str) -> str:
-    """What a thread or run is called here, whatever its name has in it."""
+    """What a thread or run is called here, whatever is in its name."""
     return sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
@@ -118,7 +118,7 @@ class LiveParts:
         self._bus.unlisten(_CHANNEL + thread, hear)
 
     async def page(self, *, thread: str, run: str | None, after: int) -> list[ToldMessage]:
-        """The first messages behind a number that are kept of a thread, or of one run; none if there are none.
+        """The first messages after a number that are kept of a thread, or of one run; empty if there are none.
 
         Raises:
             StorageError: the database cannot be read.
@@ -128,7 +128,7 @@ class LiveParts:
         return await self._read(statement, name, after, _PAGE_ROWS, _PAGE_BYTES)
 
     async def some(self, numbers: Sequence[int]) -> list[ToldMessage]:
-        """Those among these messages that are still kept.
+        """Those of these messages that are still kept.
 
         Raises:
             StorageError: the database cannot be read.
@@ -140,7 +140,7 @@ class LiveParts:
         return [ToldMessage(*row) for row in rows]
 
     async def remove_old(self, retention: LiveRetention) -> int:
-        """Remove what is older or more than is to be kept; how many messages that were.
+        """Remove the messages that are older or more than should be kept; returns how many.
 
         Raises:
             StorageError: the database failed; what was removed stays removed.
@@ -156,7 +156,7 @@ class LiveParts:
 
 
 def told(payload: str) -> ToldMessage | None:
-    """What a notice says; None if it is none of ours, as anybody may send one."""
+    """What a notice says; None if it is not one of ours, as anybody may send one."""
     run, _, rest = payload.partition(" ")
     number, is_inline, encoded = rest.partition(" ")
     try:

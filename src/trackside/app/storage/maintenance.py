@@ -166,5 +166,5 @@ def _find(connection: Connection, *, sample: int | None) -> list[Finding]:
 def _all(connection: Connection, sample: int | None) -> Iterator[Finding]:
     wrong = [*tables(connection)]
     yield from wrong
-    if not wrong:  # what is asked below takes tables as they are declared
+    if not wrong:  # the checks below take the tables to be as declared
         yield from contents(connection, sample)

@@ -163,7 +163,7 @@ def _cutoff(now: datetime, older_than: Any) -> datetime | None:
 
 @dataclass(slots=True)
 class _Page:
-    """Some candidates, and for which subscriptions each has to stay."""
+    """Some candidates, and the subscriptions for which each has to stay."""
 
     candidates: Sequence[Candidate]
     needed_by: Mapping[str, set[str]]
@@ -191,7 +191,7 @@ class _Tally:
         return free
 
     def add(self, removed: Removed) -> None:
-        """Count what has gone."""
+        """Count what was removed."""
         self.runs += removed.runs
         self.events += removed.events
         self.threads += removed.threads
@@ -231,7 +231,7 @@ async def prune(
 async def prune_threads(
     writer: Writer | NoWriter, readers: Readers, thread_ids: Sequence[str], *, batch: int
 ) -> PruneReport:
-    """Remove the runs of those of these threads that are gone, and so the threads.
+    """Remove the runs of those among these threads that are gone, and thereby the threads.
 
     Raises:
         StorageError: the database failed; what had been removed stays removed.
@@ -266,7 +266,7 @@ async def _prune(
 async def _write(writer: Writer | NoWriter, work: Work) -> Any:
     began = monotonic()
     done = await writer.write(work)
-    # Others, who may be in other processes, get as much time as this took; SQLite has no queue for them.
+    # Give others, who may be in other processes, as much time as this took: SQLite has no queue for them.
     await asyncio.sleep(monotonic() - began)
     return done
 
@@ -330,6 +330,6 @@ def _threads_left_empty(connection: Connection, outdated: Outdated) -> int:
     goes = or_(*(and_(*chosen, is_released(), *is_free(now)) for chosen in outdated.each()))
     its_run = exists().where(runs.c.thread_id == threads.c.thread_id)
     query = select(func.count()).select_from(threads).where(may_go(now), its_run)
-    # Where a condition is about nothing (a run without an agent), it does not hold.
+    # A condition about something missing (the agent of a run without one) does not hold.
     stays = its_run.where(not_(func.coalesce(goes, false())))
     return connection.execute(query.where(not_(stays))).scalar_one()

@@ -77,7 +77,7 @@ class Store(StoreReading, StoreCancelling):
         self._readers = readers
         self._signals = signals
         self._feed = feed
-        self._coordinators = WeakSet[StoredCoordinator]()  # the writer has those that are not closed
+        self._coordinators = WeakSet[StoredCoordinator]()  # the writer holds those that are not closed
         self._workers: set[str] = set()
         self.lease_seconds = LEASE_SECONDS
         """How long leases of this process are, and so those of others that share its settings."""
@@ -86,7 +86,7 @@ class Store(StoreReading, StoreCancelling):
         self.subscriptions = Subscriptions(writer, readers, signals)
         """Observers with a name and a cursor, which are fed from the log whatever dies in between."""
         self.api_keys = ApiKeys(writer, readers)
-        """With which clients of a server say who they are."""
+        """The keys with which clients of a server say who they are."""
         self.items = Items(writer, readers)
         """What agents keep beyond their threads."""
         self.crons = Crons(writer, readers)
@@ -469,7 +469,7 @@ class Store(StoreReading, StoreCancelling):
             RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
 
         It is closed with the store: close the manager first. If the store outlives the manager, call the coordinator's
-        `aclose`: the process then gives no more signs of life for it, and keeps nothing of both.
+        `aclose`: the process then gives no more signs of life for it, and keeps nothing of either.
 
         Args:
             lease_seconds: after this many seconds without a sign of life the process is taken for dead, and others end its

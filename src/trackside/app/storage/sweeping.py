@@ -1,7 +1,7 @@
-"""Clears up behind threads that are gone: what they remember goes soon, and of those that were deleted the log as well.
+"""Clears up after threads that are gone: what they remember goes soon, and what the log has of deleted ones, too.
 
-A thread is gone for clients in the transaction that removes it; the rest is done here, in steps that may be cut off at
-any place and are gone on with by whoever sweeps next. Threads whose time to live is over are removed here, too, and items.
+For clients, a thread is gone in the transaction that removes it. The rest is done here, in steps that may be cut off at
+any point; whoever sweeps next continues them. Threads and items whose time to live is over are removed here, too.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ logger = logging.getLogger("trackside.storage")
 
 SWEEP_EVERY: Final = 60.0
 _LEAST_PAUSE: Final = (
-    1.0  # seconds: many runs on threads of their own end in that time, and are cleared up behind at once
+    1.0  # seconds: many runs on threads of their own end in that time, and are cleared up after together
 )
 _LEAST_EVERY: Final = 0.1  # seconds
 _LONGEST_LINGER: Final = 365 * 86_400  # seconds
 _SURELY_AWAY: Final = 10
-"""If nothing can be forgotten of the first so many threads of a page, then nothing of the others."""
+"""If nothing can be forgotten of this many threads, the first of a page, then nothing can be of the others either."""
 
 type ForgetMemory = Callable[[Sequence[str]], Awaitable[object]]
-"""Removes what some threads remember that is kept elsewhere, as in a checkpointer. May be asked again for the same."""
+"""Removes what some threads remember elsewhere, as in a checkpointer. May be asked again for the same threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetOfAgent:
-    """The same of what an agent keeps itself. It is asked of those threads alone that were this agent's."""
+    """The same for what an agent keeps itself. It is asked only for threads that were this agent's."""
 
     agent: str
     forget: ForgetMemory
@@ -60,7 +60,7 @@ class _Find(Protocol):
 
 
 class Swept(NamedTuple):
-    """How many threads have expired, were forgotten, and of how many runs the log was cleared."""
+    """How many threads expired, how many were forgotten, and of how many runs the log was cleared."""
 
     expired: int = 0
     forgotten: int = 0
@@ -112,7 +112,7 @@ class Sweeper:
         Raises:
             StorageError: the store failed; the next round goes on from there.
             Exception: what a checkpointer that somebody else has written raised for one of the threads. All others are
-                seen to nevertheless, and the next round asks again.
+                dealt with nevertheless, and the next round asks again.
         """
         await self._items.sweep()
         expired = await self._expire()
@@ -122,10 +122,10 @@ class Sweeper:
         return swept
 
     async def forget(self, *, expired: bool = False) -> int:
-        """Remove now what threads remember that are gone, and nothing else; returns of how many it is gone.
+        """Remove now the memory of threads that are gone, and nothing else; returns of how many threads.
 
         Args:
-            expired: also remove threads whose time is over, which are gone by that.
+            expired: also remove threads whose time is over, so that they are gone.
 
         Raises:
             StorageError: the store failed; the next round goes on from there.
@@ -150,7 +150,7 @@ class Sweeper:
                     _raise_one_of((await self._forget_all())[1])
             except StorageError as exc:
                 logger.warning("what removed threads left could not be cleared away, and will be later: %s", exc)
-            except Exception:  # a checkpointer's, or whatever it is: what is left would stay for ever if this ended
+            except Exception:  # a checkpointer's, or any other: if this task ended, what is left would stay for ever
                 logger.exception("what removed threads left could not be cleared away, and will be later")
             await asyncio.sleep(min(_LEAST_PAUSE, self._every))
             try:
@@ -160,7 +160,7 @@ class Sweeper:
                 pass
 
     async def _expire(self) -> int:
-        """Remove threads whose time has come, but for those that are busy."""
+        """Remove threads whose time is over, except those that are busy."""
         now = datetime.now(UTC)
         count, after = 0, None
         while True:
@@ -175,9 +175,9 @@ class Sweeper:
             after = page[-1]
 
     async def _forget_all(self) -> tuple[int, list[Exception]]:
-        """Remove what threads remember that were deleted, or have ended with their runs for as long as that is asked for.
+        """Remove what threads remember that were deleted, or that ended with their runs and have lingered long enough.
 
-        Returns how many were forgotten, and what checkpointers of others raised.
+        Returns how many were forgotten, and what other people's checkpointers raised.
         """
         ended_before = datetime.now(UTC) - self._linger
         finds: tuple[_Find, ...] = (reads.deleted_to_forget, partial(reads.ended_to_forget, before=ended_before))
@@ -195,7 +195,7 @@ class Sweeper:
         return count, failures
 
     async def _forget_elsewhere(self, thread_ids: Sequence[str]) -> dict[str, Exception]:
-        """Those whose memory could not be removed, and why."""
+        """Ask each of `forget`; returns the threads whose memory could not be removed, and why."""
         theirs: Mapping[str, Sequence[str]] = {}
         if agents := [forget.agent for forget in self._forget if isinstance(forget, ForgetOfAgent)]:
             theirs = await self._readers.run(partial(reads.threads_by_agent, thread_ids=thread_ids, agents=agents))
@@ -219,7 +219,7 @@ class Sweeper:
 
 
 async def _failing(forget: ForgetMemory, thread_ids: Sequence[str]) -> dict[str, Exception]:
-    """Those that one could not forget, and why: what fails for one of them is asked for each alone."""
+    """The threads that one could not forget, and why: if asking for all fails, it is asked for each alone."""
     failure = await _failure_of(forget, thread_ids)
     if failure is None:
         return {}
@@ -236,12 +236,12 @@ async def _failing(forget: ForgetMemory, thread_ids: Sequence[str]) -> dict[str,
 
 
 async def _failure_of(forget: ForgetMemory, thread_ids: Sequence[str]) -> Exception | None:
-    """What a checkpointer of somebody else's raised."""
+    """What somebody else's checkpointer raised."""
     try:
         await forget(thread_ids)
     except StorageError:
         raise
-    except Exception as exc:  # noqa: BLE001  # whatever it is: what is asked for here is asked for again
+    except Exception as exc:  # noqa: BLE001  # whatever it is: the same is asked for again later
         return exc
     return None
 

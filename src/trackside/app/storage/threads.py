@@ -175,8 +175,8 @@ class Threads:
         return await self.get(thread_id)
 
     def changing(self, thread: StoredThread) -> AbstractContextManager[None]:
-        """For the time in which a thread is changed on behalf of no run: once the thread is removed, putting anything of
-        it into this store's checkpoints is then refused with `UnknownThreadError`.
+        """A context for changing a thread on behalf of no run: once the thread is removed, putting anything of it into
+        this store's checkpoints is then refused with `UnknownThreadError`.
         """
         return changing_thread(self._writer, thread.thread_id, time_text(thread.created_at))
 
@@ -376,7 +376,7 @@ def _plain(metadata: Mapping[str, Any] | None) -> JsonObject:
 _IS_ITS_LAST: Final = and_(
     runs.c.run_id == threads.c.last_run_id, or_(runs.c.removed_at.is_(None), threads.c.removed_at.is_not(None))
 )
-"""The last run of a thread, as it is seen: one that was removed is not, but with its thread by who sees that as well."""
+"""The last run of a thread, as it is seen: a removed run is seen only with its removed thread, by whoever sees that."""
 
 
 def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, ThreadContents]:
@@ -410,7 +410,10 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
 
 
 def _remembered(connection: Connection, thread_ids: Sequence[str]) -> frozenset[str]:
-    """What an agent leaves in the store stays there while another runs that keeps checkpoints itself. A copy has no runs."""
+    """The threads for which the store has what their agents left last.
+
+    What an agent leaves in the store stays there while another runs that keeps checkpoints itself. A copy has no runs.
+    """
     of_thread, saved_at = runs.c.thread_id == threads.c.thread_id, thread_states.c.updated_at
     saved_by = (
         select(runs.c.agent)

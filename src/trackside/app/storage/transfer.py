@@ -202,8 +202,8 @@ class ExportChoice:
         return {name: value for name, value in chosen.items() if value is not None}
 
     def conditions(self, *, through_runs: bool) -> list[ColumnElement[bool]]:
-        """The conditions for the chosen events, besides their position; `through_runs`: in a form that leads to a
-        thread's.
+        """The conditions for the chosen events, besides their position; `through_runs`: in a form that finds a
+        thread's events by its runs.
         """
         conditions: list[ColumnElement[bool]] = []
         if self.run_id is not None:
@@ -223,9 +223,9 @@ class ExportChoice:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How the chosen events are found: behind a position, and by what holds for them.
+    """How the chosen events are found: after a position, and by what holds for them.
 
-    If they are `few`, all are looked up for each page; else the log is read.
+    If they are `few`, all of them are looked up for each page; otherwise the log is read.
     """
 
     after: int
@@ -234,7 +234,7 @@ class _Way:
 
     @classmethod
     def to(cls, connection: Connection, *, choice: ExportChoice, end: int) -> Self:
-        """The way to those that are chosen, up to this position."""
+        """The way to the chosen events, up to this position."""
         after: int | None = choice.start - 1
         if choice.since is not None:
             after = begin_since(connection, choice.since, choice.start - 1)
@@ -247,7 +247,7 @@ class _Way:
 
 
 def _of_no_deleted_thread(connection: Connection) -> Conditions:
-    """That an event is of no thread that has been deleted by now. One that goes later is exported whole, or not at all."""
+    """That an event's thread has not been deleted by now. A thread that goes later is exported whole, or not at all."""
     deleted = (threads.c.removed_at.is_not(None), ~threads.c.ends)
     last = connection.execute(select(func.max(threads.c.removed_at)).where(*deleted)).scalar()
     if last is None:
@@ -256,7 +256,7 @@ def _of_no_deleted_thread(connection: Connection) -> Conditions:
 
 
 def _of_no_deleted_run(connection: Connection, choice: ExportChoice) -> Conditions:
-    """The same of runs. Those of a thread that `ends` were deleted by nobody: they went with it."""
+    """The same for runs. Nobody deleted the runs of a thread that `ends`: they went with it."""
     went_with_it = there_is(threads.c.thread_id == runs.c.thread_id, threads.c.ends)
     rolled_back = runs.c.removed_at == runs.c.ended_at  # as its last event says
     deleted: Conditions = [runs.c.removed_at.is_not(None), ~rolled_back, ~went_with_it]
@@ -264,7 +264,7 @@ def _of_no_deleted_run(connection: Connection, choice: ExportChoice) -> Conditio
         deleted.append(runs.c.run_id == choice.run_id)
     if choice.thread_id is not None:
         deleted.append(runs.c.thread_id == choice.thread_id)
-    has_ended = runs.c.status.in_(sorted(FINAL_STATUSES))  # leads through an index that knows who was removed
+    has_ended = runs.c.status.in_(sorted(FINAL_STATUSES))  # leads through an index that knows which were removed
     last = connection.execute(select(func.max(runs.c.removed_at)).where(has_ended, *deleted)).scalar()
     if last is None:
         return []
@@ -295,7 +295,7 @@ async def export_events(
     way = await readers.run(partial(_Way.to, choice=choice, end=to))
     after, count = way.after, 0
     cut: set[str] = set()
-    """The runs of which a part is written: few at any moment. One that is removed now stays here."""
+    """The runs of which only a part is written so far: few at any moment. A run that is removed now stays here."""
     while (page := await readers.run(partial(_page, way=way, after=after, end=to))).events:
         await asyncio.to_thread(writer.write, page.events)
         cut.difference_update(event.run_id for event in page.events)
@@ -346,7 +346,7 @@ def _checked(position: int, payload: str) -> msgspec.Raw:
 
 
 class _Page(NamedTuple):
-    """Some of the chosen events, and the runs of theirs that have more of them further on."""
+    """Some of the chosen events, and those of their runs that have more of them further on."""
 
     events: Sequence[ExportedEvent]
     cut: Sequence[str]
@@ -357,7 +357,7 @@ def _page(connection: Connection, *, way: _Way, after: int, end: int) -> _Page:
     found = _found(connection, way=way, after=after, end=end)
     last = {event.run_id: event.position for event in found}
     told = events.alias()
-    more = exists(events.c.position).where(  # which the index of a run's events has
+    more = exists(events.c.position).where(  # the index of a run's events has it
         events.c.run_id == told.c.run_id,
         events.c.sequence > told.c.sequence,
         events.c.position <= end,
@@ -368,10 +368,10 @@ def _page(connection: Connection, *, way: _Way, after: int, end: int) -> _Page:
 
 
 def _found(connection: Connection, *, way: _Way, after: int, end: int) -> list[ExportedEvent]:
-    # Where few are looked up it is not the column itself, which would lead through the log.
+    # Where few are looked up, this is not the column itself, which would lead through the log.
     place: ColumnElement[int] = events.c.position + 0 if way.few else events.c.position
     chosen = [place > after, place <= end, *way.conditions]
-    if way.few:  # and their payloads are not sorted
+    if way.few:  # so that their payloads are not sorted
         found = select(events.c.position).where(*chosen).order_by(events.c.position).limit(_PAGE_ROWS).subquery()
         chosen = [events.c.position.in_(select(found.c.position))]
     query = select(*_COLUMNS).where(*chosen).order_by(events.c.position)
