@@ -32,11 +32,11 @@ logger = logging.getLogger("trackside.subscriptions")
 ACKNOWLEDGE_EVERY: Final = 0.1
 """Seconds between two acknowledgements while there is more to deliver."""
 LOOK_EVERY: Final = 5.0
-"""Seconds after which a feed that waits looks for itself, in case that it was not told."""
+"""Seconds after which a feed that waits looks for itself, in case it was not told."""
 _RETRIES_EVERY: Final = 1.0
 """Seconds between two looks for parked events to be tried again, while there is more to deliver."""
 _CHECK_EVERY: Final = 1.0
-"""Seconds between two looks whether the subscription goes on, while there is no room to read more."""
+"""Seconds between two checks whether the subscription goes on, while there is no room to read more."""
 _BREATHE_EVERY: Final = 0.005
 """Seconds after which an observer that never waits lets others have the event loop."""
 
@@ -47,11 +47,11 @@ class Offered(NamedTuple):
     taken: int
     raised: BaseException | None = None
     together: int = 1
-    """How many failed together, if more than this one: which of them was the reason it does not say."""
+    """How many failed together, if more than this one: the error does not say which of them was the reason."""
 
 
 class Calls:
-    """Calls an observer, each time for so long at most, and counts what fails."""
+    """Calls an observer, each time for at most `limit` seconds, and counts what fails."""
 
     def __init__(self, observer: RunObserver, *, limit: float | None, counts: FeedCounts) -> None:
         self._on_event = observer.on_event
@@ -71,15 +71,15 @@ class Calls:
             if singly or self._on_events is None:
                 await self._call(self._on_event(events[0]))
                 return Offered(1)
-            await self._call(self._on_events([*events]))  # of its own, to do with as it likes
+            await self._call(self._on_events([*events]))  # a list of its own, to do with as it likes
         except PartlyTaken as part:
-            # Of an event that is given alone it can only say that this failed.
+            # Of an event that was given alone, it can only say that it failed.
             taken = 0 if singly or self._on_events is None else part.taken_of(len(events))
             if taken < len(events):
                 self._count(part.cause)
                 return Offered(taken, part.cause)
         except KeyboardInterrupt as exc:
-            interrupt_loop(exc)  # if that goes on, it was this observer's failure (I18)
+            interrupt_loop(exc)  # if the loop goes on, it was this observer's failure (I18)
             self._count(exc)
             return Offered(0, exc, together=1 if singly else len(events))
         except BaseException as exc:  # the observer's failure, which is its subscription's to show
@@ -106,12 +106,12 @@ class LeasedDelivery:
 
     Args:
         consumer: reads, acknowledges, parks.
-        calls: whom to give events.
-        receiver: whoever is behind that; it may be away for longer than a lease.
-        policy: how.
+        calls: gives events to the observer.
+        receiver: whoever is behind the observer; it may be away for longer than a lease.
+        policy: how to feed it.
         counts: where to count what becomes of the events.
         wakeup: is set when there may be something to read.
-        stopping: is set when nothing more is to begin.
+        stopping: is set when nothing more should begin.
         pause: pauses the subscription, for a receiver that wants nothing any more.
         on_passed: is called when the consumer has passed more.
     """
@@ -153,7 +153,7 @@ class LeasedDelivery:
         self._retries_at = self._check_at = self._breath_at = 0.0
 
     async def run(self) -> None:
-        """Deliver until closed or paused; what the observer has in hand then is waited for.
+        """Deliver until closed or paused; then wait for what the observer has in hand.
 
         Raises:
             SubscriptionLostError: the lease is another's now.
@@ -183,7 +183,7 @@ class LeasedDelivery:
                 raise failure
 
     async def acknowledge(self) -> None:
-        """Have the cursor go on to the low-water mark, if something was done since it did so last."""
+        """Move the cursor on to the low-water mark, if something was done since it last moved."""
         if not self._to_acknowledge.is_set():
             return
         self._to_acknowledge.clear()
@@ -195,7 +195,7 @@ class LeasedDelivery:
         self._on_passed()
 
     def stop_for_pause(self) -> None:
-        """The subscription was paused: begin nothing more, also nothing of what was begun."""
+        """Begin nothing more, as the subscription was paused; not the rest of what was begun either."""
         self.paused = True
         self._wakeup.set()
 
@@ -239,7 +239,7 @@ class LeasedDelivery:
             await self._wakeup.wait()
 
     async def _read(self) -> bool:
-        """Take in what comes next; whether there is more."""
+        """Take in what comes next; returns whether there is more."""
         policy, window = self._policy, self.window
         limit = min(policy.batch, window.room)
         batch = await self._consumer.read(limit, ahead=self._has_read, max_bytes=window.room_bytes)
@@ -264,7 +264,7 @@ class LeasedDelivery:
         self._note_idle()
 
     async def _check(self) -> None:
-        """See, now and then, whether it may go on: without room for more, no read shows that."""
+        """Check now and then whether it may go on: without room for more, no read shows that."""
         loop = asyncio.get_running_loop()
         if loop.time() >= self._check_at:
             await self._consumer.check()
@@ -277,7 +277,7 @@ class LeasedDelivery:
                 await self._wakeup.wait()
 
     async def _acknowledge_on(self) -> None:
-        """Acknowledge what is done: now and then while there is more to do, else at once."""
+        """Acknowledge what is done: now and then while there is more to do, otherwise at once."""
         loop = asyncio.get_running_loop()
         while True:
             await self._to_acknowledge.wait()
@@ -310,7 +310,7 @@ class LeasedDelivery:
                 self._wakeup.set()
 
     async def _deliver(self, lane: EventLane) -> None:
-        """Deliver what a lane has now, unless something of it fails and is to be tried again later."""
+        """Deliver what a lane has now, unless something of it fails and has to be tried again later."""
         left = min(len(lane.events), self._policy.batch)
         while left and not self.paused:
             tries = self._receiver.tries
@@ -330,7 +330,7 @@ class LeasedDelivery:
             self._line_up(lane)
 
     async def _offer(self, lane: EventLane, left: int) -> Offered:
-        """Give the observer what comes first in a lane: so many events if it takes batches and all is well."""
+        """Give the observer what comes first in a lane: up to `left` events if it takes batches and all is well."""
         first = lane.events[0]
         is_alone = lane.singly > 0 or lane.tries > 0 or first.is_retry
         if is_alone or self._receiver.is_away or not self._calls.takes_batches:
@@ -343,7 +343,7 @@ class LeasedDelivery:
         return await self._calls.offer(events, singly=False)
 
     async def _deal_with_failure(self, lane: EventLane, raised: BaseException, tries: int, *, together: int) -> bool:
-        """Do what is to be done about a failure; whether that put the lane's first event aside, so that it goes on."""
+        """Deal with a failure; returns whether that put the lane's first event aside, so that the lane goes on."""
         said, why, first = Refusal.of(raised), text_of(raised), lane.events[0]
         if said.disables:
             await self._disable(why, first.attempts + lane.attempts + 1)
@@ -376,19 +376,19 @@ class LeasedDelivery:
 
     def _wait_with(self, lane: EventLane, said: Refusal) -> None:
         """Try what comes first in a lane again, after a while."""
-        tries = max(1, lane.tries)  # a batch counts for none of its events
+        tries = max(1, lane.tries)  # the failure of a batch counts against none of its events
         pause = max(self._policy.pause(tries), said.retry_after)
         self._waiting[lane] = asyncio.get_running_loop().call_later(pause, self._try_again, lane)
 
     def _is_hopeless(self, event: InHand, attempts: int, said: Refusal) -> bool:
-        """Whether an event is parked; one that was parked before is so again with the first failure."""
+        """Whether to park an event; one that was parked before is parked again at its next failure."""
         if event.is_retry:
             return True
         gives_up = attempts >= self._policy.attempts or not said.retryable
         return gives_up and self._consumer.on_failure is OnFailure.park
 
     async def _disable(self, why: str, attempts: int) -> None:
-        """Pause the subscription, for whoever decides what shall become of it."""
+        """Pause the subscription, for somebody to decide what becomes of it."""
         name = self._consumer.name
         await self._note_failure(why, attempts)
         await self._pause()
@@ -396,7 +396,7 @@ class LeasedDelivery:
         self.stop_for_pause()
 
     async def _note_failure(self, why: str, attempts: int) -> None:
-        """Let operators see it until something more is handled; so what was handled before is acknowledged first."""
+        """Let operators see a failure until something more is handled; so acknowledge first what was handled before."""
         await self.acknowledge()
         await self._consumer.note_failure(why, attempts=attempts)
 
@@ -406,7 +406,7 @@ class LeasedDelivery:
 
     def _try_again(self, lane: EventLane) -> None:
         del self._waiting[lane]
-        # It holds the cursor up: behind a whole window, it might not get its tries in one life.
+        # The lane holds the cursor up: behind a whole window, it might not get its tries in one process's life.
         self._ready.appendleft(lane)
         self._ready_count.release()
 

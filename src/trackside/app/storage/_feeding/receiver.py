@@ -16,7 +16,7 @@ from trackside.harness.errors import TracksideError
 logger = logging.getLogger("trackside.subscriptions")
 
 _LONGEST_REST: Final = 3_600.0
-"""Seconds that a receiver can ask to be left alone at a time."""
+"""For how many seconds at a time a receiver can ask to be left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,10 @@ class Refusal:
 
 
 def _is_of_a_call(raised: BaseException) -> bool:
-    """Whether it is our own word on a call that the observer has made, as on a run that it could not start on a busy thread.
+    """Whether it is our own error on a call that the observer made, such as one to start a run on a busy thread.
 
-    Whether that call may succeed says nothing of the event, unless it is about what was passed, which comes of the event.
+    Whether that call may succeed says nothing about the event, unless the error is about what was passed, which comes
+    from the event.
     """
     return isinstance(raised, TracksideError) and raised.fault != "observer" and not isinstance(raised, ValueError)
 
@@ -78,7 +79,7 @@ class Receiver:
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
-        """Wait until something may be delivered: if the receiver is away until it was left alone long enough, one by one."""
+        """Wait until something may be delivered: one by one, and after a long enough rest, if the receiver is away."""
         if self.is_away:
             async with self._trying:
                 if self.is_away:
@@ -88,13 +89,13 @@ class Receiver:
         yield
 
     def took(self, tries: int) -> None:
-        """It took something. `tries` is what the number was when the call began: an older call says nothing of now."""
+        """Note that it took something. `tries` is the number as the call began: an older call says nothing of now."""
         if self.is_away and tries == self.tries:
             self.tries = 0
             logger.info("the receiver of subscription %s is back", self._name)
 
     def went_away(self, said: Refusal, why: str, tries: int) -> bool:
-        """It takes nothing; True if that was not known yet, or was found out anew."""
+        """Note that it takes nothing; True if that was not known yet, or was found out anew."""
         is_news = tries == self.tries
         if is_news:
             self._wait_longer()
@@ -106,7 +107,7 @@ class Receiver:
         return is_news
 
     def failed(self, tries: int) -> None:
-        """While it was away, a delivery failed for another reason, or for the same that was not said: wait longer."""
+        """Wait longer: a delivery failed while it was away, for another reason or the same one without saying so."""
         if self.is_away and tries == self.tries:
             self._wait_longer()
 

@@ -1,7 +1,7 @@
 """What a feed has in hand: events that were read and are not delivered yet, and the position up to which all is done.
 
-Events are in lanes. Within a lane one comes after the other; lanes go on side by side. Which events share a lane is all
-that tells the orders apart: all of them, those of a run, or none.
+Events are in lanes. Within a lane one comes after the other; lanes go on side by side. The orders differ only in which
+events share a lane: all of them, those of a run, or none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.weighing import weight_of
 
 MOST_AHEAD: Final = 10_000
-"""Events after the first that is not done, done or not: as many at most come again if the process dies."""
+"""How many events, done or not, may follow the first that is not done: so many at most return if the process dies."""
 
 _LANE_OF: Final[Mapping[Order, Callable[[RunLifecycleEvent], str]]] = {
     Order.log: lambda event: "",
@@ -50,11 +50,11 @@ class EventLane:
     key: str
     events: deque[InHand] = field(default_factory=deque)
     attempts: int = 0
-    """How often the first of them has failed since it is in hand."""
+    """How often the first of them has failed since it came in hand."""
     held_back: int = 0
     """How often its observer has held it back since."""
     singly: int = 0
-    """How many of them are given to their observer one by one, since they failed together."""
+    """How many of them are given to their observer one by one, because they failed together."""
 
     @property
     def tries(self) -> int:
@@ -74,11 +74,11 @@ class Window:
 
     def __init__(self, order: Order, *, room: int, max_bytes: int, passed: int) -> None:
         self.low_water = passed
-        """Up to here everything that was read is done, and what was not read is not wanted."""
+        """The position up to which everything that was read is done, and what was not read is not wanted."""
         self.in_hand = 0
         self.bytes_in_hand = 0
         self.oldest_at: datetime | None = None
-        """When the first event occurred that is not done."""
+        """When the first event that is not done occurred."""
         self._room = room
         self._max_bytes = max_bytes
         self._lane_of = _LANE_OF[order]
@@ -90,7 +90,7 @@ class Window:
 
     @property
     def room(self) -> int:
-        """How many events more may be read; what is not there has no size."""
+        """How many more events may be read; what has not been read has no size."""
         if not self.room_bytes:
             return 0
         return max(0, min(self._room - self.in_hand, MOST_AHEAD - len(self._positions)))
@@ -101,20 +101,20 @@ class Window:
         return max(0, self._max_bytes - self.bytes_in_hand)
 
     def add(self, batch: Batch) -> list[EventLane]:
-        """Take in what was read next; the lanes that have something now and had nothing before."""
+        """Take in what was read next; returns the lanes that have something now and had nothing before."""
         self._positions.extend((stored.position, stored.event.occurred_at) for stored in batch.events)
         self._through = batch.through
         self._settle()
         return self._fill(InHand.of(stored) for stored in batch.events)
 
     def add_retries(self, parked: Iterable[ParkedEvent]) -> list[EventLane]:
-        """Take in parked events that shall be tried again, unless they are in hand; as `add`."""
+        """Take in parked events to be tried again, unless they are in hand; returns the same as `add`."""
         new = [one for one in parked if one.stored.position not in self._retried]
         self._retried.update(one.stored.position for one in new)
         return self._fill(InHand.of(one.stored, attempts=one.attempts, is_retry=True) for one in new)
 
     def finish(self, lane: EventLane) -> None:
-        """The first event of a lane is done: handled, or parked."""
+        """Note that the first event of a lane is done: handled, or parked."""
         first = lane.events.popleft()
         lane.attempts = lane.held_back = 0
         lane.singly = max(0, lane.singly - 1)
@@ -128,7 +128,7 @@ class Window:
             self._settle()
 
     def has_more(self, lane: EventLane) -> bool:
-        """Whether a lane that was delivered goes on; else it is forgotten, and `add` gives another in its place."""
+        """Whether a lane that was delivered goes on; if not, it is forgotten, and `add` gives another in its place."""
         if not lane.events:
             del self._lanes[lane.key]
         return bool(lane.events)

@@ -1,6 +1,6 @@
-"""The checkpoints of graphs as bytes: what is written through the store's writer, and read past it.
+"""The checkpoints of graphs as bytes: they are written through the store's writer, and read past it.
 
-Knows nothing of LangGraph; `graph_checkpoints` makes its objects of this.
+This module knows nothing of LangGraph; `graph_checkpoints` makes LangGraph's objects from this.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from trackside.harness.timelimit import outlived
 MAX_PUT_BYTES = 256 * 1_048_576
 """How much one step of a graph may add. It is never cut: the graph would go on with half of its state."""
 
-_LISTED = 64  # checkpoints of which it is looked up together whether they are wanted
-_MOST_READ = 16  # that are read together
-_REMOVED = 200  # that are removed in one transaction
-_MOST_KNOWN = 8_192  # threads, and namespaces of theirs, of which it is remembered what is there
+_LISTED = 64  # checkpoints that are looked through together for those that are wanted
+_MOST_READ = 16  # checkpoints that are read together
+_REMOVED = 200  # checkpoints that are removed in one transaction
+_MOST_KNOWN = 8_192  # namespaces of threads whose contents are remembered
 
 
 class GraphCheckpoints:
-    """All checkpoints of a store. What this process has put it sees at once; what others put, when it is committed."""
+    """All checkpoints of a store. This process sees what it has put at once; what others put, when it is committed."""
 
     def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
         self._writer = writer
@@ -69,11 +69,11 @@ class GraphCheckpoints:
         self._looked_for_old = False
 
     def split_old_by(self, split: SplitCheckpoint) -> None:
-        """Have old checkpoints taken apart by this, which knows how they are encoded."""
+        """Have old checkpoints taken apart by this function, which knows how they are encoded."""
         self._split = split
 
     async def put(self, work: PutGraphRows) -> None:
-        """Have this written: a run that settles its writes in the end goes on at once, others when it is on disk.
+        """Have this written: a run that settles its writes at its end goes on at once, others when it is on disk.
 
         Raises:
             CheckpointTooLargeError: it is larger than `MAX_PUT_BYTES`.
@@ -103,7 +103,7 @@ class GraphCheckpoints:
         answer_of(await outlived(writing))
 
     def _borrow(self, one: Borrowing) -> None:
-        """Say when what a checkpoint has of those before it was there."""
+        """Note as of how many removals the values that a checkpoint has from those before it were there."""
         place = one.thread_id, one.namespace
         before = self._known.get(place)
         if not one.borrowed:
@@ -118,7 +118,7 @@ class GraphCheckpoints:
         return known if known is not None and known.checkpoint_id == checkpoint_id else None
 
     def remember(self, found: StoredCheckpoint, inline: Mapping[str, str]) -> None:
-        """Remember what a checkpoint has that was read; `inline` are the versions of the values that it has in itself."""
+        """Remember what a checkpoint just read has; `inline` are the versions of the values that it has in itself."""
         row = found.row
         known = Known(row.checkpoint_id, json_of(row.refs), inline, found.removals)
         self._know((row.thread_id, row.namespace), known)
@@ -152,11 +152,11 @@ class GraphCheckpoints:
                 self._removals = one.removals
 
     async def _see(self, *thread_ids: str) -> None:
-        """Wait until what this process has put of these threads can be read; without any, all that it has put."""
+        """Wait until what this process has put of these threads can be read; without threads, all that it has put."""
         last = [self._unwritten[one] for one in thread_ids or [*self._unwritten] if one in self._unwritten]
         if last:
             self._writer.hurry()
-            await asyncio.wait(last)  # those before are written by then, and whoever put it hears what failed
+            await asyncio.wait(last)  # those before are written by then, and whoever put them hears what failed
 
     async def _old_tables(self) -> OldTables | None:
         if not self._looked_for_old:
@@ -202,7 +202,7 @@ class GraphCheckpoints:
     async def list(
         self, listing: Listing, *, limit: int | None, is_wanted: Callable[[Encoded], bool] | None
     ) -> AsyncGenerator[StoredCheckpoint]:
-        """Checkpoints of a thread, the newest first; `is_wanted` is asked with the metadata of each."""
+        """Checkpoints of a thread, the newest first; `is_wanted` is called with the metadata of each."""
         await self._see(listing.thread_id)
         if (behind := self._behind()) is not None:
             await behind.caught_up()
@@ -241,7 +241,7 @@ class GraphCheckpoints:
             after = found
 
     async def adopt(self, thread_id: str) -> bool:
-        """See that what LangGraph's savers have left of a thread is where ours is; whether there was anything."""
+        """Bring what LangGraph's savers have left of a thread to where ours is; returns whether there was anything."""
         old = await self._old_tables()
         if old is None or not await self._readers.run(partial(old.has, thread_id=thread_id)):
             return False
@@ -259,7 +259,7 @@ class GraphCheckpoints:
                 await self._take_over(thread_id, old)
 
     async def remove_threads(self, thread_ids: Sequence[str], *, run_id: str | None = None) -> None:
-        """Remove all that is stored of threads, for whoever asks or for this run, which takes it back.
+        """Remove all that is stored of threads, for whoever asks, or for a run, which takes it back.
 
         Raises:
             RunEndedError: the run has ended.
@@ -274,7 +274,7 @@ class GraphCheckpoints:
         await self._remove(await self._readers.run(partial(of_runs, run_ids=run_ids)))
 
     async def remove_but(self, kept: Sequence[Key], listed: Sequence[Key]) -> None:
-        """Remove all of the listed checkpoints but these. What has come since they were listed stays."""
+        """Remove all of the listed checkpoints except these. What has come since they were listed stays."""
         keep = {*kept}
         await self._remove([key for key in listed if key not in keep])
 
@@ -289,7 +289,7 @@ class GraphCheckpoints:
             await self._writer.write(RemoveCheckpoints(keys[start : start + _REMOVED]))
 
     async def gather(self, *thread_ids: str) -> None:
-        """Have all that there is of these threads in our tables, for a transaction to find it there."""
+        """Bring all that there is of these threads into our tables, so that a transaction finds it there."""
         await self._see(*thread_ids)
         for thread_id in thread_ids:
             await self.adopt(thread_id)

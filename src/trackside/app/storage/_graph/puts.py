@@ -1,23 +1,23 @@
 """What runs of graphs put and do not wait for, also while the database is away.
 
-A database that fails over, or is locked, is back within minutes, and no step of a graph has gone wrong by it: a run that had
-to fail as nobody could write for a while would have to do all again. So there is a list for each run (`Behind`) of all that
-it has put and that is not written, in the order in which it was put, and nothing of it is written before what is ahead of it
-there. The list is in one of three states:
+A database that fails over, or is locked, is back within minutes, and no step of a graph has gone wrong by that. A run
+that failed because nobody could write for a while would have to do everything again. So each run has a list (`Behind`)
+of all that it has put and that is not written, in the order in which it was put. Nothing on the list is written before
+what is ahead of it. The list is in one of three states:
 
-* **flowing**: what is put goes to the writer at once. Each of it trusts that those before it were written (`Chain`): when
-  the writer refuses one, it refuses all behind it, too.
-* **away**: one was refused for something that passes (`AWAY`). It stays in the list, and so do those behind it, whatever
-  they were refused for: their turn tells. What is put now is added, and not given to the writer. As soon as that has
-  nothing more in its hands all is put again, one after another, with pauses as long as that fails; then it flows again. Who
-  puts past 16 MB waits for that, and so does who reads.
-* **failed**, for good: one was refused for something that does not pass, or the database was waited for long enough. That
-  is five minutes; or until the next refusal, if the run was asked to stop (as when it is timed out), its end is hurried, or
-  the time of a process that leaves is over. Or a closing event loop has cancelled what puts again. Nothing more of the list
-  is written.
+* **flowing**: what is put goes to the writer at once. Each put trusts that those before it were written (`Chain`):
+  when the writer refuses one, it refuses all those behind it, too.
+* **away**: one was refused for something that passes (`AWAY`). It stays on the list, and so do those behind it,
+  whatever they were refused for: their turn will show. What is put now is added to the list, and not given to the
+  writer. As soon as the writer has nothing more in its hands, everything is put again, one after another, with pauses
+  as long as that fails; then the list flows again. Whoever puts past 16 MB waits for that, and so does whoever reads.
+* **failed**, for good: one was refused for something that does not pass, or the database was waited for long enough.
+  That is five minutes; or until the next refusal, if the run was asked to stop (as when it is timed out), its end is
+  hurried, or the time of a process that leaves is over. Or a closing event loop has cancelled the task that puts again.
+  Nothing more of the list is written.
 
-What it failed with is raised by whatever is asked for from then on: the next `put`, which fails the next step, `check`,
-`caught_up`, and `settle`, for which the end of the run waits.
+Whatever is asked for from then on raises the failure: the next `put`, which fails the next step, `check`, `caught_up`,
+and `settle`, for which the end of the run waits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.harness.errors import ClosedError, TracksideError
 
 _MOST_KEPT: Final = 16 * 1_048_576
-"""Bytes of one run that are kept meanwhile; one step may have more."""
+"""How many bytes of one run are kept meanwhile; a single step may have more."""
 
 
 class Behind:
@@ -41,7 +41,7 @@ class Behind:
 
     Args:
         writer: that of the store.
-        learn: is told of what is kept, and so not there yet (True), and when that is written after all (False).
+        learn: is told of what is kept, and so is not there yet (True), and when that is written after all (False).
         has_to_stop: whether the run was asked to stop.
     """
 
@@ -56,18 +56,18 @@ class Behind:
         self._has_to_stop = has_to_stop
         self._ends_hurried: Callable[[], bool] = _never
         self._unwritten: dict[PutGraphRows, int] = {}
-        """All that is put and not written, in its order, with its bytes."""
+        """All that is put and not written, in order, each with its size in bytes."""
         self._pending: set[asyncio.Future[Any]] = set()
-        """What the writer has in its hands of it."""
+        """What the writer has of it in its hands."""
         self._last: tuple[PutGraphRows, asyncio.Future[Any]] | None = None
         self._is_away = False
         self._putting_again: asyncio.Task[None] | None = None
         self._failure: TracksideError | None = None
         self._chain = Chain()
-        """Of what the writer is given while it flows; it has failed from when one is refused until it flows again."""
+        """The chain of puts while the list flows; it has failed from the first refusal until the list flows again."""
 
     async def put(self, work: PutGraphRows, size: int) -> asyncio.Future[Any] | None:
-        """Have this written, with what was put before if that is still to be written; None: once the database is there.
+        """Have this written, with what was put before if that is not written yet; None: once the database is there.
 
         Raises:
             TracksideError: something that was put before was not written.
@@ -86,7 +86,7 @@ class Behind:
                 self._unwritten[last] += size
                 return writing
         writing = await self._writer.defer(work)
-        work.chain = self._chain  # as it is by now, there may have been no room for long; it is written a moment later
+        work.chain = self._chain  # as of now: there may have been no room for long; the work is written a moment later
         self._unwritten[work] = size
         self._last = work, writing
         self._pending.add(writing)
@@ -125,10 +125,10 @@ class Behind:
             raise
 
     async def _put_unwritten(self) -> None:
-        """Have all written that is not, as far as the database is there."""
+        """Have everything written that is not, as far as the database is there."""
         try:
             while self._unwritten:
-                if self._pending:  # what was put before, and found room only now: it is refused
+                if self._pending:  # what was put before, and found room only now, is refused
                     await asyncio.wait([*self._pending])
                 work = next(iter(self._unwritten))
                 work.chain = None
@@ -150,7 +150,7 @@ class Behind:
         self._unwritten.clear()
 
     def check(self) -> None:
-        """See that nothing has failed so far for good.
+        """Check that nothing has failed for good so far.
 
         Raises:
             TracksideError: something has; nothing that was put after it is written.
@@ -169,7 +169,7 @@ class Behind:
         self.check()
 
     async def settle(self, is_hurried: Callable[[], bool]) -> None:
-        """Return when all is written; for a caller who `is_hurried` a database that is away is not waited for.
+        """Return when all is written; while the caller `is_hurried`, a database that is away is not waited for.
 
         Raises:
             TracksideError: something was not.

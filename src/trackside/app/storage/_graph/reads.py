@@ -1,4 +1,4 @@
-"""How checkpoints are read: each with its values and with what tasks wrote behind it, in one statement."""
+"""How checkpoints are read: each with its values and with what tasks wrote after it, in one statement."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _VALUES: Final[Mapping[Dialect, str]] = {
             LIMIT 1
         ) v""",
 }
-"""The values of a checkpoint, each by its key: of all that the thread has ever had, nothing else is looked at."""
+"""The values of a checkpoint, each found by its key: nothing else that the thread has ever had is looked at."""
 
 
 class StoredWrite(NamedTuple):
-    """What a task has written; in the order in which LangGraph applies writes."""
+    """What a task has written; it sorts in the order in which LangGraph applies writes."""
 
     task_path: str
     task_id: str
@@ -54,14 +54,14 @@ class StoredCheckpoint:
     """How much had been removed, as far as was known, before it was read."""
 
     def lacking(self) -> list[str]:
-        """The channels whose values should be there, and are not."""
+        """The channels whose values should be there but are not."""
         return [channel for channel in json_of(self.row.refs) if channel not in self.values]
 
 
 def _reading(target: str, dialect: Dialect) -> str:
-    """Reads all of the checkpoints that `target` selects; rows of three kinds.
+    """The statement that reads all of the checkpoints that `target` selects, as rows of three kinds.
 
-    CROSS JOIN is SQLite's word for joins that are done in this order.
+    To SQLite, CROSS JOIN means a join that is done in this order.
     """
     return f"""
         WITH t AS MATERIALIZED (SELECT {GRAPH_CHECKPOINT} FROM graph_checkpoints WHERE {target})
@@ -79,7 +79,7 @@ def _reading(target: str, dialect: Dialect) -> str:
 
 
 def _in_each(target: str) -> Mapping[Dialect, str]:
-    """What reads that, in each database's own words."""
+    """The statement that reads that, in the words of each database."""
     return {"sqlite": _reading(target, "sqlite"), "postgresql": _reading(target.replace("?", "$"), "postgresql")}
 
 
@@ -92,7 +92,7 @@ ONE: Final = _in_each("thread_id = ?1 AND namespace = ?2 AND checkpoint_id = ?3"
 
 @lru_cache(maxsize=32)
 def some(count: int) -> Mapping[Dialect, str]:
-    """Reads so many checkpoints of a thread, whose namespaces and ids follow it in turns."""
+    """Reads `count` checkpoints of a thread; after the thread come the namespaces and ids, in turns."""
     pairs = (f"(namespace = ?{place} AND checkpoint_id = ?{place + 1})" for place in range(2, 2 * count + 2, 2))
     return _in_each(f"thread_id = ?1 AND ({' OR '.join(pairs)})")
 
@@ -107,7 +107,7 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Which checkpoints of a thread are wanted, the newest first. None: whichever."""
+    """Which checkpoints of a thread are wanted, the newest first. None: any."""
 
     thread_id: str
     namespace: str | None = None
@@ -136,13 +136,13 @@ class Listing:
 
 
 def next_thread(connection: Connection, after: str) -> str | None:
-    """The first thread behind this one that has checkpoints."""
+    """The first thread after this one that has checkpoints."""
     threads = graph_checkpoints.c.thread_id
     return connection.scalar(select_(threads).where(threads > after).order_by(threads).limit(1))
 
 
 def of_runs(connection: Connection, run_ids: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The keys of all checkpoints that these runs have made. Looks at all that there are."""
+    """The keys of all checkpoints that these runs have made. This looks at all checkpoints."""
     columns = graph_checkpoints.c
     query = select_(columns.thread_id, columns.namespace, columns.checkpoint_id).where(columns.run_id.in_(run_ids))
     return [(row[0], row[1], row[2]) for row in connection.execute(query)]

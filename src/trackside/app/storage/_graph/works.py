@@ -1,4 +1,4 @@
-"""What is written of the checkpoints of graphs: puts, which every run has many of, and what is rare."""
+"""What is written of graphs' checkpoints: puts, of which every run has many, and rarer works."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _ROW_BYTES = 400  # what a row takes besides its bytes: ids, three or four times
 _SMALL = 1_000
 
 type Key = tuple[str, str, str]
-"""Of a checkpoint: its thread, its namespace, its id."""
+"""The key of a checkpoint: its thread, its namespace, its id."""
 
 
 class Chain:
-    """Puts of which each takes for granted that those before it were written: after a failure the others fail, too."""
+    """Puts each of which assumes that those before it were written: after one fails, the others fail, too."""
 
     __slots__ = ("failure",)
 
@@ -46,7 +46,7 @@ class Chain:
 class PutGraphRows(Work):
     """What a step of a graph leaves; nothing of a run that has ended without its process.
 
-    `held` says that its process claimed the run here, `made_at` when the thread was made that is changed by hand.
+    `held` says that its process claimed the run here; `made_at` says when a thread that is changed by hand was made.
     """
 
     thread_id: str
@@ -71,7 +71,7 @@ class PutGraphRows(Work):
         return size + sum([_ROW_BYTES + len(row.body) + len(row.metadata) + len(row.refs) for row in self.checkpoints])
 
     def join(self, later: PutGraphRows) -> None:
-        """Take in what was put later by the same run, while nothing is written of this."""
+        """Take in what the same run put later, while nothing of this one is written."""
         self.checkpoints += later.checkpoints
         self.values += later.values
         self.writes += later.writes
@@ -107,7 +107,7 @@ class PutGraphRows(Work):
 
 @dataclass(frozen=True, slots=True)
 class RemoveGraphThreads(Work):
-    """Removes all that threads' graphs have left; for a run, which takes it back, only while that has not ended.
+    """Removes all that threads' graphs have left; for a run, which takes it back, only while the run has not ended.
 
     `held` says that its process claimed the run here.
     """
@@ -139,7 +139,7 @@ class RemoveGraphThreads(Work):
 
 
 def remove_checkpoints(session: Session, thread_ids: Collection[str]) -> None:
-    """Remove all checkpoints of threads, also those that LangGraph's savers have left in tables of their own."""
+    """Remove all checkpoints of threads, including those that LangGraph's savers have left in tables of their own."""
     if not thread_ids:
         return
     for table in OF_THREADS:
@@ -149,7 +149,7 @@ def remove_checkpoints(session: Session, thread_ids: Collection[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TakeOverThread(Work):
-    """Moves what one of LangGraph's savers has left of a thread into our tables, unless it is there."""
+    """Moves what one of LangGraph's savers has left of a thread into our tables, unless it is there already."""
 
     thread_id: str
     old: OldTables
@@ -208,7 +208,7 @@ def copy_checkpoints(session: Session, source: str, target: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RemoveCheckpoints(Work):
-    """Removes single checkpoints, what tasks wrote behind them, and the values that no other checkpoint has."""
+    """Removes single checkpoints, what tasks wrote after them, and the values that no other checkpoint has."""
 
     keys: Sequence[Key]
 

@@ -1,1 +1,1 @@
-"""The files of exports, and what these have cut off."""
+"""The files of exports, and what exports have cut off."""

@@ -5,10 +5,10 @@
     …
     {"events":4711}
 
-The first line says what follows: the end of the log when it was exported, and which of its events were chosen, as far as not
-all were. Then comes one event a line, in order of position. The last line counts them, so that a file that ends too early
-is told from one that is whole. Times are UTC with microseconds; payloads are the bytes that are stored. A version changes
-when an older Trackside would misunderstand the file.
+The first line says what follows: the end of the log when it was exported, and which of its events were chosen, if not
+all were. Then comes one event a line, in order of position. The last line counts them, so that a file that ends too
+early can be told from a whole one. Times are UTC with microseconds; payloads are the bytes that are stored. A version
+changes when an older Trackside would misunderstand the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from trackside.harness.observer import RunLifecycleEvent
 FORMAT: Final = "trackside.events"
 VERSION: Final = 1
 MAX_POSITION: Final = 2**62
-"""With as many behind it that a log can have: it goes on from there."""
+"""A log can have as many positions again behind this one: it goes on from there."""
 MAX_LINE: Final = 64 * 1_048_576
 """Bytes of one line: more than the largest event that a store takes."""
 
@@ -90,18 +90,18 @@ class ExportWriter(Protocol):
 
 
 class ExportReader(Protocol):
-    """Reads an export, of whatever format. All of it raises what is wrong with the file, and names the line."""
+    """Reads an export, of whatever format. All methods raise what is wrong with the file, and name the line."""
 
     def begin(self) -> ExportHeader:
         """What the export says of itself."""
         ...
 
     def rows(self) -> Iterator[ImportedRow]:
-        """Its events, to the end, where it has to be whole."""
+        """Its events, to the end; by then the export must be whole."""
         ...
 
 
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the last, of what is too deep
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the last for what is nested too deep
 _encode = msgspec.json.Encoder().encode
 _decode_header = msgspec.json.Decoder(ExportHeader).decode
 _decode_event = msgspec.json.Decoder(ExportedEvent).decode
@@ -195,7 +195,7 @@ class JsonLinesReader:
 
 
 class PositionOrder:
-    """Sees that positions grow, and counts them."""
+    """Checks that positions grow, and counts them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -229,7 +229,7 @@ def checked_header(header: ExportHeader) -> ExportHeader:
 
 
 def check_count(line: int, footer: ExportFooter, count: int) -> None:
-    """See that there were as many events as there should be.
+    """Check that there were as many events as there should be.
 
     Raises:
         ExportDamagedError: there were not.
@@ -242,7 +242,7 @@ def row_of(line: int, event: ExportedEvent, payload: bytes) -> EventRow:
     """The event of a line as a store takes it, with all that `Store.append` checks.
 
     Raises:
-        ExportDamagedError: it is none that a store takes.
+        ExportDamagedError: a store does not take it.
     """
     try:
         made = _event(line, event, _decode_payload(payload))
@@ -262,7 +262,7 @@ def _event(line: int, event: ExportedEvent, payload: Mapping[str, Any]) -> RunLi
         raise ExportDamagedError(line=line, why=why) from exc
     return RunLifecycleEvent(
         event.event_id,
-        event.event_type,  # type: ignore[arg-type]  # seen to by `encode_events`, which says what is wrong with it
+        event.event_type,  # type: ignore[arg-type]  # checked by `encode_events`, which says what is wrong with it
         event.run_id,
         event.thread_id,
         event.sequence,

@@ -31,7 +31,7 @@ def _last_run_status() -> ColumnElement[str | None]:
 class RestThreads(Work):
     """Gives threads that are busy with no run the status that their last run leaves.
 
-    The event that said so may not have been exported: where a run follows at once, it is the last one of that run.
+    The event that said so may not have been exported: where another run follows at once, it is that run's last event.
     """
 
     candidates: Sequence[str]

@@ -1,7 +1,7 @@
 """Exports as Parquet, for those who look at events with other tools: a column for each field, the payload as JSON text.
 
-What the first and the last line of JSON lines say stands in the metadata of the file, under `trackside`. The end of a
-Parquet file is its table of contents, so that one that ends too early is none.
+What the first and the last line of JSON lines say is in the metadata of the file, under `trackside`. A Parquet file
+ends with its table of contents, so a file that ends too early is not one.
 """
 
 from __future__ import annotations
