@@ -1,1 +1,1 @@
-"""The history of the tables, as Alembic runs it. Migrations do not import the declared tables: these go on changing."""
+"""The history of the tables, as Alembic runs it. Migrations do not import the declared tables, which go on changing."""

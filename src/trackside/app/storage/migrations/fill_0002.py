@@ -1,6 +1,6 @@
 """Fills what revision 0002 adds from the runs that are there: labels, costs of models and callers, and sums.
 
-The rules are those of that revision, written down here once more: a migration does the same for ever, and the code that
+The rules are those of that revision, written down here once more: a migration does the same for ever, but the code that
 keeps these tables goes on changing.
 """
 

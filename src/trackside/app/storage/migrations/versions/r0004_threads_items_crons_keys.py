@@ -32,7 +32,7 @@ def _fill() -> None:
         "SELECT agent FROM runs WHERE runs.thread_id = threads.thread_id ORDER BY created_at DESC, run_id DESC LIMIT 1"
     )
     op.execute(f"UPDATE threads SET agent = ({newest})")
-    # As the text of JSON stands in the log; in a text, quotes would be escaped.
+    # As the JSON text is in the log; inside a string, the quotes would be escaped.
     says = """event_type = 'run_cancelled' AND payload LIKE '%"cancel_mode"_"rollback"%'"""
     op.execute(f"UPDATE runs SET removed_at = ended_at WHERE run_id IN (SELECT run_id FROM events WHERE {says})")
 

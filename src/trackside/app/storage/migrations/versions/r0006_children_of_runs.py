@@ -1,4 +1,4 @@
-"""The runs that a run has started are found."""
+"""An index that finds the runs that a run has started."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Threads that were deleted are found apart from those that went with their runs, of which what they gave lingers."""
+"""An index that finds deleted threads apart from those that went with their runs, whose results linger."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Put what tells them apart first in the index."""
+    """Put first in the index what tells them apart."""
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     where = sa.text("removed_at IS NOT NULL AND " + ("forgotten = 0" if is_sqlite else "NOT forgotten"))
     op.drop_index("ix_threads_to_forget", "threads")

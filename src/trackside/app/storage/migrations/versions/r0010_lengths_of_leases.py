@@ -1,4 +1,4 @@
-"""For how long leases were given, so that none goes on for much longer where a clock is set back."""
+"""For how long leases were given, so that none lasts much longer where a clock is set back."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,6 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
-    """Make room for it; of those that were given before it is not known."""
+    """Add the columns; for leases that were given before, the length is not known."""
     for table in ("workers", "subscriptions", "duties"):
         op.add_column(table, sa.Column("lease_seconds", sa.Float))
