@@ -84,7 +84,7 @@ def asks(now: datetime | str) -> ColumnElement[bool]:
     """Whether a run asked what its thread waits to have answered: it is the last run of the thread that asked.
 
     A run that asked later is behind it in the log. But so may be an older run that was imported since. The run that the
-    thread names as its last one did ask later; of any other run, its time must say so as well, otherwise both stay.
+    thread names as its last one did ask later; any other run's time must say so as well, otherwise both stay.
     """
     later, its_thread = runs.alias(), threads.alias()
     asked = RunStatus.interrupted.value

@@ -76,7 +76,7 @@ def prepare(
     given_up: Event | None = None,
 ) -> None:
     """See that the database is there, is ours, and has the tables of this version. Several processes may do this at
-    once: one does the work, and the others wait for it, for `patience` seconds at most and until `given_up` is set.
+    once: one does the work, and the others wait for it, for `patience` seconds at most or until `given_up` is set.
 
     Raises:
         DatabaseBusyError: another process has it locked for longer.

@@ -441,8 +441,8 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
 def _make_ids_after(checkpoint_id: str) -> None:
     """Have the ids that LangGraph makes in this process come after that of the checkpoint from which a thread goes on.
 
-    The newest checkpoint has the highest id, and LangGraph makes ids from the wall clock. Whoever wrote this one may have
-    had a clock that was ahead: what this process writes would be older, and the thread would forget it (I8).
+    The newest checkpoint has the highest id, and LangGraph makes ids from the wall clock. Whoever wrote this one may
+    have had a clock that was ahead: what this process writes would be older, and the thread would forget it (I8).
     """
     try:
         made = checkpoint_ids.UUID(hex=checkpoint_id)

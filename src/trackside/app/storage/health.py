@@ -114,7 +114,7 @@ class ServerDatabase(NamedTuple):
 
 
 def server_database(url: str) -> ServerDatabase | None:
-    """The database on a server that has this address; None if the address is no such one."""
+    """The database on a server that has this address; None if it is not such an address."""
     try:
         address = PostgresAddress.from_url(url)
     except DatabaseUrlError:
