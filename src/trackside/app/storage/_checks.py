@@ -44,7 +44,7 @@ from trackside.harness.types import LifecycleEventType
 _NAMED: Final = 3  # ids that a finding lists
 _PAGE: Final = 200  # runs that are compared together
 _MOST_RUNS: Final = 10  # that are reported one by one
-_NOT_ALONE: Final = frozenset({"usage", "removed_at"})  # rows of another table; clients and threads decide it, too
+_NOT_ALONE: Final = frozenset({"usage", "removed_at"})  # other tables' rows; what clients and threads decide, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,7 @@ class RemoveRuns(Work):
         ]
 
     def _remove_threads(self, unit: UnitOfWork, thread_ids: Collection[str], run_ids: Sequence[str], now: str) -> int:
-        """Remove threads that have no other runs, with what they remember; the rest name the last run that stays."""
+        """Remove threads that have no run but these, with what they remember; others name the last run that stays."""
         session = unit.session
         unused = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
         keeps_run = exists().where(runs.c.thread_id == threads.c.thread_id, runs.c.run_id.not_in(run_ids))

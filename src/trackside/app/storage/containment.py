@@ -31,7 +31,8 @@ type _Prepared = Json | dict[str, _Prepared] | _Elements
 
 
 class Wanted:
-    """What values must have: an object these keys, with values that have theirs; a list an element for each wanted one.
+    """What values must have: objects the wanted keys, with values that have what is wanted of them; lists
+    an element for each one wanted.
 
     One instance is for one look at any number of values. Comparisons whose number grows with these values alone are not
     limited. Those whose number also grows with what is wanted, several objects or lists in a list, may be a million and

@@ -184,7 +184,7 @@ class SubscriptionFeed:
             self._tell_changed()
 
     def _say_store_is_away(self, failure: StorageError) -> None:
-        """Log what keeps the store from being read, once for each outage; log an error that does not pass in full."""
+        """Log what keeps the store from being read, once for each outage; in full if it does not pass."""
         if not failure.retryable:
             logger.error("subscription %s could not be fed", self.name, exc_info=failure)
         elif not self._store_is_away:

@@ -84,7 +84,7 @@ class FleetStore:
     async def ready(
         self, pools: Sequence[str] | None = None, *, older_than: float = 0.0, limit: int = 1000
     ) -> list[ReadyRun]:
-        """Runs of these pools (None: of all) that a worker may take, let in `older_than` seconds ago; the oldest first.
+        """Runs of these pools (None: all) a worker may take, let in at least `older_than` seconds ago; oldest first.
 
         Raises:
             StorageError: the database failed.
@@ -229,10 +229,11 @@ class FleetStore:
         return promoted
 
     async def loosen_versions(self, limit: int = 5_000, *, trusts_leases: TrustsLeases | None = None) -> int:
-        """Let workers with another version of the agents take runs for which no live worker has theirs; how many.
+        """Let workers with another version of the agents take runs whose own version no live worker has.
 
-        The oldest come first. If there are as many as the limit, there may be more. Runs whose agent no worker of their
-        pool has, in any version, stay as they are. So do all runs while `trusts_leases` says no; see `reap`.
+        Returns how many; the oldest come first. If there are as many as the limit, there may be more. Runs whose agent
+        no worker of their pool has, in any version, stay as they are. So do all runs while `trusts_leases` says no; see
+        `reap`.
 
         Raises:
             StorageError: the database failed.

@@ -254,7 +254,7 @@ class ImportEvents(Append):
         return stored
 
     def _last_runs(self, unit: UnitOfWork, busy: Mapping[str, str]) -> dict[str, RunAge]:
-        """By thread, the run before which older runs change nothing of the thread."""
+        """By thread, its last run, unless `busy` names it: runs older than that change nothing of the thread."""
         query = select(threads.c.thread_id, runs.c.created_at, runs.c.run_id)
         query = query.join_from(threads, runs, threads.c.last_run_id == runs.c.run_id)
         found = unit.session.execute(query.where(threads.c.thread_id.in_({*self.thread_ids()})))

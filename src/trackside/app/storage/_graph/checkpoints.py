@@ -56,7 +56,7 @@ _MOST_KNOWN = 8_192  # namespaces of threads whose contents are remembered
 
 
 class GraphCheckpoints:
-    """All checkpoints of a store. This process sees what it has put at once; what others put, when it is committed."""
+    """All checkpoints of a store. This process sees at once what it puts; what others put, when it is committed."""
 
     def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
         self._writer = writer
@@ -103,7 +103,7 @@ class GraphCheckpoints:
         answer_of(await outlived(writing))
 
     def _borrow(self, one: Borrowing) -> None:
-        """Note as of how many removals the values that a checkpoint has from those before it were there."""
+        """Note how much had been removed when the values that a checkpoint has from those before it were there."""
         place = one.thread_id, one.namespace
         before = self._known.get(place)
         if not one.borrowed:

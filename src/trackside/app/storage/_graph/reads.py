@@ -79,7 +79,7 @@ def _reading(target: str, dialect: Dialect) -> str:
 
 
 def _in_each(target: str) -> Mapping[Dialect, str]:
-    """The statement that reads that, in the words of each database."""
+    """The statement that reads what `target` selects, in the words of each database."""
     return {"sqlite": _reading(target, "sqlite"), "postgresql": _reading(target.replace("?", "$"), "postgresql")}
 
 
@@ -92,7 +92,7 @@ ONE: Final = _in_each("thread_id = ?1 AND namespace = ?2 AND checkpoint_id = ?3"
 
 @lru_cache(maxsize=32)
 def some(count: int) -> Mapping[Dialect, str]:
-    """Reads `count` checkpoints of a thread; after the thread come the namespaces and ids, in turns."""
+    """The statement that reads `count` checkpoints of a thread, whose namespaces and ids follow the thread in turns."""
     pairs = (f"(namespace = ?{place} AND checkpoint_id = ?{place + 1})" for place in range(2, 2 * count + 2, 2))
     return _in_each(f"thread_id = ?1 AND ({' OR '.join(pairs)})")
 

@@ -11,7 +11,7 @@ _Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Add them with defaults, so that rows that older processes still write say what is true of these."""
+    """Add them with defaults, so that rows that older processes still write say what is true of those processes."""
     op.add_column("active_runs", sa.Column("pool", _Text, nullable=False, server_default="default"))
     op.add_column("active_runs", sa.Column("version", _Text))
     is_sqlite = op.get_bind().dialect.name == "sqlite"

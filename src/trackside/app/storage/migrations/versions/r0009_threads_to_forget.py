@@ -1,4 +1,4 @@
-"""An index that finds deleted threads apart from those that went with their runs, whose results linger."""
+"""An index that finds deleted threads apart from those that went with their runs and whose results linger."""
 
 import sqlalchemy as sa
 from alembic import op
