@@ -1,4 +1,4 @@
-"""Which question a human's answer is to: one that was open when it came, and none that is asked while its run waits."""
+"""Which question a human's answer is for: one that was open when it came, never one asked while its run waits."""
 
 from __future__ import annotations
 
@@ -34,31 +34,32 @@ logger = logging.getLogger("trackside.manager")
 async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, *, limit: float | None) -> RunSpec:
     """The spec with its answer addressed to the question that is open now.
 
-    Without this an answer that names no question would be to whatever is open at its run's turn: of two people who say yes
-    to one question, the second would say it to the next one, which nobody has read yet; and so would another attempt at a
-    run that has brought an answer.
+    Without this, an answer that names no question would go to whatever is open at its run's turn: if two people say yes
+    to one question, the second yes would go to the next question, which nobody has read yet; and so would the answer of
+    another attempt at a run that has brought one.
 
-    One that does not say which of several it answers is to none of what is open at its run's turn: the first run behind
-    which it waits may leave one open that nobody has read.
+    An answer that does not say which of several questions it is for goes to none that is open at its run's turn: the
+    first run that it waits behind may leave one open that nobody has read.
 
-    One that says where it goes on is to what is open at that checkpoint, which may be the newest one.
+    An answer that says where it goes on is for what is open at that checkpoint, which may be the newest one.
 
-    One that comes when nothing is open is to nothing, unless it displaces a run: then it is for whatever that leaves open.
-    What lets an agent go on that has stopped without a question is for that stop, and for no other.
+    An answer that comes when nothing is open is for nothing, unless it displaces a run: then it is for whatever that
+    run leaves open. An answer that lets an agent go on after a stop without a question is for that stop, and for no
+    other.
 
-    Left as it is: what answers nothing, names its questions, goes on inside a graph, or cannot be told, as of an agent that
-    does not say what it has asked. It is for its run, then. Where an agent fails to say it, or takes too long, nothing is
-    taken to be open if a run has the thread.
+    A spec is left as it is if it answers nothing, names its questions, goes on inside a graph, or if its question
+    cannot be told, as with an agent that does not say what it has asked. It is then up to its run. If an agent fails to
+    say it, or takes too long, nothing is taken to be open if a run has the thread.
 
     Args:
-        services: what says which run has the thread, and what that remembers.
+        services: what says which run has the thread, and what the thread remembers.
         spec: what is asked for.
-        agent: whose run it is to be.
+        agent: the agent whose run it will be.
         name: the name of the agent in its runs.
         limit: how many seconds the agent has to say what it has asked; None: as many as it takes.
 
     Raises:
-        InvalidSpecError: there is no such command or strategy; of a command before anybody is asked about it.
+        InvalidSpecError: there is no such command or strategy; for a command, before anybody is asked about it.
         Exception: the store's, if it does not say what the thread remembers.
     """
     command = spec.command
@@ -76,19 +77,19 @@ async def addressed(services: Services, spec: RunSpec, agent: Agent, name: str, 
         answers = await _answers(services, spec, agent, name, limit, is_free=holder is None)
     except UnansweredError:
         answers = to_none
-    except UnknownQuestionError:  # as its run will be told, whatever is open by then
+    except UnknownQuestionError:  # its run will be told the same, whatever is open by then
         answers = by_their_ids(resume, is_its_id)
     else:
         if answers:
             answers = by_their_ids(answers, is_its_id)
-        elif answers is not None:  # what is asked from now on, nobody has read
+        elif answers is not None:  # nobody has read what is asked from now on
             waits = member(MultitaskStrategy, spec.multitask, "multitask").displaces is None
             answers = to_none if waits else None
     return replace(spec, command={**command, "resume": answers}) if answers else spec
 
 
 def _called(agent: Agent, paused: PausedRun) -> AbstractSet[str]:
-    """The ids of the calls of tools by which a thread has been asked so far, where its agent knows of them."""
+    """The ids of the tool calls by which a thread has been asked so far, if its agent knows of them."""
     calls_in = calls_in_of(agent)
     return frozenset() if calls_in is None else calls_in(paused.state)
 
@@ -98,13 +99,13 @@ async def _answers(
 ) -> Mapping[str, Any] | None:
     """The answers that a spec brings, by the ids of questions that are open; None if that cannot be told.
 
-    `is_free` says that no run has the thread: as `AddressesAnswers`.
+    `is_free` says that no run has the thread, as in `AddressesAnswers`.
     """
     thread_id, resume = str(spec.thread_id), (spec.command or {})["resume"]
     if uses_thread_state(agent):
         state = await services.states.load(thread_id)
         paused = None if state is None else state.paused
-        # A question of an agent that is not there any more is anybody's: it may have got another name.
+        # A question of an agent that is no longer there is anybody's: the agent may have been renamed.
         if paused is None or (paused.agent != name and paused.agent in services.agents):
             return answers_by_id(resume, {}, thread_id=thread_id, is_id=is_own_id)
         if isinstance(resume, Mapping) and resume and resume.keys() <= _called(agent, paused):
@@ -126,6 +127,6 @@ async def _answers(
         return await asked_of(agent, within(limit, looking, name=f"trackside-asked-on-{thread_id}"))
     except (UnansweredError, UnknownQuestionError):
         raise
-    except TracksideError as exc:  # its run meets that, too, and says so
+    except TracksideError as exc:  # its run meets the same error, and says so
         logger.warning("thread %s: it could not be told to which question an answer is: %s", thread_id, exc)
         return None if is_free else {}

@@ -1,5 +1,5 @@
-"""From what a caller asks for to a run that can be let in: checks a `RunSpec`, makes its `RunRecord`, and gives it a
-form in which it survives the process.
+"""Turns what a caller asks for into a run that can be let in: checks a `RunSpec`, makes its `RunRecord`, and gives it a
+form that survives the process.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from trackside.harness.types import (
 MAX_ID_CHARS = 255
 """How long an id may be."""
 MAX_ID_BYTES = 3 * MAX_ID_CHARS
-"""The same in UTF-8; every database indexes a run's id, its thread's and an agent's name together, if each has no more."""
+"""The same in UTF-8; all databases can index a run's id, its thread's and an agent's name together if none has more."""
 
 NOTHING_LASTS = "only a durable coordinator, as store.coordinator(), outlives its process and starts a run anew"
-"""Why a run can have but one attempt."""
+"""Why a run can have only one attempt."""
 
 _COUNTS = ("max_tokens", "max_llm_calls", "max_tool_calls", "max_attempts")
 _COMMANDS = ("resume", "update", "goto")
@@ -48,11 +48,11 @@ _ASKED_ONCE = frozenset({"run_id", "idempotency_key", "after_seconds", "multitas
 _CALLBACKS = "callbacks"  # of LangChain
 _AT_ONCE = 2  # the last attempt that does not wait
 _DOUBLINGS, _LONGEST_WAIT = 6, 60.0
-_WHOLE = sys.maxsize  # characters: of what is executed later, nothing is cut off
+_WHOLE = sys.maxsize  # characters: nothing is cut off what is executed later
 
 
 def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | None = None) -> RunRecord:
-    """The record of a run that is asked for like this; ids are made where none are given.
+    """The record of a run that is asked for by this spec; ids are made where none are given.
 
     Raises:
         InvalidSpecError: (a `ValueError`) a field has a value that no run can have; the message names it.
@@ -88,7 +88,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
 
 
 def as_of(owner: str | None, spec: RunSpec) -> RunSpec:
-    """What a run of this owner asks for when it starts another: on his behalf, unless that says on whose it is."""
+    """The spec of a run that a run of this owner starts: on the owner's behalf, unless the spec says on whose."""
     options = {} if spec.options is None else spec.options
     if owner is None or spec.owner is not None or not isinstance(options, Mapping):  # which `record_of` refuses
         return spec
@@ -96,22 +96,22 @@ def as_of(owner: str | None, spec: RunSpec) -> RunSpec:
 
 
 def request_of(spec: RunSpec, agent: str) -> JsonObject:
-    """What was asked for as plain JSON, so that another process can execute it; `spec_of` makes a spec of it again.
+    """What was asked for, as plain JSON, so that another process can execute it; `spec_of` turns it back into a spec.
 
-    What JSON lacks is converted and what is nested too deep is cut, as in an event's payload, and `"sanitized": true`
-    says so; text is not cut. Fields that have their default are left out, and so are callbacks in the config: they are
-    objects of the process that asks.
+    Values that JSON lacks are converted and values nested too deep are cut, as in an event's payload, and
+    `"sanitized": true` says so; text is not cut. Fields that have their default are left out, and so are callbacks in
+    the config: they are objects of the process that asks.
 
     Args:
         spec: what was asked for.
-        agent: the name under which whoever executes it knows its agent. A run whose agent has none is nobody else's to
-            execute: it is admitted without a spec.
+        agent: the name by which whoever executes it knows its agent. Nobody else can execute a run whose agent has no
+            name: it is admitted without a spec.
 
     Raises:
         PayloadError: (a `ValueError`) a value's own code fails while it is read.
     """
     asked = {name: value for name, default in _DEFAULTS.items() if (value := getattr(spec, name)) is not default}
-    for name in _LISTS:  # what is plain already costs a quarter
+    for name in _LISTS:  # what is already plain costs a quarter
         if type(modes := asked.get(name)) is tuple:
             asked[name] = [*modes]
     if spec.config is not None:
@@ -120,12 +120,12 @@ def request_of(spec: RunSpec, agent: str) -> JsonObject:
 
 
 def _lasting(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config without what is of use to nobody elsewhere, and another object each time that the same is asked for."""
+    """The config without callbacks: they are of no use elsewhere, and new objects each time the same is asked for."""
     return {name: value for name, value in config.items() if name != _CALLBACKS} if _CALLBACKS in config else config
 
 
 def _with_identity_alone(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with nothing said of its user but who he is."""
+    """The config with nothing about its user but the identity."""
     own = config.get("configurable")
     user = own.get(USER) if isinstance(own, Mapping) else None
     if not isinstance(own, Mapping) or not isinstance(user, Mapping) or "identity" not in user:
@@ -151,7 +151,7 @@ def spec_of(request: Mapping[str, Any]) -> RunSpec:
 
 
 def asked_again(request: JsonObject, *, attempt: int, retry_of: str, thread_id: str) -> JsonObject:
-    """What has to be asked for to have a run once more, as another attempt of it: at once, and under no name or key."""
+    """The request for another attempt at a run: to begin at once, and without its id or its idempotency key."""
     asked = {name: value for name, value in request.items() if name not in _ASKED_ONCE}
     return asked | {"thread_id": thread_id, "attempt": attempt, "retry_of": retry_of}
 
@@ -159,14 +159,16 @@ def asked_again(request: JsonObject, *, attempt: int, retry_of: str, thread_id: 
 def another_attempt(
     request: JsonObject, *, attempt: int, retry_of: str, thread_id: str, parent_run_id: str | None
 ) -> RunSpec:
-    """The run that somebody wants once more, which has ended. How often processes try a run does not count for that.
+    """The spec of another attempt, which somebody wants, at a run that has ended.
+
+    How often processes try a run does not count for that.
 
     Args:
-        request: what it was asked for, as `request_of` gave it.
-        attempt: which one this is.
+        request: the run's request, as `request_of` gave it.
+        attempt: the number of this attempt.
         retry_of: the run that has ended.
         thread_id: its thread, or a new one if that is gone.
-        parent_run_id: the run that it was started by.
+        parent_run_id: the run that started it.
 
     Raises:
         InvalidSpecError: (a `ValueError`) it asks for something that this version does not know.
@@ -176,25 +178,25 @@ def another_attempt(
 
 
 def attempts_of(request: JsonObject) -> int:
-    """How many attempts a run has in all, by what was asked for."""
+    """How many attempts a run has in all, according to its request."""
     attempts = request.get("max_attempts")
     return attempts if type(attempts) is int else 1
 
 
 def with_attempts(spec: RunSpec, limits: AgentLimits, *, is_named: bool, durable: bool) -> RunSpec:
-    """The spec with as many attempts as its run has, if these are several: the coordinator sees to them.
+    """The spec with the number of attempts that its run has, if there are several: the coordinator sees to them.
 
     Args:
         spec: what was asked for.
-        limits: its agent's.
+        limits: its agent's limits.
         is_named: whether other processes know the agent, too.
-        durable: whether what lets runs in outlives its process.
+        durable: whether the coordinator, which lets runs in, outlives its process.
 
     Raises:
-        InvalidSpecError: there can be but one.
+        InvalidSpecError: there can be only one.
     """
     attempts = _all_attempts(spec, limits) if spec.max_attempts is None else spec.max_attempts
-    if type(attempts) is not int or attempts <= 1:  # what is no number of attempts, `record_of` refuses
+    if type(attempts) is not int or attempts <= 1:  # `record_of` refuses what is not a number of attempts
         return spec
     if not durable:
         raise InvalidSpecError(field="max_attempts", value=attempts, why=NOTHING_LASTS)
@@ -205,19 +207,19 @@ def with_attempts(spec: RunSpec, limits: AgentLimits, *, is_named: bool, durable
 
 
 def _all_attempts(spec: RunSpec, limits: AgentLimits) -> int:
-    """By its agent's limits. A run by which somebody tries another again has all these, as if it were the first."""
+    """By its agent's limits. A run by which somebody tries another again has them all, as if it were the first."""
     attempts = limits.max_attempts
     is_another = spec.retry_of is not None and type(spec.attempt) is int
     return attempts + spec.attempt - 1 if attempts > 1 and is_another else attempts
 
 
 def seconds_before(attempt: int) -> float:
-    """How long an attempt waits: the second not at all, the third 2 s, each other twice as long, a minute at most."""
+    """How long an attempt waits: the second not at all, the third 2 s, each later twice as long, at most a minute."""
     return 0.0 if attempt <= _AT_ONCE else min(_LONGEST_WAIT, 2.0 ** min(attempt - _AT_ONCE, _DOUBLINGS))
 
 
 def begins_later(created_at: datetime, request: Mapping[str, Any] | None, *, now: datetime) -> bool:
-    """Whether a pending run that was let in then, and asked for so, is not due yet and keeps nobody from its thread."""
+    """Whether a pending run, let in then with this request, is not due yet and keeps nobody from its thread."""
     seconds = (request or {}).get("after_seconds")
     return isinstance(seconds, int | float) and (now - created_at).total_seconds() < seconds
 
@@ -225,8 +227,8 @@ def begins_later(created_at: datetime, request: Mapping[str, Any] | None, *, now
 def idempotency_of(spec: RunSpec, agent: str | None) -> IdempotencyKey | None:
     """The caller's idempotency key with a digest of all that it asks for; None without a key.
 
-    Its agent counts by its name, if it has one, and the user in its config by his identity: an object has another
-    address in each process, and what an authentication says of a user besides may differ each time that he asks.
+    The agent counts by its name, if it has one, and the user in the config by identity: an object has another address
+    in each process, and whatever else an authentication says of a user may differ from one request to the next.
 
     Raises:
         InvalidSpecError: (a `ValueError`) the key is not a text.
@@ -234,12 +236,12 @@ def idempotency_of(spec: RunSpec, agent: str | None) -> IdempotencyKey | None:
     key = spec.idempotency_key
     if key is None:
         return None
-    # Without defaults: a version that knows more to ask for finds the same in the same request.
+    # Without defaults: a version that knows more fields finds the same in the same request.
     given = ((name, default, getattr(spec, name)) for name, default in _DEFAULTS.items() if name not in _NOT_ASKED)
     asked = {name: value for name, default, value in given if value is not default}
     if agent is not None:
         asked["agent"] = agent
-    if isinstance(spec.config, Mapping):  # what is none, `record_of` refuses
+    if isinstance(spec.config, Mapping):  # `record_of` refuses anything else
         asked["config"] = _with_identity_alone(_lasting(spec.config))
     plain, _ = canonical(asked, max_chars=_WHOLE)
     body = json.dumps(plain, sort_keys=True).encode()
@@ -337,7 +339,7 @@ def _check_stream_mode(modes: Any) -> None:
 
 
 def check_command(spec: RunSpec) -> None:
-    """See that a run can be asked for by the command that its spec has.
+    """Check that a run can be asked for by the command in its spec.
 
     Raises:
         InvalidSpecError: (a `ValueError`) it cannot; the message has the command as it was passed.

@@ -1,4 +1,4 @@
-"""What callers say in numbers, of things and of seconds: whether it is such a number, and who refuses it by its name."""
+"""Checks the numbers that callers pass, as counts and as seconds, and refuses a wrong one by the name of its field."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def is_count(value: Any, least: int = 1) -> bool:
 
 
 def is_seconds(value: Any) -> bool:
-    """Whether it is a number from 0 up: neither endless, nor True, nor a text."""
+    """Whether it is a number from 0 up: neither infinite, nor True, nor a text."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 0 <= value <= sys.float_info.max
 
 
 def count_of(value: Any, field: str) -> int:
-    """A whole number of things, one at least.
+    """A whole number of things, at least one.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) it is none.
+        InvalidSpecError: (a `ValueError`) it is not one.
     """
     if not is_count(value):
         why = "it is a whole number from 1 up; leave it out for no limit"

@@ -19,7 +19,7 @@ _STOPPED = frozenset({RunStatus.cancelled, RunStatus.timeout})
 
 
 class Announcements:
-    """Drafts of one run's events. Their payloads are plain JSON by construction, and nobody else's."""
+    """Drafts of one run's events. Their payloads are plain JSON by construction, and shared with nobody."""
 
     __slots__ = ("_journal", "_record", "_redact")
 
@@ -29,14 +29,15 @@ class Announcements:
         self._redact = redact
 
     def opening(self, claim: Claim, *, asks: bool) -> tuple[list[Draft], ThreadStatus | None]:
-        """The run has started, and its thread is busy; with what the thread was, if it was not. `asks` says that it
-        remembers a question.
+        """The run has started, and its thread is busy; also returns the status that the thread had, if it was not busy.
+
+        `asks` says that the thread remembers a question.
         """
         before = claim.thread_status
         if before is ThreadStatus.busy:
             return [self.start()], None
         if before is ThreadStatus.idle and asks:
-            before = ThreadStatus.interrupted  # by an earlier process, which left its question and no coordinator
+            before = ThreadStatus.interrupted  # by an earlier process, which left its question but no coordinator
         return [self.start(), self.thread(before, ThreadStatus.busy)], before
 
     def start(self) -> Draft:
@@ -67,7 +68,7 @@ class Announcements:
         return self._draft(LifecycleEventType.THREAD_STATUS_UPDATED, says)
 
     def end(self, end: End) -> Draft:
-        """The run has ended. It names the agent again, for observers that see ends alone, or in another process."""
+        """The run has ended. It names the agent again, for observers that see only ends, or in another process."""
         kind = terminal_event_of(end.status)
         says: JsonObject = {"agent": self._record.agent}
         if kind is not LifecycleEventType.RUN_CANCELLED:

@@ -21,8 +21,8 @@ _ACCEPTED = (
 class Approval:
     """Whether a tool may be called.
 
-    `message` is what the model shall hear if it may not; `arguments` is what to call the tool with instead of what the model
-    asked for, if it may.
+    `message` is what to tell the model if the tool may not be called; `arguments` is what to call it with, instead of
+    what the model asked for, if it may.
     """
 
     approved: bool
@@ -34,7 +34,7 @@ def approval_of(answer: Any) -> Approval:
     """The approval or rejection in an answer: `true`, `"no"`, `{"approved": false, "message": "too much"}` and the like.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) it is none; the message says what is accepted.
+        InvalidSpecError: (a `ValueError`) it is neither; the message says what is accepted.
     """
     if isinstance(answer, bool):
         return Approval(answer)
@@ -46,7 +46,7 @@ def approval_of(answer: Any) -> Approval:
 
 
 def _fits(answer: Mapping[Any, Any]) -> bool:
-    """Whether an object has the fields that it may have and needs, and nothing that would be ignored."""
+    """Whether an object has the field it needs, only fields it may have, and nothing that would be ignored."""
     if not (isinstance(answer.get("approved"), bool) and answer.keys() <= _FIELDS.keys()):
         return False
     if not all(value is None or isinstance(value, _FIELDS[field]) for field, value in answer.items()):

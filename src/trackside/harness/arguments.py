@@ -1,7 +1,7 @@
-"""What a manager and a run are made of: whether each part can be what it is passed as, and its refusal by name if not.
+"""Checks what a manager and a run are made of: a part that cannot be what it is passed as is refused by name.
 
-All of it is looked at once, and nothing when runs use it. Of a port that is whether it has what its Protocol names. What a
-checkpointer has to have is its framework's to know, which sees it when a run begins.
+Each part is checked once, and not when runs use it. A port is checked for what its Protocol names. What a checkpointer
+has to have is for its framework to know, which sees it when a run begins.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _PORTS: Mapping[str, tuple[type, str]] = {
     "log": (RunLog, "store.run_log()"),
     "clock": (Clock, "SystemClock()"),
 }
-"""What an argument has to be, and what people pass as one."""
+"""What each argument has to be, and an example of what to pass."""
 _NO_CHECKPOINTER = (type, str, bytes, int, float)
 
 
 def check_agents(agents: Any) -> None:
-    """See that agents come with their names, if there are any, and that every database can keep these.
+    """Check that agents, if there are any, come with their names, and that every database can keep these names.
 
     Raises:
         NotAgentsError: (a `TypeError`) they do not.
-        InvalidSpecError: (a `ValueError`) a name is none.
+        InvalidSpecError: (a `ValueError`) one of the names cannot be one.
     """
     if agents is None:
         return
@@ -52,7 +52,7 @@ def check_agents(agents: Any) -> None:
 
 
 def check_rules(*, max_running: Any, stopping: Any, policy: Any, redact: Any) -> None:
-    """See that runs can be held to these; None stands for what a manager has by itself.
+    """Check that runs can be held to these rules; None stands for the manager's default.
 
     Raises:
         InvalidSpecError: (a `ValueError`) they cannot; the message names the argument.
@@ -70,10 +70,10 @@ def check_rules(*, max_running: Any, stopping: Any, policy: Any, redact: Any) ->
 
 
 def check_ports(**ports: Any) -> None:
-    """See that each of these, by the name of its argument, has what is asked of it; None need not.
+    """Check that each port, by the name of its argument, has what is asked of it; None is not checked.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) one has not; the message names it, and what to pass.
+        InvalidSpecError: (a `ValueError`) one does not; the message names it, and what to pass.
     """
     for name, port in ports.items():
         if port is None:
@@ -97,9 +97,9 @@ def _check_checkpointer(checkpointer: Any) -> None:
 
 
 def unrecorded(bindings: Iterable[ObserverBinding]) -> InvalidSpecError:
-    """Why no run can be started whose coordinator is durable while none of these is required.
+    """Why no run can be started: its coordinator is durable, and none of these observers is required.
 
-    What it is told of an end is nothing that lasts: the run would stay pending in the store, and begin again.
+    What the coordinator is told of an end does not last: the run would stay pending in the store, and begin again.
     """
     why = (
         "a durable coordinator relies on what is written, and none of these has to write it: bind"
@@ -110,20 +110,20 @@ def unrecorded(bindings: Iterable[ObserverBinding]) -> InvalidSpecError:
 
 
 def check_run_id(run_id: Any) -> None:
-    """See that there can be a run of this id.
+    """Check that there can be a run with this id.
 
     Raises:
-        UnknownRunError: it is no text.
+        UnknownRunError: it is not a text.
     """
     if not isinstance(run_id, str):
         raise UnknownRunError(run_id=run_id)
 
 
 def followed(after: Any, modes: Any) -> tuple[int | None, frozenset[str] | None]:
-    """The part of a run's output behind which somebody follows it, and what he wants of it; None is all.
+    """The part of a run's output after which a follower wants it, and the modes that the follower wants; None is all.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) one is none; the message names it.
+        InvalidSpecError: (a `ValueError`) one of them cannot be that; the message names it.
     """
     if after is not None and not is_count(after, 0):
         raise InvalidSpecError(field="after", value=after, why="it is the number of a part, a whole number from 0 up")
@@ -141,5 +141,5 @@ def _members_of(protocol: type) -> list[str]:
 
 
 def _has(port: Any, member: str) -> bool:
-    """Whether it has this to be used; a class has the methods of its objects only to make some."""
+    """Whether a port has this member for use; the methods that a class has are for its instances."""
     return hasattr(port, member) and not (isinstance(port, type) and isfunction(getattr(port, member)))

@@ -1,4 +1,4 @@
-"""Refuses what a run asks for and its agent does not have, so that nothing is ignored without a word."""
+"""Refuses what a run asks for that its agent does not have, so that nothing is ignored silently."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _OF_GRAPHS = ("interrupt_before", "interrupt_after", "durability")
 _OF_RUNS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id", "cron_id"})
 _OF_SERVERS: Final = ("langgraph_", "__")
 PLACE: Final = frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
-"""By which names a config's `configurable` says at which checkpoint of its thread a run begins."""
+"""The names by which a config's `configurable` says at which checkpoint of its thread a run begins."""
 
 
 def check_modes(run: RunContext, known: AbstractSet[str], who: str) -> None:
-    """See that `who`, an agent of some kind, streams what the run's followers want.
+    """Check that `who`, an agent of some kind, streams what the run's followers want.
 
     Raises:
         InvalidSpecError: it streams only what is `known`.
@@ -29,7 +29,7 @@ def check_modes(run: RunContext, known: AbstractSet[str], who: str) -> None:
 
 
 def check_no_graph_options(run: RunContext | RunSpec, why: str) -> None:
-    """See that a run whose agent is no graph asks for nothing that only graphs have.
+    """Check that a run whose agent is not a graph asks for nothing that only graphs have.
 
     Raises:
         InvalidSpecError: it does; `why` says why that cannot be had.
@@ -40,7 +40,7 @@ def check_no_graph_options(run: RunContext | RunSpec, why: str) -> None:
 
 
 def configured(configurable: Mapping[str, Any]) -> dict[str, Any]:
-    """What clients may configure for their graphs, and servers and LangGraph do not."""
+    """What clients may configure for their graphs, and neither servers nor LangGraph do."""
     return {
         name: value
         for name, value in configurable.items()
@@ -49,7 +49,7 @@ def configured(configurable: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_thread(configurable: Mapping[str, Any], thread_id: str | None) -> None:
-    """See that a run's `configurable` is about its own thread; None: one that nobody knows yet.
+    """Check that a run's `configurable` is about its own thread; None: a thread that nobody knows yet.
 
     Raises:
         InvalidSpecError: it is about another one.
@@ -63,9 +63,10 @@ def check_thread(configurable: Mapping[str, Any], thread_id: str | None) -> None
 
 
 def options_in(run: RunContext, why: str) -> dict[str, Any]:
-    """The options of an agent that is no graph, in its run's config: all of it but the `configurable`.
+    """The options in a run's config for an agent that is not a graph: all of it but the `configurable`.
 
-    There clients and servers say of every run which it is and who asks, and that is for whoever asks `current_run()`.
+    In the `configurable`, clients and servers say which run it is and who asks: that is for code that asks
+    `current_run()`.
 
     Raises:
         InvalidSpecError: the `configurable` has something else, which is for graphs, as `why` says, or another thread.

@@ -18,17 +18,17 @@ from trackside.harness.ports import EventSpan
 from trackside.harness.weighing import weight_of
 
 type DropReason = Literal["overflow", "closed", "fork", "not_in_log"]
-"""Why an event was never given on: no room, the buffer was closed first, it is the parent process's to give, or it waited
-in a log that does not have it any more.
+"""Why an event was never given on: no room, the buffer was closed first, it is for the parent process to give, or it
+waited in a log that no longer has it.
 
-There is no room where as many events wait as may, or events of as many bytes.
+There is no room when as many events wait as may, or as many bytes of events.
 """
 
 UNWEIGHED = 16
 """How many events may wait whatever their size. An observer that keeps up costs nobody the time to weigh what it gets."""
 
 CONTEXTS = 10_000
-"""Of how many runs that wait in the log the context is kept: it keeps some kilobytes of its run, the rest 300 bytes."""
+"""How many runs that wait in the log keep their context: it holds some kilobytes of its run, the rest 300 bytes."""
 
 
 class Pending(NamedTuple):
@@ -84,7 +84,7 @@ class OpenGap:
 
 
 class _DeferredRun:
-    """What of a run waits in the log: from which sequence number to which; the context in which the first was accepted."""
+    """What waits in the log of one run: from which sequence number to which; the context that the first came in."""
 
     __slots__ = ("context", "first", "last")
 
@@ -108,11 +108,11 @@ class Deferred:
         self.first = self.last = first.event_id
         self.count = 0
         self.lost: OpenGap | None = None
-        """What the log did not have; told when all others of these have been given on."""
+        """What the log did not have; the observer is told once all the other events here have been given on."""
         self.grows = True
 
     def goes_on_with(self, event: RunLifecycleEvent) -> bool:
-        """Whether the event can wait here: what waits of its run has no hole."""
+        """Whether the event can wait here: what waits of a run must have no hole."""
         run = self.runs.get(event.run_id)
         return self.grows and (run is None or event.sequence == run.last + 1)
 
@@ -150,8 +150,8 @@ type Found = Mapping[tuple[str, int], RunLifecycleEvent]
 class Backlog:
     """What waits, in order, and what became of the rest. An event waits until its outcome is known.
 
-    An event that finds no room waits in the log, as do those that come behind it until there is much room; if there is no
-    log (`max_deferred_runs` is 0), or events of so many runs wait in it already, it is dropped.
+    An event that finds no room waits in the log, as do those that come behind it until there is plenty of room; if
+    there is no log (`max_deferred_runs` is 0), or events of that many runs already wait there, it is dropped.
     """
 
     def __init__(self, capacity: int, terminal_reserve: int, max_bytes: int, max_deferred_runs: int = 0) -> None:
@@ -163,9 +163,9 @@ class Backlog:
         self.passed = 0
         """How many events, gaps, and ends of what was deferred, have left `items`: what a flush waits for."""
         self.flushes: dict[asyncio.Future[None], int] = {}
-        """Who waits for `passed` to reach which number."""
+        """The flushes that wait, each for `passed` to reach a number."""
         self.followers: deque[tuple[int, asyncio.Future[None]]] = deque()
-        """The same of those who wait for nothing but that, which are many: in the order of their numbers."""
+        """The same for callers that wait for nothing but that, and are many: in the order of their numbers."""
         self.pending_bytes = 0
         """About how many bytes the payloads of what waits take, except those of the first few (`UNWEIGHED`)."""
         self.deferred = 0
@@ -177,7 +177,7 @@ class Backlog:
         self._defers = False
         self._no_run = Context()
         self._marks = 0
-        """How many of `items` are no events."""
+        """How many of `items` are not events."""
         self._capacity = capacity
         self._limit = capacity + terminal_reserve
         self._max_bytes = max_bytes
@@ -193,14 +193,14 @@ class Backlog:
         return len(self.items) - self._marks
 
     def seal(self) -> int:
-        """What `passed` is when all that waits now has left; whatever comes later leaves later."""
+        """What `passed` will be when all that waits now has left; whatever comes later leaves later."""
         if self.items and isinstance(newest := self.items[-1], Deferred):
             newest.grows = False
         return self.passed + len(self.items) + self.deferred
 
     @property
     def oldest_at(self) -> datetime | None:
-        """When the event happened that waits in front; None if none does. May be asked from any thread."""
+        """When the event at the front happened; None if there is none. May be asked from any thread."""
         try:
             head = self.items[0]
         except IndexError:
@@ -214,7 +214,7 @@ class Backlog:
                 return None
 
     def pending_until(self, goal: int) -> int:
-        """How many of the events wait that have to leave before `passed` is `goal`."""
+        """How many of the waiting events have to leave before `passed` is `goal`."""
         left, pending = goal - self.passed, 0
         for item in self.items:
             if left <= 0:
@@ -226,7 +226,7 @@ class Backlog:
 
     @property
     def room(self) -> int:
-        """How many events more find room, terminal or not, if they have no size."""
+        """How many more events find room, terminal or not, if they have no size."""
         pending = self._held
         return self._capacity - pending if self._can_hold_more(pending) else 0
 
@@ -250,11 +250,11 @@ class Backlog:
         return self.pending_bytes + sum(map(weight_of, events[:-1])) < self._max_bytes
 
     def _can_hold_more(self, pending: int) -> bool:
-        # What comes is not asked for its size: no payload is too large for an empty buffer.
+        # The size of what comes does not matter: no payload is too large for an empty buffer.
         return pending < UNWEIGHED or self.pending_bytes < self._max_bytes
 
     def _can_hold_more_ends(self, pending: int) -> bool:
-        # Where the last of the others was larger than the room that was left, that takes nothing from what is reserved.
+        # If the last of the others was larger than the room that was left, it takes nothing from what is reserved.
         others = min(self.pending_bytes - self._terminal_bytes, self._max_bytes)
         return pending < UNWEIGHED or others + self._terminal_bytes < self._bytes_limit
 
@@ -270,7 +270,7 @@ class Backlog:
             pending = Pending(event, copy_context(), 0)
         else:
             pending = self._weighed(event, copy_context())
-        self.accepted += 1  # not before: a payload of somebody's own kind may raise where it is looked at
+        self.accepted += 1  # not earlier: a payload of somebody's own type may raise when it is looked at
         self.items.append(pending)
 
     def _defer(self, event: RunLifecycleEvent) -> bool:
@@ -293,7 +293,7 @@ class Backlog:
         return True
 
     def fill(self, place: Deferred, spans: Sequence[EventSpan], found: Found) -> None:
-        """What of these spans was found in the log waits before its place, the oldest item, now; the rest is lost."""
+        """Put what was found of these spans in the log before `place`, the oldest item, to wait; the rest is lost."""
         again: list[Pending] = []
         for span in spans:
             run = place.runs[span.run_id]
@@ -321,7 +321,7 @@ class Backlog:
         return Pending(event, context, size)
 
     def leave_place(self, place: Deferred) -> None:
-        """All that waited in the place of the oldest item has been given on, but for what is lost, which is told now."""
+        """Remove the oldest item: all that waited there has been given on, except what is lost, which is told now."""
         self.items.popleft()
         if place.lost is not None:
             self.items.appendleft(place.lost)
@@ -331,7 +331,7 @@ class Backlog:
 
     def _overflow(self, event: RunLifecycleEvent) -> None:
         self.dropped["overflow"] += 1
-        newest = self.items[-1]  # there is one, and never one that is being told: a full backlog has events
+        newest = self.items[-1]  # there is one, and never a gap that is being told: a full backlog has events
         if not isinstance(newest, OpenGap):
             newest = OpenGap("overflow", event.event_id, copy_context())
             self.items.append(newest)
@@ -339,7 +339,7 @@ class Backlog:
         newest.add(event.event_id)
 
     def batch(self, size: int) -> list[Pending]:
-        """The next events, up to what is none. They stay here until they are settled."""
+        """The next events, up to the first item that is not one. They stay here until they are settled."""
         batch: list[Pending] = []
         for item in islice(self.items, size):
             if not isinstance(item, Pending):
@@ -364,7 +364,7 @@ class Backlog:
         self._pass(count)
 
     def settle_gap(self) -> None:
-        """The oldest item, a gap, has been told."""
+        """The observer has been told of the oldest item, a gap."""
         self.items.popleft()
         self._marks -= 1
         self._pass(1)
@@ -396,7 +396,7 @@ class Backlog:
         return [gap.closed() for gap in gaps]
 
     def forget_log(self) -> None:
-        """From now on nothing waits in the log any more."""
+        """Let nothing wait in the log from now on."""
         self._max_deferred_runs = 0
 
     def copy(self) -> Backlog:
@@ -406,7 +406,7 @@ class Backlog:
         return own
 
     def release_followers(self) -> None:
-        """Let everybody go who waits for events to be given on."""
+        """Release everybody who waits for events to be given on."""
         while self.followers:
             _, follower = self.followers.popleft()
             if not follower.done():

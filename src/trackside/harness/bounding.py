@@ -1,7 +1,7 @@
 """What one observer may cost a run: wrappers that call it in bounded time, and again where the run depends on it.
 
-`RequiredObserver` retries and gates the run; `OptionalObserver` gives up at once, and the run goes on. An optional one that
-is decoupled from the run is behind a `BufferedObserver` instead.
+`RequiredObserver` retries and gates the run; `OptionalObserver` gives up at once, and the run goes on. An optional
+observer that is decoupled from the run is behind a `BufferedObserver` instead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger("trackside.dispatch")
 type Bindings = tuple[ObserverBinding, ...]
 
 REDELIVERIES = 2
-"""How often what a closing event loop has cut off is begun again."""
+"""How often a call that a closing event loop has cut off is begun again."""
 
 _LEAST_PAUSE = 0.001  # seconds
 _OF_ONE_LEFT_BEHIND = 0.1  # of the limit of a call
@@ -82,7 +82,7 @@ IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)
 
 
 class Retries:
-    """How long something that a run cannot go on without is tried again, counted from its first failure."""
+    """For how long something that a run cannot go on without is tried again, counted from its first failure."""
 
     def __init__(self, policy: DispatchPolicy, what: str) -> None:
         self._policy = policy
@@ -92,7 +92,7 @@ class Retries:
         self._pause = policy.first_pause
 
     def pause_after(self, failure: BaseException) -> float | None:
-        """How many seconds to wait before the next try; None if there is none any more."""
+        """How many seconds to wait before the next try; None if there is no other try."""
         pause = self._pause
         if self._clock() + pause > self._give_up:
             return None
@@ -102,7 +102,7 @@ class Retries:
 
 
 class MissedEvents(NamedTuple):
-    """What a required observer never took of a run that has ended, and where it keeps that instead (None: nowhere)."""
+    """What a required observer never took of an ended run, and where it keeps that instead (None: nowhere)."""
 
     observer: str
     events: Sequence[RunLifecycleEvent]
@@ -134,7 +134,7 @@ class MissedStats:
 class _Calls:
     """The calls of one observer, each bounded in time, however many events it is for.
 
-    One that takes them one by one gets no more of them once the bindings of `source` are others than those `seen` (I19).
+    An observer that takes them one by one gets no more of them once the bindings of `source` differ from `seen` (I19).
     """
 
     def __init__(self, observer: RunObserver, limit: float | None, source: CompositeObserver | None) -> None:
@@ -146,7 +146,7 @@ class _Calls:
         self._source = source
 
     def is_outdated(self, seen: Bindings | None) -> bool:
-        """Whether observers have come or gone since then; None says that it does not matter."""
+        """Whether observers have come or gone since `seen`; None says that it does not matter."""
         return seen is not None and self._source is not None and self._source.bindings is not seen
 
     async def take(
@@ -160,8 +160,8 @@ class _Calls:
     ) -> tuple[int, BaseException | None]:
         """How many of the events the observer took from the front, and what it raised instead of taking the next.
 
-        What is somebody else's failure is raised; `left`, the same events, then has those that were not taken. `patience`
-        is the part of the limit for which the call is waited for.
+        A failure that is not the observer's is raised; `left`, the same events, then has those that were not taken.
+        `patience` is the part of the limit for which this waits for the call.
         """
         left = list(events) if left is None else left
         batch = self._on_events is not None and not singly
@@ -171,16 +171,16 @@ class _Calls:
             call = self._one_by_one(left, seen) if taking is None else taking([*events])
             limit = None if self._limit is None else patience * self._limit
             await call_observer(call, observer=self.name, limit=limit, to_the_end=True)
-        except BaseException as exc:  # the observer's failure; whoever called decides what it means
+        except BaseException as exc:  # the observer's failure; the caller decides what it means
             if not is_own_failure(exc):
                 raise
             if isinstance(exc, PartlyTaken):
                 if batch:
                     taken = exc.taken_of(len(events))
                     return taken, exc.cause if taken < len(events) else None
-                exc = exc.cause  # of a batch of one that it made of the event itself
+                exc = exc.cause  # from a batch of one, which the observer itself made of the event
             taken = 0 if batch else len(events) - len(left)
-            left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)
+            left.clear()  # a call left behind that goes on must not deliver what others are given now (I12)
             return taken, exc
         return len(events) if batch else len(events) - len(left), None
 
@@ -193,10 +193,10 @@ class _Calls:
 
 
 class OptionalObserver:
-    """Bounds each call of an observer, and keeps its failures to it: each is logged and costs it that one event.
+    """Bounds each call of an observer, and contains its failures: each is logged and costs the observer that one event.
 
-    Of a run that it has held up until a call was left behind, each further call is waited for a short while only, until one
-    ends in that time.
+    If the observer has held up a run until a call was left behind, each further call for that run is waited for only a
+    short while, until one ends in that time.
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy, source: CompositeObserver | None = None) -> None:
@@ -207,7 +207,7 @@ class OptionalObserver:
     async def give(
         self, events: Sequence[RunLifecycleEvent], seen: Bindings | None = None
     ) -> Sequence[RunLifecycleEvent]:
-        """Pass the events on, those of a batch that failed one by one, so that a bad one fails alone; which it has had."""
+        """Pass the events on, those of a failed batch one by one, so a bad one fails alone; returns those it had."""
         run_id, is_over = events[0].run_id, any(is_terminal(event.event_type) for event in events)
         had, raised = await self._take(run_id, events, seen)
         if raised is not None and self._calls.in_batches and len(events) > 1:
@@ -225,7 +225,7 @@ class OptionalObserver:
         return events if had == len(events) else events[:had]
 
     def drop(self, run_id: str) -> None:
-        """Nothing of this run comes any more."""
+        """Nothing more of this run comes."""
         self._held_up.discard(run_id)
 
     async def _take(
@@ -262,7 +262,7 @@ class RequiredObserver:
     async def give(
         self, events: Sequence[RunLifecycleEvent], seen: Bindings | None = None
     ) -> tuple[Sequence[RunLifecycleEvent], BaseException | None]:
-        """What the observer took of what was held and of these events of one run; what it raised instead of the next."""
+        """What the observer took of the held events and these, all of one run; what it raised instead of the next."""
         run_id = events[0].run_id
         held = self._held.pop(run_id, None) if self._held else None
         taken_late: list[RunLifecycleEvent] = []
@@ -276,7 +276,7 @@ class RequiredObserver:
                 left = list(waiting[taken:])  # not the list of the call that failed, which may be left behind
                 raised = await self._try_again(left, raised, seen)
                 taken = len(waiting) - len(left)
-        except KeyboardInterrupt as exc:  # somebody at the keyboard: nothing is tried again now, and nothing forgotten
+        except KeyboardInterrupt as exc:  # somebody at the keyboard: try nothing again now, and forget nothing
             taken, raised = len(waiting) - len(left), exc
         except BaseException:  # the dispatch is being torn down, and will be tried again with these events
             if held:
@@ -289,7 +289,7 @@ class RequiredObserver:
         return ([*taken_late, *waiting] if taken_late else waiting), raised
 
     async def give_rest(self, run_id: str) -> Sequence[RunLifecycleEvent]:
-        """Offer what is held of a run that has ended for the last time; what the observer took of it."""
+        """Offer what is held of an ended run for the last time; returns what the observer took of it."""
         held = self._held.pop(run_id, None)
         if not held:
             return ()
@@ -301,14 +301,14 @@ class RequiredObserver:
         return held[:taken]
 
     def drop(self, run_id: str) -> None:
-        """Nothing of this run counts any more."""
+        """Forget this run: nothing of it counts any more."""
         self._held.pop(run_id, None)
         self._missed.pop(run_id, None)
 
     async def give_up(self, run_id: str, on_taken: HearTaken) -> MissedEvents | None:
-        """The run is over: hand what the observer never took of it to its `on_missed`, and say in the log what it was.
+        """The run is over: hand what the observer never took of it to its `on_missed`, and log what it was.
 
-        `on_taken` hears of what it takes of that after all.
+        `on_taken` hears of whatever the observer takes after all.
         """
         if run_id not in self._missed:
             return None
@@ -330,7 +330,7 @@ class RequiredObserver:
     async def _keep(
         self, events: Sequence[RunLifecycleEvent], failure: BaseException, on_taken: HearTaken
     ) -> tuple[str | None, str | None]:
-        """Where the observer keeps what it could not take, if it does, or why it could not."""
+        """Where the observer keeps what it could not take, if it does, or why it could not keep it."""
         if (on_missed := self._on_missed) is None:
             return None, None
         places: list[str | None] = []
@@ -343,9 +343,9 @@ class RequiredObserver:
             try:
                 limit = self._policy.call_limit
                 await call_observer(hand_over(), observer=self._calls.name, limit=limit, to_the_end=True)
-            except asyncio.CancelledError:  # of the call itself, as a closing event loop does it
+            except asyncio.CancelledError:  # of the call itself, as by a closing event loop
                 continue
-            except BaseException as exc:  # the observer's failure; its events are lost to it, which is said
+            except BaseException as exc:  # the observer's failure; its events are lost to it, which the log says
                 if not is_own_failure(exc):
                     raise
                 text = "required observer %s could not keep what it never took: %s"
@@ -361,7 +361,7 @@ class RequiredObserver:
     async def _try_again(
         self, waiting: list[RunLifecycleEvent], raised: BaseException, seen: Bindings | None
     ) -> BaseException | None:
-        """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
+        """Remove from the front of `waiting` what the observer takes; returns what it raised last, if any is left."""
         retries = Retries(self._policy, f"required observer {self._calls.name}")
         failure: BaseException | None = raised
         while failure is not None:
@@ -373,7 +373,7 @@ class RequiredObserver:
         return None
 
     async def _offer_singly(self, run_id: str, held: Sequence[RunLifecycleEvent]) -> list[RunLifecycleEvent]:
-        """Offer each event for the last time; those that were taken."""
+        """Offer each event for the last time; returns those that were taken."""
         taken = []
         for event in held:
             _, raised = await self._offer_last([event], singly=True)
@@ -392,5 +392,5 @@ class RequiredObserver:
             try:
                 return await self._calls.take(events, singly=singly)
             except asyncio.CancelledError as exc:
-                failure = exc  # the call's own: each wrapper holds off a cancel of who waits for it
+                failure = exc  # the call's own: each wrapper holds off a cancel of its caller
         return 0, failure

@@ -1,15 +1,15 @@
 """A buffer in front of an observer: whoever announces an event does not wait for the observer (I13).
 
-`BufferedObserver` takes events at once and gives them on, in order, from a task of its own. What it has no room for waits
-in the log, if there is one, and is read again at its turn. If there is none, it holds up whoever announces more, for a
-bounded time and only while the observer takes events; what it cannot hold even so it counts, and tells the observer of as
-an `EventGap`. What became of every event can be read off at any moment (I22):
+`BufferedObserver` takes events at once and gives them on, in order, from a task of its own. Events that it has no room
+for wait in the log, if there is one, and are read again at their turn. Without a log, it holds up whoever announces
+more, for a bounded time and only while the observer takes events; those that it still cannot hold, it counts and
+reports to the observer as an `EventGap`. What became of every event can be read off at any moment (I22):
 
     accepted == delivered + failed + sum(dropped.values()) + pending
 
-What waits is bounded twice, by the number of events and by the bytes of their payloads. Only where several wait are they
-weighed, by a look at their texts; the first `backlog.UNWEIGHED` wait whatever their size, which is bounded where a payload
-is made (`payload.MAX_CHARS`).
+What waits is bounded twice, by the number of events and by the bytes of their payloads. Events are weighed, by a look
+at their texts, only when several wait; the first `backlog.UNWEIGHED` wait whatever their size, which is bounded where a
+payload is made (`payload.MAX_CHARS`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ __all__ = [
     "OtherLoopError",
 ]
 
-_PATIENCE = 0.25  # seconds; an observer that takes nothing for so long is not slow, it hangs
+_PATIENCE = 0.25  # seconds; an observer that takes nothing for this long is not slow, it hangs
 _TURNS = 3  # of the event loop
 _PAUSE = 1.0  # seconds, after a failure that is not the observer's
 
@@ -129,7 +129,7 @@ class BufferedObserver:
             raise InvalidBufferError(option="call_limit", value=call_limit, why="it is a number of seconds above 0")
         if not is_seconds(max_wait):
             raise InvalidBufferError(option="max_wait", value=max_wait, why="it is a number of seconds from 0 up")
-        observer = ObserverBinding(observer).observer  # which, unlike `ensure_observer`, has no place for None
+        observer = ObserverBinding(observer).observer  # unlike `ensure_observer`, this refuses None
         self.observer: RunObserver = observer
         self.name = name or observer_name(observer)
         self._on_event = observer.on_event
@@ -198,16 +198,16 @@ class BufferedObserver:
     async def catch_up(self) -> None:
         """Wait until the observer has been given all that was accepted before, as long as it takes events.
 
-        Bounded as waiting for room is: an observer that hangs, or takes longer than `max_wait` (with a log 0.25
-        seconds, if that is less), is not waited for, and not again before it has caught up half, or with a log but for
-        one call.
+        This is bounded as waiting for room is: an observer that hangs, or takes longer than `max_wait` (with a log 0.25
+        seconds, if that is less), is not waited for, nor again before it has caught up half or, with a log, all but one
+        call.
         """
         backlog = self._backlog
         if not backlog.items or self._gave_up or self._closed or not self._max_wait or backlog.deferred:
             return
         self._rouse()
         goal = backlog.passed + len(backlog.items)
-        for _ in range(_TURNS):  # what an observer that waits for nothing needs; cheaper than to be woken
+        for _ in range(_TURNS):  # enough for an observer that waits for nothing, and cheaper than being woken
             await asyncio.sleep(0)
             if backlog.passed >= goal:
                 return
@@ -218,7 +218,7 @@ class BufferedObserver:
         await follower
 
     def _look_after_followers(self, passed: int, deadline: float) -> None:
-        """Let those go who wait for an observer that has taken nothing for a while, or takes too long."""
+        """Release those who wait for an observer that has taken nothing for a while, or takes too long."""
         loop, backlog = asyncio.get_running_loop(), self._backlog
         self._watch = None
         if not backlog.followers:
@@ -264,7 +264,7 @@ class BufferedObserver:
         self._backlog.push(event)
 
     async def _wait_for_room(self, event: RunLifecycleEvent) -> None:
-        """Wait while the observer takes events; not if it hangs, and not again before the buffer is half empty."""
+        """Wait for room while the observer takes events; not if it hangs, nor again before the buffer is half empty."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._max_wait
         while not (self._backlog.has_room_for(event) or self._gave_up or self._closed):
@@ -281,7 +281,7 @@ class BufferedObserver:
                 self._gave_up = True
 
     def _settle(self, backlog: Backlog, count: int, *, delivered: bool) -> None:
-        """The outcome of the oldest events is known: let in who waits, as far as there is room."""
+        """Settle the oldest events, whose outcome is known, and let waiting callers in as far as there is room."""
         backlog.settle(count, delivered=delivered)
         if self._gave_up and self._has_recovered():
             self._gave_up = False
@@ -291,7 +291,7 @@ class BufferedObserver:
                 waiter.set_result(None)
 
     def _has_recovered(self) -> bool:
-        """Whether the observer that was given up may be waited for again."""
+        """Whether callers may again wait for the observer that was given up."""
         if self._rereading is None:
             return self._backlog.is_half_empty
         return self._backlog.pending <= (1 if self._on_events is None else self._batch_size)
@@ -308,12 +308,12 @@ class BufferedObserver:
             push.set_result(None)
         consumer = self._consumer
         if consumer is None or consumer.done():
-            # Not by `create_task`: its factory could start it eagerly, here, in whoever announces the event.
+            # Not by `create_task`: a task factory could start it eagerly, here, inside whoever announces the event.
             consumer = self._consumer = asyncio.Task(
                 self._consume(self._backlog), loop=loop, name=f"trackside-buffer-{self.name}", context=self._context
             )
             consumer.add_done_callback(partial(self._consumer_ended, self._backlog), context=self._context)
-            let_drop(consumer)  # with its observer, if nobody knows that any more
+            let_drop(consumer)  # with its observer, once nobody refers to that any more
         return consumer
 
     def _check_the_loop(self) -> None:
@@ -321,7 +321,7 @@ class BufferedObserver:
             raise OtherLoopError(observer=self.name)
 
     def _start_over(self, backlog: Backlog) -> None:
-        """Leave what belongs to another event loop or process, and whatever that still does, to itself."""
+        """Leave to itself what belongs to another event loop or process, and whatever that still does."""
         self._backlog = backlog
         self._loop = self._consumer = self._push = None
         self._offers.start_over()
@@ -380,7 +380,7 @@ class BufferedObserver:
     def _consumer_ended(self, backlog: Backlog, consumer: asyncio.Task[None]) -> None:
         cause = None if consumer.cancelled() else consumer.exception()
         if backlog is not self._backlog:
-            return  # one that `_start_over` has left
+            return  # the consumer of a backlog that `_start_over` has left
         if self._stopped:
             self._drop_rest()
             return
@@ -402,7 +402,7 @@ class BufferedObserver:
                     await self._read_again(backlog, backlog.items[0])
                 else:
                     await self._give(backlog, backlog.batch(self._batch_size))
-            except Exception:  # our own failure, or the log's: what waits would wait for ever, or fail again at once
+            except Exception:  # our own failure, or the log's: else events would wait for ever, or fail again at once
                 self._consumer_deaths += 1
                 logger.exception("observer %s cannot be given what waits for it; trying again", self.name)
                 await asyncio.sleep(_PAUSE)
@@ -435,7 +435,7 @@ class BufferedObserver:
             self._settle(backlog, 1, delivered=failure is None)
             if failure is not None:
                 self._offers.warn_of(event, failure)
-            del failure  # its traceback leads here: a circle
+            del failure  # its traceback refers to this frame: a cycle
 
     def _context_of(self, batch: Sequence[Pending]) -> Context:
         first, context, _ = batch[0]
@@ -443,7 +443,7 @@ class BufferedObserver:
         return context if one_run else self._context.copy()
 
     async def _read_again(self, backlog: Backlog, head: Deferred) -> None:
-        """Let what is next of the events that wait in the log wait here, before the others of these."""
+        """Move the next of the events that wait in the log here, ahead of the others that wait there."""
         if not head.count:
             backlog.leave_place(head)
             return
@@ -467,9 +467,9 @@ class BufferedObserver:
     async def _call[A](
         self, backlog: Backlog, take: Callable[[A], Awaitable[None]], given: A, context: Context, events: int
     ) -> BaseException | None:
-        """What the observer raised instead of taking what it was given, if it did.
+        """What the observer raised instead of taking what it was given, if anything.
 
-        What is raised here instead is not the observer's failure and ends the consumer. The `events` have failed then,
+        What this raises itself is not the observer's failure, and ends the consumer. The `events` then count as failed,
         unless the call had just ended: nobody will know what it did with them.
         """
         if backlog is not self._backlog:
@@ -484,7 +484,7 @@ class BufferedObserver:
         self._start_over(self._backlog.copy())
         self._offers.after_fork()
         self._backlog.drop_all("fork")
-        self._backlog.forget_log()  # which is read over the parent's connections
+        self._backlog.forget_log()  # it is read over the parent's connections
 
 
 _buffers: WeakSet[BufferedObserver] = WeakSet()

@@ -16,9 +16,9 @@ from trackside.harness.ports import Clock
 from trackside.harness.timelimit import let_drop, settled
 from trackside.harness.types import CancelMode, RunStatus
 
-_LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
-_LEAST_KEEPING = 30.0  # seconds that what it did has to be kept or undone: a database that is silent is noticed in less
-_TELLING = 120.0  # seconds that a run whose agent has stopped has to be told of, or to be kept where it is found later
+_LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, even if nobody wants to wait
+_LEAST_KEEPING = 30.0  # seconds for keeping or undoing what it did: a database that is silent is noticed in less
+_TELLING = 120.0  # seconds for announcing a run whose agent has stopped, or keeping its end where it is found later
 _LOOK = 0.1  # seconds
 
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
@@ -29,10 +29,10 @@ class Closing:
 
     Args:
         runs: its runs.
-        observers: who is told of them.
+        observers: the observers that are told of them.
         clock: where the time comes from.
-        patience: seconds that cancelled agents have to stop, then what they did to be kept or undone, and then observers to
-            take what is left.
+        patience: seconds for cancelled agents to stop, then for what they did to be kept or undone, and then for
+            observers to take what is left.
     """
 
     def __init__(self, runs: Executions, observers: ObserverSet, clock: Clock, patience: float) -> None:
@@ -49,7 +49,7 @@ class Closing:
         self._guard: asyncio.Task[None] | None = None
 
     def __del__(self) -> None:
-        """Say of a manager that is let go while its event loop goes on that nobody has closed it."""
+        """Warn if a manager is dropped while its event loop goes on and nobody has closed it."""
         if self._guard is not None and self._task is None:
             self._runs.close_soon(self._guard.get_loop())
             text = "a RunManager was not closed: use `async with`, or await its aclose()"
@@ -57,29 +57,29 @@ class Closing:
 
     @property
     def begun(self) -> bool:
-        """Whether nobody is let in any more, but what runs start that are at work."""
+        """Whether no run is let in any more, except those that runs at work start."""
         return self._task is not None
 
     @property
     def lets_caller_start(self) -> bool:
-        """Whether the calling code may start runs: in the grace only that of a run which is at work, as it needs them."""
+        """Whether the calling code may start runs: in the grace, only code of a run at work may, as it needs them."""
         return self._task is None or (not self._stopping and self._runs.waits_for_caller())
 
     def cancelled_as(self) -> Stop:
-        """Why a run ends whose task is cancelled by somebody else: it was meant, or its event loop ends, which cancels all
-        tasks before any of them goes on, and so the guard as well.
+        """Why a run ends whose task somebody else cancelled: either that was meant, or the event loop ends, which
+        cancels all tasks before any of them goes on, and so the guard as well.
         """
         return TASK_CANCELLED if self._guard is None or not self._guard.cancelling() else _SHUTDOWN
 
     async def close(self, grace: float | None) -> None:
         """Close, after `grace` seconds for the runs that are there (None: `patience`), and wait until it is done.
 
-        Again, a shorter grace makes it quicker, a longer one changes nothing. Cancelling the wait ends the grace, and is
-        passed on when everything is closed; at once to who works for a run that this waits for.
+        When called again, a shorter grace makes it quicker, a longer one changes nothing. Cancelling the wait ends the
+        grace, and is passed on when everything is closed; at once to code that works for a run that this waits for.
 
         Raises:
             ManagerLoopError: the manager is in use on another event loop, and not closed yet.
-            ClosesItselfError: an agent of the manager's, or an observer's call, would wait for this, and this for that.
+            ClosesItselfError: one of the manager's agents, or an observer's call, would wait for this, and this for it.
         """
         if self._task is None or not self._task.done():
             self.check_the_loop()
@@ -90,7 +90,7 @@ class Closing:
         elif grace is not None:
             self._hurry(grace)
         closing = self._task
-        cancelled: tuple[Any, ...] | None = None  # what the cancel says, by which its sender knows it
+        cancelled: tuple[Any, ...] | None = None  # the cancel's message, by which its sender knows it
         while not closing.done():
             try:
                 await asyncio.wait({closing})
@@ -107,21 +107,21 @@ class Closing:
         closing.result()
 
     def watch_the_loop(self) -> None:
-        """Close with the event loop, if nobody does before; it is the manager's from now on.
+        """Close when the event loop ends, unless somebody does before; the loop is the manager's from now on.
 
         Raises:
-            ManagerLoopError: it has another.
+            ManagerLoopError: the manager has another one.
         """
         if self._guard is None:
             loop, closes = asyncio.get_running_loop(), self._close_with_the_loop()
             # Started at once: cancelled before its first step, it would close nothing.
             self._guard = asyncio.Task(closes, loop=loop, name="trackside-guard", context=Context(), eager_start=True)
-            let_drop(self._guard)  # `__del__` says it
+            let_drop(self._guard)  # `__del__` warns of it
         else:
             self.check_the_loop()
 
     def check_the_loop(self) -> None:
-        """See that the running event loop is the manager's, if it has one.
+        """Check that the running event loop is the manager's, if it has one.
 
         Raises:
             ManagerLoopError: it is not.
@@ -130,7 +130,7 @@ class Closing:
             raise ManagerLoopError
 
     async def _close_with_the_loop(self) -> None:
-        """Wait to be cancelled. Who does that without `close` is an event loop that ends: close while it still runs."""
+        """Wait to be cancelled. Without `close`, only an event loop that ends does that: close while it still runs."""
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
@@ -155,16 +155,16 @@ class Closing:
 
     async def _close(self) -> None:
         runs = self._runs
-        while runs.remain and not self._grace_over.is_set():  # again for what was started meanwhile
+        while runs.remain and not self._grace_over.is_set():  # again for runs that were started meanwhile
             now = self._clock.now()
             runs.part_with(runs.not_due(now), _SHUTDOWN)
             await runs.drain(self._grace_over, due=now)
-        # In one step with the stop: a run that is refused a start from here on is cancelled, and did not fail.
+        # In one step with the stop: a run that from here on is refused a start is cancelled, and has not failed.
         self._stopping = True
         self._be_patient(_LEAST_PATIENCE)
         runs.part_with(runs.all(), _SHUTDOWN)
         await runs.drain(self._politeness_over)
-        runs.hurry()  # however long their policy has agents stop by themselves: this does not wait for that
+        runs.hurry()  # however long their policy lets agents stop by themselves: closing does not wait for that
         await runs.drain(self._patience_over)
         self._be_patient(_LEAST_KEEPING)
         await self._see_ends_told()
@@ -173,15 +173,15 @@ class Closing:
         runs.close()
 
     async def _see_ends_told(self) -> None:
-        """Wait until those runs have ended whose agents have stopped, also where a log is away, for which each end is kept
-        elsewhere (I14). When patience is over, what has held one up for long is given up, so that it can be told.
+        """Wait until all runs whose agents have stopped have ended, even if a log is away, for which each end is kept
+        elsewhere (I14). When patience is over, whatever has long held up a run is given up, so that it can be told.
         """
         while (ending := self._runs.ending()) and not self._patience_over.is_set():
             await all_done_or(self._patience_over, ending, ())
         until = (now := asyncio.get_running_loop().time)() + _TELLING
         while (ending := self._runs.ending(held_up=_LEAST_KEEPING)) and now() < until:
             told = asyncio.create_task(all_done(ending, ()), name="trackside-ends")
-            await asyncio.wait((told,), timeout=_LOOK)  # again soon: behind one thing a run may wait for the next
+            await asyncio.wait((told,), timeout=_LOOK)  # again soon: after one thing, a run may wait for the next
             told.cancel()
 
 

@@ -24,10 +24,10 @@ _VALUES = frozenset({"values"})  # what nearly every run asks for: one set serve
 
 _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=None)
 _callers: ContextVar[Mapping[str, RunContext]] = ContextVar("trackside_callers", default=MappingProxyType({}))
-"""By the ids of runs that were called in place: the runs whose code has called them, and waits for them. One that has
-ended waits for none, and is let go."""
+"""By the ids of runs that were called in place: the runs whose code has called them, and waits for them. A run that has
+ended waits for none, and is dropped."""
 _of_one_run: list[tuple[ContextVar[Any], Any]] = []
-"""What is said within one run for itself, and what each run that it starts begins with instead."""
+"""The variables that hold for one run alone, and what each run that it starts begins with instead."""
 
 
 def current_run() -> RunContext | None:
@@ -47,12 +47,12 @@ def run_of(task: asyncio.Task[Any]) -> RunContext | None:
 
 
 def caller_of(run: RunContext) -> RunContext | None:
-    """For code of this run: the run that has called it in place, and waits for it; None if none has, or it has ended."""
+    """For code of this run: the run that has called it in place and waits for it; None if none has, or it has ended."""
     return None if run.is_closed else _callers.get().get(run.run_id)
 
 
 def call_in_place(run_id: str, caller: RunContext) -> None:
-    """Say in a context of its own which run waits for this one, the code of which begins in it."""
+    """Record, in the context of its own in which this run's code begins, which run waits for it."""
     callers = {**_callers.get(), run_id: caller}
     _callers.set({called: by for called, by in callers.items() if not by.is_closed})
 
@@ -155,7 +155,7 @@ class RunContext:
         self.answered: Sequence[str | None] = ()
         self.answers_by_id: Mapping[str, Any] = {}
         self._asking = Lock()
-        self._given: set[int] = set()  # which of the answers have been
+        self._given: set[int] = set()  # the places of answers that were given out
         self._open: JsonObject | None = None
         self._journal = journal
         self._port = port
@@ -312,8 +312,7 @@ class RunContext:
         same input, in which this call returns the answer. Code before this call therefore runs again: keep it free of
         side effects, or put them after the call. Dicts and lists of the input, the context, an answer or `values` come
         back as they were given, without what the agent changed in them before it asked; other objects are not copied.
-        An answer goes
-        only to its own question: if the new run asks something else, that is asked.
+        An answer goes only to its own question: if the new run asks something else, that is asked.
 
         If tasks or threads ask several questions at once, the run ends with the first; the others are asked once that
         one has been answered.
@@ -341,7 +340,7 @@ class RunContext:
         return len(self.answers) - len(self._given)
 
     def _place_of_answer(self, mark: str | None) -> int | None:
-        """Where the answer is to a question with this mark: the first left of those to it or to one that was not kept."""
+        """The place of the answer to a question with this mark: the first one left to it, or to a question not kept."""
         for place in range(len(self.answers)):
             known = self.answered[place] if place < len(self.answered) else None
             if place not in self._given and known in (None, mark):
@@ -380,7 +379,7 @@ def _modes(asked: Sequence[str] | str) -> frozenset[str]:
 
 
 class _Nowhere:
-    """The port of a run that nobody listens to any more; it also keeps it from holding on to who executed it."""
+    """The port of a run that nobody listens to any more; with it, the run no longer holds on to whoever executed it."""
 
     def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
         """Drop it: every follower has got to the end."""
@@ -481,7 +480,7 @@ class Agent(Protocol):
 
 
 def keep_to_run[T](variable: ContextVar[T], outside: T) -> None:
-    """What a variable says within a run is no business of runs that it starts: they find `outside` (I21)."""
+    """Keep what a variable says within a run from the runs that it starts: they find `outside` (I21)."""
     _of_one_run.append((variable, outside))
 
 

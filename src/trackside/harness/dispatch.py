@@ -1,8 +1,8 @@
 """Brings events to observers: in order, isolated from each other, in bounded time, retried where the run depends on it.
 
-A `CompositeObserver` says who is bound, in which order. `ObserverSet` puts each of them into a wrapper that bounds it: one
-of `bounding`, or a `BufferedObserver`. It keeps the wrappers in step with what is bound, passes events along them, and is
-the one thing that the worker and the manager know of all this.
+A `CompositeObserver` says which observers are bound, and in which order. `ObserverSet` puts each of them into a wrapper
+that bounds it: one of `bounding`, or a `BufferedObserver`. It keeps the wrappers in step with the bindings, passes
+events along them, and is the one thing that the worker and the manager know of all this.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ type _Wrapped = RequiredObserver | OptionalObserver | BufferedObserver
 class ObserverSet:
     """The observers of a manager or of one run, each behind what bounds it.
 
-    `add` and `remove` count from the next event on (I19): if an observer that takes events one by one is at one of several,
-    from the one after that, else from the next dispatch on. A binding sees the events of a run in their order (I12).
+    `add` and `remove` count from the next event on (I19): if an observer that takes events one by one is at one of
+    several, from the one after that, else from the next dispatch on. A binding sees a run's events in order (I12).
 
     Args:
         observers: bare observers (optional), bindings, or a `CompositeObserver`, whose later changes count, too.
         policy: what an observer may cost a run.
-        log: what a required observer writes, and where what buffers have no room for is read again: for those bound after
-            the first required one.
+        log: what a required observer writes; buffers bound after the first required one read again from there what they
+            had no room for.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ObserverSet:
         self._source.add(observer, required=required)
 
     def remove(self, observer: RunObserver | RunEventCallback) -> None:
-        """Take an observer away. It has a minute to take what its buffer has accepted.
+        """Remove an observer. It has a minute to take what its buffer has accepted.
 
         Raises:
             ValueError: it is not bound.
@@ -103,13 +103,13 @@ class ObserverSet:
     def stats(self) -> Mapping[str, BufferStats]:
         """What became of the events of each observer behind a buffer, by name.
 
-        The second of a name is `NAME 2`, also when the first is removed.
+        The second observer of a name is `NAME 2`, even after the first is removed.
         """
         return {name: observer.stats() for name, (_, observer) in self._named.items()}
 
     async def deliver(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Give events of one run to all observers, in binding order; finished before it returns, whoever cancels the
-        caller (I17). Those bound after a required observer see what it took, in the order in which it took it.
+        """Give events of one run to all observers, in binding order; this finishes before it returns, whoever cancels
+        the caller (I17). Those bound after a required observer see what it took, in the order in which it took it.
 
         Raises:
             BaseException: what a required observer raised, as it is.
@@ -140,7 +140,7 @@ class ObserverSet:
         return await self._pass_on(events, self._chain)
 
     async def _pass_on(self, events: Sequence[RunLifecycleEvent], chain: Sequence[_Wrapped]) -> BaseException | None:
-        """What the first required observer that failed has raised; the others see what those before them took."""
+        """What the first required observer that failed raised; the others see what those before them took."""
         failure: BaseException | None = None
         for observer in chain:
             raised: BaseException | None = None
@@ -167,8 +167,8 @@ class ObserverSet:
         chain: Sequence[_Wrapped],
         before: Sequence[_Wrapped],
     ) -> BaseException | None:
-        """Observers have come or gone while the first of `chain` had the last of these events that it had: those behind it
-        still get that, and the others count from the rest on (I19).
+        """Observers have come or gone while the first of `chain` had the last event of `had`: those behind it still get
+        that event, and the change counts from the rest of `events` on (I19).
         """
         rest = events[1 + next(place for place, event in enumerate(events) if event is had[-1]) :]
         failure = await self._pass_on(had, chain[1:])
@@ -177,16 +177,16 @@ class ObserverSet:
         return failure or later
 
     async def finish(self, run_id: str) -> list[MissedEvents]:
-        """A run has ended that some required observer refused events of: offer them for the last time.
+        """Offer the events of an ended run that required observers refused, for the last time.
 
-        Returns, for each of them that never took some, which and what it did with them instead.
+        Returns, for each observer that never took some, which these are and what it did with them instead.
         """
         return await self._offer_rest(run_id, self._chain)
 
     async def _offer_rest(
         self, run_id: str, chain: Sequence[_Wrapped], late: Sequence[RunLifecycleEvent] = ()
     ) -> list[MissedEvents]:
-        """Offer what is refused of a run that has ended, and what was taken `late` before these."""
+        """Offer what each observer refused of an ended run, and before it, what those ahead of it took `late`."""
         missed: list[MissedEvents] = []
         for observer in chain:
             if isinstance(observer, RequiredObserver):
@@ -200,7 +200,7 @@ class ObserverSet:
         return missed
 
     async def _hear_taken(self, taker: RequiredObserver, events: Sequence[RunLifecycleEvent]) -> None:
-        """A required observer has what it kept of a run that is over: tell those bound after it (I11)."""
+        """A required observer has now taken what it kept of a run that is over: tell those bound after it (I11)."""
         self._rewrap_if_changed()
         chain, run_id = self._chain, events[0].run_id
         behind = chain[chain.index(taker) + 1 :] if taker in chain else ()
@@ -210,18 +210,18 @@ class ObserverSet:
         await self._offer_rest(run_id, behind, events)
 
     def drop(self, run_id: str) -> None:
-        """Somebody else has ended a run: what of it was refused here is offered to nobody again, nor kept."""
+        """Somebody else has ended a run: what observers here refused of it is neither offered again nor kept."""
         for observer in self._chain:
             if not isinstance(observer, BufferedObserver):
                 observer.drop(run_id)
 
     async def catch_up(self) -> None:
-        """Wait until buffered observers have what they accepted: shortly, and not for one that hangs (I13) or fails."""
+        """Wait briefly until buffered observers have what they accepted; not for one that hangs (I13) or fails."""
         for observer in self._chain:
             if isinstance(observer, BufferedObserver):
                 try:
                     await observer.catch_up()
-                except BaseException as exc:  # a buffer that is in use elsewhere: its failure, and nobody else's
+                except BaseException as exc:  # a buffer in use elsewhere: its own failure alone
                     if not is_own_failure(exc):
                         raise
                     logger.warning("observer %s cannot be waited for", observer.name, exc_info=exc)
@@ -231,9 +231,9 @@ class ObserverSet:
         return list(await asyncio.gather(*(_seen_to(buffer, buffer.flush(timeout)) for buffer in self._buffers())))
 
     async def aclose(self, timeout: float) -> None:
-        """Flush for at most `timeout` seconds and take nothing more; again is fine."""
+        """Flush for at most `timeout` seconds and take nothing more; may be called again."""
         self._closed = True
-        self._rewrap_if_changed()  # what was never told anything is closed, too: a run that is left behind may still end
+        self._rewrap_if_changed()  # close also what was never told anything: a run that is left behind may still end
         closes = [_seen_to(buffer, buffer.aclose(timeout)) for buffer in self._buffers()]
         await asyncio.gather(*closes, *self._retiring)
 
@@ -251,7 +251,7 @@ class ObserverSet:
         log = None
         for b in bindings:
             wrapped[id(b)] = self._wrapped.get(id(b)) or (b, self._wrap(b, log))
-            if b.required:  # I11: those before it may be told of what the log will never have
+            if b.required:  # I11: observers before it may be told of what the log will never have
                 log = self._log
         for key, (binding, observer) in self._wrapped.items():
             if key not in wrapped and isinstance(observer, BufferedObserver) and observer is not binding.observer:
@@ -262,7 +262,7 @@ class ObserverSet:
         self._chain = tuple(observer for b, observer in wrapped.values() if not _is_null(b))
 
     def _name_buffers(self) -> None:
-        """Call each what no other is called, for as long as it is bound."""
+        """Give each buffer a name that no other has, for as long as it is bound."""
         named = {name: (key, buffer) for name, (key, buffer) in self._named.items() if key in self._wrapped}
         known = {key for key, _ in named.values()}
         for key, (_, observer) in self._wrapped.items():
@@ -288,7 +288,7 @@ class ObserverSet:
         if isinstance(binding.observer, BufferedObserver):
             return binding.observer
         if self.policy.buffer:
-            # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
+            # Not in the context of the run whose event happens to be first: the buffer outlives that run (I21).
             limit = self.policy.call_limit
             return Context().run(BufferedObserver, binding.observer, call_limit=limit, log=log, name=binding.name)
         return OptionalObserver(binding.observer, self.policy, self._source)
@@ -297,7 +297,7 @@ class ObserverSet:
 async def _offer(
     observer: OptionalObserver | BufferedObserver, events: Sequence[RunLifecycleEvent], seen: Bindings | None = None
 ) -> Sequence[RunLifecycleEvent]:
-    """Give events to an optional observer; which of them it has had, if others came or went meanwhile."""
+    """Give events to an optional observer; returns those it has had, as observers may have come or gone meanwhile."""
     if isinstance(observer, OptionalObserver):
         return await observer.give(events, seen)
     taking = observer.on_events(events)
@@ -306,7 +306,7 @@ async def _offer(
             await taking
         else:
             await call_observer(taking, observer=observer.name, limit=None, to_the_end=True)
-    except BaseException as exc:  # a buffer that is closed: its failure, and nobody else's
+    except BaseException as exc:  # a buffer that is closed: its own failure alone
         if not is_own_failure(exc):
             raise
         warn_of_failure(observer, events[0], exc)
@@ -314,7 +314,7 @@ async def _offer(
 
 
 async def _seen_to(buffer: BufferedObserver, flushing: Coroutine[Any, Any, FlushReport]) -> FlushReport:
-    """What became of a buffer's events; nothing, if the buffer is in use elsewhere: its failure, and nobody else's."""
+    """What became of a buffer's events; nothing if the buffer is in use elsewhere, which is its own failure alone."""
     try:
         return await flushing
     except OtherLoopError as exc:
@@ -325,7 +325,7 @@ async def _seen_to(buffer: BufferedObserver, flushing: Coroutine[Any, Any, Flush
 def _listed(
     observers: CompositeObserver | Sequence[RunObserver | RunEventCallback | ObserverBinding],
 ) -> Sequence[RunObserver | RunEventCallback | ObserverBinding]:
-    if isinstance(observers, CompositeObserver):  # somebody's own kind: what it raises, its required observers raised
+    if isinstance(observers, CompositeObserver):  # a subclass: what it raises, its required observers raised
         return [ObserverBinding(observers, required=True)]
     return observers
 

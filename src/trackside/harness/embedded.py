@@ -32,7 +32,7 @@ from trackside.harness.worker import RunWorker
 
 
 class _UnheardStream(MemoryStream):
-    """What is said here nobody can follow, so nothing of it is kept; what cannot be said fails as it does elsewhere."""
+    """Keeps nothing, as nobody can follow what is published; what cannot be published fails as it does elsewhere."""
 
     @override
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
@@ -62,10 +62,10 @@ class _Embedded:
         """By the run above: the runs whose turn has to come before it can end, and the thread of each."""
 
     async def check_turn(self, thread_id: str, above: frozenset[str]) -> None:
-        """See that a run for which those `above` it wait would not wait on this thread for one of these.
+        """Check that a run, for which those `above` it wait, would not itself wait on this thread for one of them.
 
         Raises:
-            ThreadBusyError: one of these has the thread, or has to end before whoever has it can.
+            ThreadBusyError: one of them has the thread, or has to end before the run that has it can.
         """
         holder = await self._holder(thread_id)
         seen, needed = set[str](), [holder]
@@ -78,7 +78,7 @@ class _Embedded:
             needed += [await self._holder(thread) for thread in {*self._awaited.get(run_id, {}).values()}]
 
     def turn_of(self, run: RunRecord, above: frozenset[str]) -> asyncio.Future[None]:
-        """Done as soon as the run may be claimed, for which those `above` it wait."""
+        """A future that is done as soon as the run, for which those `above` it wait, may be claimed."""
         turn = self._turns[run.run_id] = _Turn(asyncio.get_running_loop().create_future(), above)
         for waits in above:
             self._awaited.setdefault(waits, {})[run.run_id] = run.thread_id
@@ -101,7 +101,7 @@ _embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDict
 
 
 def _share(loop: asyncio.AbstractEventLoop) -> _Embedded:
-    """What the runs of this event loop share from now on. Loops that have ended are let go, whoever still knows them."""
+    """What the runs of this event loop share from now on. Loops that have ended are dropped, whoever still has them."""
     for known in _embedded.keyrefs():  # a list: other threads have loops of their own, and do the same
         if (other := known()) is not None and other.is_closed():
             _embedded.pop(other, None)
@@ -234,7 +234,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
         context.run(call_in_place, record.run_id, caller)
     name, loop = f"trackside-run-{record.run_id}", asyncio.get_running_loop()
     task = asyncio.Task(_take_turn(worker, turn), loop=loop, name=name, context=context, eager_start=True)
-    cancelled: tuple[Any, ...] | None = None  # what the cancel says, by which its sender knows it
+    cancelled: tuple[Any, ...] | None = None  # the cancel's message, by which its sender knows it
     while not task.done():
         try:
             await asyncio.wait({task})
@@ -243,7 +243,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
                 worker.stop(TASK_CANCELLED)
             cancelled = exc.args
             embedded.on_released(record.run_id)  # it has waited long enough
-    embedded.on_released(record.run_id)  # also where somebody else cancelled its task while it waited
+    embedded.on_released(record.run_id)  # also if somebody else cancelled its task while it waited
     return _told(worker, task, cancelled)
 
 
@@ -258,7 +258,7 @@ async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> No
 
 
 def _told(worker: RunWorker, task: asyncio.Task[None], cancelled: tuple[Any, ...] | None) -> RunResult:
-    """What the caller of a run that has ended gets, or what is raised instead."""
+    """Return what the caller of an ended run gets, or raise what it gets instead."""
     if worker.fatal is not None:
         raise worker.fatal
     if cancelled is not None or task.cancelled():

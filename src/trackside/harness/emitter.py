@@ -15,7 +15,7 @@ from trackside.harness.types import JsonObject, LifecycleEventType
 
 
 class Draft(NamedTuple):
-    """What shall be announced. `plain` says that the payload is plain JSON by construction and nobody else's."""
+    """What to announce. `plain` says that the payload is plain JSON by construction, and shared with nobody."""
 
     event_type: LifecycleEventType
     payload: JsonObject

@@ -24,17 +24,17 @@ from trackside.harness.types import CancelMode, FailureReason, JsonObject, RunRe
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a run shall end before its agent does."""
+    """Why a run should end before its agent does."""
 
     status: RunStatus
     reason: str | None = None
     mode: CancelMode | None = None
     failure: FailureReason | None = None
-    """What it fails of; None where the status says it."""
+    """What makes it fail; None if the status says it."""
 
 
 TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
-"""Somebody has cancelled a task that the run alone needs."""
+"""Somebody has cancelled a task that only the run needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class End(NamedTuple):
     """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers.
 
     The `output` of its agent is for the caller alone. A run that was asked for wrongly leaves the thread `untouched`, so
-    that a question that is open stays open.
+    that an open question stays open.
     """
 
     status: RunStatus
@@ -115,14 +115,14 @@ def undelivered(failure: BaseException | None) -> End:
 
 
 def result_told(record: RunRecord, end: End, says: JsonObject) -> RunResult:
-    """What the caller of a run gets that has come to this end, of which its terminal event says this."""
+    """What the caller gets of a run that has come to this end; `says` is what its terminal event says."""
     own = _own_copy(says["completion_data"])
     title = says.get("title")
     return RunResult(record.run_id, record.thread_id, end.status, says.get("error"), own, title, output=end.output)
 
 
 def as_missed(result: RunResult, missed: Sequence[MissedEvents], failure: BaseException | None) -> RunResult:
-    """The same result, but loudly if a required observer never took how the run ended (I14).
+    """The same result, but an error if a required observer never took how the run ended (I14).
 
     Args:
         result: what the caller would get.
@@ -141,13 +141,13 @@ def as_missed(result: RunResult, missed: Sequence[MissedEvents], failure: BaseEx
 
 
 def result_of(record: RunRecord) -> RunResult:
-    """What the caller of a run gets that has ended elsewhere or earlier."""
+    """What the caller gets of a run that has ended elsewhere or earlier."""
     own = _own_copy(record.completion_data)
     return RunResult(record.run_id, record.thread_id, record.status, record.error, own, record.title)
 
 
 def _own_copy(completion_data: Mapping[str, Any]) -> JsonObject:
-    """The caller may do what he likes with his; the event keeps what it says."""
+    """A copy that the caller may change at will, while the event keeps what it says."""
     own = dict(completion_data)
     for name in ("token_usage_by_model", "token_usage_by_caller"):
         if name in own:

@@ -18,7 +18,7 @@ _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 _MOST_BITS = 14_000
-"""Of a number that Python writes down in digits, whose own bound is 4,300 of them."""
+"""A number with this many bits is no longer said in digits, of which Python itself writes at most 4,300."""
 
 
 class TracksideError(Exception):

@@ -47,7 +47,7 @@ class Execution:
     agent: str
     worker: RunWorker
     context: Context
-    """The starter's, whoever it is that makes room for the run later (I21)."""
+    """The starter's, no matter who makes room for the run later (I21)."""
     needs_place: bool = True
     outcome: Outcome = field(default_factory=Outcome)
     scheduled: bool = False
@@ -58,7 +58,7 @@ class Execution:
     """It could not be taken out of the queue, as the coordinator failed."""
     task: asyncio.Task[None] | None = None
     executes: bool = False
-    """It is under way here, in its place if it needs one; what is left to be told of a run that is over needs none."""
+    """It is under way here, in its place if it needs one; telling what is left of a run that is over needs none."""
     claims: bool = False
     """It may be claimed already: until then it waits, though it may have a place and a task."""
     left: bool = False
@@ -66,7 +66,7 @@ class Execution:
     taken_over: bool = False
     """It was let in by another process, or by this one while another manager was here."""
     let_in: bool = False
-    """It is a run; else only asked for, and there may be one that has its id."""
+    """It is a run; otherwise it is only asked for, and there may be a run that has its id."""
 
     @property
     def waits(self) -> bool:
@@ -123,18 +123,18 @@ class Executions:
         return {run.run_id: run.standing for run in self.all() if run.executes and run.worker.started}
 
     def add(self, execution: Execution) -> Execution:
-        """Know a run from now on; the one with its id that was known before, if there is one."""
+        """Know a run from now on; returns the run known by its id before, if there is one."""
         return self._by_id.setdefault(execution.run_id, execution)
 
     def let_in(self, execution: Execution) -> None:
-        """Know what was asked for as a run."""
+        """Know from now on that what was asked for is a run."""
         self.add(execution).let_in = True
 
     def check_close(self) -> None:
-        """See that no agent of a run here, and no observer that a run waits for, waits for what waits for all of them.
+        """Check that no agent of a run here, and no observer that a run waits for, waits for a close that waits for it.
 
         Raises:
-            ClosesItselfError: one does, in its own task; what others do in its name, it need not wait for.
+            ClosesItselfError: one does, in its own task; it need not wait for what others do in its name.
         """
         run = current_run()
         own = None if run is None else self._by_id.get(run.run_id)
@@ -144,12 +144,12 @@ class Executions:
             raise ClosesItselfError(run_id=worker.record.run_id)
 
     def waits_for_caller(self) -> bool:
-        """Whether all is over only after the run that the calling code works for: as its agent, or in a task below."""
+        """Whether all is over only after the run that the calling code works for, as its agent or in a task below."""
         own = self._caller()
         return own is not None and not own.is_ending
 
     def _caller(self) -> RunWorker | None:
-        """The run that the calling code belongs to, or that has called that one in place, if it waits for that code."""
+        """The run that the calling code belongs to, or the run that called it in place, if it waits for that code."""
         run = current_run()
         while run is not None and run.run_id not in self._by_id:
             run = caller_of(run)
@@ -157,7 +157,7 @@ class Executions:
         return own.worker if own is not None and own.worker.is_behind(call_in_line()) else None
 
     def take_over(self, execution: Execution) -> Execution:
-        """As `let_in`, of a run of elsewhere, or one that was given up here and has come back: who waits for it waits on."""
+        """As `let_in`, for a run from elsewhere, or one given up here that has come back: its waiters wait on."""
         known = self.add(execution)
         execution.let_in = True
         if known.worker.is_lost:
@@ -169,7 +169,7 @@ class Executions:
         return execution
 
     def schedule(self, execution: Execution) -> None:
-        """Execute a run that may be claimed, now or when there is a place; saying so again is fine."""
+        """Execute a run that may be claimed, now or when there is a place; may be called again."""
         if execution.scheduled or execution.outcome.settled:
             return
         execution.scheduled = True
@@ -177,12 +177,12 @@ class Executions:
             self._begin(execution)
 
     def schedule_next(self, run_id: str) -> None:
-        """A run may be claimed, because a thread was given back; if it is another process's, that one sees to it."""
+        """A run may be claimed, because a thread was given back; if another process has it, that one sees to it."""
         if (execution := self._by_id.get(run_id)) is not None:
             self.schedule(execution)
 
     def displace(self, run: RunRecord, mode: CancelMode) -> None:
-        """A run has to make room; if it is another process's, that one hears of it from the coordinator."""
+        """A run has to make room; if it is another process's, that process hears of it from the coordinator."""
         if (execution := self._by_id.get(run.run_id)) is None:
             return
         stop = Stop(RunStatus.cancelled, "another run took its place on the thread", mode)
@@ -192,10 +192,10 @@ class Executions:
             execution.worker.stop(stop)
 
     async def stop(self, execution: Execution, stop: Stop) -> None:
-        """Stop a run: one that has not started is ended here, one that has is asked to.
+        """Stop a run: one that has not started is ended here, one that has is asked to stop.
 
         Raises:
-            Exception: the coordinator failed. A run that has started is asked to all the same, any other ends at its turn.
+            Exception: the coordinator failed. A run that has started is asked anyway, any other ends at its turn.
         """
         try:
             withdrawn = await self._coordinator.withdraw(execution.run_id)
@@ -208,11 +208,11 @@ class Executions:
             execution.worker.stop(stop)
 
     def stop_soon(self, execution: Execution, stop: Stop) -> None:
-        """The same, by a task of its own, which says what fails."""
+        """As `stop`, in a task of its own, which logs what fails."""
         self.spawn(self._stop_alone(execution, stop), f"trackside-stop-{execution.run_id}")
 
     def lose(self, execution: Execution) -> None:
-        """A run is not this manager's any more: stop it, and tell those who wait how it has ended, or that it goes on."""
+        """A run is no longer this manager's: stop it, and tell those who wait how it has ended, or that it goes on."""
         execution.worker.lose()
         if not execution.worker.under_way:
             self.spawn(self._tell_as_lost(execution), f"trackside-lost-{execution.run_id}")
@@ -226,12 +226,12 @@ class Executions:
                 self.stop_soon(execution, stop)
 
     def hurry(self) -> None:
-        """Cancel those agents now that were asked to stop and have not been cancelled: their time for that is over."""
+        """Cancel now all agents that were asked to stop and have not been cancelled: their time to stop is over."""
         for execution in self.all():
             execution.worker.hurry()
 
     def forget(self, execution: Execution, *, why: str = _NOT_LET_IN) -> None:
-        """Know a run no more; who waits for a result that is not there is told why."""
+        """Forget a run; whoever waits for a result that is not there is told why."""
         execution.outcome.abandon(partial(NoResultHereError, run_id=execution.run_id, why=why))
         self._remove(execution)
 
@@ -248,7 +248,7 @@ class Executions:
         return bool(self._by_id or self._tasks)
 
     def not_due(self, now: datetime) -> list[Execution]:
-        """The runs for whose time nobody waits: those that are not due, unless one that is at work has started them."""
+        """The runs whose time nobody waits for: those that are not due, unless a run at work has started them."""
         return [run for run in self.all() if run.waits_for(now) and not self._may_be_awaited(run)]
 
     def _may_be_awaited(self, run: Execution) -> bool:
@@ -256,10 +256,10 @@ class Executions:
         return parent is not None and parent.worker.started and not parent.worker.is_ending
 
     async def drain(self, enough: asyncio.Event, *, due: datetime | None = None) -> None:
-        """Wait until every run has ended that is there, or until somebody says that this is enough.
+        """Wait until every run that is here has ended, or until somebody says that this is enough.
 
-        With `due` not for a run that is to begin after that: whoever is at work and has started it ends first, and then
-        nobody waits for its time.
+        With `due`, this does not wait for a run that begins after that: the run at work that started it ends first, and
+        then nobody waits for its time.
         """
         if not self.remain or enough.is_set():
             return
@@ -267,14 +267,14 @@ class Executions:
         await all_done_or(enough, outcomes, list(self._tasks))
 
     def ending(self, *, held_up: float | None = None) -> list[Outcome]:
-        """The outcomes of those runs whose agents have stopped. With `held_up`, what has held up an end for so many seconds
-        is given up, and a run is left out that has to undo something before its end.
+        """The outcomes of the runs whose agents have stopped. With `held_up`, what has held up an end for that many
+        seconds is given up, and runs that have to undo something before their end are left out.
         """
         ending = (execution for execution in self._by_id.values() if execution.worker.is_ending)
         return [each.outcome for each in ending if held_up is None or each.worker.give_up_waiting(held_up)]
 
     def leave_behind(self) -> None:
-        """Say which runs have not ended. Who waits for one that has not begun, and now never will here, is told so."""
+        """Log which runs have not ended. Those who wait for one that has not begun and never will here are told so."""
         for execution in self.all():
             is_lost = execution.waits and execution.stranded
             what = "was cancelled, has not stopped" if execution.worker.stopping else "could not be cancelled"
@@ -288,7 +288,7 @@ class Executions:
                 self._leave(execution, why=_LEFT_BEHIND)
 
     def close(self) -> None:
-        """Watch nothing more; what executes still is left behind."""
+        """Watch nothing more; what still executes is left behind."""
         if self._watchdog is not None:
             self._watchdog.close()
 
@@ -299,9 +299,9 @@ class Executions:
                 loop.call_soon_threadsafe(self._watchdog.close)
 
     def note_stuck(self, run_id: str, since: datetime) -> None:
-        """The agent of a run was cancelled and does not stop, or its end does not come: count it.
+        """Count a run whose agent was cancelled and does not stop, or whose end does not come.
 
-        Those who look from outside are told if somebody wanted it to stop: they may end the process for it.
+        Those who look from outside are told if somebody wanted the run to stop: they may end the process for it.
         """
         self._tally.stuck += 1
         if (execution := self._by_id.get(run_id)) is not None:
@@ -372,13 +372,13 @@ class Executions:
                 await worker.see_off()
         except BaseException as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
             has_ended = worker.result is not None or (worker.is_lost and worker.under_way)
-            if has_ended or isinstance(exc, GeneratorExit):  # it was cancelled behind its end; or nobody runs the loop
+            if has_ended or isinstance(exc, GeneratorExit):  # it was cancelled after its end; or nobody runs the loop
                 raise
             if isinstance(exc, KeyboardInterrupt):
                 worker.fatal = exc
                 _pass_interrupt_on(worker)
             logger.exception("run %s could not be executed", execution.run_id, extra=fields_of(worker.record))
-            if worker.stopping and not worker.under_way:  # it is in the queue still, and holds its thread
+            if worker.stopping and not worker.under_way:  # it is still in the queue, and holds its thread
                 execution.wait_again()
             else:
                 close_stream(self._stream, worker.record)
@@ -394,7 +394,7 @@ class Executions:
             await self._await_others(execution)
 
     def _stop_before_it_begins(self, worker: RunWorker) -> None:
-        """Its task was cancelled. Where the event loop ends, those that wait for its place must not get it, either."""
+        """A run's task was cancelled. If the event loop ends, those that wait for its place must not get it, either."""
         stop = worker.cancelled_as()
         if stop.mode is CancelMode.shutdown:
             self.part_with([each for each in self.all() if each.waits], stop)
@@ -417,7 +417,7 @@ class Executions:
     async def _await_others(self, execution: Execution) -> None:
         """A claim came to nothing: either the run has ended, or the coordinator will say what becomes of it."""
         execution.wait_again()
-        # Begun anew by the end of this very task, it would enter its own context again.
+        # If the end of this very task began it anew, it would enter its own context again.
         execution.context = execution.context.copy()
         result = await execution.worker.ended_elsewhere()
         _pass_interrupt_on(execution.worker)
@@ -451,7 +451,7 @@ class Executions:
             _pass_interrupt_on(execution.worker)
             await execution.worker.see_off()
         finally:
-            self._tell_result(execution)  # also where this was cancelled: it ends before
+            self._tell_result(execution)  # even if this was cancelled: the run ends before
 
     def _tell_result(self, execution: Execution) -> None:
         """A worker is done: tell those who wait how the run has ended, or that another process knows how it ends."""
@@ -462,9 +462,9 @@ class Executions:
             self.forget(execution, why=_TAKEN_OVER)
 
     def _leave(self, execution: Execution, *, why: str) -> None:
-        """Know a run no more that has not begun here, and says nothing here: who follows it gets to the end, too."""
+        """Forget a run that has not begun here, and says nothing here: whoever follows it gets to the end, too."""
         execution.left = True
-        if execution.task is not None:  # which finds that it is left
+        if execution.task is not None:  # the task finds that the run is left
             self._tasks.add(execution.task)
             execution.task.add_done_callback(self._tasks.discard)
         self.forget(execution, why=why)
@@ -485,7 +485,7 @@ class Executions:
 
 
 def _pass_interrupt_on(worker: RunWorker) -> None:
-    """Have a Ctrl-C of a run's come before the news of its end: who waits for that may end, and the event loop with him."""
+    """Pass a run's Ctrl-C on before the news of its end: a caller that waits for that may end, with the event loop."""
     interrupt, worker.fatal = worker.fatal, None
     if interrupt is not None:
         interrupt_loop(interrupt)

@@ -1,7 +1,7 @@
-"""Gets a `SystemExit` or Ctrl-C of an agent's code to whoever runs the agent, and a Ctrl-C on to whoever runs the loop.
+"""Brings a `SystemExit` or Ctrl-C in an agent's code to whoever runs the agent, and a Ctrl-C to whoever runs the loop.
 
-Frameworks run tools in tasks, and asyncio lets these two out of a task through the event loop: past the run, whose end
-would never be announced (I18).
+Frameworks run tools in tasks, and asyncio lets these two escape from a task through the event loop: past the run, whose
+end would never be announced (I18).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 
 class CarriedExit(BaseException):
-    """Stands for `error` on its way through tasks. No `Exception`: nobody on the way takes it for a tool's failure."""
+    """Carries `error` through tasks. Not an `Exception`, so that nobody on the way takes it for a tool's failure."""
 
     def __init__(self, error: SystemExit | KeyboardInterrupt) -> None:
         super().__init__(error)
@@ -22,7 +22,7 @@ class CarriedExit(BaseException):
 
 @contextmanager
 def carrying_exits() -> Generator[None]:
-    """Raise a `CarriedExit` instead."""
+    """Raise a `CarriedExit` instead of a `SystemExit` or Ctrl-C."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as exc:
@@ -30,9 +30,9 @@ def carrying_exits() -> Generator[None]:
 
 
 def interrupt_loop(interrupt: KeyboardInterrupt) -> None:
-    """Have whoever runs the event loop get a Ctrl-C, in a moment; what it means is his to decide.
+    """Give a Ctrl-C, in a moment, to whoever runs the event loop, who decides what it means.
 
-    Raised in a task it would stay with the task as well, whose exception nobody retrieves.
+    Raised in a task, it would also stay with the task, whose exception nobody retrieves.
     """
     asyncio.get_running_loop().call_soon(_raise, interrupt)
 

@@ -12,7 +12,7 @@ TRACEBACK_CHARS = 16_000
 """How much of a failed agent's traceback is kept: the end of it, where the failure is."""
 
 ERROR_CHARS = 16_000
-"""How much of what an exception says is kept: the beginning of it, and beside it there is room for all else."""
+"""How much of what an exception says is kept: the beginning of it, which leaves room for everything else."""
 
 _OWN_MODULES = "trackside.harness."
 
@@ -30,18 +30,18 @@ def is_own_failure(exc: BaseException) -> bool:
 
 
 def is_of[E: BaseException](exc: BaseException | None, *kinds: type[E]) -> TypeGuard[E]:
-    """Whether its type is one of these; `isinstance` asks the exception as well, whose own code may fail."""
+    """Whether its type is one of these; `isinstance` would also ask the exception, whose own code may fail."""
     return issubclass(type(exc), kinds)
 
 
 def text_of(exc: BaseException | None) -> str:
-    """What an exception says, readable also where it says little, or too much, or its own `__str__` fails."""
+    """What an exception says, readable even if it says little, or too much, or its own `__str__` fails."""
     name = type(exc).__qualname__
     try:
         text = str(exc)
     except BaseException:  # noqa: BLE001  # the agent's own exception class is broken; the run has to end (I18)
         return f"{name}, whose message cannot be read"
-    if is_of(exc, KeyError, SystemExit):  # they say a key or a number, and not what about it
+    if is_of(exc, KeyError, SystemExit):  # these say a key or a number, but not what about it
         return f"{name}: {text}"
     if len(text) > ERROR_CHARS:
         return f"{text[:ERROR_CHARS]}… [truncated: {len(text) - ERROR_CHARS} characters]"
@@ -49,17 +49,17 @@ def text_of(exc: BaseException | None) -> str:
 
 
 def line_of(exc: BaseException | None) -> str:
-    """What an exception says, in one line that goes on or ends with the sentence that it is put into."""
+    """What an exception says, as one line that fits into the middle of a sentence or at its end."""
     return " ".join(text_of(exc).split()).rstrip(".")
 
 
 def trace_of[E: BaseException](exc: E) -> E | None:
-    """What a log shows beside the words: where a failure came from, unless it is an error of ours, which says what it is."""
+    """What a log shows besides the words: where a failure came from, unless it is our error, which says what it is."""
     return None if is_of(exc, TracksideError) else exc
 
 
 def traceback_of(exc: BaseException) -> str:
-    """The exception's traceback, from the first frame that is not the harness's own; the end of it if it is long."""
+    """The exception's traceback, from the first frame that is not the harness's own; only its end if it is long."""
     try:
         trace = exc.__traceback__
         while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):

@@ -1,4 +1,4 @@
-"""What who starts a run gets of it."""
+"""What the caller that starts a run gets: a handle on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trackside.harness.types import CancelAction, RunRecord
 
 
 class Manager(Protocol):
-    """What a handle passes on: see `RunManager`, whose methods these are."""
+    """What a handle passes calls on to: see `RunManager`, whose methods these are."""
 
     def stream(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None

@@ -1,4 +1,4 @@
-"""What a coordinator tells its manager about runs, as others see to them."""
+"""What a coordinator tells its manager about runs that others act on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Host:
 
     Args:
         runs: the manager's runs.
-        served: gives the names of the agents whose runs it takes over, of none when it closes.
+        served: gives the names of the agents whose runs the manager takes over; none when it closes.
         adopt: makes a run of another process one of the manager's; None if it cannot.
     """
 

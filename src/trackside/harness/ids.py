@@ -16,7 +16,7 @@ from typing import Final
 
 _COUNTS = [f"{count:03x}" for count in range(4096)]
 _POOL_DIGITS = 15 * 512  # an id takes 15 of them
-_ASSISTANTS: Final = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")  # as LangGraph's servers make theirs: ids stay
+_ASSISTANTS: Final = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")  # as for LangGraph's servers: ids stay the same
 
 
 class _Uuid7Source:
@@ -30,7 +30,7 @@ class _Uuid7Source:
         self._lock = threading.Lock()
         self._pool = ""
         self._used = _POOL_DIGITS
-        self._begin(0)  # where a clock that is set before 1970 stays
+        self._begin(0)  # a clock that is set before 1970 stays here
 
     def next(self) -> str:
         with self._lock:
@@ -72,7 +72,7 @@ new_id = _source.next
 """A new id: a UUIDv7 in its usual 36-character form; greater than every id made in this process before."""
 
 new_ids = _source.several
-"""So many new ids, in order."""
+"""This many new ids, in order."""
 
 
 def is_uuid(text: str) -> bool:

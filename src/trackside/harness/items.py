@@ -45,7 +45,7 @@ class ItemStore(Protocol):
     async def put(
         self, namespace: Sequence[str], key: str, value: Mapping[str, Any], *, ttl: float | None = None
     ) -> None:
-        """Keep a value in the place of the one that is there; after `ttl` minutes in which nobody uses it it is gone."""
+        """Keep a value in place of any that is there; it is gone after `ttl` minutes in which nobody uses it."""
         ...
 
     async def get(self, namespace: Sequence[str], key: str, *, refresh_ttl: bool = True) -> Item | None:
@@ -53,11 +53,11 @@ class ItemStore(Protocol):
         ...
 
     async def delete(self, namespace: Sequence[str], key: str) -> None:
-        """Keep an item no longer. One that is not there is fine."""
+        """Remove an item. One that is not there is fine."""
         ...
 
     async def change(self, changes: Iterable[ItemChange]) -> None:
-        """Put and delete several, all or none. Of several changes of the same item the last one counts."""
+        """Put and delete several items, all or none. Of several changes of the same item the last one counts."""
         ...
 
     async def search(
@@ -71,8 +71,8 @@ class ItemStore(Protocol):
     ) -> list[Item]:
         """Items below a prefix of namespaces, those written last first.
 
-        `filter` is what their values have, by key: a value, of an object a part of it, or comparisons: `$eq`, `$ne`,
-        `$gt`, `$gte`, `$lt`, `$lte`.
+        `filter` is what their values have, by key: a value, a part of an object, or comparisons: `$eq`, `$ne`, `$gt`,
+        `$gte`, `$lt`, `$lte`.
         """
         ...
 

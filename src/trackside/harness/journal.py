@@ -24,7 +24,7 @@ from trackside.harness.types import JsonObject
 logger = logging.getLogger("trackside.journal")
 
 LEAD_AGENT = "lead_agent"
-"""Who is credited with what the agent that is run does itself."""
+"""The caller that is credited with what a run's own agent does."""
 
 EXCERPT_CHARS = 2_000
 """How much of the first human and the last AI message `completion_data` keeps."""
@@ -42,7 +42,7 @@ _TYPE_OF_CLASS = {
     "ToolMessage": "tool",
     "FunctionMessage": "function",
 }
-"""What LangChain's classes of messages are."""
+"""The kinds of LangChain's message classes."""
 
 
 class Usage:
@@ -110,10 +110,10 @@ class Journal:
     """Counts what one run does, whatever becomes of it. May be written to from any thread.
 
     Args:
-        prices: what calls cost whose cost is not told; None: they have no cost.
-        on_use: called after each call of a model or tool, by whoever tells of it.
+        prices: what calls cost that do not report their cost; None: they have no cost.
+        on_use: called after each call of a model or tool, by whoever reports it.
         monotonic: the clock by which the run and its calls are measured, in seconds.
-        names_models: whether the log may name models; not where a hook may take their names out.
+        names_models: whether the log may name models; not if a hook may take their names out.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Journal:
         self.changed_title = False
         """Whether the title could not be kept as it was given."""
         self.changed_name = False
-        """Whether a name of a model, tool or caller could not."""
+        """Whether a name of a model, tool or caller could not be kept as it was given."""
         self.unpriced: set[str] = set()
         """The models that were called and have no price."""
         self.names_models = names_models
@@ -154,7 +154,7 @@ class Journal:
         self._calls.start()
 
     def close(self) -> None:
-        """The run has ended: nobody is told of use any more, nor held on to for that."""
+        """The run has ended: nobody is told of usage any more, nor kept alive for that."""
         self._on_use = None
 
     def elapsed(self) -> float:
@@ -162,7 +162,7 @@ class Journal:
         return self._calls.elapsed()
 
     def set_title(self, title: str) -> None:
-        """The thread's title is this."""
+        """Note the thread's title."""
         self.title, self.changed_title = canonical(title)
 
     def _name(self, given: str) -> str:
@@ -173,10 +173,10 @@ class Journal:
         return name
 
     def begin_call(self, kind: CallKind, name: str, caller: str = LEAD_AGENT, *, at: float | None = None) -> Call:
-        """Note that a call begins, or began at that second of the run; that of a tool is counted now.
+        """Note that a call begins, or began `at` that second of the run; a tool call is counted now.
 
         Raises:
-            InvalidCallError: (a `ValueError`) it is of no kind that there is, or `at` is no number of seconds.
+            InvalidCallError: (a `ValueError`) there is no such kind, or `at` is not a number of seconds.
         """
         call = self._calls.begin(kind, self._name(name), self._name(caller), at=at)
         if kind == "execute_tool":
@@ -199,12 +199,12 @@ class Journal:
         call: Call | None = None,
         provider: str | None = None,
     ) -> None:
-        """Count one call of a model; of one that failed after all, with `answered=False`, what it used.
+        """Count one call of a model; with `answered=False`, what a call that failed after all has used.
 
         Raises:
             InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is negative, or
-                `answered` neither True nor False.
-            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds, or `call` is no call of a run.
+                `answered` is neither True nor False.
+            InvalidCallError: (a `ValueError`) `seconds` is not a number of seconds, or `call` is not a call of a run.
         """
         tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens, cache_write_tokens)
         for count in tokens:
@@ -259,10 +259,10 @@ class Journal:
                 reasoning_tokens=reasoning,
                 **more,
             )
-        except Exception as exc:  # a price list that fails costs a run its cost, and nothing else
+        except Exception as exc:  # if a price list fails, the run lacks its cost, and nothing else
             if self.names_models:
                 logger.exception("the price of a call of %s could not be found out", model)
-            else:  # what it says may quote the name
+            else:  # its message may quote the name
                 kind, trace = type(exc).__qualname__, "".join(traceback.format_tb(exc.__traceback__)).rstrip()
                 logger.error("the price of a call could not be found out; it raised %s at\n%s", kind, trace)  # noqa: TRY400
             return None
@@ -283,7 +283,7 @@ class Journal:
             self._last_failure = error
 
     def record_answer(self) -> None:
-        """Know that a model's answer was there without a call that counts."""
+        """Note that a model's answer was there without a call that counts."""
         with self._lock:
             self._answers += 1
 
@@ -303,7 +303,7 @@ class Journal:
         """Count one call of a tool that is over.
 
         Raises:
-            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds.
+            InvalidCallError: (a `ValueError`) `seconds` is not a number of seconds.
         """
         self._calls.add("execute_tool", self._name(name), self._name(caller), seconds)
         self._count_tool_call()
@@ -364,14 +364,14 @@ class Journal:
 def plain_message(message: Any, *, max_chars: int = MAX_CHARS) -> JsonObject:
     """A message as plain JSON with `type` and `id`, from a mapping or from a framework's message object.
 
-    Of its text `max_chars` stay; left out, as many as in an event.
+    `max_chars` of its text are kept; if left out, as many as in an event.
 
     Raises:
         PayloadError: (a `ValueError`) it is not a message.
     """
     given = {"type": "human", "content": message} if isinstance(message, str) else message
     plain, changed = canonical(given, max_chars=max_chars, as_fields=is_object(given))
-    if isinstance(plain, dict) and MORE in plain:  # what it is may have stood behind a long text
+    if isinstance(plain, dict) and MORE in plain:  # what it is may have come after a long text
         entire = whole(given)
         first = {name: entire[name] for name in _WHAT_IT_IS if name in entire}
         plain, _ = canonical(first | entire, max_chars=max_chars)
@@ -388,7 +388,7 @@ def plain_message(message: Any, *, max_chars: int = MAX_CHARS) -> JsonObject:
 
 
 def message_id(message: Any) -> str | None:
-    """The id that somebody has given a message; None: he has given none."""
+    """The id that somebody has given a message; None: nobody has."""
     (given,) = _fields(message, "id")
     if type(given) is int:
         return str(given)
@@ -396,7 +396,7 @@ def message_id(message: Any) -> str | None:
 
 
 def answer_message(answer: Any) -> JsonObject:
-    """A human's answer as the message that it is: a text as it stands, anything else as it is in JSON."""
+    """A human's answer as a message: a text as it stands, anything else as JSON."""
     plain, changed = canonical(answer)
     message = plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
     return {**message, "sanitized": True} if changed else message
@@ -405,7 +405,7 @@ def answer_message(answer: Any) -> JsonObject:
 def human_messages(value: Any) -> list[JsonObject]:
     """The human messages in a run's input: a text, one message, a list of them, or `{"messages": …}`.
 
-    Of several with one id it is the last, in the place of the first, as graphs keep them.
+    Of several with one id, the last counts, in the place of the first, as graphs keep them.
     """
     items = listed_messages(value["messages"] if isinstance(value, Mapping) and "messages" in value else value)
     if isinstance(value, list | tuple):  # a text or a list in a mere list may be anything
@@ -415,8 +415,8 @@ def human_messages(value: Any) -> list[JsonObject]:
 
 
 def listed_messages(given: Any) -> Sequence[Any]:
-    """What somebody has given as messages, a list of them or one, as a list. Only the tuple `("human", "text")` is one: the
-    list that JSON makes of it is two texts, for LangGraph as well.
+    """What somebody has given as messages, a list of them or one, as a list. The pair `("human", "text")` is one only
+    as a tuple: the list that JSON makes of it is two texts, for LangGraph as well.
     """
     is_list = isinstance(given, list) or (isinstance(given, tuple) and as_message(given) is given)
     return given if is_list else [given]
@@ -425,7 +425,7 @@ def listed_messages(given: Any) -> Sequence[Any]:
 def as_message(item: Any) -> Any:
     """One of a list of messages in the form that all know, if it is in one that only LangChain has.
 
-    It has a pair, as `("human", "text")`, which is a list in JSON, and what its objects become there: `{"lc": 1, …}`.
+    Those are a pair, as `("human", "text")`, in JSON a list, and what LangChain's objects become there: `{"lc": 1, …}`.
     """
     if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str) and item[0] in ROLES:
         return {"type": item[0], "content": item[1]}
@@ -444,7 +444,7 @@ def _is_human(item: Any) -> bool:
     if not is_object(item):
         return False
     kind, role, content = _fields(item, "type", "role", "content")
-    if not isinstance(kind, str | None):  # a column of a table, say, whose truth nobody may ask for
+    if not isinstance(kind, str | None):  # a column of a table, say, whose truth value raises
         return False
     return _names_a_human(kind or role) and content is not None
 

@@ -1,4 +1,4 @@
-"""The context of a run that asks a human, kept for the run that brings the answer: who answers need not know it."""
+"""The context of a run that asks a human, kept for the run that brings the answer: whoever answers need not know it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def recall_context(run: RunContext) -> None:
     """Give a run that brings an answer the context of the run that asked, unless it has one of its own.
 
     Raises:
-        InvalidSpecError: it has none, and the one of the run that asked could not be kept.
+        InvalidSpecError: it has none, and that of the run that asked could not be kept.
     """
     kept = run.paused.state if run.paused is not None else None
     if run.context is not None or not isinstance(kept, Mapping):

@@ -1,4 +1,4 @@
-"""Tells an agent that a run is over, whatever came of it, so that it can close what it has opened for it."""
+"""Tells an agent that a run is over, whatever came of it, so that it can close what it has opened for the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.harness.timelimit import Raised, leave_behind, start_contained
 
 logger = logging.getLogger("trackside.worker")
 
-_PATIENCE = 10.0  # seconds; only whoever awaits the run waits for this, which has given back its thread and its place
+_PATIENCE = 10.0  # seconds; only whoever awaits the run waits for this: its thread and its place are free by now
 
 
 async def leave(agent: Agent, run: RunContext) -> None:
@@ -22,7 +22,7 @@ async def leave(agent: Agent, run: RunContext) -> None:
         return
 
     async def leaving() -> None:
-        await agent_leaves(run)  # in a coroutine of ours: one that is no `async def` raises here, too
+        await agent_leaves(run)  # in our own coroutine: a `leave` that is no `async def` raises here, too
 
     task = start_contained(leaving(), name=f"trackside-leave-{run.run_id}")
     if not task.done():

@@ -35,14 +35,14 @@ STATUSES_OF_EVENT: Mapping[LifecycleEventType, tuple[RunStatus, ...]] = {
 }
 
 FAILED_STATUSES: tuple[RunStatus, ...] = STATUSES_OF_EVENT[LifecycleEventType.RUN_FAILED]
-"""How runs end that did not come to what they were asked for."""
+"""How runs end that did not achieve what they were asked for."""
 
 CLOSE_QUESTIONS: tuple[RunStatus, ...] = (
     *(status for status in RunStatus if status not in FINAL_STATUSES),
     *STATUSES_OF_EVENT[LifecycleEventType.RUN_COMPLETED],
 )
-"""Runs of these statuses leave nothing open of what a run of their thread has asked before: they go on with it, or came to
-something, which may be questions of their own. An answer that failed, or was cancelled, closes none.
+"""Runs with these statuses leave open nothing that a run of their thread asked before: they go on with it, or came to
+something, which may be questions of their own. An answering run that failed, or was cancelled, closes none.
 """
 
 TERMINAL_EVENTS: frozenset[LifecycleEventType] = frozenset(
@@ -71,7 +71,7 @@ def is_final(status: RunStatus) -> bool:
 
 
 def has_failed(status: RunStatus) -> bool:
-    """Whether a run with this status has ended without coming to what it was asked for."""
+    """Whether a run with this status has ended without achieving what it was asked for."""
     return status in FAILED_STATUSES
 
 
@@ -109,7 +109,7 @@ def thread_status_of(event_type: LifecycleEventType, payload: Mapping[str, Any])
 def thread_status_after(run_status: RunStatus, *, another_waits: bool, asks: bool = False) -> ThreadStatus:
     """The status of a thread whose active run has ended like this; busy while another of its runs waits behind.
 
-    One that `asks` what was asked before the run waits on, unless the run has closed that.
+    A thread that `asks` what was asked before the run still waits, unless the run has closed that.
     """
     if another_waits:
         return ThreadStatus.busy
@@ -124,7 +124,7 @@ class RunFold(msgspec.Struct, frozen=True):
     ends it; after that only `thread_status_updated` may come.
     """
 
-    # A frozen data class takes several times as long to make, and there is one for each event.
+    # A frozen dataclass takes several times as long to make, and one is made for each event.
 
     run_id: str
     status: RunStatus = RunStatus.pending
@@ -138,7 +138,7 @@ class RunFold(msgspec.Struct, frozen=True):
         """
         if sequence != self.sequence + 1:
             why = f"the next sequence number is {self.sequence + 1}"
-            if sequence == 1:  # nobody begins twice by mistake but with an id that is taken
+            if sequence == 1:  # nobody begins twice by mistake except with an id that is taken
                 why += ": a run with this id is there already; give the new one another id, or none"
             raise self._refusal(event_type, sequence, why)
         after = run_status_of(event_type, payload)

@@ -1,4 +1,4 @@
-"""Which run has started a run: that of the code that starts it, for as long as it may wait for what it starts."""
+"""Which run has started a run: the one whose code starts it, for as long as that run may wait for it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ keep_to_run(current_call, None)
 
 
 def line_of(run: RunContext | None) -> Iterator[RunContext]:
-    """A run, the run that has started it, and so on: all that go on of those that may wait for what it starts are there."""
+    """A run, the run that started it, and so on: all that go on and may wait for what it starts are among them."""
     while run is not None:
         yield run
         run = run.starter
 
 
 def starting_run() -> RunContext | None:
-    """The run by which a run counts as started that the calling code starts now; None: by none, as any other's.
+    """The run that counts as the starter of a run that the calling code starts now; None: no run, as for other code.
 
-    That is the run which the code belongs to. What an ended run has left behind, as a timer or a task, is none of its
-    own: nothing waits for that but maybe a run above, the first of which that goes on has it. But an observer that is
-    told of a run's end when the run has ended starts its runs for that one while its call lasts, so that one which does
-    so at each end is stopped by the depth (I20).
+    That is the run that the code belongs to. What an ended run has left behind, such as a timer or a task, no longer
+    counts as its own: nothing waits for it except perhaps a run above, and the first of these that goes on is the
+    starter. But an observer that is told of a run's end after the run has ended starts its runs for that run while its
+    call lasts, so that an observer that does so at each end is stopped by the depth (I20).
 
     Raises:
         RunDepthError: the new run would be too deep.
