@@ -1,1 +1,1 @@
-"""Everything outside the harness: what is stored, served, shown and sent; may import the harness, never the other way."""
+"""Everything outside the harness: what is stored, served, shown and sent. It may import the harness, not vice versa."""

@@ -1,4 +1,4 @@
-"""From a run that has ended to the attempt as which it goes on, and what stops that, however runs are read."""
+"""From a run that has ended to the attempt that continues it, and what stops that, however runs are read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class ReadsQuestions(Protocol):
     """A log that knows what runs have asked."""
 
     async def asked_since(self, run_id: str) -> str | None:
-        """The run by which the thread of a run has asked something since that was let in, or that itself."""
+        """The run by which a run's thread has asked something since that run was let in; it may be that run itself."""
         ...
 
 
 class AnyRun(Protocol):
-    """A run, as whoever asks has it."""
+    """A run, in the form in which the caller has it."""
 
     @property
     def status(self) -> RunStatus:
@@ -34,11 +34,11 @@ class AnyRun(Protocol):
 
 
 type After[R] = Callable[[R], Awaitable[R | None]]
-"""Finds the run as which one goes on; None: it has not ended, that is all of it, or the other one is gone."""
+"""Finds the run that continues a run; None: that has not ended, nothing continues it, or the other run is gone."""
 
 
 def named_in(says: Mapping[str, Any]) -> str | None:
-    """The id of the run as which one goes on whose last event says this; None: that is all of it."""
+    """The id of the run that continues one whose last event says this; None: nothing continues it."""
     again = says.get("retried_as")
     return None if again is None else str(again)
 
@@ -46,7 +46,7 @@ def named_in(says: Mapping[str, Any]) -> str | None:
 async def check_that_it_answers(
     store: ReadsQuestions, run_id: str, request: Mapping[str, Any], *, thread_id: str
 ) -> None:
-    """See that the answer which a run has brought, if it has, is given once more to nothing but what it was given to.
+    """Check that the answer a run has brought, if any, is given once more only to what it was given to.
 
     Raises:
         AskedSinceError: its thread has asked something since, itself or by this run.
@@ -58,14 +58,14 @@ async def check_that_it_answers(
 
 
 async def last_attempt[R: AnyRun](run: R, after: After[R]) -> R:
-    """The run, or the last attempt as which it goes on, if it has ended."""
+    """The run or, if it has ended, the last attempt that continues it."""
     while is_final(run.status) and (again := await after(run)) is not None:
         run = again
     return run
 
 
 async def stopped[R: AnyRun](run: R, after: After[R], stop: Callable[[R], Awaitable[object]]) -> R:
-    """Stop a run, or the last attempt as which it goes on; which one, as it was. One that has ended is left alone."""
+    """Stop a run, or the last attempt that continues it; returns which, as it was. One that has ended is left alone."""
     run = await last_attempt(run, after)
     while not is_final(run.status):
         await stop(run)

@@ -1,7 +1,7 @@
-"""Has `requests` take of what a receiver answers no more than its head, in bounded time, and follows it nowhere.
+"""Has `requests` read no more than the head of a receiver's answer, in bounded time, and follow it nowhere.
 
-For libraries that send with it: what they want to know of an answer is its status, which is all that they can say of it. A
-receiver's own words may be what it was sent, with the key that went with it.
+For libraries that send with `requests`: all they want to know of an answer is its status, so that is all they can say
+of it. A receiver's own words may repeat what it was sent, with the key that went with it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ __all__ = ["bound_answers"]
 
 def bound_answers(session: requests.Session) -> requests.Session:
     """Have a session read no bodies of answers, and break off what takes longer than its `timeout` in all, however often a
-    bit of an answer comes; half of that may go to connecting. Retries stay. The reason beside a status is HTTP's own phrase.
+    bit of an answer comes; half of that may go to connecting. Retries stay. The reason beside a status is HTTP's own
+    phrase.
 
-    What is neither a success nor an error raises `requests.HTTPError`, as errors do where they are asked for: `requests` and
-    its users take a 304 for success, and where a session is sent on to another address, what it says, and the keys that go
-    with it, are not for that one.
+    An answer that is neither a success nor an error raises `requests.HTTPError`, as errors do where a caller asks for
+    that: `requests` and its users take a 304 for success, and if a receiver sends a session on to another address, what
+    the session says, and the keys that go with it, are not for that address.
     """
     adapters: Mapping[str, Any] = dict(session.adapters)
     for prefix, adapter in adapters.items():
@@ -60,7 +61,7 @@ class _BoundedAdapter(HTTPAdapter):
         response = super().send(request, stream=True, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
         response._content = b""  # noqa: SLF001  # what `content` gives; there is no other way to set it
         if response.raw.length_remaining == 0:
-            response.raw.drain_conn()  # of nothing, and the connection is used again
+            response.raw.drain_conn()  # there is nothing to read, and the connection is used again
         else:
             response.close()  # with the connection, on which the rest would come
         if response.ok and not 200 <= response.status_code < 300:
@@ -78,11 +79,11 @@ class _Answer(http.client.HTTPResponse):
         except http.client.HTTPException:
             raise http.client.HTTPException("its answer is not HTTP") from None
         self.reason = http.client.responses.get(self.status, "")
-        self.msg.set_payload("")  # of lines that are no headers, which urllib3 would have in the log
+        self.msg.set_payload("")  # lines that are not headers, which urllib3 would log
         self.msg.defects.clear()
 
 
-# These are called as those of urllib3, whose names stand in what people read.
+# Named like urllib3's own classes, whose names appear in what people read.
 class HTTPConnection(urllib3.connection.HTTPConnection):
     response_class = _Answer
 
@@ -110,7 +111,7 @@ class HTTPSConnectionPool(urllib3.HTTPSConnectionPool):
 
 
 def _hurry[M: urllib3.PoolManager](manager: M) -> M:
-    """Have the connections of a manager wait for heads of answers no longer than for the beginning of one."""
+    """Have a manager's connections wait no longer for the whole head of an answer than for its beginning."""
     if manager.pool_classes_by_scheme["http"] is urllib3.HTTPConnectionPool:  # a SOCKS proxy has others
         classes: dict[str, Any] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
         manager.pool_classes_by_scheme = classes
@@ -119,10 +120,10 @@ def _hurry[M: urllib3.PoolManager](manager: M) -> M:
 
 @contextmanager
 def _broken_off_after(seconds: float | None, connection: socket.socket) -> Generator[None]:
-    """End what is read from a connection meanwhile.
+    """Break off, after this many seconds, whatever reads from the connection inside the `with` block.
 
     Raises:
-        TimeoutError: it was; whatever was read till then, or raised.
+        TimeoutError: it was broken off, whatever had been read or raised by then.
     """
     is_over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Where a broker is, who comes to it, and how it proves who it is: checked before anything is connected."""
+"""Where a broker is, who logs in to it, and how it proves who it is: checked before anything is connected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PORTS: Final = dict.fromkeys(NATS_SCHEMES, 4222) | dict.fromkeys(REDIS_SCHEMES,
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who comes to the broker. Nothing of it is shown anywhere."""
+    """Who logs in to the broker. None of this is shown anywhere."""
 
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
@@ -30,20 +30,20 @@ class Login:
 
     @property
     def secrets(self) -> list[str]:
-        """What the broker is told and nobody else, as it is, and as it is within JSON, in which NATS is told it."""
+        """What only the broker is told, as it is and as it reads inside JSON, which is how NATS is told."""
         told = [secret for secret in (self.password, self.token) if secret is not None]
         return told + [json.dumps(secret)[1:-1] for secret in told]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a broker is, without who comes to it."""
+    """Where a broker is, without who logs in to it."""
 
     scheme: str
     host: str
     port: int
     path: str
-    """What comes after the port: of Redis, the number of the database."""
+    """What comes after the port: for Redis, the number of the database."""
 
     @property
     def is_secure(self) -> bool:
@@ -56,10 +56,10 @@ class Address:
 
 
 def addresses_in(url: Any) -> tuple[list[Address], Login]:
-    """The servers that a URL names (of NATS several, with commas between them), and the credentials in it.
+    """The servers that a URL names (for NATS several, separated by commas), and the credentials in it.
 
     Raises:
-        ObserverOptionError: it is no URL of a broker. The text does not have it, for there may be a password in it.
+        ObserverOptionError: it is not a URL of a broker. The message does not quote it, as it may contain a password.
     """
     if not isinstance(url, str) or not url:
         raise _url_error("it is not a URL")
@@ -72,7 +72,7 @@ def addresses_in(url: Any) -> tuple[list[Address], Login]:
         except ValueError as exc:
             if isinstance(exc, ObserverOptionError):
                 raise
-            raise _url_error("it is not a URL; is its host or its port right?") from None  # which says all of it
+            raise _url_error("it is not a URL; is its host or its port right?") from None  # which quotes all of it
         login = _login(parts)
         if login is not None and login not in logins:
             logins.append(login)
@@ -118,7 +118,7 @@ def _url_error(why: str) -> ObserverOptionError:
 
 
 class WatchedTls(ssl.SSLContext):
-    """Counts how often a connection was secured by it, for who has to know whether one was."""
+    """Counts how often it secured a connection, for callers that have to know whether it secured one."""
 
     handshakes: int
 
@@ -129,10 +129,10 @@ class WatchedTls(ssl.SSLContext):
 
 
 def tls_context(ca_file: Any, *, secure: bool) -> WatchedTls | None:
-    """One that trusts the certificates that this machine trusts, or those in a file alone; None if nothing is to be secure.
+    """A context that trusts what this machine trusts, or only the certificates in a file; None unless `secure`.
 
     Raises:
-        ObserverOptionError: there are none in the file, or nothing that they would be good for.
+        ObserverOptionError: the file has no certificates, or there is nothing that they would be for.
     """
     if not secure:
         if ca_file is not None:

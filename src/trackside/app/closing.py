@@ -1,4 +1,4 @@
-"""Closes observers, which may not want to be."""
+"""Closes observers, which may fail or hang."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["close_observer"]
 
 
 async def close_observer(observer: object, *, name: str, limit: float, logger: logging.Logger) -> None:
-    """Close an observer that can be closed, in `limit` seconds; a failure is said, so that others are closed all the same.
+    """Close an observer that can be closed, in `limit` seconds; a failure is logged, so others are closed all the same.
 
     Args:
-        observer: which.
+        observer: the observer.
         name: what it is called.
         limit: seconds after which it is left behind.
-        logger: where a failure is said.
+        logger: where a failure is logged.
     """
     close = getattr(observer, "aclose", None)
     if close is None:

@@ -1,4 +1,4 @@
-"""Which headers of a request become part of a run's config: how settings name them, and what of a request fits."""
+"""Which headers of a request become part of a run's config: how settings name them, and which of a request's fit."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PATTERN: Final = re.compile(r"!?[#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def header_pattern(value: Any) -> str:
-    """The name of a header, of which `*` stands for any part; with `!` before it, of one that stays out.
+    """The name of a header, in which `*` stands for any part; with `!` before it, of one that stays out.
 
     Raises:
-        ValueError: it is none, or is that of a credential.
+        ValueError: it is not one, or is that of a credential.
     """
     text = value.strip().lower() if isinstance(value, str) else ""
     if not _PATTERN.fullmatch(text):
@@ -33,13 +33,13 @@ def header_pattern(value: Any) -> str:
 
 
 def headers_for_config(patterns: Iterable[str], headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """What a request's headers say to the graph of its run, by their names in small letters; several of one name as one.
+    """What a request's headers tell the graph of its run, by lower-case name; several headers of one name are joined.
 
-    Credentials are never among them, nor what only the server may say of a run, as its thread and who asks.
+    Credentials are never among them, nor what only the server may say of a run, such as its thread and who asks.
 
     Args:
         patterns: which headers are wanted, as `header_pattern` has them.
-        headers: all of the request, as ASGI has them.
+        headers: all headers of the request, as ASGI has them.
     """
     wanted, unwanted = _told_apart(patterns)
     if not wanted:
@@ -53,9 +53,9 @@ def headers_for_config(patterns: Iterable[str], headers: Iterable[tuple[bytes, b
 
 
 def is_said_by_headers(name: str, patterns: Iterable[str]) -> bool:
-    """Whether it is a header that says what has this name in a config, and nobody else where a run has no request.
+    """Whether only a header may say what has this name in a config, so that nobody does where a run has no request.
 
-    What only `*` fits is said by anybody: every name fits it.
+    Anybody may say what only `*` fits: every name fits it.
 
     Args:
         name: a name in the config.

@@ -1,4 +1,4 @@
-"""Threads for libraries that block, for which no process waits when it ends: who does not answer holds nobody up."""
+"""Threads for libraries that block. No process waits for them when it ends: whatever does not answer delays nobody."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["DaemonThreads"]
 
 
 class DaemonThreads(Executor):
-    """A thread for each job. Who gives it jobs bounds how many there are at once.
+    """A thread for each job. Whoever submits jobs bounds how many there are at once.
 
     Args:
-        name: of the threads.
-        one_by_one: whether a job waits until those that began before it are over, also those that nobody waits for any more.
+        name: the name of the threads.
+        one_by_one: whether a job waits until those that began before it are over, even those that nobody waits for now.
     """
 
     def __init__(self, name: str, *, one_by_one: bool = False) -> None:

@@ -48,8 +48,8 @@ FEED_KEYS: Final = ("order", "concurrency", "attempts", "longest_pause", "call_l
 """What an observer's class, and the table of its user, may say about how it is fed; the table wins."""
 
 LONGEST_TRY: Final = 25
-"""How many seconds an observer may give its receiver for an event. That is less than its subscription lets a call take,
-which would not know what became of the event, and count that against it.
+"""How many seconds an observer may give its receiver for an event. That is less than its subscription lets a call take:
+the subscription would not know what became of the event, and count that against it.
 """
 
 _LONGEST_RETRY_AFTER: Final = 3_600.0

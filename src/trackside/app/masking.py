@@ -1,4 +1,4 @@
-"""Takes secrets out of texts that somebody else wrote, who may have put them there."""
+"""Takes secrets out of texts that others wrote, who may have put them there."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from urllib.parse import unquote
 __all__ = ["parts_of", "without_secrets"]
 
 _SEPARATORS: Final = re.compile(r"[/:@?&=,;#]+")
-_SHORTEST: Final = 4  # characters; a shorter one stands in too many words, which tell it then
+_SHORTEST: Final = 4  # characters; a shorter secret is part of too many words, which would then reveal it
 
 
 def without_secrets(text: str, shown: Mapping[str, str]) -> str:
-    """A text with something else in the place of each secret. Of less than four characters, none is hidden.
+    """A text with something else in the place of each secret. Secrets of fewer than four characters are not hidden.
 
-    One is also found as JSON, HTML or an address has it, or one of these in another, as who repeats it may write it.
-    Whatever it is made of, it costs no more than a plain search: it may be what a stranger has sent.
+    A secret is also found as JSON, HTML or an address writes it, or one of these inside another, as whoever repeats it
+    may write it. Whatever the text is made of, this costs no more than a plain search: a stranger may have sent it.
 
     Args:
         text: the text.
@@ -42,13 +42,13 @@ def without_secrets(text: str, shown: Mapping[str, str]) -> str:
 
 
 def parts_of(address: str) -> set[str]:
-    """An address, or a piece of one, and what stands in it between signs; all that with percent signs, and without."""
+    """An address, or a piece of one, and what stands between its separators; each with percent escapes and without."""
     parts = {address, *_SEPARATORS.split(address)}
     return parts | {unquote(part) for part in parts}
 
 
 class _Escapes(NamedTuple):
-    """What stands for characters where these cannot be written, and for which."""
+    """What stands for characters where they cannot be written, and which character each stands for."""
 
     pattern: re.Pattern[str]
     meaning: Callable[[str], str]
@@ -69,7 +69,7 @@ class _Reading(NamedTuple):
     begins: Sequence[int]
 
     def places_of(self, secret: str) -> Iterator[tuple[int, int]]:
-        """Where in the text a secret begins and ends. What was a space or a plus may be either, as in addresses of forms."""
+        """Where in the text a secret begins and ends. A space or a plus may be either, as in addresses of forms."""
         said, wanted = self.said.replace("+", " "), secret.replace("+", " ")
         at = said.find(wanted)
         while at >= 0:
@@ -78,7 +78,7 @@ class _Reading(NamedTuple):
             at = said.find(wanted, end)
 
     def undone(self, escapes: _Escapes) -> _Reading:
-        """The same with each of these as the character that it stands for."""
+        """The same reading with each of these escapes replaced by the character that it stands for."""
         said: list[str] = []
         begins: list[int] = []
         at = 0
@@ -93,7 +93,7 @@ class _Reading(NamedTuple):
 
 
 def _readings_of(text: str) -> Collection[_Reading]:
-    """All that a text may say: of HTML, JSON and addresses, each may be in those before it, or the text be none of them."""
+    """All that a text may say: of HTML, JSON and addresses, each may be in those before it, or the text may be none."""
     readings = {text: _Reading(text, range(len(text) + 1))}
     for escapes in (_IN_HTML, _IN_JSON, _IN_ADDRESSES):
         for reading in list(readings.values()):

@@ -1,4 +1,4 @@
-"""What is at a path, on each Python the same: `Path.is_file` and the like tell no reason from Python 3.14 on."""
+"""What is at a path, the same on every Python: `Path.is_file` and the like give no reason from Python 3.14 on."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def is_there(path: Path) -> bool:
 def _mode_of(path: Path) -> int:
     try:
         return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last, of a name with a zero in it
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last is for a name with a NUL in it
         return 0

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider
 
-_MOST_NAMES = 1_024  # of models are remembered; names come from agents, who may make them up
-_LONGEST_NAME = 512  # characters of a model that anybody lists, with all that may stand in front
+_MOST_NAMES = 1_024  # of models that are remembered; names come from agents, which may make them up
+_LONGEST_NAME = 512  # characters, for any model that anybody lists, with all possible prefixes
 _MILLION = 1_000_000
 _ARITHMETIC = Context(prec=28)  # whatever precision the program around it has set
 
 _ROUTES = frozenset({"models", "litellm", "litellm_proxy", "any-llm", "gateway"})
-"""Prefixes that say how a model is reached, and nothing of who bills for it."""
+"""Prefixes that say how a model is reached, and not who bills for it."""
 _LOCAL = frozenset({"ollama", "ollama_chat", "vllm", "hosted_vllm", "lmstudio", "lm_studio", "llamacpp", "local"})
-"""Prefixes of what runs on somebody's own machine, whose cost nobody lists."""
+"""Prefixes of models that run on somebody's own machine, whose cost nobody lists."""
 _BILLERS = {"azure_openai": "azure", "azure_ai": "azure"}
-"""Prefixes that the list takes for another provider's, or for nobody's."""
-_LOCAL_TAG = re.compile(r":(latest|\d+(\.\d+)?[bm])\b")  # as Ollama has it: llama3.2:3b
+"""Prefixes that the price list takes for another provider's, or for nobody's."""
+_LOCAL_TAG = re.compile(r":(latest|\d+(\.\d+)?[bm])\b")  # as Ollama writes it: llama3.2:3b
 _BEDROCK = re.compile(
     r"(?:arn:aws[^/]*/)?(?:(?:us|us-gov|eu|apac|jp|au|ca|global)\.)?"
     r"(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen|writer)\.",
@@ -115,14 +115,14 @@ class GenaiPrices:
                 price = info.calc_price(usage, biller)
         except ValueError:  # more tokens came from the cache, or went there, than there were
             return None
-        # A model in the list without any figure is one whose price is not known, unless it is called free.
+        # The price of a listed model without any figure is not known, unless the model is called free.
         is_priced = any(figure is not None for figure in vars(price.model_price).values())
         return float(price.total_price) if is_priced or model.endswith(":free") else None
 
 
 @lru_cache(_MOST_NAMES)
 def _listed(model: str, provider: str | None = None) -> tuple[Provider, ModelInfo] | None:
-    """Whose price for which model counts; None if the list does not know."""
+    """The provider and the model whose price counts; None if the list knows none."""
     from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
 
     snapshot = get_snapshot()
@@ -130,7 +130,7 @@ def _listed(model: str, provider: str | None = None) -> tuple[Provider, ModelInf
         if provider.lower() in _LOCAL:
             return None
         called = find_provider_by_id(snapshot.providers, _BILLERS.get(provider, provider))
-        # One that does not list it may be another's server, called in that one's way: then the name alone counts.
+        # If it does not list the model, the server may be another's, called in its way: then the name alone counts.
         if called is not None and (info := called.find_model(model.lower(), all_providers=snapshot.providers)):
             return called, info
     for biller, name in _readings(model):
@@ -140,12 +140,12 @@ def _listed(model: str, provider: str | None = None) -> tuple[Provider, ModelInf
             return snapshot.find_provider_model(name, None, biller, None)
         except LookupError:
             if biller is not None:
-                return None  # whoever bills for it does not list it, so that what others take says nothing
+                return None  # whoever bills for it does not list it, so what others charge says nothing
     return None
 
 
 def _readings(model: str) -> Iterator[tuple[str | None, str]]:
-    """What a name may mean, the likeliest first: a provider, if it says one, and a name of that one's."""
+    """What a name may mean, likeliest first: a provider, if it names one, and that provider's name for the model."""
     if _BEDROCK.match(model):
         yield "aws", model.rpartition("/")[2]
         return
