@@ -34,7 +34,7 @@ class AnyRun(Protocol):
 
 
 type After[R] = Callable[[R], Awaitable[R | None]]
-"""Finds the run that continues a run; None: that has not ended, nothing continues it, or the other run is gone."""
+"""Finds the run that continues a run; None: the run has not ended, nothing continues it, or the other run is gone."""
 
 
 def named_in(says: Mapping[str, Any]) -> str | None:

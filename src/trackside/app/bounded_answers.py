@@ -1,7 +1,7 @@
 """Has `requests` read no more than the head of a receiver's answer, in bounded time, and follow it nowhere.
 
-For libraries that send with `requests`: all they want to know of an answer is its status, so that is all they can say
-of it. A receiver's own words may repeat what it was sent, with the key that went with it.
+For libraries that send with `requests`: all they want to know of an answer is its status, and that is all they can
+say of it. A receiver's own words may repeat what it was sent, with the key that went with it.
 """
 
 from __future__ import annotations

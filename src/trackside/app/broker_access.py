@@ -72,7 +72,7 @@ def addresses_in(url: Any) -> tuple[list[Address], Login]:
         except ValueError as exc:
             if isinstance(exc, ObserverOptionError):
                 raise
-            raise _url_error("it is not a URL; is its host or its port right?") from None  # which quotes all of it
+            raise _url_error("it is not a URL; is its host or its port right?") from None  # `exc` quotes all of it
         login = _login(parts)
         if login is not None and login not in logins:
             logins.append(login)

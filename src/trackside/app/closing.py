@@ -1,4 +1,4 @@
-"""Closes observers, which may fail or hang."""
+"""Closes observers, which may fail or hang when they are closed."""
 
 from __future__ import annotations
 

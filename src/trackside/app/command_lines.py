@@ -1,4 +1,4 @@
-"""Trackside's commands for people to type, in messages and on pages, quoted for a shell, whatever names and ids are."""
+"""Trackside's commands for people to type, in messages and on pages, quoted for a shell whatever names and ids hold."""
 
 from __future__ import annotations
 

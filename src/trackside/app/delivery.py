@@ -49,7 +49,7 @@ FEED_KEYS: Final = ("order", "concurrency", "attempts", "longest_pause", "call_l
 
 LONGEST_TRY: Final = 25
 """How many seconds an observer may give its receiver for an event. That is less than its subscription lets a call take:
-the subscription would not know what became of the event, and count that against it.
+otherwise the subscription would not know what became of the event, and would count that against it.
 """
 
 _LONGEST_RETRY_AFTER: Final = 3_600.0

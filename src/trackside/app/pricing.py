@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider
 
 _MOST_NAMES = 1_024  # of models that are remembered; names come from agents, which may make them up
-_LONGEST_NAME = 512  # characters, for any model that anybody lists, with all possible prefixes
+_LONGEST_NAME = 512  # characters; enough for any model that anybody lists, with all possible prefixes
 _MILLION = 1_000_000
 _ARITHMETIC = Context(prec=28)  # whatever precision the program around it has set
 
@@ -130,7 +130,7 @@ def _listed(model: str, provider: str | None = None) -> tuple[Provider, ModelInf
         if provider.lower() in _LOCAL:
             return None
         called = find_provider_by_id(snapshot.providers, _BILLERS.get(provider, provider))
-        # If it does not list the model, the server may be another's, called in its way: then the name alone counts.
+        # If it does not list the model, the server may be another's, called the same way: then the name alone counts.
         if called is not None and (info := called.find_model(model.lower(), all_providers=snapshot.providers)):
             return called, info
     for biller, name in _readings(model):

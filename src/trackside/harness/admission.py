@@ -48,7 +48,7 @@ _ASKED_ONCE = frozenset({"run_id", "idempotency_key", "after_seconds", "multitas
 _CALLBACKS = "callbacks"  # of LangChain
 _AT_ONCE = 2  # the last attempt that does not wait
 _DOUBLINGS, _LONGEST_WAIT = 6, 60.0
-_WHOLE = sys.maxsize  # characters: nothing is cut off what is executed later
+_WHOLE = sys.maxsize  # characters: nothing is cut from what is executed later
 
 
 def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | None = None) -> RunRecord:

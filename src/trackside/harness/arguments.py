@@ -39,7 +39,7 @@ def check_agents(agents: Any) -> None:
 
     Raises:
         NotAgentsError: (a `TypeError`) they do not.
-        InvalidSpecError: (a `ValueError`) one of the names cannot be one.
+        InvalidSpecError: (a `ValueError`) one of the names cannot be an agent's.
     """
     if agents is None:
         return
@@ -123,7 +123,7 @@ def followed(after: Any, modes: Any) -> tuple[int | None, frozenset[str] | None]
     """The part of a run's output after which a follower wants it, and the modes that the follower wants; None is all.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) one of them cannot be that; the message names it.
+        InvalidSpecError: (a `ValueError`) one of them is not what it has to be; the message names it.
     """
     if after is not None and not is_count(after, 0):
         raise InvalidSpecError(field="after", value=after, why="it is the number of a part, a whole number from 0 up")

@@ -293,7 +293,7 @@ class Backlog:
         return True
 
     def fill(self, place: Deferred, spans: Sequence[EventSpan], found: Found) -> None:
-        """Put what was found of these spans in the log before `place`, the oldest item, to wait; the rest is lost."""
+        """Have what the log had of these spans wait before `place`, the oldest item, from now on; the rest is lost."""
         again: list[Pending] = []
         for span in spans:
             run = place.runs[span.run_id]

@@ -52,7 +52,7 @@ def caller_of(run: RunContext) -> RunContext | None:
 
 
 def call_in_place(run_id: str, caller: RunContext) -> None:
-    """Record, in the context of its own in which this run's code begins, which run waits for it."""
+    """Record which run waits for this one, in the context of its own in which this one's code begins."""
     callers = {**_callers.get(), run_id: caller}
     _callers.set({called: by for called, by in callers.items() if not by.is_closed})
 

@@ -1,4 +1,4 @@
-"""A thread's conversation, where a framework keeps it as a list: what a run goes on with, what one cut short leaves."""
+"""A thread's conversation, where a framework keeps it as a list: what a run goes on with or, unfinished, leaves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def conversation_before(run: RunContext, name: str) -> Any:
 
 
 def unfinished_values(run: RunContext, name: str, said: list[Json]) -> JsonObject:
-    """What the run's thread remembers if the run was cut short: all that was said, and what had been said before it.
+    """What the run's thread remembers if the run did not finish: what was said by then, and what had been before it.
 
     If the conversation still begins with what was before, its length is enough. A framework may have changed that: it
     may leave messages out, merge them, or sum them up.

@@ -122,7 +122,7 @@ def result_told(record: RunRecord, end: End, says: JsonObject) -> RunResult:
 
 
 def as_missed(result: RunResult, missed: Sequence[MissedEvents], failure: BaseException | None) -> RunResult:
-    """The same result, but an error if a required observer never took how the run ended (I14).
+    """The same result, but as an error if a required observer never took how the run ended (I14).
 
     Args:
         result: what the caller would get.

@@ -18,7 +18,7 @@ _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 _MOST_BITS = 14_000
-"""A number with this many bits is no longer said in digits, of which Python itself writes at most 4,300."""
+"""A number with this many bits or more is not said in digits, of which Python itself writes at most 4,300."""
 
 
 class TracksideError(Exception):

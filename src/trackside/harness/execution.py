@@ -123,7 +123,7 @@ class Executions:
         return {run.run_id: run.standing for run in self.all() if run.executes and run.worker.started}
 
     def add(self, execution: Execution) -> Execution:
-        """Know a run from now on; returns the run known by its id before, if there is one."""
+        """Know a run from now on; returns the one with its id that was known before, or else this one."""
         return self._by_id.setdefault(execution.run_id, execution)
 
     def let_in(self, execution: Execution) -> None:
@@ -494,5 +494,5 @@ def _pass_interrupt_on(worker: RunWorker) -> None:
 async def _noted(noted: Coroutine[Any, Any, None], run_id: str) -> None:
     try:
         await noted
-    except Exception:  # the coordinator's failure; the log has said it
+    except Exception:  # the coordinator's failure; the log says already that the run is stuck
         logger.exception("that run %s is stuck could not be recorded", run_id)

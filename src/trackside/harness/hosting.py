@@ -1,4 +1,4 @@
-"""What a coordinator tells its manager about runs that others act on."""
+"""What a coordinator tells its manager about runs when others act on them."""
 
 from __future__ import annotations
 

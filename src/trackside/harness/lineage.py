@@ -23,7 +23,7 @@ def line_of(run: RunContext | None) -> Iterator[RunContext]:
 
 
 def starting_run() -> RunContext | None:
-    """The run that counts as the starter of a run that the calling code starts now; None: no run, as for other code.
+    """The run that counts as the starter of a run that the calling code starts now; None: none, as for code of no run.
 
     That is the run that the code belongs to. What an ended run has left behind, such as a timer or a task, no longer
     counts as its own: nothing waits for it except perhaps a run above, and the first of these that goes on is the
