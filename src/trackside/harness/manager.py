@@ -146,7 +146,7 @@ class RunManager:
         check_ports(items=items, prices=prices, log=log, clock=clock)
         clock = SystemClock() if clock is None else clock
         self._given = {} if agents is None else dict(agents)
-        self._names = {id(agent): name for name, agent in self._given.items()}  # of what `_given` keeps alive
+        self._names = {id(agent): name for name, agent in self._given.items()}  # `_given` keeps the agents alive
         self._agents = {name: as_agent(agent, name=name) for name, agent in self._given.items()}
         self._services = Services(
             coordinator=steady(MemoryCoordinator(clock=clock) if coordinator is None else coordinator),
@@ -204,7 +204,7 @@ class RunManager:
             raise unrecorded(self.observers.bindings)
         self._closing.watch_the_loop()
         name = self._name_of(spec.agent)
-        idempotency = idempotency_of(spec, name)  # by what the caller asks for, whatever the limits are by now
+        idempotency = idempotency_of(spec, name)  # from the caller's request alone, whatever the limits are now
         limits = _NO_LIMITS if name is None else self._limits.get(name, _NO_LIMITS)
         spec = with_attempts(spec, limits, is_named=name is not None, durable=self._services.coordinator.durable)
         if (own := current_run()) is not None:
@@ -217,21 +217,21 @@ class RunManager:
                 raise ClosedError(what="run manager")
         execution = self._prepare(spec, name)
         record = execution.worker.record
-        # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
-        # A start that is repeated under its idempotency key finds the run that is there.
+        # Added before it is let in, because it can be given its thread, or be displaced, before its admission returns.
+        # A start that is repeated under its idempotency key finds the run that is already here.
         if self._runs.add(execution) is not execution and spec.idempotency_key is None:
             raise DuplicateRunError(run_id=record.run_id)
         caller = asyncio.current_task()
         cancels = 0 if caller is None else caller.cancelling()
         try:
-            # Finished once begun: a cancel of the caller is held off until it is known who was let in.
+            # Finished once begun: a cancel of the caller is held off until it is known which run was let in.
             admission = await self._services.coordinator.admit(
                 record, spec=None if name is None else spec, idempotency=idempotency
             )
         except BaseException as exc:
             self._runs.forget(execution)
             if isinstance(exc, Exception) and caller is not None and caller.cancelling() > cancels:
-                raise cancel_held_off() from exc  # who takes a refusal and goes on would never learn of it
+                raise cancel_held_off() from exc  # a caller that takes a refusal and goes on would never see it
             raise
         received = caller is None or caller.cancelling() == cancels
         self._let_in(execution, admission, wanted=received or idempotency is not None)
@@ -317,7 +317,7 @@ class RunManager:
         try:
             await outlived(asking)
         except asyncio.CancelledError:
-            asking.add_done_callback(_say_if_failed)  # which nobody else is there for any more
+            asking.add_done_callback(_say_if_failed)  # nobody else is left to see it fail
             raise
         if wait and execution is not None:
             await self._runs.waits.end_of(execution.worker.record, execution.outcome)
@@ -348,18 +348,18 @@ class RunManager:
         stream = self._services.stream
         try:
             status = (await self.get(run_id)).status
-        except UnknownRunError:  # also of one that is not let in yet, and may never be
+        except UnknownRunError:  # also for a run that is not let in yet, and may never be
             raise
         except Exception:  # the coordinator's: a disk that is full, a database that is away
             if not self.has(run_id):
                 raise
-            status = RunStatus.running  # what goes on here is heard, whether its store can be read or not
+            status = RunStatus.running  # a run that goes on here is heard, whether its store can be read or not
         if not self.has(run_id) and not is_heard(stream, run_id):
             status = (await self.get(run_id)).status  # it may have ended here meanwhile
             if not is_final(status):
                 raise NoStreamHereError(run_id=run_id, why=ELSEWHERE)
         if is_final(status):
-            stream.close(run_id)  # so that whoever joins late gets to the end, also if nothing is kept
+            stream.close(run_id)  # so that a late follower gets to the end, even if nothing is kept
         parts = stream.follow(run_id, after=after, modes=modes)
         if execution is not None:
             parts = self._runs.waits.followed(parts, execution.worker.record, execution.outcome)
@@ -391,7 +391,7 @@ class RunManager:
         return self._runs.stats(self._services.clock.now(), self.observers.missed)
 
     def _prepare(self, spec: RunSpec, name: str | None) -> Execution:
-        """A run as it is asked for, not let in yet, and by which run it is started: from now on, also if that ends."""
+        """Build a run as it is asked for, not let in yet. Which run starts it is fixed now, even if that one ends."""
         parent = starting_run()
         agent = as_agent(spec.agent) if name is None else self._agent_named(name)
         now, parent_run_id = self._services.clock.now(), None if parent is None else parent.run_id
@@ -454,7 +454,7 @@ class RunManager:
             return
         is_left = execution.outcome.settled  # the manager has closed meanwhile, and the run waits in the store
         if not is_left:
-            self._runs.let_in(execution)  # again: another with its id and key may have been there, and been refused
+            self._runs.let_in(execution)  # again: another run with its id and key may have been here, and been refused
         for displaced in admission.displaced:
             self._runs.displace(displaced, CancelMode(execution.worker.record.multitask.value))
         if is_left or admission.elsewhere:
@@ -477,11 +477,11 @@ class RunManager:
 
     @property
     def _is_recorded(self) -> bool:
-        """Whether what its runs say is written before anybody is told, where the coordinator reads what is written."""
+        """Whether what its runs say is written before anybody is told, if the coordinator reads what is written."""
         return not self._services.coordinator.durable or any(b.required for b in self.observers.bindings)
 
     def _adopt(self, record: RunRecord, spec: RunSpec) -> Execution | None:
-        """Know a run that was let in elsewhere, or here before the lease ended; None if it is not for this manager."""
+        """Take over a run let in elsewhere, or here before the lease ended; None if it is not for this manager."""
         if record.agent not in self._served():
             logger.warning("run %s of agent %r cannot be taken over here", record.run_id, record.agent)
             return None

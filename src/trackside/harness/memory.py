@@ -1,7 +1,7 @@
 """Coordinator and stream in one process: the embedded default, and the double that tests use.
 
-Everything is bounded, by number, and by size what may be large: what has ended is kept for late questions only while
-there is room, so a million runs do not grow the process. Nothing here is shared between event loops.
+Everything is bounded by number, and what may be large also by size. What has ended is kept for late questions only
+while there is room, so a million runs do not grow the process. Nothing here is shared between event loops.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ KEEP_PARTS_BYTES = 8 * 1_048_576
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A run as the coordinator has it; `record` is how it was admitted, the rest is what happened since."""
+    """A run as the coordinator knows it; `record` is the run as it was admitted, the rest is what happened since."""
 
     record: RunRecord
     thread: _Thread
@@ -65,7 +65,7 @@ class _Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
     idempotency: IdempotencyKey | None = None
     timer: asyncio.TimerHandle | None = None
-    """Until the run is due; as long, its thread is one of its own that nobody else knows."""
+    """Set until the run is due; until then, its thread is one of its own that nobody else knows."""
 
     def snapshot(self) -> RunRecord:
         return replace(
@@ -85,9 +85,9 @@ class _Run:
 
 @dataclass(slots=True, eq=False)
 class _Thread:
-    """A thread: the run that holds it, those that wait behind, the status that was announced last.
+    """A thread: the run that holds it, the runs that wait behind it, and the status that was announced last.
 
-    `at_rest` is the status that the last run left, for when nobody waits behind it after all.
+    `at_rest` is the status that the last run left, for the case that no run waits behind it after all.
     """
 
     thread_id: str
@@ -106,8 +106,8 @@ class MemoryCoordinator:
     """Admission, claims and cancels for one process; see `ports.RunCoordinator` for what each method promises.
 
     Methods never wait, so each is atomic between two awaits of its caller. A run has its id and idempotency key while it
-    is active or among the `keep_ended` that ended last; then they are free again. Of a thread it knows only what runs need
-    that are active on it, and nothing once it rests: of a spec, `owner`, `any_owner`, `thread_exists`, `thread_ends`,
+    is active or among the `keep_ended` that ended last; then they are free again. It knows of a thread only what the
+    runs active on it need, and nothing once it rests: of a spec, `owner`, `any_owner`, `thread_exists`, `thread_ends`,
     `thread_metadata` and `thread_ttl` are for coordinators that keep threads, and are not looked at here.
     """
 
@@ -194,13 +194,13 @@ class MemoryCoordinator:
             del self._delayed[run.record.thread_id]
 
     def _wake(self, thread_id: str) -> _Thread:
-        """A thread that nobody holds; held from now on."""
+        """Take a thread that nobody holds; it is held from now on."""
         resting = self._resting.pop(thread_id, None)
         thread = self._threads[thread_id] = _Thread(thread_id) if resting is None else resting
         return thread
 
     def _take_place(self, run: _Run) -> list[RunRecord]:
-        """Put a run on its thread, at the head if that is free; those that have to make room for it."""
+        """Put a run on its thread, at the head if that is free; returns the runs that have to make room for it."""
         thread = run.thread
         if thread.head is None:
             thread.head = run
@@ -264,7 +264,7 @@ class MemoryCoordinator:
         run.settled_as = status
         run.facts = {"error": error, "title": title, "completion_data": completion_data or {}}
         thread = run.thread
-        if run.withdrawn:  # it never was the thread's business
+        if run.withdrawn:  # it was never the thread's business
             return Settlement(previous=thread.status, status=thread.status)
         thread.at_rest = at_rest or thread_status_after(status, another_waits=False)
         return Settlement(previous=thread.status, status=ThreadStatus.busy if thread.queue else thread.at_rest)
@@ -273,7 +273,7 @@ class MemoryCoordinator:
         """Give the thread to the next run, if there is one."""
         run = self._held(run_id)
         thread = run.thread
-        if thread.head is not run:  # withdrawn from the queue: the thread, and what is said of it, is others' business
+        if thread.head is not run:  # withdrawn from the queue: the thread, and what is said of it, is up to others
             self._end(run)
             return Release()
         thread.status = announced
@@ -366,7 +366,7 @@ class _Channel:
 
 
 class MemoryStream:
-    """The live output of the runs of one event loop, in a ring for each run, which has what was said last however large."""
+    """The live output of one event loop's runs, in a ring for each run, which keeps the last part however large."""
 
     local = True
 
@@ -386,17 +386,17 @@ class MemoryStream:
         self._ended_bytes = 0
 
     def begin(self, run: RunRecord, spec: RunSpec, *, started: bool) -> None:
-        """A run begins, as it may once more if it had been given up here."""
+        """Note that a run begins, as it may once more after it was given up here."""
         self._forget(self._ended.pop(run.run_id, None))
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
-        """Append a part, as plain JSON that is the stream's own, and wake who waits for it."""
+        """Append a part, as plain JSON that is the stream's own, and wake those who wait for it."""
         channel = self._channels.get(run_id)
         if channel is None:
-            if run_id in self._ended:  # of what comes after the end nobody hears
+            if run_id in self._ended:  # nobody hears what comes after the end
                 return
             channel = self._channels[run_id] = _Channel(*self._keep)
-        data = whole(data)  # before it counts: the value's own code may fail
+        data = whole(data)  # before it is counted: the value's own code may fail
         size = size_of(data if type(data) is dict else {"": data}, self._keep_ended_bytes)
         channel.add(mode, data, namespace, size)
 

@@ -64,7 +64,7 @@ class RunLifecycleEvent:
     occurred_at: datetime
     payload: Mapping[str, Any] = field(default_factory=dict)
 
-    # Written out, because the one that is generated for a frozen class takes two and a half times as long.
+    # Written out, because the one generated for a frozen class takes two and a half times as long.
     def __init__(
         self,
         event_id: str,
@@ -128,7 +128,7 @@ type HearTaken = Callable[[Sequence[RunLifecycleEvent]], Awaitable[None]]
 
 @runtime_checkable
 class MissedEventsObserver(RunObserver, Protocol):
-    """An observer that, bound as required, keeps elsewhere what of a run it could not take in the end."""
+    """An observer that, bound as required, keeps elsewhere the events of a run that it could not take in the end."""
 
     async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
         """Keep these events of one run; they come to no `on_event` again.
@@ -161,7 +161,7 @@ class PartlyTaken(Exception):
         self.cause = cause
 
     def taken_of(self, count: int) -> int:
-        """How many of so many events were taken, whatever the observer says: what is no whole number says that none were."""
+        """How many of `count` events were taken, whatever the observer says: anything but a whole number means none."""
         said: object = self.taken
         return max(0, min(said, count)) if isinstance(said, int) else 0
 
@@ -185,7 +185,7 @@ class ObserverBinding:
     required: bool = False
     name: str | None = field(default=None, kw_only=True)
 
-    # Written out, because it takes more than `observer` holds: what a function becomes there is a `CallbackObserver`.
+    # Written out, because it takes more than `observer` holds: there, a function becomes a `CallbackObserver`.
     def __init__(
         self,
         observer: RunObserver | RunEventCallback,
@@ -206,8 +206,8 @@ class ObserverBinding:
 def batches_of(observer: RunObserver) -> RunEventsCallback | None:
     """The observer's `on_events`; None if it has none, or only one that its `on_event` knows nothing of.
 
-    A class that overrides `on_event` alone does something with each event that the `on_events` above it would go around,
-    and so does what passes on to another all that it is asked for. What an object makes up when asked is no method.
+    A class that overrides `on_event` alone does something with each event that an inherited `on_events` would bypass,
+    and so does a proxy that passes all that it is asked for on. What an object makes up when asked is no method.
     """
     for names in (getattr(observer, "__dict__", {}), *map(vars, type(observer).__mro__)):
         if "on_events" in names:
@@ -218,7 +218,7 @@ def batches_of(observer: RunObserver) -> RunEventsCallback | None:
 
 
 class _Bound(Protocol):
-    """A binding, or what wraps it."""
+    """A binding, or something that wraps one."""
 
     @property
     def observer(self) -> RunObserver: ...
@@ -319,8 +319,8 @@ class CompositeObserver:
     async def _pass_on(
         self, events: Sequence[RunLifecycleEvent], bindings: Sequence[ObserverBinding]
     ) -> tuple[BaseException | None, Sequence[ObserverBinding]]:
-        """What the first required observer that failed has raised, and who may have what comes after these events: whoever
-        was told, or those in front of that one.
+        """What the first required observer that failed raised, and the bindings that may have what comes after these
+        events: those that were told, or those in front of the failed one.
         """
         failure: BaseException | None = None
         may_have_more = bindings
@@ -355,7 +355,7 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
     """
     if observer is None:
         return NullObserver()
-    if hasattr(observer, "on_event"):  # as `isinstance(observer, RunObserver)`, which takes five times as long
+    if hasattr(observer, "on_event"):  # like `isinstance(observer, RunObserver)`, which takes five times as long
         _check_observer(observer)
         return cast("RunObserver", observer)
     if isinstance(observer, ObserverBinding):
@@ -364,10 +364,10 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
 
 
 def after_change[B: _Bound](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:
-    """Who gets what comes after a change of who is bound: who stays of a chain, and who has come.
+    """The bindings that get what comes after a change of bindings: those of a chain that stay, and those that are new.
 
-    Those bound `before` who are not in the chain stood in front of it and have had all of that. So has an observer of theirs
-    that was taken away and is bound anew.
+    Those bound `before` that are not in the chain stood in front of it and have had all of that. So has an observer of
+    theirs that was taken away and is bound anew.
     """
     then, others = {id(one) for one in before}, {id(one) for one in (*chain, *now)}
     in_front = [one.observer for one in before if id(one) not in others]
@@ -377,7 +377,7 @@ def after_change[B: _Bound](chain: Sequence[B], before: Sequence[B], now: Sequen
 
 
 def _staying[B: _Bound](chain: Sequence[B], before: Sequence[B], now: Sequence[B]) -> Sequence[B]:
-    """Who of a chain is still bound, after a change of who is."""
+    """The bindings of a chain that are still bound after a change of bindings."""
     then, bound = {id(one) for one in before}, {id(one) for one in now}
     return [one for one in chain if id(one) in bound or id(one) not in then]
 
@@ -394,13 +394,13 @@ async def take_in_order(
 ) -> tuple[int, BaseException | None]:
     """How many of the events the observer took from the front, and what it raised instead of taking the next one.
 
-    They come all at once to its `on_events`, if that is given, else one by one, until all are taken or it is `enough`.
-    Somebody else's failure (`is_own_failure`) is raised, not returned.
+    They go to its `on_events` all at once, if that is given, else one by one until all are taken or `enough` says so. A
+    failure that is not the observer's own (`is_own_failure`) is raised, not returned.
     """
     taken = 0
     try:
         if on_events is not None:
-            await on_events([*events])  # of its own, to do with as it likes
+            await on_events([*events])  # a list of its own, to do with as it likes
             return len(events), None
         for event in events:
             await observer.on_event(event)
@@ -409,7 +409,7 @@ async def take_in_order(
                 break
     except PartlyTaken as part:
         if on_events is None:
-            return taken, part.cause  # of a batch of one that it made of the event itself
+            return taken, part.cause  # about a batch of one, which it made of the event itself
         taken = part.taken_of(len(events))
         return taken, part.cause if taken < len(events) else None
     except BaseException as exc:  # judged by the caller, who knows whether the observer is required
@@ -420,13 +420,13 @@ async def take_in_order(
 
 
 async def _offer(binding: ObserverBinding, events: Sequence[RunLifecycleEvent], enough: Callable[[], bool]) -> int:
-    """Give events to an optional observer until it is `enough`; each failure is logged and costs it that one event alone.
+    """Give events to an optional observer until `enough` says so; each failure is logged and costs that event alone.
 
-    Returns how many it has had.
+    Returns how many events it has had.
     """
     had, raised = await take_in_order(binding.observer, events, binding.on_events, enough)
     if raised is not None and binding.on_events is not None:
-        # Of what was not taken, one by one, a bad event fails alone.
+        # Given one by one, a bad event among those not taken fails alone.
         taken, raised = await take_in_order(binding.observer, events[had:], enough=enough)
         had += taken
     while raised is not None:
@@ -451,7 +451,7 @@ def warn_of_failure(observer: RunObserver, event: RunLifecycleEvent, raised: Bas
 
 
 def described(observer: RunObserver) -> str:
-    """How a message begins that is about an observer: what it is, and its name if that says something else."""
+    """How a message about an observer begins: what it is, and its name if that says something else."""
     kind, name = type(observer).__qualname__, observer_name(observer)
     return f"observer {name}" if name == kind else f"{kind} {name}"
 
@@ -459,7 +459,7 @@ def described(observer: RunObserver) -> str:
 def observer_name(observer: RunObserver) -> str:
     """What to call an observer in messages: its type, or the function behind a callback.
 
-    One that only passes events on to another says so as functions do, by `__wrapped__`, and is called as that one is.
+    One that only passes events on to another says so as functions do, by `__wrapped__`, and is called what that one is.
     """
     if isinstance(observer, CallbackObserver):
         return _name_of(observer.callback)

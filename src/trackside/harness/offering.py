@@ -1,4 +1,4 @@
-"""The calls of one observer behind a buffer: bounded in time and number, and seen for as long as they really run."""
+"""The calls of one observer behind a buffer: bounded in time and number, and tracked for as long as they really run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Offers:
         self._current: _Call | None = None
         self._said_stuck = False
         self.was_taken = False
-        """Whether the last call had ended as it should when it was no longer waited for."""
+        """Whether the last call had ended as it should by the time nobody waited for it any more."""
 
     @property
     def left_behind(self) -> int:
@@ -38,10 +38,10 @@ class Offers:
         return len(self._running - {self._current})
 
     async def make[A](self, take: Callable[[A], Awaitable[None]], given: A, context: Context) -> BaseException | None:
-        """What the observer raised instead of taking what it was given, if it did.
+        """Call the observer; returns what it raised instead of taking what it was given, if it did.
 
         Raises:
-            BaseException: what is not the observer's failure, as a cancel of who calls.
+            BaseException: what is not the observer's failure, such as a cancel of the caller.
         """
         if len(self._running) >= MAX_LEFT_BEHIND:
             return ObserverStuckError(observer=self._name, calls=len(self._running))
@@ -59,7 +59,7 @@ class Offers:
         return None
 
     def warn_of(self, event: RunLifecycleEvent, failure: BaseException) -> None:
-        """Log a failure; of one that is stuck once, not for every event until it moves again."""
+        """Log a failure; for an observer that is stuck only once, not for every event until it moves again."""
         stuck = isinstance(failure, ObserverStuckError)
         if not (stuck and self._said_stuck):
             self._failures.note(event, failure)
@@ -78,7 +78,7 @@ class Offers:
         )
 
     def say_rest(self) -> None:
-        """Log how many failures were counted and not said yet."""
+        """Log how many failures were counted and not logged yet."""
         self._failures.say_rest()
 
     def start_over(self) -> None:
@@ -88,12 +88,12 @@ class Offers:
         self._failures.start_over()
 
     def after_fork(self) -> None:
-        """In a forked child: what was counted is the parent's to say (I24)."""
+        """In a forked child: what was counted is for the parent to log (I24)."""
         self._failures.forget()
 
 
 class _Call:
-    """One call of an observer, to be seen for as long as it really runs, also when nobody waits for it any more."""
+    """One call of an observer, tracked for as long as it really runs, even when nobody waits for it any more."""
 
     __slots__ = ("is_over", "taken")
 
@@ -113,4 +113,4 @@ class _Call:
 
 
 current_call: ContextVar[_Call | None] = ContextVar("trackside_observer_call", default=None)
-"""The call of an observer that the calling code is inside, or that has set it going."""
+"""The observer's call that the calling code is inside, or that started the calling code."""

@@ -1,4 +1,4 @@
-"""What a run says while its agent runs, from whatever thread, until its supervisor announces it."""
+"""What a run says while its agent runs, from any thread, until its supervisor announces it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.harness.types import JsonObject
 
 
 class Outbox:
-    """Drafts that wait for the supervisor of a run, and what wakes him. Made on his event loop."""
+    """Drafts that wait for the supervisor of a run, and what wakes it. Made on the supervisor's event loop."""
 
     __slots__ = ("_loop", "_thread", "_wake", "drafts")
 
@@ -21,11 +21,11 @@ class Outbox:
         self._thread = threading.get_ident()
         self._wake: asyncio.Future[None] | None = None
         self.drafts: list[Draft] = []
-        """What waits, in its order."""
+        """The drafts that wait, in order."""
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether this is asked on another thread than that of the event loop."""
+        """Whether the caller is on another thread than the event loop's."""
         return threading.get_ident() != self._thread
 
     def on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
@@ -36,16 +36,16 @@ class Outbox:
             call(*arguments)
 
     def post(self, draft_of: Callable[[JsonObject], Draft], message: JsonObject) -> None:
-        """Have a message announced, from any thread; the draft of it is made on the event loop."""
+        """Have a message announced, from any thread; its draft is made on the event loop."""
         self.on_loop(self._add, draft_of, message)
 
     def take(self) -> list[Draft]:
-        """What waits; nothing of it waits any more."""
+        """Take out all drafts that wait."""
         drafts, self.drafts = self.drafts, []
         return drafts
 
     def wake(self) -> asyncio.Future[None]:
-        """Done as soon as there is something to look at."""
+        """A future that is done as soon as there is something to look at."""
         wake = self._wake = self._loop.create_future()
         return wake
 

@@ -1,4 +1,4 @@
-"""The result of a run as those have it who wait for it: many may, and none of them is told before it is known."""
+"""The result of a run, for those who wait for it: there may be many, and none of them is told before it is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ELSEWHERE = "another process executes it"
 
 
 class Outcome:
-    """A result that many may wait for; who stops waiting stops nobody else. What `shield` does, at a fifth of its price."""
+    """A result that many may wait for; one that stops waiting stops no other. As `shield`, at a fifth of its price."""
 
     __slots__ = ("_abandoned", "_loop", "_waiters", "result")
 
@@ -33,10 +33,10 @@ class Outcome:
         return self.result is not None or self._abandoned is not None
 
     async def wait(self) -> RunResult:
-        """The result, as soon as there is one; in another event loop only one that is there.
+        """Wait for the result; in another event loop, it has to be there already.
 
         Raises:
-            ManagerLoopError: it is not, and nobody could wake who waits there.
+            ManagerLoopError: it is not, and nobody could wake a waiter there.
             NoResultHereError: there will be none.
         """
         if (result := self.result) is not None:
@@ -90,7 +90,7 @@ async def all_done(outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[Non
 
 
 async def all_done_or(enough: asyncio.Event, outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[None]]) -> None:
-    """The same, or until somebody says that this is enough."""
+    """Wait as `all_done` does, or until somebody says that this is enough."""
     done = asyncio.create_task(all_done(outcomes, tasks), name="trackside-done")
     over = asyncio.create_task(enough.wait(), name="trackside-enough")
     await asyncio.wait((done, over), return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +99,7 @@ async def all_done_or(enough: asyncio.Event, outcomes: Sequence[Outcome], tasks:
 
 
 def outcome_elsewhere(run_id: str, record: RunRecord | None) -> Outcome:
-    """The outcome of a run that is not executed here, of which this is known."""
+    """The outcome of a run that is not executed here, by what is known of it."""
     outcome = Outcome()
     if record is not None and is_final(record.status):
         outcome.resolve(result_of(record))

@@ -1,4 +1,4 @@
-"""What the end of a run means for its thread: asked of the coordinator, whose failure is not the end's (I18)."""
+"""What the end of a run means for its thread: the coordinator is asked, whose failure does not fail the end (I18)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, 
 async def settle_with(
     coordinator: RunCoordinator, record: RunRecord, end: End, says: JsonObject, *, at_rest: ThreadStatus | None
 ) -> Settlement:
-    """What the end means, as the coordinator says.
+    """Ask the coordinator what the end means.
 
     Args:
         coordinator: a `steady` one.
@@ -39,7 +39,7 @@ async def settle_with(
 def unsettled(record: RunRecord, spec: RunSpec, end: End, *, at_rest: ThreadStatus | None, claimed: bool) -> Settlement:
     """What the end of a run, `claimed` or not, means where the coordinator cannot say: as if nobody else waits.
 
-    One that is shut down goes on as another if it has attempts left; whoever lets that in looks whether it may.
+    A run that is shut down goes on as another if it has attempts left; whoever lets that one in checks whether it may.
     """
     goes_on = end.says.get("cancel_mode") == CancelMode.shutdown and record.attempt < (spec.max_attempts or 1)
     before = after = ThreadStatus.busy if claimed else ThreadStatus.idle
@@ -62,7 +62,7 @@ def say_lost(coordinator: RunCoordinator, run_id: str) -> None:
 
 
 def say_taken_over(coordinator: RunCoordinator, run_id: str) -> None:
-    """Tell the coordinator of a run that it gave to be executed, and that the log says is another process's."""
+    """Tell the coordinator of a run that it gave us to execute, and that the log says is another process's."""
     give_up: Callable[[str], None] | None = getattr(coordinator, "give_up", None)
     if give_up is not None:
         give_up(run_id)

@@ -33,7 +33,7 @@ MAX_CHARS = 1_048_576
 """Characters of text that one payload keeps; what goes beyond is cut and marked."""
 
 WHOLE_CHARS = 1 << 28  # more than fits anywhere, and still a bound
-"""Characters of what is no payload of an event, of which nothing is cut."""
+"""Characters of a value that is no payload of an event: nothing of it is cut."""
 
 MAX_DEPTH = 100
 """How deep a payload may be nested; what lies deeper is replaced by a marker."""
@@ -41,7 +41,7 @@ MAX_DEPTH = 100
 MORE = "…"
 """The key under which a mapping says how many of its keys were cut."""
 
-_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # what JSON readers in C and both databases give back as it was
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # what JSON readers in C and both databases give back unchanged
 _REPR_CHARS = 1_000
 _MARKER_CHARS = 64  # more than any text that says what was cut
 _NUL = rb"\u0000"
@@ -83,7 +83,7 @@ def _payload(value: Any, max_chars: int, max_depth: int, path: str) -> tuple[Jso
     plain, changed = _walked(value, max_chars, max_depth, path)
     if changed:
         own, plain[_MARKER] = plain.get(_MARKER, True), True
-        if own is not True:  # somebody's own entry, which is not lost for that
+        if own is not True:  # somebody's own entry, which must not be lost
             plain[_Walk(max_chars, max_depth).other_name(_MARKER, plain)] = own
     return plain, None
 
@@ -95,9 +95,9 @@ def canonical(
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
     and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
-    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects (of Pydantic's, a field whose own
-    serializer fails what is in it), numbers of other libraries Python's, any other object its `repr`. With `as_fields`,
-    `value` itself may be a data class or model: that alone is no change.
+    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects (a Pydantic field whose
+    serializer fails: what is in it), numbers of other libraries Python's, any other object its `repr`. With
+    `as_fields`, `value` itself may be a data class or model: that alone is no change.
 
     Raises:
         PayloadError: the value's own code failed while it was read.
@@ -108,7 +108,7 @@ def canonical(
 
 
 def with_whole_characters(text: str) -> str:
-    """`text` with U+FFFD in place of each half character (a lone surrogate), which no UTF-8 can be written with."""
+    """`text` with U+FFFD in place of each half character (a lone surrogate), which UTF-8 cannot encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -134,15 +134,15 @@ def whole_text(value: Any) -> tuple[Json, bytes]:
 
 
 def is_object(value: Any) -> bool:
-    """Whether it is an object in JSON: a mapping, a data class, or a model as Pydantic has them."""
+    """Whether `value` is an object in JSON: a mapping, a data class, or a model like Pydantic's."""
     return isinstance(value, Mapping) or _is_data(value) or _dump_of(value) is not None
 
 
 def copied(value: Any) -> Any:
     """The same in dicts, lists and tuples of its own, so that it stays what it is whatever somebody does to `value`.
 
-    What else is in these is the same object. What is nested too deep to be followed, or changed by another thread
-    meanwhile, is `value` itself.
+    Everything else in these is the same object. If `value` is nested too deep to be followed, or another thread changes
+    it meanwhile, the result is `value` itself.
     """
     if (kind := type(value)) not in _CONTAINERS:
         return value
@@ -165,12 +165,12 @@ def json_bytes(value: Any) -> bytes:
 
 
 def shortened(plain: JsonObject, max_chars: int) -> JsonObject:
-    """A copy of what is plain, with no more text than this besides the marks of what was cut."""
+    """A copy of a plain object with at most `max_chars` of text, besides the marks of what was cut."""
     return _Walk(max_chars, MAX_DEPTH).mapping(plain, 1)
 
 
 def _walked(value: Any, max_chars: int, max_depth: int, path: str, *, as_fields: bool = False) -> tuple[Json, bool]:
-    # What has to be cut is cut so far that what is said in its place fits, too: the form is its own canonical form.
+    # What must be cut is cut far enough that the text in its place fits, too: the form is its own canonical form.
     walk = _Walk(max_chars + _MARKER_CHARS * (max_depth + 2), max_depth)
     try:
         plain = walk.object(value, 0) if as_fields else walk.value(value, 0)
@@ -190,7 +190,7 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     kind = type(value)
     if kind not in _CONTAINERS:
         return value
-    if (copy := known.get(id(value))) is not None:  # it contains itself, or stands in several places
+    if (copy := known.get(id(value))) is not None:  # it contains itself, or occurs in several places
         return copy
     if kind is dict:
         copy = known[id(value)] = {}
@@ -205,9 +205,9 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
 
 
 def _copy_of_plain(value: Any, max_chars: int, max_depth: int) -> tuple[Json, bytes] | None:
-    """A copy of what is plain JSON already, and its text, four times as fast as walking through it; None if it may not be.
+    """A copy of what is plain JSON already, and its text, four times as fast as a walk; None if it may not be plain.
 
-    The encoder converts silently what JSON lacks (NaN, bytes, dates, sets, tuples, keys); what went through unconverted
+    The encoder silently converts what JSON lacks (NaN, bytes, dates, sets, tuples, keys); what went through unconverted
     is equal to the original.
     """
     try:
@@ -258,9 +258,9 @@ class _Walk:
         return self.mark(self.text(text))
 
     def text(self, text: str) -> str:
-        kept = text[: self.chars]  # before it is cleaned, which costs as much as it is long
+        kept = text[: self.chars]  # before it is cleaned, which costs more the longer it is
         cut = len(text) - len(kept)
-        # Storage and every wire count a character we cannot store as an error of the whole batch: clean it here.
+        # Storage and every wire fail the whole batch for a character that they cannot store: clean it here.
         if not kept.isascii():
             try:
                 kept.encode()
@@ -311,7 +311,7 @@ class _Walk:
         return plain if isinstance(plain, str) else self.text(str(plain))
 
     def other_name(self, name: str, taken: JsonObject) -> str:
-        # 1 and "1" are two keys that become one text: no entry is lost for that.
+        # The keys 1 and "1" become the same text: neither entry may be lost.
         number = len(taken) + 1
         while (other := f"{name} ({number})") in taken:
             number += 1
@@ -356,7 +356,7 @@ class _Walk:
         return self.object(value, depth)
 
     def unordered(self, items: AbstractSet[Any], depth: int) -> list[Json]:
-        # Sorted by its own text, so that the same set always has the same form.
+        # Sorted by the items' own text, so that the same set always has the same form.
         return sorted(self.sequence(items, depth), key=repr)
 
     def object(self, value: Any, depth: int) -> Json:
@@ -378,18 +378,18 @@ def _is_data(value: Any) -> bool:
 
 
 def _dump_of(value: Any) -> Callable[[Any], Any] | None:
-    """What makes plain data of a model of Pydantic's kind, as LangChain's messages are."""
+    """The method that makes plain data of a model of Pydantic's kind, such as LangChain's messages."""
     dump = getattr(type(value), "model_dump", None)
     return dump if callable(dump) else None
 
 
 def _dumped(model: Any, dump: Callable[[Any], Any]) -> Any:
-    """What a model makes of itself; where the serializer of one of its fields fails, what that field holds in its place.
+    """What a model makes of itself; in place of a field whose serializer fails, what that field holds.
 
-    LangGraph keeps what the serializer has made, and puts that into the fields where the model's validator refuses it: a
-    date that was kept as a text comes back as one, which a serializer of dates cannot take. Fields that are not to be
-    shown, or not as they are, stay so; a model that has its own way to show itself as a whole is left to that, and so is
-    what holds something of which Pydantic shows less than there is.
+    LangGraph keeps what the serializer made, and puts that into the fields if the model's validator refuses it: a date
+    that was kept as text comes back as text, which a serializer of dates cannot take. Fields that must not be shown, or
+    not as they are, stay so; a model with its own way to show itself as a whole is left to that, and so is one that
+    holds something of which Pydantic shows less than there is.
     """
     try:
         return dump(model)
@@ -413,7 +413,7 @@ def _shows_itself(kind: Any) -> bool:
 
 
 def _shown(model: Any, name: str) -> dict[str, Any]:
-    """A field of a model of Pydantic's as the model shows it, if it does."""
+    """A field of a Pydantic model as the model shows it, if it does."""
     try:
         return dict(model.model_dump(include={name}))
     except RecursionError:
@@ -425,8 +425,8 @@ def _shown(model: Any, name: str) -> dict[str, Any]:
 
 
 def _keeps_back(model: Any, name: str) -> bool:
-    """Whether Pydantic may not show all that is in a field: of an object of a class that is derived from another model's it
-    shows what that one has where the field names it, at whatever depth and by whatever name; what of a dataclass, that says.
+    """Whether Pydantic may not show all that is in a field: where the field names a model, at whatever depth and by
+    whatever name, it shows of a derived class's object what that model has; what of a dataclass, the dataclass says.
     """
     field = type(model).model_fields.get(name)
     return _holds_more(getattr(model, name), set() if field is None else _classes_in(field.annotation))
@@ -456,7 +456,7 @@ def _parts_of(value: Any) -> Iterable[Any]:
 
 
 def _each_in(whole: Any, parts_of: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
-    """Itself and its parts at whatever depth, each once: it may contain itself, and be deeper than calls can go."""
+    """`whole` and its parts at whatever depth, each once: it may contain itself, and be deeper than calls can go."""
     seen: dict[int, Any] = {}
     left = [whole]
     while left:
@@ -468,7 +468,7 @@ def _each_in(whole: Any, parts_of: Callable[[Any], Iterable[Any]]) -> Iterator[A
 
 
 def _number_in(value: Any) -> Any:
-    """The value of Python's own in a number of another library, or in an array of NumPy's kind that is one value alone."""
+    """Python's own value for a number of another library, or for an array of NumPy's kind that is a single value."""
     kind = type(value)
     if hasattr(kind, "ndim") and hasattr(kind, "item") and value.ndim == 0:
         item = value.item()
@@ -481,7 +481,7 @@ def _number_in(value: Any) -> Any:
 
 
 def _is_sized(value: Any) -> bool:
-    """Whether it has a length, as sequences have; what stands for another object may have the method alone."""
+    """Whether it has a length, as sequences do; a stand-in for another object may have only the method."""
     if not hasattr(value, "__len__"):
         return False
     try:

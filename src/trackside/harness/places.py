@@ -1,4 +1,4 @@
-"""Who of the runs that may start executes now, and who waits for a place."""
+"""Which of the runs that may start execute now, and which wait for a place."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class _Line[R: Hashable]:
 class Places[R: Hashable]:
     """A number of places, of which the runs of some agents may take only so many.
 
-    Who waits for a place gets one in the order of coming, except that a run whose agent has no more places holds nobody up.
+    Runs get places in the order in which they came, except that a run whose agent has no more places holds nobody up.
     A thread has one run here at a time, so its next one comes in behind those of other threads, however many it has.
 
-    A step costs as much as there are agents with limits, however many runs wait.
+    The cost of a step grows with the number of agents that have limits, not with the number of runs that wait.
 
     Args:
         total: how many places there are.
@@ -60,18 +60,18 @@ class Places[R: Hashable]:
         return False
 
     def leave(self, run: R, agent: str) -> None:
-        """Wait no more, if the run does."""
+        """Stop waiting for a place, if the run waits for one."""
         line = self._limited.get(agent, self._unlimited)
         if line.waiting.pop(run, None) is not None:
             self.waiting -= 1
 
     def give_back(self, agent: str) -> R | None:
-        """A run of this agent gives its place back; the run that has one now instead, if any had to wait for it."""
+        """Give back the place of a run of this agent; returns the run that has it now, if any had to wait for it."""
         self._free += 1
         self._limited.get(agent, self._unlimited).free += 1
         if not self.waiting:
             return None
-        # Before, nobody who waits could have had a place, so that one more makes room for one of them.
+        # Until now no run that waits could have had a place, so one more place makes room for one of them.
         may = [line for line in self._lines if line.waiting and line.free]
         if not may:
             return None

@@ -1,6 +1,6 @@
-"""What an agent may have beyond what `Agent` asks of every one. Each power is asked for by its name, and only here.
+"""What an agent may have beyond what `Agent` asks of every one. Each power is looked up by its name, and only here.
 
-What is asked for by a protocol is in `states`.
+What is looked up by a protocol is in `states`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def check_of(agent: object) -> Callable[[RunSpec], None] | None:
 def completed_of(
     agent: object,
 ) -> Callable[[Mapping[str, Any] | None, Any], tuple[Mapping[str, Any] | None, Any]] | None:
-    """The method that completes a run's config and context by each other, as for graphs, whose config then says what
-    headers do; without it both stay as they were said.
+    """The method that completes a run's config and context from each other, as for graphs, whose config then says what
+    headers do; without it both stay as they were given.
     """
     return getattr(agent, "completed", None)
 

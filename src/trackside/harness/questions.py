@@ -1,4 +1,4 @@
-"""What is asked of what a run has stopped at, and which answer belongs to which open question."""
+"""Which of the stops of a run ask something, and which answer belongs to which open question."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from trackside.harness.payload import whole
 from trackside.harness.ports import PausedRun
 
 INTERRUPTS: Final = "__interrupt__"
-"""Under which name what a run streams has the questions that it stops with."""
+"""The key under which a run's live output has the questions that it stops with."""
 
 ANSWERED: Final = "answered_questions"
-"""Under which name an agent that asks one question after the other keeps what it asked before, in `AgentResult.paused`."""
+"""The key in `AgentResult.paused` where an agent that asks one question after another keeps what it asked before."""
 
 NO_QUESTION: Final = "00000000-0000-0000-0000-000000000000"
-"""Beside answers by the ids of their questions it says that they are that, also where these are none that look like ids, as
-those of calls of tools. Alone it is the question of an answer which came when none was open, or several were, of which it
-names none: there is never one.
+"""Beside answers by the ids of their questions, it marks them as such, even if these do not look like ids, as those of
+tool calls. Alone, it is the question of an answer that came when none was open, or when several were and it named none
+of them: there is never such a question.
 """
 
 _QUESTION_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the `repr` of an object, which is at another one each time
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the `repr` of an object: another one each time
 
 
 def is_question_id(key: Any) -> bool:
@@ -40,7 +40,7 @@ def is_own_id(key: Any) -> bool:
 
 
 def is_breakpoint(interrupt: Mapping[str, Any]) -> bool:
-    """Whether a run has stopped there without asking anything: it only says what comes `next`."""
+    """Whether a run has stopped there without asking anything: the stop only says what comes `next`."""
     return interrupt.get("value") is None and isinstance(interrupt.get("next"), list)
 
 
@@ -50,12 +50,12 @@ def asked_in[T: Mapping[str, Any]](interrupts: Iterable[T]) -> list[T]:
 
 
 def stops_said(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a run was asked to stop, for the one that goes on: as its request says it, and the stop that it ends with."""
+    """Where a run was asked to stop, for the run that goes on, by its request or by the stop that it ends with."""
     return {name: asked[name] for name in ("interrupt_before", "interrupt_after") if asked.get(name)}
 
 
 def answers_of(paused: PausedRun, resume: Any, *, thread_id: str, strict: bool = False) -> dict[str, Any]:
-    """The answers in what a run brings as `resume`, by the ids of their questions, in the order of these.
+    """The answers in what a run brings as `resume`, by the ids of their questions, in the order of the questions.
 
     If one question is open, `resume` is the answer to it as it stands, or `{id: answer}`; if several are, it is a mapping of
     ids to answers, of some or all of them.
@@ -79,11 +79,11 @@ def answers_said(resume: Any) -> Any:
 
 
 def answer_among(resume: Any, open_ids: Mapping[str, str]) -> Any:
-    """What a run brings as `resume`, as its agent is shown it: where one question is open, the answer to that.
+    """What a run brings as `resume`, as its agent sees it: if one question is open, the answer to that one.
 
     Args:
         resume: what it brings, which fits the questions.
-        open_ids: the ids that open questions go by, and their own.
+        open_ids: the ids that open questions go by, and for each the question's own id.
     """
     said = answers_said(resume)
     is_one = isinstance(said, Mapping) and len(said) == 1 and len({*open_ids.values()}) == 1
@@ -91,28 +91,28 @@ def answer_among(resume: Any, open_ids: Mapping[str, str]) -> Any:
 
 
 def by_their_ids(answers: Mapping[str, Any], is_id: Callable[[Any], bool] = is_question_id) -> dict[str, Any]:
-    """Answers of somebody who has looked at the questions, for a run that knows them for that, whatever is open by then.
+    """Answers of somebody who has looked at the questions, for a run to know them as that, whatever is open by then.
 
-    `is_id` is what looks like an id to that run: where one does not, a mark says that it is one.
+    `is_id` says what looks like an id to that run: if a key does not, a mark says that it is one.
     """
     return dict(answers) if all(map(is_id, answers)) else {**answers, NO_QUESTION: None}
 
 
 def mark_of(question: Any) -> str:
-    """By what a question is known again when it is asked once more, after whatever has kept it.
+    """The mark by which a question is known again when it is asked once more, whatever has kept it meanwhile.
 
     Raises:
         PayloadError: its own code failed while it was read.
     """
-    plain = whole({"interrupts": [{"value": question}]}, path="question")  # cut where it is when it is kept
+    plain = whole({"interrupts": [{"value": question}]}, path="question")  # cut where it is cut when it is kept
     text = _ADDRESS.sub("", json.dumps(plain, sort_keys=True))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def marks_of(paused: PausedRun, answered: Iterable[str]) -> list[str | None]:
-    """By what the questions of a paused run are known again: those it had answers to, and these that are `answered` now.
+    """The marks of a paused run's questions: of those that it had answers to, and of those that are `answered` now.
 
-    None is one that was not kept, as by a release that kept none.
+    None is a mark that was not kept, as by a release that kept none.
     """
     kept = paused.state.get(ANSWERED) if isinstance(paused.state, Mapping) else None
     before = kept if isinstance(kept, list) and len(kept) == len(paused.answers) else [None] * len(paused.answers)
@@ -123,11 +123,11 @@ def marks_of(paused: PausedRun, answered: Iterable[str]) -> list[str | None]:
 def answers_by_id(
     resume: Any, open_ids: Mapping[str, str], *, thread_id: str, is_id: Callable[[Any], bool], strict: bool = False
 ) -> dict[str, Any]:
-    """The same, in the order in which they are given, of questions that may go by several ids.
+    """As `answers_of`, but in the order in which the answers are given, and for questions that may go by several ids.
 
     Args:
         resume: what the run brings.
-        open_ids: the ids that open questions go by, and their own.
+        open_ids: the ids that open questions go by, and for each the question's own id.
         thread_id: whose questions they are.
         is_id: whether something looks like the id of a question. The keys of a mapping are meant as ids if one of them is
             open, or all of them look like one.

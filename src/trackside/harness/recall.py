@@ -42,7 +42,7 @@ class ThreadMemory:
         self._run = run
         self._policy = policy
         self._left = False
-        self._did = ""  # of the agent, whose thread is saved
+        self._did = ""  # what the agent did, for the error if saving fails
         self.recalled = False
         """Whether the run has what its thread remembers, if that is anything."""
 
@@ -76,11 +76,11 @@ class ThreadMemory:
             raise ThreadNotSavedError(thread_id=self._run.thread_id, why=line_of(exc), did=self._did) from exc
 
     async def recall_late(self, stopper: Stopper) -> None:
-        """The same for a run that is over; finished once begun (I17), and stuck if it takes too long."""
+        """Do `recall` for a run that is over; finished once begun (I17), and stuck if it takes too long."""
         await stopper.watched(Begun(self.recall, name="load"))
 
     def begin_to_save(self, state: ThreadState, *, finished: bool = True) -> Begun[None]:
-        """Have the thread remember this, of an agent that has `finished` or not; done to the end once begun (I17).
+        """Begin to have the thread remember this, of an agent that has `finished` or not; finished once begun (I17).
 
         Await `end_of_saving` with it.
         """
@@ -93,8 +93,8 @@ class ThreadMemory:
         """Give the run what it goes on with, as its thread remembers it: the input, and all answers, this one too.
 
         Args:
-            agents: the names of the agents that there are. A question of one that is not among them is anybody's: it may
-                have got another name.
+            agents: the names of the agents that there are. A question of an agent that is not among them is anybody's:
+                that agent may have got another name.
 
         Raises:
             NotPausedError: the thread waits for nothing; `OtherAgentAsksError`: it waits for an answer to another agent.
@@ -141,7 +141,7 @@ class ThreadMemory:
         waits: bool = False,
         **says: str,
     ) -> T:
-        """Take a step, again if need be; where the store itself `waits` for its database, what it has waited counts."""
+        """Take a step, again if need be; if the store itself `waits` for its database, the time it waited counts."""
         run = self._run
         what = f"what thread {run.thread_id} remembers"
         retries = Retries(self._policy, what) if waits else None

@@ -1,4 +1,4 @@
-"""Says in the log what recurs, as failures of an observer: the first of a kind in full, a flood of them by their number."""
+"""Logs what recurs, such as failures of an observer: the first of a kind in full, a flood of them by their number."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trackside.harness.observer import RunLifecycleEvent, RunObserver, described
 logger = logging.getLogger("trackside.observer")
 
 IN_FULL = 10
-"""How many of a kind are said in full, before the others are only counted."""
+"""How many of a kind are logged in full before the others are only counted."""
 
 PERIOD = 60.0
-"""Seconds after which it is said how many those were. A kind that does not come for so long is said in full again."""
+"""Seconds until the log says how many those were. A kind that does not come for so long is logged in full again."""
 
 _MOST_KINDS = 100
 
@@ -44,15 +44,15 @@ class Recurrences[K](ABC):
     """Counts what recurs by its kind, and says the numbers within `PERIOD`."""
 
     def __init__(self) -> None:
-        self._kinds: dict[K | None, _Recurrence] = {}  # None: all that are too many to tell apart
+        self._kinds: dict[K | None, _Recurrence] = {}  # None: all kinds that are too many to tell apart
         self._timer: asyncio.TimerHandle | None = None
 
     @abstractmethod
     def say_counted(self, count: int, seconds: float, example: str) -> None:
-        """Say how many more there were of a kind in this time, and what the first of them was."""
+        """Log how many more there were of a kind in this time, and what the first of them was."""
 
     def count(self, kind: K, example: Callable[[], str]) -> int:
-        """Which of those that are said in full this one is; 0 if it is only counted. Then `example` says what it is."""
+        """Which of those logged in full this one is; 0 if it is only counted. Then `example` says what it is."""
         now = asyncio.get_running_loop().time()
         found = self._recurrence_of(kind, now)
         if found.in_full < IN_FULL:
@@ -67,7 +67,7 @@ class Recurrences[K](ABC):
         return 0
 
     def say_rest(self) -> None:
-        """Say what was counted and not said yet; nothing if there is nothing."""
+        """Log what was counted and not logged yet, if there is anything."""
         now = asyncio.get_running_loop().time()
         for found in self._kinds.values():
             if found.unsaid:
@@ -82,7 +82,7 @@ class Recurrences[K](ABC):
         self._timer = None
 
     def forget(self) -> None:
-        """In a forked child: what was counted is the parent's to say (I24)."""
+        """In a forked child: what was counted is for the parent to log (I24)."""
         self._kinds.clear()
         self._timer = None
 
@@ -104,7 +104,7 @@ class Recurrences[K](ABC):
 class RecurringFailures(Recurrences[_Kind]):
     """The failures of one observer. Two are of one kind if the same type was raised in the same line.
 
-    It takes a hundred times as long to write a traceback as to raise what it is of. An observer that fails on every event
+    Writing a traceback takes a hundred times as long as raising the exception. An observer that fails on every event
     would cost all runs more than one that works.
     """
 
@@ -113,7 +113,7 @@ class RecurringFailures(Recurrences[_Kind]):
         self._observer = observer
 
     def note(self, event: RunLifecycleEvent, failure: BaseException) -> None:
-        """Say a failure in full, or count it and say so within `PERIOD`."""
+        """Log a failure in full, or count it and log that within `PERIOD`."""
         if self.count(_kind_of(failure), lambda: _example(event, failure)):
             warn_of_failure(self._observer, event, failure)
 

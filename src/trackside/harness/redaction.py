@@ -48,10 +48,10 @@ _MOST_CHARS = 2 * MAX_CHARS  # an end has its totals besides questions that may 
 
 
 def check_hook(redact: Any) -> None:
-    """See that a hook can be called as one.
+    """Check that a hook can be called as one.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) it is none, as `fault_of` says.
+        InvalidSpecError: (a `ValueError`) it cannot, as `fault_of` says.
     """
     if fault_of(redact) is not None:
         why = "it has to be a plain function of an event's type and its payload"
@@ -172,7 +172,7 @@ _NAMED: Mapping[str, Callable[[Any, Any], Any]] = {
     "token_usage_by_model": _usage,
     "token_usage_by_caller": _usage,
 }
-"""What is made of the parts of `completion_data` in which there are names."""
+"""What becomes of the parts of `completion_data` that contain names."""
 
 
 _PARTS: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -182,4 +182,4 @@ _PARTS: Mapping[str, Callable[[Any, Any], Any]] = {
     "completion_data": _completion_data,
     "error_type": _error_type,
 }
-"""What is made of a part as it was and as the hook left it."""
+"""What becomes of a part, from what it was and what the hook left of it."""

@@ -42,7 +42,7 @@ class MemoryThreadStates:
 
     async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
         """Remember this from now on, whichever run wants it: in one process nobody ends the run of another."""
-        # A copy once more: the caller gets the same values as the run's output, and may do to his what he likes.
+        # Another copy: the caller gets the same values as the run's output, and may do with those what it likes.
         state = _copy_of(state)
         size = self._size_of(state)
         with self._lock:
@@ -53,7 +53,7 @@ class MemoryThreadStates:
 
     def _size_of(self, state: ThreadState) -> int:
         size = size_of(state.values, self._keep_bytes)
-        if (paused := state.paused) is not None:  # its input may contain itself, so that it is not looked at as long
+        if (paused := state.paused) is not None:  # its input may contain itself, so it is not looked at for as long
             size += size_of({"": [paused.input, [*paused.answers], [*paused.interrupts], paused.state]})
         return size
 
@@ -65,12 +65,12 @@ class MemoryThreadStates:
 
 
 def states_beside(coordinator: RunCoordinator | None) -> MemoryThreadStates:
-    """Where threads remember in a manager that is not told."""
+    """Where threads remember if the manager is not told where."""
     return _LeftByRuns() if coordinator is not None and coordinator.durable else MemoryThreadStates()
 
 
 class _LeftByRuns(MemoryThreadStates):
-    """Beside a coordinator whose runs outlive the process: who is asked has to know that the questions do not."""
+    """For a coordinator whose runs outlive the process: whoever is asked has to know that the questions do not."""
 
     _has_said = False
 

@@ -41,7 +41,7 @@ class Rereading:
         self._is_away = False
 
     async def read(self, place: Deferred) -> tuple[Sequence[EventSpan], Found]:
-        """Where the next events are that wait in a place, and what the log has of them."""
+        """Where the next events that wait in a place are, and what the log has of them."""
         spans = place.front(self._at_once)
         while isinstance(found := await self._ask(spans), Raised):
             if not self._is_away:

@@ -1,4 +1,4 @@
-"""What functions take and give, also where only a type checker knows all names in their annotations.
+"""What functions take and give, even if only a type checker knows all names in their annotations.
 
 From Python 3.14 on annotations are not evaluated before they are asked for, and a name that is imported under
 `TYPE_CHECKING` is not there then. Such annotations are text here, as they are with `from __future__ import annotations`.
@@ -23,7 +23,7 @@ if sys.version_info >= (3, 14):
 
 
 def name_of(function: object) -> str:
-    """What a function is called; of an object that is called like one, what its type is."""
+    """What a function is called; for an object that is called like one, what its type is."""
     name = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
     return name if isinstance(name, str) else type(function).__name__
 
@@ -37,10 +37,10 @@ def inner_of(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def signature_of(function: Callable[..., Any], *, follow_wrapped: bool = True) -> inspect.Signature:
-    """What a function takes; with `follow_wrapped` the one within its decorators.
+    """What a function takes; with `follow_wrapped`, what the one within its decorators takes.
 
     Raises:
-        TypeError, ValueError: as `inspect.signature`, of what has none.
+        TypeError, ValueError: as `inspect.signature`, for what has none.
     """
     try:
         return inspect.signature(function, follow_wrapped=follow_wrapped)
@@ -49,8 +49,8 @@ def signature_of(function: Callable[..., Any], *, follow_wrapped: bool = True) -
 
 
 def takes(function: Callable[..., Any], name: str, *, among_others: bool = True) -> bool:
-    """Whether a function takes an argument of that name, be it `among_others` that it has no names for; not if nobody can
-    tell.
+    """Whether a function takes an argument of that name, also `among_others` that it has no names for; False if nobody
+    can tell.
     """
     try:
         parameters = signature_of(function).parameters
@@ -62,7 +62,7 @@ def takes(function: Callable[..., Any], name: str, *, among_others: bool = True)
 
 
 def annotations_of(function: Any) -> Mapping[str, Any]:
-    """The annotations of a function by its parameters' names, and `return`; of what has none an empty mapping."""
+    """The annotations of a function by its parameters' names, and `return`; an empty mapping for what has none."""
     try:
         return getattr(function, "__annotations__", None) or {}
     except NameError:
@@ -85,7 +85,7 @@ def never_awaitable(function: Any, *, takes_one: bool = True) -> str | None:
         own = inspect.ismethod(function)
         if code.co_argcount <= own and not code.co_flags & inspect.CO_VARARGS:
             return "it takes no argument, and an event is one"
-        # That nearly all take this and nothing else is seen at a glance.
+        # Nearly all functions take this and nothing else, which can be seen at a glance.
         fits = fits or (code.co_argcount == own + 1 and not code.co_kwonlyargcount)
     if not fits and (why := _misfit(function)) is not None:
         return why
@@ -98,7 +98,7 @@ def never_awaitable(function: Any, *, takes_one: bool = True) -> str | None:
         module = owner.__name__ if isinstance(owner, types.ModuleType) else type(owner).__module__
         if module in sys.stdlib_module_names:
             return "its result is not awaitable; wrap it in an async function"
-    # What a decorator has made of a function is none of its annotations', which are those of the function within.
+    # Annotations say nothing of what a decorator made of a function: they are those of the function within.
     decorated = hasattr(function, "__wrapped__")
     if not decorated and not inspect.iscoroutinefunction(function) and _returns_only_none(function):
         return "it is a plain function that returns None; make it `async def`"
@@ -142,6 +142,6 @@ def give_only_none(steps: Iterable[dis.Instruction]) -> bool:
 
 
 def _gives_none(before: dis.Instruction, step: dis.Instruction) -> bool:
-    if step.opname == "RETURN_VALUE":  # from Python 3.14 on, of what was loaded before, unless it is jumped to
+    if step.opname == "RETURN_VALUE":  # from Python 3.14 on: what was loaded before, unless it is jumped to
         return before.opname == "LOAD_CONST" and before.argval is None and not step.is_jump_target
     return step.opname == "RETURN_CONST" and step.argval is None

@@ -28,7 +28,7 @@ class Spending:
         self._warned = False
 
     def excess(self) -> Stop | None:
-        """Why the run shall be stopped, if it has used more than it may."""
+        """Why the run has to be stopped, if it has used more than it may."""
         if self._budget is None:
             return None
         if self._budget.max_cost_usd is not None and self._journal.unpriced and not self._warned:
@@ -42,10 +42,10 @@ class Spending:
 
 
 class Deadline:
-    """The time that a run may take (None: as long as it takes), of which nothing passes while it is held.
+    """The time that a run may take (None: as long as it takes); none of it passes while it is held.
 
-    What is called when it is over must not be kept here: it leads to the worker, and an ended run would wait for the garbage
-    collector.
+    What is called when it is over must not be kept here: it leads back to the worker, and an ended run would wait for
+    the garbage collector.
     """
 
     __slots__ = ("_left", "_seconds", "_timer")
@@ -55,13 +55,13 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     def go_on(self, stop: Callable[[Stop], None]) -> None:
-        """Have the time pass, and the run stopped when it is over."""
+        """Let the time pass, and have the run stopped when it is over."""
         if self._left is not None:
             over = Stop(RunStatus.timeout, f"the run took longer than its timeout of {self._seconds:g} s")
             self._timer = asyncio.get_running_loop().call_later(self._left, stop, over)
 
     def hold(self) -> None:
-        """Have no time pass from now on."""
+        """Let no time pass from now on."""
         if self._timer is not None:
             self._left = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
             self._timer.cancel()
@@ -69,4 +69,4 @@ class Deadline:
 
 
 UNLIMITED: Final = Deadline(None)
-"""Of every run that may take as long as it takes."""
+"""The deadline of every run that may take as long as it takes."""

@@ -25,7 +25,7 @@ _TRIES = 3  # a closing event loop cancels every task it finds, once
 class Begun[T]:
     """A step that has begun, and is finished whatever happens: `end` has to be awaited.
 
-    It is taken again if a closing event loop ended it half-way, so it has to be one that may be repeated.
+    It is taken again if a closing event loop ended it half-way, so it has to be a step that may be repeated.
     """
 
     __slots__ = ("_name", "_step", "_task")
@@ -37,11 +37,11 @@ class Begun[T]:
 
     @property
     def task(self) -> asyncio.Task[T | Raised]:
-        """What takes the step."""
+        """The task that takes the step."""
         return self._task
 
     async def end(self, limit: float | None = None) -> T:
-        """What the step comes to. A cancel of the caller is held off: `current_task().cancelling()` remembers it.
+        """Wait for the step's result. A cancel of the caller is held off: `current_task().cancelling()` remembers it.
 
         Raises:
             TimeoutError: it took more than `limit` seconds, and was left behind; without a limit it takes what it takes.
@@ -73,7 +73,7 @@ async def finish[T](step: Callable[[], Coroutine[Any, Any, T]], *, name: str) ->
 
 
 def steady(coordinator: RunCoordinator) -> RunCoordinator:
-    """The coordinator with every step finished once begun; one that never waits is that already."""
+    """The coordinator with every step finished once begun; one that never waits does that already."""
     is_steady = getattr(coordinator, "immediate", False) or getattr(coordinator, "steady", False)
     return coordinator if is_steady else _SteadyCoordinator(coordinator)
 

@@ -32,10 +32,10 @@ _IN_THREADS = "has failed, and something of it goes on in a thread"
 class Stopper:
     """Stops whichever call of one run's agent is under way (`take`), as its policy says.
 
-    An agent is cancelled once for each time that somebody asks, and not of our own accord: its first cancel may have it
-    clean up. `on_stuck` is called once, with the run's id, when an agent was cancelled and still goes on, or when what the
-    end of its run waits for (`watching`) comes to no end. It must not lead to the worker, which has this one: an ended run
-    would wait for the garbage collector.
+    An agent is cancelled once for each time that somebody asks, and not of our own accord: its first cancel may make it
+    clean up. `on_stuck` is called once, with the run's id, when an agent was cancelled and still goes on, or when what
+    the end of its run waits for (`watching`) comes to no end. It must not lead back to the worker, which has this
+    stopper: an ended run would wait for the garbage collector.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Stopper:
         self._looks = False
         self._hurries = False
         self._patience: asyncio.TimerHandle | None = None
-        """Until the agent is cancelled, if it does not stop by itself."""
+        """The timer until the agent is cancelled, if it does not stop by itself."""
         self._watch: asyncio.TimerHandle | None = None
-        """Until it is stuck, counted from its first cancel, however often it is cancelled."""
+        """The timer until it is stuck, counted from its first cancel, however often it is cancelled."""
         self._waits: asyncio.Task[Any] | None = None
-        """Who waits for what is watched, if he need not."""
+        """The task that waits for what is watched, if it need not."""
         self._held_up_since = inf
         """When the end of the run first waited for something."""
         self._said_stuck = False
         self.raised: Exception | None = None
-        """What the agent has failed of before anybody asked it to stop, if something of it went on in threads then."""
+        """What the agent failed with before anybody asked it to stop, if something of it still ran in threads then."""
 
     @property
     def was_asked(self) -> bool:
@@ -69,31 +69,31 @@ class Stopper:
 
     @property
     def has_finished(self) -> bool:
-        """Whether there is a call, and it is over, but for what goes on in threads."""
+        """Whether there is a call, and it is over, except for what goes on in threads."""
         return self._task is not None and (self._task.done() or self.raised is not None)
 
     @property
     def is_inside(self) -> bool:
-        """Whether it is the call itself that asks, and not a task that was started in it."""
+        """Whether the caller is the agent's call itself, and not a task that was started in it."""
         return self._inside is not None and self._inside is asyncio.current_task()
 
     def enter(self) -> None:
-        """The calling task is that of the call. It says so itself, since its first step is over before anybody has it."""
+        """Note the calling task as the call's. It says so itself: its first step is over before anybody has it."""
         self._inside = asyncio.current_task()
 
     def take(self, task: asyncio.Task[Any], *, looks: bool) -> None:
-        """This call is under way now. `looks` says that it is the agent's own code, which may see that it shall stop."""
+        """Note the call under way. `looks` says that it is the agent's own code, which may see that it has to stop."""
         self._task = task
         self._looks = looks
         if self._asked:  # in the call's first step, when there was no task to cancel yet
             self._ask(task)
 
     async def see_through[T](self, call: Callable[[RunContext], Awaitable[T]], hold: Callable[[], None]) -> T:
-        """Await the agent's own call, which is this task; if it fails or is cancelled, also what it has left in threads.
+        """Await the agent's own call, in this task; if it fails or is cancelled, also what it has left in threads.
 
         Args:
-            call: begun in this coroutine of ours: one that is no `async def` raises here, too.
-            hold: called if it has failed by itself, and is waited for: that is not its time any more.
+            call: begun in this coroutine of ours, so that one that is no `async def` raises here, too.
+            hold: called if it failed by itself, and is still waited for: that is not its time any more.
         """
         self.enter()
         left = calls_left()
@@ -117,18 +117,18 @@ class Stopper:
                     await asyncio.wait(calls)
         for call in calls:
             if not call.cancelled():
-                call.exception()  # nobody else asks for it, which asyncio would complain about
+                call.exception()  # nobody else retrieves it, and asyncio would complain
 
     def let_go(self) -> None:
-        """The call is over."""
+        """Note that the call is over."""
         self._task = self._inside = None
         self._disarm()
 
     @contextmanager
     def watching(self, task: asyncio.Task[Any] | None, *, to_the_end: bool = False) -> Generator[None]:
-        """The end of the run waits for this task, which nobody cancels; it is stuck if it takes longer than a cancel may.
+        """Have the run's end wait for this task, which nobody cancels; stuck if it takes longer than a cancel may.
 
-        Unless it has to be waited for `to_the_end`, that can be given up, and raises a `NotWaitedForError` then.
+        Unless it has to be waited for `to_the_end`, the wait can be given up, and then raises a `NotWaitedForError`.
         """
         if task is not None and not task.done():
             self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task, _ENDLESS)
@@ -141,12 +141,12 @@ class Stopper:
             self._waits = None
 
     async def watched[T](self, step: Begun[T]) -> T:
-        """What a step comes to that has to be over before the end of the run is told."""
+        """Wait for a step that has to be over before the end of the run is told; returns its result."""
         with self.watching(step.task, to_the_end=True):
             return await step.end()
 
     def give_up(self, after: float) -> bool:
-        """Have the end of the run wait no longer, if it has for so many seconds in all; False if it waits `to_the_end`."""
+        """Have the run's end wait no longer, if it has for so many seconds in all; False if it waits `to_the_end`."""
         if self._waits is not None and self._waits.get_loop().time() - self._held_up_since >= after:
             give_up_waiting(self._waits, NotWaitedForError())
         return self._watch is None or self._waits is not None
@@ -163,7 +163,7 @@ class Stopper:
             self._ask(self._task)
 
     def hurry(self) -> None:
-        """Have an agent that was asked to stop be cancelled now, unless it has been; at once where it is asked later."""
+        """Cancel an agent that was asked to stop, unless it has been; one that is asked later is cancelled at once."""
         self._hurries = True
         if self._patience is not None and self._task is not None:
             self._cancel(self._task)
@@ -207,7 +207,7 @@ class Stopper:
 
 
 def _stack_of(task: asyncio.Task[Any]) -> str:
-    """Where a task waits, as a traceback shows it; `Task.get_stack` shows the outermost of its coroutines alone."""
+    """Where a task waits, as a traceback shows it; `Task.get_stack` shows only the outermost of its coroutines."""
     frames: list[tuple[FrameType, int]] = []
     awaited: Any = task.get_coro()
     while awaited is not None and len(frames) < _FRAMES:

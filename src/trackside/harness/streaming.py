@@ -1,5 +1,5 @@
-"""The beginning and the end of a run's live output, which may fail without the run being any the worse for it; and where
-it is to be had.
+"""The beginning and the end of a run's live output, which may fail without any harm to the run; and where that output
+can be heard.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ logger = logging.getLogger("trackside.stream")
 
 
 def begin_stream(stream: RunStream, run: RunRecord, spec: RunSpec, *, started: bool = True) -> None:
-    """Say who a run is, to a stream that wants to know (`RunStream`), before it says anything or ends without a start."""
+    """Tell a stream that wants to know (`RunStream`) who a run is, before it says anything or ends without a start."""
     begin = getattr(stream, "begin", None)
     if begin is None:
         return
@@ -27,8 +27,8 @@ def begin_stream(stream: RunStream, run: RunRecord, spec: RunSpec, *, started: b
 
 
 def close_stream(stream: RunStream, run: RunRecord, end: Mapping[str, Any] | None = None) -> None:
-    """Say that no more parts of a run will come, and what its last event says; a stream that cannot take note of it is
-    reported.
+    """Tell a stream that no more parts of a run will come, and what its last event says; if the stream fails, that is
+    logged.
     """
     try:
         stream.close(run.run_id, end=end)
@@ -38,7 +38,7 @@ def close_stream(stream: RunStream, run: RunRecord, end: Mapping[str, Any] | Non
 
 
 def is_heard(stream: RunStream, run_id: str) -> bool:
-    """Whether what a run says that another process executes comes to a stream (`RunStream`)."""
+    """Whether a stream gets what a run says that another process executes (`RunStream`)."""
     if not getattr(stream, "local", False):
         return True
     is_mirrored = getattr(stream, "is_mirrored", None)

@@ -1,8 +1,8 @@
 """Threads: how many may run agents' plain functions at once, and those for what Trackside itself looks up beside the loop.
 
-The loop's own executor is everybody's. LangGraph runs plain functions in it that are nodes, the OpenAI Agents SDK those that
-are tools, `asyncio.to_thread` whatever it is given: what waits behind them there waits for as long as they do. asyncio gives
-it six threads on two cores. A task that is cancelled leaves there what it has begun; by `calls_left` one can wait for that.
+The loop's own executor is everybody's. LangGraph runs the plain functions in it that are nodes, the OpenAI Agents SDK
+those that are tools, `asyncio.to_thread` whatever it is given: what waits behind them waits for as long as they do.
+asyncio gives it six threads on two cores. A cancelled task leaves its calls there; `calls_left` lets one wait for them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any, Final, override
 from weakref import WeakSet
 
 AGENT_THREADS: Final = 256
-"""In which the plain functions of agents at one depth run, which mostly wait: also for runs that they start themselves."""
+"""How many run the plain functions of agents at one depth, which mostly wait, also for runs that they start."""
 _OWN_THREADS: Final = 8
 left_behind: Final[ContextVar[set[Future[Any]] | None]] = ContextVar("trackside_calls_left", default=None)
-"""What the code around has left in the event loop's executor."""
+"""What the surrounding code has left in the event loop's executor."""
 _LOOKUPS: Final = (socket.getaddrinfo, socket.getnameinfo)
-"""Of names in the network, which asyncio does there: nobody's code, and not to be waited for."""
+"""Lookups of network names, which asyncio does there: nobody's code, and nobody waits for them."""
 _noting: Final[WeakSet[Executor]] = WeakSet()
-"""Executors of others that have been made to note them."""
+"""Executors of others that have been made to note what is left in them."""
 
 
 class Threads(ThreadPoolExecutor):
-    """A pool that goes on with the threads it has where no more can be started, and forgets what it has refused.
+    """A pool that goes on with the threads it has if no more can be started, and forgets what it has refused.
 
-    The library's raises then although it has put the call into its queue: a run that failed for that would begin later.
+    The library's pool raises then although it has queued the call: a run that failed because of that would begin later.
     """
 
     def _adjust_thread_count(self) -> None:
@@ -41,7 +41,7 @@ class Threads(ThreadPoolExecutor):
         except RuntimeError:
             if self._threads:
                 return  # one of these takes it
-            self._work_queue.get_nowait()  # the one call there: no thread could take it, and none is given meanwhile
+            self._work_queue.get_nowait()  # the only call there: no thread could take it, and no other comes meanwhile
             raise
 
 
@@ -57,8 +57,8 @@ def calls_left() -> set[Future[Any]]:
     """The calls in the event loop's executor that go on after whoever awaited them was cancelled: none as yet, then those
     of the code that follows in this task, and in tasks that it starts.
 
-    Loops of asyncio have their executor note them from the first time on that this is asked. A loop of uvloop's keeps its
-    own to itself, so nothing is noted there unless `loop.set_default_executor(LoopThreads())` was called, as `trackside
+    The executor of an asyncio loop notes them from the first time that this is called. A loop of uvloop's keeps its own
+    to itself, so nothing is noted there unless `loop.set_default_executor(LoopThreads())` was called, as `trackside
     serve` does.
     """
     _have_noted(asyncio.get_running_loop())
@@ -72,7 +72,7 @@ def _have_noted(loop: asyncio.AbstractEventLoop) -> None:
     if isinstance(executor, LoopThreads):
         return
     if type(loop).set_default_executor is not asyncio.BaseEventLoop.set_default_executor:
-        return  # it keeps it elsewhere
+        return  # this loop keeps it elsewhere
     if executor is None:
         loop.set_default_executor(LoopThreads(thread_name_prefix="asyncio"))  # as asyncio would, at the first call
     elif isinstance(executor, Executor) and executor not in _noting:
@@ -82,9 +82,9 @@ def _have_noted(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _watched[T](future: Future[T], function: Callable[..., Any]) -> Future[T]:
-    """Asyncio cancels the future of a call whose task was cancelled; one that runs cannot be."""
+    """Note a call that cannot be cancelled because it runs: asyncio cancels its future when its task is cancelled."""
     left, cancel = left_behind.get(), future.cancel
-    if left is None or any(function is lookup for lookup in _LOOKUPS):  # not by its hash: it need not have one
+    if left is None or any(function is lookup for lookup in _LOOKUPS):  # not by hash: a function need not have one
         return future
 
     def note() -> bool:
@@ -107,7 +107,7 @@ async def in_thread_of[**P, T](
 
 
 async def in_own_thread[**P, T](look: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """The same, for a look of ours that is soon over, which agents cannot hold up."""
+    """The same, for a look of our own that is soon over, in a thread that agents cannot hold up."""
     return await in_thread_of(_own(), look, *args, **kwargs)
 
 

@@ -25,9 +25,9 @@ class Raised:
     exception: BaseException
 
 
-_held_off: WeakKeyDictionary[asyncio.Task[Any], tuple[Any, ...]] = WeakKeyDictionary()  # what cancels of them said
+_held_off: WeakKeyDictionary[asyncio.Task[Any], tuple[Any, ...]] = WeakKeyDictionary()  # what their cancels said
 _in_line: set[asyncio.Task[Any]] = set()  # calls that somebody waits for to the end
-_waiting: dict[asyncio.Task[Any], asyncio.Future[None]] = {}  # those that wait to the end, and until this is done
+_waiting: dict[asyncio.Task[Any], asyncio.Future[None]] = {}  # those that wait to the end, and what ends that
 _abandoned: set[asyncio.Task[Any]] = set()  # left behind but running: referenced, so that they can still end
 
 
@@ -36,7 +36,7 @@ def start_contained[T](
 ) -> asyncio.Task[T | Raised]:
     """Start a call in a task that never raises, not even `SystemExit`, which would stop the event loop (I18).
 
-    Only a cancel of the task itself ends it as cancelled. `in_line` says that it is waited for to the end (`call_in_line`).
+    Only a cancel of the task itself ends it as cancelled. `in_line`: somebody waits for it to the end (`call_in_line`).
     """
     loop = asyncio.get_running_loop()
     return asyncio.Task(_contain(call, in_line=in_line), loop=loop, name=name, context=context, eager_start=True)
@@ -44,7 +44,7 @@ def start_contained[T](
 
 async def _contain[T](call: Coroutine[Any, Any, T], *, in_line: bool) -> T | Raised:
     if in_line and (task := asyncio.current_task()) is not None:
-        _in_line.add(task)  # in its first step, which is over before anybody else has it
+        _in_line.add(task)  # in its first step, which is over before anybody else has the task
     try:
         return await call
     except asyncio.CancelledError as exc:
@@ -97,7 +97,7 @@ async def call_observer(
         try:
             raise outcome.exception
         finally:
-            del task, outcome  # its traceback leads to this frame: a circle that only the garbage collector would find
+            del task, outcome  # its traceback refers to this frame: a cycle that only the garbage collector would find
 
 
 def call_in_line() -> asyncio.Task[Any] | None:
@@ -110,12 +110,12 @@ def call_in_line() -> asyncio.Task[Any] | None:
 
 
 def is_in_line(call: asyncio.Task[Any] | None) -> bool:
-    """Whether this is a call that is waited for to the end, still."""
+    """Whether somebody still waits for this call to the end."""
     return call in _in_line
 
 
 async def within[T](limit: float | None, call: Coroutine[Any, Any, T], *, name: str) -> T:
-    """What a call comes to in at most `limit` seconds (None: as long as it takes). A cancel of the caller gives it up.
+    """Await a call for at most `limit` seconds (None: as long as it takes). A cancel of the caller gives the call up.
 
     Raises:
         TimeoutError: it took longer; the call was cancelled and is no longer waited for.
@@ -140,7 +140,7 @@ async def within[T](limit: float | None, call: Coroutine[Any, Any, T], *, name: 
 
 
 async def settled[F: asyncio.Future[Any]](future: F, limit: float | None = None) -> F:
-    """Wait until something is done, or for `limit` seconds, whoever cancels the waiting; `cancelling()` remembers that.
+    """Wait until something is done, or for `limit` seconds, even if the caller is cancelled; `cancelling()` tells that.
 
     Raises:
         Exception: what `give_up_waiting` was called with.
@@ -151,16 +151,16 @@ async def settled[F: asyncio.Future[Any]](future: F, limit: float | None = None)
 
 
 def give_up_waiting(task: asyncio.Task[Any], failure: Exception) -> None:
-    """Have a task that waits for something to the end wait for it no longer: that raises `failure` there."""
+    """Make a task that waits for something to the end stop waiting: `failure` is raised there."""
     over = _waiting.get(task)
     if over is not None and not over.done():
         over.set_exception(failure)
 
 
 async def outlived[T](future: asyncio.Future[T]) -> T:
-    """What comes of something that goes on where its caller is cancelled, and whose failure concerns nobody here then.
+    """Await something that goes on if the caller is cancelled, and whose failure then concerns nobody here.
 
-    That is `asyncio.shield`, which has the event loop report that failure, with a traceback, from Python 3.14 on.
+    As `asyncio.shield`, which from Python 3.14 on makes the event loop report that failure, with a traceback.
 
     Raises:
         BaseException: what it raised.
@@ -174,7 +174,7 @@ async def outlived[T](future: asyncio.Future[T]) -> T:
 
 
 async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end: bool) -> None:
-    """Wait until something is done or the limit is up. What `asyncio.wait` does for many, at half its price."""
+    """Wait until something is done or the limit is up. What `asyncio.wait` does for many, at half the price."""
     loop = asyncio.get_running_loop()
     until = None if limit is None else loop.time() + limit
     task = asyncio.current_task() if to_the_end else None
@@ -190,7 +190,7 @@ async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end:
         except asyncio.CancelledError as exc:
             if not to_the_end:
                 raise
-            # I17: what was begun is finished first; the caller looks at `cancelling()` and goes on with it then.
+            # I17: what was begun is finished first; then the caller looks at `cancelling()` and acts on the cancel.
             if task is not None:
                 _held_off[task] = exc.args
         finally:
@@ -202,13 +202,13 @@ async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end:
 
 
 def let_drop(task: asyncio.Task[Any]) -> None:
-    """Have nothing said if a task is collected as garbage while it waits: it has nothing to do any more."""
+    """Keep asyncio silent if a task is garbage-collected while it waits: it has nothing to do any more."""
     setattr(task, "_log_destroy_pending", False)  # noqa: B010  # as asyncio does with what it drops itself
 
 
 def cancel_held_off() -> asyncio.CancelledError:
-    """The cancel of the current task that was held off last, to be raised now: who sent it knows it by what it says, as the
-    cancel scopes of anyio do.
+    """The cancel of the current task that was held off last, to be raised now: its sender knows it by what it says, as
+    the cancel scopes of anyio do.
     """
     task = asyncio.current_task()
     return asyncio.CancelledError(*(() if task is None else _held_off.pop(task, ())))
@@ -221,7 +221,7 @@ def _wake(over: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
 
 def _pass_over(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
-        future.exception()  # which is looked at now, so that nobody is told that it was not
+        future.exception()  # retrieved now, so that asyncio does not say that it never was
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:

@@ -169,7 +169,7 @@ class RunSpec(_Asked, frozen=True, kw_only=True):
     this one, and this one names no owner, it adds on whose behalf that run was.
     """
 
-    # A frozen data class of as many fields takes sixty times as long to make, and there is one for each run.
+    # A frozen data class with as many fields takes sixty times as long to make, and there is one spec for each run.
 
     thread_id: str | None = None
     run_id: str | None = None
@@ -214,7 +214,7 @@ def _as_of_a_data_class(kind: type[msgspec.Struct]) -> dict[str, Field[Any]]:
     return {one.name: one for one in fields_of(make_dataclass(kind.__name__, fields))}
 
 
-# What callers make are data classes: their `replace`, `fields` and `asdict` take a spec, too.
+# What callers make counts as a data class: `replace`, `fields` and `asdict` of `dataclasses` take a spec, too.
 RunSpec.__dataclass_fields__ = _as_of_a_data_class(RunSpec)
 
 
@@ -244,7 +244,7 @@ class AgentLimits:
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about a run right now. Times are aware UTC."""
 
-    # As `RunSpec`, for what it takes to make one.
+    # A struct, as `RunSpec`, because of the time it takes to make one.
 
     run_id: str
     thread_id: str

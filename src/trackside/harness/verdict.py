@@ -21,7 +21,7 @@ logger = logging.getLogger("trackside.worker")
 
 
 def end_by(result: AgentResult, run: RunContext, journal: Journal, *, remembers: bool) -> End:
-    """How a run ends whose agent has come to this; `remembers` says that the harness keeps what its thread remembers.
+    """How a run ends whose agent gave this result; `remembers` says that the harness keeps what its thread remembers.
 
     Success, or interrupted if there are questions. An error if it is no result, or if models were called and none ever
     answered: whatever an agent makes of that, it has nothing to say.
@@ -37,9 +37,9 @@ def end_by(result: AgentResult, run: RunContext, journal: Journal, *, remembers:
 
 
 def left_by(agent: Agent, run: RunContext) -> ThreadState | None:
-    """What the thread shall remember of a run that came to no result: what its agent's `partial` says is complete.
+    """What the thread has to remember of a run that came to no result: what its agent's `partial` says is complete.
 
-    Nothing where a question was open, which stays open as it was asked.
+    Nothing if a question was open: that stays open as it was asked.
     """
     partial = partial_of(agent)
     if partial is None or run.paused is not None or not uses_thread_state(agent):
@@ -49,16 +49,17 @@ def left_by(agent: Agent, run: RunContext) -> ThreadState | None:
 
 
 def may_leave_open(end: End, run: RunContext) -> bool:
-    """Whether what was asked before a run may be open behind it: it came to nothing, and its thread had a question of a
-    function, or it was stopped, or asked for wrongly. To look after every run that fails would cost each of them that. What
-    a graph shows as open behind a node that failed may have been used up, in what it does not know of as a graph inside.
+    """Whether a question from before a run may be open after it: the run came to nothing, and its thread had a question
+    of a function, or it was stopped, or asked for wrongly. Looking after every failed run would cost each of them that
+    look. What a graph shows as open after a failed node may have been used up, in what it does not know as a graph
+    inside it.
     """
     came_to_nothing = end.status not in CLOSE_QUESTIONS
     return came_to_nothing and (run.paused is not None or end.untouched or end.status is RunStatus.cancelled)
 
 
 def say_questions(end: End, run: RunContext) -> None:
-    """Have those who follow a run see what it has asked, once its thread remembers that: whoever answers may do so at once.
+    """Show those who follow a run what it has asked, once its thread remembers that: whoever answers may do so at once.
 
     A graph, whose thread the harness does not keep, streams its questions itself.
     """
@@ -98,7 +99,7 @@ def _interrupted(result: AgentResult, run: RunContext, *, remembers: bool) -> En
 
 
 def _announced(asks: JsonObject) -> JsonObject:
-    """What an event has room for: the questions as they are, or of each the beginning, and its id."""
+    """The questions as far as an event has room for them: as they are, or the beginning of each, and its id."""
     says = canonical_payload(asks)
     if says == asks:
         return says

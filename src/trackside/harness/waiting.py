@@ -1,4 +1,4 @@
-"""Which run of a manager waits for which, so that none waits for what can only come when it has ended itself."""
+"""Which run of a manager waits for which, so that none waits for what can only come once it has ended itself."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _Wait(NamedTuple):
     awaited: RunRecord
     outcome: Outcome
     call: asyncio.Task[Any] | None = None
-    """The observer's call that waits, if that is held in line."""
+    """The observer's call that waits, if somebody waits for that to the end."""
     pending: asyncio.Future[Any] | None = None
-    """What comes next of what is followed, if that is what is waited for."""
+    """The next part of what is followed, if that is what is waited for."""
 
     @property
     def is_over(self) -> bool:
@@ -35,9 +35,10 @@ class _Wait(NamedTuple):
 class Waits:
     """The waits of a manager's runs for the results of others, and for what they say.
 
-    Whatever code of a run waits, the run counts as waiting: nobody can tell a task for which its agent waits, as a node of a
-    graph, from one that the agent lets be. One that was made with a context of its own belongs to no run. Who follows
-    a run over HTTP is checked once, if that has not begun, and does not count as waiting: he may go at any part.
+    Whatever code of a run waits, the run counts as waiting: nobody can tell a task for which its agent waits, as a node
+    of a graph, from one that the agent leaves alone. A task made with a context of its own belongs to no run. A client
+    that follows a run over HTTP is checked once, if that has not begun, and does not count as waiting: it may leave at
+    any part.
 
     Args:
         caller: gives the run at work that the calling code belongs to, if there is one.
@@ -46,14 +47,14 @@ class Waits:
     def __init__(self, caller: Callable[[], RunWorker | None]) -> None:
         self._caller = caller
         self._by_thread: dict[str, dict[object, _Wait]] = {}
-        """By the thread of the run that waits: those that are behind it there need the same."""
+        """By the thread of the run that waits: the runs behind it on that thread need the same."""
 
     async def result_of(self, awaited: RunRecord, outcome: Outcome) -> RunResult:
         """The result of a run, for the calling code.
 
         Raises:
-            WaitsForItselfError: its own run has to end before that one can: it is the same, or behind it on their thread, or
-                waits, through whatever others, for one of these.
+            WaitsForItselfError: its own run has to end before that one can: that one is the same run, or behind it on
+                their thread, or waits, through whatever others, for one of these.
             NoResultHereError, ManagerLoopError: as `Outcome.wait`.
         """
         own = None if outcome.settled else self._caller()
@@ -66,8 +67,8 @@ class Waits:
     async def end_of(self, stopped: RunRecord, outcome: Outcome) -> None:
         """Wait until a run that was asked to stop has ended, or goes on elsewhere.
 
-        What waits in its agent is cancelled with that, and what it lets be is in nobody's way. An observer's call is waited
-        for to the end.
+        Code that waits in its agent is cancelled with that, and what the agent leaves alone is in nobody's way. An
+        observer's call is waited for to the end.
 
         Raises:
             WaitsForItselfError: the calling code is such a call, for which this run waits.
@@ -80,9 +81,9 @@ class Waits:
         await outcome.over()
 
     def followed[T](self, parts: AsyncIterator[T], said_by: RunRecord, outcome: Outcome) -> AsyncIterator[T]:
-        """What a run says, for the calling code, which waits for that run as long as there is nothing to be had of it.
+        """What a run says, for the calling code, which waits for that run as long as it says nothing.
 
-        What follows its own run is beside its agent, and waits for nothing that this does not come to.
+        Code that follows its own run is beside the agent, and waits for nothing that this run does not come to.
 
         Raises:
             WaitsForItselfError: as `result_of`, for the first part, or for a later one.
@@ -93,7 +94,7 @@ class Waits:
         return self._parts(parts, _Wait(own, said_by, outcome))
 
     def check(self, awaited: RunRecord) -> None:
-        """See that the calling code may wait for a run that has not ended.
+        """Check that the calling code may wait for a run that has not ended.
 
         Raises:
             WaitsForItselfError: as `result_of`.
@@ -106,7 +107,7 @@ class Waits:
         needed = [awaited]
         while needed:
             one = needed.pop()
-            # Of a run that is ending, its thread waits for what its observers are at, whoever is to have it next.
+            # If the own run is ending, its thread waits for what its observers do, whichever run has the thread next.
             waits = one.thread_id == record.thread_id and (own.is_ending or _queues(one))
             if waits or one.run_id == record.run_id:
                 who = "itself" if one.run_id == record.run_id else "the next of the same thread"
@@ -118,7 +119,7 @@ class Waits:
                     needed.append(other)
 
     def _needed_by(self, run: RunRecord) -> Iterator[RunRecord]:
-        """The runs that have to end before this one: those for which it waits, or the run before it on its thread does."""
+        """The runs that must end before this one: those it waits for, or the run before it on its thread waits for."""
         for wait in [*self._by_thread.get(run.thread_id, {}).values()]:  # a copy: another event loop may ask, too
             if not wait.is_over and (wait.own.record.run_id == run.run_id or _queues(run)):
                 yield wait.awaited
@@ -133,7 +134,7 @@ class Waits:
 
     @coroutine
     def _noted[T](self, steps: Coroutine[Any, Any, T], wait: _Wait) -> Generator[Any, Any, T]:
-        """What these steps come to. It is a wait from where they cannot go on by themselves, until they may."""
+        """What these steps come to. They count as a wait from where they cannot go on by themselves until they can."""
         go_on: Callable[[], Any] = partial(steps.send, None)
         while True:
             try:
@@ -171,7 +172,7 @@ async def _next_of[T](parts: AsyncIterator[T]) -> T:
 
 
 def _queues(run: RunRecord) -> bool:
-    """Whether it waits for those before it on its thread. Others have them make room, or were refused if it was taken."""
+    """Whether it waits for those before it on its thread. Others displace those, or were refused if it was taken."""
     if run.multitask is MultitaskStrategy.reject:
         return run.due_at is not None
     return run.multitask is MultitaskStrategy.enqueue

@@ -17,15 +17,15 @@ from trackside.harness.ports import Clock, SystemClock
 
 logger = logging.getLogger("trackside.watchdog")
 
-_FRAMES = 12  # those nearest to where it stands: what called them is mostly the loop itself
+_FRAMES = 12  # the innermost ones: what called them is mostly the loop itself
 
 
 class LoopWatchdog:
     """Says when an event loop has not turned for `after` seconds while runs execute, and when it turns again.
 
-    A thread has the loop answer every half of `after` seconds: a block is noticed if it takes one and a half times as long,
-    and what is reported has lasted as long as is said. While nothing executes the thread sleeps. It does not outlive a
-    process that was forked, and a process forked from this one does not wait for it.
+    A thread asks the loop to answer every half of `after` seconds: a block is noticed if it takes one and a half times
+    as long, and a reported one has lasted as long as the log says. While nothing executes the thread sleeps. It does
+    not outlive a process that was forked, and a process forked from this one does not wait for it.
 
     Args:
         after: seconds.
@@ -93,13 +93,13 @@ class LoopWatchdog:
     def _sleep(self) -> None:
         self._work.clear()
         self._asleep = True
-        # Looked at after `_asleep` is set, as `enter` counts first and looks at that then: nobody is missed.
+        # Checked after `_asleep` is set, because `enter` counts first and then checks that: no run is missed.
         if self._inside == 0 and not self._closed:
             self._work.wait()
         self._asleep = False
 
     def _look(self) -> None:
-        """Have the loop answer; if it does not in time, say so, and how long it took in the end."""
+        """Ask the loop to answer; if it does not in time, log that, and how long it took in the end."""
         loop = self._loop
         assert loop is not None
         answered = self._answered = threading.Event()
@@ -129,7 +129,7 @@ class LoopWatchdog:
 
 
 def watchdog_of(block_warning_after: float | None, clock: Clock) -> LoopWatchdog | None:
-    """One that warns after so many seconds; None if nobody is to be warned, or they are not those of this machine.
+    """A watchdog that warns after so many seconds; None if nobody wants a warning, or the clock is not the system's.
 
     Raises:
         InvalidSpecError: (a `ValueError`) it is no number of seconds.

@@ -20,7 +20,7 @@ _weights: dict[int, tuple[ref[RunLifecycleEvent], int]] = {}
 def weight_of(event: RunLifecycleEvent) -> int:
     """The `size_of` an event's payload, which several ask for one after another. From any thread."""
     known = _weights.get(id(event))
-    if known is not None and known[0]() is event:  # else it is another one, in the place of one that is gone
+    if known is not None and known[0]() is event:  # else it is another event, with the id of one that is gone
         return known[1]
     weight = size_of(event.payload)
     if len(_weights) >= _MOST_REMEMBERED:

@@ -52,7 +52,7 @@ from trackside.harness.verdict import end_by, left_by, may_leave_open, say_quest
 logger = logging.getLogger("trackside.worker")
 
 _FORGOTTEN = "run %s came to no result, and its thread does not remember what was complete of it"
-_LOST = Stop(RunStatus.cancelled, "somebody else has ended the run")  # which nobody is told
+_LOST = Stop(RunStatus.cancelled, "somebody else has ended the run")  # nobody is told of it
 
 
 class RunWorker:
@@ -80,7 +80,7 @@ class RunWorker:
     ) -> None:
         self.record = record
         self.cancelled_as = cancelled_as
-        """Why it ends where somebody reaches past us for a task of it, and cancels that."""
+        """Why the run ends if somebody reaches past us for a task of it, and cancels that."""
         self.fatal: KeyboardInterrupt | None = None
         """Ctrl-C that hit the agent or an observer: for whoever awaits the run to raise again once it has ended."""
         self.delivery_error: BaseException | None = None
@@ -119,7 +119,7 @@ class RunWorker:
         self._outbox = Outbox()
 
     def stop(self, stop: Stop) -> bool:
-        """Ask the run to end, also again: the first reason counts. False if it is ending by itself, which hurries then."""
+        """Ask the run to end, also again: the first reason counts. False if it is ending by itself, and now hurries."""
         if self._ending or (self._calling and self._stopper.has_finished):
             self._run.cancelled = True  # so that a store waits no longer for a database that is away
             return False
@@ -131,7 +131,7 @@ class RunWorker:
         """Have the run end like this although its agent goes on: the process is about to go, and the agent with it."""
         first = self._stop or stop
         if self.stop(stop):
-            # A run that was to time out, or has used too much, ends as that; one that was cancelled is left behind now.
+            # A run stopped by its timeout, or by its budget, ends as that; one that was cancelled is left behind now.
             self._stop = stop if first.status is RunStatus.cancelled else first
         self._abandoned = True
         self._outbox.rouse()
@@ -146,7 +146,7 @@ class RunWorker:
         self._stopper.hurry()
 
     def lose(self) -> None:
-        """The run is somebody else's, or was ended by him: its agent has to stop, and nothing it says counts any more."""
+        """Somebody else has the run, or has ended it: its agent has to stop, and nothing it says counts any more."""
         if not self._end_taken:
             self._lost = True
             self._memory.leave()
@@ -161,7 +161,7 @@ class RunWorker:
 
     @property
     def stopping(self) -> bool:
-        """Whether it shall end before its agent does."""
+        """Whether it has to end before its agent does."""
         return self._stop is not None
 
     @property
@@ -171,12 +171,12 @@ class RunWorker:
 
     @property
     def is_inside(self) -> bool:
-        """Whether it is its agent that asks, in the task in which that is called."""
+        """Whether the caller is the run's agent, in the task in which that is called."""
         return self._stopper.is_inside
 
     @property
     def is_lost(self) -> bool:
-        """Whether the run is somebody else's, or was ended by him."""
+        """Whether somebody else has the run, or ended it."""
         return self._lost
 
     @property
@@ -185,15 +185,15 @@ class RunWorker:
         return self._ending
 
     def is_behind(self, call: asyncio.Task[Any] | None) -> bool:
-        """Whether what its code waits for comes before its own end: that of its agent, or of this call of an observer, which
-        the thread waits for, too. What an agent leaves behind may wait for whatever comes next.
+        """Whether what its code waits for comes before its own end: code of its agent, or of this call of an observer,
+        which the thread waits for, too. What an agent leaves behind may wait for whatever comes next.
         """
         if not self._ending:
             return True
         return call is not None and self._holds_thread and is_in_line(call) and run_of(call) is self._run
 
     def give_up_waiting(self, after: float) -> bool:
-        """Have its end be told without what it has waited for so long; False if it waits for what has to be done."""
+        """Have its end told without what it has waited for so long; False if it waits for what has to be done."""
         return self._stopper.give_up(after)
 
     async def ended_elsewhere(self) -> RunResult | None:
@@ -203,7 +203,7 @@ class RunWorker:
         return result_of(record) if record is not None and is_final(record.status) else None
 
     async def run(self) -> RunResult | None:
-        """Execute the run; None if it was not to be had, because it was withdrawn or claimed elsewhere, or if it is lost
+        """Execute the run; None if it could not be had, because it was withdrawn or claimed elsewhere, or if it is lost
         and nobody knows yet how it ends.
         """
         if self._stop is not None:
@@ -228,7 +228,7 @@ class RunWorker:
             asyncio.CancelledError: this task was cancelled, maybe while the run ended, which it has done properly.
         """
         if not self._is_over:
-            return  # a task that declines it ends it, or has
+            return  # a task that declines it ends it, or has ended it
         self._is_over = False
         await leave(self._agent, self._run)
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -253,14 +253,14 @@ class RunWorker:
         self._outbox.post(self._says.human, message)
 
     def _check_budget(self) -> None:
-        """See whether the run has used too much, from whichever thread tells that it used something."""
-        # What is left of its code may tell of use when the run, and the event loop, have ended.
+        """Check whether the run has used too much, from whichever thread reports that it used something."""
+        # Code that it left behind may report a use when the run, and the event loop, have ended.
         if not self._ending and (over := self._spending.excess()) is not None:
             self._run.cancelled = True  # at once, also for a thread that would use more before the loop turns
             self._outbox.on_loop(self._stop_once, over)
 
     async def _execute(self, claim: Claim) -> End:
-        """Announce the start, call the agent; however that goes, it is an `End`."""
+        """Announce the start, call the agent; however that goes, the result is an `End`."""
         # Adapters that wait for nothing here but the thread's state say so.
         self._memory.recalled = claim.new_thread
         immediate = claim.new_thread or getattr(self._services.states, "immediate", False)
@@ -269,7 +269,7 @@ class RunWorker:
         opening, self._thread_before = self._says.opening(claim, asks=self._run.paused is not None)
         if not isinstance(messages, End):
             opening += [self._says.human(message) for message in messages]
-        self._deadline.hold()  # what observers take to hear of the start is not the agent's time
+        self._deadline.hold()  # the time that observers take to hear of the start is not the agent's
         if not await self._announce(opening):  # I14: not stored, so the agent is never called
             return undelivered(self.delivery_error)
         self._deadline.go_on(self._stop_once)
@@ -281,7 +281,7 @@ class RunWorker:
         return result if isinstance(result, End) else self._judge(result)
 
     async def _prepare(self) -> list[JsonObject]:
-        """Load what the thread remembers; the human messages that the run brings."""
+        """Load what the thread remembers; returns the human messages that the run brings."""
         self._stopper.enter()
         if self._memory.is_used:
             if not self._memory.recalled:
@@ -326,7 +326,7 @@ class RunWorker:
             return self._failed(raised)
         if self._stop is not None:
             return stopped(self._stop)
-        # Somebody reached past us for the agent's task. What it made of that counts, but not where the event loop ends.
+        # Somebody reached past us for the agent's task. What it made of that counts, unless the event loop ends.
         if task.cancelled() or (task.cancelling() and self.cancelled_as().mode is CancelMode.shutdown):
             return stopped(self.cancelled_as())
         outcome = task.result()
@@ -354,7 +354,7 @@ class RunWorker:
         return True
 
     def _judge(self, result: AgentResult) -> End:
-        if (over := self._spending.excess()) is not None:  # a thread of the agent's told of it too late to be stopped
+        if (over := self._spending.excess()) is not None:  # a thread of the agent's reported it too late to be stopped
             return stopped(over)
         try:
             return end_by(result, self._run, self._journal, remembers=self._memory.is_used)
@@ -374,7 +374,7 @@ class RunWorker:
         return exc
 
     async def _answer[T](self, asking: Coroutine[Any, Any, T], failure: str) -> T | None:
-        """What somebody answers; None, and `failure` in the log, if he fails, which must not take the end along (I18)."""
+        """Await an answer; None, and `failure` in the log, if that fails, which must not take the end along (I18)."""
         try:
             if not self._ending or getattr(self._services.coordinator, "immediate", False):
                 return await asking
@@ -385,10 +385,10 @@ class RunWorker:
             return None
 
     async def _finish(self, end: End) -> RunResult | None:
-        """The one way out of every run: end it, unless somebody else has, and only then tell; None if he has not yet."""
+        """The one way out of every run: end it, unless somebody else has, and only then tell; None if they have not."""
         result = None if self._lost else await self._end_here(end)
         if result is None:
-            self._observers.drop(self.record.run_id)  # nobody is told but the caller, and he what the coordinator knows
+            self._observers.drop(self.record.run_id)  # only the caller is told, and only what the coordinator knows
             result = await self.ended_elsewhere()
         self._run.close()
         self._journal.close()
@@ -430,7 +430,7 @@ class RunWorker:
         return result
 
     async def _settle(self, end: End) -> tuple[Draft, Settlement]:
-        """What a run says that ends like this, and what that means for its thread."""
+        """What a run that ends like this says, and what that means for its thread."""
         terminal = self._says.end(end)
         says = terminal.payload
         at_rest = self._thread_before if end.untouched else None
