@@ -1,9 +1,9 @@
 """A worker's process of its own for the runs of one place: started, watched, heard, ended.
 
-It is heard on a socket on which it says, line by line and from its event loop, what only it knows (`ChildStats`): at first
-by which limits it stops runs, then which it executes, and where each stands. It says so when it has more or fewer, and every
-`BEAT` seconds in any case, so that it is known to be alive. The rest its supervisor has from the database: what is wanted of
-those runs, and whether they are its own still. What to make of both, `sentencing` says.
+It is heard on a socket on which it says, line by line and from its event loop, what only it knows (`ChildStats`): first
+by which limits it stops runs, then which runs it executes, and where each stands. It says so when it has more or fewer,
+and every `BEAT` seconds in any case, so that it is known to be alive. Its supervisor reads the rest in the database:
+what is wanted of those runs, and whether they are still its own. `sentencing` says what to make of both.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from trackside.harness.timelimit import outlived
 from trackside.harness.types import AgentStanding, FailureReason
 
 VARIABLE: Final = "_TRACKSIDE_ISOLATED"
-"""The environment variable by which a process learns that it is such a one."""
+"""The environment variable by which a process learns that it is such a process."""
 
 BEAT: Final = 0.5
-"""Seconds after which it says again how it does."""
+"""Seconds after which it says again how it is doing."""
 LEAST_GRACE: Final = 2 * BEAT
-"""Seconds that its runs have in any case to stop when they are cancelled: that the agent of one has come to its end is heard
-that late at most.
+"""Seconds that its runs have in any case to stop when they are cancelled: at most that late, it is heard that the agent
+of one has come to its end.
 """
 _LONGEST_LINE: Final = 1_048_576  # bytes; the first one names agents
-_LAST_WORDS: Final = 1.0  # seconds that there are to read what a process had said before it ended
+_LAST_WORDS: Final = 1.0  # seconds to read what a process had said before it ended
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _RESIDENT: Final = 1  # field of /proc/PID/statm, see proc_pid_statm(5)
 
@@ -44,7 +44,7 @@ class Birth(msgspec.Struct, kw_only=True):
     """What a child process is told when it is started."""
 
     descriptor: int
-    """Of the socket on which it says how it does, and which closes when its supervisor is gone."""
+    """That of the socket on which it says how it is doing, and which closes when its supervisor is gone."""
     parent: int
     """The supervisor's process."""
     isolated_in: str
@@ -52,14 +52,14 @@ class Birth(msgspec.Struct, kw_only=True):
 
 
 class ChildLimits(msgspec.Struct, kw_only=True, frozen=True):
-    """What a child process gives its runs, by the settings as it has read them; its supervisor may have read older ones."""
+    """What a child process gives its runs, by the settings as it read them; its supervisor may have read older ones."""
 
     grace: float
-    """Seconds in which an agent has stopped that was told to, `LEAST_GRACE` or more."""
+    """Seconds in which an agent that was told to stop has stopped, `LEAST_GRACE` or more."""
     timeout: float | None = None
-    """Seconds that a run may take, unless it was asked for with others."""
+    """Seconds that a run may take, unless its request says others."""
     timeouts: dict[str, float | None] = {}
-    """The same of agents that have limits of their own."""
+    """The same for agents that have limits of their own."""
 
     def timeout_of(self, agent: str) -> float | None:
         """Seconds that a run of an agent may take."""
@@ -74,7 +74,7 @@ class ChildStats(msgspec.Struct, kw_only=True):
     """Places that are taken, also while it looks whether there is a run."""
     executing: int = 0
     runs: dict[str, AgentStanding] = {}
-    """Those that it executes, and where the agent of each stands."""
+    """The runs that it executes, and where the agent of each stands."""
     taken: int = 0
     found: int = 0
     missed: int = 0
@@ -83,7 +83,7 @@ class ChildStats(msgspec.Struct, kw_only=True):
     duties: tuple[str, ...] = ()
     """What it does for all of the fleet."""
     limits: ChildLimits | None = None
-    """By which it stops runs: said with the first line, and kept of that."""
+    """The limits by which it stops runs: said with the first line, and kept from that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class ChildProcess:
         self.stats: ChildStats | None = None
         """What it said of itself last; None: it has not begun to take runs."""
         self.unheard = 0
-        """How often its supervisor has looked since. So time in which that stood still itself does not count."""
+        """How often its supervisor has looked since. So time in which the supervisor stood still does not count."""
         self.heard_at = 0.0
         """When that was, by this process's clock."""
         self.verdict: Verdict | None = None
@@ -120,7 +120,7 @@ class ChildProcess:
         self._is_asked_to_end = False
         self._process = process
         self._reader = reader
-        self._writer = writer  # nothing is written; but its end is the process's, too
+        self._writer = writer  # nothing is written; but when it closes, the process ends, too
         self._end = asyncio.create_task(self._see_end(), name=f"trackside-child-{self.pid}")
 
     @classmethod
@@ -170,9 +170,9 @@ class ChildProcess:
             return 0
 
     def ask_to_end(self) -> None:
-        """Have it take no more runs, and end when it has finished; again to have it cancel them."""
+        """Have it take no more runs, and end when it has finished; asked again, it cancels them."""
         if self.is_up:
-            # Two signals of a kind are one to a process that has not come to look in between.
+            # Two signals of the same kind are one to a process that has not looked in between.
             number = signal.SIGINT if self._is_asked_to_end else signal.SIGTERM
             self._is_asked_to_end = True
             with suppress(ProcessLookupError):
@@ -193,7 +193,7 @@ class ChildProcess:
             self._kill_group()
 
     async def wait(self) -> Verdict | None:
-        """Wait until it has ended; why it died, and then nothing is left of what it had started. None: it left as asked."""
+        """Wait for its end; returns why it died, with nothing left of what it had started. None: it left as asked."""
         code = await outlived(self._end)
         if self.verdict is None and code == 0 and not (self.stats is not None and self.stats.running):
             return None
@@ -202,7 +202,7 @@ class ChildProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """That with which it has ended, negative if it was a signal; None while it is up."""
+        """The code with which it has ended, negative if it was a signal; None while it is up."""
         return self._process.returncode
 
     async def _see_end(self) -> int:
@@ -210,7 +210,7 @@ class ChildProcess:
         hearing = asyncio.create_task(self._hear(), name=f"trackside-child-said-{self.pid}")
         try:
             code = await self._process.wait()
-            # A process that the agent has forked has the socket, too: the end of that may be long in coming.
+            # A process that the agent has forked has the socket, too: it may be long until that closes.
             if code != 0:
                 self._kill_group()
             await asyncio.wait({hearing}, timeout=_LAST_WORDS)
@@ -242,7 +242,7 @@ class ChildProcess:
 
 
 def ending(code: int) -> str:
-    """How a process ended that has this exit code, in words that follow its name."""
+    """How a process with this exit code ended, in words that follow its name."""
     if code >= 0:
         return f"exited with code {code}"
     with suppress(ValueError):
@@ -251,7 +251,7 @@ def ending(code: int) -> str:
 
 
 def total(children: Sequence[ChildProcess], gone: ChildStats, places: int) -> WorkerStats:
-    """What child processes do, and what all that there were have done."""
+    """What child processes do now, and what all that there ever were have done."""
     said = [gone, *(child.stats for child in children if child.stats is not None)]
     return WorkerStats(
         places=places,

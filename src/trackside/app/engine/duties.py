@@ -1,4 +1,4 @@
-"""What one process does for all of a fleet, and another one as soon as that is gone.
+"""What one process does for all of a fleet, and another one as soon as the first is gone.
 
 A duty is a lease in the database. Whoever has it renews it three times in its length; the others look when it might have
 ended. All that is done on duty is harmless if two do it at once: a process that stood still for longer than its lease
@@ -22,7 +22,7 @@ from trackside.harness.errors import TracksideError
 logger = logging.getLogger("trackside.fleet")
 
 LEASE_SECONDS: Final = 4.0
-"""For so long a duty is nobody else's after its holder was heard of last."""
+"""How long a duty is nobody else's after its holder was last heard of."""
 _BEATS: Final = 3
 
 
@@ -82,12 +82,12 @@ class Duties:
                 logger.info("duties could not be handed over, and are free in %g s: %s", self._lease, exc)
 
     def standing(self) -> dict[str, bool]:
-        """Of each duty whether this process has it, as far as it knows; from any thread."""
+        """For each duty, whether this process has it, as far as it knows; from any thread."""
         return {name: self.holds(name) for name in self._duties}
 
     @property
     def held(self) -> frozenset[str]:
-        """The names of those that this process has, as far as it knows; from any thread."""
+        """The names of the duties that this process has, as far as it knows; from any thread."""
         return frozenset(duty.name for duty in self._duties.values() if self.holds(duty.name))
 
     def holds(self, name: str) -> bool:
@@ -97,10 +97,10 @@ class Duties:
     async def _compete(self) -> None:
         while True:
             began = monotonic()
-            rest = self._lease / _BEATS * random.uniform(0.8, 1.1)  # not all at once, as they were started
+            rest = self._lease / _BEATS * random.uniform(0.8, 1.1)  # not all processes at once, as they were started
             try:
                 if not self.held and (seconds := await self._seconds_taken()) > 0:
-                    # Nothing is to be had before; nor need hundreds be there as soon as it may be.
+                    # Nothing can be had before; nor need hundreds of processes be there as soon as it can.
                     rest = min(seconds, self._lease) + random.uniform(0, self._lease / 2)
                 else:
                     held = await self._fleet.hold_duties(self._holder, tuple(self._duties), self._lease)
@@ -115,7 +115,7 @@ class Duties:
             await asyncio.sleep(rest)
 
     async def _seconds_taken(self) -> float:
-        """How long all of the duties are somebody's, unless their leases are renewed; 0: one of them is nobody's."""
+        """How long all of the duties have a holder, unless their leases are renewed; 0: one of them has none."""
         left = {duty.name: duty.seconds_left for duty in await self._fleet.duties()}
         return min(max(0.0, left.get(name, 0.0)) for name in self._duties)
 

@@ -1,7 +1,7 @@
-"""When the process of a run has to be ended, because the run does not stop. Pure, over what the database says of runs, and
-what processes say of themselves.
+"""When the process of a run has to be ended, because the run does not stop. Pure, over what the database says of runs,
+and what processes say of themselves.
 
-Times are those of the supervisor's own clock, from when it saw something first: no clock that is set ends a run too early.
+Times are by the supervisor's own clock, from when it first saw something: setting a clock ends no run too early.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trackside.harness.types import AgentStanding, CancelAction, FailureReason
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """A run that is executed: when it was seen first, and when somebody was seen to want it to stop."""
+    """A run that is executed: when it was first seen, and when it was first seen that somebody wants it to stop."""
 
     since: float
     cancelled_at: float | None = None
@@ -27,35 +27,35 @@ class _Watched:
 
 
 _LOADED: Final = 10.0
-"""Seconds more for a process without a run to be heard of, where a machine is loaded."""
+"""Extra seconds in which a process without a run has to be heard of, for a machine that is loaded."""
 
 
 _LIMITS: Final = ChildLimits(grace=StopPolicy().cancel_after + StopPolicy().stuck_after)
-"""Those of a process that has said none."""
+"""The limits of a process that has said none."""
 
 
 class Overdue:
     """Knows which runs should have stopped.
 
     Args:
-        lease: seconds within which a process hears that a run is its own no more.
+        lease: seconds within which a process hears that a run is no longer its own.
     """
 
     def __init__(self, *, lease: float) -> None:
         self._lease = lease
         self._watched: dict[str, _Watched] = {}
         self._lost: dict[tuple[str, str], float] = {}
-        """Runs that are their processes' no more, though these execute them, and when that was seen first."""
+        """Runs that no longer belong to the processes that execute them, and when that was first seen."""
 
     def judge(
         self, held: Sequence[HeldRun], said: Mapping[str, ChildStats], now: float, *, unheard: Mapping[str, float]
     ) -> dict[str, Verdict]:
-        """Take in which runs there are now, and what their workers' processes say; which of these have to be ended, and why.
+        """Take in which runs there are now, and what their workers' processes say; returns which to end, and why.
 
-        A run whose agent has come to its end in time is told of when the database takes that, however late. One that is its
-        process's no more, as it was lost, can neither be cancelled nor time out there: its agent has to stop. If that has,
-        the run may have ended in the database, and observers be told of it. And a process that has no run has no reason not
-        to be heard of: `unheard` is for how many seconds.
+        The end of a run whose agent has finished in time is told when the database takes it, however late. A run that
+        was lost is no longer its process's, and can neither be cancelled nor time out there: its agent has to stop. If
+        that has, the run may have ended in the database, and observers be told of it. And a process that has no run has
+        no reason to be silent: `unheard` says for how many seconds it has been.
         """
         at_it = {
             (of, run_id)
@@ -88,7 +88,7 @@ class Overdue:
         return verdicts
 
     def _why_useless(self, worker_id: str, unheard: float, now: float, grace: float) -> str | None:
-        """Why a process that has no run, as the database says, takes none any more; None: it does."""
+        """Why a process that has no run, by what the database says, takes none any more; None if it does."""
         patience = self._lease + grace + _LOADED
         lost = [run_id for (of, run_id), at in self._lost.items() if of == worker_id and now >= at + patience]
         if lost:

@@ -1,8 +1,8 @@
 """A worker whose runs have processes of their own: one for each place, kept up, watched, and ended where that is needed.
 
-The supervisor executes nothing. What a run does to its process is that run's end, and the place has a new process soon: a
-crash, more memory than it may have, an agent that neither heeds a cancel nor a timeout. The supervisor learns from the
-database what is wanted of the runs, since a process whose event loop is blocked hears of nothing.
+The supervisor executes nothing. Whatever a run does to its process ends that run, and the place has a new process soon:
+a crash, more memory than it may have, an agent that heeds neither a cancel nor a timeout. The supervisor learns from
+the database what is wanted of the runs, since a process whose event loop is blocked hears of nothing.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from trackside.harness.types import FailureReason
 logger = logging.getLogger("trackside.worker")
 
 LOOK_EVERY: Final = 1.0
-"""Seconds between two looks what is wanted of the runs."""
+"""Seconds between two looks at what is wanted of the runs."""
 WEIGH_EVERY: Final = 0.1
-"""Seconds between two looks how much memory processes have."""
+"""Seconds between two looks at how much memory processes have."""
 SCHEMA_EVERY: Final = 2.0
-"""Seconds between two looks whether the tables are those of a newer version."""
+"""Seconds between two checks whether the tables are those of a newer version."""
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 _MOST_DOUBLINGS: Final = 8
 _LAST_WORDS: Final = 10.0
 """Seconds that a process has for its own end, beyond those of its runs."""
-_TROUBLE: Final = 1.0  # seconds that a database is left in peace that failed
-_VOUCHES: Final = 3  # in the length of a lease
-_SILENT: Final = 5  # looks, after which it is asked whether a process that says nothing has a run
+_TROUBLE: Final = 1.0  # seconds for which a database that failed is left in peace
+_VOUCHES: Final = 3  # times in the length of a lease
+_SILENT: Final = 5  # looks, after which the database is asked whether a process that says nothing has a run
 _MIB: Final = 1_048_576
 
 
@@ -69,7 +69,8 @@ class Supervisor:
         fleet: the fleet in the database.
         worker_id: the name of this worker there.
         overdue: knows which runs have not stopped as they should.
-        lease: seconds for which a process that says nothing is believed to live; it vouches for those of its own that do.
+        lease: seconds for which a process that says nothing is believed to live; the supervisor vouches for those of
+            its own that do.
         note_gone: is told which of its processes' workers are gone.
         note_running: is told how many runs are executed.
         note_leaving: is told that no more runs are taken.
@@ -103,7 +104,7 @@ class Supervisor:
         self._isolation: Isolation | None = None
         self._children: set[ChildProcess] = set()
         self._gone = ChildStats(worker_id=worker_id)
-        """What those did that are gone."""
+        """What the processes that are gone did."""
         self._ending = asyncio.Event()
         self._loading = asyncio.Semaphore(os.cpu_count() or 1)
         """Loading agents takes a processor, and those that run need some, too."""
@@ -127,7 +128,7 @@ class Supervisor:
         return total([*self._children], self._gone, self._isolation.places)
 
     def standing(self) -> dict[str, bool]:
-        """Of each duty that its processes may have whether one of them has it, as far as is known; from any thread."""
+        """For each duty that its processes may have, whether one has it, as far as is known; from any thread."""
         since = monotonic() - LEASE_SECONDS  # whoever has one says so again before that is over
         said = [child.stats for child in [*self._children] if child.is_up and child.heard_at > since]
         held = {name for stats in said if stats is not None for name in stats.duties}
@@ -136,7 +137,7 @@ class Supervisor:
     async def begin(self, isolation: Isolation) -> int:
         """Start the processes; returns when the first one takes runs.
 
-        An exit code other than 0 says that it could not, and has told why itself.
+        An exit code other than 0 says that the process could not, and has said why itself.
 
         Raises:
             AgentProcessError: it ended without a word.
@@ -150,7 +151,7 @@ class Supervisor:
         if not await first.begun:
             await self._see_off(first)
             code = first.exit_code or 0
-            if code in {1, 2} and not self._ending.is_set():  # as every command of ours ends that could not do its work
+            if code in {1, 2} and not self._ending.is_set():  # as our commands end that could not do their work
                 return code
             raise AgentProcessError(why=ending(code))
         for number in range(isolation.places):
@@ -173,7 +174,7 @@ class Supervisor:
             await asyncio.wait(self._places)
 
     async def end(self, grace: float) -> None:
-        """Have all processes take no more runs, finish theirs, and end; those that have not in so many seconds are killed.
+        """Have all processes take no more runs, finish theirs, and end; those not gone in `grace` seconds are killed.
 
         Called again, after it was cancelled, it has them cancel their runs.
         """
@@ -203,7 +204,7 @@ class Supervisor:
         await asyncio.gather(*watches, return_exceptions=True)
 
     async def _keep(self, isolation: Isolation, child: ChildProcess | None) -> None:
-        """Have a process for one place, again and again."""
+        """Have a process for one place, and another whenever that has ended."""
         failures = 0
         while child is not None or not self._ending.is_set():
             if child is None:
@@ -231,7 +232,7 @@ class Supervisor:
             try:
                 child = await self._start(isolation)
             except OSError as exc:
-                logger.error("no process can be started for agents: %s", exc)  # noqa: TRY400  # what it is, it says
+                logger.error("no process can be started for agents: %s", exc)  # noqa: TRY400  # it says what it is
                 return None
             await child.begun
             return child
@@ -272,7 +273,7 @@ class Supervisor:
                         timed_out=verdict.timed_out,
                     )
                     await self._fleet.release_duties(worker_id)
-                    if not ended:  # else those that were are told of, and why
+                    if not ended:  # else the runs that were ended are told of, and why
                         logger.warning("%s; it had no run", verdict.why)
                 return
             except ClosedError:
@@ -284,7 +285,7 @@ class Supervisor:
                 await asyncio.sleep(_TROUBLE)
 
     async def _ids_of(self, child: ChildProcess) -> list[str]:
-        """Under which names a process was a worker; it may not have come to say so."""
+        """The names under which a process was a worker; it may have ended before it could say so."""
         if child.stats is not None:
             return [child.stats.worker_id]
         return [
@@ -294,7 +295,7 @@ class Supervisor:
         ]
 
     async def _look(self) -> None:
-        """See whether a run has not stopped as it should, and end its process."""
+        """Look for runs that have not stopped as they should, and end their processes."""
         vouched_at = schema_seen_at = monotonic()
         while True:
             await asyncio.sleep(LOOK_EVERY)
@@ -322,7 +323,7 @@ class Supervisor:
                 watched[worker_id].kill(verdict)
 
     def _seen(self) -> tuple[dict[str, ChildProcess], dict[str, ChildProcess]]:
-        """By their workers' names those processes that may have runs, and those that have not been heard of for a while."""
+        """The processes that may have runs, and those not heard of for a while, by the names of their workers."""
         busy: dict[str, ChildProcess] = {}
         silent: dict[str, ChildProcess] = {}
         for child in self._children:

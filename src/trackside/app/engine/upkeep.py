@@ -18,7 +18,7 @@ REAPER: Final = "reaper"
 SWEEPER: Final = "sweeper"
 DUTIES: Final = frozenset({SCHEDULER, REAPER, SWEEPER})
 OF_AGENTS: Final = frozenset({SCHEDULER})
-"""What only a process does that has agents: it starts the runs of crons."""
+"""The duties that only a process with agents has: it starts the runs of crons."""
 
 OVERLOOKED: Final = 2.0
 """Seconds after which a run that is ready, while a worker has room for it, was announced in vain."""
@@ -26,9 +26,9 @@ _PROMOTE_EVERY: Final = 0.25
 _REAP_EVERY: Final = 1.0
 _SWEEP_EVERY: Final = 2.0
 _SWEEP_REST: Final = 10.0
-"""So many times as long as counting took, nothing is counted again."""
+"""For so many times as long as a count took, nothing is counted again."""
 _AT_ONCE: Final = 500
-_TIDY_ROUNDS: Final = 15  # so many sweeps for each time that old rows are removed
+_TIDY_ROUNDS: Final = 15  # sweeps for each time that old rows are removed
 
 _SEEN_FOR: Final = 10.0  # seconds for which what was seen of the queue is worth saying
 
@@ -36,13 +36,13 @@ type Tidy = Callable[[], Awaitable[object]]
 
 
 class FleetUpkeep:
-    """What the processes of a fleet do for all, each of it by one of them at a time.
+    """What the processes of a fleet do for all of it, each duty done by one of them at a time.
 
     Args:
         fleet: the fleet in the database.
         engine: how workers are told.
         member: the name of this process.
-        trusts_leases: whether a lease that has ended says something of its worker, or of the database; from any thread.
+        trusts_leases: whether a lease that has ended says something of its worker, not the database; from any thread.
         tidy: what the sweeper does besides, every half minute.
     """
 
@@ -71,7 +71,7 @@ class FleetUpkeep:
         return self._queue[1]
 
     def duties(self, names: Collection[str] = DUTIES) -> list[Duty]:
-        """What there is to do; of it what is called so."""
+        """The duties that there are, of these names."""
         there_are = [
             Duty(SCHEDULER, self._promote, _PROMOTE_EVERY),
             Duty(REAPER, self._reap, _REAP_EVERY),
@@ -89,7 +89,7 @@ class FleetUpkeep:
         return frozenset(agent for one in await self._fleet.workers() if one.worker_id in held for agent in one.agents)
 
     async def _promote(self) -> None:
-        """Let runs take their places that have become due; the news of them announces them."""
+        """Let runs that have become due take their places; the news of them announces them."""
         while len(await self._fleet.promote_due(limit=_AT_ONCE)) == _AT_ONCE:
             pass
 
@@ -98,9 +98,9 @@ class FleetUpkeep:
         await self._fleet.reap(self._member, trusts_leases=self._trusts_leases)
 
     async def _sweep(self) -> None:
-        """Announce again what waits although there is room for it: nobody has heard of it, or who had is gone.
+        """Announce again what waits although there is room for it: nobody has heard of it, or whoever had is gone.
 
-        Counting what waits takes a second where that is a million; then it is done less often.
+        Counting a million runs that wait takes a second; then it is done less often.
         """
         if (began := monotonic()) < self._sweep_again:
             return

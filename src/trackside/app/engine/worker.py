@@ -1,8 +1,8 @@
 """Executes the runs that a worker is offered: as many at once as it has places, each claimed in the database first.
 
-An offer is a hint. What counts is whether the database gives the run to this worker (`StoredCoordinator.take`), and with or
-without offers it is asked now and then what is ready; more often while the engine is cut off. So all that an engine can lose
-is time.
+An offer is a hint. What counts is whether the database gives the run to this worker (`StoredCoordinator.take`). With or
+without offers, the worker asks it now and then what is ready; more often while the engine is cut off. So all that an
+engine can lose is time.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ from trackside.harness.timelimit import outlived
 logger = logging.getLogger("trackside.worker")
 
 LOOK_EVERY: Final = 15.0
-"""Seconds between two looks for what nobody offers, about."""
+"""About how many seconds pass between two looks for what nobody offers."""
 CUT_OFF_LOOK: Final = 0.5
 """The same while the engine is cut off."""
-# Seconds after which others are offered what this worker has no agent for, about: at first, then twice that; and at most, as
-# there may be nobody else who has room.
+# About how many seconds pass until others are offered a run that this worker has no agent for: at first, then twice
+# that; and at most, as there may be nobody else who has room.
 _FOREIGN: Final = 0.01
 _LONGEST_FOREIGN: Final = 2.0
-# Of what has come round until then so much is passed on in a second at most, and after so many seconds in any case.
+# How many that have come round until then are passed on in a second at most, and after how many seconds in any case.
 _FOREIGN_RATE: Final = 100.0
 _FOREIGN_AT_LAST: Final = 60.0
-_FULL_PASSES: Final = 4  # so often others are offered what this worker executes as many of as it may
-_LOCKED: Final = (0.02, 0.1)  # seconds, from and to, after which it tries again to take what somebody was just at
+_FULL_PASSES: Final = 4  # how often others are offered a run whose agent has no place left here
+_LOCKED: Final = (0.02, 0.1)  # seconds, from and to, until it tries again to take a run that somebody was just at
 _LOCKED_TRIES: Final = 5
-_TROUBLE: Final = 1.0  # seconds that it leaves a database in peace that failed
+_TROUBLE: Final = 1.0  # seconds for which it leaves a database that failed in peace
 
 
 def foreign_pause(passed_on: int) -> float:
-    """Seconds after which others are offered what this worker has no agent for, and so often others had not before.
+    """Seconds until others are offered a run that this worker has no agent for, like `passed_on` others before it.
 
-    At first somebody else is likely to have it; what comes back again and again waits for somebody to get a place free.
+    At first somebody else is likely to have it; a run that comes back again and again waits for a place to get free.
     """
     return min(_LONGEST_FOREIGN, _FOREIGN * 2.0 ** min(passed_on, 20))
 
 
 class ForeignPauses:
-    """When others are offered what this worker has no agent for, so that what nobody has one for takes nobody's time."""
+    """When others are offered runs that this worker has no agent for, so that runs nobody has one for take no time."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._last = float("-inf")
 
     def after(self, passed_on: int) -> float:
-        """Seconds after which somebody is offered one that so often others had before."""
+        """Seconds until somebody is offered a run that others had `passed_on` times before."""
         pause = foreign_pause(passed_on)
         if pause < _LONGEST_FOREIGN:
             return pause
@@ -103,7 +103,7 @@ class FleetWorker:
         self._has_room.set()
         self._is_answered = asyncio.Event()
         self._is_answered.set()
-        """Whether the database does, as far as is known. Else offers are left to others, until a look finds that it does."""
+        """Whether the database answers, as far as is known. If not, others get offers until a look finds it does."""
         self._look_soon = asyncio.Event()
         self._stopping = False
         self._more_waits = False
@@ -164,7 +164,7 @@ class FleetWorker:
         await asyncio.gather(*loops, return_exceptions=True)
 
     async def until_idle(self) -> None:
-        """Until everything that was taken has ended, and the engine knows."""
+        """Wait until everything that was taken has ended, and the engine knows."""
         while self._runs:
             await asyncio.wait(self._runs)
 
@@ -205,7 +205,7 @@ class FleetWorker:
                     await self._look_soon.wait()
             self._look_soon.clear()
             await self._has_room.wait()
-            await outlived(self._spawn(self._look(), "trackside-take"))  # also what a stop meets is seen through
+            await outlived(self._spawn(self._look(), "trackside-take"))  # a look that a stop meets is seen through, too
 
     async def _look(self) -> None:
         self._found += await self._take_any()
@@ -230,14 +230,14 @@ class FleetWorker:
                 self._count_taken(1)
                 await self._see_through(run_id)
                 offer.done()
-            case _ if self._stopping:  # whoever goes on sees what it is worth
+            case _ if self._stopping:  # a worker that goes on sees what it is worth
                 self._free(1)
                 offer.decline(after=0.0)
-            case Taking.gone | Taking.busy:  # what is not its thread's turn is announced when it is
+            case Taking.gone | Taking.busy:  # a run that is not its thread's next is announced when it is
                 self._missed += 1
                 self._free(1)
                 offer.done()
-            case Taking.full if offer.passed_on >= _FULL_PASSES:  # all are: each looks when one of its runs has ended
+            case Taking.full if offer.passed_on >= _FULL_PASSES:  # all are: each looks when a run of its own has ended
                 self._free(1)
                 offer.done()
             case Taking.locked:
@@ -249,7 +249,7 @@ class FleetWorker:
                 offer.decline(after=self._foreign_pauses.after(offer.passed_on) * random.uniform(0.5, 1.5))
 
     async def _take_one(self, run_id: str) -> Taking:
-        """Take a run, also one that somebody is just at: he is done in a moment."""
+        """Take a run, even one that somebody is just at: they are done in a moment."""
         tries = 0
         while (taking := (await self._coordinator.take([run_id]))[run_id]) is Taking.locked and tries < _LOCKED_TRIES:
             tries += 1
@@ -257,7 +257,7 @@ class FleetWorker:
         return taking
 
     async def _take_any(self) -> int:
-        """Take what is ready, as much as there is room for; how much that was."""
+        """Take the runs that are ready, as many as there is room for; returns how many."""
         room = self._places - self._busy
         if room <= 0 or self._stopping or not self._reserve(room):
             return 0
@@ -328,7 +328,7 @@ class FleetWorker:
         return 0 if self._stopping or not self._is_answered.is_set() else self._places - self._busy
 
     def _hear_stop(self, run_id: str) -> None:
-        self._coordinator.nudge()  # which runs shall stop, the database says
+        self._coordinator.nudge()  # the database says which runs have to stop
 
     def _say_failed(self, exc: Exception) -> None:
         if self._stopping or self._is_outdated:

@@ -28,7 +28,7 @@ for one in $kept; do kill -s "${one#*:}" "${one%%:*}" 2>/dev/null; done
 
 
 def own_environment() -> dict[str, str]:
-    """What a program needs of our environment that is none of ours."""
+    """What a program that is none of ours needs of our environment."""
     return {"LC_ALL": "C", **{name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}}
 
 
@@ -64,7 +64,7 @@ class Guard:
         self._say(f"keep {pid} {ends_by.name.removeprefix('SIG')}")
 
     def drop(self, pid: int) -> None:
-        """It has ended: its number may be somebody else's soon."""
+        """Forget a process that has ended: its number may be somebody else's soon."""
         self._say(f"drop {pid} -")
 
     def _say(self, line: str) -> None:
@@ -90,7 +90,7 @@ class Launch:
     speaks: bool = False
     stops_by: signal.Signals = signal.SIGTERM
     stops_quickly_by: signal.Signals = signal.SIGINT
-    """Another one: two of a kind are one to a process that has not come to look in between."""
+    """A different signal: two of the same kind are one to a process that has not looked in between."""
     ends_by: signal.Signals = signal.SIGKILL
     """How it is ended when we are gone."""
 
@@ -120,7 +120,7 @@ class Child:
                 cwd=launch.cwd,
                 start_new_session=True,
                 user=user,
-                # It would keep ours, which are root's.
+                # Otherwise it would keep our groups, which are root's.
                 group=None if user is None else _group_of(user),
                 extra_groups=None if user is None else (),
             )

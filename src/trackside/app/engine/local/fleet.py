@@ -26,7 +26,7 @@ _PROCESSES: Final = (MemberKind.worker, MemberKind.server)
 _STORES: Final = (MemberKind.nats, MemberKind.postgres)
 """In the order in which they are stopped."""
 _PATIENCE: Final = 600.0
-"""Seconds for a process to stop: whoever waits for runs has a limit of his own, and is only killed where that fails."""
+"""Seconds for a process to stop: one that waits for runs has a limit of its own, and is only killed if that fails."""
 _STORE_PATIENCE: Final = 20.0
 _SHORT_PATIENCE: Final = 2.0
 

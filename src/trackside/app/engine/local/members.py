@@ -178,7 +178,7 @@ class Keeper:
         self._say(Happening(datetime.now(UTC), self.member.name, what, is_bad))
 
     def _last_words(self) -> str:
-        """The last line of its log, if somebody has not removed that."""
+        """The last line of its log, unless somebody has removed the log."""
         try:
             with self._launch.log.open("rb") as log:
                 log.seek(max(0, log.seek(0, 2) - _TAIL))

@@ -29,7 +29,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # a path to a socket may be no longer than 107 bytes
 }
-_OF_A_PROCESS: Final = 6  # connections that one of ours has at most
+_OF_A_PROCESS: Final = 6  # connections that a process of ours has at most
 _OF_OTHERS: Final = 20
 _LEAST_CONNECTIONS: Final = 300
 _ACCESS: Final = f"host all all {LOOPBACK}/32 scram-sha-256\n"
@@ -77,7 +77,7 @@ class LocalPostgres:
         """Make the cluster, if it is not there.
 
         Raises:
-            DataFolderError: whom it has to run as could not use the folder.
+            DataFolderError: the user that it has to run as could not use the folder.
             LocalServerError: it cannot be made.
         """
         await asyncio.to_thread(self._make_folder)
@@ -87,7 +87,7 @@ class LocalPostgres:
             return
         self._password = secrets.token_urlsafe(24)
         await self._make_cluster()
-        # Only now is it whole: who breaks it off before begins anew.
+        # Only now is it whole: if this is broken off before, the next attempt begins anew.
         await asyncio.to_thread(_write_secret, secret, self._password)
 
     def launch(self) -> Launch:

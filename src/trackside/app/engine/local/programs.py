@@ -1,4 +1,4 @@
-"""Where the programs are that packages bring, and whom they run as."""
+"""Where the programs that packages bring are, and which user they run as."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 from trackside.app.engine.local.errors import DataFolderError, NotInstalledError
 
 UNPRIVILEGED: Final = "nobody"
-"""Whom PostgreSQL runs as where we are root, which it refuses to be."""
+"""The user that PostgreSQL runs as if we are root, as whom it refuses to run."""
 LOOPBACK: Final = "127.0.0.1"
 
 
@@ -38,7 +38,7 @@ def nats_program() -> Path:
     Raises:
         NotInstalledError: the package is not there.
     """
-    # The package has the program alone, where those of this environment are.
+    # The package has only the program, which is where those of this environment are.
     program = Path(sysconfig.get_path("scripts"), "nats-server")
     if not program.exists():
         raise NotInstalledError(what="NATS")
@@ -46,19 +46,19 @@ def nats_program() -> Path:
 
 
 def unprivileged_user() -> str | None:
-    """Whom PostgreSQL has to run as; None: as we do."""
+    """The user that PostgreSQL has to run as; None: the one that we run as."""
     return UNPRIVILEGED if os.geteuid() == 0 else None
 
 
 def made_accessible(programs: Path, folder: Path, user: str | None) -> Path:
-    """Programs that this user can execute: these, or a copy of them in a folder that he can enter."""
+    """Programs that this user can execute: these, or a copy of them in a folder that the user can enter."""
     if user is None or is_open_to_all(programs):
         return programs
     copy, package = folder / "programs", programs.parents[1]
     if not copy.exists():
         partial = folder / "installing"
         shutil.rmtree(partial, ignore_errors=True)
-        # A wheel has the libraries of its programs in a folder beside the package, where these look for them.
+        # A wheel has the libraries of its programs in a folder beside the package, where the programs look for them.
         for part in (package, package.with_name(f"{package.name}.libs")):
             if part.is_dir():
                 shutil.copytree(part, partial / part.name, symlinks=True)
@@ -70,7 +70,7 @@ def give_to(folder: Path, user: str | None) -> None:
     """Let a folder be this user's.
 
     Raises:
-        DataFolderError: he could not enter it, or is not to be had, as in a container that knows root alone.
+        DataFolderError: the user could not enter it, or cannot be used, as in a container that knows only root.
     """
     if user is None:
         return
@@ -85,7 +85,7 @@ def give_to(folder: Path, user: str | None) -> None:
 
 
 def is_open_to_all(folder: Path) -> bool:
-    """Whether every user can go through a folder, and there."""
+    """Whether every user can get to a folder, and go through it."""
     return all(one.stat().st_mode & stat.S_IXOTH for one in (folder, *folder.parents))
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger("trackside.engine")
 _MOST_WAITING: Final = 20_000
 _MOST_UNDER_WAY: Final = 1_000
 _STALE_SECONDS: Final = 5.0
-"""After so long the sweep has found a run, or a worker has that looks into the database."""
+"""After so long, the sweep has found a run, or a worker that looks into the database has."""
 _RETRY_SECONDS: Final = 1.0
 
 
@@ -56,7 +56,7 @@ class Announcer:
         self._has_lost_stream = True
         self._asks = False
         self.offer_again: Callable[[str], bool] = lambda _: False
-        """Has whoever holds an offer of the run here give it back when it is done, to be offered anew; False: nobody."""
+        """Has the holder of the run's offer here give it back when done, to be offered anew; False: nobody holds it."""
 
     async def drained(self) -> None:
         """Wait until nothing waits to be taken any more."""
@@ -82,13 +82,13 @@ class Announcer:
         self._pump()
 
     def want_pool(self, pool: str) -> None:
-        """See that a pool has its consumer."""
+        """Make sure that a pool has its consumer."""
         if is_token(pool) and pool not in self._wanted_pools:
             self._wanted_pools.add(pool)
             self._wake.set()
 
     async def attend(self, link: Link) -> None:
-        """See that the work queue is there, and publish."""
+        """Make sure that the work queue is there, and publish."""
         self._known_pools.clear()
         self._asks = False
         self._give_up_stale()
@@ -117,7 +117,7 @@ class Announcer:
             try:
                 await self._jetstream.see_to_runs(link)
             except NotAllowedError as exc:
-                if not self._leads:  # a server does
+                if not self._leads:  # a server sees to it
                     self._connection.report(WORK_QUEUE, None)
                     return
                 self._connection.report(WORK_QUEUE, str(exc))

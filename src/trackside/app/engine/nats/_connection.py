@@ -1,4 +1,4 @@
-"""Keeps this process connected to NATS, and what it does there going on each connection anew."""
+"""Keeps this process connected to NATS, and begins what it does there anew on each connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("trackside.engine")
 _FIRST_PAUSE: Final = 0.1  # seconds
 _LONGEST_PAUSE: Final = 2.0
 WORK_QUEUE: Final = "the work queue"
-"""Without which a connection moves nothing; `report` is told of it on each."""
+"""A connection moves nothing without it; `report` is told of it on each connection."""
 _NOT_YET: Final = "it is being connected"
 
 
@@ -66,7 +66,7 @@ class Connection:
         self._parts[part] = self._begin(part) if self.link is not None else None
 
     async def remove(self, part: Part) -> None:
-        """Have it done no more."""
+        """Have this done no more."""
         await _end([self._parts.pop(part, None)])
 
     def status(self) -> EngineStatus:
@@ -105,7 +105,7 @@ class Connection:
                 logger.warning("NATS %s: %s: %s", self._options.shown, what, why)
 
     async def aclose(self) -> None:
-        """Let go of it. May be called again."""
+        """Let go of the connection. May be called again."""
         keeper, self._keeper = self._keeper, None
         await _end([keeper])
         self._why = "closed"
@@ -139,7 +139,7 @@ class Connection:
             OSError,
             ValueError,
             EngineOptionError,
-        ) as exc:  # of the second a TimeoutError is one
+        ) as exc:  # a TimeoutError is an OSError
             why = str(exc) if isinstance(exc, EngineOptionError) else why_not(exc, link.said if link else None)
             if link is not None:
                 await link.aclose()

@@ -67,7 +67,7 @@ class NatsEngine:
     async def join(
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
     ) -> AsyncGenerator[NatsOffers]:
-        """Be offered runs of these pools. Of what it has after that nobody else is told until it has answered.
+        """Be offered runs of these pools. Nobody else is told of what the worker has after that until it has answered.
 
         Raises:
             EngineOptionError: a pool's name cannot be part of a subject.
@@ -127,7 +127,7 @@ class NatsEngine:
         await self._connection.aclose()
 
     async def _see_off(self, offers: NatsOffers) -> None:
-        """Go on to say that somebody is at what a worker has that has left, until that is answered."""
+        """Keep saying that somebody is at what a worker that has left still has, until that is answered."""
         await offers.until_answered()
         self._offers.remove(offers)
         await self._connection.remove(offers)

@@ -1,7 +1,7 @@
 """Who comes to NATS: by name and password, by token, or by a key that signs what the server asks for.
 
-The client needs a package of its own for keys. What it does with it is one signature, which `cryptography` makes as well:
-an nkey is an Ed25519 key, written in base32 with its kind in front and a checksum behind.
+The client needs a package of its own for keys. All that it does with it is one signature, which `cryptography` can make
+as well: an nkey is an Ed25519 key, written in base32 with its kind in front and a checksum behind.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Identity:
 
     @property
     def user(self) -> str:
-        """The token of its own in subjects."""
+        """Its own token in subjects."""
         return user_token(self.name)
 
     @property
     def public_key(self) -> str | None:
-        """By which a server knows an nkey."""
+        """The key by which a server knows an nkey."""
         return None if self.seed is None else _public_key(self.seed)
 
 
@@ -75,7 +75,7 @@ def identity_in(text: str, file: Path) -> Identity:
         why = f"it needs the package {exc.name}: pip install 'trackside[jwt]'"
         raise EngineOptionError(option="credentials", why=why) from exc
     except (ValueError, msgspec.MsgspecError):
-        raise EngineOptionError(option="credentials", why=f"{file}: it is damaged") from None  # which would show it
+        raise EngineOptionError(option="credentials", why=f"{file}: it is damaged") from None  # the cause would show it
     return Identity(name=name, jwt=None if jwt is None else jwt[1], seed=raw)
 
 
@@ -103,7 +103,7 @@ def login_options(identity: Identity, client: Any, is_safe: Callable[[], bool]) 
         if (jwt := identity.jwt) is not None:
             options["user_jwt_cb"] = once_safe(jwt.encode)
         else:
-            client._public_nkey = identity.public_key  # noqa: SLF001  # for whose setting it wants its own package
+            client._public_nkey = identity.public_key  # noqa: SLF001  # to set this, the client wants its own package
     return options
 
 

@@ -15,7 +15,7 @@ from trackside.app.engine.nats._options import NatsOptions
 __all__ = ["ALREADY_THERE", "NO_STREAM", "JetStream", "api_error", "status_of"]
 
 ALREADY_THERE: Final = 10_077
-"""The `err_code` of a message whose subject has one that is kept."""
+"""The `err_code` of a message whose subject already has one that is kept."""
 
 _NANOSECONDS: Final = 1_000_000_000
 _MOST_PULLS: Final = 100_000
@@ -48,10 +48,11 @@ class JetStream:
         self._names = options.names
 
     async def see_to_runs(self, link: Link) -> None:
-        """The work queue: of each run one message, until somebody says that it is done.
+        """Make sure of the work queue: one message for each run, until somebody says that it is done.
 
-        A run that is announced again while it is there is refused: exactly that, whatever the time between. By message ids
-        and a window in time, a run that is ready again soon after it was done would be refused, too, and nobody told.
+        A run that is announced again while it is there is refused: exactly that, whatever the time between. With
+        message ids and a time window, a run that is ready again soon after it was done would be refused, too, and
+        nobody told.
 
         Raises:
             JetStreamError: it is not there and cannot be made, or is something else.
@@ -71,7 +72,7 @@ class JetStream:
         await self._see_to_stream(link, self._names.runs_stream, wanted, fixed=("retention", "discard_new_per_subject"))
 
     async def see_to_live(self, link: Link) -> None:
-        """What was said of late, for those who come late. Raises as `see_to_runs`."""
+        """Make sure of what was said lately, for those who come late. Raises as `see_to_runs`."""
         options = self._options
         wanted: dict[str, Any] = {
             "description": "What runs said of late",
@@ -87,7 +88,7 @@ class JetStream:
         await self._see_to_stream(link, self._names.live_stream, wanted, fixed=("allow_direct",))
 
     async def see_to_pool(self, link: Link, pool: str) -> str:
-        """The consumer that all workers of a pool share; returns when it was made. Raises as `see_to_runs`."""
+        """Make sure of the consumer that a pool's workers share; returns when it was made. Raises as `see_to_runs`."""
         stream = self._names.runs_stream
         try:
             answer = await _call(link, f"CONSUMER.INFO.{stream}.{pool}")
@@ -142,7 +143,7 @@ async def _call(link: Link, what: str, body: dict[str, Any] | None = None) -> _A
 
 
 def api_error(message: Msg) -> tuple[int, str] | None:
-    """What JetStream has against a message that was published, by `err_code` and in words; None if it has it."""
+    """Why JetStream refuses a message that was published, by `err_code` and in words; None if it has taken it."""
     if status_of(message) == 503:
         return NO_STREAM, "no stream takes it"
     error = _decoded(message).error

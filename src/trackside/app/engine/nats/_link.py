@@ -1,6 +1,6 @@
 """One connection to NATS, from its making to its loss.
 
-The client could connect anew by itself. It does not do so here: while it tries, it would hold back what is sent, and send
+The client could reconnect by itself. It does not do so here: while it tries, it would hold back what is sent, and send
 it when nobody waits for it any more; and a server that says "not you" ends it for good. So a connection that is lost is
 gone with all that was under way on it, and there will be another one.
 """
@@ -32,7 +32,7 @@ logger = logging.getLogger("trackside.engine")
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Not that the client reads to the end also with TLS, which asyncio says at the end of each connection."""
+    """Not what asyncio says at the end of each connection: that the client reads to the end also with TLS."""
     return "eof_received() has no effect" not in record.getMessage()
 
 
@@ -64,7 +64,7 @@ class Subscribed:
 
 
 class Link:
-    """A connection. What is sent waits in it until the socket takes it; who sends it does not wait."""
+    """A connection. What is sent waits in it until the socket takes it; the sender does not wait."""
 
     def __init__(
         self, access: Access, *, name: str, on_slow: Callable[[str], None], on_denied: Callable[[str], None]
@@ -108,7 +108,7 @@ class Link:
         """Connect.
 
         Raises:
-            nats.errors.Error: the server does not let us in, or is none.
+            nats.errors.Error: the server does not let us in, or is not one of NATS.
             OSError: it cannot be reached.
         """
         access = self._access
@@ -117,11 +117,11 @@ class Link:
                 access.servers,
                 name=self._name,
                 allow_reconnect=False,
-                # Of each server one more try: else the client would go on for ever with one that refuses connections.
+                # One more try for each server: else the client would go on for ever with one that refuses connections.
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
                 connect_timeout=CONNECT_SECONDS,  # type: ignore[arg-type]  # any number will do
-                ping_interval=3_600,  # we have our own, which also sees that nothing is taken any more
+                ping_interval=3_600,  # we have our own, which also sees when nothing is taken any more
                 pending_size=_CLIENT_BYTES,
                 inbox_prefix=f"_INBOX.{self.user}",
                 error_cb=self._note,
@@ -180,16 +180,16 @@ class Link:
         self._soon(end, 16)
 
     async def drain(self, subscribed: Subscribed) -> None:
-        """Hear what is on its way on it, and then no more."""
+        """Hear what is already on its way, and then no more."""
         inner = subscribed.inner
         if self.is_up and inner is not None:
             try:
                 async with asyncio.timeout(2 * SILENT_SECONDS):
-                    # Not its own `drain`: its ping overtakes what it has just sent.
+                    # Not the client's own `drain`: its ping overtakes what it has just sent.
                     await self._client._send_unsubscribe(inner._id)  # noqa: SLF001
                     await self._round_trip(SILENT_SECONDS)
                     await inner._pending_queue.join()  # noqa: SLF001
-            except (nats.errors.Error, OSError) as exc:  # of the second a TimeoutError is one
+            except (nats.errors.Error, OSError) as exc:  # a TimeoutError is an OSError
                 self.lose(self._why(exc))
         self.unsubscribe(subscribed)
 
@@ -200,7 +200,7 @@ class Link:
         return token, f"{self.inbox}.{token}"
 
     def inbox_within(self) -> str:
-        """A subject below which answers come that are nobody else's."""
+        """A subject below which only our own answers come."""
         return f"{self.inbox}.{next(self._numbers)}"
 
     def forget(self, token: str) -> None:
@@ -208,7 +208,7 @@ class Link:
         self._answers.pop(token, None)
 
     def on_denied(self, subject: str, call: Callable[[], None]) -> Callable[[], None]:
-        """Have something called if the server does not let us use a subject; returns what ends that."""
+        """Have something called if the server does not let us use a subject; returns the function that ends this."""
         calls = self._denials.setdefault(subject.lower(), [])
         calls.append(call)
 
@@ -247,7 +247,7 @@ class Link:
             answer.cancel()
 
     def when_drained(self, below: int, call: Callable[[], None]) -> None:
-        """Have something called once, when less than so many bytes wait."""
+        """Have something called once, when fewer than so many bytes wait."""
         self._drained.append((below, call))
         self._wake.set()
 
@@ -276,18 +276,18 @@ class Link:
             raise ConnectionError(self.lost.result())
 
     async def _round_trip(self, timeout: float) -> None:
-        """Wait until the server has taken what is sent: twice, for a ping overtakes what the client still holds."""
+        """Wait until the server has taken what is sent: twice, as one ping overtakes what the client still holds."""
         for _ in range(2):
             await self._client.flush(timeout)  # type: ignore[arg-type]  # any number will do
 
     def _note_ended(self, task: asyncio.Task[None]) -> None:
-        """Without one of its tasks it would seem to be up for ever, and send nothing."""
+        """Lose the connection: without one of its tasks it would seem to be up for ever, and send nothing."""
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("the connection to NATS failed; there will be another one", exc_info=exc)
             self.lose(self._why(exc))
 
     def lose(self, why: str) -> None:
-        """It is lost."""
+        """Note that it is lost."""
         if not self.lost.done():
             self.lost.set_result(why)
         self._wake.set()
@@ -304,7 +304,7 @@ class Link:
             with suppress(TimeoutError, nats.errors.Error, OSError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._client.close()
-        finally:  # also if who closes it is told to leave meanwhile
+        finally:  # also if the task that closes it is cancelled meanwhile
             writer = getattr(transport, "_io_writer", None)
             if writer is not None:
                 writer.transport.abort()
@@ -341,7 +341,7 @@ class Link:
                     call()
 
     async def _watch(self) -> None:
-        """See that the server answers: the client's own pings wait behind what it does not take any more."""
+        """Check that the server answers: the client's own pings wait behind what the server takes no more."""
         while not self.lost.done():
             await asyncio.wait([self.lost], timeout=PING_SECONDS)
             if self.lost.done():
@@ -363,7 +363,7 @@ class Link:
         if isinstance(exc, nats.errors.SlowConsumerError):
             self._on_slow(exc.subject)
             return
-        if not isinstance(exc, nats.errors.Error | OSError | TimeoutError):  # one of ours, who heard something
+        if not isinstance(exc, nats.errors.Error | OSError | TimeoutError):  # of our own code, which heard something
             logger.error("could not deal with a message from NATS", exc_info=exc)
             return
         text = line_of(exc).removeprefix("nats: ").strip("'")

@@ -59,7 +59,7 @@ class Counts:
         """Messages on subjects of the fleet that are none of its own."""
 
     def stats(self, reconnects: int) -> EngineStats:
-        """All of it."""
+        """All of the counts."""
         return EngineStats(
             announced_total=self.announced,
             announce_failures_total=self.announce_failures,
@@ -75,7 +75,7 @@ class Counts:
         )
 
     def note_unreadable(self, subject: str) -> None:
-        """A message was none that we know; said once."""
+        """Note a message that is none that we know; said once."""
         if not self.unreadable:
             logger.warning("NATS: a message on %s is not from this fleet; it and others like it are ignored", subject)
         self.unreadable += 1

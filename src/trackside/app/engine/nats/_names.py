@@ -12,7 +12,7 @@ from trackside.app.streams.wire import Topic
 __all__ = ["Names", "is_token", "token_of", "user_token"]
 
 NOBODY: Final = "anyone"
-"""The user that all are who come without a name."""
+"""The user that all who come without a name are."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -28,7 +28,7 @@ def token_of(text: str) -> str:
 
 
 def user_token(user: str | None) -> str:
-    """Under which name a user has subjects of his own: his own name, if it can be part of one."""
+    """The name under which a user has subjects of its own: the user's name, if it can be part of one."""
     if user is None:
         return NOBODY
     return user if is_token(user) else token_of(user)
@@ -47,7 +47,7 @@ class Names:
 
     @property
     def live_stream(self) -> str:
-        """What was said of late."""
+        """The stream of what was said lately."""
         return f"{self.prefix.upper()}_LIVE"
 
     def run(self, pool: str, run_id: str) -> str:

@@ -45,7 +45,7 @@ class NatsOffer:
         self.subject = subject
         self.since = monotonic()
         self.again = False
-        """Whether the run is ready once more, so that somebody has to be offered it when this is done."""
+        """Whether the run is ready once more, so that it has to be offered to somebody when this is done."""
         self._answer = answer
 
     def done(self) -> None:
@@ -82,7 +82,7 @@ class NatsOffers:
         self._asking: deque[asyncio.Future[NatsOffer]] = deque()
         self._ready: deque[NatsOffer] = deque()
         self._held: dict[str, NatsOffer] = {}
-        """All that are not answered, by the subject of the answer."""
+        """All offers that are not answered, by the subject of the answer."""
         self._runs: dict[str, NatsOffer] = {}
         self._owed: deque[tuple[NatsOffer, bytes]] = deque(maxlen=_MOST_OWED)
         """Answers that could not be given yet."""
@@ -113,7 +113,7 @@ class NatsOffers:
         self._pull()
 
     def offer_again(self, run_id: str) -> bool:
-        """The run is ready once more; False: this worker has no offer of it."""
+        """Note that the run is ready once more; False: this worker has no offer of it."""
         offer = self._runs.get(run_id)
         if offer is None:
             return False
@@ -145,7 +145,7 @@ class NatsOffers:
         return bool(self._held or self._owed)
 
     async def until_answered(self) -> None:
-        """Until it has answered all that it was offered."""
+        """Wait until it has answered all that it was offered."""
         while self.is_owing:
             self._has_said.clear()
             await self._has_said.wait()
@@ -204,14 +204,14 @@ class NatsOffers:
             del self._runs[offer.run_id]
         link = self._connection.link
         pool = self._pool(offer.pool)
-        # A consumer that was made since would understand it as said about another run.
+        # A consumer that was made since would take the answer to be about another run.
         is_for_it = not pool.is_there or offer.made == pool.made
         if is_for_it and (link is None or not pool.is_there or not link.publish(offer.subject, answer)):
             self._owed.append((offer, answer))
         self._has_said.set()
 
     def _settle_owed(self, pool: Pool) -> None:
-        """Say what could not be said, unless the consumer is another one by now, which would understand it wrongly."""
+        """Say what could not be said, unless the consumer is another one by now, which would misunderstand it."""
         link = self._connection.link
         others = [each for each in self._owed if each[0].pool != pool.name]
         mine = [each for each in self._owed if each[0].pool == pool.name and each[0].made == pool.made]

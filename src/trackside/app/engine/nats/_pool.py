@@ -109,13 +109,13 @@ class Pool:
         status = status_of(message)
         token = message.subject.rpartition(".")[2]
         if status is None:
-            # Its subject is that of the run. Pulls are alike, so it does not matter which one it answers.
+            # Its subject is the run's. Pulls are alike, so it does not matter which one it answers.
             self._pulls.pop(next(iter(self._pulls), ""), None)
             self._on_offer(self, message)
             return
         if self._pulls.pop(token, None) is None:
             self._pulls.pop(next(iter(self._pulls), ""), None)
-        if status not in {404, 408} and self._link is not None:  # there was nothing; else look what there is
+        if status not in {404, 408} and self._link is not None:  # those: there was nothing; else look what there is
             self._link = None
             self._broken.set()
         self._on_change()

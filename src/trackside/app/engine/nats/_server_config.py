@@ -111,7 +111,7 @@ def _user(user: NatsUser, names: Names) -> list[str]:
 
 
 def _rights(user: NatsUser, name: str, names: Names) -> tuple[list[str], list[str]]:
-    """What one may publish, and subscribe to."""
+    """What a user may publish to, and subscribe to."""
     runs, live, prefix = names.runs_stream, names.live_stream, names.prefix
     inbox = f"_INBOX.{name}.>"
     match user.role:
@@ -129,7 +129,7 @@ def _rights(user: NatsUser, name: str, names: Names) -> tuple[list[str], list[st
                 f"$JS.API.STREAM.CREATE.{live}",
                 f"$JS.API.CONSUMER.INFO.{runs}.*",
                 f"$JS.API.CONSUMER.CREATE.{runs}.>",
-                f"$JS.API.DIRECT.GET.{live}",  # replay for who comes late
+                f"$JS.API.DIRECT.GET.{live}",  # replay for those who come late
             ], [inbox, names.here("*"), names.asks("*"), f"{prefix}.live.>"]
         case "worker":
             pulls = [

@@ -28,7 +28,7 @@ _MOST_WORKERS: Final = 20_000
 
 
 class Stops:
-    """A `Part`: a server's, with what it has heard of workers; a worker's asks servers, and hears what it is asked."""
+    """A `Part`: a server's keeps what it has heard of workers; a worker's asks servers, and hears what it is asked."""
 
     def __init__(
         self, connection: Connection, announcer: Announcer, names: Names, counts: Counts, *, lead: bool
@@ -39,9 +39,9 @@ class Stops:
         self._counts = counts
         self._leads = lead
         self._users: OrderedDict[str, str] = OrderedDict()
-        """As whom a worker comes, by the token of its id."""
+        """The user as whom a worker comes, by the token of the worker's id."""
         self._hearers: dict[str, Callable[[str], object]] = {}
-        """What is told which runs shall stop, by the worker of this process that may have them."""
+        """The functions that are told which runs have to stop, by the worker of this process that may have them."""
         self._link: Link | None = None
 
     def hear(self, worker_id: str, on_stop: Callable[[str], object]) -> None:
@@ -98,7 +98,7 @@ class Stops:
     def _take_here(self, message: Msg) -> None:
         here = read(Here, message.data)
         user = message.subject.split(".")[-2]
-        if here is None or self._users.setdefault(token_of(here.worker), user) != user:  # who came first is the one
+        if here is None or self._users.setdefault(token_of(here.worker), user) != user:  # the first to come is the one
             self._counts.note_unreadable(message.subject)
             return
         self._users.move_to_end(token_of(here.worker))

@@ -1,4 +1,4 @@
-"""Carries live output: published once, heard at once by who listens, and kept for a while for who comes late."""
+"""Carries live output: published once, heard at once by those who listen, and kept for a while for late followers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class NatsWire:
                 logger.error(
                     "a message of %d bytes is larger than NATS takes (%d); it is lost", len(message), link.largest
                 )
-            return True  # again would not help
+            return True  # sending it again would not help
         if link is None or link.waiting_bytes > _HIGH or not link.publish(self._names.live(topic), message):
             self._counts.refused += 1
             if not self._refused and link is not None:
@@ -88,12 +88,12 @@ class NatsWire:
         return listening
 
     async def attend(self, link: Link) -> None:
-        """See that what is said is kept, and have everybody hear it."""
+        """Make sure that what is said is kept, and have everybody hear it."""
         for listening in [*self._listenings]:
             self._begin(listening, link)
         try:
             is_kept = await self._see_to_stream(link)
-            self._speaks = True  # if it is not kept, who listens by now hears it all the same
+            self._speaks = True  # if it is not kept, those who listen by now hear it all the same
             self._tell_writable()
             while not is_kept:
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -111,13 +111,13 @@ class NatsWire:
                 await asyncio.wait(tasks)
 
     def forget(self, listening: _NatsListening) -> None:
-        """Somebody hears no more."""
+        """Forget a listener, which hears no more."""
         self._listenings.discard(listening)
         if listening.subscribed is not None and listening.link is not None:
             listening.link.unsubscribe(listening.subscribed)
 
     def count_heard(self) -> None:
-        """A message was heard."""
+        """Count a message that was heard."""
         self._counts.heard += 1
 
     async def _see_to_stream(self, link: Link) -> bool:
@@ -150,7 +150,7 @@ class NatsWire:
         task.add_done_callback(self._tasks.discard)
 
     async def _replay(self, listening: _NatsListening, link: Link) -> None:
-        """Have somebody hear what is kept, then what has come meanwhile."""
+        """Have a listener hear what is kept, then what has come meanwhile."""
         try:
             async with self._replays:
                 following, empty = 1, 0
@@ -170,7 +170,7 @@ class NatsWire:
         listening.go_on()
 
     async def _replay_some(self, listening: _NatsListening, link: Link, first: int) -> tuple[int, bool]:
-        """A batch of what is kept; returns the number of the first message after it, and whether there may be more."""
+        """Replay a batch of what is kept; returns the first number after it, and whether there may be more."""
         ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         following = first
 
@@ -207,7 +207,7 @@ class NatsWire:
 
 
 class _NatsListening:
-    """Somebody who hears a topic."""
+    """A listener that hears a topic."""
 
     def __init__(self, subject: str, hear: Callable[[bytes], object], wire: NatsWire) -> None:
         self.subject = subject
@@ -231,12 +231,12 @@ class _NatsListening:
             self._wire.forget(self)
 
     def pause(self) -> None:
-        """The connection is lost: on the next one comes what is kept first, again."""
+        """Note that the connection is lost: on the next one, what is kept comes first, again."""
         self.link = self.subscribed = None
         self._buffer, self._buffered = [], 0
 
     def take_live(self, message: Msg) -> None:
-        """A message comes as it is said."""
+        """Take a message that comes as it is said."""
         if self._buffer is None:
             self.hear(message.data)
             return
@@ -248,7 +248,7 @@ class _NatsListening:
             self.lost_some = True
 
     def go_on(self) -> None:
-        """All that is kept was heard: now what came meanwhile, and then all as it comes."""
+        """All that is kept was heard: pass on what came meanwhile, and then everything as it comes."""
         buffer, self._buffer = self._buffer or [], None
         self._buffered = 0
         for message in buffer:
@@ -256,7 +256,7 @@ class _NatsListening:
         self.caught_up.set()
 
     def hear(self, message: bytes) -> None:
-        """Have it heard."""
+        """Have the listener hear a message."""
         if self.closed:
             return
         self._wire.count_heard()

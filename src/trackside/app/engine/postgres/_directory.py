@@ -1,6 +1,6 @@
-"""Which workers there are and which of them seem to have room, as a process knows that tells them of runs.
+"""Which workers there are and which of them seem to have room, as far as a process that tells them of runs knows.
 
-It need not be right. A worker that is told too much passes it on; what nobody was told of is found by whoever looks.
+It need not be right. A worker that is told too much passes it on; a run nobody was told of is found by whoever looks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from trackside.app.engine.postgres._notices import Room
 if TYPE_CHECKING:
     from trackside.app.storage.fleet import StoredWorker
 
-_FRESH: Final = 5.0  # seconds for which what a worker has said counts more than what the database has of it
-_ON_ITS_WAY: Final = 0.05  # seconds for which a run that somebody was told of is counted as one of his
+_FRESH: Final = 5.0  # seconds for which what a worker said counts more than what the database says of it
+_ON_ITS_WAY: Final = 0.05  # seconds for which a run that a worker was told of is counted as one of its own
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Directory:
         return bool(self._turns.get(pool))
 
     def note_stored(self, workers: Sequence[StoredWorker]) -> None:
-        """What the database has of them: whoever is not in it, and has not said anything for a while, is gone."""
+        """Take in what the database has of them: one not in it, and not heard of for a while, is gone."""
         now = monotonic()
         executes_none = {one.isolated_in for one in workers}  # but its child processes do
         live = {
@@ -68,7 +68,7 @@ class Directory:
                 known.places = stored.capacity - stored.running
 
     def note_said(self, room: Room) -> None:
-        """What a worker says of itself."""
+        """Take in what a worker says of itself."""
         if room.gone:
             self._remove(room.worker)
             return
@@ -77,12 +77,12 @@ class Directory:
         known.told.clear()
 
     def forget_said(self) -> None:
-        """What workers have said meanwhile was not heard: any may have room."""
+        """Forget what workers said, as what they said since was not heard: any may have room."""
         for known in self._workers.values():
             known.is_full, known.said_at = False, float("-inf")
 
     def choose(self, pool: str, *, but: str | None = None) -> str | None:
-        """The next worker that seems to have room for one more run, which it is counted to have from now on."""
+        """The next worker that seems to have room for one more run; it counts as having that run from now on."""
         now = monotonic()
         for worker_id in self._in_turn(pool, but):
             known = self._workers[worker_id]
@@ -92,12 +92,12 @@ class Directory:
         return None
 
     def note_round(self, pool: str, chosen: int) -> None:
-        """So many were chosen one after another: if the same come again, each comes to another worker than this time."""
+        """Note how many were chosen in a row: if the same runs come again, each goes to another worker than now."""
         if (turns := self._turns.get(pool)) and chosen % len(turns) == 0:
             turns.rotate(-1)
 
     def choose_any(self, pool: str, count: int, *, but: str | None = None) -> list[str]:
-        """The next workers that have not said that they are full, up to so many."""
+        """The next workers that have not said that they are full, up to `count` of them."""
         found: list[str] = []
         for worker_id in self._in_turn(pool, but):
             if len(found) == count:
@@ -107,7 +107,7 @@ class Directory:
         return found
 
     def _in_turn(self, pool: str, but: str | None) -> list[str]:
-        """The workers of a pool, whoever was first here last time being the last now."""
+        """The workers of a pool in turn: the one that was first last time is last now."""
         if not (turns := self._turns.get(pool)):
             return []
         turns.rotate(-1)

@@ -1,7 +1,7 @@
 """Who is told of runs that are ready: one worker that has room, as PostgreSQL wakes all who listen for each notice.
 
-Where none seems to have room, those that have not said that they are full are told to look. Where all have said so, nobody
-is told: whoever gets a place free looks for himself.
+If none seems to have room, those that have not said that they are full are told to look. If all have said so, nobody is
+told: a worker that gets a place free looks for itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trackside.engine")
 
-_READ_EVERY: Final = 2.0  # seconds for which what the database has of the workers is new enough, while there are runs
+_READ_EVERY: Final = 2.0  # seconds for which what was read of the workers is new enough, while there are runs
 _UNTOLD: Final = 0.25  # seconds for which a worker that gets room is told that there was nobody for a run
 _MOST_WAITING: Final = 10_000
 
@@ -87,11 +87,11 @@ class Dispatch:
         self._here[worker_id] = here
 
     def remove_here(self, worker_id: str) -> None:
-        """It is one no more."""
+        """Tell a worker without a detour no more."""
         self._here.pop(worker_id, None)
 
     def announce(self, ready: Sequence[ReadyRun], *, hops: int = 0, but: str | None = None) -> bool:
-        """Tell workers of runs, soon; `but` is who passes them on. False: nobody will be told."""
+        """Tell workers of runs, soon; `but` is the worker that passes them on. False: nobody will be told."""
         if self._closed or not self._bus.status.connected or hops > MAX_HOPS:
             self._counts.announce_failures += len(ready)
             return False
@@ -113,7 +113,7 @@ class Dispatch:
         self._notify(WORKERS, room)
 
     def _send(self) -> None:
-        """Tell of what waits; of pools that nobody is known to serve, once it was read who does."""
+        """Tell of the runs that wait; for pools that nobody is known to serve, once it was read who does."""
         self._sending = None
         if asyncio.get_running_loop().time() - self._read_at > _READ_EVERY:
             self._read()
@@ -143,7 +143,7 @@ class Dispatch:
         if (left := len(run_ids) - told) > 0:
             for worker_id in self._directory.choose_any(pool, left, but=but):
                 self._tell(worker_id, Told(pool, (), hops))
-            # Somebody may have got a place free, and looked, a moment before these were there.
+            # A worker may have got a place free, and looked, a moment before these were there.
             self._untold[pool] = asyncio.get_running_loop().time()
 
     def _tell(self, worker_id: str, notice: Told | Stop) -> None:

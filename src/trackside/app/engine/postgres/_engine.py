@@ -30,7 +30,7 @@ class PostgresEngine:
         self._counts = Counts()
         self._dispatch = Dispatch(self._bus, read_workers, self._counts)
         self._left: dict[str, PostgresOffers] = {}
-        """Of workers that have left, and may still execute runs, by the worker."""
+        """The offers of workers that have left and may still execute runs, by the worker."""
         self._closed = False
         self._wire = PostgresWire(self._bus, store.live_parts())
         self.live: LiveWire = self._wire

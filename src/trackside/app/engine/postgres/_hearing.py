@@ -1,7 +1,7 @@
-"""How messages of a thread's runs come in: told in their order, those that are large read by their number.
+"""How messages of a thread's runs come in: passed on in their order, large ones read by their number.
 
-Whoever begins to hear is told what is kept, and meanwhile what comes waits for him. What comes from a gap on, an outage or
-more than there is room for, begins like that again: with what is kept.
+A new listener hears what is kept first, and what comes meanwhile waits for it. After a gap, which is an outage or more
+than there is room for, a listener begins like that again: with what is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trackside.harness.errors import ClosedError
 
 logger = logging.getLogger("trackside.engine")
 
-_WAITING: Final = 4_096  # messages that wait for one that is read
+_WAITING: Final = 4_096  # messages that wait for one that is being read
 _WAITING_BYTES: Final = 8 * 1_048_576
 _READ_AT_ONCE: Final = 16
 _PAUSE: Final = 0.5  # seconds before what could not be read is tried again
@@ -30,12 +30,12 @@ class Counters:
     """What all ears of a process share."""
 
     reading: asyncio.Semaphore
-    """Who reads what is kept: the connections for that are everybody's."""
+    """Limits how many read what is kept: the connections for that are everybody's."""
     heard: int = 0
 
 
 class TopicListening:
-    """Somebody who hears a run, or a thread, until it is closed."""
+    """A listener that hears a run, or a thread, until it is closed."""
 
     def __init__(
         self, parts: LiveParts, thread: str, run: str | None, hear: Callable[[bytes], object], counters: Counters
@@ -50,14 +50,14 @@ class TopicListening:
         self._bytes = 0
         self._again = False
         self._last: dict[str, int] = {}
-        """The number of the last message of each run that was read; notices of these may come even later."""
+        """The number of the last message of each run that was read; notices of these messages may still come."""
         self._caught_up = asyncio.Event()
         self._closed = False
         self.on_close: Callable[[TopicListening], object] = lambda _: None
 
     @property
     def caught_up(self) -> asyncio.Event:
-        """Set when all was heard that was kept as it began."""
+        """Set when all that was kept when it began has been heard."""
         return self._caught_up
 
     def catch_up(self) -> None:
@@ -102,7 +102,7 @@ class TopicListening:
         self._caught_up.set()
 
     async def _read_kept(self) -> None:
-        """Tell what is kept."""
+        """Pass on what is kept."""
         self._last = {}
         after = 0
         async with self._counters.reading:
@@ -134,7 +134,7 @@ class TopicListening:
             self.on_close(self)
 
     async def aclose(self) -> None:
-        """Close it, and see what it did ended."""
+        """Close it, and wait until what it was doing has ended."""
         catching_up = self._catching_up
         self.close()
         if catching_up is not None:
@@ -158,7 +158,7 @@ class ThreadEar:
         self._resolving: asyncio.Task[None] | None = None
 
     def add(self, listening: TopicListening) -> None:
-        """Somebody listens until he closes it."""
+        """Have a listener hear until it is closed."""
         listening.on_close = self._remove
         self._listenings.append(listening)
         if len(self._listenings) == 1:
@@ -176,7 +176,7 @@ class ThreadEar:
             self._on_unused(self)
 
     def _begin(self) -> None:
-        """It hears from now on; what was said before is read."""
+        """Begin to hear: from now on what is said comes in, and what was said before is read."""
         self._hears = True
         self._forget()
         for listening in [*self._listenings]:
@@ -197,7 +197,7 @@ class ThreadEar:
             self._resolving = asyncio.create_task(self._resolve(), name="trackside-live-large")
 
     async def _resolve(self) -> None:
-        """Read what only its number was told of, and give all that has come in its order."""
+        """Read the messages that were told only by their number, and pass on all that has come in its order."""
         try:
             while self._come:
                 await self._give_first()
@@ -232,7 +232,7 @@ class ThreadEar:
         self._bytes = 0
 
     async def aclose(self) -> None:
-        """Close all who listen."""
+        """Close all listeners."""
         resolving = self._resolving
         for listening in [*self._listenings]:
             await listening.aclose()

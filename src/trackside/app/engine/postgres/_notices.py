@@ -1,4 +1,4 @@
-"""What processes of a fleet tell each other on the bus. Anybody may send a notice, so what is none of ours is nothing."""
+"""What processes of a fleet tell each other on the bus. Anybody may send a notice, so what is not ours is ignored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_BYTES: Final = 7_000  # of ids in one notice
 
 
 class Told(msgspec.Struct, frozen=True, tag="told", omit_defaults=True):
-    """To a worker: these runs are ready, or (without any) some are; how many workers have had it before."""
+    """To a worker: these runs are ready, or (without any) some are; and how many workers have had the notice before."""
 
     pool: str
     runs: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ def channel_of(worker_id: str) -> str:
 
 
 def payload_of(notice: Notice) -> str:
-    """What stands for a notice on the bus."""
+    """A notice as it is sent on the bus."""
     return _encoder.encode(notice).decode()
 
 

@@ -67,10 +67,10 @@ class _Said:
 
 
 class PostgresOffers:
-    """The offers of one worker, as long as it is joined; after that, until it is closed, the stops alone.
+    """The offers of one worker, as long as it is joined; after that, until it is closed, only the stops.
 
     It says that it is full, or has room again, when that has lasted for a moment: short runs, and its own looks, which
-    take all places for as long as they last, would have it say so all the time.
+    take all places for as long as they last, would make it say so all the time.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class PostgresOffers:
             self._look()
 
     def leave(self) -> None:
-        """Take no more, and have others told of what was not taken, and of what this is told yet."""
+        """Take no more, and have others told of what was not taken, and of what this worker is still told."""
         self._left = True
         self._bus.on_connected.remove(self._changed.set)
         self._dispatch.say(Room(self._worker_id, self._pools, 0, gone=True))
@@ -190,7 +190,7 @@ class PostgresOffers:
             self.hear(notice)
 
     def _begin_anew(self) -> None:
-        """Others may have told what was not heard, and do not know whether there is room."""
+        """Begin again: others may have told it what was not heard, and do not know whether it has room."""
         if not self._left:
             self._say()
             self._look()

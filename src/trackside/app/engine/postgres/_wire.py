@@ -1,4 +1,4 @@
-"""What runs say, from the process that executes them to those that follow: what waits goes in one statement."""
+"""What runs say, from the process that executes them to those that follow: what waits is sent in one statement."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MOST_TOGETHER: Final = 1_048_576
 _MOST_MESSAGES: Final = 1_000
 _WAITING_BYTES: Final = 4 * 1_048_576
 _WRITABLE_BYTES: Final = 2 * 1_048_576
-_TRIES: Final = 5  # with which the connection was lost each time
-_FLUSH: Final = 1.0  # seconds that what waits has when it is closed
+_TRIES: Final = 5  # of one statement, if the connection is lost each time
+_FLUSH: Final = 1.0  # seconds that there are to send what waits when it is closed
 _READING_AT_ONCE: Final = 2
 
 
@@ -116,7 +116,7 @@ class PostgresWire:
             await self._send()
 
     async def _gather(self, seconds: float) -> None:
-        """Wait for others that go along, unless there are enough."""
+        """Wait for more messages to send along, unless there are enough."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._bytes < _TOGETHER and not self._closed:
@@ -124,7 +124,7 @@ class PostgresWire:
                     await self._changed.wait()
 
     async def _send(self) -> None:
-        """Send some of what waits. It stays until it was sent: to be lost with the connection is no reason to be lost."""
+        """Send some of what waits. It stays until it was sent: a lost connection is no reason to lose it."""
         batch: list[LiveMessage] = []
         size = 0
         for message in self._waiting:
