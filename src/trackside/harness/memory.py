@@ -107,8 +107,9 @@ class MemoryCoordinator:
 
     Methods never wait, so each is atomic between two awaits of its caller. A run has its id and idempotency key while it
     is active or among the `keep_ended` that ended last; then they are free again. It knows of a thread only what the
-    runs active on it need, and nothing once it rests: of a spec, `owner`, `any_owner`, `thread_exists`, `thread_ends`,
-    `thread_metadata` and `thread_ttl` are for coordinators that keep threads, and are not looked at here.
+    runs active on it need, and once it rests, only its last status unless that is idle: at most that of `KEEP_THREADS`
+    such threads, the last to rest. Of a spec, `owner`, `any_owner`, `thread_exists`, `thread_ends`, `thread_metadata`
+    and `thread_ttl` are for coordinators that keep threads, and are not looked at here.
     """
 
     durable = False

@@ -189,7 +189,7 @@ class ObserverBinding:
     def __init__(
         self,
         observer: RunObserver | RunEventCallback,
-        required: bool = False,  # noqa: FBT001, FBT002  # as the seam has it
+        required: bool = False,  # noqa: FBT001, FBT002  # the seam's contract takes it by position, too
         *,
         name: str | None = None,
     ) -> None:
@@ -207,7 +207,7 @@ def batches_of(observer: RunObserver) -> RunEventsCallback | None:
     """The observer's `on_events`; None if it has none, or only one that its `on_event` knows nothing of.
 
     A class that overrides `on_event` alone does something with each event that an inherited `on_events` would bypass,
-    and so does a proxy that passes all that it is asked for on. What an object makes up when asked is no method.
+    and so does a proxy that passes on whatever it is asked for. What an object makes up when asked is no method.
     """
     for names in (getattr(observer, "__dict__", {}), *map(vars, type(observer).__mro__)):
         if "on_events" in names:

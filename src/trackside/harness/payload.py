@@ -426,7 +426,7 @@ def _shown(model: Any, name: str) -> dict[str, Any]:
 
 def _keeps_back(model: Any, name: str) -> bool:
     """Whether Pydantic may not show all that is in a field: where the field names a model, at whatever depth and by
-    whatever name, it shows of a derived class's object what that model has; what of a dataclass, the dataclass says.
+    whatever name, it shows of a derived class's object only what that model has; a dataclass says itself what is shown.
     """
     field = type(model).model_fields.get(name)
     return _holds_more(getattr(model, name), set() if field is None else _classes_in(field.annotation))

@@ -142,6 +142,6 @@ def give_only_none(steps: Iterable[dis.Instruction]) -> bool:
 
 
 def _gives_none(before: dis.Instruction, step: dis.Instruction) -> bool:
-    if step.opname == "RETURN_VALUE":  # from Python 3.14 on: what was loaded before, unless it is jumped to
+    if step.opname == "RETURN_VALUE":  # from Python 3.14 on: it gives what was loaded before, unless it is jumped to
         return before.opname == "LOAD_CONST" and before.argval is None and not step.is_jump_target
     return step.opname == "RETURN_CONST" and step.argval is None

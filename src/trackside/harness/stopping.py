@@ -126,7 +126,7 @@ class Stopper:
 
     @contextmanager
     def watching(self, task: asyncio.Task[Any] | None, *, to_the_end: bool = False) -> Generator[None]:
-        """Have the run's end wait for this task, which nobody cancels; stuck if it takes longer than a cancel may.
+        """Watch a task that the run's end waits for and nobody cancels; stuck if it takes longer than a cancel may.
 
         Unless it has to be waited for `to_the_end`, the wait can be given up, and then raises a `NotWaitedForError`.
         """

@@ -24,7 +24,7 @@ _OWN_THREADS: Final = 8
 left_behind: Final[ContextVar[set[Future[Any]] | None]] = ContextVar("trackside_calls_left", default=None)
 """What the surrounding code has left in the event loop's executor."""
 _LOOKUPS: Final = (socket.getaddrinfo, socket.getnameinfo)
-"""Lookups of network names, which asyncio does there: nobody's code, and nobody waits for them."""
+"""Lookups of network names, which asyncio does there: nobody's code, and not to be waited for."""
 _noting: Final[WeakSet[Executor]] = WeakSet()
 """Executors of others that have been made to note what is left in them."""
 
@@ -82,7 +82,7 @@ def _have_noted(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _watched[T](future: Future[T], function: Callable[..., Any]) -> Future[T]:
-    """Note a call that cannot be cancelled because it runs: asyncio cancels its future when its task is cancelled."""
+    """Have a call noted if it still runs when asyncio cancels its future, as it does when the task is cancelled."""
     left, cancel = left_behind.get(), future.cancel
     if left is None or any(function is lookup for lookup in _LOOKUPS):  # not by hash: a function need not have one
         return future

@@ -37,8 +37,8 @@ class Waits:
 
     Whatever code of a run waits, the run counts as waiting: nobody can tell a task for which its agent waits, as a node
     of a graph, from one that the agent leaves alone. A task made with a context of its own belongs to no run. A client
-    that follows a run over HTTP is checked once, if that has not begun, and does not count as waiting: it may leave at
-    any part.
+    that follows a run over HTTP is checked once, if that run has not begun, and does not count as waiting: it may
+    leave at any part.
 
     Args:
         caller: gives the run at work that the calling code belongs to, if there is one.
@@ -107,7 +107,7 @@ class Waits:
         needed = [awaited]
         while needed:
             one = needed.pop()
-            # If the own run is ending, its thread waits for what its observers do, whichever run has the thread next.
+            # If the caller's run is ending, its thread waits for what its observers do, whichever has it next.
             waits = one.thread_id == record.thread_id and (own.is_ending or _queues(one))
             if waits or one.run_id == record.run_id:
                 who = "itself" if one.run_id == record.run_id else "the next of the same thread"
@@ -172,7 +172,7 @@ async def _next_of[T](parts: AsyncIterator[T]) -> T:
 
 
 def _queues(run: RunRecord) -> bool:
-    """Whether it waits for those before it on its thread. Others displace those, or were refused if it was taken."""
+    """Whether it waits for those before it on its thread. Others displace those, or were refused if there were any."""
     if run.multitask is MultitaskStrategy.reject:
         return run.due_at is not None
     return run.multitask is MultitaskStrategy.enqueue

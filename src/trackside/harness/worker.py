@@ -306,7 +306,7 @@ class RunWorker:
         task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
         self._stopper.take(task, looks=self._calling)
         while not (task.done() or self._abandoned):
-            # What it announces counts, and is taken: its start comes first (I1).
+            # What it says is announced once its start was (I1), if the run is not lost and all was delivered so far.
             if self._outbox.drafts and self._calling and self.delivery_error is None and not self._lost:
                 if not await self._announce(self._outbox.take()) and not self._stopper.was_asked:
                     self._stopper.stop()

@@ -50,7 +50,7 @@ class Overdue:
     def judge(
         self, held: Sequence[HeldRun], said: Mapping[str, ChildStats], now: float, *, unheard: Mapping[str, float]
     ) -> dict[str, Verdict]:
-        """Take in which runs there are now, and what their workers' processes say; returns which to end, and why.
+        """Take in the runs there are, and what their workers' processes say; returns which processes to end, and why.
 
         The end of a run whose agent has finished in time is told when the database takes it, however late. A run that
         was lost is no longer its process's, and can neither be cancelled nor time out there: its agent has to stop. If

@@ -70,7 +70,7 @@ class Supervisor:
         worker_id: the name of this worker there.
         overdue: knows which runs have not stopped as they should.
         lease: seconds for which a process that says nothing is believed to live; the supervisor vouches for those of
-            its own that do.
+            its own that are up and have runs.
         note_gone: is told which of its processes' workers are gone.
         note_running: is told how many runs are executed.
         note_leaving: is told that no more runs are taken.

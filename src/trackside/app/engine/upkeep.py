@@ -42,7 +42,8 @@ class FleetUpkeep:
         fleet: the fleet in the database.
         engine: how workers are told.
         member: the name of this process.
-        trusts_leases: whether a lease that has ended says something of its worker, not the database; from any thread.
+        trusts_leases: whether a lease that has ended says something of its worker, not of the database; from any
+            thread.
         tidy: what the sweeper does besides, every half minute.
     """
 

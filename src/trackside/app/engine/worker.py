@@ -1,8 +1,8 @@
 """Executes the runs that a worker is offered: as many at once as it has places, each claimed in the database first.
 
 An offer is a hint. What counts is whether the database gives the run to this worker (`StoredCoordinator.take`). With or
-without offers, the worker asks it now and then what is ready; more often while the engine is cut off. So all that an
-engine can lose is time.
+without offers, the worker asks the database now and then what is ready; more often while the engine is cut off. So all
+that an engine can lose is time.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ CUT_OFF_LOOK: Final = 0.5
 # that; and at most, as there may be nobody else who has room.
 _FOREIGN: Final = 0.01
 _LONGEST_FOREIGN: Final = 2.0
-# How many that have come round until then are passed on in a second at most, and after how many seconds in any case.
+# How many runs that came round until then are passed on in a second at most, and after how many seconds in any case.
 _FOREIGN_RATE: Final = 100.0
 _FOREIGN_AT_LAST: Final = 60.0
 _FULL_PASSES: Final = 4  # how often others are offered a run whose agent has no place left here
 _LOCKED: Final = (0.02, 0.1)  # seconds, from and to, until it tries again to take a run that somebody was just at
 _LOCKED_TRIES: Final = 5
-_TROUBLE: Final = 1.0  # seconds for which it leaves a database that failed in peace
+_TROUBLE: Final = 1.0  # seconds for which a database that failed is left in peace
 
 
 def foreign_pause(passed_on: int) -> float:
-    """Seconds until others are offered a run that this worker has no agent for, like `passed_on` others before it.
+    """Seconds until others are offered a run for which this worker has no agent; `passed_on` others had it before.
 
-    At first somebody else is likely to have it; a run that comes back again and again waits for a place to get free.
+    At first somebody else is likely to have one; a run that comes back again and again waits for a place to get free.
     """
     return min(_LONGEST_FOREIGN, _FOREIGN * 2.0 ** min(passed_on, 20))
 

@@ -1,7 +1,7 @@
 """Who is told of runs that are ready: one worker that has room, as PostgreSQL wakes all who listen for each notice.
 
 If none seems to have room, those that have not said that they are full are told to look. If all have said so, nobody is
-told: a worker that gets a place free looks for itself.
+told: a worker that gets a place free looks of its own accord.
 """
 
 from __future__ import annotations
