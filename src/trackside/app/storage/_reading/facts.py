@@ -1,4 +1,4 @@
-"""What a database is and holds, and which processes look after runs in it: told without counting what is many."""
+"""What a database is and holds, and which processes look after runs in it, without counting what may be many."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus, ThreadStatus
 
 MOST_THREADS: Final = 100_000
-"""So many threads are counted, and no more: some milliseconds."""
+"""How many threads are counted, at most, which takes some milliseconds."""
 
 _OPEN: Final = [status.value for status in RunStatus if not is_final(status)]
 
@@ -65,7 +65,7 @@ class StoreFacts:
 
 
 class FoundFacts(NamedTuple):
-    """What was read, to be told once it is known which processes still live: their machine says so, in files."""
+    """What was read. It is told once it is known which processes still live, which is in files of their machine."""
 
     facts: StoreFacts
     workers: Sequence[Row[*tuple[Any, ...]]]
@@ -76,7 +76,7 @@ class FoundFacts(NamedTuple):
 
         Args:
             own: the ids of this process's workers.
-            lease_seconds: how long leases are, by which it is told when a worker was there last.
+            lease_seconds: how long leases are, from which it follows when a worker was last there.
         """
         now = datetime.now(UTC)
         workers = [_worker(row, self.clock, now, lease_seconds, is_this=row.worker_id in own) for row in self.workers]
@@ -84,8 +84,8 @@ class FoundFacts(NamedTuple):
 
 
 def read_facts(connection: Connection) -> FoundFacts:
-    """Reads what a database is and holds."""
-    # Of any status: so an index leads to them, and not past those that were removed.
+    """Read what a database is and holds."""
+    # Names every status: so an index finds them without going past those that were removed.
     there = (threads.c.status.in_([*ThreadStatus]), threads.c.removed_at.is_(None))
     some = select(threads.c.thread_id).where(*there).limit(MOST_THREADS).subquery()
     facts = StoreFacts(
@@ -116,7 +116,7 @@ def _size(connection: Connection) -> int:
 
 
 def _runs(connection: Connection) -> int:
-    """How many there are: the ended ones from their sums."""
+    """How many runs there are; the ended ones come from their sums."""
     ended = connection.scalar(select(func.sum(run_totals.c.runs)).where(run_totals.c.seconds == DAY)) or 0
     open_ones = connection.scalar(select(func.count()).select_from(runs).where(runs.c.status.in_(_OPEN))) or 0
     return int(ended) + int(open_ones)
@@ -126,7 +126,7 @@ def _worker(
     row: Row[*tuple[Any, ...]], clock: LeaseClock, now: datetime, lease_seconds: float, *, is_this: bool
 ) -> WorkerFacts:
     host, _, pid = row.name.rpartition(":")
-    # A lease goes on for so many seconds from when it was renewed; by the clock of another start nothing can be told.
+    # A lease goes on for so many seconds from its renewal; if its clock is of another start, nothing can be told.
     since = lease_seconds - (row.lease_until - clock.seconds) if row.clock == clock.clock else None
     seen = row.started_at if since is None else min(now, max(row.started_at, now - timedelta(seconds=max(0.0, since))))
     return WorkerFacts(

@@ -1,4 +1,4 @@
-"""Why runs failed, the commonest reason first: added up over the runs that failed last, so many and no more."""
+"""Why runs failed, the most common reason first: counted over the latest failed runs, up to a fixed number."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from trackside.app.storage._rows.tables import runs, threads
 from trackside.harness.types import RunStatus
 
 MOST_FAILURES: Final = 2_000
-"""So many runs are looked at: some ten milliseconds."""
+"""How many runs are looked at, at most, which takes some ten milliseconds."""
 
 _SHOWN: Final = 500  # characters of an error
 _TELLS_ITS_ERROR: Final = or_(runs.c.removed_at.is_(None), and_(threads.c.ends, threads.c.removed_at.is_not(None)))
-"""That a run was not deleted or rolled back: it is there, or went with its thread as that ended."""
+"""That a run was neither deleted nor rolled back: it is there, or was removed with its thread when that ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureReason:
     """Runs of an agent that failed in the same way. `run_id` is the newest that clients see, if there is one.
 
-    The error is the first line of that one's; without one, of the newest's if that went with its thread as it ended. What
-    was deleted or rolled back says nothing.
+    `error` is the first line of that run's error. If clients see none, it is that of the newest run, provided that this
+    was removed with its thread when that ended. Runs that were deleted or rolled back give no error.
     """
 
     error_type: str | None
@@ -47,10 +47,10 @@ class FailureReasons(NamedTuple):
 
 
 def read_failures(connection: Connection, listing: RunListing, limit: int) -> FailureReasons:
-    """The reasons for which the runs of a listing failed, whose page is how many are looked at, and one more."""
+    """The reasons why the runs of a listing failed; its page has as many as are looked at, and one more."""
     owner, looked_at = listing.owner, listing.page.limit - 1
     if owner is not None and not are_few(connection, [are_owned_by(owner)], FEW):
-        # Few of those that failed may be his: they are left out of what is looked at, and not looked for.
+        # Few of those that failed may be his: the others are left out of what is looked at, with no search for his.
         listing = replace(listing, owner=None)
     found = listing.keys(connection).subquery()
     query: Select[*tuple[Any, ...]] = select(
@@ -71,7 +71,7 @@ def read_failures(connection: Connection, listing: RunListing, limit: int) -> Fa
     groups = _grouped(rows[:looked_at])
     ranked = sorted(groups, key=lambda one: (-one.count, -one.last_at.timestamp(), one.newest))[:limit]
     texts: dict[str, str | None] = {}
-    if ranked:  # the errors of these alone: of all, they take as long as all else
+    if ranked:  # only the errors of these: those of all runs would take as long as everything else
         errors = (
             select(runs.c.run_id, func.substr(runs.c.error, 1, _SHOWN))
             .join(threads, threads.c.thread_id == runs.c.thread_id)
@@ -83,7 +83,7 @@ def read_failures(connection: Connection, listing: RunListing, limit: int) -> Fa
 
 @dataclass(slots=True)
 class _Group:
-    """What is counted of the runs of one reason."""
+    """What is counted for one reason."""
 
     reason: tuple[str | None, str, str | None]
     """The error's type, the status and the agent."""
@@ -100,7 +100,7 @@ class _Group:
 
 
 def _grouped(rows: Iterable[Row[Any]]) -> Iterable[_Group]:
-    """The reasons in runs, the newest of which comes first."""
+    """Group runs, which come newest first, by reason."""
     found: dict[tuple[str | None, str, str | None], _Group] = {}
     for error_type, status, agent, last_at, run_id, is_removed in map(tuple, rows):
         reason = (error_type, status, agent)

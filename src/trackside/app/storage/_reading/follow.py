@@ -1,9 +1,9 @@
 """Following the log: any number of followers, one reader.
 
-A feed keeps the latest events, decoded once, and every follower that is near the end of the log is served from there. What
-this process commits gets there straight from its writer, as long as nothing of other processes lies in between; that, the
-feed reads from the log when somebody waits for it. A follower is no more than a cursor: one that falls behind what the
-feed keeps reads pages of its own until it is there again, and costs nobody else anything.
+A feed keeps the latest events, decoded once, and serves every follower near the end of the log from there. What this
+process commits gets there straight from its writer, as long as nothing of other processes lies in between; the feed
+reads that from the log when somebody waits for it. A follower is no more than a cursor: one that falls behind what the
+feed keeps reads pages of its own until it has caught up, and costs nobody else anything.
 
 A database that is away ends nobody: the feed and each follower that reads for itself try again, with growing pauses.
 """
@@ -37,9 +37,9 @@ from trackside.harness.errors import ClosedError, TracksideError
 logger = logging.getLogger("trackside.storage")
 
 _PAGE = 500
-"""Events that the feed reads at once."""
+"""How many events the feed reads at once."""
 _EVENT_BYTES = 500
-"""About what an event takes besides its payload."""
+"""About how many bytes an event takes besides its payload."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to read a database that is away
 
 
@@ -68,7 +68,7 @@ class FollowOptions:
 class _Reading(NamedTuple):
     """What was found in the log: the next events with the sizes of their payloads.
 
-    Without a page, the feed goes on at the end, with what is before that.
+    Without a page, the feed goes on at the end of the log; `before` is what is before that.
     """
 
     sight: Sight
@@ -77,8 +77,8 @@ class _Reading(NamedTuple):
 
 
 def _read_on(connection: Connection, *, after: Landmark | None, most: int | None) -> _Reading:
-    """The log after a place; its end alone if there is none, or if there are more than `most` positions in between."""
-    # First: then all events up to the end are in the page, whatever is committed meanwhile.
+    """Read the log after a place; only its end if there is no place, or more than `most` positions in between."""
+    # First, so that all events up to this end are in the page, whatever is committed meanwhile.
     sight = sight_of(after, connection.execute(look_for(after)).one())
     end = sight.end.position
     if sight.is_other:
@@ -91,7 +91,7 @@ def _read_on(connection: Connection, *, after: Landmark | None, most: int | None
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait before a database that is away is asked again, which it was so often in vain."""
+    """Seconds to wait, after so many failures, before a database that is away is asked again."""
     return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 8))
 
 
@@ -102,13 +102,13 @@ type _Waiter = asyncio.Future[int | TracksideError]
 
 
 class Following(Protocol):
-    """Whoever follows, as far as the feed needs to know."""
+    """A follower, as far as the feed needs to know it."""
 
     wanted: EventFilter
     on_outage: HearOutage | None
 
     def wake(self) -> None:
-        """Wait for the database no longer."""
+        """Stop waiting for the database."""
         ...
 
 
@@ -127,9 +127,9 @@ class EventFeed:
         self._begun = False
         self._behind = False
         self._is_doubtful = False
-        """Whether it was seen that the log has lost what is here: nothing goes behind that before it is known how much."""
+        """Whether the log was seen to have lost what is here: nothing is added before it is known how much."""
         self._is_unread = False
-        """Whether the log could not be read when it was tried last: when it can, it is seen whether it is the same log."""
+        """Whether the last try to read the log failed: when it can be read, it is seen whether it is the same log."""
         self._committed = 0
         self._untold: set[str] = set()
         self._told = 0
@@ -140,11 +140,11 @@ class EventFeed:
         self.growth = LogGrowth(readers, signals, self.note_outage, self.note_return)
         """Wakes those who only want to know that there is more."""
         self.turns: list[int] = []
-        """Each time that the log has lost events: the position up to which it stayed what it was."""
+        """For each time that the log has lost events, the position up to which it stayed what it was."""
         self.closed = False
 
     def join(self, follower: Following) -> None:
-        """Somebody follows from now on, until it leaves or is forgotten.
+        """Add a follower, until it leaves or nobody refers to it any more.
 
         Raises:
             ClosedError: the store is closed.
@@ -154,7 +154,7 @@ class EventFeed:
         self._followers.add(follower)
 
     def leave(self, follower: Following) -> None:
-        """It follows no more, also where it waits. May be called again."""
+        """Remove a follower, even one that is waiting. May be called again."""
         self._followers.discard(follower)
         if (waiter := self._waiting.get(follower.wanted.subject, {}).get(follower)) is not None:
             _answer(waiter, 0)
@@ -162,7 +162,7 @@ class EventFeed:
             self._pause()
 
     def on_commit(self, rows: Sequence[EventRow]) -> None:
-        """Take what this process has committed, unless something that is not here lies before it."""
+        """Take what this process has committed, unless something that is not here comes before it."""
         self._committed = rows[-1].position
         self.growth.reach(self._committed)
         if not self._begun:
@@ -189,7 +189,7 @@ class EventFeed:
     async def first(self, cursor: int, wanted: EventFilter) -> tuple[StoredEvent | None, int]:
         """The first event that is here after the cursor and is wanted; and the position up to which all has been seen.
 
-        One of which it is not known whose it is, or of which agent, is not gone past before that was looked up.
+        If it is not known whose event it is, or of which agent, that is looked up before the cursor goes past it.
 
         Raises:
             StorageError: an agent or an owner could not be looked up.
@@ -209,7 +209,7 @@ class EventFeed:
         return None, cursor
 
     async def reach(self, cursor: int) -> int:
-        """Where the log ends; if that seems to be before this position, it is read on, up to there at least.
+        """Where the log ends; if that seems to be before this position, the log is read on, at least up to it.
 
         Raises:
             StorageError: the log could not be read.
@@ -222,7 +222,7 @@ class EventFeed:
         return self._recent.end
 
     async def wait(self, follower: Following) -> int:
-        """Wait until something may have come that a follower wants which has seen all that is here.
+        """Wait until something may have come that is wanted by this follower, which has seen all that is here.
 
         Returns a position up to which it has missed nothing.
 
@@ -244,7 +244,7 @@ class EventFeed:
         finally:
             self._forget(subject, follower)
         if isinstance(outcome, TracksideError):
-            # Many followers get what stopped their common reader: each its own exception.
+            # Many followers hear what stopped their common reader: each gets its own exception.
             raise type(outcome)(**outcome.details) from outcome
         return outcome
 
@@ -271,10 +271,10 @@ class EventFeed:
             await asyncio.wait([reader])
 
     def note_outage(self, failure: errors.StorageError) -> None:
-        """The log could not be read: it is said once, until it could be again.
+        """Note that the log could not be read; this is said once, until it can be read again.
 
         Raises:
-            StorageError: this failure, if it is none that passes.
+            StorageError: this failure, if it is not one that passes.
         """
         if not failure.retryable:
             raise failure
@@ -287,7 +287,7 @@ class EventFeed:
                 self._loop.call_soon(follower.on_outage, failure)  # not here: what it raises is its own affair
 
     def note_return(self) -> None:
-        """The log could be read."""
+        """Note that the log could be read."""
         self._is_away = False
 
     def _pause(self) -> None:
@@ -301,7 +301,7 @@ class EventFeed:
         self._recent.restart(end, before)
 
     def _fall_behind(self) -> None:
-        """There may be more in the log than is here."""
+        """Note that there may be more in the log than is here."""
         self._behind = True
         if self._waiting:
             self._read_soon()
@@ -312,7 +312,7 @@ class EventFeed:
             self._reader = self._loop.create_task(reads, name="trackside-follow", context=Context())  # in nobody's run
 
     async def _read_for_all(self) -> None:
-        """Read on while there may be more, and somebody waits for it: the others have enough to do."""
+        """Read on while there may be more and somebody waits for it: followers that do not wait have enough to do."""
         failures = 0
         try:
             while self._behind and self._waiting:
@@ -332,9 +332,9 @@ class EventFeed:
             self._answer_all(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
 
     async def _read_locked(self) -> int:
-        """Go on by a page; begin at the end of the log, also anew where a page would be one of many and nobody waits.
+        """Read on by a page; begin at the end of the log, and again there if nobody waits and pages would be many.
 
-        Returns where the log ended by then, which may be behind the page.
+        Returns where the log ended by then, which may be beyond the page.
         """
         after = self._recent.landmark if self._begun else None
         most = None if self._waiting else self._recent_count
@@ -352,7 +352,7 @@ class EventFeed:
         elif found.page is None or not self._begun:
             self._begun = True
             self._restart(found.sight.end, found.before)
-            self._answer_all(0)  # who has begun to wait meanwhile is behind this end
+            self._answer_all(0)  # a follower that began to wait meanwhile is behind this end
         else:
             for stored, size in found.page:
                 self._take(stored, size)
@@ -362,12 +362,12 @@ class EventFeed:
                 self._behind = True
         if found.sight.end.position < committed == self._committed:  # the database has lost it
             self._committed = found.sight.end.position
-        if self._committed > self._recent.end:  # meanwhile, and before there was anything that it could follow on
+        if self._committed > self._recent.end:  # meanwhile, before there was anything for it to follow on
             self._behind = True
         return found.sight.end.position
 
     async def _turn_back(self) -> None:
-        """Go back to where the log is the one that was read, with all followers, and read on from there."""
+        """Go back, with all followers, to where the log is still the one that was read, and read on from there."""
         self._behind = self._is_doubtful = True  # until it is known how far, which may take more than one try
         known = self._recent.landmarks
         common = await self._readers.run(partial(last_common, known=known))
@@ -391,7 +391,7 @@ class EventFeed:
             return
         if not self._untold:
             self._told = self._recent.end
-            # Soon, and not now: who has committed this goes first, as the next commit takes longer than the news of it.
+            # Soon, not now: whoever committed this goes first, as the next commit takes longer than the news of it.
             self._loop.call_soon(self._tell)
         self._untold.update((stored.event.run_id, stored.event.thread_id))
         self._recent.append(stored, size + _EVENT_BYTES)

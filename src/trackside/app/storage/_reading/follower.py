@@ -15,7 +15,7 @@ from trackside.app.storage._rows.records import StoredEvent
 from trackside.harness.errors import ClosedError
 
 _OWN_PAGE = 100
-"""Events that a follower reads at once, and so the most that it holds for itself."""
+"""How many events a follower reads at once, and so the most that it holds for itself."""
 
 
 class ReadPage(Protocol):
@@ -114,7 +114,7 @@ class Follower(AsyncIterator[StoredEvent]):
         self._cursor = self._feed.newest(self._cursor)
 
     async def _look(self) -> StoredEvent | None:
-        """The next event if the feed has it; else waits, or fetches a page from the log."""
+        """Return the next event if the feed has it; otherwise wait, or fetch a page from the log."""
         feed = self._feed
         self._turn_back()
         if feed.holds(self._cursor):
@@ -134,7 +134,7 @@ class Follower(AsyncIterator[StoredEvent]):
         return None
 
     def _turn_back(self) -> None:
-        """Go back with the log, if it has lost what this has seen."""
+        """Go back with the log if it has lost what this follower has seen."""
         if self._turned < len(turns := self._feed.turns):
             self._cursor = min(self._cursor, *turns[self._turned :])
             self._turned = len(turns)

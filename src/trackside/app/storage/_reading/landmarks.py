@@ -1,8 +1,9 @@
-"""By what it is seen that the log is still the one that was read.
+"""How a reader can tell that the log is still the one that it has read.
 
 A database can lose its last commits while the processes that use it live on: a failover to a replica that was behind, a
-crash of a server whose commits do not wait for the disk. Then the positions of the events that were lost are given again,
-to others. Whoever remembers how far he was remembers which event was there, too, and goes back if it is another one.
+crash of a server whose commits do not wait for the disk. Then the positions of the lost events are given again, to
+others. So a reader that remembers how far it was also remembers which event was there, and goes back if it is another
+one now.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ class Landmark(NamedTuple):
     event_id: str | None = None
 
     def is_lost(self, end: int, event_id: str | None) -> bool:
-        """Whether the log is another one now, which ends at `end` and has `event_id` here; None where that was pruned."""
+        """Whether the log, which ends at `end` and has `event_id` here (None: pruned), is another one now."""
         return end < self.position or (None not in (event_id, self.event_id) and event_id != self.event_id)
 
 
 class Sight(NamedTuple):
-    """What is seen of the log: where it ends, and whether it is another one than that in which a landmark was taken."""
+    """What is seen of the log: where it ends, and whether it is not the one in which a landmark was taken."""
 
     end: Landmark
     is_other: bool
 
 
 def look_for(landmark: Landmark | None) -> Select[int, str | None, str | None]:
-    """What `sight_of` needs."""
+    """The query for the row that `sight_of` needs."""
     position = 0 if landmark is None else landmark.position
     return select(LOG_END, _event_id_at(LOG_END), _event_id_at(position))
 
 
 def sight_of(landmark: Landmark | None, row: Sequence[Any]) -> Sight:
-    """What the row says that `look_for` the landmark gives."""
+    """What is seen of the log by the row that `look_for` this landmark gives."""
     end, last_id, event_id = row
     return Sight(Landmark(end, last_id), landmark is not None and landmark.is_lost(end, event_id))
 
@@ -61,7 +62,7 @@ def last_common(connection: Connection, known: Sequence[Landmark]) -> int:
 
     Args:
         connection: to the database.
-        known: what was read, in order; if nothing of it is there any more, the position before it is given.
+        known: what was read, in order; if none of it is there any more, the position before it is returned.
     """
     end = log_end(connection)
     if not known:
@@ -71,6 +72,6 @@ def last_common(connection: Connection, known: Sequence[Landmark]) -> int:
     for position, event_id in known:
         if (found := there.get(position)) == event_id:
             common = position
-        elif found is not None:  # what is the same behind this was written once more, as from a spool
+        elif found is not None:  # what is the same after this was written once more, as from a spool
             break
     return min(end, common)

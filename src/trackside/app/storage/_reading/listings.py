@@ -1,9 +1,9 @@
 """Runs and threads in pages, newest first, however many there are: a page begins at a place, and no rows are counted off.
 
-Indexes end with time and id, so that whichever finds the records finds them in the order of the listing, and is read no
-further than a page needs. There is none for the time alone: one page each of the runs of every status, or of the threads,
-makes a page of all, and costs those who write nothing. Of several filters the one that few records fit leads, and the
-others are looked at; which one that is, a glance at the indexes tells. What it leads to is sorted only if that is few.
+Indexes end with time and id, so whichever one finds the records finds them in the order of the listing, and is read
+no further than a page needs. There is no index for the time alone: a page of all is merged from one page of the runs,
+or of the threads, of every status, which costs writers nothing. Of several filters, one that few records match leads,
+and the others are checked; a glance at the indexes tells which one that is. What it finds is sorted only if it is few.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import RunStatus, ThreadStatus
 
 FEW = 2_000
-"""So many records are looked up, and sorted, in some milliseconds."""
+"""Looking up and sorting this many records takes some milliseconds."""
 
 MANY = 4_000
-"""So many entries of an index are in a hundred pages of it. Where more fit each filter, any of them may lead."""
+"""A hundred pages of an index have this many entries. If each filter matches more, any of them may lead."""
 
 _A_LOOK_UP = 8
 """How much longer it takes to look a run up in another index than to go on to the next one of a thread."""
@@ -103,7 +103,7 @@ class Page:
         return self._in_order(query, when, id_)
 
     def merged(self, parts: Sequence[Select[Any]]) -> Select[Any]:
-        """The keys of its records, where each part has a page of them."""
+        """The keys of its records, merged from parts that each have a page of them."""
         if len(parts) == 1:
             return parts[0]
         every = union_all(*(select(part.subquery()) for part in parts)).subquery()
@@ -187,7 +187,7 @@ class RunListing:
         return [run_of(row) for row in connection.execute(query)]
 
     def beginning_with(self, connection: Connection, beginning: str) -> list[Select[Any]]:
-        """The keys of pages of those whose id, or whose thread's id, begins like this; of those that are few."""
+        """The keys of pages of the runs whose id, or whose thread's id, begins like this; of each, if these are few."""
         rest = [*self._time(runs.c.created_at), *self._rest()]
         return [
             self.page.keys([*begins(id_, beginning), *rest], runs.c.created_at, runs.c.run_id)
@@ -196,7 +196,7 @@ class RunListing:
         ]
 
     def keys(self, connection: Connection) -> Select[Any]:
-        """The times and ids of the runs. There has to be a status that they may have."""
+        """The times and ids of the runs. `statuses` must not be empty."""
         if self.id_prefix is not None and are_few(connection, begins(runs.c.run_id, self.id_prefix), FEW):
             return self._through_ids(self.id_prefix)
         if self.owner is not None and are_few(connection, [are_owned_by(self.owner)], FEW):
@@ -221,7 +221,7 @@ class RunListing:
         return through()
 
     def _through_thread(self, thread_id: str) -> Select[Any]:
-        # Where a status is asked for its index says what was removed: then none of the others' rows is read.
+        # If a status is asked for, its index says what was removed: then none of the others' rows is read.
         is_there = self.statuses is None
         conditions = [*self._of_thread(thread_id), *self._rest(thread=False, statuses=False, is_there=is_there)]
         if self.agent is not None:
@@ -247,7 +247,7 @@ class RunListing:
         return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
 
     def _through_label(self, label: Label) -> Select[Any]:
-        # What reads a run itself comes last: so it is done for few.
+        # Conditions that read the run itself come last, so that this is done for few.
         conditions = self._of_label(label)
         if self.agent is not None:
             conditions.append(run_labels.c.agent == self.agent)
@@ -310,7 +310,7 @@ class RunListing:
         waiting: bool = True,
         is_there: bool = True,
     ) -> Conditions:
-        """What else has to hold, said in a way that leads to no index: the page is on its way through another one."""
+        """The other conditions, in a form that uses no index: the page is already read through another one."""
         conditions = [is_labelled(label, runs) for label in self.labels]
         if is_there and not self.removed:
             conditions.append(runs.c.removed_at.is_(None))
@@ -333,7 +333,7 @@ class RunListing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadListing:
-    """Some of the threads, those in which something happened last first."""
+    """Some of the threads, those with the latest activity first."""
 
     statuses: Sequence[ThreadStatus]
     thread_id: str | None
@@ -414,7 +414,7 @@ class ThreadListing:
         return self.page.merged(parts)
 
     def _few(self, connection: Connection) -> Conditions | None:
-        """What holds for few threads, which can be sorted, and all that are asked for; None if they may be many."""
+        """Conditions for few threads, which can be sorted, with all that are asked for; None if they may be many."""
         of_prefix = [] if self.id_prefix is None else begins(threads.c.thread_id, self.id_prefix)
         owned = [] if self.owner is None else [threads.c.owner == self.owner]
         if self.thread_id is not None:
@@ -428,7 +428,7 @@ class ThreadListing:
         return None
 
     def _of_few_runs(self, connection: Connection) -> Select[Any] | None:
-        """The threads of the runs that they shall have, if these are few; None if they may be many, or any."""
+        """The threads of the runs that they must have, if these runs are few; None if they may be many, or any."""
         for key, value in self.labels:
             of_label = [run_labels.c.key == key, run_labels.c.value == value]
             if are_few(connection, of_label, FEW):
@@ -447,7 +447,7 @@ class ThreadListing:
         return conditions
 
     def _has_run(self) -> Conditions:
-        """That they have a run as it is asked for."""
+        """The condition that they have a run of the kind that is asked for."""
         if of_runs := self._of_its_runs():
             return [there_is(runs.c.thread_id == threads.c.thread_id, *of_runs)]
         return []

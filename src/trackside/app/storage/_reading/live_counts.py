@@ -17,7 +17,7 @@ from trackside.app.storage._rows.tables import active_runs, runs, threads
 from trackside.harness.types import ThreadStatus
 
 MOST_WAITING: Final = 10_000
-"""So many threads that wait for a human are counted, and no more."""
+"""How many threads that wait for a human are counted, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,8 @@ class LiveCounts:
     """Runs that go on, or wait: for a place in a process, for the run before them on their thread, or for their time.
 
     `stuck` ones are among those that run. `waiting_for_human` counts threads, up to `MOST_WAITING`, without those for
-    which an answer has come, though its run waits for a place. `oldest_waiting_at` is since when the first of those
-    runs waits that could run if there was a place.
+    which an answer has come, though its run waits for a place. `oldest_waiting_at` is since when the first of the runs
+    that could run if there were a place has been waiting.
     """
 
     running: int
@@ -40,7 +40,7 @@ class LiveCounts:
 
 
 def read_live_counts(owner: str | None) -> Callable[[Connection], LiveCounts]:
-    """Reads what goes on now, on threads of an owner; None: on all."""
+    """A function that reads what goes on now on an owner's threads; None: on all."""
 
     def read(connection: Connection) -> LiveCounts:
         standing: Counter[tuple[str, bool]] = Counter()
@@ -73,7 +73,7 @@ def _of(owner: str | None) -> list[ColumnElement[bool]]:
 
 
 def _counts(owner: str | None) -> Select[*tuple[Any, ...]]:
-    # Only of those that run the agent is asked for: thousands may wait.
+    # The agent is looked up only for runs that are executing: thousands may wait.
     agent = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
     shown = case((active_runs.c.state == Standing.claimed.value, agent)).label("agent")
     stuck = active_runs.c.stuck_since.is_not(None).label("stuck")
@@ -83,7 +83,7 @@ def _counts(owner: str | None) -> Select[*tuple[Any, ...]]:
 
 
 def _oldest(owner: str | None) -> Select[Any]:
-    """Since when the first waits that could run."""
+    """Since when the first run that could run has been waiting."""
     first = (
         select(active_runs.c.run_id, active_runs.c.due_at)
         .where(active_runs.c.state == Standing.pending.value, active_runs.c.holds, *_of(owner))

@@ -1,7 +1,7 @@
-"""Totals over the runs of one owner: sums are kept for all owners together, so his runs are added up one by one.
+"""Totals over the runs of one owner: sums are kept for all owners together, so an owner's runs are added up one by one.
 
-That is done for `MOST_OWNED` runs at most. Those of a time are found through the threads in which something happened since,
-so that who has many runs gets the totals of the last hours or days.
+That is done for `MOST_OWNED` runs at most. Runs since a time are found through the threads in which something happened
+since then, so that an owner of many runs still gets the totals of the last hours or days.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trackside.app.storage._rows.tables import active_runs, runs, threads, usage
 from trackside.app.storage._rows.totals import NO_AGENT, minute_of, priced
 
 MOST_OWNED: Final = 2_000
-"""So many runs are added up in some ten milliseconds."""
+"""Adding up this many runs takes some ten milliseconds."""
 
 
 def read_owner_sums(
@@ -34,10 +34,10 @@ def read_owner_sums(
     statuses: list[str],
     minutes: int | None,
 ) -> Mapping[int, Sums]:
-    """What an owner's runs come to, in buckets of so many minutes from 1970 on; None: all in one, number 0.
+    """Sums over an owner's runs, in buckets of so many `minutes` from 1970 on; None: all in one bucket, number 0.
 
     Raises:
-        TooManyRunsError: they are more than are added up one by one.
+        TooManyRunsError: there are more runs than are added up one by one.
     """
     his: Conditions = [runs.c.thread_id.in_(_threads_of(connection, owner, since))]
     his += within(runs.c.created_at, since, until)
@@ -69,7 +69,7 @@ def _threads_of(connection: Connection, owner: str, since: datetime | None) -> A
     """The threads of an owner that can have runs of this time.
 
     Raises:
-        TooManyRunsError: they are more than runs are added up.
+        TooManyRunsError: there are more threads than runs that are added up.
     """
     owned = threads.c.owner == owner
     ways: list[Conditions] = [[owned]]
@@ -83,6 +83,6 @@ def _threads_of(connection: Connection, owner: str, since: datetime | None) -> A
             raise errors.TooManyRunsError(most=MOST_OWNED)
     found = [select(threads.c.thread_id).where(*way) for way in ways]
     if since is not None:
-        # A run that waits on its thread has changed nothing there yet.
+        # A run that still waits has changed nothing on its thread yet.
         found.append(select(active_runs.c.thread_id).where(is_owned(owner, active_runs.c.thread_id)))
     return found[0] if len(found) == 1 else select(union_all(*found).subquery().c.thread_id)

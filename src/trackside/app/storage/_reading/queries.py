@@ -38,9 +38,9 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 FEW_RUNS = 250
-"""The events of so many runs are looked up, and sorted, in about two milliseconds."""
+"""Looking up and sorting the events of this many runs takes about two milliseconds."""
 
-# As it stands in the index, so that the database sees that the index has all that is asked for.
+# Worded as in the index, so that the database sees that the index has all that is asked for.
 _is_rare = events.c.event_type.in_([literal_column(f"'{kind}'") for kind in sorted(RARE_EVENTS)])
 
 
@@ -48,9 +48,9 @@ _is_rare = events.c.event_type.in_([literal_column(f"'{kind}'") for kind in sort
 class EventListing:
     """Some of the events, in order of position, up or down.
 
-    The log is read in its order until there are enough; types that are rare have an index of their own. Those of some
-    runs are searched for in stretches of it that get longer: where few runs that fit can have events there, these are
-    fetched and sorted, else each event's run is looked at.
+    The log is read in its order until there are enough; rare types have an index of their own. Events of some runs are
+    searched for in stretches of the log that get longer: where only a few matching runs can have events in a stretch,
+    their events are fetched and sorted; otherwise the run of each event is looked at.
     """
 
     after: int
@@ -104,7 +104,7 @@ class EventListing:
         """The events.
 
         Raises:
-            InvalidQueryError: `after` is behind the end of the log.
+            InvalidQueryError: `after` is beyond the end of the log.
         """
         if self.types == [] or self.statuses == []:
             return []
@@ -120,7 +120,7 @@ class EventListing:
         return listed
 
     def _begin(self, connection: Connection) -> int | None:
-        """Behind which position events can be that fit; None if there are none at any."""
+        """The position after which matching events can be; None if there can be none."""
         return self.after if self.since is None else begin_since(connection, self.since, self.after)
 
     def _of_some_runs(self, connection: Connection, begin: int) -> list[StoredEvent]:
@@ -145,7 +145,7 @@ class EventListing:
         return listed
 
     def _of_few_runs(self, after: int, before: int | None, of_runs: Sequence[ColumnElement[bool]]) -> Select[Any]:
-        # Not the column itself, which would lead through the log.
+        # Not the column itself, by which the database would go through the log.
         place = events.c.position + 0
         of_these = events.c.run_id.in_(select(runs.c.run_id).where(*of_runs))
         return self._keys([*_between(place, after, before), *self._of_event(), of_these])
@@ -189,7 +189,7 @@ class EventListing:
         return conditions
 
     def _of_run(self) -> list[ColumnElement[bool]]:
-        """What holds for the runs, in a way that leads to them by time; where only ends are wanted, also how they ended."""
+        """The conditions for the runs, in a form that finds them by time; if only ends are wanted, also by status."""
         if self.agent is None and self.statuses is None and self.owner is None:
             return self._of_thread()
         owned = [] if self.owner is None else [is_owned(self.owner, runs.c.thread_id)]
@@ -206,7 +206,7 @@ class EventListing:
         return conditions
 
     def _indexless(self) -> list[ColumnElement[bool]]:
-        """What else holds for the runs, where an owner's threads lead to them."""
+        """The other conditions for runs that are found through an owner's threads."""
         conditions: list[ColumnElement[bool]] = []
         if self.agent is not None:
             conditions.append(unindexed(runs.c.agent) == self.agent)
@@ -225,14 +225,14 @@ class EventListing:
 
 
 def begin_since(connection: Connection, since: datetime, after: int) -> int | None:
-    """Behind which position, `after` or a later one, events can be that occurred then or later; None if there are none."""
+    """The position, `after` or a later one, after which events from `since` on can be; None if there are none."""
     part = event_times.c.part
     first = connection.execute(select(part).where(event_times.c.latest >= since).order_by(part).limit(1)).scalar()
     return None if first is None else max(after, first * EVENTS_AT_A_TIME - 1)
 
 
 def _stretches(begin: int, end: int, *, newest_first: bool) -> Iterator[range]:
-    """The positions from one to before another in stretches of 1, 4, 16 … parts of the log, from the one or the other on."""
+    """The positions from `begin` to before `end` in stretches of 1, 4, 16 … parts of the log, from either end on."""
     first, behind = begin // EVENTS_AT_A_TIME, -(-end // EVENTS_AT_A_TIME)
     parts = 1
     while first < behind:
@@ -247,7 +247,7 @@ def _stretches(begin: int, end: int, *, newest_first: bool) -> Iterator[range]:
 
 
 def _with_events_in(stretch: range) -> list[ColumnElement[bool]]:
-    """What holds for all runs that have events in this stretch, and for few others."""
+    """Conditions that hold for all runs with events in this stretch, and for few others."""
     first, last = stretch.start // EVENTS_AT_A_TIME, (stretch.stop - 1) // EVENTS_AT_A_TIME
     of_stretch = event_times.c.part.between(first, last)
     oldest = select(func.min(event_times.c.oldest_run)).where(of_stretch).scalar_subquery()
@@ -279,7 +279,7 @@ def runs_that_fit(
     agent: str | None = None,
     thread_id: str | None = None,
 ) -> list[ColumnElement[bool]]:
-    """What holds for the rows of these runs; those of a thread are looked for among its runs.
+    """The conditions for the rows of these runs; those of a thread are searched for among its runs.
 
     Raises:
         InvalidQueryError: an argument does not fit.
@@ -289,7 +289,7 @@ def runs_that_fit(
 
 
 def one_run(run_id: str, *, owner: str | None = None, removed: bool = True) -> Select[Any]:
-    """One run, if its thread is this owner's; with `removed` also if it, or its thread, was."""
+    """One run, if its thread is this owner's; with `removed` also if it, or its thread, was removed."""
     query = RUNS.where(_is(runs.c.run_id, run_id))
     if owner is None and removed:
         return query
@@ -308,7 +308,7 @@ def request_of_run(run_id: str) -> Select[Any]:
 
 
 def asked_since(run_id: str) -> Select[Any]:
-    """The last run of a run's thread, be it deleted, that has asked something, of those let in with it or later."""
+    """The last run on a run's thread that has asked something, of those let in with it or later, even if deleted."""
     others = runs.alias("others")
     on_its_thread = (others.c.thread_id == runs.c.thread_id) & (others.c.created_at >= runs.c.created_at)
     asked = select(others.c.run_id).join_from(runs, others, on_its_thread).where(_is(runs.c.run_id, run_id))
@@ -333,7 +333,7 @@ def agents_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str |
 
 
 def owners_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str | None]:
-    """The owners of runs, by their ids: of the threads on which they are."""
+    """The owners of runs, by their ids: those of their threads."""
     owned = select(runs.c.run_id, threads.c.owner).join(threads, threads.c.thread_id == runs.c.thread_id)
     return {row.run_id: row.owner for row in connection.execute(owned.where(runs.c.run_id.in_(run_ids)))}
 
@@ -344,7 +344,7 @@ def events_of_run(run_id: str) -> Select[Any]:
 
 
 def one_thread(thread_id: str, *, owner: str | None = None, removed: bool = True) -> Select[Any]:
-    """One thread, if it is this owner's; with `removed` also if it was."""
+    """One thread, if it is this owner's; with `removed` also if it was removed."""
     query = select(threads).where(_is(threads.c.thread_id, thread_id))
     if owner is not None:
         query = query.where(_is(threads.c.owner, owner))

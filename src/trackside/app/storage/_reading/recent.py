@@ -80,7 +80,7 @@ class EventFilter:
         return self.thread_id if self.run_id is None else self.run_id
 
     def fits(self, stored: StoredEvent, agents: Mapping[str, str | None], owners: Mapping[str, str | None]) -> bool:
-        """Whether it wants this event; `agents` and `owners` have its run's."""
+        """Whether this event is wanted; `agents` and `owners` have those of its run."""
         event = stored.event
         return (
             (self.run_id is None or event.run_id == self.run_id)
@@ -96,9 +96,9 @@ _EVERYTHING = EventFilter()
 
 
 class RunAgents:
-    """Which agents the latest runs are of. Only their starts tell; who did not see one has to look it up.
+    """The agents of the latest runs. Only the start of a run tells; if it was not seen, the agent must be looked up.
 
-    It remembers the runs that were noted last, `count` of them.
+    It remembers the `count` runs that were noted last.
     """
 
     def __init__(self, count: int) -> None:
@@ -108,7 +108,7 @@ class RunAgents:
 
     @property
     def known(self) -> Mapping[str, str | None]:
-        """The agents by run; None where a run has none, or is unknown."""
+        """The agents by run; None where a run has none, or its agent is unknown."""
         return self._agents
 
     @property
@@ -117,11 +117,11 @@ class RunAgents:
         return [*self._unknown]
 
     def knows(self, run_id: str) -> bool:
-        """Whether this run has not to be looked up."""
+        """Whether this run need not be looked up."""
         return run_id not in self._unknown
 
     def note(self, stored: StoredEvent) -> None:
-        """An event of this run has come."""
+        """Note an event that has come: if it starts its run, it names the agent."""
         event = stored.event
         if event.event_type is LifecycleEventType.RUN_STARTED and isinstance(agent := event.payload.get("agent"), str):
             self._agents[event.run_id] = agent
@@ -134,7 +134,7 @@ class RunAgents:
             self._unknown.pop(forgotten, None)
 
     def learn(self, looked_up: Iterable[str], agents: Mapping[str, str | None]) -> None:
-        """These were looked up; one that is not found has been removed, and has no agent any more."""
+        """Take what was looked up; a run that was not found has been removed, and has no agent any more."""
         for run_id in looked_up:
             if run_id in self._unknown:
                 del self._unknown[run_id]
@@ -142,12 +142,12 @@ class RunAgents:
 
 
 class RecentEvents:
-    """A stretch of the log without gaps, up to its end as far as it is known: events after `start`, up to `end`.
+    """A stretch of the log without gaps, up to its end as far as that is known: events after `start`, up to `end`.
 
     What is removed from the log may stay here a little longer. Bounded in count and bytes; the newest event always stays.
 
-    Owners are known by run, though it is threads that have them: the id of a thread that was deleted may be somebody else's
-    by now, but not before its runs have gone, and those are nobody's then.
+    Owners are kept by run, although threads have them: the id of a deleted thread may be somebody else's by now, but
+    not before its runs are gone, and those are nobody's then.
     """
 
     def __init__(self, *, count: int, size: int) -> None:
@@ -164,18 +164,18 @@ class RecentEvents:
 
     @property
     def landmark(self) -> Landmark:
-        """The end, by which it can be found again."""
+        """A landmark of the end, by which it can be found again."""
         if self._events and self._events[-1].position == self.end:
             return _landmark_of(self._events[-1])
         return self._reached
 
     @property
     def landmarks(self) -> list[Landmark]:
-        """What is here, and some of what was before it began, by which it can be found again."""
+        """Landmarks of what is here, and of some of what came before, by which a place can be found again."""
         return [*self._before, *map(_landmark_of, self._events)]
 
     def restart(self, end: Landmark, before: Sequence[Landmark] = ()) -> None:
-        """Forget everything, and go on behind this place, before which these are."""
+        """Forget everything, and go on after `end`; `before` are landmarks before it."""
         self._events.clear()
         self._sizes.clear()
         self._total = 0
@@ -192,7 +192,7 @@ class RecentEvents:
         self._total += size
         self.end = stored.position
         self.agents.note(stored)
-        if stored.event.sequence == 1:  # a run that was removed may have been here under its id
+        if stored.event.sequence == 1:  # a removed run may have been here under the same id
             self._owners.pop(stored.event.run_id, None)
         while len(self._events) > self._count or (self._total > self._size and len(self._events) > 1):
             self.start = self._events.popleft().position
@@ -200,12 +200,12 @@ class RecentEvents:
             self._before = []  # there is enough here to go back to
 
     def reach(self, end: Landmark) -> None:
-        """Between the last event and this place there is nothing in the log any more."""
+        """Note that the log has nothing more between the last event and this place."""
         if end.position > self.end:
             self.end, self._reached = end.position, end
 
     def has_another(self, row: EventRow) -> bool:
-        """Whether another event was here at the position of this one."""
+        """Whether a different event was here at the position of this one."""
         if row.position > self.end:
             return False
         known: Sequence[StoredEvent | Landmark] = self._before if row.position <= self.start else self._events
@@ -220,7 +220,7 @@ class RecentEvents:
         return self.start <= cursor <= self.end
 
     def first(self, cursor: int, wanted: EventFilter) -> StoredEvent | None:
-        """The first event after a position that it holds which is wanted, or of which that is not known yet."""
+        """The first event after a position held here that is wanted, or of which it is not yet known whether it is."""
         if cursor == self.end:
             return None
         events, known, owners = self._events, self.agents.known, self._owners
@@ -234,20 +234,20 @@ class RecentEvents:
         return next(filter(may_be_meant, map(events.__getitem__, range(start, len(events)))), None)
 
     def is_known(self, stored: StoredEvent, wanted: EventFilter) -> bool:
-        """Whether all is known that has to be known of an event's run to say whether it is wanted."""
+        """Whether enough is known of an event's run to say whether the event is wanted."""
         event = stored.event
         return (wanted.agent is None or self.agents.knows(event.run_id)) and (
             wanted.owner is None or event.run_id in self._owners
         )
 
     def unowned(self, cursor: int) -> list[str]:
-        """The runs of events after a position whose owners have to be looked up. Only who asks for owners needs them."""
+        """The runs of events after a position whose owners have to be looked up. Only a filter by owner needs them."""
         start = bisect_right(self._events, cursor, key=_position_of)
         ids = (self._events[place].event.run_id for place in range(start, len(self._events)))
         return [*dict.fromkeys(run_id for run_id in ids if run_id not in self._owners)]
 
     def learn_owners(self, looked_up: Iterable[str], owners: Mapping[str, str | None]) -> None:
-        """These were looked up; a run that is not found has been removed, and is nobody's."""
+        """Take what was looked up; a run that was not found has been removed, and is nobody's."""
         for run_id in looked_up:
             self._owners[run_id] = owners.get(run_id)
         while len(self._owners) > 2 * self._count:

@@ -17,14 +17,14 @@ from trackside.app.storage._rows.tables import active_runs, runs
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus
 
 RUN_COLUMNS: Final = [column for column in runs.c if column is not runs.c.request]
-"""All that is known of a run but what was asked for, which may be long."""
+"""All columns of a run except for what was asked for, which may be long."""
 
 _STUCK_SINCE: Final = case((runs.c.ended_at.is_(None), active_runs.c.stuck_since)).label("stuck_since")
 
 RUNS: Final[Select[Any]] = select(*RUN_COLUMNS, _STUCK_SINCE).outerjoin_from(
     runs, active_runs, runs.c.run_id == active_runs.c.run_id
 )
-"""Runs as a store gives them back, with since when they are stuck."""
+"""Runs as a store gives them back, with the time since which they have been stuck."""
 
 RECORDS: Final = select(
     *RUN_COLUMNS,
@@ -33,7 +33,7 @@ RECORDS: Final = select(
     active_runs.c.cancel_requested,
     _STUCK_SINCE,
 ).outerjoin_from(runs, active_runs, runs.c.run_id == active_runs.c.run_id)
-"""Runs with what is only known of them while they are active."""
+"""Runs, with what is known of them only while they are active."""
 
 
 async def find_run(readers: Readers, run_id: str) -> RunRecord | None:
@@ -44,7 +44,7 @@ async def find_run(readers: Readers, run_id: str) -> RunRecord | None:
 
 
 async def find_holder(readers: Readers, thread_id: str) -> str | None:
-    """The run that has a thread, from its admission on; None: none has it."""
+    """The run that holds a thread, from its admission on; None if no run does."""
     if not is_plain(thread_id):
         return None
     query = select(active_runs.c.run_id).where(active_runs.c.thread_id == thread_id, HOLDS_ITS_THREAD)
@@ -52,7 +52,7 @@ async def find_holder(readers: Readers, thread_id: str) -> str | None:
 
 
 def start_of(record: RunRecord, request: str | None) -> RunStart:
-    """What the row of a run that is let in says of it; `request` is what was asked for, as JSON text."""
+    """What the row says of a run that is let in; `request` is what was asked for, as JSON text."""
     return RunStart(
         created_at=time_text(record.created_at),
         agent=record.agent,
@@ -101,8 +101,8 @@ _REQUEST: Final = type_coerce(runs.c.request, Text)
 
 
 def strategies_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str]:
-    """What runs were to do if their thread was busy, by their ids; only those whose request says it. No other is read."""
-    named = _REQUEST.contains('"multitask":')  # a text has its quotes escaped; an object inside may have such a key
+    """What runs were to do if their thread was busy, by run id, if their request says it. No other request is read."""
+    named = _REQUEST.contains('"multitask":')  # quotes in a text are escaped, but a nested object may have such a key
     found: dict[str, str] = {}
     for run_id, request in connection.execute(select(runs.c.run_id, _REQUEST).where(runs.c.run_id.in_(run_ids), named)):
         try:

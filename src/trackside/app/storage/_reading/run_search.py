@@ -1,8 +1,8 @@
 """Runs found by their texts, cost or duration: looked at one by one from where a page begins, up to a fixed number.
 
-No index covers this, and one for each of these would slow down writers. So the listing that everything else asks for
-leads, and a search that finds nothing among `LOOKED_AT` of its runs says where it stopped. Only ids have an index, and
-a run that is named by its id is found at once, however old it is.
+No index covers this, and one for each of these would slow down writers. So a search goes through the listing that the
+other filters ask for, and if it finds nothing among `LOOKED_AT` of its runs, it says where it stopped. Only ids have an
+index, and a run that is named by its id is found at once, however old it is.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from trackside.harness.types import JsonObject, RunStatus
 LOOKED_AT: Final = 750
 """How many runs one search looks at, which takes less than ten milliseconds."""
 _LEFT_OUT: Final = "…"
-"""What lists show before the end of an id, in the place of its beginning."""
+"""What lists show in place of the beginning of an id, before its end."""
 
-_FIRST_LOOK: Final = 250  # in which a page is found that most runs fit
+_FIRST_LOOK: Final = 250  # enough to fill a page if most runs match
 _LOOK: Final = LOOKED_AT - _FIRST_LOOK
 
 _AS_TEXT: Final = (runs.c.created_at, runs.c.started_at, runs.c.ended_at, runs.c.metadata)
-"""What is decoded only of the rows where that is asked: for most of them it would be a third of the time."""
+"""Columns decoded only for the rows where that is asked: decoding most rows would be a third of the time."""
 _LOOKED_FOR_IN: Final = (
     *(type_coerce(column, PlainText).label(column.name) for column in _AS_TEXT),
     runs.c.run_id,
@@ -75,10 +75,10 @@ class FoundRuns(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSearch:
-    """A page of the runs of a listing that say a text somewhere, cost so much, or took so long.
+    """A page of the runs of a listing that contain a text somewhere, cost so much, or took so long.
 
-    The text is casefolded, and also kept as it was `typed`, as the index of ids knows case. A run that goes on has taken the
-    time since its start, by `now`.
+    The text is casefolded, and also kept as it was `typed`, because the index of ids is case-sensitive. A run that goes
+    on has taken the time from its start to `now`.
     """
 
     listing: RunListing
@@ -108,7 +108,7 @@ class RunSearch:
         )
 
     def read(self, connection: Connection) -> FoundRuns:
-        """The runs, as far as they are found among those that are looked at."""
+        """The runs that are found among those that are looked at."""
         if self.listing.statuses == []:
             return FoundRuns([], None)
         limit, page = self.listing.page.limit, self.listing.page
@@ -139,7 +139,7 @@ class RunSearch:
             listing = _behind(listing, _place_of(rows[-1]))
 
     def _is_last(self, connection: Connection, place: Place) -> bool:
-        """Whether there is nothing in the listing behind this."""
+        """Whether the listing has nothing beyond this place."""
         behind = _behind(replace(self.listing, page=replace(self.listing.page, limit=1)), place)
         return connection.execute(behind.keys(connection)).first() is None
 
@@ -178,7 +178,7 @@ class RunSearch:
         said = [text for text in (run.title, run.error, run.error_type, run.agent) if text is not None]
         if run.metadata is not None:
             said += _texts_in(json_of(run.metadata))
-        if wanted.removeprefix(_LEFT_OUT) not in "\0".join((*ids, *said)).casefold():  # as of most runs, at one look
+        if wanted.removeprefix(_LEFT_OUT) not in "\0".join((*ids, *said)).casefold():  # rules out most runs at one look
             return False
         return any(_is_at_an_end(wanted, id_.casefold()) for id_ in ids) or any(
             wanted in text.casefold() for text in said
@@ -198,7 +198,7 @@ def _at_least(field: str, said: Any) -> float | None:
 
 
 def _is_at_an_end(wanted: str, id_: str) -> bool:
-    """Whether an id begins or ends like this, if need be behind what says that its beginning was left out."""
+    """Whether an id begins like this, or ends like it behind a mark, if any, that its beginning was left out."""
     return id_.startswith(wanted) or id_.endswith(wanted.removeprefix(_LEFT_OUT))
 
 
@@ -208,7 +208,7 @@ def _behind(listing: RunListing, place: Place) -> RunListing:
 
 
 def _texts_in(metadata: Any) -> Iterator[str]:
-    """What the values of metadata say, however deep they are."""
+    """The values of metadata as texts, however deeply nested."""
     waiting = [metadata]
     while waiting:
         value = waiting.pop()

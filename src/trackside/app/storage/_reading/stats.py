@@ -1,8 +1,9 @@
 """Totals over runs: how many, how they ended, how long they took, what they used and cost; in all, or in buckets of time.
 
-They come from the sums that are kept with the runs (`totals`): whole days, hours and minutes from there, and the runs of
-the begun minutes at both ends one by one, so that counts and sums are exact. So are percentiles of up to `FEW_RUNS`
-runs; those of more follow from the bins of durations. Runs of one thread are added up one by one.
+They come from the sums that are kept with the runs (`totals`): whole days, hours and minutes are taken from there, and
+the runs in the partial minutes at both ends are added one by one, so counts and sums are exact. Percentiles of up to
+`FEW_RUNS` runs are exact too; those of more are derived from the bins of durations. Runs of one thread are added up one
+by one.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
 FEW_RUNS = 2_000
-"""The percentiles of so many runs are exact."""
+"""Percentiles are exact for up to this many runs."""
 
 MOST_BUCKETS = 1_000
-"""So many buckets of time are given at once."""
+"""How many time buckets are given at once, at most."""
 
 _ENDED = [status.value for status in RunStatus if is_final(status)]
 _OPEN = [status.value for status in RunStatus if not is_final(status)]
@@ -53,14 +54,14 @@ class Chosen:
     until: datetime | None
 
     def rows(self, statuses: Iterable[str], edge: _Edge | None = None) -> Conditions:
-        """What holds for the rows of runs; if they have one of these statuses, and were created within this time."""
+        """The conditions for the chosen runs with one of these statuses, only those within `edge` if it is given."""
         since, until = edge or (self.since, self.until)
-        # A status is always said: the indexes by status and by agent have it before the time.
+        # Always names a status: the indexes by status and by agent have it before the time.
         wanted = [status for status in statuses if status in self.statuses]
         return are_of(wanted, self.agent, self.thread_id) + within(runs.c.created_at, since, until)
 
     def sums(self, table: Table, span: _Span) -> Conditions:
-        """What holds for the rows of sums over them in a span."""
+        """The conditions for the rows of sums over these runs in a span."""
         conditions: Conditions = [table.c.seconds == span.seconds, table.c.status.in_(self.statuses)]
         if self.agent is not None:
             conditions.append(table.c.agent == self.agent)
@@ -72,7 +73,7 @@ class Chosen:
 
 
 class _Span(NamedTuple):
-    """Periods of so many seconds, from one to before another; None: without end there."""
+    """Periods of so many `seconds`, from `first` to before `behind`; None: unbounded on that side."""
 
     seconds: int
     first: int | None
@@ -80,7 +81,7 @@ class _Span(NamedTuple):
 
 
 class _Edge(NamedTuple):
-    """A time that is no whole minute; None: to the end of the calendar."""
+    """A time that is not a whole minute; without `until`, it goes to the end of the calendar."""
 
     since: datetime
     until: datetime | None
@@ -94,7 +95,7 @@ def chosen_runs(
     thread_id: str | None,
     status: AnyOf[RunStatus] | None,
 ) -> Chosen:
-    """The runs of which somebody wants totals.
+    """The runs that totals are asked for.
 
     Raises:
         InvalidQueryError: an argument does not fit.
@@ -118,7 +119,7 @@ def chosen_buckets(
     agent: str | None,
     status: AnyOf[RunStatus] | None,
 ) -> Chosen:
-    """The runs of which somebody wants totals in buckets: all of the buckets that have a part of this time.
+    """The runs that totals in buckets are asked for: those of all buckets that overlap this time.
 
     Raises:
         InvalidQueryError: an argument does not fit.
@@ -141,17 +142,17 @@ def chosen_buckets(
 
 
 def _is_width(width: Any) -> bool:
-    """Whether hours divide into buckets of this width, or these into hours."""
+    """Whether an hour is a whole number of buckets of this width, or a bucket a whole number of hours."""
     if not isinstance(width, timedelta) or width < _MINUTE or width % _MINUTE:
         return False
     return not (width % _HOUR and _HOUR % width)
 
 
 def read_stats(connection: Connection, chosen: Chosen, owner: str | None = None) -> Stats:
-    """Totals of the chosen runs; of this owner's, if there is one.
+    """Totals of the chosen runs; with an `owner`, only of that owner's.
 
     Raises:
-        TooManyRunsError: they are an owner's, and more than are added up one by one.
+        TooManyRunsError: an owner has more of them than are added up one by one.
     """
     if owner is not None and chosen.thread_id is None:
         return Stats(**_fields(_owned(connection, chosen, owner, None)[0]))
@@ -167,10 +168,10 @@ def read_stats(connection: Connection, chosen: Chosen, owner: str | None = None)
 def read_timeline(
     connection: Connection, chosen: Chosen, width: timedelta, owner: str | None = None
 ) -> list[TimeBucket]:
-    """Totals of the chosen runs, or an owner's, by when they were created; begins and ends with whole buckets.
+    """Totals of the chosen runs (with an `owner`, only of that owner's) by creation time, in whole buckets.
 
     Raises:
-        TooManyRunsError: they are an owner's, and more than are added up one by one.
+        TooManyRunsError: an owner has more of them than are added up one by one.
     """
     assert chosen.since is not None
     assert chosen.until is not None
@@ -211,7 +212,7 @@ def _fields(sums: Sums) -> dict[str, Any]:
 
 
 class _Reader:
-    """Adds up the chosen runs, in buckets of so many minutes; None: all in one, number 0."""
+    """Adds up the chosen runs in buckets of so many `minutes`; None: all in one bucket, number 0."""
 
     def __init__(self, connection: Connection, chosen: Chosen, minutes: int | None = None) -> None:
         self._connection = connection
@@ -238,13 +239,13 @@ class _Reader:
                 self._sums_at(created_at).add_bins(agent or NO_AGENT, [bin_of(duration)], [1])
 
     def add_runs(self, conditions: Conditions) -> None:
-        """Add runs one by one, but for their durations."""
+        """Add runs one by one, except for their durations."""
         used = [runs.c[name] for name in USED]
         query = select(runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd, *used).where(*conditions)
         for created_at, agent, status, cost_usd, *amounts in map(tuple, self._connection.execute(query)):
             self._sums_at(created_at).add_runs(agent or NO_AGENT, status, [1, *amounts, *priced(cost_usd)])
         tokens = [usage.c[name] for name in TOKENS]
-        # Not a join, for which SQLite reads the usage of all runs.
+        # Not a join: for one, SQLite would read the usage of all runs.
         of_them = usage.c.run_id.in_(select(runs.c.run_id).where(*conditions))
         used_by = select(usage.c.kind, usage.c.name, usage.c.cost_usd, *tokens).where(of_them)
         for kind, name, cost_usd, *amounts in map(tuple, self._connection.execute(used_by)):
@@ -269,8 +270,8 @@ class _Reader:
             self.sums[bucket].add_usage(kind, name, amounts)
 
     def _add_bins(self, span: _Span) -> None:
-        # In lists, as there are hundreds of bins in each and a row for one costs more than all else; by the periods that
-        # are kept, as the rows are in their order, and sorting them for longer ones takes as long as reading them.
+        # In lists: a group has hundreds of bins, and a row for each would cost more than everything else. By the stored
+        # periods: the rows are in that order, and sorting them for longer ones takes as long as reading them.
         table = duration_totals
         lists = [func.aggregate_strings(cast(column, Text), ",") for column in (table.c.bin, table.c.runs)]
         query = select(table.c.start, table.c.agent, *lists).where(*self._chosen.sums(table, span))
@@ -281,7 +282,7 @@ class _Reader:
             self.sums[bucket].add_bins(agent, bins, counts)
 
     def _bucket(self, table: Table, span: _Span) -> tuple[ColumnElement[int], list[ColumnElement[int]]]:
-        """The number of the bucket that a row of sums is in, and what to group by for it."""
+        """The bucket number of a row of sums, and what to group by to get it."""
         if self._minutes is None:
             return literal_column("0"), []
         # As a literal: to PostgreSQL, two parameters are two expressions.
@@ -289,19 +290,19 @@ class _Reader:
         return bucket, [bucket]
 
     def _grouped(self, table: Table, span: _Span, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """The sums in a table, of each bucket and group; the first of them is how many runs are in it, never 0."""
+        """The sums in a table by bucket and group. The first of the amounts is how many runs there are, never 0."""
         keys = [table.c[name] for name in names]
         amounts = [func.sum(column) for column in table.c if column.name not in table.primary_key.columns]
         bucket, groups = self._bucket(table, span)
         query = select(bucket, *keys, *amounts).where(*self._chosen.sums(table, span)).group_by(*groups, *keys)
         for number, *rest in self._connection.execute(query.having(func.sum(table.c.runs) != 0)):
-            yield number, *rest[: len(keys)], *map(int, rest[len(keys) :])  # PostgreSQL sums up as decimal numbers
+            yield number, *rest[: len(keys)], *map(int, rest[len(keys) :])  # PostgreSQL gives sums as decimals
 
 
 def divide(
     since: datetime | None, until: datetime | None, periods: Sequence[int] = PERIODS
 ) -> tuple[list[_Span], list[_Edge]]:
-    """A time as whole periods, as long ones as possible, and what is left of the minutes at its ends."""
+    """Divide a time into whole periods, as long as possible, and the partial minutes left at its ends."""
     first = None if since is None else -((_EPOCH - since) // _MINUTE)
     behind = None if until is None else (until - _EPOCH) // _MINUTE
     if since is not None and first is not None and first > (_LAST_MINUTE if behind is None else behind):
@@ -315,7 +316,7 @@ def divide(
 
 
 def _spans(first: int | None, behind: int | None, periods: Sequence[int]) -> Iterator[_Span]:
-    """Minutes from one to before another, as periods of the given lengths, the longest one first."""
+    """The minutes from `first` to before `behind`, as periods of the given lengths, which come longest first."""
     if not periods or (first is not None and first == behind):
         return
     seconds, *shorter = periods
